@@ -1,0 +1,37 @@
+"""medrm: reward models and judges for medical multimodal LLMs.
+
+Layers, each importing only from lower ones (tests/test_layering.py):
+cli > pipeline > hub > evaluation > objectives > scorer > models | data | chat > config | statistics > schema | assets > errors
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel, RankingLabel, Verdict
+
+if TYPE_CHECKING:
+    from medrm.data.load import read_cases
+    from medrm.scorer.load import load
+
+__version__ = "0.1.0"
+__all__ = [
+    "DIMENSIONS",
+    "Case",
+    "ImageRef",
+    "PairLabel",
+    "RankingLabel",
+    "Verdict",
+    "load",
+    "read_cases",
+]
+
+_LAZY = {"load": "medrm.scorer.load", "read_cases": "medrm.data.load"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the heavier names on first use: `import medrm` loads no torch."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'medrm' has no attribute {name!r}")

@@ -1,0 +1,40 @@
+"""The errors medrm raises when a user's input is wrong; row 0 of the layers, imports nothing.
+
+Each message has four parts: what is wrong, what was given, what is accepted, what to do.
+The command line turns any of them into exit status 2 and the bare message.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class MedrmError(ValueError):
+    """The user's input is wrong. Cause and cure are in the message."""
+
+
+class ConfigError(MedrmError):
+    """A key or value of the configuration is wrong. Cure: correct the YAML file or the flag."""
+
+
+class DataError(MedrmError):
+    """A data file, label, image or split is wrong. Cure: correct the data the message names."""
+
+
+class AdapterError(MedrmError):
+    """A saved model does not match its contract. Cure: save it again or load the right base."""
+
+
+def nearest(given: str, accepted: Iterable[str]) -> str:
+    """Returns `" Did you mean 'x'?"` for the closest accepted name, or an empty string."""
+    match = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.6)
+    return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def report(title: str, problems: Sequence[str], most: int = 20) -> str:
+    """Returns one message for all problems of one input, at most `most` of them in full."""
+    lines = [f"- {problem}" for problem in problems[:most]]
+    if len(problems) > most:
+        lines.append(f"- ... and {len(problems) - most} more")
+    return "\n".join([title, *lines])
