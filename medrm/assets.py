@@ -1,4 +1,4 @@
-"""Finds the files shipped with medrm: recipes, data and benchmark descriptions, the phantom base."""
+"""Finds the files shipped with medrm: recipes, data sets, benchmarks, the phantom base."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The two types that carry everything, `Case` and `Verdict`; row 1, imports no torch and no data library.
+"""The two types that carry everything, `Case` and `Verdict`; imports no torch, no data library.
 
-Shape legend used in the whole package: B cases, K answers of a case, D dimensions, L tokens, H hidden size.
+Shape legend used in the whole package: B cases, K answers of a case, D dimensions, L tokens, H hidden
+size.
 `A` is always the first answer as stored (index 0), whichever was shown first.
 """
 
@@ -70,6 +71,7 @@ class RankingLabel:
 
     @property
     def votes(self) -> int:
+        """The number of rankings."""
         return len(self.rankings)
 
 
@@ -80,7 +82,8 @@ Label = PairLabel | RankingLabel
 class Case:
     """One question about one or more images, with K >= 2 answers and the experts' labels.
 
-    `cluster` names what is statistically independent: cases of one patient, study or image share it.
+    `cluster` names what is statistically independent: cases of one patient, study or image share
+    it.
     """
 
     case_id: str
@@ -96,8 +99,8 @@ class Case:
 class Verdict:
     """Which answer of a case a model prefers on one dimension.
 
-    `choice` is None when nothing could be judged, and then `reason` says why. `scores` (K) are rewards
-    of a reward model; `probabilities` (K, summing to 1) are given where the model states them.
+    `choice` is None when nothing could be judged, and then `reason` says why. `scores` (K) are the
+    rewards of a reward model; `probabilities` (K, summing to 1) are given where the model states them.
     """
 
     case_id: str

@@ -1,0 +1,222 @@
+"""The groups of options of one run: frozen, flat, without torch.
+
+The training arguments are not here: they belong to the objective.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from medrm.errors import ConfigError, nearest
+
+CONTROLS = (
+    "zero_shot_verdict",
+    "zero_shot_likelihood",
+    "untrained_head",
+    "frozen_probe",
+    "blank_images",
+)
+DEFAULT_SHARES = (0.7, 0.1, 0.2)
+
+
+def option(default: Any, text: str) -> Any:
+    """Returns a dataclass field with its one description."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is learned from and measured on."""
+
+    train_data: str | None = option(
+        None, "Training cases: a file or folder, a name in data/, or a hub data set id."
+    )
+    benchmark: str | None = option(
+        None,
+        "What is measured: a name in evaluation/benchmarks/. None: the training data's test part.",
+    )
+    data_root: str | None = option(None, "Where the benchmark's files lie.")
+    dimensions: list[str] | None = option(
+        None, "Dimensions to learn, comma separated. None: those that the training labels mention."
+    )
+    primary_dimension: str | None = option(
+        None, "The dimension of the headline. None: overall where labelled, else the first."
+    )
+    split_by_cluster: str | None = option(
+        None,
+        "Shares of train, development and test when one set serves for all (default 0.7,0.1,0.2).",
+    )
+    development_share: float = option(
+        0.1,
+        "Share of the training clusters kept for choosing, when there is a benchmark of its own.",
+    )
+    aggregation: Literal["shares", "dawid_skene"] = option(
+        "shares", "How votes become label shares: as counted, or weighted by Dawid-Skene."
+    )
+    department_map: str | None = option(None, "YAML or JSON file: organ to department.")
+    max_excluded_share: float = option(
+        0.01, "Largest share of training cases that may be set aside (bad images, over-long)."
+    )
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 < self.development_share < 1:
+            problems.append(f"development_share is {self.development_share}; give 0 < share < 1")
+        if not 0 <= self.max_excluded_share <= 1:
+            problems.append(f"max_excluded_share is {self.max_excluded_share}; give 0 to 1")
+        try:
+            _ = self.shares
+        except ConfigError as error:
+            problems.append(str(error))
+        if self.train_data is None and self.benchmark is None:
+            problems.append(
+                "there is nothing to train on: give --train_data PATH_OR_NAME or --benchmark NAME"
+            )
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The shares of train, development and test.
+
+        Raises:
+            ConfigError: not three positive numbers that sum to 1.
+        """
+        if self.split_by_cluster is None:
+            return DEFAULT_SHARES
+        try:
+            shares = tuple(float(part) for part in self.split_by_cluster.split(","))
+        except ValueError:
+            shares = ()
+        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"split_by_cluster is {self.split_by_cluster!r}; give three positive shares that "
+                "sum to 1, such as 0.7,0.1,0.2"
+            )
+        return shares
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The base model, how its inputs are made and where the reward is read."""
+
+    model_name_or_path: str = option("phantom-base", "Base model: hub id, folder, or phantom-base.")
+    model_revision: str = option("main", "Branch, tag or commit of the base model on the hub.")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Weights' precision; auto: the checkpoint's own on a GPU, float32 on a CPU."
+    )
+    attn_implementation: str = option(
+        "sdpa", "Attention of transformers: sdpa or flash_attention_2."
+    )
+    trust_remote_code: bool = option(False, "Run code that the checkpoint ships.")
+    load_in_4bit: bool = option(False, "QLoRA: load the base in 4 bits (NF4, bitsandbytes).")
+    load_in_8bit: bool = option(False, "QLoRA: load the base in 8 bits (bitsandbytes).")
+    min_pixels: int | None = option(None, "Fewest pixels of an image. None: the processor's own.")
+    max_pixels: int | None = option(None, "Most pixels of an image. None: the processor's own.")
+    max_length: int | None = option(
+        None, "Most tokens of one row, image included. Longer cases are set aside, never cut."
+    )
+    reward_template: Literal["turn_end", "generation_prompt"] = option(
+        "generation_prompt",
+        "What follows the answer before the score is read: the turn's end alone, or the generation "
+        "prompt of the next turn as well.",
+    )
+    head: Literal["mlp", "linear"] = option(
+        "mlp", "Reward head: two-layer SiLU MLP (BaseReward, arXiv 2509.16127) or linear."
+    )
+    head_hidden_size: int | None = option(
+        None, "Width of the MLP head's middle layer. None: the model's hidden size."
+    )
+
+    def __post_init__(self) -> None:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ConfigError("load_in_4bit and load_in_8bit exclude each other; choose one")
+        options = dataclasses.asdict(self)
+        for name in ("min_pixels", "max_pixels", "max_length", "head_hidden_size"):
+            if options[name] is not None and options[name] < 1:
+                raise ConfigError(f"{name} is {options[name]}; give 1 or more, or leave it out")
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """What is trained beside the head."""
+
+    use_peft: bool = option(True, "Train a LoRA adapter; false: full fine-tuning.")
+    lora_r: int = option(16, "LoRA rank.")
+    lora_alpha: int = option(32, "LoRA alpha.")
+    lora_dropout: float = option(0.0, "LoRA dropout.")
+    use_rslora: bool = option(False, "Rank-stabilised LoRA: scale by alpha / sqrt(r).")
+    use_dora: bool = option(False, "DoRA: weight-decomposed LoRA.")
+    lora_vision: bool = option(False, "Adapt the vision tower's linear layers as well.")
+
+    def __post_init__(self) -> None:
+        if self.lora_r < 1 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:
+            raise ConfigError(
+                f"lora_r {self.lora_r}, lora_alpha {self.lora_alpha}, lora_dropout "
+                f"{self.lora_dropout}: give r >= 1, alpha >= 1, 0 <= dropout < 1"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How it is measured before and after."""
+
+    protocol: Literal["official", "robust", "both"] = option(
+        "both", "The released scorer's rules, medrm's own, or both."
+    )
+    controls: list[str] = option(
+        list(CONTROLS), f"Rows beside the headline, comma separated, of {', '.join(CONTROLS)}."
+    )
+    evaluation_batch_rows: int = option(32, "Rows (case and answer) scored at once.")
+    allowed_differences: list[str] = option(
+        [], "Differences between before and after, besides the weights, that the recipe declares."
+    )
+    overwrite_output_dir: bool = option(
+        False, "Replace an earlier run in output_dir instead of refusing to start."
+    )
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.controls if name not in CONTROLS]
+        if unknown:
+            raise ConfigError(
+                f"controls: {', '.join(unknown)} not known; accepted: {', '.join(CONTROLS)}"
+                + nearest(unknown[0], CONTROLS)
+            )
+        if self.evaluation_batch_rows < 1:
+            raise ConfigError(
+                f"evaluation_batch_rows is {self.evaluation_batch_rows}; give 1 or more"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """Which objective trains."""
+
+    objective: str = option("bradley_terry", "How preferences become a loss: bradley_terry.")
+
+
+GROUPS = (DataOptions, ModelOptions, AdapterOptions, EvaluationOptions, ObjectiveOptions)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One resolved run. `training` is the objective's subclass of transformers' arguments."""
+
+    data: DataOptions
+    model: ModelOptions
+    adapter: AdapterOptions
+    evaluation: EvaluationOptions
+    objective: str
+    training: Any
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns every option by its flat name, as written to run.json."""
+        flat: dict[str, Any] = {"objective": self.objective}
+        for group in (self.data, self.model, self.adapter, self.evaluation):
+            flat.update(dataclasses.asdict(group))
+        flat.update(self.training.to_dict())
+        return flat

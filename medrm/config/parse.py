@@ -1,0 +1,197 @@
+"""The strict parser of a run: one flat YAML recipe plus `--key value`.
+
+The training arguments belong to the objective, whose class is passed to `parse_run`, so that this
+module stays below it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from medrm.config.options import GROUPS, Run
+from medrm.errors import ConfigError, nearest, report
+
+_FORBIDDEN = {
+    "hub_token": "tokens come from the environment alone: set HF_TOKEN and leave the key out",
+    "push_to_hub_token": "tokens come from the environment alone: set HF_TOKEN",
+}
+_DATA_KEYS = (
+    "train_data",
+    "benchmark",
+    "primary_dimension",
+    "data_root",
+    "dimensions",
+    "split_by_cluster",
+)
+"""Keys of the default recipe that speak of its data and fall with it."""
+
+
+class _StopError(Exception):
+    """Carries argparse's message out of the parser."""
+
+
+def _raise(message: str) -> NoReturn:
+    raise _StopError(message)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Returns the flat mapping of one YAML recipe.
+
+    Raises:
+        ConfigError: missing file, no mapping, or a nested value where none is accepted.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file; give the path of a YAML recipe")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path} holds {type(content).__name__}; a recipe is `key: value` lines")
+    return content
+
+
+def _command_line(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, list[str]]]]:
+    """Splits `--key value ...` into the config path and (key, values) in order."""
+    config: str | None = None
+    given: list[tuple[str, list[str]]] = []
+    for word in argv:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            given.append((key.replace("-", "_"), [value] if equals else []))
+        elif given:
+            given[-1][1].append(word)
+        else:
+            raise ConfigError(f"{word!r} stands alone; options are written --key value")
+    rest = []
+    for key, values in given:
+        if key == "config":
+            if len(values) != 1:
+                raise ConfigError("--config takes one path, the YAML recipe")
+            config = values[0]
+        else:
+            rest.append((key, values))
+    return config, rest
+
+
+def _as_words(value: Any) -> list[str]:
+    """Writes one YAML value as the command line would."""
+    if isinstance(value, list):
+        return [str(part) for part in value]
+    if isinstance(value, dict):
+        return [json.dumps(value)]
+    return [str(value)]
+
+
+def _list_names() -> set[str]:
+    """Returns the options of ours that take a list and accept commas."""
+    return {f.name for group in GROUPS for f in dataclasses.fields(group) if "list" in str(f.type)}
+
+
+def _check_words(
+    parser: argparse.ArgumentParser,
+    sources: Mapping[str, tuple[str, list[str]]],
+    accepted: set[str],
+) -> list[str]:
+    """Returns every problem of the keys and values, each key tried alone."""
+    problems = []
+    for key, (origin, words) in sources.items():
+        if key in _FORBIDDEN:
+            problems.append(f"{origin}: key {key!r}: {_FORBIDDEN[key]}")
+        elif key not in accepted:
+            problems.append(f"{origin}: unknown key {key!r}.{nearest(key, accepted)}")
+        else:
+            try:
+                parser.parse_args([f"--{key}", *words])
+            except _StopError as stop:
+                text = str(stop).removeprefix("argument ")
+                problems.append(f"{origin}: {text}")
+    return problems
+
+
+def parse_run(
+    argv: Sequence[str],
+    objectives: Mapping[str, Callable[[], type]],
+    default_config: Path,
+) -> Run:
+    """Returns the run that a YAML recipe and `--key value` overrides describe.
+
+    Args:
+        argv: the words after the program's name; `--config FILE` names the recipe.
+        objectives: objective name to a function that imports its training-arguments class.
+        default_config: the recipe used without `--config`. Its data keys fall when the command line
+            names data of its own.
+
+    Raises:
+        ConfigError: every unknown key and wrong value, all in one message.
+    """
+    config, overrides = _command_line(argv)
+    path = Path(config) if config else default_config
+    sources: dict[str, tuple[str, list[str]]] = {}
+    empty: dict[str, None] = {}
+    for key, value in read_yaml(path).items():
+        if value is None:
+            empty[key] = None
+        else:
+            sources[key] = (str(path), _as_words(value))
+    given = {key for key, _ in overrides}
+    if path.resolve() == default_config.resolve() and given & {"train_data", "benchmark"}:
+        sources = {key: value for key, value in sources.items() if key not in _DATA_KEYS}
+    for key, words in overrides:
+        sources[key] = ("command line", words)
+        empty.pop(key, None)
+    for key in _list_names() & sources.keys():
+        origin, words = sources[key]
+        parts = [part.strip() for word in words for part in word.split(",")]
+        sources[key] = (origin, [part for part in parts if part])
+        if not sources[key][1] and key in ("controls", "allowed_differences"):
+            raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
+    objective = sources.get("objective", ("", ["bradley_terry"]))[1]
+    if len(objective) != 1 or objective[0] not in objectives:
+        raise ConfigError(
+            f"{sources['objective'][0]}: objective {' '.join(objective)!r} is not known; accepted: "
+            f"{', '.join(objectives)}.{nearest(' '.join(objective), objectives)}"
+        )
+    return _build(objectives[objective[0]](), sources, empty)
+
+
+def _build(
+    training: type, sources: dict[str, tuple[str, list[str]]], empty: dict[str, None]
+) -> Run:
+    """Parses checked words into the groups and the objective's training arguments."""
+    from transformers import HfArgumentParser
+
+    groups: list[Any] = [*GROUPS, training]
+    parser = HfArgumentParser(groups, allow_abbrev=False)
+    parser.error = _raise  # type: ignore[method-assign]
+    accepted = {
+        f.name for group in (*GROUPS, training) for f in dataclasses.fields(group) if f.init
+    }
+    problems = _check_words(
+        parser, {**sources, **{k: ("recipe", []) for k in empty if k not in accepted}}, accepted
+    )
+    if problems:
+        raise ConfigError(report("The configuration has problems.", problems))
+    parser.set_defaults(**empty)
+    words = [word for key, (_, values) in sources.items() for word in (f"--{key}", *values)]
+    parsed = vars(parser.parse_args(words))
+    built, problems = [], []
+    for group in (*GROUPS, training):
+        names = {f.name for f in dataclasses.fields(group) if f.init}
+        try:
+            built.append(group(**{name: parsed[name] for name in names}))
+        except (ValueError, ImportError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(report("The configuration has problems.", problems))
+    data, model, adapter, evaluation, objective, arguments = built
+    return Run(data, model, adapter, evaluation, objective.objective, arguments)
