@@ -1,7 +1,7 @@
 """The two types that carry everything, `Case` and `Verdict`; imports no torch, no data library.
 
-Shape legend used in the whole package: B cases, K answers of a case, D dimensions, L tokens, H hidden
-size.
+Shape legend used in the whole package: B cases, K answers of a case, D dimensions, L tokens,
+H hidden size.
 `A` is always the first answer as stored (index 0), whichever was shown first.
 """
 
@@ -100,7 +100,7 @@ class Verdict:
     """Which answer of a case a model prefers on one dimension.
 
     `choice` is None when nothing could be judged, and then `reason` says why. `scores` (K) are the
-    rewards of a reward model; `probabilities` (K, summing to 1) are given where the model states them.
+    rewards of a reward model; `probabilities` (K, summing to 1) stand where the model states them.
     """
 
     case_id: str
