@@ -1,8 +1,8 @@
 """Statistics of paired, clustered verdicts; imports no torch.
 
-Cases that share a patient, a study or an image are not independent, so every interval and test here works
-on clusters: n cases lie in G clusters, x_i is the score of case i (1 right, 0 wrong, in between when
-several presentations are averaged). No result depends on the order of the cases.
+Cases that share a patient, a study or an image are not independent, so every interval and test
+here works on clusters: n cases lie in G clusters, x_i is the score of case i (1 right, 0 wrong, in
+between when several presentations are averaged). No result depends on the order of the cases.
 """
 
 from __future__ import annotations
@@ -41,21 +41,19 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class SignFlipTest:
-    """Two-sided p values, one for each of D endpoints: raw, and adjusted for looking at all of them."""
+    """Two-sided p values of D endpoints: raw, and adjusted for looking at all of them."""
 
     p: tuple[float, ...]
     adjusted: tuple[float, ...]
 
 
-def mean_interval(
-    values: Sequence[float], clusters: Sequence[str], level: float = 0.95
-) -> Interval:
+def mean_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
     """Returns the mean of `values` (n) with its cluster-robust interval.
 
     With cluster sums S_c over n_c cases and mean m:
     V = G/(G-1) * sum_c (S_c - n_c m)^2 / n^2, interval m +- t(G-1) * sqrt(V).
-    Source: Liang and Zeger (1986), as applied to evaluations by Miller, arXiv 2411.00640, section 2.2,
-    with the small-sample factor G/(G-1). The interval is not cut at 0 and 1.
+    Source: Liang and Zeger (1986), as applied to evaluations by Miller (arXiv 2411.00640), with
+    the small-sample factor G/(G-1). The 95 % interval is not cut at 0 and 1.
 
     Raises:
         ValueError: there is no value.
@@ -68,16 +66,16 @@ def mean_interval(
     if groups < 2:
         return Interval(mean, None, None, n, groups)
     variance = groups / (groups - 1) * float(((sums - sizes * mean) ** 2).sum()) / n**2
-    half = float(stats.t.ppf((1 + level) / 2, groups - 1)) * variance**0.5
+    half = float(stats.t.ppf(0.975, groups - 1)) * variance**0.5
     return Interval(mean, mean - half, mean + half, n, groups)
 
 
 def paired_interval(
-    before: Sequence[float], after: Sequence[float], clusters: Sequence[str], level: float = 0.95
+    before: Sequence[float], after: Sequence[float], clusters: Sequence[str]
 ) -> Interval:
-    """Returns the mean of `after - before` over the same cases (n) with its cluster-robust interval."""
+    """Returns the mean of `after - before` over the same n cases with its interval."""
     differences = [late - early for early, late in zip(before, after, strict=True)]
-    return mean_interval(differences, clusters, level)
+    return mean_interval(differences, clusters)
 
 
 def sign_flip_test(
@@ -85,12 +83,12 @@ def sign_flip_test(
 ) -> SignFlipTest:
     """Tests, for each of D endpoints, whether the mean paired difference is zero.
 
-    Under the null hypothesis before and after are exchangeable within a cluster, so the signs of whole
-    clusters are flipped at random. With S_cd the sum of the differences of cluster c in endpoint d,
-    T_d = |sum_c S_cd| / sqrt(sum_c S_cd^2) and p = (1 + #{T* >= T}) / (1 + flips); with one case in
-    each cluster and differences of -1, 0, 1 this is McNemar's test without its normal approximation.
-    The adjusted p values are the step-down max-T ones of Westfall and Young (1993, algorithm 4.1) from
-    the same flips, so that they use the correlation between the endpoints.
+    Under the null hypothesis before and after are exchangeable within a cluster, so the signs of
+    whole clusters are flipped at random. With S_cd the sum of the differences of cluster c in
+    endpoint d, T_d = |sum_c S_cd| / sqrt(sum_c S_cd^2) and p = (1 + #{T* >= T}) / (1 + flips). With
+    one case in each cluster and differences of -1, 0, 1 this is McNemar's exact test.
+    The adjusted p values are the step-down max-T ones of Westfall and Young (1993, algorithm 4.1)
+    from the same flips, so that they use the correlation between the endpoints.
 
     Args:
         differences: after - before, shape (n, D); NaN where a case has no label in an endpoint.
@@ -121,9 +119,9 @@ def sign_flip_test(
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Returns Cohen's kappa of two raters over the same items, None where chance agreement is 1.
+    """Returns Cohen's kappa of two raters over the same items, None where chance agrees fully.
 
-    kappa = (p_o - p_e) / (1 - p_e), p_e = sum over categories of the product of both raters' shares.
+    kappa = (p_o - p_e) / (1 - p_e), p_e = sum over categories of the product of both shares.
     Source: Cohen (1960), Educational and Psychological Measurement 20(1).
     """
     n = len(first)
@@ -135,7 +133,7 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
 
 
 def _cluster_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
-    """Returns the sums of `values` (n) or (n, D) by cluster, in name order, and the cluster sizes."""
+    """Returns sums of `values` (n) or (n, D) by cluster, in name order, and cluster sizes."""
     if len(values) != len(clusters):
         raise ValueError(f"{len(values)} values cannot lie in {len(clusters)} named clusters.")
     names, index, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
