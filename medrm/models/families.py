@@ -1,0 +1,138 @@
+"""The model families medrm knows, one table entry each: where their parts lie and what they need.
+
+A checkpoint belongs to a family by the `model_type` of its config, so fine-tuned descendants of a
+family load without a line of code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from medrm.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What differs between families of image-and-text models in transformers.
+
+    Attributes:
+        name: the name of the family, one of the keys of `FAMILIES`.
+        model_types: values of `config.model_type` that belong to it.
+        processor: class name of its processor in transformers.
+        video_processor: class name of the processor's video part, None where it has none.
+        nested_images: whether the processor wants one list of images for each text.
+        decoder: module path of the language model.
+        vision: module path of the vision tower.
+        projector: module path of what maps image features into the language model; None where the
+            vision tower contains it.
+        pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
+            `max_pixels`.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    processor: str
+    video_processor: str | None = None
+    nested_images: bool = False
+    decoder: str = "model.language_model"
+    vision: str = "model.vision_tower"
+    projector: str | None = "model.multi_modal_projector"
+    pixel_limits: bool = False
+
+
+def _qwen(name: str, processor: str, video_processor: str) -> Family:
+    """Returns a Qwen-VL entry: images of any size, the merger is part of the vision tower."""
+    return Family(
+        name=name,
+        model_types=(name,),
+        processor=processor,
+        video_processor=video_processor,
+        vision="model.visual",
+        projector=None,
+        pixel_limits=True,
+    )
+
+
+def _idefics(name: str, processor: str, video_processor: str | None) -> Family:
+    """Returns an Idefics3-like entry: nested images, other module names."""
+    return Family(
+        name=name,
+        model_types=(name,),
+        processor=processor,
+        video_processor=video_processor,
+        nested_images=True,
+        decoder="model.text_model",
+        vision="model.vision_model",
+        projector="model.connector",
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        _qwen("qwen2_vl", "Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
+        _qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+        _qwen("qwen3_vl", "Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+        Family("llava", ("llava",), "LlavaProcessor"),
+        Family("llava_next", ("llava_next",), "LlavaNextProcessor"),
+        Family(
+            "llava_onevision",
+            ("llava_onevision",),
+            "LlavaOnevisionProcessor",
+            video_processor="LlavaOnevisionVideoProcessor",
+        ),
+        Family(
+            "internvl",
+            ("internvl",),
+            "InternVLProcessor",
+            video_processor="InternVLVideoProcessor",
+        ),
+        Family("gemma3", ("gemma3",), "Gemma3Processor", nested_images=True),
+        Family(
+            "mllama",
+            ("mllama",),
+            "MllamaProcessor",
+            nested_images=True,
+            vision="model.vision_model",
+        ),
+        _idefics("idefics3", "Idefics3Processor", None),
+        _idefics("smolvlm", "SmolVLMProcessor", "SmolVLMVideoProcessor"),
+    )
+}
+"""Name to family."""
+
+_BY_MODEL_TYPE = {kind: family for family in FAMILIES.values() for kind in family.model_types}
+_BY_PROCESSOR = {family.processor: family for family in FAMILIES.values()}
+
+
+def _unknown(what: str, given: str, accepted: list[str]) -> ConfigError:
+    return ConfigError(
+        f"The base model's {what} {given!r} belongs to no known family.{nearest(given, accepted)} "
+        f"Accepted: {', '.join(sorted(accepted))}. To add a family, write its entry into FAMILIES "
+        "in medrm/models/families.py and a tiny model of it into tests/tiny.py."
+    )
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """Returns the family of a model config.
+
+    Raises:
+        ConfigError: the `model_type` belongs to no family.
+    """
+    kind = str(config.model_type)
+    if kind not in _BY_MODEL_TYPE:
+        raise _unknown("model_type", kind, list(_BY_MODEL_TYPE))
+    return _BY_MODEL_TYPE[kind]
+
+
+def family_of_processor(class_name: str) -> Family:
+    """Returns the family whose processor class has that name.
+
+    Raises:
+        ConfigError: no family has that processor.
+    """
+    if class_name not in _BY_PROCESSOR:
+        raise _unknown("processor class", class_name, list(_BY_PROCESSOR))
+    return _BY_PROCESSOR[class_name]

@@ -1,0 +1,258 @@
+"""Loads base models and their processors: safetensors only, no remote code unless asked.
+
+Processors are put together from their parts with the PIL image backend, so that the same image
+gives the same pixels on every machine, and with a stand-in for the video part, which would need
+torchvision. medrm reads images only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+    processing_utils,
+)
+from transformers.utils.hub import cached_file
+from transformers.video_processing_utils import VideoProcessorMixin
+
+from medrm.assets import PHANTOM_BASE, asset
+from medrm.config import ModelOptions
+from medrm.errors import ConfigError
+from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
+
+_log = logging.getLogger(__name__)
+
+if "VideoProcessorMixin" not in vars(processing_utils.transformers_module):
+    # Without torchvision transformers does not export the class, yet ProcessorMixin looks it up
+    # under that name, in its own copy of the module, to check the type of a video processor.
+    vars(processing_utils.transformers_module)["VideoProcessorMixin"] = VideoProcessorMixin
+
+
+class ImagesOnly(VideoProcessorMixin):
+    """Stands in for a video processor; it only keeps the attributes that processors read."""
+
+    merge_size = 2
+    temporal_patch_size = 2
+    num_frames = 8
+    fps = 1
+    size: dict[str, int] = {"longest_edge": 28}  # noqa: RUF012 (the base class sets it per object)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuses videos."""
+        raise ConfigError("Videos are not supported; give images.")
+
+
+def video_stand_in(class_name: str) -> ImagesOnly:
+    """Returns a stand-in under the real class's name, which is what is written to the config."""
+    return globals()[class_name]()  # type: ignore[no-any-return]
+
+
+for _name in {family.video_processor for family in FAMILIES.values()} - {None}:
+    # Attributes of this module, or the processor could not be pickled for data workers.
+    globals()[str(_name)] = type(str(_name), (ImagesOnly,), {"__module__": __name__})
+
+
+def resolve_model(name: str) -> str:
+    """Returns where a base model lies: a folder, or a hub id as given.
+
+    Raises:
+        ConfigError: it is written as a path, and no such folder exists.
+    """
+    if name == PHANTOM_BASE:
+        return str(asset(f"recipes/quickstart/{PHANTOM_BASE}"))
+    if Path(name).is_dir():
+        return name
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ConfigError(
+            f"The model folder {name!r} does not exist. Give an existing folder, a hub id such as "
+            f"Qwen/Qwen2.5-VL-7B-Instruct, or {PHANTOM_BASE}."
+        )
+    return name
+
+
+def _not_found(name: str, error: Exception) -> ConfigError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ConfigError(
+        f"The base model {name!r} cannot be loaded: {first} Give a folder with a model in "
+        f"safetensors, a hub id that is reachable or already in the cache, or {PHANTOM_BASE} "
+        "(while offline, hub ids work only from the cache)."
+    )
+
+
+def load_config(
+    name_or_path: str, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedConfig:
+    """Returns the config of a base model; cheap, so that a wrong name fails before any weights.
+
+    Raises:
+        ConfigError: it cannot be found or read.
+    """
+    where = resolve_model(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(
+            where, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_found(name_or_path, error) from error
+    return cast(PreTrainedConfig, config)
+
+
+def _quantisation(options: ModelOptions, family: Family) -> Any:
+    """Returns the bitsandbytes settings, or None.
+
+    The skip list replaces bitsandbytes' own and matches from the start of the module name; vision
+    tower and projector stay unquantised (Mllama's tower cannot be), as does the LM head.
+    """
+    if not (options.load_in_4bit or options.load_in_8bit):
+        return None
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "load_in_4bit and load_in_8bit need bitsandbytes, which is not installed. "
+            "Run `pip install bitsandbytes`, or leave both out."
+        ) from error
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 logs a line for each call
+    skip = ["lm_head", family.vision, *([family.projector] if family.projector else [])]
+    settings: Any = transformers.BitsAndBytesConfig
+    if options.load_in_8bit:
+        return settings(load_in_8bit=True, llm_int8_skip_modules=skip)
+    return settings(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=skip,
+    )
+
+
+def _dtype(options: ModelOptions, device: torch.device) -> torch.dtype | str:
+    if options.dtype != "auto":
+        return torch.float32 if options.dtype == "float32" else torch.bfloat16
+    return torch.float32 if device.type == "cpu" else "auto"
+
+
+def load_base(
+    options: ModelOptions,
+    device: torch.device | str = "cpu",
+    model_class: type[Any] = AutoModelForImageTextToText,
+) -> PreTrainedModel:
+    """Loads a base model in evaluation mode, without a head.
+
+    Args:
+        options: which model, its revision, precision, attention and quantisation.
+        device: where it goes.
+        model_class: what `from_pretrained` is called on.
+
+    Raises:
+        ConfigError: not found, of no known family, or weights are missing in the checkpoint.
+    """
+    device = torch.device(device)
+    config = load_config(
+        options.model_name_or_path, options.model_revision, options.trust_remote_code
+    )
+    quantisation = _quantisation(options, family_of(config))
+    placement = {} if quantisation is None else {"device_map": {"": device}}
+    try:
+        model, found = model_class.from_pretrained(
+            resolve_model(options.model_name_or_path),
+            revision=options.model_revision,
+            trust_remote_code=options.trust_remote_code,
+            dtype=_dtype(options, device),
+            attn_implementation=options.attn_implementation,
+            quantization_config=quantisation,
+            use_safetensors=True,
+            output_loading_info=True,
+            **placement,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_found(options.model_name_or_path, error) from error
+    if found["missing_keys"] or found["mismatched_keys"]:
+        wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+        raise ConfigError(
+            f"The checkpoint {options.model_name_or_path!r} does not fill the model: {len(wrong)} "
+            f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
+        )
+    model = model if quantisation is not None else model.to(device)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Family:
+    """Returns the family by the processor's own config, else by the model's.
+
+    An adapter folder holds the former only, an older checkpoint on the hub the latter only.
+    """
+    file = cached_file(
+        where,
+        "processor_config.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    settings = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    if "processor_class" in settings:
+        return family_of_processor(settings["processor_class"])
+    return family_of(load_config(where, revision, trust_remote_code))
+
+
+def load_processor(
+    name_or_path: str,
+    revision: str = "main",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    trust_remote_code: bool = False,
+) -> ProcessorMixin:
+    """Loads the processor of a base model or of an adapter folder.
+
+    Args:
+        name_or_path: a folder, a hub id or phantom-base.
+        revision: of the hub id.
+        min_pixels: fewest pixels an image is scaled to; None: as saved.
+        max_pixels: most pixels an image is scaled to; None: as saved.
+        trust_remote_code: whether code of the checkpoint may run.
+
+    Raises:
+        ConfigError: not found, of no known family, or limits given for a family without.
+    """
+    where = resolve_model(name_or_path)
+    limits = {
+        name: value
+        for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
+        if value is not None
+    }
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        family = _processor_family(where, revision, trust_remote_code)
+        if limits and not family.pixel_limits:
+            raise ConfigError(
+                f"{' and '.join(limits)} cannot be set for {name_or_path!r}: {family.name} scales "
+                "every image to its own sizes. Leave the limits out."
+            )
+        cls: Any = getattr(transformers, family.processor)
+        settings, _ = cls.get_processor_dict(where, revision=revision)
+        images: Any = AutoImageProcessor
+        parts: dict[str, Callable[[], Any]] = {
+            "image_processor": lambda: images.from_pretrained(
+                where, backend="pil", **limits, **shared
+            ),
+            "tokenizer": lambda: AutoTokenizer.from_pretrained(where, **shared),
+            "video_processor": lambda: video_stand_in(str(family.video_processor)),
+        }
+        processor = cls.from_args_and_dict(
+            [parts[name]() for name in cls.get_attributes()], settings
+        )
+    except OSError as error:
+        raise _not_found(name_or_path, error) from error
+    return processor  # type: ignore[no-any-return]

@@ -1,0 +1,204 @@
+"""The reward model: a stock image-and-text model whose class is swapped and that carries a head.
+
+The module names stay those of the stock class and the head is one more module, `score`. So the
+adapter of a reward model also loads on the stock model, and a full checkpoint names the stock
+architecture. The language-model head stays in place and is never run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+HEAD = "score"
+"""The name of the head's module in the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """The shape of a reward head; stored in the adapter's contract.
+
+    Attributes:
+        dimensions: the D names, in the order of the outputs.
+        kind: "linear" = one linear layer; "mlp" = linear, SiLU, linear (arXiv 2509.16127).
+        hidden_size: width of the MLP's middle layer; None: the model's hidden size.
+        ties: the model of ties whose parameter is learned with the head.
+        tied_dimensions: dimensions whose training labels contain ties; in the others the parameter
+            is fixed at "no tie".
+    """
+
+    dimensions: tuple[str, ...]
+    kind: Literal["mlp", "linear"] = "mlp"
+    hidden_size: int | None = None
+    ties: Literal["none", "davidson", "rao_kupper"] = "none"
+    tied_dimensions: tuple[str, ...] = ()
+
+
+@dataclass
+class RewardOutput(ModelOutput):
+    """What a reward model returns.
+
+    Attributes:
+        rewards: [rows, D], fp32.
+        tie_logits: [D], fp32, or None without a model of ties. Minus infinity means no tie.
+            Davidson: nu = exp(tie_logit); Rao-Kupper: theta = 1 + exp(tie_logit).
+    """
+
+    rewards: Tensor | None = None
+    tie_logits: Tensor | None = None
+
+
+def _linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:
+    """Returns a layer with normal weights of std 1 / sqrt(inputs + 1) (arXiv 2009.01325)."""
+    # On the meta device nn.Linear's own initialisation leaves the global generator alone.
+    layer = nn.Linear(inputs, outputs, bias=bias, dtype=torch.float32, device="meta")
+    layer.to_empty(device="cpu")
+    with torch.no_grad():
+        layer.weight.normal_(0.0, (inputs + 1) ** -0.5, generator=generator)
+        if layer.bias is not None:
+            layer.bias.zero_()
+    return layer
+
+
+class RewardHead(nn.Module):
+    """Maps hidden states to D rewards; its parameters and its products are always fp32.
+
+    bf16 has a spacing of 1/128 at 1: rewards of two good answers would often be equal.
+    """
+
+    def __init__(self, inputs: int, spec: HeadSpec, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        width = spec.hidden_size or inputs
+        self.spec = dataclasses.replace(spec, hidden_size=width if spec.kind == "mlp" else None)
+        count = len(spec.dimensions)
+        # No output bias: only differences of rewards enter the likelihood of a preference.
+        if spec.kind == "mlp":
+            self.layers = nn.Sequential(
+                _linear(inputs, width, bias=True, generator=generator),
+                nn.SiLU(),
+                _linear(width, count, bias=False, generator=generator),
+            )
+        else:
+            self.layers = nn.Sequential(_linear(inputs, count, bias=False, generator=generator))
+        self.tie_logit = (
+            nn.Parameter(torch.zeros(count, dtype=torch.float32)) if spec.ties != "none" else None
+        )
+        tied = torch.tensor([name in spec.tied_dimensions for name in spec.dimensions])
+        self.register_buffer("tied", tied, persistent=False)
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns rewards [rows, D] and tie logits [D] (or None) for states [rows, H].
+
+        The tie logits come from here, where parameters split over processes are whole.
+        """
+        with torch.autocast(states.device.type, enabled=False):
+            rewards = self.layers(states.float())
+        if self.tie_logit is None:
+            return rewards, None
+        tied = cast(Tensor, self.tied)
+        return rewards, torch.where(tied, self.tie_logit, float("-inf"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RewardHead:
+        """Moves the head with the model but refuses to change its precision."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def last_attended(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Returns the state of each row's last attended position, [rows, H], for either padding side.
+
+    Args:
+        states: [rows, L, H].
+        attention_mask: [rows, L], 1 where there is a token.
+    """
+    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    last = (attention_mask.long() * places).argmax(dim=1)
+    return states[torch.arange(states.shape[0], device=states.device), last]
+
+
+class RewardModelMixin:
+    """What the swapped class adds to the stock class."""
+
+    model: nn.Module
+    score: nn.Module
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
+        """Returns the last attended position's hidden state after the final norm, [rows, H]."""
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs
+        )
+        return last_attended(output.last_hidden_state, attention_mask)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> RewardOutput:
+        """Returns the rewards of each row; the LM head is not run."""
+        rewards, tie_logits = self.score(self.pooled(input_ids, attention_mask, **inputs))
+        return RewardOutput(rewards=rewards, tie_logits=tie_logits)
+
+    def enable_input_require_grads(self) -> None:
+        """Hooks the language embedding alone.
+
+        The stock method hooks the vision tower's embedding as well, and then a frozen tower builds
+        a graph that nobody reads.
+        """
+        embedding = cast(PreTrainedModel, self).get_input_embeddings()
+        self._require_grads_hook = embedding.register_forward_hook(
+            lambda _module, _inputs, output: output.requires_grad_(True)
+        )
+        self._require_grads_hooks = [self._require_grads_hook]
+
+
+def reward_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Returns the stock class with rewards for output, under the stock class's own name.
+
+    The name is what `save_pretrained` writes as architecture.
+    """
+    return type(stock.__name__, (RewardModelMixin, stock), {"__module__": stock.__module__})
+
+
+def attach_head(model: PreTrainedModel, spec: HeadSpec, seed: int) -> PreTrainedModel:
+    """Makes a reward model of a stock model, in place: adds `score` and swaps the class.
+
+    Call it after `from_pretrained`, so that the head is neither quantised nor created inside
+    ZeRO-3's partitioned initialisation.
+
+    Args:
+        model: as loaded by `load_base`.
+        spec: the head's shape.
+        seed: of the head's initial weights.
+    """
+    head = RewardHead(model.config.get_text_config().hidden_size, spec, seed)
+    model.add_module(HEAD, head.to(model.device))
+    model.__class__ = reward_class(type(model))
+    return model
+
+
+def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Returns the reward model inside a PEFT model (its layers keep the adapter), or itself."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def pooled(model: PreTrainedModel | PeftModel, **batch: Tensor) -> Tensor:
+    """Returns what the head reads, [rows, H], for all keys of the processor's output."""
+    return cast(RewardModelMixin, without_adapter(model)).pooled(**batch)
+
+
+def head_of(model: PreTrainedModel | PeftModel) -> RewardHead:
+    """Returns the active head, the trained copy where PEFT keeps one."""
+    score = without_adapter(model).get_submodule(HEAD)
+    if isinstance(score, RewardHead):
+        return score
+    return cast(RewardHead, score.get_submodule("modules_to_save.default"))
