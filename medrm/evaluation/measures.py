@@ -1,0 +1,156 @@
+"""The numbers of `report.json`, computed from verdict rows and cases alone; imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+from medrm.evaluation.verdicts import LETTERS, TIE, UNREAD, VerdictRow, by_case, label_of
+from medrm.schema import Case
+from medrm.statistics import cohen_kappa, mean_interval
+
+NO_ORGAN = "not stated"
+"""The row of the organ table for cases that name no organ."""
+
+
+def case_scores(rows: Iterable[VerdictRow]) -> dict[str, float]:
+    """Returns, for each case with a majority label, its mean score over the presented orders.
+
+    Args:
+        rows: of one dimension and one protocol.
+    """
+    scores = {}
+    for case_id, presentations in by_case(rows):
+        correct = [row.correct for row in presentations if row.correct is not None]
+        if correct:
+            scores[case_id] = fmean(correct)
+    return scores
+
+
+def robust_measures(rows: Sequence[VerdictRow]) -> dict[str, Any]:
+    """Returns the entry of `protocols.robust.dimensions` for the rows of one dimension.
+
+    Unread is wrong; a tie verdict is wrong against A or B; cases that the experts call a tie are
+    counted and scored apart, cases without a majority are in no denominator but those of the
+    position measures.
+    """
+    scores = case_scores(rows)
+    cluster_of = {row.case_id: row.cluster for row in rows}
+    interval = None
+    if scores:
+        interval = mean_interval(list(scores.values()), [cluster_of[case_id] for case_id in scores])
+    labelled = [row for row in rows if row.correct is not None]
+    return {
+        "accuracy": interval.mean if interval else None,
+        "ci95": interval.bounds if interval else None,
+        "n": len(scores),
+        "n_tie": len({row.case_id for row in rows if row.label == TIE}),
+        "clusters": interval.clusters if interval else 0,
+        "coverage": share(rows, lambda row: row.outcome != UNREAD),
+        **position_measures(rows),
+        "kappa": cohen_kappa(
+            [str(row.outcome) for row in labelled], [str(row.label) for row in labelled]
+        ),
+        "balanced_accuracy": balanced_accuracy(labelled),
+    }
+
+
+def position_measures(rows: Sequence[VerdictRow]) -> dict[str, float | None]:
+    """Returns `consistency` and `first_rate`, both None where only one order was presented.
+
+    Consistency: the share of all cases with the same verdict in both orders, where unread is
+    inconsistent. First rate: among cases read in both orders, the share of A/B verdicts that name
+    the answer shown first; content cancels there, so a departure from 1/2 is a position effect.
+    """
+    if all(row.order == "forward" for row in rows):
+        return {"consistency": None, "first_rate": None}
+    consistent, first = [], []
+    for _, presentations in by_case(rows):
+        outcomes = {row.order: row.outcome for row in presentations}
+        read = len(outcomes) == 2 and UNREAD not in outcomes.values()
+        consistent.append(read and outcomes["forward"] == outcomes["reversed"])
+        if read:
+            shown_first = {"forward": LETTERS[0], "reversed": LETTERS[1]}
+            first += [
+                outcome == shown_first[order]
+                for order, outcome in outcomes.items()
+                if outcome in LETTERS
+            ]
+    return {"consistency": fmean(consistent), "first_rate": fmean(first) if first else None}
+
+
+def balanced_accuracy(labelled: Sequence[VerdictRow]) -> float | None:
+    """Returns the mean recall over the labels that occur: a constant letter reaches 1/2 at most."""
+    labels = sorted({str(row.label) for row in labelled})
+    recalls = [
+        fmean(row.correct or 0.0 for row in labelled if str(row.label) == label) for label in labels
+    ]
+    return fmean(recalls) if recalls else None
+
+
+def official_measures(rows: Sequence[VerdictRow], dimensions: Sequence[str]) -> dict[str, Any]:
+    """Returns `protocols.official`: the released scorer's table, and its micro and macro means.
+
+    The released scorer has one row for each organ; its denominators are the distinct ids with a
+    label A or B, whatever is unread or tied is wrong. It computes no mean: `micro` is over cases,
+    `macro` over organs.
+    """
+    organs = sorted({_organ(row) for row in rows})
+    table: dict[str, dict[str, float | None]] = {organ: {} for organ in organs}
+    micro: dict[str, float | None] = {}
+    macro: dict[str, float | None] = {}
+    for dimension in dimensions:
+        chosen = [row for row in rows if row.dimension == dimension]
+        micro[dimension] = _mean(case_scores(chosen).values())
+        for organ in organs:
+            of_organ = [row for row in chosen if _organ(row) == organ]
+            table[organ][dimension] = _mean(case_scores(of_organ).values())
+        cells = [table[organ][dimension] for organ in organs]
+        macro[dimension] = _mean(cell for cell in cells if cell is not None)
+    return {"micro": micro, "macro": macro, "organs": table}
+
+
+def baselines(
+    cases: Sequence[Case], dimensions: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Returns the accuracies that need no model, on pairs: rule -> dimension -> accuracy.
+
+    `always_a`, `always_b`; `longer` picks the answer with more characters (equal lengths are
+    wrong); `majority` always names the label that is the more frequent one on the dimension.
+    """
+    table: dict[str, dict[str, float | None]] = {
+        name: {} for name in ("always_a", "always_b", "longer", "majority")
+    }
+    for dimension in dimensions:
+        labels, longer = [], []
+        for case in cases:
+            label, _ = label_of(case.labels.get(dimension), len(case.answers))
+            if len(case.answers) == 2 and label in LETTERS:
+                labels.append(label)
+                lengths = [len(answer) for answer in case.answers]
+                picks = lengths[0] != lengths[1] and LETTERS[int(lengths[1] > lengths[0])]
+                longer.append(picks == label)
+        counts = Counter(labels)
+        total = len(labels)
+        first = counts["A"] / total if total else None
+        table["always_a"][dimension] = first
+        table["always_b"][dimension] = None if first is None else 1 - first
+        table["longer"][dimension] = fmean(longer) if longer else None
+        table["majority"][dimension] = None if first is None else max(first, 1 - first)
+    return table
+
+
+def share(rows: Sequence[VerdictRow], condition: Callable[[VerdictRow], bool]) -> float:
+    """Returns the share of `rows` (not empty) that meet a condition."""
+    return fmean(condition(row) for row in rows)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return fmean(known) if known else None
+
+
+def _organ(row: VerdictRow) -> str:
+    return row.groups.get("organ") or NO_ORGAN

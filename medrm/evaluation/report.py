@@ -1,0 +1,140 @@
+"""`report.json` and `official.csv` of one evaluation folder; imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medrm.errors import DataError
+from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.measures import baselines, official_measures, robust_measures
+from medrm.evaluation.verdicts import UNREAD, VerdictRow
+
+Report = dict[str, Any]
+
+
+def build_report(
+    rows: Sequence[VerdictRow],
+    benchmark: Benchmark,
+    model: str,
+    readout: str,
+    settings: Mapping[str, Any],
+) -> Report:
+    """Returns the content of `report.json` (CONTRACT: A run folder).
+
+    Args:
+        rows: of all cases and scored dimensions, under one or both protocols.
+        benchmark: what was judged.
+        model: the name under which the model is reported.
+        readout: how a verdict was read from it.
+        settings: what besides the weights could change a number, such as dtype or image limits.
+    """
+    scored = {row.dimension for row in rows}
+    protocols: dict[str, Any] = {}
+    official = [row for row in rows if row.protocol == "official"]
+    if official:
+        protocols["official"] = official_measures(official, benchmark.dimensions)
+    robust = [row for row in rows if row.protocol == "robust"]
+    if robust:
+        of_dimension = {
+            name: [row for row in robust if row.dimension == name] for name in benchmark.dimensions
+        }
+        protocols["robust"] = {
+            "dimensions": {
+                name: robust_measures(chosen) if chosen else None
+                for name, chosen in of_dimension.items()
+            }
+        }
+    return {
+        "benchmark": {
+            "name": benchmark.name,
+            "revision": benchmark.revision,
+            "digest": benchmark.digest,
+            "cases": len(benchmark.cases),
+            "clusters": benchmark.clusters,
+            "synthetic": benchmark.synthetic,
+        },
+        "model": model,
+        "readout": readout,
+        "settings": dict(settings),
+        "ceiling": {name: benchmark.ceiling.get(name) for name in benchmark.dimensions},
+        "not_scored": [name for name in benchmark.dimensions if name not in scored],
+        "unread": _unread(rows),
+        "protocols": protocols,
+        "baselines": baselines(benchmark.cases, benchmark.dimensions),
+        "published": [
+            {"model": one.model, "accuracy": one.accuracy, "source": one.source}
+            for one in benchmark.published
+        ],
+    }
+
+
+def official_csv(report: Report) -> str:
+    """Returns the released scorer's table: `modality`, `model`, `<dimension>_acc`, 4 decimals."""
+    official = report["protocols"]["official"]
+    dimensions = list(official["micro"])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["modality", "model", *(f"{name}_acc" for name in dimensions)])
+    for organ, cells in official["organs"].items():
+        values = [cells[name] for name in dimensions]
+        table.writerow(
+            [organ, report["model"], *("" if cell is None else f"{cell:.4f}" for cell in values)]
+        )
+    return text.getvalue()
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Writes `report.json` and, where the official protocol was run, `official.csv`."""
+    write_json(folder / "report.json", report)
+    if "official" in report["protocols"]:
+        (folder / "official.csv").write_text(official_csv(report), encoding="utf-8")
+
+
+def read_report(folder: Path) -> Report:
+    """Returns the `report.json` of an evaluation folder.
+
+    Raises:
+        DataError: there is none, or it is not JSON.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        raise DataError(
+            f"{str(folder)!r} holds no report.json. Give a folder that `medrm evaluate` wrote."
+        )
+    return read_json(path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON object, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        DataError: it is not one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}. Evaluate the model again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds no JSON object. Evaluate the model again.")
+    return content
+
+
+def _unread(rows: Sequence[VerdictRow]) -> dict[str, int]:
+    """Cases with an unread presentation, counted by reason."""
+    found = {(row.reason or UNREAD, row.case_id) for row in rows if row.outcome == UNREAD}
+    reasons = sorted(reason for reason, _ in found)
+    return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}

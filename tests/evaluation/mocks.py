@@ -1,0 +1,126 @@
+"""Hand-made cases, and scorers whose numbers are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medrm.evaluation.benchmark import Benchmark
+from medrm.schema import Case, PairLabel, RankingLabel
+
+SHARES = {"A": (1.0, 0.0, 0.0), "B": (0.0, 0.0, 1.0), "tie": (0.0, 1.0, 0.0), "-": (0.5, 0.0, 0.5)}
+DIMENSIONS = ("accuracy", "overall")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a scorer yields for one case in one order."""
+
+    case: Case
+    order: str = "forward"
+    scores: np.ndarray | None = None
+    probabilities: np.ndarray | None = None
+    reason: str | None = None
+    prompt_digest: str = "0" * 64
+
+
+def make_cases(accuracy: str = "AABB", overall: str = "") -> list[Case]:
+    """One case for each letter (t = tie, - = no majority); odd cases belong to the organ lung.
+
+    Cases 0 and 1 share a cluster, and so on: half as many clusters as cases.
+    """
+    cases = []
+    for number, letter in enumerate(accuracy):
+        labels = {"accuracy": PairLabel(SHARES["tie" if letter == "t" else letter], 3)}
+        if overall:
+            labels["overall"] = PairLabel(SHARES[overall[number]], 3)
+        cases.append(
+            Case(
+                case_id=f"case-{number:03d}",
+                images=(),
+                question="Which?",
+                answers=("short", "much longer") if number % 2 else ("much longer", "short"),
+                labels=labels,
+                cluster=f"cluster-{number // 2:03d}",
+                groups={"organ": "lung" if number % 2 else "brain"},
+            )
+        )
+    return cases
+
+
+def make_benchmark(cases: Sequence[Case], dimensions: Sequence[str] = ("accuracy",)) -> Benchmark:
+    return Benchmark(
+        name="hand-made",
+        revision=None,
+        digest="d" * 64,
+        cases=tuple(cases),
+        dimensions=tuple(dimensions),
+        ceiling={"accuracy": 0.96},
+        synthetic=True,
+    )
+
+
+class Rewards:
+    """A scalar model whose scores of a case are what `rule` returns; None is an unread case."""
+
+    readout = "reward"
+
+    def __init__(
+        self,
+        rule: Callable[[Case], Sequence[float] | None],
+        dimensions: tuple[str, ...] = ("accuracy",),
+    ) -> None:
+        self.rule = rule
+        self.dimensions = dimensions
+
+    def judge(self, cases: Sequence[Case]) -> Iterator[Said]:
+        for case in cases:
+            scores = self.rule(case)
+            if scores is None:
+                yield Said(case, reason="bad_image")
+            else:
+                column = np.array(scores, dtype=np.float32)[:, None]
+                yield Said(case, scores=np.repeat(column, len(self.dimensions), axis=1))
+
+
+class Judge:
+    """A judge of both orders; `rule` returns P(first stored answer) or None."""
+
+    readout = "verdict_probability"
+    dimensions = ("accuracy",)
+
+    def __init__(self, rule: Callable[[Case, str], float | None]) -> None:
+        self.rule = rule
+
+    def judge(self, cases: Sequence[Case]) -> Iterator[Said]:
+        for case in cases:
+            for order in ("forward", "reversed"):
+                first = self.rule(case, order)
+                if first is None:
+                    yield Said(case, order, reason="too_long")
+                else:
+                    row = [0.9 * first, 0.9 * (1 - first), 0.9]
+                    yield Said(case, order, probabilities=np.array([row], dtype=np.float32))
+
+
+def oracle(case: Case) -> tuple[float, float]:
+    """Scores by the accuracy label."""
+    first, _, second = case.labels["accuracy"].shares
+    return first, second
+
+
+def ranked_case(number: int, best: int, answers: int = 4) -> Case:
+    """Three votes, two of them for `best`."""
+    others = tuple(index for index in range(answers) if index != best)
+    ranking = ((best,), others)
+    other = ((others[0],), (best, *others[1:]))
+    return Case(
+        case_id=f"ranked-{number}",
+        images=(),
+        question="Which?",
+        answers=tuple("abcdefgh"[:answers]),
+        labels={"accuracy": RankingLabel((ranking, ranking, other))},
+        cluster=f"cluster-{number}",
+    )

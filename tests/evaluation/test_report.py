@@ -1,0 +1,246 @@
+"""Verdict rows, `report.json` and `official.csv` against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medrm.errors import ConfigError, DataError
+from medrm.evaluation.report import read_report
+from medrm.evaluation.run import evaluate
+from medrm.evaluation.verdicts import read_rows, rows_from_scored, write_rows
+from tests.evaluation.mocks import (
+    Judge,
+    Rewards,
+    Said,
+    make_benchmark,
+    make_cases,
+    oracle,
+    ranked_case,
+)
+
+ROW_KEYS = [
+    "case_id",
+    "dimension",
+    "protocol",
+    "order",
+    "outcome",
+    "reason",
+    "label",
+    "label_shares",
+    "probability_a",
+    "score_a",
+    "score_b",
+    "cluster",
+    "groups",
+]
+RESPONSE_KEYS = [
+    "case_id",
+    "order",
+    "dimension",
+    "vote",
+    "readout",
+    "prompt_digest",
+    "text",
+    "probabilities",
+    "finish_reason",
+    "state",
+]
+
+
+def always_a(case: object) -> tuple[float, float]:
+    return 1.0, 0.0
+
+
+def accuracy_of(report: dict) -> dict:
+    return report["protocols"]["robust"]["dimensions"]["accuracy"]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_scalar_rows(tmp_path: Path) -> None:
+    evaluate(Rewards(always_a), make_benchmark(make_cases("AtB-")), tmp_path, "mock")
+    rows = lines(tmp_path / "verdicts.jsonl")
+    assert [list(row) for row in rows] == [ROW_KEYS] * 8  # 4 cases, 2 protocols, forward only
+    assert {row["order"] for row in rows} == {"forward"}
+    assert [row["label"] for row in rows[::2]] == ["A", "tie", "B", None]
+    assert rows[0]["label_shares"] == [1, 0, 0]
+    assert (rows[0]["score_a"], rows[0]["score_b"]) == (1, 0)
+    assert rows[0]["probability_a"] == pytest.approx(1 / (1 + np.exp(-1)))
+    assert rows[0]["groups"] == {"organ": "brain"}
+    assert not (tmp_path / "responses.jsonl").exists()
+
+
+def test_always_a(tmp_path: Path) -> None:
+    """3 of 5 labels are A; the tie and the split vote are in no denominator."""
+    report = evaluate(Rewards(always_a), make_benchmark(make_cases("AAABBt-")), tmp_path, "mock")
+    measures = accuracy_of(report)
+    assert measures["accuracy"] == pytest.approx(0.6)
+    assert (measures["n"], measures["n_tie"], measures["clusters"]) == (5, 1, 3)
+    assert measures["kappa"] == 0.0
+    assert measures["balanced_accuracy"] == 0.5
+    assert measures["coverage"] == 1.0
+    assert measures["consistency"] is None
+    assert measures["first_rate"] is None
+    # Clusters (A, A), (A, B), (B): S - n_c m = 0.8, -0.2, -0.6; V = 3/2 * 1.04 / 25.
+    half = 4.302652729911275 * (1.5 * 1.04 / 25) ** 0.5
+    assert measures["ci95"] == pytest.approx([0.6 - half, 0.6 + half])
+    assert report["baselines"]["always_a"]["accuracy"] == pytest.approx(0.6)
+    assert report["baselines"]["always_b"]["accuracy"] == pytest.approx(0.4)
+    assert report["baselines"]["majority"]["accuracy"] == pytest.approx(0.6)
+    assert report["baselines"]["longer"]["accuracy"] == pytest.approx(3 / 5)  # cases 0, 2 and 3
+
+
+def test_official_table(tmp_path: Path) -> None:
+    """Brain has labels A, A, B and lung A, B: the denominators differ, so micro is not macro."""
+    benchmark = make_benchmark(make_cases("AAABB", "AABBB"), ("accuracy", "overall"))
+    report = evaluate(Rewards(always_a), benchmark, tmp_path, "org/model")
+    official = report["protocols"]["official"]
+    assert official["organs"]["brain"] == {"accuracy": pytest.approx(2 / 3), "overall": None}
+    assert official["organs"]["lung"]["accuracy"] == pytest.approx(1 / 2)
+    assert official["micro"] == {"accuracy": pytest.approx(3 / 5), "overall": None}
+    assert official["macro"]["accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert (tmp_path / "official.csv").read_text(encoding="utf-8").splitlines() == [
+        "modality,model,accuracy_acc,overall_acc",
+        "brain,org/model,0.6667,",
+        "lung,org/model,0.5000,",
+    ]
+    assert report["not_scored"] == ["overall"]
+    assert report["protocols"]["robust"]["dimensions"]["overall"] is None
+    assert report["ceiling"] == {"accuracy": 0.96, "overall": None}
+
+
+def test_oracle_and_equal_scores(tmp_path: Path) -> None:
+    benchmark = make_benchmark(make_cases("ABAB"))
+    assert accuracy_of(evaluate(Rewards(oracle), benchmark, tmp_path, "o"))["accuracy"] == 1.0
+    report = evaluate(Rewards(lambda case: (0.5, 0.5)), benchmark, tmp_path, "equal")
+    assert accuracy_of(report)["accuracy"] == 0.0
+    assert report["protocols"]["official"]["micro"]["accuracy"] == 0.0
+    assert {row.outcome for row in read_rows(tmp_path / "verdicts.jsonl")} == {"tie"}
+
+
+def test_unread_cases_stay_and_are_wrong(tmp_path: Path) -> None:
+    def rule(case: object) -> tuple[float, float] | None:
+        return None if case.case_id == "case-000" else oracle(case)
+
+    report = evaluate(Rewards(rule), make_benchmark(make_cases("ABAB")), tmp_path, "mock")
+    measures = accuracy_of(report)
+    assert (measures["accuracy"], measures["n"], measures["coverage"]) == (0.75, 4, 0.75)
+    assert report["protocols"]["official"]["micro"]["accuracy"] == 0.75
+    assert report["unread"] == {"bad_image": 1}
+    row = read_rows(tmp_path / "verdicts.jsonl")[0]
+    assert (row.outcome, row.reason, row.score_a) == ("unread", "bad_image", None)
+
+
+def test_first_slot_judge(tmp_path: Path) -> None:
+    """Whichever is shown first: right in exactly one of two orders, consistent never."""
+    judge = Judge(lambda case, order: 0.9 if order == "forward" else 0.1)
+    report = evaluate(judge, make_benchmark(make_cases("AAAB")), tmp_path, "mock")
+    measures = accuracy_of(report)
+    assert (measures["accuracy"], measures["consistency"], measures["first_rate"]) == (0.5, 0, 1)
+    assert measures["ci95"] == [0.5, 0.5]
+    assert report["protocols"]["official"]["micro"]["accuracy"] == 0.75  # forward only
+    responses = lines(tmp_path / "responses.jsonl")
+    assert [list(line) for line in responses] == [RESPONSE_KEYS] * 8
+    assert responses[0]["probabilities"]["accuracy"] == pytest.approx([0.81, 0.09, 0.9])
+    rows = lines(tmp_path / "verdicts.jsonl")
+    assert len(rows) == 4 * 3  # robust in both orders, official in one
+    assert rows[0]["probability_a"] == pytest.approx(0.9)
+    assert rows[0]["score_a"] is None
+
+
+def test_judge_with_an_unread_order(tmp_path: Path) -> None:
+    """Case 0 is unread when reversed: half right, inconsistent, and outside the first rate."""
+
+    def rule(case: object, order: str) -> float | None:
+        if case.case_id == "case-000" and order == "reversed":
+            return None
+        return oracle(case)[0]
+
+    report = evaluate(Judge(rule), make_benchmark(make_cases("AB")), tmp_path, "mock")
+    measures = accuracy_of(report)
+    assert (measures["accuracy"], measures["coverage"], measures["consistency"]) == (
+        0.75,
+        0.75,
+        0.5,
+    )
+    assert measures["first_rate"] == 0.5
+    states = [line["state"] for line in lines(tmp_path / "responses.jsonl")]
+    assert states == ["ok", "too_long", "ok", "ok"]
+
+
+def test_more_than_two_answers(tmp_path: Path) -> None:
+    """Two of three votes put `best` on top; the scorer finds it in case 0 only."""
+    cases = [ranked_case(0, best=2), ranked_case(1, best=1)]
+    scorer = Rewards(lambda case: (0.0, 0.1, 0.7, 0.2))
+    report = evaluate(scorer, make_benchmark(cases), tmp_path, "mock")
+    row = lines(tmp_path / "verdicts.jsonl")[0]
+    assert (row["outcome"], row["label"], row["score_a"]) == (2, 2, None)
+    assert row["scores"] == pytest.approx([0.0, 0.1, 0.7, 0.2])
+    assert row["label_shares"] == pytest.approx([1 / 3, 0, 2 / 3, 0])
+    assert accuracy_of(report)["accuracy"] == 0.5
+    assert "official" not in report["protocols"]  # a benchmark of pairs
+
+
+def test_protocol_choice_and_leftovers(tmp_path: Path) -> None:
+    benchmark = make_benchmark(make_cases("AB"))
+    judge = Judge(lambda case, order: 0.7)
+    evaluate(judge, benchmark, tmp_path, "mock")
+    report = evaluate(Rewards(oracle), benchmark, tmp_path, "mock", protocol="robust")
+    assert set(report["protocols"]) == {"robust"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "verdicts.jsonl"]
+    with pytest.raises(ConfigError, match="Did you mean 'official'"):
+        evaluate(Rewards(oracle), benchmark, tmp_path, "mock", protocol="offical")
+
+
+def test_evaluating_twice_writes_the_same_bytes(tmp_path: Path) -> None:
+    benchmark = make_benchmark(make_cases("ABAAB"))
+    contents = []
+    for order in (benchmark.cases, benchmark.cases[::-1]):
+        again = make_benchmark(order)
+        evaluate(Rewards(oracle), again, tmp_path, "mock", settings={"dtype": "float32"})
+        contents.append((tmp_path / "report.json").read_bytes())
+    assert contents[0] == contents[1]
+    assert read_report(tmp_path)["settings"] == {"dtype": "float32"}
+
+
+def test_rows_survive_the_file(tmp_path: Path) -> None:
+    said = [Said(case, scores=np.array([[0.1], [0.3]], np.float32)) for case in make_cases("A-")]
+    said.append(Said(ranked_case(0, 1), scores=np.arange(4, dtype=np.float32)[:, None]))
+    rows = rows_from_scored(said, ("accuracy",), ("accuracy", "overall"), "reward")
+    write_rows(tmp_path / "verdicts.jsonl", rows)
+    assert read_rows(tmp_path / "verdicts.jsonl") == rows
+
+
+def test_likelihood_states_no_probability() -> None:
+    said = [Said(make_cases("A")[0], scores=np.array([[-1.0], [-2.0]], np.float32))]
+    row = rows_from_scored(said, ("accuracy",), ("accuracy",), "likelihood", ("robust",))[0]
+    assert (row.outcome, row.probability_a, row.score_a) == ("A", None, -1.0)
+
+
+def test_what_cannot_be_a_verdict_stops_the_run(tmp_path: Path) -> None:
+    benchmark = make_benchmark(make_cases("AB"))
+    with pytest.raises(ValueError, match="case-000"):
+        evaluate(Rewards(lambda case: (float("nan"), 0.0)), benchmark, tmp_path, "mock")
+    with pytest.raises(DataError, match="no case"):
+        evaluate(Rewards(oracle), make_benchmark([]), tmp_path, "mock")
+    with pytest.raises(ConfigError, match="creativity"):
+        evaluate(Rewards(oracle, ("creativity",)), benchmark, tmp_path, "mock")
+    forgetful = Rewards(oracle)
+    forgetful.judge = lambda cases: iter([Said(cases[0], scores=np.zeros((2, 1)))])
+    with pytest.raises(RuntimeError, match="passed over 1 cases"):
+        evaluate(forgetful, benchmark, tmp_path, "mock")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no report\.json"):
+        read_report(tmp_path)
+    (tmp_path / "verdicts.jsonl").write_text('{"case_id": "x"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 1"):
+        read_rows(tmp_path / "verdicts.jsonl")
