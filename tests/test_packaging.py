@@ -1,0 +1,80 @@
+"""What a user installs: pinned versions, metadata, the files that ship in the wheel."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import medrm
+
+
+@pytest.fixture
+def project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text())
+
+
+@pytest.fixture
+def pins(root: Path) -> dict[str, str]:
+    lines = (root / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_requirement_is_pinned_to_an_accepted_version(
+    project: dict[str, Any], pins: dict[str, str]
+) -> None:
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    extras = project["project"]["optional-dependencies"]
+    wanted = [Requirement(line) for line in project["project"]["dependencies"] + extras["test"]]
+    assert len(wanted) >= 20
+    for requirement in wanted:
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} refuses {version}"
+
+
+def test_the_pins_are_plain(pins: dict[str, str]) -> None:
+    assert pins["torch"] == "2.13.0"
+    for name, version in pins.items():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", name)
+        assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"{name}: no local suffix, no host"
+
+
+def test_gpu_only_dependencies_are_asked_for_on_linux_alone(project: dict[str, Any]) -> None:
+    markers = {
+        requirement.name: str(requirement.marker)
+        for requirement in map(Requirement, project["project"]["dependencies"])
+    }
+    assert markers["deepspeed"] == markers["bitsandbytes"] == 'sys_platform == "linux"'
+
+
+def test_what_the_wheel_takes_along_exists(root: Path, project: dict[str, Any]) -> None:
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["force-include"]) == {"recipes", "data", "evaluation", "accelerate_configs"}
+    for source, target in wheel["force-include"].items():
+        assert (root / source).is_dir()
+        assert target == f"medrm/_builtin/{source}"
+
+
+def test_licence_and_citation(root: Path, project: dict[str, Any]) -> None:
+    assert project["project"]["license"] == "Apache-2.0"
+    licence = (root / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in licence
+    assert "END OF TERMS AND CONDITIONS" in licence
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert citation["license"] == "Apache-2.0"
+    assert citation["version"] == project["project"]["version"] == medrm.__version__
+
+
+def test_ci_installs_and_tests_as_the_readme_says(root: Path) -> None:
+    script = (root / ".ci" / "run").read_text()
+    readme = (root / "README.md").read_text()
+    for command in ('pip install -q -e ".[test]" -c constraints.txt', "python -m pytest"):
+        assert command in script
+        assert command.replace(" -q", "") in readme.replace(" -q", "")
+    assert (root / ".ci" / "run").stat().st_mode & 0o111
