@@ -1,0 +1,115 @@
+"""Turns a case's words into chat messages and these into text; every prompt of medrm is made here.
+
+Images come first in the user's turn. What the data says stays data: control tokens that a question
+or an answer happens to spell are broken up by `plain` before they reach a template.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+RewardTemplate = Literal["turn_end", "generation_prompt"]
+Message = dict[str, Any]
+
+DEFINITIONS = {
+    "accuracy": "findings and diagnosis fit the image",
+    "relevance": "addresses what was asked",
+    "comprehensiveness": "covers the needed findings",
+    "creativity": "gives useful insight beyond the question",
+    "responsiveness": "follows the instruction and the form asked for",
+    "overall": "a clinician would prefer it",
+}
+"""medrm's own working definitions; the authors of Med-RewardBench published only the names."""
+
+_DATE = "26 Jul 2024"
+"""Given to templates that would otherwise write today's date into the prompt (Llama 3.2)."""
+
+
+def answer_messages(question: str, images: int, answer: str) -> list[Message]:
+    """Returns the conversation in which the model gave `answer` to a question about images."""
+    return [_user(question, images), _assistant(answer)]
+
+
+def verdict_messages(
+    question: str, images: int, answers: tuple[str, str], dimension: str
+) -> list[Message]:
+    """Returns the turn that asks which of two answers is better on one dimension, A or B.
+
+    The dimension stands at the end, so that the prompts of one case share all before it.
+
+    Args:
+        question: of the case.
+        images: how many images it has.
+        answers: in the order in which they are shown; the first is called A.
+        dimension: any name; the six of Med-RewardBench are explained in a few words.
+    """
+    meaning = f" ({DEFINITIONS[dimension]})" if dimension in DEFINITIONS else ""
+    text = (
+        f"Question: {question}\n\nAnswer A: {answers[0]}\n\nAnswer B: {answers[1]}\n\n"
+        f"Compare the two answers. Reply with one letter, A or B. Which is better in "
+        f"{dimension}{meaning}?"
+    )
+    return [_user(text, images)]
+
+
+def with_reply(messages: list[Message], reply: str) -> list[Message]:
+    """Returns the conversation continued by the model's reply."""
+    return [*messages, _assistant(reply)]
+
+
+def render(processor: ProcessorMixin, messages: list[Message], template: RewardTemplate) -> str:
+    """Returns the conversation as text with the family's image placeholders.
+
+    Args:
+        processor: whose chat template is used.
+        messages: of this module.
+        template: "turn_end" stops after the last turn; "generation_prompt" also opens the model's
+            next turn.
+    """
+    # Only where the template asks for it: an unused variable would be taken for a processor option.
+    dated: dict[str, Any] = (
+        {"date_string": _DATE} if "date_string" in str(processor.chat_template) else {}
+    )
+    return str(
+        processor.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=template == "generation_prompt",
+            **dated,
+        )
+    )
+
+
+def image_placeholder(processor: ProcessorMixin) -> str:
+    """Returns what stands for one image in a rendered text."""
+    return str(processor.image_token)  # type: ignore[attr-defined] # each family's processor has it
+
+
+def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
+    """Returns a pattern of all that the tokenizer reads as a command instead of as text."""
+    added = processor.tokenizer.added_tokens_decoder.values()
+    tokens = {token.content for token in added if token.special} | {image_placeholder(processor)}
+    longest_first = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))
+
+
+def plain(text: str, control: re.Pattern[str]) -> str:
+    """Returns the text with a space inside each control token, so that it is read as words.
+
+    Without this an answer that spells the end of a turn would end it, and one that spells an image
+    placeholder would claim an image.
+    """
+    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _user(text: str, images: int) -> Message:
+    content = [{"type": "image"} for _ in range(images)]
+    return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+
+
+def _assistant(text: str) -> Message:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}

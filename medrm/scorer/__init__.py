@@ -1,0 +1,1 @@
+"""The one inference path: cases in, scores and verdicts out."""

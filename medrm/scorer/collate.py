@@ -1,0 +1,175 @@
+"""Turns cases into batches: the one place where text and pixels become tensors.
+
+Shape legend: rows = (case, answer), case-major; L tokens, padding on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from medrm import chat
+from medrm.data.images import ImageFacts, decode
+from medrm.errors import ConfigError
+from medrm.schema import Case, ImageRef
+
+_TOKENIZED_AT_ONCE = 1024
+
+Sizes = tuple[tuple[int, int], ...]
+"""(width, height) of each image of a case."""
+
+
+class Row(NamedTuple):
+    """One input sequence: text with image placeholders, and the images."""
+
+    text: str
+    images: tuple[ImageRef, ...]
+
+
+class Collator:
+    """Makes the rows of cases for one processor and one reward template; picklable for workers.
+
+    Every key that the processor returns is passed on: Qwen-VL without `mm_token_type_ids` and
+    Gemma 3 without `token_type_ids` give other numbers without any error. Nothing is truncated.
+
+    A batch holds either cases with images or cases without, never both: some processors refuse
+    such a batch, and in Mllama the images of one row would change the arithmetic of the others.
+    Within a batch the number and the sizes of images may differ.
+
+    Args:
+        processor: of the model.
+        reward_template: what follows the answer before the reward is read.
+    """
+
+    def __init__(
+        self, processor: ProcessorMixin, reward_template: chat.RewardTemplate = "generation_prompt"
+    ) -> None:
+        self.processor = processor
+        self.reward_template = reward_template
+        self._control = chat.control_tokens(processor)
+        self._image_tokens: dict[Sizes, int] = {}
+
+    def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
+        """Returns question and answers with control tokens broken up."""
+        return chat.plain(case.question, self._control), tuple(
+            chat.plain(answer, self._control) for answer in case.answers
+        )
+
+    def answer_rows(self, case: Case) -> list[Row]:
+        """Returns one row for each of the K answers, as a reward model reads them."""
+        question, answers = self.plain(case)
+        return [
+            Row(
+                chat.render(
+                    self.processor,
+                    chat.answer_messages(question, len(case.images), answer),
+                    self.reward_template,
+                ),
+                case.images,
+            )
+            for answer in answers
+        ]
+
+    def rows(self, cases: Sequence[Case]) -> BatchFeature:
+        """Returns the batch of all answers of all cases; answer k of case b is row offset[b] + k.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ValueError: cases with and without images in one batch.
+        """
+        return self.encode([row for case in cases for row in self.answer_rows(case)])
+
+    def encode(self, rows: Sequence[Row]) -> BatchFeature:
+        """Returns the processor's output for the rows; each distinct image is decoded once.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ValueError: rows with and without images in one batch.
+            ConfigError: the chat template loses or invents images.
+        """
+        pixels: dict[str, Image.Image] = {}
+        for row in rows:
+            for ref in row.images:
+                if ref.digest not in pixels:
+                    pixels[ref.digest] = decode(ref)
+        images = [[pixels[ref.digest] for ref in row.images] for row in rows]
+        return self._process([row.text for row in rows], images)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of texts in which an image is still its bare placeholder."""
+        ids = self.processor.tokenizer(
+            list(texts), add_special_tokens=self.adds_special_tokens(texts[0])
+        )["input_ids"]
+        return list(ids)
+
+    def adds_special_tokens(self, text: str) -> bool:
+        """Returns whether the tokenizer must open the sequence; else the chat template did."""
+        bos = self.processor.tokenizer.bos_token
+        return bos is None or not text.startswith(bos)
+
+    def lengths(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> list[int]:
+        """Returns the true number of tokens, image tokens included, of each case's longest row.
+
+        Args:
+            cases: any number.
+            facts: of their images, by digest. An image that could not be decoded counts nothing.
+        """
+        lengths = []
+        remaining = iter(cases)
+        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+            for case, text_tokens in zip(chunk, self.text_lengths(chunk), strict=True):
+                known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
+                sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
+                lengths.append(text_tokens + self.image_tokens(sizes))
+        return lengths
+
+    def text_lengths(self, cases: Sequence[Case]) -> list[int]:
+        """Returns the tokens of each case's longest row, each image counted as its placeholder."""
+        rows = [self.answer_rows(case) for case in cases]
+        counts: Iterator[int] = map(
+            len, self.token_ids([row.text for case_rows in rows for row in case_rows])
+        )
+        return [max(islice(counts, len(case_rows))) for case_rows in rows]
+
+    def image_tokens(self, sizes: Sizes) -> int:
+        """Returns how many tokens the processor adds for images of these sizes.
+
+        Measured by processing blank images once for each combination of sizes: how a family cuts
+        an image into tokens, with separators and thumbnails, is known to its processor alone.
+        """
+        if sizes not in self._image_tokens:
+            text = chat.render(
+                self.processor, chat.answer_messages("?", len(sizes), "."), self.reward_template
+            )
+            blanks = [Image.new("RGB", size) for size in sizes]
+            whole = self._process([text], [blanks])["input_ids"].shape[1]
+            self._image_tokens[sizes] = whole - len(self.token_ids([text])[0])
+        return self._image_tokens[sizes]
+
+    def _process(self, texts: list[str], images: list[list[Image.Image]]) -> BatchFeature:
+        pictured = {bool(row) for row in images}
+        if len(pictured) > 1:
+            raise ValueError("a batch mixes rows with and without images; plan them apart")
+        placeholder = chat.image_placeholder(self.processor)
+        for text, row in zip(texts, images, strict=True):
+            if text.count(placeholder) != len(row):
+                raise ConfigError(
+                    f"The chat template writes {text.count(placeholder)} image placeholders "
+                    f"({placeholder}) for {len(row)} images. Use the chat template of the base "
+                    "model's own processor."
+                )
+        batch: BatchFeature = self.processor(
+            text=texts,
+            # One list for each text: LLaVA-OneVision treats several images of one text otherwise
+            # than as many texts with one image.
+            images=images if pictured == {True} else None,
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+            add_special_tokens=self.adds_special_tokens(texts[0]),
+        )
+        return batch

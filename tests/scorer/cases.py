@@ -1,0 +1,39 @@
+"""Cases with noise images for the scorer's tests."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+from tiny import tiny_image
+
+from medrm.data.images import bytes_image
+from medrm.schema import Case, ImageRef
+
+ANSWERS = (
+    "Clear lungs.",
+    "No acute cardiopulmonary abnormality is seen in the image, and 0123 more.",
+    "A",
+    "The chest radiograph shows 9 lungs",
+)
+
+
+def stored_image(seed: int, width: int = 60, height: int = 40) -> ImageRef:
+    """Returns a reference to a PNG of noise."""
+    buffer = io.BytesIO()
+    tiny_image(seed, width, height).save(buffer, "PNG")
+    return bytes_image(f"noise-{seed}", partial(bytes, buffer.getvalue()))
+
+
+def broken_image() -> ImageRef:
+    """Returns a reference to bytes that are no image."""
+    return bytes_image("broken", partial(bytes, b"no image"))
+
+
+def make_case(
+    number: int, answers: int = 2, sizes: tuple[tuple[int, int], ...] = ((60, 40),)
+) -> Case:
+    """Returns a case whose words, images and number of answers follow from the arguments."""
+    images = tuple(stored_image(10 * number + place, *size) for place, size in enumerate(sizes))
+    words = tuple(f"{ANSWERS[(number + k) % len(ANSWERS)]} {k}" for k in range(answers))
+    return Case(f"case-{number}", images, "What does it show?" + " lungs" * number, words)
