@@ -171,7 +171,7 @@ def headline_sentence(comparison: Comparison) -> str:
         interval = f"95 % CI {100 * low:+.1f} to {100 * high:+.1f}"
     p = "p < 0.001" if entry["p"] < 0.001 else f"p = {entry['p']:.3f}"
     sentence = (
-        f"{comparison['verdict']}: {entry['dimension']} accuracy {100 * entry['before']:.1f} % -> "
+        f"{comparison['verdict']} on {entry['dimension']}: {100 * entry['before']:.1f} % -> "
         f"{100 * entry['after']:.1f} %, {100 * entry['delta']:+.1f} points ({interval}, {p}; "
         f"{entry['n']} cases in {entry['clusters']} clusters)."
     )

@@ -7,12 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from medrm.errors import ConfigError, DataError
-from medrm.evaluation.report import read_report
-from medrm.evaluation.run import evaluate
-from medrm.evaluation.verdicts import read_rows, rows_from_scored, write_rows
-from tests.evaluation.mocks import (
+from mock_scorers import (
     Judge,
     Rewards,
     Said,
@@ -22,32 +17,18 @@ from tests.evaluation.mocks import (
     ranked_case,
 )
 
+from medrm.errors import ConfigError, DataError
+from medrm.evaluation.report import read_report
+from medrm.evaluation.run import evaluate
+from medrm.evaluation.verdicts import read_rows, rows_from_scored, write_rows
+
 ROW_KEYS = [
-    "case_id",
-    "dimension",
-    "protocol",
-    "order",
-    "outcome",
-    "reason",
-    "label",
-    "label_shares",
-    "probability_a",
-    "score_a",
-    "score_b",
-    "cluster",
-    "groups",
+    *("case_id", "dimension", "protocol", "order", "outcome", "reason", "label", "label_shares"),
+    *("probability_a", "score_a", "score_b", "cluster", "groups"),
 ]
 RESPONSE_KEYS = [
-    "case_id",
-    "order",
-    "dimension",
-    "vote",
-    "readout",
-    "prompt_digest",
-    "text",
-    "probabilities",
-    "finish_reason",
-    "state",
+    *("case_id", "order", "dimension", "vote", "readout", "prompt_digest", "text"),
+    *("probabilities", "finish_reason", "state"),
 ]
 
 
