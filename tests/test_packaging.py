@@ -74,7 +74,7 @@ def test_licence_and_citation(root: Path, project: dict[str, Any]) -> None:
 def test_ci_installs_and_tests_as_the_readme_says(root: Path) -> None:
     script = (root / ".ci" / "run").read_text()
     readme = (root / "README.md").read_text()
-    for command in ('pip install -q -e ".[test]" -c constraints.txt', "python -m pytest"):
+    for command in ('-e ".[test]" -c constraints.txt', "python -m pytest\n"):
         assert command in script
-        assert command.replace(" -q", "") in readme.replace(" -q", "")
+        assert command in readme
     assert (root / ".ci" / "run").stat().st_mode & 0o111
