@@ -1,0 +1,309 @@
+"""Images of cases: references with digests, bounded decoding, and what each image looks like.
+
+References are made when a set is read; pixels exist only while one image is being decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medrm.errors import DataError
+from medrm.schema import Case, ImageRef
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_STORED_BYTES = 2**28
+"""256 MiB: the largest stored image that is read at all."""
+
+MAX_PIXELS = 2**26
+"""67 million: below Pillow's own limit against decompression bombs, far above any use here."""
+
+MAX_ASPECT = 200
+"""Image processors of the Qwen family refuse an image whose sides differ by this factor."""
+
+# Formats whose decoders run no external program and no script; EPS, for one, would start
+# Ghostscript.
+_FORMATS = ("PNG", "JPEG", "MPO", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM", "AVIF")
+
+# What Pillow's decoders raise for damaged files.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_MID_GREY = (128, 128, 128)
+_THREADS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What one decoded image is: `problem` says why it could not be decoded, else it is None.
+
+    `pixel_digest` is the SHA-256 of size and RGB pixels, `perceptual_hash` a 64-bit pHash.
+    """
+
+    problem: str | None
+    width: int = 0
+    height: int = 0
+    pixel_digest: str = ""
+    perceptual_hash: int = 0
+
+
+def file_image(
+    path: str | Path, root: Path, name: str | None = None, boundary: Path | None = None
+) -> ImageRef:
+    """Returns the reference of an image file, with the digest of its bytes.
+
+    Args:
+        path: as written in the data, relative to `root`.
+        root: the folder of the data file.
+        name: how messages call the image; by default the path as written.
+        boundary: the folder that no link may leave, by default `root`.
+
+    Raises:
+        DataError: an absolute path, or one that leaves the folder, also through a symbolic link.
+    """
+    written = str(path)
+    location = _inside(written, root, boundary or root)
+    read = partial(Path.read_bytes, location)
+    digest, problem = "", None
+    try:
+        if not location.is_file():
+            problem = f"there is no file {written!r}"
+        elif location.stat().st_size > MAX_STORED_BYTES:
+            problem = f"larger than {MAX_STORED_BYTES} bytes"
+        else:
+            with location.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        problem = f"{written!r} cannot be read: {error.strerror}"
+    return ImageRef(name or written, digest, read, problem)
+
+
+def _inside(written: str, root: Path, boundary: Path) -> Path:
+    """Returns the resolved location of a path that stays inside the data folder."""
+    outside = DataError(
+        f"image path {written!r} leads outside the data folder {root}; accepted are relative paths "
+        "to files inside it. Move the image there."
+    )
+    if not written or "\0" in written or Path(written).is_absolute():
+        raise outside
+    try:
+        location = (root / written).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise outside from error
+    if not location.is_relative_to(boundary.resolve()):
+        raise outside
+    return location
+
+
+def file_images(
+    paths: Iterable[str], root: Path, boundary: Path | None = None
+) -> tuple[dict[str, ImageRef], dict[str, str]]:
+    """Returns the references of distinct paths, each read once, and what is wrong by bad path."""
+
+    def one(path: str) -> ImageRef | DataError:
+        try:
+            return file_image(path, root, boundary=boundary)
+        except DataError as error:
+            return error
+
+    distinct = list(dict.fromkeys(paths))
+    references: dict[str, ImageRef] = {}
+    problems: dict[str, str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, result in zip(distinct, pool.map(one, distinct), strict=True):
+            if isinstance(result, ImageRef):
+                references[path] = result
+            else:
+                problems[path] = str(result)
+    return references, problems
+
+
+def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:
+    """Returns the reference of an image whose stored bytes `read` gives; it must be picklable."""
+    try:
+        stored = read()
+    except OSError as error:
+        return ImageRef(name, "", read, f"cannot be read: {error}")
+    if len(stored) > MAX_STORED_BYTES:
+        return ImageRef(name, "", read, f"larger than {MAX_STORED_BYTES} bytes")
+    return ImageRef(name, hashlib.sha256(stored).hexdigest(), read)
+
+
+def decode(ref: ImageRef) -> Image.Image:
+    """Returns the image upright in RGB.
+
+    Deep greys (16 bit, 32 bit, float) are spread from their least to their greatest value; what is
+    transparent is put on white, as a browser shows it; of several frames the first is taken.
+
+    Raises:
+        DataError: damaged, no image, or beyond the size limits.
+    """
+    if ref.problem is not None:
+        raise DataError(f"Image {ref.name!r}: {ref.problem}.")
+    with _opened(ref) as image:
+        try:
+            image.load()
+            return _upright_rgb(image)
+        except _UNREADABLE as error:
+            raise _unreadable(ref, error) from error
+
+
+def _opened(ref: ImageRef) -> Image.Image:
+    """Returns the image with its header read and its size checked, pixels still stored."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(ref.read()), formats=_FORMATS)
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        raise _unreadable(ref, error) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"Image {ref.name!r} has {width} x {height} pixels; at most {MAX_PIXELS} are accepted. "
+            "Scale it down."
+        )
+    if max(width, height) >= MAX_ASPECT * min(width, height):
+        raise DataError(
+            f"Image {ref.name!r} has {width} x {height} pixels; one side may be less than "
+            f"{MAX_ASPECT} times the other. Crop it."
+        )
+    return image
+
+
+def _unreadable(ref: ImageRef, error: Exception) -> DataError:
+    return DataError(
+        f"Image {ref.name!r} cannot be decoded ({str(error) or type(error).__name__}); accepted "
+        f"are "
+        f"undamaged files of {', '.join(_FORMATS)}. Replace or convert it."
+    )
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP_MODES:
+        return _spread(upright)
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+        colours = upright.convert("RGBA")
+        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _spread(image: Image.Image) -> Image.Image:
+    """Returns a deep grey image in 8 bits, its least value black and its greatest white."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+
+
+def examine(
+    cases: Iterable[Case], progress: Callable[[int, int], None] | None = None
+) -> dict[str, ImageFacts]:
+    """Decodes each distinct image once and returns its facts by digest.
+
+    Images without bytes (`ImageRef.problem`) have no digest and are left out; `image_problem`
+    covers both kinds.
+
+    Args:
+        cases: their images are examined.
+        progress: called with the number done and the number of distinct images.
+    """
+    distinct = {ref.digest: ref for case in cases for ref in case.images if ref.digest}
+    facts: dict[str, ImageFacts] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for digest, fact in zip(distinct, pool.map(_facts, distinct.values()), strict=True):
+            facts[digest] = fact
+            if progress is not None:
+                progress(len(facts), len(distinct))
+    return facts
+
+
+def _facts(ref: ImageRef) -> ImageFacts:
+    try:
+        image = decode(ref)
+    except DataError as error:
+        return ImageFacts(problem=str(error))
+    pixels = hashlib.sha256(f"{image.size}".encode())
+    pixels.update(image.tobytes())
+    return ImageFacts(None, *image.size, pixels.hexdigest(), perceptual_hash(image))
+
+
+def image_problem(ref: ImageRef, facts: Mapping[str, ImageFacts]) -> str | None:
+    """Returns why an examined image cannot be used, or None."""
+    if ref.problem is not None:
+        return f"Image {ref.name!r}: {ref.problem}."
+    return facts[ref.digest].problem
+
+
+def perceptual_hash(image: Image.Image) -> int:
+    """Returns the 64-bit pHash: which low DCT frequencies of the 32 x 32 grey image lie above
+    their median.
+
+    Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010.
+    """
+    import numpy as np
+    from scipy.fft import dctn
+
+    small = np.asarray(image.convert("L").resize((32, 32)), dtype=np.float64)
+    low = dctn(small, norm="ortho")[:8, :8].ravel()
+    bits = low > np.median(low[1:])
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def blank_images(cases: Sequence[Case]) -> list[Case]:
+    """Returns the cases with each image replaced by uniform mid-grey of its size; clusters are
+    kept.
+
+    An image that cannot be read stays as it is, so that the control leaves the same cases unread.
+    """
+    sizes: dict[str, tuple[int, int] | None] = {}
+
+    def blank(ref: ImageRef) -> ImageRef:
+        if ref.digest not in sizes:
+            try:
+                sizes[ref.digest] = decode(ref).size
+            except DataError:
+                sizes[ref.digest] = None
+        size = sizes[ref.digest]
+        if size is None:
+            return ref
+        read = partial(_grey_png, *size)
+        return bytes_image(f"blank {size[0]} x {size[1]}", read)
+
+    return [replace(case, images=tuple(blank(ref) for ref in case.images)) for case in cases]
+
+
+@lru_cache(maxsize=64)
+def _grey_png(width: int, height: int) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), _MID_GREY).save(buffer, "PNG")
+    return buffer.getvalue()
