@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import yaml
 
 from medrm.assets import asset, asset_names
-from medrm.errors import ConfigError, nearest
-from medrm.schema import DIMENSIONS, Case
+from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
+from medrm.data.sources import phantom_folder
+from medrm.errors import ConfigError, nearest, report
+from medrm.schema import Case
 
-if TYPE_CHECKING:
-    from medrm.data.load import CaseSet
+FOLDER = "evaluation/benchmarks"
+GROUPS = ("organ", "department", "modality")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +31,97 @@ class Published:
 class Benchmark:
     """Labelled cases to be judged; none of them ever leaves the denominator.
 
-    `digest` covers ids, questions, answers, labels and images; `ceiling` holds the accuracy that is
-    reachable on a dimension, where that is known.
+    `source` holds the cases, their digest, and the reachable accuracy by dimension where that is
+    known. `groups` names the properties of a case by which results are broken down.
     """
 
     name: str
-    revision: str | None
-    digest: str
-    cases: tuple[Case, ...]
-    dimensions: tuple[str, ...]
-    ceiling: Mapping[str, float] = field(default_factory=dict)
-    synthetic: bool = False
+    source: CaseSet
+    groups: tuple[str, ...] = GROUPS
     published: tuple[Published, ...] = ()
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """What is judged."""
+        return self.source.cases
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The dimensions that some label mentions."""
+        return self.source.dimensions
 
     @property
     def clusters(self) -> int:
         """How many independent groups of cases there are."""
         return len({case.cluster or case.case_id for case in self.cases})
+
+
+def benchmark_names() -> list[str]:
+    """Returns the names that `load_benchmark` knows."""
+    return asset_names(FOLDER, "*.yaml")
+
+
+def load_benchmark(name: str, data_root: str | None = None) -> Benchmark:
+    """Returns a benchmark by its name in `evaluation/benchmarks/`.
+
+    Args:
+        name: of the YAML file.
+        data_root: a local folder or file that holds its cases; None: its source.
+
+    Raises:
+        ConfigError: the name is unknown, or its source cannot be had.
+        DataError: the cases are not as they should be.
+    """
+    names = benchmark_names()
+    if name not in names:
+        raise ConfigError(
+            f"benchmark {name!r} is unknown; known: {', '.join(names)}.{nearest(name, names)} "
+            "Cases of your own are measured with --train_data, whose test part is the benchmark."
+        )
+    settings = read_settings(name)
+    published = tuple(Published(**entry) for entry in settings.get("published", []))
+    groups = tuple(settings.get("groups", GROUPS))
+    return Benchmark(name, _cases(settings, data_root), groups, published)
+
+
+def read_settings(name: str) -> dict[str, Any]:
+    """Returns the content of a benchmark's YAML file.
+
+    Raises:
+        ConfigError: a key is unknown or missing.
+    """
+    path = asset(f"{FOLDER}/{name}.yaml")
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = ("source", "cases", "seed", "groups", "published")
+    problems = [
+        f"unknown key {key!r}.{nearest(key, known)}" for key in settings.keys() - set(known)
+    ]
+    if "source" not in settings:
+        problems.append("key 'source' is missing: a name in data/")
+    if ("cases" in settings) != ("seed" in settings):
+        problems.append("cases and seed draw a phantom set together; give both or neither")
+    if problems:
+        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    return settings
+
+
+def benchmark_from_cases(name: str, source: CaseSet, cases: Sequence[Case]) -> Benchmark:
+    """Returns some cases of a set as a benchmark, such as the test part of the training data."""
+    chosen = tuple(cases)
+    part = replace(
+        source,
+        cases=chosen,
+        digest=digest_of(chosen),
+        dimensions=dimensions_of(chosen),
+        excluded=(),
+    )
+    return Benchmark(name, part)
+
+
+def _cases(settings: dict[str, Any], data_root: str | None) -> CaseSet:
+    if data_root is not None:
+        return read_set(data_root)
+    if "seed" in settings:
+        folder = phantom_folder(settings["cases"], settings["seed"])
+        return replace(read_set(str(folder)), revision=folder.name)
+    return read_set(settings["source"])

@@ -11,8 +11,8 @@ from medrm.evaluation.verdicts import LETTERS, TIE, UNREAD, VerdictRow, by_case,
 from medrm.schema import Case
 from medrm.statistics import cohen_kappa, mean_interval
 
-NO_ORGAN = "not stated"
-"""The row of the organ table for cases that name no organ."""
+NOT_STATED = "not stated"
+"""The row of cases that name no organ, or whatever they are grouped by."""
 
 
 def case_scores(rows: Iterable[VerdictRow]) -> dict[str, float]:
@@ -36,24 +36,44 @@ def robust_measures(rows: Sequence[VerdictRow]) -> dict[str, Any]:
     counted and scored apart, cases without a majority are in no denominator but those of the
     position measures.
     """
-    scores = case_scores(rows)
-    cluster_of = {row.case_id: row.cluster for row in rows}
-    interval = None
-    if scores:
-        interval = mean_interval(list(scores.values()), [cluster_of[case_id] for case_id in scores])
     labelled = [row for row in rows if row.correct is not None]
     return {
-        "accuracy": interval.mean if interval else None,
-        "ci95": interval.bounds if interval else None,
-        "n": len(scores),
+        **accuracy_measures(rows),
         "n_tie": len({row.case_id for row in rows if row.label == TIE}),
-        "clusters": interval.clusters if interval else 0,
         "coverage": share(rows, lambda row: row.outcome != UNREAD),
         **position_measures(rows),
         "kappa": cohen_kappa(
             [str(row.outcome) for row in labelled], [str(row.label) for row in labelled]
         ),
         "balanced_accuracy": balanced_accuracy(labelled),
+    }
+
+
+def accuracy_measures(rows: Sequence[VerdictRow]) -> dict[str, Any]:
+    """Returns `accuracy`, `ci95`, `n` and `clusters` for the rows of one dimension."""
+    scores = case_scores(rows)
+    cluster_of = {row.case_id: row.cluster for row in rows}
+    if not scores:
+        return {"accuracy": None, "ci95": None, "n": 0, "clusters": 0}
+    interval = mean_interval(list(scores.values()), [cluster_of[case_id] for case_id in scores])
+    return {
+        "accuracy": interval.mean,
+        "ci95": interval.bounds,
+        "n": interval.n,
+        "clusters": interval.clusters,
+    }
+
+
+def group_measures(
+    rows: Sequence[VerdictRow], group: str, dimensions: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Returns the accuracy by a property of the case: member -> dimension -> measures."""
+    found: dict[str, dict[str, list[VerdictRow]]] = {}
+    for row in rows:
+        found.setdefault(_member(row, group), {}).setdefault(row.dimension, []).append(row)
+    return {
+        member: {name: accuracy_measures(found[member].get(name, [])) for name in dimensions}
+        for member in sorted(found)
     }
 
 
@@ -97,7 +117,7 @@ def official_measures(rows: Sequence[VerdictRow], dimensions: Sequence[str]) -> 
     label A or B, whatever is unread or tied is wrong. It computes no mean: `micro` is over cases,
     `macro` over organs.
     """
-    organs = sorted({_organ(row) for row in rows})
+    organs = sorted({_member(row, "organ") for row in rows})
     table: dict[str, dict[str, float | None]] = {organ: {} for organ in organs}
     micro: dict[str, float | None] = {}
     macro: dict[str, float | None] = {}
@@ -105,7 +125,7 @@ def official_measures(rows: Sequence[VerdictRow], dimensions: Sequence[str]) -> 
         chosen = [row for row in rows if row.dimension == dimension]
         micro[dimension] = _mean(case_scores(chosen).values())
         for organ in organs:
-            of_organ = [row for row in chosen if _organ(row) == organ]
+            of_organ = [row for row in chosen if _member(row, "organ") == organ]
             table[organ][dimension] = _mean(case_scores(of_organ).values())
         cells = [table[organ][dimension] for organ in organs]
         macro[dimension] = _mean(cell for cell in cells if cell is not None)
@@ -152,5 +172,5 @@ def _mean(values: Iterable[float]) -> float | None:
     return fmean(known) if known else None
 
 
-def _organ(row: VerdictRow) -> str:
-    return row.groups.get("organ") or NO_ORGAN
+def _member(row: VerdictRow, group: str) -> str:
+    return row.groups.get(group) or NOT_STATED

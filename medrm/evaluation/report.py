@@ -12,7 +12,12 @@ from typing import Any
 
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.measures import baselines, official_measures, robust_measures
+from medrm.evaluation.measures import (
+    baselines,
+    group_measures,
+    official_measures,
+    robust_measures,
+)
 from medrm.evaluation.verdicts import UNREAD, VerdictRow
 
 Report = dict[str, Any]
@@ -48,21 +53,26 @@ def build_report(
             "dimensions": {
                 name: robust_measures(chosen) if chosen else None
                 for name, chosen in of_dimension.items()
-            }
+            },
+            "groups": {
+                group: group_measures(robust, group, benchmark.dimensions)
+                for group in benchmark.groups
+                if any(group in row.groups for row in robust)
+            },
         }
     return {
         "benchmark": {
             "name": benchmark.name,
-            "revision": benchmark.revision,
-            "digest": benchmark.digest,
+            "revision": benchmark.source.revision,
+            "digest": benchmark.source.digest,
             "cases": len(benchmark.cases),
             "clusters": benchmark.clusters,
-            "synthetic": benchmark.synthetic,
+            "synthetic": benchmark.source.synthetic,
         },
         "model": model,
         "readout": readout,
         "settings": dict(settings),
-        "ceiling": {name: benchmark.ceiling.get(name) for name in benchmark.dimensions},
+        "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
         "not_scored": [name for name in benchmark.dimensions if name not in scored],
         "unread": _unread(rows),
         "protocols": protocols,

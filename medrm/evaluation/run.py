@@ -17,7 +17,7 @@ from medrm.evaluation.verdicts import VerdictRow, rows_from_scored, write_lines,
 from medrm.schema import Case
 
 if TYPE_CHECKING:
-    from medrm.scorer.readouts import Scored
+    from medrm.scorer.batches import Scored
 
 
 PROTOCOLS: dict[str, tuple[Literal["official", "robust"], ...]] = {

@@ -18,7 +18,7 @@ from medrm.errors import DataError
 from medrm.schema import Case, Label, RankingLabel
 
 if TYPE_CHECKING:
-    from medrm.scorer.readouts import Scored
+    from medrm.scorer.batches import Scored
 
 Protocol = Literal["official", "robust"]
 Outcome = str | int

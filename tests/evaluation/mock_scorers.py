@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from medrm.data.load import CaseSet
 from medrm.evaluation.benchmark import Benchmark
 from medrm.schema import Case, PairLabel, RankingLabel
+from medrm.scorer.batches import Scored
 
 SHARES = {"A": (1.0, 0.0, 0.0), "B": (0.0, 0.0, 1.0), "tie": (0.0, 1.0, 0.0), "-": (0.5, 0.0, 0.5)}
 DIMENSIONS = ("accuracy", "overall")
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a scorer yields for one case in one order."""
-
-    case: Case
-    order: str = "forward"
-    scores: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
-    reason: str | None = None
-    prompt_digest: str = "0" * 64
+Said = partial(
+    Scored, order="forward", scores=None, probabilities=None, reason=None, prompt_digest="0"
+)
+"""What a scorer yields for one case in one order."""
 
 
 def make_cases(accuracy: str = "AABB", overall: str = "") -> list[Case]:
@@ -51,15 +47,16 @@ def make_cases(accuracy: str = "AABB", overall: str = "") -> list[Case]:
 
 
 def make_benchmark(cases: Sequence[Case], dimensions: Sequence[str] = ("accuracy",)) -> Benchmark:
-    return Benchmark(
+    source = CaseSet(
         name="hand-made",
-        revision=None,
+        revision="local",
         digest="d" * 64,
         cases=tuple(cases),
         dimensions=tuple(dimensions),
         ceiling={"accuracy": 0.96},
         synthetic=True,
     )
+    return Benchmark("hand-made", source)
 
 
 class Rewards:
@@ -75,7 +72,7 @@ class Rewards:
         self.rule = rule
         self.dimensions = dimensions
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Said]:
+    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
         for case in cases:
             scores = self.rule(case)
             if scores is None:
@@ -94,15 +91,15 @@ class Judge:
     def __init__(self, rule: Callable[[Case, str], float | None]) -> None:
         self.rule = rule
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Said]:
+    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
         for case in cases:
             for order in ("forward", "reversed"):
                 first = self.rule(case, order)
                 if first is None:
-                    yield Said(case, order, reason="too_long")
+                    yield Said(case, order=order, reason="too_long")
                 else:
                     row = [0.9 * first, 0.9 * (1 - first), 0.9]
-                    yield Said(case, order, probabilities=np.array([row], dtype=np.float32))
+                    yield Said(case, order=order, probabilities=np.array([row], dtype=np.float32))
 
 
 def oracle(case: Case) -> tuple[float, float]:

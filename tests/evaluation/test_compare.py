@@ -29,9 +29,8 @@ def right_on(numbers: range, dimensions: tuple[str, ...] = ("accuracy",)) -> Rew
     return Rewards(rule, dimensions)
 
 
-def run(folder: Path, scorer: object, letters: str = "AB" * 20, **changes: object) -> Path:
-    benchmark = replace(make_benchmark(make_cases(letters)), **changes)
-    evaluate(scorer, benchmark, folder, folder.name)
+def run(folder: Path, scorer: object, letters: str = "AB" * 20) -> Path:
+    evaluate(scorer, make_benchmark(make_cases(letters)), folder, folder.name)
     return folder
 
 
@@ -102,7 +101,8 @@ def test_other_differences_block_the_headline(folder: Path, change: dict, name: 
     before = run(folder / "before", right_on(range(20)))
     settings = change.pop("settings", {})
     benchmark = make_benchmark(make_cases(change.pop("letters", "AB" * 20)))
-    evaluate(Rewards(oracle), replace(benchmark, **change), folder / "after", "m", "both", settings)
+    benchmark = replace(benchmark, source=replace(benchmark.source, **change))
+    evaluate(Rewards(oracle), benchmark, folder / "after", "m", "both", settings)
     result = compare(before, folder / "after")
     assert list(result["differences"]) == [name]
     assert (result["comparable"], result["verdict"]) == (False, "Not shown")
