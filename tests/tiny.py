@@ -400,14 +400,19 @@ def make_tiny(family: str, seed: int = 0, hidden: int = 32) -> tuple[Any, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.AutoModelForImageTextToText.from_config(config)
-    if family == "mllama":
-        # The gates start at zero, and then no image reaches the text.
-        for name, parameter in model.named_parameters():
-            if name.endswith(("attn_gate", "mlp_gate")):
-                parameter.data.fill_(0.5)
+        _open(model)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model.eval(), processor
+
+
+def _open(model: Any) -> None:
+    """Fills the weights that start at zero and let no image through (mllama, gemma3)."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(("attn_gate", "mlp_gate")):
+            torch.nn.init.constant_(parameter, 0.5)
+        elif name.endswith("mm_input_projection_weight"):
+            torch.nn.init.normal_(parameter, std=0.1)
 
 
 def save_tiny(family: str, folder: Path, seed: int = 0, hidden: int = 32) -> Path:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -148,14 +149,14 @@ def _dtype(options: ModelOptions, device: torch.device) -> torch.dtype | str:
 def load_base(
     options: ModelOptions,
     device: torch.device | str = "cpu",
-    model_class: type[Any] = AutoModelForImageTextToText,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Loads a base model in evaluation mode, without a head.
 
     Args:
         options: which model, its revision, precision, attention and quantisation.
         device: where it goes.
-        model_class: what `from_pretrained` is called on.
+        dtype: precision of the weights, in place of the options'.
 
     Raises:
         ConfigError: not found, of no known family, or weights are missing in the checkpoint.
@@ -166,12 +167,13 @@ def load_base(
     )
     quantisation = _quantisation(options, family_of(config))
     placement = {} if quantisation is None else {"device_map": {"": device}}
+    loader: Any = AutoModelForImageTextToText
     try:
-        model, found = model_class.from_pretrained(
+        model, found = loader.from_pretrained(
             resolve_model(options.model_name_or_path),
             revision=options.model_revision,
             trust_remote_code=options.trust_remote_code,
-            dtype=_dtype(options, device),
+            dtype=dtype or _dtype(options, device),
             attn_implementation=options.attn_implementation,
             quantization_config=quantisation,
             use_safetensors=True,
@@ -186,8 +188,18 @@ def load_base(
             f"The checkpoint {options.model_name_or_path!r} does not fill the model: {len(wrong)} "
             f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
         )
+    _disable_dropout(model)
     model = model if quantisation is not None else model.to(device)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    """Sets every dropout of the base to zero: noise in a reward drowns small differences."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if "attention_dropout" in vars(module):
+            vars(module)["attention_dropout"] = 0.0
 
 
 def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Family:

@@ -1,0 +1,94 @@
+"""The check at start-up that an image reaches the reward, made with images of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProcessorMixin
+
+from medrm.errors import ConfigError
+from medrm.models.families import Family
+from medrm.models.reward_model import last_attended, without_adapter
+
+_SIDE = 112
+_SMALLEST_CHANGE = 1e-6
+"""Relative to the largest value; a second run on the same input changes less on any device."""
+
+
+def _batch(processor: Any, family: Family, image: Image.Image) -> dict[str, Tensor]:
+    """Returns one question about one image, [1, L] and the image's tensors."""
+    content = [{"type": "image"}, {"type": "text", "text": "What does the image show?"}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    images = [[image]] if family.nested_images else [image]
+    return dict(processor(text=[text], images=images, return_tensors="pt"))
+
+
+def _differ(first: Tensor, second: Tensor) -> bool:
+    scale = torch.maximum(first.abs().max(), second.abs().max())
+    return bool((first - second).abs().max() > _SMALLEST_CHANGE * scale)
+
+
+def _run(
+    model: PreTrainedModel, family: Family, batch: dict[str, Tensor]
+) -> tuple[Tensor | None, Tensor]:
+    """Returns the vision tower's output (None if it did not run) and the last hidden state."""
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(output if isinstance(output, Tensor) else output[0])
+
+    handle = model.get_submodule(family.vision).register_forward_hook(keep)
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    try:
+        with torch.no_grad():
+            states = model.get_submodule("model")(**batch, use_cache=False).last_hidden_state
+    finally:
+        handle.remove()
+    return (seen[0].float() if seen else None), last_attended(
+        states, batch["attention_mask"]
+    ).float()
+
+
+def check_image_reaches(
+    model: PreTrainedModel | PeftModel, processor: ProcessorMixin, family: Family
+) -> None:
+    """Checks that a noise image and a uniform one give other image features and hidden states.
+
+    Never run on the data's own images: two of them may be alike. Not for text-only data.
+
+    Args:
+        model: a stock or a reward model, with or without an adapter.
+        processor: its processor.
+        family: its family.
+
+    Raises:
+        ConfigError: the image makes no difference; says where it is lost.
+    """
+    base = without_adapter(model)
+    noise = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
+    images = [Image.fromarray(noise), Image.new("RGB", (_SIDE, _SIDE), (127, 127, 127))]
+    training = base.training
+    base.train(False)
+    (first, first_state), (second, second_state) = (
+        _run(base, family, _batch(processor, family, image)) for image in images
+    )
+    base.train(training)
+    lost = None
+    if first is None or second is None:
+        lost = "the vision tower did not run, so the processor's pixels were dropped"
+    elif not _differ(first, second):
+        lost = "the vision tower gives the same features for noise and for a uniform image"
+    elif not _differ(first_state, second_state):
+        lost = "the image features do not change the hidden state that the reward is read from"
+    if lost is not None:
+        raise ConfigError(
+            f"Images do not reach the model ({family.name}, {type(base).__name__}): {lost}. "
+            "Check that the processor and the chat template are those of this checkpoint."
+        )

@@ -1,0 +1,121 @@
+"""What trains, per family and per way of training, and that nothing else does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from peft import PeftModel
+from rows import batch, reward_model, rewards, train
+from tiny import TINY_FAMILIES
+
+from medrm.config import AdapterOptions
+from medrm.models.adapter import add_adapter, freeze_backbone
+from medrm.models.families import FAMILIES
+from medrm.models.reward_model import head_of, without_adapter
+
+SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
+
+
+def _gradients(model, inputs):
+    """Returns the gradient of each trainable parameter, by name."""
+    train(model, inputs, steps=1)  # LoRA's second matrix starts at zero and blocks the first
+    model.train()
+    output = model(**inputs)
+    ties = torch.nan_to_num(output.tie_logits, neginf=0.0)
+    (output.rewards[0] - output.rewards[1] + ties).sum().backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_only_lora_and_head_train_and_all_get_gradient(family, tiny_folder):
+    model, processor = reward_model(tiny_folder(family))
+    model = add_adapter(model, SMALL, FAMILIES[family])
+    assert isinstance(model, PeftModel)
+    gradients = _gradients(model, batch(processor, family))
+    decoder = f"base_model.model.{FAMILIES[family].decoder}."
+    for name, gradient in gradients.items():
+        assert name.startswith((decoder, "base_model.model.score.modules_to_save.")), name
+        assert "lora_" in name or ".score." in name, name
+        assert gradient is not None, name
+        assert gradient.abs().max() > 0, name
+    linears = [
+        module
+        for module in without_adapter(model).get_submodule(FAMILIES[family].decoder).modules()
+        if isinstance(module, torch.nn.Linear)
+        and module.weight.shape[0] != 4 != module.weight.shape[1]
+    ]
+    assert sum("lora_A" in name for name in gradients) == len(linears)
+    assert all(p.dtype == torch.float32 for p in head_of(model).parameters())
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_frozen_tower_builds_no_graph(family, tiny_folder):
+    model, processor = reward_model(tiny_folder(family))
+    model = add_adapter(model, SMALL, FAMILIES[family])
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    seen = []
+
+    def keep(_module, _inputs, output):
+        seen.append(output if isinstance(output, torch.Tensor) else output[0])
+
+    without_adapter(model).get_submodule(FAMILIES[family].vision).register_forward_hook(keep)
+    gradients = _gradients(model, batch(processor, family))
+    assert seen
+    assert not any(features.requires_grad for features in seen)
+    assert all(gradient is not None for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "llava_onevision", "gemma3", "mllama"])
+def test_vision_lora_gets_gradient_everywhere(family, tiny_folder):
+    model, processor = reward_model(tiny_folder(family))
+    options = dataclasses.replace(SMALL, lora_vision=True)
+    model = add_adapter(model, options, FAMILIES[family])
+    gradients = _gradients(model, batch(processor, family))
+    vision = f"base_model.model.{FAMILIES[family].vision}."
+    assert any(name.startswith(vision) for name in gradients)
+    assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_full_fine_tuning_trains_what_the_reward_reads(family, tiny_folder):
+    model, processor = reward_model(tiny_folder(family))
+    model = add_adapter(model, AdapterOptions(use_peft=False), FAMILIES[family])
+    gradients = _gradients(model, batch(processor, family))
+    assert any(name.startswith(FAMILIES[family].decoder) for name in gradients)
+    assert not any(name.startswith(FAMILIES[family].vision) for name in gradients)
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+
+
+def test_frozen_probe_trains_the_head_alone(tiny_folder):
+    model, processor = reward_model(tiny_folder("internvl"))
+    gradients = _gradients(freeze_backbone(model), batch(processor, "internvl"))
+    assert gradients.keys() == {f"score.{n}" for n, _ in head_of(model).named_parameters()}
+
+
+@pytest.mark.parametrize("change", [{"use_rslora": True}, {"use_dora": True}])
+def test_rslora_and_dora_are_used(change, tiny_folder):
+    model, processor = reward_model(tiny_folder("qwen2_vl"))
+    model = add_adapter(model, dataclasses.replace(SMALL, **change), FAMILIES["qwen2_vl"])
+    names = [name for name, _ in model.named_parameters()]
+    assert any("lora_magnitude_vector" in name for name in names) == ("use_dora" in change)
+    layer = without_adapter(model).model.language_model.layers[0].mlp.up_proj
+    assert layer.scaling["default"] == (8 / 4**0.5 if "use_rslora" in change else 8 / 4)
+    inputs = batch(processor, "qwen2_vl")
+    before = rewards(model, inputs)
+    train(model, inputs, steps=1)
+    assert not torch.equal(before, rewards(model, inputs))
+
+
+def test_adapter_is_seeded_and_leaves_the_global_generator_alone(tiny_folder):
+    state = torch.random.get_rng_state()
+    weights = []
+    for seed in (5, 5, 6):
+        model, _ = reward_model(tiny_folder("llava"))
+        model = add_adapter(model, SMALL, FAMILIES["llava"], seed=seed)
+        weights.append(next(p for n, p in model.named_parameters() if "lora_A" in n).clone())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(state, torch.random.get_rng_state())

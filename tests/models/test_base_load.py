@@ -1,0 +1,127 @@
+"""Base models and processors: what loads, what is refused, and how clearly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from rows import batch
+from safetensors.torch import load_file, save_file
+from tiny import TINY_FAMILIES, tiny_image
+from transformers import BertConfig
+
+from medrm.config import ModelOptions
+from medrm.errors import ConfigError
+from medrm.models.families import FAMILIES, family_of, family_of_processor
+from medrm.models.load import load_base, load_config, load_processor, resolve_model
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_family_and_its_modules_are_found(family, tiny_folder):
+    model = load_base(ModelOptions(str(tiny_folder(family))))
+    found = family_of(model.config)
+    assert found is FAMILIES[family]
+    assert model.get_submodule(found.decoder) is model.get_decoder()
+    assert model.get_submodule(found.vision) is model.get_encoder(modality="image")
+    projector = [found.projector] if found.projector else []
+    parts = [found.decoder, found.vision, *projector]
+    inside = [n for n, _ in model.named_parameters() if n.startswith(tuple(f"{p}." for p in parts))]
+    outside = {n for n, _ in model.named_parameters()} - set(inside)
+    assert outside <= {"lm_head.weight", "model.image_newline"}
+    assert not model.training
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_processor_is_the_saved_one(family, tiny_folder, tmp_path):
+    processor = load_processor(str(tiny_folder(family)))
+    assert type(processor).__name__ == FAMILIES[family].processor
+    processor.save_pretrained(tmp_path)
+    again = load_processor(str(tmp_path))
+    first, second = batch(processor, family), batch(again, family)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_older_checkpoint_names_no_processor_class(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("qwen2_vl"), tmp_path / "old")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings["image_processor"]))
+    (folder / "processor_config.json").unlink()
+    processor = load_processor(str(folder))
+    assert type(processor).__name__ == "Qwen2VLProcessor"
+    processor(text=["<|image_pad|>"], images=[tiny_image()], return_tensors="pt")
+
+
+def test_pixel_limits_scale_the_image(tiny_folder):
+    folder = str(tiny_folder("qwen2_5_vl"))
+    image = tiny_image(0, 300, 300)
+
+    def patches(**limits):
+        images = load_processor(folder, **limits).image_processor
+        return len(images(images=[image], return_tensors="pt")["pixel_values"])
+
+    assert patches(min_pixels=28 * 28, max_pixels=28 * 28) == 4
+    assert patches(max_pixels=28 * 28 * 9) == 36
+    assert patches(min_pixels=28 * 28 * 100, max_pixels=28 * 28 * 120) >= 400
+    with pytest.raises(ConfigError, match="max_pixels cannot be set"):
+        load_processor(str(tiny_folder("llava")), max_pixels=100)
+
+
+def test_an_unknown_family_says_what_to_add():
+    with pytest.raises(ConfigError, match=r"'bert'[\s\S]*FAMILIES in medrm/models/families.py"):
+        family_of(BertConfig())
+    with pytest.raises(ConfigError, match="LlavaProcessor"):
+        family_of_processor("LavaProcessor")
+
+
+def test_an_unknown_family_is_refused_before_weights_load(tmp_path):
+    BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="belongs to no known family"):
+        load_base(ModelOptions(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_a_missing_folder_is_refused(name):
+    with pytest.raises(ConfigError, match="does not exist"):
+        resolve_model(name)
+
+
+def test_a_hub_id_while_offline_is_refused():
+    with pytest.raises(ConfigError, match="while offline"):
+        load_config("Qwen/Qwen2.5-VL-7B-Instruct")
+    with pytest.raises(ConfigError, match="while offline"):
+        load_processor("Qwen/Qwen2.5-VL-7B-Instruct")
+
+
+def test_a_checkpoint_with_a_missing_weight_is_refused(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llava"), tmp_path / "torn")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[next(name for name in tensors if "down_proj" in name)]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"1 weights are missing[\s\S]*down_proj"):
+        load_base(ModelOptions(str(folder)))
+
+
+def test_pickled_weights_are_refused(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llava"), tmp_path / "pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="safetensors"):
+        load_base(ModelOptions(str(folder)))
+
+
+def test_dropout_is_off_even_in_training_mode(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llava"), tmp_path / "dropout")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = 0.5
+    config["vision_config"]["attention_dropout"] = 0.5
+    (folder / "config.json").write_text(json.dumps(config))
+    model = load_base(ModelOptions(str(folder))).train()
+    inputs = batch(load_processor(str(folder)), "llava")
+    with torch.no_grad():
+        first, second = (model(**inputs).logits.numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)

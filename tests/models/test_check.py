@@ -1,0 +1,63 @@
+"""An image that does not reach the model is detected, for every family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from rows import batch, reward_model, rewards
+from tiny import TINY_FAMILIES, make_tiny
+
+from medrm.config import AdapterOptions
+from medrm.errors import ConfigError
+from medrm.models.adapter import add_adapter
+from medrm.models.check import check_image_reaches
+from medrm.models.families import FAMILIES
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_images_reach_the_model(family, tiny_folder):
+    model, processor = reward_model(tiny_folder(family))
+    model.train()
+    check_image_reaches(model, processor, FAMILIES[family])
+    assert model.training
+    adapted = add_adapter(model, AdapterOptions(lora_r=2), FAMILIES[family])
+    check_image_reaches(adapted, processor, FAMILIES[family])
+    answers = ("Yes", "Yes")
+    first, second = (rewards(model, batch(processor, family, answers, s)) for s in ((0, 1), (0, 2)))
+    torch.testing.assert_close(first[0], second[0])
+    assert (first[1] - second[1]).abs().min() > 1e-6, "the second row's image makes no difference"
+
+
+class WithoutPixels:
+    """A processor whose caller forgets the image tensors, as a list of accepted keys would."""
+
+    def __init__(self, processor):
+        self.apply_chat_template = processor.apply_chat_template
+        self._processor = processor
+
+    def __call__(self, **inputs):
+        kept = ("input_ids", "attention_mask")
+        return {k: v for k, v in self._processor(**inputs).items() if k in kept}
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_dropped_pixels_stop_the_run(family):
+    model, processor = make_tiny(family)
+    with pytest.raises(ConfigError, match="vision tower did not run"):
+        check_image_reaches(model, WithoutPixels(processor), FAMILIES[family])
+
+
+def test_a_dead_tower_stops_the_run():
+    model, processor = make_tiny("llava")
+    for parameter in model.model.vision_tower.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ConfigError, match="same features"):
+        check_image_reaches(model, processor, FAMILIES["llava"])
+
+
+def test_a_dead_projector_stops_the_run():
+    model, processor = make_tiny("llava")
+    for parameter in model.model.multi_modal_projector.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ConfigError, match="do not change the hidden state"):
+        check_image_reaches(model, processor, FAMILIES["llava"])
