@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch
 import transformers
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -146,6 +145,14 @@ def _dtype(options: ModelOptions, device: torch.device) -> torch.dtype | str:
     return torch.float32 if device.type == "cpu" else "auto"
 
 
+def _disable_dropout(config: PreTrainedConfig) -> None:
+    """Sets every dropout of the base to zero: noise in a reward drowns small differences."""
+    for part in (config, *(vars(config)[name] for name in config.sub_configs)):
+        for name, value in vars(part).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(part, name, 0.0)
+
+
 def load_base(
     options: ModelOptions,
     device: torch.device | str = "cpu",
@@ -165,12 +172,14 @@ def load_base(
     config = load_config(
         options.model_name_or_path, options.model_revision, options.trust_remote_code
     )
+    _disable_dropout(config)
     quantisation = _quantisation(options, family_of(config))
     placement = {} if quantisation is None else {"device_map": {"": device}}
     loader: Any = AutoModelForImageTextToText
     try:
         model, found = loader.from_pretrained(
             resolve_model(options.model_name_or_path),
+            config=config,
             revision=options.model_revision,
             trust_remote_code=options.trust_remote_code,
             dtype=dtype or _dtype(options, device),
@@ -188,18 +197,8 @@ def load_base(
             f"The checkpoint {options.model_name_or_path!r} does not fill the model: {len(wrong)} "
             f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
         )
-    _disable_dropout(model)
     model = model if quantisation is not None else model.to(device)
     return model.eval()  # type: ignore[no-any-return]
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    """Sets every dropout of the base to zero: noise in a reward drowns small differences."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if "attention_dropout" in vars(module):
-            vars(module)["attention_dropout"] = 0.0
 
 
 def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Family:
