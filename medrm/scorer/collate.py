@@ -23,11 +23,36 @@ Sizes = tuple[tuple[int, int], ...]
 """(width, height) of each image of a case."""
 
 
+Pixels = dict[str, Image.Image]
+"""Decoded images by digest."""
+
+
 class Row(NamedTuple):
     """One input sequence: text with image placeholders, and the images."""
 
     text: str
     images: tuple[ImageRef, ...]
+
+
+def decode_into(pixels: Pixels, images: Iterable[ImageRef]) -> None:
+    """Decodes what `pixels` lacks.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    for ref in images:
+        # An image without bytes has no digest of its own, and decoding it raises.
+        if not ref.digest or ref.digest not in pixels:
+            pixels[ref.digest] = decode(ref)
+
+
+def kind(case: Case) -> int:
+    """Returns what all cases of one batch have in common: the number of images.
+
+    Some processors refuse rows with and without images together, and Mllama's words before an image
+    attend to the places that padding has filled for rows with fewer images.
+    """
+    return len(case.images)
 
 
 class Collator:
@@ -36,9 +61,7 @@ class Collator:
     Every key that the processor returns is passed on: Qwen-VL without `mm_token_type_ids` and
     Gemma 3 without `token_type_ids` give other numbers without any error. Nothing is truncated.
 
-    A batch holds either cases with images or cases without, never both: some processors refuse
-    such a batch, and in Mllama the images of one row would change the arithmetic of the others.
-    Within a batch the number and the sizes of images may differ.
+    All cases of a batch have the same number of images (see `kind`); their sizes may differ.
 
     Args:
         processor: of the model.
@@ -79,24 +102,26 @@ class Collator:
 
         Raises:
             DataError: an image cannot be decoded.
-            ValueError: cases with and without images in one batch.
+            ValueError: cases of different kinds in one batch.
         """
         return self.encode([row for case in cases for row in self.answer_rows(case)])
 
-    def encode(self, rows: Sequence[Row]) -> BatchFeature:
+    def encode(self, rows: Sequence[Row], pixels: Pixels | None = None) -> BatchFeature:
         """Returns the processor's output for the rows; each distinct image is decoded once.
+
+        Args:
+            rows: any number.
+            pixels: images that are decoded already.
 
         Raises:
             DataError: an image cannot be decoded.
-            ValueError: rows with and without images in one batch.
+            ValueError: rows with different numbers of images in one batch.
             ConfigError: the chat template loses or invents images.
         """
-        pixels: dict[str, Image.Image] = {}
+        known = dict(pixels or {})
         for row in rows:
-            for ref in row.images:
-                if ref.digest not in pixels:
-                    pixels[ref.digest] = decode(ref)
-        images = [[pixels[ref.digest] for ref in row.images] for row in rows]
+            decode_into(known, row.images)
+        images = [[known[ref.digest] for ref in row.images] for row in rows]
         return self._process([row.text for row in rows], images)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -151,9 +176,9 @@ class Collator:
         return self._image_tokens[sizes]
 
     def _process(self, texts: list[str], images: list[list[Image.Image]]) -> BatchFeature:
-        pictured = {bool(row) for row in images}
-        if len(pictured) > 1:
-            raise ValueError("a batch mixes rows with and without images; plan them apart")
+        counts = {len(row) for row in images}
+        if len(counts) > 1:
+            raise ValueError(f"a batch mixes rows with {sorted(counts)} images; plan them apart")
         placeholder = chat.image_placeholder(self.processor)
         for text, row in zip(texts, images, strict=True):
             if text.count(placeholder) != len(row):
@@ -166,7 +191,7 @@ class Collator:
             text=texts,
             # One list for each text: LLaVA-OneVision treats several images of one text otherwise
             # than as many texts with one image.
-            images=images if pictured == {True} else None,
+            images=images if counts != {0} else None,
             padding=True,
             padding_side="right",
             return_tensors="pt",

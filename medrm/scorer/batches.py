@@ -1,0 +1,205 @@
+"""Runs any readout over any number of cases in bounded memory; results keep the cases' order.
+
+A window of cases is sorted by length, cut into batches, read, and given back in its own order.
+While one batch is computed, a thread decodes and processes the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import BatchFeature
+
+from medrm.errors import DataError
+from medrm.schema import Case
+from medrm.scorer.collate import Collator, Pixels, Row, decode_into, kind
+
+Array = NDArray[np.float32]
+Detail = TypeVar("Detail")
+Order = Literal["forward", "reversed"]
+
+WINDOW = 32
+"""Cases held at a time, for each row of a batch; with pairs a window is 64 batches."""
+
+BATCH_ROWS = 32
+"""Rows computed at once unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a scorer says about one presentation of a case.
+
+    Attributes:
+        case: as given.
+        order: "reversed" shows the second answer first; scalar scores have one order only.
+        scores: [K, D], or None.
+        probabilities: [D, 3], or None; of the first stored answer, of the second, and their sum.
+        reason: why there is neither: "bad_image", "too_long", or another state; else None.
+        prompt_digest: SHA-256 of the texts and images of the rows behind it.
+    """
+
+    case: Case
+    order: Order
+    scores: Array | None
+    probabilities: Array | None
+    reason: str | None
+    prompt_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts(Generic[Detail]):
+    """The rows of one case, and what a readout needs to know beside the tensors."""
+
+    case: Case
+    rows: list[Row]
+    detail: Detail
+
+    def digest(self, start: int = 0, stop: int | None = None) -> str:
+        """Returns the SHA-256 of texts and images of the rows from `start` to `stop`."""
+        parts = hashlib.sha256()
+        for row in self.rows[start:stop]:
+            for part in (row.text, *(ref.digest for ref in row.images)):
+                parts.update(part.encode() + b"\0")
+        return parts.hexdigest()
+
+
+class Reading(NamedTuple, Generic[Detail]):
+    """What was read from one case: values, or the reason why there are none."""
+
+    prompts: Prompts[Detail]
+    values: Array | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Readout(Generic[Detail]):
+    """How cases become rows and rows become numbers.
+
+    Attributes:
+        collator: encodes the rows.
+        prompts: the rows of a case; runs in the preparing thread.
+        rows: how many rows a case costs.
+        read: one array for each case of an encoded batch.
+        batch_rows: most rows computed at once; a case is never split.
+        max_length: tokens of the longest row that is read, image tokens included; None: no limit.
+    """
+
+    collator: Collator
+    prompts: Callable[[Case], Prompts[Detail]]
+    rows: Callable[[Case], int]
+    read: Callable[[BatchFeature, list[Prompts[Detail]]], list[Array]]
+    batch_rows: int = BATCH_ROWS
+    max_length: int | None = None
+
+    def over(self, cases: Iterable[Case]) -> Iterator[Reading[Detail]]:
+        """Yields a reading for every case, in order.
+
+        What cannot be read has its reason; any other failure is raised.
+        """
+        remaining = iter(cases)
+        with ThreadPoolExecutor(1) as pool:
+            while window := list(islice(remaining, WINDOW * self.batch_rows)):
+                yield from self._window(window, pool)
+
+    def _window(self, cases: list[Case], pool: ThreadPoolExecutor) -> list[Reading[Detail]]:
+        readings: dict[int, Reading[Detail]] = {}
+        batches = plan(cases, self.rows, self.batch_rows)
+        pending = pool.submit(self._prepare, [cases[place] for place in batches[0]])
+        for number, places in enumerate(batches):
+            prepared = pending.result()
+            if number + 1 < len(batches):
+                following = [cases[place] for place in batches[number + 1]]
+                pending = pool.submit(self._prepare, following)
+            readings.update(zip(places, self._read(prepared), strict=True))
+        return [readings[place] for place in range(len(cases))]
+
+    def _prepare(self, cases: list[Case]) -> _Prepared[Detail]:
+        """Encodes what can be read of a batch; the rest gets its reason."""
+        pixels: Pixels = {}
+        prompts: list[Prompts[Detail]] = []
+        reasons: list[str | None] = []
+        for case in cases:
+            reason = None
+            try:
+                decode_into(pixels, case.images)
+            except DataError:
+                reason = "bad_image"
+            prompts.append(self.prompts(case))
+            reasons.append(reason)
+        features = self._encode(prompts, reasons, pixels)
+        if features is not None and self.max_length is not None:
+            lengths = iter(features["attention_mask"].sum(dim=1).tolist())
+            too_long = False
+            for place, prompt in enumerate(prompts):
+                if (
+                    reasons[place] is None
+                    and max(islice(lengths, len(prompt.rows))) > self.max_length
+                ):
+                    reasons[place], too_long = "too_long", True
+            if too_long:
+                features = self._encode(prompts, reasons, pixels)
+        return _Prepared(prompts, reasons, features)
+
+    def _encode(
+        self, prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None], pixels: Pixels
+    ) -> BatchFeature | None:
+        rows = [
+            row
+            for prompt, reason in zip(prompts, reasons, strict=True)
+            if reason is None
+            for row in prompt.rows
+        ]
+        return self.collator.encode(rows, pixels) if rows else None
+
+    def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail]]:
+        prompts, reasons, features = prepared
+        readable = [
+            prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
+        ]
+        values: Iterator[Array] = iter(())
+        if features is not None:
+            with torch.inference_mode():
+                values = iter(self.read(features, readable))
+        return [
+            Reading(prompt, next(values) if reason is None else None, reason)
+            for prompt, reason in zip(prompts, reasons, strict=True)
+        ]
+
+
+class _Prepared(NamedTuple, Generic[Detail]):
+    prompts: list[Prompts[Detail]]
+    reasons: list[str | None]
+    features: BatchFeature | None
+
+
+def plan(cases: Sequence[Case], rows: Callable[[Case], int], batch_rows: int) -> list[list[int]]:
+    """Returns batches of places in `cases`: of one kind (see `kind`) and alike in length."""
+
+    def length(place: int) -> tuple[int, int]:
+        case = cases[place]
+        return kind(case), len(case.question) + max(map(len, case.answers))
+
+    batches: list[list[int]] = []
+    used = 0
+    for place in sorted(range(len(cases)), key=length):
+        cost = rows(cases[place])
+        apart = batches and kind(cases[batches[-1][0]]) != kind(cases[place])
+        if not batches or apart or used + cost > batch_rows:
+            batches.append([])
+            used = 0
+        batches[-1].append(place)
+        used += cost
+    return batches
+
+
+def to_numpy(tensor: torch.Tensor) -> Any:
+    """Returns a float32 array on the host."""
+    return tensor.float().cpu().numpy()

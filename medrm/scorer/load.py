@@ -1,0 +1,67 @@
+"""`medrm.load`: a saved reward model from a folder or the hub, ready to score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from medrm.errors import AdapterError
+from medrm.models.contract import CONTRACT_FILE, load_adapter
+from medrm.scorer.batches import BATCH_ROWS
+from medrm.scorer.reward import RewardModel
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+"""What is fetched from the hub: weights, settings, tokenizer; never pickles or code."""
+
+
+def load(
+    path_or_repo: str | Path,
+    revision: str | None = None,
+    device: torch.device | str | None = None,
+    batch_rows: int = BATCH_ROWS,
+) -> RewardModel:
+    """Loads a saved reward model; nothing is ever made up for a missing part.
+
+    Args:
+        path_or_repo: an adapter folder, or the id of a hub repository.
+        revision: branch, tag or commit of the repository.
+        device: where it runs; None: the GPU if there is one, else the CPU.
+        batch_rows: most rows (case and answer) computed at once.
+
+    Raises:
+        AdapterError: not found, not a saved reward model, or not what its contract says.
+        ConfigError: the base model cannot be loaded.
+    """
+    folder = Path(path_or_repo)
+    if not folder.is_dir():
+        folder = _download(str(path_or_repo), revision)
+    if not (folder / CONTRACT_FILE).is_file():
+        raise AdapterError(
+            f"{str(path_or_repo)!r} is no saved reward model: it has no {CONTRACT_FILE}. A base "
+            "model has no reward head; train one with recipes/train_rm.py, whose run also measures "
+            "the base as a zero-shot judge. Give the adapter folder of a run, such as RUN/adapter."
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, processor, contract = load_adapter(folder, device)
+    return RewardModel(model, processor, contract, batch_rows)
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """Returns the local snapshot of a hub repository.
+
+    Raises:
+        AdapterError: there is no such folder or repository, or the hub cannot be reached.
+    """
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise AdapterError(
+            f"{repo!r} is neither a folder nor a hub repository that can be had: {first} Give an "
+            "existing adapter folder, such as RUN/adapter, or ORG/NAME of a repository that is "
+            "reachable or in the cache."
+        ) from error

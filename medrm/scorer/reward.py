@@ -1,0 +1,186 @@
+"""Scores answers with a reward model: what `medrm.load` gives."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+
+from medrm.data.images import bytes_image, decode
+from medrm.errors import DataError
+from medrm.models.contract import Contract
+from medrm.schema import Case, Choice, ImageRef, Verdict
+from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
+from medrm.scorer.collate import Collator
+
+ImageInput = str | Path | bytes | Image.Image | ImageRef
+"""A file, its bytes, a decoded image, or a reference as cases hold it."""
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
+class RewardModel:
+    """A trained reward model: one score for each answer and dimension, higher is better.
+
+    Only differences between answers to the same question about the same images mean anything.
+
+    Attributes:
+        readout: "reward".
+        contract: what the model was saved with.
+        model: with its head and adapter.
+        processor: of the base model.
+
+    Args:
+        model: from `load_adapter`.
+        processor: from the same folder.
+        contract: from the same folder.
+        batch_rows: most rows (case and answer) computed at once; a case is never split. In fp32 it
+            changes no score by more than 1e-5.
+    """
+
+    readout = "reward"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        contract: Contract,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.contract = contract
+        self._readout: Readout[None] = Readout(
+            Collator(processor, contract.reward_template),
+            prompts=self._prompts,
+            rows=lambda case: len(case.answers),
+            read=self._read,
+            batch_rows=batch_rows,
+            max_length=contract.max_length,
+        )
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of the D dimensions, in the order of the scores."""
+        return self.contract.dimensions
+
+    def score(self, images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Array:
+        """Returns the rewards of the answers, float32 [K, D].
+
+        Args:
+            images: any number, none included.
+            question: about the images.
+            answers: one or more.
+
+        Raises:
+            DataError: no answer, an unreadable image, or more tokens than the model was trained on.
+        """
+        if not answers:
+            raise DataError("score() was given no answer; give at least one.")
+        references = tuple(image_ref(image, place) for place, image in enumerate(images))
+        case = Case("score", references, question, tuple(answers))
+        return next(rewards for _, rewards in self.score_cases([case]))
+
+    def score_cases(self, cases: Iterable[Case]) -> Iterator[tuple[Case, Array]]:
+        """Yields (case, rewards [K, D]) in the order of the cases, in bounded memory.
+
+        Args:
+            cases: any iterable; read a window at a time.
+
+        Raises:
+            DataError: a case has an unreadable image or is over-long; `judge` goes on there.
+        """
+        for reading in self._readout.over(cases):
+            case = reading.prompts.case
+            if reading.values is None:
+                for ref in case.images:
+                    decode(ref)  # the reason of an unreadable image is in its own message
+                raise DataError(
+                    f"Case {case.case_id!r} cannot be scored ({reading.reason}): its longest row "
+                    f"has more than {self.contract.max_length} tokens, the model's max_length. "
+                    "Shorten the texts or scale the images down."
+                )
+            yield case, reading.values
+
+    def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
+        """Yields what the model says of every case; one that cannot be scored has its reason."""
+        for reading in self._readout.over(cases):
+            prompts = reading.prompts
+            yield Scored(
+                prompts.case, "forward", reading.values, None, reading.reason, prompts.digest()
+            )
+
+    def compare(
+        self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+    ) -> dict[str, Verdict]:
+        """Returns the preferred answer on each dimension.
+
+        Equal scores at the top are a tie, and nothing else is: a learned tie parameter shapes the
+        training alone. `probabilities` are those of being the best, given that there is no tie
+        (Bradley-Terry, Plackett-Luce): the softmax of the scores.
+
+        Args:
+            images: any number, none included.
+            question: about the images.
+            answers: two or more.
+
+        Raises:
+            DataError: fewer than two answers, or what `score` raises.
+        """
+        if len(answers) < 2:
+            raise DataError(f"compare() was given {len(answers)} answers; give at least two.")
+        rewards = self.score(images, question, answers)
+        return {
+            name: _verdict(name, rewards[:, column]) for column, name in enumerate(self.dimensions)
+        }
+
+    def _prompts(self, case: Case) -> Prompts[None]:
+        return Prompts(case, self._readout.collator.answer_rows(case), None)
+
+    def _read(self, features: BatchFeature, prompts: list[Prompts[None]]) -> list[Array]:
+        rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)
+        ends = np.cumsum([len(prompt.rows) for prompt in prompts])
+        return np.split(rewards, ends[:-1])
+
+
+def _verdict(dimension: str, scores: Array) -> Verdict:
+    best = np.flatnonzero(scores == scores.max())
+    choice: Choice = int(best[0]) if len(best) == 1 else "tie"
+    chances = torch.from_numpy(scores).double().softmax(dim=0)
+    return Verdict(
+        case_id="compare",
+        dimension=dimension,
+        choice=choice,
+        scores=tuple(scores.tolist()),
+        probabilities=tuple(chances.tolist()),
+    )
+
+
+def image_ref(image: ImageInput, place: int) -> ImageRef:
+    """Returns a reference to an image given by a caller; messages call it by file name or place.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if isinstance(image, ImageRef):
+        return image
+    if isinstance(image, bytes):
+        return bytes_image(f"number {place}", partial(bytes, image))
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        storable = image if image.mode in _PNG_MODES else image.convert("RGB")
+        storable.save(buffer, "PNG")
+        return bytes_image(f"number {place}", partial(bytes, buffer.getvalue()))
+    path = Path(image)
+    if not path.is_file():
+        raise DataError(
+            f"There is no image file {str(path)!r}. Give a path, bytes, or a PIL image."
+        )
+    return bytes_image(path.name, path.read_bytes)

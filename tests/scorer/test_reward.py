@@ -1,0 +1,200 @@
+"""Reward scores: the same alone and in company, in order, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scorer.cases import broken_image, make_case, stored_image
+from tiny import TINY_FAMILIES, make_tiny, save_tiny
+
+import medrm
+from medrm.config import ModelOptions
+from medrm.errors import AdapterError, DataError
+from medrm.models.contract import new_contract, save_adapter
+from medrm.models.load import load_base, load_processor
+from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.schema import Case
+from medrm.scorer import batches
+from medrm.scorer.load import load
+from medrm.scorer.reward import RewardModel
+
+DIMENSIONS = ("accuracy", "overall")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved base model of one family."""
+    return save_tiny("qwen2_5_vl", tmp_path_factory.mktemp("base") / "base")
+
+
+def make_scorer(family: str, folder: Path, **changes: object) -> RewardModel:
+    model, processor = make_tiny(family)
+    attach_head(model, HeadSpec(DIMENSIONS), seed=1)
+    options = ModelOptions(model_name_or_path=str(folder))
+    contract = new_contract(model, processor, options, "bradley_terry", "reward")
+    batch_rows = changes.pop("batch_rows", 32)
+    return RewardModel(
+        model, processor, dataclasses.replace(contract, **changes), batch_rows=batch_rows
+    )
+
+
+@pytest.fixture(scope="module")
+def scorer(folder: Path) -> RewardModel:
+    return make_scorer("qwen2_5_vl", folder)
+
+
+def mixed_cases() -> list[Case]:
+    """Different K, image sizes, several images, none, and one image used twice."""
+    return [
+        make_case(0),
+        make_case(1, answers=3, sizes=((28, 28), (40, 90))),
+        make_case(2, answers=2, sizes=()),
+        make_case(3, answers=4, sizes=((120, 56),)),
+        make_case(6, answers=2, sizes=((56, 56), (28, 60))),
+        make_case(4, answers=2, sizes=()),
+        dataclasses.replace(make_case(5), images=make_case(0).images),
+    ]
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_company_changes_no_score(family: str, folder: Path) -> None:
+    cases = mixed_cases()
+    together = dict_of(make_scorer(family, folder), cases)
+    alone = dict_of(make_scorer(family, folder, batch_rows=1), cases)
+    assert list(together) == [case.case_id for case in cases]
+    for case in cases:
+        rewards = together[case.case_id]
+        assert rewards.shape == (len(case.answers), len(DIMENSIONS))
+        assert rewards.dtype == np.float32
+        assert np.abs(rewards - alone[case.case_id]).max() <= 1e-5
+        assert np.ptp(rewards, axis=0).min() > 1e-4  # answers are told apart
+    assert np.abs(together["case-0"] - together["case-2"]).max() > 1e-4
+
+
+def dict_of(scorer: RewardModel, cases: list[Case]) -> dict[str, np.ndarray]:
+    return {case.case_id: rewards for case, rewards in scorer.score_cases(cases)}
+
+
+def test_cases_are_read_a_window_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WINDOW", 2)
+    scorer = make_scorer("qwen2_5_vl", folder, batch_rows=3)
+    taken: list[int] = []
+
+    def endless() -> Iterator[Case]:
+        number = 0
+        while True:
+            taken.append(number)
+            # Falling length, so that sorting inside a window would show in the order.
+            yield make_case(50 - number, sizes=((28, 28),))
+            number += 1
+
+    scored = scorer.score_cases(endless())
+    names = [next(scored)[0].case_id for _ in range(8)]
+    assert names == [f"case-{50 - number}" for number in range(8)]
+    assert len(taken) == 12
+
+
+def test_score_takes_any_kind_of_image(scorer: RewardModel, tmp_path: Path) -> None:
+    reference = stored_image(3)
+    stored = reference.read()
+    path = tmp_path / "scan.png"
+    path.write_bytes(stored)
+    kinds = [path, str(path), stored, Image.open(path), reference]
+    scores = [scorer.score([kind], "What?", ["one", "two", "three"]) for kind in kinds]
+    assert scores[0].shape == (3, 2)
+    assert all(np.array_equal(scores[0], other) for other in scores[1:])
+    assert not np.array_equal(scores[0], scorer.score([], "What?", ["one", "two", "three"]))
+    wide = Image.fromarray(np.zeros((40, 60), np.float32), mode="F")
+    assert scorer.score([wide], "What?", ["one"]).shape == (1, 2)
+
+
+def test_wrong_input_is_named(scorer: RewardModel) -> None:
+    with pytest.raises(DataError, match="no answer"):
+        scorer.score([], "What?", [])
+    with pytest.raises(DataError, match="at least two"):
+        scorer.compare([], "What?", ["one"])
+    with pytest.raises(DataError, match=r"no image file 'absent\.png'"):
+        scorer.score(["absent.png"], "What?", ["one"])
+    with pytest.raises(DataError, match="number 0"):
+        scorer.score([b"no image"], "What?", ["one"])
+
+
+def test_compare_prefers_the_higher_score(scorer: RewardModel) -> None:
+    answers = ["one", "two lungs", "three"]
+    rewards = scorer.score([], "What?", answers)
+    verdicts = scorer.compare([], "What?", answers)
+    assert list(verdicts) == list(DIMENSIONS)
+    for column, verdict in enumerate(verdicts.values()):
+        assert verdict.choice == rewards[:, column].argmax()
+        assert verdict.scores == tuple(rewards[:, column].tolist())
+        assert sum(verdict.probabilities or ()) == pytest.approx(1)
+        assert np.argmax(verdict.probabilities) == verdict.choice
+    assert scorer.compare([], "What?", ["same", "same"])["overall"].choice == "tie"
+
+
+def test_bad_cases_keep_their_place_and_reason(folder: Path) -> None:
+    scorer = make_scorer("qwen2_5_vl", folder, max_length=60)
+    long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 60))
+    broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
+    cases = [make_case(0), long, broken, make_case(1)]
+    scored = list(scorer.judge(cases))
+    assert [one.case for one in scored] == cases
+    assert [one.reason for one in scored] == [None, "too_long", "bad_image", None]
+    assert [one.scores is None for one in scored] == [False, True, True, False]
+    assert {one.order for one in scored} == {"forward"}
+    assert len({one.prompt_digest for one in scored}) == 4
+    alone = dict_of(scorer, cases[3:])["case-1"]
+    assert np.abs(scored[3].scores - alone).max() <= 1e-5
+    with pytest.raises(DataError, match=r"case-9.*max_length"):
+        list(scorer.score_cases([long]))
+    with pytest.raises(DataError, match="broken"):
+        list(scorer.score_cases([broken]))
+
+
+def test_a_failure_never_becomes_a_verdict(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = make_scorer("qwen2_5_vl", folder)
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(scorer.model, "forward", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(scorer.judge([make_case(0)]))
+
+
+def test_batches_hold_what_belongs_together() -> None:
+    cases = mixed_cases()
+    planned = batches.plan(cases, lambda case: len(case.answers), 4)
+    assert sorted(place for batch in planned for place in batch) == list(range(len(cases)))
+    for batch in planned:
+        assert len({len(cases[place].images) for place in batch}) == 1
+        assert sum(len(cases[place].answers) for place in batch) <= 4
+
+
+def test_load_gives_the_saved_scores(folder: Path, tmp_path: Path) -> None:
+    options = ModelOptions(model_name_or_path=str(folder))
+    model = attach_head(load_base(options), HeadSpec(DIMENSIONS), seed=1)
+    processor = load_processor(str(folder))
+    contract = new_contract(model, processor, options, "bradley_terry", "reward")
+    scorer = RewardModel(model, processor, contract)
+    saved = tmp_path / "adapter"
+    save_adapter(saved, model, processor, contract)
+    (tmp_path / "run.json").write_text(f'{{"model_name_or_path": "{folder}"}}')
+    loaded = medrm.load(saved, device="cpu")
+    assert loaded.dimensions == DIMENSIONS
+    expected, found = dict_of(scorer, mixed_cases()), dict_of(loaded, mixed_cases())
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_load_says_what_is_missing(folder: Path) -> None:
+    with pytest.raises(AdapterError, match="base model has no reward head"):
+        load(folder)
+    with pytest.raises(AdapterError, match="neither a folder nor a hub repository"):
+        load("nobody/nothing")
+    with pytest.raises(AdapterError, match="neither a folder nor a hub repository"):
+        load("/absent/folder")
