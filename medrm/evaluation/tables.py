@@ -40,7 +40,6 @@ def print_report(report: Report, console: Console | None = None) -> None:
             "n",
             "read",
             "longer",
-            "majority",
             "ceiling",
         ),
     )

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -29,7 +29,7 @@ UNREAD = "unread"
 LETTERS = ("A", "B")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VerdictRow:
     """One line of `verdicts.jsonl`; `scores` stands only where a case has more than two answers."""
 
@@ -201,7 +201,7 @@ def _row(one: Scored, dimension: str, protocol: Protocol, reading: Reading) -> V
 
 
 def _record(row: VerdictRow) -> dict[str, Any]:
-    record = asdict(row)
+    record = dict(vars(row))
     if row.scores is None:
         del record["scores"]
     return record

@@ -1,0 +1,69 @@
+"""The terminal tables: what they show, and that 80 columns hold it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mock_scorers import Rewards, make_benchmark, make_cases, oracle
+from rich.console import Console
+
+from medrm.evaluation.compare import compare
+from medrm.evaluation.run import evaluate
+from medrm.evaluation.tables import print_comparison, print_report
+from medrm.schema import DIMENSIONS
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Everything right after, everything wrong before, on six dimensions."""
+    cases = [
+        replace(case, labels=dict.fromkeys(DIMENSIONS, case.labels["accuracy"]))
+        for case in make_cases("AB" * 600)
+    ]
+    benchmark = make_benchmark(cases, DIMENSIONS)
+    rules = {"before": lambda case: oracle(case)[::-1], "after": oracle}
+    for name, rule in rules.items():
+        evaluate(Rewards(rule, DIMENSIONS[:5]), benchmark, tmp_path / name, "phantom-base")
+    return {name: tmp_path / name for name in rules}
+
+
+def shown(printer: object, content: dict) -> str:
+    stream = io.StringIO()
+    printer(content, Console(file=stream, width=80))
+    return stream.getvalue()
+
+
+def test_comparison_at_80_columns(folders: dict[str, Path]) -> None:
+    controls = {"zero_shot_likelihood": folders["before"], "blank_images": folders["before"]}
+    text = shown(print_comparison, compare(folders["before"], folders["after"], controls=controls))
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    lines = [line.strip() for line in text.splitlines()]
+    row = next(line for line in lines if line.startswith("comprehensiveness"))
+    assert row.split() == [
+        *("comprehensiveness", "0.0", "100.0", "+100.0", "(+100.0,", "+100.0)", "<0.001", "1200"),
+        "-",
+    ]
+    assert next(line for line in lines if line.startswith("accuracy ")).endswith("96.0")
+    assert next(line for line in lines if line.startswith("overall")).split()[1] == "-"
+    assert "base, answer likelihood" in text
+    assert "trained, blank images" in text
+    assert "Improved on accuracy: 0.0 % -> 100.0 %" in " ".join(lines)
+
+
+def test_report_at_80_columns(folders: dict[str, Path], tmp_path: Path) -> None:
+    cases = make_cases("AB" * 600)
+    report = evaluate(
+        Rewards(lambda case: None if case.case_id == "case-000" else oracle(case)),
+        make_benchmark(cases),
+        tmp_path,
+        "model",
+    )
+    text = shown(print_report, report)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "99.9 (99.8, 100.0)" in text  # the interval is cut at 100 % for reading
+    assert "bad_image 1" in text
