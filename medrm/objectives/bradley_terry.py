@@ -1,0 +1,211 @@
+"""The Bradley-Terry objective: a scalar reward for each dimension, learned from preferences."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from medrm.config import Run
+from medrm.data.rows import Excluded
+from medrm.errors import ConfigError, DataError, nearest
+from medrm.models.reward_model import HeadSpec, RewardHead, head_of
+from medrm.objectives.arguments import BradleyTerryConfig
+from medrm.objectives.base import Objective
+from medrm.objectives.losses import initial_tie
+from medrm.objectives.probe import PooledHead, lookup, pooled_states, trains_head_alone
+from medrm.objectives.targets import Targets, tie_shares
+from medrm.objectives.trainer import MakeRows, PreferenceTrainer
+from medrm.schema import Case
+from medrm.scorer.collate import Collator
+
+logger = logging.getLogger(__name__)
+
+
+def head_spec(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> HeadSpec:
+    """Returns the head that the run's options and labels ask for.
+
+    A dimension whose training labels hold no tie gets none to model.
+    """
+    tied = tuple(name for name, share in tie_shares(train, dimensions).items() if share > 0)
+    return HeadSpec(
+        dimensions=tuple(dimensions),
+        kind=run.model.head,
+        hidden_size=run.model.head_hidden_size,
+        ties=run.training.ties if tied else "none",
+        tied_dimensions=tied if run.training.ties != "none" else (),
+    )
+
+
+def fit_for_training(
+    cases: Sequence[Case], lengths: Mapping[str, int], max_length: int | None
+) -> tuple[list[Case], list[Excluded]]:
+    """Returns the cases that are not too long, and the others, set aside; nothing is cut.
+
+    Args:
+        cases: any.
+        lengths: case id to the tokens of its longest row, image tokens included.
+        max_length: most tokens; None: no limit.
+    """
+    kept, excluded = [], []
+    for case in cases:
+        length = lengths[case.case_id]
+        if max_length is None or length <= max_length:
+            kept.append(case)
+        else:
+            reason = f"too long: {length} tokens, max_length {max_length}"
+            excluded.append(Excluded(case.case_id, reason))
+    return kept, excluded
+
+
+def make_targets(options: BradleyTerryConfig, spec: HeadSpec) -> Targets:
+    """Returns how labels become targets for a head.
+
+    Raises:
+        ConfigError: a weight for a dimension that is not learned.
+    """
+    weights = options.weights_by_dimension
+    for name in weights:
+        if name not in spec.dimensions:
+            raise ConfigError(
+                f"dimension_weights names {name!r}; the run learns "
+                f"{', '.join(spec.dimensions)}.{nearest(name, spec.dimensions)}"
+            )
+    return Targets(
+        dimensions=spec.dimensions,
+        dimension_weights=tuple(weights.get(name, 1.0) for name in spec.dimensions),
+        ties=spec.ties,
+        tied=tuple(name in spec.tied_dimensions for name in spec.dimensions),
+        vote_targets=options.vote_targets,
+        label_smoothing=options.label_smoothing,
+        margin=options.margin,
+        weight_by_votes=options.weight_by_votes,
+        center_rewards_coefficient=options.center_rewards_coefficient,
+    )
+
+
+def build_trainer(
+    run: Run,
+    model: PreTrainedModel | PeftModel,
+    collator: Collator,
+    train: Sequence[Case],
+    development: Sequence[Case],
+    lengths: Mapping[str, int],
+) -> PreferenceTrainer:
+    """Returns the trainer of `model`; see `medrm.objectives.base.Builder`.
+
+    A model that is frozen but for its head is trained on its hidden states, computed here once.
+
+    Raises:
+        ConfigError: options that do not fit the labels or the devices.
+        DataError: no case with a label to learn from.
+    """
+    args: BradleyTerryConfig = copy.copy(run.training)
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"one process sees {args.n_gpu} GPUs; start `accelerate launch --num_processes "
+            f"{args.n_gpu}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+    head = head_of(model)
+    targets = make_targets(args, head.spec)
+    targets.check([*train, *development])
+    train, development = _labelled(train, targets), _labelled(development, targets)
+    _start_ties(head, train)
+    args.ddp_find_unused_parameters = _leaves_parameters_unused(run, [*train, *development])
+    trained: nn.Module = model
+    make_rows: MakeRows = collator.rows
+    if trains_head_alone(model) and not _zero3():
+        states = pooled_states(model, args, collator, [*train, *development], lengths)
+        trained, make_rows = PooledHead(head), functools.partial(lookup, states)
+        args.dataloader_num_workers = 0
+        args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
+    elif args.gradient_checkpointing:
+        _checkpoint_activations(run, args, model)
+    return PreferenceTrainer(
+        model=trained,
+        args=args,
+        head=head,
+        targets=targets,
+        make_rows=make_rows,
+        train=train,
+        development=development,
+        lengths=lengths,
+        processor=collator.processor if trained is model else None,
+    )
+
+
+def _zero3() -> bool:
+    return bool(is_deepspeed_zero3_enabled())  # type: ignore[no-untyped-call]
+
+
+def _labelled(cases: Sequence[Case], targets: Targets) -> list[Case]:
+    """Returns the cases with something to learn from; says how many have not."""
+    kept = [case for case in cases if sum(targets.weights(case)) > 0]
+    if len(kept) < len(cases):
+        logger.warning(
+            "%d of %d cases carry no label to learn from (vote_targets %s)",
+            len(cases) - len(kept), len(cases), targets.vote_targets,
+        )  # fmt: skip
+    if not kept:
+        raise DataError(
+            f"none of {len(cases)} cases carries a label for {', '.join(targets.dimensions)} "
+            f"under vote_targets {targets.vote_targets}; give labelled cases"
+        )
+    return kept
+
+
+def _start_ties(head: RewardHead, train: Sequence[Case]) -> None:
+    """Sets the tie parameters to the votes' share of ties, for rewards that are still equal."""
+    if head.tie_logit is None:
+        return
+    shares = tie_shares(train, head.spec.dimensions)
+    with torch.no_grad():
+        for index, name in enumerate(head.spec.dimensions):
+            if name in head.spec.tied_dimensions and 0 < shares[name] < 1:
+                head.tie_logit[index] = initial_tie(shares[name])
+
+
+def _leaves_parameters_unused(run: Run, cases: Sequence[Case]) -> bool:
+    """Returns whether a step may leave trained weights out, which DDP must then look for.
+
+    Without an image neither an adapted vision tower nor cross-attention to it runs.
+    """
+    pictured = {bool(case.images) for case in cases}
+    return False in pictured or run.adapter.lora_vision
+
+
+def _checkpoint_activations(
+    run: Run, args: BradleyTerryConfig, model: PreTrainedModel | PeftModel
+) -> None:
+    """Chooses the kind of checkpointing; ZeRO-3 needs the reentrant one, which needs input grads.
+
+    Raises:
+        ConfigError: an adapted vision tower under ZeRO-3, which would get no gradient.
+    """
+    reentrant = _zero3()
+    if reentrant and run.adapter.lora_vision:
+        raise ConfigError(
+            "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "
+            "without gradient; turn one of the three off (zero2 works)"
+        )
+    if reentrant:
+        model.enable_input_require_grads()
+    # Newer versions of transformers read the second name.
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        vars(args)[name] = {"use_reentrant": reentrant}
+
+
+OBJECTIVE = Objective(
+    config=BradleyTerryConfig,
+    readout="reward",
+    head_spec=head_spec,
+    fit_for_training=fit_for_training,
+    build_trainer=build_trainer,
+)

@@ -1,0 +1,332 @@
+"""The one training loop of scalar rewards: transformers' Trainer on planned steps.
+
+Ours are the batches (from the step planner), the loss (a sum over labels divided by their weight in
+the whole step) and the metrics (one row for each case, gathered by its place in the data).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import (
+    EvalPrediction,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from medrm.models.reward_model import RewardHead, RewardOutput
+from medrm.objectives.arguments import BradleyTerryConfig
+from medrm.objectives.plan import Draw, Plan
+from medrm.objectives.targets import Group, Targets, tally
+from medrm.schema import Case
+
+MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
+"""Turns cases into the model's inputs, one row for each answer, case-major."""
+
+METRICS = "metrics.jsonl"
+
+_ABSENT = -1
+"""Place of rows that fill a batch up to its size: all processes must gather the same shape."""
+
+
+class DrawnCases(Dataset[tuple[Case, Draw]]):
+    """Cases by draw."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.cases = cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, draw: Draw) -> tuple[Case, Draw]:
+        return self.cases[draw.case], draw
+
+
+class PlanSampler(Sampler[list[Draw]]):
+    """The micro-batches of one process in the epoch that `epoch` says when iteration starts."""
+
+    def __init__(self, plan: Plan, process: int, epoch: Callable[[], int]) -> None:
+        self.plan, self.process, self.epoch = plan, process, epoch
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.plan.rounds
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self.plan.micro_batches(self.epoch(), self.process))
+
+
+def collate(
+    make_rows: MakeRows, targets: Targets, drawn: Sequence[tuple[Case, Draw]]
+) -> dict[str, Any]:
+    """Returns one micro-batch: the model's `rows`, the labels' `groups`, the cases' `places`."""
+    cases = [case for case, _ in drawn]
+    return {
+        "rows": dict(make_rows(cases)),
+        "groups": targets.groups(cases, [draw.scale for _, draw in drawn]),
+        "places": torch.tensor([draw.case for _, draw in drawn]),
+    }
+
+
+class MetricsFile(TrainerCallback):
+    """Writes metrics.jsonl: one line for each logging step; a resumed run goes on where it left."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drops the lines of steps that this run will take (again)."""
+        path = Path(str(args.output_dir), METRICS)
+        if state.is_world_process_zero and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+            path.write_text("".join(kept if state.global_step else []), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Appends one line."""
+        if state.is_world_process_zero and logs:
+            line = {"step": state.global_step, "epoch": state.epoch, **logs}
+            with Path(str(args.output_dir), METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class PreferenceTrainer(Trainer):
+    """Trains a model whose forward returns a `RewardOutput`.
+
+    Args:
+        model: with its head and adapter; or the head on pooled states.
+        args: a copy is kept, with the accumulation that the plan asks for.
+        head: the model's reward head; it has a learning rate of its own.
+        targets: how labels become targets.
+        make_rows: makes the model's inputs.
+        train: cases, each with a label of positive weight.
+        development: cases that are measured.
+        lengths: case id to tokens.
+        processor: saved beside the checkpoints; None: nothing is.
+    """
+
+    args: BradleyTerryConfig
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: BradleyTerryConfig,
+        head: RewardHead,
+        targets: Targets,
+        make_rows: MakeRows,
+        train: Sequence[Case],
+        development: Sequence[Case],
+        lengths: Mapping[str, int],
+        processor: ProcessorMixin | None = None,
+    ) -> None:
+        self.targets, self.head, self.development = targets, head, development
+        self._plan = self._plan_of(
+            args, train, lengths, args.global_batch_cases, args.per_device_train_batch_size
+        )
+        self._measuring = self._plan_of(
+            args, development, lengths, len(development), args.per_device_eval_batch_size
+        )
+        args.gradient_accumulation_steps = self._plan.rounds
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=functools.partial(collate, make_rows, targets),
+            train_dataset=DrawnCases(train),
+            eval_dataset=DrawnCases(development),
+            processing_class=processor,
+            compute_metrics=self._metrics,
+            callbacks=[MetricsFile()],
+        )
+        # Our loss is a sum; the Trainer's division by the accumulation is undone in compute_loss.
+        self.model_accepts_loss_kwargs = False
+        self._tally = torch.zeros(3, len(targets.dimensions), device=self.args.device)
+        self._tie: Tensor | None = None
+
+    def _plan_of(
+        self,
+        args: BradleyTerryConfig,
+        cases: Sequence[Case],
+        lengths: Mapping[str, int],
+        global_batch_cases: int,
+        micro_batch_cases: int,
+    ) -> Plan:
+        return Plan(
+            lengths=[lengths[case.case_id] for case in cases],
+            weights=[sum(self.targets.weights(case)) for case in cases],
+            kinds=[int(bool(case.images)) for case in cases],
+            global_batch_cases=global_batch_cases,
+            micro_batch_cases=micro_batch_cases,
+            processes=args.world_size,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+        )
+
+    def _loader(self, cases: DrawnCases, plan: Plan, epoch: Callable[[], int]) -> DataLoader[Any]:
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            cases,
+            batch_sampler=PlanSampler(plan, self.args.process_index, epoch),
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            # Of its own, so that iterating leaves the global generator as it was.
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Returns this process's micro-batches; the epoch follows from the optimiser steps done.
+
+        So a resumed run meets the very cases that the straight run would have met.
+        """
+        assert isinstance(self.train_dataset, DrawnCases)
+        return self._loader(
+            self.train_dataset, self._plan, lambda: self.state.global_step // self._plan.steps
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Returns this process's share of the development cases, like lengths together.
+
+        Raises:
+            ValueError: another data set is asked for.
+        """
+        if eval_dataset not in (None, self.eval_dataset):
+            raise ValueError("the trainer measures its own development cases alone")
+        assert isinstance(self.eval_dataset, DrawnCases)
+        return self._loader(self.eval_dataset, self._measuring, lambda: 0)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Returns this micro-batch's part of the step's loss.
+
+        The step's loss is the sum over its labels of weight x loss / their summed weight. Gradients
+        are averaged over processes and divided by the accumulation on their way; the factor undoes
+        both.
+        """
+        output: RewardOutput = model(**inputs["rows"])
+        assert output.rewards is not None
+        loss = torch.zeros((), device=self.args.device)
+        for group in self._groups(inputs):
+            losses = self.targets.losses(group, output.rewards, output.tie_logits)
+            loss = loss + (group.weights * losses).sum()
+            self._tally += tally(group, output.rewards)
+        loss = loss * (self.accelerator.num_processes * self.current_gradient_accumulation_steps)
+        return (loss, output) if return_outputs else loss
+
+    def _groups(self, inputs: Mapping[str, Any]) -> list[Group]:
+        return [group.to(self.args.device) for group in inputs["groups"]]
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[None, Tensor, Tensor]:
+        """Returns rewards (cases, most answers, D) and the cases' places, both filled up.
+
+        One row for each case: the Trainer's gather would cut rows of answers short.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            output: RewardOutput = model(**inputs["rows"])
+        assert output.rewards is not None
+        self._tie = None if output.tie_logits is None else output.tie_logits.cpu()
+        size = self.args.per_device_eval_batch_size
+        answers = max(len(case.answers) for case in self.development)
+        rewards = output.rewards.new_full((size, answers, output.rewards.shape[-1]), torch.nan)
+        places = inputs["places"].new_full((size,), _ABSENT)
+        places[: len(inputs["places"])] = inputs["places"]
+        counts = [len(self.development[place].answers) for place in inputs["places"].tolist()]
+        for row, own in enumerate(torch.split(output.rewards, counts)):
+            rewards[row, : len(own)] = own
+        return None, rewards, places
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Returns loss, accuracy and margin, for each dimension and their mean."""
+        rewards, places = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        row_of = {int(place): row for row, place in enumerate(places) if place != _ABSENT}
+        by_case = [rewards[row_of[place]] for place in range(len(self.development))]
+        rows = torch.from_numpy(
+            np.concatenate(
+                [
+                    found[: len(case.answers)]
+                    for found, case in zip(by_case, self.development, strict=True)
+                ]
+            )
+        )
+        count = len(self.targets.dimensions)
+        counts, losses, weights = torch.zeros(3, count), torch.zeros(count), torch.zeros(count)
+        for group in self.targets.groups(self.development, [1.0] * len(self.development)):
+            counts += tally(group, rows)
+            losses += (group.weights * self.targets.losses(group, rows, self._tie)).sum(0)
+            weights += group.weights.sum(0)
+        metrics = {"loss": float(losses.sum() / weights.sum()), **self._rates(counts)}
+        for name, loss, weight in zip(self.targets.dimensions, losses, weights, strict=True):
+            if weight > 0:
+                metrics[f"loss_{name}"] = float(loss / weight)
+        return metrics
+
+    def _rates(self, counts: Tensor) -> dict[str, float]:
+        """Returns accuracy and margin of (3, D) tallies; a dimension without labels has none."""
+        right, margin, labels = counts.cpu()
+        present = labels > 0
+        rates = {}
+        for name, sums in (("accuracy", right), ("margin", margin)):
+            if present.any():
+                rates[name] = float((sums[present] / labels[present]).mean())
+            for index in present.nonzero().flatten().tolist():
+                dimension = self.targets.dimensions[index]
+                rates[f"{name}_{dimension}"] = float(sums[index] / labels[index])
+        return rates
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs; a training line gains accuracy and margin since the line before, of all ranks."""
+        if "loss" in logs:
+            counts = self.accelerator.reduce(self._tally, reduction="sum")
+            logs = {**logs, **self._rates(counts)}
+            self._tally = torch.zeros_like(self._tally)
+        super().log(logs, start_time)
+
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """Returns the optimiser with the head's parameters in groups of their own."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args)
+        if not fresh:
+            return optimizer
+        head = {id(parameter) for parameter in self.head.parameters()}
+        groups = []
+        for group in optimizer.param_groups:
+            parts = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
+            for parameter in group["params"]:
+                parts[id(parameter) in head].append(parameter)
+            groups.append({**group, "params": parts[False]})
+            groups.append({**group, "params": parts[True], "lr": self.args.head_learning_rate})
+        optimizer.param_groups[:] = [group for group in groups if group["params"]]
+        return optimizer
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Returns the Trainer's estimate for the model's inputs."""
+        return int(super().floating_point_ops(inputs["rows"]))
