@@ -107,9 +107,9 @@ def _texts(row: Row, columns: PreferenceColumns, images: int) -> _Texts | str:
     Raises:
         DataError: values of a wrong type, or more image marks than images.
     """
-    prompt, chosen, rejected = (
-        _turns(row.get(name), name) for name in (columns.prompt, columns.chosen, columns.rejected)
-    )
+    prompt = _turns(row.get(columns.prompt), columns.prompt, "user")
+    chosen = _turns(row.get(columns.chosen), columns.chosen, "assistant")
+    rejected = _turns(row.get(columns.rejected), columns.rejected, "assistant")
     if not prompt:
         prompt, chosen, rejected = _implicit_prompt(chosen, rejected)
     marks = sum(turn.text.count(_IMAGE_MARK) for turn in prompt)
@@ -125,12 +125,12 @@ def _texts(row: Row, columns: PreferenceColumns, images: int) -> _Texts | str:
     return _Texts(question, chosen[0].text, rejected[0].text)
 
 
-def _turns(value: Any, column: str) -> list[_Turn]:
-    """Returns a text or a list of messages as turns; a text is the one turn of its column."""
+def _turns(value: Any, column: str, role: str) -> list[_Turn]:
+    """Returns a text, which is one turn of `role`, or a list of messages as turns."""
     if value is None:
         return []
     if isinstance(value, str):
-        return [_Turn("user" if column == "prompt" else "assistant", value)]
+        return [_Turn(role, value)]
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise DataError(
             f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"

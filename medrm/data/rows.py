@@ -73,11 +73,20 @@ def read_votes(table: Table, path: Path) -> Reading:
     """
     problems = table.problems
     lines = []
+    wrong_keys: dict[str, list[str]] = {}
     for place, row in table.rows:
+        for problem in (keys := list(_key_problems(row))):
+            wrong_keys.setdefault(problem, []).append(place)
+        if keys:
+            continue
         found, line = _read_line(place, row)
-        problems += found
+        problems += [f"{place} (case {row['case_id']!r}): {problem}" for problem in found]
         if line is not None:
             lines.append(line)
+    problems += [
+        f"{places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''}: {problem}"
+        for problem, places in wrong_keys.items()
+    ]
     references, outside = file_images(
         (name for line in lines for name in line.paths), table.folder, table.boundary
     )
@@ -132,15 +141,12 @@ def _cast(draft: Draft, line: _Line) -> list[str]:
 
 
 def _read_line(place: str, row: Row) -> tuple[list[str], _Line | None]:
-    """Returns the line's problems, and the line where it has none."""
-    problems = [f"{place}: {problem}" for problem in _key_problems(row)]
-    if problems:
-        return problems, None
+    """Returns what is wrong with a line that has its keys, and the line where nothing is."""
     paths = row["images"] if "images" in row else [row["image"]]
     answers = row["answers"] if "answers" in row else [row["answer_a"], row["answer_b"]]
-    problems += _shape_problems(row, paths, answers)
+    problems = _shape_problems(row, paths, answers)
     if problems:
-        return [f"{place}: {problem}" for problem in problems], None
+        return problems, None
     votes: dict[str, Choice | Ranking] = {}
     for dimension, value in row["votes"].items():
         problem = dimension_problem(dimension)
@@ -150,7 +156,7 @@ def _read_line(place: str, row: Row) -> tuple[list[str], _Line | None]:
             except DataError as error:
                 problem = f"{dimension!r} is {value!r}; {error}"
         if problem is not None:
-            problems.append(f"{place} (case {row['case_id']!r}): {problem}")
+            problems.append(problem)
     if problems:
         return problems, None
     line = _Line(

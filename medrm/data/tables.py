@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,15 +101,34 @@ def parquet_table(path: Path, boundary: Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
         pq.read_schema(path)
-        data = load_dataset(
-            "parquet", data_files=str(path), split="train", cache_dir=str(cache_dir() / "tables")
-        )
-    except (pa.ArrowException, OSError) as error:
+        with _no_bars():
+            data = load_dataset(
+                "parquet",
+                data_files=str(path),
+                split="train",
+                cache_dir=str(cache_dir() / "tables"),
+            )
+    except (pa.ArrowException, DatasetsError, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {error}.") from error
     return dataset_table(data, path.name, path.parent, boundary)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hides the progress bars of `datasets`: for local files, one each, they are noise."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Table:
@@ -117,13 +137,13 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Tab
 
     pictures = []
     for column, feature in data.features.items():
-        if isinstance(feature, Image):
-            data = data.cast_column(column, Image(decode=False))
-            pictures.append(column)
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            data = data.cast_column(column, List(Image(decode=False)))
-            pictures.append(column)
-        elif column in ("image", "images"):  # structs of bytes and path, or paths, without metadata
+        several = isinstance(feature, List)
+        single = feature.feature if several else feature
+        if isinstance(single, Image):
+            stored = Image(decode=False)
+            data = data.cast_column(column, List(stored) if several else stored)
+        # A file without the metadata of `datasets` has the same structure as a plain struct.
+        if isinstance(single, Image) or (isinstance(single, dict) and "bytes" in single):
             pictures.append(column)
     rows = ((f"row {number}", row) for number, row in enumerate(data, start=1))
     images = data.select_columns(pictures) if pictures else None
@@ -154,14 +174,12 @@ def _image(table: Table, index: int, column: str, position: int | None, value: A
             f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"
         )
     stored, path = value.get("bytes"), value.get("path")
-    if stored is None:
-        if path is None:
-            return ImageRef(f"{table.name} row {index + 1}", "", bytes, "no image is stored")
-        return file_image(path, table.folder, boundary=table.boundary)
-    assert table.images is not None
     name = path or f"{table.name} row {index + 1}"
-    read = partial(_stored_bytes, table.images, index, column, position)
-    return bytes_image(name, read)
+    if table.images is not None and stored is not None:
+        return bytes_image(name, partial(_stored_bytes, table.images, index, column, position))
+    if path is not None:
+        return file_image(path, table.folder, boundary=table.boundary)
+    return ImageRef(name, "", bytes, "no image is stored")
 
 
 def _stored_bytes(data: Dataset, index: int, column: str, position: int | None) -> bytes:
