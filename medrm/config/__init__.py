@@ -8,7 +8,7 @@ from medrm.config.options import (
     ModelOptions,
     Run,
 )
-from medrm.config.parse import parse_run
+from medrm.config.parse import options_help, parse_run
 
 __all__ = [
     "CONTROLS",
@@ -17,5 +17,6 @@ __all__ = [
     "EvaluationOptions",
     "ModelOptions",
     "Run",
+    "options_help",
     "parse_run",
 ]

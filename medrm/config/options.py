@@ -43,8 +43,10 @@ class DataOptions:
     dimensions: list[str] | None = option(
         None, "Dimensions to learn, comma separated. None: those that the training labels mention."
     )
-    primary_dimension: str | None = option(
-        None, "The dimension of the headline. None: overall where labelled, else the first."
+    primary_dimension: list[str] | None = option(
+        None,
+        "The dimension of the headline; of several, comma separated, the first that is labelled. "
+        "None: overall where labelled, else the first.",
     )
     split_by_cluster: str | None = option(
         None,
@@ -165,9 +167,6 @@ class AdapterOptions:
 class EvaluationOptions:
     """How it is measured before and after."""
 
-    protocol: Literal["official", "robust", "both"] = option(
-        "both", "The released scorer's rules, medrm's own, or both."
-    )
     controls: list[str] = option(
         list(CONTROLS), f"Rows beside the headline, comma separated, of {', '.join(CONTROLS)}."
     )

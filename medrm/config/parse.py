@@ -25,7 +25,6 @@ _FORBIDDEN = {
 _DATA_KEYS = (
     "train_data",
     "benchmark",
-    "primary_dimension",
     "data_root",
     "dimensions",
     "split_by_cluster",
@@ -164,15 +163,24 @@ def parse_run(
     return _build(objectives[objective[0]](), sources, empty)
 
 
-def _build(
-    training: type, sources: dict[str, tuple[str, list[str]]], empty: dict[str, None]
-) -> Run:
-    """Parses checked words into the groups and the objective's training arguments."""
+def options_help(objectives: Mapping[str, Callable[[], type]]) -> str:
+    """Returns every option with its default and description, as `--help` prints it."""
+    return "\n".join(_parser(training()).format_help() for training in objectives.values())
+
+
+def _parser(training: type) -> Any:
+    """Returns the parser of all groups; it raises instead of leaving the process."""
     from transformers import HfArgumentParser
 
     groups: list[Any] = [*GROUPS, training]
-    parser = HfArgumentParser(groups, allow_abbrev=False)
+    parser = HfArgumentParser(groups, prog="train_rm.py", allow_abbrev=False)
     parser.error = _raise  # type: ignore[method-assign]
+    return parser
+
+
+def _build(training: Any, sources: dict[str, tuple[str, list[str]]], empty: dict[str, None]) -> Run:
+    """Parses checked words into the groups and the objective's training arguments."""
+    parser = _parser(training)
     accepted = {
         f.name for group in (*GROUPS, training) for f in dataclasses.fields(group) if f.init
     }
@@ -184,8 +192,9 @@ def _build(
     parser.set_defaults(**empty)
     words = [word for key, (_, values) in sources.items() for word in (f"--{key}", *values)]
     parsed = vars(parser.parse_args(words))
-    built, problems = [], []
-    for group in (*GROUPS, training):
+    built: list[Any] = []
+    groups: tuple[Any, ...] = (*GROUPS, training)
+    for group in groups:
         names = {f.name for f in dataclasses.fields(group) if f.init}
         try:
             built.append(group(**{name: parsed[name] for name in names}))

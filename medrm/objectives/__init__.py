@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,4 +24,13 @@ def load_objective(name: str) -> Objective:
     return objective
 
 
-__all__ = ["OBJECTIVES", "load_objective"]
+def argument_classes() -> dict[str, Callable[[], type]]:
+    """Returns for each objective a function that imports the class of its training arguments."""
+
+    def config_of(name: str) -> type:
+        return load_objective(name).config
+
+    return {name: partial(config_of, name) for name in OBJECTIVES}
+
+
+__all__ = ["OBJECTIVES", "argument_classes", "load_objective"]

@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from medrm.errors import AdapterError
 from medrm.models.contract import CONTRACT_FILE, load_adapter
@@ -48,6 +53,26 @@ def load(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor, contract = load_adapter(folder, device)
     return RewardModel(model, processor, contract, batch_rows)
+
+
+def has_contract(path_or_repo: str | Path, revision: str | None = None) -> bool:
+    """Returns whether a folder or hub repository is a saved reward model.
+
+    A repository that cannot be asked is taken for none; loading it as a base says why it failed.
+    """
+    if Path(path_or_repo).is_dir():
+        return (Path(path_or_repo) / CONTRACT_FILE).is_file()
+    try:
+        hf_hub_download(str(path_or_repo), CONTRACT_FILE, revision=revision)
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        EntryNotFoundError,
+        OSError,
+    ):
+        return False
+    return True
 
 
 def _download(repo: str, revision: str | None) -> Path:

@@ -1,0 +1,147 @@
+"""The `medrm` command: parses, builds, calls. Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medrm import __version__
+from medrm.errors import MedrmError
+
+
+def quiet_libraries() -> None:
+    """Keeps other libraries from phoning home and from printing what no user can act on."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("bitsandbytes", "httpx", "huggingface_hub", "DeepSpeed", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Runs `action` and returns the exit status: 0 done, 2 the user's input is wrong.
+
+    Of several processes only the first of a machine prints the message. Anything else that fails
+    keeps its traceback and ends with status 1.
+    """
+    quiet_libraries()
+    try:
+        action()
+    except MedrmError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"Error: {error}\n")
+        return 2
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from medrm.pipeline.measure import evaluate_model
+
+    evaluate_model(
+        model=arguments.model,
+        revision=arguments.revision,
+        benchmark=arguments.benchmark,
+        data_root=arguments.data_root,
+        readout=arguments.readout,
+        protocol=arguments.protocol,
+        output_dir=Path(arguments.output_dir),
+    )
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from medrm.evaluation.compare import compare
+    from medrm.evaluation.tables import print_comparison
+
+    after = Path(arguments.after)
+    result = compare(
+        Path(arguments.before),
+        after,
+        output_dir=Path(arguments.output_dir) if arguments.output_dir else after.parent,
+        primary=arguments.primary_dimension,
+        allowed_differences=arguments.allowed_differences,
+    )
+    print_comparison(result)
+
+
+def _phantom(arguments: argparse.Namespace) -> None:
+    from medrm.data.phantom import write_phantom
+
+    ceiling = write_phantom(Path(arguments.output), cases=arguments.cases, seed=arguments.seed)
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
+    logging.getLogger(__name__).info(
+        "%d phantom cases in %s\nreachable accuracy: %s", arguments.cases, arguments.output, shown
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not accepted; give 1 or more")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all `medrm` commands."""
+    parser = argparse.ArgumentParser(
+        prog="medrm",
+        description="Reward models and judges for medical multimodal LLMs. Research software, not "
+        "for patient care. Training: accelerate launch recipes/train_rm.py",
+    )
+    parser.add_argument("--version", action="version", version=f"medrm {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_evaluate(commands.add_parser("evaluate", help="score a model on a benchmark"))
+    compare = commands.add_parser("compare", help="paired before/after comparison, no model needed")
+    compare.add_argument("before", help="evaluation folder of the base")
+    compare.add_argument("after", help="evaluation folder of the trained model")
+    compare.add_argument("--output_dir", help="where comparison.json goes (default: beside AFTER)")
+    compare.add_argument("--primary_dimension", help="dimension of the headline (default: overall)")
+    compare.add_argument(
+        "--allowed_differences",
+        nargs="+",
+        default=[],
+        help="differences besides the weights that are declared, such as readout",
+    )
+    compare.set_defaults(action=_compare)
+    data = commands.add_parser("data", help="make annotation data")
+    kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    phantom = kinds.add_parser("phantom", help="write phantom cases in both layouts")
+    phantom.add_argument("--seed", type=int, default=0, help="same seed, same files (default 0)")
+    phantom.add_argument("--cases", type=_positive, required=True, help="number of cases")
+    phantom.add_argument("--output", required=True, help="folder to write")
+    phantom.set_defaults(action=_phantom)
+    return parser
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `medrm evaluate`, shared with evaluation/evaluate.py."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="adapter folder, hub repo, or base model such as phantom-base",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub repo")
+    parser.add_argument("--benchmark", required=True, help="a name in evaluation/benchmarks/")
+    parser.add_argument("--data_root", help="where the benchmark's files lie")
+    parser.add_argument("--protocol", choices=("official", "robust", "both"), default="both")
+    parser.add_argument(
+        "--readout",
+        choices=("verdict_probability", "likelihood"),
+        default="verdict_probability",
+        help="how a base model without a reward head is read (default verdict_probability)",
+    )
+    parser.add_argument("--output_dir", required=True, help="evaluation folder to write")
+    parser.set_defaults(action=_evaluate)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one `medrm` command and returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    return guarded(lambda: arguments.action(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The whole job: data, before, training, after, comparison, report."""

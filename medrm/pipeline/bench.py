@@ -1,0 +1,170 @@
+"""What every stage of one run shares: options, cases, processor, and how a model is measured."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.integrations.deepspeed import (
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
+
+from medrm.config import Run
+from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.evaluation.run import Scorer, evaluate
+from medrm.models.check import check_image_reaches
+from medrm.models.contract import new_contract
+from medrm.models.families import Family, family_of
+from medrm.models.load import load_base, load_config, load_processor
+from medrm.models.reward_model import attach_head
+from medrm.objectives import load_objective
+from medrm.objectives.base import Objective
+from medrm.pipeline.material import Material, check_share
+from medrm.scorer.collate import Collator
+from medrm.scorer.readouts import Likelihood, VerdictProbability
+from medrm.scorer.reward import RewardModel
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Says what is under way and how long it took, in seconds."""
+    logger.info("%s ...", name)
+    started = time.perf_counter()
+    yield
+    logger.info("%s: %.1f s", name, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One run's options and checked cases, and the parts of the base that need no weights.
+
+    `lengths` maps the ids of training and development cases to the tokens of their longest row.
+    """
+
+    run: Run
+    material: Material
+    objective: Objective
+    processor: ProcessorMixin
+    family: Family
+    collator: Collator
+    lengths: dict[str, int]
+    output: Path
+
+    @classmethod
+    def prepare(cls, run: Run, material: Material, output: Path) -> Workbench:
+        """Loads the processor, measures lengths and sets over-long training cases aside.
+
+        Raises:
+            ConfigError: the base model cannot be found.
+            DataError: too many cases are too long.
+        """
+        options = run.model
+        where = (options.model_name_or_path, options.model_revision)
+        family = family_of(load_config(*where, options.trust_remote_code))
+        processor = load_processor(
+            *where, options.min_pixels, options.max_pixels, options.trust_remote_code
+        )
+        collator = Collator(processor, options.reward_template)
+        objective = load_objective(run.objective)
+        cases = [*material.train, *material.development]
+        counts = collator.lengths(cases, material.facts)
+        lengths = {case.case_id: count for case, count in zip(cases, counts, strict=True)}
+        parts, excluded = [], list(material.excluded)
+        for part in (material.train, material.development):
+            kept, long = objective.fit_for_training(part, lengths, options.max_length)
+            parts.append(tuple(kept))
+            excluded += long
+        check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
+        material = replace(material, train=parts[0], development=parts[1], excluded=tuple(excluded))
+        return cls(run, material, objective, processor, family, collator, lengths, output)
+
+    def folder(self, name: str) -> Path:
+        """The evaluation folder of that name."""
+        return self.output / "evaluation" / name
+
+    @property
+    def base_name(self) -> str:
+        """The base model's name without a local path."""
+        name = self.run.model.model_name_or_path
+        return Path(name).resolve().name if Path(name).is_dir() else name
+
+    def base(self) -> PreTrainedModel:
+        """Loads the base model afresh and whole; no stage inherits what another did to it.
+
+        Under ZeRO-3 it would come in parts, which only the trainer puts together.
+        """
+        # The attribute exists only where DeepSpeed launched the run.
+        partitioned = vars(self.run.training).get("hf_deepspeed_config")
+        if partitioned is None:
+            return load_base(self.run.model, self.run.training.device)
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
+        try:
+            return load_base(self.run.model, self.run.training.device)
+        finally:
+            set_hf_deepspeed_config(partitioned)  # type: ignore[no-untyped-call]
+
+    def check_image(self, model: PreTrainedModel) -> None:
+        """Stops the run when images do not reach the model."""
+        if self.material.pictured:
+            check_image_reaches(model, self.processor, self.family)
+
+    def with_head(self) -> PreTrainedModel:
+        """Returns a fresh base with a head drawn from the run's seed."""
+        spec = self.objective.head_spec(self.run, self.material.dimensions, self.material.train)
+        return attach_head(self.base(), spec, self.run.training.seed)
+
+    def reward_model(self, model: PreTrainedModel | PeftModel) -> RewardModel:
+        """Returns a scorer of a model in memory: for controls, never for "after"."""
+        contract = new_contract(
+            model, self.processor, self.run.model, self.run.objective, self.objective.readout
+        )
+        rows = self.run.evaluation.evaluation_batch_rows
+        return RewardModel(model.eval(), self.processor, contract, rows)
+
+    def zero_shot(self, model: PreTrainedModel) -> Iterator[tuple[str, Scorer]]:
+        """Yields the base's zero-shot readouts by the names of their rows."""
+        settings: dict[str, Any] = {
+            "dimensions": self.material.dimensions,
+            "batch_rows": self.run.evaluation.evaluation_batch_rows,
+            "max_length": self.run.model.max_length,
+        }
+        benchmark = self.material.benchmark
+        if all(len(case.answers) == 2 for case in (*benchmark.cases, *self.material.development)):
+            yield (
+                "zero_shot_verdict",
+                VerdictProbability(model, self.processor, **settings),
+            )
+        yield (
+            "zero_shot_likelihood",
+            Likelihood(model, self.processor, **settings),
+        )
+
+    def development_benchmark(self) -> Benchmark:
+        """The development cases, to choose by."""
+        return benchmark_from_cases("development", self.material.source, self.material.development)
+
+    def measure(self, scorer: Scorer, name: str, benchmark: Benchmark | None = None) -> float:
+        """Evaluates into the folder `name` and returns the primary dimension's accuracy."""
+        options = self.run.model
+        report = evaluate(
+            scorer,
+            benchmark or self.material.benchmark,
+            self.folder(name),
+            model_name=f"{self.base_name} ({name})",
+            settings={
+                key: getattr(options, key)
+                for key in ("dtype", "min_pixels", "max_pixels", "max_length")
+            },
+        )
+        entry = report["protocols"]["robust"]["dimensions"][self.material.primary]
+        return float(entry["accuracy"])

@@ -1,0 +1,77 @@
+"""The two trainings of a run: the frozen probe and the adapter."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from dataclasses import replace
+
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer
+
+from medrm.models.adapter import add_adapter, freeze_backbone
+from medrm.models.contract import Contract, new_contract, save_adapter
+from medrm.pipeline.bench import Workbench, stage
+
+
+def build_trainer(bench: Workbench, model: PreTrainedModel | PeftModel, output: str) -> Trainer:
+    """Returns the objective's trainer of `model`, writing below `output`."""
+    arguments = copy.copy(bench.run.training)
+    arguments.output_dir = output
+    return bench.objective.build_trainer(
+        replace(bench.run, training=arguments),
+        model,
+        bench.collator,
+        bench.material.train,
+        bench.material.development,
+        bench.lengths,
+    )
+
+
+def train_probe(bench: Workbench) -> PreTrainedModel:
+    """Returns a fresh base whose head alone was trained, on the same data and steps."""
+    model = freeze_backbone(bench.with_head())
+    folder = bench.folder("frozen_probe") / "training"
+    build_trainer(bench, model, str(folder)).train()
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    return model
+
+
+def train_adapter(bench: Workbench) -> None:
+    """Trains the adapter and the head, and saves them as the adapter folder."""
+    run = bench.run
+    model = add_adapter(bench.with_head(), run.adapter, bench.family, run.training.seed)
+    trainer = build_trainer(bench, model, str(bench.output))
+    with stage("training"):
+        trainer.train(resume_from_checkpoint=resume_point(run.training.resume_from_checkpoint))
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if PartialState().is_main_process:
+        save_adapter(
+            bench.output / "adapter", model, bench.processor, contract_of(bench, model), state_dict
+        )
+    PartialState().wait_for_everyone()
+
+
+def resume_point(given: str | None) -> str | bool | None:
+    """Returns what the Trainer takes: a checkpoint's folder, or True for the last one."""
+    if given is not None and given.lower() in ("true", "false"):
+        return given.lower() == "true"
+    return given
+
+
+def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contract:
+    """Returns the contract of the trained model, with what it was trained on."""
+    run, cases = bench.run, (*bench.material.train, *bench.material.development)
+    contract = new_contract(
+        model, bench.processor, run.model, run.objective, bench.objective.readout
+    )
+    return replace(
+        contract,
+        training_data_digest=bench.material.source.digest,
+        training_image_digests=tuple(
+            sorted({image.digest for case in cases for image in case.images})
+        ),
+    )

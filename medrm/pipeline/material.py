@@ -1,0 +1,244 @@
+"""Gathers what one run learns from and is measured on, and checks it before any model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medrm.config import DataOptions, Run
+from medrm.data.images import ImageFacts, examine, image_problem
+from medrm.data.leaks import LeakReport, find_leaks, same_pictures
+from medrm.data.load import CaseSet, read_set
+from medrm.data.rows import Excluded
+from medrm.data.split import split_by_cluster
+from medrm.data.votes import LabelRules
+from medrm.errors import ConfigError, DataError, nearest, report
+from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
+from medrm.schema import DIMENSIONS, Case
+
+logger = logging.getLogger(__name__)
+
+SPLIT_SEED = 0
+"""Seed of the splits: not the training seed, so that runs of several seeds share one test part."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Checked cases of one run. `facts` holds what decoding each distinct image showed."""
+
+    train: tuple[Case, ...]
+    development: tuple[Case, ...]
+    benchmark: Benchmark
+    dimensions: tuple[str, ...]
+    primary: str
+    excluded: tuple[Excluded, ...]
+    facts: Mapping[str, ImageFacts]
+    leaks: LeakReport
+    source: CaseSet
+
+    @property
+    def pictured(self) -> bool:
+        """Whether any case has an image."""
+        return bool(self.facts)
+
+    def describe(self) -> str:
+        """Returns what the terminal says of the data."""
+        benchmark = self.benchmark
+        lines = [
+            f"{self.source.name}: {len(self.train)} training and {len(self.development)} "
+            f"development cases; benchmark {benchmark.name}: {len(benchmark.cases)} cases in "
+            f"{benchmark.clusters} clusters; {len(self.excluded)} training cases set aside"
+        ]
+        for name, agreement in self.source.agreement.items():
+            lines.append(
+                f"agreement on {name}: Krippendorff's alpha {agreement.alpha:.3f}, raw "
+                f"{agreement.raw:.3f} ({agreement.annotators} annotators)"
+            )
+        if benchmark.source.ceiling:
+            reachable = ", ".join(f"{k} {v:.3f}" for k, v in benchmark.source.ceiling.items())
+            lines.append(f"ceiling (reachable accuracy): {reachable}")
+        if self.leaks.repeated_questions or self.leaks.repeated_answers:
+            lines.append(
+                f"benchmark cases whose question / an answer also stands in the training data: "
+                f"{self.leaks.repeated_questions} / {self.leaks.repeated_answers}"
+            )
+        return "\n".join(lines)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the data section of run.json."""
+        return {
+            "train": {
+                "name": self.source.name,
+                "revision": self.source.revision,
+                "digest": self.source.digest,
+                "cases": len(self.train),
+                "agreement": {
+                    name: dataclasses.asdict(agreement)
+                    for name, agreement in self.source.agreement.items()
+                },
+            },
+            "development": {"cases": len(self.development)},
+            "benchmark": {
+                "name": self.benchmark.name,
+                "revision": self.benchmark.source.revision,
+                "digest": self.benchmark.source.digest,
+                "cases": len(self.benchmark.cases),
+                "ceiling": dict(self.benchmark.source.ceiling),
+            },
+            "dimensions": list(self.dimensions),
+            "primary_dimension": self.primary,
+            "leaks": dataclasses.asdict(self.leaks),
+            "excluded": [
+                {"case_id": entry.case_id, "reason": entry.reason} for entry in self.excluded
+            ],
+        }
+
+
+def gather(run: Run) -> Material:
+    """Returns the run's cases, split by cluster, with every data problem raised or listed.
+
+    Raises:
+        DataError: nothing to train on, too many unusable training cases, a leak, an unlabelled
+            dimension.
+        ConfigError: a name that does not exist.
+    """
+    options = run.data
+    source, benchmark = _sources(options)
+    facts = examine([*source.cases, *(benchmark.cases if benchmark else ())])
+    train, development, benchmark = _parts(options, source, benchmark, facts)
+    dimensions = _dimensions(options, train)
+    primary = _primary(options, dimensions)
+    leaks = find_leaks([*train, *development], benchmark.cases, facts, synthetic=source.synthetic)
+    if leaks.fatal:
+        raise DataError(
+            report(
+                f"Training data {source.name!r} and benchmark {benchmark.name!r} share content; a "
+                "score on it would say nothing. Remove these cases from the training data:",
+                leaks.fatal,
+            )
+        )
+    excluded = list(source.excluded)
+    train, unusable = usable(train, dimensions, facts)
+    development, others = usable(development, dimensions, facts)
+    excluded += [*unusable, *others]
+    check_share(excluded, len(train) + len(development), options.max_excluded_share)
+    if not train or not development:
+        raise DataError(
+            f"{source.name!r} leaves {len(train)} training and {len(development)} development "
+            "cases; both need at least one labelled case. Give more cases or other shares."
+        )
+    return Material(
+        tuple(train),
+        tuple(development),
+        benchmark,
+        dimensions,
+        primary,
+        tuple(excluded),
+        facts,
+        leaks,
+        source,
+    )
+
+
+def _sources(options: DataOptions) -> tuple[CaseSet, Benchmark | None]:
+    """Reads the set to train on, and the benchmark where it is a set of its own."""
+    rules = LabelRules(aggregation=options.aggregation)
+    departments = Path(options.department_map) if options.department_map else None
+    if options.train_data is None:
+        return load_benchmark(str(options.benchmark), options.data_root).source, None
+    source = read_set(options.train_data, rules, departments)
+    if options.benchmark is None:
+        return source, None
+    return source, load_benchmark(options.benchmark, options.data_root)
+
+
+def _parts(
+    options: DataOptions,
+    source: CaseSet,
+    benchmark: Benchmark | None,
+    facts: Mapping[str, ImageFacts],
+) -> tuple[list[Case], list[Case], Benchmark]:
+    """Splits by cluster; two images that show the same picture stay in one part."""
+    same = [
+        (found.left.digest, found.right.digest)
+        for found in same_pictures(source.cases, source.cases, facts, source.synthetic)
+    ]
+    if benchmark is not None:
+        shares = (1 - options.development_share, options.development_share)
+        train, development = split_by_cluster(source.cases, shares, SPLIT_SEED, same)
+        return train, development, benchmark
+    train, development, test = split_by_cluster(source.cases, options.shares, SPLIT_SEED, same)
+    return train, development, benchmark_from_cases(options.benchmark or source.name, source, test)
+
+
+def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:
+    """Returns the dimensions to learn, canonical ones first and in their order."""
+    labelled = {name for case in train for name in case.labels}
+    ordered = [name for name in DIMENSIONS if name in labelled]
+    ordered += sorted(labelled - set(DIMENSIONS))
+    if not ordered:
+        raise DataError("no training case carries a label; give votes or human_answer entries")
+    if options.dimensions is None:
+        return tuple(ordered)
+    missing = [name for name in options.dimensions if name not in labelled]
+    if missing:
+        raise DataError(
+            f"no training label mentions the dimension {', '.join(missing)}; labelled are "
+            f"{', '.join(ordered)}.{nearest(missing[0], ordered)}"
+        )
+    return tuple(dict.fromkeys(options.dimensions))
+
+
+def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
+    if options.primary_dimension is None:
+        return "overall" if "overall" in dimensions else dimensions[0]
+    for name in options.primary_dimension:
+        if name in dimensions:
+            return name
+    named = ", ".join(options.primary_dimension)
+    raise ConfigError(
+        f"primary_dimension is {named}; the run learns {', '.join(dimensions)}."
+        f"{nearest(named, dimensions)}"
+    )
+
+
+def usable(
+    cases: Sequence[Case], dimensions: Sequence[str], facts: Mapping[str, ImageFacts]
+) -> tuple[list[Case], list[Excluded]]:
+    """Sets aside cases that cannot be trained on: an unreadable image, or no label to learn."""
+    kept, excluded = [], []
+    for case in cases:
+        problems = (image_problem(image, facts) for image in case.images)
+        bad = next((problem for problem in problems if problem), None)
+        if bad:
+            excluded.append(Excluded(case.case_id, bad))
+        elif not any(name in case.labels for name in dimensions):
+            excluded.append(Excluded(case.case_id, f"no label for {', '.join(dimensions)}"))
+        else:
+            kept.append(case)
+    return kept, excluded
+
+
+def check_share(excluded: Sequence[Excluded], kept: int, most: float) -> None:
+    """Fails when too large a share of the training cases had to be set aside, else says how many.
+
+    Raises:
+        DataError: the share is above `most`.
+    """
+    if not excluded:
+        return
+    share = len(excluded) / (len(excluded) + kept)
+    listed = [f"{entry.case_id}: {entry.reason}" for entry in excluded]
+    text = f"{len(excluded)} of {len(excluded) + kept} training cases ({share:.1%}) cannot be used"
+    if share > most:
+        raise DataError(
+            report(
+                f"{text}, above max_excluded_share {most:.1%}. Repair them or raise the share.",
+                listed,
+            )
+        )
+    logger.warning("%s", report(f"{text}; set aside:", listed, most=5))

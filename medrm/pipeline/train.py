@@ -1,0 +1,162 @@
+"""The run of `recipes/train_rm.py`: before, training, after, comparison, card, report."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from accelerate import PartialState
+
+from medrm.config import Run
+from medrm.data.images import blank_images
+from medrm.errors import ConfigError
+from medrm.evaluation.benchmark import benchmark_from_cases
+from medrm.evaluation.compare import compare
+from medrm.evaluation.page import write_page
+from medrm.evaluation.tables import print_comparison
+from medrm.hub import push, write_card
+from medrm.pipeline.bench import Workbench, stage
+from medrm.pipeline.learn import train_adapter, train_probe
+from medrm.pipeline.manifest import write_manifest
+from medrm.pipeline.material import gather
+from medrm.scorer.load import load
+
+logger = logging.getLogger(__name__)
+
+STALE = ("adapter", "evaluation", "comparison.json", "report.html", "metrics.jsonl", "run.json")
+"""What a run writes and an overwriting run removes; checkpoint-* as well."""
+
+
+def train(run: Run) -> None:
+    """Does the whole job of one recipe and leaves a run folder.
+
+    Raises:
+        MedrmError: the configuration, the data or the model is not as it should be.
+    """
+    state = PartialState()
+    output = Path(run.training.output_dir)
+    check_output(output, run)
+    with stage("data"), state.main_process_first():
+        material = gather(run)
+    if state.is_main_process:
+        clear(output, run)
+    state.wait_for_everyone()
+    bench = Workbench.prepare(run, material, output)
+    if state.is_main_process:
+        write_manifest(output / "run.json", run, bench.material.summary(), state.num_processes)
+        logger.info("%s", bench.material.describe())
+    before(bench)
+    controls = untrained_controls(bench)
+    train_adapter(bench)
+    after(bench)
+    if state.is_main_process:
+        conclude(bench, controls)
+    state.wait_for_everyone()
+
+
+def check_output(output: Path, run: Run) -> None:
+    """Refuses a run folder that is in use.
+
+    Raises:
+        ConfigError: it holds an earlier run and neither overwriting nor resuming is asked.
+    """
+    resumes = run.training.resume_from_checkpoint is not None
+    if (output / "run.json").exists() and not (resumes or run.evaluation.overwrite_output_dir):
+        raise ConfigError(
+            f"output_dir {output} holds an earlier run. Give another --output_dir, "
+            "--overwrite_output_dir true to replace it, or --resume_from_checkpoint to go on."
+        )
+
+
+def clear(output: Path, run: Run) -> None:
+    """Makes the run folder; what an earlier run left there goes, unless it is resumed."""
+    output.mkdir(parents=True, exist_ok=True)
+    if run.training.resume_from_checkpoint is not None or not (output / "run.json").exists():
+        return
+    for entry in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def before(bench: Workbench) -> None:
+    """Measures the base by each zero-shot readout; `before` is the better on development cases."""
+    model = bench.base()
+    bench.check_image(model)
+    held_out = bench.development_benchmark()
+    accuracy: dict[str, float] = {}
+    for name, scorer in bench.zero_shot(model):
+        with stage(name):
+            accuracy[name] = bench.measure(scorer, f"{name}/development", held_out)
+            bench.measure(scorer, name)
+    better = max(accuracy, key=lambda name: accuracy[name])
+    if PartialState().is_main_process:
+        for name in accuracy:
+            shutil.rmtree(bench.folder(f"{name}/development"))
+        shutil.copytree(bench.folder(better), bench.folder("before"), dirs_exist_ok=True)
+    logger.info(
+        "before: %s (development: %s)",
+        better,
+        ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()),
+    )
+
+
+def untrained_controls(bench: Workbench) -> list[str]:
+    """Measures a head as it was drawn, and one trained on the frozen base."""
+    wanted = bench.run.evaluation.controls
+    if "untrained_head" in wanted:
+        with stage("untrained_head"):
+            bench.measure(bench.reward_model(bench.with_head()), "untrained_head")
+    if "frozen_probe" in wanted:
+        with stage("frozen_probe"):
+            bench.measure(bench.reward_model(train_probe(bench)), "frozen_probe")
+    return [name for name in wanted if name != "blank_images" and bench.folder(name).is_dir()]
+
+
+def after(bench: Workbench) -> None:
+    """Measures the adapter as it was saved, loaded anew, with the images and without."""
+    scorer = load(
+        bench.output / "adapter",
+        device=bench.run.training.device,
+        batch_rows=bench.run.evaluation.evaluation_batch_rows,
+    )
+    with stage("after"):
+        bench.measure(scorer, "after")
+    benchmark = bench.material.benchmark
+    if "blank_images" in bench.run.evaluation.controls and bench.material.pictured:
+        with stage("blank_images"):
+            blank = benchmark_from_cases(
+                benchmark.name, benchmark.source, blank_images(benchmark.cases)
+            )
+            bench.measure(scorer, "blank_images", blank)
+
+
+def conclude(bench: Workbench, controls: list[str]) -> None:
+    """Compares, writes card and report, and pushes where that is asked."""
+    names = [*controls, *(["blank_images"] if bench.folder("blank_images").is_dir() else [])]
+    comparison = compare(
+        bench.folder("before"),
+        bench.folder("after"),
+        primary=bench.material.primary,
+        controls={name: bench.folder(name) for name in names},
+        allowed_differences=bench.run.evaluation.allowed_differences,
+        output_dir=bench.output,
+    )
+    print_comparison(comparison)
+    write_card(bench.output / "adapter", bench.output)
+    page = write_page(bench.output)
+    logger.info("report: %s\nadapter: %s", page, bench.output / "adapter")
+    if bench.run.training.push_to_hub:
+        logger.info("pushed: %s", push_adapter(bench))
+
+
+def push_adapter(bench: Workbench) -> str:
+    """Pushes the adapter folder under hub_model_id, else under the run folder's name."""
+    arguments = bench.run.training
+    return push(
+        bench.output / "adapter",
+        arguments.hub_model_id or bench.output.resolve().name,
+        private=bool(arguments.hub_private_repo),
+    )
