@@ -1,0 +1,216 @@
+"""Describes a trained adapter in a model card and pushes its folder to the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from medrm.assets import PHANTOM_BASE
+from medrm.errors import ConfigError
+from medrm.evaluation.compare import Comparison
+from medrm.evaluation.report import Report, read_json, read_report
+from medrm.evaluation.tables import CONTROLS, p_value, percent, points
+from medrm.models.contract import Contract, read_contract
+
+PUBLISHED = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md"})
+"""Suffixes of the files that leave the machine; nothing else is pushed."""
+
+_BEFORE = {
+    "verdict_probability": "asked for its verdict in both orders, read from the probability of it",
+    "likelihood": "read by how likely it finds each answer (mean log probability of its tokens)",
+}
+_SPECIAL = re.compile(r"([\\`*_\[\]|~&])")
+_REFUSED = (401, 403)
+
+
+class _Plain(str):
+    """Text of the template's own making, put into the card as it is."""
+
+
+def write_card(folder: Path, run_dir: Path) -> Path:
+    """Writes `README.md`, the model card, into an adapter folder.
+
+    All numbers and names come from the run folder's files; none of its paths does.
+
+    Args:
+        folder: the adapter folder, with `medrm.json`.
+        run_dir: the run folder, with `run.json`, `comparison.json` and `evaluation/after`.
+
+    Raises:
+        AdapterError: the adapter folder has no valid `medrm.json`.
+        DataError: the run folder lacks an evaluation.
+    """
+    contract = read_contract(folder)
+    run = read_json(run_dir / "run.json")
+    after = read_report(run_dir / "evaluation" / "after")
+    comparison = read_json(run_dir / "comparison.json")
+    title = f"{contract.base_model} reward model ({contract.objective})"
+    text = _template().render(
+        header=_Plain(f"---\n{_metadata(contract, run, after, title)}---"),
+        title=title,
+        contract=contract,
+        comparison=comparison,
+        after=after,
+        measured=_measured(comparison, after),
+        controls=CONTROLS,
+        before_words=_BEFORE.get(comparison["before"]["readout"], comparison["before"]["readout"]),
+        trained=_trained(contract, run["config"]),
+        load_name=_Plain(_load_name(folder, run["config"])),
+        data=run["data"]["train"],
+        config=run["config"],
+        seed=run["seed"],
+        versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+    )
+    path = folder / "README.md"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
+    """Uploads an adapter folder to the hub and returns the address of the commit.
+
+    Only the folder's own files with a suffix of `PUBLISHED` leave the machine. The token comes from
+    the environment (HF_TOKEN, or `hf auth login`).
+
+    Args:
+        folder: the adapter folder.
+        repo_id: `ORG/NAME`; made where it does not exist.
+        private: whether a new repository is private; None: as the organisation has set it.
+
+    Raises:
+        AdapterError: the folder is no adapter folder.
+        ConfigError: bad name, no token, no right to write, or offline.
+    """
+    read_contract(folder)
+    files = sorted(path.name for path in folder.iterdir() if _is_published(path))
+    api = HfApi()
+    try:
+        created = api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=created.repo_id,
+            folder_path=folder,
+            allow_patterns=files,
+            commit_message="Upload the reward model",
+        )
+    except HFValidationError as error:
+        raise ConfigError(
+            f"hub_model_id {repo_id!r} is no name of a repository: {error}"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise ConfigError(
+            f"Cannot push to {repo_id!r} while HF_HUB_OFFLINE is set. Unset it, or leave out "
+            "push_to_hub."
+        ) from error
+    except LocalTokenNotFoundError as error:
+        raise ConfigError(_no_token(repo_id)) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code in _REFUSED:
+            raise ConfigError(_no_token(repo_id)) from error
+        raise
+    return commit.commit_url
+
+
+def _no_token(repo_id: str) -> str:
+    return (
+        f"The hub refuses to write to {repo_id!r}. Set HF_TOKEN to a token with write access to "
+        "it, or give a --hub_model_id of your own."
+    )
+
+
+def _is_published(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.suffix in PUBLISHED
+
+
+def _template() -> Any:
+    """Returns the card's template; every value put into it is escaped for Markdown."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        finalize=_escape,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"share": percent, "points": points, "p_value": p_value}
+    return environment.get_template("card.md.jinja")
+
+
+def _escape(value: object) -> object:
+    """Returns text on one line, without Markdown or HTML; other values as they are."""
+    if not isinstance(value, str) or isinstance(value, _Plain):
+        return value
+    return _SPECIAL.sub(r"\\\1", " ".join(value.split())).replace("<", "&lt;")
+
+
+def _load_name(folder: Path, config: dict[str, Any]) -> str:
+    """Returns what the snippet loads: the repository where one is named, else the folder."""
+    name = str(config["hub_model_id"] or folder.name)
+    return re.sub(r"[^\w./-]", "", name)
+
+
+def _trained(contract: Contract, config: dict[str, Any]) -> str:
+    if contract.trained == "lora":
+        kind = "DoRA" if config["use_dora"] else "LoRA"
+        return f"{kind} of rank {config['lora_r']} (alpha {config['lora_alpha']}) and the head"
+    return "all weights and the head" if contract.trained == "full" else "the head alone"
+
+
+def _measured(comparison: Comparison, after: Report) -> dict[str, str]:
+    """Returns accuracy after training with its interval, in percent, for each dimension."""
+    measures = after["protocols"]["robust"]["dimensions"]
+    cells = {}
+    for name, entry in comparison["dimensions"].items():
+        bounds = (measures[name] or {}).get("ci95")
+        cells[name] = percent(entry["after"])
+        if bounds is not None:
+            low, high = max(0.0, bounds[0]), min(1.0, bounds[1])
+            cells[name] += f" ({percent(low)} to {percent(high)})"
+    return cells
+
+
+def _metadata(contract: Contract, run: dict[str, Any], after: Report, title: str) -> str:
+    """Returns the YAML header, with the robust accuracies as model-index."""
+    named = contract.base_digest is None or contract.base_model == PHANTOM_BASE
+    benchmark = after["benchmark"]
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=benchmark["name"],
+            dataset_name=benchmark["name"],
+            dataset_revision=benchmark["revision"],
+            metric_type="accuracy",
+            metric_name=f"{dimension}: accuracy (robust)",
+            metric_value=measures["accuracy"],
+            metric_args={"n": measures["n"], "ci95": measures["ci95"]},
+            verified=False,
+        )
+        for dimension, measures in after["protocols"]["robust"]["dimensions"].items()
+        if measures is not None and measures["accuracy"] is not None
+    ]
+    data = ModelCardData(
+        base_model=contract.base_model if named else None,
+        library_name="peft" if contract.trained == "lora" else "transformers",
+        license="other",
+        license_name="terms-of-base-model-and-training-data",
+        tags=["medrm", "reward-model", "medical", contract.objective.replace("_", "-")],
+        datasets=[run["data"]["train"]["name"]]
+        if _is_hub_id(run["data"]["train"]["name"])
+        else None,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml() + "\n"
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"[\w-]+/[\w.-]+", name) is not None
