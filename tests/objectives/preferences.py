@@ -34,7 +34,7 @@ def image(seed: int) -> ImageRef:
 
 
 def preference(number: int, ties: bool = False, answers: int = 2, pictured: bool = True) -> Case:
-    """Returns a case whose good answer is told by its words; the second dimension may be missing."""
+    """Returns a case whose good answer its words tell; the second dimension may be missing."""
     good, bad = GOOD[number % 2], BAD[number % 2]
     first = number % 3 == 0
     side = (0.8, 0.0, 0.2) if first else (0.0, 0.0, 1.0)

@@ -1,0 +1,39 @@
+"""Started by `accelerate launch`: trains a tiny model and says how many processes took part."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from preferences import make_recipe, preferences
+
+
+def train(folder: Path) -> int:
+    """Returns the world size after three steps, the last of them of a smaller batch."""
+    recipe = make_recipe(
+        folder,
+        train=[*preferences(13, ties=True), *preferences(8, 50, pictured=False)],
+        development=preferences(5, 100),
+        max_steps=3,
+        per_device_train_batch_size=3,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_steps=3,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        optim="sgd",
+        learning_rate=0.5,
+        head_learning_rate=0.5,
+    )
+    trainer = recipe.trainer()
+    trainer.train()
+    return int(trainer.accelerator.num_processes)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    target = Path(sys.argv[1])
+    world = train(target)
+    (target / f"world-{world}.json").write_text(json.dumps(world), encoding="utf-8")
