@@ -79,7 +79,8 @@ def wrap(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     """
     if is_quantised(model):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    with torch.random.fork_rng():
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -122,6 +123,12 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _commit(name: str, revision: str) -> str:
+    """Returns the commit a hub model was loaded from: the cache keeps files below its name."""
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else revision
+
+
 def new_contract(
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
@@ -139,7 +146,7 @@ def new_contract(
     whole: Literal["full", "head"] = "full" if any(p.requires_grad for p in others) else "head"
     return Contract(
         base_model=name,
-        base_revision=None if local else (model.config._commit_hash or options.model_revision),
+        base_revision=None if local else _commit(name, options.model_revision),
         base_digest=weights_digest(where) if local else None,
         family=family_of(model.config).name,
         objective=objective,
@@ -268,9 +275,8 @@ def _base_folders(folder: Path, name: str) -> list[Path]:
     candidates = [Path(name), folder.parent / name]
     run = folder.parent / RUN_FILE
     if run.is_file():
-        record = json.loads(run.read_text(encoding="utf-8"))
-        options = record.get("options", record)
-        candidates.insert(0, Path(str(options.get("model_name_or_path", name))))
+        config = json.loads(run.read_text(encoding="utf-8")).get("config", {})
+        candidates.insert(0, Path(config.get("model_name_or_path", name)))
     return [path for path in candidates if path.is_dir() and path.resolve().name == name]
 
 

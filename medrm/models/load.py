@@ -8,8 +8,8 @@ torchvision. medrm reads images only.
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from transformers import (
     ProcessorMixin,
     processing_utils,
 )
+from transformers.integrations import deepspeed
 from transformers.utils.hub import cached_file
 from transformers.video_processing_utils import VideoProcessorMixin
 
@@ -32,8 +33,6 @@ from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
-
-_log = logging.getLogger(__name__)
 
 if "VideoProcessorMixin" not in vars(processing_utils.transformers_module):
     # Without torchvision transformers does not export the class, yet ProcessorMixin looks it up
@@ -125,7 +124,6 @@ def _quantisation(options: ModelOptions, family: Family) -> Any:
             "load_in_4bit and load_in_8bit need bitsandbytes, which is not installed. "
             "Run `pip install bitsandbytes`, or leave both out."
         ) from error
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 logs a line for each call
     skip = ["lm_head", family.vision, *([family.projector] if family.projector else [])]
     settings: Any = transformers.BitsAndBytesConfig
     if options.load_in_8bit:
@@ -153,6 +151,25 @@ def _disable_dropout(config: PreTrainedConfig) -> None:
                 setattr(part, name, 0.0)
 
 
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Keeps transformers from splitting the weights over processes while they are read.
+
+    With ZeRO-3 on, `from_pretrained` leaves empty parameters that only a DeepSpeed engine can run;
+    the image check, the scores before training and the head's initial weights come before the
+    engine, which splits the model itself when the trainer makes it.
+    """
+    switch: Any = deepspeed
+    reference = switch._hf_deepspeed_config_weak_ref
+    settings = reference() if reference is not None else None
+    switch.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if settings is not None:
+            switch.set_hf_deepspeed_config(settings)
+
+
 def load_base(
     options: ModelOptions,
     device: torch.device | str = "cpu",
@@ -177,18 +194,19 @@ def load_base(
     placement = {} if quantisation is None else {"device_map": {"": device}}
     loader: Any = AutoModelForImageTextToText
     try:
-        model, found = loader.from_pretrained(
-            resolve_model(options.model_name_or_path),
-            config=config,
-            revision=options.model_revision,
-            trust_remote_code=options.trust_remote_code,
-            dtype=dtype or _dtype(options, device),
-            attn_implementation=options.attn_implementation,
-            quantization_config=quantisation,
-            use_safetensors=True,
-            output_loading_info=True,
-            **placement,
-        )
+        with _whole_weights():
+            model, found = loader.from_pretrained(
+                resolve_model(options.model_name_or_path),
+                config=config,
+                revision=options.model_revision,
+                trust_remote_code=options.trust_remote_code,
+                dtype=dtype or _dtype(options, device),
+                attn_implementation=options.attn_implementation,
+                quantization_config=quantisation,
+                use_safetensors=True,
+                output_loading_info=True,
+                **placement,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise _not_found(options.model_name_or_path, error) from error
     if found["missing_keys"] or found["mismatched_keys"]:

@@ -12,6 +12,11 @@ from rows import batch
 from safetensors.torch import load_file, save_file
 from tiny import TINY_FAMILIES, tiny_image
 from transformers import BertConfig
+from transformers.integrations.deepspeed import (
+    HfDeepSpeedConfig,
+    is_deepspeed_zero3_enabled,
+    unset_hf_deepspeed_config,
+)
 
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
@@ -125,3 +130,17 @@ def test_dropout_is_off_even_in_training_mode(tiny_folder, tmp_path):
     with torch.no_grad():
         first, second = (model(**inputs).logits.numpy() for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_weights_are_whole_although_zero3_is_on(tiny_folder):
+    """Otherwise every parameter has shape (0,), and nothing runs before the engine is made."""
+    pytest.importorskip("deepspeed")
+    folder = str(tiny_folder("llava"))
+    settings = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    try:
+        model = load_base(ModelOptions(folder))
+        assert is_deepspeed_zero3_enabled()
+    finally:
+        unset_hf_deepspeed_config()
+    assert settings.is_zero3()
+    assert all(parameter.numel() > 0 for parameter in model.parameters())

@@ -230,9 +230,44 @@ def test_a_local_base_is_found_through_the_run(saved, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     moved = tmp_path / "elsewhere" / "llava-32"
     (tmp_path / "llava-32").rename(moved)
-    (tmp_path / "run.json").write_text(json.dumps({"model_name_or_path": str(moved)}))
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"model_name_or_path": str(moved)}}))
     found = rewards(load_adapter(saved)[0], batch(load_processor(str(saved)), "llava"))
     assert torch.equal(found, expected)
+
+
+def test_the_shipped_base_is_recorded_under_its_name(tiny_folder, tmp_path, monkeypatch):
+    base = tiny_folder("qwen2_5_vl")
+    monkeypatch.setattr("medrm.models.load.asset", lambda relative: base)
+    model, processor = reward_model("phantom-base")
+    freeze_backbone(model)
+    options = ModelOptions("phantom-base")
+    save_adapter(
+        tmp_path,
+        model,
+        processor,
+        new_contract(model, processor, options, "bradley_terry", "reward"),
+    )
+    assert read_contract(tmp_path).base_model == "phantom-base"
+    inputs = batch(processor, "qwen2_5_vl")
+    assert torch.equal(rewards(load_adapter(tmp_path)[0], inputs), rewards(model, inputs))
+
+
+def test_a_hub_base_is_recorded_with_its_commit(tiny_folder, tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    cached = tmp_path / "models--clinic--base"
+    shutil.copytree(tiny_folder("qwen2_5_vl"), cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model, processor, contract = trained("clinic/base", "qwen2_5_vl")
+    assert (contract.base_model, contract.base_revision) == ("clinic/base", commit)
+    assert contract.base_digest is None
+    save_adapter(tmp_path / "adapter", model, processor, contract)
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("clinic/base", commit)
+    inputs = batch(processor, "qwen2_5_vl")
+    again, _, _ = load_adapter(tmp_path / "adapter")
+    assert torch.equal(rewards(again, inputs), rewards(model, inputs))
 
 
 def test_contract_survives_json_with_every_field(saved):
