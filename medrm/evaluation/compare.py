@@ -20,6 +20,8 @@ Comparison = dict[str, Any]
 
 SIGNIFICANCE = 0.05
 
+DIGEST_LENGTH = 64
+
 MARGINS = {"coverage": 0.01, "consistency": 0.02, "first_rate": 0.02, "balanced_accuracy": 0.0}
 """How much worse a guardrail may get; `first_rate` counts by its distance from one half."""
 
@@ -161,7 +163,8 @@ def headline_sentence(comparison: Comparison) -> str:
         return f"Not shown: {entry['dimension']} was not judged by both on any labelled case."
     changes = comparison["differences"]
     named = ", ".join(
-        f"{name} ({change['before']} -> {change['after']})" for name, change in changes.items()
+        f"{name} ({_brief(change['before'])} -> {_brief(change['after'])})"
+        for name, change in changes.items()
     )
     if not comparison["comparable"]:
         return f"Not shown: the evaluations differ in more than was declared: {named}."
@@ -179,6 +182,13 @@ def headline_sentence(comparison: Comparison) -> str:
     if failed:
         sentence += f" Failed guardrails: {', '.join(failed)}."
     return sentence + (f" Declared difference besides the weights: {named}." if named else "")
+
+
+def _brief(value: Any) -> Any:
+    """A list by its length, a digest by its first characters."""
+    if isinstance(value, list):
+        return len(value)
+    return value[:12] if isinstance(value, str) and len(value) == DIGEST_LENGTH else value
 
 
 def _primary(given: str | None, before: Evaluation, after: Evaluation) -> str:
@@ -236,13 +246,16 @@ def _dimensions(before: Evaluation, after: Evaluation) -> dict[str, dict[str, An
 def paired_entry(dimension: str, before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """Returns one dimension of two evaluations, on the labelled cases both have judged.
 
-    `p` is of this dimension alone; all numbers are None where no case is shared.
+    `p` is of this dimension alone. Where only one side has judged the dimension, its own accuracy
+    stands alone, without a difference.
     """
     early, late = before.scores.get(dimension, {}), after.scores.get(dimension, {})
     shared = sorted(early.keys() & late.keys())
     entry: dict[str, Any] = {
         "dimension": dimension,
-        **dict.fromkeys(("before", "after", "delta", "ci95", "p")),
+        "before": fmean(early.values()) if early else None,
+        "after": fmean(late.values()) if late else None,
+        **dict.fromkeys(("delta", "ci95", "p")),
         "n": len(shared),
         "clusters": 0,
         "ceiling": after.report["ceiling"][dimension],

@@ -1,0 +1,125 @@
+"""`report.html`: one self-contained page of a run, from what lies in its folder; needs no model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from medrm.errors import DataError
+from medrm.evaluation.charts import Chart, step_chart
+from medrm.evaluation.compare import Comparison
+from medrm.evaluation.report import Report, read_json, read_report
+from medrm.evaluation.tables import CONTROLS, p_value, percent, points
+
+TEMPLATE = "report.html.jinja"
+SMALL = 50
+"""Groups of fewer cases are shown faded: their intervals span tens of points."""
+
+RULES = {
+    "always_a": "always the first answer",
+    "always_b": "always the second answer",
+    "longer": "the longer answer",
+    "majority": "the more frequent label",
+}
+
+
+def write_page(run_dir: Path) -> Path:
+    """Writes `report.html` into a run folder and returns its path.
+
+    Raises:
+        DataError: the folder lacks comparison.json or one of the two evaluations.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "comparison.json").is_file():
+        raise DataError(
+            f"{str(run_dir)!r} holds no comparison.json. Give the folder of a finished run."
+        )
+    comparison = read_json(run_dir / "comparison.json")
+    before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
+    manifest_path = run_dir / "run.json"
+    manifest = read_json(manifest_path) if manifest_path.is_file() else {}
+    page = _environment().get_template(TEMPLATE)
+    text = page.render(
+        comparison=comparison,
+        before=before,
+        after=after,
+        controls=CONTROLS,
+        rules=RULES,
+        charts=_charts(run_dir / "metrics.jsonl", comparison),
+        groups=_groups(before, after, comparison["primary"]["dimension"]),
+        excluded=_excluded(manifest),
+        manifest={key: _pretty(value) for key, value in manifest.items()},
+        small=SMALL,
+    )
+    path = run_dir / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _environment() -> Environment:
+    """A Jinja environment that escapes everything and accepts no unknown name."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "points": points, "p_value": p_value}
+    return environment
+
+
+def _charts(path: Path, comparison: Comparison) -> list[Chart]:
+    """The training curves, where the run logged any."""
+    if not path.is_file():
+        return []
+    metrics = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    dimension = comparison["primary"]["dimension"]
+    references = {"chance": 0.5}
+    ceiling = comparison["primary"]["ceiling"]
+    if ceiling is not None:
+        references["ceiling"] = ceiling
+    charts = (
+        step_chart(
+            f"Accuracy on {dimension}",
+            metrics,
+            {f"accuracy_{dimension}": "training", f"eval_accuracy_{dimension}": "development"},
+            share=True,
+            references=references,
+        ),
+        step_chart("Loss", metrics, {"loss": "training", "eval_loss": "development"}),
+    )
+    return [chart for chart in charts if chart is not None]
+
+
+def _groups(before: Report, after: Report, dimension: str) -> dict[str, list[dict[str, Any]]]:
+    """For each grouping its members on the primary dimension, those with most cases first."""
+    early = before["protocols"]["robust"]["groups"]
+    late = after["protocols"]["robust"]["groups"]
+    tables = {}
+    for group in late:
+        rows = [
+            {
+                "member": member,
+                "before": early.get(group, {}).get(member, {}).get(dimension, {}).get("accuracy"),
+                **measures[dimension],
+            }
+            for member, measures in late[group].items()
+        ]
+        tables[group] = sorted(rows, key=lambda row: (-row["n"], row["member"]))
+    return tables
+
+
+def _excluded(manifest: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Training cases that were set aside, counted by reason."""
+    entries = manifest.get("data", {}).get("excluded", [])
+    return Counter(entry["reason"] for entry in entries).most_common()
+
+
+def _pretty(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
