@@ -8,10 +8,11 @@ import pytest
 import torch
 from peft import PeftModel
 from rows import batch, reward_model, rewards, train
-from tiny import TINY_FAMILIES
+from tiny import TINY_FAMILIES, make_tiny
 
-from medrm.config import AdapterOptions
+from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone
+from medrm.models.contract import load_adapter, new_contract, save_adapter
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import head_of, without_adapter
 
@@ -68,11 +69,14 @@ def test_frozen_tower_builds_no_graph(family, tiny_folder):
     assert all(gradient is not None for gradient in gradients.values())
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "llava_onevision", "gemma3", "mllama"])
-def test_vision_lora_gets_gradient_everywhere(family, tiny_folder):
+def test_vision_lora_gets_gradient_everywhere(family, checkpointing, tiny_folder):
     model, processor = reward_model(tiny_folder(family))
     options = dataclasses.replace(SMALL, lora_vision=True)
     model = add_adapter(model, options, FAMILIES[family])
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     gradients = _gradients(model, batch(processor, family))
     vision = f"base_model.model.{FAMILIES[family].vision}."
     assert any(name.startswith(vision) for name in gradients)
@@ -119,3 +123,23 @@ def test_adapter_is_seeded_and_leaves_the_global_generator_alone(tiny_folder):
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_tied_lm_head_trains_as_the_embedding(tiny_folder, tmp_path):
+    stock, processor = make_tiny("qwen2_5_vl")
+    stock.config.tie_word_embeddings = stock.config.text_config.tie_word_embeddings = True
+    stock.tie_weights()
+    stock.save_pretrained(tmp_path / "tied")
+    processor.save_pretrained(tmp_path / "tied")
+    model, processor = reward_model(tmp_path / "tied")
+    model = add_adapter(model, AdapterOptions(use_peft=False), FAMILIES["qwen2_5_vl"])
+    gradients = _gradients(model, batch(processor, "qwen2_5_vl"))
+    assert gradients["model.language_model.embed_tokens.weight"].abs().max() > 0
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    contract = new_contract(
+        model, processor, ModelOptions(str(tmp_path / "tied")), "bradley_terry", "reward"
+    )
+    save_adapter(tmp_path / "full", model, processor, contract)
+    again, _, _ = load_adapter(tmp_path / "full")
+    inputs = batch(processor, "qwen2_5_vl")
+    assert torch.equal(rewards(again, inputs), rewards(model, inputs))
