@@ -87,6 +87,8 @@ def read_description(path: Path) -> Description:
         for key, value in content.items()
         if key in kinds and not isinstance(value, kinds[key])
     ]
+    if not all(isinstance(column, str) for column in content.get("columns", {}).values()):
+        problems.append("columns maps what a column holds to the column's name")
     if not problems and content["form"] not in (forms := ("layout", "preferences", "phantom")):
         problems.append(f"form is {content['form']!r}; accepted: {', '.join(forms)}")
     if problems:
@@ -165,7 +167,7 @@ def hub_table(source: str, revision: str, split: str) -> tuple[Table, str]:
 
     try:
         data = load_dataset(source, revision=revision, split=split)
-    except (DatasetsError, OSError, ValueError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise _not_had(source, revision, error) from error
     commits = [re.search(r"@([0-9a-f]{40})/", url) for url in data.info.download_checksums or {}]
     commit = next((match[1] for match in commits if match), revision)
@@ -174,9 +176,9 @@ def hub_table(source: str, revision: str, split: str) -> tuple[Table, str]:
 
 
 def _not_had(source: str, revision: str, error: Exception) -> ConfigError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     return ConfigError(
-        f"The hub data set {source!r} (revision {revision}) cannot be had: {reason} Accepted are "
+        f"The hub data set {source!r} (revision {revision}) cannot be had: {reason}. Accepted are "
         f"a local "
         f"file or folder, a name in data/ ({', '.join(description_names())}), or a hub id that "
         f"can be "

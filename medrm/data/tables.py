@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from medrm.assets import cache_dir
@@ -76,8 +76,10 @@ def _json_lines(path: Path, problems: list[str]) -> Iterator[tuple[str, Row]]:
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                if b"\\u" in line:  # an escape can hold half a character, which no tokenizer takes
+                    json.dumps(row, ensure_ascii=False).encode()
             except ValueError as error:
-                problems.append(f"line {number}: no valid JSON ({error})")
+                problems.append(f"line {number}: no valid JSON in UTF-8 ({error})")
                 continue
             if isinstance(row, dict):
                 yield f"line {number}", row
@@ -174,7 +176,7 @@ def _image(table: Table, index: int, column: str, position: int | None, value: A
             f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"
         )
     stored, path = value.get("bytes"), value.get("path")
-    name = path or f"{table.name} row {index + 1}"
+    name = PurePath(path).name if path else f"{table.name} row {index + 1}"
     if table.images is not None and stored is not None:
         return bytes_image(name, partial(_stored_bytes, table.images, index, column, position))
     if path is not None:

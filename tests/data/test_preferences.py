@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 
+import datasets
+import huggingface_hub
 import pytest
-from files import picture, png, write_lines, write_parquet
+from files import picture, png, row, write_lines, write_parquet
 
 from medrm import read_cases
 from medrm.data.load import read_set
@@ -202,6 +204,62 @@ def test_wrong_description_is_refused(tmp_path):
     message = str(raised.value)
     assert "unknown key 'sorce'. Did you mean 'source'?" in message
     assert "seed is 'one'" in message
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_hub_rows_are_read_by_the_columns_of_their_description(tmp_path, monkeypatch):
+    rows = [
+        {
+            "image": {"bytes": png(picture(i)), "path": f"/home/someone/{i}.jpg"},
+            "question": "What is shown?",
+            "chosen": "good",
+            "rejected": "bad",
+            "origin_dataset": "VQAv2",
+        }
+        for i in range(2)
+    ]
+    path = write_parquet(tmp_path / "part.parquet", rows, "image")
+    stored = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))
+    stored.info.download_checksums = {f"hf://datasets/openbmb/RLAIF-V@{COMMIT}/part.parquet": {}}
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        return stored
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    by_name, by_id = read_set("rlaif_v"), read_set("openbmb/RLAIF-V-Dataset")
+    assert asked == [(("openbmb/RLAIF-V-Dataset",), {"revision": "main", "split": "train"})] * 2
+    assert (by_name.name, by_name.revision) == ("rlaif_v", COMMIT)
+    assert by_name.digest == by_id.digest
+    assert by_name.dimensions == ("accuracy",)
+    image = by_name.cases[1].images[0]
+    assert (image.name, image.read()) == ("1.jpg", png(picture(1)))
+
+
+def test_hub_layout_is_read_from_the_snapshot_whose_files_are_links(layout, tmp_path, monkeypatch):
+    root = layout(inputs={"GI_tract": [row("q3", 3, image={"bytes": None, "path": "3.png"})]})
+    (root / "pair_gt_all" / "parquet" / "3.png").write_bytes(b"stored")
+    blobs = tmp_path / "repo" / "blobs"
+    snapshot = tmp_path / "repo" / "snapshots" / COMMIT
+    blobs.mkdir(parents=True)
+    for number, file in enumerate(sorted((root / "pair_gt_all").rglob("*.*"))):
+        file.rename(blobs / str(number))
+        link = snapshot / file.relative_to(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blobs / str(number))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    found = read_set("Nandzy/Med-RewardBench")
+    assert (found.name, found.revision, len(found.cases)) == ("med_rewardbench", COMMIT, 3)
+    assert {case.case_id: case for case in found.cases}["q3"].images[0].read() == b"stored"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / "empty")
+    )
+    with pytest.raises(ConfigError, match="holds no pair_gt_all/"):
+        read_set("med_rewardbench")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_all_problems_are_raised_together(votes_file):
         vote("c6", question=3),
     )
     with path.open("a") as file:
-        file.write("{broken\n[1]\n")
+        file.write('{broken\n[1]\n{"question": "\\ud83d"}\n')
     with pytest.raises(DataError) as raised:
         read_cases(path)
     message = str(raised.value)
@@ -95,6 +95,7 @@ def test_all_problems_are_raised_together(votes_file):
         "'question' is 3",
         "line 9: no valid JSON",
         "line 10: list in place of an object",
+        "line 11: no valid JSON in UTF-8",
     ):
         assert part in message
     assert str(path) in message
