@@ -1,0 +1,272 @@
+"""Every YAML is parsed strictly, every recipe trains, every command of a README is accepted."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from tiny import save_tiny
+
+from medrm.cli import add_evaluate, build_parser
+from medrm.config import Run, parse_run
+from medrm.data.phantom import write_phantom
+from medrm.data.sources import description_names, read_description
+from medrm.evaluation.benchmark import benchmark_names, read_settings
+from medrm.models.families import FAMILIES
+from medrm.objectives import argument_classes
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = ROOT / "recipes" / "quickstart" / "bradley_terry.yaml"
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path != QUICKSTART)
+READMES = sorted(
+    path
+    for path in ROOT.rglob("README.md")
+    if not {"tests", "runs", ".venv", ".git", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
+)
+GROUPS = ("Model", "Adapter", "Data", "Objective", "Training", "Evaluation", "Hub")
+FAMILY = {
+    "internvl3_8b": "internvl",
+    "lingshu_7b": "qwen2_5_vl",
+    "llava_onevision_7b": "llava_onevision",
+    "medgemma_4b": "gemma3",
+    "qwen2_5_vl_7b": "qwen2_5_vl",
+    "qwen2_vl_7b": "qwen2_vl",
+    "qwen3_vl_8b": "qwen3_vl",
+}
+HEADINGS = ["Command", "Hardware", "Time", "Memory", "Expected score", "What did not work"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def parse(words: Sequence[str]) -> Run:
+    """Parses the words of train_rm.py as on a machine without a GPU."""
+    return parse_run([*words, "--use_cpu", "true"], argument_classes(), QUICKSTART)
+
+
+def script(path: str) -> Callable[[Sequence[str]], int]:
+    """The function `main` of an entry script."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[[Sequence[str]], int] = module.main
+    return main
+
+
+def check_recipe(path: Path) -> None:
+    run = parse(["--config", str(path)])
+    assert run.data.train_data in [None, *description_names()]
+    assert run.data.benchmark in [None, *benchmark_names()]
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "recipes": check_recipe,
+    "data": read_description,
+    "evaluation": lambda path: read_settings(path.stem),
+    "accelerate_configs": lambda path: load_config_from_file(str(path)),
+}
+
+
+@pytest.mark.parametrize(
+    ("folder", "least"),
+    [("recipes", 8), ("data", 4), ("evaluation", 2), ("accelerate_configs", 5)],
+)
+def test_every_yaml_is_parsed_strictly(folder: str, least: int) -> None:
+    paths = sorted((ROOT / folder).rglob("*.y*ml"))
+    assert len(paths) >= least
+    for path in paths:
+        keys = re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert len(keys) == len(set(keys)), f"{name(path)} gives a key twice"
+        READERS[folder](path)
+
+
+def test_an_unknown_key_of_a_launch_configuration_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    text = (ROOT / "accelerate_configs" / "cpu.yaml").read_text()
+    path.write_text(f"{text}num_proceses: 2\n")
+    with pytest.raises(ValueError, match="num_proceses"):
+        READERS["accelerate_configs"](path)
+
+
+def test_every_model_has_recipe_and_readme() -> None:
+    assert {path.parent.name for path in RECIPES} == set(FAMILY)
+    assert set(FAMILY.values()) <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_is_complete(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    config = f"--config {name(path)}"
+    launch = "accelerate launch --config_file accelerate_configs/single_gpu.yaml"
+    assert f"#   {launch} recipes/train_rm.py {config}\n" in text.split("\n\n")[0] + "\n"
+    assert tuple(re.findall(r"\n\n# (\w+)\n", text)) == GROUPS
+    run = parse(["--config", str(path)])
+    assert run.evaluation.allowed_differences == ["readout"]
+    assert run.training.output_dir == f"runs/{path.parent.name}_{path.stem}"
+    assert not run.model.trust_remote_code
+    readme = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.+)$", readme, flags=re.MULTILINE) == HEADINGS
+    assert f"{launch} recipes/train_rm.py {config}\n" in readme
+
+
+def test_the_quickstart_recipe_is_the_default() -> None:
+    assert parse([]).resolved().keys() == parse(["--config", str(QUICKSTART)]).resolved().keys()
+    assert parse([]).model.model_name_or_path == "phantom-base"
+
+
+def commands(text: str) -> list[str]:
+    """The commands in the shell blocks of a Markdown page, one for each line."""
+    blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", text, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    parts = [part for line in lines for part in re.split(r"\s*(?:&&|;)\s*", line)]
+    return [part for part in parts if shlex.split(part, comments=True)]
+
+
+def check_launch(words: Sequence[str]) -> None:
+    """`accelerate launch ...`: the launcher's options, the script and the script's options."""
+    launch = launch_command_parser().parse_args(words)
+    if launch.config_file:
+        load_config_from_file(str(ROOT / launch.config_file))
+    assert (ROOT / launch.training_script).is_file()
+    check_script(launch.training_script, launch.training_script_args)
+
+
+def check_script(path: str, words: Sequence[str]) -> None:
+    if path == "evaluation/evaluate.py":
+        parser = build_parser()
+        add_evaluate(parser)
+        parser.parse_args(["evaluate", *words])
+    elif path == "recipes/train_rm.py":
+        if "--help" not in words:
+            places = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
+            parse(places)
+    else:
+        assert (ROOT / path).is_file(), f"{path} does not exist"
+
+
+def check_command(command: str) -> None:
+    """Fails where a command names an unknown program, option, script or file."""
+    words = shlex.split(command, comments=True)
+    while re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    match words:
+        case ["accelerate", "launch", *rest]:
+            check_launch(rest)
+        case ["medrm", *rest]:
+            if "--help" not in rest:
+                build_parser().parse_args(rest)
+        case ["python" | "python3", path, *rest] if path.endswith(".py"):
+            check_script(path, rest)
+        case ["pip", "install", *rest] | ["python", "-m", "pip", "install", *rest]:
+            pins = [value for flag, value in itertools.pairwise(rest) if flag == "-c"]
+            assert all((ROOT / value).is_file() for value in pins)
+        case _:
+            known = r"python3? -m (pytest|venv)\b|git clone|cd|\.|source|bash \.ci/run"
+            assert re.match(rf"({known})( |$)", command), f"no check for the command {command!r}"
+
+
+@pytest.mark.parametrize("path", READMES, ids=name)
+def test_commands_and_links_of_a_readme(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for command in commands(text):
+        try:
+            check_command(command)
+        except SystemExit as error:
+            raise AssertionError(f"{name(path)}: {command!r} is refused") from error
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{name(path)} links to {target}"
+
+
+def test_readmes_are_found() -> None:
+    found = {name(path) for path in READMES}
+    assert {"README.md", "recipes/README.md", "evaluation/README.md"} <= found
+    assert len(found) >= 14
+    assert sum(len(commands(path.read_text(encoding="utf-8"))) for path in READMES) >= 12
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "accelerate launch recipes/train_rm.py --lora_rank 3",
+        "accelerate launch --config_file accelerate_configs/none.yaml recipes/train_rm.py",
+        "accelerate launch recipes/train.py",
+        "medrm evaluat --model x",
+        "medrm evaluate --model x --benchmark phantom --output_file x",
+        "python recipes/quickstart/none.py",
+        "pip install -e . -c none.txt",
+        "make all",
+    ],
+)
+def test_a_wrong_command_is_seen(command: str) -> None:
+    with pytest.raises((AssertionError, SystemExit, ValueError, OSError)):
+        check_command(command)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom set to train on and one in the released layout to measure on."""
+    folder = tmp_path_factory.mktemp("data")
+    write_phantom(folder / "train", cases=24, seed=101)
+    write_phantom(folder / "test", cases=12, seed=102)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_trains_two_steps_on_its_tiny_family(
+    path: Path, data: Path, tmp_path: Path
+) -> None:
+    base = save_tiny(FAMILY[path.parent.name], tmp_path / "tiny")
+    changes = {
+        "config": path,
+        "model_name_or_path": base,
+        "train_data": data / "train",
+        "data_root": data / "test",
+        "development_share": 0.25,
+        "max_steps": 2,
+        "global_batch_cases": 4,
+        "dataloader_num_workers": 0,
+        "use_cpu": "true",
+        "output_dir": tmp_path / "run",
+    }
+    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
+    assert script("recipes/train_rm.py")(words) == 0
+    run = tmp_path / "run"
+    assert yaml.safe_load((run / "adapter" / "README.md").read_text().split("---")[1])
+    comparison = json.loads((run / "comparison.json").read_text())
+    assert comparison["comparable"]
+    assert set(comparison["controls"]) == {
+        "zero_shot_verdict",
+        "zero_shot_likelihood",
+        "frozen_probe",
+        "untrained_head",
+        "blank_images",
+    }
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in lines) == 2
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_wrong_input_ends_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main = script("recipes/train_rm.py")
+    assert main(["--config", str(RECIPES[0]), "--use_cpu", "true", "--lora_rnk", "3"]) == 2
+    message = capsys.readouterr().err
+    assert "unknown key 'lora_rnk'" in message
+    assert "Traceback" not in message
+    out = ["--output_dir", str(tmp_path), "--use_cpu", "true"]
+    assert main(["--train_data", str(tmp_path / "none.jsonl"), *out]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
