@@ -16,14 +16,17 @@ RewardTemplate = Literal["turn_end", "generation_prompt"]
 Message = dict[str, Any]
 
 DEFINITIONS = {
-    "accuracy": "findings and diagnosis fit the image",
-    "relevance": "addresses what was asked",
-    "comprehensiveness": "covers the needed findings",
-    "creativity": "gives useful insight beyond the question",
-    "responsiveness": "follows the instruction and the form asked for",
+    "accuracy": "fits the image",
+    "relevance": "answers the question",
+    "comprehensiveness": "covers the findings",
+    "creativity": "adds insight",
+    "responsiveness": "has the form asked for",
     "overall": "a clinician would prefer it",
 }
-"""medrm's own working definitions; the authors of Med-RewardBench published only the names."""
+"""medrm's own working definitions; the authors of Med-RewardBench published only the names.
+
+Short, because each is the part of a verdict prompt that no other prompt shares.
+"""
 
 _DATE = "26 Jul 2024"
 """Given to templates that would otherwise write today's date into the prompt (Llama 3.2)."""

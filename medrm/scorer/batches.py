@@ -56,19 +56,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Prompts(Generic[Detail]):
-    """The rows of one case, and what a readout needs to know beside the tensors."""
+    """The rows of one case, and what a readout needs to know beside the tensors.
+
+    `reason` says why a readout makes no rows of a case.
+    """
 
     case: Case
     rows: list[Row]
     detail: Detail
-
-    def digest(self, start: int = 0, stop: int | None = None) -> str:
-        """Returns the SHA-256 of texts and images of the rows from `start` to `stop`."""
-        parts = hashlib.sha256()
-        for row in self.rows[start:stop]:
-            for part in (row.text, *(ref.digest for ref in row.images)):
-                parts.update(part.encode() + b"\0")
-        return parts.hexdigest()
+    reason: str | None = None
 
 
 class Reading(NamedTuple, Generic[Detail]):
@@ -127,12 +123,13 @@ class Readout(Generic[Detail]):
         prompts: list[Prompts[Detail]] = []
         reasons: list[str | None] = []
         for case in cases:
-            reason = None
+            prompt = self.prompts(case)
+            reason = prompt.reason
             try:
                 decode_into(pixels, case.images)
             except DataError:
                 reason = "bad_image"
-            prompts.append(self.prompts(case))
+            prompts.append(prompt)
             reasons.append(reason)
         features = self._encode(prompts, reasons, pixels)
         if features is not None and self.max_length is not None:
@@ -198,6 +195,15 @@ def plan(cases: Sequence[Case], rows: Callable[[Case], int], batch_rows: int) ->
         batches[-1].append(place)
         used += cost
     return batches
+
+
+def text_digest(rows: Iterable[Row]) -> str:
+    """Returns the SHA-256 of the rows' texts and images."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for part in (row.text, *(ref.digest for ref in row.images)):
+            digest.update(part.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def to_numpy(tensor: torch.Tensor) -> Any:

@@ -17,7 +17,7 @@ from medrm.data.images import bytes_image, decode
 from medrm.errors import DataError
 from medrm.models.contract import Contract
 from medrm.schema import Case, Choice, ImageRef, Verdict
-from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
+from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, text_digest, to_numpy
 from medrm.scorer.collate import Collator
 
 ImageInput = str | Path | bytes | Image.Image | ImageRef
@@ -114,7 +114,12 @@ class RewardModel:
         for reading in self._readout.over(cases):
             prompts = reading.prompts
             yield Scored(
-                prompts.case, "forward", reading.values, None, reading.reason, prompts.digest()
+                prompts.case,
+                "forward",
+                reading.values,
+                None,
+                reading.reason,
+                text_digest(prompts.rows),
             )
 
     def compare(

@@ -1,0 +1,177 @@
+"""The base model's likelihood and verdict against their definitions, token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scorer.cases import broken_image, make_case, stored_image
+from tiny import TINY_FAMILIES, make_tiny
+from torch.nn.functional import log_softmax
+
+from medrm import chat
+from medrm.errors import ConfigError
+from medrm.schema import Case
+from medrm.scorer.collate import Collator, Row
+from medrm.scorer.readouts import Likelihood, Scored, VerdictProbability
+from medrm.scorer.verdict import _UNSHARED
+
+DIMENSIONS = ("accuracy", "creativity", "overall")
+
+
+def mixed_cases() -> list[Case]:
+    return [
+        make_case(0),
+        make_case(1, sizes=((28, 28),)),
+        make_case(2, sizes=()),
+        make_case(3, sizes=((28, 28), (90, 60))),
+        make_case(4, sizes=()),
+        dataclasses.replace(make_case(5), answers=("the same", "the same")),
+    ]
+
+
+def log_probabilities(model: Any, processor: Any, case: Case, text: str) -> tuple[Any, Any]:
+    """Returns the ids of one row and the next tokens' log-probabilities by the whole model."""
+    batch = Collator(processor).encode([Row(text, case.images)])
+    with torch.inference_mode():
+        logits = model(**batch, use_cache=False).logits[0]
+    return batch["input_ids"][0].tolist(), log_softmax(logits.float(), dim=-1)
+
+
+def mean_likelihood(model: Any, processor: Any, case: Case, answer: str) -> float:
+    """The definition, with the prompt's own tokens cut off the front and the turn's end behind."""
+    messages = chat.answer_messages(case.question, len(case.images), answer)
+    ids, found = log_probabilities(
+        model, processor, case, chat.render(processor, messages, "turn_end")
+    )
+    opened = chat.render(processor, messages[:1], "generation_prompt")
+    prompt = Collator(processor).encode([Row(opened, case.images)])["input_ids"][0].tolist()
+    assert ids[: len(prompt)] == prompt
+    stop = len(ids) - 2  # the turn's end is its token and a new line in all tiny templates
+    places = range(len(prompt), stop)
+    assert processor.tokenizer.decode(ids[len(prompt) : stop]) == answer
+    return float(np.mean([found[place - 1, ids[place]].item() for place in places]))
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_likelihood_is_the_mean_over_the_answers_own_tokens(family: str) -> None:
+    model, processor = make_tiny(family)
+    cases = mixed_cases()
+    for scored in Likelihood(model, processor, dimensions=DIMENSIONS).judge(cases):
+        expected = [
+            mean_likelihood(model, processor, scored.case, answer) for answer in scored.case.answers
+        ]
+        assert scored.scores.shape == (2, 3)
+        assert np.abs(scored.scores - np.array(expected)[:, None]).max() <= 1e-5
+        assert scored.probabilities is None
+        assert scored.order == "forward"
+
+
+def test_likelihood_takes_any_number_of_answers_and_an_empty_one() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    case = dataclasses.replace(make_case(0), answers=("", "one", " two "))
+    (scored,) = Likelihood(model, processor).judge([case])
+    assert scored.scores.shape == (3, 6)
+    assert np.isfinite(scored.scores).all()
+    messages = chat.answer_messages(case.question, 1, "")
+    ids, found = log_probabilities(
+        model, processor, case, chat.render(processor, messages, "turn_end")
+    )
+    assert scored.scores[0, 0] == pytest.approx(found[-3, ids[-2]].item(), abs=1e-5)
+
+
+def test_template_that_trims_answers_is_followed() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    spaced = dataclasses.replace(make_case(0), answers=("  one lungs ", "two"))
+    trimmed = dataclasses.replace(spaced, answers=("one lungs", "two"))
+    processor.chat_template = processor.chat_template.replace("c['text']", "c['text'] | trim")
+    first, second = Likelihood(model, processor).judge([spaced, trimmed])
+    assert np.array_equal(first.scores, second.scores)
+    processor.chat_template = processor.chat_template.replace("| trim", "| upper")
+    with pytest.raises(ConfigError, match="rewrites answers"):
+        list(Likelihood(model, processor).judge([spaced]))
+
+
+def verdict(model: Any, processor: Any, case: Case, shown: tuple[str, str], name: str) -> Any:
+    """P("A") and P("B") after the generation prompt, by the whole model."""
+    messages = chat.verdict_messages(case.question, len(case.images), shown, name)
+    _, found = log_probabilities(
+        model, processor, case, chat.render(processor, messages, "generation_prompt")
+    )
+    letters = [processor.tokenizer(letter)["input_ids"][-1] for letter in "AB"]
+    return found[-1, letters].exp().numpy()
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("share_prefix", ["auto", False])
+def test_verdict_is_the_probability_after_the_prompt(family: str, share_prefix: Any) -> None:
+    model, processor = make_tiny(family)
+    cases = mixed_cases()
+    scorer = VerdictProbability(model, processor, dimensions=DIMENSIONS, share_prefix=share_prefix)
+    scored = list(scorer.judge(cases))
+    assert [(one.case.case_id, one.order) for one in scored] == [
+        (case.case_id, order) for case in cases for order in ("forward", "reversed")
+    ]
+    for one in scored:
+        first, second = one.case.answers
+        shown = (first, second) if one.order == "forward" else (second, first)
+        for column, name in enumerate(DIMENSIONS):
+            chances = verdict(model, processor, one.case, shown, name)
+            stored = chances if one.order == "forward" else chances[::-1]
+            found = one.probabilities[column]
+            assert np.abs(found[:2] - stored).max() <= 1e-5 * stored.max()
+            assert found[2] == pytest.approx(stored.sum(), rel=1e-5)
+            assert found[:2].min() > 1e-5
+
+
+def test_unshared_families_need_it() -> None:
+    """The table names what the prefix cache would get wrong, and nothing else."""
+    assert set(_UNSHARED) == {"gemma3", "mllama"}
+
+
+@pytest.mark.parametrize("scorer", [Likelihood, VerdictProbability])
+def test_company_changes_nothing(scorer: Any) -> None:
+    model, processor = make_tiny("llava_onevision")
+    cases = mixed_cases()
+
+    def read(rows: int) -> list[np.ndarray]:
+        found = scorer(model, processor, batch_rows=rows).judge(cases)
+        return [one.probabilities if one.scores is None else one.scores for one in found]
+
+    for alone, together in zip(read(1), read(32), strict=True):
+        assert np.abs(alone - together).max() <= 1e-5
+
+
+@pytest.mark.parametrize("scorer", [Likelihood, VerdictProbability])
+def test_bad_cases_keep_their_place_and_reason(scorer: Any) -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 600))
+    broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
+    cases = [make_case(0), long, broken, make_case(1)]
+    scored = list(scorer(model, processor, max_length=400).judge(cases))
+    forward = [one for one in scored if one.order == "forward"]
+    assert [one.case for one in forward] == cases
+    assert [one.reason for one in forward] == [None, "too_long", "bad_image", None]
+    assert all(
+        (one.scores is None and one.probabilities is None) == bool(one.reason) for one in scored
+    )
+    assert len({one.prompt_digest for one in scored}) == len(scored)
+
+
+def test_verdict_is_about_pairs() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    cases = [make_case(0, answers=3), make_case(1)]
+    scored: list[Scored] = list(VerdictProbability(model, processor).judge(cases))
+    assert [one.reason for one in scored] == ["not_a_pair", "not_a_pair", None, None]
+
+
+def test_one_dimension_and_equal_answers() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    case = dataclasses.replace(make_case(0), answers=("same", "same"))
+    forward, backward = VerdictProbability(model, processor, dimensions=("overall",)).judge([case])
+    assert forward.probabilities.shape == (1, 3)
+    swapped = backward.probabilities[:, [1, 0, 2]]
+    assert np.abs(forward.probabilities - swapped).max() <= 1e-6
