@@ -90,6 +90,8 @@ def make_recipe(
     """Returns a tiny training; options are those of `BradleyTerryConfig`."""
     train = preferences(20) if train is None else train
     development = preferences(5, 100) if development is None else development
+    # Before the arguments: they may switch on ZeRO-3, which would create the model in parts.
+    model, processor = make_tiny(family)
     defaults = {
         "max_steps": 4, "global_batch_cases": 8, "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 2, "learning_rate": 5e-3, "head_learning_rate": 1e-2,
@@ -101,7 +103,6 @@ def make_recipe(
         DataOptions(train_data="x"), ModelOptions(), options, EvaluationOptions(),
         "bradley_terry", arguments,
     )  # fmt: skip
-    model, processor = make_tiny(family)
     attach_head(model, head_spec(run, DIMENSIONS, train), seed=0)
     if frozen:
         freeze_backbone(model)
