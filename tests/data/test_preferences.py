@@ -9,6 +9,7 @@ from files import picture, png, row, write_lines, write_parquet
 
 from medrm import read_cases
 from medrm.data.load import read_set
+from medrm.data.phantom import write
 from medrm.data.sources import description_names, descriptions, read_description
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
@@ -40,6 +41,7 @@ PROMPT_FORMS = {
         "rejected": [user("Why?"), assistant("bad")],
     },
     "implicit strings": {"chosen": "Why? good", "rejected": "Why? bad"},
+    "implicit strings of like answers": {"chosen": "Why? good", "rejected": "Why? goods"},
     "parts": {
         "prompt": [user([{"type": "image"}, {"type": "text", "text": "Why?"}])],
         "chosen": [assistant([{"type": "text", "text": "good"}])],
@@ -57,7 +59,8 @@ def test_forms_of_trl(tmp_path, form, suffix):
     if suffix == "json":
         path.write_text(json.dumps([row]))
     (case,) = read_cases(path)
-    assert (case.question, *preferred(case)) == ("Why?", "good", "bad")
+    worse = "goods" if "like" in form else "bad"
+    assert (case.question, *preferred(case)) == ("Why?", "good", worse)
     assert case.images[0].read() == png(picture(1))
     assert case.labels["overall"].votes == 1
 
@@ -282,10 +285,10 @@ def test_phantom_set_is_drawn_once_and_read_with_its_votes(tmp_path, monkeypatch
     (folder / "dataset.yaml").write_text("name: mine\nform: phantom\ncases: 12\nseed: 3\n")
     first = read_set(str(folder))
     (drawn,) = (tmp_path / "cache" / "phantom").iterdir()
-    stamp = drawn.stat().st_mtime_ns
+    monkeypatch.setattr(write, "write_phantom", None)
     again = read_set(str(folder))
     assert (len(first.cases), first.synthetic) == (12, True)
     assert first.digest == again.digest
-    assert drawn.stat().st_mtime_ns == stamp
+    assert drawn.name.endswith("seed3-cases12")
     assert first.agreement["accuracy"].annotators == 3
     assert 0.9 < first.ceiling["accuracy"] <= 1.0
