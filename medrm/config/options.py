@@ -6,6 +6,7 @@ The training arguments are not here: they belong to the objective.
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,6 +60,12 @@ class DataOptions:
     aggregation: Literal["shares", "dawid_skene"] = option(
         "shares", "How votes become label shares: as counted, or weighted by Dawid-Skene."
     )
+    vote_ties: Literal["keep", "split", "drop"] = option(
+        "keep", "Tie votes: kept as they are, half a vote for each answer, or not counted."
+    )
+    annotator_weights: str | None = option(
+        None, 'Weight of each annotator\'s votes, such as {"senior": 2}; those not named weigh 1.'
+    )
     department_map: str | None = option(None, "YAML or JSON file: organ to department.")
     max_excluded_share: float = option(
         0.01, "Largest share of training cases that may be set aside (bad images, over-long)."
@@ -74,12 +81,37 @@ class DataOptions:
             _ = self.shares
         except ConfigError as error:
             problems.append(str(error))
+        try:
+            _ = self.weights_by_annotator
+        except ConfigError as error:
+            problems.append(str(error))
         if self.train_data is None and self.benchmark is None:
             problems.append(
                 "there is nothing to train on: give --train_data PATH_OR_NAME or --benchmark NAME"
             )
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def weights_by_annotator(self) -> dict[str, float] | None:
+        """The annotators' weights, None where none is given.
+
+        Raises:
+            ConfigError: not a mapping of names to positive numbers.
+        """
+        if self.annotator_weights is None:
+            return None
+        try:
+            given = json.loads(self.annotator_weights)
+            weights = {str(name): float(weight) for name, weight in given.items()}
+        except (ValueError, TypeError, AttributeError):
+            weights = {}
+        if not weights or min(weights.values()) <= 0:
+            raise ConfigError(
+                f"annotator_weights is {self.annotator_weights!r}; give positive numbers by "
+                'annotator, such as {"senior": 2}'
+            )
+        return weights
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -121,6 +153,11 @@ class ModelOptions:
     max_pixels: int | None = option(None, "Most pixels of an image. None: the processor's own.")
     max_length: int | None = option(
         None, "Most tokens of one row, image included. Longer cases are set aside, never cut."
+    )
+    image_feature_memory_mb: int = option(
+        0,
+        "Megabytes for what a frozen vision tower says of each image, computed once in a run "
+        "(Qwen-VL families); 0: none.",
     )
     reward_template: Literal["turn_end", "generation_prompt"] = option(
         "generation_prompt",

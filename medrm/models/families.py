@@ -27,6 +27,8 @@ class Family:
         vision: module path of the vision tower.
         projector: module path of what maps image features into the language model; None where the
             vision tower contains it.
+        packed_patches: whether the processor gives one tensor with the patches of all images and a
+            grid for each image, from which the tower's input of one image can be cut.
         pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
             `max_pixels`.
     """
@@ -40,6 +42,7 @@ class Family:
     vision: str = "model.vision_tower"
     projector: str | None = "model.multi_modal_projector"
     pixel_limits: bool = False
+    packed_patches: bool = False
 
 
 def _qwen(name: str, processor: str, video_processor: str) -> Family:
@@ -52,6 +55,7 @@ def _qwen(name: str, processor: str, video_processor: str) -> Family:
         vision="model.visual",
         projector=None,
         pixel_limits=True,
+        packed_patches=True,
     )
 
 

@@ -23,6 +23,7 @@ from medrm.evaluation.run import Scorer, evaluate
 from medrm.models.check import check_image_reaches
 from medrm.models.contract import new_contract
 from medrm.models.families import Family, family_of
+from medrm.models.image_features import FeatureMemory, remember_features
 from medrm.models.load import load_base, load_config, load_processor
 from medrm.models.reward_model import attach_head
 from medrm.objectives import load_objective
@@ -59,6 +60,7 @@ class Workbench:
     collator: Collator
     lengths: dict[str, int]
     output: Path
+    memory: FeatureMemory
 
     @classmethod
     def prepare(cls, run: Run, material: Material, output: Path) -> Workbench:
@@ -86,7 +88,8 @@ class Workbench:
             excluded += long
         check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
         material = replace(material, train=parts[0], development=parts[1], excluded=tuple(excluded))
-        return cls(run, material, objective, processor, family, collator, lengths, output)
+        memory = FeatureMemory(options.image_feature_memory_mb * 2**20)
+        return cls(run, material, objective, processor, family, collator, lengths, output, memory)
 
     def folder(self, name: str) -> Path:
         """The evaluation folder of that name."""
@@ -103,6 +106,12 @@ class Workbench:
 
         Under ZeRO-3 it would come in parts, which only the trainer puts together.
         """
+        model = self._whole_base()
+        if self.memory.most_bytes and not self.run.adapter.lora_vision:
+            remember_features(model.requires_grad_(False), self.family, self.memory)
+        return model
+
+    def _whole_base(self) -> PreTrainedModel:
         # The attribute exists only where DeepSpeed launched the run.
         partitioned = vars(self.run.training).get("hf_deepspeed_config")
         if partitioned is None:

@@ -54,9 +54,12 @@ class Material:
             f"{benchmark.clusters} clusters; {len(self.excluded)} training cases set aside"
         ]
         for name, agreement in self.source.agreement.items():
+            alpha = (
+                "none (all votes alike)" if agreement.alpha is None else f"{agreement.alpha:.3f}"
+            )
             lines.append(
-                f"agreement on {name}: Krippendorff's alpha {agreement.alpha:.3f}, raw "
-                f"{agreement.raw:.3f} ({agreement.annotators} annotators)"
+                f"agreement on {name}: Krippendorff's alpha {alpha}, raw {agreement.raw:.3f} "
+                f"({agreement.annotators} annotators)"
             )
         if benchmark.source.ceiling:
             reachable = ", ".join(f"{k} {v:.3f}" for k, v in benchmark.source.ceiling.items())
@@ -146,7 +149,7 @@ def gather(run: Run) -> Material:
 
 def _sources(options: DataOptions) -> tuple[CaseSet, Benchmark | None]:
     """Reads the set to train on, and the benchmark where it is a set of its own."""
-    rules = LabelRules(aggregation=options.aggregation)
+    rules = LabelRules(options.vote_ties, options.weights_by_annotator, options.aggregation)
     departments = Path(options.department_map) if options.department_map else None
     if options.train_data is None:
         return load_benchmark(str(options.benchmark), options.data_root).source, None
