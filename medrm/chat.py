@@ -42,7 +42,8 @@ def verdict_messages(
 ) -> list[Message]:
     """Returns the turn that asks which of two answers is better on one dimension, A or B.
 
-    The dimension stands at the end, so that the prompts of one case share all before it.
+    What changes between the prompts of one case stands as late as possible: the dimension at the
+    end, the answers before it.
 
     Args:
         question: of the case.
@@ -52,9 +53,9 @@ def verdict_messages(
     """
     meaning = f" ({DEFINITIONS[dimension]})" if dimension in DEFINITIONS else ""
     text = (
+        "Compare two answers. Reply with one letter, A or B.\n\n"
         f"Question: {question}\n\nAnswer A: {answers[0]}\n\nAnswer B: {answers[1]}\n\n"
-        f"Compare the two answers. Reply with one letter, A or B. Which is better in "
-        f"{dimension}{meaning}?"
+        f"Which is better in {dimension}{meaning}?"
     )
     return [_user(text, images)]
 

@@ -26,8 +26,8 @@ Array = NDArray[np.float32]
 Detail = TypeVar("Detail")
 Order = Literal["forward", "reversed"]
 
-WINDOW = 32
-"""Cases held at a time, for each row of a batch; with pairs a window is 64 batches."""
+WINDOW = 8
+"""Cases held at a time, for each row of a batch; with pairs a window is 16 batches."""
 
 BATCH_ROWS = 32
 """Rows computed at once unless told otherwise."""

@@ -47,10 +47,11 @@ def decode_into(pixels: Pixels, images: Iterable[ImageRef]) -> None:
 
 
 def kind(case: Case) -> int:
-    """Returns what all cases of one batch have in common: the number of images.
+    """Returns what the cases of one batch should have in common: the number of images.
 
-    Some processors refuse rows with and without images together, and Mllama's words before an image
-    attend to the places that padding has filled for rows with fewer images.
+    Processors refuse rows with and without images together. Mllama fills up rows with fewer images,
+    and its words before an image attend to the fill too, so that a row's numbers move in the fourth
+    decimal with its company.
     """
     return len(case.images)
 
@@ -61,7 +62,7 @@ class Collator:
     Every key that the processor returns is passed on: Qwen-VL without `mm_token_type_ids` and
     Gemma 3 without `token_type_ids` give other numbers without any error. Nothing is truncated.
 
-    All cases of a batch have the same number of images (see `kind`); their sizes may differ.
+    A batch holds either cases with images or cases without; better still, of one `kind`.
 
     Args:
         processor: of the model.
@@ -102,7 +103,7 @@ class Collator:
 
         Raises:
             DataError: an image cannot be decoded.
-            ValueError: cases of different kinds in one batch.
+            ValueError: cases with and without images in one batch.
         """
         return self.encode([row for case in cases for row in self.answer_rows(case)])
 
@@ -115,7 +116,7 @@ class Collator:
 
         Raises:
             DataError: an image cannot be decoded.
-            ValueError: rows with different numbers of images in one batch.
+            ValueError: rows with and without images in one batch.
             ConfigError: the chat template loses or invents images.
         """
         known = dict(pixels or {})
@@ -176,9 +177,9 @@ class Collator:
         return self._image_tokens[sizes]
 
     def _process(self, texts: list[str], images: list[list[Image.Image]]) -> BatchFeature:
-        counts = {len(row) for row in images}
-        if len(counts) > 1:
-            raise ValueError(f"a batch mixes rows with {sorted(counts)} images; plan them apart")
+        pictured = {bool(row) for row in images}
+        if len(pictured) > 1:
+            raise ValueError("a batch mixes rows with and without images; plan them apart")
         placeholder = chat.image_placeholder(self.processor)
         for text, row in zip(texts, images, strict=True):
             if text.count(placeholder) != len(row):
@@ -191,7 +192,7 @@ class Collator:
             text=texts,
             # One list for each text: LLaVA-OneVision treats several images of one text otherwise
             # than as many texts with one image.
-            images=images if counts != {0} else None,
+            images=images if pictured == {True} else None,
             padding=True,
             padding_side="right",
             return_tensors="pt",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny, save_tiny
 
 import medrm
-from medrm.config import ModelOptions
+from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
+from medrm.models.adapter import add_adapter
 from medrm.models.contract import new_contract, save_adapter
+from medrm.models.families import FAMILIES
 from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
@@ -178,13 +181,18 @@ def test_batches_hold_what_belongs_together() -> None:
 
 def test_load_gives_the_saved_scores(folder: Path, tmp_path: Path) -> None:
     options = ModelOptions(model_name_or_path=str(folder))
-    model = attach_head(load_base(options), HeadSpec(DIMENSIONS), seed=1)
+    base = attach_head(load_base(options), HeadSpec(DIMENSIONS), seed=1)
+    model = add_adapter(base, AdapterOptions(lora_r=4), FAMILIES["qwen2_5_vl"])
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.01  # as training would; fresh LoRA weights change nothing
+    model.eval()
     processor = load_processor(str(folder))
     contract = new_contract(model, processor, options, "bradley_terry", "reward")
     scorer = RewardModel(model, processor, contract)
     saved = tmp_path / "adapter"
     save_adapter(saved, model, processor, contract)
-    (tmp_path / "run.json").write_text(f'{{"model_name_or_path": "{folder}"}}')
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"model_name_or_path": str(folder)}}))
     loaded = medrm.load(saved, device="cpu")
     assert loaded.dimensions == DIMENSIONS
     expected, found = dict_of(scorer, mixed_cases()), dict_of(loaded, mixed_cases())
