@@ -12,7 +12,7 @@ import numpy as np
 from medrm.data.phantom.experts import Votes, draw_votes, truth
 from medrm.data.phantom.facts import Facts, contradict, draw_facts, draw_focus
 from medrm.data.phantom.render import Picture, render
-from medrm.data.phantom.text import FORMS, Style, compose, draw_question
+from medrm.data.phantom.text import FORMS, PLAIN, Style, compose, draw_question
 
 _SHARED_EVERY = 20
 """Each 20th case is a second case about the previous case's image and patient."""
@@ -70,12 +70,11 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
     complete, on_topic, insight, responsive = (_flaws(rng) for _ in range(4))
     answers = []
     for answer in range(2):
-        wrong_forms = [other for other in FORMS if other != form]
         style = Style(
             complete=complete[answer],
             off_topic=not on_topic[answer],
             insight=insight[answer],
-            form=form if responsive[answer] else wrong_forms[rng.integers(len(wrong_forms))],
+            form=form if responsive[answer] else PLAIN,
         )
         answers.append(compose(told[answer], readings.focus, style, rng))
     qualities = [

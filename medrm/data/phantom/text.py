@@ -26,8 +26,8 @@ INSIGHTS = (
     "An older image would help to compare.",
     "Blood tests could explain it.",
 )
+PLAIN = "plain"
 FORMS = {
-    "plain": "",
     "finding": "Start with the word Finding.",
     "done": "End with the word Done.",
     "list": "Write a list.",
@@ -49,7 +49,7 @@ FOCUS_QUESTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How an answer is written: its quality apart from being right."""
+    """How an answer is written: its quality apart from being right. `form` is PLAIN or of FORMS."""
 
     complete: bool
     off_topic: bool
@@ -114,4 +114,4 @@ def draw_question(focus: str, form: str, rng: np.random.Generator) -> tuple[str,
     general = rng.random() < 0.5
     questions = GENERAL_QUESTIONS if general else (FOCUS_QUESTIONS[focus],)
     question = questions[rng.integers(len(questions))]
-    return "general" if general else focus, f"{question} {FORMS[form]}".strip()
+    return "general" if general else focus, f"{question} {FORMS[form]}"
