@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from accelerate import PartialState
 from peft import PeftModel
@@ -13,13 +14,16 @@ from transformers import PreTrainedModel, Trainer
 from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.contract import Contract, new_contract, save_adapter
 from medrm.pipeline.bench import Workbench, stage
+from medrm.pipeline.progress import show_training
 
 
-def build_trainer(bench: Workbench, model: PreTrainedModel | PeftModel, output: str) -> Trainer:
+def build_trainer(
+    bench: Workbench, model: PreTrainedModel | PeftModel, output: Path, name: str
+) -> Trainer:
     """Returns the objective's trainer of `model`, writing below `output`."""
     arguments = copy.copy(bench.run.training)
-    arguments.output_dir = output
-    return bench.objective.build_trainer(
+    arguments.output_dir = str(output)
+    trainer = bench.objective.build_trainer(
         replace(bench.run, training=arguments),
         model,
         bench.collator,
@@ -27,13 +31,14 @@ def build_trainer(bench: Workbench, model: PreTrainedModel | PeftModel, output: 
         bench.material.development,
         bench.lengths,
     )
+    return show_training(trainer, name)
 
 
 def train_probe(bench: Workbench) -> PreTrainedModel:
     """Returns a fresh base whose head alone was trained, on the same data and steps."""
     model = freeze_backbone(bench.with_head())
     folder = bench.folder("frozen_probe") / "training"
-    build_trainer(bench, model, str(folder)).train()
+    build_trainer(bench, model, folder, "frozen_probe").train()
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
@@ -44,7 +49,7 @@ def train_adapter(bench: Workbench) -> None:
     """Trains the adapter and the head, and saves them as the adapter folder."""
     run = bench.run
     model = add_adapter(bench.with_head(), run.adapter, bench.family, run.training.seed)
-    trainer = build_trainer(bench, model, str(bench.output))
+    trainer = build_trainer(bench, model, bench.output, "training")
     with stage("training"):
         trainer.train(resume_from_checkpoint=resume_point(run.training.resume_from_checkpoint))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)

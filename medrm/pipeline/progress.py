@@ -1,0 +1,98 @@
+"""Shows a training on the terminal: one bar, and a line for each measurement on the way."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingBar(TrainerCallback):
+    """A bar on a terminal, log lines elsewhere.
+
+    Args:
+        name: what is trained.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(name, total=None, note="")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the bar where the training starts or resumes."""
+        if state.is_world_process_zero:
+            self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
+            self.bar.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Moves the bar."""
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Shows the loss beside the bar, and a line for each measurement."""
+        if not state.is_world_process_zero or logs is None:
+            return
+        if "loss" in logs:
+            self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
+        if "eval_loss" in logs:
+            self.bar.console.print(
+                f"{self.name}, step {state.global_step} of {state.max_steps}: development loss "
+                f"{logs['eval_loss']:.4f}, accuracy {logs['eval_accuracy']:.3f}"
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ends the bar."""
+        self.bar.stop()
+
+
+def show_training(trainer: Trainer, name: str) -> Trainer:
+    """Gives a trainer this bar in place of its own, and returns it."""
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TrainingBar(name))
+    return trainer
