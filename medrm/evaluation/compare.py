@@ -109,8 +109,10 @@ def compare(
         "benchmark": after.report["benchmark"],
         "before": {key: before.report[key] for key in ("model", "readout")},
         "after": {key: after.report[key] for key in ("model", "readout")},
-        "primary": paired_entry(primary, before, after)
-        | {"p": dimensions[primary]["p_unadjusted"]},
+        "primary": {
+            **paired_entry(primary, before, after),
+            "p": dimensions[primary]["p_unadjusted"],
+        },
         "dimensions": dimensions,
         "controls": {
             name: _control(name, read_evaluation(Path(folder)), after, primary)
@@ -246,8 +248,8 @@ def _dimensions(before: Evaluation, after: Evaluation) -> dict[str, dict[str, An
 def paired_entry(dimension: str, before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """Returns one dimension of two evaluations, on the labelled cases both have judged.
 
-    `p` is of this dimension alone. Where only one side has judged the dimension, its own accuracy
-    stands alone, without a difference.
+    Where only one side has judged the dimension, its own accuracy stands alone, without a
+    difference. `p` is left to the caller, who knows how many endpoints are looked at.
     """
     early, late = before.scores.get(dimension, {}), after.scores.get(dimension, {})
     shared = sorted(early.keys() & late.keys())
@@ -270,7 +272,6 @@ def paired_entry(dimension: str, before: Evaluation, after: Evaluation) -> dict[
         "after": fmean(late[case_id] for case_id in shared),
         "delta": interval.mean,
         "ci95": interval.bounds,
-        "p": sign_flip_test(np.array(differences)[:, None], clusters).p[0],
         "clusters": interval.clusters,
     }
 
@@ -282,7 +283,16 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"Control {name!r} ({str(control.folder)!r}) did not judge the cases of "
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
-    return paired_entry(primary, control, after)
+    entry = paired_entry(primary, control, after)
+    if entry["n"]:
+        shared = sorted(control.scores[primary].keys() & after.scores[primary].keys())
+        differences = [
+            [after.scores[primary][case_id] - control.scores[primary][case_id]]
+            for case_id in shared
+        ]
+        clusters = [after.clusters[case_id] for case_id in shared]
+        entry["p"] = sign_flip_test(np.array(differences), clusters).p[0]
+    return entry
 
 
 def _guardrails(before: Evaluation, after: Evaluation, primary: str) -> dict[str, dict[str, Any]]:

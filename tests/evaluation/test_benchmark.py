@@ -60,7 +60,7 @@ def test_the_phantom_benchmark_is_not_the_training_set() -> None:
 def test_a_local_folder_takes_the_place_of_the_source(votes: Path) -> None:
     benchmark = load_benchmark("med_rewardbench", str(votes))
     assert benchmark.dimensions == ("accuracy", "overall")
-    assert [one.model for one in benchmark.published][0] == "chance"
+    assert benchmark.published[0].model == "chance"
     assert benchmark.source.digest == read_set(str(votes)).digest
 
 
