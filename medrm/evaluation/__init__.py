@@ -1,0 +1,1 @@
+"""Benchmarks, verdicts and their numbers: evaluate, compare, report."""
