@@ -90,13 +90,18 @@ def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all `medrm` commands."""
     parser = argparse.ArgumentParser(
         prog="medrm",
+        allow_abbrev=False,
         description="Reward models and judges for medical multimodal LLMs. Research software, not "
         "for patient care. Training: accelerate launch recipes/train_rm.py",
     )
     parser.add_argument("--version", action="version", version=f"medrm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_evaluate(commands.add_parser("evaluate", help="score a model on a benchmark"))
-    compare = commands.add_parser("compare", help="paired before/after comparison, no model needed")
+    add_evaluate(
+        commands.add_parser("evaluate", allow_abbrev=False, help="score a model on a benchmark")
+    )
+    compare = commands.add_parser(
+        "compare", allow_abbrev=False, help="paired before/after comparison, no model needed"
+    )
     compare.add_argument("before", help="evaluation folder of the base")
     compare.add_argument("after", help="evaluation folder of the trained model")
     compare.add_argument("--output_dir", help="where comparison.json goes (default: beside AFTER)")
@@ -110,7 +115,9 @@ def build_parser() -> argparse.ArgumentParser:
     compare.set_defaults(action=_compare)
     data = commands.add_parser("data", help="make annotation data")
     kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    phantom = kinds.add_parser("phantom", help="write phantom cases in both layouts")
+    phantom = kinds.add_parser(
+        "phantom", allow_abbrev=False, help="write phantom cases in both layouts"
+    )
     phantom.add_argument("--seed", type=int, default=0, help="same seed, same files (default 0)")
     phantom.add_argument("--cases", type=_positive, required=True, help="number of cases")
     phantom.add_argument("--output", required=True, help="folder to write")

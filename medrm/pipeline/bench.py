@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,10 +140,12 @@ class Workbench:
         rows = self.run.evaluation.evaluation_batch_rows
         return RewardModel(model.eval(), self.processor, contract, rows)
 
-    def zero_shot(self, model: PreTrainedModel) -> Iterator[tuple[str, Scorer]]:
+    def zero_shot(
+        self, model: PreTrainedModel, dimensions: Sequence[str]
+    ) -> Iterator[tuple[str, Scorer]]:
         """Yields the base's zero-shot readouts by the names of their rows."""
         settings: dict[str, Any] = {
-            "dimensions": self.material.dimensions,
+            "dimensions": dimensions,
             "batch_rows": self.run.evaluation.evaluation_batch_rows,
             "max_length": self.run.model.max_length,
         }

@@ -23,6 +23,7 @@ def build_trainer(
     """Returns the objective's trainer of `model`, writing below `output`."""
     arguments = copy.copy(bench.run.training)
     arguments.output_dir = str(output)
+    arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
     trainer = bench.objective.build_trainer(
         replace(bench.run, training=arguments),
         model,

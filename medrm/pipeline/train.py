@@ -87,9 +87,10 @@ def before(bench: Workbench) -> None:
     bench.check_image(model)
     held_out = bench.development_benchmark()
     accuracy: dict[str, float] = {}
-    for name, scorer in bench.zero_shot(model):
+    for name, scorer in bench.zero_shot(model, (bench.material.primary,)):
+        accuracy[name] = bench.measure(scorer, f"{name}/development", held_out)
+    for name, scorer in bench.zero_shot(model, bench.material.dimensions):
         with stage(name):
-            accuracy[name] = bench.measure(scorer, f"{name}/development", held_out)
             bench.measure(scorer, name)
     better = max(accuracy, key=lambda name: accuracy[name])
     if PartialState().is_main_process:
