@@ -9,8 +9,10 @@ import pytest
 import torch
 from scorer.cases import broken_image, make_case
 from tiny import TINY_FAMILIES, make_tiny
+from tokenizers.processors import TemplateProcessing
 
-from medrm.data.images import examine
+from medrm import chat
+from medrm.data.images import decode, examine
 from medrm.errors import ConfigError, DataError
 from medrm.scorer.collate import Collator
 
@@ -43,11 +45,48 @@ def test_passes_every_key_and_pads_right(family: str) -> None:
     assert torch.equal(mask, mask.sort(dim=1, descending=True).values)
 
 
-def test_opens_the_sequence_once() -> None:
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_equals_the_processors_own_chat_path(family: str) -> None:
+    """Also with several images in a case, which LLaVA-OneVision cuts otherwise than single ones."""
+    _, processor = make_tiny(family)
+    case = make_case(1, sizes=SIZES[:2])
+    conversations = []
+    for answer in case.answers:
+        messages = chat.answer_messages(case.question, 2, answer)
+        for part, image in zip(messages[0]["content"], case.images, strict=False):
+            part["image"] = decode(image)
+        conversations.append(messages)
+    expected = processor.apply_chat_template(
+        conversations,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+        processor_kwargs={"padding": True, "padding_side": "right"},
+    )
+    batch = Collator(processor, "generation_prompt").rows([case])
+    assert set(batch) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(batch[name], tensor), name
+
+
+@pytest.mark.parametrize("template_writes_bos", [True, False])
+def test_opens_the_sequence_once(template_writes_bos: bool) -> None:
     _, processor = make_tiny("gemma3")
-    batch = Collator(processor).rows([make_case(0)])
-    bos = processor.tokenizer.bos_token_id
-    assert (batch["input_ids"] == bos).sum(dim=1).tolist() == [1, 1]
+    bos = processor.tokenizer.bos_token
+    number = processor.tokenizer.convert_tokens_to_ids(bos)
+    # As the tokenizers of Llama and Gemma do; the tiny ones add nothing.
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, number)]
+    )
+    if not template_writes_bos:
+        processor.chat_template = processor.chat_template.replace("{{ bos_token }}", "")
+    collator = Collator(processor)
+    batch = collator.rows([make_case(0)])
+    assert (batch["input_ids"] == number).sum(dim=1).tolist() == [1, 1]
+    assert collator.lengths([make_case(0)], examine([make_case(0)])) == [
+        batch["input_ids"].shape[1]
+    ]
 
 
 def test_works_in_data_workers() -> None:

@@ -127,6 +127,35 @@ def test_verdict_is_the_probability_after_the_prompt(family: str, share_prefix: 
             assert found[:2].min() > 1e-5
 
 
+def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
+    """LLaVA-1.5's prompt ends in `ASSISTANT:`, its replies begin with a space."""
+    model, processor = make_tiny("llava")
+    processor.chat_template = (
+        "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] + ' ' }}{% endif %}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    case = make_case(0)
+    messages = chat.verdict_messages(case.question, 1, case.answers, "overall")
+    text = chat.render(processor, chat.with_reply(messages, "A"), "turn_end")
+    ids, found = log_probabilities(model, processor, case, text)
+    letters = [processor.tokenizer(letter)["input_ids"][-1] for letter in (" A", " B")]
+    place = len(ids) - ids[::-1].index(letters[0]) - 1
+    assert processor.tokenizer.decode(ids[place - 1 : place + 1]) == ": A"
+    expected = found[place - 1, letters].exp().numpy()
+    forward, _ = VerdictProbability(model, processor, dimensions=("overall",)).judge([case])
+    assert np.abs(forward.probabilities[0, :2] - expected).max() <= 1e-6
+    (scored,) = Likelihood(model, processor).judge([case])
+    messages = chat.answer_messages(case.question, 1, case.answers[0])
+    ids, found = log_probabilities(
+        model, processor, case, chat.render(processor, messages, "turn_end")
+    )
+    answer = len(processor.tokenizer(" " + case.answers[0])["input_ids"])
+    places = range(len(ids) - answer, len(ids) - 1)
+    values = [found[place - 1, ids[place]].item() for place in places]
+    assert scored.scores[0, 0] == pytest.approx(np.mean(values), abs=1e-5)
+
+
 def test_unshared_families_need_it() -> None:
     """The table names what the prefix cache would get wrong, and nothing else."""
     assert set(_UNSHARED) == {"gemma3", "mllama"}
