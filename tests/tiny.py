@@ -13,78 +13,13 @@ import numpy as np
 import torch
 import transformers as hf
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_text import GEMMA, chatml, train_tokenizer
 
 from medrm.models.families import FAMILIES
 from medrm.models.load import video_stand_in
 
 Built = tuple[Any, dict[str, Any]]
 """A model config, and the parts of the processor."""
-
-_TEXTS = [
-    "The chest radiograph shows clear lungs.",
-    "No acute cardiopulmonary abnormality is seen.",
-    "What does the image show? Answer A or B.",
-    "user assistant system response score chosen rejected",
-    "Which answer is better in accuracy? Yes No",
-    "0123456789",
-] * 4
-
-_CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for c in m['content'] %}{% if c['type']=='image' %}IMAGE"
-    "{% elif c['type']=='text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "TURN_END\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_GEMMA = (
-    "{{ bos_token }}{% for m in messages %}"
-    "<start_of_turn>{{ 'model' if m['role']=='assistant' else 'user' }}\n"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for c in m['content'] %}{% if c['type']=='image' %}<start_of_image>"
-    "{% elif c['type']=='text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-
-
-def _chatml(image: str, turn_end: str = "<|im_end|>") -> str:
-    return _CHATML.replace("IMAGE", image).replace("TURN_END", turn_end)
-
-
-def _tokenizer(
-    special: list[str],
-    template: str,
-    *,
-    eos: str,
-    pad: str,
-    bos: str | None = None,
-    named: dict[str, str] | None = None,
-    vocabulary: int = 400,
-) -> Any:
-    """Trains a byte-level BPE tokenizer on a few sentences."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        _TEXTS,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    tokenizer = hf.PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=bos,
-        eos_token=eos,
-        pad_token=pad,
-        extra_special_tokens=named or [s for s in special if s not in (bos, eos, pad)],
-    )
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def _text(tokenizer: Any, hidden: int, **changes: Any) -> dict[str, Any]:
@@ -127,9 +62,9 @@ _QWEN_SPECIAL = [
 
 
 def _qwen(name: str, hidden: int) -> Built:
-    tokenizer = _tokenizer(
+    tokenizer = train_tokenizer(
         _QWEN_SPECIAL,
-        _chatml("<|vision_start|><|image_pad|><|vision_end|>"),
+        chatml("<|vision_start|><|image_pad|><|vision_end|>"),
         eos="<|im_end|>",
         pad="<|endoftext|>",
     )
@@ -180,7 +115,7 @@ def _qwen(name: str, hidden: int) -> Built:
 
 def _llava(name: str, hidden: int) -> Built:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
-    tokenizer = _tokenizer(special, _chatml("<image>\n"), eos="<|im_end|>", pad="<|endoftext|>")
+    tokenizer = train_tokenizer(special, chatml("<image>\n"), eos="<|im_end|>", pad="<|endoftext|>")
     image_token = tokenizer.convert_tokens_to_ids("<image>")
     kind = "qwen2" if name == "llava_onevision" else "llama"
     text = _text(tokenizer, hidden, model_type=kind)
@@ -235,9 +170,9 @@ def _internvl(name: str, hidden: int) -> Built:
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }
-    tokenizer = _tokenizer(
+    tokenizer = train_tokenizer(
         ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()],
-        _chatml("<IMG_CONTEXT>\n"),
+        chatml("<IMG_CONTEXT>\n"),
         eos="<|im_end|>",
         pad="<|endoftext|>",
         named=named,
@@ -260,9 +195,9 @@ def _gemma3(name: str, hidden: int) -> Built:
         "eoi_token": "<end_of_image>",
         "image_token": "<image_soft_token>",
     }
-    tokenizer = _tokenizer(
+    tokenizer = train_tokenizer(
         ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", *named.values()],
-        _GEMMA,
+        GEMMA,
         bos="<bos>",
         eos="<eos>",
         pad="<pad>",
@@ -290,9 +225,9 @@ def _gemma3(name: str, hidden: int) -> Built:
 
 def _mllama(name: str, hidden: int) -> Built:
     special = ["<|finetune_right_pad_id|>", "<|begin_of_text|>", "<|eot_id|>", "<|im_start|>"]
-    tokenizer = _tokenizer(
+    tokenizer = train_tokenizer(
         [*special, "<|im_end|>", "<|python_tag|>"],
-        _chatml("<|image|>"),
+        chatml("<|image|>"),
         bos="<|begin_of_text|>",
         eos="<|eot_id|>",
         pad="<|finetune_right_pad_id|>",
@@ -328,7 +263,7 @@ def _mllama(name: str, hidden: int) -> Built:
 
 def _idefics(name: str, hidden: int) -> Built:
     tiles = [f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)]
-    tokenizer = _tokenizer(
+    tokenizer = train_tokenizer(
         [
             "<|endoftext|>",
             "<|im_start|>",
@@ -339,7 +274,7 @@ def _idefics(name: str, hidden: int) -> Built:
             "<video>",
             *tiles,
         ],
-        _chatml("<image>", turn_end="<end_of_utterance>"),
+        chatml("<image>", turn_end="<end_of_utterance>"),
         eos="<end_of_utterance>",
         pad="<|endoftext|>",
         vocabulary=440,

@@ -1,12 +1,6 @@
 """The adapter folder: what is published, and what a reward model needs to load back exactly.
 
-`medrm.json` is the contract. Names of base models in it (and in adapter_config.json):
-- phantom-base under that name, with the digest of its weights;
-- a hub id with the commit it was loaded from;
-- a local folder under its last path component alone, with the digest of its weights, because a
-  published file must not tell local paths. `load_adapter` finds it again through `run.json` beside
-  the adapter folder, else below the working directory or beside the adapter folder; the digest
-  says whether it is the right one.
+`medrm.json` is the contract. How it (and adapter_config.json) names the base model: origin.py.
 """
 
 from __future__ import annotations
@@ -22,26 +16,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.assets import PHANTOM_BASE
 from medrm.config import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
 from medrm.models.adapter import wrap
 from medrm.models.families import family_of
-from medrm.models.load import load_base, load_processor, resolve_model
+from medrm.models.load import load_base, load_processor
+from medrm.models.origin import Origin, find, origin_of
 from medrm.models.reward_model import HEAD, HeadSpec, attach_head, head_of
 
 CONTRACT_FILE = "medrm.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 """The head where there is no adapter file: full fine-tuning and the frozen probe."""
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +105,6 @@ def template_digest(processor: ProcessorMixin) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()
 
 
-def weights_digest(folder: Path) -> str:
-    """Returns the SHA-256 over names and contents of a folder's safetensors files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _commit(name: str, revision: str) -> str:
-    """Returns the commit a hub model was loaded from: the cache keeps files below its name."""
-    file = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(file).parent.name if isinstance(file, str) else revision
-
-
 def new_contract(
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
@@ -137,17 +113,13 @@ def new_contract(
     readout: str,
 ) -> Contract:
     """Returns the contract of a trained model; `dataclasses.replace` adds statistics and data."""
-    where = Path(resolve_model(options.model_name_or_path))
-    name = options.model_name_or_path
-    local = where.is_dir()
-    if local and name != PHANTOM_BASE:
-        name = where.resolve().name
+    origin = origin_of(options)
     others = [p for n, p in model.named_parameters() if not n.startswith(f"{HEAD}.")]
     whole: Literal["full", "head"] = "full" if any(p.requires_grad for p in others) else "head"
     return Contract(
-        base_model=name,
-        base_revision=None if local else _commit(name, options.model_revision),
-        base_digest=weights_digest(where) if local else None,
+        base_model=origin.name,
+        base_revision=origin.revision,
+        base_digest=origin.digest,
         family=family_of(model.config).name,
         objective=objective,
         readout=readout,
@@ -270,39 +242,6 @@ def save_adapter(
     _write_contract(folder, contract)
 
 
-def _base_folders(folder: Path, name: str) -> list[Path]:
-    """Returns where a local base of that name may lie, in the order of trust."""
-    candidates = [Path(name), folder.parent / name]
-    run = folder.parent / RUN_FILE
-    if run.is_file():
-        config = json.loads(run.read_text(encoding="utf-8")).get("config", {})
-        candidates.insert(0, Path(config.get("model_name_or_path", name)))
-    return [path for path in candidates if path.is_dir() and path.resolve().name == name]
-
-
-def _find_base(folder: Path, contract: Contract) -> str:
-    """Returns where the base model lies: a folder with the right weights, or a hub id.
-
-    Raises:
-        AdapterError: no such folder, or its weights are others than those trained on.
-    """
-    if contract.base_digest is None:
-        return contract.base_model
-    if contract.base_model == PHANTOM_BASE:
-        folders = [Path(resolve_model(PHANTOM_BASE))]
-    else:
-        folders = _base_folders(folder, contract.base_model)
-    for path in folders:
-        if weights_digest(path) == contract.base_digest:
-            return str(path)
-    found = "other weights lie in " + ", ".join(map(str, folders)) if folders else "not found"
-    raise AdapterError(
-        f"{folder} was trained on the model folder {contract.base_model!r} with weights "
-        f"{contract.base_digest[:12]}; {found}. Put that folder into the working directory or "
-        "beside the adapter folder."
-    )
-
-
 def _read_tensors(path: Path, contract: Contract) -> dict[str, Tensor]:
     """Reads the adapter or head file.
 
@@ -377,10 +316,9 @@ def load_adapter(
             f"The chat template in {folder} is not the one that {CONTRACT_FILE} records, and other "
             "prompts give other scores. Restore the template, or save the adapter again."
         )
+    origin = Origin(contract.base_model, contract.base_revision, contract.base_digest)
     options = ModelOptions(
-        model_name_or_path=(
-            str(folder) if contract.trained == "full" else _find_base(folder, contract)
-        ),
+        model_name_or_path=str(folder) if contract.trained == "full" else find(origin, folder),
         model_revision=contract.base_revision or "main",
         load_in_4bit=contract.quantisation == "nf4",
         load_in_8bit=contract.quantisation == "int8",
