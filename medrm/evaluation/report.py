@@ -29,6 +29,7 @@ def build_report(
     model: str,
     readout: str,
     settings: Mapping[str, Any],
+    verdict_mass: float | None,
 ) -> Report:
     """Returns the content of `report.json` (CONTRACT: A run folder).
 
@@ -38,6 +39,7 @@ def build_report(
         model: the name under which the model is reported.
         readout: how a verdict was read from it.
         settings: what besides the weights could change a number, such as dtype or image limits.
+        verdict_mass: the mean probability with which a judge names one of the two answers at all.
     """
     scored = {row.dimension for row in rows}
     protocols: dict[str, Any] = {}
@@ -71,6 +73,7 @@ def build_report(
         },
         "model": model,
         "readout": readout,
+        "verdict_mass": verdict_mass,
         "settings": dict(settings),
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
         "not_scored": [name for name in benchmark.dimensions if name not in scored],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from rich.console import Console
@@ -88,7 +89,9 @@ def evaluate(
     columns = {name: number for number, name in enumerate(benchmark.dimensions)}
     rows.sort(key=lambda row: (place[row.case_id], columns[row.dimension], row.protocol, row.order))
     responses.sort(key=lambda line: (place[line["case_id"]], line["order"], line["dimension"]))
-    report = build_report(rows, benchmark, model_name, scorer.readout, settings or {})
+    report = build_report(
+        rows, benchmark, model_name, scorer.readout, settings or {}, _mass(responses)
+    )
     if rank == 0:
         _write(output_dir, rows, responses, report)
     if world > 1:
@@ -105,6 +108,11 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
     if not benchmark.cases:
         raise DataError(
             f"Benchmark {benchmark.name!r} has no case. Give a set with labelled cases."
+        )
+    if protocol == "official" and any(len(case.answers) != 2 for case in benchmark.cases):
+        raise ConfigError(
+            f"The official protocol judges pairs; benchmark {benchmark.name!r} has cases of more "
+            "than two answers. Give --protocol robust or both."
         )
     if not set(scorer.dimensions) & set(benchmark.dimensions):
         raise ConfigError(
@@ -156,6 +164,20 @@ def _responses(scored: Scored, scorer: Scorer) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _mass(responses: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean probability of naming one of the two answers at all; None for scalar models.
+
+    Where it is small, the verdicts compare two things the model would hardly ever say.
+    """
+    masses = [
+        probabilities[2]
+        for line in responses
+        if line["probabilities"] is not None
+        for probabilities in line["probabilities"].values()
+    ]
+    return fmean(masses) if masses else None
 
 
 def _gather(mine: list[T]) -> list[T]:

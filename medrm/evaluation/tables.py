@@ -60,6 +60,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     unread = ", ".join(f"{reason} {count}" for reason, count in report["unread"].items())
     if unread:
         console.print(f"Unread, counted wrong: {unread} (cases).")
+    if report["verdict_mass"] is not None:
+        console.print(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:

@@ -116,6 +116,7 @@ def test_unread_cases_stay_and_are_wrong(tmp_path: Path) -> None:
     assert report["unread"] == {"bad_image": 1}
     row = read_rows(tmp_path / "verdicts.jsonl")[0]
     assert (row.outcome, row.reason, row.score_a) == ("unread", "bad_image", None)
+    assert report["verdict_mass"] is None
 
 
 def test_first_slot_judge(tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def test_first_slot_judge(tmp_path: Path) -> None:
     assert len(rows) == 4 * 3  # robust in both orders, official in one
     assert rows[0]["probability_a"] == pytest.approx(0.9)
     assert rows[0]["score_a"] is None
+    assert report["verdict_mass"] == pytest.approx(0.9)
 
 
 def test_judge_with_an_unread_order(tmp_path: Path) -> None:
@@ -165,7 +167,9 @@ def test_more_than_two_answers(tmp_path: Path) -> None:
     assert row["scores"] == pytest.approx([0.0, 0.1, 0.7, 0.2])
     assert row["label_shares"] == pytest.approx([1 / 3, 0, 2 / 3, 0])
     assert accuracy_of(report)["accuracy"] == 0.5
-    assert "official" not in report["protocols"]  # a benchmark of pairs
+    assert "official" not in report["protocols"]  # which knows pairs only
+    with pytest.raises(ConfigError, match="judges pairs"):
+        evaluate(scorer, make_benchmark(cases), tmp_path, "mock", "official")
 
 
 def test_protocol_choice_and_leftovers(tmp_path: Path) -> None:
