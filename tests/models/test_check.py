@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rows import batch, reward_model, rewards
-from tiny import TINY_FAMILIES, make_tiny
+from tiny import TINY_FAMILIES, make_tiny, tiny_image
 
 from medrm.config import AdapterOptions
 from medrm.errors import ConfigError
@@ -26,6 +26,22 @@ def test_images_reach_the_model(family, tiny_folder):
     first, second = (rewards(model, batch(processor, family, answers, s)) for s in ((0, 1), (0, 2)))
     torch.testing.assert_close(first[0], second[0])
     assert (first[1] - second[1]).abs().min() > 1e-6, "the second row's image makes no difference"
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_each_of_two_images_changes_the_reward(family, tiny_folder):
+    model, processor = reward_model(tiny_folder(family))
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What is seen?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+
+    def score(first, second):
+        images = [tiny_image(first, 60, 40), tiny_image(second, 40, 60)]
+        images = [images] if FAMILIES[family].nested_images else images
+        return rewards(model, processor(text=[text], images=images, return_tensors="pt"))
+
+    reference = score(0, 1)
+    assert (reference - score(2, 1)).abs().max() > 1e-5
+    assert (reference - score(0, 2)).abs().max() > 1e-5
 
 
 class WithoutPixels:
