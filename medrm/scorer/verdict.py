@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class VerdictProbability:
         dimensions: what to ask about.
         batch_rows: most rows computed at once.
         max_length: longest prompt that is read, in tokens; None: no limit.
-        share_prefix: whether the prefix may be shared; "auto": where the family allows it.
+        share_prefix: whether prompts may share a prefix where the family allows it.
     """
 
     readout = "verdict_probability"
@@ -101,12 +101,12 @@ class VerdictProbability:
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
-        share_prefix: Literal["auto", False] = "auto",
+        share_prefix: bool = True,
     ) -> None:
         self.dimensions = tuple(dimensions)
         self._model = model
         self._collator = Collator(processor)
-        shares = share_prefix == "auto" and family_of(model.config).name not in _UNSHARED
+        shares = share_prefix and family_of(model.config).name not in _UNSHARED
         self._ending = self._find_ending()
         rows = len(_ORDERS) * (1 if shares else len(self.dimensions))
         self._readout: Readout[Asked] = Readout(
