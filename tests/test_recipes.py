@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import itertools
 import json
@@ -128,8 +129,9 @@ def test_the_quickstart_recipe_is_the_default() -> None:
 
 def commands(text: str) -> list[str]:
     """The commands in the shell blocks of a Markdown page, one for each line."""
-    blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    shell = [block for language, block in blocks if language in ("", "bash", "sh", "console")]
+    lines = "\n".join(shell).replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in re.split(r"\s*(?:&&|;)\s*", line)]
     return [part for part in parts if shlex.split(part, comments=True)]
 
@@ -145,9 +147,9 @@ def check_launch(words: Sequence[str]) -> None:
 
 def check_script(path: str, words: Sequence[str]) -> None:
     if path == "evaluation/evaluate.py":
-        parser = build_parser()
+        parser = argparse.ArgumentParser(allow_abbrev=False)
         add_evaluate(parser)
-        parser.parse_args(["evaluate", *words])
+        parser.parse_args(words)
     elif path == "recipes/train_rm.py":
         if "--help" not in words:
             places = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]

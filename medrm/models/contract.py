@@ -236,7 +236,8 @@ def save_adapter(
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())},
         folder / _weights_file(contract),
-        metadata={"format": "pt", "dimensions": json.dumps(contract.dimensions)},
+        # One entry: with two their order, and so the bytes of the file, would vary.
+        metadata={"dimensions": json.dumps(contract.dimensions)},
     )
     processor.save_pretrained(folder)
     _write_contract(folder, contract)

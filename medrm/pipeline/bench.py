@@ -143,11 +143,14 @@ class Workbench:
     def zero_shot(
         self, model: PreTrainedModel, dimensions: Sequence[str]
     ) -> Iterator[tuple[str, Scorer]]:
-        """Yields the base's zero-shot readouts by the names of their rows."""
+        """Yields the base's zero-shot readouts by the names of their rows.
+
+        Without max_length: a verdict prompt holds both answers, and what is too long for it would
+        count against the base.
+        """
         settings: dict[str, Any] = {
             "dimensions": dimensions,
             "batch_rows": self.run.evaluation.evaluation_batch_rows,
-            "max_length": self.run.model.max_length,
         }
         benchmark = self.material.benchmark
         if all(len(case.answers) == 2 for case in (*benchmark.cases, *self.material.development)):
@@ -165,7 +168,10 @@ class Workbench:
         return benchmark_from_cases("development", self.material.source, self.material.development)
 
     def measure(self, scorer: Scorer, name: str, benchmark: Benchmark | None = None) -> float:
-        """Evaluates into the folder `name` and returns the primary dimension's accuracy."""
+        """Evaluates into the folder `name` and returns the primary dimension's accuracy.
+
+        Where no case has a majority on it, that is 0.
+        """
         options = self.run.model
         report = evaluate(
             scorer,
@@ -178,4 +184,4 @@ class Workbench:
             },
         )
         entry = report["protocols"]["robust"]["dimensions"][self.material.primary]
-        return float(entry["accuracy"])
+        return float(entry["accuracy"] or 0.0)
