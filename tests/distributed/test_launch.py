@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
@@ -49,10 +50,17 @@ def launch(root: Path, name: str, folder: Path) -> Path:
 
 
 def outcome(run: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Returns the saved adapter and what was measured."""
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    measured = {k: v for line in lines for k, v in json.loads(line).items()}
-    return load_file(run / "checkpoint-3" / "adapter_model.safetensors"), measured
+    """Returns the weights of adapter and probe, and what was measured of the two."""
+    weights = {
+        **load_file(run / "checkpoint-3" / "adapter_model.safetensors"),
+        **load_file(run / "probe" / "checkpoint-3" / "model.safetensors"),
+    }
+    measured = {}
+    for folder in (run / "probe", run / "bf16", run):
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            measured |= {f"{folder.name}/{k}": v for k, v in json.loads(line).items()}
+    return weights, measured
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +90,8 @@ def test_two_processes_train_the_same_adapter(
     for key, tensor in weights.items():
         assert_close(ours[key], tensor, atol=2e-5, rtol=1e-4, msg=key)
     for key in ("loss", "accuracy", "eval_loss", "eval_accuracy", "eval_margin_overall"):
-        assert ours_measured[key] == pytest.approx(measured[key], abs=2e-4), key
+        for name in (f"run/{key}", f"probe/{key}"):
+            assert ours_measured[name] == pytest.approx(measured[name], abs=2e-4), name
+    assert ours_measured["bf16/eval_loss"] == pytest.approx(measured["bf16/eval_loss"], abs=2e-2)
+    trained = load_file(run / "bf16" / "checkpoint-3" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in trained.values()} == {torch.float32}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from preferences import make_recipe, preferences
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 
-def train(folder: Path) -> int:
+def train(folder: Path, **options: Any) -> int:
     """Returns the world size after three steps, the last of them of a smaller batch."""
     recipe = make_recipe(
         folder,
@@ -18,14 +20,14 @@ def train(folder: Path) -> int:
         development=preferences(5, 100),
         max_steps=3,
         per_device_train_batch_size=3,
-        eval_strategy="steps",
         eval_steps=3,
         save_steps=3,
         lr_scheduler_type="constant",
         warmup_steps=0,
         optim="sgd",
-        learning_rate=0.5,
-        head_learning_rate=0.5,
+        learning_rate=0.2,
+        head_learning_rate=0.2,
+        **options,
     )
     trainer = recipe.trainer()
     trainer.train()
@@ -35,5 +37,9 @@ def train(folder: Path) -> int:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
+    # One after the other in one process, as a run does it.
+    for name, options in {"probe": {"frozen": True}, "bf16": {"bf16": True}}.items():
+        train(target / name, **options)
+        unset_hf_deepspeed_config()
     world = train(target)
     (target / f"world-{world}.json").write_text(json.dumps(world), encoding="utf-8")
