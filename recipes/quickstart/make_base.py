@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from forward import CELL_TARGETS, OPENING, Reader, forward, see
+from forward import CELL_TARGETS, END_WEIGHT, OPENING, Reader, forward, see
 from network import HIDDEN, Model, TextTokenizer, build_model, build_tokenizer, save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,6 +29,7 @@ from torch.nn import functional
 WARM_UP_STEPS, WARM_UP_IMAGES = 150, 48
 IMAGES = 32
 MEASURE_SEED = 10_000
+GREY = 128 / 127.5 - 1
 
 
 def schedule(step: int, steps: int, warm_up: int) -> float:
@@ -44,7 +45,7 @@ def measure(
     images: int,
     blank: bool = False,
 ) -> dict[str, float]:
-    """Returns kind -> share of exchanges answered exactly (teacher-forced) on fresh images."""
+    """Returns kind -> share of exchanges with every word right (teacher-forced), fresh images."""
     right: dict[str, list[bool]] = {}
     reader = Reader(tokenizer, seed=MEASURE_SEED)
     opening = reader.encode(OPENING)
@@ -52,10 +53,11 @@ def measure(
         for _ in range(0, images, IMAGES):
             batch = reader.batch(IMAGES)
             if blank:
-                batch.planes.zero_()
+                batch.planes.fill_(GREY)
             _, logits = forward(model, opening, batch)
             for group, scores in zip(batch.groups, logits, strict=True):
-                wrong = set(group.exchange[scores.argmax(-1) != group.token].tolist())
+                missed = (scores.argmax(-1) != group.token) & (group.weight > END_WEIGHT)
+                wrong = set(group.exchange[missed].tolist())
                 for number, kind in enumerate(group.kinds):
                     right.setdefault(kind, []).append(number not in wrong)
     return {kind: round(float(np.mean(hits)), 4) for kind, hits in sorted(right.items())}
