@@ -99,7 +99,9 @@ def row(name: str) -> tuple[int, str]:
     for number, layers in enumerate(ROWS):
         if layer in layers:
             return number, layer
-    raise AssertionError(f"{name}: no layer; put {layer!r} into ROWS and DESIGN's table")
+    raise AssertionError(
+        f"{name}: no layer; put {layer!r} into ROWS and into the line in medrm/__init__.py"
+    )
 
 
 def violations(root: Path) -> list[str]:

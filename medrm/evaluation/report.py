@@ -31,7 +31,7 @@ def build_report(
     settings: Mapping[str, Any],
     verdict_mass: float | None,
 ) -> Report:
-    """Returns the content of `report.json` (CONTRACT: A run folder).
+    """Returns the content of `report.json` (each entry is explained in evaluation/README.md).
 
     Args:
         rows: of all cases and scored dimensions, under one or both protocols.
@@ -42,6 +42,33 @@ def build_report(
         verdict_mass: the mean probability with which a judge names one of the two answers at all.
     """
     scored = {row.dimension for row in rows}
+    return {
+        "benchmark": {
+            "name": benchmark.name,
+            "revision": benchmark.source.revision,
+            "digest": benchmark.source.digest,
+            "cases": len(benchmark.cases),
+            "clusters": benchmark.clusters,
+            "synthetic": benchmark.source.synthetic,
+        },
+        "model": model,
+        "readout": readout,
+        "verdict_mass": verdict_mass,
+        "settings": dict(settings),
+        "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
+        "not_scored": [name for name in benchmark.dimensions if name not in scored],
+        "unread": _unread(rows),
+        "protocols": _protocols(rows, benchmark),
+        "baselines": baselines(benchmark.cases, benchmark.dimensions),
+        "published": [
+            {"model": one.model, "accuracy": one.accuracy, "source": one.source}
+            for one in benchmark.published
+        ],
+    }
+
+
+def _protocols(rows: Sequence[VerdictRow], benchmark: Benchmark) -> dict[str, Any]:
+    """Returns the measures under each protocol that judged."""
     protocols: dict[str, Any] = {}
     official = [row for row in rows if row.protocol == "official"]
     if official:
@@ -62,29 +89,7 @@ def build_report(
                 if any(group in row.groups for row in robust)
             },
         }
-    return {
-        "benchmark": {
-            "name": benchmark.name,
-            "revision": benchmark.source.revision,
-            "digest": benchmark.source.digest,
-            "cases": len(benchmark.cases),
-            "clusters": benchmark.clusters,
-            "synthetic": benchmark.source.synthetic,
-        },
-        "model": model,
-        "readout": readout,
-        "verdict_mass": verdict_mass,
-        "settings": dict(settings),
-        "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
-        "not_scored": [name for name in benchmark.dimensions if name not in scored],
-        "unread": _unread(rows),
-        "protocols": protocols,
-        "baselines": baselines(benchmark.cases, benchmark.dimensions),
-        "published": [
-            {"model": one.model, "accuracy": one.accuracy, "source": one.source}
-            for one in benchmark.published
-        ],
-    }
+    return protocols
 
 
 def official_csv(report: Report) -> str:
