@@ -28,12 +28,14 @@ SPECIAL = (
     "<|video_pad|>",
 )
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}"
-    "{{ m['content'] }}{% else %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif c['type'] == 'text' %}{{ c['text'] }}"
-    "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\n' }}<|im_start|>assistant\n{% endif %}"
 )
+"""ChatML whose last turn ends with <|im_end|>: there, and not after a line break that follows it, a
+frozen base says little about a finished answer (see the base's card)."""
 PATCH, MERGE = 14, 2
 HIDDEN = 128
 INITIALIZER_RANGE = 0.04
