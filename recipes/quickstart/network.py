@@ -28,8 +28,8 @@ SPECIAL = (
     "<|video_pad|>",
 )
 TEMPLATE = (
-    "{% for m in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}<|im_start|>{{ m['role'] }}\n"
-    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% for m in messages %}{% if not loop.first %}{{ '\n' }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>"
     "{% endfor %}{% if add_generation_prompt %}{{ '\n' }}<|im_start|>assistant\n{% endif %}"
