@@ -38,3 +38,13 @@ def report(title: str, problems: Sequence[str], most: int = 20) -> str:
     if len(problems) > most:
         lines.append(f"- ... and {len(problems) - most} more")
     return "\n".join([title, *lines])
+
+
+def printable(text: str) -> str:
+    """Returns text of unknown origin without control characters, which could drive a terminal."""
+    return "".join(part if part in "\n\t" or part.isprintable() else "\ufffd" for part in text)
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, else the name of its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -107,9 +107,16 @@ class Workbench:
         Under ZeRO-3 it would come in parts, which only the trainer puts together.
         """
         model = self._whole_base()
-        if self.memory.most_bytes and not self.run.adapter.lora_vision:
-            remember_features(model.requires_grad_(False), self.family, self.memory)
+        self.remember(model.requires_grad_(False))
         return model
+
+    def remember(self, model: PreTrainedModel) -> None:
+        """Lets a model use the features of images that this run has computed.
+
+        The models of a run share their vision tower, unless it is adapted.
+        """
+        if self.memory.most_bytes and not self.run.adapter.lora_vision:
+            remember_features(model, self.family, self.memory)
 
     def _whole_base(self) -> PreTrainedModel:
         # The attribute exists only where DeepSpeed launched the run.

@@ -16,6 +16,7 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.page import write_page
 from medrm.evaluation.tables import print_comparison
 from medrm.hub import push, write_card
+from medrm.models.reward_model import without_adapter
 from medrm.pipeline.bench import Workbench, stage
 from medrm.pipeline.learn import train_adapter, train_probe
 from medrm.pipeline.manifest import write_manifest
@@ -123,6 +124,7 @@ def after(bench: Workbench) -> None:
         device=bench.run.training.device,
         batch_rows=bench.run.evaluation.evaluation_batch_rows,
     )
+    bench.remember(without_adapter(scorer.model))
     with stage("after"):
         bench.measure(scorer, "after")
     benchmark = bench.material.benchmark
