@@ -6,13 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token, is_offline_mode
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medrm.assets import PHANTOM_BASE
@@ -76,6 +72,27 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     return path
 
 
+def check_push(repo_id: str) -> None:
+    """Refuses what would keep `push` from working, as far as it can be known without the hub.
+
+    Raises:
+        ConfigError: bad name, offline, or no token.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"hub_model_id {repo_id!r} is no name of a repository: {error}"
+        ) from error
+    if is_offline_mode():
+        raise ConfigError(
+            f"Cannot push to {repo_id!r} while HF_HUB_OFFLINE is set. Unset it, or leave out "
+            "push_to_hub."
+        )
+    if get_token() is None:
+        raise ConfigError(_no_token(repo_id))
+
+
 def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
     """Uploads an adapter folder to the hub and returns the address of the commit.
 
@@ -92,6 +109,7 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
         ConfigError: bad name, no token, no right to write, or offline.
     """
     read_contract(folder)
+    check_push(repo_id)
     files = sorted(path.name for path in folder.iterdir() if _is_published(path))
     api = HfApi()
     try:
@@ -102,17 +120,6 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
             allow_patterns=files,
             commit_message="Upload the reward model",
         )
-    except HFValidationError as error:
-        raise ConfigError(
-            f"hub_model_id {repo_id!r} is no name of a repository: {error}"
-        ) from error
-    except OfflineModeIsEnabled as error:
-        raise ConfigError(
-            f"Cannot push to {repo_id!r} while HF_HUB_OFFLINE is set. Unset it, or leave out "
-            "push_to_hub."
-        ) from error
-    except LocalTokenNotFoundError as error:
-        raise ConfigError(_no_token(repo_id)) from error
     except HfHubHTTPError as error:
         if error.response.status_code in _REFUSED:
             raise ConfigError(_no_token(repo_id)) from error

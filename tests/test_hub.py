@@ -22,7 +22,7 @@ from medrm.errors import AdapterError, ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.run import evaluate
-from medrm.hub import push, write_card
+from medrm.hub import check_push, push, write_card
 from medrm.models.adapter import add_adapter
 from medrm.models.contract import new_contract, save_adapter
 from medrm.models.families import FAMILIES
@@ -184,6 +184,19 @@ def test_pushing_offline_is_refused(run_dir: Path) -> None:
         push(run_dir / "adapter", "user/reward-model")
     with pytest.raises(ConfigError, match="no name of a repository"):
         push(run_dir / "adapter", "a/b/c")
+
+
+def test_what_keeps_a_push_from_working_is_known_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
+        check_push("user/reward-model")
+    with pytest.raises(ConfigError, match="no name of a repository"):
+        check_push("a/b/c")
+    monkeypatch.setattr("medrm.hub.is_offline_mode", lambda: False)
+    monkeypatch.setattr("medrm.hub.get_token", lambda: None)
+    with pytest.raises(ConfigError, match="Set HF_TOKEN"):
+        check_push("user/reward-model")
+    monkeypatch.setattr("medrm.hub.get_token", lambda: "hf_dummy")
+    check_push("user/reward-model")
 
 
 def test_only_an_adapter_folder_is_pushed(tmp_path: Path) -> None:

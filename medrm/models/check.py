@@ -20,14 +20,13 @@ _SMALLEST_CHANGE = 1e-6
 """Relative to the largest value; a second run on the same input changes less on any device."""
 
 
-def _batch(processor: Any, family: Family, image: Image.Image) -> dict[str, Tensor]:
+def _batch(processor: Any, image: Image.Image) -> dict[str, Tensor]:
     """Returns one question about one image, [1, L] and the image's tensors."""
     content = [{"type": "image"}, {"type": "text", "text": "What does the image show?"}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    images = [[image]] if family.nested_images else [image]
-    return dict(processor(text=[text], images=images, return_tensors="pt"))
+    return dict(processor(text=[text], images=[[image]], return_tensors="pt"))
 
 
 def _differ(first: Tensor, second: Tensor) -> bool:
@@ -77,7 +76,7 @@ def check_image_reaches(
     training = base.training
     base.train(False)
     (first, first_state), (second, second_state) = (
-        _run(base, family, _batch(processor, family, image)) for image in images
+        _run(base, family, _batch(processor, image)) for image in images
     )
     base.train(training)
     lost = None

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -23,9 +23,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import ModelOptions
-from medrm.errors import AdapterError, ConfigError, nearest, report
+from medrm.errors import AdapterError, ConfigError, report
 from medrm.models.adapter import wrap
 from medrm.models.families import family_of
+from medrm.models.fields import check_keys, check_values
 from medrm.models.load import load_base, load_processor
 from medrm.models.origin import Origin, find, origin_of
 from medrm.models.reward_model import HEAD, HeadSpec, attach_head, head_of
@@ -53,13 +54,15 @@ class Contract:
         chat_template_digest: SHA-256 of the processor's chat template.
         dtype: precision of the base's weights.
         quantisation: "nf4", "int8" or None.
+        attn_implementation: attention of transformers.
         pooling: which position the head reads.
         min_pixels: fewest pixels of an image, None: the processor's own.
         max_pixels: most pixels of an image, None: the processor's own.
         max_length: most tokens of a row, None: no limit.
-        score_statistics: dimension to mean and std of the scores on the training cases.
+        score_statistics: dimension to mean and std of the scores on the development cases.
         training_data_digest: of the set it was trained on.
-        training_image_digests: SHA-256 of each training image, for leak checks.
+        training_pixel_digests: SHA-256 of the decoded pixels of each training image, for leak
+            checks.
         versions: library to version.
     """
 
@@ -68,12 +71,13 @@ class Contract:
     base_digest: str | None
     family: str
     objective: str
-    readout: str
+    readout: Literal["reward"]
     trained: Literal["lora", "full", "head"]
     head: HeadSpec
     reward_template: Literal["turn_end", "generation_prompt"]
     chat_template_digest: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    attn_implementation: str
     quantisation: Literal["nf4", "int8"] | None = None
     pooling: Literal["last_attended"] = "last_attended"
     min_pixels: int | None = None
@@ -81,7 +85,7 @@ class Contract:
     max_length: int | None = None
     score_statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     training_data_digest: str | None = None
-    training_image_digests: tuple[str, ...] = ()
+    training_pixel_digests: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -110,7 +114,7 @@ def new_contract(
     processor: ProcessorMixin,
     options: ModelOptions,
     objective: str,
-    readout: str,
+    readout: Literal["reward"],
 ) -> Contract:
     """Returns the contract of a trained model; `dataclasses.replace` adds statistics and data."""
     origin = origin_of(options)
@@ -127,7 +131,8 @@ def new_contract(
         head=head_of(model).spec,
         reward_template=options.reward_template,
         chat_template_digest=template_digest(processor),
-        dtype=str(model.config.dtype).removeprefix("torch."),
+        dtype=cast(Any, str(model.config.dtype).removeprefix("torch.")),
+        attn_implementation=options.attn_implementation,
         quantisation=("nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None),
         min_pixels=options.min_pixels,
         max_pixels=options.max_pixels,
@@ -146,11 +151,20 @@ def _write_contract(folder: Path, contract: Contract) -> None:
     (folder / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
+def update_contract(folder: Path, **changes: Any) -> None:
+    """Changes fields of the contract in a saved folder, such as the score statistics.
+
+    Raises:
+        AdapterError: the folder has no valid contract.
+    """
+    _write_contract(folder, dataclasses.replace(read_contract(folder), **changes))
+
+
 def read_contract(folder: Path) -> Contract:
     """Reads `medrm.json`.
 
     Raises:
-        AdapterError: it is missing, is not JSON, or has missing or unknown keys.
+        AdapterError: it is missing, is not JSON, or has missing or unknown keys or wrong values.
     """
     path = folder / CONTRACT_FILE
     if not path.is_file():
@@ -166,23 +180,14 @@ def read_contract(folder: Path) -> Contract:
         raise AdapterError(
             f"{path} cannot be read ({type(error).__name__}: {error}). Save the adapter again."
         ) from error
-    _check_keys(path, record, Contract)
-    _check_keys(path, head, HeadSpec)
+    check_keys(path, record, Contract)
+    check_keys(path, head, HeadSpec)
+    check_values(path, head, HeadSpec)
     head |= {key: tuple(head[key]) for key in ("dimensions", "tied_dimensions")}
-    record["training_image_digests"] = tuple(record["training_image_digests"])
-    return Contract(**{**record, "head": HeadSpec(**head)})
-
-
-def _check_keys(path: Path, record: Mapping[str, Any], kind: type[Contract | HeadSpec]) -> None:
-    accepted = {item.name for item in dataclasses.fields(kind)}
-    problems = [f"{key} is missing" for key in sorted(accepted - record.keys())]
-    problems += [
-        f"{key} is not known.{nearest(key, accepted)}" for key in sorted(record.keys() - accepted)
-    ]
-    if problems:
-        raise AdapterError(
-            report(f"{path} does not fit this version of medrm. Save the adapter again:", problems)
-        )
+    record = {**record, "head": HeadSpec(**head)}
+    check_values(path, record, Contract)
+    record["training_pixel_digests"] = tuple(record["training_pixel_digests"])
+    return Contract(**record)
 
 
 def _tensors(
@@ -253,9 +258,9 @@ def _read_tensors(path: Path, contract: Contract) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        dimensions = json.loads(metadata.get("dimensions", "null"))
+    except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Save the adapter again.") from error
-    dimensions = json.loads(metadata.get("dimensions", "null"))
     if dimensions != list(contract.dimensions):
         raise AdapterError(
             f"{path} was saved for the dimensions {dimensions}, {CONTRACT_FILE} names "
@@ -297,7 +302,10 @@ def _check_tensors(path: Path, given: Mapping[str, Tensor], expected: Mapping[st
 
 
 def load_adapter(
-    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, Contract]:
     """Loads a saved reward model, ready to score; nothing is ever made up for a missing part.
 
@@ -305,6 +313,7 @@ def load_adapter(
         folder: as written by `save_adapter`.
         device: where it goes.
         dtype: precision of the base's weights; None: as trained, which gives the same scores.
+        attn_implementation: attention of transformers; None: as trained, which gives the same.
 
     Raises:
         AdapterError: the folder does not match its contract, or the base is another one.
@@ -321,6 +330,7 @@ def load_adapter(
     options = ModelOptions(
         model_name_or_path=str(folder) if contract.trained == "full" else find(origin, folder),
         model_revision=contract.base_revision or "main",
+        attn_implementation=attn_implementation or contract.attn_implementation,
         load_in_4bit=contract.quantisation == "nf4",
         load_in_8bit=contract.quantisation == "int8",
     )

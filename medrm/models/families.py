@@ -22,7 +22,6 @@ class Family:
         model_types: values of `config.model_type` that belong to it.
         processor: class name of its processor in transformers.
         video_processor: class name of the processor's video part, None where it has none.
-        nested_images: whether the processor wants one list of images for each text.
         decoder: module path of the language model.
         vision: module path of the vision tower.
         projector: module path of what maps image features into the language model; None where the
@@ -31,18 +30,19 @@ class Family:
             grid for each image, from which the tower's input of one image can be cut.
         pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
             `max_pixels`.
+        shared_cache: whether prompts may continue one cached prefix with numbers that stay exact.
     """
 
     name: str
     model_types: tuple[str, ...]
     processor: str
     video_processor: str | None = None
-    nested_images: bool = False
     decoder: str = "model.language_model"
     vision: str = "model.vision_tower"
     projector: str | None = "model.multi_modal_projector"
     pixel_limits: bool = False
     packed_patches: bool = False
+    shared_cache: bool = True
 
 
 def _qwen(name: str, processor: str, video_processor: str) -> Family:
@@ -60,13 +60,12 @@ def _qwen(name: str, processor: str, video_processor: str) -> Family:
 
 
 def _idefics(name: str, processor: str, video_processor: str | None) -> Family:
-    """Returns an Idefics3-like entry: nested images, other module names."""
+    """Returns an Idefics3-like entry: other module names."""
     return Family(
         name=name,
         model_types=(name,),
         processor=processor,
         video_processor=video_processor,
-        nested_images=True,
         decoder="model.text_model",
         vision="model.vision_model",
         projector="model.connector",
@@ -93,13 +92,15 @@ FAMILIES: dict[str, Family] = {
             "InternVLProcessor",
             video_processor="InternVLVideoProcessor",
         ),
-        Family("gemma3", ("gemma3",), "Gemma3Processor", nested_images=True),
+        # Its sliding window counts places in the cache, padding included.
+        Family("gemma3", ("gemma3",), "Gemma3Processor", shared_cache=False),
         Family(
             "mllama",
             ("mllama",),
             "MllamaProcessor",
-            nested_images=True,
             vision="model.vision_model",
+            # Layers of its own attend to the image and would need the prefix's mask.
+            shared_cache=False,
         ),
         _idefics("idefics3", "Idefics3Processor", None),
         _idefics("smolvlm", "SmolVLMProcessor", "SmolVLMVideoProcessor"),

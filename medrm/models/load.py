@@ -31,7 +31,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 
 from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, first_line
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
 
 if "VideoProcessorMixin" not in vars(processing_utils.transformers_module):
@@ -64,6 +64,10 @@ for _name in {family.video_processor for family in FAMILIES.values()} - {None}:
     globals()[str(_name)] = type(str(_name), (ImagesOnly,), {"__module__": __name__})
 
 
+_ALWAYS_THERE = ("sdpa", "eager")
+"""Attention that needs no package beside torch."""
+
+
 def resolve_model(name: str) -> str:
     """Returns where a base model lies: a folder, or a hub id as given.
 
@@ -83,11 +87,10 @@ def resolve_model(name: str) -> str:
 
 
 def _not_found(name: str, error: Exception) -> ConfigError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigError(
-        f"The base model {name!r} cannot be loaded: {first} Give a folder with a model in "
-        f"safetensors, a hub id that is reachable or already in the cache, or {PHANTOM_BASE} "
-        "(while offline, hub ids work only from the cache)."
+        f"The base model {name!r} cannot be loaded: {first_line(error)} Give a folder with a "
+        "model in safetensors, a hub id that is reachable or already in the cache, or "
+        f"{PHANTOM_BASE} (while offline, hub ids work only from the cache)."
     )
 
 
@@ -183,7 +186,8 @@ def load_base(
         dtype: precision of the weights, in place of the options'.
 
     Raises:
-        ConfigError: not found, of no known family, or weights are missing in the checkpoint.
+        ConfigError: not found, of no known family, weights are missing in the checkpoint, or the
+            attention needs a package that is not installed.
     """
     device = torch.device(device)
     config = load_config(
@@ -208,6 +212,13 @@ def load_base(
                 **placement,
             )
     except (OSError, ValueError, ImportError) as error:
+        if options.attn_implementation not in _ALWAYS_THERE and not isinstance(error, OSError):
+            raise ConfigError(
+                f"attn_implementation {options.attn_implementation!r} cannot be used here: "
+                f"{first_line(error)} Install what it needs, or give "
+                f"{' or '.join(_ALWAYS_THERE)} (for a saved model: medrm.load(..., "
+                "attn_implementation='sdpa'))."
+            ) from error
         raise _not_found(options.model_name_or_path, error) from error
     if found["missing_keys"] or found["mismatched_keys"]:
         wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))

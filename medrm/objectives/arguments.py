@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
+from medrm.config.options import option
 from medrm.errors import ConfigError
 
 _FIXED: dict[str, tuple[object, str]] = {
@@ -23,20 +25,18 @@ _FIXED: dict[str, tuple[object, str]] = {
 }
 """Arguments of transformers that the step planner takes over: the one accepted value, and why."""
 
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+_COUNTS = ("global_batch_cases", "per_device_train_batch_size", "per_device_eval_batch_size")
 
 
 @dataclass
 class BradleyTerryConfig(TrainingArguments):
     """Arguments of `transformers.TrainingArguments`, with other defaults, and of the loss."""
 
-    global_batch_cases: int = _option(
+    global_batch_cases: int = option(
         32, "Cases of one optimiser step, whatever the devices and micro-batches."
     )
-    head_learning_rate: float = _option(1e-3, "Learning rate of the reward head.")
-    ties: Literal["none", "davidson", "rao_kupper"] = _option(
+    head_learning_rate: float = option(1e-3, "Learning rate of the reward head.")
+    ties: Literal["none", "davidson", "rao_kupper"] = option(
         "davidson",
         "How ties enter the likelihood, with one learned parameter for each dimension that has "
         "ties. davidson: given that there is no tie it is Bradley-Terry, so rewards mean the same "
@@ -44,59 +44,59 @@ class BradleyTerryConfig(TrainingArguments):
         "difference, for experts who see small differences as ties; none: a tie is half a vote "
         "for either answer.",
     )
-    vote_targets: Literal["shares", "majority"] = _option(
+    vote_targets: Literal["shares", "majority"] = option(
         "shares",
         "What is learned of a pair's votes: their shares over first, tie and second, or the "
         "choice of more than half of them (a pair without one is not learned).",
     )
-    weight_by_votes: bool = _option(
+    weight_by_votes: bool = option(
         False, "Weigh a label by its number of votes; false: all labels weigh the same."
     )
-    dimension_weights: str | None = _option(
+    dimension_weights: str | None = option(
         None, 'Weights of dimensions, such as {"accuracy": 2}; those not named weigh 1.'
     )
-    margin: float = _option(
+    margin: float = option(
         0.0,
         "By how much the preferred answer's reward is asked to lead (Llama 2) when all votes "
         "agree, less in proportion to their lead. Needs vote_targets majority, ties none and no "
         "smoothing.",
     )
-    label_smoothing: float = _option(
+    label_smoothing: float = option(
         0.0, "Share of the votes taken to name the wrong answer, below 0.5."
     )
-    center_rewards_coefficient: float = _option(
+    center_rewards_coefficient: float = option(
         0.0, "Weight of (r_1 + r_2)^2, which keeps rewards around zero (TRL suggests 0.01)."
     )
 
     # Other defaults than transformers'.
-    learning_rate: float = _option(1e-4, "Learning rate of the adapter (or of the whole model).")
+    learning_rate: float = option(1e-4, "Learning rate of the adapter (or of the whole model).")
     lr_scheduler_type: SchedulerType | str = field(
         default="cosine", metadata={"help": "Course of the learning rates."}
     )
-    warmup_steps: float = _option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
+    warmup_steps: float = option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
     eval_strategy: IntervalStrategy | str = field(
         default="steps", metadata={"help": "When the development split is measured."}
     )
-    eval_steps: float | None = _option(0.2, "Every so many steps; below 1: a share of all steps.")
+    eval_steps: float | None = option(0.2, "Every so many steps; below 1: a share of all steps.")
     save_strategy: SaveStrategy | str = field(
         default="steps", metadata={"help": "When a checkpoint is written."}
     )
-    save_steps: float = _option(0.2, "Every so many steps; below 1: a share of all steps.")
-    save_total_limit: int | None = _option(2, "Most checkpoints kept, the best among them.")
-    load_best_model_at_end: bool = _option(
+    save_steps: float = option(0.2, "Every so many steps; below 1: a share of all steps.")
+    save_total_limit: int | None = option(2, "Most checkpoints kept, the best among them.")
+    load_best_model_at_end: bool = option(
         True, "End with the checkpoint that is best on the development split."
     )
-    metric_for_best_model: str | None = _option(
+    metric_for_best_model: str | None = option(
         "loss",
         "What is best: loss, accuracy, margin, or one dimension's, such as accuracy_overall.",
     )
-    logging_steps: float = _option(10, "Every so many steps; below 1: a share of all steps.")
-    logging_nan_inf_filter: bool = _option(False, "Hide losses that are no numbers from the log.")
+    logging_steps: float = option(10, "Every so many steps; below 1: a share of all steps.")
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are no numbers from the log.")
     # The argument parser reads the second member of the union.
     report_to: None | str | list[str] = field(  # noqa: RUF036
         default="tensorboard", metadata={"help": "Where metrics go besides metrics.jsonl."}
     )
-    remove_unused_columns: bool = _option(False, "Always false here.")
+    remove_unused_columns: bool = option(False, "Always false here.")
 
     def __post_init__(self) -> None:
         problems = self._problems()
@@ -111,8 +111,16 @@ class BradleyTerryConfig(TrainingArguments):
             for name, (accepted, why) in _FIXED.items()
             if given[name] != accepted
         ]
-        if self.global_batch_cases < 1:
-            problems.append(f"global_batch_cases is {self.global_batch_cases}; give 1 or more")
+        problems += [
+            f"{name} is {value}; give a finite number"
+            for name, value in given.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        problems += [
+            f"{name} is {given[name]}; give 1 or more" for name in _COUNTS if given[name] < 1
+        ]
+        if self.num_train_epochs <= 0:
+            problems.append(f"num_train_epochs is {self.num_train_epochs}; give more than 0")
         if not 0 <= self.label_smoothing < 0.5:
             problems.append(f"label_smoothing is {self.label_smoothing}; give 0 <= share < 0.5")
         for name in ("margin", "center_rewards_coefficient", "head_learning_rate"):
@@ -154,7 +162,7 @@ class BradleyTerryConfig(TrainingArguments):
             weights = {str(name): float(weight) for name, weight in weights.items()}
         except (ValueError, TypeError, AttributeError):
             weights = {"": 0.0}
-        if any(weight <= 0 for weight in weights.values()):
+        if not all(0 < weight < math.inf for weight in weights.values()):
             raise ConfigError(
                 f"dimension_weights is {self.dimension_weights!r}; give positive numbers by "
                 'dimension, such as {"accuracy": 2, "overall": 0.5}'

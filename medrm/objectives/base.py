@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -47,15 +47,18 @@ class Objective:
 
     Attributes:
         config: the class of its training arguments.
-        readout: how its adapter is scored: "reward" or the judge's parser.
+        readout: how its adapter is scored.
         head_spec: (run, dimensions, training cases) to the head that is attached before training.
+        check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
+            for whatever can be known to be wrong before a model is loaded.
         fit_for_training: (cases, lengths by case id, max_length) to what is kept and set aside.
         build_trainer: builds the trainer.
     """
 
     config: type[TrainingArguments]
-    readout: str
+    readout: Literal["reward"]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec]
+    check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
     fit_for_training: Callable[
         [Sequence[Case], Mapping[str, int], int | None], tuple[list[Case], list[Excluded]]
     ]

@@ -91,6 +91,37 @@ def make_targets(options: BradleyTerryConfig, spec: HeadSpec) -> Targets:
     )
 
 
+def check(
+    run: Run, dimensions: Sequence[str], train: Sequence[Case], development: Sequence[Case]
+) -> None:
+    """Refuses what can be known to be wrong without a model; see `Objective.check`.
+
+    Raises:
+        ConfigError: options that do not fit the labels or the devices.
+        DataError: no case with a label to learn from.
+    """
+    args: BradleyTerryConfig = run.training
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"one process sees {args.n_gpu} GPUs; start `accelerate launch --num_processes "
+            f"{args.n_gpu}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        )
+    if args.gradient_checkpointing and run.adapter.lora_vision and _zero3():
+        raise ConfigError(
+            "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "
+            "without gradient; turn one of the three off (zero2 works)"
+        )
+    targets = make_targets(args, head_spec(run, dimensions, train))
+    targets.check([*train, *development])
+    for part, cases in (("training", train), ("development", development)):
+        if not _labelled(cases, targets):
+            raise DataError(
+                f"none of {len(cases)} {part} cases carries a label for "
+                f"{', '.join(targets.dimensions)} under vote_targets {targets.vote_targets}; give "
+                "labelled cases"
+            )
+
+
 def build_trainer(
     run: Run,
     model: PreTrainedModel | PeftModel,
@@ -108,14 +139,11 @@ def build_trainer(
         DataError: no case with a label to learn from.
     """
     args: BradleyTerryConfig = copy.copy(run.training)
-    if args.n_gpu > 1:
-        raise ConfigError(
-            f"one process sees {args.n_gpu} GPUs; start `accelerate launch --num_processes "
-            f"{args.n_gpu}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
     head = head_of(model)
+    check(run, head.spec.dimensions, train, development)
     targets = make_targets(args, head.spec)
-    targets.check([*train, *development])
+    for cases in (train, development):
+        _report_unlabelled(cases, targets)
     train, development = _labelled(train, targets), _labelled(development, targets)
     _start_ties(head, train)
     _autocast_under_deepspeed(args)
@@ -128,7 +156,7 @@ def build_trainer(
         args.dataloader_num_workers = 0
         args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
     elif args.gradient_checkpointing:
-        _checkpoint_activations(run, args, model)
+        _checkpoint_activations(args, model)
     return PreferenceTrainer(
         model=trained,
         args=args,
@@ -147,19 +175,17 @@ def _zero3() -> bool:
 
 
 def _labelled(cases: Sequence[Case], targets: Targets) -> list[Case]:
-    """Returns the cases with something to learn from; says how many have not."""
-    kept = [case for case in cases if sum(targets.weights(case)) > 0]
-    if len(kept) < len(cases):
+    """Returns the cases with something to learn from."""
+    return [case for case in cases if sum(targets.weights(case)) > 0]
+
+
+def _report_unlabelled(cases: Sequence[Case], targets: Targets) -> None:
+    unlabelled = len(cases) - len(_labelled(cases, targets))
+    if unlabelled:
         logger.warning(
             "%d of %d cases carry no label to learn from (vote_targets %s)",
-            len(cases) - len(kept), len(cases), targets.vote_targets,
+            unlabelled, len(cases), targets.vote_targets,
         )  # fmt: skip
-    if not kept:
-        raise DataError(
-            f"none of {len(cases)} cases carries a label for {', '.join(targets.dimensions)} "
-            f"under vote_targets {targets.vote_targets}; give labelled cases"
-        )
-    return kept
 
 
 def _start_ties(head: RewardHead, train: Sequence[Case]) -> None:
@@ -198,20 +224,9 @@ def _leaves_parameters_unused(run: Run, cases: Sequence[Case]) -> bool:
     return False in pictured or run.adapter.lora_vision
 
 
-def _checkpoint_activations(
-    run: Run, args: BradleyTerryConfig, model: PreTrainedModel | PeftModel
-) -> None:
-    """Chooses the kind of checkpointing; ZeRO-3 needs the reentrant one, which needs input grads.
-
-    Raises:
-        ConfigError: an adapted vision tower under ZeRO-3, which would get no gradient.
-    """
+def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | PeftModel) -> None:
+    """Chooses the kind of checkpointing; ZeRO-3 needs reentrant, which needs input gradients."""
     reentrant = _zero3()
-    if reentrant and run.adapter.lora_vision:
-        raise ConfigError(
-            "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "
-            "without gradient; turn one of the three off (zero2 works)"
-        )
     if reentrant:
         model.enable_input_require_grads()
     # Newer versions of transformers read the second name.
@@ -223,6 +238,7 @@ OBJECTIVE = Objective(
     config=BradleyTerryConfig,
     readout="reward",
     head_spec=head_spec,
+    check=check,
     fit_for_training=fit_for_training,
     build_trainer=build_trainer,
 )

@@ -31,9 +31,9 @@ class Plan:
         lengths: tokens of each case's longest row.
         weights: summed label weight of each case, positive.
         kinds: cases of different kinds never share a micro-batch, nor does a round (the
-        micro-batches
-            that all processes run at once) mix them: with and without images, different modules
-            run, and processes that wait for each other's parameters would wait for ever.
+            micro-batches that all processes run at once) mix them: with and without images,
+            different modules run, and processes that wait for each other's parameters would wait
+            for ever.
         global_batch_cases: cases of one optimiser step.
         micro_batch_cases: most cases of one micro-batch.
         processes: how many processes train.

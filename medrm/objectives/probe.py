@@ -14,13 +14,13 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 
-from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled
+from medrm.models.reward_model import HEAD, RewardHead, RewardOutput, head_of, pooled
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.plan import Plan
 from medrm.schema import Case
-from medrm.scorer.collate import Collator
+from medrm.scorer.collate import Collator, kind
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def pooled_states(
     plan = Plan(
         lengths=[lengths[case.case_id] for case in cases],
         weights=[1.0] * len(cases),
-        kinds=[int(bool(case.images)) for case in cases],
+        kinds=[kind(case) for case in cases],
         global_batch_cases=len(cases),
         micro_batch_cases=args.per_device_eval_batch_size,
         processes=args.world_size,
@@ -88,3 +88,26 @@ def pooled_states(
             own = torch.split(states, [len(case.answers) for case in batch])
             found += [(case.case_id, part) for case, part in zip(batch, own, strict=True)]
     return dict(gather_object(found))
+
+
+def gather_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> None:
+    """Puts a whole head into a model whose head ZeRO-3 has trained; elsewhere it is whole already.
+
+    All processes call it together. The trained head keeps a share of each weight in each process
+    and runs in DeepSpeed's engine alone, so a new one takes its place.
+
+    Args:
+        trainer: of the probe, after training.
+        model: whose head it trained.
+    """
+    plugin = trainer.args.deepspeed_plugin
+    if plugin is None or plugin.zero_stage != 3:
+        return
+    from deepspeed.zero import GatheredParameters
+
+    head = head_of(model)
+    with GatheredParameters(list(head.parameters())):
+        state = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+    whole = RewardHead(state["layers.0.weight"].shape[1], head.spec, seed=0)
+    whole.load_state_dict(state)
+    model.set_submodule(HEAD, whole.to(trainer.args.device))

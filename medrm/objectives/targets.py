@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medrm.errors import ConfigError, DataError
 from medrm.objectives.losses import (
+    MOST_RANKED,
     Ties,
     centring,
     pair_loss,
@@ -188,7 +189,7 @@ class Targets:
 
         Raises:
             ConfigError: an option made for pairs, and a case with more answers.
-            DataError: a label that does not fit its number of answers.
+            DataError: a label that does not fit its number of answers, or too many answers.
         """
         for case in cases:
             for name in self.dimensions:
@@ -200,6 +201,13 @@ class Targets:
                         f"{type(label).__name__} for {name!r}; two answers take vote shares, "
                         "more take rankings"
                     )
+        long = [case for case in cases if len(case.answers) > MOST_RANKED]
+        if long:
+            raise DataError(
+                f"{len(long)} cases have more than {MOST_RANKED} answers (the first, "
+                f"{long[0].case_id!r}, has {len(long[0].answers)}), and the loss sums over all "
+                f"sets of answers; give at most {MOST_RANKED}"
+            )
         ranked = [case.case_id for case in cases if len(case.answers) > 2]
         options = {
             "ties rao_kupper": self.ties == "rao_kupper",

@@ -31,6 +31,7 @@ from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.plan import Draw, Plan
 from medrm.objectives.targets import Group, Targets, tally
 from medrm.schema import Case
+from medrm.scorer.collate import kind
 
 MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
 """Turns cases into the model's inputs, one row for each answer, case-major."""
@@ -170,7 +171,7 @@ class PreferenceTrainer(Trainer):
         return Plan(
             lengths=[lengths[case.case_id] for case in cases],
             weights=[sum(self.targets.weights(case)) for case in cases],
-            kinds=[int(bool(case.images)) for case in cases],
+            kinds=[kind(case) for case in cases],
             global_batch_cases=global_batch_cases,
             micro_batch_cases=micro_batch_cases,
             processes=args.world_size,

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from medrm.errors import AdapterError
+from medrm.errors import AdapterError, first_line
 from medrm.models.contract import CONTRACT_FILE, load_adapter
 from medrm.scorer.batches import BATCH_ROWS
 from medrm.scorer.reward import RewardModel
@@ -27,6 +27,7 @@ def load(
     revision: str | None = None,
     device: torch.device | str | None = None,
     batch_rows: int = BATCH_ROWS,
+    attn_implementation: str | None = None,
 ) -> RewardModel:
     """Loads a saved reward model; nothing is ever made up for a missing part.
 
@@ -35,6 +36,7 @@ def load(
         revision: branch, tag or commit of the repository.
         device: where it runs; None: the GPU if there is one, else the CPU.
         batch_rows: most rows (case and answer) computed at once.
+        attn_implementation: attention of transformers; None: as trained, for the same scores.
 
     Raises:
         AdapterError: not found, not a saved reward model, or not what its contract says.
@@ -51,7 +53,9 @@ def load(
         )
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor, contract = load_adapter(folder, device)
+    model, processor, contract = load_adapter(
+        folder, device, attn_implementation=attn_implementation
+    )
     return RewardModel(model, processor, contract, batch_rows)
 
 
@@ -84,9 +88,8 @@ def _download(repo: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise AdapterError(
-            f"{repo!r} is neither a folder nor a hub repository that can be had: {first} Give an "
-            "existing adapter folder, such as RUN/adapter, or ORG/NAME of a repository that is "
-            "reachable or in the cache."
+            f"{repo!r} is neither a folder nor a hub repository that can be had: "
+            f"{first_line(error)} Give an existing adapter folder, such as RUN/adapter, or "
+            "ORG/NAME of a repository that is reachable or in the cache."
         ) from error

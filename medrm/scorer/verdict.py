@@ -30,12 +30,6 @@ from medrm.scorer.language import hidden_states, log_probabilities
 
 _ORDERS: tuple[Order, Order] = ("forward", "reversed")
 
-_UNSHARED = {
-    "gemma3": "its sliding window counts places in the cache, padding included",
-    "mllama": "layers of its own attend to the image and would need the prefix's mask",
-}
-"""Families whose prompts are computed whole, and why their common prefix is not computed once."""
-
 
 class Ending(NamedTuple):
     """How all verdict prompts end, in tokens.
@@ -106,7 +100,7 @@ class VerdictProbability:
         self.dimensions = tuple(dimensions)
         self._model = model
         self._collator = Collator(processor)
-        shares = share_prefix and family_of(model.config).name not in _UNSHARED
+        shares = share_prefix and family_of(model.config).shared_cache
         self._ending = self._find_ending()
         rows = len(_ORDERS) * (1 if shares else len(self.dimensions))
         self._readout: Readout[Asked] = Readout(

@@ -84,6 +84,12 @@ def test_two_processes_train_the_same_adapter(
             pytest.skip("no gcc: DeepSpeed compiles its CPU communication on first use")
     run = launch(root, name, tmp_path)
     assert (run / "world-2.json").is_file()
+    stored = load_file(run / "probe" / "checkpoint-3" / "model.safetensors")
+    for process in range(2):
+        head = torch.load(run / "probe" / f"head-{process}.pt")
+        assert {f"score.{key}" for key in head} == stored.keys()
+        for key, tensor in head.items():
+            assert_close(tensor, stored[f"score.{key}"], msg=f"{key} of process {process}")
     weights, measured = alone
     ours, ours_measured = outcome(run)
     assert ours.keys() == weights.keys()

@@ -41,11 +41,10 @@ def batch(
         for answer in answers
     ]
     images = [tiny_image(seed, 60 - 10 * seed, 40 + 10 * seed) for seed in seeds]
-    nested = FAMILIES[family].nested_images
     return dict(
         processor(
             text=texts,
-            images=[[image] for image in images] if nested else images,
+            images=[[image] for image in images],
             padding=True,
             padding_side=side,
             return_tensors="pt",

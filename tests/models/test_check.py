@@ -36,8 +36,7 @@ def test_each_of_two_images_changes_the_reward(family, tiny_folder):
 
     def score(first, second):
         images = [tiny_image(first, 60, 40), tiny_image(second, 40, 60)]
-        images = [images] if FAMILIES[family].nested_images else images
-        return rewards(model, processor(text=[text], images=images, return_tensors="pt"))
+        return rewards(model, processor(text=[text], images=[images], return_tensors="pt"))
 
     reference = score(0, 1)
     assert (reference - score(2, 1)).abs().max() > 1e-5

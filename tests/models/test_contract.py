@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -13,14 +14,16 @@ from rows import SPEC, batch, reward_model, rewards, trained
 from safetensors.torch import load_file, save_file
 from tiny import TINY_FAMILIES, save_tiny
 
+import medrm
 from medrm.config import AdapterOptions, ModelOptions
-from medrm.errors import AdapterError
+from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter import freeze_backbone
 from medrm.models.contract import (
     load_adapter,
     new_contract,
     read_contract,
     save_adapter,
+    update_contract,
 )
 from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import head_of
@@ -119,6 +122,22 @@ def test_bf16_base_round_trips(tiny_folder):
     assert torch.equal(rewards(again, inputs), rewards(model, inputs))
 
 
+def test_the_attention_of_the_training_is_that_of_scoring(tiny_folder):
+    base = tiny_folder("qwen2_5_vl")
+    model, processor, contract = trained(base, "qwen2_5_vl", attn_implementation="eager")
+    folder = base.parent / "eager"
+    save_adapter(folder, model, processor, contract)
+    again, _, _ = load_adapter(folder)
+    inputs = batch(processor, "qwen2_5_vl")
+    assert again.config._attn_implementation == "eager"
+    assert torch.equal(rewards(again, inputs), rewards(model, inputs))
+    assert medrm.load(folder, attn_implementation="sdpa").model.config._attn_implementation == (
+        "sdpa"
+    )
+    with pytest.raises(ConfigError, match=r"cannot be used here.*attn_implementation='sdpa'"):
+        load_adapter(folder, attn_implementation="flash_attention_3")
+
+
 @pytest.fixture(scope="module")
 def _saved(tiny_folder):
     base = tiny_folder("llava")
@@ -210,6 +229,45 @@ def test_missing_and_unknown_keys_of_the_contract_are_refused(saved):
         read_contract(saved)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward_template": "turn"}, '"turn"; accepted: "turn_end", "generation_prompt"'),
+        ({"trained": None}, 'trained is null; accepted: "lora", "full", "head"'),
+        ({"readout": "verdict"}, 'accepted: "reward"'),
+        ({"pooling": ["last"]}, 'accepted: "last_attended"'),
+        ({"quantisation": "nf5"}, 'accepted: "nf4", "int8", null'),
+        ({"dtype": "load"}, 'accepted: "float32", "bfloat16", "float16"'),
+        ({"max_length": "512"}, "accepted: a whole number, null"),
+        ({"max_length": True}, "accepted: a whole number, null"),
+        ({"base_model": 3}, "base_model is 3; accepted: text"),
+        ({"training_pixel_digests": "ab"}, "accepted: a list of: text"),
+        ({"score_statistics": {"accuracy": 1}}, "accepted: an object"),
+        ({"dimensions": "accuracy"}, 'dimensions is "accuracy"; accepted: a list of: text'),
+        ({"head": "mlp"}, "cannot be read"),
+    ],
+)
+def test_wrong_values_of_the_contract_are_refused(saved, changes, message):
+    _edit(saved, **changes)
+    with pytest.raises(AdapterError, match=re.escape(message) if '"' in message else message):
+        read_contract(saved)
+
+
+@pytest.mark.parametrize(("name", "value"), [("kind", "mpl"), ("ties", 1), ("hidden_size", "32")])
+def test_wrong_values_of_the_head_are_refused(saved, name, value):
+    head = json.loads((saved / "medrm.json").read_text())["head"]
+    _edit(saved, head=head | {name: value})
+    with pytest.raises(AdapterError, match=f"{name} is .*accepted: "):
+        read_contract(saved)
+
+
+def test_statistics_are_added_to_a_saved_contract(saved):
+    before = read_contract(saved)
+    statistics = {"accuracy": {"mean": 0.5, "std": 1.0}}
+    update_contract(saved, score_statistics=statistics)
+    assert read_contract(saved) == dataclasses.replace(before, score_statistics=statistics)
+
+
 def test_another_family_is_refused(saved):
     _edit(saved, family="mllama")
     with pytest.raises(AdapterError, match="records the family 'mllama'"):
@@ -275,7 +333,7 @@ def test_contract_survives_json_with_every_field(saved):
         read_contract(saved),
         score_statistics={"accuracy": {"mean": 0.1, "std": 2.5}},
         training_data_digest="ab" * 32,
-        training_image_digests=("cd" * 32,),
+        training_pixel_digests=("cd" * 32,),
         max_length=512,
         min_pixels=3136,
     )

@@ -15,7 +15,7 @@ PLAIN = Targets(("accuracy", "overall"), (1.0, 1.0), "none", (False, False))
 
 
 def case(answers: int = 2, **labels: Label) -> Case:
-    return Case("c", (), "?", tuple("abcd"[:answers]), labels)
+    return Case("c", (), "?", tuple("abcdefghi"[:answers]), labels)
 
 
 def only(targets: Targets, *cases: Case) -> Group:
@@ -97,3 +97,5 @@ def test_labels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="margin"):
         replace(PLAIN, margin=1.0).check([case(accuracy=CLEAR), ranked])
     PLAIN.check([case(accuracy=CLEAR), ranked])
+    with pytest.raises(DataError, match="more than 8 answers"):
+        PLAIN.check([case(9)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from preferences import Recipe, make_recipe, preference, preferences
+from preferences import DIMENSIONS, Recipe, make_recipe, preference, preferences
 from torch import Tensor
 
 from medrm.config import AdapterOptions
@@ -19,6 +20,7 @@ from medrm.models.reward_model import head_of
 from medrm.objectives import OBJECTIVES, load_objective
 from medrm.objectives.bradley_terry import fit_for_training, head_spec
 from medrm.objectives.probe import PooledHead
+from medrm.schema import PairLabel
 
 Build = Callable[..., Recipe]
 
@@ -246,6 +248,13 @@ def test_options_that_make_no_sense_are_errors(recipe: Build) -> None:
         recipe(gradient_accumulation_steps=4)
     with pytest.raises(ConfigError, match="dimension_weights"):
         recipe(dimension_weights="accuracy: 2")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "num_train_epochs"):
+        with pytest.raises(ConfigError, match=f"{name} is 0"):
+            recipe(**{name: 0})
+    with pytest.raises(ConfigError, match=r"learning_rate is nan.*margin is inf"):
+        recipe(learning_rate=float("nan"), margin=float("inf"))
+    with pytest.raises(ConfigError, match="dimension_weights"):
+        recipe(dimension_weights='{"accuracy": NaN}')
     with pytest.raises(ConfigError, match="Did you mean 'accuracy'"):
         recipe(dimension_weights='{"acuracy": 2}').trainer()
     ranked = preferences(4, answers=3)
@@ -253,6 +262,22 @@ def test_options_that_make_no_sense_are_errors(recipe: Build) -> None:
         mixed = [*preferences(6, ties=True), *ranked]
         with pytest.raises(ConfigError, match="pairs of answers alone"):
             recipe(train=mixed, **option).trainer()
+
+
+def test_wrong_input_is_known_before_a_model_is_loaded(recipe: Build) -> None:
+    def check(**options: Any) -> None:
+        built = recipe(**options)
+        load_objective("bradley_terry").check(built.run, DIMENSIONS, built.train, built.development)
+
+    check()
+    with pytest.raises(ConfigError, match="Did you mean 'accuracy'"):
+        check(dimension_weights='{"acuracy": 2}')
+    with pytest.raises(ConfigError, match="pairs of answers alone"):
+        check(train=preferences(4, answers=3), label_smoothing=0.1)
+    even = {name: PairLabel((0.5, 0.0, 0.5), 2) for name in DIMENSIONS}
+    undecided = [dataclasses.replace(one, labels=even) for one in preferences(2)]
+    with pytest.raises(DataError, match="none of 2 development cases"):
+        check(development=undecided, vote_targets="majority")
 
 
 def test_cases_without_a_majority_are_not_learned_from(recipe: Build, caplog: Any) -> None:
@@ -265,7 +290,7 @@ def test_cases_without_a_majority_are_not_learned_from(recipe: Build, caplog: An
     trainer = built.trainer()
     assert "1 of 7 cases carry no label" in caplog.text
     assert len(trainer.train_dataset) == 6
-    with pytest.raises(DataError, match="none of 1 cases"):
+    with pytest.raises(DataError, match="none of 1 training cases"):
         recipe(train=[undecided], vote_targets="majority", ties="none").trainer()
 
 

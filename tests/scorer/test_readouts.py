@@ -14,6 +14,7 @@ from torch.nn.functional import log_softmax
 
 from medrm import chat
 from medrm.errors import ConfigError
+from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer import verdict as verdict_module
 from medrm.scorer.collate import Collator, Row
@@ -162,7 +163,8 @@ def test_unshared_families_need_it(family: str, monkeypatch: pytest.MonkeyPatch)
     whole = [
         one.probabilities for one in VerdictProbability(model, processor).judge([make_case(0)])
     ]
-    monkeypatch.setattr(verdict_module, "_UNSHARED", {})
+    claimed = dataclasses.replace(FAMILIES[family], shared_cache=True)
+    monkeypatch.setattr(verdict_module, "family_of", lambda config: claimed)
     sharing = VerdictProbability(model, processor)
     try:
         shared = [one.probabilities for one in sharing.judge([make_case(0)])]
