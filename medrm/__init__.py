@@ -8,6 +8,7 @@ cli > pipeline > hub > evaluation > objectives > scorer > models | data | chat >
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel, RankingLabel, Verdict
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from medrm.scorer.load import load
 
 __version__ = "0.1.0"
+
+# Read when huggingface_hub is first imported: no run of medrm reports to anybody.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 __all__ = [
     "DIMENSIONS",
     "Case",

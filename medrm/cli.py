@@ -11,31 +11,42 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medrm import __version__
-from medrm.errors import MedrmError
+from medrm.errors import MedrmError, printable
 
 
 def quiet_libraries() -> None:
-    """Keeps other libraries from phoning home and from printing what no user can act on."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    """Sets up the log, and keeps other libraries from printing what no user can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("bitsandbytes", "httpx", "huggingface_hub", "DeepSpeed", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
+        # DeepSpeed sets its level anew when it is imported; a filter stays.
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+class _Plain(logging.Formatter):
+    """Keeps control characters of data out of the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line to print."""
+        return printable(super().format(record))
 
 
 def guarded(action: Callable[[], None]) -> int:
     """Runs `action` and returns the exit status: 0 done, 2 the user's input is wrong.
 
-    Of several processes only the first of a machine prints the message. Anything else that fails
-    keeps its traceback and ends with status 1.
+    Anything else that fails keeps its traceback and ends with status 1.
     """
     quiet_libraries()
     try:
         action()
     except MedrmError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            sys.stderr.write(f"Error: {error}\n")
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" (process {rank})"
+        sys.stderr.write(f"Error{where}: {printable(str(error))}\n")
         return 2
     return 0
 
@@ -48,6 +59,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         revision=arguments.revision,
         benchmark=arguments.benchmark,
         data_root=arguments.data_root,
+        department_map=arguments.department_map,
         readout=arguments.readout,
         protocol=arguments.protocol,
         output_dir=Path(arguments.output_dir),
@@ -58,11 +70,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.compare import compare
     from medrm.evaluation.tables import print_comparison
 
-    after = Path(arguments.after)
     result = compare(
         Path(arguments.before),
-        after,
-        output_dir=Path(arguments.output_dir) if arguments.output_dir else after.parent,
+        Path(arguments.after),
+        output_dir=Path(arguments.output_dir) if arguments.output_dir else None,
         primary=arguments.primary_dimension,
         allowed_differences=arguments.allowed_differences,
     )
@@ -104,7 +115,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("before", help="evaluation folder of the base")
     compare.add_argument("after", help="evaluation folder of the trained model")
-    compare.add_argument("--output_dir", help="where comparison.json goes (default: beside AFTER)")
+    compare.add_argument(
+        "--output_dir", help="where comparison.json goes (default: the run folder of AFTER)"
+    )
     compare.add_argument("--primary_dimension", help="dimension of the headline (default: overall)")
     compare.add_argument(
         "--allowed_differences",
@@ -136,6 +149,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", required=True, help="a name in evaluation/benchmarks/")
     parser.add_argument("--data_root", help="where the benchmark's files lie")
     parser.add_argument("--protocol", choices=("official", "robust", "both"), default="both")
+    parser.add_argument("--department_map", help="YAML or JSON file: organ to department")
     parser.add_argument(
         "--readout",
         choices=("verdict_probability", "likelihood"),

@@ -121,7 +121,7 @@ def test_a_flag_needs_no_value(default: Path) -> None:
 @pytest.mark.parametrize("key", ["train_data", "benchmark"])
 def test_the_default_recipes_data_falls_when_data_is_named(default: Path, key: str) -> None:
     run = parse(default, f"--{key}", "mine")
-    assert run.data == DataOptions(**{key: "mine"})
+    assert run.data == DataOptions(**{key: "mine"}, primary_dimension=["accuracy"])
     assert run.adapter.lora_r == 4  # the rest of the recipe stays
 
 
@@ -223,3 +223,37 @@ def test_the_resolved_run_names_every_option(default: Path) -> None:
     assert resolved["lora_r"] == 4
     assert resolved["controls"] == list(CONTROLS)
     assert resolved["label_smoothing"] == 0.0
+
+
+def test_null_leaves_an_option_at_its_default(default: Path) -> None:
+    recipe = "train_data: a\nlora_r: null\nbenchmark: phantom\n"
+    run = parse(default, "--benchmark", "null", recipe=recipe)
+    assert run.adapter.lora_r == 16
+    assert run.data.benchmark is None
+    assert "unknown key 'lora_rnk'" in refusal(default, recipe="train_data: a\nlora_rnk: null\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learning_rate", "nan"], "finite"),
+        (["--data_root", "b"], "data_root needs --benchmark"),
+        (["--benchmark", "c", "--split_by_cluster", "0.7,0.1,0.2"], "splits one set"),
+        (["--use_peft", "false", "--load_in_4bit", "true"], "use_peft false"),
+        (["--annotator_weights", "{}"], "annotator_weights"),
+    ],
+)
+def test_options_that_contradict_each_other(default: Path, words: list[str], message: str) -> None:
+    assert message in refusal(default, *words, recipe="train_data: a\nuse_cpu: true\n")
+
+
+def test_a_key_given_twice_is_refused(default: Path) -> None:
+    assert "given twice" in refusal(default, recipe="train_data: a\nseed: 1\nseed: 2\n")
+
+
+def test_a_folder_of_ones_own_is_never_overwritten_unasked(default: Path) -> None:
+    with default.open("a", encoding="utf-8") as file:
+        file.write("overwrite_output_dir: true\n")
+    assert parse_run([], OBJECTIVES, default).evaluation.overwrite_output_dir
+    for words in (["--train_data", "a"], ["--output_dir", str(default.parent)]):
+        assert not parse_run(words, OBJECTIVES, default).evaluation.overwrite_output_dir

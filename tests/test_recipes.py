@@ -123,8 +123,12 @@ def test_a_recipe_is_complete(path: Path) -> None:
 
 
 def test_the_quickstart_recipe_is_the_default() -> None:
-    assert parse([]).resolved().keys() == parse(["--config", str(QUICKSTART)]).resolved().keys()
-    assert parse([]).model.model_name_or_path == "phantom-base"
+    default = parse([])
+    named = parse(["--config", str(QUICKSTART)])
+    assert (default.data, default.model) == (named.data, named.model)
+    assert default.training.learning_rate == named.training.learning_rate
+    assert (default.data.train_data, default.data.benchmark) == ("phantom", "phantom")
+    assert default.model.reward_template == "turn_end"
 
 
 def commands(text: str) -> list[str]:

@@ -46,8 +46,8 @@ class DataOptions:
     )
     primary_dimension: list[str] | None = option(
         None,
-        "The dimension of the headline; of several, comma separated, the first that is labelled. "
-        "None: overall where labelled, else the first.",
+        "The dimension of the headline; of several, comma separated, the first that is labelled, "
+        "where `any` is the first of all. None: overall where labelled, else the first.",
     )
     split_by_cluster: str | None = option(
         None,
@@ -64,7 +64,7 @@ class DataOptions:
         "keep", "Tie votes: kept as they are, half a vote for each answer, or not counted."
     )
     annotator_weights: str | None = option(
-        None, 'Weight of each annotator\'s votes, such as {"senior": 2}; those not named weigh 1.'
+        None, 'Weight of every annotator\'s votes, such as {"senior": 2, "junior": 1}.'
     )
     department_map: str | None = option(None, "YAML or JSON file: organ to department.")
     max_excluded_share: float = option(
@@ -85,6 +85,13 @@ class DataOptions:
             _ = self.weights_by_annotator
         except ConfigError as error:
             problems.append(str(error))
+        if self.data_root is not None and self.benchmark is None:
+            problems.append("data_root needs --benchmark NAME: it is where that benchmark lies")
+        if None not in (self.train_data, self.benchmark, self.split_by_cluster):
+            problems.append(
+                "split_by_cluster splits one set, but train_data and benchmark are two; leave it "
+                "out, or give one of them (development_share splits the training data)"
+            )
         if self.train_data is None and self.benchmark is None:
             problems.append(
                 "there is nothing to train on: give --train_data PATH_OR_NAME or --benchmark NAME"
@@ -226,6 +233,19 @@ class EvaluationOptions:
             raise ConfigError(
                 f"evaluation_batch_rows is {self.evaluation_batch_rows}; give 1 or more"
             )
+
+
+def check_together(model: ModelOptions, adapter: AdapterOptions) -> None:
+    """Refuses options of two groups that exclude each other.
+
+    Raises:
+        ConfigError: full fine-tuning of quantised weights.
+    """
+    if not adapter.use_peft and (model.load_in_4bit or model.load_in_8bit):
+        raise ConfigError(
+            "use_peft false trains all weights, which load_in_4bit and load_in_8bit freeze; leave "
+            "out one of them"
+        )
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from medrm.config.options import GROUPS, Run
+from medrm.config.options import GROUPS, Run, check_together
 from medrm.errors import ConfigError, nearest, report
 
 _FORBIDDEN = {
@@ -31,6 +32,9 @@ _DATA_KEYS = (
 )
 """Keys of the default recipe that speak of its data and fall with it."""
 
+Sources = dict[str, tuple[str, list[str]]]
+"""Key to where it stands (a file, or the command line) and its words."""
+
 
 class _StopError(Exception):
     """Carries argparse's message out of the parser."""
@@ -38,6 +42,24 @@ class _StopError(Exception):
 
 def _raise(message: str) -> NoReturn:
     raise _StopError(message)
+
+
+class _Strict(yaml.SafeLoader):
+    """The safe loader, which also refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping.
+
+        Raises:
+            ConstructorError: a key stands twice.
+        """
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {twice!r} is given twice", node.start_mark
+            )
+        return dict(super().construct_mapping(node, deep))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -49,7 +71,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; give the path of a YAML recipe")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if content is None:
@@ -135,32 +157,51 @@ def parse_run(
     """
     config, overrides = _command_line(argv)
     path = Path(config) if config else default_config
-    sources: dict[str, tuple[str, list[str]]] = {}
-    empty: dict[str, None] = {}
+    unknown: dict[str, str] = {}
+    sources: Sources = {}
     for key, value in read_yaml(path).items():
         if value is None:
-            empty[key] = None
+            unknown[key] = str(path)
         else:
             sources[key] = (str(path), _as_words(value))
-    given = {key for key, _ in overrides}
-    if path.resolve() == default_config.resolve() and given & {"train_data", "benchmark"}:
-        sources = {key: value for key, value in sources.items() if key not in _DATA_KEYS}
+    if path.resolve() == default_config.resolve():
+        fallen = _fallen({key for key, _ in overrides})
+        sources = {key: value for key, value in sources.items() if key not in fallen}
     for key, words in overrides:
-        sources[key] = ("command line", words)
-        empty.pop(key, None)
-    for key in _list_names() & sources.keys():
-        origin, words = sources[key]
-        parts = [part.strip() for word in words for part in word.split(",")]
-        sources[key] = (origin, [part for part in parts if part])
-        if not sources[key][1] and key in ("controls", "allowed_differences"):
-            raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
+        if words == ["null"]:
+            sources.pop(key, None)
+            unknown[key] = "command line"
+        else:
+            sources[key] = ("command line", words)
+    _split_lists(sources)
     objective = sources.get("objective", ("", ["bradley_terry"]))[1]
     if len(objective) != 1 or objective[0] not in objectives:
         raise ConfigError(
             f"{sources['objective'][0]}: objective {' '.join(objective)!r} is not known; accepted: "
             f"{', '.join(objectives)}.{nearest(' '.join(objective), objectives)}"
         )
-    return _build(objectives[objective[0]](), sources, empty)
+    return _build(objectives[objective[0]](), sources, unknown)
+
+
+def _fallen(given: set[str]) -> tuple[str, ...]:
+    """Returns the keys of the default recipe that fall with what the command line gives."""
+    if given & {"train_data", "benchmark"}:
+        return (*_DATA_KEYS, "overwrite_output_dir")
+    return ("overwrite_output_dir",) if "output_dir" in given else ()
+
+
+def _split_lists(sources: Sources) -> None:
+    """Splits the words of list options at commas.
+
+    Raises:
+        ConfigError: a list that must not be empty is.
+    """
+    for key in _list_names() & sources.keys():
+        origin, words = sources[key]
+        parts = [part.strip() for word in words for part in word.split(",")]
+        sources[key] = (origin, [part for part in parts if part])
+        if not sources[key][1]:
+            raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
 
 
 def options_help(objectives: Mapping[str, Callable[[], type]]) -> str:
@@ -178,20 +219,28 @@ def _parser(training: type) -> Any:
     return parser
 
 
-def _build(training: Any, sources: dict[str, tuple[str, list[str]]], empty: dict[str, None]) -> Run:
-    """Parses checked words into the groups and the objective's training arguments."""
+def _build(training: Any, sources: Sources, left_out: Mapping[str, str]) -> Run:
+    """Parses checked words into the groups and the objective's training arguments.
+
+    Keys of `left_out` were given as null: they keep their defaults, but must exist.
+    """
     parser = _parser(training)
     accepted = {
         f.name for group in (*GROUPS, training) for f in dataclasses.fields(group) if f.init
     }
-    problems = _check_words(
-        parser, {**sources, **{k: ("recipe", []) for k in empty if k not in accepted}}, accepted
-    )
+    strange: Sources = {
+        key: (origin, []) for key, origin in left_out.items() if key not in accepted
+    }
+    problems = _check_words(parser, {**sources, **strange}, accepted)
     if problems:
         raise ConfigError(report("The configuration has problems.", problems))
-    parser.set_defaults(**empty)
     words = [word for key, (_, values) in sources.items() for word in (f"--{key}", *values)]
     parsed = vars(parser.parse_args(words))
+    problems = [
+        f"{sources[key][0]}: {key} is {value}; give a finite number"
+        for key, value in parsed.items()
+        if isinstance(value, float) and not math.isfinite(value) and key in sources
+    ]
     built: list[Any] = []
     groups: tuple[Any, ...] = (*GROUPS, training)
     for group in groups:
@@ -203,4 +252,5 @@ def _build(training: Any, sources: dict[str, tuple[str, list[str]]], empty: dict
     if problems:
         raise ConfigError(report("The configuration has problems.", problems))
     data, model, adapter, evaluation, objective, arguments = built
+    check_together(model, adapter)
     return Run(data, model, adapter, evaluation, objective.objective, arguments)

@@ -124,7 +124,7 @@ def _case(
 
 def _find(source: str) -> _Source:
     path = Path(source)
-    if source in description_names():
+    if source in description_names() and not path.exists():
         return _described(read_description(asset(f"data/{source}/{DESCRIPTION}")))
     if path.is_dir():
         return _folder(path)

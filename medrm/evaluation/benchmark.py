@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from medrm.assets import asset, asset_names
 from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.sources import phantom_folder
+from medrm.data.votes import LabelRules
 from medrm.errors import ConfigError, nearest, report
 from medrm.schema import Case
 
@@ -61,12 +63,19 @@ def benchmark_names() -> list[str]:
     return asset_names(FOLDER, "*.yaml")
 
 
-def load_benchmark(name: str, data_root: str | None = None) -> Benchmark:
+def load_benchmark(
+    name: str,
+    data_root: str | None = None,
+    rules: LabelRules | None = None,
+    department_map: Path | None = None,
+) -> Benchmark:
     """Returns a benchmark by its name in `evaluation/benchmarks/`.
 
     Args:
         name: of the YAML file.
         data_root: a local folder or file that holds its cases; None: its source.
+        rules: how votes become labels.
+        department_map: YAML or JSON file of organ to department.
 
     Raises:
         ConfigError: the name is unknown, or its source cannot be had.
@@ -81,7 +90,7 @@ def load_benchmark(name: str, data_root: str | None = None) -> Benchmark:
     settings = read_settings(name)
     published = tuple(Published(**entry) for entry in settings.get("published", []))
     groups = tuple(settings.get("groups", GROUPS))
-    return Benchmark(name, _cases(settings, data_root), groups, published)
+    return Benchmark(name, _cases(settings, data_root, rules, department_map), groups, published)
 
 
 def read_settings(name: str) -> dict[str, Any]:
@@ -118,10 +127,20 @@ def benchmark_from_cases(name: str, source: CaseSet, cases: Sequence[Case]) -> B
     return Benchmark(name, part)
 
 
-def _cases(settings: dict[str, Any], data_root: str | None) -> CaseSet:
+def _cases(
+    settings: dict[str, Any],
+    data_root: str | None,
+    rules: LabelRules | None,
+    department_map: Path | None,
+) -> CaseSet:
     if data_root is not None:
-        return read_set(data_root)
+        if not Path(data_root).exists():
+            raise ConfigError(
+                f"data_root {data_root!r} does not exist; give the folder or file that holds the "
+                "benchmark's cases"
+            )
+        return read_set(data_root, rules, department_map)
     if "seed" in settings:
         folder = phantom_folder(settings["cases"], settings["seed"])
-        return replace(read_set(str(folder)), revision=folder.name)
-    return read_set(settings["source"])
+        return replace(read_set(str(folder), rules, department_map), revision=folder.name)
+    return read_set(settings["source"], rules, department_map)

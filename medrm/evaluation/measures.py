@@ -37,9 +37,11 @@ def robust_measures(rows: Sequence[VerdictRow]) -> dict[str, Any]:
     position measures.
     """
     labelled = [row for row in rows if row.correct is not None]
+    tied = [row for row in rows if row.label == TIE]
     return {
         **accuracy_measures(rows),
-        "n_tie": len({row.case_id for row in rows if row.label == TIE}),
+        "n_tie": len({row.case_id for row in tied}),
+        "tie_accuracy": share(tied, lambda row: row.outcome == TIE) if tied else None,
         "coverage": share(rows, lambda row: row.outcome != UNREAD),
         **position_measures(rows),
         "kappa": cohen_kappa(

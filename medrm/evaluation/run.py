@@ -9,9 +9,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medrm.errors import ConfigError, DataError, nearest
+from medrm.errors import ConfigError, DataError, nearest, printable
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.report import Report, build_report, write_report
 from medrm.evaluation.verdicts import VerdictRow, rows_from_scored, write_lines, write_rows
@@ -134,7 +135,7 @@ def _judged(scorer: Scorer, cases: Sequence[Case], name: str, *, show: bool) -> 
     with Progress(
         *columns, console=console, transient=True, disable=not (show and console.is_terminal)
     ) as bar:
-        task = bar.add_task(f"{name} ({scorer.readout})", total=len(cases))
+        task = bar.add_task(escape(printable(f"{name} ({scorer.readout})")), total=len(cases))
         for scored in scorer.judge(cases):
             yield scored
             if scored.order == "forward":

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medrm.errors import printable
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.report import Report
 
@@ -48,7 +49,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for name, ceiling in report["ceiling"].items():
         measures = robust.get(name) or {}
         table.add_row(
-            name,
+            plain(name),
             _with_interval(measures.get("accuracy"), measures.get("ci95")),
             percent(official.get(name)),
             str(measures.get("n", DASH)),
@@ -59,7 +60,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
     console.print(table)
     unread = ", ".join(f"{reason} {count}" for reason, count in report["unread"].items())
     if unread:
-        console.print(f"Unread, counted wrong: {unread} (cases).")
+        console.print(plain(f"Unread, counted wrong: {unread} (cases)."))
     if report["verdict_mass"] is not None:
         console.print(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
 
@@ -71,7 +72,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     if comparison["controls"]:
         console.print(control_table(comparison))
     colour = _COLOURS[comparison["verdict"]]
-    console.print(Text(comparison["headline"], style=f"bold {colour}"))
+    console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -96,9 +97,17 @@ def control_table(comparison: Comparison) -> Table:
     )
     for name, entry in comparison["controls"].items():
         table.add_row(
-            CONTROLS.get(name, name), percent(entry["before"]), points(entry), p_value(entry["p"])
+            plain(CONTROLS.get(name, name)),
+            percent(entry["before"]),
+            points(entry),
+            p_value(entry["p"]),
         )
     return table
+
+
+def plain(name: str) -> Text:
+    """Returns a name that comes from data as it is: neither markup nor control characters."""
+    return Text(printable(name))
 
 
 def percent(value: float | None) -> str:
@@ -124,9 +133,9 @@ def p_value(value: float | None) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _cells(name: str, entry: Mapping[str, Any]) -> list[str]:
+def _cells(name: str, entry: Mapping[str, Any]) -> list[str | Text]:
     return [
-        name,
+        plain(name),
         percent(entry["before"]),
         percent(entry["after"]),
         points(entry),
@@ -145,7 +154,9 @@ def _with_interval(value: float | None, bounds: Sequence[float] | None) -> str:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(
+        title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+    )
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     return table

@@ -12,10 +12,6 @@ from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
-from transformers.integrations.deepspeed import (
-    set_hf_deepspeed_config,
-    unset_hf_deepspeed_config,
-)
 
 from medrm.config import Run
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
@@ -43,6 +39,11 @@ def stage(name: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     logger.info("%s: %.1f s", name, time.perf_counter() - started)
+
+
+def settings_of(min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
+    """Returns what besides the weights could change a number; `compare` checks it."""
+    return {"min_pixels": min_pixels, "max_pixels": max_pixels}
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Workbench:
         )
         collator = Collator(processor, options.reward_template)
         objective = load_objective(run.objective)
+        objective.check(run, material.dimensions, material.train, material.development)
         cases = [*material.train, *material.development]
         counts = collator.lengths(cases, material.facts)
         lengths = {case.case_id: count for case, count in zip(cases, counts, strict=True)}
@@ -102,32 +104,20 @@ class Workbench:
         return Path(name).resolve().name if Path(name).is_dir() else name
 
     def base(self) -> PreTrainedModel:
-        """Loads the base model afresh and whole; no stage inherits what another did to it.
-
-        Under ZeRO-3 it would come in parts, which only the trainer puts together.
-        """
-        model = self._whole_base()
+        """Loads the base model afresh; no stage inherits what another did to it."""
+        model = load_base(self.run.model, self.run.training.device)
         self.remember(model.requires_grad_(False))
         return model
 
     def remember(self, model: PreTrainedModel) -> None:
         """Lets a model use the features of images that this run has computed.
 
-        The models of a run share their vision tower, unless it is adapted.
+        The models of a run share their vision tower, unless it is adapted. Under DeepSpeed the
+        processes must run the same modules, so none may skip the tower.
         """
-        if self.memory.most_bytes and not self.run.adapter.lora_vision:
+        adapted = self.run.adapter.lora_vision
+        if self.memory.most_bytes and not adapted and not self.run.training.deepspeed_plugin:
             remember_features(model, self.family, self.memory)
-
-    def _whole_base(self) -> PreTrainedModel:
-        # The attribute exists only where DeepSpeed launched the run.
-        partitioned = vars(self.run.training).get("hf_deepspeed_config")
-        if partitioned is None:
-            return load_base(self.run.model, self.run.training.device)
-        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-        try:
-            return load_base(self.run.model, self.run.training.device)
-        finally:
-            set_hf_deepspeed_config(partitioned)  # type: ignore[no-untyped-call]
 
     def check_image(self, model: PreTrainedModel) -> None:
         """Stops the run when images do not reach the model."""
@@ -185,10 +175,7 @@ class Workbench:
             benchmark or self.material.benchmark,
             self.folder(name),
             model_name=f"{self.base_name} ({name})",
-            settings={
-                key: getattr(options, key)
-                for key in ("dtype", "min_pixels", "max_pixels", "max_length")
-            },
+            settings=settings_of(options.min_pixels, options.max_pixels),
         )
         entry = report["protocols"]["robust"]["dimensions"][self.material.primary]
         return float(entry["accuracy"] or 0.0)

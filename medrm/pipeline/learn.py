@@ -7,14 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from medrm.models.adapter import add_adapter, freeze_backbone
-from medrm.models.contract import Contract, new_contract, save_adapter
+from medrm.models.contract import Contract, new_contract, save_adapter, update_contract
+from medrm.objectives.probe import gather_head
 from medrm.pipeline.bench import Workbench, stage
 from medrm.pipeline.progress import show_training
+from medrm.scorer.reward import RewardModel
 
 
 def build_trainer(
@@ -39,7 +42,9 @@ def train_probe(bench: Workbench) -> PreTrainedModel:
     """Returns a fresh base whose head alone was trained, on the same data and steps."""
     model = freeze_backbone(bench.with_head())
     folder = bench.folder("frozen_probe") / "training"
-    build_trainer(bench, model, folder, "frozen_probe").train()
+    trainer = build_trainer(bench, model, folder, "frozen_probe")
+    trainer.train()
+    gather_head(trainer, model)
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
@@ -71,13 +76,26 @@ def resume_point(given: str | None) -> str | bool | None:
 def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contract:
     """Returns the contract of the trained model, with what it was trained on."""
     run, cases = bench.run, (*bench.material.train, *bench.material.development)
+    facts = bench.material.facts
     contract = new_contract(
         model, bench.processor, run.model, run.objective, bench.objective.readout
     )
     return replace(
         contract,
         training_data_digest=bench.material.source.digest,
-        training_image_digests=tuple(
-            sorted({image.digest for case in cases for image in case.images})
+        training_pixel_digests=tuple(
+            sorted({facts[image.digest].pixel_digest for case in cases for image in case.images})
         ),
     )
+
+
+def add_statistics(bench: Workbench, scorer: RewardModel) -> None:
+    """Adds mean and standard deviation of the development cases' scores to the contract."""
+    if not PartialState().is_main_process:
+        return
+    scores = np.concatenate([own for _, own in scorer.score_cases(bench.material.development)])
+    statistics = {
+        name: {"mean": float(column.mean()), "std": float(column.std())}
+        for name, column in zip(scorer.dimensions, scores.T, strict=True)
+    }
+    update_contract(bench.output / "adapter", score_statistics=statistics)

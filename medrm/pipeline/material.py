@@ -12,13 +12,13 @@ from typing import Any
 from medrm.config import DataOptions, Run
 from medrm.data.images import ImageFacts, examine, image_problem
 from medrm.data.leaks import LeakReport, find_leaks, same_pictures
-from medrm.data.load import CaseSet, read_set
+from medrm.data.load import CaseSet, dimensions_of, read_set
 from medrm.data.rows import Excluded
 from medrm.data.split import split_by_cluster
 from medrm.data.votes import LabelRules
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
-from medrm.schema import DIMENSIONS, Case
+from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,16 @@ class Material:
             f"development cases; benchmark {benchmark.name}: {len(benchmark.cases)} cases in "
             f"{benchmark.clusters} clusters; {len(self.excluded)} training cases set aside"
         ]
-        for name, agreement in self.source.agreement.items():
-            alpha = (
-                "none (all votes alike)" if agreement.alpha is None else f"{agreement.alpha:.3f}"
-            )
-            lines.append(
-                f"agreement on {name}: Krippendorff's alpha {alpha}, raw {agreement.raw:.3f} "
-                f"({agreement.annotators} annotators)"
-            )
+        sets = {self.source.digest: self.source, benchmark.source.digest: benchmark.source}
+        for one in sets.values():
+            for name, agreement in one.agreement.items():
+                alpha = "none (all votes alike)"
+                if agreement.alpha is not None:
+                    alpha = f"{agreement.alpha:.3f}"
+                lines.append(
+                    f"{one.name}, agreement on {name}: Krippendorff's alpha {alpha}, raw "
+                    f"{agreement.raw:.3f} ({agreement.annotators} annotators)"
+                )
         if benchmark.source.ceiling:
             reachable = ", ".join(f"{k} {v:.3f}" for k, v in benchmark.source.ceiling.items())
             lines.append(f"ceiling (reachable accuracy): {reachable}")
@@ -115,6 +117,12 @@ def gather(run: Run) -> Material:
     train, development, benchmark = _parts(options, source, benchmark, facts)
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)
+    for name, cases in (("benchmark", benchmark.cases), ("development part", development)):
+        if not any(primary in case.labels for case in cases):
+            raise DataError(
+                f"no case of the {name} is labelled on the primary dimension {primary!r}; name "
+                "another with --primary_dimension, or give other data"
+            )
     leaks = find_leaks([*train, *development], benchmark.cases, facts, synthetic=source.synthetic)
     if leaks.fatal:
         raise DataError(
@@ -152,11 +160,12 @@ def _sources(options: DataOptions) -> tuple[CaseSet, Benchmark | None]:
     rules = LabelRules(options.vote_ties, options.weights_by_annotator, options.aggregation)
     departments = Path(options.department_map) if options.department_map else None
     if options.train_data is None:
-        return load_benchmark(str(options.benchmark), options.data_root).source, None
+        whole = load_benchmark(str(options.benchmark), options.data_root, rules, departments)
+        return whole.source, None
     source = read_set(options.train_data, rules, departments)
     if options.benchmark is None:
         return source, None
-    return source, load_benchmark(options.benchmark, options.data_root)
+    return source, load_benchmark(options.benchmark, options.data_root, rules, departments)
 
 
 def _parts(
@@ -180,14 +189,12 @@ def _parts(
 
 def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:
     """Returns the dimensions to learn, canonical ones first and in their order."""
-    labelled = {name for case in train for name in case.labels}
-    ordered = [name for name in DIMENSIONS if name in labelled]
-    ordered += sorted(labelled - set(DIMENSIONS))
+    ordered = dimensions_of(train)
     if not ordered:
         raise DataError("no training case carries a label; give votes or human_answer entries")
     if options.dimensions is None:
-        return tuple(ordered)
-    missing = [name for name in options.dimensions if name not in labelled]
+        return ordered
+    missing = [name for name in options.dimensions if name not in ordered]
     if missing:
         raise DataError(
             f"no training label mentions the dimension {', '.join(missing)}; labelled are "
@@ -200,8 +207,8 @@ def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
     if options.primary_dimension is None:
         return "overall" if "overall" in dimensions else dimensions[0]
     for name in options.primary_dimension:
-        if name in dimensions:
-            return name
+        if name in dimensions or name == "any":
+            return dimensions[0] if name == "any" else name
     named = ", ".join(options.primary_dimension)
     raise ConfigError(
         f"primary_dimension is {named}; the run learns {', '.join(dimensions)}."

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers.trainer_utils import get_last_checkpoint
 
 from medrm.config import Run
 from medrm.data.images import blank_images
@@ -15,17 +16,25 @@ from medrm.evaluation.benchmark import benchmark_from_cases
 from medrm.evaluation.compare import compare
 from medrm.evaluation.page import write_page
 from medrm.evaluation.tables import print_comparison
-from medrm.hub import push, write_card
+from medrm.hub import check_push, push, write_card
 from medrm.models.reward_model import without_adapter
 from medrm.pipeline.bench import Workbench, stage
-from medrm.pipeline.learn import train_adapter, train_probe
+from medrm.pipeline.learn import add_statistics, resume_point, train_adapter, train_probe
 from medrm.pipeline.manifest import write_manifest
 from medrm.pipeline.material import gather
 from medrm.scorer.load import load
 
 logger = logging.getLogger(__name__)
 
-STALE = ("adapter", "evaluation", "comparison.json", "report.html", "metrics.jsonl", "run.json")
+STALE = (
+    "adapter",
+    "evaluation",
+    "runs",
+    "comparison.json",
+    "report.html",
+    "metrics.jsonl",
+    "run.json",
+)
 """What a run writes and an overwriting run removes; checkpoint-* as well."""
 
 
@@ -57,23 +66,40 @@ def train(run: Run) -> None:
 
 
 def check_output(output: Path, run: Run) -> None:
-    """Refuses a run folder that is in use.
+    """Refuses a run folder that is in use, and a push that would fail in the end.
 
     Raises:
-        ConfigError: it holds an earlier run and neither overwriting nor resuming is asked.
+        ConfigError: it holds an earlier run and neither overwriting nor resuming is asked; there
+            is no checkpoint to resume from; the hub cannot take the adapter.
     """
-    resumes = run.training.resume_from_checkpoint is not None
-    if (output / "run.json").exists() and not (resumes or run.evaluation.overwrite_output_dir):
+    point = resume_point(run.training.resume_from_checkpoint)
+    if point:
+        folder = _last_checkpoint(output) if point is True else point
+        if not isinstance(folder, str) or not Path(folder, "trainer_state.json").is_file():
+            raise ConfigError(
+                f"resume_from_checkpoint is {run.training.resume_from_checkpoint}: no checkpoint "
+                f"there. Give the folder of one, or true with the output_dir of a stopped run."
+            )
+    elif (output / "run.json").exists() and not run.evaluation.overwrite_output_dir:
         raise ConfigError(
             f"output_dir {output} holds an earlier run. Give another --output_dir, "
             "--overwrite_output_dir true to replace it, or --resume_from_checkpoint to go on."
         )
+    if run.training.push_to_hub:
+        check_push(repo_of(run))
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    if not output.is_dir():
+        return None
+    found: str | None = get_last_checkpoint(str(output))  # type: ignore[no-untyped-call]
+    return found
 
 
 def clear(output: Path, run: Run) -> None:
     """Makes the run folder; what an earlier run left there goes, unless it is resumed."""
     output.mkdir(parents=True, exist_ok=True)
-    if run.training.resume_from_checkpoint is not None or not (output / "run.json").exists():
+    if resume_point(run.training.resume_from_checkpoint) or not (output / "run.json").exists():
         return
     for entry in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
         if entry.is_dir():
@@ -125,6 +151,7 @@ def after(bench: Workbench) -> None:
         batch_rows=bench.run.evaluation.evaluation_batch_rows,
     )
     bench.remember(without_adapter(scorer.model))
+    add_statistics(bench, scorer)
     with stage("after"):
         bench.measure(scorer, "after")
     benchmark = bench.material.benchmark
@@ -152,14 +179,11 @@ def conclude(bench: Workbench, controls: list[str]) -> None:
     page = write_page(bench.output)
     logger.info("report: %s\nadapter: %s", page, bench.output / "adapter")
     if bench.run.training.push_to_hub:
-        logger.info("pushed: %s", push_adapter(bench))
+        private = bench.run.training.hub_private_repo
+        pushed = push(bench.output / "adapter", repo_of(bench.run), private=private)
+        logger.info("pushed: %s", pushed)
 
 
-def push_adapter(bench: Workbench) -> str:
-    """Pushes the adapter folder under hub_model_id, else under the run folder's name."""
-    arguments = bench.run.training
-    return push(
-        bench.output / "adapter",
-        arguments.hub_model_id or bench.output.resolve().name,
-        private=bool(arguments.hub_private_repo),
-    )
+def repo_of(run: Run) -> str:
+    """Returns where the adapter is pushed: hub_model_id, else the run folder's name."""
+    return str(run.training.hub_model_id or Path(run.training.output_dir).resolve().name)

@@ -16,6 +16,7 @@ from medrm.data.phantom.cases import PhantomCase, draw_case, draw_picture, owner
 from medrm.data.phantom.experts import EXPERTS, ceiling, draw_votes, majority, truth
 from medrm.data.phantom.facts import FOCI, ORGANS, contradict, draw_facts
 from medrm.data.phantom.render import render
+from medrm.errors import ConfigError
 from medrm.schema import DIMENSIONS
 
 CASES = 120
@@ -269,3 +270,11 @@ def test_texts_do_not_depend_on_which_reading_is_true():
             for case in [draw_case(5, index, replace(readings, true=true))]
         }
         assert len(texts) == 1
+
+
+def test_a_folder_in_use_and_a_negative_seed_are_refused(tmp_path: Path) -> None:
+    write_phantom(tmp_path / "set", cases=4, seed=1)
+    with pytest.raises(ConfigError, match="not empty"):
+        write_phantom(tmp_path / "set", cases=4, seed=2)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        write_phantom(tmp_path / "other", cases=4, seed=-1)

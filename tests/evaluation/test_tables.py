@@ -67,3 +67,15 @@ def test_report_at_80_columns(folders: dict[str, Path], tmp_path: Path) -> None:
     assert "…" not in text
     assert "99.9 (99.8, 100.0)" in text  # the interval is cut at 100 % for reading
     assert "bad_image 1" in text
+
+
+def test_names_are_neither_markup_nor_control_characters(folders: dict[str, Path]) -> None:
+    comparison = compare(folders["before"], folders["after"])
+    names = ("safety [strict]", "x[/red]", "y\x1b[2J")
+    entry = comparison["dimensions"]["accuracy"]
+    comparison["dimensions"] = dict.fromkeys(names, entry)
+    comparison["benchmark"] = comparison["benchmark"] | {"name": "set [bold]"}
+    text = shown(print_comparison, comparison)
+    for name in ("safety [strict]", "x[/red]", "y\ufffd[2J", "set [bold]"):
+        assert name in text
+    assert "\x1b[2J" not in text

@@ -213,5 +213,5 @@ def test_an_image_without_effect_stops_the_run(
     assert "Images do not reach the model" in capsys.readouterr().err
 
 
-def without_pixels(processor: Any, family: Any, image: Image.Image) -> dict[str, Any]:
+def without_pixels(processor: Any, image: Image.Image) -> dict[str, Any]:
     return dict(processor(text=["What does the image show?"], return_tensors="pt"))

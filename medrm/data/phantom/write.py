@@ -15,8 +15,9 @@ from PIL import Image
 from medrm.data.phantom.cases import PhantomCase, draw_case, draw_picture, owner
 from medrm.data.phantom.experts import Votes, ceiling, majority
 from medrm.data.phantom.facts import ANATOMIES
+from medrm.errors import ConfigError
 
-VERSION = "1"
+VERSION = "2"
 """Raised whenever the same seed would give other cases."""
 
 _TEXT_COLUMNS = (
@@ -48,7 +49,16 @@ def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
 
     Returns:
         The ceiling: dimension -> accuracy that a model which knows the truth reaches.
+
+    Raises:
+        ConfigError: a negative seed, or a folder that holds something.
     """
+    if seed < 0:
+        raise ConfigError(f"The phantom seed is {seed}; give 0 or more.")
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(
+            f"{str(output)!r} is not empty, and two sets in one folder would mix. Give a new one."
+        )
     (output / "images").mkdir(parents=True, exist_ok=True)
     organs: dict[str, list[dict[str, object]]] = defaultdict(list)
     labels: dict[str, list[dict[str, object]]] = defaultdict(list)

@@ -1,0 +1,68 @@
+"""A whole run on two processes leaves what one process leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+
+def launch(root: Path, folder: Path, name: str, words: list[str]) -> Path:
+    """Runs train_rm.py by a shipped launch file on the CPU, in two processes where it has more."""
+    config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
+    config["use_cpu"] = True  # the flag --cpu would start one process and say nothing
+    if config["num_processes"] > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            config |= {"num_processes": 2, "main_process_port": probe.getsockname()[1]}
+    written = folder / f"{name}.yaml"
+    written.write_text(yaml.safe_dump(config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
+         "recipes/train_rm.py", *words, "--output_dir", str(folder / name)],
+        cwd=root, env=os.environ, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / name
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def scores(run: Path, name: str) -> dict[tuple[str, str], tuple[float, float]]:
+    rows = (run / "evaluation" / name / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(row) for row in rows]
+    return {(r["case_id"], r["dimension"]): (r["score_a"], r["score_b"]) for r in found}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["ddp", "zero3"])
+def test_two_processes_do_the_whole_job(
+    name: str, root: Path, base: Path, phantom: Path, tmp_path: Path
+) -> None:
+    if name == "zero3":
+        pytest.importorskip("deepspeed", reason="deepspeed is a dependency on Linux only")
+    options = {
+        "model_name_or_path": base, "train_data": phantom, "max_steps": 3, "global_batch_cases": 8,
+        "bf16": "false", "report_to": "none", "controls": "zero_shot_likelihood,frozen_probe",
+    }  # fmt: skip
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    one, two = launch(root, tmp_path, "cpu", words), launch(root, tmp_path, name, words)
+    assert [read(run / "run.json")["processes"] for run in (one, two)] == [1, 2]
+    for row in ("before", "frozen_probe", "after"):
+        ours, theirs = scores(one, row), scores(two, row)
+        assert ours.keys() == theirs.keys()
+        # Three optimiser steps apart only by the order of sums.
+        np.testing.assert_allclose(
+            [theirs[key] for key in ours], list(ours.values()), atol=2e-3, rtol=0
+        )
+    assert (two / "report.html").is_file()
