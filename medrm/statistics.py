@@ -70,14 +70,6 @@ def mean_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
     return Interval(mean, mean - half, mean + half, n, groups)
 
 
-def paired_interval(
-    before: Sequence[float], after: Sequence[float], clusters: Sequence[str]
-) -> Interval:
-    """Returns the mean of `after - before` over the same n cases with its interval."""
-    differences = [late - early for early, late in zip(before, after, strict=True)]
-    return mean_interval(differences, clusters)
-
-
 def sign_flip_test(
     differences: Floats, clusters: Sequence[str], flips: int = FLIPS, seed: int = 0
 ) -> SignFlipTest:

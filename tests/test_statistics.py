@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medrm.statistics import cohen_kappa, mean_interval, paired_interval, sign_flip_test
+from medrm.statistics import cohen_kappa, mean_interval, sign_flip_test
 
 
 def column(values: list[float]) -> np.ndarray:
@@ -37,12 +37,6 @@ def test_one_cluster_has_no_interval_and_no_value_is_an_error() -> None:
         mean_interval([], [])
     with pytest.raises(ValueError, match="named clusters"):
         mean_interval([1], [])
-
-
-def test_paired_interval_is_the_interval_of_the_differences() -> None:
-    clusters = ["x", "x", "y", "z"]
-    paired = paired_interval([0, 1, 0, 1], [1, 1, 1, 0], clusters)
-    assert paired == mean_interval([1, 0, 1, -1], clusters)
 
 
 def test_row_order_changes_nothing() -> None:

@@ -137,7 +137,7 @@ def _near(
     theirs = [ref for ref in right if facts[ref.digest].problem is None]
     known = {ref.digest: ref for ref in (*ours, *theirs)}
 
-    @lru_cache(maxsize=4096)  # 16 KiB each
+    @lru_cache(maxsize=4096)  # 64 KiB each
     def small_grey(digest: str) -> NDArray[np.float32]:
         image = decode(known[digest]).convert("L").resize((_SIDE, _SIDE))
         return np.asarray(image, dtype=np.float32)

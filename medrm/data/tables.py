@@ -69,16 +69,27 @@ def open_table(path: Path, boundary: Path | None = None) -> Table:
     return table
 
 
+def _decoded(text: str) -> Any:
+    """Returns the content of JSON.
+
+    Raises:
+        ValueError: no JSON, or an escape that holds half a character, which no tokenizer takes.
+        RecursionError: nested too deeply.
+    """
+    content = json.loads(text)
+    if "\\u" in text:
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
 def _json_lines(path: Path, problems: list[str]) -> Iterator[tuple[str, Row]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                if b"\\u" in line:  # an escape can hold half a character, which no tokenizer takes
-                    json.dumps(row, ensure_ascii=False).encode()
-            except ValueError as error:
+                row = _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
                 problems.append(f"line {number}: no valid JSON in UTF-8 ({error})")
                 continue
             if isinstance(row, dict):
@@ -89,8 +100,8 @@ def _json_lines(path: Path, problems: list[str]) -> Iterator[tuple[str, Row]]:
 
 def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        rows = _decoded(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON: {error}.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path} must hold a list of objects, one for each row.")

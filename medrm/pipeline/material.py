@@ -18,6 +18,7 @@ from medrm.data.split import split_by_cluster
 from medrm.data.votes import LabelRules
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
+from medrm.pipeline.progress import counting
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def gather(run: Run) -> Material:
     """
     options = run.data
     source, benchmark = _sources(options)
-    facts = examine([*source.cases, *(benchmark.cases if benchmark else ())])
+    with counting("images") as progress:
+        facts = examine([*source.cases, *(benchmark.cases if benchmark else ())], progress)
     train, development, benchmark = _parts(options, source, benchmark, facts)
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)

@@ -1,8 +1,9 @@
-"""Shows a training on the terminal: one bar, and a line for each measurement on the way."""
+"""Shows on the terminal how far a reading or a training is."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +25,17 @@ from transformers import (
     TrainingArguments,
 )
 
-logger = logging.getLogger(__name__)
+
+@contextmanager
+def counting(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields what a long reading calls with the number done and the number in all."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class TrainingBar(TrainerCallback):
