@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
-from medrm.models.reward_model import HEAD, RewardHead, RewardOutput, head_of, pooled
+from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.plan import Plan
 from medrm.schema import Case
@@ -90,24 +90,21 @@ def pooled_states(
     return dict(gather_object(found))
 
 
-def gather_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> None:
-    """Puts a whole head into a model whose head ZeRO-3 has trained; elsewhere it is whole already.
+def whole_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
+    """Returns the trained head's weights, whole; all processes call it together.
 
-    All processes call it together. The trained head keeps a share of each weight in each process
-    and runs in DeepSpeed's engine alone, so a new one takes its place.
+    Under ZeRO-3 each process keeps a share of every weight, and the model runs in DeepSpeed's
+    engine alone: put the weights into a model of their own to score with them.
 
     Args:
         trainer: of the probe, after training.
         model: whose head it trained.
     """
+    head = head_of(model)
     plugin = trainer.args.deepspeed_plugin
     if plugin is None or plugin.zero_stage != 3:
-        return
-    from deepspeed.zero import GatheredParameters
+        return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+    import deepspeed
 
-    head = head_of(model)
-    with GatheredParameters(list(head.parameters())):
-        state = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
-    whole = RewardHead(state["layers.0.weight"].shape[1], head.spec, seed=0)
-    whole.load_state_dict(state)
-    model.set_submodule(HEAD, whole.to(trainer.args.device))
+    with deepspeed.zero.GatheredParameters(list(head.parameters())):
+        return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}

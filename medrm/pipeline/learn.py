@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.contract import Contract, new_contract, save_adapter, update_contract
-from medrm.objectives.probe import gather_head
+from medrm.models.reward_model import head_of
+from medrm.objectives.probe import whole_head
 from medrm.pipeline.bench import Workbench, stage
 from medrm.pipeline.progress import show_training
 from medrm.scorer.reward import RewardModel
@@ -24,6 +26,8 @@ def build_trainer(
     bench: Workbench, model: PreTrainedModel | PeftModel, output: Path, name: str
 ) -> Trainer:
     """Returns the objective's trainer of `model`, writing below `output`."""
+    # Else a second trainer of one process is refused under DeepSpeed.
+    AcceleratorState._reset_state()
     arguments = copy.copy(bench.run.training)
     arguments.output_dir = str(output)
     arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
@@ -44,10 +48,13 @@ def train_probe(bench: Workbench) -> PreTrainedModel:
     folder = bench.folder("frozen_probe") / "training"
     trainer = build_trainer(bench, model, folder, "frozen_probe")
     trainer.train()
-    gather_head(trainer, model)
+    trained = whole_head(trainer, model)
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
+    # Into a fresh model: a DeepSpeed engine may hold the one that was trained.
+    model = bench.with_head()
+    head_of(model).load_state_dict(trained)
     return model
 
 

@@ -11,8 +11,7 @@ import torch
 from preferences import make_recipe, preferences
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from medrm.models.reward_model import head_of
-from medrm.objectives.probe import gather_head, trains_head_alone
+from medrm.objectives.probe import trains_head_alone, whole_head
 
 
 def train(folder: Path, **options: Any) -> int:
@@ -35,8 +34,7 @@ def train(folder: Path, **options: Any) -> int:
     trainer = recipe.trainer()
     trainer.train()
     if trains_head_alone(recipe.model):
-        gather_head(trainer, recipe.model)
-        state = head_of(recipe.model).state_dict()
+        state = whole_head(trainer, recipe.model)
         torch.save(state, folder / f"head-{trainer.args.process_index}.pt")
     return int(trainer.accelerator.num_processes)
 

@@ -58,7 +58,7 @@ def test_two_processes_do_the_whole_job(
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     one, two = launch(root, tmp_path, "cpu", words), launch(root, tmp_path, name, words)
     assert [read(run / "run.json")["processes"] for run in (one, two)] == [1, 2]
-    for row in ("before", "frozen_probe", "after"):
+    for row in ("zero_shot_likelihood", "frozen_probe", "after"):
         ours, theirs = scores(one, row), scores(two, row)
         assert ours.keys() == theirs.keys()
         # Three optimiser steps apart only by the order of sums.
