@@ -67,6 +67,8 @@ def read_description(path: Path) -> Description:
         ConfigError: every unknown key and wrong value, in one message.
     """
     content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
     kinds: dict[str, type | tuple[type, ...]] = {
         "name": str,
         "form": str,
@@ -87,7 +89,8 @@ def read_description(path: Path) -> Description:
         for key, value in content.items()
         if key in kinds and not isinstance(value, kinds[key])
     ]
-    if not all(isinstance(column, str) for column in content.get("columns", {}).values()):
+    columns = content.get("columns", {})
+    if isinstance(columns, dict) and not all(isinstance(name, str) for name in columns.values()):
         problems.append("columns maps what a column holds to the column's name")
     if not problems and content["form"] not in (forms := ("layout", "preferences", "phantom")):
         problems.append(f"form is {content['form']!r}; accepted: {', '.join(forms)}")

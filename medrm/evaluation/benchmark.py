@@ -115,7 +115,10 @@ def read_settings(name: str) -> dict[str, Any]:
 
 
 def benchmark_from_cases(name: str, source: CaseSet, cases: Sequence[Case]) -> Benchmark:
-    """Returns some cases of a set as a benchmark, such as the test part of the training data."""
+    """Returns some cases of a set as a benchmark, such as the test part of the training data.
+
+    The ceiling stays that of the whole set: what the same experts leave within reach.
+    """
     chosen = tuple(cases)
     part = replace(
         source,

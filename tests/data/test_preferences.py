@@ -292,3 +292,11 @@ def test_phantom_set_is_drawn_once_and_read_with_its_votes(tmp_path, monkeypatch
     assert drawn.name.endswith("seed3-cases12")
     assert first.agreement["accuracy"].annotators == 3
     assert 0.9 < first.ceiling["accuracy"] <= 1.0
+
+
+@pytest.mark.parametrize("content", ["", "5", "name: x\nform: preferences\ncolumns: [a, b]\n"])
+def test_a_description_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "dataset.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        read_description(path)

@@ -63,6 +63,7 @@ def test_always_a(tmp_path: Path) -> None:
     measures = accuracy_of(report)
     assert measures["accuracy"] == pytest.approx(0.6)
     assert (measures["n"], measures["n_tie"], measures["clusters"]) == (5, 1, 3)
+    assert measures["tie_accuracy"] == 0.0
     assert measures["kappa"] == 0.0
     assert measures["balanced_accuracy"] == 0.5
     assert measures["coverage"] == 1.0
@@ -229,3 +230,12 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "verdicts.jsonl").write_text('{"case_id": "x"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="line 1"):
         read_rows(tmp_path / "verdicts.jsonl")
+
+
+def test_ties_are_scored_apart(tmp_path: Path) -> None:
+    """Equal scores are right where the experts call a tie, wrong elsewhere."""
+    report = evaluate(
+        Rewards(lambda case: (1.0, 1.0)), make_benchmark(make_cases("ABtt")), tmp_path, "mock"
+    )
+    measures = accuracy_of(report)
+    assert (measures["accuracy"], measures["n_tie"], measures["tie_accuracy"]) == (0.0, 2, 1.0)
