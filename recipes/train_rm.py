@@ -14,7 +14,6 @@ from medrm.assets import asset
 from medrm.cli import guarded
 from medrm.config import options_help, parse_run
 from medrm.objectives import argument_classes
-from medrm.pipeline.train import train
 
 QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
 
@@ -25,7 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(words):
         sys.stdout.write(f"{__doc__}\n{options_help(argument_classes())}")
         return 0
-    return guarded(lambda: train(parse_run(words, argument_classes(), asset(QUICKSTART))))
+    return guarded(lambda: run(words))
+
+
+def run(words: Sequence[str]) -> None:
+    """Parses first: a mistyped key fails before the libraries of a run are loaded."""
+    parsed = parse_run(words, argument_classes(), asset(QUICKSTART))
+    from medrm.pipeline.train import train
+
+    train(parsed)
 
 
 if __name__ == "__main__":

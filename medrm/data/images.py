@@ -204,10 +204,11 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def _unreadable(ref: ImageRef, error: Exception) -> DataError:
+    # Pillow's message for an unknown format names the buffer it read, which says nothing.
+    shown = "no known format" if "BytesIO" in str(error) else str(error) or type(error).__name__
     return DataError(
-        f"Image {ref.name!r} cannot be decoded ({str(error) or type(error).__name__}); accepted "
-        f"are "
-        f"undamaged files of {', '.join(_known_formats())}. Replace or convert it."
+        f"Image {ref.name!r} cannot be decoded ({shown}); accepted are undamaged files of "
+        f"{', '.join(_known_formats())}. Replace or convert it."
     )
 
 

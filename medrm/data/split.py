@@ -95,10 +95,8 @@ def split_by_cluster(
         parts[lacking.index(max(lacking))] += blocks[block]
     if not all(parts):
         raise DataError(
-            f"split_by_cluster: {len(cases)} cases in {len(blocks)} clusters (patients, studies, "
-            f"images) "
-            f"leave a part of the shares {', '.join(map(str, shares))} empty. Give more cases or "
-            f"fewer "
-            "parts."
+            f"{len(cases)} cases of {len(blocks)} clusters (patients, studies or images) cannot be "
+            f"split into {len(shares)} parts of shares {', '.join(map(str, shares))}: a part would "
+            "be empty. Give more cases; each part needs at least one cluster."
         )
     return tuple([cases[index] for index in sorted(part)] for part in parts)

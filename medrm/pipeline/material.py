@@ -249,7 +249,8 @@ def check_share(excluded: Sequence[Excluded], kept: int, most: float) -> None:
     if share > most:
         raise DataError(
             report(
-                f"{text}, above max_excluded_share {most:.1%}. Repair them or raise the share.",
+                f"{text}, above max_excluded_share {most:.1%}. Repair them, or allow more "
+                "with --max_excluded_share.",
                 listed,
             )
         )

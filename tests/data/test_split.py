@@ -100,7 +100,7 @@ def test_shares_and_small_sets_are_checked():
     for shares in ((0.7, 0.1), (0.5, 0.6, -0.1), (1.0, 0.0)):
         with pytest.raises(ConfigError, match="positive shares that sum to 1"):
             split_by_cluster(cases, shares, seed=0)
-    with pytest.raises(DataError, match="leave a part"):
+    with pytest.raises(DataError, match="a part would be empty"):
         split_by_cluster(make([10]), SHARES, seed=0)
 
 
