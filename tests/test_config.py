@@ -255,5 +255,6 @@ def test_a_folder_of_ones_own_is_never_overwritten_unasked(default: Path) -> Non
     with default.open("a", encoding="utf-8") as file:
         file.write("overwrite_output_dir: true\n")
     assert parse_run([], OBJECTIVES, default).evaluation.overwrite_output_dir
-    for words in (["--train_data", "a"], ["--output_dir", str(default.parent)]):
-        assert not parse_run(words, OBJECTIVES, default).evaluation.overwrite_output_dir
+    assert parse_run(["--train_data", "a"], OBJECTIVES, default).evaluation.overwrite_output_dir
+    named = ["--train_data", "a", "--output_dir", str(default.parent)]
+    assert not parse_run(named, OBJECTIVES, default).evaluation.overwrite_output_dir

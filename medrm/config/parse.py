@@ -184,10 +184,12 @@ def parse_run(
 
 
 def _fallen(given: set[str]) -> tuple[str, ...]:
-    """Returns the keys of the default recipe that fall with what the command line gives."""
-    if given & {"train_data", "benchmark"}:
-        return (*_DATA_KEYS, "overwrite_output_dir")
-    return ("overwrite_output_dir",) if "output_dir" in given else ()
+    """Returns the keys of the default recipe that fall with what the command line gives.
+
+    The recipe may replace its own folder, never one that the user names.
+    """
+    data = _DATA_KEYS if given & {"train_data", "benchmark"} else ()
+    return (*data, "overwrite_output_dir") if "output_dir" in given else data
 
 
 def _split_lists(sources: Sources) -> None:
