@@ -17,7 +17,7 @@ from medrm.assets import asset, cache_dir
 from medrm.data.layout import FOLDER
 from medrm.data.preferences import PreferenceColumns
 from medrm.data.tables import Table, dataset_table
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import ConfigError, first_line, nearest, report
 
 DESCRIPTION = "dataset.yaml"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -179,7 +179,7 @@ def hub_table(source: str, revision: str, split: str) -> tuple[Table, str]:
 
 
 def _not_had(source: str, revision: str, error: Exception) -> ConfigError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     return ConfigError(
         f"The hub data set {source!r} (revision {revision}) cannot be had: {reason}. Accepted are "
         f"a local "

@@ -49,13 +49,13 @@ def train(run: Run) -> None:
     check_output(output, run)
     with stage("data"), state.main_process_first():
         material = gather(run)
-    if state.is_main_process:
-        clear(output, run)
-    state.wait_for_everyone()
     bench = Workbench.prepare(run, material, output)
+    state.wait_for_everyone()
     if state.is_main_process:
+        clear(output, run)  # only now: a run that cannot start leaves the earlier one alone
         write_manifest(output / "run.json", run, bench.material.summary(), state.num_processes)
         logger.info("%s", bench.material.describe())
+    state.wait_for_everyone()
     before(bench)
     controls = untrained_controls(bench)
     train_adapter(bench)

@@ -113,6 +113,9 @@ def test_an_earlier_run_is_kept_unless_overwriting_is_asked(
     assert recipe(train_data=phantom, overwrite_output_dir="false") == 2
     assert "holds an earlier run" in capsys.readouterr().err
     assert (tmp_path / "run" / "run.json").read_text() == "{}"
+    options = {"train_data": phantom, "overwrite_output_dir": "true"}
+    assert recipe(**options, model_name_or_path="nobody/nothing") == 2
+    assert (tmp_path / "run" / "run.json").read_text() == "{}"  # a run that cannot start
     assert recipe(train_data=phantom, max_steps=1, overwrite_output_dir="true") == 0
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
