@@ -1,4 +1,4 @@
-"""The two types that carry everything, `Case` and `Verdict`; imports no torch, no data library.
+"""The types that carry everything, `Case`, `Response` and `Verdict`; imports no torch.
 
 Shape legend used in the whole package: B cases, K answers of a case, D dimensions, L tokens,
 H hidden size.
@@ -20,6 +20,12 @@ DIMENSIONS = (
     "overall",
 )
 """The six dimensions of Med-RewardBench (arXiv 2508.21430), in the released order."""
+
+Order = Literal["forward", "reversed"]
+"""How two answers are shown: as stored, or the second one first."""
+
+State = Literal["ok", "too_long", "bad_image", "error"]
+"""How a call of a judge ended."""
 
 Choice = int | Literal["tie"]
 """The index of the preferred answer, or a tie."""
@@ -108,4 +114,36 @@ class Verdict:
     choice: Choice | None
     scores: tuple[float, ...] | None = None
     probabilities: tuple[float, ...] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One call of a judge: a line of `responses.jsonl`, from which everything else is derived.
+
+    Attributes:
+        case_id: of the case that was judged.
+        order: in which its answers were shown.
+        dimension: the one that was asked about; None: all in one reply.
+        vote: number of the sample, from 0.
+        readout: how the verdict is read.
+        prompt_digest: SHA-256 of the prompt as it was sent.
+        text: the reply, whose letters name the answers as shown; None where none was written.
+        probabilities: dimension to the probabilities of naming the first stored answer and the
+            second, and their sum; None for text.
+        finish_reason: "stop", "length", or what the engine said.
+        state: "ok", or why there is no reply.
+        reason: detail where the state is not "ok".
+    """
+
+    case_id: str
+    order: Order
+    dimension: str | None
+    vote: int
+    readout: str
+    prompt_digest: str
+    text: str | None
+    probabilities: Mapping[str, tuple[float, float, float]] | None
+    finish_reason: str | None
+    state: State
     reason: str | None = None

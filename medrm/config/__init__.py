@@ -5,6 +5,7 @@ from medrm.config.options import (
     AdapterOptions,
     DataOptions,
     EvaluationOptions,
+    JudgeOptions,
     ModelOptions,
     Run,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "AdapterOptions",
     "DataOptions",
     "EvaluationOptions",
+    "JudgeOptions",
     "ModelOptions",
     "Run",
     "options_help",

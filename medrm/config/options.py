@@ -249,13 +249,69 @@ def check_together(model: ModelOptions, adapter: AdapterOptions) -> None:
 
 
 @dataclass(frozen=True)
+class JudgeOptions:
+    """How a generative judge is asked and read; reward models leave these as they are."""
+
+    judge_prompt: str = option(
+        "json",
+        "Prompt of a judge: json (all dimensions in one JSON object), json_per_dimension (each in "
+        "a call of its own) or rationale_json (reasons first).",
+    )
+    prompt_file: str | None = option(
+        None,
+        "A prompt of your own in place of judge_prompt: text with {question}, {answer_a} and "
+        "{answer_b}, or YAML with the keys system and user.",
+    )
+    judge_readout: Literal["generate", "skeleton", "votes"] = option(
+        "generate",
+        "How a verdict is read: generate and parse; skeleton (the JSON is given, the letters' "
+        "probabilities are compared); votes (the majority of several samples).",
+    )
+    votes: int = option(1, "Samples of each call; more than 1 with judge_readout votes.")
+    judge_temperature: float = option(0.0, "Temperature of generated verdicts; 0: greedy.")
+    max_new_tokens: int = option(512, "Most tokens of a generated verdict.")
+    init_adapter: str | None = option(
+        None, "Judge adapter to go on from: a folder or hub repository."
+    )
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.votes < 1 or self.max_new_tokens < 1:
+            problems.append(
+                f"votes {self.votes}, max_new_tokens {self.max_new_tokens}: give 1 or more"
+            )
+        if self.judge_temperature < 0:
+            problems.append(f"judge_temperature is {self.judge_temperature}; give 0 or more")
+        sampled = self.judge_readout == "votes"
+        if sampled != (self.votes > 1) or (sampled and self.judge_temperature == 0):
+            problems.append(
+                f"judge_readout {self.judge_readout} with votes {self.votes} and judge_temperature "
+                f"{self.judge_temperature}: several votes need judge_readout votes and a "
+                "temperature above 0, and it needs them"
+            )
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True)
 class ObjectiveOptions:
     """Which objective trains."""
 
-    objective: str = option("bradley_terry", "How preferences become a loss: bradley_terry.")
+    objective: str = option(
+        "bradley_terry",
+        "How preferences become a loss: bradley_terry (a reward model); judge_sft, judge_dpo or "
+        "judge_grpo (a generative judge).",
+    )
 
 
-GROUPS = (DataOptions, ModelOptions, AdapterOptions, EvaluationOptions, ObjectiveOptions)
+GROUPS = (
+    DataOptions,
+    ModelOptions,
+    AdapterOptions,
+    EvaluationOptions,
+    JudgeOptions,
+    ObjectiveOptions,
+)
 
 
 @dataclass(frozen=True)
@@ -266,13 +322,14 @@ class Run:
     model: ModelOptions
     adapter: AdapterOptions
     evaluation: EvaluationOptions
+    judge: JudgeOptions
     objective: str
     training: Any
 
     def resolved(self) -> dict[str, Any]:
         """Returns every option by its flat name, as written to run.json."""
         flat: dict[str, Any] = {"objective": self.objective}
-        for group in (self.data, self.model, self.adapter, self.evaluation):
+        for group in (self.data, self.model, self.adapter, self.evaluation, self.judge):
             flat.update(dataclasses.asdict(group))
         flat.update(self.training.to_dict())
         return flat

@@ -215,8 +215,11 @@ def _parser(training: type) -> Any:
     """Returns the parser of all groups; it raises instead of leaving the process."""
     from transformers import HfArgumentParser
 
-    groups: list[Any] = [*GROUPS, training]
-    parser = HfArgumentParser(groups, prog="train_rm.py", allow_abbrev=False)
+    # TRL's classes repeat options of ours (max_length, trust_remote_code): ours come last and stand.
+    groups: list[Any] = [training, *GROUPS]
+    parser = HfArgumentParser(
+        groups, prog="train_rm.py", allow_abbrev=False, conflict_handler="resolve"
+    )
     parser.error = _raise  # type: ignore[method-assign]
     return parser
 
@@ -253,6 +256,6 @@ def _build(training: Any, sources: Sources, left_out: Mapping[str, str]) -> Run:
             problems.append(str(error))
     if problems:
         raise ConfigError(report("The configuration has problems.", problems))
-    data, model, adapter, evaluation, objective, arguments = built
+    data, model, adapter, evaluation, judge, objective, arguments = built
     check_together(model, adapter)
-    return Run(data, model, adapter, evaluation, objective.objective, arguments)
+    return Run(data, model, adapter, evaluation, judge, objective.objective, arguments)

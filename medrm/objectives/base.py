@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from medrm.config import Run
+from medrm.data.images import ImageFacts
 from medrm.data.rows import Excluded
 from medrm.models.reward_model import HeadSpec
 from medrm.schema import Case
@@ -47,19 +48,44 @@ class Objective:
 
     Attributes:
         config: the class of its training arguments.
-        readout: how its adapter is scored.
-        head_spec: (run, dimensions, training cases) to the head that is attached before training.
+        kind: what it trains: a reward model, or a judge that writes its verdict.
+        readout: how its adapter is scored: "reward", "implicit_reward", or one of a judge.
+        head_spec: (run, dimensions, training cases) to the head that is attached before training;
+            None: the language model itself is trained.
+        lengths: (run, collator, dimensions, cases, facts of their images) to the tokens of each
+            case's longest training row, image tokens included.
         check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
             for whatever can be known to be wrong before a model is loaded.
-        fit_for_training: (cases, lengths by case id, max_length) to what is kept and set aside.
         build_trainer: builds the trainer.
     """
 
     config: type[TrainingArguments]
-    readout: Literal["reward"]
-    head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec]
-    check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
-    fit_for_training: Callable[
-        [Sequence[Case], Mapping[str, int], int | None], tuple[list[Case], list[Excluded]]
+    kind: Literal["reward", "judge"]
+    readout: Callable[[Run], str]
+    head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None
+    lengths: Callable[
+        [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]], list[int]
     ]
+    check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
     build_trainer: Builder
+
+
+def fit_for_training(
+    cases: Sequence[Case], lengths: Mapping[str, int], max_length: int | None
+) -> tuple[list[Case], list[Excluded]]:
+    """Returns the cases that are not too long, and the others, set aside; nothing is cut.
+
+    Args:
+        cases: any.
+        lengths: case id to the tokens of its longest row, image tokens included.
+        max_length: most tokens; None: no limit.
+    """
+    kept, excluded = [], []
+    for case in cases:
+        length = lengths[case.case_id]
+        if max_length is None or length <= max_length:
+            kept.append(case)
+        else:
+            reason = f"too long: {length} tokens, max_length {max_length}"
+            excluded.append(Excluded(case.case_id, reason))
+    return kept, excluded

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config import Run
-from medrm.data.rows import Excluded
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of
 from medrm.objectives.arguments import BradleyTerryConfig
@@ -42,27 +41,6 @@ def head_spec(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> Hea
         ties=run.training.ties if tied else "none",
         tied_dimensions=tied if run.training.ties != "none" else (),
     )
-
-
-def fit_for_training(
-    cases: Sequence[Case], lengths: Mapping[str, int], max_length: int | None
-) -> tuple[list[Case], list[Excluded]]:
-    """Returns the cases that are not too long, and the others, set aside; nothing is cut.
-
-    Args:
-        cases: any.
-        lengths: case id to the tokens of its longest row, image tokens included.
-        max_length: most tokens; None: no limit.
-    """
-    kept, excluded = [], []
-    for case in cases:
-        length = lengths[case.case_id]
-        if max_length is None or length <= max_length:
-            kept.append(case)
-        else:
-            reason = f"too long: {length} tokens, max_length {max_length}"
-            excluded.append(Excluded(case.case_id, reason))
-    return kept, excluded
 
 
 def make_targets(options: BradleyTerryConfig, spec: HeadSpec) -> Targets:
@@ -236,9 +214,10 @@ def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | P
 
 OBJECTIVE = Objective(
     config=BradleyTerryConfig,
-    readout="reward",
+    kind="reward",
+    readout=lambda run: "reward",
+    lengths=lambda run, collator, dimensions, cases, facts: collator.lengths(cases, facts),
     head_spec=head_spec,
     check=check,
-    fit_for_training=fit_for_training,
     build_trainer=build_trainer,
 )

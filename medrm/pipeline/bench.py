@@ -23,7 +23,7 @@ from medrm.models.image_features import FeatureMemory, remember_features
 from medrm.models.load import load_base, load_config, load_processor
 from medrm.models.reward_model import attach_head
 from medrm.objectives import load_objective
-from medrm.objectives.base import Objective
+from medrm.objectives.base import Objective, fit_for_training
 from medrm.pipeline.material import Material, check_share
 from medrm.scorer.collate import Collator
 from medrm.scorer.readouts import Likelihood, VerdictProbability
@@ -81,11 +81,11 @@ class Workbench:
         objective = load_objective(run.objective)
         objective.check(run, material.dimensions, material.train, material.development)
         cases = [*material.train, *material.development]
-        counts = collator.lengths(cases, material.facts)
+        counts = objective.lengths(run, collator, material.dimensions, cases, material.facts)
         lengths = {case.case_id: count for case, count in zip(cases, counts, strict=True)}
         parts, excluded = [], list(material.excluded)
         for part in (material.train, material.development):
-            kept, long = objective.fit_for_training(part, lengths, options.max_length)
+            kept, long = fit_for_training(part, lengths, options.max_length)
             parts.append(tuple(kept))
             excluded += long
         check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from transformers import BatchFeature
 
 from medrm.errors import DataError
-from medrm.schema import Case
+from medrm.schema import Case, Order, Response
 from medrm.scorer.collate import Collator, Pixels, Row, decode_into, kind
 
 Array = NDArray[np.float32]
 Detail = TypeVar("Detail")
-Order = Literal["forward", "reversed"]
 
 WINDOW = 8
 """Cases held at a time, for each row of a batch; with pairs a window is 16 batches."""
@@ -40,18 +39,17 @@ class Scored:
     Attributes:
         case: as given.
         order: "reversed" shows the second answer first; scalar scores have one order only.
-        scores: [K, D], or None.
-        probabilities: [D, 3], or None; of the first stored answer, of the second, and their sum.
-        reason: why there is neither: "bad_image", "too_long", or another state; else None.
-        prompt_digest: SHA-256 of the texts and images of the rows behind it.
+        scores: [K, D] of a scalar model; None for a judge, or where there is a reason.
+        reason: why a scalar model has no scores: "bad_image" or "too_long".
+        responses: every call of a judge about this order: one, or one for each dimension, times the
+            votes.
     """
 
     case: Case
     order: Order
-    scores: Array | None
-    probabilities: Array | None
-    reason: str | None
-    prompt_digest: str
+    scores: Array | None = None
+    reason: str | None = None
+    responses: tuple[Response, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm import chat
 from medrm.errors import ConfigError
 from medrm.schema import DIMENSIONS, Case
-from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, text_digest, to_numpy
+from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
 from medrm.scorer.collate import Collator
 from medrm.scorer.language import hidden_states, log_probabilities
 from medrm.scorer.verdict import VerdictProbability
@@ -78,7 +78,7 @@ class Likelihood:
         """Yields scores [K, D] for every case; one that cannot be scored has its reason."""
         for prompts, values, reason in self._readout.over(cases):
             scores = None if values is None else np.repeat(values, len(self.dimensions), axis=1)
-            yield Scored(prompts.case, "forward", scores, None, reason, text_digest(prompts.rows))
+            yield Scored(prompts.case, "forward", scores, reason)
 
     def _prompts(self, case: Case) -> Prompts[list[Span]]:
         collator = self._readout.collator

@@ -17,7 +17,7 @@ from medrm.data.images import bytes_image, decode
 from medrm.errors import DataError
 from medrm.models.contract import Contract
 from medrm.schema import Case, Choice, ImageRef, Verdict
-from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, text_digest, to_numpy
+from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
 from medrm.scorer.collate import Collator
 
 ImageInput = str | Path | bytes | Image.Image | ImageRef
@@ -112,15 +112,7 @@ class RewardModel:
     def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
         """Yields what the model says of every case; one that cannot be scored has its reason."""
         for reading in self._readout.over(cases):
-            prompts = reading.prompts
-            yield Scored(
-                prompts.case,
-                "forward",
-                reading.values,
-                None,
-                reading.reason,
-                text_digest(prompts.rows),
-            )
+            yield Scored(reading.prompts.case, "forward", reading.values, reading.reason)
 
     def compare(
         self, images: Sequence[ImageInput], question: str, answers: Sequence[str]

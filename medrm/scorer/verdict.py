@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended
-from medrm.schema import DIMENSIONS, Case
+from medrm.schema import DIMENSIONS, Case, Order
 from medrm.scorer.batches import (
     BATCH_ROWS,
     Array,
-    Order,
     Prompts,
     Readout,
     Scored,
@@ -27,6 +25,8 @@ from medrm.scorer.batches import (
 )
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.language import hidden_states, log_probabilities
+from medrm.scorer.prefix import Prefix, first_difference, mask_of
+from medrm.scorer.responses import probability_responses
 
 _ORDERS: tuple[Order, Order] = ("forward", "reversed")
 
@@ -113,15 +113,23 @@ class VerdictProbability:
         )
 
     def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
-        """Yields probabilities [D, 3] for both orders of every case, or the reason why not.
+        """Yields the probabilities of both orders of every case, or the reason why not.
 
         Cases of other than two answers have the reason "not_a_pair".
         """
         for prompts, values, reason in self._readout.over(cases):
             for place, order in enumerate(_ORDERS):
                 chances = None if values is None else values[place]
-                digest = prompts.detail.digests[place]
-                yield Scored(prompts.case, order, None, chances, reason, digest)
+                responses = probability_responses(
+                    prompts.case.case_id,
+                    order,
+                    self.readout,
+                    self.dimensions,
+                    prompts.detail.digests[place],
+                    chances,
+                    reason,
+                )
+                yield Scored(prompts.case, order, responses=responses)
 
     def _text(
         self, question: str, images: int, pair: tuple[str, str], dimension: str, reply: str = "A"
@@ -134,10 +142,10 @@ class VerdictProbability:
         probes = [self._text("?", 0, (".", "."), name) for name in self.dimensions]
         other = self._text("?", 0, (".", "."), self.dimensions[0], reply="B")
         *ids, other_ids = self._collator.token_ids([*probes, other])
-        letter = _first_difference([ids[0], other_ids])
+        letter = first_difference([ids[0], other_ids])
         after = len(ids[0]) - letter
         prompts = [row[:-after] for row in ids]
-        start = min(_first_difference(prompts), min(map(len, prompts)) - 1)
+        start = min(first_difference(prompts), min(map(len, prompts)) - 1)
         return Ending(
             [prompt[start:] for prompt in prompts], (ids[0][letter], other_ids[letter]), after
         )
@@ -166,7 +174,7 @@ class VerdictProbability:
         orders = self._rows(case, self.dimensions[longest : longest + 1])
         cut = self._ending.after + len(self._ending.tails[longest])
         ids = [row[:-cut] for row in self._collator.token_ids([rows[0].text for rows in orders])]
-        start = min(_first_difference(ids), min(map(len, ids)) - 1)
+        start = min(first_difference(ids), min(map(len, ids)) - 1)
         middles = [row[start:] for row in ids]
         return Prompts(case, orders[0], Asked([text_digest(rows) for rows in orders], middles))
 
@@ -174,7 +182,7 @@ class VerdictProbability:
         features = features.to(self._model.device)
         tails = self._ending.tails * (len(_ORDERS) * len(prompts))
         lengths = self._prompt_lengths(features, tails)
-        mask = _mask(lengths, features["input_ids"].shape[1])
+        mask = mask_of(lengths, features["input_ids"].shape[1])
         states = hidden_states(self._model, BatchFeature({**features, "attention_mask": mask}))
         return self._probabilities(last_attended(states, mask))
 
@@ -221,86 +229,6 @@ class VerdictProbability:
         return list(to_numpy(torch.cat([stored, stored.sum(dim=-1, keepdim=True)], dim=-1)))
 
 
-@dataclass
-class Prefix:
-    """What a model has read of several rows, to be continued in more than one way.
-
-    Attributes:
-        backbone: the model without its LM head.
-        cache: keys and values of what was read.
-        mask: [rows, W], 1 where there is a token; shorter rows have gaps.
-        following: [rows], the position of each row's next token.
-        axes: 3 where positions are those of M-RoPE, else None.
-    """
-
-    backbone: Any
-    cache: DynamicCache
-    mask: Tensor
-    following: Tensor
-    axes: int | None
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, features: BatchFeature, lengths: Tensor) -> Prefix:
-        """Reads the first `lengths` tokens of each row; all images lie in them."""
-        backbone = cast(Any, model).model
-        ids = features["input_ids"]
-        mask = _mask(lengths, int(lengths.max()))
-        inputs = {
-            name: tensor[:, : mask.shape[1]] if tensor.shape[:2] == ids.shape else tensor
-            for name, tensor in features.items()
-        }
-        cache = DynamicCache(config=model.config.get_text_config())
-        backbone(**{**inputs, "attention_mask": mask}, past_key_values=cache, use_cache=True)
-        # M-RoPE counts an image by its longer side; the model has just noted by how much.
-        rotates = "image_grid_thw" in features
-        following = lengths + backbone.rope_deltas[:, 0] if rotates else lengths
-        return cls(backbone, cache, mask, following, 3 if rotates else None)
-
-    def repeat(self, times: int) -> None:
-        """Puts each row `times` times in succession."""
-        self.cache.batch_repeat_interleave(times)
-        self.mask = self.mask.repeat_interleave(times, dim=0)
-        self.following = self.following.repeat_interleave(times)
-
-    def extend(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Reads on by the given tokens of each row and returns the last one's states, [rows, H]."""
-        device = self.mask.device
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        width = int(lengths.max())
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-        new = _mask(lengths, width)
-        positions = self.following[:, None] + torch.arange(width, device=device)
-        self.mask = torch.cat([self.mask, new], dim=1)
-        states = self.backbone(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions if self.axes is None else positions.expand(self.axes, -1, -1),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        self.following = self.following + lengths
-        return last_attended(states, new)
-
-    def retract(self, tokens: int) -> None:
-        """Forgets the last `tokens` tokens, which every row has had."""
-        self.cache.crop(-tokens)
-        self.mask = self.mask[:, :-tokens]
-        self.following = self.following - tokens
-
-
 def _not_a_pair(case: Case) -> Prompts[Asked]:
     digest = text_digest([])
     return Prompts(case, [], Asked([digest, digest], []), "not_a_pair")
-
-
-def _mask(lengths: Tensor, width: int) -> Tensor:
-    """Returns a mask [rows, width] whose first `lengths` places of each row are 1."""
-    return (torch.arange(width, device=lengths.device) < lengths[:, None]).long()
-
-
-def _first_difference(rows: Sequence[Sequence[int]]) -> int:
-    """Returns the first place at which the rows are not all equal, or the shortest one's length."""
-    for place, tokens in enumerate(zip(*rows, strict=False)):
-        if len(set(tokens)) > 1:
-            return place
-    return min(map(len, rows))

@@ -1,4 +1,4 @@
-"""Turns a case's words into chat messages and these into text; every prompt of medrm is made here.
+"""Turns a case's words into chat messages and these into text.
 
 Images come first in the user's turn. What the data says stays data: control tokens that a question
 or an answer happens to spell are broken up by `plain` before they reach a template.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import TemplateError
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -34,7 +36,7 @@ _DATE = "26 Jul 2024"
 
 def answer_messages(question: str, images: int, answer: str) -> list[Message]:
     """Returns the conversation in which the model gave `answer` to a question about images."""
-    return [_user(question, images), _assistant(answer)]
+    return [user_message(question, images), assistant_message(answer)]
 
 
 def verdict_messages(
@@ -57,12 +59,12 @@ def verdict_messages(
         f"Question: {question}\n\nAnswer A: {answers[0]}\n\nAnswer B: {answers[1]}\n\n"
         f"Which is better in {dimension}{meaning}?"
     )
-    return [_user(text, images)]
+    return [user_message(text, images)]
 
 
 def with_reply(messages: list[Message], reply: str) -> list[Message]:
     """Returns the conversation continued by the model's reply."""
-    return [*messages, _assistant(reply)]
+    return [*messages, assistant_message(reply)]
 
 
 def render(processor: ProcessorMixin, messages: list[Message], template: RewardTemplate) -> str:
@@ -80,12 +82,35 @@ def render(processor: ProcessorMixin, messages: list[Message], template: RewardT
     )
     return str(
         processor.apply_chat_template(
-            messages,
+            fitted(processor, messages),
             tokenize=False,
             add_generation_prompt=template == "generation_prompt",
             **dated,
         )
     )
+
+
+def fitted(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:
+    """Returns the conversation in roles that the processor's template knows.
+
+    Where it refuses or loses a system turn, its text opens the user's turn instead.
+    """
+    if messages[0]["role"] != "system" or _keeps_system(processor):
+        return messages
+    (instruction,), user, *rest = messages[0]["content"], *messages[1:]
+    images = [part for part in user["content"] if part["type"] == "image"]
+    (asked,) = (part["text"] for part in user["content"] if part["type"] == "text")
+    return [user_message(f"{instruction['text']}\n\n{asked}", len(images)), *rest]
+
+
+def _keeps_system(processor: ProcessorMixin) -> bool:
+    try:
+        probe = processor.apply_chat_template(
+            [system_message("INSTRUCTION"), user_message("?", 0)], tokenize=False
+        )
+    except TemplateError:
+        return False
+    return "INSTRUCTION" in probe
 
 
 def image_placeholder(processor: ProcessorMixin) -> str:
@@ -110,10 +135,17 @@ def plain(text: str, control: re.Pattern[str]) -> str:
     return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-def _user(text: str, images: int) -> Message:
+def system_message(text: str) -> Message:
+    """Returns the turn that says who the model is."""
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
+
+
+def user_message(text: str, images: int) -> Message:
+    """Returns a user's turn: the images, then the text."""
     content = [{"type": "image"} for _ in range(images)]
     return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
 
 
-def _assistant(text: str) -> Message:
+def assistant_message(text: str) -> Message:
+    """Returns a turn of the model."""
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}
