@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from medrm.config import AdapterOptions
 from medrm.models.families import Family
-from medrm.models.reward_model import HEAD, head_of
+from medrm.models.reward_model import HEAD, has_head, head_of
 
 
 def is_quantised(model: PreTrainedModel) -> bool:
@@ -62,18 +62,18 @@ def adapter_config(model: PreTrainedModel, options: AdapterOptions, family: Fami
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         target_modules=targets,
-        modules_to_save=[HEAD],
+        modules_to_save=[HEAD] if has_head(model) else None,
     )
 
 
 def wrap(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
-    """Puts fresh LoRA layers on a reward model; everything else but the head is frozen.
+    """Puts fresh LoRA layers on a model; everything else but a reward head is frozen.
 
     A quantised model is prepared the same way for training and for scoring: its norms become
     fp32, and the scores of the two agree bit for bit.
 
     Args:
-        model: with its head attached.
+        model: a reward model with its head, or a stock model to be a judge.
         config: which layers, which rank.
         seed: of the new weights; the global generator is left as it was.
     """
@@ -88,12 +88,12 @@ def wrap(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
 def add_adapter(
     model: PreTrainedModel, options: AdapterOptions, family: Family, seed: int = 0
 ) -> PreTrainedModel | PeftModel:
-    """Makes a reward model trainable: by LoRA, or as a whole without `use_peft`.
+    """Makes a model trainable: by LoRA, or as a whole without `use_peft`.
 
-    Full fine-tuning trains all but the vision tower and the LM head, which is not run.
+    Full fine-tuning trains all but the vision tower and a reward model's LM head, which is not run.
 
     Args:
-        model: a reward model (`attach_head`).
+        model: a reward model (`attach_head`), or a stock model to be a judge.
         options: what is trained.
         family: where the parts lie.
         seed: of the adapter's initial weights.
@@ -102,6 +102,8 @@ def add_adapter(
         return wrap(model, adapter_config(model, options, family), seed)
     model.requires_grad_(True)
     model.get_submodule(family.vision).requires_grad_(False)
+    if not has_head(model):
+        return model
     embedding = list(model.get_input_embeddings().parameters())
     for parameter in model.get_submodule("lm_head").parameters():
         # Where it shares the embedding's weights, it trains as the embedding.

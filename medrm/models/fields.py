@@ -50,7 +50,9 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is Mapping:
         return isinstance(value, dict) and all(_fits(one, inner[1]) for one in value.values())
     if isinstance(value, bool):
-        return False
+        return hint is bool
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return isinstance(value, hint)  # a part that was checked before
     return isinstance(value, (int, float) if hint is float else hint)
 
 
@@ -65,4 +67,9 @@ def _accepted(hint: Any) -> str:
         return f"a list of: {_accepted(inner[0])}"
     if origin is Mapping:
         return "an object"
-    return {str: "text", int: "a whole number", float: "a number"}.get(hint, "null")
+    return {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+    }.get(hint, "null")

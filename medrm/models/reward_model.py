@@ -187,13 +187,18 @@ def attach_head(model: PreTrainedModel, spec: HeadSpec, seed: int) -> PreTrained
 
 
 def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Returns the reward model inside a PEFT model (its layers keep the adapter), or itself."""
+    """Returns the model inside a PEFT model (its layers keep the adapter), or itself."""
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def pooled(model: PreTrainedModel | PeftModel, **batch: Tensor) -> Tensor:
     """Returns what the head reads, [rows, H], for all keys of the processor's output."""
     return cast(RewardModelMixin, without_adapter(model)).pooled(**batch)
+
+
+def has_head(model: PreTrainedModel | PeftModel) -> bool:
+    """Returns whether the model carries a reward head."""
+    return HEAD in dict(without_adapter(model).named_children())
 
 
 def head_of(model: PreTrainedModel | PeftModel) -> RewardHead:

@@ -14,7 +14,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from medrm.models.adapter import add_adapter, freeze_backbone
-from medrm.models.contract import Contract, new_contract, save_adapter, update_contract
+from medrm.models.contract import Contract, new_contract, update_contract
+from medrm.models.folder import save_adapter
 from medrm.models.reward_model import head_of
 from medrm.objectives.probe import whole_head
 from medrm.pipeline.bench import Workbench, stage

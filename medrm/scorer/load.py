@@ -14,7 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from medrm.errors import AdapterError, first_line
-from medrm.models.contract import CONTRACT_FILE, load_adapter
+from medrm.models.contract import CONTRACT_FILE
+from medrm.models.folder import load_adapter
 from medrm.scorer.batches import BATCH_ROWS
 from medrm.scorer.reward import RewardModel
 

@@ -18,13 +18,8 @@ import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter import freeze_backbone
-from medrm.models.contract import (
-    load_adapter,
-    new_contract,
-    read_contract,
-    save_adapter,
-    update_contract,
-)
+from medrm.models.contract import new_contract, read_contract, update_contract
+from medrm.models.folder import load_adapter, save_adapter
 from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import head_of
 

@@ -12,7 +12,7 @@ from tiny import TINY_FAMILIES
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.contract import load_adapter, save_adapter
+from medrm.models.folder import load_adapter, save_adapter
 from medrm.models.families import FAMILIES
 from medrm.models.load import load_base
 from medrm.models.reward_model import head_of, without_adapter

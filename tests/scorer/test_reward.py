@@ -17,7 +17,8 @@ import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
-from medrm.models.contract import new_contract, save_adapter
+from medrm.models.contract import new_contract
+from medrm.models.folder import save_adapter
 from medrm.models.families import FAMILIES
 from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
