@@ -23,7 +23,9 @@ from medrm.schema import Case, Order, Response
 from medrm.scorer.collate import Collator, Pixels, Row, decode_into, kind
 
 Array = NDArray[np.float32]
+Item = TypeVar("Item")
 Detail = TypeVar("Detail")
+Value = TypeVar("Value")
 
 WINDOW = 8
 """Cases held at a time, for each row of a batch; with pairs a window is 16 batches."""
@@ -65,66 +67,73 @@ class Prompts(Generic[Detail]):
     reason: str | None = None
 
 
-class Reading(NamedTuple, Generic[Detail]):
+class Reading(NamedTuple, Generic[Detail, Value]):
     """What was read from one case: values, or the reason why there are none."""
 
     prompts: Prompts[Detail]
-    values: Array | None
+    values: Value | None
     reason: str | None
 
 
+def _itself(case: Case) -> Case:
+    return case
+
+
 @dataclass(frozen=True, slots=True)
-class Readout(Generic[Detail]):
-    """How cases become rows and rows become numbers.
+class Readout(Generic[Item, Detail, Value]):
+    """How items become rows and rows become values; an item is a case, or calls about one.
 
     Attributes:
         collator: encodes the rows.
-        prompts: the rows of a case; runs in the preparing thread.
-        rows: how many rows a case costs.
-        read: one array for each case of an encoded batch.
-        batch_rows: most rows computed at once; a case is never split.
+        prompts: the rows of an item; runs in the preparing thread.
+        rows: how many rows an item costs.
+        read: one value for each item of an encoded batch.
+        batch_rows: most rows computed at once; an item is never split.
         max_length: tokens of the longest row that is read, image tokens included; None: no limit.
+        case: of an item.
     """
 
     collator: Collator
-    prompts: Callable[[Case], Prompts[Detail]]
-    rows: Callable[[Case], int]
-    read: Callable[[BatchFeature, list[Prompts[Detail]]], list[Array]]
+    prompts: Callable[[Item], Prompts[Detail]]
+    rows: Callable[[Item], int]
+    read: Callable[[BatchFeature, list[Prompts[Detail]]], list[Value]]
     batch_rows: int = BATCH_ROWS
     max_length: int | None = None
+    case: Callable[[Any], Case] = _itself
 
-    def over(self, cases: Iterable[Case]) -> Iterator[Reading[Detail]]:
-        """Yields a reading for every case, in order.
+    def over(self, items: Iterable[Item]) -> Iterator[Reading[Detail, Value]]:
+        """Yields a reading for every item, in order.
 
         What cannot be read has its reason; any other failure is raised.
         """
-        remaining = iter(cases)
+        remaining = iter(items)
         with ThreadPoolExecutor(1) as pool:
             while window := list(islice(remaining, WINDOW * self.batch_rows)):
                 yield from self._window(window, pool)
 
-    def _window(self, cases: list[Case], pool: ThreadPoolExecutor) -> list[Reading[Detail]]:
-        readings: dict[int, Reading[Detail]] = {}
-        batches = plan(cases, self.rows, self.batch_rows)
-        pending = pool.submit(self._prepare, [cases[place] for place in batches[0]])
+    def _window(self, items: list[Item], pool: ThreadPoolExecutor) -> list[Reading[Detail, Value]]:
+        readings: dict[int, Reading[Detail, Value]] = {}
+        costs = [self.rows(item) for item in items]
+        batches = plan([self.case(item) for item in items], costs, self.batch_rows)
+        pending = pool.submit(self._prepare, [items[place] for place in batches[0]])
         for number, places in enumerate(batches):
             prepared = pending.result()
             if number + 1 < len(batches):
-                following = [cases[place] for place in batches[number + 1]]
+                following = [items[place] for place in batches[number + 1]]
                 pending = pool.submit(self._prepare, following)
             readings.update(zip(places, self._read(prepared), strict=True))
-        return [readings[place] for place in range(len(cases))]
+        return [readings[place] for place in range(len(items))]
 
-    def _prepare(self, cases: list[Case]) -> _Prepared[Detail]:
+    def _prepare(self, items: list[Item]) -> _Prepared[Detail]:
         """Encodes what can be read of a batch; the rest gets its reason."""
         pixels: Pixels = {}
         prompts: list[Prompts[Detail]] = []
         reasons: list[str | None] = []
-        for case in cases:
-            prompt = self.prompts(case)
+        for item in items:
+            prompt = self.prompts(item)
             reason = prompt.reason
             try:
-                decode_into(pixels, case.images)
+                decode_into(pixels, prompt.case.images)
             except DataError:
                 reason = "bad_image"
             prompts.append(prompt)
@@ -154,12 +163,12 @@ class Readout(Generic[Detail]):
         ]
         return self.collator.encode(rows, pixels) if rows else None
 
-    def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail]]:
+    def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail, Value]]:
         prompts, reasons, features = prepared
         readable = [
             prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
         ]
-        values: Iterator[Array] = iter(())
+        values: Iterator[Value] = iter(())
         if features is not None:
             with torch.inference_mode():
                 values = iter(self.read(features, readable))
@@ -175,8 +184,14 @@ class _Prepared(NamedTuple, Generic[Detail]):
     features: BatchFeature | None
 
 
-def plan(cases: Sequence[Case], rows: Callable[[Case], int], batch_rows: int) -> list[list[int]]:
-    """Returns batches of places in `cases`: of one kind (see `kind`) and alike in length."""
+def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[list[int]]:
+    """Returns batches of places in `cases`: of one kind (see `kind`) and alike in length.
+
+    Args:
+        cases: any number.
+        costs: how many rows each of them costs.
+        batch_rows: most rows of a batch that holds more than one case.
+    """
 
     def length(place: int) -> tuple[int, int]:
         case = cases[place]
@@ -185,7 +200,7 @@ def plan(cases: Sequence[Case], rows: Callable[[Case], int], batch_rows: int) ->
     batches: list[list[int]] = []
     used = 0
     for place in sorted(range(len(cases)), key=length):
-        cost = rows(cases[place])
+        cost = costs[place]
         apart = batches and kind(cases[batches[-1][0]]) != kind(cases[place])
         if not batches or apart or used + cost > batch_rows:
             batches.append([])

@@ -65,7 +65,7 @@ class Likelihood:
         self._processor = processor
         probe = chat.render(processor, chat.answer_messages("?", 0, "ANSWER"), "turn_end")
         self._turn_end = probe.rpartition("ANSWER")[2]
-        self._readout: Readout[list[Span]] = Readout(
+        self._readout: Readout[Case, list[Span], Array] = Readout(
             Collator(processor, "turn_end"),
             prompts=self._prompts,
             rows=lambda case: len(case.answers),

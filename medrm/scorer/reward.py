@@ -57,7 +57,7 @@ class RewardModel:
         self.model = model
         self.processor = processor
         self.contract = contract
-        self._readout: Readout[None] = Readout(
+        self._readout: Readout[Case, None, Array] = Readout(
             Collator(processor, contract.reward_template),
             prompts=self._prompts,
             rows=lambda case: len(case.answers),

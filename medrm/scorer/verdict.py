@@ -103,7 +103,7 @@ class VerdictProbability:
         shares = share_prefix and family_of(model.config).shared_cache
         self._ending = self._find_ending()
         rows = len(_ORDERS) * (1 if shares else len(self.dimensions))
-        self._readout: Readout[Asked] = Readout(
+        self._readout: Readout[Case, Asked, Array] = Readout(
             self._collator,
             prompts=self._shared_prompts if shares else self._whole_prompts,
             rows=lambda _: rows,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from functools import partial
 
+import numpy as np
 from tiny import tiny_image
 
 from medrm.data.images import bytes_image
 from medrm.schema import Case, ImageRef
+from medrm.scorer.batches import Scored
 
 ANSWERS = (
     "Clear lungs.",
@@ -37,3 +39,15 @@ def make_case(
     images = tuple(stored_image(10 * number + place, *size) for place, size in enumerate(sizes))
     words = tuple(f"{ANSWERS[(number + k) % len(ANSWERS)]} {k}" for k in range(answers))
     return Case(f"case-{number}", images, "What does it show?" + " lungs" * number, words)
+
+
+def chances(scored: Scored) -> np.ndarray:
+    """Returns the probabilities of a judge's responses to one order of a case, [D, 3]."""
+    assert all(
+        (one.case_id, one.order, one.state, one.text)
+        == (scored.case.case_id, scored.order, "ok", None)
+        for one in scored.responses
+    )
+    return np.array(
+        [triple for one in scored.responses for triple in (one.probabilities or {}).values()]
+    )

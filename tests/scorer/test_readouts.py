@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scorer.cases import broken_image, make_case, stored_image
+from scorer.cases import broken_image, chances, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
 
@@ -67,7 +67,7 @@ def test_likelihood_is_the_mean_over_the_answers_own_tokens(family: str) -> None
         ]
         assert scored.scores.shape == (2, 3)
         assert np.abs(scored.scores - np.array(expected)[:, None]).max() <= 1e-5
-        assert scored.probabilities is None
+        assert scored.responses == ()
         assert scored.order == "forward"
 
 
@@ -120,9 +120,9 @@ def test_verdict_is_the_probability_after_the_prompt(family: str, share_prefix: 
         first, second = one.case.answers
         shown = (first, second) if one.order == "forward" else (second, first)
         for column, name in enumerate(DIMENSIONS):
-            chances = verdict(model, processor, one.case, shown, name)
-            stored = chances if one.order == "forward" else chances[::-1]
-            found = one.probabilities[column]
+            letters = verdict(model, processor, one.case, shown, name)
+            stored = letters if one.order == "forward" else letters[::-1]
+            found = chances(one)[column]
             assert np.abs(found[:2] - stored).max() <= 1e-5 * stored.max()
             assert found[2] == pytest.approx(stored.sum(), rel=1e-5)
             assert found[:2].min() > 1e-5
@@ -145,7 +145,7 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
     assert processor.tokenizer.decode(ids[place - 1 : place + 1]) == ": A"
     expected = found[place - 1, letters].exp().numpy()
     forward, _ = VerdictProbability(model, processor, dimensions=("overall",)).judge([case])
-    assert np.abs(forward.probabilities[0, :2] - expected).max() <= 1e-6
+    assert np.abs(chances(forward)[0, :2] - expected).max() <= 1e-6
     (scored,) = Likelihood(model, processor).judge([case])
     messages = chat.answer_messages(case.question, 1, case.answers[0])
     ids, found = log_probabilities(
@@ -160,14 +160,12 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
 @pytest.mark.parametrize("family", ["gemma3", "mllama"])
 def test_unshared_families_need_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = make_tiny(family)
-    whole = [
-        one.probabilities for one in VerdictProbability(model, processor).judge([make_case(0)])
-    ]
+    whole = [chances(one) for one in VerdictProbability(model, processor).judge([make_case(0)])]
     claimed = dataclasses.replace(FAMILIES[family], shared_cache=True)
     monkeypatch.setattr(verdict_module, "family_of", lambda config: claimed)
     sharing = VerdictProbability(model, processor)
     try:
-        shared = [one.probabilities for one in sharing.judge([make_case(0)])]
+        shared = [chances(one) for one in sharing.judge([make_case(0)])]
     except RuntimeError:
         return  # a sliding cache refuses to forget
     assert np.abs(np.array(whole) - np.array(shared)).max() > 1e-5 * np.max(whole)
@@ -180,39 +178,55 @@ def test_company_changes_nothing(scorer: Any) -> None:
 
     def read(rows: int) -> list[np.ndarray]:
         found = scorer(model, processor, batch_rows=rows).judge(cases)
-        return [one.probabilities if one.scores is None else one.scores for one in found]
+        return [chances(one) if one.scores is None else one.scores for one in found]
 
     for alone, together in zip(read(1), read(32), strict=True):
         assert np.abs(alone - together).max() <= 1e-5
 
 
-@pytest.mark.parametrize("scorer", [Likelihood, VerdictProbability])
-def test_bad_cases_keep_their_place_and_reason(scorer: Any) -> None:
-    model, processor = make_tiny("qwen2_5_vl")
+def bad_cases() -> list[Case]:
+    """Readable, too long for 400 tokens, with a broken image, readable."""
     long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 600))
     broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
-    cases = [make_case(0), long, broken, make_case(1)]
-    scored = list(scorer(model, processor, max_length=400).judge(cases))
+    return [make_case(0), long, broken, make_case(1)]
+
+
+def test_bad_cases_keep_their_place_and_reason() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    cases = bad_cases()
+    scored = list(Likelihood(model, processor, max_length=400).judge(cases))
+    assert [one.case for one in scored] == cases
+    assert [one.reason for one in scored] == [None, "too_long", "bad_image", None]
+    assert all((one.scores is None) == bool(one.reason) for one in scored)
+
+
+def test_calls_that_were_not_made_say_why() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    cases = bad_cases()
+    scored = list(VerdictProbability(model, processor, max_length=400).judge(cases))
     forward = [one for one in scored if one.order == "forward"]
     assert [one.case for one in forward] == cases
-    assert [one.reason for one in forward] == [None, "too_long", "bad_image", None]
-    assert all(
-        (one.scores is None and one.probabilities is None) == bool(one.reason) for one in scored
-    )
-    assert len({one.prompt_digest for one in scored}) == len(scored)
+    states = ["ok", "too_long", "bad_image", "ok"]
+    assert [[call.state for call in one.responses] for one in forward] == [
+        [state] * 6 for state in states
+    ]
+    calls = [call for one in scored for call in one.responses]
+    assert all((call.probabilities is None) == bool(call.reason) for call in calls)
+    assert len({call.prompt_digest for call in calls}) == len(scored)
 
 
 def test_verdict_is_about_pairs() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     cases = [make_case(0, answers=3), make_case(1)]
     scored: list[Scored] = list(VerdictProbability(model, processor).judge(cases))
-    assert [one.reason for one in scored] == ["not_a_pair", "not_a_pair", None, None]
+    found = [{(call.state, call.reason) for call in one.responses} for one in scored]
+    assert found == [{("error", "not_a_pair")}] * 2 + [{("ok", None)}] * 2
 
 
 def test_one_dimension_and_equal_answers() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = dataclasses.replace(make_case(0), answers=("same", "same"))
     forward, backward = VerdictProbability(model, processor, dimensions=("overall",)).judge([case])
-    assert forward.probabilities.shape == (1, 3)
-    swapped = backward.probabilities[:, [1, 0, 2]]
-    assert np.abs(forward.probabilities - swapped).max() <= 1e-6
+    assert chances(forward).shape == (1, 3)
+    swapped = chances(backward)[:, [1, 0, 2]]
+    assert np.abs(chances(forward) - swapped).max() <= 1e-6
