@@ -1,0 +1,123 @@
+"""What a judge asks an engine, and what it gets back; imports no torch.
+
+An engine turns conversations into replies. It knows nothing of verdicts: a `Judge` writes the
+requests and parsers read the replies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from medrm.chat import Message
+from medrm.schema import Case, Order, State
+
+TOO_LONG = re.compile(
+    r"context.?(length|window|size)|max(imum)?[ _]model[ _]len|longer than the max"
+    r"|(prompt|input|request)\b.{0,40}\btoo (long|large)|too many (input |prompt )?tokens",
+    re.IGNORECASE,
+)
+"""How services and vLLM word the refusal of an over-long prompt; there is no common code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of a judge.
+
+    Attributes:
+        case: what is judged; its images fill the placeholders of the messages in order.
+        order: in which the answers are shown.
+        dimension: the one that is asked about; None: all in one reply.
+        vote: number of the sample, from 0.
+        messages: the conversation, with `{"type": "image"}` where an image stands.
+        dimensions: asked about in this call.
+    """
+
+    case: Case
+    order: Order
+    dimension: str | None
+    vote: int
+    messages: list[Message]
+    dimensions: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the conversation and its images."""
+        content = [self.messages, [ref.digest for ref in self.case.images]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a reply is drawn. Temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    max_new_tokens: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came of one request.
+
+    Attributes:
+        text: the reply; None where there is none.
+        finish_reason: "stop", "length", or what the engine said.
+        state: "ok", or why there is no reply.
+        reason: detail where the state is not "ok".
+        prompt_digest: SHA-256 of the prompt as it was sent.
+    """
+
+    text: str | None
+    finish_reason: str | None
+    state: State
+    reason: str | None = None
+    prompt_digest: str = ""
+
+
+class Engine(Protocol):
+    """Whatever completes conversations.
+
+    Attributes:
+        name: which engine and model, for people.
+    """
+
+    name: str
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yields one completion for each request, in order and in bounded memory.
+
+        A request that cannot be completed (a bad image, an over-long prompt, a failed call) has a
+        state that says so; nothing is raised for it.
+        """
+        ...
+
+
+def call_seed(request: Request, sampling: Sampling) -> int:
+    """Returns the seed of one call, in [0, 2^31): the same in whatever company it is made."""
+    parts = (sampling.seed, request.case.case_id, request.order, request.dimension, request.vote)
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def with_images(messages: Sequence[Message], images: Sequence[Any]) -> list[Message]:
+    """Returns the conversation with its image placeholders replaced in order.
+
+    Args:
+        messages: with as many placeholders as there are images.
+        images: parts of a message's content, in the form that an engine takes.
+    """
+    parts = iter(images)
+    return [
+        {
+            **message,
+            "content": [
+                next(parts) if part["type"] == "image" else part for part in message["content"]
+            ],
+        }
+        for message in messages
+    ]

@@ -1,0 +1,230 @@
+"""A generative judge: shows both answers in both orders and reports what an engine replied."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from medrm.chat import JudgePrompt
+from medrm.data.images import decode
+from medrm.errors import DataError
+from medrm.models.contract import Contract
+from medrm.parsers import Outcome, parse_verdict
+from medrm.schema import Case, Choice, Order, Response, Verdict
+from medrm.scorer.batches import Scored
+from medrm.scorer.engines import Completion, Engine, Request, Sampling
+from medrm.scorer.reward import ImageInput, image_ref
+
+ORDERS: tuple[Order, Order] = ("forward", "reversed")
+GREEDY = Sampling()
+
+
+class Judge:
+    """Asks an engine which of two answers is better.
+
+    Attributes:
+        dimensions: what is asked about.
+        readout: "generate", or "votes" where each call is sampled several times.
+        contract: of the saved judge, None for any other.
+
+    Args:
+        engine: completes the conversations.
+        prompt: how it is asked.
+        dimensions: what to ask about.
+        votes: samples of each call.
+        sampling: how replies are drawn.
+        plain: breaks up what the engine's tokenizer would read as a command (`chat.plain`); None
+            for an engine that takes a question and an answer as nothing but text.
+        contract: of a saved judge.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: JudgePrompt,
+        dimensions: Sequence[str],
+        *,
+        votes: int = 1,
+        sampling: Sampling = GREEDY,
+        plain: Callable[[str], str] | None = None,
+        contract: Contract | None = None,
+    ) -> None:
+        self.dimensions = tuple(dimensions)
+        self.readout = "votes" if votes > 1 else "generate"
+        self.contract = contract
+        self._engine = engine
+        self._prompt = prompt
+        self._votes = votes
+        self._sampling = sampling
+        self._plain = plain
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a response."""
+        return {
+            "engine": self._engine.name,
+            "prompt": f"{self._prompt.name} {self._prompt.version}",
+            "prompt_digest": self._prompt.digest,
+            "votes": self._votes,
+            "temperature": self._sampling.temperature,
+            "max_new_tokens": self._sampling.max_new_tokens,
+            "seed": self._sampling.seed,
+        }
+
+    def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
+        """Yields the responses of every case, first of its forward order, then of the reversed one.
+
+        A case of other than two answers is not asked about; its responses have the state "error"
+        and the reason "not_a_pair". Cases are read as far as the engine reads its requests.
+        """
+        asked: deque[tuple[Case, list[Request]]] = deque()
+
+        def requests() -> Iterator[Request]:
+            for case in cases:
+                asked.append((case, self._requests(case)))
+                yield from asked[-1][1]
+
+        completed: list[Completion] = []
+        for completion in self._engine.complete(requests(), self._sampling):
+            while not asked[0][1]:
+                yield from self._scored(*asked.popleft(), [])
+            completed.append(completion)
+            if len(completed) == len(asked[0][1]):
+                yield from self._scored(*asked.popleft(), completed)
+                completed = []
+        while asked:
+            yield from self._scored(*asked.popleft(), completed)
+
+    def compare(
+        self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+    ) -> dict[str, Verdict]:
+        """Returns the preferred answer on each dimension, read by the strict parser.
+
+        An answer is preferred where both orders, each by the majority of its votes, say so. Where
+        they differ there is no choice, and the reason is "orders_disagree".
+
+        Args:
+            images: any number, none included.
+            question: about the images.
+            answers: two.
+
+        Raises:
+            DataError: other than two answers, or an image that cannot be read.
+        """
+        if len(answers) != 2:
+            raise DataError(
+                f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
+                "pairs, or use a reward model."
+            )
+        references = tuple(image_ref(image, place) for place, image in enumerate(images))
+        for ref in references:
+            decode(ref)
+        case = Case("compare", references, question, tuple(answers))
+        forward, backward = (majority(scored, self.dimensions) for scored in self.judge([case]))
+        return {name: _verdict(name, forward[name], backward[name]) for name in self.dimensions}
+
+    def _requests(self, case: Case) -> list[Request]:
+        """Returns the calls of a case, one after another, so that an engine can share a prefix."""
+        if len(case.answers) != 2:
+            return []
+        plain = self._plain or str
+        question = plain(case.question)
+        first, second = map(plain, case.answers)
+        shown: dict[Order, tuple[str, str]] = {
+            "forward": (first, second),
+            "reversed": (second, first),
+        }
+        requests = []
+        for order in ORDERS:
+            for dimension in self._prompt.asked(self.dimensions):
+                names = self.dimensions if dimension is None else (dimension,)
+                messages = self._prompt.messages(question, len(case.images), shown[order], names)
+                requests += [
+                    Request(case, order, dimension, vote, messages, names)
+                    for vote in range(self._votes)
+                ]
+        return requests
+
+    def _scored(
+        self, case: Case, requests: Sequence[Request], completions: Sequence[Completion]
+    ) -> Iterator[Scored]:
+        if not requests:
+            requests = [
+                Request(case, order, dimension, 0, [], self.dimensions)
+                for order in ORDERS
+                for dimension in self._prompt.asked(self.dimensions)
+            ]
+            completions = [Completion(None, None, "error", "not_a_pair")] * len(requests)
+        responses = [
+            self._response(request, completion)
+            for request, completion in zip(requests, completions, strict=True)
+        ]
+        half = len(responses) // 2
+        for order, calls in zip(ORDERS, (responses[:half], responses[half:]), strict=True):
+            yield Scored(case, order, responses=tuple(calls))
+
+    def _response(self, request: Request, completion: Completion) -> Response:
+        return Response(
+            case_id=request.case.case_id,
+            order=request.order,
+            dimension=request.dimension,
+            vote=request.vote,
+            readout=self.readout,
+            prompt_digest=completion.prompt_digest,
+            text=completion.text,
+            probabilities=None,
+            finish_reason=completion.finish_reason,
+            state=completion.state,
+            reason=completion.reason,
+        )
+
+
+class Preference(NamedTuple):
+    """Which stored answer one order prefers; None where it has no majority, and why."""
+
+    choice: Choice | None
+    reason: str | None
+
+
+def majority(scored: Scored, dimensions: Sequence[str]) -> dict[str, Preference]:
+    """Returns what most votes of one order prefer on each dimension, read by the strict parser.
+
+    Votes that cannot be read abstain.
+    """
+    votes: dict[str, Counter[Choice]] = {name: Counter() for name in dimensions}
+    reasons: dict[str, str] = {}
+    for response in scored.responses:
+        names = dimensions if response.dimension is None else (response.dimension,)
+        if response.text is None:
+            reasons |= dict.fromkeys(names, response.reason or response.state)
+            continue
+        parsed = parse_verdict(response.text, "strict", names)
+        for name, outcome in parsed.outcomes.items():
+            if outcome is None:
+                reasons[name] = parsed.reason or "unread"
+            else:
+                votes[name][_stored(outcome, scored.order)] += 1
+    return {name: _most(votes[name], reasons.get(name)) for name in dimensions}
+
+
+def _stored(outcome: Outcome, order: Order) -> Choice:
+    if outcome == "tie":
+        return "tie"
+    return 0 if (outcome == "A") == (order == "forward") else 1
+
+
+def _most(votes: Counter[Choice], reason: str | None) -> Preference:
+    if not votes:
+        return Preference(None, reason)
+    (choice, most), *others = votes.most_common(2)
+    if others and others[0][1] == most:
+        return Preference(None, "votes_tied")
+    return Preference(choice, None)
+
+
+def _verdict(dimension: str, forward: Preference, backward: Preference) -> Verdict:
+    reason = forward.reason or backward.reason
+    if reason is None and forward.choice != backward.choice:
+        reason = "orders_disagree"
+    return Verdict("compare", dimension, forward.choice if reason is None else None, reason=reason)

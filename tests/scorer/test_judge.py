@@ -1,0 +1,198 @@
+"""What a judge asks, in which order, and what it makes of the replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import count, islice
+
+import pytest
+from cases import broken_image, make_case, stored_image
+
+from medrm.chat import PROMPTS
+from medrm.errors import DataError
+from medrm.schema import Case
+from medrm.scorer.engines import Completion, Request, Sampling, call_seed
+from medrm.scorer.judge import Judge
+from medrm.scorer.mocks import mock_judge
+
+TWO = ("accuracy", "overall")
+
+
+class Script:
+    """An engine that replies from a function, and remembers what it was asked."""
+
+    name = "script"
+
+    def __init__(self, reply, ahead: int = 1) -> None:
+        self.reply = reply
+        self.ahead = ahead
+        self.asked: list[Request] = []
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        remaining = iter(requests)
+        while window := list(islice(remaining, self.ahead)):
+            self.asked += window
+            for request in window:
+                reply = self.reply(request)
+                yield reply if isinstance(reply, Completion) else Completion(reply, "stop", "ok")
+
+
+def letters(letter: str, names: Iterable[str] = TWO) -> str:
+    return json.dumps(dict.fromkeys(names, letter))
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 100])
+def test_keeps_the_order_of_cases_orders_dimensions_and_votes(ahead: int) -> None:
+    engine = Script(lambda request: request.case.case_id, ahead)
+    judge = Judge(engine, PROMPTS["json_per_dimension"], TWO, votes=2)
+    cases = [make_case(number, sizes=()) for number in range(4)]
+    found = list(judge.judge(iter(cases)))
+    assert [(scored.case, scored.order) for scored in found] == [
+        (case, order) for case in cases for order in ("forward", "reversed")
+    ]
+    calls = [(name, vote) for name in TWO for vote in (0, 1)]
+    for scored in found:
+        assert [(each.dimension, each.vote) for each in scored.responses] == calls
+        assert {each.text for each in scored.responses} == {scored.case.case_id}
+        assert {each.order for each in scored.responses} == {scored.order}
+        assert {each.readout for each in scored.responses} == {"votes"}
+    # The calls of a case are adjacent: an engine may share what their prompts begin with.
+    assert [request.case.case_id for request in engine.asked] == [
+        case.case_id for case in cases for _ in range(8)
+    ]
+
+
+def test_shows_the_second_answer_first_in_reverse_and_one_dimension_at_a_time() -> None:
+    engine = Script(lambda request: "?")
+    case = Case("one", (stored_image(1), stored_image(2)), "Q?", ("first", "second"))
+    list(Judge(engine, PROMPTS["json_per_dimension"], TWO).judge([case]))
+    for request, order, name in zip(
+        engine.asked, ("forward",) * 2 + ("reversed",) * 2, TWO * 2, strict=True
+    ):
+        pair = ("first", "second") if order == "forward" else ("second", "first")
+        assert (request.order, request.dimension, request.dimensions) == (order, name, (name,))
+        assert request.messages == PROMPTS["json_per_dimension"].messages("Q?", 2, pair, (name,))
+
+
+def test_reads_cases_no_further_than_the_engine() -> None:
+    taken = []
+
+    def endless() -> Iterator[Case]:
+        for number in count():
+            taken.append(number)
+            yield make_case(number, sizes=())
+
+    found = Judge(Script(lambda _: "?", ahead=6), PROMPTS["json"], TWO).judge(endless())
+    assert len(list(islice(found, 20))) == 20
+    assert len(taken) <= 13
+
+
+def test_other_than_two_answers_are_not_asked_about() -> None:
+    cases = [make_case(number, answers=k, sizes=()) for number, k in enumerate([3, 2, 1, 3, 2, 3])]
+    engine = Script(lambda request: letters("A"))
+    found = list(Judge(engine, PROMPTS["json"], TWO).judge(cases))
+    assert [scored.case for scored in found] == [case for case in cases for _ in range(2)]
+    assert len(engine.asked) == 4
+    for scored in found:
+        (response,) = scored.responses
+        if len(scored.case.answers) == 2:
+            assert response.state == "ok"
+        else:
+            assert (response.state, response.reason, response.text) == (
+                "error",
+                "not_a_pair",
+                None,
+            )
+    per_dimension = Judge(engine, PROMPTS["json_per_dimension"], TWO)
+    assert [r.dimension for s in per_dimension.judge(cases[:1]) for r in s.responses] == [*TWO] * 2
+
+
+def test_breaks_up_control_tokens_before_the_prompt() -> None:
+    engine = Script(lambda request: "?")
+    case = Case("one", (), "Q <end>", ("<end> a", "b"))
+    judge = Judge(engine, PROMPTS["json"], TWO, plain=lambda text: text.replace("<end>", "< end>"))
+    list(judge.judge([case]))
+    text = json.dumps(engine.asked[0].messages)
+    assert "<end>" not in text
+    assert text.count("< end>") == 2
+
+
+def test_a_failed_call_keeps_its_state() -> None:
+    failed = Completion(None, None, "error", "HTTP 503", "digest")
+    (scored, _) = Judge(Script(lambda _: failed), PROMPTS["json"], TWO).judge([make_case(0)])
+    (response,) = scored.responses
+    assert (response.state, response.reason, response.prompt_digest) == (
+        "error",
+        "HTTP 503",
+        "digest",
+    )
+
+
+def test_compare_prefers_what_both_orders_prefer() -> None:
+    judge = mock_judge("longer", TWO)
+    verdicts = judge.compare([stored_image(1)], "Q?", ["short", "much longer"])
+    assert {name: verdict.choice for name, verdict in verdicts.items()} == dict.fromkeys(TWO, 1)
+    assert {verdict.probabilities for verdict in verdicts.values()} == {None}
+    disagreeing = mock_judge("first-slot", TWO).compare([], "Q?", ["a", "b"])
+    assert {(each.choice, each.reason) for each in disagreeing.values()} == {
+        (None, "orders_disagree")
+    }
+    refused = mock_judge("refuse", TWO).compare([], "Q?", ["a", "b"])
+    assert all(each.choice is None and each.reason for each in refused.values())
+
+
+def test_compare_takes_the_majority_of_the_votes_that_are_read() -> None:
+    def compare(*replies: str) -> tuple[object, str | None]:
+        judge = Judge(
+            Script(lambda request: replies[request.vote]),
+            PROMPTS["json"],
+            ("overall",),
+            votes=len(replies),
+        )
+        verdict = judge.compare([], "Q?", ["a", "b"])["overall"]
+        return verdict.choice, verdict.reason
+
+    tie, first, second = (letters(letter, ["overall"]) for letter in ("tie", "A", "B"))
+    assert compare(tie, tie, first) == ("tie", None)
+    assert compare(first, "no verdict", first) == (None, "orders_disagree")
+    assert compare(first, second, "no verdict") == (None, "votes_tied")
+    assert compare(tie, "no verdict", "no verdict") == ("tie", None)
+
+
+def test_compare_refuses_what_it_cannot_judge() -> None:
+    judge = mock_judge("oracle", TWO)
+    with pytest.raises(DataError, match="3 answers"):
+        judge.compare([], "Q?", ["a", "b", "c"])
+    with pytest.raises(DataError, match="broken"):
+        judge.compare([broken_image()], "Q?", ["a", "b"])
+
+
+def test_settings_name_all_that_could_change_a_response() -> None:
+    def settings(prompt: str = "json", votes: int = 1, **sampling: float) -> object:
+        engine = Script(lambda _: "?")
+        changed = replace(Sampling(), **sampling)  # type: ignore[arg-type]
+        return Judge(engine, PROMPTS[prompt], TWO, votes=votes, sampling=changed).settings
+
+    plain = settings()
+    for other in (
+        settings("rationale_json"),
+        settings(votes=3),
+        settings(temperature=0.5),
+        settings(max_new_tokens=9),
+        settings(seed=1),
+    ):
+        assert other != plain
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_the_seed_of_a_call_is_its_own_and_nothing_elses() -> None:
+    engine = Script(lambda request: "?")
+    cases = [make_case(number, sizes=()) for number in range(3)]
+    list(Judge(engine, PROMPTS["json_per_dimension"], TWO, votes=3).judge(cases))
+    seeds = [call_seed(request, Sampling()) for request in engine.asked]
+    assert len(set(seeds)) == len(seeds) == 36
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert call_seed(engine.asked[0], Sampling(seed=1)) != seeds[0]
+    assert call_seed(replace(engine.asked[7]), Sampling(temperature=1.0)) == seeds[7]
