@@ -1,8 +1,8 @@
 """medrm: reward models and judges for medical multimodal LLMs.
 
 Layers, each importing only from lower ones (tests/test_layering.py):
-cli > pipeline > hub > evaluation > objectives > scorer > models | data | chat > config | statistics
-> schema | assets > errors
+cli > pipeline > hub > evaluation > objectives > scorer > models | data | chat | parsers
+> config | statistics > schema | assets > errors
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel, RankingLabel, Ve
 
 if TYPE_CHECKING:
     from medrm.data.load import read_cases
+    from medrm.parsers import parse_verdict
     from medrm.scorer.load import load
 
 __version__ = "0.1.0"
@@ -29,10 +30,15 @@ __all__ = [
     "RankingLabel",
     "Verdict",
     "load",
+    "parse_verdict",
     "read_cases",
 ]
 
-_LAZY = {"load": "medrm.scorer.load", "read_cases": "medrm.data.load"}
+_LAZY = {
+    "load": "medrm.scorer.load",
+    "parse_verdict": "medrm.parsers",
+    "read_cases": "medrm.data.load",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,40 @@
+"""Reading the verdict in a judge's reply: `parse_verdict`. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from medrm.errors import ConfigError, nearest
+from medrm.parsers import official, strict
+from medrm.parsers.parsed import Outcome, Parsed
+from medrm.schema import DIMENSIONS
+
+__all__ = ["PARSERS", "Outcome", "Parsed", "Parser", "parse_verdict"]
+
+Parser = Literal["official", "strict"]
+"""The released scorer's rules, misreadings included, or our own."""
+
+PARSERS = {"official": official.parse, "strict": strict.parse}
+
+
+def parse_verdict(text: str, parser: Parser, dimensions: Sequence[str] = DIMENSIONS) -> Parsed:
+    """Reads which answer a reply prefers on every dimension.
+
+    Both parsers are total: any text is read in time linear in its length.
+
+    Args:
+        text: the reply of a judge, as it was written.
+        parser: `official`: the released scorer's rules, under which a reply counts on all of its
+            six dimensions or on none. `strict`: what one JSON object says, and nothing else.
+        dimensions: the names that were asked for.
+
+    Raises:
+        ConfigError: no parser has that name.
+    """
+    if parser not in PARSERS:
+        raise ConfigError(
+            f"parser: unknown name {parser!r}; accepted: {', '.join(PARSERS)}."
+            f"{nearest(parser, PARSERS)} Choose one of them."
+        )
+    return PARSERS[parser](text, dimensions)

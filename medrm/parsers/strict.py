@@ -1,0 +1,104 @@
+"""Our own reading of a reply: what its last complete JSON object says, and nothing else.
+
+1. Thinking is not read: all up to the last closing tag; where it never ends, nothing is read.
+2. The verdict is the last complete object that names an asked dimension (keys and values without
+   regard to case and outer spaces). Prose and code fences around it do not matter.
+   An object that names none passes for the one object nested in it, at any depth, that does; two
+   of these are an ambiguity, and nothing is read.
+3. A dimension is A, B or tie. One that is missing, has another value, or has two, is None; so is
+   one for which an object that starts later and never ends says otherwise.
+4. Where one dimension is asked for, the whole reply may also be `A`, `B` or `tie`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from medrm.parsers.objects import Found, Scan, scan
+from medrm.parsers.parsed import Outcome, Parsed
+
+THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+LETTER = re.compile(r"(a|b|tie)\s*+\.?", re.IGNORECASE)
+OUTCOMES: Mapping[str, Outcome] = {"a": "A", "b": "B", "tie": "tie"}
+SHOWN = 20
+"""Characters of a wrong value that a reason quotes."""
+
+
+def parse(text: str, dimensions: Sequence[str]) -> Parsed:
+    """Reads a reply by the rules above; never guesses.
+
+    Args:
+        text: the reply.
+        dimensions: the names that were asked for.
+    """
+    tags = list(THINKING.finditer(text))
+    if tags and not tags[-1][1]:
+        return Parsed(dict.fromkeys(dimensions), None, "the thinking never ends")
+    reply = text[tags[-1].end() :] if tags else text
+    names = {name.strip().lower(): name for name in dimensions}
+    found = scan(reply, names)
+    if len(found.verdicts) == 1:
+        return _verdict(found.verdicts[0], reply, names, dimensions)
+    letter = LETTER.fullmatch(reply.strip())
+    if letter and len(dimensions) == 1:
+        return Parsed({dimensions[0]: OUTCOMES[letter[1].lower()]}, "letter")
+    return Parsed(dict.fromkeys(dimensions), None, _nothing(found, reply))
+
+
+def _verdict(
+    verdict: Found, reply: str, names: Mapping[str, str], dimensions: Sequence[str]
+) -> Parsed:
+    later = _later(reply, verdict.end, names)
+    outcomes: dict[str, Outcome | None] = {}
+    problems: dict[str, list[str]] = {}
+    for name in dimensions:
+        values = verdict.values.get(name, [])
+        read = [OUTCOMES.get(value.strip().lower()) if value else None for value in values]
+        outcomes[name] = None
+        if not values:
+            problems.setdefault("missing", []).append(name)
+        elif len(set(read)) > 1:
+            problems.setdefault("more than one value", []).append(name)
+        elif read[0] is None:
+            problems.setdefault("not A, B or tie", []).append(f"{name} ({_shown(values[0])})")
+        elif later.get(name, set()) - {read[0]}:
+            problems.setdefault("an unfinished object says otherwise", []).append(name)
+        else:
+            outcomes[name] = read[0]
+    reason = "; ".join(f"{problem}: {', '.join(which)}" for problem, which in problems.items())
+    return Parsed(outcomes, "json", reason or None)
+
+
+def _later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, set[Outcome]]:
+    """What the reply still says about dimensions after the verdict, where no object is complete.
+
+    A judge that repeats itself until it is cut off agrees with itself; one that changes its mind
+    does not.
+    """
+    keys = "|".join(map(re.escape, names))
+    pair = re.compile(rf'"\s*+({keys})\s*+"\s*+:\s*+"\s*+(a|b|tie)\b', re.IGNORECASE)
+    said: dict[str, set[Outcome]] = {}
+    for match in pair.finditer(reply, end):
+        name = names.get(match[1].lower())
+        if name is not None:
+            said.setdefault(name, set()).add(OUTCOMES[match[2].lower()])
+    return said
+
+
+def _shown(value: str | None) -> str:
+    """A wrong value in short, without control characters."""
+    if value is None:
+        return "no string"
+    return ascii(value[:SHOWN] + ("..." if len(value) > SHOWN else ""))
+
+
+def _nothing(found: Scan, reply: str) -> str:
+    """Why no verdict was found."""
+    if found.verdicts:
+        return "several nested objects name asked dimensions"
+    if found.cut:
+        return "the JSON object is cut off"
+    if "{" in reply:
+        return "no complete JSON object names an asked dimension"
+    return "no JSON object" if reply.strip() else "empty reply"
