@@ -18,28 +18,33 @@ from medrm.evaluation.measures import (
     official_measures,
     robust_measures,
 )
+from medrm.evaluation.parsing import kind_of, parsing_measures, verdict_mass
+from medrm.evaluation.readings import TEXTS
 from medrm.evaluation.verdicts import UNREAD, VerdictRow
+from medrm.schema import Response
 
 Report = dict[str, Any]
 
 
 def build_report(
     rows: Sequence[VerdictRow],
+    responses: Sequence[Response],
     benchmark: Benchmark,
     model: str,
     readout: str,
+    asked: Sequence[str],
     settings: Mapping[str, Any],
-    verdict_mass: float | None,
 ) -> Report:
     """Returns the content of `report.json` (each entry is explained in evaluation/README.md).
 
     Args:
         rows: of all cases and scored dimensions, under one or both protocols.
+        responses: of a judge; empty for a scalar model.
         benchmark: what was judged.
         model: the name under which the model is reported.
         readout: how a verdict was read from it.
+        asked: the dimensions that it scores or is asked about.
         settings: what besides the weights could change a number, such as dtype or image limits.
-        verdict_mass: the mean probability with which a judge names one of the two answers at all.
     """
     scored = {row.dimension for row in rows}
     return {
@@ -53,12 +58,14 @@ def build_report(
         },
         "model": model,
         "readout": readout,
-        "verdict_mass": verdict_mass,
+        "dimensions": list(asked),
+        "parsing": parsing_measures(responses, asked),
+        "verdict_mass": verdict_mass(responses),
         "settings": dict(settings),
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
         "not_scored": [name for name in benchmark.dimensions if name not in scored],
         "unread": _unread(rows),
-        "protocols": _protocols(rows, benchmark),
+        "protocols": _protocols(rows, benchmark, official_label(readout, settings)),
         "baselines": baselines(benchmark.cases, benchmark.dimensions),
         "published": [
             {"model": one.model, "accuracy": one.accuracy, "source": one.source}
@@ -67,12 +74,26 @@ def build_report(
     }
 
 
-def _protocols(rows: Sequence[VerdictRow], benchmark: Benchmark) -> dict[str, Any]:
+def official_label(readout: str, settings: Mapping[str, Any]) -> str:
+    """Returns what the official number is: whose rules, and which prompt they were applied to.
+
+    A prompt file has the version 0.
+    """
+    if readout not in TEXTS:
+        return f"official scorer's counting, {readout.replace('_', ' ')}"
+    name, _, version = str(settings.get("prompt", "")).rpartition(" ")
+    return f"official scorer, {f'prompt file {name}' if version == '0' else 'medrm prompt'}"
+
+
+def _protocols(rows: Sequence[VerdictRow], benchmark: Benchmark, label: str) -> dict[str, Any]:
     """Returns the measures under each protocol that judged."""
     protocols: dict[str, Any] = {}
     official = [row for row in rows if row.protocol == "official"]
     if official:
-        protocols["official"] = official_measures(official, benchmark.dimensions)
+        protocols["official"] = {
+            "label": label,
+            **official_measures(official, benchmark.dimensions),
+        }
     robust = [row for row in rows if row.protocol == "robust"]
     if robust:
         of_dimension = {
@@ -152,7 +173,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _unread(rows: Sequence[VerdictRow]) -> dict[str, int]:
-    """Cases with an unread presentation, counted by reason."""
-    found = {(row.reason or UNREAD, row.case_id) for row in rows if row.outcome == UNREAD}
+    """Cases with an unread presentation, counted by kind of reason."""
+    found = {(kind_of(row.reason), row.case_id) for row in rows if row.outcome == UNREAD}
     reasons = sorted(reason for reason, _ in found)
     return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from rich.console import Console
@@ -14,9 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from medrm.errors import ConfigError, DataError, nearest, printable
 from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.lines import write_lines
+from medrm.evaluation.readings import is_official, rows_from_scored
 from medrm.evaluation.report import Report, build_report, write_report
-from medrm.evaluation.verdicts import VerdictRow, rows_from_scored, write_lines, write_rows
-from medrm.schema import Case
+from medrm.evaluation.verdicts import VerdictRow, write_rows
+from medrm.schema import DIMENSIONS, Case, Response
 
 if TYPE_CHECKING:
     from medrm.scorer.batches import Scored
@@ -29,8 +31,6 @@ PROTOCOLS: dict[str, tuple[Literal["official", "robust"], ...]] = {
 }
 
 T = TypeVar("T")
-
-_STATES = ("too_long", "bad_image")
 
 
 class Scorer(Protocol):
@@ -73,12 +73,14 @@ def evaluate(
     _check(scorer, benchmark, protocol)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     rows: list[VerdictRow] = []
-    responses: list[dict[str, Any]] = []
+    responses: list[Response] = []
     for scored in _judged(scorer, benchmark.cases[rank::world], benchmark.name, show=rank == 0):
+        if protocol == "official":
+            _check_official(scored, scorer.dimensions)
         rows += rows_from_scored(
             [scored], scorer.dimensions, benchmark.dimensions, scorer.readout, PROTOCOLS[protocol]
         )
-        responses += _responses(scored, scorer)
+        responses += scored.responses
     if world > 1:
         rows, responses = _gather(rows), _gather(responses)
     place = {case.case_id: number for number, case in enumerate(benchmark.cases)}
@@ -89,9 +91,12 @@ def evaluate(
         )
     columns = {name: number for number, name in enumerate(benchmark.dimensions)}
     rows.sort(key=lambda row: (place[row.case_id], columns[row.dimension], row.protocol, row.order))
-    responses.sort(key=lambda line: (place[line["case_id"]], line["order"], line["dimension"]))
+    asked = [None, *scorer.dimensions]
+    responses.sort(
+        key=lambda one: (place[one.case_id], one.order, asked.index(one.dimension), one.vote)
+    )
     report = build_report(
-        rows, benchmark, model_name, scorer.readout, settings or {}, _mass(responses)
+        rows, responses, benchmark, model_name, scorer.readout, scorer.dimensions, settings or {}
     )
     if rank == 0:
         _write(output_dir, rows, responses, report)
@@ -123,6 +128,15 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
         )
 
 
+def _check_official(scored: Scored, asked: Sequence[str]) -> None:
+    if scored.responses and not is_official(scored.responses[0], asked):
+        raise ConfigError(
+            f"The official protocol reads one reply on all of {', '.join(DIMENSIONS)}; this judge "
+            "is asked about less at a time. Give --protocol robust or both, or the prompt 'json' "
+            "and all six dimensions."
+        )
+
+
 def _judged(scorer: Scorer, cases: Sequence[Case], name: str, *, show: bool) -> Iterator[Scored]:
     """Yields what the scorer says, with a progress bar on a terminal."""
     columns = (
@@ -142,45 +156,6 @@ def _judged(scorer: Scorer, cases: Sequence[Case], name: str, *, show: bool) -> 
                 bar.advance(task)
 
 
-def _responses(scored: Scored, scorer: Scorer) -> list[dict[str, Any]]:
-    """The lines of `responses.jsonl`: one for each prompt of a judge, none for a scalar model."""
-    if scorer.readout != "verdict_probability":
-        return []
-    state = "ok" if scored.reason is None else "error"
-    lines = []
-    for column, dimension in enumerate(scorer.dimensions):
-        values = None if scored.probabilities is None else scored.probabilities[column].tolist()
-        lines.append(
-            {
-                "case_id": scored.case.case_id,
-                "order": scored.order,
-                "dimension": dimension,
-                "vote": 0,
-                "readout": scorer.readout,
-                "prompt_digest": scored.prompt_digest,
-                "text": None,
-                "probabilities": None if values is None else {dimension: values},
-                "finish_reason": None,
-                "state": scored.reason if scored.reason in _STATES else state,
-            }
-        )
-    return lines
-
-
-def _mass(responses: Sequence[Mapping[str, Any]]) -> float | None:
-    """The mean probability of naming one of the two answers at all; None for scalar models.
-
-    Where it is small, the verdicts compare two things the model would hardly ever say.
-    """
-    masses = [
-        probabilities[2]
-        for line in responses
-        if line["probabilities"] is not None
-        for probabilities in line["probabilities"].values()
-    ]
-    return fmean(masses) if masses else None
-
-
 def _gather(mine: list[T]) -> list[T]:
     """Returns the items of all processes."""
     from accelerate.utils import gather_object
@@ -189,13 +164,11 @@ def _gather(mine: list[T]) -> list[T]:
     return gathered
 
 
-def _write(
-    folder: Path, rows: list[VerdictRow], responses: list[dict[str, Any]], report: Report
-) -> None:
+def _write(folder: Path, rows: list[VerdictRow], responses: list[Response], report: Report) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("responses.jsonl", "official.csv"):
         (folder / name).unlink(missing_ok=True)
     if responses:
-        write_lines(folder / "responses.jsonl", responses)
+        write_lines(folder / "responses.jsonl", map(asdict, responses))
     write_rows(folder / "verdicts.jsonl", rows)
     write_report(folder, report)

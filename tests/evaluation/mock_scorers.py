@@ -9,17 +9,28 @@ import numpy as np
 
 from medrm.data.load import CaseSet
 from medrm.evaluation.benchmark import Benchmark
-from medrm.schema import Case, PairLabel, RankingLabel
+from medrm.schema import Case, PairLabel, RankingLabel, Response
 from medrm.scorer.batches import Scored
 
 SHARES = {"A": (1.0, 0.0, 0.0), "B": (0.0, 0.0, 1.0), "tie": (0.0, 1.0, 0.0), "-": (0.5, 0.0, 0.5)}
 DIMENSIONS = ("accuracy", "overall")
 
 
-Said = partial(
-    Scored, order="forward", scores=None, probabilities=None, reason=None, prompt_digest="0"
+Said = partial(Scored, order="forward", scores=None, reason=None)
+"""What a scalar model yields for one case."""
+
+Answered = partial(
+    Response,
+    dimension=None,
+    vote=0,
+    readout="generate",
+    prompt_digest="0",
+    text=None,
+    probabilities=None,
+    finish_reason="stop",
+    state="ok",
 )
-"""What a scorer yields for one case in one order."""
+"""One call of a judge; `case_id` and `order` are left to give."""
 
 
 def make_cases(accuracy: str = "AABB", overall: str = "") -> list[Case]:
@@ -95,11 +106,17 @@ class Judge:
         for case in cases:
             for order in ("forward", "reversed"):
                 first = self.rule(case, order)
-                if first is None:
-                    yield Said(case, order=order, reason="too_long")
-                else:
-                    row = [0.9 * first, 0.9 * (1 - first), 0.9]
-                    yield Said(case, order=order, probabilities=np.array([row], dtype=np.float32))
+                said = {
+                    "dimension": "accuracy",
+                    "readout": self.readout,
+                    "finish_reason": None,
+                    "state": "too_long" if first is None else "ok",
+                }
+                if first is not None:
+                    row = (0.9 * first, 0.9 * (1 - first), 0.9)
+                    said["probabilities"] = {"accuracy": row}
+                response = Answered(case.case_id, order, **said)
+                yield Scored(case, order, responses=(response,))
 
 
 def oracle(case: Case) -> tuple[float, float]:

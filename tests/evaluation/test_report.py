@@ -18,9 +18,10 @@ from mock_scorers import (
 )
 
 from medrm.errors import ConfigError, DataError
+from medrm.evaluation.readings import rows_from_scored
 from medrm.evaluation.report import read_report
 from medrm.evaluation.run import evaluate
-from medrm.evaluation.verdicts import read_rows, rows_from_scored, write_rows
+from medrm.evaluation.verdicts import read_rows, write_rows
 
 ROW_KEYS = [
     *("case_id", "dimension", "protocol", "order", "outcome", "reason", "label", "label_shares"),
@@ -28,7 +29,7 @@ ROW_KEYS = [
 ]
 RESPONSE_KEYS = [
     *("case_id", "order", "dimension", "vote", "readout", "prompt_digest", "text"),
-    *("probabilities", "finish_reason", "state"),
+    *("probabilities", "finish_reason", "state", "reason"),
 ]
 
 

@@ -1,0 +1,51 @@
+"""Files of one JSON object a line, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medrm.errors import DataError
+
+Line = TypeVar("Line")
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line; the file appears only when it is complete."""
+    partial = path.with_name(path.name + ".partial")
+    # Half a surrogate pair is no UTF-8; its backslash form is what JSON calls it.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], Line], what: str) -> Iterator[Line]:
+    """Yields what `parse` makes of each line.
+
+    Args:
+        path: of the file.
+        parse: makes one object of a line's values; raises TypeError where they do not fit.
+        what: one line is, for messages.
+
+    Raises:
+        DataError: the file is missing, or a line is not one of ours.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"There are no {what}s at {path}. Give a folder that `medrm evaluate` has written."
+        )
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise TypeError("no JSON object")
+                yield parse(record)
+            except (json.JSONDecodeError, TypeError) as error:
+                raise DataError(
+                    f"{path}, line {number}, is not a {what}: {error}. Evaluate the model again."
+                ) from error

@@ -1,0 +1,247 @@
+"""From what a scorer said to verdict rows: rewards are compared, replies parsed, votes counted.
+
+`rows_from_responses` is pure and needs no model: the lines of `responses.jsonl` give the same rows
+again. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from medrm.errors import DataError
+from medrm.evaluation.lines import read_lines
+from medrm.evaluation.verdicts import (
+    LETTERS,
+    TIE,
+    UNREAD,
+    Outcome,
+    Protocol,
+    Reading,
+    VerdictRow,
+    row_of,
+)
+from medrm.parsers import Parser, parse_verdict
+from medrm.schema import DIMENSIONS, Case, Order, Response, State
+
+if TYPE_CHECKING:
+    from medrm.scorer.batches import Scored
+
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+REWARDS = ("reward", "implicit_reward")
+"""Readouts whose differences are log-odds under the Bradley-Terry model."""
+
+TEXTS = ("generate", "votes")
+"""Readouts in which a judge writes its verdict."""
+
+CUT_OFF = "cut_off"
+
+
+def rows_from_scored(
+    scored: Iterable[Scored],
+    asked: Sequence[str],
+    dimensions: Sequence[str],
+    readout: str,
+    protocols: Sequence[Protocol] = PROTOCOLS,
+) -> list[VerdictRow]:
+    """Returns the lines of `verdicts.jsonl` for what a scorer said.
+
+    The official protocol has the stored order only and knows pairs only.
+
+    Args:
+        scored: what the scorer yielded.
+        asked: the scorer's dimensions, in the order of its columns.
+        dimensions: the benchmark's dimensions; those the scorer lacks get no line.
+        readout: how the scorer is read.
+        protocols: which protocols to write.
+    """
+    rows: list[VerdictRow] = []
+    for one in scored:
+        if one.responses:
+            rows += rows_from_responses(one.case, one.responses, asked, dimensions, protocols)
+        else:
+            rows += _rows_from_scores(one, asked, dimensions, readout, protocols)
+    return rows
+
+
+def rows_from_responses(
+    case: Case,
+    responses: Sequence[Response],
+    asked: Sequence[str],
+    dimensions: Sequence[str],
+    protocols: Sequence[Protocol] = PROTOCOLS,
+) -> list[VerdictRow]:
+    """Returns the lines of `verdicts.jsonl` for a judge's responses about one case.
+
+    Robust: the strict parser reads every vote, the majority of those read counts. Official: the
+    released scorer's parser reads the first vote of the forward order, where `is_official`.
+
+    Args:
+        case: that was judged.
+        responses: all of one or both orders.
+        asked: the judge's dimensions.
+        dimensions: the benchmark's dimensions; those that were not asked about get no line.
+        protocols: which protocols to write.
+
+    Raises:
+        DataError: no response is about one of the dimensions.
+    """
+    rows = []
+    judged = [name for name in dimensions if name in asked]
+    orders: dict[Order, list[Response]] = {}
+    for response in responses:
+        orders.setdefault(response.order, []).append(response)
+    for order, calls in orders.items():
+        readings: dict[Protocol, Mapping[str, Reading]] = {}
+        if "robust" in protocols:
+            readings["robust"] = _robust(calls, asked)
+        pair = len(case.answers) == 2
+        if "official" in protocols and order == "forward" and pair and is_official(calls[0], asked):
+            first = [call for call in calls if call.vote == 0]
+            readings["official"] = _merge(read_response(call, asked, "official") for call in first)
+        for protocol, by_dimension in readings.items():
+            for name in judged:
+                if name not in by_dimension:
+                    raise DataError(
+                        f"There is no response about case {case.case_id!r} ({order}) on {name}. "
+                        "Evaluate the model again."
+                    )
+                rows.append(row_of(case, name, protocol, order, by_dimension[name]))
+    return rows
+
+
+def is_official(response: Response, asked: Sequence[str]) -> bool:
+    """Whether the released scorer's rules apply: to a reply on all of its six dimensions.
+
+    Probabilities are no reply; there only the way of counting is the released scorer's.
+    """
+    if response.readout not in TEXTS:
+        return True
+    return response.dimension is None and set(DIMENSIONS) <= set(asked)
+
+
+def read_response(
+    response: Response, asked: Sequence[str], parser: Parser = "strict"
+) -> dict[str, Reading]:
+    """Returns what one response says on the dimensions it is about, in the stored frame.
+
+    Args:
+        response: of a judge.
+        asked: the judge's dimensions.
+        parser: of the reply, where there is one.
+    """
+    names = tuple(asked) if response.dimension is None else (response.dimension,)
+    if response.state != "ok":
+        return dict.fromkeys(names, Reading(UNREAD, response.reason or response.state))
+    if response.probabilities is not None:
+        return {name: _more_probable(response.probabilities[name]) for name in names}
+    parsed = parse_verdict(response.text or "", parser, names)
+    reason = CUT_OFF if response.finish_reason == "length" else parsed.reason
+    return {
+        name: Reading(UNREAD, reason) if said is None else Reading(_stored(said, response.order))
+        for name, said in parsed.outcomes.items()
+    }
+
+
+def read_responses(path: Path) -> Iterator[Response]:
+    """Yields the lines of a `responses.jsonl`.
+
+    Raises:
+        DataError: the file is missing, or a line is not one of ours.
+    """
+    return read_lines(path, _response, "response")
+
+
+def _response(record: dict[str, Any]) -> Response:
+    if record.get("probabilities") is not None:
+        record["probabilities"] = {
+            name: tuple(values) for name, values in record["probabilities"].items()
+        }
+    response = Response(**record)
+    if response.order not in get_args(Order) or response.state not in get_args(State):
+        raise TypeError(f"order {response.order!r}, state {response.state!r}")
+    return response
+
+
+def _robust(calls: Sequence[Response], asked: Sequence[str]) -> dict[str, Reading]:
+    votes: dict[str, list[Reading]] = {}
+    for call in calls:
+        for name, reading in read_response(call, asked).items():
+            votes.setdefault(name, []).append(reading)
+    return {name: _majority(found) for name, found in votes.items()}
+
+
+def _majority(votes: Sequence[Reading]) -> Reading:
+    """What most of the votes that were read say; the probability is their share for A over B."""
+    if len(votes) == 1:
+        return votes[0]
+    counts = Counter(vote.outcome for vote in votes if vote.outcome != UNREAD)
+    if not counts:
+        return votes[0]
+    (outcome, most), *others = counts.most_common(2)
+    if others and others[0][1] == most:
+        return Reading(UNREAD, "votes_split")
+    decided = sum(counts[letter] for letter in LETTERS)
+    return Reading(outcome, None, counts["A"] / decided if decided else None)
+
+
+def _merge(readings: Iterable[Mapping[str, Reading]]) -> dict[str, Reading]:
+    return {name: reading for one in readings for name, reading in one.items()}
+
+
+def _stored(said: str, order: Order) -> Outcome:
+    """The letter of the stored answer that a letter as shown means."""
+    if said == TIE or order == "forward":
+        return said
+    return LETTERS[1 - LETTERS.index(said)]
+
+
+def _more_probable(chances: tuple[float, float, float]) -> Reading:
+    first, second, _ = chances
+    if not first + second > 0:
+        return Reading(UNREAD, "no_mass")
+    return Reading(_best((first, second)), None, first / (first + second))
+
+
+def _rows_from_scores(
+    one: Scored,
+    asked: Sequence[str],
+    dimensions: Sequence[str],
+    readout: str,
+    protocols: Sequence[Protocol],
+) -> list[VerdictRow]:
+    pair = len(one.case.answers) == 2
+    return [
+        row_of(one.case, name, protocol, one.order, _read_scores(one, column, readout))
+        for column, name in enumerate(asked)
+        if name in dimensions
+        for protocol in protocols
+        if protocol == "robust" or (pair and one.order == "forward")
+    ]
+
+
+def _read_scores(one: Scored, column: int, readout: str) -> Reading:
+    if one.reason is not None:
+        return Reading(UNREAD, one.reason)
+    if one.scores is None:
+        raise ValueError(f"Case {one.case.case_id!r} has no score, no response and no reason.")
+    scores = tuple(float(score) for score in one.scores[:, column])
+    if not all(math.isfinite(score) for score in scores):
+        raise ValueError(f"The model scored case {one.case.case_id!r} with {scores}.")
+    chance = None
+    if readout in REWARDS and len(scores) == 2:
+        chance = 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
+    return Reading(_best(scores), None, chance, scores)
+
+
+def _best(scores: Sequence[float]) -> Outcome:
+    """The answer with the highest score; equal scores at the top are a tie."""
+    top = max(scores)
+    best = [index for index, score in enumerate(scores) if score == top]
+    if len(best) > 1:
+        return TIE
+    return LETTERS[best[0]] if len(scores) == 2 else best[0]
