@@ -26,7 +26,7 @@ TOKEN = re.compile(
     )""",
     re.DOTALL | re.VERBOSE,
 )
-CUT = re.compile(r'[ \t\n\r]*+(?:"|\Z)')
+CUT = re.compile(r'[ \t\n\r]*+(?:(")|\Z)')
 """Where no token follows: the text ends, or a string does not."""
 
 ACCEPTED = {
@@ -161,7 +161,8 @@ def _walk(text: str, start: int, names: Mapping[str, str], settled: set[int]) ->
         else:
             stack[-1].take(kind, word, names)
     else:
-        if CUT.match(text, at):
+        cut = CUT.match(text, at)
+        if cut and (not cut[1] or '"' in ACCEPTED[stack[-1].expect]):
             return _Attempt((), True)
     # The innermost open bracket is the last one, so what it holds is the latest.
     return _Attempt(next((top.latest for top in reversed(stack) if top.latest), ()), False)

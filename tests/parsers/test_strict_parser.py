@@ -29,6 +29,7 @@ def read(reply: str) -> tuple[str | None, ...]:
         f"{{{B}",
         f'{{"no value": , {B}',
         f'{{"a": [{A}, {B}], oops',
+        f'{{"x": {B} "y',
         f"[{A}, {B}]",
         f'{{"verdict": {B}}}',
         f'{{"x": [[{{"verdict": {B}}}], {{"note": "A"}}]}}',
