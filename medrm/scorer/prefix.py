@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, DynamicCache, PreTrainedModel
 
+from medrm.errors import ConfigError
 from medrm.models.reward_model import last_attended
 
 
@@ -54,6 +56,13 @@ class Prefix:
         self.mask = self.mask.repeat_interleave(times, dim=0)
         self.following = self.following.repeat_interleave(times)
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps the given rows in that order, each as often as it is named."""
+        kept = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(kept)
+        self.mask = self.mask[kept]
+        self.following = self.following[kept]
+
     def extend(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Reads on by the given tokens of each row and returns the last one's states, [rows, H]."""
         device = self.mask.device
@@ -78,6 +87,91 @@ class Prefix:
         self.cache.crop(-tokens)
         self.mask = self.mask[:, :-tokens]
         self.following = self.following - tokens
+
+
+def read_branches(
+    model: PreTrainedModel,
+    features: BatchFeature,
+    encoded: Sequence[Sequence[int]],
+    cases: Sequence[Sequence[Sequence[Sequence[int]]]],
+) -> tuple[Prefix, Tensor]:
+    """Reads the prompts of several cases; what the prompts of a case share is read once.
+
+    In token ids an image is one placeholder; in `features` it may be many tokens.
+
+    Args:
+        model: a stock model.
+        features: one row for each case, whose images lie in what the case's prompts share.
+        encoded: token ids of those rows.
+        cases: for each case its groups of prompts, such as the two orders, for each group the
+            token ids of its prompts. What the prompts of a group share is read once, too.
+
+    Returns:
+        what was read, to be continued, and the states at the last tokens, [prompts, H].
+
+    Raises:
+        ConfigError: the processor changes the words behind the images.
+    """
+    starts = [_shared([prompt for group in groups for prompt in group]) for groups in cases]
+    lengths = features["attention_mask"].sum(dim=1)
+    ends = []
+    for row, length, ids, start in zip(
+        features["input_ids"].tolist(), lengths.tolist(), encoded, starts, strict=True
+    ):
+        ends.append(length - len(ids) + start)
+        if row[ends[-1] : length] != list(ids[start:]):
+            raise ConfigError(
+                "The processor tokenises the words behind an image differently from its "
+                "tokenizer. Use the processor and tokenizer of the base model."
+            )
+    prefix = Prefix.of(model, features, torch.tensor(ends, device=lengths.device))
+    branches = [
+        (row, start, group)
+        for row, (start, groups) in enumerate(zip(starts, cases, strict=True))
+        for group in groups
+    ]
+    if any(len(group) > 1 for _, _, group in branches):
+        stops = [_shared(group) for _, _, group in branches]
+        prefix.select([row for row, _, _ in branches])
+        middles = [
+            group[0][start:stop] for (_, start, group), stop in zip(branches, stops, strict=True)
+        ]
+        if any(middles):
+            prefix.extend(middles)
+        branches = [
+            (row, stop, group)
+            for row, ((_, _, group), stop) in enumerate(zip(branches, stops, strict=True))
+        ]
+    prefix.select([row for row, _, group in branches for _ in group])
+    return prefix, prefix.extend([ids[start:] for _, start, group in branches for ids in group])
+
+
+def continued(
+    features: BatchFeature, lengths: Sequence[int], rows: Sequence[Sequence[int]]
+) -> BatchFeature:
+    """Returns the first `lengths` tokens of each row followed by the tokens of `rows`.
+
+    All that the processor says of a token (a row for Mllama's mask, say) is said of each of the
+    following as of the last one before them, which is text.
+    """
+    ids = features["input_ids"]
+    changed = {}
+    for name, tensor in features.items():
+        if tensor.shape[:2] != ids.shape:
+            continue
+        parts = []
+        for row, length, tokens in zip(tensor, lengths, rows, strict=True):
+            more = row[length - 1 : length].repeat_interleave(len(tokens), dim=0)
+            if name == "input_ids":
+                more = torch.tensor(tokens, device=ids.device)
+            parts.append(torch.cat([row[:length], more]))
+        changed[name] = pad_sequence(parts, batch_first=True)
+    return BatchFeature({**features, **changed})
+
+
+def _shared(prompts: Sequence[Sequence[int]]) -> int:
+    """Returns how many tokens the prompts share, the last token of none among them."""
+    return min(first_difference(prompts), min(map(len, prompts)) - 1)
 
 
 def mask_of(lengths: Tensor, width: int) -> Tensor:

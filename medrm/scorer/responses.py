@@ -16,32 +16,43 @@ def state_of(reason: str | None) -> State:
     return cast(State, reason) if reason in ("bad_image", "too_long") else "error"
 
 
-def probability_responses(
+def probability_response(
     case_id: str,
     order: Order,
     readout: str,
-    dimensions: Sequence[str],
+    dimension: str | None,
+    names: Sequence[str],
     digest: str,
     chances: Array | None,
     reason: str | None,
-) -> tuple[Response, ...]:
-    """Returns one response for each dimension, of the chances [D, 3] or the reason why not."""
-    state = state_of(reason)
-    return tuple(
-        Response(
-            case_id=case_id,
-            order=order,
-            dimension=name,
-            vote=0,
-            readout=readout,
-            prompt_digest=digest,
-            text=None,
-            probabilities=None if chances is None else {name: _triple(chances[column])},
-            finish_reason=None,
-            state=state,
-            reason=reason,
-        )
-        for column, name in enumerate(dimensions)
+) -> Response:
+    """Returns the response to one call.
+
+    Args:
+        case_id: of the case.
+        order: in which its answers were shown.
+        readout: how the probabilities were read.
+        dimension: the one that was asked about, None: all in one reply.
+        names: the D dimensions of this call.
+        digest: of the prompt.
+        chances: [D, 3], for the stored answers; None: the call was not made.
+        reason: why it was not made.
+    """
+    probabilities = None
+    if chances is not None:
+        probabilities = {name: _triple(chances[row]) for row, name in enumerate(names)}
+    return Response(
+        case_id=case_id,
+        order=order,
+        dimension=dimension,
+        vote=0,
+        readout=readout,
+        prompt_digest=digest,
+        text=None,
+        probabilities=probabilities,
+        finish_reason=None,
+        state=state_of(reason),
+        reason=reason,
     )
 
 

@@ -26,7 +26,7 @@ from medrm.scorer.batches import (
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.language import hidden_states, log_probabilities
 from medrm.scorer.prefix import Prefix, first_difference, mask_of
-from medrm.scorer.responses import probability_responses
+from medrm.scorer.responses import probability_response
 
 _ORDERS: tuple[Order, Order] = ("forward", "reversed")
 
@@ -119,15 +119,18 @@ class VerdictProbability:
         """
         for prompts, values, reason in self._readout.over(cases):
             for place, order in enumerate(_ORDERS):
-                chances = None if values is None else values[place]
-                responses = probability_responses(
-                    prompts.case.case_id,
-                    order,
-                    self.readout,
-                    self.dimensions,
-                    prompts.detail.digests[place],
-                    chances,
-                    reason,
+                responses = tuple(
+                    probability_response(
+                        prompts.case.case_id,
+                        order,
+                        self.readout,
+                        name,
+                        (name,),
+                        prompts.detail.digests[place],
+                        None if values is None else values[place, column : column + 1],
+                        reason,
+                    )
+                    for column, name in enumerate(self.dimensions)
                 )
                 yield Scored(prompts.case, order, responses=responses)
 

@@ -1,0 +1,182 @@
+"""The forced skeleton against its definition: whole replies through the stock model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scorer.cases import broken_image, chances, make_case, stored_image
+from tiny import TINY_FAMILIES, make_tiny
+
+from medrm import chat
+from medrm.chat import PROMPTS, JudgePrompt
+from medrm.errors import ConfigError
+from medrm.schema import Case
+from medrm.scorer import skeleton as skeleton_module
+from medrm.scorer.collate import Collator, Row
+from medrm.scorer.skeleton import Skeleton
+
+DIMENSIONS = ("accuracy", "creativity", "overall")
+JSON, EACH = PROMPTS["json"], PROMPTS["json_per_dimension"]
+
+
+def mixed_cases() -> list[Case]:
+    """One image, another size, none, two, the same answer twice."""
+    return [
+        make_case(0),
+        make_case(1, sizes=((28, 28),)),
+        make_case(2, sizes=()),
+        make_case(3, sizes=((28, 28), (90, 60))),
+        dataclasses.replace(make_case(5, sizes=()), answers=("the same", "the same")),
+    ]
+
+
+def reply_chances(
+    model: Any, processor: Any, case: Case, messages: list[Any], prompt: JudgePrompt, names: Any
+) -> tuple[np.ndarray, str]:
+    """Returns P("A") and P("B") of each letter, [D, 2], and the letters, by whole passes."""
+    letters, found = "", []
+    for _ in names:
+        rows = []
+        for own in "AB":
+            reply = prompt.verdict(
+                dict(zip(names, (letters + own).ljust(len(names), "A"), strict=True))
+            )
+            text = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
+            batch = Collator(processor).encode([Row(text, case.images)])
+            with torch.inference_mode():
+                logits = model(**batch, use_cache=False).logits[0]
+            rows.append((batch["input_ids"][0].tolist(), logits.float().softmax(dim=-1)))
+        (first, after), (second, _) = rows
+        differs = next(i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        pair = after[differs - 1, [first[differs], second[differs]]].tolist()
+        found.append(pair)
+        letters += "A" if pair[0] >= pair[1] else "B"
+    return np.array(found), letters
+
+
+def expected(model: Any, processor: Any, case: Case, order: str, prompt: JudgePrompt) -> Any:
+    """Returns the definition's probabilities in the stored frame, [D, 3], and the letters."""
+    first, second = case.answers if order == "forward" else case.answers[::-1]
+    values, letters = [], ""
+    for names in [(name,) for name in DIMENSIONS] if prompt.per_dimension else [DIMENSIONS]:
+        messages = prompt.messages(case.question, len(case.images), (first, second), names)
+        pairs, chosen = reply_chances(model, processor, case, messages, prompt, names)
+        values.append(pairs if order == "forward" else pairs[:, ::-1])
+        letters += chosen
+    stored = np.concatenate(values)
+    return np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1), letters
+
+
+def check(model: Any, processor: Any, prompt: JudgePrompt, **options: Any) -> set[str]:
+    """Compares all mixed cases and returns the letters that were chosen."""
+    cases = mixed_cases()
+    judge = Skeleton(model, processor, prompt, dimensions=DIMENSIONS, **options)
+    scored = list(judge.judge(cases))
+    assert [(one.case.case_id, one.order) for one in scored] == [
+        (case.case_id, order) for case in cases for order in ("forward", "reversed")
+    ]
+    chosen = set()
+    for one in scored:
+        values, letters = expected(model, processor, one.case, one.order, prompt)
+        assert np.abs(chances(one) - values).max() <= 1e-6
+        assert np.abs(chances(one) / values - 1).max() <= 1e-4
+        chosen.add(letters)
+    return chosen
+
+
+@pytest.mark.parametrize("prompt", [JSON, EACH], ids=["all", "each"])
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_probabilities_are_those_of_whole_replies(family: str, prompt: JudgePrompt) -> None:
+    check(*make_tiny(family), prompt)
+
+
+def test_letters_before_are_the_chosen_ones() -> None:
+    """With larger weights the chosen letters differ from case to case."""
+    model, processor = make_tiny("qwen2_5_vl", seed=1)
+    for parameter in model.model.language_model.layers.parameters():
+        parameter.data *= 12 if parameter.ndim == 2 else 1
+    for options in ({}, {"share_prefix": False}):
+        letters = check(model, processor, JSON, **options)
+        assert len(letters) > 1, letters
+        assert any("B" in chosen[:-1] for chosen in letters)
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_letters_that_are_no_tokens_of_their_own(share_prefix: bool) -> None:
+    """One tokenizer joins quotes and letters in two ways."""
+    model, processor = make_tiny("qwen2_5_vl", seed=1)
+    processor.tokenizer.add_tokens(['"A"', 'B",'])
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    assert '"A"' in processor.tokenizer.tokenize('{"accuracy": "A", "overall": "B"}')
+    check(model, processor, JSON, share_prefix=share_prefix)
+
+
+def test_a_tokenizer_that_joins_two_letters_is_refused() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    processor.tokenizer.add_tokens([f'"{a}", "overall": "{b}"' for a in "AB" for b in "AB"])
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    with pytest.raises(ConfigError, match="joins two letters"):
+        Skeleton(model, processor, JSON, dimensions=("accuracy", "overall"))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision", "gemma3", "mllama"])
+def test_company_changes_nothing(family: str) -> None:
+    model, processor = make_tiny(family)
+
+    def read(rows: int) -> list[np.ndarray]:
+        return [
+            chances(one)
+            for one in Skeleton(model, processor, EACH, batch_rows=rows).judge(mixed_cases())
+        ]
+
+    for alone, together in zip(read(1), read(64), strict=True):
+        assert np.abs(alone - together).max() <= 1e-6
+
+
+def test_calls_follow_the_prompt() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    case = make_case(0)
+    forward, backward = Skeleton(model, processor, JSON, dimensions=DIMENSIONS).judge([case])
+    (call,) = forward.responses
+    assert (call.dimension, call.readout, call.vote, call.text) == (None, "skeleton", 0, None)
+    assert list(call.probabilities or {}) == list(DIMENSIONS)
+    assert call.prompt_digest != backward.responses[0].prompt_digest
+    forward, _ = Skeleton(model, processor, EACH, dimensions=DIMENSIONS).judge([case])
+    assert [one.dimension for one in forward.responses] == list(DIMENSIONS)
+    assert [list(one.probabilities or {}) for one in forward.responses] == [[d] for d in DIMENSIONS]
+    assert len({one.prompt_digest for one in forward.responses}) == 3
+
+
+@pytest.mark.parametrize("prompt", [JSON, EACH], ids=["all", "each"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_calls_that_were_not_made_say_why(family: str, prompt: JudgePrompt) -> None:
+    model, processor = make_tiny(family)
+    long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 900))
+    broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
+    cases = [make_case(0), long, broken, make_case(1, answers=3), make_case(2)]
+    scored = list(Skeleton(model, processor, prompt, max_length=1000).judge(cases))
+    states = ["ok", "too_long", "bad_image", "error", "ok"]
+    calls = len(prompt.asked(skeleton_module.DIMENSIONS))
+    assert [[call.state for call in one.responses] for one in scored] == [
+        [state] * calls for state in states for _ in range(2)
+    ]
+    made = [call for one in scored for call in one.responses]
+    assert all((call.probabilities is None) == (call.state != "ok") for call in made)
+    assert {call.reason for call in made if call.state == "error"} == {"not_a_pair"}
+
+
+def test_control_tokens_stay_words() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    case = dataclasses.replace(make_case(0), answers=("<|im_end|>", "<|image_pad|>"))
+    scored = list(Skeleton(model, processor, JSON).judge([case]))
+    assert all(call.state == "ok" for one in scored for call in one.responses)
+
+
+def test_reasons_cannot_be_given() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    with pytest.raises(ConfigError, match="reasons"):
+        Skeleton(model, processor, PROMPTS["rationale_json"])
