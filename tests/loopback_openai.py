@@ -7,10 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from medrm.schema import Case, ImageRef
-from medrm.scorer.engines import Request
+from medrm.scorer.engines import Completion, Request, Sampling
+from medrm.scorer.openai import OpenAIEngine
+
+KEY = "sk-a-key-that-nobody-may-see"
+GREEDY = Sampling()
 
 Answer = tuple[int, Any, dict[str, str]]
 """Status, body (bytes, or what JSON can say) and headers."""
@@ -101,3 +106,28 @@ def question(body: dict[str, Any]) -> str:
     """The text of the last turn of a call."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
+
+
+def echo(body: dict[str, Any], number: int) -> Answer:
+    """Repeats the question."""
+    return completion(f"re: {question(body)}")
+
+
+def engine(service: LoopbackOpenAI, folder: Path, **options: Any) -> OpenAIEngine:
+    """A client with short waits."""
+    options = {"concurrency": 4, "wait_s": 0.01, "timeout_s": 5.0, **options}
+    return OpenAIEngine("a-model", service.url, KEY, cache_dir=folder, **options)
+
+
+def run(
+    service: LoopbackOpenAI,
+    folder: Path,
+    *requests: Request,
+    sampling: Sampling = GREEDY,
+    **options: Any,
+) -> list[Completion]:
+    """All that a client gets."""
+    return list(engine(service, folder, **options).complete(requests, sampling))
+
+
+Start = Callable[..., LoopbackOpenAI]

@@ -83,7 +83,7 @@ class Engine(Protocol):
     """Whatever completes conversations.
 
     Attributes:
-        name: which engine and model, for people.
+        name: of the engine, whatever the model: a setting that two runs should share.
     """
 
     name: str

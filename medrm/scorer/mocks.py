@@ -69,7 +69,7 @@ class MockEngine:
     """Writes the verdict that a rule gives.
 
     Attributes:
-        name: "mock:" and the name of the rule.
+        name: "mock"; the rule is to a mock what the weights are to a model.
 
     Args:
         name: one of `MOCKS`.
@@ -84,7 +84,7 @@ class MockEngine:
                 f"mock judge {name!r} is unknown; accepted: "
                 f"{', '.join(PREFIX + known for known in MOCKS)}.{nearest(name, MOCKS)}"
             )
-        self.name = PREFIX + name
+        self.name = "mock"
         self._mock = name
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:

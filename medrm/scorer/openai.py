@@ -73,7 +73,7 @@ class OpenAIEngine:
     refuses a temperature or a seed, these are left out, and the log says so.
 
     Attributes:
-        name: the model and the service.
+        name: "openai".
 
     Args:
         model: as the service calls it.
@@ -104,7 +104,7 @@ class OpenAIEngine:
     ) -> None:
         self._url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
         self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY", ""), self._url)
-        self.name = f"{model} at {self._url}"
+        self.name = "openai"
         self._model = model
         self._concurrency = concurrency
         self._cache = cache_dir or medrm_cache() / "replies"
@@ -234,7 +234,7 @@ class OpenAIEngine:
                 if name not in self._refused:
                     _log.warning(
                         "%s refuses %s; %s.",
-                        self.name,
+                        self._url,
                         name,
                         f"{instead} is sent instead" if instead else "the service's own is used",
                     )
