@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medrm.errors import ConfigError, DataError, nearest
+from medrm.evaluation.gain import gains
 from medrm.evaluation.measures import case_scores
 from medrm.evaluation.report import Report, read_report, write_json
 from medrm.evaluation.verdicts import VerdictRow, read_rows
@@ -118,6 +119,7 @@ def compare(
             name: _control(name, read_evaluation(Path(folder)), after, primary)
             for name, folder in (controls or {}).items()
         },
+        "gain": _gain(before, after),
         "guardrails": _guardrails(before, after, primary),
     }
     comparison["verdict"] = _verdict(comparison)
@@ -293,6 +295,18 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
         clusters = [after.clusters[case_id] for case_id in shared]
         entry["p"] = sign_flip_test(np.array(differences), clusters).p[0]
     return entry
+
+
+def _gain(before: Evaluation, after: Evaluation) -> dict[str, dict[str, float]] | None:
+    """Judgement and format in each dimension's difference; None unless both sides are judges."""
+    if before.report["parsing"] is None or after.report["parsing"] is None:
+        return None
+    shared = {
+        name: early.keys() & after.scores[name].keys()
+        for name, early in before.scores.items()
+        if name in after.scores
+    }
+    return gains(before.rows, after.rows, shared)
 
 
 def _guardrails(before: Evaluation, after: Evaluation, primary: str) -> dict[str, dict[str, Any]]:

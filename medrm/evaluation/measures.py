@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +13,16 @@ from medrm.statistics import cohen_kappa, mean_interval
 
 NOT_STATED = "not stated"
 """The row of cases that name no organ, or whatever they are grouped by."""
+
+RULES = {
+    "always_a": "always the first answer",
+    "always_b": "always the second answer",
+    "majority": "the more frequent label",
+    "longer": "the longer answer",
+    "first_slot": "whichever is shown first",
+    "random": "a coin",
+}
+"""What can be right without a model, in words."""
 
 
 def case_scores(rows: Iterable[VerdictRow]) -> dict[str, float]:
@@ -139,29 +149,51 @@ def baselines(
 ) -> dict[str, dict[str, float | None]]:
     """Returns the accuracies that need no model, on pairs: rule -> dimension -> accuracy.
 
-    `always_a`, `always_b`; `longer` picks the answer with more characters (equal lengths are
-    wrong); `majority` always names the label that is the more frequent one on the dimension.
+    `always_a`, `always_b`: a stored answer; `majority`: the label that is the more frequent one on
+    the dimension; `longer`: the answer with more characters, the first one of equals;
+    `first_slot`: whichever is shown first, over both orders; `random`: what a coin expects.
     """
-    table: dict[str, dict[str, float | None]] = {
-        name: {} for name in ("always_a", "always_b", "longer", "majority")
-    }
+    table: dict[str, dict[str, float | None]] = {name: {} for name in RULES}
     for dimension in dimensions:
-        labels, longer = [], []
+        longer = []
+        counts: Counter[str] = Counter()
         for case in cases:
             label, _ = label_of(case.labels.get(dimension), len(case.answers))
             if len(case.answers) == 2 and label in LETTERS:
-                labels.append(label)
-                lengths = [len(answer) for answer in case.answers]
-                picks = lengths[0] != lengths[1] and LETTERS[int(lengths[1] > lengths[0])]
-                longer.append(picks == label)
-        counts = Counter(labels)
-        total = len(labels)
-        first = counts["A"] / total if total else None
-        table["always_a"][dimension] = first
-        table["always_b"][dimension] = None if first is None else 1 - first
-        table["longer"][dimension] = fmean(longer) if longer else None
-        table["majority"][dimension] = None if first is None else max(first, 1 - first)
+                counts[str(label)] += 1
+                first, second = map(len, case.answers)
+                longer.append(label == LETTERS[int(second > first)])
+        first_share = counts["A"] / len(longer) if longer else None
+        accuracies = (
+            dict.fromkeys(RULES)
+            if first_share is None
+            else {
+                "always_a": first_share,
+                "always_b": 1 - first_share,
+                "majority": max(first_share, 1 - first_share),
+                "longer": fmean(longer),
+                "first_slot": 0.5,
+                "random": 0.5,
+            }
+        )
+        for name in RULES:
+            table[name][dimension] = accuracies[name]
     return table
+
+
+def best_rule(
+    table: Mapping[str, Mapping[str, float | None]], dimension: str
+) -> tuple[str, float] | None:
+    """Returns the rule of `baselines` that is right most often, with its accuracy.
+
+    Of equal ones it is the one that `RULES` names first; None where no case is labelled.
+    """
+    best = None
+    for name in RULES:
+        value = table[name][dimension]
+        if value is not None and (best is None or value > best[1]):
+            best = (name, value)
+    return best
 
 
 def share(rows: Sequence[VerdictRow], condition: Callable[[VerdictRow], bool]) -> float:

@@ -173,7 +173,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _unread(rows: Sequence[VerdictRow]) -> dict[str, int]:
-    """Cases with an unread presentation, counted by kind of reason."""
-    found = {(kind_of(row.reason), row.case_id) for row in rows if row.outcome == UNREAD}
+    """Cases with an unread presentation, counted by kind of reason; robust where that was run."""
+    protocol = "robust" if any(row.protocol == "robust" for row in rows) else "official"
+    found = {
+        (kind_of(row.reason), row.case_id)
+        for row in rows
+        if row.outcome == UNREAD and row.protocol == protocol
+    }
     reasons = sorted(reason for reason, _ in found)
     return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from medrm.errors import printable
 from medrm.evaluation.compare import Comparison
+from medrm.evaluation.measures import best_rule
 from medrm.evaluation.report import Report
 
 DASH = "-"
@@ -21,48 +22,94 @@ CONTROLS = {
     "zero_shot_likelihood": "base, answer likelihood",
     "frozen_probe": "frozen base, trained head",
     "untrained_head": "untrained head",
+    "base_skeleton": "base, forced skeleton",
+    "init_adapter": "adapter before this training",
+    "skeleton": "trained, forced skeleton",
     "blank_images": "trained, blank images",
 }
-"""The controls of a Bradley-Terry run in words."""
+"""The controls of a run in words: of scores, of judges, of both."""
+
+_SHORT = {"always_a": "A", "always_b": "B"}
 
 _COLOURS = {"Improved": "green", "Regressed": "red", "Not shown": "yellow"}
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
-    """Prints one evaluation: accuracy with its interval beside ceiling and baselines."""
+    """Prints one evaluation: accuracy with its interval beside the best rule and the ceiling."""
     console = console or Console()
-    benchmark = report["benchmark"]
+    console.print(accuracy_table(report))
+    if "official" in report["protocols"]:
+        console.print(plain(f"Column official: {report['protocols']['official']['label']}."))
+    if any(one and one["consistency"] is not None for one in _robust(report).values()):
+        console.print(position_table(report))
+    unread = counted(report["unread"])
+    if unread:
+        console.print(plain(f"Unread, counted wrong: {unread} (cases)."))
+    for line in parsing_lines(report["parsing"]):
+        console.print(plain(line))
+    if report["verdict_mass"] is not None:
+        console.print(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
+
+
+def accuracy_table(report: Report) -> Table:
+    """Returns the accuracy on every dimension; the best rule is the one that sees no image."""
     table = _table(
-        f"{report['model']} on {benchmark['name']} ({report['readout']})",
-        (
-            "dimension",
-            "accuracy (95 % CI)",
-            "official",
-            "n",
-            "read",
-            "longer",
-            "ceiling",
-        ),
+        f"{report['model']} on {report['benchmark']['name']} ({report['readout']})",
+        ("dimension", "accuracy (95 % CI)", "official", "n", "read", "best rule", "ceiling"),
     )
-    robust = report["protocols"].get("robust", {}).get("dimensions", {})
     official = report["protocols"].get("official", {}).get("micro", {})
     for name, ceiling in report["ceiling"].items():
-        measures = robust.get(name) or {}
+        measures = _robust(report).get(name) or {}
+        best = best_rule(report["baselines"], name)
         table.add_row(
             plain(name),
             _with_interval(measures.get("accuracy"), measures.get("ci95")),
             percent(official.get(name)),
             str(measures.get("n", DASH)),
             percent(measures.get("coverage")),
-            percent(report["baselines"]["longer"][name]),
+            DASH if best is None else f"{_SHORT.get(best[0], best[0])} {percent(best[1])}",
             percent(ceiling),
         )
-    console.print(table)
-    unread = ", ".join(f"{reason} {count}" for reason, count in report["unread"].items())
-    if unread:
-        console.print(plain(f"Unread, counted wrong: {unread} (cases)."))
-    if report["verdict_mass"] is not None:
-        console.print(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
+    return table
+
+
+def position_table(report: Report) -> Table:
+    """Returns what the presented order does to a judge's verdicts."""
+    table = _table(
+        "both orders", ("dimension", "same verdict", "names the first shown", "kappa", "ties")
+    )
+    for name, measures in _robust(report).items():
+        if measures:
+            table.add_row(
+                plain(name),
+                percent(measures["consistency"]),
+                percent(measures["first_rate"]),
+                DASH if measures["kappa"] is None else f"{measures['kappa']:.3f}",
+                str(measures["n_tie"]),
+            )
+    return table
+
+
+def parsing_lines(parsing: Mapping[str, Any] | None) -> list[str]:
+    """Returns how a judge's replies were read, one sentence for each parser."""
+    if parsing is None:
+        return []
+    lines = []
+    if set(parsing["states"]) != {"ok"}:
+        lines.append(f"Calls: {counted(parsing['states'])}.")
+    for parser in ("strict", "official"):
+        found = parsing[parser]
+        if found:
+            notes = {name: found.get(name, 0) for name in ("suspect", "voided_but_readable")}
+            named = [f"{name.replace('_', ' ')} {count}" for name, count in notes.items() if count]
+            stages = ", ".join([counted(found["stages"]), *named])
+            lines.append(f"Replies read by the {parser} parser: {stages}.")
+    return lines
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Returns names with how often they occur."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -71,6 +118,12 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console.print(comparison_table(comparison))
     if comparison["controls"]:
         console.print(control_table(comparison))
+    gain = (comparison["gain"] or {}).get(comparison["primary"]["dimension"])
+    if gain:
+        console.print(
+            f"Of the difference, judgement {100 * gain['judgement']:+.1f} points, "
+            f"format {100 * gain['format']:+.1f} points."
+        )
     colour = _COLOURS[comparison["verdict"]]
     console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
 
@@ -103,6 +156,11 @@ def control_table(comparison: Comparison) -> Table:
             p_value(entry["p"]),
         )
     return table
+
+
+def _robust(report: Report) -> Mapping[str, Any]:
+    measures: Mapping[str, Any] = report["protocols"].get("robust", {}).get("dimensions", {})
+    return measures
 
 
 def plain(name: str) -> Text:

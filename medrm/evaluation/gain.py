@@ -1,0 +1,75 @@
+"""A difference in accuracy split into judging better and answering more often; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from medrm.evaluation.verdicts import UNREAD, VerdictRow, by_case
+
+
+class Answered(NamedTuple):
+    """The share of presentations that were read, and the accuracy on those."""
+
+    coverage: float
+    accuracy: float | None
+
+
+def split_gain(
+    before: Iterable[VerdictRow], after: Iterable[VerdictRow], cases: Collection[str]
+) -> dict[str, float]:
+    """Returns `judgement` and `format`, which sum to the difference in accuracy exactly.
+
+    With coverage c and accuracy a on what was read, accuracy = c a, and
+    c1 a1 - c0 a0 = (c0 + c1)/2 (a1 - a0) + (a0 + a1)/2 (c1 - c0). Where one side has read nothing
+    there is no judgement to compare, and all of the difference is format.
+
+    Args:
+        before: rows of one dimension.
+        after: rows of the same dimension.
+        cases: that count; at least one, all with a majority label.
+    """
+    early, late = answered(before, cases), answered(after, cases)
+    old = late.accuracy if early.accuracy is None else early.accuracy
+    new = early.accuracy if late.accuracy is None else late.accuracy
+    if old is None or new is None:
+        return {"judgement": 0.0, "format": 0.0}
+    return {
+        "judgement": (early.coverage + late.coverage) / 2 * (new - old),
+        "format": (old + new) / 2 * (late.coverage - early.coverage),
+    }
+
+
+def answered(rows: Iterable[VerdictRow], cases: Collection[str]) -> Answered:
+    """Returns what was read of some cases; each counts with the mean over its presentations."""
+    read = right = 0.0
+    for case_id, presentations in by_case(rows):
+        if case_id in cases:
+            seen = [row for row in presentations if row.outcome != UNREAD]
+            read += len(seen) / len(presentations)
+            right += sum(row.correct or 0.0 for row in seen) / len(presentations)
+    return Answered(read / len(cases), right / read if read else None)
+
+
+def gains(
+    before: Iterable[VerdictRow],
+    after: Iterable[VerdictRow],
+    cases: Mapping[str, Collection[str]],
+) -> dict[str, dict[str, float]]:
+    """Returns `split_gain` of every dimension.
+
+    Args:
+        before: rows of one evaluation under one protocol.
+        after: of the other.
+        cases: dimension to the labelled cases that both have judged.
+    """
+    early, late = (list(rows) for rows in (before, after))
+    return {
+        name: split_gain(
+            (row for row in early if row.dimension == name),
+            (row for row in late if row.dimension == name),
+            chosen,
+        )
+        for name, chosen in cases.items()
+        if chosen
+    }
