@@ -18,7 +18,7 @@ from medrm.schema import Case, Order, State
 
 TOO_LONG = re.compile(
     r"context.?(length|window|size)|max(imum)?[ _]model[ _]len|longer than the max"
-    r"|(prompt|input|request)\b.{0,40}\btoo (long|large)|too many (input |prompt )?tokens",
+    r"|(prompt|input)\b.{0,40}\btoo long|too many (input |prompt )?tokens",
     re.IGNORECASE,
 )
 """How services and vLLM word the refusal of an over-long prompt; there is no common code."""
