@@ -1,13 +1,14 @@
 """Turns cases into batches: the one place where text and pixels become tensors.
 
-Shape legend: rows = (case, answer), case-major; L tokens, padding on the right.
+Shape legend: rows = (case, answer), case-major; L tokens, padding on the right
+unless told otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
@@ -67,13 +68,18 @@ class Collator:
     Args:
         processor: of the model.
         reward_template: what follows the answer before the reward is read.
+        padding_side: where shorter rows are filled up; "left" is for rows that are continued.
     """
 
     def __init__(
-        self, processor: ProcessorMixin, reward_template: chat.RewardTemplate = "generation_prompt"
+        self,
+        processor: ProcessorMixin,
+        reward_template: chat.RewardTemplate = "generation_prompt",
+        padding_side: Literal["left", "right"] = "right",
     ) -> None:
         self.processor = processor
         self.reward_template = reward_template
+        self._padding_side = padding_side
         self._control = chat.control_tokens(processor)
         self._image_tokens: dict[Sizes, int] = {}
 
@@ -194,7 +200,7 @@ class Collator:
             # than as many texts with one image.
             images=images if pictured == {True} else None,
             padding=True,
-            padding_side="right",
+            padding_side=self._padding_side,
             return_tensors="pt",
             add_special_tokens=self.adds_special_tokens(texts[0]),
         )
