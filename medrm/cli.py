@@ -8,7 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from medrm import __version__
 from medrm.errors import MedrmError, printable
@@ -52,17 +54,20 @@ def guarded(action: Callable[[], None]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.measure import evaluate_model
+    from medrm.config import JudgeOptions
+    from medrm.pipeline.measure import Measurement, evaluate_model
 
+    given = vars(arguments)
+    judge = {field.name: given[field.name] for field in fields(JudgeOptions) if field.name in given}
+    if arguments.readout == "votes":
+        judge["judge_readout"] = "votes"
+    names = {field.name for field in fields(Measurement)} - {"judge", "output_dir"}
     evaluate_model(
-        model=arguments.model,
-        revision=arguments.revision,
-        benchmark=arguments.benchmark,
-        data_root=arguments.data_root,
-        department_map=arguments.department_map,
-        readout=arguments.readout,
-        protocol=arguments.protocol,
-        output_dir=Path(arguments.output_dir),
+        Measurement(
+            **{name: given[name] for name in names if name in given},
+            output_dir=Path(arguments.output_dir),
+            judge=JudgeOptions(**judge),
+        )
     )
 
 
@@ -143,7 +148,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="adapter folder, hub repo, or base model such as phantom-base",
+        help="adapter folder, hub repo, base model such as phantom-base, a service's model, or "
+        "mock:NAME",
     )
     parser.add_argument("--revision", help="branch, tag or commit of a hub repo")
     parser.add_argument("--benchmark", required=True, help="a name in evaluation/benchmarks/")
@@ -152,12 +158,36 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--department_map", help="YAML or JSON file: organ to department")
     parser.add_argument(
         "--readout",
-        choices=("verdict_probability", "likelihood"),
-        default="verdict_probability",
-        help="how a base model without a reward head is read (default verdict_probability)",
+        choices=("generate", "skeleton", "votes", "verdict_probability", "likelihood"),
+        help="how a judge or a base model is read (default: as it was saved; a base: generate)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("transformers", "vllm", "openai"),
+        default="transformers",
+        help="what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)",
+    )
+    _add_judge_options(parser)
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
+    parser.add_argument("--name", help="under which the model is reported (default: its own)")
     parser.add_argument("--output_dir", required=True, help="evaluation folder to write")
     parser.set_defaults(action=_evaluate)
+
+
+def _add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how a judge is asked, as described in `JudgeOptions`."""
+    from medrm.config import JudgeOptions
+
+    types: dict[str, Callable[[str], Any]] = {"votes": int, "max_new_tokens": int}
+    types["judge_temperature"] = float
+    for option in fields(JudgeOptions):
+        if option.name not in ("judge_readout", "init_adapter"):
+            parser.add_argument(
+                f"--{option.name}",
+                type=types.get(option.name, str),
+                default=option.default,
+                help=option.metadata["help"],
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,9 @@ PUBLISHED = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md"})
 
 _BEFORE = {
     "verdict_probability": "asked for its verdict in both orders, read from the probability of it",
+    "generate": "asked for its verdict in both orders with the same prompt",
+    "skeleton": "asked in both orders with the same prompt, the JSON of the verdict given",
+    "votes": "asked for several verdicts in both orders with the same prompt",
     "likelihood": "read by how likely it finds each answer (mean log probability of its tokens)",
 }
 _SPECIAL = re.compile(r"([\\`*_\[\]|~&])")
@@ -50,7 +53,8 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     run = read_json(run_dir / "run.json")
     after = read_report(run_dir / "evaluation" / "after")
     comparison = read_json(run_dir / "comparison.json")
-    title = f"{contract.base_model} reward model ({contract.objective})"
+    kind = "judge" if contract.judge else "reward model"
+    title = f"{contract.base_model} {kind} ({contract.objective})"
     text = _template().render(
         header=_Plain(f"---\n{_metadata(contract, run, after, title)}---"),
         title=title,
@@ -64,6 +68,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         load_name=_Plain(_load_name(folder, run["config"])),
         data=run["data"]["train"],
         config=run["config"],
+        step=_step(run["config"]),
         seed=run["seed"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     )
@@ -166,10 +171,21 @@ def _load_name(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _trained(contract: Contract, config: dict[str, Any]) -> str:
+    head = " and the head" if contract.head else ""
+    if contract.trained == "lora" and config["init_adapter"]:
+        return f"the LoRA adapter {Path(config['init_adapter']).name}, trained on"
     if contract.trained == "lora":
         kind = "DoRA" if config["use_dora"] else "LoRA"
-        return f"{kind} of rank {config['lora_r']} (alpha {config['lora_alpha']}) and the head"
-    return "all weights and the head" if contract.trained == "full" else "the head alone"
+        return f"{kind} of rank {config['lora_r']} (alpha {config['lora_alpha']}){head}"
+    return f"all weights{head}" if contract.trained == "full" else "the head alone"
+
+
+def _step(config: dict[str, Any]) -> _Plain:
+    """Returns what one optimiser step learns from, as a row of the card's table."""
+    if "global_batch_cases" in config:
+        return _Plain(f"cases per step | {config['global_batch_cases']}")
+    rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+    return _Plain(f"rows per step and process | {rows}")
 
 
 def _measured(comparison: Comparison, after: Report) -> dict[str, str]:
@@ -209,7 +225,12 @@ def _metadata(contract: Contract, run: dict[str, Any], after: Report, title: str
         library_name="peft" if contract.trained == "lora" else "transformers",
         license="other",
         license_name="terms-of-base-model-and-training-data",
-        tags=["medrm", "reward-model", "medical", contract.objective.replace("_", "-")],
+        tags=[
+            "medrm",
+            "judge" if contract.judge else "reward-model",
+            "medical",
+            contract.objective.replace("_", "-"),
+        ],
         datasets=[run["data"]["train"]["name"]]
         if _is_hub_id(run["data"]["train"]["name"])
         else None,

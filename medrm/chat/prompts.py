@@ -137,9 +137,16 @@ PROMPTS = {
             f'and at the end "better: A" or "better: B". Then write {_JSON}\n\n{_CASE}',
             rationale=True,
         ),
+        JudgePrompt(
+            "json_short",
+            1,
+            "",
+            f"{_CASE}\n\nWhich answer is better? Reply with one JSON object.",
+        ),
     )
 }
-"""Name to prompt. `json` asks for all dimensions in one reply, as the released prompt does."""
+"""Name to prompt. `json` asks for all dimensions in one reply, as the released prompt does;
+`json_short` leaves it to training what is asked, for small models."""
 
 _BETTER = re.compile(r"better: ([AB])\b")
 
@@ -188,7 +195,7 @@ def _read_prompt(path: Path) -> JudgePrompt:
         raise ConfigError(f"prompt file {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not content.keys() <= {"system", "user"}:
         raise ConfigError(f"prompt file {path}: a YAML prompt has the keys `user` and `system`")
-    user, system = str(content.get("user", "")), str(content.get("system", ""))
+    user, system = (str(content.get(turn, "")).strip() for turn in ("user", "system"))
     missing = [f"{{{name}}} is missing" for name in _NEEDED if f"{{{name}}}" not in user]
     if missing:
         raise ConfigError(report(f"Prompt file {path} lacks placeholders.", missing))

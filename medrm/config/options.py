@@ -255,7 +255,8 @@ class JudgeOptions:
     judge_prompt: str = option(
         "json",
         "Prompt of a judge: json (all dimensions in one JSON object), json_per_dimension (each in "
-        "a call of its own) or rationale_json (reasons first).",
+        "a call of its own), rationale_json (reasons first) or json_short (few words, for a small "
+        "model that is trained on it).",
     )
     prompt_file: str | None = option(
         None,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,29 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import Run
+from medrm.data.images import blank_images
+from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.run import Scorer, evaluate
+from medrm.models.adapter import add_adapter
 from medrm.models.check import check_image_reaches
-from medrm.models.contract import new_contract
+from medrm.models.contract import JudgeSpec, new_contract
 from medrm.models.families import Family, family_of
+from medrm.models.folder import load_adapter
 from medrm.models.image_features import FeatureMemory, remember_features
 from medrm.models.load import load_base, load_config, load_processor
-from medrm.models.reward_model import attach_head
+from medrm.models.origin import origin_of
+from medrm.models.reward_model import attach_head, without_adapter
 from medrm.objectives import load_objective
 from medrm.objectives.base import Objective, fit_for_training
 from medrm.pipeline.material import Material, check_share
 from medrm.scorer.collate import Collator
+from medrm.scorer.judge import Judge
+from medrm.scorer.load import Saved, folder_of, load
 from medrm.scorer.readouts import Likelihood, VerdictProbability
 from medrm.scorer.reward import RewardModel
+from medrm.scorer.skeleton import Skeleton
+from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +51,10 @@ def stage(name: str) -> Iterator[None]:
     logger.info("%s: %.1f s", name, time.perf_counter() - started)
 
 
-def settings_of(min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
+def settings_of(scorer: Scorer, min_pixels: int | None, max_pixels: int | None) -> dict[str, Any]:
     """Returns what besides the weights could change a number; `compare` checks it."""
-    return {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    asked = dict(scorer.settings) if isinstance(scorer, Judge | Skeleton) else {}
+    return {"min_pixels": min_pixels, "max_pixels": max_pixels, **asked}
 
 
 @dataclass(frozen=True)
@@ -124,15 +135,88 @@ class Workbench:
         if self.material.pictured:
             check_image_reaches(model, self.processor, self.family)
 
+    @cached_property
+    def readout(self) -> str:
+        """How the trained adapter is scored."""
+        return self.objective.readout(self.run)
+
+    @cached_property
+    def judge_spec(self) -> JudgeSpec | None:
+        """How a judge is asked; None in a run that trains scores."""
+        return judge_spec(self.run.judge) if self.readout in JUDGE_READOUTS else None
+
+    @property
+    def can_be_given(self) -> bool:
+        """Whether a judge's JSON can be given: not where reasons come first."""
+        return self.judge_spec is not None and not self.judge_spec.rationale
+
     def with_head(self) -> PreTrainedModel:
-        """Returns a fresh base with a head drawn from the run's seed."""
+        """Returns a fresh base with a head drawn from the run's seed; without one, the base."""
+        if self.objective.head_spec is None:
+            return self.base()
         spec = self.objective.head_spec(self.run, self.material.dimensions, self.material.train)
         return attach_head(self.base(), spec, self.run.training.seed)
+
+    def trainable(self) -> PreTrainedModel | PeftModel:
+        """Returns what is trained: a fresh adapter on the base, or the one to go on from.
+
+        Raises:
+            ConfigError: `init_adapter` is no LoRA judge of this base.
+            AdapterError: it cannot be loaded.
+        """
+        start = self.run.judge.init_adapter
+        if start is None:
+            return add_adapter(
+                self.with_head(), self.run.adapter, self.family, self.run.training.seed
+            )
+        model, _, contract = load_adapter(folder_of(start), self.run.training.device)
+        origin = origin_of(self.run.model)
+        problems = []
+        if (contract.base_model, contract.base_digest) != (origin.name, origin.digest):
+            problems.append(f"its base is {contract.base_model}, the run's is {origin.name}")
+        if contract.judge is None:
+            problems.append(f"it was trained as {contract.objective}, not as a judge")
+        if not isinstance(model, PeftModel):
+            problems.append("it holds whole weights, not a LoRA adapter")
+            raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
+        if problems:
+            raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
+        model.set_adapter("default")  # trainable again
+        return model
+
+    def judge(self, model: PreTrainedModel | PeftModel, readout: str | None = None) -> Scorer:
+        """Returns a judge of a model in memory: for controls, never for "after".
+
+        Args:
+            model: a base, with or without an adapter.
+            readout: None: the run's.
+        """
+        if self.judge_spec is None:
+            raise ValueError("a run that trains scores has no judge")
+        return local_judge(
+            model.requires_grad_(False).eval(),
+            self.processor,
+            self.judge_spec,
+            readout or self.readout,
+            self.material.dimensions,
+            self.run.evaluation.evaluation_batch_rows,
+        )
+
+    def saved(self, readout: str | None = None) -> Saved:
+        """Returns the trained adapter as it was saved, loaded anew."""
+        scorer = load(
+            self.output / "adapter",
+            device=self.run.training.device,
+            batch_rows=self.run.evaluation.evaluation_batch_rows,
+            readout=readout,
+        )
+        self.remember(without_adapter(scorer.model))
+        return scorer
 
     def reward_model(self, model: PreTrainedModel | PeftModel) -> RewardModel:
         """Returns a scorer of a model in memory: for controls, never for "after"."""
         contract = new_contract(
-            model, self.processor, self.run.model, self.run.objective, self.objective.readout
+            model, self.processor, self.run.model, self.run.objective, self.readout
         )
         rows = self.run.evaluation.evaluation_batch_rows
         return RewardModel(model.eval(), self.processor, contract, rows)
@@ -175,7 +259,19 @@ class Workbench:
             benchmark or self.material.benchmark,
             self.folder(name),
             model_name=f"{self.base_name} ({name})",
-            settings=settings_of(options.min_pixels, options.max_pixels),
+            settings=settings_of(scorer, options.min_pixels, options.max_pixels),
         )
         entry = report["protocols"]["robust"]["dimensions"][self.material.primary]
         return float(entry["accuracy"] or 0.0)
+
+    def measure_blank(self, scorer: Scorer) -> list[str]:
+        """Evaluates on the benchmark with grey images, where that is asked and there are any."""
+        benchmark = self.material.benchmark
+        if "blank_images" not in self.run.evaluation.controls or not self.material.pictured:
+            return []
+        with stage("blank_images"):
+            blank = benchmark_from_cases(
+                benchmark.name, benchmark.source, blank_images(benchmark.cases)
+            )
+            self.measure(scorer, "blank_images", blank)
+        return ["blank_images"]

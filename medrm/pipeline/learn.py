@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
-from medrm.models.adapter import add_adapter, freeze_backbone
+from medrm.models.adapter import freeze_backbone
 from medrm.models.contract import Contract, new_contract, update_contract
 from medrm.models.folder import save_adapter
 from medrm.models.reward_model import head_of
@@ -62,7 +62,7 @@ def train_probe(bench: Workbench) -> PreTrainedModel:
 def train_adapter(bench: Workbench) -> None:
     """Trains the adapter and the head, and saves them as the adapter folder."""
     run = bench.run
-    model = add_adapter(bench.with_head(), run.adapter, bench.family, run.training.seed)
+    model = bench.trainable()
     trainer = build_trainer(bench, model, bench.output, "training")
     with stage("training"):
         trainer.train(resume_from_checkpoint=resume_point(run.training.resume_from_checkpoint))
@@ -86,10 +86,17 @@ def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contrac
     run, cases = bench.run, (*bench.material.train, *bench.material.development)
     facts = bench.material.facts
     contract = new_contract(
-        model, bench.processor, run.model, run.objective, bench.objective.readout
+        model,
+        bench.processor,
+        run.model,
+        run.objective,
+        bench.readout,
+        bench.material.dimensions,
     )
     return replace(
         contract,
+        judge=bench.judge_spec,
+        implicit_beta=run.training.beta if bench.readout == "implicit_reward" else None,
         training_data_digest=bench.material.source.digest,
         training_pixel_digests=tuple(
             sorted({facts[image.digest].pixel_digest for case in cases for image in case.images})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -10,35 +11,71 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.assets import PHANTOM_BASE
-from medrm.config import ModelOptions
+from medrm.config import JudgeOptions, ModelOptions
 from medrm.data.images import examine
-from medrm.errors import AdapterError, DataError, report
+from medrm.errors import AdapterError, ConfigError, DataError, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
-from medrm.evaluation.run import Scorer, evaluate
+from medrm.evaluation.run import evaluate
 from medrm.evaluation.tables import print_report
 from medrm.models.check import check_image_reaches
+from medrm.models.contract import Contract, read_contract
 from medrm.models.families import family_of
-from medrm.models.load import load_base, load_processor
+from medrm.models.load import load_base, load_processor, resolve_model
+from medrm.models.origin import Origin, find
 from medrm.pipeline.bench import settings_of
-from medrm.scorer.load import has_contract, load
+from medrm.schema import DIMENSIONS
+from medrm.scorer.judge import Judge
+from medrm.scorer.load import Saved, folder_of, has_contract, load
+from medrm.scorer.mocks import PREFIX, mock_judge
+from medrm.scorer.openai import OpenAIEngine
 from medrm.scorer.readouts import Likelihood, VerdictProbability
-from medrm.scorer.reward import RewardModel
+from medrm.scorer.specs import judge_spec, local_judge, prompt_of, sampling_of
+from medrm.scorer.vllm import VllmEngine
 
-READOUTS = {"verdict_probability": VerdictProbability, "likelihood": Likelihood}
-"""How a base model without a reward head can be read."""
+BASE_READOUTS: dict[str, type[VerdictProbability] | type[Likelihood]] = {
+    "verdict_probability": VerdictProbability,
+    "likelihood": Likelihood,
+}
+"""How a base model can be read without writing a verdict."""
+
+ENGINES = ("transformers", "vllm", "openai")
 
 
-def evaluate_model(
-    model: str,
-    revision: str | None,
-    benchmark: str,
-    data_root: str | None,
-    department_map: str | None,
-    readout: str,
-    protocol: str,
-    output_dir: Path,
-) -> None:
-    """Scores a saved reward model, or a base model by a zero-shot readout, and prints the table.
+@dataclass(frozen=True)
+class Measurement:
+    """What one `medrm evaluate` is asked to do.
+
+    Attributes:
+        model: adapter folder, hub repository, base model, `mock:NAME`, or a service's model.
+        benchmark: a name in evaluation/benchmarks/.
+        output_dir: evaluation folder to write.
+        judge: how a judge is asked.
+        readout: how the model is read; None: as it was saved, a base as a generating judge.
+        engine: what runs it, one of `ENGINES`.
+        protocol: "official", "robust" or "both".
+        revision: branch, tag or commit of a hub repository.
+        data_root: where the benchmark's files lie.
+        department_map: file of organ to department.
+        trust_remote_code: whether code that the checkpoint ships may run.
+        name: under which the model is reported; None: its own.
+    """
+
+    model: str
+    benchmark: str
+    output_dir: Path
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    readout: str | None = None
+    engine: str = "transformers"
+    protocol: str = "both"
+    revision: str | None = None
+    data_root: str | None = None
+    department_map: str | None = None
+    trust_remote_code: bool = False
+    name: str | None = None
+
+
+def evaluate_model(asked: Measurement) -> None:
+    """Scores one model on one benchmark and prints the table.
 
     Raises:
         MedrmError: a name, the data or the model is not as it should be, or the model was trained
@@ -46,42 +83,143 @@ def evaluate_model(
     """
     state = PartialState()
     with state.main_process_first():
-        departments = Path(department_map) if department_map else None
-        chosen = load_benchmark(benchmark, data_root, department_map=departments)
-    scorer = _scorer(model, revision, readout, chosen, state.device)
-    if isinstance(scorer, RewardModel):
-        refuse_trained_images(scorer, chosen)
-    name = Path(model).resolve().name if Path(model).exists() else model
+        departments = Path(asked.department_map) if asked.department_map else None
+        chosen = load_benchmark(asked.benchmark, asked.data_root, department_map=departments)
+    scorer = _scorer(asked, chosen, state.device)
+    contract = None if isinstance(scorer, VerdictProbability | Likelihood) else scorer.contract
     limits: tuple[int | None, int | None] = (None, None)
-    if isinstance(scorer, RewardModel):
-        limits = (scorer.contract.min_pixels, scorer.contract.max_pixels)
-    settings = settings_of(*limits)
+    if contract is not None:
+        refuse_trained_images(contract, chosen)
+        limits = (contract.min_pixels, contract.max_pixels)
+    local = Path(asked.model).resolve().name if Path(asked.model).exists() else asked.model
     result = evaluate(
-        scorer, chosen, output_dir, model_name=name, protocol=protocol, settings=settings
+        scorer,
+        chosen,
+        asked.output_dir,
+        model_name=asked.name or local,
+        protocol=asked.protocol,
+        settings=settings_of(scorer, *limits),
     )
     if state.is_main_process:
         print_report(result)
 
 
 def _scorer(
-    model: str, revision: str | None, readout: str, benchmark: Benchmark, device: torch.device
-) -> Scorer:
-    """Loads an adapter where there is a contract, else a base model."""
-    if model != PHANTOM_BASE and has_contract(model, revision):
-        trained = load(model, revision=revision, device=device)
-        _check_images(trained.model, trained.processor, benchmark)
-        return trained
-    if Path(model, "adapter_config.json").is_file():
+    asked: Measurement, benchmark: Benchmark, device: torch.device
+) -> Saved | VerdictProbability | Likelihood:
+    """Returns what scores: a mock, a service, a saved model, or a base model.
+
+    Raises:
+        ConfigError: a readout that the model or engine cannot give.
+    """
+    if asked.model.startswith(PREFIX):
+        return mock_judge(asked.model.removeprefix(PREFIX), asked_about(benchmark))
+    if asked.engine != "transformers":
+        return _served(asked, benchmark)
+    if asked.model != PHANTOM_BASE and has_contract(asked.model, asked.revision):
+        return _trained(asked, benchmark, device)
+    if Path(asked.model, "adapter_config.json").is_file():
         raise AdapterError(
-            f"{model} is an adapter without medrm.json, so neither its head nor its template is "
-            "known. Give an adapter folder that medrm wrote."
+            f"{asked.model} is an adapter without medrm.json, so neither its head nor its template "
+            "is known. Give an adapter folder that medrm wrote."
         )
-    options = ModelOptions(model_name_or_path=model, model_revision=revision or "main")
-    processor = load_processor(model, options.model_revision)
+    options = ModelOptions(
+        model_name_or_path=asked.model,
+        model_revision=asked.revision or "main",
+        trust_remote_code=asked.trust_remote_code,
+    )
+    processor = load_processor(
+        asked.model, options.model_revision, trust_remote_code=asked.trust_remote_code
+    )
     base = load_base(options, device)
     _check_images(base, processor, benchmark)
-    scorer: Scorer = READOUTS[readout](base, processor, dimensions=benchmark.dimensions)
-    return scorer
+    readout = asked.readout or asked.judge.judge_readout
+    if readout in BASE_READOUTS:
+        return BASE_READOUTS[readout](base, processor, dimensions=benchmark.dimensions)
+    return local_judge(base, processor, judge_spec(asked.judge), readout, asked_about(benchmark))
+
+
+def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> Saved:
+    trained = load(asked.model, asked.revision, device, readout=asked.readout)
+    if asked.readout not in (None, trained.readout):
+        raise ConfigError(
+            f"{asked.model} is scored by {trained.readout}; --readout {asked.readout} is for base "
+            "models and judges. Leave it out."
+        )
+    _check_images(trained.model, trained.processor, benchmark)
+    return trained
+
+
+def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
+    """Returns a judge whose model runs elsewhere: behind a service, or in vLLM.
+
+    Raises:
+        ConfigError: a readout that the engine cannot give, or a saved model that is no judge.
+    """
+    readout = asked.readout or asked.judge.judge_readout
+    if readout not in ("generate", "votes"):
+        raise ConfigError(
+            f"--engine {asked.engine} writes verdicts; --readout {readout} needs the model itself. "
+            "Give --readout generate or votes, or --engine transformers."
+        )
+    spec, dimensions, contract = judge_spec(asked.judge), asked_about(benchmark), None
+    engine: OpenAIEngine | VllmEngine
+    if asked.engine == "openai":
+        engine = OpenAIEngine(asked.model)
+    elif has_contract(asked.model, asked.revision):
+        folder = folder_of(asked.model, asked.revision)
+        contract = read_contract(folder)
+        if contract.judge is None:
+            raise ConfigError(
+                f"{asked.model} was trained as {contract.objective}; vLLM runs judges. Give "
+                "--engine transformers."
+            )
+        spec, dimensions = contract.judge, contract.dimensions
+        engine = _vllm_of(contract, folder, benchmark)
+    else:
+        engine = VllmEngine(
+            resolve_model(asked.model),
+            load_processor(asked.model, asked.revision or "main"),
+            images=_most_images(benchmark),
+        )
+    return Judge(
+        engine,
+        prompt_of(spec),
+        dimensions,
+        votes=spec.votes if readout == "votes" else 1,
+        sampling=sampling_of(spec),
+        plain=engine.plain if isinstance(engine, VllmEngine) else None,
+        contract=contract,
+    )
+
+
+def _vllm_of(contract: Contract, folder: Path, benchmark: Benchmark) -> VllmEngine:
+    """Returns vLLM with the base of a saved judge and, where there is one, its LoRA adapter."""
+    limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
+    origin = Origin(contract.base_model, contract.base_revision, contract.base_digest)
+    lora = contract.trained == "lora"
+    return VllmEngine(
+        resolve_model(find(origin, folder)) if lora else str(folder),
+        load_processor(str(folder)),
+        folder if lora else None,
+        images=_most_images(benchmark),
+        pixel_limits={name: value for name, value in limits.items() if value is not None},
+    )
+
+
+def _most_images(benchmark: Benchmark) -> int:
+    return max(1, *(len(case.images) for case in benchmark.cases))
+
+
+def asked_about(benchmark: Benchmark) -> tuple[str, ...]:
+    """Returns what a judge that was not trained is asked about.
+
+    All of Med-RewardBench's dimensions where the benchmark labels one of them: the released scorer
+    drops a reply that lacks any.
+    """
+    if set(benchmark.dimensions) <= set(DIMENSIONS):
+        return DIMENSIONS
+    return benchmark.dimensions
 
 
 def _check_images(
@@ -91,13 +229,13 @@ def _check_images(
         check_image_reaches(model, processor, family_of(model.config))
 
 
-def refuse_trained_images(model: RewardModel, benchmark: Benchmark) -> None:
-    """Fails when the model's contract lists an image of the benchmark as a training image.
+def refuse_trained_images(contract: Contract, benchmark: Benchmark) -> None:
+    """Fails when a saved model's contract lists an image of the benchmark as a training image.
 
     Raises:
         DataError: names the cases.
     """
-    seen = set(model.contract.training_pixel_digests)
+    seen = set(contract.training_pixel_digests)
     facts = examine(benchmark.cases)
     hits = [
         f"case {case.case_id}: image {image.name}"

@@ -10,19 +10,16 @@ from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from medrm.config import Run
-from medrm.data.images import blank_images
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import benchmark_from_cases
 from medrm.evaluation.compare import compare
 from medrm.evaluation.page import write_page
 from medrm.evaluation.tables import print_comparison
 from medrm.hub import check_push, push, write_card
-from medrm.models.reward_model import without_adapter
+from medrm.pipeline import judges, rewards
 from medrm.pipeline.bench import Workbench, stage
-from medrm.pipeline.learn import add_statistics, resume_point, train_adapter, train_probe
+from medrm.pipeline.learn import resume_point, train_adapter
 from medrm.pipeline.manifest import write_manifest
 from medrm.pipeline.material import gather
-from medrm.scorer.load import load
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +53,11 @@ def train(run: Run) -> None:
         write_manifest(output / "run.json", run, bench.material.summary(), state.num_processes)
         logger.info("%s", bench.material.describe())
     state.wait_for_everyone()
-    before(bench)
-    controls = untrained_controls(bench)
+    measures = judges if bench.judge_spec else rewards
+    measures.before(bench)
+    controls = measures.controls_before(bench)
     train_adapter(bench)
-    after(bench)
+    controls += measures.after(bench)
     if state.is_main_process:
         conclude(bench, controls)
     state.wait_for_everyone()
@@ -108,69 +106,13 @@ def clear(output: Path, run: Run) -> None:
             entry.unlink(missing_ok=True)
 
 
-def before(bench: Workbench) -> None:
-    """Measures the base by each zero-shot readout; `before` is the better on development cases."""
-    model = bench.base()
-    bench.check_image(model)
-    held_out = bench.development_benchmark()
-    accuracy: dict[str, float] = {}
-    for name, scorer in bench.zero_shot(model, (bench.material.primary,)):
-        accuracy[name] = bench.measure(scorer, f"{name}/development", held_out)
-    for name, scorer in bench.zero_shot(model, bench.material.dimensions):
-        with stage(name):
-            bench.measure(scorer, name)
-    better = max(accuracy, key=lambda name: accuracy[name])
-    if PartialState().is_main_process:
-        for name in accuracy:
-            shutil.rmtree(bench.folder(f"{name}/development"))
-        shutil.copytree(bench.folder(better), bench.folder("before"), dirs_exist_ok=True)
-    logger.info(
-        "before: %s (development: %s)",
-        better,
-        ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()),
-    )
-
-
-def untrained_controls(bench: Workbench) -> list[str]:
-    """Measures a head as it was drawn, and one trained on the frozen base."""
-    wanted = bench.run.evaluation.controls
-    if "untrained_head" in wanted:
-        with stage("untrained_head"):
-            bench.measure(bench.reward_model(bench.with_head()), "untrained_head")
-    if "frozen_probe" in wanted:
-        with stage("frozen_probe"):
-            bench.measure(bench.reward_model(train_probe(bench)), "frozen_probe")
-    return [name for name in wanted if name != "blank_images" and bench.folder(name).is_dir()]
-
-
-def after(bench: Workbench) -> None:
-    """Measures the adapter as it was saved, loaded anew, with the images and without."""
-    scorer = load(
-        bench.output / "adapter",
-        device=bench.run.training.device,
-        batch_rows=bench.run.evaluation.evaluation_batch_rows,
-    )
-    bench.remember(without_adapter(scorer.model))
-    add_statistics(bench, scorer)
-    with stage("after"):
-        bench.measure(scorer, "after")
-    benchmark = bench.material.benchmark
-    if "blank_images" in bench.run.evaluation.controls and bench.material.pictured:
-        with stage("blank_images"):
-            blank = benchmark_from_cases(
-                benchmark.name, benchmark.source, blank_images(benchmark.cases)
-            )
-            bench.measure(scorer, "blank_images", blank)
-
-
 def conclude(bench: Workbench, controls: list[str]) -> None:
     """Compares, writes card and report, and pushes where that is asked."""
-    names = [*controls, *(["blank_images"] if bench.folder("blank_images").is_dir() else [])]
     comparison = compare(
         bench.folder("before"),
         bench.folder("after"),
         primary=bench.material.primary,
-        controls={name: bench.folder(name) for name in names},
+        controls={name: bench.folder(name) for name in controls},
         allowed_differences=bench.run.evaluation.allowed_differences,
         output_dir=bench.output,
     )

@@ -17,7 +17,14 @@ from medrm.errors import AdapterError, first_line
 from medrm.models.contract import CONTRACT_FILE
 from medrm.models.folder import load_adapter
 from medrm.scorer.batches import BATCH_ROWS
+from medrm.scorer.implicit import ImplicitReward
+from medrm.scorer.judge import Judge
 from medrm.scorer.reward import RewardModel
+from medrm.scorer.skeleton import Skeleton
+from medrm.scorer.specs import local_judge
+
+Saved = RewardModel | ImplicitReward | Judge | Skeleton
+"""What `load` gives."""
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """What is fetched from the hub: weights, settings, tokenizer; never pickles or code."""
@@ -29,8 +36,9 @@ def load(
     device: torch.device | str | None = None,
     batch_rows: int = BATCH_ROWS,
     attn_implementation: str | None = None,
-) -> RewardModel:
-    """Loads a saved reward model; nothing is ever made up for a missing part.
+    readout: str | None = None,
+) -> Saved:
+    """Loads a saved reward model or judge; nothing is ever made up for a missing part.
 
     Args:
         path_or_repo: an adapter folder, or the id of a hub repository.
@@ -38,26 +46,35 @@ def load(
         device: where it runs; None: the GPU if there is one, else the CPU.
         batch_rows: most rows (case and answer) computed at once.
         attn_implementation: attention of transformers; None: as trained, for the same scores.
+        readout: how a judge's verdict is read; None: as it was saved.
 
     Raises:
         AdapterError: not found, not a saved reward model, or not what its contract says.
         ConfigError: the base model cannot be loaded.
     """
-    folder = Path(path_or_repo)
-    if not folder.is_dir():
-        folder = _download(str(path_or_repo), revision)
-    if not (folder / CONTRACT_FILE).is_file():
-        raise AdapterError(
-            f"{str(path_or_repo)!r} is no saved reward model: it has no {CONTRACT_FILE}. A base "
-            "model has no reward head; train one with recipes/train_rm.py, whose run also measures "
-            "the base as a zero-shot judge. Give the adapter folder of a run, such as RUN/adapter."
-        )
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor, contract = load_adapter(
-        folder, device, attn_implementation=attn_implementation
+        folder_of(path_or_repo, revision), device, attn_implementation=attn_implementation
     )
-    return RewardModel(model, processor, contract, batch_rows)
+    if contract.readout == "reward":
+        return RewardModel(model, processor, contract, batch_rows)
+    if contract.readout == "implicit_reward":
+        return ImplicitReward(model, processor, contract, batch_rows)
+    if contract.judge is None:
+        raise AdapterError(
+            f"{CONTRACT_FILE} of {path_or_repo} names the readout {contract.readout!r} but no "
+            "judge's prompt. Save the adapter again."
+        )
+    return local_judge(
+        model,
+        processor,
+        contract.judge,
+        readout or contract.readout,
+        contract.dimensions,
+        batch_rows,
+        contract,
+    )
 
 
 def has_contract(path_or_repo: str | Path, revision: str | None = None) -> bool:
@@ -78,6 +95,25 @@ def has_contract(path_or_repo: str | Path, revision: str | None = None) -> bool:
     ):
         return False
     return True
+
+
+def folder_of(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """Returns the adapter folder, downloaded where it is a hub repository.
+
+    Raises:
+        AdapterError: not found, or not a model that medrm saved.
+    """
+    folder = Path(path_or_repo)
+    if not folder.is_dir():
+        folder = _download(str(path_or_repo), revision)
+    if not (folder / CONTRACT_FILE).is_file():
+        raise AdapterError(
+            f"{str(path_or_repo)!r} is no saved model of medrm: it has no {CONTRACT_FILE}. A base "
+            "model has neither head nor judge's prompt; train one with recipes/train_rm.py, whose "
+            "run also measures the base, or measure it with medrm evaluate. Give the adapter "
+            "folder of a run, such as RUN/adapter."
+        )
+    return folder
 
 
 def _download(repo: str, revision: str | None) -> Path:

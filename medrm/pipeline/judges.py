@@ -1,0 +1,40 @@
+"""What a judge's run measures: base and adapter, each generating and with the JSON given."""
+
+from __future__ import annotations
+
+from medrm.pipeline.bench import Workbench, stage
+
+
+def before(bench: Workbench) -> None:
+    """Measures the base by the run's readout, as the adapter will be."""
+    model = bench.base()
+    bench.check_image(model)
+    with stage("before"):
+        bench.measure(bench.judge(model), "before")
+
+
+def controls_before(bench: Workbench) -> list[str]:
+    """Measures the base with the JSON given, and the adapter to go on from."""
+    wanted, done = bench.run.evaluation.controls, []
+    if "base_skeleton" in wanted and bench.can_be_given:
+        with stage("base_skeleton"):
+            bench.measure(bench.judge(bench.base(), "skeleton"), "base_skeleton")
+        done.append("base_skeleton")
+    if "init_adapter" in wanted and bench.run.judge.init_adapter:
+        with stage("init_adapter"):
+            bench.measure(bench.judge(bench.trainable()), "init_adapter")
+        done.append("init_adapter")
+    return done
+
+
+def after(bench: Workbench) -> list[str]:
+    """Measures the adapter as it was saved, loaded anew; returns the controls made of it."""
+    scorer = bench.saved()
+    with stage("after"):
+        bench.measure(scorer, "after")
+    done = bench.measure_blank(scorer)
+    if "skeleton" in bench.run.evaluation.controls and bench.can_be_given:
+        with stage("skeleton"):
+            bench.measure(bench.saved("skeleton"), "skeleton")
+        done.append("skeleton")
+    return done

@@ -1,0 +1,94 @@
+"""How a judge is put together: from the options of a run, or from the contract of a saved model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
+
+from medrm.chat import JudgePrompt, load_prompt
+from medrm.config import JudgeOptions
+from medrm.models.contract import Contract, JudgeSpec
+from medrm.scorer.batches import BATCH_ROWS
+from medrm.scorer.engines import Sampling
+from medrm.scorer.generate import TransformersEngine
+from medrm.scorer.judge import Judge
+from medrm.scorer.skeleton import Skeleton
+
+JUDGE_READOUTS = ("generate", "skeleton", "votes")
+
+
+def judge_spec(options: JudgeOptions) -> JudgeSpec:
+    """Returns how the options ask a judge.
+
+    Raises:
+        ConfigError: the prompt is unknown, or its file is no prompt.
+    """
+    prompt = load_prompt(options.judge_prompt, options.prompt_file)
+    return JudgeSpec(
+        prompt=prompt.name,
+        prompt_version=prompt.version,
+        system=prompt.system,
+        user=prompt.user,
+        per_dimension=prompt.per_dimension,
+        rationale=prompt.rationale,
+        votes=options.votes,
+        temperature=options.judge_temperature,
+        max_new_tokens=options.max_new_tokens,
+    )
+
+
+def prompt_of(spec: JudgeSpec) -> JudgePrompt:
+    """Returns the prompt that a spec describes."""
+    return JudgePrompt(
+        name=spec.prompt,
+        version=spec.prompt_version,
+        system=spec.system,
+        user=spec.user,
+        per_dimension=spec.per_dimension,
+        rationale=spec.rationale,
+    )
+
+
+def sampling_of(spec: JudgeSpec) -> Sampling:
+    """Returns how the replies of a spec are drawn."""
+    return Sampling(spec.temperature, spec.max_new_tokens)
+
+
+def local_judge(
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    spec: JudgeSpec,
+    readout: str,
+    dimensions: Sequence[str],
+    batch_rows: int = BATCH_ROWS,
+    contract: Contract | None = None,
+) -> Judge | Skeleton:
+    """Returns a judge that runs on a model in memory.
+
+    Args:
+        model: a stock model, with or without an adapter.
+        processor: of the model.
+        spec: how it is asked.
+        readout: one of `JUDGE_READOUTS`.
+        dimensions: what is asked about.
+        batch_rows: most rows (case and order) computed at once.
+        contract: of a saved judge.
+    """
+    prompt = prompt_of(spec)
+    if readout == "skeleton":
+        return Skeleton(
+            model, processor, prompt, dimensions=dimensions, batch_rows=batch_rows,
+            contract=contract,
+        )  # fmt: skip
+    engine = TransformersEngine(model, processor, batch_rows)
+    return Judge(
+        engine,
+        prompt,
+        dimensions,
+        votes=spec.votes if readout == "votes" else 1,
+        sampling=sampling_of(spec),
+        plain=engine.plain,
+        contract=contract,
+    )
