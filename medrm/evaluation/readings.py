@@ -136,7 +136,8 @@ def read_response(
     """
     names = tuple(asked) if response.dimension is None else (response.dimension,)
     if response.state != "ok":
-        return dict.fromkeys(names, Reading(UNREAD, response.reason or response.state))
+        detail = response.reason if response.state == "error" else None
+        return dict.fromkeys(names, Reading(UNREAD, detail or response.state))
     if response.probabilities is not None:
         return {name: _more_probable(response.probabilities[name]) for name in names}
     parsed = parse_verdict(response.text or "", parser, names)

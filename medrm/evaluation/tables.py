@@ -75,9 +75,7 @@ def accuracy_table(report: Report) -> Table:
 
 def position_table(report: Report) -> Table:
     """Returns what the presented order does to a judge's verdicts."""
-    table = _table(
-        "both orders", ("dimension", "same verdict", "names the first shown", "kappa", "ties")
-    )
+    table = _table("both orders", ("dimension", "same verdict", "names the first shown", "kappa"))
     for name, measures in _robust(report).items():
         if measures:
             table.add_row(
@@ -85,7 +83,6 @@ def position_table(report: Report) -> Table:
                 percent(measures["consistency"]),
                 percent(measures["first_rate"]),
                 DASH if measures["kappa"] is None else f"{measures['kappa']:.3f}",
-                str(measures["n_tie"]),
             )
     return table
 

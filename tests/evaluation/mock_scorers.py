@@ -9,7 +9,7 @@ import numpy as np
 
 from medrm.data.load import CaseSet
 from medrm.evaluation.benchmark import Benchmark
-from medrm.schema import Case, PairLabel, RankingLabel, Response
+from medrm.schema import Case, Order, PairLabel, RankingLabel, Response
 from medrm.scorer.batches import Scored
 
 SHARES = {"A": (1.0, 0.0, 0.0), "B": (0.0, 0.0, 1.0), "tie": (0.0, 1.0, 0.0), "-": (0.5, 0.0, 0.5)}
@@ -117,6 +117,47 @@ class Judge:
                     said["probabilities"] = {"accuracy": row}
                 response = Answered(case.case_id, order, **said)
                 yield Scored(case, order, responses=(response,))
+
+
+class Writer:
+    """A judge that writes what `rule` returns for case, order, dimension and vote; None: no call.
+
+    A reply that equals `cut` was stopped by the limit.
+    """
+
+    def __init__(
+        self,
+        rule: Callable[[Case, Order, str | None, int], str | None],
+        dimensions: tuple[str, ...] = DIMENSIONS,
+        votes: int = 1,
+        per_dimension: bool = False,
+        cut: str | None = None,
+    ) -> None:
+        self.rule = rule
+        self.dimensions = dimensions
+        self.readout = "votes" if votes > 1 else "generate"
+        self.votes = votes
+        self.asked = dimensions if per_dimension else (None,)
+        self.cut = cut
+
+    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+        for case in cases:
+            for order in ("forward", "reversed"):
+                responses = tuple(
+                    self.respond(case, order, name, vote)
+                    for name in self.asked[::-1]
+                    for vote in range(self.votes)
+                )
+                yield Scored(case, order, responses=responses)
+
+    def respond(self, case: Case, order: Order, name: str | None, vote: int) -> Response:
+        text = self.rule(case, order, name, vote)
+        said = {"dimension": name, "vote": vote, "readout": self.readout, "text": text}
+        if text is None:
+            said |= {"state": "bad_image", "finish_reason": None}
+        elif text == self.cut:
+            said["finish_reason"] = "length"
+        return Answered(case.case_id, order, **said)
 
 
 def oracle(case: Case) -> tuple[float, float]:
