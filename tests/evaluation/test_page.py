@@ -8,13 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
+from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle
 
 from medrm.errors import DataError
 from medrm.evaluation.charts import step_chart
 from medrm.evaluation.compare import compare
 from medrm.evaluation.page import write_page
 from medrm.evaluation.run import evaluate
+from medrm.schema import DIMENSIONS, Case
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "line", "circle", "path", "br"}
@@ -117,6 +118,41 @@ def test_no_text_of_the_run_becomes_markup(folder: Path) -> None:
     page = read(write_page(folder))
     assert "script" not in page.tags
     assert "".join(page.text).count(HOSTILE) >= 4
+
+
+def test_what_a_judge_wrote(folder: Path) -> None:
+    """Before it refuses in half of the cases; after it answers, with hostile text around."""
+    benchmark = make_benchmark(make_cases("AB" * 20))
+
+    def rule(case: Case, order: str, *_: object) -> str:
+        letter = "A" if (oracle(case)[0] == 1.0) == (order == "forward") else "B"
+        return f"</pre>{HOSTILE}\ud83d {json.dumps(dict.fromkeys(DIMENSIONS, letter))}"
+
+    def refusing(case: Case, order: str, *_: object) -> str:
+        return rule(case, order) if int(case.case_id[-3:]) < 20 else "I can't."
+
+    settings = {"prompt": "json 1"}
+    for name, written in {"before": refusing, "after": rule}.items():
+        scorer = Writer(written, DIMENSIONS)
+        evaluate(scorer, benchmark, folder / "evaluation" / name, "m", settings=settings)
+    compare(folder / "evaluation/before", folder / "evaluation/after")
+    page = read(write_page(folder))
+    text = " ".join(" ".join(page.text).split())
+    assert "script" not in page.tags
+    for piece in (
+        "Before: generate, prompt json 1. After: generate, prompt json 1.",
+        "Official scorer, medrm prompt. Its rules",
+        "+0.0 points are better judgement of what was read, +50.0 points more",
+        "read by rule: json 40 80",
+        "not wholly read: no JSON object 40 0",
+        "read by rule: json 20 40",
+        "voided but readable 0 0",
+        "Replies after training, read (6 shown)",
+        "case-000, forward, vote 0 : accuracy A",
+    ):
+        assert piece in text, piece
+    assert "not wholly read (" not in text
+    assert "".join(page.text).count(f"</pre>{HOSTILE}") == 6
 
 
 def test_page_can_be_rebuilt_from_less(folder: Path) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mock_scorers import Rewards, make_benchmark, make_cases, oracle
+from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 from rich.console import Console
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.run import evaluate
 from medrm.evaluation.tables import print_comparison, print_report
-from medrm.schema import DIMENSIONS
+from medrm.schema import DIMENSIONS, Case
 
 
 @pytest.fixture
@@ -67,6 +68,33 @@ def test_report_at_80_columns(folders: dict[str, Path], tmp_path: Path) -> None:
     assert "…" not in text
     assert "99.9 (99.8, 100.0)" in text  # the interval is cut at 100 % for reading
     assert "bad_image 1" in text
+
+
+def test_a_judge_at_80_columns(tmp_path: Path) -> None:
+    """Right whenever it is read; every fifth reply is a refusal, every tenth names assistants."""
+    cases = [
+        replace(case, labels=dict.fromkeys(DIMENSIONS, case.labels["accuracy"]))
+        for case in make_cases("AB" * 600)
+    ]
+
+    def rule(case: Case, order: str, *_: object) -> str:
+        number = int(case.case_id[-3:])
+        letter = "A" if (number % 2 == 0) == (order == "forward") else "B"
+        if number % 5 == 0:
+            return "I cannot help with that [/red]."
+        return json.dumps(dict.fromkeys(DIMENSIONS, letter if number % 10 else "Assistant B"))
+
+    writer = Writer(rule, DIMENSIONS)
+    benchmark = make_benchmark(cases, DIMENSIONS)
+    report = evaluate(writer, benchmark, tmp_path, "m", settings={"prompt": "json 1"})
+    text = shown(print_report, report)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "official scorer, medrm prompt" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["overall", "80.0", "50.0", "0.667"] in lines
+    assert "no JSON object 240 (cases)" in text
+    assert "strict parser: json 1920, none 480." in " ".join(text.split())
 
 
 def test_names_are_neither_markup_nor_control_characters(folders: dict[str, Path]) -> None:
