@@ -1,0 +1,161 @@
+"""A leaderboard as CSV, Markdown and a terminal table; imports no torch."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from medrm.errors import printable
+from medrm.evaluation.report import write_json
+from medrm.evaluation.tables import DASH, percent, plain
+
+Standings = Mapping[str, Any]
+"""What `leaderboard.standings` returns."""
+
+OVERLAP = (
+    "Rows whose intervals overlap may be equally good; `medrm compare` tests two of their folders "
+    "case by case."
+)
+
+_WIDE = 160
+"""Columns where the output is no terminal, so that a log holds whole rows."""
+
+_MEASURES = ("accuracy", "ci95_low", "ci95_high", "n", "official_micro", "official_macro")
+_MORE = ("coverage", "consistency")
+
+
+def write_leaderboard(folder: Path, table: Standings) -> None:
+    """Writes `leaderboard.json`, `leaderboard.csv` and `leaderboard.md`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "leaderboard.json", table)
+    (folder / "leaderboard.csv").write_text(leaderboard_csv(table), encoding="utf-8")
+    (folder / "leaderboard.md").write_text(leaderboard_markdown(table), encoding="utf-8")
+
+
+def leaderboard_csv(table: Standings) -> str:
+    """Returns every measure of every model and dimension, unrounded; then those without any."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    measures = (*_MEASURES, *_MORE)
+    names = [f"{name}_{measure}" for name in table["dimensions"] for measure in measures]
+    out.writerow(["rank", "name", "model", "revision", "engine", "readout", "state", *names])
+    for row in table["models"]:
+        entries = [row["dimensions"][name] for name in table["dimensions"]]
+        cells = [_cell(entry, measure) for entry in entries for measure in measures]
+        who = [row[key] for key in ("rank", "name", "model", "revision", "engine", "readout")]
+        out.writerow(["" if cell is None else cell for cell in (*who, "done", *cells)])
+    for state in ("failed", "skipped"):
+        for row in table[state]:
+            who = [row[key] or "" for key in ("name", "model", "revision", "engine")]
+            out.writerow(["", *who, "", f"{state}: {row['reason']}", *[""] * len(names)])
+    return text.getvalue()
+
+
+def leaderboard_markdown(table: Standings) -> str:
+    """Returns the table as a page: percent, with 95 % intervals on the primary dimension."""
+    header, rows = _columns(table, short=False)
+    lines = [f"# {_title(table)}", "", _line(header), _line(["---"] * len(header))]
+    lines += [_line(row) for row in rows]
+    lines += ["", OVERLAP]
+    for state in ("failed", "skipped"):
+        if table[state]:
+            lines += ["", f"## {state.capitalize()}", "", _line(["model", "reason"])]
+            lines += [_line(["---", "---"])]
+            lines += [_line([row["name"], row["reason"]]) for row in table[state]]
+    notes = [(row["name"], row["note"]) for row in table["models"] if row["note"]]
+    if notes:
+        lines += [
+            "",
+            "## Notes",
+            "",
+            *(f"- {_escaped(who)}: {_escaped(note)}" for who, note in notes),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def print_leaderboard(table: Standings, console: Console | None = None) -> None:
+    """Prints the ranked models, and below them those without a result and why."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, _WIDE))
+    header, rows = _columns(table, short=True)
+    shown = Table(
+        title=plain(_title(table)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for number, column in enumerate(header):
+        shown.add_column(
+            plain(column), justify="left" if number == 1 else "right", no_wrap=number != 1
+        )
+    for row in rows:
+        shown.add_row(*(plain(cell) for cell in row))
+    console.print(shown)
+    for state in ("failed", "skipped"):
+        for row in table[state]:
+            console.print(plain(f"{state}: {row['name']}: {row['reason']}"))
+    if len(rows) > 1:
+        console.print(plain(OVERLAP.replace("`", "")))
+
+
+def _title(table: Standings) -> str:
+    benchmark = table["benchmark"]
+    return (
+        f"{benchmark['name']}: {benchmark['cases']} cases in {benchmark['clusters']} clusters, "
+        f"ranked by {table['primary']} (robust accuracy, percent)"
+    )
+
+
+def _columns(table: Standings, *, short: bool) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows; short: names of other dimensions cut to five letters."""
+    primary = table["primary"]
+    others = [name for name in table["dimensions"] if name != primary]
+    shown = [f"{name[:5]}." if short and len(name) > 6 else name for name in others]
+    header = ["#", "model", f"{primary} (95 % CI)", *shown]
+    header += ["official micro", "official macro", "read", "consistent"]
+    rows = []
+    for row in table["models"]:
+        entries = row["dimensions"]
+        first = entries[primary]
+        rows.append(
+            [
+                DASH if row["rank"] is None else str(row["rank"]),
+                row["name"],
+                _with_interval(first),
+                *(percent(entries[name]["accuracy"]) for name in others),
+                *(percent(first[key]) for key in ("official_micro", "official_macro")),
+                *(percent(first[key]) for key in _MORE),
+            ]
+        )
+    return header, rows
+
+
+def _with_interval(entry: Mapping[str, Any]) -> str:
+    """An accuracy with its interval, which is cut at 0 and 100 % for reading only."""
+    if entry["ci95"] is None:
+        return percent(entry["accuracy"])
+    low, high = max(0.0, entry["ci95"][0]), min(1.0, entry["ci95"][1])
+    return f"{percent(entry['accuracy'])} ({percent(low)}, {percent(high)})"
+
+
+def _cell(entry: Mapping[str, Any], measure: str) -> Any:
+    if measure.startswith("ci95_"):
+        bounds: Sequence[float] | None = entry["ci95"]
+        return None if bounds is None else bounds[measure == "ci95_high"]
+    return entry[measure]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """Returns text of data as one line that is neither Markdown nor HTML."""
+    flat = " ".join(printable(text).split())
+    return html.escape(flat, quote=False).replace("|", "\\|").replace("`", "'")
