@@ -27,6 +27,7 @@ from medrm.scorer.collate import Collator, Row
 from medrm.scorer.engines import Completion, Request, Sampling, call_seed
 from medrm.scorer.prefix import read_branches
 from medrm.scorer.responses import state_of
+from medrm.scorer.spans import turn_end
 
 
 class Group(NamedTuple):
@@ -284,13 +285,9 @@ def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[
     Checkpoints disagree on where they say so: in the generation config (one or several), in the
     tokenizer, or only in the chat template, by the special token behind an assistant's turn.
     """
-    tokenizer = processor.tokenizer
     named = cast(Any, model).generation_config.eos_token_id
-    stops = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
-    turn = chat.answer_messages("?", 0, "ANSWER")
-    after = chat.render(processor, turn, "turn_end").rpartition("ANSWER")[2]
-    special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special}
-    stops |= special & set(tokenizer(after, add_special_tokens=False)["input_ids"][:1])
+    stops = set(named if isinstance(named, list) else [named])
+    stops |= {processor.tokenizer.eos_token_id, turn_end(processor).token}
     return frozenset(stops - {None})
 
 

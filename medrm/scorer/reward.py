@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,45 +27,30 @@ ImageInput = str | Path | bytes | Image.Image | ImageRef
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-class RewardModel:
-    """A trained reward model: one score for each answer and dimension, higher is better.
+class AnswerScorer:
+    """Scores each answer of a case alone, higher is better.
 
     Only differences between answers to the same question about the same images mean anything.
 
     Attributes:
-        readout: "reward".
         contract: what the model was saved with.
-        model: with its head and adapter.
+        model: with its head or adapter.
         processor: of the base model.
-
-    Args:
-        model: from `load_adapter`.
-        processor: from the same folder.
-        contract: from the same folder.
-        batch_rows: most rows (case and answer) computed at once; a case is never split. In fp32 it
-            changes no score by more than 1e-5.
     """
 
-    readout = "reward"
+    readout: str
 
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
         contract: Contract,
-        batch_rows: int = BATCH_ROWS,
+        readout: Readout[Case, Any, Array],
     ) -> None:
         self.model = model
         self.processor = processor
         self.contract = contract
-        self._readout: Readout[Case, None, Array] = Readout(
-            Collator(processor, contract.reward_template),
-            prompts=self._prompts,
-            rows=lambda case: len(case.answers),
-            read=self._read,
-            batch_rows=batch_rows,
-            max_length=contract.max_length,
-        )
+        self._readout = readout
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -138,13 +124,52 @@ class RewardModel:
             name: _verdict(name, rewards[:, column]) for column, name in enumerate(self.dimensions)
         }
 
+
+class RewardModel(AnswerScorer):
+    """A trained reward model: one score for each answer and dimension.
+
+    Attributes:
+        readout: "reward".
+
+    Args:
+        model: from `load_adapter`.
+        processor: from the same folder.
+        contract: from the same folder.
+        batch_rows: most rows (case and answer) computed at once; a case is never split. In fp32 it
+            changes no score by more than 1e-5.
+    """
+
+    readout = "reward"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        contract: Contract,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        readout: Readout[Case, None, Array] = Readout(
+            Collator(processor, contract.reward_template),
+            prompts=self._prompts,
+            rows=lambda case: len(case.answers),
+            read=self._read,
+            batch_rows=batch_rows,
+            max_length=contract.max_length,
+        )
+        super().__init__(model, processor, contract, readout)
+
     def _prompts(self, case: Case) -> Prompts[None]:
         return Prompts(case, self._readout.collator.answer_rows(case), None)
 
     def _read(self, features: BatchFeature, prompts: list[Prompts[None]]) -> list[Array]:
         rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)
-        ends = np.cumsum([len(prompt.rows) for prompt in prompts])
-        return np.split(rewards, ends[:-1])
+        return by_case(rewards, prompts)
+
+
+def by_case(rows: Array, prompts: Sequence[Prompts[Any]]) -> list[Array]:
+    """Returns the rows [rows, D] of each case."""
+    ends = np.cumsum([len(prompt.rows) for prompt in prompts])
+    return np.split(rows, ends[:-1])
 
 
 def _verdict(dimension: str, scores: Array) -> Verdict:

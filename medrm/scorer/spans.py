@@ -1,0 +1,118 @@
+"""Where an answer's tokens lie in a rendered conversation, and how probable they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+
+from medrm import chat
+from medrm.errors import ConfigError
+from medrm.schema import Case
+from medrm.scorer.batches import Prompts
+from medrm.scorer.collate import Collator
+from medrm.scorer.language import hidden_states, log_probabilities
+
+
+class Span(NamedTuple):
+    """Where an answer's tokens lie in a row, counted from the row's end."""
+
+    tokens: int
+    after: int
+
+
+class TurnEnd(NamedTuple):
+    """What a chat template writes behind a model's turn, and its first token if that is special."""
+
+    text: str
+    token: int | None
+
+
+def turn_end(processor: ProcessorMixin) -> TurnEnd:
+    """Returns how the chat template ends a model's turn."""
+    probe = chat.render(processor, chat.answer_messages("?", 0, "ANSWER"), "turn_end")
+    text = probe.rpartition("ANSWER")[2]
+    tokenizer = processor.tokenizer
+    known = tokenizer.added_tokens_decoder
+    first = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
+    special = [token for token in first if token in known and known[token].special]
+    return TurnEnd(text, special[0] if special else None)
+
+
+class AnswerTokens:
+    """Finds answers in the rows of a collator and reads their tokens' log-probabilities.
+
+    A token belongs to an answer where it shares a character with it.
+
+    Args:
+        collator: whose rows end with the answer's turn.
+        ended: whether the special token that ends the turn counts as the answer's last one. Without
+            it an empty answer is as likely as an immediate end.
+    """
+
+    def __init__(self, collator: Collator, ended: bool) -> None:
+        self._collator = collator
+        self._end = turn_end(collator.processor)
+        self._ended = ended
+
+    def prompts(self, case: Case) -> Prompts[list[Span]]:
+        """Returns the rows of a case and the answers' places in them.
+
+        Raises:
+            ConfigError: the chat template rewrites answers.
+        """
+        rows = self._collator.answer_rows(case)
+        _, answers = self._collator.plain(case)
+        return Prompts(
+            case, rows, [self._span(row.text, a) for row, a in zip(rows, answers, strict=True)]
+        )
+
+    def log_probabilities(
+        self, model: PreTrainedModel, features: BatchFeature, spans: Sequence[Span]
+    ) -> tuple[Tensor, ...]:
+        """Returns log p of each answer's tokens given all before them, one tensor for each row.
+
+        Args:
+            model: a stock model.
+            features: on the model's device.
+            spans: of the rows.
+        """
+        states = hidden_states(model, features)
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        picked, targets = [], []
+        for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
+            stop = length - span.after
+            picked.append(states[row, stop - span.tokens - 1 : stop - 1])
+            targets.append(features["input_ids"][row, stop - span.tokens : stop])
+        found = log_probabilities(model, torch.cat(picked), torch.cat(targets)[:, None])
+        return torch.split(found[:, 0], [span.tokens for span in spans])
+
+    def _span(self, text: str, answer: str) -> Span:
+        """Returns the answer's tokens.
+
+        Counted from the end, where no image placeholder will grow into many tokens.
+        """
+        end = len(text) - len(self._end.text)
+        written = [words for words in (answer, answer.strip()) if text[:end].endswith(words)]
+        if not text.endswith(self._end.text) or not written:
+            raise ConfigError(
+                f"The chat template rewrites answers: {answer[:40]!r} is not what stands before "
+                f"{self._end.text!r}. Use the chat template of the base model's own processor."
+            )
+        start = end - len(written[0])
+        if self._ended and self._end.token is not None:
+            end += 1  # the first character of the token that ends the turn
+        offsets = self._collator.processor.tokenizer(
+            text,
+            add_special_tokens=self._collator.adds_special_tokens(text),
+            return_offsets_mapping=True,
+        )["offset_mapping"]
+        places = [
+            place
+            for place, (first, last) in enumerate(offsets)
+            if (first < end and last > start) or (start == end == first < last)
+        ]
+        return Span(len(places), len(offsets) - 1 - places[-1])
