@@ -133,10 +133,12 @@ def _funnels(before: Report, after: Report) -> dict[str, list[tuple[str, int, in
                 (f"{word}: {name}", early.get(name, 0), late.get(name, 0))
                 for name in sorted({*early, *late})
             ]
-        for part in ("suspect", "voided_but_readable"):
-            if part in old or part in new:
-                rows.append((part.replace("_", " "), old.get(part, 0), new.get(part, 0)))
-        if rows:
+        if parser == "official":
+            rows += [
+                (part.replace("_", " "), old.get(part, 0), new.get(part, 0))
+                for part in ("suspect", "voided_but_readable")
+            ]
+        if old or new:
             funnels[parser] = rows
     return funnels
 

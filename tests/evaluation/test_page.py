@@ -142,7 +142,7 @@ def test_what_a_judge_wrote(folder: Path) -> None:
     for piece in (
         "Before: generate, prompt json 1. After: generate, prompt json 1.",
         "Official scorer, medrm prompt. Its rules",
-        "+0.0 points are better judgement of what was read, +50.0 points more",
+        "+0.0 points come from judging better what was read, +50.0 points from how much",
         "read by rule: json 40 80",
         "not wholly read: no JSON object 40 0",
         "read by rule: json 20 40",
