@@ -20,6 +20,9 @@ from medrm.scorer.prefix import first_difference
 Letters = tuple[str, ...]
 """The letters chosen so far, as shown."""
 
+_MOST_LETTERS = 12
+"""Of one reply; all 2^D replies are tokenised."""
+
 _OTHER_TOKENIZER = "Use the chat template and tokenizer of the base model's own processor."
 
 
@@ -54,10 +57,15 @@ class Frame:
         names: the D dimensions.
 
     Raises:
-        ConfigError: the tokenizer joins the letters of a reply.
+        ConfigError: the tokenizer joins the letters of a reply, or there are too many.
     """
 
     def __init__(self, collator: Collator, prompt: JudgePrompt, names: Sequence[str]) -> None:
+        if len(names) > _MOST_LETTERS:
+            raise ConfigError(
+                f"The readout 'skeleton' reads at most {_MOST_LETTERS} dimensions of one reply, "
+                f"not {len(names)}. Ask about each in a call of its own (json_per_dimension)."
+            )
         self.names = tuple(names)
         self._processor = collator.processor
         self._prompt = prompt

@@ -112,17 +112,9 @@ class Judge:
         Raises:
             DataError: other than two answers, or an image that cannot be read.
         """
-        if len(answers) != 2:
-            raise DataError(
-                f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
-                "pairs, or use a reward model."
-            )
-        references = tuple(image_ref(image, place) for place, image in enumerate(images))
-        for ref in references:
-            decode(ref)
-        case = Case("compare", references, question, tuple(answers))
+        case = pair_case(images, question, answers)
         forward, backward = (majority(scored, self.dimensions) for scored in self.judge([case]))
-        return {name: _verdict(name, forward[name], backward[name]) for name in self.dimensions}
+        return {name: agreed(name, forward[name], backward[name]) for name in self.dimensions}
 
     def _requests(self, case: Case) -> list[Request]:
         """Returns the calls of a case, one after another, so that an engine can share a prefix."""
@@ -223,8 +215,26 @@ def _most(votes: Counter[Choice], reason: str | None) -> Preference:
     return Preference(choice, None)
 
 
-def _verdict(dimension: str, forward: Preference, backward: Preference) -> Verdict:
+def agreed(dimension: str, forward: Preference, backward: Preference) -> Verdict:
+    """Returns the choice in which both orders agree, or why there is none."""
     reason = forward.reason or backward.reason
     if reason is None and forward.choice != backward.choice:
         reason = "orders_disagree"
     return Verdict("compare", dimension, forward.choice if reason is None else None, reason=reason)
+
+
+def pair_case(images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Case:
+    """Returns a case of two answers given by a caller.
+
+    Raises:
+        DataError: other than two answers, or an image that cannot be read.
+    """
+    if len(answers) != 2:
+        raise DataError(
+            f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
+            "pairs, or use a reward model."
+        )
+    references = tuple(image_ref(image, place) for place, image in enumerate(images))
+    for ref in references:
+        decode(ref)
+    return Case("compare", references, question, tuple(answers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,10 +14,11 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.chat import JudgePrompt, Message
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, DataError
+from medrm.models.contract import Contract
 from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended, without_adapter
-from medrm.schema import DIMENSIONS, Case, Order
+from medrm.schema import DIMENSIONS, Case, Order, Verdict
 from medrm.scorer.batches import (
     BATCH_ROWS,
     Array,
@@ -27,11 +29,14 @@ from medrm.scorer.batches import (
 )
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.frame import Draft, Frame
+from medrm.scorer.judge import ORDERS, Preference, agreed, pair_case
 from medrm.scorer.language import hidden_states, log_probabilities
 from medrm.scorer.prefix import continued, read_branches
 from medrm.scorer.responses import probability_response
+from medrm.scorer.reward import ImageInput
 
-_ORDERS: tuple[Order, Order] = ("forward", "reversed")
+Triple = tuple[float, float, float]
+"""The probabilities of naming the first stored answer and the second, and their sum."""
 
 
 class Call(NamedTuple):
@@ -67,6 +72,7 @@ class Skeleton:
     Attributes:
         readout: "skeleton".
         dimensions: what is asked about.
+        contract: of the saved judge, None for any other.
 
     Args:
         model: a stock model, or one with an adapter.
@@ -76,6 +82,7 @@ class Skeleton:
         batch_rows: most rows (calls) computed at once.
         max_length: longest prompt with its reply that is read, in tokens; None: no limit.
         share_prefix: whether prompts may share a prefix where the family allows it.
+        contract: of a saved judge.
 
     Raises:
         ConfigError: the prompt asks for reasons, which cannot be given, or the tokenizer joins the
@@ -94,6 +101,7 @@ class Skeleton:
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
         share_prefix: bool = True,
+        contract: Contract | None = None,
     ) -> None:
         if prompt.rationale:
             raise ConfigError(
@@ -102,6 +110,7 @@ class Skeleton:
                 "or 'votes', or a prompt without reasons such as 'json'."
             )
         self.dimensions = tuple(dimensions)
+        self.contract = contract
         self._model = without_adapter(model)
         self._prompt = prompt
         self._collator = Collator(processor)
@@ -110,7 +119,7 @@ class Skeleton:
             for name in prompt.asked(self.dimensions)
         }
         shares = share_prefix and family_of(self._model.config).shared_cache
-        rows = len(_ORDERS) * len(self._frames)
+        rows = len(ORDERS) * len(self._frames)
         self._readout: Readout[Case, Asked, Array] = Readout(
             self._collator,
             prompts=self._shared_prompts if shares else self._whole_prompts,
@@ -134,7 +143,7 @@ class Skeleton:
         Cases of other than two answers have the state "error" and the reason "not_a_pair".
         """
         for prompts, values, reason in self._readout.over(cases):
-            for order in _ORDERS:
+            for order in ORDERS:
                 responses = tuple(
                     probability_response(
                         prompts.case.case_id,
@@ -151,11 +160,39 @@ class Skeleton:
                 )
                 yield Scored(prompts.case, order, responses=responses)
 
+    def compare(
+        self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+    ) -> dict[str, Verdict]:
+        """Returns the answer that is more probable in both orders, on each dimension.
+
+        Where the orders differ there is no choice, and the reason is "orders_disagree".
+        `probabilities` are the mean of the orders, given that one of the answers is named.
+
+        Args:
+            images: any number, none included.
+            question: about the images.
+            answers: two.
+
+        Raises:
+            DataError: other than two answers, an image that cannot be read, or more tokens than
+                `max_length`.
+        """
+        forward, backward = (
+            _triples(scored) for scored in self.judge([pair_case(images, question, answers)])
+        )
+        return {
+            name: dataclasses.replace(
+                agreed(name, _preferred(forward[name]), _preferred(backward[name])),
+                probabilities=_mean_share(forward[name], backward[name]),
+            )
+            for name in self.dimensions
+        }
+
     def _calls(self, case: Case) -> list[Call]:
         question, answers = self._collator.plain(case)
         processor = self._collator.processor
         calls = []
-        for order in _ORDERS:
+        for order in ORDERS:
             first, second = answers if order == "forward" else answers[::-1]
             for name, frame in self._frames.items():
                 messages = self._prompt.messages(
@@ -192,7 +229,7 @@ class Skeleton:
         digest = text_digest([])
         calls = [
             Call(order, name, frame.names, [], digest, [])
-            for order in _ORDERS
+            for order in ORDERS
             for name, frame in self._frames.items()
         ]
         return Prompts(case, [], Asked(calls, []), "not_a_pair")
@@ -203,7 +240,7 @@ class Skeleton:
         opened = iter(
             [[*call.prompt, *draft.step.feed] for call, draft in zip(calls, drafts, strict=True)]
         )
-        groups = [[[next(opened) for _ in self._frames] for _ in _ORDERS] for _ in prompts]
+        groups = [[[next(opened) for _ in self._frames] for _ in ORDERS] for _ in prompts]
         encoded = [prompt.detail.encoded for prompt in prompts]
         prefix, states = read_branches(
             self._model, features.to(self._model.device), encoded, groups
@@ -246,3 +283,30 @@ class Skeleton:
             np.stack([next(remaining).chances(call.order) for call in prompt.detail.calls])
             for prompt in prompts
         ]
+
+
+def _triples(scored: Scored) -> dict[str, Triple]:
+    """Returns the probabilities of one order by dimension.
+
+    Raises:
+        DataError: the calls were not made.
+    """
+    found: dict[str, Triple] = {}
+    for response in scored.responses:
+        if response.probabilities is None:
+            raise DataError(
+                f"compare() cannot judge this pair ({response.reason}). Shorten the texts or scale "
+                "the images down."
+            )
+        found |= response.probabilities
+    return found
+
+
+def _preferred(triple: Triple) -> Preference:
+    first, second, _ = triple
+    return Preference("tie" if first == second else int(second > first), None)
+
+
+def _mean_share(forward: Triple, backward: Triple) -> tuple[float, float]:
+    share = sum(first / mass if mass else 0.5 for first, _, mass in (forward, backward)) / 2
+    return share, 1 - share

@@ -13,7 +13,7 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm import chat
 from medrm.chat import PROMPTS, JudgePrompt
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 from medrm.scorer import skeleton as skeleton_module
 from medrm.scorer.collate import Collator, Row
@@ -176,7 +176,33 @@ def test_control_tokens_stay_words() -> None:
     assert all(call.state == "ok" for one in scored for call in one.responses)
 
 
-def test_reasons_cannot_be_given() -> None:
+def test_compare_asks_for_agreement() -> None:
+    model, processor = make_tiny("qwen2_5_vl", seed=1)
+    for parameter in model.model.language_model.layers.parameters():
+        parameter.data *= 12 if parameter.ndim == 2 else 1
+    judge = Skeleton(model, processor, EACH)
+    choices = set()
+    for case in mixed_cases():
+        forward, backward = map(chances, judge.judge([case]))
+        verdicts = judge.compare(case.images, case.question, case.answers)
+        for row, verdict in enumerate(verdicts.values()):
+            both = forward[row, :2].argmax(), backward[row, :2].argmax()
+            disagree = both[0] != both[1]
+            assert verdict.choice == (None if disagree else both[0])
+            assert verdict.reason == ("orders_disagree" if disagree else None)
+            share = np.mean([order[row, 0] / order[row, 2] for order in (forward, backward)])
+            assert verdict.probabilities == pytest.approx((share, 1 - share), abs=1e-5)
+            choices.add(verdict.choice)
+    assert choices == {0, 1, None}
+    with pytest.raises(DataError, match="compares two"):
+        judge.compare([], "What?", ["one"])
+    with pytest.raises(DataError, match="too_long"):
+        Skeleton(model, processor, EACH, max_length=9).compare([], "What?", ["one", "two"])
+
+
+def test_prompts_that_no_skeleton_fits() -> None:
     model, processor = make_tiny("qwen2_5_vl")
+    with pytest.raises(ConfigError, match="at most 12 dimensions"):
+        Skeleton(model, processor, JSON, dimensions=[f"d{place}" for place in range(13)])
     with pytest.raises(ConfigError, match="reasons"):
         Skeleton(model, processor, PROMPTS["rationale_json"])
