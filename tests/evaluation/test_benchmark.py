@@ -39,7 +39,7 @@ def votes(tmp_path: Path) -> Path:
 
 def test_every_shipped_description_is_complete(root: Path) -> None:
     names = benchmark_names()
-    assert names == ["med_rewardbench", "phantom"]
+    assert names == ["med_rewardbench", "phantom", "phantom_1000"]
     for name in names:
         settings = read_settings(name)
         assert (root / "data" / settings["source"] / "dataset.yaml").is_file()
