@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medrm.objectives.base import Objective
 
-OBJECTIVES = {"bradley_terry": "medrm.objectives.bradley_terry"}
+OBJECTIVES = {
+    name: f"medrm.objectives.{name}"
+    for name in ("bradley_terry", "judge_sft", "judge_dpo", "judge_grpo")
+}
 """Objective name to the module that holds its `OBJECTIVE`; imported only when used."""
 
 

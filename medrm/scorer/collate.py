@@ -6,7 +6,7 @@ unless told otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -143,29 +143,39 @@ class Collator:
         bos = self.processor.tokenizer.bos_token
         return bos is None or not text.startswith(bos)
 
-    def lengths(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> list[int]:
+    def lengths(
+        self,
+        cases: Iterable[Case],
+        facts: Mapping[str, ImageFacts],
+        rows: Callable[[Case], list[Row]] | None = None,
+    ) -> list[int]:
         """Returns the true number of tokens, image tokens included, of each case's longest row.
 
         Args:
             cases: any number.
             facts: of their images, by digest. An image that could not be decoded counts nothing.
+            rows: of a case, each with the case's images; None: `answer_rows`.
         """
+        rows = rows or self.answer_rows
         lengths = []
         remaining = iter(cases)
         while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
-            for case, text_tokens in zip(chunk, self.text_lengths(chunk), strict=True):
+            for case, text_tokens in zip(
+                chunk, self._text_lengths(list(map(rows, chunk))), strict=True
+            ):
                 known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
                 sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
                 lengths.append(text_tokens + self.image_tokens(sizes))
         return lengths
 
-    def text_lengths(self, cases: Sequence[Case]) -> list[int]:
-        """Returns the tokens of each case's longest row, each image counted as its placeholder."""
-        rows = [self.answer_rows(case) for case in cases]
-        counts: Iterator[int] = map(
-            len, self.token_ids([row.text for case_rows in rows for row in case_rows])
-        )
-        return [max(islice(counts, len(case_rows))) for case_rows in rows]
+    def _text_lengths(self, rows: Sequence[Sequence[Row]]) -> list[int]:
+        """Returns the tokens of each case's longest row, each image counted as its placeholder.
+
+        A case without a row has none.
+        """
+        texts = [row.text for case_rows in rows for row in case_rows]
+        counts: Iterator[int] = map(len, self.token_ids(texts) if texts else [])
+        return [max(islice(counts, len(case_rows)), default=0) for case_rows in rows]
 
     def image_tokens(self, sizes: Sizes) -> int:
         """Returns how many tokens the processor adds for images of these sizes.
