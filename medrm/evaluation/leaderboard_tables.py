@@ -20,13 +20,18 @@ from medrm.evaluation.tables import DASH, percent, plain
 Standings = Mapping[str, Any]
 """What `leaderboard.standings` returns."""
 
+COLUMNS = (
+    "official: the released scorer's accuracy over all cases; macro: its mean over organs; read: "
+    "presentations that were read; consistent: cases with one verdict in both orders. All four are "
+    "shares on the dimension that ranks."
+)
 OVERLAP = (
     "Rows whose intervals overlap may be equally good; `medrm compare` tests two of their folders "
     "case by case."
 )
 
-_WIDE = 160
-"""Columns where the output is no terminal, so that a log holds whole rows."""
+_AFTER_OTHERS = 4
+"""Columns of the primary dimension that follow the other dimensions'."""
 
 _MEASURES = ("accuracy", "ci95_low", "ci95_high", "n", "official_micro", "official_macro")
 _MORE = ("coverage", "consistency")
@@ -61,10 +66,10 @@ def leaderboard_csv(table: Standings) -> str:
 
 def leaderboard_markdown(table: Standings) -> str:
     """Returns the table as a page: percent, with 95 % intervals on the primary dimension."""
-    header, rows = _columns(table, short=False)
+    header, rows = _columns(table)
     lines = [f"# {_title(table)}", "", _line(header), _line(["---"] * len(header))]
     lines += [_line(row) for row in rows]
-    lines += ["", OVERLAP]
+    lines += ["", COLUMNS, OVERLAP]
     for state in ("failed", "skipped"):
         if table[state]:
             lines += ["", f"## {state.capitalize()}", "", _line(["model", "reason"])]
@@ -84,24 +89,35 @@ def leaderboard_markdown(table: Standings) -> str:
 def print_leaderboard(table: Standings, console: Console | None = None) -> None:
     """Prints the ranked models, and below them those without a result and why."""
     console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=max(console.width, _WIDE))
-    header, rows = _columns(table, short=True)
-    shown = Table(
-        title=plain(_title(table)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for number, column in enumerate(header):
-        shown.add_column(
-            plain(column), justify="left" if number == 1 else "right", no_wrap=number != 1
-        )
-    for row in rows:
-        shown.add_row(*(plain(cell) for cell in row))
-    console.print(shown)
+    header, rows = _columns(table)
+    others = len(header) - _AFTER_OTHERS
+    ranking = [*header[:3], *header[others:]], [[*row[:3], *row[others:]] for row in rows]
+    console.print(_terminal_table(_title(table), *ranking))
+    if others > 3:
+        short = [f"{name[:5]}." if len(name) > 6 else name for name in header[3:others]]
+        other = ["#", "model", *short], [[*row[:2], *row[3:others]] for row in rows]
+        console.print(_terminal_table("The other dimensions", *other))
     for state in ("failed", "skipped"):
         for row in table[state]:
             console.print(plain(f"{state}: {row['name']}: {row['reason']}"))
     if len(rows) > 1:
+        console.print(plain(COLUMNS))
         console.print(plain(OVERLAP.replace("`", "")))
+
+
+def _terminal_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Returns a table whose models' names, and nothing else, are folded where it gets narrow."""
+    shown = Table(
+        title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+    )
+    for number, column in enumerate(header):
+        model = number == 1
+        shown.add_column(
+            plain(column), justify="left" if model else "right", no_wrap=not model, overflow="fold"
+        )
+    for row in rows:
+        shown.add_row(*(plain(cell) for cell in row))
+    return shown
 
 
 def _title(table: Standings) -> str:
@@ -112,13 +128,12 @@ def _title(table: Standings) -> str:
     )
 
 
-def _columns(table: Standings, *, short: bool) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows; short: names of other dimensions cut to five letters."""
+def _columns(table: Standings) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows of the whole table."""
     primary = table["primary"]
     others = [name for name in table["dimensions"] if name != primary]
-    shown = [f"{name[:5]}." if short and len(name) > 6 else name for name in others]
-    header = ["#", "model", f"{primary} (95 % CI)", *shown]
-    header += ["official micro", "official macro", "read", "consistent"]
+    header = ["#", "model", f"{primary} (95 % CI)", *others]
+    header += ["official", "macro", "read", "consistent"]
     rows = []
     for row in table["models"]:
         entries = row["dimensions"]

@@ -1,0 +1,218 @@
+"""`medrm leaderboard`: one table from several models, resumed, whatever becomes of one of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medrm.cli import main
+from medrm.evaluation.leaderboard import Entry
+from medrm.pipeline import leaderboard
+from medrm.pipeline.leaderboard import LeaderboardRun, evaluate_command
+
+LIST = """
+benchmark: phantom
+models:
+  - {name: Longer, model: "mock:longer"}
+  - {name: Oracle, model: "mock:oracle"}
+  - {name: Stranger, model: "nobody/nothing"}
+  - {name: Refuser, model: "mock:refuse"}
+  - {name: Coder, model: "nobody/code", remote_code: true}
+  - {name: Unpublished, model: null, note: Weights are not public.}
+  - {name: Served, model: some-model, engine: openai, proprietary: true}
+  - {name: Fast, model: "nobody/fast", engine: vllm}
+"""
+
+
+class Board:
+    """Runs the command on a small set, and keeps the words of each evaluation it starts."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.list = folder / "list.yaml"
+        self.list.write_text(LIST, encoding="utf-8")
+        self.output = folder / "out"
+        self.started: list[list[str]] = []
+        self._data = data
+
+    def run(self, *words: str) -> int:
+        self.started.clear()
+        common = ["--data_root", str(self._data), "--output_dir", str(self.output)]
+        return main(["leaderboard", str(self.list), *common, *words])
+
+    def process(self, command: list[str], *, stdout: Any, **_: Any) -> Any:
+        """Evaluates in this process, to spare the start of a new one."""
+        self.started.append(command)
+        with redirect_stdout(stdout), redirect_stderr(stdout):
+            status = main(command[3:])
+        return subprocess.CompletedProcess(command, status)
+
+    @property
+    def names(self) -> list[str]:
+        """The models that were evaluated by the last run."""
+        given = [word for command in self.started for word in command]
+        return [word.removeprefix("--name=") for word in given if word.startswith("--name=")]
+
+    @property
+    def table(self) -> dict[str, Any]:
+        table: dict[str, Any] = json.loads((self.output / "leaderboard.json").read_text())
+        return table
+
+
+@pytest.fixture
+def board(tmp_path: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
+    made = Board(tmp_path, other)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("medrm.pipeline.leaderboard.subprocess.run", made.process)
+    monkeypatch.setattr("medrm.pipeline.leaderboard.importlib.util.find_spec", lambda name: None)
+    return made
+
+
+def test_one_table_from_all_that_could_be_evaluated(
+    board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert board.run() == 1
+    table = board.table
+    assert [row["name"] for row in table["models"]] == ["Oracle", "Longer", "Refuser"]
+    oracle, _, refuser = table["models"]
+    assert oracle["dimensions"]["overall"]["accuracy"] == 1.0
+    assert oracle["dimensions"]["overall"]["official_micro"] == 1.0
+    assert refuser["dimensions"]["overall"]["coverage"] == 0.0
+    assert refuser["dimensions"]["overall"]["consistency"] == 0.0
+    assert [one["name"] for one in table["failed"]] == ["Stranger"]
+    assert "nobody/nothing" in table["failed"][0]["reason"]
+    assert "Traceback" not in table["failed"][0]["reason"]
+    reasons = {one["name"]: one["reason"] for one in table["skipped"]}
+    assert "--trust_remote_code" in reasons["Coder"]
+    assert reasons["Unpublished"] == "Weights are not public."
+    assert "OPENAI_API_KEY" in reasons["Served"]
+    assert "vLLM" in reasons["Fast"]
+    assert "published" not in table
+    with (board.output / "leaderboard.csv").open(encoding="utf-8") as lines:
+        assert len(list(csv.DictReader(lines))) == 8
+    assert "| 1 | Oracle | 100.0" in (board.output / "leaderboard.md").read_text()
+    shown = capsys.readouterr().out
+    assert shown.index("Oracle") < shown.index("Longer") < shown.index("failed: Stranger")
+
+
+def test_what_was_evaluated_is_not_repeated(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    words = ("--only", "Longer", "Oracle")
+    assert board.run(*words) == 0
+    assert board.names == ["Longer", "Oracle"]
+    before = board.table
+    with caplog.at_level("INFO", logger=leaderboard.__name__):
+        assert board.run(*words) == 0
+    assert board.names == []
+    assert "Oracle: evaluated before, not repeated" in caplog.text
+    assert board.table == before
+
+
+def test_a_later_run_adds_to_the_table(board: Board) -> None:
+    assert board.run("--only", "Longer") == 0
+    assert board.run("--only", "Oracle") == 0
+    assert [row["name"] for row in board.table["models"]] == ["Oracle", "Longer"]
+
+
+def test_a_broken_off_evaluation_is_repeated(board: Board) -> None:
+    assert board.run("--only", "Longer", "Oracle") == 0
+    (board.output / "oracle" / leaderboard.REQUEST_FILE).unlink()
+    (board.output / "longer" / "report.json").unlink()
+    assert board.run("--only", "Longer", "Oracle") == 0
+    assert board.names == ["Longer", "Oracle"]
+
+
+def test_other_settings_are_evaluated_anew(board: Board) -> None:
+    assert board.run("--only", "Oracle") == 0
+    for words in (["--max_new_tokens", "9"], ["--judge_prompt", "json_per_dimension"]):
+        assert board.run("--only", "Oracle", *words) == 0
+        assert board.names == ["Oracle"]
+    text = board.list.read_text().replace('"mock:oracle"}', '"mock:longer"}')
+    board.list.write_text(text)
+    assert board.run("--only", "Oracle") == 0
+    assert board.names == ["Oracle"]
+    assert board.table["models"][0]["model"] == "mock:longer"
+
+
+def test_an_entry_may_ask_its_judge_otherwise(board: Board) -> None:
+    text = board.list.read_text().replace(
+        '"mock:oracle"}', '"mock:oracle", options: {max_new_tokens: 77}}'
+    )
+    board.list.write_text(text)
+    assert board.run("--only", "Oracle", "Longer", "--max_new_tokens", "9") == 0
+    given = {command[5]: command for command in board.started}
+    assert "--max_new_tokens=77" in given["--name=Oracle"]
+    assert "--max_new_tokens=9" in given["--name=Longer"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "Orakle"], "Did you mean 'Oracle'"),
+        (["--primary_dimension", "acuracy"], "Did you mean 'accuracy'"),
+        (["--benchmark", "phantm"], "Did you mean 'phantom'"),
+        (["--votes", "3"], "judge_readout"),
+        (["--judge_prompt", "jsn"], "Did you mean 'json'"),
+    ],
+)
+def test_wrong_options_stop_before_the_first_model(
+    words: list[str], message: str, board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert board.run(*words) == 2
+    assert message in capsys.readouterr().err
+    assert board.started == []
+
+
+def test_a_model_id_is_data(tmp_path: Path) -> None:
+    entry = Entry("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
+    request = {"benchmark": {"name": "phantom"}, "options": {"votes": 1}}
+    asked = LeaderboardRun("list", tmp_path)
+    command = evaluate_command(entry, request, tmp_path, asked)
+    assert "--model=--output_dir=/tmp/x; rm -rf ~" in command
+    assert "--trust_remote_code" not in command
+    trusting = LeaderboardRun("list", tmp_path, trust_remote_code=True)
+    assert "--trust_remote_code" in evaluate_command(entry, request, tmp_path, trusting)
+    plain = Entry("a", "b")
+    assert "--trust_remote_code" not in evaluate_command(plain, request, tmp_path, trusting)
+
+
+def test_a_killed_process_is_a_failed_entry(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(command: list[str], *, stdout: Any, **_: Any) -> Any:
+        stdout.write("loading\n")
+        stdout.flush()
+        return subprocess.CompletedProcess(command, -9)
+
+    monkeypatch.setattr("medrm.pipeline.leaderboard.subprocess.run", killed)
+    assert board.run("--only", "Oracle", "Longer") == 1
+    reasons = [one["reason"] for one in board.table["failed"]]
+    assert reasons == ["loading\n(killed by signal 9)"] * 2
+
+
+def test_a_service_that_answers_nothing_is_a_failed_entry(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unanswered(command: list[str], **_: Any) -> Any:
+        folder = board.output / "served"
+        line = {"state": "error", "reason": "HTTP 404: no such model"}
+        (folder / "responses.jsonl").write_text(json.dumps(line) + "\n")
+        (folder / "report.json").write_text(json.dumps({"parsing": {"states": {"error": 32}}}))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("medrm.pipeline.leaderboard.subprocess.run", unanswered)
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    assert board.run("--only", "Served") == 1
+    assert "HTTP 404: no such model" in board.table["failed"][0]["reason"]
+    assert board.table["models"] == []
+
+
+@pytest.mark.slow
+def test_each_model_is_evaluated_in_a_process_of_its_own(tmp_path: Path, other: Path) -> None:
+    real = Board(tmp_path, other)
+    assert real.run("--only", "Oracle", "Stranger") == 1
+    assert [row["name"] for row in real.table["models"]] == ["Oracle"]
+    assert "nobody/nothing" in real.table["failed"][0]["reason"]
+    assert "Oracle" in (real.output / "oracle" / leaderboard.LOG_FILE).read_text()
