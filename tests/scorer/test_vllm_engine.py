@@ -48,6 +48,7 @@ class LLM:
 
     made: dict[str, Any]
     batches: list[list[Any]]
+    calls: int
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class LLM:
         assert engine.keys() <= accepted
         LLM.made = {"model": model, "seed": seed, "pixels": mm_processor_kwargs, **engine}
         LLM.batches = []
+        LLM.calls = 0
 
     def chat(
         self,
@@ -69,6 +71,7 @@ class LLM:
         use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
     ) -> list[SimpleNamespace]:
+        LLM.calls += 1
         assert sampling_params is not None
         assert len(sampling_params) == len(messages)
         texts = [conversation[-1]["content"][-1]["text"] for conversation in messages]
@@ -101,7 +104,12 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., VllmEngine]:
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     _, processor = make_tiny("qwen2_vl")
-    return lambda *arguments, **options: VllmEngine("a-base", processor, *arguments, **options)
+
+    def built(*arguments: Any, template: str | None = None, **options: Any) -> VllmEngine:
+        processor.chat_template = template or processor.chat_template
+        return VllmEngine("a-base", processor, *arguments, **options)
+
+    return built
 
 
 def adapter(folder: Path, names: tuple[str, ...] = (LANGUAGE,), **config: Any) -> Path:
@@ -155,16 +163,26 @@ def test_sends_images_texts_and_sampling_in_order(build: Callable[..., VllmEngin
 
 
 def test_a_refused_prompt_costs_nobody_else_a_reply(build: Callable[..., VllmEngine]) -> None:
-    texts = [f"q{number}" for number in range(20)]
-    texts[3], texts[11] = "LONG", "ODD"
+    texts = [f"q{number}" for number in range(64)]
+    texts[3], texts[51] = "LONG", "ODD"
     found = list(build().complete([ask(text) for text in texts], GREEDY))
     assert [each.text for each in found] == [
         None if text in ("LONG", "ODD") else f"re: {text}" for text in texts
     ]
-    assert (found[3].state, found[11].state) == ("too_long", "error")
+    assert (found[3].state, found[51].state) == ("too_long", "error")
     assert "longer than the maximum" in str(found[3].reason)
-    assert "At most 1 image" in str(found[11].reason)
-    assert max(len(batch) for batch in LLM.batches) >= 4
+    assert "At most 1 image" in str(found[51].reason)
+    assert LLM.calls <= 2 * 2 * 6 + 1
+
+
+def test_a_system_turn_that_the_template_refuses_opens_the_users(
+    build: Callable[..., VllmEngine],
+) -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    (found,) = build(template=refusing).complete([ask("q", stored_image(1))], GREEDY)
+    assert found.text == "re: A role.\n\nq"
+    (((user,), *_),) = LLM.batches[0]
+    assert [part["type"] for part in user["content"]] == ["image_pil", "text"]
 
 
 def test_a_bad_image_is_not_sent(build: Callable[..., VllmEngine]) -> None:
