@@ -190,9 +190,8 @@ def test_folders_that_cannot_be_compared(tmp_path: Path, folder: Path) -> None:
         compare(folder / "x", after, "accuracy")
 
 
-def test_comparing_needs_no_torch() -> None:
-    code = (
-        "import sys, medrm.evaluation.compare, medrm.evaluation.page, medrm.evaluation.tables; "
-        "sys.exit('torch' in sys.modules)"
-    )
+def test_comparing_and_scoring_again_need_no_torch() -> None:
+    names = ("compare", "page", "tables", "readings", "parsing", "gain")
+    modules = ", ".join(f"medrm.evaluation.{name}" for name in names)
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
