@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medrm import __version__
 from medrm.errors import MedrmError, printable
+
+if TYPE_CHECKING:
+    from medrm.config import JudgeOptions
 
 
 def quiet_libraries() -> None:
@@ -37,38 +40,61 @@ class _Plain(logging.Formatter):
         return printable(super().format(record))
 
 
-def guarded(action: Callable[[], None]) -> int:
+def guarded(action: Callable[[], int | None]) -> int:
     """Runs `action` and returns the exit status: 0 done, 2 the user's input is wrong.
 
-    Anything else that fails keeps its traceback and ends with status 1.
+    Anything else that fails keeps its traceback and ends with status 1. An action that returns a
+    number has said its status itself.
     """
     quiet_libraries()
     try:
-        action()
+        status = action()
     except MedrmError as error:
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" (process {rank})"
         sys.stderr.write(f"Error{where}: {printable(str(error))}\n")
         return 2
-    return 0
+    return status or 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from medrm.config import JudgeOptions
     from medrm.pipeline.measure import Measurement, evaluate_model
 
     given = vars(arguments)
-    judge = {field.name: given[field.name] for field in fields(JudgeOptions) if field.name in given}
-    if arguments.readout == "votes":
-        judge["judge_readout"] = "votes"
     names = {field.name for field in fields(Measurement)} - {"judge", "output_dir"}
     evaluate_model(
         Measurement(
             **{name: given[name] for name in names if name in given},
             output_dir=Path(arguments.output_dir),
-            judge=JudgeOptions(**judge),
+            judge=_judge_options(arguments),
         )
     )
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+    from medrm.pipeline.leaderboard import LeaderboardRun, run_leaderboard
+
+    given = vars(arguments)
+    names = {field.name for field in fields(LeaderboardRun)} - {"judge", "output_dir"}
+    whole = run_leaderboard(
+        LeaderboardRun(
+            **{name: given[name] for name in names},
+            output_dir=Path(arguments.output_dir),
+            judge=_judge_options(arguments),
+        )
+    )
+    return 0 if whole else 1
+
+
+def _judge_options(arguments: argparse.Namespace) -> JudgeOptions:
+    """Returns how a judge is asked, from the options of `_add_judge_options` and the readout."""
+    from medrm.config import JudgeOptions
+
+    given = vars(arguments)
+    judge = {field.name: given[field.name] for field in fields(JudgeOptions) if field.name in given}
+    if arguments.readout == "votes":
+        judge["judge_readout"] = "votes"
+    return JudgeOptions(**judge)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -115,6 +141,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(
         commands.add_parser("evaluate", allow_abbrev=False, help="score a model on a benchmark")
     )
+    add_leaderboard(
+        commands.add_parser(
+            "leaderboard", allow_abbrev=False, help="evaluate a list of models into one table"
+        )
+    )
     compare = commands.add_parser(
         "compare", allow_abbrev=False, help="paired before/after comparison, no model needed"
     )
@@ -156,11 +187,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_root", help="where the benchmark's files lie")
     parser.add_argument("--protocol", choices=("official", "robust", "both"), default="both")
     parser.add_argument("--department_map", help="YAML or JSON file: organ to department")
-    parser.add_argument(
-        "--readout",
-        choices=("generate", "skeleton", "votes", "verdict_probability", "likelihood"),
-        help="how a judge or a base model is read (default: as it was saved; a base: generate)",
-    )
+    _add_readout(parser)
     parser.add_argument(
         "--engine",
         choices=("transformers", "vllm", "openai"),
@@ -172,6 +199,36 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="under which the model is reported (default: its own)")
     parser.add_argument("--output_dir", required=True, help="evaluation folder to write")
     parser.set_defaults(action=_evaluate)
+
+
+def add_leaderboard(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `medrm leaderboard`."""
+    parser.add_argument(
+        "leaderboard", help="a name in evaluation/leaderboards/, or a YAML file of that form"
+    )
+    parser.add_argument("--output_dir", required=True, help="folder for the models and the table")
+    parser.add_argument("--benchmark", help="in place of the one that the leaderboard names")
+    parser.add_argument("--data_root", help="where the benchmark's files lie")
+    parser.add_argument("--only", nargs="+", default=[], help="names of the models to evaluate")
+    parser.add_argument(
+        "--primary_dimension", help="dimension to rank by (default: overall, else the first)"
+    )
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="run the code of the checkpoints that the list marks so",
+    )
+    _add_readout(parser)
+    _add_judge_options(parser)
+    parser.set_defaults(action=_leaderboard)
+
+
+def _add_readout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--readout",
+        choices=("generate", "skeleton", "votes", "verdict_probability", "likelihood"),
+        help="how a judge or a base model is read (default: as it was saved; a base: generate)",
+    )
 
 
 def _add_judge_options(parser: argparse.ArgumentParser) -> None:
