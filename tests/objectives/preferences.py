@@ -11,7 +11,14 @@ from typing import Any
 
 from tiny import make_tiny, tiny_image
 
-from medrm.config import AdapterOptions, DataOptions, EvaluationOptions, ModelOptions, Run
+from medrm.config import (
+    AdapterOptions,
+    DataOptions,
+    EvaluationOptions,
+    JudgeOptions,
+    ModelOptions,
+    Run,
+)
 from medrm.data.images import bytes_image, examine
 from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.families import FAMILIES
@@ -101,7 +108,7 @@ def make_recipe(
     options = AdapterOptions(lora_r=4) if adapter is None else adapter
     run = Run(
         DataOptions(train_data="x"), ModelOptions(), options, EvaluationOptions(),
-        "bradley_terry", arguments,
+        JudgeOptions(), "bradley_terry", arguments,
     )  # fmt: skip
     attach_head(model, head_spec(run, DIMENSIONS, train), seed=0)
     if frozen:

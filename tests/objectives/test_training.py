@@ -18,7 +18,8 @@ from medrm.config import AdapterOptions
 from medrm.errors import ConfigError, DataError
 from medrm.models.reward_model import head_of
 from medrm.objectives import OBJECTIVES, load_objective
-from medrm.objectives.bradley_terry import fit_for_training, head_spec
+from medrm.objectives.base import fit_for_training
+from medrm.objectives.bradley_terry import head_spec
 from medrm.objectives.probe import PooledHead
 from medrm.schema import PairLabel
 
@@ -298,9 +299,10 @@ def _fields(case: Any) -> dict[str, Any]:
     return {name: getattr(case, name) for name in type(case).__slots__}
 
 
-def test_every_objective_loads() -> None:
+def test_every_objective_loads(recipe: Build) -> None:
     for name in OBJECTIVES:
-        assert load_objective(name).readout == "reward"
+        assert load_objective(name).kind == ("judge" if name.startswith("judge_") else "reward")
+    assert load_objective("bradley_terry").readout(recipe().run) == "reward"
 
 
 def test_full_fine_tuning_trains_and_resumes(tmp_path: Path) -> None:
