@@ -211,7 +211,7 @@ def _most(votes: Counter[Choice], reason: str | None) -> Preference:
         return Preference(None, reason)
     (choice, most), *others = votes.most_common(2)
     if others and others[0][1] == most:
-        return Preference(None, "votes_tied")
+        return Preference(None, "votes_split")
     return Preference(choice, None)
 
 

@@ -46,6 +46,9 @@ class VllmEngine:
         model: of the base, or a folder with whole weights.
         processor: of the model; its chat template decides where a system turn goes.
         adapter: folder of a LoRA adapter; None: the model as it is.
+        revision: branch, tag or commit of a hub id; None: its main branch.
+        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, of fp32 a half.
+        trust_remote_code: whether code of the checkpoint may run.
         images: most images of a case.
         max_model_len: longest prompt and reply, in tokens; None: the model's own.
         seed: of the engine; every call has a seed of its own.
@@ -65,6 +68,9 @@ class VllmEngine:
         processor: ProcessorMixin,
         adapter: Path | None = None,
         *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
         images: int = 1,
         max_model_len: int | None = None,
         seed: int = 0,
@@ -84,6 +90,9 @@ class VllmEngine:
         self._params = SamplingParams
         self._llm = LLM(
             model=model,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
             limit_mm_per_prompt={"image": images},
             max_model_len=max_model_len,
             seed=seed,

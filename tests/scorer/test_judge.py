@@ -157,7 +157,7 @@ def test_compare_takes_the_majority_of_the_votes_that_are_read() -> None:
     tie, first, second = (letters(letter, ["overall"]) for letter in ("tie", "A", "B"))
     assert compare(tie, tie, first) == ("tie", None)
     assert compare(first, "no verdict", first) == (None, "orders_disagree")
-    assert compare(first, second, "no verdict") == (None, "votes_tied")
+    assert compare(first, second, "no verdict") == (None, "votes_split")
     assert compare(tie, "no verdict", "no verdict") == ("tie", None)
 
 

@@ -54,13 +54,21 @@ class LLM:
         self,
         model: str,
         *,
+        trust_remote_code: bool = False,
+        dtype: str = "auto",
+        revision: str | None = None,
         seed: int | None = None,
         mm_processor_kwargs: dict[str, Any] | None = None,
         **engine: Any,
     ) -> None:
         accepted = {"limit_mm_per_prompt", "max_model_len", "enable_lora", "max_lora_rank"}
         assert engine.keys() <= accepted
-        LLM.made = {"model": model, "seed": seed, "pixels": mm_processor_kwargs, **engine}
+        LLM.made = {
+            "model": (model, revision, dtype, trust_remote_code),
+            "seed": seed,
+            "pixels": mm_processor_kwargs,
+            **engine,
+        }
         LLM.batches = []
         LLM.calls = 0
 
@@ -132,9 +140,11 @@ def ask(text: str, *images: Any) -> Request:
 
 
 def test_sends_images_texts_and_sampling_in_order(build: Callable[..., VllmEngine]) -> None:
-    engine = build(images=2, max_model_len=4096, pixel_limits={"max_pixels": 99}, batch_requests=4)
+    loaded: dict[str, Any] = {"revision": "a1", "dtype": "bfloat16", "trust_remote_code": True}
+    limits: dict[str, Any] = {"max_model_len": 4096, "pixel_limits": {"max_pixels": 99}}
+    engine = build(images=2, batch_requests=4, **loaded, **limits)
     assert LLM.made == {
-        "model": "a-base",
+        "model": ("a-base", "a1", "bfloat16", True),
         "seed": 0,
         "pixels": {"max_pixels": 99},
         "limit_mm_per_prompt": {"image": 2},
