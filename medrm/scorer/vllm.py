@@ -47,7 +47,7 @@ class VllmEngine:
         processor: of the model; its chat template decides where a system turn goes.
         adapter: folder of a LoRA adapter; None: the model as it is.
         revision: branch, tag or commit of a hub id; None: its main branch.
-        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, of fp32 a half.
+        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, but never fp32.
         trust_remote_code: whether code of the checkpoint may run.
         images: most images of a case.
         max_model_len: longest prompt and reply, in tokens; None: the model's own.
