@@ -10,6 +10,7 @@ from medrm.chat.messages import (
     image_placeholder,
     plain,
     render,
+    template_values,
     verdict_messages,
     with_reply,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "plain",
     "rationale_letters",
     "render",
+    "template_values",
     "verdict_messages",
     "with_reply",
 ]

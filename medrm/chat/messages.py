@@ -76,18 +76,20 @@ def render(processor: ProcessorMixin, messages: list[Message], template: RewardT
         template: "turn_end" stops after the last turn; "generation_prompt" also opens the model's
             next turn.
     """
-    # Only where the template asks for it: an unused variable would be taken for a processor option.
-    dated: dict[str, Any] = (
-        {"date_string": _DATE} if "date_string" in str(processor.chat_template) else {}
-    )
     return str(
         processor.apply_chat_template(
             fitted(processor, messages),
             tokenize=False,
             add_generation_prompt=template == "generation_prompt",
-            **dated,
+            **template_values(processor),
         )
     )
+
+
+def template_values(processor: ProcessorMixin) -> dict[str, Any]:
+    """Returns what the processor's chat template is given besides the messages."""
+    # Only where the template asks for it: an unused variable would be taken for a processor option.
+    return {"date_string": _DATE} if "date_string" in str(processor.chat_template) else {}
 
 
 def fitted(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:

@@ -184,6 +184,7 @@ class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL h
         "sync_ref_model": (False, "TRL cannot do it with an adapter"),
         "log_completions_hub_repo": (None, "nothing but the adapter is pushed"),
         "load_best_model_at_end": (False, "no loss of GRPO says which checkpoint is best"),
+        "chat_template_kwargs": (None, "the template is used as in scoring"),
         "shuffle_dataset": (True, "every epoch is shuffled by the seed"),
     }
 

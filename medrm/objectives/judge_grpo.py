@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 from trl import GRPOTrainer
 
 from medrm import chat
@@ -103,6 +104,20 @@ def prompts(
     return batch
 
 
+def _opening_once(collator: Collator) -> ProcessorMixin:
+    """Returns a processor that does not open a sequence which the chat template opens already.
+
+    TRL tokenises its prompts once more to know which tokens are an image; with two opening tokens
+    (Gemma 3) they would be taken for the tokens one place before them, without any error.
+    """
+    processor = collator.processor
+    opened = chat.render(processor, chat.answer_messages("?", 0, "."), "generation_prompt")
+    if not collator.adds_special_tokens(opened):
+        processor = copy.deepcopy(processor)
+        processor.tokenizer.backend_tokenizer.post_processor = None
+    return processor
+
+
 def build_trainer(
     run: Run,
     model: PreTrainedModel | PeftModel,
@@ -119,13 +134,14 @@ def build_trainer(
     rows = rows_of(run, run_dimensions(run, train), train, development)
     arguments = own_arguments(run)
     arguments.max_completion_length = arguments.max_completion_length or run.judge.max_new_tokens
+    arguments.chat_template_kwargs = chat.template_values(collator.processor)
     trainer = JudgeGRPOTrainer(
         model=model,
         args=arguments,
         reward_funcs=rewards_of(rows.prompt),
         train_dataset=numbered(len(rows.train)),
         eval_dataset=numbered(len(rows.development), len(rows.train)),
-        processing_class=collator.processor,
+        processing_class=_opening_once(collator),
         callbacks=[MetricsFile()],
     )
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.
