@@ -283,7 +283,7 @@ def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[
     """Returns the tokens that end a reply.
 
     Checkpoints disagree on where they say so: in the generation config (one or several), in the
-    tokenizer, or only in the chat template, by the special token behind an assistant's turn.
+    tokenizer, or only in the chat template, by the control token behind an assistant's turn.
     """
     named = cast(Any, model).generation_config.eos_token_id
     stops = set(named if isinstance(named, list) else [named])

@@ -25,21 +25,28 @@ class Span(NamedTuple):
 
 
 class TurnEnd(NamedTuple):
-    """What a chat template writes behind a model's turn, and its first token if that is special."""
+    """How a model's turn ends.
 
-    text: str
-    token: int | None
+    Attributes:
+        after: what the chat template writes behind a reply.
+        ending: the part of it up to the token that ends the turn; where the template writes none,
+            the tokenizer's end token, on which generation stops.
+        token: the one that ends the turn.
+    """
+
+    after: str
+    ending: str
+    token: int
 
 
 def turn_end(processor: ProcessorMixin) -> TurnEnd:
-    """Returns how the chat template ends a model's turn."""
+    """Returns how a model's turn ends in the processor's chat template."""
     probe = chat.render(processor, chat.answer_messages("?", 0, "ANSWER"), "turn_end")
-    text = probe.rpartition("ANSWER")[2]
-    tokenizer = processor.tokenizer
-    known = tokenizer.added_tokens_decoder
-    first = tokenizer(text, add_special_tokens=False)["input_ids"][:1]
-    special = [token for token in first if token in known and known[token].special]
-    return TurnEnd(text, special[0] if special else None)
+    after = probe.rpartition("ANSWER")[2]
+    control = chat.control_tokens(processor).search(after)
+    name = control[0] if control else processor.tokenizer.eos_token
+    ending = after[: control.end()] if control else name
+    return TurnEnd(after, ending, processor.tokenizer.convert_tokens_to_ids(name))
 
 
 class AnswerTokens:
@@ -49,8 +56,8 @@ class AnswerTokens:
 
     Args:
         collator: whose rows end with the answer's turn.
-        ended: whether the special token that ends the turn counts as the answer's last one. Without
-            it an empty answer is as likely as an immediate end.
+        ended: whether rows stop at the token that ends the turn, which then counts as the answer's
+            last one, as in training. Else an empty answer is as likely as an immediate end.
     """
 
     def __init__(self, collator: Collator, ended: bool) -> None:
@@ -65,6 +72,11 @@ class AnswerTokens:
             ConfigError: the chat template rewrites answers.
         """
         rows = self._collator.answer_rows(case)
+        if self._ended:
+            rows = [
+                row._replace(text=row.text.removesuffix(self._end.after) + self._end.ending)
+                for row in rows
+            ]
         _, answers = self._collator.plain(case)
         return Prompts(
             case, rows, [self._span(row.text, a) for row, a in zip(rows, answers, strict=True)]
@@ -95,16 +107,17 @@ class AnswerTokens:
 
         Counted from the end, where no image placeholder will grow into many tokens.
         """
-        end = len(text) - len(self._end.text)
+        behind = self._end.ending if self._ended else self._end.after
+        end = len(text) - len(behind)
         written = [words for words in (answer, answer.strip()) if text[:end].endswith(words)]
-        if not text.endswith(self._end.text) or not written:
+        if not text.endswith(behind) or not written:
             raise ConfigError(
                 f"The chat template rewrites answers: {answer[:40]!r} is not what stands before "
-                f"{self._end.text!r}. Use the chat template of the base model's own processor."
+                f"{behind!r}. Use the chat template of the base model's own processor."
             )
         start = end - len(written[0])
-        if self._ended and self._end.token is not None:
-            end += 1  # the first character of the token that ends the turn
+        if self._ended:
+            end = len(text)
         offsets = self._collator.processor.tokenizer(
             text,
             add_special_tokens=self._collator.adds_special_tokens(text),

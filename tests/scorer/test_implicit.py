@@ -113,26 +113,24 @@ def test_scoring_leaves_the_adapter_on() -> None:
     assert scorer.dimensions == ("overall",)
 
 
-def test_turn_without_a_special_end_counts_the_answer_alone() -> None:
+def test_turn_without_an_end_gets_the_tokenizers() -> None:
+    """DPO trains such a model to write it, as generation stops there."""
     scorer = make_scorer("llava")
-    template = scorer.processor.chat_template
-    cut = template.replace("<|im_end|>\n", " ")
-    assert cut != template
-    scorer.processor.chat_template = cut
+    scorer.processor.chat_template = scorer.processor.chat_template.replace("<|im_end|>\n", " ")
     bare = ImplicitReward(scorer.model, scorer.processor, scorer.contract)
     ((case, rewards),) = bare.score_cases(
         [dataclasses.replace(make_case(0), answers=("one", "two"))]
     )
-    messages = chat.answer_messages(case.question, 1, "one")
-    text = chat.render(scorer.processor, messages, "turn_end")
+    opened = chat.answer_messages(case.question, 1, "one")[:1]
+    text = chat.render(scorer.processor, opened, "generation_prompt") + "one<|im_end|>"
     batch = Collator(scorer.processor).encode([Row(text, case.images)])
-    count = len(scorer.processor.tokenizer("one")["input_ids"])
+    ids = batch["input_ids"][0]
+    count = len(scorer.processor.tokenizer("one<|im_end|>")["input_ids"])
 
     def log_probability() -> float:
         with torch.inference_mode():
             found = log_softmax(scorer.model(**batch).logits[0].double(), dim=-1)
-        ids = batch["input_ids"][0]
-        places = range(len(ids) - count - 1, len(ids) - 1)
+        places = range(len(ids) - count, len(ids))
         return sum(found[place - 1, ids[place]].item() for place in places)
 
     adapted = log_probability()
