@@ -20,6 +20,7 @@ from medrm.errors import ConfigError
 from medrm.objectives.verdict_rows import Reply, VerdictRow
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collate import Collator, Row
+from medrm.scorer.spans import turn_end
 
 IGNORED = -100
 """The label of a token that is not learned, as torch's cross-entropy has it."""
@@ -64,12 +65,8 @@ class Writer:
     @classmethod
     def of(cls, collator: Collator) -> Writer:
         """Returns the writer of a collator's processor."""
-        processor = collator.processor
-        probe = chat.render(processor, chat.answer_messages("?", 0, "ANSWER"), "turn_end")
-        after = probe.rpartition("ANSWER")[2]
-        control = chat.control_tokens(processor).search(after)
-        ending = after[: control.end()] if control else str(processor.tokenizer.eos_token)
-        return cls(collator, after, ending)
+        end = turn_end(collator.processor)
+        return cls(collator, end.after, end.ending)
 
     def write(self, messages: list[Message], images: tuple[ImageRef, ...], reply: Reply) -> Written:
         """Returns a conversation with the model's reply.

@@ -18,6 +18,7 @@ from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.models.contract import Contract, new_contract
 from medrm.models.families import FAMILIES
+from medrm.objectives.judge_collate import Writer
 from medrm.schema import Case
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.implicit import ImplicitReward
@@ -84,6 +85,26 @@ def test_reward_is_dpos(family: str) -> None:
                 base = answer_log_probability(scorer, case, answer)
             assert reward == pytest.approx(BETA * (adapted - base), abs=1e-5)
             assert abs(reward) > 1e-4
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "gemma3", "smolvlm"])
+def test_tokens_are_those_that_dpo_trains_on(family: str) -> None:
+    scorer = make_scorer(family)
+    writer = Writer.of(Collator(scorer.processor))
+    case = make_case(0)
+    features, learned = writer.encode([writer.answer(case, place) for place in range(2)])
+
+    def log_probabilities() -> torch.Tensor:
+        with torch.inference_mode():
+            found = log_softmax(scorer.model(**features).logits.double(), dim=-1)
+        next_ids = features["input_ids"][:, 1:, None]
+        return (found[:, :-1].gather(2, next_ids)[..., 0] * learned[:, 1:]).sum(dim=1)
+
+    adapted = log_probabilities()
+    with scorer.model.disable_adapter():
+        base = log_probabilities()
+    ((_, rewards),) = scorer.score_cases([case])
+    assert np.abs(rewards[:, 0] - (BETA * (adapted - base)).numpy()).max() <= 1e-5
 
 
 def test_fresh_adapter_prefers_nothing() -> None:
