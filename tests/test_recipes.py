@@ -22,18 +22,36 @@ from medrm.config import Run, parse_run
 from medrm.data.phantom import write_phantom
 from medrm.data.sources import description_names, read_description
 from medrm.evaluation.benchmark import benchmark_names, read_settings
+from medrm.evaluation.leaderboard import read_leaderboard
 from medrm.models.families import FAMILIES
 from medrm.objectives import argument_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart" / "bradley_terry.yaml"
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path != QUICKSTART)
+RECIPES = sorted(
+    path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent != QUICKSTART.parent
+)
+REWARD_MODELS = [path for path in RECIPES if path.stem == "bradley_terry_lora"]
+JUDGES = [path for path in RECIPES if path.stem.startswith("judge_")]
 READMES = sorted(
     path
     for path in ROOT.rglob("README.md")
     if not {"tests", "runs", ".venv", ".git", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
 )
-GROUPS = ("Model", "Adapter", "Data", "Objective", "Training", "Evaluation", "Hub")
+GROUPS = ["Model", "Adapter", "Data", "Objective", "Training", "Evaluation", "Hub"]
+JUDGE_GROUPS = [*GROUPS[:4], "Verdict", *GROUPS[4:]]
+OF_EVERY_MODEL = {
+    "bradley_terry_lora",
+    "judge_sft_lora",
+    "judge_sft_per_dimension_lora",
+    "judge_grpo_lora",
+}
+BASELINES = {
+    "qwen2_vl_7b/judge_sft_lora": ("judge_sft", 8, 1e-4),
+    "qwen2_vl_7b/judge_dpo_lora": ("judge_dpo", 8, 5e-6),
+    "qwen2_5_vl_7b/judge_sft_lora_r128": ("judge_sft", 128, 1e-4),
+}
+"""The paper's fine-tuned baselines: objective, LoRA rank, learning rate."""
 FAMILY = {
     "internvl3_8b": "internvl",
     "lingshu_7b": "qwen2_5_vl",
@@ -72,17 +90,24 @@ def check_recipe(path: Path) -> None:
     assert run.data.benchmark in [None, *benchmark_names()]
 
 
+def check_evaluation(path: Path) -> None:
+    if path.parent.name == "leaderboards":
+        assert read_leaderboard(path.stem).benchmark in benchmark_names()
+    else:
+        read_settings(path.stem)
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": check_recipe,
     "data": read_description,
-    "evaluation": lambda path: read_settings(path.stem),
+    "evaluation": check_evaluation,
     "accelerate_configs": lambda path: load_config_from_file(str(path)),
 }
 
 
 @pytest.mark.parametrize(
     ("folder", "least"),
-    [("recipes", 8), ("data", 4), ("evaluation", 2), ("accelerate_configs", 5)],
+    [("recipes", 32), ("data", 4), ("evaluation", 3), ("accelerate_configs", 5)],
 )
 def test_every_yaml_is_parsed_strictly(folder: str, least: int) -> None:
     paths = sorted((ROOT / folder).rglob("*.y*ml"))
@@ -104,6 +129,8 @@ def test_an_unknown_key_of_a_launch_configuration_is_seen(tmp_path: Path) -> Non
 def test_every_model_has_recipe_and_readme() -> None:
     assert {path.parent.name for path in RECIPES} == set(FAMILY)
     assert set(FAMILY.values()) <= set(FAMILIES)
+    for folder in FAMILY:
+        assert {path.stem for path in RECIPES if path.parent.name == folder} >= OF_EVERY_MODEL
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -112,14 +139,54 @@ def test_a_recipe_is_complete(path: Path) -> None:
     config = f"--config {name(path)}"
     launch = "accelerate launch --config_file accelerate_configs/single_gpu.yaml"
     assert f"#   {launch} recipes/train_rm.py {config}\n" in text.split("\n\n")[0] + "\n"
-    assert tuple(re.findall(r"\n\n# (\w+)\n", text)) == GROUPS
     run = parse(["--config", str(path)])
-    assert run.evaluation.allowed_differences == ["readout"]
+    judge = run.objective != "bradley_terry"
+    groups = re.findall(r"\n\n# (\w+)\n", text)
+    assert groups == (JUDGE_GROUPS if judge else GROUPS)
+    # A reward model is compared with a base that writes; a judge with itself, before.
+    assert run.evaluation.allowed_differences == ([] if judge else ["readout"])
     assert run.training.output_dir == f"runs/{path.parent.name}_{path.stem}"
     assert not run.model.trust_remote_code
     readme = (path.parent / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.+)$", readme, flags=re.MULTILINE) == HEADINGS
     assert f"{launch} recipes/train_rm.py {config}\n" in readme
+
+
+@pytest.mark.parametrize("path", JUDGES, ids=name)
+def test_a_judge_learns_one_part_of_the_benchmark_and_is_measured_on_another(path: Path) -> None:
+    run = parse(["--config", str(path)])
+    assert (run.data.train_data, run.data.benchmark) == (None, "med_rewardbench")
+    assert run.data.shares == (0.7, 0.1, 0.2)
+    assert run.training.label_rule == "majority"
+    per_dimension = path.stem == "judge_sft_per_dimension_lora"
+    assert run.judge.judge_prompt == ("json_per_dimension" if per_dimension else "json")
+    if run.objective == "judge_grpo":
+        start = path.with_name("judge_sft_lora.yaml")
+        before = parse(["--config", str(start)])
+        assert run.judge.init_adapter == f"{before.training.output_dir}/adapter"
+        assert f"recipes/train_rm.py --config {name(start)}\n" in path.read_text(encoding="utf-8")
+        assert (run.data, run.model) == (before.data, before.model)
+    else:
+        assert run.judge.init_adapter is None
+
+
+@pytest.mark.parametrize(("recipe", "expected"), BASELINES.items())
+def test_the_baselines_of_the_paper_have_the_stock_settings(
+    recipe: str, expected: tuple[str, int, float]
+) -> None:
+    path = ROOT / "recipes" / f"{recipe}.yaml"
+    run = parse(["--config", str(path)])
+    adapter, training = run.adapter, run.training
+    assert (run.objective, adapter.lora_r, training.learning_rate) == expected
+    assert (adapter.lora_alpha, adapter.lora_dropout) == (2 * adapter.lora_r, 0.0)
+    assert (training.num_train_epochs, training.warmup_steps) == (3, 0.1)
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 8
+    if run.objective == "judge_dpo":
+        assert (training.beta, training.loss_type) == (0.1, ["sigmoid"])
+        assert (training.dpo_pairs, training.flip) == ("verdicts", "all")
+    text = path.read_text(encoding="utf-8")
+    assert "best public guess" in text
+    assert "max_samples" not in text
 
 
 def test_the_quickstart_recipe_is_the_default() -> None:
@@ -230,28 +297,40 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def train(path: Path, base: Path, folder: Path, **changes: object) -> Path:
+    """Runs two steps of a recipe on another base and other data; returns its run folder."""
+    given = {
+        "config": path,
+        "model_name_or_path": base,
+        "max_steps": 2,
+        "dataloader_num_workers": 0,
+        "use_cpu": "true",
+        "output_dir": folder,
+        **changes,
+    }
+    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    assert script("recipes/train_rm.py")(words) == 0
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in lines) == 2
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert yaml.safe_load((folder / "adapter" / "README.md").read_text().split("---")[1])
+    assert "<html" in (folder / "report.html").read_text()
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", RECIPES, ids=name)
+@pytest.mark.parametrize("path", REWARD_MODELS, ids=name)
 def test_a_recipe_trains_two_steps_on_its_tiny_family(
     path: Path, data: Path, tmp_path: Path
 ) -> None:
     base = save_tiny(FAMILY[path.parent.name], tmp_path / "tiny")
     changes = {
-        "config": path,
-        "model_name_or_path": base,
         "train_data": data / "train",
         "data_root": data / "test",
         "development_share": 0.25,
-        "max_steps": 2,
         "global_batch_cases": 4,
-        "dataloader_num_workers": 0,
-        "use_cpu": "true",
-        "output_dir": tmp_path / "run",
     }
-    words = [word for key, value in changes.items() for word in (f"--{key}", str(value))]
-    assert script("recipes/train_rm.py")(words) == 0
-    run = tmp_path / "run"
-    assert yaml.safe_load((run / "adapter" / "README.md").read_text().split("---")[1])
+    run = train(path, base, tmp_path / "run", **changes)
     comparison = json.loads((run / "comparison.json").read_text())
     assert comparison["comparable"]
     assert set(comparison["controls"]) == {
@@ -261,10 +340,52 @@ def test_a_recipe_trains_two_steps_on_its_tiny_family(
         "untrained_head",
         "blank_images",
     }
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert max(json.loads(line)["step"] for line in lines) == 2
-    assert (run / "adapter" / "adapter_model.safetensors").is_file()
-    assert "<html" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "qwen2_vl_7b/judge_dpo_lora",
+        "qwen2_5_vl_7b/judge_sft_lora_r128",
+        "medgemma_4b/judge_sft_per_dimension_lora",
+    ],
+)
+def test_a_judge_recipe_trains_two_steps_on_its_tiny_family(
+    recipe: str, data: Path, tmp_path: Path
+) -> None:
+    path = ROOT / "recipes" / f"{recipe}.yaml"
+    base = save_tiny(FAMILY[path.parent.name], tmp_path / "tiny")
+    run = train(path, base, tmp_path / "run", **judge_changes(data))
+    assert json.loads((run / "comparison.json").read_text())["comparable"]
+
+
+@pytest.mark.slow
+def test_grpo_goes_on_from_the_adapter_of_its_sft_recipe(data: Path, tmp_path: Path) -> None:
+    folder = ROOT / "recipes" / "qwen3_vl_8b"
+    base = save_tiny("qwen3_vl", tmp_path / "tiny")
+    first = train(folder / "judge_sft_lora.yaml", base, tmp_path / "sft", **judge_changes(data))
+    run = train(
+        folder / "judge_grpo_lora.yaml",
+        base,
+        tmp_path / "grpo",
+        **judge_changes(data),
+        init_adapter=first / "adapter",
+        max_completion_length=16,
+        num_generations=2,
+    )
+    assert "init_adapter" in json.loads((run / "comparison.json").read_text())["controls"]
+
+
+def judge_changes(data: Path) -> dict[str, object]:
+    """What makes a judge's recipe short: few cases, rows and tokens."""
+    return {
+        "data_root": data / "train",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_length": "null",
+        "max_new_tokens": 16,
+    }
 
 
 def test_wrong_input_ends_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
