@@ -13,6 +13,9 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm import chat
 from medrm.chat import PROMPTS, JudgePrompt
+from medrm.config import AdapterOptions
+from medrm.models.adapter import add_adapter
+from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer import batches
 from medrm.scorer.batches import text_digest
@@ -92,6 +95,21 @@ def test_greedy_replies_are_those_of_generate(family: str, share_prefix: bool) -
         assert reply.state == "ok"
         sent = chat.render(processor, request.messages, "generation_prompt")
         assert reply.prompt_digest == text_digest([Row(sent, request.case.images)])
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
+def test_adapter_writes_with_its_model(family: str) -> None:
+    stock, processor = talkative(family)
+    requests = requests_of(mixed_cases())
+    without = list(TransformersEngine(stock, processor).complete(requests, SHORT))
+    model = add_adapter(stock, AdapterOptions(lora_r=4), FAMILIES[family]).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.3
+    replies = list(TransformersEngine(model, processor).complete(requests, SHORT))
+    assert replies != without
+    for request, reply in zip(requests, replies, strict=True):
+        assert reply.text == stock_reply(model, processor, request, SHORT.max_new_tokens)[0]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "smolvlm", "gemma3", "mllama"])

@@ -13,7 +13,10 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm import chat
 from medrm.chat import PROMPTS, JudgePrompt
+from medrm.config import AdapterOptions
 from medrm.errors import ConfigError, DataError
+from medrm.models.adapter import add_adapter
+from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer import skeleton as skeleton_module
 from medrm.scorer.collate import Collator, Row
@@ -113,6 +116,30 @@ def test_letters_that_are_no_tokens_of_their_own(share_prefix: bool) -> None:
     model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     assert '"A"' in processor.tokenizer.tokenize('{"accuracy": "A", "overall": "B"}')
     check(model, processor, JSON, share_prefix=share_prefix)
+
+
+def test_template_that_opens_a_reply_in_its_own_way() -> None:
+    """LLaVA-1.5's prompt ends in `ASSISTANT:`, its replies begin with a space and never end."""
+    model, processor = make_tiny("llava")
+    processor.chat_template = (
+        "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for c in m['content'] %}"
+        "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] + ' ' }}{% endif %}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    check(model, processor, EACH)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
+def test_adapter_is_read_with_its_model(family: str) -> None:
+    stock, processor = make_tiny(family)
+    without = list(map(chances, Skeleton(stock, processor, EACH).judge([make_case(0)])))
+    model = add_adapter(stock, AdapterOptions(lora_r=4), FAMILIES[family]).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.3
+    check(model, processor, EACH)
+    adapted = list(map(chances, Skeleton(model, processor, EACH).judge([make_case(0)])))
+    assert np.abs(np.array(without) - np.array(adapted)).max() > 1e-5
 
 
 def test_a_tokenizer_that_joins_two_letters_is_refused() -> None:
