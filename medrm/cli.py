@@ -26,7 +26,13 @@ def quiet_libraries() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name in ("bitsandbytes", "httpx", "huggingface_hub", "DeepSpeed", "torch.distributed"):
+    for name in (
+        "bitsandbytes",
+        "httpx2",
+        "huggingface_hub",
+        "DeepSpeed",
+        "torch.distributed",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
         # DeepSpeed sets its level anew when it is imported; a filter stays.
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
@@ -75,11 +81,12 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     from medrm.pipeline.leaderboard import LeaderboardRun, run_leaderboard
 
     given = vars(arguments)
-    names = {field.name for field in fields(LeaderboardRun)} - {"judge", "output_dir"}
+    names = {field.name for field in fields(LeaderboardRun)} & given.keys() - {"output_dir"}
     whole = run_leaderboard(
         LeaderboardRun(
             **{name: given[name] for name in names},
             output_dir=Path(arguments.output_dir),
+            evaluate=(sys.executable, "-m", "medrm.cli", "evaluate"),
             judge=_judge_options(arguments),
         )
     )

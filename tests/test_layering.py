@@ -46,6 +46,9 @@ NO_TORCH = (
     "medrm.data.load",
     "medrm.data.phantom",
     "medrm.evaluation.compare",
+    "medrm.evaluation.gain",
+    "medrm.evaluation.parsing",
+    "medrm.evaluation.readings",
     "medrm.evaluation.report",
     "medrm.evaluation.page",
 )

@@ -17,8 +17,12 @@ CONTROLS = (
     "zero_shot_likelihood",
     "untrained_head",
     "frozen_probe",
+    "base_skeleton",
+    "skeleton",
+    "init_adapter",
     "blank_images",
 )
+"""Rows beside the headline; a run has those that apply to what it trains."""
 DEFAULT_SHARES = (0.7, 0.1, 0.2)
 
 

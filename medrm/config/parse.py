@@ -215,7 +215,7 @@ def _parser(training: type) -> Any:
     """Returns the parser of all groups; it raises instead of leaving the process."""
     from transformers import HfArgumentParser
 
-    # TRL's classes repeat options of ours (max_length, trust_remote_code): ours come last and stand.
+    # TRL's classes repeat options of ours (max_length, trust_remote_code); the last ones stand.
     groups: list[Any] = [training, *GROUPS]
     parser = HfArgumentParser(
         groups, prog="train_rm.py", allow_abbrev=False, conflict_handler="resolve"

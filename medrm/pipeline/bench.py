@@ -33,7 +33,7 @@ from medrm.objectives.base import Objective, fit_for_training
 from medrm.pipeline.material import Material, check_share
 from medrm.scorer.collate import Collator
 from medrm.scorer.judge import Judge
-from medrm.scorer.load import Saved, folder_of, load
+from medrm.scorer.load import Saved, folder_of, scorer_of
 from medrm.scorer.readouts import Likelihood, VerdictProbability
 from medrm.scorer.reward import RewardModel
 from medrm.scorer.skeleton import Skeleton
@@ -171,15 +171,15 @@ class Workbench:
             )
         model, _, contract = load_adapter(folder_of(start), self.run.training.device)
         origin = origin_of(self.run.model)
-        problems = []
-        if (contract.base_model, contract.base_digest) != (origin.name, origin.digest):
-            problems.append(f"its base is {contract.base_model}, the run's is {origin.name}")
-        if contract.judge is None:
-            problems.append(f"it was trained as {contract.objective}, not as a judge")
-        if not isinstance(model, PeftModel):
-            problems.append("it holds whole weights, not a LoRA adapter")
-            raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
-        if problems:
+        wrong = {
+            f"its base is {contract.base_model}, the run's is {origin.name}": (
+                (contract.base_model, contract.base_digest) != (origin.name, origin.digest)
+            ),
+            f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
+            "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
+        }
+        problems = [problem for problem, present in wrong.items() if present]
+        if problems or not isinstance(model, PeftModel):
             raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
         model.set_adapter("default")  # trainable again
         return model
@@ -204,14 +204,9 @@ class Workbench:
 
     def saved(self, readout: str | None = None) -> Saved:
         """Returns the trained adapter as it was saved, loaded anew."""
-        scorer = load(
-            self.output / "adapter",
-            device=self.run.training.device,
-            batch_rows=self.run.evaluation.evaluation_batch_rows,
-            readout=readout,
-        )
-        self.remember(without_adapter(scorer.model))
-        return scorer
+        loaded = load_adapter(self.output / "adapter", self.run.training.device)
+        self.remember(without_adapter(loaded[0]))
+        return scorer_of(*loaded, self.run.evaluation.evaluation_batch_rows, readout)
 
     def reward_model(self, model: PreTrainedModel | PeftModel) -> RewardModel:
         """Returns a scorer of a model in memory: for controls, never for "after"."""

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +49,7 @@ class LeaderboardRun:
     Attributes:
         leaderboard: a name in evaluation/leaderboards/, or a YAML file.
         output_dir: gets a folder for each model, and the table.
+        evaluate: the words that start `medrm evaluate` in a new process.
         judge: how the judges are asked; an entry's own options come before it.
         readout: how the models are read; None: as `medrm evaluate` reads them.
         benchmark: a name in evaluation/benchmarks/; None: the leaderboard's.
@@ -61,6 +61,7 @@ class LeaderboardRun:
 
     leaderboard: str
     output_dir: Path
+    evaluate: Sequence[str]
     judge: JudgeOptions = field(default_factory=JudgeOptions)
     readout: str | None = None
     benchmark: str | None = None
@@ -242,7 +243,7 @@ def evaluate_command(
         "output_dir": folder,
         **request["options"],
     }
-    command = [sys.executable, "-m", "medrm.cli", "evaluate"]
+    command = [*asked.evaluate]
     command += [f"--{key}={value}" for key, value in words.items() if value is not None]
     if entry.remote_code and asked.trust_remote_code:
         command.append("--trust_remote_code")

@@ -20,12 +20,13 @@ from medrm.evaluation.tables import print_report
 from medrm.models.check import check_image_reaches
 from medrm.models.contract import Contract, read_contract
 from medrm.models.families import family_of
+from medrm.models.folder import load_adapter
 from medrm.models.load import load_base, load_processor, resolve_model
 from medrm.models.origin import Origin, find
 from medrm.pipeline.bench import settings_of
 from medrm.schema import DIMENSIONS
 from medrm.scorer.judge import Judge
-from medrm.scorer.load import Saved, folder_of, has_contract, load
+from medrm.scorer.load import Saved, folder_of, has_contract, scorer_of
 from medrm.scorer.mocks import PREFIX, mock_judge
 from medrm.scorer.openai import OpenAIEngine
 from medrm.scorer.readouts import Likelihood, VerdictProbability
@@ -140,13 +141,14 @@ def _scorer(
 
 
 def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> Saved:
-    trained = load(asked.model, asked.revision, device, readout=asked.readout)
+    model, processor, contract = load_adapter(folder_of(asked.model, asked.revision), device)
+    trained = scorer_of(model, processor, contract, readout=asked.readout)
     if asked.readout not in (None, trained.readout):
         raise ConfigError(
             f"{asked.model} is scored by {trained.readout}; --readout {asked.readout} is for base "
             "models and judges. Leave it out."
         )
-    _check_images(trained.model, trained.processor, benchmark)
+    _check_images(model, processor, benchmark)
     return trained
 
 
@@ -179,7 +181,13 @@ def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
     else:
         engine = VllmEngine(
             resolve_model(asked.model),
-            load_processor(asked.model, asked.revision or "main"),
+            load_processor(
+                asked.model,
+                asked.revision or "main",
+                trust_remote_code=asked.trust_remote_code,
+            ),
+            revision=asked.revision,
+            trust_remote_code=asked.trust_remote_code,
             images=_most_images(benchmark),
         )
     return Judge(
@@ -194,14 +202,25 @@ def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
 
 
 def _vllm_of(contract: Contract, folder: Path, benchmark: Benchmark) -> VllmEngine:
-    """Returns vLLM with the base of a saved judge and, where there is one, its LoRA adapter."""
+    """Returns vLLM with the base of a saved judge and, where there is one, its LoRA adapter.
+
+    Raises:
+        ConfigError: the base's weights were quantised.
+    """
     limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
     origin = Origin(contract.base_model, contract.base_revision, contract.base_digest)
     lora = contract.trained == "lora"
+    if contract.quantisation is not None:
+        raise ConfigError(
+            f"The judge was trained on {contract.quantisation} weights, which vLLM would not "
+            "repeat. Leave --engine out, to use transformers."
+        )
     return VllmEngine(
         resolve_model(find(origin, folder)) if lora else str(folder),
         load_processor(str(folder)),
         folder if lora else None,
+        revision=contract.base_revision,
+        dtype=contract.dtype,
         images=_most_images(benchmark),
         pixel_limits={name: value for name, value in limits.items() if value is not None},
     )

@@ -12,9 +12,11 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
 )
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.errors import AdapterError, first_line
-from medrm.models.contract import CONTRACT_FILE
+from medrm.models.contract import CONTRACT_FILE, Contract
 from medrm.models.folder import load_adapter
 from medrm.scorer.batches import BATCH_ROWS
 from medrm.scorer.implicit import ImplicitReward
@@ -57,14 +59,29 @@ def load(
     model, processor, contract = load_adapter(
         folder_of(path_or_repo, revision), device, attn_implementation=attn_implementation
     )
+    return scorer_of(model, processor, contract, batch_rows, readout)
+
+
+def scorer_of(
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    contract: Contract,
+    batch_rows: int = BATCH_ROWS,
+    readout: str | None = None,
+) -> Saved:
+    """Returns what scores with a model that `load_adapter` has loaded; see `load`.
+
+    Raises:
+        AdapterError: the contract of a judge has no prompt.
+    """
     if contract.readout == "reward":
         return RewardModel(model, processor, contract, batch_rows)
     if contract.readout == "implicit_reward":
         return ImplicitReward(model, processor, contract, batch_rows)
     if contract.judge is None:
         raise AdapterError(
-            f"{CONTRACT_FILE} of {path_or_repo} names the readout {contract.readout!r} but no "
-            "judge's prompt. Save the adapter again."
+            f"{CONTRACT_FILE} names the readout {contract.readout!r} but no judge's prompt. Save "
+            "the adapter again."
         )
     return local_judge(
         model,

@@ -27,7 +27,15 @@ OPENING = "<|im_start|>user\n<|vision_start|>"
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 CELL_TARGETS = 8
 GROUPS = 4
-WEIGHTS = {"description": 0.3, "word": 0.5, "check": 1.0}
+WEIGHTS = {
+    "description": 0.3,
+    "word": 0.5,
+    "json": 0.3,
+    "check": 1.0,
+    "letter": 1.0,
+    "pair": 1.0,
+    "choice": 0.6,
+}
 END_WEIGHT = 0.02
 
 

@@ -37,6 +37,34 @@ TEMPLATE = (
 )
 """ChatML whose last turn ends with <|im_end|>: there, and not after a line break that follows it, a
 frozen base says little about a finished answer (see the base's card)."""
+VERDICT_WORDS = "\n".join(
+    (
+        "You are an expert in medical images who compares answers.",
+        "Compare two answers to one question about the image. In each dimension "
+        "one answer is better, A or B.",
+        "- accuracy: fits the image",
+        "- relevance: answers the question",
+        "- comprehensiveness: covers the findings",
+        "- creativity: adds insight",
+        "- responsiveness: has the form asked for",
+        "- overall: a clinician would prefer it",
+        "Write one line for each dimension that says why, and which answer is "
+        'better. Then reply with one JSON object with the keys "accuracy", '
+        '"relevance", "comprehensiveness", "creativity", "responsiveness", '
+        '"overall" and the values "A" or "B". First one dimension only.',
+        "Question: ?",
+        "",
+        "Answer A: .",
+        "",
+        "Answer B: .",
+        "",
+        "Which answer is better in accuracy?",
+        '{"accuracy": "A", "relevance": "A", "comprehensiveness": "B", '
+        '"creativity": "A", "responsiveness": "B", "overall": "B"}',
+    )
+)
+"""The words in which judges are asked, so that each is one token. It is all that the base has of
+them: it is never asked to judge."""
 PATCH, MERGE = 14, 2
 HIDDEN = 128
 INITIALIZER_RANGE = 0.04
@@ -45,7 +73,7 @@ INITIALIZER_RANGE = 0.04
 def build_tokenizer() -> TextTokenizer:
     """Returns a byte-level BPE in which each word of the phantom texts is one token."""
     rng = np.random.default_rng(0)
-    corpus = ["user assistant system A B"] * 50
+    corpus = ["user assistant system A B"] * 50 + [VERDICT_WORDS] * 300
     for _ in range(4000):
         true = draw_facts(rng)
         for exchange in draw_exchanges(true, rng):

@@ -38,11 +38,12 @@ def recipe(base: Path, tmp_path: Path) -> Recipe:
     """Runs train_rm.py on the tiny base with a few steps; options override."""
 
     def run(**options: object) -> int:
+        judge = str(options.get("objective", "")).startswith("judge")
         words = {
             "model_name_or_path": base,
             "output_dir": tmp_path / "run",
             "max_steps": 4,
-            "global_batch_cases": 8,
+            **({"max_new_tokens": 8} if judge else {"global_batch_cases": 8}),
             "save_steps": 2,
             "eval_steps": 2,
             "logging_steps": 1,

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,11 @@ def test_wrong_options_stop_before_the_first_model(
 def test_a_model_id_is_data(tmp_path: Path) -> None:
     entry = Entry("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
     request = {"benchmark": {"name": "phantom"}, "options": {"votes": 1}}
-    asked = LeaderboardRun("list", tmp_path)
+    asked = LeaderboardRun("list", tmp_path, ("medrm", "evaluate"))
     command = evaluate_command(entry, request, tmp_path, asked)
-    assert "--model=--output_dir=/tmp/x; rm -rf ~" in command
+    assert command[:3] == ["medrm", "evaluate", "--model=--output_dir=/tmp/x; rm -rf ~"]
     assert "--trust_remote_code" not in command
-    trusting = LeaderboardRun("list", tmp_path, trust_remote_code=True)
+    trusting = replace(asked, trust_remote_code=True)
     assert "--trust_remote_code" in evaluate_command(entry, request, tmp_path, trusting)
     plain = Entry("a", "b")
     assert "--trust_remote_code" not in evaluate_command(plain, request, tmp_path, trusting)
