@@ -47,6 +47,8 @@ NO_TORCH = (
     "medrm.data.phantom",
     "medrm.evaluation.compare",
     "medrm.evaluation.gain",
+    "medrm.evaluation.leaderboard",
+    "medrm.evaluation.leaderboard_tables",
     "medrm.evaluation.parsing",
     "medrm.evaluation.readings",
     "medrm.evaluation.report",

@@ -104,16 +104,17 @@ def prompts(
     return batch
 
 
-def _opening_once(collator: Collator) -> ProcessorMixin:
-    """Returns a processor that does not open a sequence which the chat template opens already.
+def _aligned(collator: Collator) -> ProcessorMixin:
+    """Returns a processor whose rows lie as TRL lays them.
 
-    TRL tokenises its prompts once more to know which tokens are an image; with two opening tokens
-    (Gemma 3) they would be taken for the tokens one place before them, without any error.
+    TRL tokenises its prompts a second time to learn which tokens are an image (Gemma 3, Qwen-VL).
+    Padding on the other side, or an opening token besides the one that the chat template writes,
+    would move these places against the prompts without any error.
     """
-    processor = collator.processor
+    processor = copy.deepcopy(collator.processor)
+    processor.tokenizer.padding_side = "left"
     opened = chat.render(processor, chat.answer_messages("?", 0, "."), "generation_prompt")
     if not collator.adds_special_tokens(opened):
-        processor = copy.deepcopy(processor)
         processor.tokenizer.backend_tokenizer.post_processor = None
     return processor
 
@@ -141,7 +142,7 @@ def build_trainer(
         reward_funcs=rewards_of(rows.prompt),
         train_dataset=numbered(len(rows.train)),
         eval_dataset=numbered(len(rows.development), len(rows.train)),
-        processing_class=_opening_once(collator),
+        processing_class=_aligned(collator),
         callbacks=[MetricsFile()],
     )
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.

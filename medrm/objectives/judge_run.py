@@ -33,6 +33,12 @@ UNSUPPORTED = {
 }
 """Objective and family to the reason why TRL cannot train it."""
 
+ONE_IMAGE = {
+    ("judge_grpo", "llava_onevision"): "TRL's GRPOTrainer loses the input that says how many "
+    "images a prompt has (batch_num_images)"
+}
+"""The same where it is so for cases of several images alone."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -160,14 +166,14 @@ def check_judge(
         ConfigError: options that do not fit each other, the family, the devices or the cases.
         DataError: no case with a label to learn from.
     """
-    prompt = judge_prompt(run)
-    problems = [*_device_problems(run), *_family_problems(run, objective)]
+    prompt, cases = judge_prompt(run), [*train, *development]
+    problems = [*_device_problems(run), *_family_problems(run, objective, cases)]
     if prompt.rationale and run.judge.judge_readout == "skeleton":
         problems.append(
             f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton "
             "cannot give; read it with generate or votes"
         )
-    mixed = {bool(kind(case)) for case in (*train, *development)} == {True, False}
+    mixed = {bool(kind(case)) for case in cases} == {True, False}
     if mixed and (
         run.training.per_device_train_batch_size > 1 or run.training.per_device_eval_batch_size > 1
     ):
@@ -179,10 +185,10 @@ def check_judge(
     if problems:
         raise ConfigError(report(f"The objective {objective} cannot be trained so.", problems))
     rule = run.training.label_rule
-    for part, cases in (("training", train), ("development", development)):
-        if not verdict_rows(cases, dimensions, prompt, rule):
+    for part, own in (("training", train), ("development", development)):
+        if not verdict_rows(own, dimensions, prompt, rule):
             raise DataError(
-                f"none of {len(cases)} {part} cases has two answers and a label for "
+                f"none of {len(own)} {part} cases has two answers and a label for "
                 f"{', '.join(dimensions)} under label_rule {rule}; give labelled cases"
             )
 
@@ -197,13 +203,14 @@ def _device_problems(run: Run) -> list[str]:
     ]
 
 
-def _family_problems(run: Run, objective: str) -> list[str]:
+def _family_problems(run: Run, objective: str, cases: Sequence[Case]) -> list[str]:
     model = run.model
     config = load_config(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    family = family_of(config).name
-    reason = UNSUPPORTED.get((objective, family))
-    return (
-        [f"family {family}: {reason}; train another family, or by another objective"]
-        if reason
-        else []
-    )
+    key = (objective, family_of(config).name)
+    advice = "train another family, or by another objective"
+    if key in UNSUPPORTED:
+        return [f"family {key[1]}: {UNSUPPORTED[key]}; {advice}"]
+    several = sum(kind(case) > 1 for case in cases)
+    if several and key in ONE_IMAGE:
+        return [f"family {key[1]}, {several} cases of several images: {ONE_IMAGE[key]}; {advice}"]
+    return []

@@ -89,9 +89,24 @@ class TrainingBar(TrainerCallback):
         if "loss" in logs:
             self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
         if "eval_loss" in logs:
+            # A reward model's accuracy, or a judge's share of right tokens.
+            accuracy = {
+                words: logs[name]
+                for name, words in (
+                    ("eval_accuracy", "accuracy"),
+                    ("eval_mean_token_accuracy", "tokens right"),
+                    ("eval_rewards/accuracies", "pairs right"),
+                )
+                if name in logs
+            }
             self.bar.console.print(
                 f"{self.name}, step {state.global_step} of {state.max_steps}: development loss "
-                f"{logs['eval_loss']:.4f}, accuracy {logs['eval_accuracy']:.3f}"
+                + ", ".join(
+                    [
+                        f"{logs['eval_loss']:.4f}",
+                        *(f"{words} {value:.3f}" for words, value in accuracy.items()),
+                    ]
+                )
             )
 
     def on_train_end(
