@@ -1,0 +1,175 @@
+"""The batches of judges: scoring's tokens, and targets that are the reply and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from judging import DIMENSIONS, FIRST, TIE, judged
+from tiny import TINY_FAMILIES, make_tiny
+from torch import Tensor
+
+from medrm import chat
+from medrm.chat import PROMPTS
+from medrm.errors import ConfigError
+from medrm.objectives.judge_collate import IGNORED, Writer, preferred, supervised
+from medrm.objectives.verdict_rows import Reply, VerdictRow, verdict_rows
+from medrm.scorer.collate import Collator, Row
+from medrm.scorer.judge import Judge
+from medrm.scorer.mocks import MockEngine
+
+JSON = PROMPTS["json"]
+TURN_END = {"gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>"}
+TURN_END["smolvlm"] = TURN_END["idefics3"]
+CASES = [judged(1, accuracy=FIRST, overall=TIE), judged(22, accuracy=FIRST)]
+
+
+def parts(family: str) -> tuple[Collator, Writer]:
+    collator = Collator(make_tiny(family)[1])
+    return collator, Writer.of(collator)
+
+
+def batch_of(writer: Writer, rows: Sequence[VerdictRow], prompt: Any = JSON) -> dict[str, Any]:
+    written = [writer.verdict(row, prompt) for row in rows]
+    examples = [{"row": number, "images": []} for number in range(len(rows))]
+    return supervised(writer, written.__getitem__, examples)
+
+
+def decoded(collator: Collator, ids: Tensor) -> str:
+    return str(collator.processor.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_the_verdict_and_the_turns_end_are_learned_exactly(family: str) -> None:
+    collator, writer = parts(family)
+    end = TURN_END.get(family, "<|im_end|>")
+    rows = verdict_rows(CASES, DIMENSIONS, JSON, "majority")
+    batch = batch_of(writer, rows)
+    assert (batch["input_ids"] == batch["labels"])[batch["labels"] != IGNORED].all()
+    for place, row in enumerate(rows):
+        reply = row.reply(JSON)
+        labels = batch["labels"][place]
+        ids = batch["input_ids"][place][batch["attention_mask"][place].bool()]
+        tail = ids[int((labels != IGNORED).nonzero()[0]) :]
+        assert decoded(collator, tail) == reply.text + end
+        # The filler's letter, and that alone, is left out.
+        ((start, stop),) = reply.unlearned
+        learned = decoded(collator, labels[labels != IGNORED])
+        assert learned == reply.text[:start] + reply.text[stop:] + end
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
+def test_tokens_are_those_of_scoring(family: str) -> None:
+    """The prompt as an engine is sent it, then the reply."""
+    collator, writer = parts(family)
+    prompt = PROMPTS["rationale_json"]
+    rows = verdict_rows(CASES, DIMENSIONS, prompt, "majority")
+    batch = batch_of(writer, rows, prompt)
+    judge = Judge(
+        MockEngine("always-a"), prompt, DIMENSIONS,
+        plain=partial(chat.plain, control=chat.control_tokens(collator.processor)),
+    )  # fmt: skip
+    sent = [request for case in CASES for request in judge._requests(case)]
+    assert len(sent) == len(rows)
+    for place, (row, request) in enumerate(zip(rows, sent, strict=True)):
+        opened = chat.render(collator.processor, request.messages, "generation_prompt")
+        alone = collator.encode([Row(opened, row.case.images)])
+        length = alone["input_ids"].shape[1]
+        assert torch.equal(batch["input_ids"][place, :length], alone["input_ids"][0])
+        assert (batch["labels"][place, :length] == IGNORED).all()
+        assert batch["labels"][place, length] != IGNORED
+
+
+def test_fillers_in_reasons_are_not_learned() -> None:
+    collator, writer = parts("qwen2_5_vl")
+    prompt = PROMPTS["rationale_json"]
+    rows = verdict_rows(CASES[:1], DIMENSIONS, prompt, "majority")
+    batch = batch_of(writer, rows, prompt)
+    for place, row in enumerate(rows):
+        labels = batch["labels"][place]
+        learned = decoded(collator, labels[labels != IGNORED])
+        letter = row.letters["accuracy"]
+        assert learned.startswith(f"accuracy: better: {letter}\noverall: better:")
+        assert learned.count("A") + learned.count("B") == 2
+
+
+def test_pairs_are_the_chosen_rows_then_the_rejected() -> None:
+    collator, writer = parts("qwen2_5_vl")
+    rows = verdict_rows(CASES, DIMENSIONS, JSON, "majority")
+    pairs = [(writer.verdict(row, JSON), writer.verdict(row, JSON, row.learned)) for row in rows]
+    examples = [{"row": number, "images": []} for number in (2, 0)]
+    batch = preferred(writer, pairs.__getitem__, examples)
+    assert batch["completion_mask"].shape == batch["input_ids"].shape
+    wrong = {"A": "B", "B": "A"}
+    for place, number in enumerate((2, 0, 2, 0)):
+        row = rows[number]
+        ids = batch["input_ids"][place][batch["attention_mask"][place].bool()]
+        letter = row.letters["accuracy"]
+        letter = letter if place < 2 else wrong[letter]
+        assert f'{{"accuracy": "{letter}", "overall": "{row.letters["overall"]}"}}' in decoded(
+            collator, ids
+        )
+        learned = batch["input_ids"][place][batch["completion_mask"][place].bool()]
+        assert decoded(collator, learned) == f'{{"accuracy": "{letter}", "overall": ""}}<|im_end|>'
+
+
+def test_an_answer_pair_is_the_conversation_that_scoring_reads() -> None:
+    collator, writer = parts("gemma3")
+    case = CASES[0]
+    for place, row in enumerate(Collator(collator.processor, "turn_end").answer_rows(case)):
+        written = writer.answer(case, place)
+        assert row.text == written.text + "\n"
+        features, learned = writer.encode([written])
+        assert decoded(collator, features["input_ids"][learned]) == (
+            case.answers[place] + "<end_of_turn>"
+        )
+
+
+def test_a_template_without_a_turns_end_gets_the_tokenizers() -> None:
+    processor = make_tiny("llava")[1]
+    processor.chat_template = (
+        "{% for m in messages %}{{ m['role'] | upper }}: {% for c in m['content'] %}"
+        "{% if c['type']=='image' %}<image>\n{% else %}{{ c['text'] | trim }}{% endif %}"
+        "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    collator = Collator(processor)
+    writer = Writer.of(collator)
+    assert writer.ending == processor.tokenizer.eos_token
+    rows = verdict_rows(CASES[:1], DIMENSIONS, JSON, "majority")
+    batch = batch_of(writer, rows)
+    labels = batch["labels"][0]
+    learned = decoded(collator, labels[labels != IGNORED])
+    # The space that this template puts before a reply is the model's to write.
+    assert learned.startswith(' {"accuracy": "A", "overall": "')
+    assert learned.endswith('"}<|im_end|>')
+    messages = chat.answer_messages("?", 0, "")[:-1]
+    spoken = writer.write(messages, (), Reply(" clear lungs \n", ((1, 6),)))
+    _, mask = writer.encode([spoken])
+    assert spoken.text == "USER: ? ASSISTANT: clear lungs<|im_end|>"
+    ids = collator.encode([spoken.row])["input_ids"]
+    assert decoded(collator, ids[mask]) == " lungs<|im_end|>"  # ' clear' is one token
+
+
+def test_a_template_that_rewrites_replies_is_refused() -> None:
+    processor = make_tiny("qwen2_5_vl")[1]
+    processor.chat_template = processor.chat_template.replace(
+        "{{ c['text'] }}", "{{ c['text'] | replace('\"', '') }}"
+    )
+    collator = Collator(processor)
+    rows = verdict_rows(CASES[:1], DIMENSIONS, JSON, "majority")
+    with pytest.raises(ConfigError, match="rewrites replies"):
+        Writer.of(collator).verdict(rows[0], JSON)
+
+
+def test_a_system_turn_that_a_template_refuses_opens_the_users() -> None:
+    processor = make_tiny("gemma3")[1]
+    processor.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + processor.chat_template
+    )
+    collator = Collator(processor)
+    rows = verdict_rows(CASES[:1], DIMENSIONS, JSON, "majority")
+    assert JSON.system in Writer.of(collator).verdict(rows[0], JSON).text

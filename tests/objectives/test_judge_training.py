@@ -1,0 +1,138 @@
+"""Judges train by TRL's trainers, on every family, and nothing but their adapter changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from judging import DIMENSIONS, FIRST, TIE, Judging, judged, judged_cases, make_judging
+from tiny import TINY_FAMILIES
+from torch import Tensor
+from trl.trainer import base_trainer
+
+from medrm import chat
+from medrm.chat import load_prompt
+from medrm.config import AdapterOptions
+from medrm.objectives import judge_grpo, judge_run
+from medrm.scorer.collate import Row
+from medrm.scorer.prefix import continued
+from medrm.scorer.skeleton import Skeleton
+
+SHORT: dict[str, Any] = {
+    "max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
+    "warmup_steps": 0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def judging(tmp_path: Path) -> Callable[..., Judging]:
+    """Returns a function from an objective and options to a training."""
+
+    def build(objective: str, name: str = "run", **options: Any) -> Judging:
+        return make_judging(objective, tmp_path / name, **options)
+
+    return build
+
+
+def changed(built: Judging) -> dict[str, Tensor]:
+    """Trains and returns what is another weight than before."""
+    before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
+    built.trainer().train()
+    after = dict(built.model.named_parameters())
+    return {name: after[name] for name in before if not torch.equal(after[name], before[name])}
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("objective", ["judge_sft", "judge_dpo"])
+def test_every_family_trains_its_adapter_alone(
+    objective: str, family: str, judging: Callable[..., Judging]
+) -> None:
+    built = judging(objective, family=family, train=judged_cases(2), **SHORT)
+    moved = changed(built)
+    assert moved
+    assert all("lora_B.default" in name for name in moved)  # A has a gradient once B is not 0
+    assert math.isfinite(built.logged()[0])
+
+
+SUPPORTED = [f for f in TINY_FAMILIES if ("judge_grpo", f) not in judge_run.UNSUPPORTED]
+
+
+def by_letters(completions: Any, **columns: Any) -> list[float]:
+    """Rewards some letters more than others, so that a random model has something to learn."""
+    return [sum(map(ord, completion[0]["content"])) % 17 / 17 for completion in completions]
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_grpo_reads_the_probabilities_that_scoring_reads(
+    family: str, judging: Callable[..., Judging], monkeypatch: Any
+) -> None:
+    """TRL pads, tokenises and cuts up images in a way of its own: each token is checked."""
+    monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [by_letters])
+    other = judged(5)
+    if ("judge_grpo", family) not in judge_run.ONE_IMAGE:
+        other = dataclasses.replace(other, images=(*other.images, *judged(6).images))
+    options = {"train": [judged(11), other], "per_device_train_batch_size": 8, **SHORT}
+    built = judging("judge_grpo", family=family, **options)
+    trainer, seen, prompts = built.trainer(), [], []
+    read, generate = trainer._get_per_token_logps_and_entropies, trainer._generate
+
+    def reading(model: Any, ids: Tensor, mask: Tensor, keep: int, **inputs: Any) -> Any:
+        found = read(model, ids, mask, keep, **inputs)
+        seen.append((ids, mask, keep, found[0].detach()))
+        return found
+
+    def generating(given: Any) -> Any:
+        prompts.extend(given)
+        return generate(given)
+
+    trainer._get_per_token_logps_and_entropies = reading
+    trainer._generate = generating
+    before = built.state()
+    trainer.train()
+    after = built.state()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    ids, mask, keep, found = seen[-1]
+    encoded = [_encoded(built, messages) for messages in prompts]
+    base = built.model.get_base_model().eval()
+    matched = set()
+    for row in range(len(ids)):
+        words = int(mask[row, -keep:].sum())
+        whole = ids[row][mask[row].bool()].tolist()
+        prompt, reply = whole[:-words], whole[-words:]
+        place = next(k for k, e in enumerate(encoded) if e["input_ids"][0].tolist() == prompt)
+        matched.add(len(prompt))
+        rows = continued(encoded[place], [len(prompt)], [reply])
+        with torch.no_grad(), built.model.disable_adapter():
+            logits = base(**rows).logits[0, len(prompt) - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(1, torch.tensor(reply)[:, None])[:, 0]
+        torch.testing.assert_close(found[row, :words], wanted, atol=5e-6, rtol=0)
+    assert len(matched) == 2  # rows of several lengths
+
+
+def _encoded(built: Judging, messages: Any) -> Any:
+    images = [part["image"] for m in messages for part in m["content"] if part["type"] == "image"]
+    plain = [
+        {**m, "content": [{k: v for k, v in part.items() if k != "image"} for part in m["content"]]}
+        for m in messages
+    ]
+    text = chat.render(built.collator.processor, plain, "generation_prompt")
+    return built.collator._process([Row(text, ()).text], [images])
+
+
+def test_one_opening_token_where_the_template_writes_it(judging: Callable[..., Judging]) -> None:
+    """With two, TRL would take the tokens before an image for the image's (Gemma 3)."""
+    from tokenizers.processors import TemplateProcessing
+
+    built = judging("judge_grpo", family="gemma3", **SHORT)
+    tokenizer = built.collator.processor.tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    theirs = built.trainer().processing_class.tokenizer
+    assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+    assert theirs("x")["input_ids"][0] != tokenizer.bos_token_id
