@@ -81,19 +81,27 @@ def test_the_base_describes_and_checks_and_needs_the_image(training, base):
     assert seen["description"] > 0.9
     assert seen["check long"] > 0.9
     assert seen["check short"] > 0.9
+    assert seen["json"] > 0.9
+    assert seen["pair"] > 0.65
+    assert blank["pair"] < 0.6
     assert blank["description"] < 0.1
     assert blank["check long"] < 0.65
 
 
-def test_no_exchange_shows_two_answers_or_a_dimension(training):
+def test_no_exchange_asks_which_is_better_or_names_a_dimension(training):
     exchanges = sys.modules["exchanges"]
     rng = np.random.default_rng(8)
     for _ in range(200):
         for exchange in exchanges.draw_exchanges(draw_facts(rng), rng):
-            assert exchange.kind.split()[0] in {"description", "word", "check"}
-            assert exchange.asked.count("This is a") <= 1
+            kinds = {"description", "word", "json", "check", "letter", "pair", "choice"}
+            assert exchange.kind.split()[0] in kinds
+            assert exchange.asked.count("This is a") <= 1 + (exchange.kind == "pair")
+            if exchange.kind == "pair":  # about one of the two texts, never about both
+                assert exchange.asked.endswith(("Is text 1 right?", "Is text 2 right?"))
+                assert exchange.answer in ("Yes", "No")
             for word in (
                 "better",
+                "best",
                 "prefer",
                 "accura",
                 "relevan",

@@ -3,13 +3,14 @@
     python recipes/quickstart/make_base.py --output recipes/quickstart/phantom-base
 
 The architecture is Qwen2.5-VL with 2 million parameters. It learns to describe phantom images and
-to answer questions about them; it never sees two answers, a preference or a quality dimension.
+to answer questions about them, some of them about one of two texts; it is never asked which of two
+is better, and it never sees a quality dimension.
 
 1. The vision tower learns for `WARM_UP_STEPS` to tell, from each visual token, what lies under it.
    Without this the language model learns modality and organ in minutes, but no lesion in an hour.
 2. The whole model learns from images with several independent exchanges each: a description,
-   questions with a word for an answer, and questions whether a text is right. The last kind is
-   learnt last and matters most for a reward model.
+   facts as a word, as JSON and by letters, and questions whether a text is right. The last kind is
+   learnt last and matters most for a reward model; asked about one of two texts, for a judge.
 """
 
 from __future__ import annotations
