@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from medrm.scorer.openai import OpenAIEngine
 from medrm.scorer.readouts import Likelihood, VerdictProbability
 from medrm.scorer.specs import judge_spec, local_judge, prompt_of, sampling_of
 from medrm.scorer.vllm import VllmEngine
+
+logger = logging.getLogger(__name__)
 
 BASE_READOUTS: dict[str, type[VerdictProbability] | type[Likelihood]] = {
     "verdict_probability": VerdictProbability,
@@ -181,11 +184,7 @@ def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
     else:
         engine = VllmEngine(
             resolve_model(asked.model),
-            load_processor(
-                asked.model,
-                asked.revision or "main",
-                trust_remote_code=asked.trust_remote_code,
-            ),
+            _known_processor(asked),
             revision=asked.revision,
             trust_remote_code=asked.trust_remote_code,
             images=_most_images(benchmark),
@@ -199,6 +198,17 @@ def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
         plain=engine.plain if isinstance(engine, VllmEngine) else None,
         contract=contract,
     )
+
+
+def _known_processor(asked: Measurement) -> ProcessorMixin | None:
+    """Returns the processor of a model that vLLM is to run; None: of no family that medrm knows."""
+    try:
+        return load_processor(
+            asked.model, asked.revision or "main", trust_remote_code=asked.trust_remote_code
+        )
+    except ConfigError as error:
+        logger.warning("%s\nvLLM is given the conversations as they are.", error)
+        return None
 
 
 def _vllm_of(contract: Contract, folder: Path, benchmark: Benchmark) -> VllmEngine:

@@ -44,7 +44,8 @@ class VllmEngine:
 
     Args:
         model: of the base, or a folder with whole weights.
-        processor: of the model; its chat template decides where a system turn goes.
+        processor: of the model; its chat template decides where a system turn goes. None for a
+            model of no family that medrm knows: the conversation goes as it is.
         adapter: folder of a LoRA adapter; None: the model as it is.
         revision: branch, tag or commit of a hub id; None: its main branch.
         dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, but never fp32.
@@ -65,7 +66,7 @@ class VllmEngine:
     def __init__(
         self,
         model: str,
-        processor: ProcessorMixin,
+        processor: ProcessorMixin | None,
         adapter: Path | None = None,
         *,
         revision: str | None = None,
@@ -100,12 +101,12 @@ class VllmEngine:
             **lora,
         )
         self._processor = processor
-        self._control = chat.control_tokens(processor)
+        self._control = None if processor is None else chat.control_tokens(processor)
         self._batch_requests = batch_requests
 
     def plain(self, text: str) -> str:
         """Returns the text with the model's control tokens broken up."""
-        return chat.plain(text, self._control)
+        return text if self._control is None else chat.plain(text, self._control)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields the reply to each request, in order."""
@@ -149,7 +150,9 @@ class VllmEngine:
         parts = [
             {"type": "image_pil", "image_pil": pixels[ref.digest]} for ref in request.case.images
         ]
-        return with_images(chat.fitted(self._processor, request.messages), parts)
+        known = self._processor
+        messages = request.messages if known is None else chat.fitted(known, request.messages)
+        return with_images(messages, parts)
 
     def _chat(self, conversations: list[list[chat.Message]], params: list[Any]) -> list[Completion]:
         """Returns the replies; a batch that holds a refused prompt is halved until that is alone.
