@@ -31,6 +31,18 @@ DIMENSIONS = ("accuracy", "overall")
 FIRST, TIE, SECOND = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
+SHORT: dict[str, Any] = {
+    "max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
+    "warmup_steps": 0,
+}  # fmt: skip
+"""A training of one step and nothing else."""
+
+
+def by_letters(completions: Any, **columns: Any) -> list[float]:
+    """Rewards some letters more than others, so that a random model has something to learn."""
+    return [sum(map(ord, completion[0]["content"])) % 17 / 17 for completion in completions]
+
+
 def judged(number: int, pictured: bool = True, **labels: tuple[float, float, float]) -> Case:
     """Returns a case whose answer `Yes` is better; labels of other shares may be given."""
     first = number % 3 != 0

@@ -5,38 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from judging import DIMENSIONS, FIRST, TIE, Judging, judged, judged_cases, make_judging
+from judging import SHORT, Judging, by_letters, judged, judged_cases
 from tiny import TINY_FAMILIES
 from torch import Tensor
-from trl.trainer import base_trainer
 
 from medrm import chat
-from medrm.chat import load_prompt
-from medrm.config import AdapterOptions
 from medrm.objectives import judge_grpo, judge_run
 from medrm.scorer.collate import Row
 from medrm.scorer.prefix import continued
-from medrm.scorer.skeleton import Skeleton
-
-SHORT: dict[str, Any] = {
-    "max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
-    "warmup_steps": 0,
-}  # fmt: skip
-
-
-@pytest.fixture
-def judging(tmp_path: Path) -> Callable[..., Judging]:
-    """Returns a function from an objective and options to a training."""
-
-    def build(objective: str, name: str = "run", **options: Any) -> Judging:
-        return make_judging(objective, tmp_path / name, **options)
-
-    return build
 
 
 def changed(built: Judging) -> dict[str, Tensor]:
@@ -60,11 +40,6 @@ def test_every_family_trains_its_adapter_alone(
 
 
 SUPPORTED = [f for f in TINY_FAMILIES if ("judge_grpo", f) not in judge_run.UNSUPPORTED]
-
-
-def by_letters(completions: Any, **columns: Any) -> list[float]:
-    """Rewards some letters more than others, so that a random model has something to learn."""
-    return [sum(map(ord, completion[0]["content"])) % 17 / 17 for completion in completions]
 
 
 @pytest.mark.parametrize("family", SUPPORTED)

@@ -1,0 +1,306 @@
+"""What a judge's training promises: it learns, repeats and resumes, and refuses nonsense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from judging import (
+    DIMENSIONS,
+    FIRST,
+    SHORT,
+    TIE,
+    Judging,
+    by_letters,
+    judged,
+    judged_cases,
+)
+from torch import Tensor
+from trl.trainer import base_trainer
+
+from medrm.chat import load_prompt
+from medrm.config import AdapterOptions
+from medrm.config.parse import _parser
+from medrm.data.images import examine
+from medrm.errors import ConfigError, DataError
+from medrm.objectives import judge_grpo, judge_run
+from medrm.objectives.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
+from medrm.objectives.judge_collate import Writer
+from medrm.objectives.verdict_rows import verdict_rows
+from medrm.scorer.skeleton import Skeleton
+
+Build = Callable[..., Judging]
+
+
+def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -> None:
+    asked = tmp_path / "prompt.txt"
+    asked.write_text("{question} {answer_b} {answer_a}", encoding="utf-8")
+    built = judging(
+        "judge_sft", train=judged_cases(24), development=judged_cases(4, 500),
+        adapter=AdapterOptions(lora_r=16, lora_alpha=64), dimensions=("accuracy",),
+        judge={"prompt_file": str(asked)}, max_steps=100, learning_rate=1e-2,
+        per_device_train_batch_size=16, save_strategy="no", load_best_model_at_end=False,
+        eval_steps=0.5,
+    )  # fmt: skip
+    with torch.no_grad():  # random logits are all but equal, and stay so with a frozen LM head
+        built.model.get_base_model().lm_head.weight.mul_(20)
+    built.trainer().train()
+    prompt = load_prompt("", asked)
+    skeleton = Skeleton(
+        built.model.eval(), built.collator.processor, prompt, dimensions=("accuracy",)
+    )
+    fresh = judged_cases(12, 700)
+    for scored in skeleton.judge(fresh):
+        (response,) = scored.responses
+        assert response.probabilities is not None
+        first, second, mass = response.probabilities["accuracy"]
+        assert (first < second) == scored.case.labels["accuracy"].choice  # type: ignore[union-attr]
+        assert mass > 0.8
+    losses = built.logged("eval_loss")
+    assert losses[-1] < losses[0]
+
+
+def test_the_loss_is_the_mean_over_the_verdicts_tokens(judging: Build) -> None:
+    development = [judged(1, accuracy=FIRST, overall=TIE), judged(2), judged(3)]
+    built = judging("judge_sft", development=development, per_device_eval_batch_size=64)
+    prompt = load_prompt("json")
+    writer = Writer.of(built.collator)
+    rows = verdict_rows(development, DIMENSIONS, prompt, "majority")
+    features, learned = writer.encode([writer.verdict(row, prompt) for row in rows])
+    with torch.no_grad():
+        found = built.model(**features).logits[:, :-1].log_softmax(-1)
+    tokens = features["input_ids"][:, 1:]
+    own = found.gather(2, tokens[..., None])[..., 0][learned[:, 1:]]
+    assert built.trainer().evaluate()["eval_loss"] == pytest.approx(-own.mean().item(), abs=1e-5)
+
+
+def test_one_seed_gives_one_adapter_and_resuming_the_straight_run(judging: Build) -> None:
+    options: dict[str, Any] = {
+        **SHORT, "max_steps": 8, "save_strategy": "steps", "save_steps": 3,
+        "save_total_limit": None,
+    }  # fmt: skip
+    straight = judging("judge_sft", "a", **options)
+    wanted = straight.trained()
+    lines = straight.logged()
+    again = judging("judge_sft", "b", **options).trained()
+    assert_equal(again, wanted)
+    resumed = judging("judge_sft", "a", **options)
+    # In the first epoch, and over its end: 12 cases, 24 rows, 4 in a step.
+    checkpoint = Path(resumed.run.training.output_dir, "checkpoint-3")
+    resumed.trainer().train(resume_from_checkpoint=str(checkpoint))
+    assert_equal(resumed.state(), wanted)
+    assert resumed.logged() == lines
+    other = judging("judge_sft", "c", seed=43, **options).trained()
+    assert not all(torch.equal(wanted[name], other[name]) for name in wanted)
+
+
+def assert_equal(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert state.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(state[name], tensor), name
+
+
+def test_preferences_start_at_even_odds_and_resume(judging: Build) -> None:
+    options = {
+        **SHORT, "max_steps": 4, "save_strategy": "steps", "save_steps": 2,
+        "train": judged_cases(2), "learning_rate": 5e-2,
+    }  # fmt: skip
+    built = judging("judge_dpo", "a", **options)
+    with torch.no_grad():  # an adapter that was trained before: the reference starts where it does
+        for name, parameter in built.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    start = built.state()
+    trainer = built.trainer()
+    trainer.train()
+    assert built.logged()[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert built.logged()[-1] < math.log(2)
+    resumed = judging("judge_dpo", "a", **options)
+    for name, parameter in resumed.model.named_parameters():
+        if name in start:
+            parameter.data.copy_(start[name])
+    resumed.trainer().train(
+        resume_from_checkpoint=str(Path(resumed.run.training.output_dir, "checkpoint-2"))
+    )
+    assert_equal(resumed.state(), built.state())
+
+
+def test_preferences_repeat_and_differ_by_pairs(judging: Build) -> None:
+    states = [
+        judging("judge_dpo", str(number), **SHORT, **options).trained()
+        for number, options in enumerate(
+            ({}, {}, {"flip": "one"}, {"loss_type": ["sigmoid", "sft"]})
+        )
+    ]
+    assert_equal(states[1], states[0])
+    for other in states[2:]:
+        assert not all(torch.equal(states[0][name], other[name]) for name in other)
+
+
+def test_answers_are_preferred_by_their_implicit_reward(judging: Build) -> None:
+    options = {"dpo_pairs": "answers", "dimensions": ("overall",)}
+    built = judging("judge_dpo", **{**SHORT, **options, "max_steps": 6})
+    built.check()
+    assert built.objective.readout(built.run) == "implicit_reward"
+    trainer = built.trainer()
+    assert len(trainer.train_dataset) == len(built.train)  # no orders: one pair for each case
+    trainer.train()
+    assert built.logged()[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert built.logged("rewards/accuracies")[-1] == 1
+    verdicts = judging("judge_dpo", "verdicts", judge={"judge_readout": "skeleton"})
+    assert verdicts.objective.readout(verdicts.run) == "skeleton"
+
+
+def test_workers_bring_the_same_batches(judging: Build, monkeypatch: Any) -> None:
+    monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [by_letters])
+    for objective in ("judge_sft", "judge_grpo"):
+        fresh = judging(objective).state()
+        alone = judging(objective, f"{objective}-0", **SHORT).trained()
+        options = {**SHORT, "dataloader_num_workers": 1}
+        assert_equal(judging(objective, f"{objective}-1", **options).trained(), alone)
+        assert not all(torch.equal(fresh[name], alone[name]) for name in fresh)
+
+
+@pytest.mark.parametrize("objective", ["judge_sft", "judge_grpo"])
+def test_nothing_is_sent_and_no_card_is_written(
+    objective: str, judging: Build, monkeypatch: Any
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(base_trainer, "send_telemetry", lambda *a, **k: pytest.fail("sent"))
+    built = judging(objective, max_steps=1)
+    built.trainer().train()
+    files = {path.name for path in Path(built.run.training.output_dir).iterdir()}
+    assert files == {"checkpoint-1", "metrics.jsonl"}
+
+
+def test_cases_without_images_train(judging: Build) -> None:
+    for objective in ("judge_sft", "judge_dpo", "judge_grpo"):
+        built = judging(
+            objective, objective, train=judged_cases(4, pictured=False),
+            development=judged_cases(2, 50, pictured=False), **SHORT,
+        )  # fmt: skip
+        built.check()
+        built.trainer().train()
+        assert math.isfinite(built.logged()[0])
+
+
+def test_grpo_takes_its_options_and_logs_each_reward(judging: Build) -> None:
+    built = judging(
+        "judge_grpo", max_steps=1, judge={"judge_prompt": "rationale_json", "max_new_tokens": 5},
+        max_completion_length=None, reward_weights=[1.0, 0.5, 0.25],
+    )  # fmt: skip
+    built.check()
+    built.trainer().train()
+    assert built.logged("completions/max_length") == [5]
+    for name in ("agreement", "format", "consistency"):
+        assert built.logged(f"rewards/{name}/mean") == [0]
+
+
+def test_bf16_and_checkpointing_train(judging: Build) -> None:
+    plain = judging("judge_sft", "plain", **SHORT)
+    plain.trainer().train()
+    with pytest.warns(FutureWarning, match="gradient_checkpointing"):
+        saving = judging("judge_sft", "saving", gradient_checkpointing=True, bf16=True, **SHORT)
+    saving.trainer().train()
+    assert saving.logged() == pytest.approx(plain.logged(), abs=2e-2)
+
+
+def test_lengths_are_those_of_the_longest_row(judging: Build) -> None:
+    for objective, options in (
+        ("judge_sft", {"judge": {"judge_prompt": "rationale_json"}}),
+        ("judge_dpo", {"dpo_pairs": "answers", "dimensions": ("overall",)}),
+    ):
+        built = judging(objective, objective, **options)
+        cases = [*built.train[:3], judged(900, overall=TIE)]
+        trainer = built.trainer()
+        lengths = built.objective.lengths(
+            built.run, built.collator, built.dimensions, cases, examine(cases)
+        )
+        for place, length in enumerate(lengths[:3]):
+            rows = [2 * place, 2 * place + 1] if objective == "judge_sft" else [place]
+            batch = trainer.data_collator([{"row": row} for row in rows])
+            assert int(batch["attention_mask"].sum(1).max()) == length
+        if objective == "judge_sft":
+            assert lengths[3] < min(lengths[:3])  # it has no row
+
+
+def test_trl_cuts_nothing(judging: Build) -> None:
+    built = judging("judge_sft", max_length=16)
+    trainer = built.trainer()
+    assert trainer.args.max_length is None
+    assert built.run.training.max_length == 16
+    assert trainer.data_collator([trainer.train_dataset[0]])["input_ids"].shape[1] > 100
+
+
+def test_arguments_that_make_no_sense_are_errors(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        JudgeSFTConfig(
+            folder, packing=True, padding_free=True, assistant_only_loss=True,
+            remove_unused_columns=True, learning_rate=math.nan, per_device_train_batch_size=0,
+            num_train_epochs=0, use_cpu=True,
+        )  # fmt: skip
+    for problem in (
+        "packing is True", "padding_free is True", "assistant_only_loss is True",
+        "remove_unused_columns is True", "learning_rate is nan",
+        "per_device_train_batch_size is 0", "num_train_epochs is 0",
+    ):  # fmt: skip
+        assert problem in str(caught.value)
+    with pytest.raises(ConfigError, match=r"flip is one.*rationales with.*beta is 0"):
+        JudgeDPOConfig(folder, dpo_pairs="answers", flip="one", rationales="x", beta=0)
+    with pytest.raises(ConfigError, match="precompute_ref_log_probs is True"):
+        JudgeDPOConfig(folder, precompute_ref_log_probs=True)
+    with pytest.raises(ConfigError, match="load_best_model_at_end is True"):
+        JudgeGRPOConfig(folder, load_best_model_at_end=True)
+    for config in (JudgeSFTConfig, JudgeDPOConfig, JudgeGRPOConfig):
+        parsed = _parser(config).parse_args(["--output_dir", folder, "--label_rule", "sampled"])
+        assert (parsed.label_rule, parsed.bf16, parsed.max_length) == ("sampled", False, None)
+
+
+def test_wrong_input_is_known_before_a_model_is_loaded(judging: Build, tmp_path: Path) -> None:
+    def fails(error: type[Exception], match: str, objective: str, **options: Any) -> None:
+        with pytest.raises(error, match=match):
+            judging(objective, **options).check()
+
+    for objective in ("judge_sft", "judge_dpo", "judge_grpo"):
+        judging(objective).check()
+        ties = [judged(1, accuracy=TIE)]
+        fails(DataError, "none of 1 development cases", objective, development=ties)
+        mixed = [*judged_cases(2), judged(9, pictured=False)]
+        fails(ConfigError, "some have none", objective, train=mixed)
+        fails(ConfigError, "unknown", objective, judge={"judge_prompt": "jsn"})
+    one = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
+    judging("judge_sft", train=mixed, **one).check()
+    asked = {"judge_prompt": "rationale_json"}
+    fails(ConfigError, "skeleton", "judge_sft", judge={**asked, "judge_readout": "skeleton"})
+    fails(ConfigError, "asks for none", "judge_dpo", rationales="x")
+    fails(DataError, "cannot be read", "judge_sft", rationales=str(tmp_path / "x"), judge=asked)
+    fails(ConfigError, "--dimensions overall", "judge_dpo", dpo_pairs="answers")
+    fails(
+        ConfigError, "must start there", "judge_dpo", dpo_pairs="answers", dimensions=("overall",),
+        judge={"init_adapter": "sft"},
+    )  # fmt: skip
+    fails(ConfigError, "use_peft false", "judge_dpo", adapter=AdapterOptions(use_peft=False))
+    fails(ConfigError, "needs init_adapter", "judge_grpo", judge={"init_adapter": None})
+    fails(ConfigError, "give 2, for agreement, format", "judge_grpo", reward_weights=[1.0])
+
+
+def test_families_that_trl_cannot_train_are_named(judging: Build, monkeypatch: Any) -> None:
+    family = "qwen2_5_vl"  # of the phantom base
+    monkeypatch.setitem(judge_run.UNSUPPORTED, ("judge_sft", family), "because")
+    with pytest.raises(ConfigError, match=f"family {family}: because"):
+        judging("judge_sft").check()
+    several = [judged(1)]
+    several.append(type(several[0])(**{**fields(judged(2)), "images": judged(2).images * 2}))
+    monkeypatch.setitem(judge_run.ONE_IMAGE, ("judge_dpo", family), "because")
+    with pytest.raises(ConfigError, match="1 cases of several images: because"):
+        judging("judge_dpo", train=several).check()
+    judging("judge_dpo").check()
+
+
+def fields(case: Any) -> dict[str, Any]:
+    return {name: getattr(case, name) for name in type(case).__slots__}
