@@ -30,7 +30,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(root: Path, name: str, folder: Path) -> Path:
+def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *words: str) -> Path:
     """Trains in two processes on the CPU by a shipped launch file; returns the output folder."""
     config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
     # Not by flags: `--cpu` would start one process and say nothing.
@@ -41,7 +41,7 @@ def launch(root: Path, name: str, folder: Path) -> Path:
     written.write_text(yaml.safe_dump(config), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
-         str(WORKER), str(folder / "run")],
+         str(worker), str(folder / "run"), *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "objectives")])},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
