@@ -89,3 +89,19 @@ def fit_for_training(
             reason = f"too long: {length} tokens, max_length {max_length}"
             excluded.append(Excluded(case.case_id, reason))
     return kept, excluded
+
+
+def autocast_under_deepspeed(args: TrainingArguments) -> None:
+    """Makes bf16 mean autocast under DeepSpeed as well, whose own bf16 casts head and adapter."""
+    if args.deepspeed_plugin is None or not args.bf16:
+        return
+    settings = args.deepspeed_plugin.hf_ds_config.config
+    settings["bf16"] = {"enabled": False}
+    settings["torch_autocast"] = {
+        "enabled": True,
+        "dtype": "bfloat16",
+        # None: gradients travel in the precision of their parameters.
+        "lower_precision_safe_modules": [],
+    }
+    args.bf16 = False
+    args.mixed_precision = "no"

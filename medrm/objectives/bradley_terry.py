@@ -17,7 +17,7 @@ from medrm.config import Run
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.base import Objective
+from medrm.objectives.base import Objective, autocast_under_deepspeed
 from medrm.objectives.losses import initial_tie
 from medrm.objectives.probe import PooledHead, lookup, pooled_states, trains_head_alone
 from medrm.objectives.targets import Targets, tie_shares
@@ -124,7 +124,7 @@ def build_trainer(
         _report_unlabelled(cases, targets)
     train, development = _labelled(train, targets), _labelled(development, targets)
     _start_ties(head, train)
-    _autocast_under_deepspeed(args)
+    autocast_under_deepspeed(args)
     args.ddp_find_unused_parameters = _leaves_parameters_unused(run, [*train, *development])
     trained: nn.Module = model
     make_rows: MakeRows = collator.rows
@@ -175,22 +175,6 @@ def _start_ties(head: RewardHead, train: Sequence[Case]) -> None:
         for index, name in enumerate(head.spec.dimensions):
             if name in head.spec.tied_dimensions and 0 < shares[name] < 1:
                 head.tie_logit[index] = initial_tie(shares[name])
-
-
-def _autocast_under_deepspeed(args: BradleyTerryConfig) -> None:
-    """Makes bf16 mean autocast under DeepSpeed as well, whose own bf16 casts head and adapter."""
-    if args.deepspeed_plugin is None or not args.bf16:
-        return
-    settings = args.deepspeed_plugin.hf_ds_config.config
-    settings["bf16"] = {"enabled": False}
-    settings["torch_autocast"] = {
-        "enabled": True,
-        "dtype": "bfloat16",
-        # None: gradients travel in the precision of their parameters.
-        "lower_precision_safe_modules": [],
-    }
-    args.bf16 = False
-    args.mixed_precision = "no"
 
 
 def _leaves_parameters_unused(run: Run, cases: Sequence[Case]) -> bool:

@@ -15,6 +15,7 @@ from medrm.data.load import dimensions_of
 from medrm.errors import ConfigError, DataError, report
 from medrm.models.families import family_of
 from medrm.models.load import load_config
+from medrm.objectives.base import autocast_under_deepspeed
 from medrm.objectives.judge_collate import Writer
 from medrm.objectives.judge_rationales import read_rationales
 from medrm.objectives.verdict_rows import (
@@ -85,6 +86,7 @@ def own_arguments(run: Run) -> Any:
     """
     arguments = copy.copy(run.training)
     vars(arguments)["max_length"] = None
+    autocast_under_deepspeed(arguments)
     return arguments
 
 

@@ -34,8 +34,9 @@ def train(objective: str, folder: Path, processes: int, **options: Any) -> int:
     trainer = built.trainer()
     trainer.train()
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    trained = {name: tensor for name, tensor in state.items() if ".default." in name}
-    torch.save(trained, folder / f"adapter-{trainer.args.process_index}.pt")
+    if state is not None:  # ZeRO-3 gathers on the main process alone
+        trained = {name: tensor for name, tensor in state.items() if ".default." in name}
+        torch.save(trained, folder / f"adapter-{trainer.args.process_index}.pt")
     return int(trainer.accelerator.num_processes)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_launch import TESTS, launch
+from test_launch import TESTS, launch, skip_without_deepspeed
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -17,8 +17,9 @@ pytestmark = pytest.mark.distributed
 WORKER = TESTS / "distributed" / "judge_worker.py"
 
 
-def adapters(run: Path, processes: int) -> list[dict[str, Tensor]]:
-    return [torch.load(run / f"adapter-{process}.pt") for process in range(processes)]
+def adapters(run: Path) -> list[dict[str, Tensor]]:
+    """Returns what each process trained."""
+    return [torch.load(path) for path in sorted(run.glob("adapter-*.pt"))]
 
 
 def measured(run: Path) -> dict[str, float]:
@@ -26,25 +27,33 @@ def measured(run: Path) -> dict[str, float]:
     return {key: value for line in lines for key, value in json.loads(line).items()}
 
 
-def test_two_processes_train_judges(root: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("cpu", "ddp")]
-    for folder in folders:
-        folder.mkdir()
-    one = launch(root, "cpu", folders[0], WORKER, "1")
-    two = launch(root, "ddp", folders[1], WORKER, "2")
-    assert (two / "world-2.json").is_file()
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process by the shipped cpu.yaml."""
+    return launch(TESTS.parent, "cpu", tmp_path_factory.mktemp("alone"), WORKER, "1")
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero3"])
+def test_two_processes_train_judges(name: str, root: Path, tmp_path: Path, alone: Path) -> None:
+    if name == "zero3":
+        skip_without_deepspeed()
+    run = launch(root, name, tmp_path, WORKER, "2")
+    assert (run / "world-2.json").is_file()
     for objective in ("judge_sft", "judge_dpo", "judge_grpo"):
-        first, second = adapters(two / objective, 2)
-        assert first.keys() == second.keys() != set()
-        for name, tensor in first.items():
-            assert torch.equal(second[name], tensor), f"{objective} {name}"
-        assert any(tensor.any() for name, tensor in first.items() if "lora_B" in name)
+        first, *others = adapters(run / objective)
+        assert len(others) == (0 if name == "zero3" else 1)  # it gathers on one process
+        for other in others:
+            assert first.keys() == other.keys()
+            for key, tensor in first.items():
+                assert torch.equal(other[key], tensor), f"{objective} {key}"
+        assert any(tensor.any() for key, tensor in first.items() if "lora_B" in key)
         if objective == "judge_grpo":  # each process samples by a seed of its own
-            assert math.isfinite(measured(two / objective)["loss"])
+            assert math.isfinite(measured(run / objective)["loss"])
             continue
-        (alone,) = adapters(one / objective, 1)
-        for name, tensor in alone.items():
-            assert_close(first[name], tensor, atol=1e-5, rtol=1e-4, msg=f"{objective} {name}")
-        ours, theirs = measured(two / objective), measured(one / objective)
+        (wanted,) = adapters(alone / objective)
+        assert wanted.keys() == first.keys()
+        for key, tensor in wanted.items():
+            assert_close(first[key], tensor, atol=1e-5, rtol=1e-4, msg=f"{objective} {key}")
+        ours, theirs = measured(run / objective), measured(alone / objective)
         for key in ("loss", "eval_loss"):
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4), f"{objective} {key}"

@@ -30,6 +30,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def skip_without_deepspeed() -> None:
+    """Skips the test where DeepSpeed cannot run."""
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed (it is a dependency on Linux only)")
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc: DeepSpeed compiles its CPU communication on first use")
+
+
 def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *words: str) -> Path:
     """Trains in two processes on the CPU by a shipped launch file; returns the output folder."""
     config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
@@ -78,10 +86,7 @@ def test_two_processes_train_the_same_adapter(
     name: str, root: Path, tmp_path: Path, alone: tuple[dict[str, Tensor], dict[str, float]]
 ) -> None:
     if name.startswith("zero"):
-        if importlib.util.find_spec("deepspeed") is None:
-            pytest.skip("deepspeed is not installed (it is a dependency on Linux only)")
-        if shutil.which("gcc") is None:
-            pytest.skip("no gcc: DeepSpeed compiles its CPU communication on first use")
+        skip_without_deepspeed()
     run = launch(root, name, tmp_path)
     assert (run / "world-2.json").is_file()
     stored = load_file(run / "probe" / "checkpoint-3" / "model.safetensors")

@@ -123,6 +123,8 @@ def make_judging(
     **training: Any,
 ) -> Judging:
     """Returns a tiny training; options are those of the objective's arguments."""
+    # Before the arguments: they may switch on ZeRO-3, which would create the model in parts.
+    model, processor = make_tiny(family)
     loaded = load_objective(objective)
     defaults = {
         "max_steps": 2, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 4,
@@ -137,7 +139,6 @@ def make_judging(
         DataOptions(train_data="x", dimensions=list(dimensions)), ModelOptions(), options,
         EvaluationOptions(), JudgeOptions(**{**start, **(judge or {})}), objective, arguments,
     )  # fmt: skip
-    model, processor = make_tiny(family)
     model = add_adapter(model, options, FAMILIES[family], seed=0)
     return Judging(
         loaded, run, model, Collator(processor),
