@@ -24,6 +24,9 @@ DIMENSIONS = (
 Order = Literal["forward", "reversed"]
 """How two answers are shown: as stored, or the second one first."""
 
+ORDERS: tuple[Order, Order] = ("forward", "reversed")
+"""Those in which a judge is shown every case."""
+
 State = Literal["ok", "too_long", "bad_image", "error"]
 """How a call of a judge ended."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from medrm.chat import JudgePrompt
-from medrm.schema import Case, Order, PairLabel
+from medrm.schema import ORDERS, Case, Order, PairLabel
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ LabelRule = Literal["majority", "plurality", "sampled"]
 
 Rationales = Mapping[str, Mapping[str, str]]
 """Case id to dimension to a sentence, which calls the stored answers Answer A and Answer B."""
-
-ORDERS: tuple[Order, Order] = ("forward", "reversed")
 
 _NAMED = re.compile(r"\b([Aa]nswer )([AB])\b")
 _OTHER = {"A": "B", "B": "A"}

@@ -13,7 +13,7 @@ from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended
-from medrm.schema import DIMENSIONS, Case, Order
+from medrm.schema import DIMENSIONS, ORDERS, Case
 from medrm.scorer.batches import (
     BATCH_ROWS,
     Array,
@@ -27,8 +27,6 @@ from medrm.scorer.collate import Collator, Row
 from medrm.scorer.language import hidden_states, log_probabilities
 from medrm.scorer.prefix import Prefix, first_difference, mask_of
 from medrm.scorer.responses import probability_response
-
-_ORDERS: tuple[Order, Order] = ("forward", "reversed")
 
 
 class Ending(NamedTuple):
@@ -102,7 +100,7 @@ class VerdictProbability:
         self._collator = Collator(processor)
         shares = share_prefix and family_of(model.config).shared_cache
         self._ending = self._find_ending()
-        rows = len(_ORDERS) * (1 if shares else len(self.dimensions))
+        rows = len(ORDERS) * (1 if shares else len(self.dimensions))
         self._readout: Readout[Case, Asked, Array] = Readout(
             self._collator,
             prompts=self._shared_prompts if shares else self._whole_prompts,
@@ -118,7 +116,7 @@ class VerdictProbability:
         Cases of other than two answers have the reason "not_a_pair".
         """
         for prompts, values, reason in self._readout.over(cases):
-            for place, order in enumerate(_ORDERS):
+            for place, order in enumerate(ORDERS):
                 responses = tuple(
                     probability_response(
                         prompts.case.case_id,
@@ -183,7 +181,7 @@ class VerdictProbability:
 
     def _read_whole(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
         features = features.to(self._model.device)
-        tails = self._ending.tails * (len(_ORDERS) * len(prompts))
+        tails = self._ending.tails * (len(ORDERS) * len(prompts))
         lengths = self._prompt_lengths(features, tails)
         mask = mask_of(lengths, features["input_ids"].shape[1])
         states = hidden_states(self._model, BatchFeature({**features, "attention_mask": mask}))
@@ -197,11 +195,11 @@ class VerdictProbability:
         middles = [prompt.detail.middles for prompt in prompts]
         shared = torch.tensor([len(forward) for forward, _ in middles], device=lengths.device)
         prefix = Prefix.of(self._model, features, lengths - shared)
-        prefix.repeat(len(_ORDERS))
+        prefix.repeat(len(ORDERS))
         prefix.extend([order for orders in middles for order in orders])
         states = []
         for tail in tails:
-            states.append(prefix.extend([tail] * (len(_ORDERS) * len(prompts))))
+            states.append(prefix.extend([tail] * (len(ORDERS) * len(prompts))))
             prefix.retract(len(tail))
         return self._probabilities(torch.stack(states, dim=1).flatten(0, 1))
 
@@ -227,7 +225,7 @@ class VerdictProbability:
         letters = torch.tensor(self._ending.letters, device=states.device)
         asked = letters.expand(len(states), -1)
         chances = log_probabilities(self._model, states, asked).exp()
-        shown = chances.view(-1, len(_ORDERS), len(self.dimensions), 2)
+        shown = chances.view(-1, len(ORDERS), len(self.dimensions), 2)
         stored = torch.stack([shown[:, 0], shown[:, 1].flip(-1)], dim=1)
         return list(to_numpy(torch.cat([stored, stored.sum(dim=-1, keepdim=True)], dim=-1)))
 
