@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -48,7 +48,6 @@ class Objective:
 
     Attributes:
         config: the class of its training arguments.
-        kind: what it trains: a reward model, or a judge that writes its verdict.
         readout: how its adapter is scored: "reward", "implicit_reward", or one of a judge.
         head_spec: (run, dimensions, training cases) to the head that is attached before training;
             None: the language model itself is trained.
@@ -60,7 +59,6 @@ class Objective:
     """
 
     config: type[TrainingArguments]
-    kind: Literal["reward", "judge"]
     readout: Callable[[Run], str]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None
     lengths: Callable[

@@ -198,7 +198,6 @@ def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | P
 
 OBJECTIVE = Objective(
     config=BradleyTerryConfig,
-    kind="reward",
     readout=lambda run: "reward",
     lengths=lambda run, collator, dimensions, cases, facts: collator.lengths(cases, facts),
     head_spec=head_spec,

@@ -170,7 +170,6 @@ def build_trainer(
 
 OBJECTIVE = Objective(
     config=JudgeDPOConfig,
-    kind="judge",
     readout=readout,
     head_spec=None,
     lengths=lengths,

@@ -163,7 +163,6 @@ def lengths(
 
 OBJECTIVE = Objective(
     config=JudgeGRPOConfig,
-    kind="judge",
     readout=lambda run: run.judge.judge_readout,
     head_spec=None,
     lengths=lengths,

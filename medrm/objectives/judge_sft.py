@@ -98,7 +98,6 @@ def build_trainer(
 
 OBJECTIVE = Objective(
     config=JudgeSFTConfig,
-    kind="judge",
     readout=lambda run: run.judge.judge_readout,
     head_spec=None,
     lengths=lengths,
