@@ -12,8 +12,8 @@ from tiny import TINY_FAMILIES
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.folder import load_adapter, save_adapter
 from medrm.models.families import FAMILIES
+from medrm.models.folder import load_adapter, save_adapter
 from medrm.models.load import load_base
 from medrm.models.reward_model import head_of, without_adapter
 
