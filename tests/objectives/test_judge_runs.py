@@ -36,25 +36,30 @@ from medrm.scorer.skeleton import Skeleton
 Build = Callable[..., Judging]
 
 
-def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -> None:
-    asked = tmp_path / "prompt.txt"
+def toy(judging: Build, folder: Path, objective: str, **options: Any) -> tuple[Judging, Any]:
+    """Returns a training of one dimension, asked for in few words, and its prompt."""
+    asked = folder / "prompt.txt"
     asked.write_text("{question} {answer_b} {answer_a}", encoding="utf-8")
     built = judging(
-        "judge_sft", train=judged_cases(24), development=judged_cases(4, 500),
+        objective, objective, train=judged_cases(24), development=judged_cases(4, 500),
         adapter=AdapterOptions(lora_r=16, lora_alpha=64), dimensions=("accuracy",),
-        judge={"prompt_file": str(asked)}, max_steps=100, learning_rate=1e-2,
-        per_device_train_batch_size=16, save_strategy="no", load_best_model_at_end=False,
-        eval_steps=0.5,
+        judge={"prompt_file": str(asked)}, **{**SHORT, **options},
     )  # fmt: skip
     with torch.no_grad():  # random logits are all but equal, and stay so with a frozen LM head
         built.model.get_base_model().lm_head.weight.mul_(20)
+    return built, load_prompt("", asked)
+
+
+def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -> None:
+    built, prompt = toy(
+        judging, tmp_path, "judge_sft", max_steps=100, learning_rate=1e-2,
+        per_device_train_batch_size=16, eval_strategy="steps", eval_steps=0.5,
+    )  # fmt: skip
     built.trainer().train()
-    prompt = load_prompt("", asked)
     skeleton = Skeleton(
         built.model.eval(), built.collator.processor, prompt, dimensions=("accuracy",)
     )
-    fresh = judged_cases(12, 700)
-    for scored in skeleton.judge(fresh):
+    for scored in skeleton.judge(judged_cases(12, 700)):
         (response,) = scored.responses
         assert response.probabilities is not None
         first, second, mass = response.probabilities["accuracy"]
@@ -62,6 +67,48 @@ def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -
         assert mass > 0.8
     losses = built.logged("eval_loss")
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_rewards_teach_a_judge_that_writes_json_but_guesses(judging: Build, tmp_path: Path) -> None:
+    start, _ = toy(
+        judging, tmp_path, "judge_sft", max_steps=48, learning_rate=1e-2,
+        per_device_train_batch_size=16,
+    )  # fmt: skip
+    state = start.trained()
+    built, _ = toy(
+        judging, tmp_path, "judge_grpo", max_steps=24, learning_rate=1e-3, temperature=0.6,
+        num_generations=8, per_device_train_batch_size=64, max_completion_length=16,
+        lr_scheduler_type="constant", reward_weights=[1.0, 0.0],
+    )  # fmt: skip
+    for name, parameter in built.model.named_parameters():
+        if name in state:
+            parameter.data.copy_(state[name])
+    built.trainer().train()
+    agreement = built.logged("rewards/agreement/mean")
+    assert sum(agreement[:2]) / 2 < 0.65
+    assert sum(agreement[-5:]) / 5 > 0.85
+
+
+def test_rewards_see_the_labels_as_their_prompt_shows_the_answers(
+    judging: Build, monkeypatch: Any
+) -> None:
+    seen = []
+
+    def looking(completions: Any, prompts: Any, labels: Any, **columns: Any) -> list[float]:
+        for prompt, letters, names in zip(prompts, labels, columns["dimensions"], strict=True):
+            assert names == DIMENSIONS
+            text = prompt[-1]["content"][-1]["text"]
+            right = "A" if "Answer A:\nYes" in text else "B"
+            assert letters == dict.fromkeys(names, right)
+            seen.append((text, right))
+        return by_letters(completions)
+
+    monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [looking])
+    judging("judge_grpo", **{**SHORT, "per_device_train_batch_size": 16}).trainer().train()
+    assert len(seen) == 16
+    assert len(set(seen)) == 8  # each answered twice
+    assert {right for _, right in seen} == {"A", "B"}
 
 
 def test_the_loss_is_the_mean_over_the_verdicts_tokens(judging: Build) -> None:
