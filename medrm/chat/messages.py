@@ -107,8 +107,9 @@ def fitted(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:
 
 def _keeps_system(processor: ProcessorMixin) -> bool:
     try:
+        # Beside an image, where some templates (Llama 3.2) refuse what they else accept.
         probe = processor.apply_chat_template(
-            [system_message("INSTRUCTION"), user_message("?", 0)], tokenize=False
+            [system_message("INSTRUCTION"), user_message("?", 1)], tokenize=False
         )
     except TemplateError:
         return False

@@ -189,13 +189,20 @@ def load_prompt(name: str, file: str | Path | None = None) -> JudgePrompt:
 
 def _read_prompt(path: Path) -> JudgePrompt:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else {"user": text}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"prompt file {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not content.keys() <= {"system", "user"}:
-        raise ConfigError(f"prompt file {path}: a YAML prompt has the keys `user` and `system`")
-    user, system = (str(content.get(turn, "")).strip() for turn in ("user", "system"))
+        raise ConfigError(
+            f"prompt file {path} cannot be read: {error}. Give a text file in UTF-8, or YAML."
+        ) from error
+    turns = content if isinstance(content, dict) else {}
+    texts = all(isinstance(value, str) for value in turns.values())
+    if not texts or not {"user"} <= turns.keys() <= {"system", "user"}:
+        raise ConfigError(
+            f"prompt file {path} holds {str(content)[:80]!r}; a YAML prompt has the keys user and, "
+            "where the judge has a role, system, each with a text. Correct it, or give plain text."
+        )
+    user, system = (turns.get(turn, "").strip() for turn in ("user", "system"))
     missing = [f"{{{name}}} is missing" for name in _NEEDED if f"{{{name}}}" not in user]
     if missing:
         raise ConfigError(report(f"Prompt file {path} lacks placeholders.", missing))
