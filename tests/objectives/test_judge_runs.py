@@ -239,13 +239,14 @@ def test_cases_without_images_train(judging: Build) -> None:
 def test_grpo_takes_its_options_and_logs_each_reward(judging: Build) -> None:
     built = judging(
         "judge_grpo", max_steps=1, judge={"judge_prompt": "rationale_json", "max_new_tokens": 5},
-        max_completion_length=None, reward_weights=[1.0, 0.5, 0.25],
+        max_completion_length=None, reward_weights=[1.0, 0.5, 0.25], eval_strategy="steps",
     )  # fmt: skip
     built.check()
     built.trainer().train()
     assert built.logged("completions/max_length") == [5]
     for name in ("agreement", "format", "consistency"):
         assert built.logged(f"rewards/{name}/mean") == [0]
+        assert built.logged(f"eval_rewards/{name}/mean") == [0]
 
 
 def test_bf16_and_checkpointing_train(judging: Build) -> None:

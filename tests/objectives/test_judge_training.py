@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from judging import SHORT, Judging, by_letters, judged, judged_cases
-from tiny import TINY_FAMILIES
+from judging import SHORT, Judging, by_letters, judged
+from tiny import TINY_FAMILIES, save_tiny
 from torch import Tensor
 
 from medrm import chat
+from medrm.config import ModelOptions
+from medrm.errors import ConfigError
 from medrm.objectives import judge_grpo, judge_run
+from medrm.schema import Case
 from medrm.scorer.collate import Row
 from medrm.scorer.prefix import continued
 
@@ -27,16 +31,37 @@ def changed(built: Judging) -> dict[str, Tensor]:
     return {name: after[name] for name in before if not torch.equal(after[name], before[name])}
 
 
+def two_images(number: int) -> Case:
+    case = judged(number)
+    return dataclasses.replace(case, images=(*case.images, *judged(number + 1).images))
+
+
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 @pytest.mark.parametrize("objective", ["judge_sft", "judge_dpo"])
 def test_every_family_trains_its_adapter_alone(
     objective: str, family: str, judging: Callable[..., Judging]
 ) -> None:
-    built = judging(objective, family=family, train=judged_cases(2), **SHORT)
+    built = judging(objective, family=family, train=[judged(1), two_images(2)], **SHORT)
     moved = changed(built)
     assert moved
     assert all("lora_B.default" in name for name in moved)  # A has a gradient once B is not 0
     assert math.isfinite(built.logged()[0])
+
+
+def test_what_trl_cannot_train_is_refused_and_still_so(
+    judging: Callable[..., Judging], tmp_path: Path
+) -> None:
+    for family, train, problem in (
+        ("mllama", [judged(1)], "aspect_ratio_ids"),
+        ("llava_onevision", [two_images(1)], "split_with_sizes"),
+    ):
+        built = judging("judge_grpo", family, family=family, train=train, **SHORT)
+        model = ModelOptions(model_name_or_path=str(save_tiny(family, tmp_path / family)))
+        built.run = dataclasses.replace(built.run, model=model)
+        with pytest.raises(ConfigError, match=f"family {family}.*GRPOTrainer loses"):
+            built.check()
+        with pytest.raises((ValueError, RuntimeError), match=problem):
+            built.trainer().train()
 
 
 SUPPORTED = [f for f in TINY_FAMILIES if ("judge_grpo", f) not in judge_run.UNSUPPORTED]
@@ -48,9 +73,8 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
 ) -> None:
     """TRL pads, tokenises and cuts up images in a way of its own: each token is checked."""
     monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [by_letters])
-    other = judged(5)
-    if ("judge_grpo", family) not in judge_run.ONE_IMAGE:
-        other = dataclasses.replace(other, images=(*other.images, *judged(6).images))
+    several = ("judge_grpo", family) not in judge_run.ONE_IMAGE
+    other = two_images(5) if several else judged(5)
     options = {"train": [judged(11), other], "per_device_train_batch_size": 8, **SHORT}
     built = judging("judge_grpo", family=family, **options)
     trainer, seen, prompts = built.trainer(), [], []
