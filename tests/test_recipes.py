@@ -24,7 +24,8 @@ from medrm.data.sources import description_names, read_description
 from medrm.evaluation.benchmark import benchmark_names, read_settings
 from medrm.evaluation.leaderboard import read_leaderboard
 from medrm.models.families import FAMILIES
-from medrm.objectives import argument_classes
+from medrm.objectives import argument_classes, load_objective
+from medrm.pipeline.checks import check_options
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart" / "bradley_terry.yaml"
@@ -86,6 +87,7 @@ def script(path: str) -> Callable[[Sequence[str]], int]:
 
 def check_recipe(path: Path) -> None:
     run = parse(["--config", str(path)])
+    check_options(run, load_objective(run.objective))
     assert run.data.train_data in [None, *description_names()]
     assert run.data.benchmark in [None, *benchmark_names()]
 
@@ -259,8 +261,7 @@ def test_commands_and_links_of_a_readme(path: Path) -> None:
         except SystemExit as error:
             raise AssertionError(f"{name(path)}: {command!r} is refused") from error
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
-        if "://" not in target:
-            assert (path.parent / target).exists(), f"{name(path)} links to {target}"
+        assert "://" in target or (path.parent / target).exists(), f"{name(path)}: {target}"
 
 
 def test_readmes_are_found() -> None:

@@ -31,6 +31,15 @@ _DATA_KEYS = (
     "split_by_cluster",
 )
 """Keys of the default recipe that speak of its data and fall with it."""
+_OBJECTIVE_KEYS = (
+    "reward_template",
+    "head",
+    "head_learning_rate",
+    "ties",
+    "global_batch_cases",
+    "allowed_differences",
+)
+"""Keys of the default recipe that speak of its objective and fall with it."""
 
 Sources = dict[str, tuple[str, list[str]]]
 """Key to where it stands (a file, or the command line) and its words."""
@@ -165,7 +174,9 @@ def parse_run(
         else:
             sources[key] = (str(path), _as_words(value))
     if path.resolve() == default_config.resolve():
-        fallen = _fallen({key for key, _ in overrides})
+        own = sources.get("objective", ("", []))[1]
+        given = {key for key, words in overrides if (key, words) != ("objective", own)}
+        fallen = _fallen(given)
         sources = {key: value for key, value in sources.items() if key not in fallen}
     for key, words in overrides:
         if words == ["null"]:
@@ -189,7 +200,9 @@ def _fallen(given: set[str]) -> tuple[str, ...]:
     The recipe may replace its own folder, never one that the user names.
     """
     data = _DATA_KEYS if given & {"train_data", "benchmark"} else ()
-    return (*data, "overwrite_output_dir") if "output_dir" in given else data
+    objective = _OBJECTIVE_KEYS if "objective" in given else ()
+    output = ("overwrite_output_dir",) if "output_dir" in given else ()
+    return (*data, *objective, *output)
 
 
 def _split_lists(sources: Sources) -> None:

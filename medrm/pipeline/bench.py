@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import Run
 from medrm.data.images import blank_images
-from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.run import Scorer, evaluate
 from medrm.models.adapter import add_adapter
@@ -26,10 +26,10 @@ from medrm.models.families import Family, family_of
 from medrm.models.folder import load_adapter
 from medrm.models.image_features import FeatureMemory, remember_features
 from medrm.models.load import load_base, load_config, load_processor
-from medrm.models.origin import origin_of
 from medrm.models.reward_model import attach_head, without_adapter
 from medrm.objectives import load_objective
 from medrm.objectives.base import Objective, fit_for_training
+from medrm.pipeline.checks import check_start, gives_skeleton
 from medrm.pipeline.material import Material, check_share
 from medrm.scorer.collate import Collator
 from medrm.scorer.judge import Judge
@@ -79,7 +79,8 @@ class Workbench:
         """Loads the processor, measures lengths and sets over-long training cases aside.
 
         Raises:
-            ConfigError: the base model cannot be found.
+            ConfigError: the base model cannot be found, or options do not fit it or the cases.
+            AdapterError: the adapter to go on from is not found.
             DataError: too many cases are too long.
         """
         options = run.model
@@ -88,6 +89,7 @@ class Workbench:
         processor = load_processor(
             *where, options.min_pixels, options.max_pixels, options.trust_remote_code
         )
+        check_start(run)
         collator = Collator(processor, options.reward_template)
         objective = load_objective(run.objective)
         objective.check(run, material.dimensions, material.train, material.development)
@@ -123,10 +125,14 @@ class Workbench:
     def remember(self, model: PreTrainedModel) -> None:
         """Lets a model use the features of images that this run has computed.
 
-        The models of a run share their vision tower, unless it is adapted. Under DeepSpeed the
-        processes must run the same modules, so none may skip the tower.
+        The models of a run share their vision tower, unless it is adapted, now or in the adapter
+        to go on from. Under DeepSpeed the processes must run the same modules, so none may skip the
+        tower.
         """
-        adapted = self.run.adapter.lora_vision
+        tower = model.get_submodule(self.family.vision)
+        adapted = self.run.adapter.lora_vision or any(
+            "lora_" in name for name, _ in tower.named_parameters()
+        )
         if self.memory.most_bytes and not adapted and not self.run.training.deepspeed_plugin:
             remember_features(model, self.family, self.memory)
 
@@ -147,8 +153,9 @@ class Workbench:
 
     @property
     def can_be_given(self) -> bool:
-        """Whether a judge's JSON can be given: not where reasons come first."""
-        return self.judge_spec is not None and not self.judge_spec.rationale
+        """Whether a judge is also read with its JSON given."""
+        spec = self.judge_spec
+        return spec is not None and gives_skeleton(self.readout, spec.rationale)
 
     def with_head(self) -> PreTrainedModel:
         """Returns a fresh base with a head drawn from the run's seed; without one, the base."""
@@ -161,26 +168,21 @@ class Workbench:
         """Returns what is trained: a fresh adapter on the base, or the one to go on from.
 
         Raises:
-            ConfigError: `init_adapter` is no LoRA judge of this base.
-            AdapterError: it cannot be loaded.
+            AdapterError: the one to go on from cannot be loaded.
         """
         start = self.run.judge.init_adapter
         if start is None:
             return add_adapter(
                 self.with_head(), self.run.adapter, self.family, self.run.training.seed
             )
-        model, _, contract = load_adapter(folder_of(start), self.run.training.device)
-        origin = origin_of(self.run.model)
-        wrong = {
-            f"its base is {contract.base_model}, the run's is {origin.name}": (
-                (contract.base_model, contract.base_digest) != (origin.name, origin.digest)
-            ),
-            f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
-            "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
-        }
-        problems = [problem for problem, present in wrong.items() if present]
-        if problems or not isinstance(model, PeftModel):
-            raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
+        options = self.run.model
+        model, _, _ = load_adapter(
+            folder_of(start),
+            self.run.training.device,
+            None if options.dtype == "auto" else getattr(torch, options.dtype),
+            options.attn_implementation,
+        )
+        self.remember(without_adapter(model))
         model.set_adapter("default")  # trainable again
         return model
 
@@ -202,11 +204,16 @@ class Workbench:
             self.run.evaluation.evaluation_batch_rows,
         )
 
-    def saved(self, readout: str | None = None) -> Saved:
-        """Returns the trained adapter as it was saved, loaded anew."""
+    def saved(self, *readouts: str | None) -> list[Saved]:
+        """Returns the trained adapter as it was saved, loaded anew once, by each readout.
+
+        Args:
+            readouts: None: as it was saved; for judges also others.
+        """
         loaded = load_adapter(self.output / "adapter", self.run.training.device)
         self.remember(without_adapter(loaded[0]))
-        return scorer_of(*loaded, self.run.evaluation.evaluation_batch_rows, readout)
+        rows = self.run.evaluation.evaluation_batch_rows
+        return [scorer_of(*loaded, rows, readout) for readout in readouts]
 
     def reward_model(self, model: PreTrainedModel | PeftModel) -> RewardModel:
         """Returns a scorer of a model in memory: for controls, never for "after"."""

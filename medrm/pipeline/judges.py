@@ -29,12 +29,13 @@ def controls_before(bench: Workbench) -> list[str]:
 
 def after(bench: Workbench) -> list[str]:
     """Measures the adapter as it was saved, loaded anew; returns the controls made of it."""
-    scorer = bench.saved()
+    given = "skeleton" in bench.run.evaluation.controls and bench.can_be_given
+    scorer, *others = bench.saved(None, *(["skeleton"] if given else []))
     with stage("after"):
         bench.measure(scorer, "after")
     done = bench.measure_blank(scorer)
-    if "skeleton" in bench.run.evaluation.controls and bench.can_be_given:
-        with stage("skeleton"):
-            bench.measure(bench.saved("skeleton"), "skeleton")
-        done.append("skeleton")
+    for other in others:
+        with stage(other.readout):
+            bench.measure(other, other.readout)
+        done.append(other.readout)
     return done

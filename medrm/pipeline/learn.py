@@ -29,11 +29,13 @@ def build_trainer(
     """Returns the objective's trainer of `model`, writing below `output`."""
     # Else a second trainer of one process is refused under DeepSpeed.
     AcceleratorState._reset_state()
-    arguments = copy.copy(bench.run.training)
+    run, arguments = bench.run, copy.copy(bench.run.training)
     arguments.output_dir = str(output)
     arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
+    # Those of the whole material: a case that is set aside may be the only one with some label.
+    data = replace(run.data, dimensions=list(bench.material.dimensions))
     trainer = bench.objective.build_trainer(
-        replace(bench.run, training=arguments),
+        replace(run, training=arguments, data=data),
         model,
         bench.collator,
         bench.material.train,

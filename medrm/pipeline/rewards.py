@@ -52,7 +52,7 @@ def controls_before(bench: Workbench) -> list[str]:
 
 def after(bench: Workbench) -> list[str]:
     """Measures the adapter as it was saved, loaded anew, with the images and without."""
-    scorer = bench.saved()
+    (scorer,) = bench.saved(None)
     if isinstance(scorer, RewardModel):
         add_statistics(bench, scorer)
     with stage("after"):

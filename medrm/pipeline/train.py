@@ -15,8 +15,10 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.page import write_page
 from medrm.evaluation.tables import print_comparison
 from medrm.hub import check_push, push, write_card
+from medrm.objectives import load_objective
 from medrm.pipeline import judges, rewards
 from medrm.pipeline.bench import Workbench, stage
+from medrm.pipeline.checks import check_options
 from medrm.pipeline.learn import resume_point, train_adapter
 from medrm.pipeline.manifest import write_manifest
 from medrm.pipeline.material import gather
@@ -27,6 +29,7 @@ STALE = (
     "adapter",
     "evaluation",
     "runs",
+    "completions",
     "comparison.json",
     "report.html",
     "metrics.jsonl",
@@ -43,6 +46,7 @@ def train(run: Run) -> None:
     """
     state = PartialState()
     output = Path(run.training.output_dir)
+    check_options(run, load_objective(run.objective))
     check_output(output, run)
     with stage("data"), state.main_process_first():
         material = gather(run)

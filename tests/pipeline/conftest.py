@@ -39,15 +39,17 @@ def recipe(base: Path, tmp_path: Path) -> Recipe:
 
     def run(**options: object) -> int:
         judge = str(options.get("objective", "")).startswith("judge")
+        answers = options.get("dpo_pairs") == "answers"
         words = {
             "model_name_or_path": base,
             "output_dir": tmp_path / "run",
             "max_steps": 4,
-            **({"max_new_tokens": 8} if judge else {"global_batch_cases": 8}),
+            **({} if judge else {"global_batch_cases": 8}),
+            **({"max_new_tokens": 8} if judge and not answers else {}),
             "save_steps": 2,
             "eval_steps": 2,
             "logging_steps": 1,
-            "controls": "zero_shot_likelihood",
+            "controls": "blank_images" if judge else "zero_shot_likelihood",
             "report_to": "none",
             **options,
         }

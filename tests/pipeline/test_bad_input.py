@@ -79,6 +79,22 @@ def unknown_key(folder: Path) -> dict[str, object]:
     return {"config": path}
 
 
+def no_prompt_file(folder: Path) -> dict[str, object]:
+    rows = [line(case_id=str(number), question=f"q{number}") for number in range(30)]
+    train = write(folder / "votes.jsonl", *rows)
+    return {"objective": "judge_sft", "train_data": train, "prompt_file": folder / "none.txt"}
+
+
+def no_judge_to_go_on_from(folder: Path) -> dict[str, object]:
+    rows = [line(case_id=str(number), question=f"q{number}") for number in range(30)]
+    train = write(folder / "votes.jsonl", *rows)
+    return {"objective": "judge_dpo", "train_data": train, "init_adapter": folder / "none"}
+
+
+def options_of_judges(folder: Path) -> dict[str, object]:
+    return {"train_data": "phantom", "judge_prompt": "json_short", "init_adapter": folder}
+
+
 CASES: list[tuple[Callable[[Path], dict[str, object]], list[str]]] = [
     (missing_column, ["question", "votes.jsonl"]),
     (outside, ["secret.png", "outside"]),
@@ -89,6 +105,9 @@ CASES: list[tuple[Callable[[Path], dict[str, object]], list[str]]] = [
     (hub_model_offline, ["nobody/nothing", "phantom-base"]),
     (all_corrupt, ["max_excluded_share", "of"]),
     (unknown_key, ["learning_rte", "learning_rate"]),
+    (no_prompt_file, ["none.txt"]),
+    (no_judge_to_go_on_from, ["none", "neither a folder"]),
+    (options_of_judges, ["judge_prompt is 'json_short'", "init_adapter is"]),
 ]
 
 

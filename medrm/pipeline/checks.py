@@ -1,0 +1,112 @@
+"""What can be known to be wrong of a run's options before its data is read or a model loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from medrm.chat import load_prompt
+from medrm.config import CONTROLS, ModelOptions, Run
+from medrm.errors import ConfigError, report
+from medrm.models.contract import read_contract
+from medrm.models.origin import Origin, origin_of
+from medrm.objectives.base import Objective
+from medrm.scorer.load import folder_of
+from medrm.scorer.specs import JUDGE_READOUTS
+
+_OF_HEADS = ("head", "head_hidden_size", "reward_template")
+
+
+def check_options(run: Run, objective: Objective) -> None:
+    """Refuses options that the run would not look at.
+
+    Raises:
+        ConfigError: all of them in one message, or a prompt that is none.
+    """
+    readout, problems = objective.readout(run), []
+    if readout not in JUDGE_READOUTS:
+        why = f"a model that is scored by {readout} writes no verdict"
+        problems += _changed(run.judge, why)
+    if objective.head_spec is None:
+        why = f"a model that is scored by {readout} has no head"
+        problems += _changed(run.model, why, _OF_HEADS)
+    if run.judge.init_adapter is not None:
+        problems += _changed(run.adapter, "init_adapter is trained on as it is")
+    if run.evaluation.controls != list(CONTROLS):  # by default those that apply are measured
+        applicable = _applicable(run, objective)
+        problems += [
+            f"controls: {name} does not apply; this run can have {', '.join(applicable)}"
+            for name in run.evaluation.controls
+            if name not in applicable
+        ]
+    if problems:
+        title = f"Options do not apply to objective {run.objective}, readout {readout}."
+        raise ConfigError(report(title, problems))
+
+
+def _changed(group: Any, why: str, names: Collection[str] = ()) -> list[str]:
+    """Returns the options of a group (of those names, or all) that have not their defaults."""
+    given = dataclasses.asdict(group)
+    return [
+        f"{field.name} is {given[field.name]!r}; leave it out: {why}"
+        for field in dataclasses.fields(group)
+        if (not names or field.name in names) and given[field.name] != field.default
+    ]
+
+
+def _applicable(run: Run, objective: Objective) -> list[str]:
+    """Returns the controls that a run can have; whether there are images its data says."""
+    readout = objective.readout(run)
+    if readout not in JUDGE_READOUTS:
+        heads = ["untrained_head", "frozen_probe"] if objective.head_spec else []
+        return ["zero_shot_verdict", "zero_shot_likelihood", *heads, "blank_images"]
+    prompt = load_prompt(run.judge.judge_prompt, run.judge.prompt_file)
+    given = ["base_skeleton", "skeleton"] if gives_skeleton(readout, prompt.rationale) else []
+    start = ["init_adapter"] if run.judge.init_adapter else []
+    return [*given, *start, "blank_images"]
+
+
+def gives_skeleton(readout: str, rationale: bool) -> bool:
+    """Whether a judge is also read with its JSON given, as a control.
+
+    Not where reasons come first, nor where the run reads it so anyway.
+    """
+    return not rationale and readout != "skeleton"
+
+
+def check_start(run: Run) -> None:
+    """Refuses an `init_adapter` that the run cannot go on from, by its contract alone.
+
+    Args:
+        run: whose base model's configuration has been loaded.
+
+    Raises:
+        AdapterError: it is not found, or no saved model.
+        ConfigError: it is no LoRA judge of the run's base.
+    """
+    start = run.judge.init_adapter
+    if start is None:
+        return
+    contract = read_contract(folder_of(start))
+    base = Origin(contract.base_model, contract.base_revision, contract.base_digest)
+    own, weights = origin_of(run.model), _quantisation(run.model)
+    wrong = {
+        f"its base is {_named(base)}, the run's is {_named(own)}": base != own,
+        f"its base's weights are {contract.quantisation or 'not quantised'}, the run's are "
+        f"{weights or 'not quantised'}": contract.quantisation != weights,
+        f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
+        "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
+    }
+    problems = [problem for problem, present in wrong.items() if present]
+    if problems:
+        raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
+
+
+def _quantisation(options: ModelOptions) -> str | None:
+    return "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
+
+
+def _named(origin: Origin) -> str:
+    mark = origin.revision or (origin.digest or "")[:12]
+    return f"{origin.name} ({mark})" if mark else origin.name
