@@ -43,7 +43,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
 
     Args:
         folder: the adapter folder, with `medrm.json`.
-        run_dir: the run folder, with `run.json`, `comparison.json` and `evaluation/after`.
+        run_dir: the run folder, with `run.json`, `comparison.json` and `evaluation/`.
 
     Raises:
         AdapterError: the adapter folder has no valid `medrm.json`.
@@ -51,7 +51,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     """
     contract = read_contract(folder)
     run = read_json(run_dir / "run.json")
-    after = read_report(run_dir / "evaluation" / "after")
+    before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
     kind = "judge" if contract.judge else "reward model"
     title = f"{contract.base_model} {kind} ({contract.objective})"
@@ -62,13 +62,14 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         comparison=comparison,
         after=after,
         measured=_measured(comparison, after),
+        answered=[_of_primary(comparison, report) for report in (before, after)],
         controls=CONTROLS,
         before_words=_BEFORE.get(comparison["before"]["readout"], comparison["before"]["readout"]),
         trained=_trained(contract, run["config"]),
         load_name=_Plain(_load_name(folder, run["config"])),
         data=run["data"]["train"],
         config=run["config"],
-        step=_step(run["config"]),
+        step=_step(contract, run["config"]),
         seed=run["seed"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     )
@@ -123,7 +124,7 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
             repo_id=created.repo_id,
             folder_path=folder,
             allow_patterns=files,
-            commit_message="Upload the reward model",
+            commit_message="Upload the adapter",
         )
     except HfHubHTTPError as error:
         if error.response.status_code in _REFUSED:
@@ -173,19 +174,35 @@ def _load_name(folder: Path, config: dict[str, Any]) -> str:
 def _trained(contract: Contract, config: dict[str, Any]) -> str:
     head = " and the head" if contract.head else ""
     if contract.trained == "lora" and config["init_adapter"]:
-        return f"the LoRA adapter {Path(config['init_adapter']).name}, trained on"
+        return f"the LoRA adapter {_start(config['init_adapter'])}, trained further"
     if contract.trained == "lora":
         kind = "DoRA" if config["use_dora"] else "LoRA"
         return f"{kind} of rank {config['lora_r']} (alpha {config['lora_alpha']}){head}"
     return f"all weights{head}" if contract.trained == "full" else "the head alone"
 
 
-def _step(config: dict[str, Any]) -> _Plain:
+def _start(given: str) -> str:
+    """Returns the name of the adapter that training went on from: a repository, or a run's name."""
+    path = Path(given)
+    if not path.is_dir():
+        return given
+    return path.resolve().parent.name if path.name == "adapter" else path.resolve().name
+
+
+def _step(contract: Contract, config: dict[str, Any]) -> _Plain:
     """Returns what one optimiser step learns from, as a row of the card's table."""
     if "global_batch_cases" in config:
         return _Plain(f"cases per step | {config['global_batch_cases']}")
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
-    return _Plain(f"rows per step and process | {rows}")
+    unit = {"judge_dpo": "pairs", "judge_grpo": "completions"}.get(contract.objective, "rows")
+    return _Plain(f"{unit} per step and process | {rows}")
+
+
+def _of_primary(comparison: Comparison, report: Report) -> dict[str, Any]:
+    """Returns the measures of one evaluation on the primary dimension."""
+    measures = report["protocols"]["robust"]["dimensions"]
+    found: dict[str, Any] = measures[comparison["primary"]["dimension"]]
+    return found
 
 
 def _measured(comparison: Comparison, after: Report) -> dict[str, str]:

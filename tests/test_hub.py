@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import yaml
 from loopback_hub import LoopbackHub
 from tiny import save_tiny, tiny_image
 
-from medrm.config import AdapterOptions, ModelOptions, parse_run
+from medrm.config import AdapterOptions, JudgeOptions, ModelOptions, parse_run
 from medrm.data.load import CaseSet
 from medrm.errors import AdapterError, ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark
@@ -24,14 +26,16 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.run import evaluate
 from medrm.hub import check_push, push, write_card
 from medrm.models.adapter import add_adapter
-from medrm.models.contract import new_contract, save_adapter
+from medrm.models.contract import new_contract, update_contract
 from medrm.models.families import FAMILIES
+from medrm.models.folder import save_adapter
 from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.pipeline.manifest import write_manifest
 from medrm.schema import Case, PairLabel
 from medrm.scorer.batches import Scored
+from medrm.scorer.specs import judge_spec
 
 HOSTILE = "set | <script>alert(1)</script> `x` [a](b)\n# heading"
 DIMENSIONS = ("accuracy", "relevance")
@@ -48,7 +52,7 @@ class Fixed:
     def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
         for case, right in zip(cases, self.right, strict=True):
             scores = np.array([[1.0], [0.0]] if right else [[0.0], [1.0]], dtype=np.float32)
-            yield Scored(case, "forward", scores, None, None, "0")
+            yield Scored(case, "forward", scores)
 
 
 def hand_made_cases() -> tuple[Case, ...]:
@@ -169,6 +173,63 @@ def test_the_snippet_runs(
     assert re.fullmatch(
         r"\{'accuracy': np\.float32\(-?[\d.e-]+\)\}", capsys.readouterr().out.strip()
     )
+
+
+def rewritten(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def copied(run_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_dir, tmp_path / "copied"))
+
+
+def of_trl(content: Any) -> None:
+    del content["config"]["global_batch_cases"]
+    content["config"] |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+
+
+def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
+    start = tmp_path / "sft_run" / "adapter"
+    start.mkdir(parents=True)
+
+    def from_sft(content: Any) -> None:
+        of_trl(content)
+        content["config"]["init_adapter"] = str(start)
+
+    def twice(content: Any) -> None:
+        content["protocols"]["robust"]["dimensions"]["accuracy"] |= {
+            "coverage": 0.75, "consistency": 0.625
+        }  # fmt: skip
+
+    rewritten(copied / "run.json", from_sft)
+    rewritten(copied / "evaluation" / "before" / "report.json", twice)
+    adapter = copied / "adapter"
+    judge = {"judge": judge_spec(JudgeOptions()), "head": None, "readout": "generate"}
+    update_contract(adapter, objective="judge_dpo", **judge)
+    text = write_card(adapter, copied).read_text(encoding="utf-8")
+    assert "75.0 % of the verdicts could be read before and 100.0 % after; 62.5 % of" in text
+    assert r"the LoRA adapter sft\_run, trained further" in text
+    assert "| pairs per step and process | 12 |" in text
+    assert "| prompt | json, version 1 |" in text
+    assert "reward template" not in text
+    assert str(tmp_path) not in text
+    assert "judge" in yaml.safe_load(text.split("---")[1])["tags"]
+
+
+def test_the_card_of_an_implicit_reward(copied: Path) -> None:
+    rewritten(copied / "run.json", of_trl)
+    update_contract(
+        copied / "adapter", objective="judge_dpo", head=None, readout="implicit_reward",
+        implicit_beta=0.25,
+    )  # fmt: skip
+    text = write_card(copied / "adapter", copied).read_text(encoding="utf-8")
+    assert "| reward | 0.25 x (log probability of the answer with the adapter" in text
+    assert "A reward model for answers" in text
+    assert "could be read" not in text
+    assert "reward template" not in text
 
 
 def test_a_run_without_evaluation_has_no_card(run_dir: Path, tmp_path: Path) -> None:
