@@ -7,7 +7,6 @@ again. Imports no torch.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -24,7 +23,7 @@ from medrm.evaluation.verdicts import (
     VerdictRow,
     row_of,
 )
-from medrm.parsers import Parser, parse_verdict
+from medrm.parsers import Parser, majority, parse_verdict, stored
 from medrm.schema import DIMENSIONS, Case, Order, Response, State
 
 if TYPE_CHECKING:
@@ -105,6 +104,8 @@ def rows_from_responses(
             readings["official"] = _merge(read_response(call, asked, "official") for call in first)
         for protocol, by_dimension in readings.items():
             for name in judged:
+                if protocol == "official" and calls[0].readout in TEXTS and name not in DIMENSIONS:
+                    continue  # the released scorer knows no other
                 if name not in by_dimension:
                     raise DataError(
                         f"There is no response about case {case.case_id!r} ({order}) on {name}. "
@@ -139,11 +140,13 @@ def read_response(
         detail = response.reason if response.state == "error" else None
         return dict.fromkeys(names, Reading(UNREAD, detail or response.state))
     if response.probabilities is not None:
-        return {name: _more_probable(response.probabilities[name]) for name in names}
+        return {
+            name: _more_probable(response.case_id, response.probabilities[name]) for name in names
+        }
     parsed = parse_verdict(response.text or "", parser, names)
     reason = CUT_OFF if response.finish_reason == "length" else parsed.reason
     return {
-        name: Reading(UNREAD, reason) if said is None else Reading(_stored(said, response.order))
+        name: Reading(UNREAD, reason) if said is None else Reading(stored(said, response.order))
         for name, said in parsed.outcomes.items()
     }
 
@@ -180,30 +183,25 @@ def _majority(votes: Sequence[Reading]) -> Reading:
     """What most of the votes that were read say; the probability is their share for A over B."""
     if len(votes) == 1:
         return votes[0]
-    counts = Counter(vote.outcome for vote in votes if vote.outcome != UNREAD)
-    if not counts:
+    read = [vote.outcome for vote in votes if vote.outcome != UNREAD]
+    if not read:
         return votes[0]
-    (outcome, most), *others = counts.most_common(2)
-    if others and others[0][1] == most:
+    outcome = majority(read)
+    if outcome is None:
         return Reading(UNREAD, "votes_split")
-    decided = sum(counts[letter] for letter in LETTERS)
-    return Reading(outcome, None, counts["A"] / decided if decided else None)
+    decided = [said for said in read if said in LETTERS]
+    return Reading(outcome, None, decided.count("A") / len(decided) if decided else None)
 
 
 def _merge(readings: Iterable[Mapping[str, Reading]]) -> dict[str, Reading]:
     return {name: reading for one in readings for name, reading in one.items()}
 
 
-def _stored(said: str, order: Order) -> Outcome:
-    """The letter of the stored answer that a letter as shown means."""
-    if said == TIE or order == "forward":
-        return said
-    return LETTERS[1 - LETTERS.index(said)]
-
-
-def _more_probable(chances: tuple[float, float, float]) -> Reading:
+def _more_probable(case_id: str, chances: tuple[float, float, float]) -> Reading:
+    if not all(math.isfinite(chance) for chance in chances):
+        raise ValueError(f"The model judged case {case_id!r} with the probabilities {chances}.")
     first, second, _ = chances
-    if not first + second > 0:
+    if first + second == 0:
         return Reading(UNREAD, "no_mass")
     return Reading(_best((first, second)), None, first / (first + second))
 

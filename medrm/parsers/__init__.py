@@ -7,10 +7,10 @@ from typing import Literal
 
 from medrm.errors import ConfigError, nearest
 from medrm.parsers import official, strict
-from medrm.parsers.parsed import Outcome, Parsed
+from medrm.parsers.parsed import Outcome, Parsed, majority, stored
 from medrm.schema import DIMENSIONS
 
-__all__ = ["PARSERS", "Outcome", "Parsed", "Parser", "parse_verdict"]
+__all__ = ["PARSERS", "Outcome", "Parsed", "Parser", "majority", "parse_verdict", "stored"]
 
 Parser = Literal["official", "strict"]
 """The released scorer's rules, misreadings included, or our own."""

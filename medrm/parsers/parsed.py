@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
+
+from medrm.schema import Order
 
 Outcome = Literal["A", "B", "tie"]
-"""`A` is the answer that the judge was shown first."""
+"""In a reply `A` is the answer that the judge was shown first."""
+
+Vote = TypeVar("Vote")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +31,18 @@ class Parsed:
     stage: str | None = None
     reason: str | None = None
     suspect: bool = False
+
+
+def stored(outcome: Outcome, order: Order) -> Outcome:
+    """Returns what a reply says of the answers as stored, where `A` is the first of these."""
+    if outcome == "tie" or order == "forward":
+        return outcome
+    return "B" if outcome == "A" else "A"
+
+
+def majority(votes: Iterable[Vote]) -> Vote | None:
+    """Returns what most votes say; None where there are none, or where several have the most."""
+    first = Counter(votes).most_common(2)
+    if not first or (len(first) == 2 and first[0][1] == first[1][1]):
+        return None
+    return first[0][0]

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -76,11 +77,12 @@ def _later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, set[Outc
     A judge that repeats itself until it is cut off agrees with itself; one that changes its mind
     does not.
     """
-    keys = "|".join(map(re.escape, names))
+    written = {json.dumps(key, ensure_ascii=False)[1:-1]: name for key, name in names.items()}
+    keys = "|".join(map(re.escape, written))
     pair = re.compile(rf'"\s*+({keys})\s*+"\s*+:\s*+"\s*+(a|b|tie)\b', re.IGNORECASE)
     said: dict[str, set[Outcome]] = {}
     for match in pair.finditer(reply, end):
-        name = names.get(match[1].lower())
+        name = written.get(match[1].lower())
         if name is not None:
             said.setdefault(name, set()).add(OUTCOMES[match[2].lower()])
     return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,13 +10,12 @@ from medrm.chat import JudgePrompt
 from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.models.contract import Contract
-from medrm.parsers import Outcome, parse_verdict
-from medrm.schema import Case, Choice, Order, Response, Verdict
+from medrm.parsers import Outcome, majority, parse_verdict, stored
+from medrm.schema import ORDERS, Case, Choice, Order, Response, Verdict
 from medrm.scorer.batches import Scored
 from medrm.scorer.engines import Completion, Engine, Request, Sampling
 from medrm.scorer.reward import ImageInput, image_ref
 
-ORDERS: tuple[Order, Order] = ("forward", "reversed")
 GREEDY = Sampling()
 
 
@@ -113,7 +112,7 @@ class Judge:
             DataError: other than two answers, or an image that cannot be read.
         """
         case = pair_case(images, question, answers)
-        forward, backward = (majority(scored, self.dimensions) for scored in self.judge([case]))
+        forward, backward = (preferences(scored, self.dimensions) for scored in self.judge([case]))
         return {name: agreed(name, forward[name], backward[name]) for name in self.dimensions}
 
     def _requests(self, case: Case) -> list[Request]:
@@ -179,12 +178,12 @@ class Preference(NamedTuple):
     reason: str | None
 
 
-def majority(scored: Scored, dimensions: Sequence[str]) -> dict[str, Preference]:
+def preferences(scored: Scored, dimensions: Sequence[str]) -> dict[str, Preference]:
     """Returns what most votes of one order prefer on each dimension, read by the strict parser.
 
     Votes that cannot be read abstain.
     """
-    votes: dict[str, Counter[Choice]] = {name: Counter() for name in dimensions}
+    votes: dict[str, list[Outcome]] = {name: [] for name in dimensions}
     reasons: dict[str, str] = {}
     for response in scored.responses:
         names = dimensions if response.dimension is None else (response.dimension,)
@@ -196,23 +195,15 @@ def majority(scored: Scored, dimensions: Sequence[str]) -> dict[str, Preference]
             if outcome is None:
                 reasons[name] = parsed.reason or "unread"
             else:
-                votes[name][_stored(outcome, scored.order)] += 1
-    return {name: _most(votes[name], reasons.get(name)) for name in dimensions}
+                votes[name].append(stored(outcome, scored.order))
+    return {name: _preference(votes[name], reasons.get(name)) for name in dimensions}
 
 
-def _stored(outcome: Outcome, order: Order) -> Choice:
-    if outcome == "tie":
-        return "tie"
-    return 0 if (outcome == "A") == (order == "forward") else 1
-
-
-def _most(votes: Counter[Choice], reason: str | None) -> Preference:
-    if not votes:
-        return Preference(None, reason)
-    (choice, most), *others = votes.most_common(2)
-    if others and others[0][1] == most:
-        return Preference(None, "votes_split")
-    return Preference(choice, None)
+def _preference(votes: Sequence[Outcome], reason: str | None) -> Preference:
+    most = majority(votes)
+    if most is None:
+        return Preference(None, "votes_split" if votes else reason)
+    return Preference("tie" if most == "tie" else "AB".index(most), None)
 
 
 def agreed(dimension: str, forward: Preference, backward: Preference) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -133,6 +134,21 @@ def test_probabilities_of_all_dimensions_in_one_response() -> None:
     nothing = replace(call, probabilities=dict.fromkeys(DIMENSIONS, (0.0, 0.0, 0.0)))
     assert read([nothing]) == ("unread", "no_mass", None)
     assert len(rows([replace(call, order="forward")], "official")) == 2
+    broken = replace(call, probabilities=dict.fromkeys(DIMENSIONS, (math.nan, 0.5, math.nan)))
+    with pytest.raises(ValueError, match=r"case-000.*nan"):
+        rows([broken])
+
+
+def test_a_dimension_besides_the_six_has_no_official_verdict() -> None:
+    """The released scorer knows no other; counted as wrong it would look like a bad judge."""
+    asked = (*DIMENSIONS, "safety")
+    call = Call("forward", text=json.dumps(dict.fromkeys(asked, "A")))
+    found = rows_from_responses(CASE, [call], asked, ("accuracy", "safety"))
+    assert [(row.protocol, row.dimension, row.outcome) for row in found] == [
+        ("robust", "accuracy", "A"),
+        ("robust", "safety", "A"),
+        ("official", "accuracy", "A"),
+    ]
 
 
 def test_more_than_two_answers_have_no_official_row() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from medrm.parsers import Parsed, parse_verdict
@@ -175,3 +177,11 @@ def test_dimensions_are_data() -> None:
     asked = ("Image quality", "a.*", '"')
     parsed = parse_verdict('{"image quality": "A", "A.*": "B", "\\"": "tie"}', "strict", asked)
     assert parsed.outcomes == {"Image quality": "A", "a.*": "B", '"': "tie"}
+
+
+@pytest.mark.parametrize("name", ['he said "so"', "back\\slash", "größe"])
+def test_names_that_json_escapes_are_seen_in_an_unfinished_object(name: str) -> None:
+    key = json.dumps(name, ensure_ascii=False)
+    parsed = parse_verdict(f'{{{key}: "A"}} No: {{{key}: "B", "re', "strict", (name,))
+    assert parsed.outcomes == {name: None}
+    assert parsed.reason == f"an unfinished object says otherwise: {name}"

@@ -9,7 +9,7 @@ import pytest
 from medrm.errors import ConfigError
 from medrm.parsers import parse_verdict
 from medrm.schema import DIMENSIONS, Case, PairLabel
-from medrm.scorer.judge import majority
+from medrm.scorer.judge import preferences
 from medrm.scorer.mocks import MOCKS, REFUSAL, MockEngine, mock_judge
 
 LABELS = {
@@ -29,7 +29,7 @@ def stored(name: str, cases: list[Case] = CASES) -> dict[str, dict[str, list[int
     """Case to dimension to the choice in each order, in the stored frame."""
     choices: dict[str, dict[str, list[int | str | None]]] = {}
     for scored in mock_judge(name, DIMENSIONS).judge(cases):
-        for dimension, found in majority(scored, DIMENSIONS).items():
+        for dimension, found in preferences(scored, DIMENSIONS).items():
             choices.setdefault(scored.case.case_id, {}).setdefault(dimension, []).append(
                 found.choice
             )
