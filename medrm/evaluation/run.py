@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Scorer(Protocol):
-    """What can be evaluated: a reward model, or a readout of a base model."""
+    """What can be evaluated: a reward model, a judge, or a readout of a base model."""
 
     readout: str
 

@@ -1,4 +1,4 @@
-"""`medrm.load`: a saved reward model from a folder or the hub, ready to score."""
+"""`medrm.load`: a saved reward model or judge from a folder or the hub, ready to score."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def load(
         readout: how a judge's verdict is read; None: as it was saved.
 
     Raises:
-        AdapterError: not found, not a saved reward model, or not what its contract says.
-        ConfigError: the base model cannot be loaded.
+        AdapterError: not found, not a model that medrm saved, or not what its contract says.
+        ConfigError: the base model cannot be loaded, or not be read so.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,6 +73,7 @@ def scorer_of(
 
     Raises:
         AdapterError: the contract of a judge has no prompt.
+        ConfigError: the model cannot be read so.
     """
     if contract.readout == "reward":
         return RewardModel(model, processor, contract, batch_rows)
@@ -95,7 +96,7 @@ def scorer_of(
 
 
 def has_contract(path_or_repo: str | Path, revision: str | None = None) -> bool:
-    """Returns whether a folder or hub repository is a saved reward model.
+    """Returns whether a folder or hub repository is a model that medrm saved.
 
     A repository that cannot be asked is taken for none; loading it as a base says why it failed.
     """

@@ -18,7 +18,7 @@ from medrm.scorer.collate import Collator
 from medrm.scorer.spans import AnswerTokens, Span
 from medrm.scorer.verdict import VerdictProbability
 
-__all__ = ["Likelihood", "Scored", "VerdictProbability"]
+__all__ = ["Likelihood", "VerdictProbability"]
 
 
 class Likelihood:

@@ -1,4 +1,4 @@
-"""Scores answers with a reward model: what `medrm.load` gives."""
+"""Scores answers one by one: a reward model, and what all that give such scores share."""
 
 from __future__ import annotations
 

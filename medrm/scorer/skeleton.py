@@ -18,7 +18,7 @@ from medrm.errors import ConfigError, DataError
 from medrm.models.contract import Contract
 from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended, without_adapter
-from medrm.schema import DIMENSIONS, Case, Order, Verdict
+from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Verdict
 from medrm.scorer.batches import (
     BATCH_ROWS,
     Array,
@@ -29,7 +29,7 @@ from medrm.scorer.batches import (
 )
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.frame import Draft, Frame
-from medrm.scorer.judge import ORDERS, Preference, agreed, pair_case
+from medrm.scorer.judge import Preference, agreed, pair_case
 from medrm.scorer.language import hidden_states, log_probabilities
 from medrm.scorer.prefix import continued, read_branches
 from medrm.scorer.responses import probability_response
@@ -165,7 +165,8 @@ class Skeleton:
     ) -> dict[str, Verdict]:
         """Returns the answer that is more probable in both orders, on each dimension.
 
-        Where the orders differ there is no choice, and the reason is "orders_disagree".
+        Where the orders differ there is no choice, and the reason is "orders_disagree"; where one
+        of them has no probability on either answer, it is "no_mass".
         `probabilities` are the mean of the orders, given that one of the answers is named.
 
         Args:
@@ -303,7 +304,9 @@ def _triples(scored: Scored) -> dict[str, Triple]:
 
 
 def _preferred(triple: Triple) -> Preference:
-    first, second, _ = triple
+    first, second, mass = triple
+    if not mass > 0:
+        return Preference(None, "no_mass")
     return Preference("tie" if first == second else int(second > first), None)
 
 

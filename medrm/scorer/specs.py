@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config import JudgeOptions
+from medrm.errors import ConfigError, nearest
 from medrm.models.contract import Contract, JudgeSpec
 from medrm.scorer.batches import BATCH_ROWS
 from medrm.scorer.engines import Sampling
@@ -67,6 +68,10 @@ def local_judge(
 ) -> Judge | Skeleton:
     """Returns a judge that runs on a model in memory.
 
+    What is too long for the model's own positions is not read. The max_length of a training run is
+    no limit here: it sets training cases aside to save memory, the base before training has none,
+    and what it kept from the trained judge would count as wrong.
+
     Args:
         model: a stock model, with or without an adapter.
         processor: of the model.
@@ -75,14 +80,24 @@ def local_judge(
         dimensions: what is asked about.
         batch_rows: most rows (case and order) computed at once.
         contract: of a saved judge.
+
+    Raises:
+        ConfigError: the readout is unknown, or does not fit the spec.
     """
+    _check_readout(readout, spec)
     prompt = prompt_of(spec)
+    window = int(model.config.get_text_config().max_position_embeddings)
     if readout == "skeleton":
         return Skeleton(
-            model, processor, prompt, dimensions=dimensions, batch_rows=batch_rows,
+            model,
+            processor,
+            prompt,
+            dimensions=dimensions,
+            batch_rows=batch_rows,
+            max_length=window,
             contract=contract,
-        )  # fmt: skip
-    engine = TransformersEngine(model, processor, batch_rows)
+        )
+    engine = TransformersEngine(model, processor, batch_rows, max_length=window)
     return Judge(
         engine,
         prompt,
@@ -92,3 +107,17 @@ def local_judge(
         plain=engine.plain,
         contract=contract,
     )
+
+
+def _check_readout(readout: str, spec: JudgeSpec) -> None:
+    if readout not in JUDGE_READOUTS:
+        raise ConfigError(
+            f"readout {readout!r} does not read a judge; accepted: {', '.join(JUDGE_READOUTS)}."
+            f"{nearest(readout, JUDGE_READOUTS)} Choose one, or leave it out for a saved judge."
+        )
+    if readout == "votes" and (spec.votes < 2 or spec.temperature == 0):
+        raise ConfigError(
+            f"readout votes needs several samples; this judge has votes {spec.votes} and "
+            f"temperature {spec.temperature:g}. Read it by generate or skeleton, or give votes "
+            "above 1 and a temperature above 0."
+        )

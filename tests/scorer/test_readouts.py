@@ -18,7 +18,7 @@ from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer import verdict as verdict_module
 from medrm.scorer.collate import Collator, Row
-from medrm.scorer.readouts import Likelihood, Scored, VerdictProbability
+from medrm.scorer.readouts import Likelihood, VerdictProbability
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 
@@ -218,7 +218,7 @@ def test_calls_that_were_not_made_say_why() -> None:
 def test_verdict_is_about_pairs() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     cases = [make_case(0, answers=3), make_case(1)]
-    scored: list[Scored] = list(VerdictProbability(model, processor).judge(cases))
+    scored = list(VerdictProbability(model, processor).judge(cases))
     found = [{(call.state, call.reason) for call in one.responses} for one in scored]
     assert found == [{("error", "not_a_pair")}] * 2 + [{("ok", None)}] * 2
 

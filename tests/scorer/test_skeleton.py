@@ -227,6 +227,16 @@ def test_compare_asks_for_agreement() -> None:
         Skeleton(model, processor, EACH, max_length=9).compare([], "What?", ["one", "two"])
 
 
+def test_no_mass_on_either_answer_is_no_verdict() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    other = processor.tokenizer(" lungs")["input_ids"][-1]
+    model.lm_head.register_forward_hook(
+        lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor([other]), 1e6)
+    )
+    verdicts = Skeleton(model, processor, EACH).compare([], "What?", ["one", "two"])
+    assert {(each.choice, each.reason) for each in verdicts.values()} == {(None, "no_mass")}
+
+
 def test_prompts_that_no_skeleton_fits() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     with pytest.raises(ConfigError, match="at most 12 dimensions"):

@@ -1,0 +1,48 @@
+"""How a judge of a model in memory is put together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from scorer.cases import make_case
+from tiny import make_tiny
+
+from medrm.config import JudgeOptions
+from medrm.errors import ConfigError
+from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of
+
+SHORT = judge_spec(JudgeOptions(max_new_tokens=3))
+VOTES = judge_spec(
+    JudgeOptions(judge_readout="votes", votes=3, judge_temperature=0.7, max_new_tokens=3)
+)
+
+
+@pytest.mark.parametrize("readout", JUDGE_READOUTS)
+def test_what_the_models_positions_cannot_hold_is_too_long(readout: str) -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    window = model.config.get_text_config().max_position_embeddings
+    long = dataclasses.replace(make_case(1), answers=("short", "lungs " * window))
+    judge = local_judge(model, processor, VOTES, readout, ("accuracy",))
+    assert judge.readout == readout
+    scored = list(judge.judge([make_case(0), long]))
+    states = [{call.state for call in one.responses} for one in scored]
+    assert states == [{"ok"}, {"ok"}, {"too_long"}, {"too_long"}]
+    assert len(scored[0].responses) == (3 if readout == "votes" else 1)
+
+
+def test_a_readout_that_does_not_fit_is_refused() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    with pytest.raises(ConfigError, match="Did you mean 'skeleton'"):
+        local_judge(model, processor, SHORT, "skelton", ("accuracy",))
+    with pytest.raises(ConfigError, match="votes 1 and temperature 0"):
+        local_judge(model, processor, SHORT, "votes", ("accuracy",))
+
+
+def test_a_spec_keeps_the_whole_prompt() -> None:
+    prompt = prompt_of(SHORT)
+    assert (prompt.name, prompt.user) == (SHORT.prompt, SHORT.user)
+    assert dataclasses.asdict(prompt)["system"] == SHORT.system
+    each = prompt_of(judge_spec(JudgeOptions(judge_prompt="json_per_dimension")))
+    assert each.per_dimension
+    assert each.digest != prompt.digest
