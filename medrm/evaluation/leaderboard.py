@@ -171,8 +171,8 @@ def standings(
         for outcome in outcomes
         if outcome.report is not None
     ]
-    rows.sort(key=lambda row: (-_accuracy(row, primary, -1.0), row["name"].lower()))
-    scores = [_accuracy(row, primary, -1.0) for row in rows]
+    rows.sort(key=lambda row: (-_accuracy(row, primary), row["name"].lower()))
+    scores = [_accuracy(row, primary) for row in rows]
     ranked = [
         {"rank": None if score < 0 else 1 + scores.index(score), **row}
         for score, row in zip(scores, rows, strict=True)
@@ -229,9 +229,10 @@ def _without(outcome: Outcome) -> dict[str, Any]:
     return {**_identity(outcome.entry), "reason": outcome.reason}
 
 
-def _accuracy(row: Mapping[str, Any], dimension: str, missing: float) -> float:
+def _accuracy(row: Mapping[str, Any], dimension: str) -> float:
+    """Returns an accuracy to sort by; less than any where there is none."""
     value = row["dimensions"][dimension]["accuracy"]
-    return missing if value is None else float(value)
+    return -1.0 if value is None else float(value)
 
 
 def _path(name: str) -> Path:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medrm.errors import printable
 from medrm.evaluation.report import write_json
-from medrm.evaluation.tables import DASH, percent, plain
+from medrm.evaluation.tables import DASH, percent, plain, with_interval
 
 Standings = Mapping[str, Any]
 """What `leaderboard.standings` returns."""
@@ -142,21 +142,13 @@ def _columns(table: Standings) -> tuple[list[str], list[list[str]]]:
             [
                 DASH if row["rank"] is None else str(row["rank"]),
                 row["name"],
-                _with_interval(first),
+                with_interval(first["accuracy"], first["ci95"]),
                 *(percent(entries[name]["accuracy"]) for name in others),
                 *(percent(first[key]) for key in ("official_micro", "official_macro")),
                 *(percent(first[key]) for key in _MORE),
             ]
         )
     return header, rows
-
-
-def _with_interval(entry: Mapping[str, Any]) -> str:
-    """An accuracy with its interval, which is cut at 0 and 100 % for reading only."""
-    if entry["ci95"] is None:
-        return percent(entry["accuracy"])
-    low, high = max(0.0, entry["ci95"][0]), min(1.0, entry["ci95"][1])
-    return f"{percent(entry['accuracy'])} ({percent(low)}, {percent(high)})"
 
 
 def _cell(entry: Mapping[str, Any], measure: str) -> Any:

@@ -16,7 +16,7 @@ from medrm.evaluation.compare import Comparison
 from medrm.evaluation.measures import RULES
 from medrm.evaluation.readings import read_response, read_responses
 from medrm.evaluation.report import Report, read_json, read_report
-from medrm.evaluation.tables import CONTROLS, p_value, percent, points
+from medrm.evaluation.tables import CONTROLS, gain_sentence, p_value, percent, points
 from medrm.evaluation.verdicts import UNREAD
 
 TEMPLATE = "report.html.jinja"
@@ -56,6 +56,7 @@ def write_page(run_dir: Path) -> Path:
         charts=_charts(run_dir / "metrics.jsonl", comparison),
         groups=_groups(before, after, comparison["primary"]["dimension"]),
         funnels=_funnels(before, after),
+        gain=gain_sentence(comparison),
         replies=_sample(replies, after["dimensions"]) if replies.is_file() else {},
         excluded=_excluded(manifest),
         manifest={key: _pretty(value) for key, value in manifest.items()},

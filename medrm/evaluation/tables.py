@@ -63,7 +63,7 @@ def accuracy_table(report: Report) -> Table:
         best = best_rule(report["baselines"], name)
         table.add_row(
             plain(name),
-            _with_interval(measures.get("accuracy"), measures.get("ci95")),
+            with_interval(measures.get("accuracy"), measures.get("ci95")),
             percent(official.get(name)),
             str(measures.get("n", DASH)),
             percent(measures.get("coverage")),
@@ -115,14 +115,40 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console.print(comparison_table(comparison))
     if comparison["controls"]:
         console.print(control_table(comparison))
-    gain = (comparison["gain"] or {}).get(comparison["primary"]["dimension"])
+    gain = gain_sentence(comparison)
     if gain:
-        console.print(
-            f"Of the difference, judgement {100 * gain['judgement']:+.1f} points, "
-            f"format {100 * gain['format']:+.1f} points."
-        )
+        console.print(plain(gain))
     colour = _COLOURS[comparison["verdict"]]
     console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
+
+
+def gain_sentence(comparison: Comparison) -> str | None:
+    """Returns what the primary dimension's difference consists of; None unless both are judges.
+
+    Where one side wrote nothing that could be read, the split says nothing about judgement.
+    """
+    dimension, coverage = comparison["primary"]["dimension"], comparison["guardrails"]["coverage"]
+    gain = (comparison["gain"] or {}).get(dimension)
+    if gain is None:
+        return None
+    mute = [side for side in ("before", "after") if coverage[side] == 0]
+    if not mute:
+        return (
+            f"Of the difference on {dimension}, {100 * gain['judgement']:+.1f} points come from "
+            f"judging better what was read, {100 * gain['format']:+.1f} points from how much could "
+            "be read."
+        )
+    sentence = (
+        f"Nothing could be read {' and '.join(mute)} on {dimension}, so the difference says "
+        "nothing about judging better."
+    )
+    control = comparison["controls"].get("base_skeleton")
+    if "before" in mute and control is not None:
+        sentence += (
+            f" With the JSON given, the base is right in {percent(control['before'])} % "
+            f"({CONTROLS['base_skeleton']})."
+        )
+    return sentence
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -170,6 +196,14 @@ def percent(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f}"
 
 
+def with_interval(value: float | None, bounds: Sequence[float] | None) -> str:
+    """Returns a share with its interval, which is cut at 0 and 100 % for reading only."""
+    if value is None or bounds is None:
+        return percent(value)
+    low, high = max(0.0, bounds[0]), min(1.0, bounds[1])
+    return f"{percent(value)} ({percent(low)}, {percent(high)})"
+
+
 def points(entry: Mapping[str, Any]) -> str:
     """Returns a difference with its interval in percentage points."""
     if entry["delta"] is None:
@@ -198,14 +232,6 @@ def _cells(name: str, entry: Mapping[str, Any]) -> list[str | Text]:
         str(entry["n"]),
         percent(entry["ceiling"]),
     ]
-
-
-def _with_interval(value: float | None, bounds: Sequence[float] | None) -> str:
-    """A share with its interval, which is cut at 0 and 100 % for reading only."""
-    if value is None or bounds is None:
-        return percent(value)
-    low, high = max(0.0, bounds[0]), min(1.0, bounds[1])
-    return f"{percent(value)} ({percent(low)}, {percent(high)})"
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -12,6 +12,7 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.run import evaluate
+from medrm.evaluation.tables import gain_sentence
 from medrm.schema import Case
 
 SETTINGS = {
@@ -60,14 +61,33 @@ def test_where_one_side_reads_nothing_all_is_format(tmp_path: Path, turn: int) -
     good = run(tmp_path / "good", writes(range(30)))
     result = compare(*(mute, good)[::turn])
     assert result["gain"] == {"accuracy": {"judgement": 0.0, "format": pytest.approx(turn * 0.75)}}
+    side = "before" if turn == 1 else "after"
+    assert gain_sentence(result) == (
+        f"Nothing could be read {side} on accuracy, so the difference says nothing about judging "
+        "better."
+    )
     silent = compare(mute, mute)
+    assert str(gain_sentence(silent)).startswith("Nothing could be read before and after on")
     assert silent["gain"] == {"accuracy": {"judgement": 0.0, "format": 0.0}}
+
+
+def test_what_a_mute_base_could_judge_is_pointed_to(tmp_path: Path) -> None:
+    mute = run(tmp_path / "mute", writes(range(0), unread=range(40)))
+    good = run(tmp_path / "good", writes(range(30)))
+    given = run(tmp_path / "given", writes(range(22)))
+    sentence = gain_sentence(compare(mute, good, controls={"base_skeleton": given}))
+    assert sentence is not None
+    assert sentence.endswith("the base is right in 55.0 % (base, forced skeleton).")
+    read = gain_sentence(compare(given, good, controls={"base_skeleton": given}))
+    assert read is not None
+    assert "+20.0 points come from judging better" in read
 
 
 def test_only_judges_have_a_split(tmp_path: Path) -> None:
     judge = run(tmp_path / "before", Judge(lambda case, order: 0.7), {})
     reward = run(tmp_path / "after", Rewards(oracle), {})
     assert compare(judge, reward)["gain"] is None
+    assert gain_sentence(compare(judge, reward)) is None
     assert compare(judge, judge)["gain"] == {"accuracy": {"judgement": 0.0, "format": 0.0}}
 
 
