@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pipeline.entry import Recipe
+from safetensors.torch import load_file
+from torch import Tensor
 
 import medrm
 from medrm.cli import main as medrm_command
+from medrm.config import JudgeOptions
 from medrm.scorer.judge import Judge
 
 
@@ -45,7 +51,11 @@ def test_a_judge_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_pa
     assert contract["readout"] == "generate"
     assert contract["head"] is None
     assert contract["judge"]["prompt"] == "json"
-    assert "judge" in (run / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "A generative judge" in (run / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert {field.name for field in fields(JudgeOptions)} <= read(run / "run.json")["config"].keys()
+    for name in ("base_skeleton", "skeleton"):
+        assert read(run / "evaluation" / name / "report.json")["readout"] == "skeleton"
+    assert read(run / "evaluation" / "skeleton" / "report.json")["model"].endswith("(skeleton)")
 
 
 def test_a_saved_judge_gives_the_same_responses(
@@ -63,19 +73,46 @@ def test_a_saved_judge_gives_the_same_responses(
         assert again.responses[0].prompt_digest == line["prompt_digest"]
 
 
+def tensors(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def replies(folder: Path) -> dict[tuple[str, str], str]:
+    return {(r["case_id"], r["order"]): r["text"] for r in lines(folder / "responses.jsonl")}
+
+
+@pytest.mark.slow
 def test_dpo_and_grpo_go_on_from_a_judge(recipe: Recipe, phantom: Path, tmp_path: Path) -> None:
-    data = {"train_data": phantom / "votes.jsonl", "controls": "init_adapter"}
-    assert recipe(objective="judge_sft", **data, output_dir=tmp_path / "sft") == 0
-    start = {"init_adapter": tmp_path / "sft" / "adapter"}
-    for name in ("judge_dpo", "judge_grpo"):
-        extra = {"num_generations": 2, "max_completion_length": 8} if name == "judge_grpo" else {}
-        output = tmp_path / name
-        assert recipe(objective=name, **data, **start, **extra, output_dir=output) == 0
-        assert set(read(output / "comparison.json")["controls"]) == {"init_adapter"}
-        before = (tmp_path / "sft" / "adapter" / "adapter_model.safetensors").read_bytes()
-        if name == "judge_dpo":  # a tiny judge writes nothing that GRPO could reward
-            assert (output / "adapter" / "adapter_model.safetensors").read_bytes() != before
-        assert medrm.load(output / "adapter", device="cpu").dimensions == medrm.DIMENSIONS
+    data = {"train_data": phantom / "votes.jsonl"}
+    sft = tmp_path / "sft"
+    assert recipe(objective="judge_sft", **data, output_dir=sft, learning_rate=0.03) == 0
+    learned = replies(sft / "evaluation" / "after")
+    assert learned != replies(sft / "evaluation" / "before")
+    more = {**data, "controls": "init_adapter", "init_adapter": sft / "adapter"}
+    dpo = {**more, "objective": "judge_dpo", "load_best_model_at_end": "false"}
+    assert recipe(**dpo, output_dir=tmp_path / "dpo") == 0
+    grpo = {**more, "num_generations": 2, "max_completion_length": 8}
+    assert recipe(objective="judge_grpo", **grpo, output_dir=tmp_path / "grpo") == 0
+    for run in (tmp_path / "dpo", tmp_path / "grpo"):
+        assert set(read(run / "comparison.json")["controls"]) == {"init_adapter"}
+        # Before the training it is the judge that was saved.
+        assert replies(run / "evaluation" / "init_adapter") == learned
+        assert tensors(run).keys() == tensors(sft).keys()  # without DPO's frozen copy
+        assert not [path for path in (run / "adapter").iterdir() if path.is_dir()]
+        assert medrm.load(run / "adapter", device="cpu").dimensions == medrm.DIMENSIONS
+        assert "the LoRA adapter sft, trained further" in (run / "adapter/README.md").read_text()
+    start, straight = tensors(sft), tensors(tmp_path / "dpo")
+    assert not all(torch.equal(straight[name], start[name]) for name in start)
+    logged = lines(tmp_path / "grpo" / "metrics.jsonl")
+    assert {"rewards/agreement/mean", "rewards/format/mean"} <= logged[0].keys()
+    # Resumed, the preferences are still those to the adapter as it started.
+    for name in ("adapter", "checkpoint-4"):
+        shutil.rmtree(tmp_path / "dpo" / name)
+    assert recipe(**dpo, output_dir=tmp_path / "dpo", resume_from_checkpoint="true") == 0
+    resumed = tensors(tmp_path / "dpo")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    steps = [line["step"] for line in lines(tmp_path / "dpo/metrics.jsonl") if "loss" in line]
+    assert steps == [1, 2, 3, 4]
 
 
 def test_dpo_on_answers_gives_an_implicit_reward(
