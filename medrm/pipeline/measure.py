@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from medrm.scorer.load import Saved, folder_of, has_contract, scorer_of
 from medrm.scorer.mocks import PREFIX, mock_judge
 from medrm.scorer.openai import OpenAIEngine
 from medrm.scorer.readouts import Likelihood, VerdictProbability
-from medrm.scorer.specs import judge_spec, local_judge, prompt_of, sampling_of
+from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of, sampling_of
 from medrm.scorer.vllm import VllmEngine
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,13 @@ BASE_READOUTS: dict[str, type[VerdictProbability] | type[Likelihood]] = {
 """How a base model can be read without writing a verdict."""
 
 ENGINES = ("transformers", "vllm", "openai")
+
+_SAMPLING = {
+    "votes": "votes",
+    "judge_temperature": "temperature",
+    "max_new_tokens": "max_new_tokens",
+}
+"""Options that ask a saved judge otherwise than it was saved, and their fields in its contract."""
 
 
 @dataclass(frozen=True)
@@ -144,15 +151,42 @@ def _scorer(
 
 
 def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> Saved:
-    model, processor, contract = load_adapter(folder_of(asked.model, asked.revision), device)
-    trained = scorer_of(model, processor, contract, readout=asked.readout)
-    if asked.readout not in (None, trained.readout):
-        raise ConfigError(
-            f"{asked.model} is scored by {trained.readout}; --readout {asked.readout} is for base "
-            "models and judges. Leave it out."
-        )
+    folder = folder_of(asked.model, asked.revision)
+    saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
+    model, processor, _ = load_adapter(folder, device)
+    trained = scorer_of(model, processor, saved, readout=asked.readout)
     _check_images(model, processor, benchmark)
     return trained
+
+
+def _as_asked(contract: Contract, asked: Measurement) -> Contract:
+    """Returns the contract of a saved model, sampled as the options ask.
+
+    A judge keeps the prompt that it was trained with.
+
+    Raises:
+        ConfigError: a readout or an option that is not for this model.
+    """
+    judged = contract.judge is not None
+    if asked.readout not in (None, contract.readout, *(JUDGE_READOUTS if judged else ())):
+        raise ConfigError(
+            f"{asked.model} is scored by {contract.readout}; --readout {asked.readout} is for base "
+            "models and judges. Leave it out."
+        )
+    default = asdict(JudgeOptions())
+    given = {name: own for name, own in asdict(asked.judge).items() if own != default[name]}
+    given.pop("judge_readout", None)  # as the readout
+    sampling = {name: given.pop(name) for name in _SAMPLING if judged and name in given}
+    if given:
+        kind = "a judge that keeps its prompt" if judged else "no judge"
+        raise ConfigError(
+            f"{asked.model} was trained, as {contract.objective}: {kind}. Leave out "
+            f"{', '.join(f'--{name}' for name in given)}."
+        )
+    if contract.judge is None:
+        return contract
+    spec = replace(contract.judge, **{_SAMPLING[name]: own for name, own in sampling.items()})
+    return replace(contract, judge=spec)
 
 
 def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
@@ -161,25 +195,27 @@ def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
     Raises:
         ConfigError: a readout that the engine cannot give, or a saved model that is no judge.
     """
+    contract, spec, dimensions = None, judge_spec(asked.judge), asked_about(benchmark)
     readout = asked.readout or asked.judge.judge_readout
-    if readout not in ("generate", "votes"):
-        raise ConfigError(
-            f"--engine {asked.engine} writes verdicts; --readout {readout} needs the model itself. "
-            "Give --readout generate or votes, or --engine transformers."
-        )
-    spec, dimensions, contract = judge_spec(asked.judge), asked_about(benchmark), None
-    engine: OpenAIEngine | VllmEngine
-    if asked.engine == "openai":
-        engine = OpenAIEngine(asked.model)
-    elif has_contract(asked.model, asked.revision):
+    if asked.engine == "vllm" and has_contract(asked.model, asked.revision):
         folder = folder_of(asked.model, asked.revision)
-        contract = read_contract(folder)
+        contract = _as_asked(read_contract(folder), asked)
         if contract.judge is None:
             raise ConfigError(
                 f"{asked.model} was trained as {contract.objective}; vLLM runs judges. Give "
                 "--engine transformers."
             )
         spec, dimensions = contract.judge, contract.dimensions
+        readout = asked.readout or contract.readout
+    if readout not in ("generate", "votes"):
+        raise ConfigError(
+            f"--engine {asked.engine} writes verdicts; --readout {readout} needs the model itself. "
+            "Give --readout generate or votes, or --engine transformers."
+        )
+    engine: OpenAIEngine | VllmEngine
+    if asked.engine == "openai":
+        engine = OpenAIEngine(asked.model)
+    elif contract is not None:
         engine = _vllm_of(contract, folder, benchmark)
     else:
         engine = VllmEngine(

@@ -59,7 +59,7 @@ def test_a_judge_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_pa
 
 
 def test_a_saved_judge_gives_the_same_responses(
-    recipe: Recipe, phantom: Path, tmp_path: Path
+    recipe: Recipe, phantom: Path, other: Path, tmp_path: Path, capsys: Any
 ) -> None:
     options = {"objective": "judge_sft", "train_data": phantom / "votes.jsonl"}
     assert recipe(**options, controls="blank_images") == 0
@@ -71,6 +71,18 @@ def test_a_saved_judge_gives_the_same_responses(
         again = next(one for one in scored if one.order == line["order"])
         assert again.responses[0].text == line["text"]  # alone instead of in a batch
         assert again.responses[0].prompt_digest == line["prompt_digest"]
+    words = ["evaluate", "--model", str(tmp_path / "run" / "adapter"), "--benchmark", "phantom"]
+    words += ["--data_root", str(other), "--output_dir", str(tmp_path / "again")]
+    sampled = ["--readout", "votes", "--votes", "3", "--judge_temperature", "1"]
+    assert medrm_command([*words, *sampled, "--max_new_tokens", "2"]) == 0
+    report = read(tmp_path / "again" / "report.json")
+    assert (report["settings"]["votes"], report["settings"]["max_new_tokens"]) == (3, 2)
+    assert len(lines(tmp_path / "again" / "responses.jsonl")) == 6 * report["benchmark"]["cases"]
+    capsys.readouterr()
+    assert medrm_command([*words, "--judge_prompt", "json_short"]) == 2
+    assert "keeps its prompt. Leave out --judge_prompt." in capsys.readouterr().err
+    assert medrm_command([*words, "--readout", "likelihood"]) == 2
+    assert "is scored by generate" in capsys.readouterr().err
 
 
 def tensors(run: Path) -> dict[str, Tensor]:
