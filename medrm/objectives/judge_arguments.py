@@ -18,6 +18,8 @@ Fixed = dict[str, tuple[object, str]]
 _FIXED: Fixed = {
     "remove_unused_columns": (False, "rows are numbers that the collator looks up"),
     "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
+    "train_sampling_strategy": ("random", "every epoch is shuffled by the seed"),
+    "label_smoothing_factor": (0.0, "TRL's losses do not take it"),
     "model_init_kwargs": (None, "the base model is loaded by the options of the model"),
     "pad_to_multiple_of": ("auto", "rows are padded to the longest of their batch"),
     "use_liger_kernel": (False, "it replaces the forward pass that TRL reads its losses from"),
@@ -131,6 +133,7 @@ class JudgeSFTConfig(MeasuredArguments, SFTConfig):  # type: ignore[misc] # TRL 
         "chat_template_path": (None, "the base model's own chat template is used"),
         "eos_token": (None, "the base model's own is used"),
         "dataset_kwargs": (None, "rows come from the cases"),
+        "dataset_text_field": ("text", "rows come from the cases"),
         "shuffle_dataset": (False, "every epoch is shuffled by the seed"),
     }
 

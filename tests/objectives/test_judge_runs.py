@@ -291,12 +291,15 @@ def test_arguments_that_make_no_sense_are_errors(tmp_path: Path) -> None:
         JudgeSFTConfig(
             folder, packing=True, padding_free=True, assistant_only_loss=True,
             remove_unused_columns=True, learning_rate=math.nan, per_device_train_batch_size=0,
-            num_train_epochs=0, use_cpu=True,
+            num_train_epochs=0, use_cpu=True, train_sampling_strategy="group_by_length",
+            label_smoothing_factor=0.1, dataset_text_field="x",
         )  # fmt: skip
     for problem in (
         "packing is True", "padding_free is True", "assistant_only_loss is True",
         "remove_unused_columns is True", "learning_rate is nan",
         "per_device_train_batch_size is 0", "num_train_epochs is 0",
+        "train_sampling_strategy is 'group_by_length'", "label_smoothing_factor is 0.1",
+        "dataset_text_field is 'x'",
     ):  # fmt: skip
         assert problem in str(caught.value)
     with pytest.raises(ConfigError, match=r"flip is one.*rationales with.*beta is 0"):

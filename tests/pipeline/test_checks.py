@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,14 @@ def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Pa
         with pytest.raises(ConfigError, match="cannot be gone on from") as error:
             check_start(run)
         assert words in str(error.value)
+
+
+def test_the_other_reading_of_the_dpo_baseline_is_an_override() -> None:
+    recipe = asset("recipes/qwen2_vl_7b/judge_dpo_lora.yaml")
+    (words,) = re.findall(r"reward: (--dpo_pairs .*)\.\n", recipe.read_text(encoding="utf-8"))
+    argv = ["--config", str(recipe), "--use_cpu", "true", *words.split()]
+    run = parse_run(argv, argument_classes(), recipe)
+    objective = load_objective(run.objective)
+    check_options(run, objective)
+    assert objective.readout(run) == "implicit_reward"
+    assert run.evaluation.allowed_differences == ["readout"]
