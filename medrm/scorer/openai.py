@@ -256,7 +256,10 @@ class OpenAIEngine:
                 "Set OPENAI_API_KEY to a key that may."
             )
         if status == 429 and "insufficient_quota" in response.text:
-            raise ConfigError(f"{self._url}: the quota of this key is used up ({reason}).")
+            raise ConfigError(
+                f"{self._url}: the quota of this key is used up ({reason}). Raise it, or set "
+                "OPENAI_API_KEY to another key; the replies so far are kept."
+            )
         if status in _REPEATED or status >= 500:
             return _Failure(reason, _retry_after(response.headers.get("Retry-After")))
         too_long = status in (400, 413, 422) and TOO_LONG.search(response.text[:2000])

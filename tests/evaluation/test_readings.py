@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -198,7 +198,8 @@ def test_broken_responses_are_named(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     with pytest.raises(DataError, match="no responses at"):
         list(read_responses(path))
-    for line in ("[]", '{"case_id": "x"}', '"text"', "{"):
+    listed = json.dumps({**asdict(Call("forward")), "probabilities": [1]})
+    for line in ("[]", '{"case_id": "x"}', '"text"', "{", listed):
         path.write_text(line + "\n", encoding="utf-8")
         with pytest.raises(DataError, match="line 1, is not a response"):
             list(read_responses(path))
