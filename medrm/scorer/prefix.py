@@ -112,7 +112,7 @@ def read_branches(
     Raises:
         ConfigError: the processor changes the words behind the images.
     """
-    starts = [_shared([prompt for group in groups for prompt in group]) for groups in cases]
+    starts = [shared_length([prompt for group in groups for prompt in group]) for groups in cases]
     lengths = features["attention_mask"].sum(dim=1)
     ends = []
     for row, length, ids, start in zip(
@@ -131,7 +131,7 @@ def read_branches(
         for group in groups
     ]
     if any(len(group) > 1 for _, _, group in branches):
-        stops = [_shared(group) for _, _, group in branches]
+        stops = [shared_length(group) for _, _, group in branches]
         prefix.select([row for row, _, _ in branches])
         middles = [
             group[0][start:stop] for (_, start, group), stop in zip(branches, stops, strict=True)
@@ -169,7 +169,7 @@ def continued(
     return BatchFeature({**features, **changed})
 
 
-def _shared(prompts: Sequence[Sequence[int]]) -> int:
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     """Returns how many tokens the prompts share, the last token of none among them."""
     return min(first_difference(prompts), min(map(len, prompts)) - 1)
 

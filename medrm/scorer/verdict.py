@@ -25,7 +25,7 @@ from medrm.scorer.batches import (
 )
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.language import hidden_states, log_probabilities
-from medrm.scorer.prefix import Prefix, first_difference, mask_of
+from medrm.scorer.prefix import Prefix, first_difference, mask_of, shared_length
 from medrm.scorer.responses import probability_response
 
 
@@ -146,7 +146,7 @@ class VerdictProbability:
         letter = first_difference([ids[0], other_ids])
         after = len(ids[0]) - letter
         prompts = [row[:-after] for row in ids]
-        start = min(first_difference(prompts), min(map(len, prompts)) - 1)
+        start = shared_length(prompts)
         return Ending(
             [prompt[start:] for prompt in prompts], (ids[0][letter], other_ids[letter]), after
         )
@@ -175,7 +175,7 @@ class VerdictProbability:
         orders = self._rows(case, self.dimensions[longest : longest + 1])
         cut = self._ending.after + len(self._ending.tails[longest])
         ids = [row[:-cut] for row in self._collator.token_ids([rows[0].text for rows in orders])]
-        start = min(first_difference(ids), min(map(len, ids)) - 1)
+        start = shared_length(ids)
         middles = [row[start:] for row in ids]
         return Prompts(case, orders[0], Asked([text_digest(rows) for rows in orders], middles))
 
