@@ -231,9 +231,11 @@ def add_leaderboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_readout(parser: argparse.ArgumentParser) -> None:
+    from medrm.config import READOUTS
+
     parser.add_argument(
         "--readout",
-        choices=("generate", "skeleton", "votes", "verdict_probability", "likelihood"),
+        choices=READOUTS,
         help="how a judge or a base model is read (default: as it was saved; a base: generate)",
     )
 

@@ -2,6 +2,7 @@
 
 from medrm.config.options import (
     CONTROLS,
+    READOUTS,
     AdapterOptions,
     DataOptions,
     EvaluationOptions,
@@ -13,6 +14,7 @@ from medrm.config.parse import options_help, parse_run
 
 __all__ = [
     "CONTROLS",
+    "READOUTS",
     "AdapterOptions",
     "DataOptions",
     "EvaluationOptions",

@@ -23,6 +23,8 @@ CONTROLS = (
     "blank_images",
 )
 """Rows beside the headline; a run has those that apply to what it trains."""
+READOUTS = ("generate", "skeleton", "votes", "verdict_probability", "likelihood")
+"""How a judge or a base model can be asked to be read."""
 DEFAULT_SHARES = (0.7, 0.1, 0.2)
 
 

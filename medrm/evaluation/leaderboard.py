@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from medrm.assets import asset, asset_names
+from medrm.config import READOUTS
 from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.report import Report
@@ -284,6 +285,11 @@ def _entry_problems(item: Any, where: str) -> list[str]:
         if item.get(key) is not None and not accepts(item[key])
     ]
     options = item.get("options", {})
+    if options.get("readout") not in (None, *READOUTS):
+        problems.append(
+            f"{where}options: readout is {options['readout']!r}; accepted: {', '.join(READOUTS)}."
+            f"{nearest(str(options['readout']), READOUTS)}"
+        )
     problems += _unknown(options, tuple(_OPTIONS), f"{where}options: ")
     return problems + _type_problems(options, _OPTIONS, f"{where}options: ")
 

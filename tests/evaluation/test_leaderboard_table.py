@@ -167,7 +167,7 @@ models:
   - {name: b, model: x, remote_code: "yes"}
   - {name: c, model: x, engine: vlm}
   - {name: d}
-  - {name: e, model: x, options: {max_pixels: 3, votes: two, prompt_file: /etc/passwd}}
+  - {name: e, model: x, options: {max_pixels: 3, votes: two, prompt_file: x, readout: generat}}
   - {name: "..", model: x}
   - {name: f, model: x, revision: "--upload"}
   - {name: Same One, model: x}
@@ -187,6 +187,7 @@ models:
         "entry 5: options: unknown key 'max_pixels'",
         "entry 5: options: unknown key 'prompt_file'",
         "entry 5: options: votes is 'two'; give int",
+        "entry 5: options: readout is 'generat'; accepted: generate, skeleton",
         "entry 6: name is '..'",
         "entry 7: revision is '--upload'",
         "'Same One' and 'same/one' would share the folder 'same-one'",
