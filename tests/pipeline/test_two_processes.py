@@ -66,3 +66,36 @@ def test_two_processes_do_the_whole_job(
             [theirs[key] for key in ours], list(ours.values()), atol=2e-3, rtol=0
         )
     assert (two / "report.html").is_file()
+
+
+def replies(run: Path, name: str) -> dict[tuple[str, str], Any]:
+    lines = (run / "evaluation" / name / "responses.jsonl").read_text("utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert len({(r["case_id"], r["order"]) for r in found}) == len(found)
+    return {(r["case_id"], r["order"]): r["text"] or r["probabilities"] for r in found}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["ddp", "zero3"])
+def test_two_processes_do_the_whole_job_of_a_judge(
+    name: str, root: Path, base: Path, phantom: Path, tmp_path: Path
+) -> None:
+    if name == "zero3":
+        pytest.importorskip("deepspeed", reason="deepspeed is a dependency on Linux only")
+    options = {
+        "model_name_or_path": base, "train_data": phantom, "max_steps": 2, "bf16": "false",
+        "objective": "judge_sft", "max_new_tokens": 8, "report_to": "none",
+        "per_device_train_batch_size": 2, "controls": "base_skeleton,skeleton",
+    }  # fmt: skip
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    twice = [*words, "--gradient_accumulation_steps", "2"]
+    one, two = launch(root, tmp_path, "cpu", twice), launch(root, tmp_path, name, words)
+    assert replies(one, "before") == replies(two, "before")
+    wanted, found = (replies(run, "skeleton") for run in (one, two))
+    assert wanted.keys() == found.keys()
+    for key, shares in wanted.items():
+        for dimension, chances in shares.items():
+            np.testing.assert_allclose(found[key][dimension], chances, atol=2e-3)
+    assert set(read(two / "comparison.json")["controls"]) == {"base_skeleton", "skeleton"}
+    base_shares = replies(two, "base_skeleton")
+    assert any(base_shares[key] != found[key] for key in found)
