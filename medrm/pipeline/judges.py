@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from medrm.pipeline.bench import Workbench, stage
+from medrm.schema import DIMENSIONS
+
+logger = logging.getLogger(__name__)
 
 
 def before(bench: Workbench) -> None:
@@ -11,6 +16,13 @@ def before(bench: Workbench) -> None:
     bench.check_image(model)
     with stage("before"):
         bench.measure(bench.judge(model), "before")
+    spec = bench.judge_spec
+    apart = spec is not None and spec.per_dimension
+    if apart or not set(DIMENSIONS) <= set(bench.material.dimensions):
+        logger.info(
+            "No official number for text: the released scorer reads one reply about %s.",
+            ", ".join(DIMENSIONS),
+        )
 
 
 def controls_before(bench: Workbench) -> list[str]:

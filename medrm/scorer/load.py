@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.errors import AdapterError, first_line
+from medrm.errors import AdapterError, ConfigError, first_line
 from medrm.models.contract import CONTRACT_FILE, Contract
 from medrm.models.folder import load_adapter
 from medrm.scorer.batches import BATCH_ROWS
@@ -75,6 +75,11 @@ def scorer_of(
         AdapterError: the contract of a judge has no prompt.
         ConfigError: the model cannot be read so.
     """
+    if contract.judge is None and readout not in (None, contract.readout):
+        raise ConfigError(
+            f"The model is scored by {contract.readout!r}; readout {readout!r} is for judges. "
+            "Leave it out."
+        )
     if contract.readout == "reward":
         return RewardModel(model, processor, contract, batch_rows)
     if contract.readout == "implicit_reward":

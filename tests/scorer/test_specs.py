@@ -8,8 +8,11 @@ import pytest
 from scorer.cases import make_case
 from tiny import make_tiny
 
-from medrm.config import JudgeOptions
+from medrm.config import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError
+from medrm.models.contract import new_contract
+from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.scorer.load import scorer_of
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of
 
 SHORT = judge_spec(JudgeOptions(max_new_tokens=3))
@@ -46,3 +49,12 @@ def test_a_spec_keeps_the_whole_prompt() -> None:
     each = prompt_of(judge_spec(JudgeOptions(judge_prompt="json_per_dimension")))
     assert each.per_dimension
     assert each.digest != prompt.digest
+
+
+def test_a_reward_model_is_read_in_no_other_way() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    model = attach_head(model, HeadSpec(("overall",)), seed=0)
+    contract = new_contract(model, processor, ModelOptions(), "bradley_terry", "reward")
+    assert scorer_of(model, processor, contract, readout="reward").readout == "reward"
+    with pytest.raises(ConfigError, match="readout 'votes' is for judges"):
+        scorer_of(model, processor, contract, readout="votes")
