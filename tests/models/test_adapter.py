@@ -12,8 +12,9 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone
-from medrm.models.contract import load_adapter, new_contract, save_adapter
+from medrm.models.contract import new_contract
 from medrm.models.families import FAMILIES
+from medrm.models.folder import load_adapter, save_adapter
 from medrm.models.reward_model import head_of, without_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
