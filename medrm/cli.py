@@ -118,6 +118,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     print_comparison(result)
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    from medrm.evaluation.page import write_page
+
+    logging.getLogger(__name__).info("%s", write_page(Path(arguments.folder)))
+
+
 def _phantom(arguments: argparse.Namespace) -> None:
     from medrm.data.phantom import write_phantom
 
@@ -169,6 +175,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="differences besides the weights that are declared, such as readout",
     )
     compare.set_defaults(action=_compare)
+    page = commands.add_parser(
+        "report", allow_abbrev=False, help="write a run's report.html anew, no model needed"
+    )
+    page.add_argument("folder", help="folder of a finished run")
+    page.set_defaults(action=_report)
     data = commands.add_parser("data", help="make annotation data")
     kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     phantom = kinds.add_parser(

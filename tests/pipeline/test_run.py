@@ -46,7 +46,10 @@ def test_a_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_path: Pa
     assert comparison["comparable"]
     before = read(run / "evaluation" / "before" / "report.json")
     assert before["readout"] in ("verdict_probability", "likelihood")
-    assert (run / "report.html").is_file()
+    page = (run / "report.html").read_text(encoding="utf-8")
+    (run / "report.html").unlink()
+    assert medrm_command(["report", str(run)]) == 0
+    assert (run / "report.html").read_text(encoding="utf-8") == page
     assert not (run / "evaluation" / "frozen_probe" / "training").exists()
 
 
