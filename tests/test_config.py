@@ -258,3 +258,7 @@ def test_a_folder_of_ones_own_is_never_overwritten_unasked(default: Path) -> Non
     assert parse_run(["--train_data", "a"], OBJECTIVES, default).evaluation.overwrite_output_dir
     named = ["--train_data", "a", "--output_dir", str(default.parent)]
     assert not parse_run(named, OBJECTIVES, default).evaluation.overwrite_output_dir
+    chosen = ["--config", str(default)]
+    assert parse_run(chosen, OBJECTIVES, Path("other.yaml")).evaluation.overwrite_output_dir
+    named = [*chosen, "--output_dir", str(default.parent)]
+    assert not parse_run(named, OBJECTIVES, Path("other.yaml")).evaluation.overwrite_output_dir

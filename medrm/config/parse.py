@@ -173,11 +173,10 @@ def parse_run(
             unknown[key] = str(path)
         else:
             sources[key] = (str(path), _as_words(value))
-    if path.resolve() == default_config.resolve():
-        own = sources.get("objective", ("", []))[1]
-        given = {key for key, words in overrides if (key, words) != ("objective", own)}
-        fallen = _fallen(given)
-        sources = {key: value for key, value in sources.items() if key not in fallen}
+    own = sources.get("objective", ("", []))[1]
+    given = {key for key, words in overrides if (key, words) != ("objective", own)}
+    fallen = _fallen(given, default=path.resolve() == default_config.resolve())
+    sources = {key: value for key, value in sources.items() if key not in fallen}
     for key, words in overrides:
         if words == ["null"]:
             sources.pop(key, None)
@@ -194,13 +193,14 @@ def parse_run(
     return _build(objectives[objective[0]](), sources, unknown)
 
 
-def _fallen(given: set[str]) -> tuple[str, ...]:
-    """Returns the keys of the default recipe that fall with what the command line gives.
+def _fallen(given: set[str], *, default: bool) -> tuple[str, ...]:
+    """Returns the keys of a recipe that fall with what the command line gives.
 
-    The recipe may replace its own folder, never one that the user names.
+    A recipe may replace its own folder, never one that the user names. The default recipe also
+    leaves data and objective to the command line.
     """
-    data = _DATA_KEYS if given & {"train_data", "benchmark"} else ()
-    objective = _OBJECTIVE_KEYS if "objective" in given else ()
+    data = _DATA_KEYS if default and given & {"train_data", "benchmark"} else ()
+    objective = _OBJECTIVE_KEYS if default and "objective" in given else ()
     output = ("overwrite_output_dir",) if "output_dir" in given else ()
     return (*data, *objective, *output)
 
