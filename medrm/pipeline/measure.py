@@ -134,6 +134,7 @@ def _scorer(
             f"{asked.model} is an adapter without medrm.json, so neither its head nor its template "
             "is known. Give an adapter folder that medrm wrote."
         )
+    readout, spec = asked.readout or asked.judge.judge_readout, judge_spec(asked.judge)
     options = ModelOptions(
         model_name_or_path=asked.model,
         model_revision=asked.revision or "main",
@@ -144,10 +145,9 @@ def _scorer(
     )
     base = load_base(options, device)
     _check_images(base, processor, benchmark)
-    readout = asked.readout or asked.judge.judge_readout
     if readout in BASE_READOUTS:
         return BASE_READOUTS[readout](base, processor, dimensions=benchmark.dimensions)
-    return local_judge(base, processor, judge_spec(asked.judge), readout, asked_about(benchmark))
+    return local_judge(base, processor, spec, readout, asked_about(benchmark))
 
 
 def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> Saved:
