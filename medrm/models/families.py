@@ -31,6 +31,10 @@ class Family:
         pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
             `max_pixels`.
         shared_cache: whether prompts may continue one cached prefix with numbers that stay exact.
+        rows_apart: whether each case of a forked batch is a row of its own: layers beside the
+            self-attention look at the row's image.
+        images_by_row: whether `pixel_values` is [rows, images, ...].
+        image_blocks: whether the tokens of an image see each other in both directions.
     """
 
     name: str
@@ -43,6 +47,9 @@ class Family:
     pixel_limits: bool = False
     packed_patches: bool = False
     shared_cache: bool = True
+    rows_apart: bool = False
+    images_by_row: bool = False
+    image_blocks: bool = False
 
 
 def _qwen(name: str, processor: str, video_processor: str) -> Family:
@@ -69,6 +76,7 @@ def _idefics(name: str, processor: str, video_processor: str | None) -> Family:
         decoder="model.text_model",
         vision="model.vision_model",
         projector="model.connector",
+        images_by_row=True,
     )
 
 
@@ -93,7 +101,7 @@ FAMILIES: dict[str, Family] = {
             video_processor="InternVLVideoProcessor",
         ),
         # Its sliding window counts places in the cache, padding included.
-        Family("gemma3", ("gemma3",), "Gemma3Processor", shared_cache=False),
+        Family("gemma3", ("gemma3",), "Gemma3Processor", shared_cache=False, image_blocks=True),
         Family(
             "mllama",
             ("mllama",),
@@ -101,6 +109,7 @@ FAMILIES: dict[str, Family] = {
             vision="model.vision_model",
             # Layers of its own attend to the image and would need the prefix's mask.
             shared_cache=False,
+            rows_apart=True,
         ),
         _idefics("idefics3", "Idefics3Processor", None),
         _idefics("smolvlm", "SmolVLMProcessor", "SmolVLMVideoProcessor"),

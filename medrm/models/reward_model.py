@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from medrm.models.forked_attention import forked_states
+from medrm.models.forks import Fork
+
 HEAD = "score"
 """The name of the head's module in the model."""
 
@@ -136,16 +139,26 @@ class RewardModelMixin:
     model: nn.Module
     score: nn.Module
 
-    def pooled(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
-        """Returns the last attended position's hidden state after the final norm, [rows, H]."""
-        output = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs
-        )
+    def pooled(
+        self, attention_mask: Tensor | None = None, fork: Fork | None = None, **inputs: Any
+    ) -> Tensor:
+        """Returns the hidden state after the final norm at which each answer is read, [rows, H].
+
+        That is each row's last attended position, or in a forked batch each branch's last one.
+        """
+        if fork is not None:
+            states = forked_states(cast(PreTrainedModel, self), fork, **inputs)
+            return states[torch.tensor(fork.read_places, device=states.device)[:, 0]]
+        assert attention_mask is not None
+        output = self.model(attention_mask=attention_mask, use_cache=False, **inputs)
         return last_attended(output.last_hidden_state, attention_mask)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> RewardOutput:
-        """Returns the rewards of each row; the LM head is not run."""
-        rewards, tie_logits = self.score(self.pooled(input_ids, attention_mask, **inputs))
+    def forward(self, **inputs: Any) -> RewardOutput:
+        """Returns the rewards of each row, or of each answer of a forked batch.
+
+        The LM head is not run.
+        """
+        rewards, tie_logits = self.score(self.pooled(**inputs))
         return RewardOutput(rewards=rewards, tie_logits=tie_logits)
 
     def enable_input_require_grads(self) -> None:
@@ -191,7 +204,7 @@ def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
-def pooled(model: PreTrainedModel | PeftModel, **batch: Tensor) -> Tensor:
+def pooled(model: PreTrainedModel | PeftModel, **batch: Any) -> Tensor:
     """Returns what the head reads, [rows, H], for all keys of the processor's output."""
     return cast(RewardModelMixin, without_adapter(model)).pooled(**batch)
 

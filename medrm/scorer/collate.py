@@ -16,7 +16,10 @@ from transformers import BatchFeature, ProcessorMixin
 from medrm import chat
 from medrm.data.images import ImageFacts, decode
 from medrm.errors import ConfigError
+from medrm.models.families import family_of_processor
+from medrm.models.forks import forked
 from medrm.schema import Case, ImageRef
+from medrm.scorer.prefix import ends_of, shared_length
 
 _TOKENIZED_AT_ONCE = 1024
 
@@ -112,6 +115,29 @@ class Collator:
             ValueError: cases with and without images in one batch.
         """
         return self.encode([row for case in cases for row in self.answer_rows(case)])
+
+    def forks(self, cases: Sequence[Case]) -> BatchFeature:
+        """Returns the batch of `rows`, in which what the answers of a case share stands once.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ValueError: cases with and without images in one batch.
+            ConfigError: the processor changes the words behind the images.
+        """
+        return self.fork([self.answer_rows(case) for case in cases])
+
+    def fork(self, cases: Sequence[Sequence[Row]], pixels: Pixels | None = None) -> BatchFeature:
+        """Returns the forked batch of the rows of several cases; see `encode` and `forks`."""
+        encoded = iter(self.token_ids([row.text for rows in cases for row in rows]))
+        ids = [list(islice(encoded, len(rows))) for rows in cases]
+        starts = list(map(shared_length, ids))
+        features = self.encode([rows[0] for rows in cases], pixels)
+        return forked(
+            features,
+            family_of_processor(type(self.processor).__name__),
+            ends_of(features, [own[0] for own in ids], starts),
+            [[row[start:] for row in own] for own, start in zip(ids, starts, strict=True)],
+        )
 
     def encode(self, rows: Sequence[Row], pixels: Pixels | None = None) -> BatchFeature:
         """Returns the processor's output for the rows; each distinct image is decoded once.

@@ -113,18 +113,8 @@ def read_branches(
         ConfigError: the processor changes the words behind the images.
     """
     starts = [shared_length([prompt for group in groups for prompt in group]) for groups in cases]
-    lengths = features["attention_mask"].sum(dim=1)
-    ends = []
-    for row, length, ids, start in zip(
-        features["input_ids"].tolist(), lengths.tolist(), encoded, starts, strict=True
-    ):
-        ends.append(length - len(ids) + start)
-        if row[ends[-1] : length] != list(ids[start:]):
-            raise ConfigError(
-                "The processor tokenises the words behind an image differently from its "
-                "tokenizer. Use the processor and tokenizer of the base model."
-            )
-    prefix = Prefix.of(model, features, torch.tensor(ends, device=lengths.device))
+    ends = ends_of(features, encoded, starts)
+    prefix = Prefix.of(model, features, torch.tensor(ends, device=features["input_ids"].device))
     branches = [
         (row, start, group)
         for row, (start, groups) in enumerate(zip(starts, cases, strict=True))
@@ -144,6 +134,33 @@ def read_branches(
         ]
     prefix.select([row for row, _, group in branches for _ in group])
     return prefix, prefix.extend([ids[start:] for _, start, group in branches for ids in group])
+
+
+def ends_of(
+    features: BatchFeature, encoded: Sequence[Sequence[int]], starts: Sequence[int]
+) -> list[int]:
+    """Returns where the first `starts` token ids of each row end once images are many tokens.
+
+    Args:
+        features: the processor's output, padded on the right.
+        encoded: token ids of its rows, in which an image is one placeholder.
+        starts: a place in each of `encoded`, behind the images.
+
+    Raises:
+        ConfigError: the processor changes the words behind the images.
+    """
+    ends = []
+    lengths = features["attention_mask"].sum(dim=1)
+    for row, length, ids, start in zip(
+        features["input_ids"].tolist(), lengths.tolist(), encoded, starts, strict=True
+    ):
+        ends.append(length - len(ids) + start)
+        if row[ends[-1] : length] != list(ids[start:]):
+            raise ConfigError(
+                "The processor tokenises the words behind an image differently from its "
+                "tokenizer. Use the processor and tokenizer of the base model."
+            )
+    return ends
 
 
 def continued(

@@ -1,0 +1,279 @@
+"""Attention of forked batches: in each layer two stock calls, prefixes first, then branches.
+
+The prefixes attend causally; the keys of a branch are [prefix, own]. No mask over the whole batch
+is ever built.
+
+Shape legend: B cases, K answers, P and R tokens of the longest prefix and branch, rows x L tokens
+of the batch, A heads, d their size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from medrm.models.families import family_of
+from medrm.models.forks import FORKED, Fork
+
+
+@dataclass
+class _Layout:
+    """A `Fork` as the attention needs it, on the model's device.
+
+    Attributes:
+        prefix: [B, P] place of each prefix token, 0 where there is none; None: they are the first
+            B x P tokens as they stand.
+        branch: [B, K, R] likewise; None: the tokens behind them as they stand.
+        back: [rows x L] place of each token among the B x P + B x K x R computed ones; None: as
+            they stand.
+        shape: B, K, P, R.
+        prefixes: [B] tokens of each prefix.
+        blocks: [B, P] number of the image block that a token belongs to, -1 for text; None where
+            image tokens see backward only.
+        masks: by window and times of repetition, made when first asked for.
+    """
+
+    prefix: Tensor | None
+    branch: Tensor | None
+    back: Tensor | None
+    shape: tuple[int, int, int, int]
+    prefixes: Tensor
+    blocks: Tensor | None = None
+    masks: dict[tuple[int | None, int], tuple[Tensor | None, Tensor]] = dataclasses.field(
+        default_factory=dict
+    )
+
+    def masks_of(self, window: int | None, groups: int) -> tuple[Tensor | None, Tensor]:
+        """Returns which keys prefix and branch tokens see.
+
+        Args:
+            window: of sliding attention, in tokens; None: all before.
+            groups: query heads for each key head, whose queries stand one behind the other.
+
+        Returns:
+            [B, 1, P, P], None where that is plainly causal, and [B or 1, 1, groups x R, P + R].
+        """
+        key = (window, groups)
+        if key not in self.masks:
+            self.masks[key] = (self._prefix_mask(window), self._branch_mask(window, groups))
+        return self.masks[key]
+
+    def _prefix_mask(self, window: int | None) -> Tensor | None:
+        length = self.shape[2]
+        if self.blocks is None and (window is None or window >= length):
+            return None
+        places = torch.arange(length, device=self.prefixes.device)
+        behind = places[:, None] - places
+        seen = (behind >= 0)[None]
+        if self.blocks is not None:
+            same = self.blocks[:, :, None] == self.blocks[:, None]
+            seen = seen | (same & (self.blocks >= 0)[:, :, None])
+        if window is not None:
+            seen = seen & (behind < window)
+        return seen[:, None]
+
+    def _branch_mask(self, window: int | None, groups: int) -> Tensor:
+        _, _, length, own = self.shape
+        device = self.prefixes.device
+        # Cases alike need one mask, which the attention spreads over them.
+        prefixes = self.prefixes[:1] if self.prefix is None else self.prefixes
+        places, tokens = torch.arange(length, device=device), torch.arange(own, device=device)
+        query = prefixes[:, None] + tokens
+        shared = (places < prefixes[:, None])[:, None].expand(-1, own, -1)
+        behind = tokens[:, None] - tokens
+        mine = (behind >= 0)[None].expand(len(prefixes), -1, -1)
+        if window is not None:
+            shared = shared & (query[:, :, None] - places < window)
+            mine = mine & (behind < window)
+        return torch.cat([shared, mine], dim=-1).repeat(1, groups, 1)[:, None]
+
+
+def _layout(fork: Fork, device: torch.device) -> _Layout:
+    cases, answers = len(fork.prefixes), max(map(len, fork.branches))
+    prefix = max(fork.prefixes)
+    lengths = set(itertools.chain.from_iterable(fork.branches))
+    branch = max(lengths)
+    shape = (cases, answers, prefix, branch)
+    tokens = torch.tensor(fork.prefixes, device=device)
+    alike = set(fork.prefixes) == {prefix} and lengths == {branch}
+    if fork.packed and alike and {len(own) for own in fork.branches} == {answers}:
+        return _Layout(None, None, None, shape, tokens)
+    prefixes, branches = (
+        torch.zeros(cases, prefix).long(),
+        torch.zeros(cases, answers, branch).long(),
+    )
+    back = torch.zeros(fork.width if fork.packed else cases * fork.width).long()
+    for case, (start, length) in enumerate(zip(fork.prefix_starts, fork.prefixes, strict=True)):
+        prefixes[case, :length] = torch.arange(start, start + length)
+        first = case * prefix
+        back[start : start + length] = torch.arange(first, first + length)
+    for case, (starts, own) in enumerate(zip(fork.branch_starts, fork.branches, strict=True)):
+        for answer, (start, length) in enumerate(zip(starts, own, strict=True)):
+            branches[case, answer, :length] = torch.arange(start, start + length)
+            first = cases * prefix + (case * answers + answer) * branch
+            back[start : start + length] = torch.arange(first, first + length)
+    prefixes, branches, back = (index.to(device) for index in (prefixes, branches, back))
+    return _Layout(prefixes, branches, back, shape, tokens)
+
+
+def _parts(heads: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
+    """Splits [rows, A, L, d] into prefixes [B, A, P, d] and branches [B, K, A, R, d]."""
+    cases, answers, prefix, branch = layout.shape
+    if layout.prefix is None or layout.branch is None:
+        size = heads.shape[-1]
+        first, rest = torch.split(heads[0], [cases * prefix, cases * answers * branch], dim=1)
+        return (
+            first.reshape(-1, cases, prefix, size).transpose(0, 1),
+            rest.reshape(-1, cases, answers, branch, size).permute(1, 2, 0, 3, 4),
+        )
+    tokens = heads.transpose(1, 2).flatten(0, 1)
+    return tokens[layout.prefix].transpose(1, 2), tokens[layout.branch].transpose(2, 3)
+
+
+def forked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    fork: _Layout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attends as transformers' sdpa does; where a batch is forked, prefix first, then branches.
+
+    Returns:
+        [rows, L, A, d], and no weights.
+    """
+    # Cross-attention to an image has no causal order; each row attends to its own image.
+    if fork is None or not vars(module).get("is_causal", False):
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output, None
+    _, answers, _, branch = fork.shape
+    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+    prefix_mask, branch_mask = fork.masks_of(sliding_window, groups)
+    (shared_query, own_query), (shared_key, own_key), (shared_value, own_value) = (
+        _parts(part, fork) for part in (query, key, value)
+    )
+    shared, _ = sdpa_attention_forward(
+        module, shared_query, shared_key, shared_value, prefix_mask, dropout, scaling
+    )
+    keys, values = (
+        torch.cat([before[:, None].expand(-1, answers, -1, -1, -1), after], dim=3).flatten(0, 1)
+        for before, after in ((shared_key, own_key), (shared_value, own_value))
+    )
+    # The queries that share a key head stand one behind the other: no key is copied for them.
+    size = query.shape[-1]
+    folded = own_query.reshape(-1, key.shape[1], groups * branch, size)
+    if len(branch_mask) > 1:
+        branch_mask = branch_mask.repeat_interleave(answers, dim=0)
+    own = scaled_dot_product_attention(folded, keys, values, attn_mask=branch_mask, scale=scaling)
+    own = own.reshape(-1, heads, branch, size).transpose(1, 2)
+    computed = torch.cat([shared.flatten(0, 1), own.flatten(0, 1)])
+    if fork.back is not None:
+        computed = computed[fork.back]
+    return computed.view(query.shape[0], query.shape[2], heads, -1), None
+
+
+AttentionInterface.register(FORKED, forked_attention)
+AttentionMaskInterface.register(FORKED, sdpa_mask)
+
+
+def enable_forks(model: PreTrainedModel) -> None:
+    """Lets the language model read forked batches; other batches are read as before, to the bit.
+
+    Args:
+        model: whose rows may share their prefix (see `fork_problem`).
+    """
+    cast(Any, model).get_submodule(
+        family_of(model.config).decoder
+    ).config._attn_implementation = FORKED
+
+
+def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
+    """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
+
+    The model's own positions of the tokens as they stand, counted from each case's first token;
+    those of a branch follow its case's prefix, which ends in text.
+    """
+    ids = inputs["input_ids"]
+    rows, width = ids.shape
+    if "image_grid_thw" in inputs:
+        standing, _ = model.get_rope_index(
+            ids,
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+        )
+    else:
+        standing = torch.arange(width, device=ids.device).expand(rows, -1)
+    source, origin, ahead = torch.zeros(3, rows * width).long()
+    source[:] = torch.arange(rows * width)
+    origin[:] = source
+    for start, length, starts, own in zip(
+        fork.prefix_starts, fork.prefixes, fork.branch_starts, fork.branches, strict=True
+    ):
+        origin[start : start + length] = start
+        for first, tokens in zip(starts, own, strict=True):
+            source[first : first + tokens] = start + length - 1
+            origin[first : first + tokens] = start
+            ahead[first : first + tokens] = torch.arange(1, tokens + 1)
+    flat = standing.flatten(-2)
+    source, origin, ahead = (part.to(ids.device) for part in (source, origin, ahead))
+    positions: Tensor = flat[..., source] - flat[..., origin] + ahead
+    return positions.view(*flat.shape[:-1], rows, width)
+
+
+def forked_states(model: PreTrainedModel, fork: Fork, **inputs: Any) -> Tensor:
+    """Returns the states after the final norm, [rows x L, H]; the LM head is not run.
+
+    Args:
+        model: with forks enabled.
+        fork: of the batch.
+        inputs: the other keys of the batch.
+    """
+    backbone = cast(Any, model).model
+    ids = inputs["input_ids"]
+    layout = _layout(fork, ids.device)
+    if family_of(model.config).image_blocks and "token_type_ids" in inputs:
+        layout.blocks = _image_blocks(inputs["token_type_ids"].flatten(), fork, layout)
+    # A mask of four dimensions keeps the model from making one; the attention does not look at it.
+    unused: Any = ids.new_zeros(1, 1, 1, 1)
+    if family_of(model.config).image_blocks:
+        unused = dict.fromkeys(("full_attention", "sliding_attention"), unused)
+    output = backbone(
+        **inputs,
+        attention_mask=unused,
+        position_ids=_positions(backbone, fork, inputs),
+        use_cache=False,
+        fork=layout,
+    )
+    states: Tensor = output.last_hidden_state.flatten(0, 1)
+    return states
+
+
+def _image_blocks(types: Tensor, fork: Fork, layout: _Layout) -> Tensor:
+    """Returns [B, P], the number of each token's image in its case, -1 for text."""
+    cases, _, prefix, _ = layout.shape
+    own = (
+        types[: cases * prefix].view(cases, prefix)
+        if layout.prefix is None
+        else types[layout.prefix]
+    )
+    pictured = own == 1
+    before = pad(pictured, (1, 0))[:, :-1]
+    number = (pictured & ~before).long().cumsum(dim=1) - 1
+    return torch.where(pictured, number, -1)
