@@ -12,6 +12,9 @@ import numpy as np
 from medrm.data.votes import Draft, Vote
 from medrm.schema import Ranking
 
+Unit = frozenset[tuple[Hashable, int]]
+"""How often each value was given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -28,23 +31,31 @@ class Agreement:
     annotators: int
 
 
-def agreements(drafts: Iterable[Draft]) -> dict[str, Agreement]:
-    """Returns the agreement on each dimension that at least two annotators judged in some case.
+class AgreementTally:
+    """Counts votes draft by draft; of equal units only the number is kept."""
 
-    Source of alpha: K. Krippendorff, Content Analysis, 2004, chapter 11; computed by
-    `krippendorff`.
-    """
-    units: dict[str, list[Counter[Hashable]]] = defaultdict(list)
-    annotators: dict[str, set[str]] = defaultdict(set)
-    for draft in drafts:
-        for dimension, votes in draft.votes.items():
-            if len(votes) > 1:
-                annotators[dimension].update(vote.annotator for vote in votes)
-                units[dimension] += _units(votes)
-    return {
-        dimension: _agreement(counts, len(annotators[dimension]))
-        for dimension, counts in units.items()
-    }
+    def __init__(self) -> None:
+        self._units: dict[str, Counter[Unit]] = defaultdict(Counter)
+        self._annotators: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, drafts: Iterable[Draft]) -> None:
+        """Counts the votes of drafts in."""
+        for draft in drafts:
+            for dimension, votes in draft.votes.items():
+                if len(votes) > 1:
+                    self._annotators[dimension].update(vote.annotator for vote in votes)
+                    self._units[dimension].update(frozenset(unit.items()) for unit in _units(votes))
+
+    def agreements(self) -> dict[str, Agreement]:
+        """Returns the agreement on each dimension that at least two annotators judged in some case.
+
+        Source of alpha: K. Krippendorff, Content Analysis, 2004, chapter 11; computed by
+        `krippendorff`.
+        """
+        return {
+            dimension: _agreement(units, len(self._annotators[dimension]))
+            for dimension, units in self._units.items()
+        }
 
 
 def _units(votes: list[Vote]) -> list[Counter[Hashable]]:
@@ -64,14 +75,16 @@ def _places(ranking: Ranking) -> dict[int, int]:
     return {answer: place for place, tied in enumerate(ranking) for answer in tied}
 
 
-def _agreement(counts: list[Counter[Hashable]], annotators: int) -> Agreement:
+def _agreement(units: Counter[Unit], annotators: int) -> Agreement:
     import krippendorff
 
+    counts = [dict(unit) for unit in units]
     values = sorted({value for count in counts for value in count}, key=str)
-    table = np.array([[count[value] for value in values] for count in counts])
+    distinct = np.array([[count.get(value, 0) for value in values] for count in counts])
+    table = np.repeat(distinct, list(units.values()), axis=0)
     votes = table.sum(axis=1)
     agreeing = (table * (table - 1)).sum(axis=1) / (votes * (votes - 1))
     alpha = None
     if len(values) > 1:
         alpha = float(krippendorff.alpha(value_counts=table, level_of_measurement="nominal"))
-    return Agreement(alpha, float(agreeing.mean()), len(counts), annotators)
+    return Agreement(alpha, float(agreeing.mean()), len(table), annotators)

@@ -10,19 +10,21 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medrm.data.columns import chunks
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
     from PIL import Image
 
@@ -54,6 +56,7 @@ _UNREADABLE = (
 )
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _THREADS = min(8, os.cpu_count() or 1)
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,55 @@ class ImageFacts:
     mode: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """Reads the bytes of an image that is a file.
+
+    Attributes:
+        path: of the file itself.
+        link: the way to it through symbolic links; empty: there is none.
+    """
+
+    path: str
+    link: str = ""
+
+    def __call__(self) -> bytes:
+        """Returns the bytes."""
+        return Path(self.path).read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCell:
+    """Reads the bytes of an image in a cell of a table.
+
+    Attributes:
+        files: the Arrow files of the table, in their order.
+        row: of the table, from 0.
+        column: holds an image, or a list of them.
+        position: in the list; None: the cell is one image.
+    """
+
+    files: tuple[str, ...]
+    row: int
+    column: str
+    position: int | None
+
+    def __call__(self) -> bytes:
+        """Returns the bytes."""
+        cell = _arrow_table(self.files)[self.column][self.row].as_py()
+        stored: bytes = (cell if self.position is None else cell[self.position])["bytes"]
+        return stored
+
+
+@lru_cache(maxsize=64)
+def _arrow_table(files: tuple[str, ...]) -> pa.Table:
+    """Returns a table whose rows stay in its files."""
+    import pyarrow as pa
+
+    maps = [pa.ipc.open_stream(pa.memory_map(path)).read_all() for path in files]
+    return pa.concat_tables(maps)
+
+
 def file_image(
     path: str | Path, root: Path, name: str | None = None, boundary: Path | None = None
 ) -> ImageRef:
@@ -88,7 +140,8 @@ def file_image(
     """
     written = str(path)
     location = _inside(written, root, boundary or root)
-    read = partial(Path.read_bytes, location)
+    way = os.path.abspath(root / written)
+    read = StoredFile(str(location), "" if way == str(location) else way)
     digest, problem = "", None
     try:
         if not location.is_file():
@@ -256,12 +309,18 @@ def examine(
     """
     distinct = {ref.digest: ref for case in cases for ref in case.images if ref.digest}
     facts: dict[str, ImageFacts] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for digest, fact in zip(distinct, pool.map(_facts, distinct.values()), strict=True):
-            facts[digest] = fact
-            if progress is not None:
-                progress(len(facts), len(distinct))
+    for digest, fact in zip(distinct, facts_of(distinct.values()), strict=True):
+        facts[digest] = fact
+        if progress is not None:
+            progress(len(facts), len(distinct))
     return facts
+
+
+def facts_of(refs: Iterable[ImageRef]) -> Iterator[ImageFacts]:
+    """Yields what decoding each image shows; a few are decoded at once."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for chunk in chunks(refs, _AT_ONCE):
+            yield from pool.map(_facts, chunk)
 
 
 def _facts(ref: ImageRef) -> ImageFacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ def read_layout(root: Path, boundary: Path | None = None) -> Reading:
         DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
             message.
     """
+    return Reading(_drafts(root, boundary or root))
+
+
+def _drafts(root: Path, boundary: Path) -> Iterator[Draft]:
     folder = root / FOLDER
     problems: list[str] = []
     organ_of: dict[str, str] = {}
-    drafts: list[Draft] = []
     labels = {path.stem for path in folder.glob("*.jsonl")}
     inputs = {path.stem for path in (folder / "parquet").glob("*.parquet")}
     for organ in sorted(labels - inputs):
@@ -39,23 +43,20 @@ def read_layout(root: Path, boundary: Path | None = None) -> Reading:
         problems.append(f"parquet/{organ}.parquet has no {organ}.jsonl beside it")
     for organ in sorted(labels & inputs):
         answers = _read_labels(open_table(folder / f"{organ}.jsonl"), organ, problems)
-        table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary or root)
-        joined = _join(table, organ, answers, problems)
-        for draft in joined:
+        table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary)
+        for draft in _join(table, organ, answers, problems):
             known = organ_of.setdefault(draft.case_id, organ)
             if known != organ:
                 problems.append(f"question_id {draft.case_id!r} occurs in {known} and in {organ}")
-        drafts += joined
+            yield draft
     if not labels | inputs:
         problems.append("it holds no <organ>.jsonl and no parquet/<organ>.parquet")
     if problems:
         raise DataError(report(f"{folder} has {len(problems)} problems.", problems))
-    return Reading(drafts)
 
 
 def _read_labels(table: Table, organ: str, problems: list[str]) -> dict[str, dict[str, list[Vote]]]:
     """Returns the votes by question id; the released label counts as one vote of one expert."""
-    problems += [f"{table.name} {problem}" for problem in table.problems]
     labels: dict[str, dict[str, list[Vote]]] = {}
     for place, row in table.rows:
         where = f"{table.name} {place}"
@@ -69,6 +70,7 @@ def _read_labels(table: Table, organ: str, problems: list[str]) -> dict[str, dic
         if case_id in labels:
             problems.append(f"{where}: question_id {case_id!r} occurs twice")
         labels[case_id] = _read_answer(row["human_answer"], f"{where} ({case_id!r})", problems)
+    problems += [f"{table.name} {problem}" for problem in table.problems]
     return labels
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from medrm.data.columns import Places, column, flat, owners, text_mark, texts_of
 from medrm.data.images import ImageFacts, decode
 from medrm.schema import Case, ImageRef
 
@@ -23,7 +23,7 @@ GREY_DIFFERENCE = 2.0
 """Of 255: pictures whose mean absolute grey difference is at most this are the same."""
 
 _SIDE = 128
-_CHUNK = 256
+_COMPARED_AT_ONCE = 2**22
 
 Sameness = Literal["the same bytes", "the same pixels", "nearly the same pixels"]
 
@@ -64,41 +64,34 @@ def find_leaks(
         facts: of the images of both (`images.examine`).
         synthetic: drawn images look alike by nature: equality of bytes or pixels alone counts.
     """
-    train_case = {ref.digest: case.case_id for case in train for ref in case.images}
-    benchmark_case = {ref.digest: case.case_id for case in benchmark for ref in case.images}
+    ours, theirs = _Pictures(train, facts), _Pictures(benchmark, facts)
     fatal = [
-        f"image {same.right.name!r} of benchmark case {benchmark_case[same.right.digest]!r} has "
-        f"{same.how} as image {same.left.name!r} of training case {train_case[same.left.digest]!r}"
-        for same in same_pictures(train, benchmark, facts, synthetic)
+        f"image {same.right.name!r} of benchmark case {theirs.case(same.right)!r} has "
+        f"{same.how} as image {same.left.name!r} of training case {ours.case(same.left)!r}"
+        for same in _shared_pictures(ours, theirs, synthetic)
     ]
-    questions = {plain_text(case.question) for case in train}
-    answers = {plain_text(answer) for case in train for answer in case.answers}
-    texts = {_text(case): case.case_id for case in train if not case.images}
-    fatal += [
-        f"text-only benchmark case {case.case_id!r} has the question and the answers of training "
-        f"case "
-        f"{texts[_text(case)]!r}"
-        for case in benchmark
-        if not case.images and _text(case) in texts
-    ]
-    return LeakReport(
-        tuple(fatal),
-        sum(plain_text(case.question) in questions for case in benchmark),
-        sum(any(plain_text(answer) in answers for answer in case.answers) for case in benchmark),
-    )
+    fatal += _shared_texts(train, benchmark)
+    questions = np.isin(column(benchmark, "question"), column(train, "question"))
+    answers = np.isin(flat(benchmark, "answer"), flat(train, "answer"))
+    answered = owners(column(benchmark, "answers"))[answers]
+    return LeakReport(tuple(fatal), int(questions.sum()), len(np.unique(answered)))
 
 
-def plain_text(text: str) -> str:
-    """Returns a text in lower case, its white space as single blanks."""
-    return re.sub(r"\s+", " ", text).strip().casefold()
-
-
-def _text(case: Case) -> tuple[str, ...]:
-    return (plain_text(case.question), *sorted(map(plain_text, case.answers)))
+def _shared_texts(train: Sequence[Case], benchmark: Sequence[Case]) -> Iterator[str]:
+    """Yields a sentence for each text-only case that is in both."""
+    ours, theirs = (np.flatnonzero(column(cases, "images") == 0) for cases in (train, benchmark))
+    marks = column(train, "texts")[ours]
+    for place in theirs[np.isin(column(benchmark, "texts")[theirs], marks)].tolist():
+        case = benchmark[place]
+        twin = train[int(ours[marks == text_mark(*texts_of(case))][-1])]
+        yield (
+            f"text-only benchmark case {case.case_id!r} has the question and the answers of "
+            f"training case {twin.case_id!r}"
+        )
 
 
 def same_pictures(
-    left: Iterable[Case], right: Iterable[Case], facts: Mapping[str, ImageFacts], synthetic: bool
+    left: Sequence[Case], right: Sequence[Case], facts: Mapping[str, ImageFacts], synthetic: bool
 ) -> list[SamePicture]:
     """Returns for each distinct image of `right` an image of `left` that shows the same picture.
 
@@ -106,29 +99,87 @@ def same_pictures(
     every two that look nearly alike are returned, for likeness does not pass on: two images may be
     like a third one and not like each other. A perceptual hit counts only after the pixel check.
     """
-    ours, theirs = _distinct(left), _distinct(right)
-    within = left is right
-    by_pixels: dict[str, ImageRef] = {}
-    for digest, ref in ours.items():
-        if facts[digest].problem is None:
-            by_pixels.setdefault(facts[digest].pixel_digest, ref)
-    found: dict[str, SamePicture] = {}
-    for digest, ref in theirs.items():
-        if digest in ours and not within:
-            found[digest] = SamePicture(ours[digest], ref, "the same bytes")
-            continue
-        twin = by_pixels.get(facts[digest].pixel_digest)
-        if twin is not None and twin.digest != digest:
-            found[digest] = SamePicture(twin, ref, "the same pixels")
+    ours = _Pictures(left, facts)
+    return _shared_pictures(ours, ours if left is right else _Pictures(right, facts), synthetic)
+
+
+class _Pictures:
+    """The distinct images of some cases, in the order in which they are first met, as arrays.
+
+    `digests` and `pixels` are those of bytes and pixels (empty: it cannot be decoded), `hashes`
+    the perceptual ones.
+    """
+
+    def __init__(self, cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> None:
+        self._cases = cases
+        self._ends = np.cumsum(column(cases, "images"), dtype=np.int64)
+        shown = flat(cases, "image")
+        known = np.flatnonzero(shown != b"")
+        digests, first = np.unique(shown[known], return_index=True)
+        # Where an image stands more than once, the last place gives name and case.
+        _, last = np.unique(shown[known[::-1]], return_index=True)
+        order = np.argsort(first)
+        self.digests: NDArray[np.bytes_] = digests[order]
+        self._places = known[::-1][last][order]
+        kind = np.dtype([("pixels", "S64"), ("hash", "<u8")])
+        looks = (_look(facts[digest.decode()]) for digest in self.digests.tolist())
+        seen = np.fromiter(looks, kind, len(self.digests))
+        self.pixels, self.hashes = seen["pixels"], seen["hash"]
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def ref(self, number: int) -> ImageRef:
+        """Returns an image."""
+        place = int(self._places[number])
+        images = self._case(place).images
+        return images[place - int(self._ends[self._number(place)]) + len(images)]
+
+    def case(self, ref: ImageRef) -> str:
+        """Returns the id of the case that has an image."""
+        number = int(np.flatnonzero(self.digests == ref.digest.encode())[0])
+        return self._case(int(self._places[number])).case_id
+
+    def _case(self, place: int) -> Case:
+        return self._cases[self._number(place)]
+
+    def _number(self, place: int) -> int:
+        return int(np.searchsorted(self._ends, place, side="right"))
+
+
+def _look(facts: ImageFacts) -> tuple[str, int]:
+    return ("" if facts.problem else facts.pixel_digest, facts.perceptual_hash)
+
+
+def _shared_pictures(ours: _Pictures, theirs: _Pictures, synthetic: bool) -> list[SamePicture]:
+    within, found = ours is theirs, dict[int, SamePicture]()
+    if not within:
+        for number, twin in _twins(theirs.digests, ours.digests):
+            found[number] = SamePicture(ours.ref(twin), theirs.ref(number), "the same bytes")
+    for number, twin in _twins(theirs.pixels, ours.pixels):
+        itself = ours.digests[twin] == theirs.digests[number]
+        if number not in found and theirs.pixels[number] and not itself:
+            found[number] = SamePicture(ours.ref(twin), theirs.ref(number), "the same pixels")
+    pairs = [found[number] for number in sorted(found)]
     if synthetic:
-        return list(found.values())
-    rest = [ref for digest, ref in theirs.items() if within or digest not in found]
-    near = _near(list(ours.values()), rest, facts)
+        return pairs
+    rest = [number for number in range(len(theirs)) if within or number not in found]
+    near = _near(ours, theirs, np.array(rest, dtype=np.int64))
     if within:
-        return [*found.values(), *_once(near, found.values())]
+        return [*pairs, *_once(near, pairs)]
+    first: dict[str, SamePicture] = {}
     for same in near:
-        found.setdefault(same.right.digest, same)
-    return list(found.values())
+        first.setdefault(same.right.digest, same)
+    return [*pairs, *first.values()]
+
+
+def _twins(values: NDArray[np.bytes_], among: NDArray[np.bytes_]) -> Iterator[tuple[int, int]]:
+    """Yields the places of values that are also among others, with their first place there."""
+    if len(among):
+        known, first = np.unique(among, return_index=True)
+        places = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        for number in np.flatnonzero(known[places] == values).tolist():
+            yield number, int(first[places[number]])
 
 
 def _once(near: Iterable[SamePicture], known: Iterable[SamePicture]) -> Iterator[SamePicture]:
@@ -141,35 +192,30 @@ def _once(near: Iterable[SamePicture], known: Iterable[SamePicture]) -> Iterator
             yield same
 
 
-def _distinct(cases: Iterable[Case]) -> dict[str, ImageRef]:
-    return {ref.digest: ref for case in cases for ref in case.images if ref.digest}
+def _near(ours: _Pictures, theirs: _Pictures, among: Places) -> Iterator[SamePicture]:
+    """Yields pairs whose perceptual hashes are close and whose pixels pass the check.
 
+    Args:
+        ours: the images on the left.
+        theirs: those on the right.
+        among: which of the right are compared.
+    """
 
-def _near(
-    left: Sequence[ImageRef], right: Sequence[ImageRef], facts: Mapping[str, ImageFacts]
-) -> Iterator[SamePicture]:
-    """Yields pairs whose perceptual hashes are close and whose pixels pass the check."""
-    ours = [ref for ref in left if facts[ref.digest].problem is None]
-    theirs = [ref for ref in right if facts[ref.digest].problem is None]
-    known = {ref.digest: ref for ref in (*ours, *theirs)}
-
-    @lru_cache(maxsize=4096)  # 64 KiB each
-    def small_grey(digest: str) -> NDArray[np.float32]:
-        image = decode(known[digest]).convert("L").resize((_SIDE, _SIDE))
+    @lru_cache(maxsize=1024)  # 64 KiB each
+    def small_grey(ref: ImageRef) -> NDArray[np.float32]:
+        image = decode(ref).convert("L").resize((_SIDE, _SIDE))
         return np.asarray(image, dtype=np.float32)
 
-    hashes = _hashes(ours, facts)
-    for start in range(0, len(theirs), _CHUNK):
-        chunk = theirs[start : start + _CHUNK]
-        apart = np.bitwise_count(_hashes(chunk, facts)[:, None] ^ hashes[None, :])
-        for row, column in np.argwhere(apart <= HASH_BITS):
-            a, b = ours[column], chunk[row]
-            if a.digest == b.digest:
+    left = np.flatnonzero(ours.pixels != b"")
+    right = among[theirs.pixels[among] != b""]
+    at_once = max(1, _COMPARED_AT_ONCE // max(1, len(left)))
+    for start in range(0, len(right), at_once):
+        chunk = right[start : start + at_once]
+        apart = np.bitwise_count(theirs.hashes[chunk][:, None] ^ ours.hashes[left][None, :])
+        for row, place in np.argwhere(apart <= HASH_BITS).tolist():
+            if ours.digests[left[place]] == theirs.digests[chunk[row]]:
                 continue
-            difference = np.abs(small_grey(a.digest) - small_grey(b.digest)).mean()
+            a, b = ours.ref(int(left[place])), theirs.ref(int(chunk[row]))
+            difference = np.abs(small_grey(a) - small_grey(b)).mean()
             if difference <= GREY_DIFFERENCE:
                 yield SamePicture(a, b, "nearly the same pixels")
-
-
-def _hashes(refs: Sequence[ImageRef], facts: Mapping[str, ImageFacts]) -> NDArray[np.uint64]:
-    return np.array([facts[ref.digest].perceptual_hash for ref in refs], dtype=np.uint64)

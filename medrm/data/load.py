@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medrm.assets import asset
-from medrm.data.agreement import Agreement, agreements
+from medrm.data.agreement import Agreement
+from medrm.data.build import file_part, joint_digest, open_index, ordered
+from medrm.data.columns import column
+from medrm.data.index import StoredCases
 from medrm.data.layout import FOLDER, read_layout
 from medrm.data.organs import read_department_map
 from medrm.data.preferences import PreferenceColumns, read_preferences
@@ -29,11 +32,10 @@ from medrm.data.sources import (
     phantom_folder,
     read_description,
 )
-from medrm.data.split import clusters_of
-from medrm.data.tables import SUFFIXES, Table, open_table
-from medrm.data.votes import Draft, LabelRules, labels_of
+from medrm.data.tables import SUFFIXES, open_table
+from medrm.data.votes import LabelRules
 from medrm.errors import DataError, nearest
-from medrm.schema import DIMENSIONS, Case, Label, PairLabel
+from medrm.schema import Case
 
 VOTES_FILE = "votes.jsonl"
 ABOUT_FILE = "dataset.json"
@@ -54,7 +56,7 @@ class CaseSet:
     name: str
     revision: str
     digest: str
-    cases: tuple[Case, ...]
+    cases: Sequence[Case]
     excluded: tuple[Excluded, ...] = ()
     dimensions: tuple[str, ...] = ()
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
@@ -64,11 +66,12 @@ class CaseSet:
 
 @dataclass(frozen=True)
 class _Source:
-    """What was read, before it becomes a set."""
+    """What a set is read from, and how."""
 
     name: str
     revision: str
-    reading: Reading
+    files: Sequence[Path]
+    read: Callable[[], Reading]
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -98,37 +101,20 @@ def read_set(
     """
     departments = read_department_map(department_map) if department_map else {}
     found = (described and _brought(described, Path(source))) or _find(source)
-    drafts = found.reading.drafts
-    if not drafts:
-        raise DataError(
-            f"{source} holds no case that can be used ({len(found.reading.excluded)} rows were set "
-            "aside); give at least one."
-        )
-    labels = labels_of(drafts, rules or LabelRules())
-    cases = tuple(
-        _case(draft, label, cluster, departments)
-        for draft, label, cluster in zip(drafts, labels, clusters_of(drafts), strict=True)
-    )
+    parts = [source, found.name, found.revision, list(map(file_part, found.files))]
+    store = open_index(source, parts, found.read, rules or LabelRules(), departments)
+    about = store.about
     return CaseSet(
         found.name,
         found.revision,
-        digest_of(cases),
-        cases,
-        tuple(found.reading.excluded),
-        dimensions_of(cases),
-        agreements(drafts),
+        about["digest"],
+        StoredCases(store),
+        tuple(Excluded(*entry) for entry in about["excluded"]),
+        ordered(about["dimensions"]),
+        {name: Agreement(*values) for name, values in about["agreement"].items()},
         found.about.get("ceiling", {}),
         found.about.get("synthetic", False),
     )
-
-
-def _case(
-    draft: Draft, labels: Mapping[str, Label], cluster: str, departments: Mapping[str, str]
-) -> Case:
-    groups = dict(draft.groups)
-    if "department" not in groups and groups.get("organ") in departments:
-        groups["department"] = departments[groups["organ"]]
-    return Case(draft.case_id, draft.images, draft.question, draft.answers, labels, cluster, groups)
 
 
 def _brought(described: str, path: Path) -> _Source | None:
@@ -142,7 +128,7 @@ def _brought(described: str, path: Path) -> _Source | None:
         return None
     files = released_files(description, path)
     if files:
-        return _Source(described, "local", read_released(description, files))
+        return _Source(described, "local", files, partial(read_released, description, files))
     if path.is_dir() and not any((path / name).exists() for name in _IN_FOLDERS):
         raise DataError(
             f"{path} holds no {', '.join(description.files)} (data/{described}/README.md), and "
@@ -158,7 +144,7 @@ def _find(source: str) -> _Source:
     if path.is_dir():
         return _folder(path)
     if path.is_file():
-        return _Source(path.stem, "local", _file(open_table(path), path), _about(path.parent))
+        return _table(path.stem, "local", path)
     if is_hub_id(source):
         for description in descriptions():
             if description.source == source:
@@ -174,10 +160,9 @@ def _find(source: str) -> _Source:
 def _folder(path: Path) -> _Source:
     name = path.resolve().name
     if (path / FOLDER).is_dir():
-        return _Source(name, "local", read_layout(path), _about(path))
+        return _layout(name, "local", path, path)
     if (path / VOTES_FILE).is_file():
-        votes = path / VOTES_FILE
-        return _Source(name, "local", _file(open_table(votes), votes), _about(path))
+        return _table(name, "local", path / VOTES_FILE)
     if (path / DESCRIPTION).is_file():
         return _described(read_description(path / DESCRIPTION))
     raise DataError(
@@ -189,10 +174,7 @@ def _folder(path: Path) -> _Source:
 def _described(description: Description) -> _Source:
     if description.form == "phantom":
         folder = phantom_folder(description.cases, description.seed)
-        votes = folder / VOTES_FILE
-        return _Source(
-            description.name, folder.name, _file(open_table(votes), votes), _about(folder)
-        )
+        return _table(description.name, folder.name, folder / VOTES_FILE)
     if description.source is None:
         raise DataError(
             f"The files of {description.name!r} must be brought: "
@@ -202,24 +184,34 @@ def _described(description: Description) -> _Source:
     if description.form == "layout":
         folder = hub_layout(description.source, description.revision)
         # A snapshot's files are links into the folder of the repository.
-        reading = read_layout(folder, boundary=folder.parent.parent)
-        return _Source(description.name, folder.name, reading)
+        return _layout(description.name, folder.name, folder, folder.parent.parent)
     if description.form in RELEASED:
         folder = hub_files(description.source, description.revision, description.files)
         files = released_files(description, folder)
-        reading = read_released(description, files, boundary=folder.parent.parent)
-        return _Source(description.name, folder.name, reading)
+        read = partial(read_released, description, files, boundary=folder.parent.parent)
+        return _Source(description.name, folder.name, files, read)
     return _hub(description.source, description)
 
 
 def _hub(source: str, description: Description) -> _Source:
     table, commit = hub_table(source, description.revision, description.split)
-    columns = description.preference_columns
-    return _Source(description.name, commit, read_preferences(table, Path(source), columns))
+    read = partial(read_preferences, table, Path(source), description.preference_columns)
+    return _Source(description.name, commit, list(map(Path, table.files)), read)
 
 
-def _file(table: Table, path: Path) -> Reading:
+def _layout(name: str, revision: str, folder: Path, boundary: Path) -> _Source:
+    files = [*(folder / FOLDER).glob("*.jsonl"), *(folder / FOLDER).glob("parquet/*.parquet")]
+    read = partial(read_layout, folder, boundary)
+    return _Source(name, revision, sorted(files), read, _about(folder))
+
+
+def _table(name: str, revision: str, path: Path) -> _Source:
+    return _Source(name, revision, [path], partial(_file, path), _about(path.parent))
+
+
+def _file(path: Path) -> Reading:
     """Reads votes or preference rows, told apart by their columns."""
+    table = open_table(path)
     columns = _preference_columns(table.columns)
     if columns is not None:
         return read_preferences(table, path, columns)
@@ -258,23 +250,13 @@ def _about(folder: Path) -> dict[str, Any]:
     return content
 
 
-def dimensions_of(cases: Iterable[Case]) -> tuple[str, ...]:
+def dimensions_of(cases: Sequence[Case]) -> tuple[str, ...]:
     """Returns the dimensions that some label mentions, the benchmark's six first in their order."""
-    mentioned = {dimension for case in cases for dimension in case.labels}
-    return (*(name for name in DIMENSIONS if name in mentioned), *sorted(mentioned - {*DIMENSIONS}))
+    if isinstance(cases, StoredCases):
+        return ordered(cases.mentioned())
+    return ordered({dimension for case in cases for dimension in case.labels})
 
 
-def digest_of(cases: Iterable[Case]) -> str:
+def digest_of(cases: Sequence[Case]) -> str:
     """Returns the SHA-256 over what the cases say, whatever their order."""
-    digest = hashlib.sha256()
-    for case in sorted(cases, key=lambda case: case.case_id):
-        labels = {
-            dimension: [label.shares, label.votes]
-            if isinstance(label, PairLabel)
-            else label.rankings
-            for dimension, label in case.labels.items()
-        }
-        images = [ref.digest for ref in case.images]
-        content = [case.case_id, case.question, case.answers, labels, images]
-        digest.update(json.dumps(content, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
+    return joint_digest(column(cases, "digest"))

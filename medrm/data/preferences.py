@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from medrm.data.columns import repeats
 from medrm.data.rows import GROUPS, INDEPENDENT, Excluded, Reading, read_groups
 from medrm.data.tables import Row, Table, missing_columns, row_images
 from medrm.data.votes import Draft, Vote
@@ -54,15 +58,18 @@ def read_preferences(table: Table, path: Path, columns: PreferenceColumns) -> Re
     Raises:
         DataError: every missing column, wrong row and image path, in one message.
     """
-    problems = table.problems
-    problems += missing_columns(table.columns, (columns.chosen, columns.rejected))
-    reading = Reading([])
-    seen: set[str] = set()
+    excluded: list[Excluded] = []
+    return Reading(_drafts(table, path, columns, excluded), excluded)
+
+
+def _drafts(
+    table: Table, path: Path, columns: PreferenceColumns, excluded: list[Excluded]
+) -> Iterator[Draft]:
+    problems = missing_columns(table.columns, (columns.chosen, columns.rejected))
+    ids = array("q")
     for index, (place, row) in enumerate(table.rows if not problems else ()):
         case_id = str(row.get(columns.case_id) or f"row-{index + 1:06d}")
-        if case_id in seen:
-            problems.append(f"{place}: {columns.case_id} {case_id!r} occurs twice")
-        seen.add(case_id)
+        ids.append(hash(case_id))
         try:
             images = row_images(table, index, row, _image_column(row, columns))
             texts = _texts(row, columns, len(images))
@@ -70,12 +77,14 @@ def read_preferences(table: Table, path: Path, columns: PreferenceColumns) -> Re
             problems.append(f"{place}: {error}")
             continue
         if isinstance(texts, str):
-            reading.excluded.append(Excluded(case_id, texts))
+            excluded.append(Excluded(case_id, texts))
         else:
-            reading.drafts.append(_draft(case_id, images, texts, row, columns))
+            yield _draft(case_id, images, texts, row, columns)
+    for place, row in (table.rows[index] for index in repeats(np.array(ids)).tolist()):
+        problems.append(f"{place}: {columns.case_id} {row[columns.case_id]!r} occurs twice")
+    problems[:0] = table.problems
     if problems:
         raise DataError(report(f"{path} has {len(problems)} problems.", problems))
-    return reading
 
 
 def _image_column(row: Row, columns: PreferenceColumns) -> str:

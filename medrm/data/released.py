@@ -57,7 +57,6 @@ def read_released(
     seen: Counter[str] = Counter()
     for path in files:
         table = open_table(path, boundary)
-        problems += [f"{path.name} {problem}" for problem in table.problems]
         missing = missing_columns(table.columns, _required(description))
         problems += [f"{path.name}: {problem}" for problem in missing]
         for index, (place, row) in enumerate(table.rows if not missing else ()):
@@ -70,6 +69,7 @@ def read_released(
             if seen[draft.case_id] > 1:
                 draft.case_id += f"#{seen[draft.case_id]}"
             drafts.append(draft)
+        problems += [f"{path.name} {problem}" for problem in table.problems]
     if problems:
         name = description.name
         title = f"{name} has {len(problems)} problems; data/{name}/README.md says how it is had."

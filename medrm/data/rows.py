@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from medrm.data.columns import chunks
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.tables import Row, Table
 from medrm.data.votes import Draft, Vote
 from medrm.errors import DataError, nearest, report
-from medrm.schema import DIMENSIONS, Choice, Ranking
+from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
 GROUPS = ("organ", "department", "modality", "source")
 INDEPENDENT = ("patient", "study")
@@ -21,6 +25,8 @@ _REQUIRED = ("case_id", "question", "annotator", "votes")
 _CONTENT = ("image", "images", "answer_a", "answer_b", "answers")
 _ACCEPTED = (*_REQUIRED, *_CONTENT, *GROUPS, *INDEPENDENT)
 _CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
+_CASES_AT_ONCE = 256
+_KEPT_REFERENCES = 2**14
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,12 @@ class Excluded:
 
 @dataclass
 class Reading:
-    """What one source gave: drafts of cases, and the rows set aside."""
+    """What one source gives: drafts of cases, read as they are asked for, and rows set aside.
 
-    drafts: list[Draft]
+    Problems are raised when all drafts were asked for; only then is `excluded` complete.
+    """
+
+    drafts: Iterable[Draft]
     excluded: list[Excluded] = field(default_factory=list)
 
 
@@ -43,6 +52,7 @@ class Reading:
 class _Line:
     """One checked line, its images still paths."""
 
+    row: int
     place: str
     case_id: str
     paths: tuple[str, ...]
@@ -68,50 +78,92 @@ class _Line:
 def read_votes(table: Table, path: Path) -> Reading:
     """Returns the cases of a votes file, in the order in which they first appear.
 
+    The file is read twice: first to find the lines of each case, which need not stand together.
+
     Raises:
         DataError: every wrong line, value and image path of the file, in one message.
     """
-    problems = table.problems
-    lines = []
-    wrong_keys: dict[str, list[str]] = {}
-    for place, row in table.rows:
-        for problem in (keys := list(_key_problems(row))):
-            wrong_keys.setdefault(problem, []).append(place)
-        if keys:
-            continue
-        found, line = _read_line(place, row)
-        problems += [f"{place} (case {row['case_id']!r}): {problem}" for problem in found]
-        if line is not None:
-            lines.append(line)
-    problems += [
-        f"{places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''}: {problem}"
-        for problem, places in wrong_keys.items()
-    ]
-    references, outside = file_images(
-        (name for line in lines for name in line.paths), table.folder, table.boundary
-    )
-    for line in lines:
-        problems += [f"{line.place}: {outside[name]}" for name in line.paths if name in outside]
-    first: dict[str, _Line] = {}
-    drafts: dict[str, Draft] = {}
-    for line in lines:
-        known = first.setdefault(line.case_id, line)
-        problems += _conflicts(known, line)
-        if line.case_id not in drafts and not any(name in outside for name in line.paths):
-            images = tuple(references[name] for name in line.paths)
-            drafts[line.case_id] = Draft(
-                line.case_id,
-                images,
-                line.question,
-                line.answers,
-                independent=line.independent,
-                groups=line.groups,
-            )
-        if line.case_id in drafts:
-            problems += _cast(drafts[line.case_id], line)
+    return Reading(_drafts(table, path))
+
+
+_Found = list[tuple[int, int, str]]
+"""Problems: their rank in the message, the row, what is wrong."""
+
+
+def _drafts(table: Table, path: Path) -> Iterator[Draft]:
+    found: _Found = []
+    wrong_keys: dict[str, list[int]] = {}
+    references: dict[str, ImageRef] = {}
+    for chunk in chunks(_by_case(table), _CASES_AT_ONCE):
+        cases = [list(_lines(rows, found, wrong_keys)) for rows in chunk]
+        paths = [name for lines in cases for line in lines for name in line.paths]
+        if len(references) > _KEPT_REFERENCES:
+            references.clear()
+        new, outside = file_images(
+            (name for name in paths if name not in references), table.folder, table.boundary
+        )
+        references |= new
+        for lines in cases:
+            for line in lines:
+                wrong = (outside[name] for name in line.paths if name in outside)
+                found += [(2, line.row, f"{line.place}: {problem}") for problem in wrong]
+            if lines and not any(name in outside for line in lines for name in line.paths):
+                yield _draft(lines, references, found)
+    for problem, places in wrong_keys.items():
+        first = table.rows[min(places)][0]
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        found.append((1, min(places), f"{first}{more}: {problem}"))
+    problems = [*table.problems, *(problem for _, _, problem in sorted(found, key=_rank))]
     if problems:
         raise DataError(report(f"{path} has {len(problems)} problems.", problems))
-    return Reading(list(drafts.values()))
+
+
+def _rank(problem: tuple[int, int, str]) -> tuple[int, int]:
+    return problem[:2]
+
+
+def _by_case(table: Table) -> Iterator[list[tuple[int, str, Row]]]:
+    """Yields the rows of each case with their numbers, cases in the order of their first rows."""
+    marks = np.fromiter((hash(str(row.get("case_id"))) for _, row in table.rows), dtype=np.int64)
+    _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
+    case_of = first[inverse]
+    order = np.argsort(case_of, kind="stable")
+    together = bool((np.diff(order) == 1).all())
+    rows = enumerate(table.rows) if together else ((n, table.rows[n]) for n in order.tolist())
+    for _, own in groupby(rows, key=lambda numbered: case_of[numbered[0]]):
+        yield [(number, place, row) for number, (place, row) in own]
+
+
+def _lines(
+    rows: Iterable[tuple[int, str, Row]], found: _Found, wrong_keys: dict[str, list[int]]
+) -> Iterator[_Line]:
+    """Yields the lines with which nothing is wrong, and adds what is wrong with the others."""
+    for number, place, row in rows:
+        for problem in (keys := list(_key_problems(row))):
+            wrong_keys.setdefault(problem, []).append(number)
+        if keys:
+            continue
+        problems, line = _read_line(number, place, row)
+        found += [(0, number, f"{place} (case {row['case_id']!r}): {text}") for text in problems]
+        if line is not None:
+            yield line
+
+
+def _draft(lines: Sequence[_Line], references: Mapping[str, ImageRef], found: _Found) -> Draft:
+    """Returns the draft of a case's lines, and adds what does not fit together in them."""
+    first = lines[0]
+    draft = Draft(
+        first.case_id,
+        tuple(references[name] for name in first.paths),
+        first.question,
+        first.answers,
+        independent=first.independent,
+        groups=first.groups,
+    )
+    for line in lines:
+        problems = [*_conflicts(first, line), *_cast(draft, line)]
+        found += [(3, line.row, problem) for problem in problems]
+    return draft
 
 
 def _conflicts(first: _Line, line: _Line) -> list[str]:
@@ -140,7 +192,7 @@ def _cast(draft: Draft, line: _Line) -> list[str]:
     return twice
 
 
-def _read_line(place: str, row: Row) -> tuple[list[str], _Line | None]:
+def _read_line(number: int, place: str, row: Row) -> tuple[list[str], _Line | None]:
     """Returns what is wrong with a line that has its keys, and the line where nothing is."""
     paths = row["images"] if "images" in row else [row["image"]]
     answers = row["answers"] if "answers" in row else [row["answer_a"], row["answer_b"]]
@@ -160,6 +212,7 @@ def _read_line(place: str, row: Row) -> tuple[list[str], _Line | None]:
     if problems:
         return problems, None
     line = _Line(
+        number,
         place,
         str(row["case_id"]),
         tuple(paths),

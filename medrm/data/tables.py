@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from medrm.assets import cache_dir
-from medrm.data.images import bytes_image, file_image
+from medrm.data.images import StoredCell, bytes_image, file_image
 from medrm.errors import DataError, nearest
 from medrm.schema import ImageRef
 
@@ -26,17 +26,18 @@ Row = dict[str, Any]
 class Table:
     """Rows with the place where each stands, and what was wrong while reading them.
 
+    Rows are read when asked, one at a time but for `.json`; `problems` is complete once all were.
     `columns` are the keys of the first row. `folder` is what image paths are relative to; no link
-    may leave `boundary`. `images` holds the image columns of a parquet table, read when asked.
+    may leave `boundary`. `files` are the Arrow files of a table that may store images.
     """
 
     name: str
     folder: Path
     boundary: Path
     columns: tuple[str, ...]
-    rows: Iterator[tuple[str, Row]]
+    rows: Sequence[tuple[str, Row]]
     problems: list[str] = field(default_factory=list)
-    images: Dataset | None = None
+    files: tuple[str, ...] = ()
 
 
 def missing_columns(
@@ -62,11 +63,11 @@ def open_table(path: Path, boundary: Path | None = None) -> Table:
         return parquet_table(path, boundary or folder)
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path} is no data file; accepted are {', '.join(SUFFIXES)}.")
-    table = Table(path.name, folder, boundary or folder, (), iter(()))
-    rows = list(_json_lines(path, table.problems) if path.suffix == ".jsonl" else _json_list(path))
-    table.columns = tuple(rows[0][1]) if rows else ()
-    table.rows = iter(rows)
-    return table
+    problems: list[str] = []
+    lines = path.suffix == ".jsonl"
+    rows = JsonLines(path, problems) if lines else list(_json_list(path))
+    _, first = next(iter(rows), ("", {}))
+    return Table(path.name, folder, boundary or folder, tuple(first), rows, problems)
 
 
 def _decoded(text: str) -> Any:
@@ -82,20 +83,86 @@ def _decoded(text: str) -> Any:
     return content
 
 
-def _json_lines(path: Path, problems: list[str]) -> Iterator[tuple[str, Row]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                problems.append(f"line {number}: no valid JSON in UTF-8 ({error})")
-                continue
-            if isinstance(row, dict):
+class JsonLines(Sequence[tuple[str, Row]]):
+    """The objects of a JSON-lines file, parsed when asked.
+
+    Args:
+        path: of the file.
+        problems: what is wrong with its lines, once all were read.
+    """
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        self._path, self._problems = path, problems
+        self._starts, self._numbers = array("Q"), array("Q")
+
+    def __len__(self) -> int:
+        """Returns how many objects there are; known once all were read."""
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        starts, numbers, problems = array("Q"), array("Q"), []
+        start = end = 0
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                start, end = end, end + len(line)
+                if not line.strip():
+                    continue
+                try:
+                    row = self._row(number, line)
+                except (ValueError, RecursionError) as error:
+                    problems.append(f"line {number}: no valid JSON in UTF-8 ({error})")
+                    continue
+                if not isinstance(row, dict):
+                    problems.append(f"line {number}: {type(row).__name__} in place of an object")
+                    continue
+                starts.append(start)
+                numbers.append(number)
                 yield f"line {number}", row
-            else:
-                problems.append(f"line {number}: {type(row).__name__} in place of an object")
+        self._starts, self._numbers, self._problems[:] = starts, numbers, problems
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Row]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, Row]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, Row] | list[tuple[str, Row]]:
+        """Returns an object and its place; to be asked once all were read."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        number = self._numbers[index]
+        with self._path.open("rb") as lines:
+            lines.seek(self._starts[index])
+            return f"line {number}", self._row(number, lines.readline())
+
+    @staticmethod
+    def _row(number: int, line: bytes) -> Any:
+        return _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+
+
+class DatasetRows(Sequence[tuple[str, Row]]):
+    """The rows of a loaded data set, read when asked."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        for number, row in enumerate(self._data, start=1):
+            yield f"row {number}", row
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Row]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, Row]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, Row] | list[tuple[str, Row]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return f"row {index + 1}", self._data[index]
 
 
 def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
@@ -148,7 +215,7 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Tab
     """Returns the rows of a loaded data set, images undecoded."""
     from datasets import Image, List
 
-    pictures = []
+    pictures = False
     for column, feature in data.features.items():
         several = isinstance(feature, List)
         single = feature.feature if several else feature
@@ -156,11 +223,21 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Tab
             stored = Image(decode=False)
             data = data.cast_column(column, List(stored) if several else stored)
         # A file without the metadata of `datasets` has the same structure as a plain struct.
-        if isinstance(single, Image) or (isinstance(single, dict) and "bytes" in single):
-            pictures.append(column)
-    rows = ((f"row {number}", row) for number, row in enumerate(data, start=1))
-    images = data.select_columns(pictures) if pictures else None
-    return Table(name, folder, boundary, tuple(data.column_names), rows, images=images)
+        pictures |= isinstance(single, Image) or (isinstance(single, dict) and "bytes" in single)
+    files = _arrow_files(data) if pictures else ()
+    return Table(name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files)
+
+
+def _arrow_files(data: Dataset) -> tuple[str, ...]:
+    """Returns the files that hold just the rows of a data set, written where it has none."""
+    from datasets import Dataset
+
+    files = tuple(str(file["filename"]) for file in data.cache_files)
+    if not files or sum(len(Dataset.from_file(path)) for path in files) != len(data):
+        folder = cache_dir() / "tables" / f"rows-{data._fingerprint}"
+        data.save_to_disk(str(folder))
+        files = tuple(sorted(map(str, folder.glob("*.arrow"))))
+    return files
 
 
 def row_images(table: Table, index: int, row: Row, column: str | None) -> tuple[ImageRef, ...]:
@@ -188,14 +265,8 @@ def _image(table: Table, index: int, column: str, position: int | None, value: A
         )
     stored, path = value.get("bytes"), value.get("path")
     name = PurePath(path).name if path else f"{table.name} row {index + 1}"
-    if table.images is not None and stored is not None:
-        return bytes_image(name, partial(_stored_bytes, table.images, index, column, position))
+    if table.files and stored is not None:
+        return bytes_image(name, StoredCell(table.files, index, column, position))
     if path is not None:
         return file_image(path, table.folder, boundary=table.boundary)
     return ImageRef(name, "", bytes, "no image is stored")
-
-
-def _stored_bytes(data: Dataset, index: int, column: str, position: int | None) -> bytes:
-    cell = data[index][column]
-    stored: bytes = (cell if position is None else cell[position])["bytes"]
-    return stored

@@ -69,13 +69,52 @@ class LabelRules:
             raise ConfigError("Label rules: " + "; ".join(problems) + ".")
 
 
+@dataclass
+class Voters:
+    """Who voted, and whether some votes are rankings: what label rules must fit."""
+
+    annotators: set[str] = field(default_factory=set)
+    rankings: bool = False
+
+    def add(self, drafts: Iterable[Draft]) -> None:
+        """Counts the votes of drafts in."""
+        for draft in drafts:
+            for cast in draft.votes.values():
+                self.annotators.update(vote.annotator for vote in cast)
+                self.rankings |= any(isinstance(vote.value, tuple) for vote in cast)
+
+    def check(self, rules: LabelRules) -> None:
+        """Refuses rules that do not fit the votes.
+
+        Raises:
+            ConfigError: rankings and rules for pairs, an annotator without a weight, or too few
+                annotators to learn from.
+        """
+        if self.rankings and rules != LabelRules():
+            raise ConfigError(
+                "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
+                "rankings of "
+                "more than two answers. Use the defaults, or label the pairs apart."
+            )
+        if rules.weights is not None and (missing := sorted(self.annotators - set(rules.weights))):
+            raise ConfigError(
+                f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
+            )
+        if rules.aggregation == "dawid_skene" and len(self.annotators) < 3:
+            raise ConfigError(
+                f"Label rules: dawid_skene needs three annotators or more, the votes have "
+                f"{len(self.annotators)}. "
+                "Use shares."
+            )
+
+
 def labels_of(drafts: Sequence[Draft], rules: LabelRules) -> list[dict[str, Label]]:
     """Returns each draft's labels; a dimension on which no vote counts is left out.
 
-    Raises:
-        ConfigError: rules that do not fit the votes, such as an annotator without a weight.
+    Args:
+        drafts: any; all of a set where `aggregation` learns from all votes at once.
+        rules: that fit the votes; `Voters.check`.
     """
-    _check(drafts, rules)
     posteriors = _dawid_skene(drafts) if rules.aggregation == "dawid_skene" else {}
     return [
         {
@@ -85,28 +124,6 @@ def labels_of(drafts: Sequence[Draft], rules: LabelRules) -> list[dict[str, Labe
         }
         for index, draft in enumerate(drafts)
     ]
-
-
-def _check(drafts: Sequence[Draft], rules: LabelRules) -> None:
-    votes = [vote for draft in drafts for cast in draft.votes.values() for vote in cast]
-    rankings = any(isinstance(vote.value, tuple) for vote in votes)
-    annotators = {vote.annotator for vote in votes}
-    if rankings and rules != LabelRules():
-        raise ConfigError(
-            "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
-            "rankings of "
-            "more than two answers. Use the defaults, or label the pairs apart."
-        )
-    if rules.weights is not None and (missing := sorted(annotators - set(rules.weights))):
-        raise ConfigError(
-            f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
-        )
-    if rules.aggregation == "dawid_skene" and len(annotators) < 3:
-        raise ConfigError(
-            f"Label rules: dawid_skene needs three annotators or more, the votes have "
-            f"{len(annotators)}. "
-            "Use shares."
-        )
 
 
 def _label(
@@ -139,7 +156,8 @@ def _label(
 def _weighted(votes: Iterable[Vote], rules: LabelRules) -> Iterable[tuple[Choice, float]]:
     for vote in votes:
         assert not isinstance(vote.value, tuple)
-        yield vote.value, 1.0 if rules.weights is None else rules.weights[vote.annotator]
+        # An annotator without a weight is refused once all votes are known.
+        yield vote.value, 1.0 if rules.weights is None else rules.weights.get(vote.annotator, 1.0)
 
 
 def _dawid_skene(drafts: Sequence[Draft]) -> dict[tuple[int, str], dict[Choice, float]]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from medrm.data import stored
 from medrm.data.agreement import Agreement
+from medrm.data.columns import plain_text
 from medrm.data.images import ImageFacts, image_problem
-from medrm.data.leaks import LeakReport, find_leaks, plain_text, same_pictures
+from medrm.data.leaks import LeakReport, find_leaks, same_pictures
 from medrm.data.load import CaseSet
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.measures import baselines

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from medrm.assets import asset, asset_names
+from medrm.data.columns import clusters
 from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.sources import phantom_folder
 from medrm.data.votes import LabelRules
@@ -47,7 +49,7 @@ class Benchmark:
     metrics: tuple[str, ...] = ()
 
     @property
-    def cases(self) -> tuple[Case, ...]:
+    def cases(self) -> Sequence[Case]:
         """What is judged."""
         return self.source.cases
 
@@ -59,7 +61,8 @@ class Benchmark:
     @property
     def clusters(self) -> int:
         """How many independent groups of cases there are."""
-        return len({case.cluster or case.case_id for case in self.cases})
+        names = clusters(self.cases)
+        return len(np.unique(names[names != b""])) + int((names == b"").sum())
 
 
 def benchmark_names() -> list[str]:
@@ -134,12 +137,11 @@ def benchmark_from_cases(name: str, source: CaseSet, cases: Sequence[Case]) -> B
 
     The ceiling stays that of the whole set: what the same experts leave within reach.
     """
-    chosen = tuple(cases)
     part = replace(
         source,
-        cases=chosen,
-        digest=digest_of(chosen),
-        dimensions=dimensions_of(chosen),
+        cases=cases,
+        digest=digest_of(cases),
+        dimensions=dimensions_of(cases),
         excluded=(),
     )
     return Benchmark(name, part)

@@ -1,0 +1,191 @@
+"""A set on disk: its cases, read one at a time, and their columns.
+
+`cases.jsonl` holds the cases; every other file is one array, mapped into memory. `medrm.data.build`
+writes an index.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrm.data.columns import COLUMNS, FLAT, LABEL, IndexedCases, Places
+from medrm.data.images import StoredCell, StoredFile
+from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
+
+KEPT_CASES = 4096
+"""How many decoded cases a process keeps."""
+
+ABOUT_FILE, CASES_FILE = "index.json", "cases.jsonl"
+
+
+class Store:
+    """One index; picklable, and opened again where it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self.case = lru_cache(KEPT_CASES)(self._case)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.folder,)
+
+    def __len__(self) -> int:
+        return int(self.about["cases"])
+
+    @property
+    def dimensions(self) -> list[str]:
+        """Those that some label mentions, in the order in which they were met."""
+        return list(self.about["dimensions"])
+
+    def array(self, name: str, kind: Any) -> NDArray[Any]:
+        """Returns what a file holds; it stays there."""
+        if name not in self._arrays:
+            self._arrays[name] = mapped(self.folder / f"{name}.bin", kind)
+        return self._arrays[name]
+
+    def line(self, place: int) -> dict[str, Any]:
+        """Returns what is stored of a case."""
+        starts = self.array("start", "<u8")
+        start, end = int(starts[place]), int(starts[place + 1])
+        # Opened each time: workers that share a file share its position.
+        with (self.folder / CASES_FILE).open("rb", buffering=0) as lines:
+            lines.seek(start)
+            record: dict[str, Any] = json.loads(lines.read(end - start))
+        return record
+
+    def _case(self, place: int) -> Case:
+        record = self.line(place)
+        return Case(
+            record["case_id"],
+            tuple(_image(self.about["tables"], *image) for image in record["images"]),
+            record["question"],
+            tuple(record["answers"]),
+            {name: _label(*label) for name, label in record["labels"].items()},
+            self.array("cluster", "S16")[place].decode(),
+            record["groups"],
+        )
+
+
+def mapped(path: Path, kind: Any) -> NDArray[Any]:
+    """Returns the array in a file; an empty file cannot be mapped."""
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
+
+
+class StoredCases(IndexedCases):
+    """The cases of an index, or some of them; each is decoded when it is asked for."""
+
+    def __init__(self, store: Store, places: Places | None = None) -> None:
+        self.store = store
+        self._places = places
+
+    @property
+    def places(self) -> Places:
+        """Where the cases stand in the index."""
+        return np.arange(len(self.store)) if self._places is None else self._places
+
+    def __len__(self) -> int:
+        return len(self.store) if self._places is None else len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredCases: ...
+
+    def __getitem__(self, index: int | slice) -> Case | StoredCases:
+        """Returns a case, or some of them."""
+        if isinstance(index, slice):
+            return StoredCases(self.store, self.places[index])
+        place = range(len(self))[index]
+        return self.store.case(place if self._places is None else int(self._places[place]))
+
+    def chosen(self, places: Places) -> StoredCases:
+        """Returns some of the cases, in the order of the places."""
+        return StoredCases(self.store, self.places[places])
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Returns a column of `COLUMNS`, or `cluster`."""
+        kind = "S16" if name == "cluster" else COLUMNS[name][0]
+        return self._own(self.store.array(name, kind))
+
+    def flat(self, name: str) -> NDArray[Any]:
+        """Returns a column of `FLAT`."""
+        values = self.store.array(name, FLAT[name][0])
+        if self._places is None:
+            return values
+        counts = self.store.array(f"{name}s", "<i4")
+        ends = np.cumsum(counts, dtype=np.int64)[self._places]
+        own = counts[self._places].astype(np.int64)
+        within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+        chosen: NDArray[Any] = values[np.repeat(ends - own, own) + within]
+        return chosen
+
+    def labels(self, dimension: str) -> NDArray[Any]:
+        """Returns the labels of a dimension."""
+        if dimension not in self.store.dimensions:
+            return np.zeros(len(self), LABEL)
+        number = self.store.dimensions.index(dimension)
+        return self._own(self.store.array(f"label-{number}", LABEL))
+
+    def mentioned(self) -> set[str]:
+        """Returns the dimensions that some label mentions."""
+        return {name for name in self.store.dimensions if (self.labels(name)["votes"] > 0).any()}
+
+    def _own(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values if self._places is None else values[self._places]
+
+
+def case_record(case: Case, tables: dict[tuple[str, ...], int]) -> dict[str, Any]:
+    """Returns what is stored of a case, its cluster apart; new tables of images are added."""
+    return {
+        "case_id": case.case_id,
+        "question": case.question,
+        "answers": case.answers,
+        "labels": {
+            name: [label.shares, label.votes] if isinstance(label, PairLabel) else [label.rankings]
+            for name, label in case.labels.items()
+        },
+        "groups": dict(case.groups),
+        "images": [
+            [ref.name, ref.digest, ref.problem, _place(ref.read, tables)] for ref in case.images
+        ],
+    }
+
+
+def _place(
+    read: Callable[[], bytes], tables: dict[tuple[str, ...], int]
+) -> str | tuple[Any, ...] | None:
+    """Returns where an image is stored: a path, or a table's number and the cell."""
+    if isinstance(read, StoredFile):
+        return read.path
+    if isinstance(read, StoredCell):
+        number = tables.setdefault(read.files, len(tables))
+        return (number, read.row, read.column, read.position)
+    return None
+
+
+def _image(
+    tables: Sequence[Sequence[str]], name: str, digest: str, problem: str | None, place: Any
+) -> ImageRef:
+    read: Callable[[], bytes] = bytes
+    if isinstance(place, str):
+        read = StoredFile(place)
+    elif place is not None:
+        number, row, column, position = place
+        read = StoredCell(tuple(tables[number]), row, column, position)
+    return ImageRef(name, digest, read, problem)
+
+
+def _label(said: list[Any], votes: int | None = None) -> Label:
+    if votes is None:
+        return RankingLabel(tuple(tuple(map(tuple, ranking)) for ranking in said))
+    first, tie, second = said
+    return PairLabel((first, tie, second), votes)
