@@ -7,7 +7,9 @@ writes an index.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
@@ -51,6 +53,25 @@ class Store:
             self._arrays[name] = mapped(self.folder / f"{name}.bin", kind)
         return self._arrays[name]
 
+    def kept(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Returns what the file of that name says, computed where there is none.
+
+        Args:
+            name: of the file; it tells all that the value depends on but the set.
+            compute: gives what JSON can hold.
+        """
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            _write_whole(path, json.dumps(compute()).encode())
+        return json.loads(path.read_bytes())
+
+    def kept_array(self, name: str, kind: Any, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Returns the array of that name, computed where there is none; see `kept`."""
+        path = self.folder / f"{name}.bin"
+        if not path.is_file():
+            _write_whole(path, compute().astype(kind).tobytes())
+        return self.array(name, kind)
+
     def line(self, place: int) -> dict[str, Any]:
         """Returns what is stored of a case."""
         starts = self.array("start", "<u8")
@@ -72,6 +93,12 @@ class Store:
             self.array("cluster", "S16")[place].decode(),
             record["groups"],
         )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).replace(path)
 
 
 def mapped(path: Path, kind: Any) -> NDArray[Any]:
@@ -141,6 +168,36 @@ class StoredCases(IndexedCases):
 
     def _own(self, values: NDArray[Any]) -> NDArray[Any]:
         return values if self._places is None else values[self._places]
+
+
+@dataclass(frozen=True)
+class StoredLengths:
+    """Tokens of the cases of an index, by their places in it; 0 where they were not counted."""
+
+    values: NDArray[np.int32]
+
+
+Lengths = Mapping[str, int] | StoredLengths
+"""Cases to the tokens of their longest row: by id, or by place."""
+
+
+def lengths_of(cases: Sequence[Case], lengths: Lengths) -> NDArray[np.int64]:
+    """Returns the tokens of each case's longest row."""
+    if isinstance(lengths, StoredLengths):
+        assert isinstance(cases, StoredCases)
+        return lengths.values[cases.places].astype(np.int64)
+    return np.array([lengths[case.case_id] for case in cases], dtype=np.int64)
+
+
+def together(first: Sequence[Case], second: Sequence[Case]) -> Sequence[Case]:
+    """Returns the cases of both; those of one index stay there."""
+    if (
+        isinstance(first, StoredCases)
+        and isinstance(second, StoredCases)
+        and first.store is second.store
+    ):
+        return StoredCases(first.store, np.concatenate([first.places, second.places]))
+    return [*first, *second]
 
 
 def case_record(case: Case, tables: dict[tuple[str, ...], int]) -> dict[str, Any]:

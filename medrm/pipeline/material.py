@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medrm.config import DataOptions, Run
-from medrm.data.images import ImageFacts, examine, image_problem
+from medrm.data.columns import chosen, labels
+from medrm.data.images import ImageFacts, image_problem
+from medrm.data.index import Store, StoredCases, together
 from medrm.data.leaks import LeakReport, find_leaks, same_pictures
-from medrm.data.load import CaseSet, dimensions_of, read_set
+from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
+from medrm.data.pictures import StoredFacts, stored_facts, unreadable
 from medrm.data.rows import Excluded
 from medrm.data.split import folds_by_cluster, split_by_cluster
 from medrm.data.votes import LabelRules
@@ -34,8 +41,8 @@ Pair = tuple[str, str]
 class Material:
     """Checked cases of one run. `facts` holds what decoding each distinct image showed."""
 
-    train: tuple[Case, ...]
-    development: tuple[Case, ...]
+    train: Sequence[Case]
+    development: Sequence[Case]
     benchmark: Benchmark
     dimensions: tuple[str, ...]
     primary: str
@@ -129,13 +136,12 @@ def gather(run: Run) -> Material:
     """
     options = run.data
     source, benchmark = _sources(options)
-    facts, same = _look_at([*source.cases, *(benchmark.cases if benchmark else ())], source)
+    facts, same = _look_at(source, benchmark)
     if benchmark is not None:
         shares = (1 - options.development_share, options.development_share)
-        train, development = split_by_cluster(source.cases, shares, SPLIT_SEED, same)
+        train, development = _split(source, shares, same)
     else:
-        parts = split_by_cluster(source.cases, options.shares, SPLIT_SEED, same)
-        train, development, test = parts
+        train, development, test = _split(source, options.shares, same)
         benchmark = benchmark_from_cases(options.benchmark or source.name, source, test)
     return _checked(options, source, facts, (train, development, benchmark))
 
@@ -155,13 +161,12 @@ def gather_folds(run: Run) -> tuple[Benchmark, tuple[Material, ...]]:
     options = run.data
     whole = _whole(options)
     source = whole.source
-    facts, same = _look_at(source.cases, source)
+    facts, same = _look_at(source, None)
     shares = (1 - options.development_share, options.development_share)
     dimensions = _dimensions(options, source.cases)
     materials = []
     for fold in folds_by_cluster(source.cases, options.crossfit, SPLIT_SEED, same):
-        judged = {case.case_id for case in fold}
-        others = [case for case in source.cases if case.case_id not in judged]
+        others = _without(source.cases, fold)
         train, development = split_by_cluster(others, shares, SPLIT_SEED, same)
         part = replace(benchmark_from_cases(whole.name, source, fold), groups=whole.groups)
         material = _checked(options, source, facts, (train, development, part))
@@ -176,18 +181,69 @@ def gather_folds(run: Run) -> tuple[Benchmark, tuple[Material, ...]]:
     return whole, tuple(materials)
 
 
-def _look_at(cases: Sequence[Case], source: CaseSet) -> tuple[dict[str, ImageFacts], list[Pair]]:
+def _look_at(source: CaseSet, benchmark: Benchmark | None) -> tuple[StoredFacts, list[Pair]]:
     """Decodes each image once; returns what that showed, and the copies of pictures in the set."""
+    sets = [source] if benchmark is None else [source, benchmark.source]
     with counting("images") as progress:
-        facts = examine(cases, progress)
-    found = same_pictures(source.cases, source.cases, facts, source.synthetic)
-    return facts, [(same.left.digest, same.right.digest) for same in found]
+        facts = stored_facts([_store(one) for one in sets], progress)
+
+    def copies() -> list[Pair]:
+        found = same_pictures(source.cases, source.cases, facts, source.synthetic)
+        return [(same.left.digest, same.right.digest) for same in found]
+
+    name = "copies-synthetic" if source.synthetic else "copies"
+    return facts, [(left, right) for left, right in _store(source).kept(name, copies)]
+
+
+def _store(source: CaseSet) -> Store:
+    assert isinstance(source.cases, StoredCases)  # as `read_set` gives them
+    return source.cases.store
+
+
+def _split(source: CaseSet, shares: Sequence[float], same: list[Pair]) -> list[Sequence[Case]]:
+    """Splits a set once; the next run finds the same parts."""
+    cases = source.cases
+    assert isinstance(cases, StoredCases)
+
+    def part_of() -> NDArray[np.uint8]:
+        numbers = np.zeros(len(cases), np.uint8)
+        for number, part in enumerate(split_by_cluster(cases, shares, SPLIT_SEED, same)):
+            assert isinstance(part, StoredCases)
+            numbers[part.places] = number
+        return numbers
+
+    kind = "synthetic" if source.synthetic else "real"
+    name = f"parts-{kind}-{SPLIT_SEED}-{'-'.join(map(repr, shares))}"
+    numbers = cases.store.kept_array(name, np.uint8, part_of)
+    return [cases.chosen(np.flatnonzero(numbers == number)) for number in range(len(shares))]
+
+
+def _without(cases: Sequence[Case], left_out: Sequence[Case]) -> Sequence[Case]:
+    assert isinstance(cases, StoredCases)
+    assert isinstance(left_out, StoredCases)
+    return cases.chosen(np.setdiff1d(cases.places, left_out.places))
+
+
+def _leaks(
+    train: Sequence[Case], benchmark: Benchmark, facts: StoredFacts, source: CaseSet
+) -> LeakReport:
+    """Returns what the benchmark shares with the training cases; found once for two sets."""
+
+    def found() -> dict[str, Any]:
+        return dataclasses.asdict(
+            find_leaks(train, benchmark.cases, facts, synthetic=source.synthetic)
+        )
+
+    digests = (digest_of(train), benchmark.source.digest, str(source.synthetic))
+    name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
+    known = _store(source).kept(f"leaks-{name}", found)
+    return LeakReport(tuple(known.pop("fatal")), **known)
 
 
 def _checked(
     options: DataOptions,
     source: CaseSet,
-    facts: Mapping[str, ImageFacts],
+    facts: StoredFacts,
     parts: tuple[Sequence[Case], Sequence[Case], Benchmark],
 ) -> Material:
     """Returns training, development and benchmark cases as material, with no problem left in it."""
@@ -195,12 +251,12 @@ def _checked(
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)
     for name, cases in (("benchmark", benchmark.cases), ("development part", development)):
-        if not any(primary in case.labels for case in cases):
+        if primary not in dimensions_of(cases):
             raise DataError(
                 f"no case of the {name} is labelled on the primary dimension {primary!r}; name "
                 "another with --primary_dimension, or give other data"
             )
-    leaks = find_leaks([*train, *development], benchmark.cases, facts, synthetic=source.synthetic)
+    leaks = _leaks(together(train, development), benchmark, facts, source)
     if leaks.fatal:
         raise DataError(
             report(
@@ -220,8 +276,8 @@ def _checked(
             "cases; both need at least one labelled case. Give more cases or other shares."
         )
     return Material(
-        tuple(train),
-        tuple(development),
+        train,
+        development,
         benchmark,
         dimensions,
         primary,
@@ -289,19 +345,17 @@ def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
 
 def usable(
     cases: Sequence[Case], dimensions: Sequence[str], facts: Mapping[str, ImageFacts]
-) -> tuple[list[Case], list[Excluded]]:
+) -> tuple[Sequence[Case], list[Excluded]]:
     """Sets aside cases that cannot be trained on: an unreadable image, or no label to learn."""
-    kept, excluded = [], []
-    for case in cases:
+    labelled = np.zeros(len(cases), dtype=np.bool_)
+    for name in dimensions:
+        labelled |= labels(cases, name)["votes"] > 0
+    kept, excluded = labelled & ~unreadable(cases, facts), []
+    for case in chosen(cases, np.flatnonzero(~kept)):
         problems = (image_problem(image, facts) for image in case.images)
-        bad = next((problem for problem in problems if problem), None)
-        if bad:
-            excluded.append(Excluded(case.case_id, bad))
-        elif not any(name in case.labels for name in dimensions):
-            excluded.append(Excluded(case.case_id, f"no label for {', '.join(dimensions)}"))
-        else:
-            kept.append(case)
-    return kept, excluded
+        why = next((problem for problem in problems if problem), None)
+        excluded.append(Excluded(case.case_id, why or f"no label for {', '.join(dimensions)}"))
+    return chosen(cases, np.flatnonzero(kept)), excluded
 
 
 def check_share(excluded: Sequence[Excluded], kept: int, most: float) -> None:
