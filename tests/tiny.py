@@ -16,6 +16,7 @@ from PIL import Image
 from tiny_text import GEMMA, chatml, train_tokenizer
 
 from medrm.models.families import FAMILIES
+from medrm.models.forked_attention import enable_forks
 from medrm.models.load import video_stand_in
 
 Built = tuple[Any, dict[str, Any]]
@@ -317,13 +318,16 @@ TINY_FAMILIES = tuple(_BUILDERS)
 assert set(_BUILDERS) == set(FAMILIES), "every family has a tiny model"
 
 
-def make_tiny(family: str, seed: int = 0, hidden: int = 32) -> tuple[Any, Any]:
-    """Returns a stock model in evaluation mode and its processor.
+def make_tiny(
+    family: str, seed: int = 0, hidden: int = 32, *, shared_prefix: bool = True
+) -> tuple[Any, Any]:
+    """Returns a stock model in evaluation mode, as `load_base` would, and its processor.
 
     Args:
         family: a key of `FAMILIES`.
         seed: of the weights.
         hidden: hidden size; NF4 quantisation needs 64.
+        shared_prefix: whether it reads what the answers of a case share once.
     """
     config, parts = _BUILDERS[family](family, hidden)
     video = FAMILIES[family].video_processor
@@ -338,6 +342,8 @@ def make_tiny(family: str, seed: int = 0, hidden: int = 32) -> tuple[Any, Any]:
         _open(model)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
+    if shared_prefix:
+        enable_forks(model)
     return model.eval(), processor
 
 

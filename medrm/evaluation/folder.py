@@ -34,7 +34,7 @@ PROTOCOLS: dict[str, tuple[Literal["official", "robust"], ...]] = {
     "both": ("official", "robust"),
 }
 
-ROUNDING = ("attn_implementation",)
+ROUNDING = ("attn_implementation", "shared_prefix")
 """Settings that change rounding alone, like the size of a batch: named, and no bar to comparing.
 
 A stopped evaluation goes on only with the same ones.

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -150,6 +151,7 @@ def load_adapter(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
+    shared_prefix: Literal["on", "off"] = "on",
 ) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, Contract]:
     """Loads a saved model, ready to score; nothing is ever made up for a missing part.
 
@@ -158,6 +160,7 @@ def load_adapter(
         device: where it goes.
         dtype: precision of the base's weights; None: as trained, which gives the same scores.
         attn_implementation: attention of transformers; None: as trained, which gives the same.
+        shared_prefix: as in `ModelOptions`.
 
     Raises:
         AdapterError: the folder does not match its contract, or the base is another one.
@@ -175,6 +178,7 @@ def load_adapter(
         model_name_or_path=str(folder) if contract.trained == "full" else find(origin, folder),
         model_revision=contract.base_revision or "main",
         attn_implementation=attn_implementation or contract.attn_implementation,
+        shared_prefix=shared_prefix,
         load_in_4bit=contract.quantisation == "nf4",
         load_in_8bit=contract.quantisation == "int8",
     )

@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.forks import FORKED, Fork
 
@@ -194,14 +195,21 @@ AttentionMaskInterface.register(FORKED, sdpa_mask)
 
 
 def enable_forks(model: PreTrainedModel) -> None:
-    """Lets the language model read forked batches; other batches are read as before, to the bit.
+    """Lets a stock model read forked batches; other batches are read as before, to the bit.
 
     Args:
         model: whose rows may share their prefix (see `fork_problem`).
     """
-    cast(Any, model).get_submodule(
-        family_of(model.config).decoder
-    ).config._attn_implementation = FORKED
+    _decoder_settings(model)._attn_implementation = FORKED
+
+
+def shares_prefix(model: PreTrainedModel) -> bool:
+    """Returns whether a stock model reads what the answers of a case share once."""
+    return bool(_decoder_settings(model)._attn_implementation == FORKED)
+
+
+def _decoder_settings(model: PreTrainedModel) -> Any:
+    return cast(Any, model.get_submodule(family_of(model.config).decoder)).config
 
 
 def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
@@ -244,7 +252,15 @@ def forked_states(model: PreTrainedModel, fork: Fork, **inputs: Any) -> Tensor:
         model: with forks enabled.
         fork: of the batch.
         inputs: the other keys of the batch.
+
+    Raises:
+        ConfigError: the model's attention does not fork; without it the numbers would be wrong.
     """
+    if not shares_prefix(model):
+        raise ConfigError(
+            "A forked batch needs a model whose attention forks; this one's rows run separately. "
+            "Make batches of rows (shared_prefix off)."
+        )
     backbone = cast(Any, model).model
     ids = inputs["input_ids"]
     layout = _layout(fork, ids.device)

@@ -108,18 +108,16 @@ class Fork:
             starts.append([next(packed) for _ in lengths] if self.packed else own)
         return starts
 
-    def place(self, case: int, branch: int, token: int) -> int:
-        """Returns where a token lies, counted through all rows.
-
-        Args:
-            case: of the batch.
-            branch: of the case.
-            token: of the sequence of prefix and branch.
-        """
-        own = token - self.prefixes[case]
-        if own < 0:
-            return self.prefix_starts[case] + token
-        return self.branch_starts[case][branch] + own
+    @property
+    def rows(self) -> list[list[int]]:
+        """[branches][tokens] place of each token of a prefix with its branch, case-major."""
+        return [
+            [*range(start, start + prefix), *range(first, first + length)]
+            for start, prefix, firsts, lengths in zip(
+                self.prefix_starts, self.prefixes, self.branch_starts, self.branches, strict=True
+            )
+            for first, length in zip(firsts, lengths, strict=True)
+        ]
 
     @property
     def read_places(self) -> list[list[int]]:

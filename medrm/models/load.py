@@ -8,6 +8,7 @@ torchvision. medrm reads images only.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,10 @@ from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError, first_line
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
+from medrm.models.forked_attention import enable_forks
+from medrm.models.forks import fork_problem
+
+logger = logging.getLogger(__name__)
 
 if "VideoProcessorMixin" not in vars(processing_utils.transformers_module):
     # Without torchvision transformers does not export the class, yet ProcessorMixin looks it up
@@ -227,7 +232,18 @@ def load_base(
             f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
+    if options.shared_prefix == "on":
+        _share_prefix(model)
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _share_prefix(model: PreTrainedModel) -> None:
+    """Lets the answers of a case share their prefix where that is exact."""
+    problem = fork_problem(model.config)
+    if problem is None:
+        enable_forks(model)
+    else:
+        logger.info("the answers of a case run as separate rows: %s", problem)
 
 
 def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Family:

@@ -15,7 +15,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config import Run
 from medrm.errors import ConfigError, DataError, nearest
-from medrm.models.reward_model import HeadSpec, RewardHead, head_of
+from medrm.models.forked_attention import shares_prefix
+from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.base import Objective, autocast_under_deepspeed
 from medrm.objectives.losses import initial_tie
@@ -127,9 +128,10 @@ def build_trainer(
     autocast_under_deepspeed(args)
     args.ddp_find_unused_parameters = _leaves_parameters_unused(run, [*train, *development])
     trained: nn.Module = model
-    make_rows: MakeRows = collator.rows
+    encode = collator.forks if shares_prefix(without_adapter(model)) else collator.rows
+    make_rows: MakeRows = encode
     if trains_head_alone(model):
-        states = pooled_states(model, args, collator, [*train, *development], lengths)
+        states = pooled_states(model, args, encode, [*train, *development], lengths)
         trained, make_rows = PooledHead(head), functools.partial(lookup, states)
         args.dataloader_num_workers = 0
         args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False

@@ -7,20 +7,20 @@ steps and loss stay those of the ordinary trainer; only the rows of a batch are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import BatchFeature, PreTrainedModel, Trainer
 
 from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.plan import Plan
 from medrm.schema import Case
-from medrm.scorer.collate import Collator, kind
+from medrm.scorer.collate import kind
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def lookup(states: Mapping[str, Tensor], cases: Sequence[Case]) -> dict[str, Ten
 def pooled_states(
     model: PreTrainedModel | PeftModel,
     args: BradleyTerryConfig,
-    collator: Collator,
+    encode: Callable[[Sequence[Case]], BatchFeature],
     cases: Sequence[Case],
     lengths: Mapping[str, int],
 ) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def pooled_states(
     loader: DataLoader[list[Case]] = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
-        collate_fn=collator.rows,
+        collate_fn=encode,
         num_workers=args.dataloader_num_workers,
         generator=torch.Generator().manual_seed(args.seed),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -72,6 +73,7 @@ class Measurement:
         trust_remote_code: whether code that the checkpoint ships may run.
         name: under which the model is reported; None: its own.
         no_images: whether small copies of the images are left out.
+        shared_prefix: as in `ModelOptions`.
     """
 
     model: str
@@ -87,6 +89,7 @@ class Measurement:
     trust_remote_code: bool = False
     name: str | None = None
     no_images: bool = False
+    shared_prefix: Literal["on", "off"] = "on"
 
 
 def evaluate_model(asked: Measurement) -> None:
@@ -161,6 +164,7 @@ def _base_options(asked: Measurement) -> ModelOptions:
     return ModelOptions(
         model_name_or_path=asked.model,
         model_revision=asked.revision or "main",
+        shared_prefix=asked.shared_prefix,
         trust_remote_code=asked.trust_remote_code,
     )
 
@@ -199,7 +203,7 @@ def _scorer(
 def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> Saved:
     folder = folder_of(asked.model, asked.revision)
     saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
-    model, processor, _ = load_adapter(folder, device)
+    model, processor, _ = load_adapter(folder, device, shared_prefix=asked.shared_prefix)
     trained = scorer_of(model, processor, saved, readout=asked.readout)
     _check_images(model, processor, benchmark)
     return trained

@@ -21,6 +21,7 @@ from transformers import BatchFeature
 from medrm.errors import DataError
 from medrm.schema import Case, Order, Response
 from medrm.scorer.collate import Collator, Pixels, Row, decode_into, kind
+from medrm.scorer.language import token_places
 
 Array = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -84,6 +85,7 @@ class Readout(Generic[Item, Detail, Value]):
         prompts: the rows of an item; runs in the preparing thread.
         rows: how many rows an item costs.
         read: one value for each item of an encoded batch.
+        forks: whether what the rows of an item share stands once in a batch.
         batch_rows: most rows computed at once; an item is never split.
         max_length: tokens of the longest row that is read, image tokens included; None: no limit.
         case: of an item.
@@ -95,6 +97,7 @@ class Readout(Generic[Item, Detail, Value]):
     read: Callable[[BatchFeature, list[Prompts[Detail]]], list[Value]]
     batch_rows: int = BATCH_ROWS
     max_length: int | None = None
+    forks: bool = False
     case: Callable[[Any], Case] = _itself
 
     @property
@@ -141,7 +144,7 @@ class Readout(Generic[Item, Detail, Value]):
             reasons.append(reason)
         features = self._encode(prompts, reasons, pixels)
         if features is not None and self.max_length is not None:
-            lengths = iter(features["attention_mask"].sum(dim=1).tolist())
+            lengths = iter(list(map(len, token_places(features))))
             too_long = False
             for place, prompt in enumerate(prompts):
                 if (
@@ -156,13 +159,14 @@ class Readout(Generic[Item, Detail, Value]):
     def _encode(
         self, prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None], pixels: Pixels
     ) -> BatchFeature | None:
-        rows = [
-            row
-            for prompt, reason in zip(prompts, reasons, strict=True)
-            if reason is None
-            for row in prompt.rows
+        items = [
+            prompt.rows for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
         ]
-        return self.collator.encode(rows, pixels) if rows else None
+        if not items:
+            return None
+        if self.forks:
+            return self.collator.fork(items, pixels)
+        return self.collator.encode([row for rows in items for row in rows], pixels)
 
     def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail, Value]]:
         prompts, reasons, features = prepared

@@ -19,13 +19,12 @@ from transformers import (
 )
 
 from medrm import chat
-from medrm.models.families import family_of
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case
 from medrm.scorer.batches import BATCH_ROWS, WINDOW, Prompts, Readout, text_digest
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.engines import Completion, Request, Sampling, call_seed
-from medrm.scorer.prefix import read_branches
+from medrm.scorer.prefix import read_branches, shares_cache
 from medrm.scorer.responses import state_of
 from medrm.scorer.settings import model_settings
 from medrm.scorer.spans import turn_end
@@ -83,8 +82,6 @@ class TransformersEngine:
         model: a stock model, or one with an adapter.
         processor: of the model.
         batch_rows: most requests computed at once.
-        share_prefix: whether requests about a case may share a prefix where the family allows it;
-            else transformers' own `generate` completes whole prompts.
         max_length: longest prompt that is read, in tokens; None: no limit.
     """
 
@@ -96,7 +93,6 @@ class TransformersEngine:
         processor: ProcessorMixin,
         batch_rows: int = BATCH_ROWS,
         *,
-        share_prefix: bool = True,
         max_length: int | None = None,
     ) -> None:
         self._model = without_adapter(model)
@@ -104,7 +100,7 @@ class TransformersEngine:
         self.window: int | None = WINDOW * batch_rows
         self._batch_rows = batch_rows
         self._max_length = max_length
-        self._shares = share_prefix and family_of(self._model.config).shared_cache
+        self._shares = shares_cache(self._model)
         self._collator = Collator(processor, padding_side="right" if self._shares else "left")
         self._control = chat.control_tokens(processor)
         self._stops = stop_tokens(self._model, processor)

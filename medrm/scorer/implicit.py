@@ -10,6 +10,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.errors import AdapterError
 from medrm.models.contract import Contract
+from medrm.models.forked_attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case
 from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, to_numpy
@@ -65,6 +66,7 @@ class ImplicitReward(AnswerScorer):
             read=self._read,
             batch_rows=batch_rows,
             max_length=contract.max_length,
+            forks=shares_prefix(without_adapter(model)),
         )
         super().__init__(model, processor, contract, readout)
 

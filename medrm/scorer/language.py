@@ -9,8 +9,35 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import BatchFeature, PreTrainedModel
 
+from medrm.models.forked_attention import forked_states
+from medrm.models.forks import FORK
+
 _LOGITS_AT_ONCE = 1024
 """Positions whose logits over the whole vocabulary are held at a time."""
+
+
+def token_places(features: BatchFeature) -> list[Tensor]:
+    """Returns for each row the places of its tokens in order, counted through the whole batch.
+
+    A row of a forked batch is a prefix with one of its branches.
+
+    Args:
+        features: of rows, or forked.
+    """
+    fork = features.get(FORK)
+    if fork is not None:
+        return [torch.tensor(row) for row in fork.rows]
+    mask = features["attention_mask"]
+    return [
+        own.nonzero()[:, 0] + row * mask.shape[1] for row, own in enumerate(mask.cpu().unbind())
+    ]
+
+
+def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states after the final norm of all tokens, padding included, [tokens, H]."""
+    if FORK in features:
+        return forked_states(model, **features)
+    return hidden_states(model, features).flatten(0, 1)
 
 
 def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:

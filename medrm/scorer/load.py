@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -39,6 +40,7 @@ def load(
     batch_rows: int = BATCH_ROWS,
     attn_implementation: str | None = None,
     readout: str | None = None,
+    shared_prefix: Literal["on", "off"] = "on",
 ) -> Saved:
     """Loads a saved reward model or judge; nothing is ever made up for a missing part.
 
@@ -49,6 +51,7 @@ def load(
         batch_rows: most rows (case and answer) computed at once.
         attn_implementation: attention of transformers; None: as trained, for the same scores.
         readout: how a judge's verdict is read; None: as it was saved.
+        shared_prefix: "off" reads each answer's row by itself, for checking.
 
     Raises:
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
@@ -57,7 +60,10 @@ def load(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model, processor, contract = load_adapter(
-        folder_of(path_or_repo, revision), device, attn_implementation=attn_implementation
+        folder_of(path_or_repo, revision),
+        device,
+        attn_implementation=attn_implementation,
+        shared_prefix=shared_prefix,
     )
     return scorer_of(model, processor, contract, batch_rows, readout)
 

@@ -12,7 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, DynamicCache, PreTrainedModel
 
 from medrm.errors import ConfigError
+from medrm.models.families import family_of
+from medrm.models.forked_attention import shares_prefix
 from medrm.models.reward_model import last_attended
+
+
+def shares_cache(model: PreTrainedModel) -> bool:
+    """Returns whether prompts about a case may continue one cached prefix, with exact numbers."""
+    return shares_prefix(model) and family_of(model.config).shared_cache
 
 
 @dataclass

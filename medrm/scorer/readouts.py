@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from medrm.models.forked_attention import shares_prefix
 from medrm.schema import DIMENSIONS, Case
 from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
 from medrm.scorer.collate import Collator
@@ -63,6 +64,7 @@ class Likelihood:
             read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
+            forks=shares_prefix(model),
         )
 
     @property

@@ -17,6 +17,8 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm.data.images import bytes_image, decode
 from medrm.errors import DataError
 from medrm.models.contract import Contract
+from medrm.models.forked_attention import shares_prefix
+from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, Choice, ImageRef, Verdict
 from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
 from medrm.scorer.collate import Collator
@@ -167,6 +169,7 @@ class RewardModel(AnswerScorer):
             read=self._read,
             batch_rows=batch_rows,
             max_length=contract.max_length,
+            forks=shares_prefix(without_adapter(model)),
         )
         super().__init__(model, processor, contract, readout)
 

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.models.contract import template_digest
+from medrm.models.forked_attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 
 
@@ -26,6 +27,7 @@ def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin
         "dtype": str(base.dtype).removeprefix("torch."),
         "quantisation": _quantisation(config),
         "attn_implementation": config._attn_implementation,
+        "shared_prefix": shares_prefix(base),
         "chat_template_digest": template_digest(processor),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -16,7 +16,6 @@ from medrm import chat
 from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError, DataError
 from medrm.models.contract import Contract
-from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended, without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Verdict
 from medrm.scorer.batches import (
@@ -31,7 +30,7 @@ from medrm.scorer.collate import Collator, Row
 from medrm.scorer.frame import Draft, Frame
 from medrm.scorer.judge import Preference, agreed, pair_case
 from medrm.scorer.language import hidden_states, log_probabilities
-from medrm.scorer.prefix import continued, read_branches
+from medrm.scorer.prefix import continued, read_branches, shares_cache
 from medrm.scorer.responses import probability_response
 from medrm.scorer.reward import ImageInput
 from medrm.scorer.round_robin import in_pairs
@@ -83,7 +82,6 @@ class Skeleton:
         dimensions: what to ask about.
         batch_rows: most rows (calls) computed at once.
         max_length: longest prompt with its reply that is read, in tokens; None: no limit.
-        share_prefix: whether prompts may share a prefix where the family allows it.
         contract: of a saved judge.
 
     Raises:
@@ -102,7 +100,6 @@ class Skeleton:
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
-        share_prefix: bool = True,
         contract: Contract | None = None,
     ) -> None:
         if prompt.rationale:
@@ -120,7 +117,7 @@ class Skeleton:
             name: Frame(self._collator, prompt, self.dimensions if name is None else (name,))
             for name in prompt.asked(self.dimensions)
         }
-        shares = share_prefix and family_of(self._model.config).shared_cache
+        shares = shares_cache(self._model)
         rows = len(ORDERS) * len(self._frames)
         self._readout: Readout[Case, Asked, Array] = Readout(
             self._collator,

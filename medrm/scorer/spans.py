@@ -14,7 +14,7 @@ from medrm.errors import ConfigError
 from medrm.schema import Case
 from medrm.scorer.batches import Prompts
 from medrm.scorer.collate import Collator
-from medrm.scorer.language import hidden_states, log_probabilities
+from medrm.scorer.language import flat_states, log_probabilities, token_places
 
 
 class Span(NamedTuple):
@@ -89,17 +89,17 @@ class AnswerTokens:
 
         Args:
             model: a stock model.
-            features: on the model's device.
+            features: of rows, or forked; on the model's device.
             spans: of the rows.
         """
-        states = hidden_states(model, features)
-        lengths = features["attention_mask"].sum(dim=1).tolist()
-        picked, targets = [], []
-        for row, (span, length) in enumerate(zip(spans, lengths, strict=True)):
-            stop = length - span.after
-            picked.append(states[row, stop - span.tokens - 1 : stop - 1])
-            targets.append(features["input_ids"][row, stop - span.tokens : stop])
-        found = log_probabilities(model, torch.cat(picked), torch.cat(targets)[:, None])
+        states, ids = flat_states(model, features), features["input_ids"].flatten()
+        read, asked = [], []
+        for span, places in zip(spans, token_places(features), strict=True):
+            stop = len(places) - span.after
+            read.append(places[stop - span.tokens - 1 : stop - 1])
+            asked.append(places[stop - span.tokens : stop])
+        before, tokens = (torch.cat(parts).to(states.device) for parts in (read, asked))
+        found = log_probabilities(model, states[before], ids[tokens][:, None])
         return torch.split(found[:, 0], [span.tokens for span in spans])
 
     def _span(self, text: str, answer: str) -> Span:

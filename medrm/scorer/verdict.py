@@ -13,7 +13,6 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.errors import ConfigError
-from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended
 from medrm.schema import DIMENSIONS, ORDERS, Case
 from medrm.scorer.batches import (
@@ -27,7 +26,7 @@ from medrm.scorer.batches import (
 )
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.language import hidden_states, log_probabilities
-from medrm.scorer.prefix import Prefix, first_difference, mask_of, shared_length
+from medrm.scorer.prefix import Prefix, first_difference, mask_of, shared_length, shares_cache
 from medrm.scorer.responses import probability_response
 from medrm.scorer.round_robin import in_pairs
 from medrm.scorer.settings import model_settings
@@ -72,7 +71,7 @@ class VerdictProbability:
     the two possible replies, taken from the first token in which the rendered replies differ.
 
     The image and the question, and then the answers in each order, are computed once and kept as a
-    cache, where that is exact; `share_prefix` False computes every prompt whole.
+    cache, where that is exact (see `shares_cache`).
 
     Attributes:
         readout: "verdict_probability".
@@ -84,7 +83,6 @@ class VerdictProbability:
         dimensions: what to ask about.
         batch_rows: most rows computed at once.
         max_length: longest prompt that is read, in tokens; None: no limit.
-        share_prefix: whether prompts may share a prefix where the family allows it.
     """
 
     readout = "verdict_probability"
@@ -97,12 +95,11 @@ class VerdictProbability:
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
-        share_prefix: bool = True,
     ) -> None:
         self.dimensions = tuple(dimensions)
         self._model = model
         self._collator = Collator(processor)
-        shares = share_prefix and family_of(model.config).shared_cache
+        shares = shares_cache(model)
         self._ending = self._find_ending()
         rows = len(ORDERS) * (1 if shares else len(self.dimensions))
         self._readout: Readout[Case, Asked, Array] = Readout(

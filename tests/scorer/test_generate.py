@@ -29,9 +29,9 @@ SHORT = Sampling(max_new_tokens=12)
 WARM = Sampling(temperature=1.0, max_new_tokens=12, seed=7)
 
 
-def talkative(family: str, seed: int = 0) -> tuple[Any, Any]:
+def talkative(family: str, seed: int = 0, *, shared_prefix: bool = True) -> tuple[Any, Any]:
     """A tiny model with larger weights, whose replies differ from case to case."""
-    model, processor = make_tiny(family, seed)
+    model, processor = make_tiny(family, seed, shared_prefix=shared_prefix)
     decoder = model.get_submodule(
         "model.text_model" if family in ("idefics3", "smolvlm") else "model.language_model"
     )
@@ -80,11 +80,11 @@ def stock_reply(model: Any, processor: Any, request: Request, most: int) -> tupl
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
-@pytest.mark.parametrize("share_prefix", [True, False])
-def test_greedy_replies_are_those_of_generate(family: str, share_prefix: bool) -> None:
-    model, processor = talkative(family)
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_greedy_replies_are_those_of_generate(family: str, shared_prefix: bool) -> None:
+    model, processor = talkative(family, shared_prefix=shared_prefix)
     requests = requests_of(mixed_cases())
-    engine = TransformersEngine(model, processor, share_prefix=share_prefix)
+    engine = TransformersEngine(model, processor)
     replies = list(engine.complete(requests, SHORT))
     assert len({reply.text for reply in replies}) > len(requests) // 2
     for request, reply in zip(requests, replies, strict=True):
@@ -126,11 +126,14 @@ def test_company_changes_nothing(family: str, sampling: Sampling) -> None:
 
 
 def test_both_paths_draw_the_same() -> None:
-    model, processor = talkative("qwen2_5_vl")
     requests = requests_of(mixed_cases(), votes=3)
     shared, whole = (
-        list(TransformersEngine(model, processor, share_prefix=share).complete(requests, WARM))
-        for share in (True, False)
+        list(
+            TransformersEngine(*talkative("qwen2_5_vl", shared_prefix=shared_prefix)).complete(
+                requests, WARM
+            )
+        )
+        for shared_prefix in (True, False)
     )
     assert shared == whole
 

@@ -16,7 +16,7 @@ from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES
 from medrm.schema import Case
-from medrm.scorer import verdict as verdict_module
+from medrm.scorer import prefix as prefix_module
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.readouts import Likelihood, VerdictProbability
 from medrm.scorer.round_robin import pair_of
@@ -108,11 +108,11 @@ def verdict(model: Any, processor: Any, case: Case, shown: tuple[str, str], name
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
-@pytest.mark.parametrize("share_prefix", [True, False])
-def test_verdict_is_the_probability_after_the_prompt(family: str, share_prefix: bool) -> None:
-    model, processor = make_tiny(family)
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_verdict_is_the_probability_after_the_prompt(family: str, shared_prefix: bool) -> None:
+    model, processor = make_tiny(family, shared_prefix=shared_prefix)
     cases = mixed_cases()
-    scorer = VerdictProbability(model, processor, dimensions=DIMENSIONS, share_prefix=share_prefix)
+    scorer = VerdictProbability(model, processor, dimensions=DIMENSIONS)
     scored = list(scorer.judge(cases))
     assert [(one.case.case_id, one.order) for one in scored] == [
         (case.case_id, order) for case in cases for order in ("forward", "reversed")
@@ -163,7 +163,7 @@ def test_unshared_families_need_it(family: str, monkeypatch: pytest.MonkeyPatch)
     model, processor = make_tiny(family)
     whole = [chances(one) for one in VerdictProbability(model, processor).judge([make_case(0)])]
     claimed = dataclasses.replace(FAMILIES[family], shared_cache=True)
-    monkeypatch.setattr(verdict_module, "family_of", lambda config: claimed)
+    monkeypatch.setattr(prefix_module, "family_of", lambda config: claimed)
     sharing = VerdictProbability(model, processor)
     try:
         shared = [chances(one) for one in sharing.judge([make_case(0)])]

@@ -99,23 +99,23 @@ def test_probabilities_are_those_of_whole_replies(family: str, prompt: JudgeProm
 
 def test_letters_before_are_the_chosen_ones() -> None:
     """With larger weights the chosen letters differ from case to case."""
-    model, processor = make_tiny("qwen2_5_vl", seed=1)
-    for parameter in model.model.language_model.layers.parameters():
-        parameter.data *= 12 if parameter.ndim == 2 else 1
-    for options in ({}, {"share_prefix": False}):
-        letters = check(model, processor, JSON, **options)
+    for shared_prefix in (True, False):
+        model, processor = make_tiny("qwen2_5_vl", seed=1, shared_prefix=shared_prefix)
+        for parameter in model.model.language_model.layers.parameters():
+            parameter.data *= 12 if parameter.ndim == 2 else 1
+        letters = check(model, processor, JSON)
         assert len(letters) > 1, letters
         assert any("B" in chosen[:-1] for chosen in letters)
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
-def test_letters_that_are_no_tokens_of_their_own(share_prefix: bool) -> None:
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_letters_that_are_no_tokens_of_their_own(shared_prefix: bool) -> None:
     """One tokenizer joins quotes and letters in two ways."""
-    model, processor = make_tiny("qwen2_5_vl", seed=1)
+    model, processor = make_tiny("qwen2_5_vl", seed=1, shared_prefix=shared_prefix)
     processor.tokenizer.add_tokens(['"A"', 'B",'])
     model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     assert '"A"' in processor.tokenizer.tokenize('{"accuracy": "A", "overall": "B"}')
-    check(model, processor, JSON, share_prefix=share_prefix)
+    check(model, processor, JSON)
 
 
 def test_template_that_opens_a_reply_in_its_own_way() -> None:
