@@ -1,0 +1,194 @@
+"""A forked batch gives the numbers of separate rows: scores, loss and gradients, in every family.
+
+Tolerance: both sides sum the same fp32 products in another order. A state of a few hundred terms
+differs by some units of 2^-24 relative, so 1e-5 absolute on rewards below 1 is a hundred times what
+was seen (at most 3e-7), and gradients are compared relative to the largest one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from forked import CASES, DENSE, GRADIENTS, case, dense_rewards, equal_pairs, loss, reward_model
+from tiny import TINY_FAMILIES, make_tiny
+
+from medrm.config import AdapterOptions, ModelOptions
+from medrm.errors import ConfigError
+from medrm.models.adapter import add_adapter
+from medrm.models.families import FAMILIES
+from medrm.models.forked_attention import enable_forks, shares_prefix
+from medrm.models.forks import FORK, Fork, fork_problem
+from medrm.models.load import load_base, load_processor
+from medrm.models.reward_model import attach_head, without_adapter
+from medrm.scorer.collate import Collator
+from medrm.scorer.language import token_places
+
+EVERY_FAMILY = pytest.mark.parametrize("family", TINY_FAMILIES)
+
+
+def check(model: Any, separate: Any, shared: Any, most: float = 1e-5) -> None:
+    """Compares rewards, loss and all gradients of one batch made in two ways."""
+    expected, wanted = loss(model, separate)
+    found, gradients = loss(model, shared)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=most)
+    assert wanted
+    assert wanted.keys() == gradients.keys()
+    largest = max(gradient.abs().max() for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(
+            gradients[name], gradient, rtol=0, atol=float(most * largest), msg=name
+        )
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("checkpointing", [None, False, True], ids=["kept", "saved", "reentrant"])
+def test_scores_loss_and_gradients_are_those_of_separate_rows(family, checkpointing):
+    """Several cases with K = 2, 3 and 4, images of mixed sizes, LoRA on the language model."""
+    model, collator = reward_model(family)
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        if checkpointing:
+            model.enable_input_require_grads()
+    model.train()
+    for cases in (CASES, CASES[:1] * 2, CASES[1:2]):
+        check(model, collator.rows(cases), collator.forks(cases))
+
+
+@EVERY_FAMILY
+def test_answers_of_one_length_need_no_gathering(family):
+    model, collator = reward_model(family)
+    pairs = equal_pairs()
+    fork = collator.forks(pairs)[FORK]
+    assert len(set(fork.prefixes)) == 1
+    assert len({length for own in fork.branches for length in own}) == 1
+    check(model, collator.rows(pairs), collator.forks(pairs))
+
+
+@EVERY_FAMILY
+def test_text_only_cases(family):
+    model, collator = reward_model(family)
+    cases = [dataclasses.replace(one, images=()) for one in CASES]
+    check(model, collator.rows(cases), collator.forks(cases))
+
+
+@EVERY_FAMILY
+def test_whole_model_and_vision_tower_get_the_same_gradients(family):
+    stock, processor = make_tiny(family)
+    model = attach_head(stock, GRADIENTS, seed=1).requires_grad_(True)
+    collator = Collator(processor)
+    check(model, collator.rows(CASES), collator.forks(CASES))
+
+
+@EVERY_FAMILY
+def test_bf16_agrees_within_its_rounding(family):
+    """bf16 keeps 8 bits: states of order 1 differ by some 2^-8, and so do rewards."""
+    model, collator = reward_model(family)
+    model.to(torch.bfloat16)
+    separate, shared = (
+        model(**make(CASES)).rewards.detach() for make in (collator.rows, collator.forks)
+    )
+    assert (separate - shared).abs().max() <= 2**-4
+    assert (separate - shared).abs().mean() <= 2**-6
+
+
+@EVERY_FAMILY
+def test_other_batches_are_read_as_before_to_the_bit(family):
+    plain, processor = make_tiny(family, shared_prefix=False)
+    forking, _ = make_tiny(family)
+    assert not shares_prefix(plain)
+    assert shares_prefix(forking)
+    inputs = Collator(processor).rows(CASES[:2])
+    with torch.inference_mode():
+        expected, found = (one.model(**inputs).last_hidden_state for one in (plain, forking))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_one_row_under_a_dense_mask_agrees(family):
+    """An oracle of another kind: stock attention under a mask over the whole row."""
+    model, collator = reward_model(family)
+    with torch.inference_mode():
+        expected = dense_rewards(model, collator.forks(CASES[:1]))
+        found = model(**collator.forks(CASES[:1])).rewards
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_sliding_window_counts_the_tokens_of_a_branchs_own_path():
+    """The window (16) is shorter than prefix and branches: it ends before, at and after a fork."""
+    model, collator = reward_model("gemma3")
+    assert without_adapter(model).config.get_text_config().sliding_window == 16
+    long = [case(9, ("word " * 40 + "end", "a", "other " * 6))]
+    assert max(collator.forks(long)[FORK].branches[0]) > 32
+    check(model, collator.rows(long), collator.forks(long))
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "mllama", "idefics3"])
+def test_qlora(family, tiny_folder):
+    pytest.importorskip("bitsandbytes")
+    folder = str(tiny_folder(family, hidden=64))
+    base = load_base(ModelOptions(folder, load_in_4bit=True, dtype="float32"))
+    assert shares_prefix(base)
+    model = add_adapter(
+        attach_head(base, GRADIENTS, seed=1), AdapterOptions(lora_r=4), FAMILIES[family], seed=2
+    )
+    collator = Collator(load_processor(folder))
+    # NF4 weights are multiplied in bf16 (bnb_4bit_compute_dtype).
+    check(model, collator.rows(CASES), collator.forks(CASES), most=2e-2)
+
+
+@EVERY_FAMILY
+def test_places_name_the_tokens_of_each_row(family):
+    _, collator = reward_model(family)
+    separate, shared = collator.rows(CASES), collator.forks(CASES)
+    rows = [
+        features["input_ids"].flatten()[places].tolist()
+        for features in (separate, shared)
+        for places in token_places(features)
+    ]
+    count = len(rows) // 2
+    assert rows[:count] == rows[count:]
+    assert shared["input_ids"].numel() < separate["input_ids"].numel() / 1.5
+
+
+def test_a_packed_batch_holds_each_token_once():
+    fork = Fork(prefixes=(3, 2), branches=((2, 1), (1, 4)), width=13, packed=True)
+    places = [place for row in fork.rows for place in row]
+    assert set(places) == set(range(13))
+    assert fork.rows[0] == [0, 1, 2, 5, 6]
+    assert fork.rows[3] == [3, 4, 9, 10, 11, 12]
+    assert fork.read_places == [[6], [7], [8], [12]]
+
+
+def test_a_model_that_does_not_fork_refuses_a_forked_batch():
+    """Its attention would look past the fork without a word."""
+    model, processor = make_tiny("qwen2_5_vl", shared_prefix=False)
+    attach_head(model, GRADIENTS, seed=1)
+    with pytest.raises(ConfigError, match="shared_prefix off"):
+        model(**Collator(processor).forks(CASES))
+
+
+def test_what_cannot_fork_has_a_reason_and_runs_separately(tiny_folder, caplog):
+    for family in TINY_FAMILIES:
+        assert fork_problem(make_tiny(family)[0].config) is None
+    config = make_tiny("llava")[0].config
+    for decoder, reason in (("qwen3_5_text", "linear"), ("made_up", "not proven")):
+        config.text_config.model_type = decoder
+        assert reason in str(fork_problem(config))
+    folder = str(tiny_folder("llava"))
+    with caplog.at_level("INFO", logger="medrm"):
+        eager = load_base(ModelOptions(folder, attn_implementation="eager"))
+    assert not shares_prefix(eager)
+    assert "separate rows: attention 'eager'" in caplog.text
+    assert not shares_prefix(load_base(ModelOptions(folder, shared_prefix="off")))
+    assert shares_prefix(load_base(ModelOptions(folder)))
+
+
+def test_a_saved_model_names_no_attention_of_ours(tmp_path):
+    model, _ = make_tiny("llava")
+    enable_forks(model)
+    model.save_pretrained(tmp_path)
+    assert "forked" not in (tmp_path / "config.json").read_text()
