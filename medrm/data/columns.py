@@ -114,14 +114,14 @@ def flat(cases: Sequence[Case], name: str) -> NDArray[Any]:
     return np.array([value for case in cases for value in values(case)], dtype=kind)
 
 
-def clusters(cases: Sequence[Case]) -> NDArray[np.bytes_]:
+def cluster_column(cases: Sequence[Case]) -> NDArray[np.bytes_]:
     """Returns the cluster of each case."""
     if isinstance(cases, IndexedCases):
         return cases.column("cluster")
     return np.array([case.cluster.encode() for case in cases], dtype=np.bytes_)
 
 
-def labels(cases: Sequence[Case], dimension: str) -> NDArray[Any]:
+def label_column(cases: Sequence[Case], dimension: str) -> NDArray[Any]:
     """Returns the labels of one dimension, `LABEL` for each case."""
     if isinstance(cases, IndexedCases):
         return cases.labels(dimension)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrm.data.columns import chosen, clusters, column, flat, owners
+from medrm.data.columns import chosen, cluster_column, column, flat, owners
 from medrm.data.votes import Draft
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
@@ -175,7 +175,7 @@ def _blocks(
     Returns:
         The block of each case, the size of each block, and its name: its least cluster.
     """
-    names, cluster_of = np.unique(clusters(cases), return_inverse=True)
+    names, cluster_of = np.unique(cluster_column(cases), return_inverse=True)
     shown = flat(cases, "image")
     case_of = owners(column(cases, "images"))[shown != b""]
     pairs = np.array(list(same_images), dtype="S64").reshape(-1, 2)

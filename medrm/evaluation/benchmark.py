@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from medrm.assets import asset, asset_names
-from medrm.data.columns import clusters
+from medrm.data.columns import cluster_column
 from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.sources import phantom_folder
 from medrm.data.votes import LabelRules
@@ -61,7 +61,7 @@ class Benchmark:
     @property
     def clusters(self) -> int:
         """How many independent groups of cases there are."""
-        names = clusters(self.cases)
+        names = cluster_column(self.cases)
         return len(np.unique(names[names != b""])) + int((names == b"").sum())
 
 

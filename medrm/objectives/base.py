@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from medrm.config import Run
+from medrm.data.columns import chosen
 from medrm.data.images import ImageFacts
+from medrm.data.index import Lengths, lengths_of
 from medrm.data.rows import Excluded
 from medrm.models.reward_model import HeadSpec
 from medrm.schema import Case
@@ -27,7 +30,7 @@ class Builder(Protocol):
         collator: Collator,
         train: Sequence[Case],
         development: Sequence[Case],
-        lengths: Mapping[str, int],
+        lengths: Lengths,
     ) -> Trainer:
         """Returns the trainer of `model`, which is changed in place by training it.
 
@@ -37,7 +40,7 @@ class Builder(Protocol):
             collator: turns cases into the model's inputs.
             train: cases to learn from, each with a label.
             development: cases that choose the best checkpoint.
-            lengths: case id to the tokens of the case's longest row, for both sets.
+            lengths: the tokens of each case's longest row, for both sets.
         """
         ...
 
@@ -69,24 +72,23 @@ class Objective:
 
 
 def fit_for_training(
-    cases: Sequence[Case], lengths: Mapping[str, int], max_length: int | None
-) -> tuple[list[Case], list[Excluded]]:
+    cases: Sequence[Case], lengths: Lengths, max_length: int | None
+) -> tuple[Sequence[Case], list[Excluded]]:
     """Returns the cases that are not too long, and the others, set aside; nothing is cut.
 
     Args:
         cases: any.
-        lengths: case id to the tokens of its longest row, image tokens included.
+        lengths: the tokens of each case's longest row, image tokens included.
         max_length: most tokens; None: no limit.
     """
-    kept, excluded = [], []
-    for case in cases:
-        length = lengths[case.case_id]
-        if max_length is None or length <= max_length:
-            kept.append(case)
-        else:
-            reason = f"too long: {length} tokens, max_length {max_length}"
-            excluded.append(Excluded(case.case_id, reason))
-    return kept, excluded
+    counts = lengths_of(cases, lengths)
+    long = counts > (counts.max(initial=0) if max_length is None else max_length)
+    reasons = (f"too long: {count} tokens, max_length {max_length}" for count in counts[long])
+    excluded = [
+        Excluded(case.case_id, reason)
+        for case, reason in zip(chosen(cases, np.flatnonzero(long)), reasons, strict=True)
+    ]
+    return chosen(cases, np.flatnonzero(~long)), excluded
 
 
 def autocast_under_deepspeed(args: TrainingArguments) -> None:

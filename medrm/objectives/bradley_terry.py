@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config import Run
+from medrm.data.columns import chosen, column
+from medrm.data.index import Lengths, together
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.models.forked_attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
@@ -91,9 +94,9 @@ def check(
             "without gradient; turn one of the three off (zero2 works)"
         )
     targets = make_targets(args, head_spec(run, dimensions, train))
-    targets.check([*train, *development])
+    targets.check(together(train, development))
     for part, cases in (("training", train), ("development", development)):
-        if not _labelled(cases, targets):
+        if not len(_labelled(cases, targets)):
             raise DataError(
                 f"none of {len(cases)} {part} cases carries a label for "
                 f"{', '.join(targets.dimensions)} under vote_targets {targets.vote_targets}; give "
@@ -107,7 +110,7 @@ def build_trainer(
     collator: Collator,
     train: Sequence[Case],
     development: Sequence[Case],
-    lengths: Mapping[str, int],
+    lengths: Lengths,
 ) -> PreferenceTrainer:
     """Returns the trainer of `model`; see `medrm.objectives.base.Builder`.
 
@@ -126,7 +129,7 @@ def build_trainer(
     train, development = _labelled(train, targets), _labelled(development, targets)
     _start_ties(head, train)
     autocast_under_deepspeed(args)
-    args.ddp_find_unused_parameters = _leaves_parameters_unused(run, [*train, *development])
+    args.ddp_find_unused_parameters = _leaves_parameters_unused(run, together(train, development))
     trained: nn.Module = model
     encode = collator.forks if shares_prefix(without_adapter(model)) else collator.rows
     make_rows: MakeRows = encode
@@ -154,9 +157,9 @@ def _zero3() -> bool:
     return bool(is_deepspeed_zero3_enabled())  # type: ignore[no-untyped-call]
 
 
-def _labelled(cases: Sequence[Case], targets: Targets) -> list[Case]:
+def _labelled(cases: Sequence[Case], targets: Targets) -> Sequence[Case]:
     """Returns the cases with something to learn from."""
-    return [case for case in cases if sum(targets.weights(case)) > 0]
+    return chosen(cases, np.flatnonzero(targets.weights_of(cases).sum(axis=1) > 0))
 
 
 def _report_unlabelled(cases: Sequence[Case], targets: Targets) -> None:
@@ -184,8 +187,7 @@ def _leaves_parameters_unused(run: Run, cases: Sequence[Case]) -> bool:
 
     Without an image neither an adapted vision tower nor cross-attention to it runs.
     """
-    pictured = {bool(case.images) for case in cases}
-    return False in pictured or run.adapter.lora_vision
+    return bool((column(cases, "images") == 0).any()) or run.adapter.lora_vision
 
 
 def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | PeftModel) -> None:

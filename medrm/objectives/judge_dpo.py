@@ -14,6 +14,7 @@ from trl import DPOTrainer
 
 from medrm.config import Run
 from medrm.data.images import ImageFacts
+from medrm.data.index import Lengths
 from medrm.errors import ConfigError
 from medrm.objectives.base import Objective
 from medrm.objectives.judge_arguments import JudgeDPOConfig
@@ -137,7 +138,7 @@ def build_trainer(
     collator: Collator,
     train: Sequence[Case],
     development: Sequence[Case],
-    lengths: Mapping[str, int],
+    lengths: Lengths,
 ) -> JudgeDPOTrainer:
     """Returns the trainer of `model`; see `medrm.objectives.base.Builder`.
 

@@ -15,6 +15,7 @@ from medrm import chat
 from medrm.chat import JudgePrompt
 from medrm.config import Run
 from medrm.data.images import ImageFacts
+from medrm.data.index import Lengths
 from medrm.errors import ConfigError
 from medrm.objectives import judge_rewards
 from medrm.objectives.base import Objective
@@ -125,7 +126,7 @@ def build_trainer(
     collator: Collator,
     train: Sequence[Case],
     development: Sequence[Case],
-    lengths: Mapping[str, int],
+    lengths: Lengths,
 ) -> JudgeGRPOTrainer:
     """Returns the trainer of `model`; see `medrm.objectives.base.Builder`.
 

@@ -11,6 +11,7 @@ from trl import SFTTrainer
 
 from medrm.config import Run
 from medrm.data.images import ImageFacts
+from medrm.data.index import Lengths
 from medrm.objectives.base import Objective
 from medrm.objectives.judge_arguments import JudgeSFTConfig
 from medrm.objectives.judge_collate import Writer, Written, numbered, supervised
@@ -73,7 +74,7 @@ def build_trainer(
     collator: Collator,
     train: Sequence[Case],
     development: Sequence[Case],
-    lengths: Mapping[str, int],
+    lengths: Lengths,
 ) -> JudgeSFTTrainer:
     """Returns the trainer of `model`; see `medrm.objectives.base.Builder`.
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 
+from medrm.data.columns import column
+from medrm.data.index import Lengths, lengths_of
 from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.plan import Plan
 from medrm.schema import Case
-from medrm.scorer.collate import kind
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +55,13 @@ def pooled_states(
     args: BradleyTerryConfig,
     encode: Callable[[Sequence[Case]], BatchFeature],
     cases: Sequence[Case],
-    lengths: Mapping[str, int],
+    lengths: Lengths,
 ) -> dict[str, Tensor]:
     """Returns case id to what the head reads, (K, H) on the CPU; processes share the work."""
     plan = Plan(
-        lengths=[lengths[case.case_id] for case in cases],
+        lengths=lengths_of(cases, lengths).tolist(),
         weights=[1.0] * len(cases),
-        kinds=[kind(case) for case in cases],
+        kinds=column(cases, "images").tolist(),
         global_batch_cases=len(cases),
         micro_batch_cases=args.per_device_eval_batch_size,
         processes=args.world_size,

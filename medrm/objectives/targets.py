@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medrm.data.columns import column, label_column
 from medrm.errors import ConfigError, DataError
 from medrm.objectives.losses import (
     MOST_RANKED,
@@ -184,6 +187,20 @@ class Targets:
             losses = losses + self.center_rewards_coefficient * centring(chosen)
         return losses
 
+    def weights_of(self, cases: Sequence[Case]) -> NDArray[np.float64]:
+        """Returns the (cases, D) weights of `weights`, from the labels' columns."""
+        weights = np.zeros((len(cases), len(self.dimensions)))
+        for index, (name, weight) in enumerate(
+            zip(self.dimensions, self.dimension_weights, strict=True)
+        ):
+            own = label_column(cases, name)
+            counted = own["votes"] > 0
+            if self.vote_targets == "majority":
+                counted &= own["decided"]
+            votes = own["votes"] if self.weight_by_votes else 1.0
+            weights[:, index] = np.where(counted, weight * votes, 0.0)
+        return weights
+
     def check(self, cases: Sequence[Case]) -> None:
         """Refuses cases that the options cannot be applied to.
 
@@ -191,24 +208,26 @@ class Targets:
             ConfigError: an option made for pairs, and a case with more answers.
             DataError: a label that does not fit its number of answers, or too many answers.
         """
-        for case in cases:
-            for name in self.dimensions:
-                label = case.labels.get(name)
-                wanted = PairLabel if len(case.answers) == 2 else RankingLabel
-                if label is not None and not isinstance(label, wanted):
-                    raise DataError(
-                        f"case {case.case_id!r} has {len(case.answers)} answers and a "
-                        f"{type(label).__name__} for {name!r}; two answers take vote shares, "
-                        "more take rankings"
-                    )
-        long = [case for case in cases if len(case.answers) > MOST_RANKED]
-        if long:
+        answers = column(cases, "answers")
+        for name in self.dimensions:
+            own = label_column(cases, name)
+            wrong = np.flatnonzero((own["votes"] > 0) & (own["ranked"] == (answers == 2)))
+            if len(wrong):
+                case = cases[int(wrong[0])]
+                raise DataError(
+                    f"case {case.case_id!r} has {len(case.answers)} answers and a "
+                    f"{type(case.labels[name]).__name__} for {name!r}; two answers take vote "
+                    "shares, more take rankings"
+                )
+        long = np.flatnonzero(answers > MOST_RANKED)
+        if len(long):
+            first = cases[int(long[0])]
             raise DataError(
                 f"{len(long)} cases have more than {MOST_RANKED} answers (the first, "
-                f"{long[0].case_id!r}, has {len(long[0].answers)}), and the loss sums over all "
+                f"{first.case_id!r}, has {len(first.answers)}), and the loss sums over all "
                 f"sets of answers; give at most {MOST_RANKED}"
             )
-        ranked = [case.case_id for case in cases if len(case.answers) > 2]
+        ranked = np.flatnonzero(answers > 2)
         options = {
             "ties rao_kupper": self.ties == "rao_kupper",
             "vote_targets majority": self.vote_targets == "majority",
@@ -216,10 +235,11 @@ class Targets:
             "label_smoothing": self.label_smoothing > 0,
         }
         given = [name for name, used in options.items() if used]
-        if ranked and given:
+        if len(ranked) and given:
             raise ConfigError(
                 f"{', '.join(given)}: for pairs of answers alone, but {len(ranked)} cases have "
-                f"more (the first is {ranked[0]!r}). Leave the option out or give pairs only."
+                f"more (the first is {cases[int(ranked[0])].case_id!r}). Leave the option out or "
+                "give pairs only."
             )
 
 
@@ -248,18 +268,14 @@ def tie_shares(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, fl
 
     A ranking counts one for each two answers, tied when they stand in one place.
     """
-    tied, total = dict.fromkeys(dimensions, 0.0), dict.fromkeys(dimensions, 0.0)
-    for case in cases:
-        for name in dimensions:
-            label = case.labels.get(name)
-            if isinstance(label, PairLabel):
-                tied[name] += label.shares[1] * label.votes
-                total[name] += label.votes
-            elif label is not None:
-                for ranking in label.rankings:
-                    tied[name] += sum(len(place) * (len(place) - 1) / 2 for place in ranking)
-                    total[name] += len(case.answers) * (len(case.answers) - 1) / 2
-    return {name: tied[name] / total[name] if total[name] else 0.0 for name in dimensions}
+    answers = column(cases, "answers")
+    shares = {}
+    for name in dimensions:
+        own = label_column(cases, name)
+        pairs = np.where(own["ranked"], answers * (answers - 1) / 2, 1.0)
+        total = float((own["votes"] * pairs).sum())
+        shares[name] = float(own["tied"].sum()) / total if total else 0.0
+    return shares
 
 
 def _shares(label: Label | None) -> tuple[float, float, float]:

@@ -26,17 +26,21 @@ from transformers import (
     TrainingArguments,
 )
 
+from medrm.data.columns import chunks, column
+from medrm.data.index import Lengths, lengths_of
 from medrm.models.reward_model import RewardHead, RewardOutput
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.plan import Draw, Plan
 from medrm.objectives.targets import Group, Targets, tally
 from medrm.schema import Case
-from medrm.scorer.collate import kind
 
 MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
 """Turns cases into the model's inputs, one row for each answer, case-major."""
 
 METRICS = "metrics.jsonl"
+
+_MEASURED_AT_ONCE = 4096
+"""Cases whose labels are in memory at once."""
 
 _ABSENT = -1
 """Place of rows that fill a batch up to its size: all processes must gather the same shape."""
@@ -120,7 +124,7 @@ class PreferenceTrainer(Trainer):
         make_rows: makes the model's inputs.
         train: cases, each with a label of positive weight.
         development: cases that are measured.
-        lengths: case id to tokens.
+        lengths: their tokens.
         processor: saved beside the checkpoints; None: nothing is.
     """
 
@@ -135,7 +139,7 @@ class PreferenceTrainer(Trainer):
         make_rows: MakeRows,
         train: Sequence[Case],
         development: Sequence[Case],
-        lengths: Mapping[str, int],
+        lengths: Lengths,
         processor: ProcessorMixin | None = None,
     ) -> None:
         self.targets, self.head, self.development = targets, head, development
@@ -165,14 +169,14 @@ class PreferenceTrainer(Trainer):
         self,
         args: BradleyTerryConfig,
         cases: Sequence[Case],
-        lengths: Mapping[str, int],
+        lengths: Lengths,
         global_batch_cases: int,
         micro_batch_cases: int,
     ) -> Plan:
         return Plan(
-            lengths=[lengths[case.case_id] for case in cases],
-            weights=[sum(self.targets.weights(case)) for case in cases],
-            kinds=[kind(case) for case in cases],
+            lengths=lengths_of(cases, lengths).tolist(),
+            weights=self.targets.weights_of(cases).sum(axis=1).tolist(),
+            kinds=column(cases, "images").tolist(),
             global_batch_cases=global_batch_cases,
             micro_batch_cases=micro_batch_cases,
             processes=args.world_size,
@@ -257,7 +261,7 @@ class PreferenceTrainer(Trainer):
         assert output.rewards is not None
         self._tie = None if output.tie_logits is None else output.tie_logits.cpu()
         size = self.args.per_device_eval_batch_size
-        answers = max(len(case.answers) for case in self.development)
+        answers = int(column(self.development, "answers").max())
         rewards = output.rewards.new_full((size, answers, output.rewards.shape[-1]), torch.nan)
         places = inputs["places"].new_full((size,), _ABSENT)
         places[: len(inputs["places"])] = inputs["places"]
@@ -270,21 +274,19 @@ class PreferenceTrainer(Trainer):
         """Returns loss, accuracy and margin, for each dimension and their mean."""
         rewards, places = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         row_of = {int(place): row for row, place in enumerate(places) if place != _ABSENT}
-        by_case = [rewards[row_of[place]] for place in range(len(self.development))]
-        rows = torch.from_numpy(
-            np.concatenate(
-                [
-                    found[: len(case.answers)]
-                    for found, case in zip(by_case, self.development, strict=True)
-                ]
-            )
-        )
         count = len(self.targets.dimensions)
         counts, losses, weights = torch.zeros(3, count), torch.zeros(count), torch.zeros(count)
-        for group in self.targets.groups(self.development, [1.0] * len(self.development)):
-            counts += tally(group, rows)
-            losses += (group.weights * self.targets.losses(group, rows, self._tie)).sum(0)
-            weights += group.weights.sum(0)
+        for numbers in chunks(range(len(self.development)), _MEASURED_AT_ONCE):
+            cases = [self.development[number] for number in numbers]
+            own = (
+                rewards[row_of[place]][: len(case.answers)]
+                for place, case in zip(numbers, cases, strict=True)
+            )
+            rows = torch.from_numpy(np.concatenate(list(own)))
+            for group in self.targets.groups(cases, [1.0] * len(cases)):
+                counts += tally(group, rows)
+                losses += (group.weights * self.targets.losses(group, rows, self._tie)).sum(0)
+                weights += group.weights.sum(0)
         metrics = {"loss": float(losses.sum() / weights.sum()), **self._rates(counts)}
         for name, loss, weight in zip(self.targets.dimensions, losses, weights, strict=True):
             if weight > 0:

@@ -11,12 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import Run
+from medrm.data.columns import column
 from medrm.data.controls import PICTURE_CONTROLS, picture_control
+from medrm.data.index import Lengths, together
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.gate import check_declared
@@ -33,6 +36,7 @@ from medrm.models.reward_model import attach_head, without_adapter
 from medrm.objectives import load_objective
 from medrm.objectives.base import Objective, fit_for_training
 from medrm.pipeline.checks import check_start, gives_skeleton
+from medrm.pipeline.lengths import counted, processor_digest
 from medrm.pipeline.material import Material, check_share
 from medrm.scorer.collate import Collator
 from medrm.scorer.load import Saved, folder_of, scorer_of
@@ -71,7 +75,7 @@ def settings_of(
 class Workbench:
     """One run's options and checked cases, and the parts of the base that need no weights.
 
-    `lengths` maps the ids of training and development cases to the tokens of their longest row.
+    `lengths` has the tokens of the longest row of training and development cases.
     """
 
     run: Run
@@ -80,7 +84,7 @@ class Workbench:
     processor: ProcessorMixin
     family: Family
     collator: Collator
-    lengths: dict[str, int]
+    lengths: Lengths
     output: Path
     memory: FeatureMemory
 
@@ -103,13 +107,18 @@ class Workbench:
         collator = Collator(processor, options.reward_template)
         objective = load_objective(run.objective)
         objective.check(run, material.dimensions, material.train, material.development)
-        cases = [*material.train, *material.development]
-        counts = objective.lengths(run, collator, material.dimensions, cases, material.facts)
-        lengths = {case.case_id: count for case, count in zip(cases, counts, strict=True)}
+        cases = together(material.train, material.development)
+        # What a judge's rows hold depends on more than processor and template.
+        key = f"{processor_digest(processor)} {options.reward_template}"
+        lengths = counted(
+            cases,
+            lambda: objective.lengths(run, collator, material.dimensions, cases, material.facts),
+            key if objective.readout(run) == "reward" else None,
+        )
         parts, excluded = [], list(material.excluded)
         for part in (material.train, material.development):
             kept, long = fit_for_training(part, lengths, options.max_length)
-            parts.append(tuple(kept))
+            parts.append(kept)
             excluded += long
         check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
         material = replace(material, train=parts[0], development=parts[1], excluded=tuple(excluded))
@@ -246,7 +255,10 @@ class Workbench:
             "batch_rows": self.run.evaluation.evaluation_batch_rows,
         }
         benchmark = self.material.benchmark
-        if all(len(case.answers) == 2 for case in (*benchmark.cases, *self.material.development)):
+        counts = [
+            column(cases, "answers") for cases in (benchmark.cases, self.material.development)
+        ]
+        if (np.concatenate(counts) == 2).all():
             yield (
                 "zero_shot_verdict",
                 VerdictProbability(model, self.processor, **settings),
@@ -308,7 +320,7 @@ class Workbench:
     def measure_pictures(self, scorer: Measurable) -> list[str]:
         """Evaluates with other pictures or none: the controls asked for that the cases allow."""
         benchmark, done = self.material.benchmark, []
-        pictured = any(case.images for case in benchmark.cases)
+        pictured = column(benchmark.cases, "images").any()
         for name in PICTURE_CONTROLS if pictured else ():
             if name not in self.run.evaluation.controls:
                 continue

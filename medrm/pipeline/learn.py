@@ -15,6 +15,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from medrm.config import Run
+from medrm.data.columns import flat
+from medrm.data.index import together
 from medrm.models.adapter import freeze_backbone
 from medrm.models.contract import Contract, new_contract, update_contract
 from medrm.models.folder import save_adapter
@@ -114,8 +116,9 @@ def _is_whole(state: Path) -> bool:
 
 def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contract:
     """Returns the contract of the trained model, with what it was trained on."""
-    run, cases = bench.run, (*bench.material.train, *bench.material.development)
-    facts = bench.material.facts
+    run, facts = bench.run, bench.material.facts
+    cases = together(bench.material.train, bench.material.development)
+    images = {digest.decode() for digest in np.unique(flat(cases, "image"))}
     contract = new_contract(
         model,
         bench.processor,
@@ -129,9 +132,7 @@ def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contrac
         judge=bench.judge_spec,
         implicit_beta=run.training.beta if bench.readout == "implicit_reward" else None,
         training_data_digest=bench.material.source.digest,
-        training_pixel_digests=tuple(
-            sorted({facts[image.digest].pixel_digest for case in cases for image in case.images})
-        ),
+        training_pixel_digests=tuple(sorted({facts[digest].pixel_digest for digest in images})),
     )
 
 

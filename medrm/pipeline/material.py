@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.config import DataOptions, Run
-from medrm.data.columns import chosen, labels
+from medrm.data.columns import chosen, label_column
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.index import Store, StoredCases, together
 from medrm.data.leaks import LeakReport, find_leaks, same_pictures
@@ -349,7 +349,7 @@ def usable(
     """Sets aside cases that cannot be trained on: an unreadable image, or no label to learn."""
     labelled = np.zeros(len(cases), dtype=np.bool_)
     for name in dimensions:
-        labelled |= labels(cases, name)["votes"] > 0
+        labelled |= label_column(cases, name)["votes"] > 0
     kept, excluded = labelled & ~unreadable(cases, facts), []
     for case in chosen(cases, np.flatnonzero(~kept)):
         problems = (image_problem(image, facts) for image in case.images)
