@@ -134,7 +134,7 @@ def build_trainer(
     encode = collator.forks if shares_prefix(without_adapter(model)) else collator.rows
     make_rows: MakeRows = encode
     if trains_head_alone(model):
-        states = pooled_states(model, args, encode, [*train, *development], lengths)
+        states = pooled_states(model, args, encode, together(train, development), lengths)
         trained, make_rows = PooledHead(head), functools.partial(lookup, states)
         args.dataloader_num_workers = 0
         args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
