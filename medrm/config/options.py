@@ -211,6 +211,12 @@ class ModelOptions:
         "What follows the answer before the score is read: the turn's end alone, or the generation "
         "prompt of the next turn as well.",
     )
+    contextual_orders: int = option(
+        0,
+        "Let an answer see the answers before it (listwise scoring, as MR2-RM, arXiv 2604.10966): "
+        "in how many orders of the answers a reward is read and averaged, 1 or an even number. 0: "
+        "each answer is scored alone. Needs shared_prefix on.",
+    )
     head: Literal["mlp", "linear"] = option(
         "mlp", "Reward head: two-layer SiLU MLP (BaseReward, arXiv 2509.16127) or linear."
     )
@@ -221,6 +227,14 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.load_in_4bit and self.load_in_8bit:
             raise ConfigError("load_in_4bit and load_in_8bit exclude each other; choose one")
+        count = self.contextual_orders
+        if count < 0 or (count > 1 and count % 2):
+            raise ConfigError(
+                f"contextual_orders is {count}; give 0, 1 or an even number, so that every two "
+                "answers stand both ways equally often"
+            )
+        if count and self.shared_prefix == "off":
+            raise ConfigError("contextual_orders needs shared_prefix on: an answer's row is a fork")
         options = dataclasses.asdict(self)
         for name in ("min_pixels", "max_pixels", "max_length", "head_hidden_size"):
             if options[name] is not None and options[name] < 1:

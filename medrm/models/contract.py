@@ -73,6 +73,7 @@ class Contract:
         judge: how a judge is asked; None for a reward model.
         implicit_beta: beta of an implicit reward (DPO), else None.
         reward_template: what follows the answer before the score is read.
+        contextual_orders: in how many orders answers that see each other are read; 0: none does.
         chat_template_digest: SHA-256 of the processor's chat template.
         dtype: precision of the base's weights.
         quantisation: "nf4", "int8" or None.
@@ -103,6 +104,7 @@ class Contract:
     attn_implementation: str
     judge: JudgeSpec | None = None
     implicit_beta: float | None = None
+    contextual_orders: int = 0
     quantisation: Literal["nf4", "int8"] | None = None
     pooling: Literal["last_attended"] = "last_attended"
     min_pixels: int | None = None
@@ -162,6 +164,7 @@ def new_contract(
         dimensions=tuple(dimensions or (head.dimensions if head else ())),
         head=head,
         reward_template=options.reward_template,
+        contextual_orders=options.contextual_orders,
         chat_template_digest=template_digest(processor),
         dtype=cast(Any, str(model.config.dtype).removeprefix("torch.")),
         attn_implementation=options.attn_implementation,

@@ -30,6 +30,7 @@ class Family:
             grid for each image, from which the tower's input of one image can be cut.
         pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
             `max_pixels`.
+        features: the fields of the vision tower's output that the model reads.
         shared_cache: whether prompts may continue one cached prefix with numbers that stay exact.
         rows_apart: whether each case of a forked batch is a row of its own: layers beside the
             self-attention look at the row's image.
@@ -46,13 +47,19 @@ class Family:
     projector: str | None = "model.multi_modal_projector"
     pixel_limits: bool = False
     packed_patches: bool = False
+    features: tuple[str, ...] = ("last_hidden_state",)
     shared_cache: bool = True
     rows_apart: bool = False
     images_by_row: bool = False
     image_blocks: bool = False
 
 
-def _qwen(name: str, processor: str, video_processor: str) -> Family:
+def _qwen(
+    name: str,
+    processor: str,
+    video_processor: str,
+    features: tuple[str, ...] = ("pooler_output",),
+) -> Family:
     """Returns a Qwen-VL entry: images of any size, the merger is part of the vision tower."""
     return Family(
         name=name,
@@ -63,6 +70,7 @@ def _qwen(name: str, processor: str, video_processor: str) -> Family:
         projector=None,
         pixel_limits=True,
         packed_patches=True,
+        features=features,
     )
 
 
@@ -85,20 +93,28 @@ FAMILIES: dict[str, Family] = {
     for family in (
         _qwen("qwen2_vl", "Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
         _qwen("qwen2_5_vl", "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
-        _qwen("qwen3_vl", "Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
-        Family("llava", ("llava",), "LlavaProcessor"),
-        Family("llava_next", ("llava_next",), "LlavaNextProcessor"),
+        _qwen(
+            "qwen3_vl",
+            "Qwen3VLProcessor",
+            "Qwen3VLVideoProcessor",
+            ("pooler_output", "deepstack_features"),
+        ),
+        Family("llava", ("llava",), "LlavaProcessor", features=("hidden_states",)),
+        Family("llava_next", ("llava_next",), "LlavaNextProcessor", features=("hidden_states",)),
         Family(
             "llava_onevision",
             ("llava_onevision",),
             "LlavaOnevisionProcessor",
             video_processor="LlavaOnevisionVideoProcessor",
+            features=("hidden_states",),
         ),
         Family(
             "internvl",
             ("internvl",),
             "InternVLProcessor",
             video_processor="InternVLVideoProcessor",
+            # Which of the two depends on the checkpoint's vision_feature_layer.
+            features=("last_hidden_state", "hidden_states"),
         ),
         # Its sliding window counts places in the cache, padding included.
         Family("gemma3", ("gemma3",), "Gemma3Processor", shared_cache=False, image_blocks=True),

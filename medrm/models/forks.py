@@ -79,15 +79,15 @@ class Fork:
         branches: [B][K] tokens of each branch; the number of branches may differ.
         width: L.
         packed: whether the batch is one row.
-        reads: [answers][O] places of the tokens at which each answer is read, case-major; None:
-            at the last token of each branch.
+        reads: [B][K][O] a branch and how many of its tokens come up to the one at which an answer
+            is read, in each of O orders; None: each answer is read at the end of its own branch.
     """
 
     prefixes: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...]
     width: int
     packed: bool
-    reads: tuple[tuple[int, ...], ...] | None = None
+    reads: tuple[tuple[tuple[tuple[int, int], ...], ...], ...] | None = None
 
     @property
     def prefix_starts(self) -> list[int]:
@@ -121,13 +121,14 @@ class Fork:
 
     @property
     def read_places(self) -> list[list[int]]:
-        """[answers][O] places of the tokens at which each answer is read."""
-        if self.reads is not None:
-            return [list(places) for places in self.reads]
+        """[answers][O] places of the tokens at which each answer is read, case-major."""
+        reads = self.reads or [
+            [[(branch, length)] for branch, length in enumerate(own)] for own in self.branches
+        ]
         return [
-            [start + length - 1]
-            for starts, lengths in zip(self.branch_starts, self.branches, strict=True)
-            for start, length in zip(starts, lengths, strict=True)
+            [starts[branch] + tokens - 1 for branch, tokens in answer]
+            for starts, own in zip(self.branch_starts, reads, strict=True)
+            for answer in own
         ]
 
 
@@ -136,6 +137,7 @@ def forked(
     family: Family,
     prefixes: Sequence[int],
     branches: Sequence[Sequence[Sequence[int]]],
+    reads: Sequence[Sequence[tuple[tuple[int, int], ...]]] | None = None,
 ) -> BatchFeature:
     """Returns the forked batch of B cases.
 
@@ -148,6 +150,7 @@ def forked(
         family: of the model.
         prefixes: [B] tokens of each prefix, image tokens included.
         branches: [B][K] token ids.
+        reads: as in `Fork`.
 
     Raises:
         ConfigError: the branches of a case share no token.
@@ -178,5 +181,6 @@ def forked(
                 changed[name] = changed[name].flatten(0, 1)[None]
     del changed["attention_mask"]
     width = changed["input_ids"].shape[1]
-    fork = Fork(tuple(prefixes), lengths, width, packed=not family.rows_apart)
+    places = None if reads is None else tuple(map(tuple, reads))
+    fork = Fork(tuple(prefixes), lengths, width, packed=not family.rows_apart, reads=places)
     return BatchFeature({**changed, FORK: fork})

@@ -99,7 +99,7 @@ class RewardHead(nn.Module):
         self.register_buffer("tied", tied, persistent=False)
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns rewards [rows, D] and tie logits [D] (or None) for states [rows, H].
+        """Returns rewards [..., D] and tie logits [D] (or None) for states [..., H].
 
         The tie logits come from here, where parameters split over processes are whole.
         """
@@ -142,16 +142,17 @@ class RewardModelMixin:
     def pooled(
         self, attention_mask: Tensor | None = None, fork: Fork | None = None, **inputs: Any
     ) -> Tensor:
-        """Returns the hidden state after the final norm at which each answer is read, [rows, H].
+        """Returns the states after the final norm at which each answer is read, [rows, O, H].
 
-        That is each row's last attended position, or in a forked batch each branch's last one.
+        That is each row's last attended position, or in a forked batch each branch's last one. O is
+        1, or the number of orders in which answers that see each other are read.
         """
         if fork is not None:
             states = forked_states(cast(PreTrainedModel, self), fork, **inputs)
-            return states[torch.tensor(fork.read_places, device=states.device)[:, 0]]
+            return states[torch.tensor(fork.read_places, device=states.device)]
         assert attention_mask is not None
         output = self.model(attention_mask=attention_mask, use_cache=False, **inputs)
-        return last_attended(output.last_hidden_state, attention_mask)
+        return last_attended(output.last_hidden_state, attention_mask)[:, None]
 
     def forward(self, **inputs: Any) -> RewardOutput:
         """Returns the rewards of each row, or of each answer of a forked batch.
@@ -159,7 +160,7 @@ class RewardModelMixin:
         The LM head is not run.
         """
         rewards, tie_logits = self.score(self.pooled(**inputs))
-        return RewardOutput(rewards=rewards, tie_logits=tie_logits)
+        return RewardOutput(rewards=rewards.mean(dim=1), tie_logits=tie_logits)
 
     def enable_input_require_grads(self) -> None:
         """Hooks the language embedding alone.
@@ -205,7 +206,7 @@ def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def pooled(model: PreTrainedModel | PeftModel, **batch: Any) -> Tensor:
-    """Returns what the head reads, [rows, H], for all keys of the processor's output."""
+    """Returns what the head reads, [rows, O, H], for all keys of a batch; see `forward`."""
     return cast(RewardModelMixin, without_adapter(model)).pooled(**batch)
 
 

@@ -28,6 +28,7 @@ from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.trainer import MakeRows, PreferenceTrainer
 from medrm.schema import Case
 from medrm.scorer.collate import Collator
+from medrm.scorer.contextual import refuse_separate
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,9 @@ def build_trainer(
     autocast_under_deepspeed(args)
     args.ddp_find_unused_parameters = _leaves_parameters_unused(run, together(train, development))
     trained: nn.Module = model
-    encode = collator.forks if shares_prefix(without_adapter(model)) else collator.rows
+    shares = shares_prefix(without_adapter(model))
+    refuse_separate(collator.contextual_orders, shares)
+    encode = collator.forks if shares else collator.rows
     make_rows: MakeRows = encode
     if trains_head_alone(model):
         states = pooled_states(model, args, encode, together(train, development), lengths)

@@ -34,9 +34,9 @@ class PooledHead(nn.Module):
         self.score = head
 
     def forward(self, states: Tensor) -> RewardOutput:
-        """Returns the rewards of states (rows, H)."""
+        """Returns the rewards of states (rows, O, H)."""
         rewards, tie_logits = self.score(states)
-        return RewardOutput(rewards=rewards, tie_logits=tie_logits)
+        return RewardOutput(rewards=rewards.mean(dim=1), tie_logits=tie_logits)
 
 
 def trains_head_alone(model: PreTrainedModel | PeftModel) -> bool:
@@ -57,7 +57,7 @@ def pooled_states(
     cases: Sequence[Case],
     lengths: Lengths,
 ) -> dict[str, Tensor]:
-    """Returns case id to what the head reads, (K, H) on the CPU; processes share the work."""
+    """Returns case id to what the head reads, (K, O, H) on the CPU; processes share the work."""
     plan = Plan(
         lengths=lengths_of(cases, lengths).tolist(),
         weights=[1.0] * len(cases),

@@ -104,7 +104,9 @@ class Workbench:
             *where, options.min_pixels, options.max_pixels, options.trust_remote_code
         )
         check_start(run)
-        collator = Collator(processor, options.reward_template)
+        collator = Collator(
+            processor, options.reward_template, contextual_orders=options.contextual_orders
+        )
         objective = load_objective(run.objective)
         objective.check(run, material.dimensions, material.train, material.development)
         cases = together(material.train, material.development)

@@ -21,7 +21,7 @@ from transformers import BatchFeature
 from medrm.errors import DataError
 from medrm.schema import Case, Order, Response
 from medrm.scorer.collate import Collator, Pixels, Row, decode_into, kind
-from medrm.scorer.language import token_places
+from medrm.scorer.language import longest_rows
 
 Array = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -85,7 +85,8 @@ class Readout(Generic[Item, Detail, Value]):
         prompts: the rows of an item; runs in the preparing thread.
         rows: how many rows an item costs.
         read: one value for each item of an encoded batch.
-        forks: whether what the rows of an item share stands once in a batch.
+        forks: makes a batch in which what the rows of an item share stands once; None: the rows are
+            separate.
         batch_rows: most rows computed at once; an item is never split.
         max_length: tokens of the longest row that is read, image tokens included; None: no limit.
         case: of an item.
@@ -97,7 +98,7 @@ class Readout(Generic[Item, Detail, Value]):
     read: Callable[[BatchFeature, list[Prompts[Detail]]], list[Value]]
     batch_rows: int = BATCH_ROWS
     max_length: int | None = None
-    forks: bool = False
+    forks: Callable[[Sequence[Prompts[Detail]], Pixels], BatchFeature] | None = None
     case: Callable[[Any], Case] = _itself
 
     @property
@@ -144,14 +145,12 @@ class Readout(Generic[Item, Detail, Value]):
             reasons.append(reason)
         features = self._encode(prompts, reasons, pixels)
         if features is not None and self.max_length is not None:
-            lengths = iter(list(map(len, token_places(features))))
-            too_long = False
-            for place, prompt in enumerate(prompts):
-                if (
-                    reasons[place] is None
-                    and max(islice(lengths, len(prompt.rows))) > self.max_length
-                ):
-                    reasons[place], too_long = "too_long", True
+            readable = [place for place, reason in enumerate(reasons) if reason is None]
+            lengths = longest_rows(features, [len(prompts[place].rows) for place in readable])
+            too_long = max(lengths) > self.max_length
+            for place, length in zip(readable, lengths, strict=True):
+                if length > self.max_length:
+                    reasons[place] = "too_long"
             if too_long:
                 features = self._encode(prompts, reasons, pixels)
         return _Prepared(prompts, reasons, features)
@@ -159,14 +158,14 @@ class Readout(Generic[Item, Detail, Value]):
     def _encode(
         self, prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None], pixels: Pixels
     ) -> BatchFeature | None:
-        items = [
-            prompt.rows for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
+        readable = [
+            prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
         ]
-        if not items:
+        if not readable:
             return None
-        if self.forks:
-            return self.collator.fork(items, pixels)
-        return self.collator.encode([row for rows in items for row in rows], pixels)
+        if self.forks is not None:
+            return self.forks(readable, pixels)
+        return self.collator.encode([row for prompt in readable for row in prompt.rows], pixels)
 
     def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail, Value]]:
         prompts, reasons, features = prepared

@@ -19,7 +19,8 @@ from medrm.errors import ConfigError
 from medrm.models.families import family_of_processor
 from medrm.models.forks import forked
 from medrm.schema import Case, ImageRef
-from medrm.scorer.prefix import ends_of, shared_length
+from medrm.scorer.contextual import joined
+from medrm.scorer.prefix import ends_of, first_difference, shared_length
 
 _TOKENIZED_AT_ONCE = 1024
 
@@ -72,6 +73,8 @@ class Collator:
         processor: of the model.
         reward_template: what follows the answer before the reward is read.
         padding_side: where shorter rows are filled up; "left" is for rows that are continued.
+        contextual_orders: in how many orders answers that see earlier ones are read; 0: each
+            answer sees itself alone.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class Collator:
         processor: ProcessorMixin,
         reward_template: chat.RewardTemplate = "generation_prompt",
         padding_side: Literal["left", "right"] = "right",
+        contextual_orders: int = 0,
     ) -> None:
         self.processor = processor
         self.reward_template = reward_template
+        self.contextual_orders = contextual_orders
         self._padding_side = padding_side
         self._control = chat.control_tokens(processor)
         self._image_tokens: dict[Sizes, int] = {}
@@ -116,28 +121,72 @@ class Collator:
         """
         return self.encode([row for case in cases for row in self.answer_rows(case)])
 
-    def forks(self, cases: Sequence[Case]) -> BatchFeature:
+    def forks(self, cases: Sequence[Case], pixels: Pixels | None = None) -> BatchFeature:
         """Returns the batch of `rows`, in which what the answers of a case share stands once.
+
+        With contextual orders each branch holds all answers, in another order.
+
+        Args:
+            cases: of one kind.
+            pixels: images that are decoded already.
 
         Raises:
             DataError: an image cannot be decoded.
             ValueError: cases with and without images in one batch.
             ConfigError: the processor changes the words behind the images.
         """
-        return self.fork([self.answer_rows(case) for case in cases])
+        rows = [self.answer_rows(case) for case in cases]
+        openings = [self.opening(case) for case in cases] if self.contextual_orders else None
+        return self.fork(rows, pixels, openings)
 
-    def fork(self, cases: Sequence[Sequence[Row]], pixels: Pixels | None = None) -> BatchFeature:
-        """Returns the forked batch of the rows of several cases; see `encode` and `forks`."""
-        encoded = iter(self.token_ids([row.text for rows in cases for row in rows]))
-        ids = [list(islice(encoded, len(rows))) for rows in cases]
-        starts = list(map(shared_length, ids))
+    def fork(
+        self,
+        cases: Sequence[Sequence[Row]],
+        pixels: Pixels | None = None,
+        openings: Sequence[str] | None = None,
+    ) -> BatchFeature:
+        """Returns the forked batch of the rows of several cases; see `forks`.
+
+        Args:
+            cases: the rows of each.
+            pixels: images that are decoded already.
+            openings: what stands before any answer of a case, where answers see each other.
+        """
+        ids = self._ids_of(cases)
+        starts = self._starts(ids, openings)
         features = self.encode([rows[0] for rows in cases], pixels)
-        return forked(
-            features,
-            family_of_processor(type(self.processor).__name__),
-            ends_of(features, [own[0] for own in ids], starts),
-            [[row[start:] for row in own] for own, start in zip(ids, starts, strict=True)],
-        )
+        tails = [[row[start:] for row in own] for own, start in zip(ids, starts, strict=True)]
+        ends = ends_of(features, [own[0] for own in ids], starts)
+        family = family_of_processor(type(self.processor).__name__)
+        if openings is None:
+            return forked(features, family, ends, tails)
+        contexts = [joined(own, self.contextual_orders) for own in tails]
+        branches, reads = zip(*contexts, strict=True)
+        return forked(features, family, ends, branches, reads)
+
+    def opening(self, case: Case) -> str:
+        """Returns what stands before any answer of a case: the question and the model's turn."""
+        question, _ = self.plain(case)
+        messages = chat.answer_messages(question, len(case.images), "")[:1]
+        return chat.render(self.processor, messages, "generation_prompt")
+
+    def _ids_of(self, cases: Sequence[Sequence[Row]]) -> list[list[list[int]]]:
+        """Returns the token ids of the rows of each case, an image as one placeholder."""
+        encoded = iter(self.token_ids([row.text for rows in cases for row in rows]))
+        return [list(islice(encoded, len(rows))) for rows in cases]
+
+    def _starts(
+        self, ids: Sequence[Sequence[Sequence[int]]], openings: Sequence[str] | None
+    ) -> list[int]:
+        """Returns how many tokens the rows of each case share; none of an answer with openings."""
+        starts = list(map(shared_length, ids))
+        if openings is None:
+            return starts
+        before = self.token_ids(openings)
+        return [
+            min(start, first_difference([own[0], opening]))
+            for start, own, opening in zip(starts, ids, before, strict=True)
+        ]
 
     def encode(self, rows: Sequence[Row], pixels: Pixels | None = None) -> BatchFeature:
         """Returns the processor's output for the rows; each distinct image is decoded once.
@@ -186,9 +235,10 @@ class Collator:
         lengths = []
         remaining = iter(cases)
         while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
-            for case, text_tokens in zip(
-                chunk, self._text_lengths(list(map(rows, chunk))), strict=True
-            ):
+            counted = self._text_lengths(list(map(rows, chunk)))
+            if self.contextual_orders:
+                counted = self._contextual_lengths(chunk)
+            for case, text_tokens in zip(chunk, counted, strict=True):
                 known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
                 sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
                 lengths.append(text_tokens + self.image_tokens(sizes))
@@ -202,6 +252,15 @@ class Collator:
         texts = [row.text for case_rows in rows for row in case_rows]
         counts: Iterator[int] = map(len, self.token_ids(texts) if texts else [])
         return [max(islice(counts, len(case_rows)), default=0) for case_rows in rows]
+
+    def _contextual_lengths(self, cases: Sequence[Case]) -> list[int]:
+        """Returns the tokens of a row with all answers, each image counted as its placeholder."""
+        ids = self._ids_of([self.answer_rows(case) for case in cases])
+        starts = self._starts(ids, [self.opening(case) for case in cases])
+        return [
+            start + sum(len(row) - start for row in own)
+            for start, own in zip(starts, ids, strict=True)
+        ]
 
     def image_tokens(self, sizes: Sizes) -> int:
         """Returns how many tokens the processor adds for images of these sizes.

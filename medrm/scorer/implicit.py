@@ -66,7 +66,7 @@ class ImplicitReward(AnswerScorer):
             read=self._read,
             batch_rows=batch_rows,
             max_length=contract.max_length,
-            forks=shares_prefix(without_adapter(model)),
+            forks=self._answers.forks if shares_prefix(without_adapter(model)) else None,
         )
         super().__init__(model, processor, contract, readout)
 

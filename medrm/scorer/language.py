@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -31,6 +33,21 @@ def token_places(features: BatchFeature) -> list[Tensor]:
     return [
         own.nonzero()[:, 0] + row * mask.shape[1] for row, own in enumerate(mask.cpu().unbind())
     ]
+
+
+def longest_rows(features: BatchFeature, rows: Sequence[int]) -> list[int]:
+    """Returns the tokens of each case's longest row.
+
+    Args:
+        features: of rows, or forked.
+        rows: how many of them belong to each case.
+    """
+    fork = features.get(FORK)
+    if fork is not None:
+        lengths = zip(fork.prefixes, fork.branches, strict=True)
+        return [prefix + max(own) for prefix, own in lengths]
+    counts = iter(features["attention_mask"].sum(dim=1).tolist())
+    return [max(islice(counts, number)) for number in rows]
 
 
 def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:

@@ -64,7 +64,7 @@ class Likelihood:
             read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
-            forks=shares_prefix(model),
+            forks=self._answers.forks if shares_prefix(model) else None,
         )
 
     @property

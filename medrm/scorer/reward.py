@@ -21,7 +21,8 @@ from medrm.models.forked_attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, Choice, ImageRef, Verdict
 from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
-from medrm.scorer.collate import Collator
+from medrm.scorer.collate import Collator, Pixels
+from medrm.scorer.contextual import refuse_separate
 from medrm.scorer.settings import model_settings
 
 ImageInput = str | Path | bytes | Image.Image | ImageRef
@@ -31,7 +32,7 @@ _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class AnswerScorer:
-    """Scores each answer of a case alone, higher is better.
+    """Scores the answers of a case, each alone unless trained otherwise; higher is better.
 
     Only differences between answers to the same question about the same images mean anything.
 
@@ -162,14 +163,20 @@ class RewardModel(AnswerScorer):
         contract: Contract,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
+        shares = shares_prefix(without_adapter(model))
+        refuse_separate(contract.contextual_orders, shares)
         readout: Readout[Case, None, Array] = Readout(
-            Collator(processor, contract.reward_template),
+            Collator(
+                processor,
+                contract.reward_template,
+                contextual_orders=contract.contextual_orders,
+            ),
             prompts=self._prompts,
             rows=lambda case: len(case.answers),
             read=self._read,
             batch_rows=batch_rows,
             max_length=contract.max_length,
-            forks=shares_prefix(without_adapter(model)),
+            forks=self._forks if shares else None,
         )
         super().__init__(model, processor, contract, readout)
 
@@ -180,6 +187,9 @@ class RewardModel(AnswerScorer):
 
     def _prompts(self, case: Case) -> Prompts[None]:
         return Prompts(case, self._readout.collator.answer_rows(case), None)
+
+    def _forks(self, prompts: Sequence[Prompts[None]], pixels: Pixels) -> BatchFeature:
+        return self._readout.collator.forks([prompt.case for prompt in prompts], pixels)
 
     def _read(self, features: BatchFeature, prompts: list[Prompts[None]]) -> list[Array]:
         rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)

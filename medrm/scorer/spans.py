@@ -13,7 +13,7 @@ from medrm import chat
 from medrm.errors import ConfigError
 from medrm.schema import Case
 from medrm.scorer.batches import Prompts
-from medrm.scorer.collate import Collator
+from medrm.scorer.collate import Collator, Pixels
 from medrm.scorer.language import flat_states, log_probabilities, token_places
 
 
@@ -81,6 +81,10 @@ class AnswerTokens:
         return Prompts(
             case, rows, [self._span(row.text, a) for row, a in zip(rows, answers, strict=True)]
         )
+
+    def forks(self, prompts: Sequence[Prompts[list[Span]]], pixels: Pixels) -> BatchFeature:
+        """Returns the forked batch of several cases."""
+        return self._collator.fork([prompt.rows for prompt in prompts], pixels)
 
     def log_probabilities(
         self, model: PreTrainedModel, features: BatchFeature, spans: Sequence[Span]

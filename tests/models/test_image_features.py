@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import make_tiny, tiny_image
+from tiny import TINY_FAMILIES, make_tiny, tiny_image
 
 from medrm.models.families import FAMILIES
 from medrm.models.image_features import FeatureMemory, remember_features
@@ -24,7 +24,7 @@ def make(name: str) -> tuple[Any, dict[str, Any]]:
     return reward.requires_grad_(False).eval(), dict(rows)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_each_image_is_computed_once_and_rewards_stay(name: str) -> None:
     model, rows = make(name)
     plain = model(**rows).rewards

@@ -1,0 +1,111 @@
+"""Answers that see earlier ones: the stock model on whole rows, averaged over orders."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import combinations
+
+import pytest
+import torch
+from forked import CASES, case, loss, reward_model
+from tiny import TINY_FAMILIES, make_tiny
+
+from medrm.config import ModelOptions
+from medrm.errors import ConfigError
+from medrm.models.contract import new_contract
+from medrm.models.forks import FORK
+from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.scorer.collate import Collator, Row
+from medrm.scorer.contextual import orders
+from medrm.scorer.reward import RewardModel
+
+
+def contextual(family: str, count: int) -> tuple[object, Collator]:
+    model, collator = reward_model(family)
+    return model, Collator(collator.processor, contextual_orders=count)
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_rewards_are_those_of_plain_rows_with_all_answers(family):
+    """Each order is written out as one conversation and read by the model's plain forward."""
+    model, collator = contextual(family, 2)
+    found = model(**collator.forks(CASES)).rewards.detach()
+    expected = []
+    for one in CASES:
+        opening = collator.opening(one)
+        tails = [row.text.removeprefix(opening) for row in collator.answer_rows(one)]
+        own = torch.zeros(len(tails), 2)
+        for order in orders(len(tails), 2):
+            read = ""
+            for k in order:
+                read += tails[k]
+                row = collator.encode([Row(opening + read, one.images)])
+                own[k] += model(**row).rewards[0].detach() / 2
+        expected.append(own)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
+
+
+def test_order_of_the_answers_and_company_change_nothing_but_the_others_answers_do():
+    model, collator = contextual("qwen2_5_vl", 2)
+    pair = CASES[0]
+    turned = dataclasses.replace(pair, answers=pair.answers[::-1])
+    first, again = (model(**collator.forks([one])).rewards.detach() for one in (pair, turned))
+    torch.testing.assert_close(first, again.flip(0), rtol=0, atol=1e-5)
+    company = model(**collator.forks(CASES)).rewards.detach()[:2]
+    torch.testing.assert_close(first, company, rtol=0, atol=1e-5)
+    other = dataclasses.replace(pair, answers=(pair.answers[0], "Something else"))
+    changed = model(**collator.forks([other])).rewards.detach()
+    assert (changed[0] - first[0]).abs().max() > 1e-4
+
+
+def test_gradients_reach_the_model_through_every_order():
+    model, collator = contextual("qwen2_5_vl", 4)
+    _, gradients = loss(model, collator.forks([case(0, ("a", "b b", "c c c"))]))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+    fork = collator.forks(CASES)[FORK]
+    assert [len(own) for own in fork.branches] == [2, 4, 4]
+    assert {len(read) for own in fork.reads for read in own} == {4}
+
+
+@pytest.mark.parametrize("answers", [1, 2, 3, 5])
+def test_every_two_answers_stand_both_ways_equally_often(answers):
+    for most in (2, 4, 6, 100):
+        shown = orders(answers, most)
+        assert len(shown) == len(set(shown)) <= most
+        for i, j in combinations(range(answers), 2):
+            ahead = [order.index(i) < order.index(j) for order in shown]
+            assert sum(ahead) * 2 == len(ahead)
+
+
+def test_lengths_count_the_row_with_all_answers():
+    _, collator = contextual("llava", 2)
+    cases = [dataclasses.replace(one, images=()) for one in CASES]
+    fork = collator.forks(cases)[FORK]
+    assert collator.lengths(cases, {}) == [
+        prefix + max(own) for prefix, own in zip(fork.prefixes, fork.branches, strict=True)
+    ]
+
+
+def test_a_saved_model_scores_as_it_was_trained_and_never_separately():
+    model, processor = make_tiny("qwen2_5_vl")
+    attach_head(model, HeadSpec(("accuracy",)), seed=1)
+    contract = new_contract(model, processor, ModelOptions(), "bradley_terry", "reward")
+    scorer = RewardModel(
+        model, processor, dataclasses.replace(contract, contextual_orders=2), batch_rows=4
+    )
+    collator = Collator(processor, contextual_orders=2)
+    with torch.inference_mode():
+        expected = model(**collator.forks(CASES[:1])).rewards.numpy()
+    ((_, rewards),) = scorer.score_cases(CASES[:1])
+    assert abs(rewards - expected).max() <= 1e-6
+    separate, _ = make_tiny("qwen2_5_vl", shared_prefix=False)
+    attach_head(separate, HeadSpec(("accuracy",)), seed=1)
+    with pytest.raises(ConfigError, match="contextual_orders is 2"):
+        RewardModel(separate, processor, scorer.contract)
+
+
+def test_options_that_make_no_sense_are_refused():
+    with pytest.raises(ConfigError, match="an even number"):
+        ModelOptions(contextual_orders=3)
+    with pytest.raises(ConfigError, match="shared_prefix on"):
+        ModelOptions(contextual_orders=2, shared_prefix="off")
