@@ -1,7 +1,7 @@
 """medrm: reward models and judges for medical multimodal LLMs.
 
 Layers, each importing only from lower ones (tests/test_layering.py):
-cli > pipeline > hub > evaluation > objectives > scorer > models | data | chat | parsers
+cli > throughput > pipeline > hub > evaluation > objectives > scorer > models | data | chat | parsers
 > config | statistics > schema | assets > errors
 """
 

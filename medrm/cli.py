@@ -160,6 +160,13 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 0 if clean else 1
 
 
+def _throughput(arguments: argparse.Namespace) -> None:
+    from medrm.throughput.options import given_options
+    from medrm.throughput.run import run_throughput
+
+    run_throughput(given_options(arguments))
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -202,6 +209,13 @@ def build_parser() -> argparse.ArgumentParser:
             "report",
             allow_abbrev=False,
             help="write the report.html of a run or of one evaluation, no model needed",
+        )
+    )
+    _add_throughput(
+        commands.add_parser(
+            "throughput",
+            allow_abbrev=False,
+            help="measure training and scoring speed with shared prefixes, and without",
         )
     )
     data = commands.add_parser("data", help="make and check annotation data")
@@ -256,6 +270,13 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_report)
 
 
+def _add_throughput(parser: argparse.ArgumentParser) -> None:
+    from medrm.throughput.options import add_options
+
+    add_options(parser)
+    parser.set_defaults(action=_throughput)
+
+
 def _add_phantom(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default 0)")
     parser.add_argument("--cases", type=_positive, required=True, help="number of cases")
@@ -301,6 +322,12 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     _add_judge_options(parser)
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
+    parser.add_argument(
+        "--shared_prefix",
+        choices=("on", "off"),
+        default="on",
+        help="read what the answers of a case share once (default); off: separate rows, for checking",
+    )
     parser.add_argument("--name", help="under which the model is reported (default: its own)")
     parser.add_argument(
         "--no_images",

@@ -27,6 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("hub",),
     ("pipeline",),
+    ("throughput",),
     ("cli",),
     ("recipes/*.py", "evaluation/*.py"),
 )
@@ -70,6 +71,7 @@ NO_TORCH = (
     "medrm.evaluation.document",
     "medrm.evaluation.breakdowns",
     "medrm.pipeline.audit",
+    "medrm.throughput.options",
 )
 
 

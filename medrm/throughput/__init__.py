@@ -1,0 +1,1 @@
+"""`medrm throughput`: how fast a model trains and scores with shared prefixes, and without."""

@@ -1,0 +1,112 @@
+"""The options of `medrm throughput`; without torch, so that the command line can show them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+from medrm.config.options import option
+from medrm.errors import ConfigError
+
+TASKS = ("train", "score")
+
+
+@dataclass(frozen=True)
+class ThroughputOptions:
+    """What is measured, and how long."""
+
+    model: str | None = option(
+        None, "Base model to measure: hub id, folder, or phantom-base. None: a shape."
+    )
+    shape: Literal["tiny", "small", "qwen2_5_vl_7b"] = option(
+        "small",
+        "Qwen2.5-VL shape with random weights: small (a decoder of 25 M parameters), "
+        "qwen2_5_vl_7b (the true one, for a GPU), tiny (to try the command).",
+    )
+    image_tokens: int = option(
+        1024, "Image tokens of a case; a checkpoint's processor may take the nearest it can."
+    )
+    question_tokens: int = option(
+        64, "Text tokens before the answers; a checkpoint's template comes on top."
+    )
+    answer_tokens: int = option(160, "Tokens of each answer; likewise.")
+    tasks: list[str] = option(list(TASKS), "Of train, score.")
+    answers: list[int] = option([2, 4, 8], "Answers of a case (K).")
+    cases: int = option(1, "Cases of a step; a GPU needs more to be busy.")
+    rounds: int = option(3, "Rounds; in each, every variant runs one step.")
+    quick: bool = option(False, "Train with the fewest answers alone, in two rounds.")
+    gradient_checkpointing: bool = option(False, "Compute the decoder's activations twice.")
+    image_feature_memory_mb: int = option(
+        1024, "Megabytes of the cached variant for what the vision tower says of each image."
+    )
+    device: str | None = option(None, "cpu or cuda. None: the GPU if there is one.")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Weights' precision; auto: bfloat16 on a GPU, float32 on a CPU."
+    )
+    output: str | None = option(None, "JSON file to write.")
+
+    def __post_init__(self) -> None:
+        given = dataclasses.asdict(self)
+        problems = []
+        for name, value in given.items():
+            least = 3 if name == "question_tokens" else 1
+            if type(value) is int and value < least:
+                problems.append(f"{name} is {value}; give {least} or more")
+        if not self.answers or min(self.answers) < 2 or max(self.answers) > 8:
+            problems.append(f"answers is {self.answers}; give numbers from 2 to 8")
+        if not self.tasks or not set(self.tasks) <= set(TASKS):
+            problems.append(f"tasks is {self.tasks}; give train, score or both")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def plan(self) -> list[tuple[str, int]]:
+        """The (task, K) to measure."""
+        return [
+            (task, answers)
+            for task in TASKS
+            for answers in sorted(set(self.answers))
+            if task in self.tasks
+            and not (self.quick and task == "train" and answers > min(self.answers))
+        ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the fields of `ThroughputOptions` as options of a command."""
+    hints = typing.get_type_hints(ThroughputOptions)
+    defaults = dataclasses.asdict(ThroughputOptions())
+    for field in dataclasses.fields(ThroughputOptions):
+        name, default, hint = f"--{field.name}", defaults[field.name], hints[field.name]
+        text = field.metadata["help"]
+        if isinstance(default, bool):
+            parser.add_argument(name, action="store_true", help=text)
+        elif isinstance(default, list):
+            kind = type(default[0])
+            shown = " ".join(map(str, default))
+            parser.add_argument(
+                name, nargs="+", type=kind, default=default, help=f"{text} (default {shown})"
+            )
+        else:
+            literal = typing.get_origin(hint) is Literal
+            parser.add_argument(
+                name,
+                type=int if isinstance(default, int) else str,
+                choices=typing.get_args(hint) if literal else None,
+                default=default,
+                help=text if default is None else f"{text} (default {default})",
+            )
+
+
+def given_options(arguments: argparse.Namespace) -> ThroughputOptions:
+    """Returns the options of a parsed command.
+
+    Raises:
+        ConfigError: a value is not accepted.
+    """
+    given = vars(arguments)
+    return ThroughputOptions(
+        **{field.name: given[field.name] for field in dataclasses.fields(ThroughputOptions)}
+    )

@@ -1,0 +1,210 @@
+"""The report of `medrm throughput`, what it counts, and when it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BatchFeature
+
+from medrm import cli
+from medrm.errors import ConfigError
+from medrm.models.forks import FORK
+from medrm.throughput import subject as subject_module
+from medrm.throughput.flops import causal_pairs, count_flops
+from medrm.throughput.measure import CACHED, SEPARATE, SHARED, Measurement, VariantsDifferError
+from medrm.throughput.memory import growth
+from medrm.throughput.options import ThroughputOptions
+from medrm.throughput.subject import Subject, make_subject
+
+TINY = {"shape": "tiny", "image_tokens": 12, "question_tokens": 6, "answer_tokens": 5}
+ROW = {
+    "task", "variant", "answers", "cases", "cases_per_s", "unique_tokens_per_s", "padded_share",
+    "peak_memory_bytes", "ratio_to_separate", "ideal_ratio", "flops", "share_of_bound",
+}  # fmt: skip
+
+
+def tiny(**changes: Any) -> ThroughputOptions:
+    return ThroughputOptions(**{**TINY, **changes})
+
+
+def command(*words: str) -> list[str]:
+    given = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+    return ["throughput", *given, *words]
+
+
+def measured(subject: Subject, task: str, answers: int, cases: int = 1) -> Measurement:
+    found = Measurement(subject, task, cases, answers, 2**20)
+    list(found.prepare())
+    return found
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return make_subject(tiny())
+
+
+def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "throughput.json"
+    words = ["--answers", "2", "3", "--rounds", "3", "--quick", "--output", str(path)]
+    assert cli.main(command(*words)) == 0
+    report = json.loads(path.read_text())
+    assert {"shape", "device", "dtype", "threads", "versions", "rows"} <= report.keys()
+    assert (report["device"], report["dtype"], report["threads"]) == ("cpu", "float32", 1)
+    assert report["shape"]["prefix_tokens"] == 12 + 6
+    assert report["shape"]["answer_tokens"] == 5
+    kinds = [(row["task"], row["answers"], row["variant"]) for row in report["rows"]]
+    variants = (SEPARATE, SHARED, CACHED)
+    planned = [("train", 2), ("score", 2), ("score", 3)]
+    assert kinds == [(*task, variant) for task in planned for variant in variants]
+    for row in report["rows"]:
+        assert row.keys() == ROW
+        ratio = row["ratio_to_separate"]
+        assert ratio["min"] <= ratio["median"] <= ratio["max"]
+        assert row["unique_tokens_per_s"] / row["cases_per_s"] == pytest.approx(
+            18 + 5 * row["answers"]
+        )
+        assert row["padded_share"] == 0
+        assert 0 < row["share_of_bound"] < 1.5
+    shown = capsys.readouterr().out
+    assert "tiny: decoder of 0.1 M" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_variants_compute_the_same_and_less(subject: Subject) -> None:
+    before = [parameter.clone() for parameter in subject.model.parameters()]
+    for task in ("train", "score"):
+        separate, shared, cached = measured(subject, task, 3, cases=2).variants
+        assert separate.flops > shared.flops > cached.flops > 0
+        assert separate.tower_flops == 3 * shared.tower_flops > 0
+        assert cached.tower_flops == 0
+        assert shared.peak < separate.peak
+    after = subject.model.parameters()
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
+def test_training_counts_its_backward_but_no_gradients_of_frozen_weights(subject: Subject) -> None:
+    train = measured(subject, "train", 2).variants[0]
+    score = measured(subject, "score", 2).variants[0]
+    decoder = score.flops - score.tower_flops
+    # Twice the decoder and LoRA's own gradients; three times with gradients of all weights.
+    assert 1.8 * decoder < train.flops - train.tower_flops < 2.6 * decoder
+
+
+def test_checkpointing_computes_more_and_holds_less() -> None:
+    plain, saving = make_subject(tiny()), make_subject(tiny())
+    saving.model.gradient_checkpointing_enable({"use_reentrant": False})
+    one, two = (measured(each, "train", 2, cases=4).variants[1] for each in (plain, saving))
+    assert two.flops > 1.2 * one.flops
+    assert two.peak < one.peak
+
+
+def test_other_rewards_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    real = subject_module.random_batches
+
+    def other(*args: Any) -> Any:
+        batches = real(*args)
+        ids = batches.shared["input_ids"].clone()
+        ids[0, 15] = (ids[0, 15] + 1) % 100  # one token of the prefix
+        changed = BatchFeature({**batches.shared, "input_ids": ids, FORK: batches.fork})
+        return type(batches)(batches.separate, changed)
+
+    monkeypatch.setattr(subject_module, "random_batches", other)
+    path = tmp_path / "throughput.json"
+    assert cli.main(command("--answers", "2", "--output", str(path))) == 2
+    assert "the rewards of shared_prefix differ" in capsys.readouterr().err
+    assert not path.exists()
+    with pytest.raises(VariantsDifferError):
+        measured(make_subject(tiny()), "train", 2)
+
+
+def test_a_checkpoint_with_its_processor(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "phantom-base", "--tasks", "score", "--answers", "2", "--rounds", "1"]
+    assert cli.main(command(*words)) == 0
+    assert "phantom-base: decoder of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--answers", "1"], "answers is [1]"),
+        (["--tasks", "sleep"], "tasks is ['sleep']"),
+        (["--rounds", "0"], "rounds is 0"),
+        (["--question_tokens", "2"], "question_tokens is 2; give 3 or more"),
+        (["--model", "./nowhere"], "does not exist"),
+        (["--output", "/nowhere/at/all.json"], "existing folder"),
+        (["--device", "tpu"], "device 'tpu' cannot be used"),
+    ],
+)
+def test_wrong_input_is_named(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(command(*words)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject_module, "fork_problem", lambda config: "a reason")
+    with pytest.raises(ConfigError, match="a reason"):
+        make_subject(tiny())
+
+
+def test_causal_pairs_are_those_of_the_mask() -> None:
+    for queries, keys in ((5, 5), (3, 7), (7, 3)):
+        mask = torch.ones(queries, keys).tril()
+        assert causal_pairs(queries, keys) == int(mask.sum())
+
+
+def test_attention_is_counted_by_its_formula() -> None:
+    query = torch.randn(2, 4, 6, 8, requires_grad=True)
+    key = torch.randn(2, 4, 10, 8, requires_grad=True)
+
+    def attend(causal: bool, backward: bool = False) -> int:
+        def step() -> None:
+            attention = torch.nn.functional.scaled_dot_product_attention
+            out = attention(query, query if causal else key, query if causal else key,
+                            is_causal=causal)  # fmt: skip
+            if backward:
+                out.sum().backward()
+
+        return count_flops(step, torch.nn.Identity())[0]
+
+    assert attend(causal=False) == 2 * (2 * 2 * 4 * 6 * 10 * 8)
+    assert attend(causal=True) == 2 * (2 * 2 * 4 * 21 * 8)
+    assert attend(causal=False, backward=True) == 7 * (2 * 2 * 4 * 6 * 10 * 8)
+
+
+def test_growth_is_the_peak_of_what_lives() -> None:
+    kept: list[torch.Tensor] = []
+
+    def step() -> None:
+        first = torch.ones(1000)
+        second = first + 1
+        del first
+        kept.append(second + 1)
+        kept.append(kept[0] + 1)
+
+    most, left = growth(step)
+    assert 3 * 4000 <= most < 3 * 4000 + 1000
+    assert 2 * 4000 <= left < 2 * 4000 + 100
+
+
+@pytest.mark.slow
+def test_the_default_shape_pays(tmp_path: Path) -> None:
+    small = make_subject(ThroughputOptions())
+    assert small.decoder_parameters() >= 20e6
+    train = measured(small, "train", 2)
+    separate, shared, cached = train.variants
+    assert separate.tower_flops < 0.15 * separate.flops
+    # Operations do not depend on how busy the machine is.
+    assert separate.flops / shared.flops > 1.7
+    assert separate.flops / cached.flops > 1.8
+    assert shared.peak < separate.peak
+    assert cached.peak < separate.peak
+    separate, shared, _ = measured(small, "score", 8).variants
+    assert separate.flops / shared.flops > 3.7
