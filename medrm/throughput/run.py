@@ -80,7 +80,10 @@ def _measure(subject: Subject, options: ThroughputOptions) -> list[Row]:
             for number in range(rounds):
                 bar.update(shown, advance=1, description=f"{name}: round {number + 1}")
                 measurement.round()
-            rows += measurement.rows(max(rate, _rate(subject, measurement.batches.row_tokens)))
+            own = measurement.rows(max(rate, _rate(subject, measurement.batches.row_tokens)))
+            ratios = [f"{row['variant']} {row['ratio_to_separate']['median']:.2f}x" for row in own]
+            console.print(f"{name}: {', '.join(ratios[1:])}", highlight=False)
+            rows += own
             bar.remove_task(shown)
     return rows
 

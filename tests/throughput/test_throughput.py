@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BatchFeature
+from transformers import AutoModelForImageTextToText, BatchFeature
 
 from medrm import cli
 from medrm.errors import ConfigError
@@ -18,6 +18,7 @@ from medrm.throughput.flops import causal_pairs, count_flops
 from medrm.throughput.measure import CACHED, SEPARATE, SHARED, Measurement, VariantsDifferError
 from medrm.throughput.memory import growth
 from medrm.throughput.options import ThroughputOptions
+from medrm.throughput.shapes import SHAPES, config_of
 from medrm.throughput.subject import Subject, make_subject
 
 TINY = {"shape": "tiny", "image_tokens": 12, "question_tokens": 6, "answer_tokens": 5}
@@ -152,6 +153,21 @@ def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(subject_module, "fork_problem", lambda config: "a reason")
     with pytest.raises(ConfigError, match="a reason"):
         make_subject(tiny())
+
+
+def test_bfloat16_agrees_within_its_rounding() -> None:
+    separate, shared, _ = measured(make_subject(tiny(dtype="bfloat16")), "train", 2).variants
+    assert separate.rewards is not None
+    assert shared.flops < separate.flops
+
+
+def test_the_large_shape_is_the_true_one() -> None:
+    config = config_of(SHAPES["qwen2_5_vl_7b"])
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count == 8_292_166_656  # as on the hub: "total_size": 16584333312 bytes in bfloat16
+    assert config.text_config.rope_parameters["mrope_section"] == [16, 24, 24]
 
 
 def test_causal_pairs_are_those_of_the_mask() -> None:
