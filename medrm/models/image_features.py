@@ -77,7 +77,8 @@ class Call:
     @classmethod
     def cut(cls, family: Family, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Returns the call of a family's tower with these arguments."""
-        inputs: dict[int | str, Any] = {**dict[int | str, Any](enumerate(args)), **kwargs}
+        inputs: dict[int | str, Any] = dict(enumerate(args))
+        inputs.update(kwargs)
         tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
         if family.packed_patches:
             sizes = inputs["grid_thw"].prod(-1).tolist()
@@ -119,7 +120,7 @@ class Call:
 
 
 @dataclass
-class TowerOutput(ModelOutput):  # type: ignore[misc]
+class TowerOutput(ModelOutput):
     """The fields of a vision tower's output that a family may read."""
 
     last_hidden_state: Tensor | None = None
@@ -151,7 +152,8 @@ def _output(features: Features) -> TowerOutput:
             continue
         which, count = map(int, place.split("/"))
         fields.setdefault(field, [None] * count)[which] = tensor
-    return TowerOutput(**{n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()})
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    return TowerOutput(**fields)
 
 
 class ImagesOnce:
@@ -203,10 +205,15 @@ class ImagesOnce:
             with torch.inference_mode(False), torch.no_grad():
                 return leaves(compute(*args, **kwargs), self.family.features)
 
-        units = [
-            memory.get(f"{tower} {settings} {key}", partial(names, place), partial(alone, place))
-            for place, key in enumerate(call.keys())
-        ]
+        keys = call.keys()
+        first = {key: place for place, key in reversed(list(enumerate(keys)))}
+        found = {
+            key: memory.get(
+                f"{tower} {settings} {key}", partial(names, place), partial(alone, place)
+            )
+            for key, place in first.items()
+        }
+        units = [found[key] for key in keys]
         return _output(
             {
                 name: torch.cat([unit[name].to(device, non_blocking=True) for unit in units])
