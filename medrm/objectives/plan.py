@@ -11,8 +11,9 @@ import itertools
 import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 
@@ -53,7 +54,7 @@ class Plan:
         """Optimiser steps of one epoch."""
         return math.ceil(len(self.lengths) / self.global_batch_cases)
 
-    @property
+    @cached_property
     def rounds(self) -> int:
         """Micro-batches of each process in every step, the gradient accumulation."""
         largest = min(self.global_batch_cases, len(self.lengths))
@@ -67,13 +68,13 @@ class Plan:
         size = self.global_batch_cases
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def micro_batches(self, epoch: int, process: int) -> list[list[Draw]]:
-        """Returns what one process runs in an epoch: `steps` x `rounds` micro-batches in order."""
-        return [
-            micro_batch
-            for cases in self.step_cases(epoch)
-            for micro_batch in self._dealt(cases)[process :: self.processes]
-        ]
+    def micro_batches(self, epoch: int, process: int) -> Iterator[list[Draw]]:
+        """Yields what one process runs in an epoch: `steps` x `rounds` micro-batches in order.
+
+        A step is dealt when it is due: the first one does not wait for an epoch of plans.
+        """
+        for cases in self.step_cases(epoch):
+            yield from self._dealt(cases)[process :: self.processes]
 
     def _dealt(self, cases: Sequence[int]) -> list[list[Draw]]:
         """Returns a step's `rounds` x `processes` micro-batches, round by round.

@@ -69,7 +69,7 @@ class PlanSampler(Sampler[list[Draw]]):
         return self.plan.steps * self.plan.rounds
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(self.plan.micro_batches(self.epoch(), self.process))
+        return self.plan.micro_batches(self.epoch(), self.process)
 
 
 def collate(
