@@ -96,4 +96,4 @@ def test_imports_no_torch() -> None:
     names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert names <= {"__future__", "itertools", "math", "random", "collections", "collections.abc",
-                     "dataclasses", "typing"}  # fmt: skip
+                     "dataclasses", "functools", "typing"}  # fmt: skip

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from files import picture, png, row, vote, write_lines, write_parquet
+
+from medrm.assets import cache_dir
+from medrm.data import images, load
+from medrm.data.columns import COLUMNS, FLAT, chosen, column, flat, label_column
+from medrm.data.images import examine
+from medrm.data.index import Store, StoredCases, together
+from medrm.data.load import digest_of, dimensions_of, read_set
+from medrm.data.pictures import stored_facts, unreadable
+from medrm.data.votes import LabelRules
+from medrm.errors import DataError
+from medrm.schema import Case
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def mixed(votes_file: Any) -> Path:
+    """Pairs, a ranking, text-only cases, an image that is missing and one that is damaged."""
+    several = {"answer_a": ..., "answer_b": ..., "answers": ["x", "y", "z"]}
+    path = votes_file(
+        vote("c1", "a1", patient="p", votes={"accuracy": "A", "overall": "tie"}, organ="brain"),
+        vote("c2", "a1", image="images/2.png"),
+        vote("c1", "a2", patient="p", votes={"accuracy": "B", "overall": None}, organ="brain"),
+        vote("c3", "a1", image=..., images=["images/1.png", "images/3.png"], votes={}),
+        vote("c4", "a1", image=..., images=[], question="Só?", votes={"own": "tie"}),
+        vote("c5", "a1", **several, votes={"overall": [[0, 2], 1]}),
+        vote("c6", "a1", image="images/none.png"),
+        vote("c7", "a1", image="images/damaged.png", answer_a=" Nothing. ", votes={"own": "B"}),
+    )
+    (path.parent / "images" / "damaged.png").write_bytes(b"no image")
+    return path
+
+
+def cases_of(source: Path) -> StoredCases:
+    found = read_set(str(source)).cases
+    assert isinstance(found, StoredCases)
+    return found
+
+
+def test_columns_say_what_the_cases_say(mixed: Path) -> None:
+    """Whole and in part, what is stored is what the cases themselves give."""
+    whole = cases_of(mixed)
+    for stored in (whole, whole.chosen(np.array([6, 2, 4])), whole[1:5][::-1], whole[:0]):
+        decoded = list(stored)
+        assert [case.case_id for case in decoded] == [stored[n].case_id for n in range(len(stored))]
+        for name in COLUMNS:
+            assert column(stored, name).tolist() == column(decoded, name).tolist()
+        for name in FLAT:
+            assert flat(stored, name).tolist() == flat(decoded, name).tolist()
+        for name in ("accuracy", "overall", "own", "none"):
+            assert label_column(stored, name).tolist() == label_column(decoded, name).tolist()
+        assert dimensions_of(stored) == dimensions_of(decoded)
+        assert digest_of(stored) == digest_of(decoded)
+    assert whole[-1] == whole[6]
+    with pytest.raises(IndexError):
+        whole[7]
+
+
+def test_cases_go_to_workers_and_stay_in_their_index(mixed: Path) -> None:
+    whole = cases_of(mixed)
+    part = whole.chosen(np.array([5, 0]))
+    copy: StoredCases = pickle.loads(pickle.dumps(part))
+    assert list(copy) == list(part) == [whole[5], whole[0]]
+    assert copy[1].images[0].read() == (mixed.parent / "images" / "1.png").read_bytes()
+    both = together(part, whole[3:4])
+    assert isinstance(both, StoredCases)
+    assert list(both) == [whole[5], whole[0], whole[3]]
+    assert together(part, [whole[3]]) == [whole[5], whole[0], whole[3]]
+    assert chosen(list(whole), np.array([1])) == [whole[1]]
+
+
+def test_lines_of_a_case_need_not_stand_together(votes_file: Any, tmp_path: Path) -> None:
+    lines = [
+        vote(f"c{case}", f"a{annotator}", votes={"overall": "AB"[(case + annotator) % 3 == 0]})
+        for annotator in range(3)
+        for case in range(40)
+    ]
+    apart = list(cases_of(votes_file(*lines)))
+    beside = list(cases_of(votes_file(*sorted(lines, key=lambda one: int(one["case_id"][1:])))))
+    assert apart == beside
+    assert [case.case_id for case in apart] == [f"c{number}" for number in range(40)]
+    assert {label.votes for case in apart for label in case.labels.values()} == {3}
+
+
+def test_a_set_is_read_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_set(str(mixed))
+
+    def never(*given: Any) -> None:
+        raise AssertionError("the set is read, or a case decoded")
+
+    monkeypatch.setattr(load, "_file", never)
+    monkeypatch.setattr(Store, "line", never)
+    again = read_set(str(mixed))
+    assert (again.digest, again.dimensions) == (first.digest, ("accuracy", "overall", "own"))
+    assert again.agreement == first.agreement
+    with pytest.raises(AssertionError, match="is read"):
+        read_set(str(mixed), LabelRules("split"))
+
+
+def _new_line(path: Path) -> None:
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(vote("c9")) + "\n")
+
+
+def _new_image(path: Path) -> None:
+    (path.parent / "images" / "2.png").write_bytes(png(picture(9)))
+
+
+def _found_image(path: Path) -> None:
+    (path.parent / "images" / "none.png").write_bytes(png(picture(9)))
+
+
+@pytest.mark.parametrize("change", [_new_line, _new_image, _found_image])
+def test_a_changed_file_is_read_again(
+    mixed: Path, change: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = read_set(str(mixed))
+    stored_facts([before.cases.store])  # type: ignore[attr-defined]
+    change(mixed)
+    with caplog.at_level(logging.INFO):
+        after = read_set(str(mixed))
+    assert after.digest != before.digest
+    assert "cases read and indexed" in caplog.text
+    assert ("has changed" in caplog.text) == (change is not _new_line)
+    facts = stored_facts([after.cases.store])  # type: ignore[attr-defined]
+    assert dict(facts) == examine(after.cases)
+
+
+def test_facts_are_kept_and_each_image_is_decoded_once(
+    mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = cases_of(mixed)
+    shown, decoded = [], []
+    look = images._facts
+    monkeypatch.setattr(images, "_facts", lambda ref: decoded.append(ref.digest) or look(ref))
+    facts = stored_facts([cases.store], lambda *step: shown.append(step))
+    assert len(decoded) == len(set(decoded)) == len(facts) == 4
+    assert shown[-1] == (4, 4)
+    assert dict(stored_facts([cases.store])) == dict(facts)
+    assert len(decoded) == 4
+    assert dict(facts) == examine(cases)
+    expected = [False] * 5 + [True, True]
+    for given in (facts, examine(cases)):
+        assert unreadable(cases, given).tolist() == expected
+        assert unreadable(list(cases), given).tolist() == expected
+    with pytest.raises(KeyError):
+        facts["0" * 64]
+
+
+def test_images_in_a_table_are_read_from_it(tmp_path: Path) -> None:
+    rows = [row(f"q{number}", number) for number in range(4)]
+    write_parquet(tmp_path / "pair_gt_all" / "parquet" / "brain.parquet", rows, "image")
+    labels = [{"question_id": f"q{n}", "human_answer": {"overall": "A"}} for n in range(4)]
+    write_lines(tmp_path / "pair_gt_all" / "brain.jsonl", labels)
+    cases_of(tmp_path)
+    again: list[Case] = pickle.loads(pickle.dumps(list(cases_of(tmp_path))))
+    assert [case.images[0].read() for case in again] == [png(picture(n)) for n in range(4)]
+
+
+def test_what_cannot_be_read_leaves_no_index(votes_file: Any) -> None:
+    path = votes_file(vote("c1"), vote("c2", votes={"overall": "C"}))
+    for _ in range(2):
+        with pytest.raises(DataError, match="'C'"):
+            read_set(str(path))
+    assert list((cache_dir() / "index").iterdir()) == []
