@@ -320,14 +320,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         default="transformers",
         help="what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)",
     )
-    _add_judge_options(parser)
+    model = ("shared_prefix", "image_feature_memory_mb", "image_feature_dir")
+    _add_judge_options(parser, model)
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
-    parser.add_argument(
-        "--shared_prefix",
-        choices=("on", "off"),
-        default="on",
-        help="read what the answers of a case share once (default); off: separate rows, for checking",
-    )
     parser.add_argument("--name", help="under which the model is reported (default: its own)")
     parser.add_argument(
         "--no_images",
@@ -374,20 +369,22 @@ def _add_readout(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_judge_options(parser: argparse.ArgumentParser) -> None:
-    """Adds how a judge is asked, as described in `JudgeOptions`."""
-    from medrm.config import JudgeOptions
+def _add_judge_options(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
+    """Adds how a judge is asked and those options of the model, as the configuration has them."""
+    from medrm.config import JudgeOptions, ModelOptions
 
-    types: dict[str, Callable[[str], Any]] = {"votes": int, "max_new_tokens": int}
-    types["judge_temperature"] = float
-    for option in fields(JudgeOptions):
-        if option.name not in ("judge_readout", "init_adapter"):
-            parser.add_argument(
-                f"--{option.name}",
-                type=types.get(option.name, str),
-                default=option.default,
-                help=option.metadata["help"],
-            )
+    types: dict[str, Callable[[str], Any]] = {"int": int, "float": float}
+    judge = [
+        own for own in fields(JudgeOptions) if own.name not in ("judge_readout", "init_adapter")
+    ]
+    for option in (*judge, *(own for own in fields(ModelOptions) if own.name in names)):
+        parser.add_argument(
+            f"--{option.name}",
+            type=types.get(str(option.type), str),
+            choices=("on", "off") if option.default == "on" else None,
+            default=option.default,
+            help=option.metadata["help"],
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

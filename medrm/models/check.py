@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.errors import ConfigError
 from medrm.models.families import Family
+from medrm.models.image_features import leaves
 from medrm.models.reward_model import last_attended, without_adapter
 
 _SIDE = 112
@@ -41,7 +42,8 @@ def _run(
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        seen.append(output if isinstance(output, Tensor) else output[0])
+        # Not output[0]: of some towers only some hidden states are there.
+        seen.append(next(iter(leaves(output, tuple(output)).values())))
 
     handle = model.get_submodule(family.vision).register_forward_hook(keep)
     batch = {name: value.to(model.device) for name, value in batch.items()}

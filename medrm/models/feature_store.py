@@ -157,6 +157,14 @@ def _put(place: Path, data: bytes) -> None:
         raise
 
 
+def memory_of(megabytes: int, folder: str | None, folder_megabytes: int) -> FeatureMemory:
+    """Returns a memory of so many megabytes, with a folder where one is given."""
+    files = None
+    if folder is not None:
+        files = FeatureFolder(Path(folder).expanduser(), folder_megabytes * 2**20)
+    return FeatureMemory(megabytes * 2**20, files)
+
+
 class FeatureMemory:
     """Features by content of the image, the least recently used dropped beyond a size.
 

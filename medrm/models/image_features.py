@@ -272,6 +272,12 @@ def see_images_once(model: PreTrainedModel, family: Family) -> bool:
     return True
 
 
+def stock_tower(tower: nn.Module) -> type[nn.Module]:
+    """Returns a tower's class without what this module adds to it."""
+    kinds = (kind for kind in type(tower).__mro__ if not issubclass(kind, ImagesOnce))
+    return cast(type[nn.Module], next(kinds))
+
+
 def remember_features(model: PreTrainedModel, family: Family, memory: FeatureMemory) -> bool:
     """Lets the vision tower of `model` look images up in `memory`; returns whether it will.
 

@@ -36,6 +36,7 @@ from medrm.errors import ConfigError, first_line
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
 from medrm.models.forked_attention import enable_forks
 from medrm.models.forks import fork_problem
+from medrm.models.image_features import see_images_once
 
 logger = logging.getLogger(__name__)
 
@@ -232,6 +233,7 @@ def load_base(
             f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
+    see_images_once(model, family_of(config))
     if options.shared_prefix == "on":
         _share_prefix(model)
     return model.eval()  # type: ignore[no-any-return]

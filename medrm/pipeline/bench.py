@@ -20,7 +20,7 @@ from medrm.config import Run
 from medrm.data.columns import column
 from medrm.data.controls import PICTURE_CONTROLS, picture_control
 from medrm.data.index import Lengths, together
-from medrm.errors import DataError
+from medrm.errors import ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.gate import check_declared
 from medrm.evaluation.run import Scorer, evaluate
@@ -28,9 +28,10 @@ from medrm.models.adapter import add_adapter
 from medrm.models.check import check_image_reaches
 from medrm.models.contract import JudgeSpec, new_contract
 from medrm.models.families import Family, family_of
+from medrm.models.feature_store import FeatureMemory, memory_of
 from medrm.models.folder import load_adapter
 from medrm.models.identity import base_identity, saved_identity
-from medrm.models.image_features import FeatureMemory, remember_features
+from medrm.models.image_features import remember_features
 from medrm.models.load import load_base, load_config, load_processor
 from medrm.models.reward_model import attach_head, without_adapter
 from medrm.objectives import load_objective
@@ -69,6 +70,32 @@ def settings_of(
 ) -> dict[str, Any]:
     """Returns what besides the weights could change a number; `compare` checks it."""
     return {"min_pixels": min_pixels, "max_pixels": max_pixels, **scorer.settings}
+
+
+def _feature_memory(run: Run) -> FeatureMemory:
+    """Returns where the features of images are kept in this run.
+
+    Under DeepSpeed the processes must run the same modules, so none may skip the tower.
+
+    Raises:
+        ConfigError: a folder for them under DeepSpeed.
+    """
+    options = run.model
+    if not run.training.deepspeed_plugin:
+        return memory_of(
+            options.image_feature_memory_mb,
+            options.image_feature_dir,
+            options.image_feature_dir_mb,
+        )
+    if options.image_feature_dir is not None:
+        raise ConfigError(
+            f"image_feature_dir is {options.image_feature_dir!r}, but under DeepSpeed all "
+            "processes must run the vision tower: none may read its output from a file. Leave it "
+            "out, or launch without DeepSpeed (accelerate_configs/ddp.yaml)."
+        )
+    if options.image_feature_memory_mb:
+        logger.info("image_feature_memory_mb is not used under DeepSpeed")
+    return FeatureMemory(0)
 
 
 @dataclass(frozen=True)
@@ -124,7 +151,7 @@ class Workbench:
             excluded += long
         check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
         material = replace(material, train=parts[0], development=parts[1], excluded=tuple(excluded))
-        memory = FeatureMemory(options.image_feature_memory_mb * 2**20)
+        memory = _feature_memory(run)
         return cls(run, material, objective, processor, family, collator, lengths, output, memory)
 
     def folder(self, name: str) -> Path:
@@ -144,18 +171,8 @@ class Workbench:
         return model
 
     def remember(self, model: PreTrainedModel) -> None:
-        """Lets a model use the features of images that this run has computed.
-
-        The models of a run share their vision tower, unless it is adapted, now or in the adapter
-        to go on from. Under DeepSpeed the processes must run the same modules, so none may skip the
-        tower.
-        """
-        tower = model.get_submodule(self.family.vision)
-        adapted = self.run.adapter.lora_vision or any(
-            "lora_" in name for name, _ in tower.named_parameters()
-        )
-        if self.memory.most_bytes and not adapted and not self.run.training.deepspeed_plugin:
-            remember_features(model, self.family, self.memory)
+        """Lets a model use the features of images that this run has computed."""
+        remember_features(model, self.family, self.memory)
 
     def check_image(self, model: PreTrainedModel) -> None:
         """Stops the run when images do not reach the model."""

@@ -23,10 +23,13 @@ from medrm.evaluation.tables import print_report
 from medrm.models.check import check_image_reaches
 from medrm.models.contract import Contract, read_contract
 from medrm.models.families import family_of
+from medrm.models.feature_store import memory_of
 from medrm.models.folder import load_adapter
 from medrm.models.identity import base_identity, saved_identity
+from medrm.models.image_features import remember_features
 from medrm.models.load import load_base, load_processor, resolve_model
 from medrm.models.origin import Origin, find
+from medrm.models.reward_model import without_adapter
 from medrm.pipeline.bench import settings_of
 from medrm.schema import DIMENSIONS
 from medrm.scorer.judge import Judge
@@ -74,6 +77,8 @@ class Measurement:
         name: under which the model is reported; None: its own.
         no_images: whether small copies of the images are left out.
         shared_prefix: as in `ModelOptions`.
+        image_feature_memory_mb: as in `ModelOptions`.
+        image_feature_dir: as in `ModelOptions`.
     """
 
     model: str
@@ -90,6 +95,8 @@ class Measurement:
     name: str | None = None
     no_images: bool = False
     shared_prefix: Literal["on", "off"] = "on"
+    image_feature_memory_mb: int = 0
+    image_feature_dir: str | None = None
 
 
 def evaluate_model(asked: Measurement) -> None:
@@ -165,6 +172,8 @@ def _base_options(asked: Measurement) -> ModelOptions:
         model_name_or_path=asked.model,
         model_revision=asked.revision or "main",
         shared_prefix=asked.shared_prefix,
+        image_feature_memory_mb=asked.image_feature_memory_mb,
+        image_feature_dir=asked.image_feature_dir,
         trust_remote_code=asked.trust_remote_code,
     )
 
@@ -193,7 +202,8 @@ def _scorer(
     processor = load_processor(
         asked.model, options.model_revision, trust_remote_code=asked.trust_remote_code
     )
-    base = load_base(options, device)
+    base = load_base(options, device).requires_grad_(False)
+    _remember(base, asked)
     _check_images(base, processor, benchmark)
     if readout in BASE_READOUTS:
         return BASE_READOUTS[readout](base, processor, dimensions=benchmark.dimensions)
@@ -204,9 +214,19 @@ def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> 
     folder = folder_of(asked.model, asked.revision)
     saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
     model, processor, _ = load_adapter(folder, device, shared_prefix=asked.shared_prefix)
+    _remember(without_adapter(model), asked)
     trained = scorer_of(model, processor, saved, readout=asked.readout)
     _check_images(model, processor, benchmark)
     return trained
+
+
+def _remember(model: PreTrainedModel, asked: Measurement) -> None:
+    """Lets a model keep what its vision tower says of images, where asked to."""
+    options = _base_options(asked)
+    memory = memory_of(
+        options.image_feature_memory_mb, options.image_feature_dir, options.image_feature_dir_mb
+    )
+    remember_features(model, family_of(model.config), memory)
 
 
 def _as_asked(contract: Contract, asked: Measurement) -> Contract:

@@ -16,7 +16,7 @@ from transformers import BatchFeature
 
 from medrm.errors import MedrmError
 from medrm.models.feature_store import FeatureMemory
-from medrm.models.image_features import remember_features
+from medrm.models.image_features import remember_features, stock_tower
 from medrm.objectives.targets import Targets
 from medrm.schema import Case, Label, PairLabel, RankingLabel
 from medrm.throughput.batches import Batches
@@ -108,10 +108,12 @@ class Measurement:
             for name, batch in batches.items()
         ]
         subject, tower = self.subject, self.subject.tower
-        stock = type(tower)
-        if remember_features(subject.base, subject.family, FeatureMemory(feature_bytes)):
-            # The other variants run the tower as it was.
-            remembering, tower.__class__ = type(tower), stock
+        stock = stock_tower(tower)
+        memory = FeatureMemory(feature_bytes)
+        remembers = remember_features(subject.base, subject.family, memory)
+        # The other variants run the tower as it was.
+        remembering, tower.__class__ = type(tower), stock
+        if remembers:
 
             def cached() -> Tensor:
                 with _as(tower, remembering):
