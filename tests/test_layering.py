@@ -46,6 +46,7 @@ NO_TORCH = (
     "medrm.parsers",
     "medrm.data.load",
     "medrm.data.phantom",
+    "medrm.data.pictures",
     "medrm.data.released",
     "medrm.evaluation.cases",
     "medrm.evaluation.audit",

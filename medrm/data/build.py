@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 VERSION = 1
 """Of the files of an index; raised whenever the same set would give others."""
 
-_FILES = "files.jsonl"
+_FILES, _KEYS = "files.jsonl", "keys.jsonl"
 _AT_ONCE = 1024
 _KEPT_PATHS = 2**16
 
@@ -85,7 +85,7 @@ def appear(folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="draft-") as scratch:
         draft = Path(scratch) / folder.name
-        draft.mkdir()
+        draft.mkdir(mode=0o700)  # it holds what cases say
         write(draft)
         try:
             draft.rename(folder)
@@ -198,7 +198,9 @@ class _Writer:
         self._paths: set[str] = set()
         self._tables: dict[tuple[str, ...], int] = {}
         self._dimensions: dict[str, int] = {}
-        self._keys, self._key_counts = array("q"), array("i")
+        self._key_lines = files.enter_context((folder / _KEYS).open("wb"))
+        self._key_starts, self._key_counts = array("Q"), array("i")
+        self._keys = array("q")
 
     def add(self, drafts: Sequence[Draft], labels: Sequence[Mapping[str, Label]]) -> None:
         """Appends cases."""
@@ -208,7 +210,9 @@ class _Writer:
             self._keys.extend(map(hash, keys))
             self._key_counts.append(len(keys))
             self._arrays.add("start", [self._lines.tell()], "<u8")
-            record = {**case_record(case, self._tables), "keys": keys}
+            self._key_starts.append(self._key_lines.tell())
+            self._key_lines.write(json.dumps(keys).encode() + b"\n")
+            record = case_record(case, self._tables)
             self._lines.write(json.dumps(record).encode() + b"\n")
             self._note_files(case)
         for name, (kind, value) in COLUMNS.items():
@@ -232,11 +236,19 @@ class _Writer:
             **about,
         }
         (self._folder / ABOUT_FILE).write_text(json.dumps(known), encoding="utf-8")
-        store = Store(self._folder)
+        self._write_clusters()
+
+    def _write_clusters(self) -> None:
         marks = np.frombuffer(self._keys, np.int64)
         counts = np.frombuffer(self._key_counts, np.int32)
-        names = cluster_names(marks, counts, lambda case, key: str(store.line(case)["keys"][key]))
-        names.tofile(self._folder / "cluster.bin")
+        with (self._folder / _KEYS).open("rb") as lines:
+
+            def key(case: int, number: int) -> str:
+                lines.seek(self._key_starts[case])
+                return str(json.loads(lines.readline())[number])
+
+            cluster_names(marks, counts, key).tofile(self._folder / "cluster.bin")
+        (self._folder / _KEYS).unlink()  # it names patients
 
     def _case(self, draft: Draft, labels: Mapping[str, Label]) -> Case:
         groups = dict(draft.groups)

@@ -171,6 +171,12 @@ def test_images_in_a_table_are_read_from_it(tmp_path: Path) -> None:
     assert [case.images[0].read() for case in again] == [png(picture(n)) for n in range(4)]
 
 
+def test_an_index_names_no_patient_and_is_private(votes_file: Any) -> None:
+    store = cases_of(votes_file(vote("c1", patient="Mx Doe"), vote("c2", study="s9"))).store
+    assert store.folder.stat().st_mode & 0o077 == 0
+    assert all(b"Mx Doe" not in path.read_bytes() for path in store.folder.iterdir())
+
+
 def test_what_cannot_be_read_leaves_no_index(votes_file: Any) -> None:
     path = votes_file(vote("c1"), vote("c2", votes={"overall": "C"}))
     for _ in range(2):
