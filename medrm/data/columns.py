@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -58,7 +57,7 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def plain_text(text: str) -> str:
     """Returns a text in lower case, its white space as single blanks."""
-    return re.sub(r"\s+", " ", text).strip().casefold()
+    return " ".join(text.split()).casefold()
 
 
 def texts_of(case: Case) -> tuple[str, ...]:
