@@ -147,38 +147,57 @@ def forked_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
     fork: _Layout | None = None,
-    **kwargs: Any,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attends as transformers' sdpa does; where a batch is forked, prefix first, then branches.
+
+    On a CPU bf16 is computed in fp32. A forked batch knows no dropout (`load_base` turns it off).
 
     Returns:
         [rows, L, A, d], and no weights.
     """
+    parts = (query, key, value)
+    if query.device.type != "cpu":
+        return _attend(module, parts, attention_mask, settings, fork), None
+    # On a CPU the kernel for bf16 takes short rows up to eight times as long backward.
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
+    with torch.autocast("cpu", enabled=False):
+        wide = (query.float(), key.float(), value.float())
+        output = _attend(module, wide, attention_mask, settings, fork)
+    return output.to(value.dtype), None
+
+
+def _attend(
+    module: nn.Module,
+    parts: tuple[Tensor, Tensor, Tensor],
+    attention_mask: Tensor | None,
+    settings: Mapping[str, Any],
+    fork: _Layout | None,
+) -> Tensor:
+    """Returns [rows, L, A, d] of queries, keys and values, each [rows, A or fewer, L, d]."""
+    query, key, value = parts
     # Cross-attention to an image has no causal order; each row attends to its own image.
     if fork is None or not vars(module).get("is_causal", False):
-        output, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return output, None
+        plain, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+        return plain
+    scaling = settings["scaling"]
     _, answers, _, branch = fork.shape
-    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
-    prefix_mask, branch_mask = fork.masks_of(sliding_window, groups)
+    heads, size = query.shape[1], query.shape[-1]
+    groups = heads // key.shape[1]
+    prefix_mask, branch_mask = fork.masks_of(settings.get("sliding_window"), groups)
     (shared_query, own_query), (shared_key, own_key), (shared_value, own_value) = (
-        _parts(part, fork) for part in (query, key, value)
+        _parts(part, fork) for part in parts
     )
     shared, _ = sdpa_attention_forward(
-        module, shared_query, shared_key, shared_value, prefix_mask, dropout, scaling
+        module, shared_query, shared_key, shared_value, prefix_mask, scaling=scaling
     )
     keys, values = (
         torch.cat([before[:, None].expand(-1, answers, -1, -1, -1), after], dim=3).flatten(0, 1)
         for before, after in ((shared_key, own_key), (shared_value, own_value))
     )
     # The queries that share a key head stand one behind the other: no key is copied for them.
-    size = query.shape[-1]
     folded = own_query.reshape(-1, key.shape[1], groups * branch, size)
     if len(branch_mask) > 1:
         branch_mask = branch_mask.repeat_interleave(answers, dim=0)
@@ -187,7 +206,7 @@ def forked_attention(
     computed = torch.cat([shared.flatten(0, 1), own.flatten(0, 1)])
     if fork.back is not None:
         computed = computed[fork.back]
-    return computed.view(query.shape[0], query.shape[2], heads, -1), None
+    return computed.view(query.shape[0], query.shape[2], heads, size)
 
 
 AttentionInterface.register(FORKED, forked_attention)
