@@ -102,6 +102,14 @@ def test_types_of_yaml(default: Path) -> None:
     assert run.training.warmup_steps == 0.1
 
 
+@pytest.mark.parametrize("word", ["on", "off"])
+def test_on_and_off_are_words_not_booleans(default: Path, word: str) -> None:
+    run = parse(default, recipe=f"train_data: x\nshared_prefix: {word}\nuse_peft: no\n")
+    assert run.model.shared_prefix == word
+    assert run.adapter.use_peft is False
+    assert parse(default, "--shared_prefix", word).model.shared_prefix == word
+
+
 def test_null_means_the_option_is_not_set(default: Path) -> None:
     run = parse(default, recipe="train_data: x\nbenchmark: null\nuse_cpu: true\n")
     assert run.data.benchmark is None

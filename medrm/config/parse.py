@@ -54,7 +54,15 @@ def _raise(message: str) -> NoReturn:
 
 
 class _Strict(yaml.SafeLoader):
-    """The safe loader, which also refuses a key given twice."""
+    """The safe loader, which also refuses a key given twice.
+
+    `on` and `off` are words, as in YAML 1.2: options take them.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (the base class reads it so)
+        first: [kind for kind in kinds if first not in "oO" or kind[0] != "tag:yaml.org,2002:bool"]
+        for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Builds a mapping.
