@@ -105,13 +105,16 @@ def _refs(store: Store, places: Sequence[int]) -> Iterator[ImageRef]:
 
 
 def unreadable(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> NDArray[np.bool_]:
-    """Returns whether a case has an image that cannot be read."""
-    if isinstance(facts, StoredFacts):
-        bad = list(facts.problems)
-    else:
-        bad = [digest for digest, fact in facts.items() if fact.problem]
-    shown = flat(cases, "image")
-    wrong = np.isin(shown, np.array(["", *bad], dtype="S64"))
+    """Returns whether a case has an image that cannot be read; of stored cases found once."""
+    if not (isinstance(cases, StoredCases) and isinstance(facts, StoredFacts)):
+        return _unreadable(cases, [digest for digest, fact in facts.items() if fact.problem])
+    whole, bad = StoredCases(cases.store), list(facts.problems)
+    known = cases.store.kept_array("unreadable", np.bool_, lambda: _unreadable(whole, bad))
+    return known[cases.places]
+
+
+def _unreadable(cases: Sequence[Case], bad: Sequence[str]) -> NDArray[np.bool_]:
+    wrong = np.isin(flat(cases, "image"), np.array(["", *bad], dtype="S64"))
     found = np.zeros(len(cases), dtype=np.bool_)
     found[owners(column(cases, "images"))[wrong]] = True
     return found

@@ -10,11 +10,18 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = Sequence[int] | Sequence[float] | NDArray[Any]
+"""One for each case."""
 
 
 class Draw(NamedTuple):
@@ -41,9 +48,9 @@ class Plan:
         seed: of the order.
     """
 
-    lengths: Sequence[int]
-    weights: Sequence[float]
-    kinds: Sequence[int]
+    lengths: Numbers
+    weights: Numbers
+    kinds: Numbers
     global_batch_cases: int
     micro_batch_cases: int
     processes: int
@@ -59,21 +66,24 @@ class Plan:
         """Micro-batches of each process in every step, the gradient accumulation."""
         largest = min(self.global_batch_cases, len(self.lengths))
         at_once = self.micro_batch_cases * self.processes
-        return math.ceil(largest / at_once) + len(set(self.kinds)) - 1
+        return math.ceil(largest / at_once) + len(np.unique(self.kinds)) - 1
 
     def step_cases(self, epoch: int) -> list[list[int]]:
         """Returns the cases of each optimiser step of an epoch (counted from 0)."""
-        order = list(range(len(self.lengths)))
+        return list(self._steps(epoch))
+
+    def _steps(self, epoch: int) -> Iterator[list[int]]:
+        order = array("q", range(len(self.lengths)))
         random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        size = self.global_batch_cases
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        for start in range(0, len(order), self.global_batch_cases):
+            yield order[start : start + self.global_batch_cases].tolist()
 
     def micro_batches(self, epoch: int, process: int) -> Iterator[list[Draw]]:
         """Yields what one process runs in an epoch: `steps` x `rounds` micro-batches in order.
 
         A step is dealt when it is due: the first one does not wait for an epoch of plans.
         """
-        for cases in self.step_cases(epoch):
+        for cases in self._steps(epoch):
             yield from self._dealt(cases)[process :: self.processes]
 
     def _dealt(self, cases: Sequence[int]) -> list[list[Draw]]:
@@ -83,9 +93,9 @@ class Plan:
         of the step's kind with weight 0, so that every process takes part in every round.
         """
         scale = 1 / math.fsum(self.weights[case] for case in cases)
-        members = defaultdict(list)
+        members: dict[int, list[int]] = defaultdict(list)
         for case in sorted(cases, key=lambda case: (-self.lengths[case], case)):
-            members[self.kinds[case]].append(case)
+            members[int(self.kinds[case])].append(case)
         dealt = []
         for kind, rounds in self._rounds_of_kinds(members).items():
             for part in _even_parts(members[kind], rounds * self.processes):

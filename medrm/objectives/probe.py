@@ -59,9 +59,9 @@ def pooled_states(
 ) -> dict[str, Tensor]:
     """Returns case id to what the head reads, (K, O, H) on the CPU; processes share the work."""
     plan = Plan(
-        lengths=lengths_of(cases, lengths).tolist(),
+        lengths=lengths_of(cases, lengths),
         weights=[1.0] * len(cases),
-        kinds=column(cases, "images").tolist(),
+        kinds=column(cases, "images"),
         global_batch_cases=len(cases),
         micro_batch_cases=args.per_device_eval_batch_size,
         processes=args.world_size,

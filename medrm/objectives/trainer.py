@@ -174,9 +174,9 @@ class PreferenceTrainer(Trainer):
         micro_batch_cases: int,
     ) -> Plan:
         return Plan(
-            lengths=lengths_of(cases, lengths).tolist(),
-            weights=self.targets.weights_of(cases).sum(axis=1).tolist(),
-            kinds=column(cases, "images").tolist(),
+            lengths=lengths_of(cases, lengths),
+            weights=self.targets.weights_of(cases).sum(axis=1),
+            kinds=column(cases, "images"),
             global_batch_cases=global_batch_cases,
             micro_batch_cases=micro_batch_cases,
             processes=args.world_size,

@@ -18,7 +18,7 @@ from medrm.data.columns import chosen, label_column
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.index import Store, StoredCases, together
 from medrm.data.leaks import LeakReport, find_leaks, same_pictures
-from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
+from medrm.data.load import CaseSet, dimensions_of, read_set
 from medrm.data.pictures import StoredFacts, stored_facts, unreadable
 from medrm.data.rows import Excluded
 from medrm.data.split import folds_by_cluster, split_by_cluster
@@ -234,8 +234,9 @@ def _leaks(
             find_leaks(train, benchmark.cases, facts, synthetic=source.synthetic)
         )
 
-    digests = (digest_of(train), benchmark.source.digest, str(source.synthetic))
-    name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
+    assert isinstance(train, StoredCases)
+    parts = f"{benchmark.source.digest} {source.synthetic}".encode() + train.places.tobytes()
+    name = hashlib.sha256(parts).hexdigest()[:32]
     known = _store(source).kept(f"leaks-{name}", found)
     return LeakReport(tuple(known.pop("fatal")), **known)
 
