@@ -207,7 +207,7 @@ class ModelOptions:
         "at 1,024 tokens: 7 MB), so that later epochs and orders skip it; 0: none.",
     )
     image_feature_dir: str | None = option(
-        None, "Folder for the same, shared by processes and later runs. Pays on a CPU (README)."
+        None, "Folder for the same, shared by processes and later runs; see recipes/README.md."
     )
     image_feature_dir_mb: int = option(20_000, "Megabytes there; the least recently used go first.")
     reward_template: Literal["turn_end", "generation_prompt"] = option(
