@@ -57,6 +57,12 @@ def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     return hidden_states(model, features).flatten(0, 1)
 
 
+def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states at the last token of each branch of a forked batch, [branches, H]."""
+    places = torch.tensor([row[-1] for row in features[FORK].rows])
+    return flat_states(model, features)[places]
+
+
 def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     """Returns the states after the final norm, [rows, L, H]."""
     states: Tensor = cast(Any, model).model(**features, use_cache=False).last_hidden_state

@@ -16,6 +16,9 @@ from medrm import chat
 from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError, DataError
 from medrm.models.contract import Contract
+from medrm.models.families import family_of
+from medrm.models.forked_attention import shares_prefix
+from medrm.models.forks import forked
 from medrm.models.reward_model import last_attended, without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Verdict
 from medrm.scorer.batches import (
@@ -29,8 +32,14 @@ from medrm.scorer.batches import (
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.frame import Draft, Frame
 from medrm.scorer.judge import Preference, agreed, pair_case
-from medrm.scorer.language import hidden_states, log_probabilities
-from medrm.scorer.prefix import continued, read_branches, shares_cache
+from medrm.scorer.language import branch_ends, hidden_states, log_probabilities
+from medrm.scorer.prefix import (
+    continued,
+    ends_of,
+    read_branches,
+    shared_length,
+    shares_cache,
+)
 from medrm.scorer.responses import probability_response
 from medrm.scorer.reward import ImageInput
 from medrm.scorer.round_robin import in_pairs
@@ -117,13 +126,15 @@ class Skeleton:
             name: Frame(self._collator, prompt, self.dimensions if name is None else (name,))
             for name in prompt.asked(self.dimensions)
         }
-        shares = shares_cache(self._model)
+        shares, forks = shares_cache(self._model), shares_prefix(self._model)
+        read = self._read_forked if forks else self._read_whole
+        read = self._read_shared if shares else read
         rows = len(ORDERS) * len(self._frames)
         self._readout: Readout[Case, Asked, Array] = Readout(
             self._collator,
-            prompts=self._shared_prompts if shares else self._whole_prompts,
+            prompts=self._shared_prompts if forks else self._whole_prompts,
             rows=lambda _: rows,
-            read=self._read_shared if shares else self._read_whole,
+            read=read,
             batch_rows=batch_rows,
             max_length=max_length,
         )
@@ -245,6 +256,22 @@ class Skeleton:
             if column:
                 states = prefix.extend([draft.step.feed for draft in drafts])
             self._choose(states, drafts)
+        return self._values(prompts, drafts)
+
+    def _read_forked(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
+        calls = [call for prompt in prompts for call in prompt.detail.calls]
+        drafts = [Draft(self._frames[call.dimension]) for call in calls]
+        starts = [shared_length([call.prompt for call in one.detail.calls]) for one in prompts]
+        ends = ends_of(features, [prompt.detail.encoded for prompt in prompts], starts)
+        family = family_of(self._model.config)
+        for _ in calls[0].names:
+            said = iter(drafts)
+            branches = [
+                [[*call.prompt[start:], *next(said).step.reply] for call in prompt.detail.calls]
+                for prompt, start in zip(prompts, starts, strict=True)
+            ]
+            batch = forked(features, family, ends, branches).to(self._model.device)
+            self._choose(branch_ends(self._model, batch), drafts)
         return self._values(prompts, drafts)
 
     def _read_whole(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:

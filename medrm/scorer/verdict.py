@@ -13,6 +13,9 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.errors import ConfigError
+from medrm.models.families import family_of
+from medrm.models.forked_attention import shares_prefix
+from medrm.models.forks import forked
 from medrm.models.reward_model import last_attended
 from medrm.schema import DIMENSIONS, ORDERS, Case
 from medrm.scorer.batches import (
@@ -25,7 +28,7 @@ from medrm.scorer.batches import (
     to_numpy,
 )
 from medrm.scorer.collate import Collator, Row
-from medrm.scorer.language import hidden_states, log_probabilities
+from medrm.scorer.language import branch_ends, hidden_states, log_probabilities
 from medrm.scorer.prefix import Prefix, first_difference, mask_of, shared_length, shares_cache
 from medrm.scorer.responses import probability_response
 from medrm.scorer.round_robin import in_pairs
@@ -71,7 +74,8 @@ class VerdictProbability:
     the two possible replies, taken from the first token in which the rendered replies differ.
 
     The image and the question, and then the answers in each order, are computed once and kept as a
-    cache, where that is exact (see `shares_cache`).
+    cache, where that is exact (see `shares_cache`); elsewhere orders and dimensions are branches
+    behind the image and the question.
 
     Attributes:
         readout: "verdict_probability".
@@ -99,14 +103,16 @@ class VerdictProbability:
         self.dimensions = tuple(dimensions)
         self._model = model
         self._collator = Collator(processor)
-        shares = shares_cache(model)
+        shares, forks = shares_cache(model), shares_prefix(model)
+        read = self._read_forked if forks else self._read_whole
+        read = self._read_shared if shares else read
         self._ending = self._find_ending()
         rows = len(ORDERS) * (1 if shares else len(self.dimensions))
         self._readout: Readout[Case, Asked, Array] = Readout(
             self._collator,
-            prompts=self._shared_prompts if shares else self._whole_prompts,
+            prompts=self._shared_prompts if forks else self._whole_prompts,
             rows=lambda _: rows,
-            read=self._read_shared if shares else self._read_whole,
+            read=read,
             batch_rows=batch_rows,
             max_length=max_length,
         )
@@ -202,12 +208,9 @@ class VerdictProbability:
 
     def _read_shared(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
         features = features.to(self._model.device)
-        tails = self._ending.tails
-        longest = tails[self._ending.longest]
-        lengths = self._prompt_lengths(features, [longest] * len(prompts)) - len(longest)
+        tails, lengths = self._ending.tails, self._shared_lengths(features, prompts)
         middles = [prompt.detail.middles for prompt in prompts]
-        shared = torch.tensor([len(forward) for forward, _ in middles], device=lengths.device)
-        prefix = Prefix.of(self._model, features, lengths - shared)
+        prefix = Prefix.of(self._model, features, lengths)
         prefix.repeat(len(ORDERS))
         prefix.extend([order for orders in middles for order in orders])
         states = []
@@ -215,6 +218,22 @@ class VerdictProbability:
             states.append(prefix.extend([tail] * (len(ORDERS) * len(prompts))))
             prefix.retract(len(tail))
         return self._probabilities(torch.stack(states, dim=1).flatten(0, 1))
+
+    def _read_forked(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
+        branches = [
+            [[*middle, *tail] for middle in prompt.detail.middles for tail in self._ending.tails]
+            for prompt in prompts
+        ]
+        lengths = self._shared_lengths(features, prompts).tolist()
+        batch = forked(features, family_of(self._model.config), lengths, branches)
+        return self._probabilities(branch_ends(self._model, batch.to(self._model.device)))
+
+    def _shared_lengths(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> Tensor:
+        """Returns the tokens that both orders of each case share, [cases]."""
+        longest = self._ending.tails[self._ending.longest]
+        lengths = self._prompt_lengths(features, [longest] * len(prompts)) - len(longest)
+        middles = [len(prompt.detail.middles[0]) for prompt in prompts]
+        return lengths - torch.tensor(middles, device=lengths.device)
 
     def _prompt_lengths(self, features: BatchFeature, tails: list[list[int]]) -> Tensor:
         """Returns the tokens of each row before the reply, [rows].
