@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from medrm.errors import MedrmError
+from medrm.errors import ConfigError, MedrmError
 from medrm.models.feature_store import FeatureMemory
 from medrm.models.image_features import remember_features, stock_tower
 from medrm.objectives.targets import Targets
@@ -157,6 +157,7 @@ class Measurement:
 
         Raises:
             VariantsDifferError: a variant's rewards are others than those of separate rows.
+            ConfigError: the image features do not fit into their memory.
         """
         for variant in self.variants:
             yield variant.name
@@ -168,6 +169,11 @@ class Measurement:
             self._compare(variant)
             # In a step of its own: counting holds tensors that checkpointing would have freed.
             variant.flops, variant.tower_flops = count_flops(variant.step, self.subject.tower)
+            if variant.fill is not None and variant.tower_flops:
+                raise ConfigError(
+                    f"the image features of {self.cases} cases do not fit into the memory they are "
+                    "given; give a larger image_feature_memory_mb, or fewer cases"
+                )
 
     def _first(self, variant: Variant) -> None:
         variant.rewards = variant.step()
