@@ -223,8 +223,10 @@ class _Writer:
         self.count += len(cases)
 
     def add_end(self) -> None:
-        """Marks the end of the last case."""
+        """Marks the end of the last case, and keeps what tells the tables of images."""
         self._arrays.add("start", [self._lines.tell()], "<u8")
+        for path in (path for files in self._tables for path in files):
+            self._files.write(json.dumps([path, *_status(path)]) + "\n")
 
     def conclude(self, about: Mapping[str, Any]) -> None:
         """Writes what is known once all cases are written and the files closed."""

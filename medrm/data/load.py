@@ -25,6 +25,7 @@ from medrm.data.sources import (
     Description,
     description_names,
     descriptions,
+    descriptions_digest,
     hub_files,
     hub_layout,
     hub_table,
@@ -101,7 +102,8 @@ def read_set(
     """
     departments = read_department_map(department_map) if department_map else {}
     found = (described and _brought(described, Path(source))) or _find(source)
-    parts = [source, found.name, found.revision, list(map(file_part, found.files))]
+    files = list(map(file_part, found.files))
+    parts = [source, found.name, found.revision, files, descriptions_digest()]
     store = open_index(source, parts, found.read, rules or LabelRules(), departments)
     about = store.about
     return CaseSet(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 import shutil
 import tempfile
@@ -111,6 +112,14 @@ def read_description(path: Path) -> Description:
 def descriptions() -> list[Description]:
     """Returns all descriptions in `data/`, by name."""
     return [read_description(asset(f"data/{name}/{DESCRIPTION}")) for name in description_names()]
+
+
+def descriptions_digest() -> str:
+    """Returns a digest of all descriptions, by whose columns a set may be read."""
+    digest = hashlib.sha256()
+    for path in sorted(asset("data").glob(f"*/{DESCRIPTION}")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def is_hub_id(source: str) -> bool:

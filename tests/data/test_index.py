@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def test_images_in_a_table_are_read_from_it(tmp_path: Path) -> None:
     cases_of(tmp_path)
     again: list[Case] = pickle.loads(pickle.dumps(list(cases_of(tmp_path))))
     assert [case.images[0].read() for case in again] == [png(picture(n)) for n in range(4)]
+    shutil.rmtree(cache_dir() / "tables")
+    assert cases_of(tmp_path)[3].images[0].read() == png(picture(3))
 
 
 def test_an_index_names_no_patient_and_is_private(votes_file: Any) -> None:
