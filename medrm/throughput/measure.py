@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature
 
-from medrm.errors import ConfigError, MedrmError
+from medrm.errors import ConfigError
 from medrm.models.feature_store import FeatureMemory
 from medrm.models.image_features import remember_features, stock_tower
 from medrm.objectives.targets import Targets
@@ -32,7 +32,7 @@ _MOST_EPS = {torch.float32: 1000, torch.bfloat16: 16}
 Row = dict[str, Any]
 
 
-class VariantsDifferError(MedrmError):
+class VariantsDifferError(RuntimeError):
     """The variants give different rewards, so that their times mean nothing."""
 
 
