@@ -27,6 +27,9 @@ LABEL = np.dtype([("votes", "<i4"), ("tied", "<f8"), ("decided", "?"), ("ranked"
 """A label as numbers: votes (0: there is none), the mass of ties among them (of rankings: tied
 pairs of answers), whether a majority decides, and whether the votes are rankings."""
 
+TOKENS = np.dtype([("longest", "<i4"), ("unique", "<i4")])
+"""Tokens of a case: of its longest row, and of what its rows share once with the rest of each."""
+
 
 class IndexedCases(Sequence[Case]):
     """Cases whose columns are stored; `medrm.data.index.StoredCases`."""

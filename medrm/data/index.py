@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medrm.data.columns import COLUMNS, FLAT, LABEL, IndexedCases, Places
+from medrm.data.columns import COLUMNS, FLAT, LABEL, TOKENS, IndexedCases, Places
 from medrm.data.images import StoredCell, StoredFile
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 
@@ -172,21 +172,27 @@ class StoredCases(IndexedCases):
 
 @dataclass(frozen=True)
 class StoredLengths:
-    """Tokens of the cases of an index, by their places in it; 0 where they were not counted."""
+    """`TOKENS` of the cases of an index, by their places in it; 0 where they were not counted."""
 
-    values: NDArray[np.int32]
-
-
-Lengths = Mapping[str, int] | StoredLengths
-"""Cases to the tokens of their longest row: by id, or by place."""
+    values: NDArray[Any]
 
 
-def lengths_of(cases: Sequence[Case], lengths: Lengths) -> NDArray[np.int64]:
-    """Returns the tokens of each case's longest row."""
+Counts = Sequence[int] | NDArray[Any]
+"""`TOKENS` of cases, in their order; one number stands for both."""
+
+Lengths = Mapping[str, Any] | StoredLengths
+"""Cases to their `TOKENS`: by id, or by place; one number stands for both."""
+
+
+def lengths_of(
+    cases: Sequence[Case], lengths: Lengths, of: Literal["longest", "unique"] = "longest"
+) -> NDArray[np.int64]:
+    """Returns the tokens of each case: of its longest row, or those that are unique."""
     if isinstance(lengths, StoredLengths):
         assert isinstance(cases, StoredCases)
-        return lengths.values[cases.places].astype(np.int64)
-    return np.array([lengths[case.case_id] for case in cases], dtype=np.int64)
+        return lengths.values[of][cases.places].astype(np.int64)
+    found = np.array([lengths[case.case_id] for case in cases], dtype=TOKENS)
+    return found[of].astype(np.int64)
 
 
 def together(first: Sequence[Case], second: Sequence[Case]) -> Sequence[Case]:

@@ -16,7 +16,8 @@ from medrm.errors import ConfigError
 _FIXED: dict[str, tuple[object, str]] = {
     "gradient_accumulation_steps": (
         1,
-        "it follows from global_batch_cases, per_device_train_batch_size and the processes",
+        "it follows from global_batch_cases, max_tokens_per_batch, per_device_train_batch_size and "
+        "the processes",
     ),
     "remove_unused_columns": (False, "cases have no columns"),
     "label_smoothing_factor": (0.0, "use label_smoothing"),
@@ -25,7 +26,12 @@ _FIXED: dict[str, tuple[object, str]] = {
 }
 """Arguments of transformers that the step planner takes over: the one accepted value, and why."""
 
-_COUNTS = ("global_batch_cases", "per_device_train_batch_size", "per_device_eval_batch_size")
+_COUNTS = (
+    "global_batch_cases",
+    "max_tokens_per_batch",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+)
 
 
 @dataclass
@@ -34,6 +40,18 @@ class BradleyTerryConfig(TrainingArguments):
 
     global_batch_cases: int = option(
         32, "Cases of one optimiser step, whatever the devices and micro-batches."
+    )
+    max_tokens_per_batch: int | None = option(
+        None,
+        "Most tokens that a device computes at once, in training and in measuring the development "
+        "split: of cases with a shared prefix that prefix once and every answer, else all rows at "
+        "the length of the longest. Cases of like length go together; the steps, their cases and "
+        "their loss stay what they are. A case that alone has more is an error. None: no limit.",
+    )
+    activation_offloading: bool = option(
+        False,
+        "Keep activations in the CPU's memory until the backward pass (TRL's; goes with "
+        "gradient_checkpointing). Without effect on a CPU.",
     )
     head_learning_rate: float = option(1e-3, "Learning rate of the reward head.")
     ties: Literal["none", "davidson", "rao_kupper"] = option(
@@ -69,6 +87,14 @@ class BradleyTerryConfig(TrainingArguments):
     )
 
     # Other defaults than transformers'.
+    per_device_train_batch_size: int | None = option(  # type: ignore[assignment]
+        None,
+        "Most cases that a device learns from at once. None: 8; with max_tokens_per_batch as many "
+        "as fit, a whole step at most.",
+    )
+    per_device_eval_batch_size: int | None = option(  # type: ignore[assignment]
+        None, "Most cases that a device measures at once. None: as in training."
+    )
     learning_rate: float = option(1e-4, "Learning rate of the adapter (or of the whole model).")
     lr_scheduler_type: SchedulerType | str = field(
         default="cosine", metadata={"help": "Course of the learning rates."}
@@ -99,6 +125,11 @@ class BradleyTerryConfig(TrainingArguments):
     remove_unused_columns: bool = option(False, "Always false here.")
 
     def __post_init__(self) -> None:
+        if self.per_device_train_batch_size is None:
+            bounded = self.max_tokens_per_batch is not None
+            self.per_device_train_batch_size = self.global_batch_cases if bounded else 8
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
         problems = self._problems()
         if problems:
             raise ConfigError("; ".join(problems))
@@ -117,7 +148,9 @@ class BradleyTerryConfig(TrainingArguments):
             if isinstance(value, float) and not math.isfinite(value)
         ]
         problems += [
-            f"{name} is {given[name]}; give 1 or more" for name in _COUNTS if given[name] < 1
+            f"{name} is {given[name]}; give 1 or more"
+            for name in _COUNTS
+            if given[name] is not None and given[name] < 1
         ]
         if self.num_train_epochs <= 0:
             problems.append(f"num_train_epochs is {self.num_train_epochs}; give more than 0")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from medrm.config import Run
 from medrm.data.columns import chosen
 from medrm.data.images import ImageFacts
-from medrm.data.index import Lengths, lengths_of
+from medrm.data.index import Counts, Lengths, lengths_of
 from medrm.data.rows import Excluded
 from medrm.models.reward_model import HeadSpec
 from medrm.schema import Case
@@ -40,7 +40,7 @@ class Builder(Protocol):
             collator: turns cases into the model's inputs.
             train: cases to learn from, each with a label.
             development: cases that choose the best checkpoint.
-            lengths: the tokens of each case's longest row, for both sets.
+            lengths: the tokens of each case, for both sets.
         """
         ...
 
@@ -55,20 +55,23 @@ class Objective:
         head_spec: (run, dimensions, training cases) to the head that is attached before training;
             None: the language model itself is trained.
         lengths: (run, collator, dimensions, cases, facts of their images) to the tokens of each
-            case's longest training row, image tokens included.
+            case's longest training row, image tokens included, or to its `TOKENS`.
         check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
             for whatever can be known to be wrong before a model is loaded.
         build_trainer: builds the trainer.
+        check_lengths: (run, cases that are not set aside, their tokens); raises ConfigError for a
+            case that no batch can hold; None: a case of any length is a batch.
     """
 
     config: type[TrainingArguments]
     readout: Callable[[Run], str]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None
     lengths: Callable[
-        [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]], list[int]
+        [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]], Counts
     ]
     check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
     build_trainer: Builder
+    check_lengths: Callable[[Run, Sequence[Case], Lengths], None] | None = None
 
 
 def fit_for_training(
@@ -78,7 +81,7 @@ def fit_for_training(
 
     Args:
         cases: any.
-        lengths: the tokens of each case's longest row, image tokens included.
+        lengths: their tokens, image tokens included.
         max_length: most tokens; None: no limit.
     """
     counts = lengths_of(cases, lengths)

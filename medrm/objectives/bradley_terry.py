@@ -22,6 +22,7 @@ from medrm.models.forked_attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.base import Objective, autocast_under_deepspeed
+from medrm.objectives.batching import Layout, check_budget, layout_of
 from medrm.objectives.losses import initial_tie
 from medrm.objectives.probe import PooledHead, lookup, pooled_states, trains_head_alone
 from medrm.objectives.targets import Targets, tie_shares
@@ -105,6 +106,15 @@ def check(
             )
 
 
+def check_lengths(run: Run, cases: Sequence[Case], lengths: Lengths) -> None:
+    """Refuses cases that no batch can hold; see `Objective.check_lengths`.
+
+    A model that cannot share prefixes is not known yet; `build_trainer` checks again.
+    """
+    layout: Layout = "packed" if run.model.shared_prefix == "on" else "answers"
+    check_budget(run.training.max_tokens_per_batch, cases, lengths, layout)
+
+
 def build_trainer(
     run: Run,
     model: PreTrainedModel | PeftModel,
@@ -135,11 +145,14 @@ def build_trainer(
     shares = shares_prefix(without_adapter(model))
     refuse_separate(collator.contextual_orders, shares)
     encode = collator.forks if shares else collator.rows
+    layout = layout_of(without_adapter(model))
+    check_budget(args.max_tokens_per_batch, together(train, development), lengths, layout)
     make_rows: MakeRows = encode
     if trains_head_alone(model):
         states = pooled_states(model, args, encode, together(train, development), lengths)
         trained, make_rows = PooledHead(head), functools.partial(lookup, states)
         args.dataloader_num_workers = 0
+        args.activation_offloading = False
         args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
     elif args.gradient_checkpointing:
         _checkpoint_activations(args, model)
@@ -152,6 +165,7 @@ def build_trainer(
         train=train,
         development=development,
         lengths=lengths,
+        layout=layout,
         processor=collator.processor if trained is model else None,
     )
 
@@ -206,8 +220,9 @@ def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | P
 OBJECTIVE = Objective(
     config=BradleyTerryConfig,
     readout=lambda run: "reward",
-    lengths=lambda run, collator, dimensions, cases, facts: collator.lengths(cases, facts),
+    lengths=lambda run, collator, dimensions, cases, facts: collator.tokens(cases, facts),
     head_spec=head_spec,
     check=check,
     build_trainer=build_trainer,
+    check_lengths=check_lengths,
 )

@@ -47,11 +47,6 @@ class Budget:
     rows: Numbers | None
     epochs: int = 1
 
-    def cost(self, lengths: Numbers) -> NDArray[np.int64]:
-        """Returns the tokens of each case in a micro-batch of its own."""
-        alone: NDArray[np.int64] = np.multiply(lengths, 1 if self.rows is None else self.rows)
-        return alone
-
 
 @dataclass(frozen=True)
 class Plan:

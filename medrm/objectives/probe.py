@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 
-from medrm.data.columns import column
-from medrm.data.index import Lengths, lengths_of
-from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled
+from medrm.data.index import Lengths
+from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.plan import Plan
+from medrm.objectives.batching import layout_of, plan_of
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
@@ -58,15 +58,8 @@ def pooled_states(
     lengths: Lengths,
 ) -> dict[str, Tensor]:
     """Returns case id to what the head reads, (K, O, H) on the CPU; processes share the work."""
-    plan = Plan(
-        lengths=lengths_of(cases, lengths),
-        weights=[1.0] * len(cases),
-        kinds=column(cases, "images"),
-        global_batch_cases=len(cases),
-        micro_batch_cases=args.per_device_eval_batch_size,
-        processes=args.world_size,
-        seed=0,
-    )
+    layout = layout_of(without_adapter(model))
+    plan = plan_of(args, cases, lengths, layout, np.ones(len(cases)), training=False)
     batches = [
         [cases[draw.case] for draw in draws if draw.scale > 0]
         for draws in plan.micro_batches(0, args.process_index)

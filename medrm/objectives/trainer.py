@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,18 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from trl.models import get_act_offloading_ctx_manager
 
 from medrm.data.columns import chunks, column
-from medrm.data.index import Lengths, lengths_of
+from medrm.data.index import Lengths
 from medrm.models.reward_model import RewardHead, RewardOutput
 from medrm.objectives.arguments import BradleyTerryConfig
+from medrm.objectives.batching import Layout, plan_of
 from medrm.objectives.plan import Draw, Plan
 from medrm.objectives.targets import Group, Targets, tally
 from medrm.schema import Case
+
+logger = logging.getLogger(__name__)
 
 MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
 """Turns cases into the model's inputs, one row for each answer, case-major."""
@@ -84,6 +90,17 @@ def collate(
     }
 
 
+def _activations(args: BradleyTerryConfig, model: nn.Module) -> AbstractContextManager[Any]:
+    """Returns where activations are kept from the forward to the backward pass of a step."""
+    if not args.activation_offloading:
+        return nullcontext()
+    if args.device.type == "cpu":
+        logger.info("activation_offloading: the activations are in the CPU's memory as it is")
+        return nullcontext()
+    manager: AbstractContextManager[Any] = get_act_offloading_ctx_manager(model)
+    return manager
+
+
 class MetricsFile(TrainerCallback):
     """Writes metrics.jsonl: one line for each logging step; a resumed run goes on where it left."""
 
@@ -125,6 +142,7 @@ class PreferenceTrainer(Trainer):
         train: cases, each with a label of positive weight.
         development: cases that are measured.
         lengths: their tokens.
+        layout: of the batches that `make_rows` makes.
         processor: saved beside the checkpoints; None: nothing is.
     """
 
@@ -140,14 +158,13 @@ class PreferenceTrainer(Trainer):
         train: Sequence[Case],
         development: Sequence[Case],
         lengths: Lengths,
+        layout: Layout,
         processor: ProcessorMixin | None = None,
     ) -> None:
         self.targets, self.head, self.development = targets, head, development
-        self._plan = self._plan_of(
-            args, train, lengths, args.global_batch_cases, args.per_device_train_batch_size
-        )
-        self._measuring = self._plan_of(
-            args, development, lengths, len(development), args.per_device_eval_batch_size
+        self._plan, self._measuring = (
+            plan_of(args, cases, lengths, layout, targets.weights_of(cases).sum(axis=1), training)
+            for cases, training in ((train, True), (development, False))
         )
         args.gradient_accumulation_steps = self._plan.rounds
         super().__init__(
@@ -164,24 +181,7 @@ class PreferenceTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._tally = torch.zeros(3, len(targets.dimensions), device=self.args.device)
         self._tie: Tensor | None = None
-
-    def _plan_of(
-        self,
-        args: BradleyTerryConfig,
-        cases: Sequence[Case],
-        lengths: Lengths,
-        global_batch_cases: int,
-        micro_batch_cases: int,
-    ) -> Plan:
-        return Plan(
-            lengths=lengths_of(cases, lengths),
-            weights=self.targets.weights_of(cases).sum(axis=1),
-            kinds=column(cases, "images"),
-            global_batch_cases=global_batch_cases,
-            micro_batch_cases=micro_batch_cases,
-            processes=args.world_size,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
-        )
+        self._keeping = _activations(self.args, model)
 
     def _loader(self, cases: DrawnCases, plan: Plan, epoch: Callable[[], int]) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers
@@ -217,6 +217,12 @@ class PreferenceTrainer(Trainer):
             raise ValueError("the trainer measures its own development cases alone")
         assert isinstance(self.eval_dataset, DrawnCases)
         return self._loader(self.eval_dataset, self._measuring, lambda: 0)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns the loss of a micro-batch after its backward pass; TRL's trainers do the same."""
+        with self._keeping:
+            loss: Tensor = super().training_step(*args, **kwargs)
+        return loss
 
     def compute_loss(
         self,
@@ -261,6 +267,7 @@ class PreferenceTrainer(Trainer):
         assert output.rewards is not None
         self._tie = None if output.tie_logits is None else output.tie_logits.cpu()
         size = self.args.per_device_eval_batch_size
+        assert size is not None
         answers = int(column(self.development, "answers").max())
         rewards = output.rewards.new_full((size, answers, output.rewards.shape[-1]), torch.nan)
         places = inputs["places"].new_full((size,), _ABSENT)

@@ -138,7 +138,7 @@ class Workbench:
         objective.check(run, material.dimensions, material.train, material.development)
         cases = together(material.train, material.development)
         # What a judge's rows hold depends on more than processor and template.
-        key = f"{processor_digest(processor)} {options.reward_template}"
+        key = f"{processor_digest(processor)} {options.reward_template} {options.contextual_orders}"
         lengths = counted(
             cases,
             lambda: objective.lengths(run, collator, material.dimensions, cases, material.facts),
@@ -150,6 +150,8 @@ class Workbench:
             parts.append(kept)
             excluded += long
         check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
+        if objective.check_lengths is not None:
+            objective.check_lengths(run, together(*parts), lengths)
         material = replace(material, train=parts[0], development=parts[1], excluded=tuple(excluded))
         memory = _feature_memory(run)
         return cls(run, material, objective, processor, family, collator, lengths, output, memory)

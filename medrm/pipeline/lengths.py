@@ -6,36 +6,38 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import ProcessorMixin, __version__
 
-from medrm.data.index import Lengths, StoredCases, StoredLengths
+from medrm.data.columns import TOKENS
+from medrm.data.index import Counts, Lengths, StoredCases, StoredLengths
 from medrm.schema import Case
 
 
-def counted(cases: Sequence[Case], count: Callable[[], Sequence[int]], key: str | None) -> Lengths:
-    """Returns the tokens of each case's longest row.
+def counted(cases: Sequence[Case], count: Callable[[], Counts], key: str | None) -> Lengths:
+    """Returns the tokens of each case.
 
     Args:
         cases: what `count` counts.
-        count: gives the tokens of all.
+        count: gives those of all.
         key: tells all that the numbers depend on besides the cases; None: they are not kept.
     """
     if not isinstance(cases, StoredCases):
         return {case.case_id: one for case, one in zip(cases, count(), strict=True)}
     places, store = cases.places, cases.store
 
-    def values() -> NDArray[np.int32]:
-        found = np.zeros(len(store), np.int32)
-        found[places] = count()
+    def values() -> NDArray[Any]:
+        found = np.zeros(len(store), TOKENS)
+        found[places] = np.array(count(), dtype=TOKENS)
         return found
 
     if key is None:
         return StoredLengths(values())
     name = hashlib.sha256(key.encode() + places.tobytes()).hexdigest()[:32]
-    return StoredLengths(store.kept_array(f"lengths-{name}", np.int32, values))
+    return StoredLengths(store.kept_array(f"tokens-{name}", TOKENS, values))
 
 
 def processor_digest(processor: ProcessorMixin) -> str:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from medrm import chat
+from medrm.data.columns import TOKENS
 from medrm.data.images import ImageFacts, decode
 from medrm.errors import ConfigError
 from medrm.models.families import family_of_processor
 from medrm.models.forks import forked
 from medrm.schema import Case, ImageRef
-from medrm.scorer.contextual import joined
+from medrm.scorer.contextual import joined, orders
 from medrm.scorer.prefix import ends_of, first_difference, shared_length
 
 _TOKENIZED_AT_ONCE = 1024
@@ -238,11 +241,39 @@ class Collator:
             counted = self._text_lengths(list(map(rows, chunk)))
             if self.contextual_orders:
                 counted = self._contextual_lengths(chunk)
-            for case, text_tokens in zip(chunk, counted, strict=True):
-                known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
-                sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
-                lengths.append(text_tokens + self.image_tokens(sizes))
+            lengths += [
+                text_tokens + self._tokens_of_images(case, facts)
+                for case, text_tokens in zip(chunk, counted, strict=True)
+            ]
         return lengths
+
+    def tokens(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> NDArray[Any]:
+        """Returns the true numbers of tokens, image tokens included: `TOKENS` for each case.
+
+        Args:
+            cases: any number.
+            facts: of their images, by digest. An image that could not be decoded counts nothing.
+        """
+        counts = []
+        remaining = iter(cases)
+        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+            ids = self._ids_of([self.answer_rows(case) for case in chunk])
+            contextual = bool(self.contextual_orders)
+            starts = self._starts(
+                ids, [self.opening(case) for case in chunk] if contextual else None
+            )
+            for case, rows, start in zip(chunk, ids, starts, strict=True):
+                tails = [len(row) - start for row in rows]
+                branches = len(orders(len(rows), self.contextual_orders)) if contextual else 1
+                images = self._tokens_of_images(case, facts)
+                longest = start + (sum(tails) if contextual else max(tails))
+                counts.append((longest + images, start + branches * sum(tails) + images))
+        return np.array(counts, dtype=TOKENS)
+
+    def _tokens_of_images(self, case: Case, facts: Mapping[str, ImageFacts]) -> int:
+        known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
+        sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
+        return self.image_tokens(sizes)
 
     def _text_lengths(self, rows: Sequence[Sequence[Row]]) -> list[int]:
         """Returns the tokens of each case's longest row, each image counted as its placeholder.

@@ -117,6 +117,6 @@ def make_recipe(
         model = add_adapter(model, options, FAMILIES[family], seed=0)
     collator = Collator(processor)
     cases = [*train, *development]
-    lengths = collator.lengths(cases, examine(cases))
+    lengths = collator.tokens(cases, examine(cases))
     by_id = {case.case_id: n for case, n in zip(cases, lengths, strict=True)}
     return Recipe(run, model, collator, train, development, by_id)
