@@ -92,13 +92,14 @@ def make_recipe(
     family: str = "qwen2_5_vl",
     frozen: bool = False,
     adapter: AdapterOptions | None = None,
+    shared_prefix: bool = True,
     **training: Any,
 ) -> Recipe:
     """Returns a tiny training; options are those of `BradleyTerryConfig`."""
     train = preferences(20) if train is None else train
     development = preferences(5, 100) if development is None else development
     # Before the arguments: they may switch on ZeRO-3, which would create the model in parts.
-    model, processor = make_tiny(family)
+    model, processor = make_tiny(family, shared_prefix=shared_prefix)
     defaults = {
         "max_steps": 4, "global_batch_cases": 8, "per_device_train_batch_size": 8,
         "per_device_eval_batch_size": 2, "learning_rate": 5e-3, "head_learning_rate": 1e-2,

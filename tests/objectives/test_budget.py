@@ -1,0 +1,173 @@
+"""Batches by a budget of tokens: no batch has more, and no step is another for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from preferences import Recipe, make_recipe, preferences
+from test_plan import steps
+from test_training import one_step_gradients
+from tiny import TINY_FAMILIES, make_tiny
+
+from medrm.data.images import examine
+from medrm.errors import ConfigError
+from medrm.objectives import load_objective
+from medrm.objectives.arguments import BradleyTerryConfig
+from medrm.objectives.batching import layout_of
+from medrm.objectives.plan import Budget, Draw, Plan
+from medrm.scorer.collate import Collator
+
+COUNT = 203
+LENGTHS = 40 + (37 * np.arange(COUNT)) % 300
+ROWS = 2 + 2 * (np.arange(COUNT) % 7 == 0)
+KINDS = (np.arange(COUNT) % 5 == 0).astype(int)
+ONE_STEP = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no",
+            "load_best_model_at_end": False}  # fmt: skip
+
+Build = Callable[..., Recipe]
+
+
+def plan_with(tokens: int | None, rows: Any, processes: int = 1, kinds: Any = KINDS) -> Plan:
+    budget = None if tokens is None else Budget(tokens, rows, epochs=3)
+    return Plan(LENGTHS, np.ones(COUNT), kinds, 32, 32, processes, 5, budget)
+
+
+def tokens_of(draws: list[Draw], rows: Any) -> int:
+    places = [draw.case for draw in draws]
+    if rows is None:
+        return int(LENGTHS[places].sum())
+    return int(LENGTHS[places].max() * rows[places].sum())
+
+
+@pytest.mark.parametrize("rows", [None, ROWS], ids=["packed", "rows"])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_no_batch_exceeds_the_budget_and_no_step_changes(rows: Any, processes: int) -> None:
+    free = plan_with(None, rows)
+    for tokens in (1356, 2500, 10_000):
+        plan = plan_with(tokens, rows, processes)
+        for epoch in range(3):
+            planned = steps(plan, epoch)
+            assert {len(rounds) for rounds in planned} == {plan.rounds}
+            batches = [[draws for row in rounds for draws in row] for rounds in planned]
+            real = [sorted(d.case for b in step for d in b if d.scale > 0) for step in batches]
+            assert real == [sorted(cases) for cases in free.step_cases(epoch)]
+            assert max(tokens_of(draws, rows) for step in batches for draws in step) <= tokens
+
+
+def test_rounds_are_the_fewest_that_every_step_can_keep() -> None:
+    alike = np.zeros(COUNT, int)
+    plan = plan_with(2500, None, kinds=alike)
+    needed = []
+    for epoch in range(3):
+        for cases in plan.step_cases(epoch):
+            parts, room = 0, 0
+            for length in sorted(LENGTHS[cases], reverse=True):
+                parts, room = (
+                    (parts, room - length) if length <= room else (parts + 1, 2500 - length)
+                )
+            needed.append(parts)
+    assert plan.rounds == max(needed) > min(needed)
+    # A step that needs fewer spreads its cases over all rounds, evenly, and runs no case in vain.
+    for rounds in steps(plan)[:-1]:
+        costs = [tokens_of(draws, None) for (draws,) in rounds]
+        assert all(draw.scale > 0 for (draws,) in rounds for draw in draws)
+        assert max(costs) - min(costs) <= LENGTHS.max()
+
+
+def test_rounds_of_many_cases_and_processes() -> None:
+    count = 50_000
+    plan = Plan(
+        np.resize(LENGTHS, count), np.ones(count), np.zeros(count, int), 64, 64, 4, 0,
+        Budget(4096, None, 2),
+    )  # fmt: skip
+    first = next(iter(plan.micro_batches(1, 0)))
+    assert sum(LENGTHS[draw.case % COUNT] for draw in first) <= 4096
+
+
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_tokens_are_those_of_rows_and_of_forks(family: str) -> None:
+    _, processor = make_tiny(family)
+    cases = [*preferences(2), *preferences(1, 5, answers=3)]
+    for orders in (0, 2):
+        collator = Collator(processor, contextual_orders=orders)
+        counts = collator.tokens(cases, examine(cases))
+        assert counts["longest"].tolist() == collator.lengths(cases, examine(cases))
+        forks = [collator.forks([case])["fork"] for case in cases]
+        computed = [sum(fork.prefixes) + sum(fork.branches[0]) for fork in forks]
+        assert counts["unique"].tolist() == computed
+
+
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_loss_and_gradients_are_those_without_a_budget(shared_prefix: bool, tmp_path: Path) -> None:
+    options = {"shared_prefix": shared_prefix, **ONE_STEP}
+    gradients, loss = one_step_gradients(make_recipe(tmp_path / "free", **options))
+    probe = make_recipe(tmp_path / "cut", **options)
+    field = "unique" if shared_prefix else "longest"
+    most = max(int(n[field]) for n in probe.lengths.values()) * (1 if shared_prefix else 2)
+    cut = make_recipe(
+        tmp_path / "cut", **options, max_tokens_per_batch=most, per_device_train_batch_size=None
+    )
+    assert layout_of(cut.model.get_base_model()) == ("packed" if shared_prefix else "answers")
+    others, other_loss = one_step_gradients(cut)
+    trainer = cut.trainer()
+    assert trainer.args.gradient_accumulation_steps == trainer._plan.rounds > 2
+    for batch in trainer.get_train_dataloader():
+        rows = batch["rows"]
+        assert rows["input_ids"].numel() <= most
+    assert other_loss == pytest.approx(loss, abs=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, atol=2e-6, rtol=1e-4)
+
+
+def test_development_batches_keep_to_the_budget(recipe: Build) -> None:
+    free = recipe()
+    most = max(int(count["unique"]) for count in free.lengths.values())
+    built = recipe(max_tokens_per_batch=2 * most, per_device_eval_batch_size=None)
+    trainer = built.trainer()
+    sizes = [batch["rows"]["input_ids"].numel() for batch in trainer.get_eval_dataloader()]
+    assert max(sizes) <= 2 * most
+    assert len(sizes) < len(built.development)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(
+        free.trainer().evaluate()["eval_loss"], abs=1e-5
+    )
+
+
+def test_the_probe_keeps_to_the_budget(tmp_path: Path, monkeypatch: Any) -> None:
+    free = make_recipe(tmp_path / "free", frozen=True)
+    most = max(int(count["unique"]) for count in free.lengths.values())
+    built = make_recipe(tmp_path / "cut", frozen=True, max_tokens_per_batch=most)
+    sizes = []
+    forks = built.collator.forks
+    monkeypatch.setattr(
+        built.collator, "forks", lambda cases: sizes.append(len(cases)) or forks(cases)
+    )
+    built.trainer()
+    assert max(sizes) == 1
+
+
+def test_a_case_over_the_budget_is_an_error_before_any_model(recipe: Build) -> None:
+    built = recipe(max_tokens_per_batch=30)
+    check = load_objective("bradley_terry").check_lengths
+    assert check is not None
+    with pytest.raises(ConfigError, match=r"30, but 20 cases .* 'case-\d+', has .* max_length"):
+        check(built.run, built.train, built.lengths)
+    with pytest.raises(ConfigError, match="max_tokens_per_batch is 30"):
+        built.trainer()
+
+
+def test_sizes_that_are_left_out(tmp_path: Path) -> None:
+    def sizes(**options: Any) -> tuple[int | None, int | None]:
+        config = BradleyTerryConfig(output_dir=str(tmp_path), use_cpu=True, **options)
+        return config.per_device_train_batch_size, config.per_device_eval_batch_size
+
+    assert sizes() == (8, 8)
+    assert sizes(per_device_train_batch_size=2) == (2, 2)
+    assert sizes(max_tokens_per_batch=4096, global_batch_cases=48) == (48, 48)
+    assert sizes(max_tokens_per_batch=4096, per_device_eval_batch_size=4) == (32, 4)
+    with pytest.raises(ConfigError, match="max_tokens_per_batch is 0; give 1 or more"):
+        sizes(max_tokens_per_batch=0)
