@@ -36,6 +36,10 @@ _SECRET = secrets.randbits(62)
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
+_SETTINGS = ("output_hidden_states", "interpolate_pos_encoding")
+"""Arguments besides tensors that change what a tower gives."""
+
+
 @lru_cache(maxsize=1024)
 def _weights(place: int, device: torch.device) -> Tensor:
     """Returns random 64-bit weights, [2, _WIDTH]; other ones in every process."""
@@ -84,10 +88,12 @@ class Call:
             sizes = inputs["grid_thw"].prod(-1).tolist()
         else:
             sizes = [1] * len(next(iter(tensors.values())))
+        # Trainers pass on what is not for the tower, such as the number of labels in the batch.
+        own = {n: t for n, t in tensors.items() if n == 0 or (t.ndim and len(t) == len(sizes))}
         parts = {
             # Of packed patches only the patches themselves are longer than the grid.
             name: torch.split(tensor, sizes if name == 0 else 1)
-            for name, tensor in tensors.items()
+            for name, tensor in own.items()
         }
         return cls(inputs, sizes, parts)
 
@@ -108,7 +114,7 @@ class Call:
         """What besides the tensors could change a number, in one line."""
         device = next(iter(self.parts.values()))[0].device.type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        others = {name: own for name, own in self.inputs.items() if name not in self.parts}
+        others = [self.inputs.get(name) for name in _SETTINGS]
         return f"{autocast} {torch.backends.cuda.matmul.fp32_precision} {others}"
 
     def keys(self) -> list[str]:

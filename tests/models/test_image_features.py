@@ -189,6 +189,27 @@ def test_only_whole_frozen_plain_towers_are_kept() -> None:
     assert not can_be_kept(tower)
 
 
+def test_an_adapted_tower_computes_equal_images_once() -> None:
+    name = "qwen2_5_vl"
+    model, rows = make(name)
+    add_adapter(model, AdapterOptions(lora_vision=True), FAMILIES[name])
+    for weight, parameter in tower_of(model, name).named_parameters():
+        if "lora_B" in weight:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    plain = gradients(model, rows("aab"), name)
+    memory = FeatureMemory(2**20)
+    assert not remember_features(model, FAMILIES[name], memory)
+    counts = entered(tower_of(model, name))
+    shared = gradients(model, rows("aab"), name)
+    model(**rows("ab"))
+    assert counts[0] == counts[1]
+    assert memory.computed == 0
+    assert plain
+    assert plain.keys() == shared.keys()
+    for weight, grad in plain.items():
+        torch.testing.assert_close(shared[weight], grad, atol=1e-5, rtol=1e-4)
+
+
 def test_other_weights_or_precision_have_features_of_their_own() -> None:
     family = FAMILIES["qwen2_5_vl"]
     memory = FeatureMemory(2**20)
@@ -206,6 +227,19 @@ def test_other_weights_or_precision_have_features_of_their_own() -> None:
         next(tower_of(model, "qwen2_5_vl").parameters()).add_(0.01)
     assert not torch.equal(model(**rows("a")).rewards, first)
     assert memory.computed == 4
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava"])
+def test_what_a_trainer_passes_on_changes_nothing(name: str) -> None:
+    model, rows = make(name)
+    memory = FeatureMemory(2**20)
+    remember_features(model, FAMILIES[name], memory)
+    pixels = rows("ab")["pixel_values"]
+    grid = {"grid_thw": rows("ab")["image_grid_thw"]} if name == "qwen2_5_vl" else {}
+    needs = {"output_hidden_states": -2} if name == "llava" else {}
+    for count in (3, torch.tensor(4), torch.tensor(5)):
+        tower_of(model, name)(pixels, **grid, **needs, num_items_in_batch=count)
+    assert memory.computed == 2
 
 
 def test_features_made_while_scoring_can_be_learned_from() -> None:
