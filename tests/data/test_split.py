@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
+import numpy as np
 import pytest
 from files import picture, png, vote
 
 from medrm import read_cases
 from medrm.data.images import bytes_image
 from medrm.data.organs import ORGANS, canonical_organ
-from medrm.data.split import split_by_cluster
+from medrm.data.split import cluster_names, connected, split_by_cluster
 from medrm.errors import ConfigError, DataError
-from medrm.schema import Case
+from medrm.schema import Case, ImageRef
 
 SHARES = (0.7, 0.1, 0.2)
 
@@ -117,3 +119,44 @@ def test_organs_are_the_thirteen_and_aliases_lead_to_them():
     ]
     assert all(canonical_organ(organ) == organ for organ in ORGANS)
     assert canonical_organ(" Knee joint ") == "Knee joint"
+
+
+def test_clusters_are_the_union_over_shared_keys():
+    """Against a union of text keys, on random cases: the same parts under the least key's name."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        keys = [
+            [f"key {one}" for one in generator.integers(0, 60, generator.integers(1, 4))]
+            for _ in range(50)
+        ]
+        marks = np.array([hash(key) for own in keys for key in own])
+        counts = np.array([len(own) for own in keys], dtype=np.int32)
+        names = cluster_names(marks, counts, lambda case, number, keys=keys: keys[case][number])
+        least = [sha256(key)[:16] for key in connected(keys)]
+        assert [name.decode() for name in names.tolist()] == least
+
+
+def test_parts_are_filled_in_the_order_of_a_hash_of_the_least_cluster():
+    """Against the same on text keys, with pictures that hold two clusters together."""
+    cases = [
+        Case(f"c{n}", (ImageRef("", f"{n // 3:064x}", bytes),), "q", ("a", "b"), {}, f"k{n // 6}")
+        for n in range(120)
+    ]
+    same = [(f"{1:064x}", f"{9:064x}"), (f"{9:064x}", f"{30:064x}")]
+    keys = [[f"cluster:{case.cluster}", f"image:{case.images[0].digest}"] for case in cases]
+    linked = connected(keys + [[f"image:{left}", f"image:{right}"] for left, right in same])
+    block_of = {case.case_id: block for case, block in zip(cases, linked, strict=False)}
+    assert len(set(block_of.values())) == 18
+    filled: list[list[str]] = [[], [], []]
+    for block in sorted({*block_of.values()}, key=lambda name: sha256(f"7 {name}")):
+        lacking = [share * 120 - len(part) for share, part in zip(SHARES, filled, strict=True)]
+        filled[lacking.index(max(lacking))] += [one for one in block_of if block_of[one] == block]
+    parts = split_by_cluster(cases, SHARES, 7, same)
+    order = list(block_of)
+    assert [sorted(part, key=order.index) for part in filled] == [
+        [case.case_id for case in part] for part in parts
+    ]
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
