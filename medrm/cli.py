@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medrm import __version__
 from medrm.errors import MedrmError, printable
@@ -373,14 +373,14 @@ def _add_judge_options(parser: argparse.ArgumentParser, names: Sequence[str] = (
     """Adds how a judge is asked and those options of the model, as the configuration has them."""
     from medrm.config import JudgeOptions, ModelOptions
 
-    types: dict[str, Callable[[str], Any]] = {"int": int, "float": float}
     judge = [
         own for own in fields(JudgeOptions) if own.name not in ("judge_readout", "init_adapter")
     ]
     for option in (*judge, *(own for own in fields(ModelOptions) if own.name in names)):
         parser.add_argument(
             f"--{option.name}",
-            type=types.get(str(option.type), str),
+            # Not the field's type: once a run was parsed, it is no longer what is written there.
+            type=type(option.default) if isinstance(option.default, (int, float)) else str,
             choices=("on", "off") if option.default == "on" else None,
             default=option.default,
             help=option.metadata["help"],
