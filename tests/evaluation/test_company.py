@@ -73,6 +73,7 @@ def test_settings_say_what_could_change_a_number() -> None:
     shared = set.intersection(*(set(settings) for settings in found.values()))
     assert shared == {
         *("dtype", "quantisation", "attn_implementation", "chat_template_digest"),
+        "shared_prefix",
         *("torch", "transformers"),
     }
     for name in shared:
