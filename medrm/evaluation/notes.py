@@ -18,6 +18,10 @@ def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any
         before.report["weights"] == after.report["weights"]
     ):
         notes.append("Both evaluations are of the same weights.")
+    early, late = before.report["rounding"], after.report["rounding"]
+    other = sorted(name for name in early.keys() & late.keys() if early[name] != late[name])
+    if other:
+        notes.append(f"Computed with another {' and '.join(other)}, which changes rounding alone.")
     if comparison["primary"]["delta"] is None:
         return notes
     sides = (before.report, after.report)

@@ -221,6 +221,7 @@ class Workbench:
             self.run.training.device,
             None if options.dtype == "auto" else getattr(torch, options.dtype),
             options.attn_implementation,
+            options.shared_prefix,
         )
         self.remember(without_adapter(model))
         model.set_adapter("default")  # trainable again
@@ -250,7 +251,11 @@ class Workbench:
         Args:
             readouts: None: as it was saved; for judges also others.
         """
-        loaded = load_adapter(self.output / "adapter", self.run.training.device)
+        loaded = load_adapter(
+            self.output / "adapter",
+            self.run.training.device,
+            shared_prefix=self.run.model.shared_prefix,
+        )
         self.remember(without_adapter(loaded[0]))
         rows = self.run.evaluation.evaluation_batch_rows
         return [scorer_of(*loaded, rows, readout) for readout in readouts]

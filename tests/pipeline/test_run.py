@@ -124,6 +124,19 @@ def test_an_earlier_run_is_kept_unless_overwriting_is_asked(
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+def test_separate_rows_give_the_run_of_shared_prefixes(
+    recipe: Recipe, phantom: Path, tmp_path: Path
+) -> None:
+    accuracies = {}
+    for word in ("on", "off"):
+        assert recipe(train_data=phantom, shared_prefix=word, output_dir=tmp_path / word) == 0
+        for name in ("before", "after"):
+            setup = json.loads((tmp_path / word / "evaluation" / name / "report.json").read_text())
+            assert setup["rounding"]["shared_prefix"] is (word == "on"), name
+        accuracies[word] = json.loads((tmp_path / word / "comparison.json").read_text())["primary"]
+    assert accuracies["on"] == accuracies["off"]
+
+
 def copy_votes(source: Path, target: Path) -> None:
     """Copies the votes and images alone."""
     target.mkdir()
