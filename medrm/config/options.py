@@ -185,7 +185,7 @@ class ModelOptions:
         "auto", "Weights' precision; auto: the checkpoint's own on a GPU, float32 on a CPU."
     )
     attn_implementation: str = option(
-        "sdpa", "Attention of transformers: sdpa or flash_attention_2."
+        "sdpa", "Attention of transformers; sdpa alone shares prefixes."
     )
     shared_prefix: Literal["on", "off"] = option(
         "on",
