@@ -90,8 +90,8 @@ class FeatureFolder:
             return None
         try:
             features = load(data)
-            written = bytes(features.pop(_DIGEST).tolist())
-            intact = written == digest_of(tower + key, features)
+            written = features.pop(_DIGEST).flatten().tolist()
+            intact = written == list(digest_of(tower + key, features))
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             self._unusable(path, str(error))
             return None
@@ -104,10 +104,12 @@ class FeatureFolder:
 
     def write(self, tower: str, key: str, features: Features) -> None:
         """Keeps the features of a key; a disk that takes no more is said once and left alone."""
+        if self._failed:
+            return
         digest = torch.tensor(list(digest_of(tower + key, features)), dtype=torch.uint8)
         whole = {name: tensor.contiguous() for name, tensor in features.items()}
         data = save(whole | {_DIGEST: digest})
-        if len(data) > min(self.most_bytes, MOST_FILE_BYTES) or self._failed:
+        if len(data) > min(self.most_bytes, MOST_FILE_BYTES):
             return
         try:
             self._make_room(len(data))

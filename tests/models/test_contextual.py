@@ -81,9 +81,11 @@ def test_lengths_count_the_row_with_all_answers():
     _, collator = contextual("llava", 2)
     cases = [dataclasses.replace(one, images=()) for one in CASES]
     fork = collator.forks(cases)[FORK]
-    assert collator.lengths(cases, {}) == [
+    counted = collator.tokens(cases, {})
+    assert counted["longest"].tolist() == [
         prefix + max(own) for prefix, own in zip(fork.prefixes, fork.branches, strict=True)
     ]
+    assert counted["unique"].sum() == fork.width
 
 
 def test_a_saved_model_scores_as_it_was_trained_and_never_separately():

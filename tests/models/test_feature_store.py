@@ -75,6 +75,16 @@ def test_a_damaged_file_is_computed_again(
     assert (memory.computed, folder.damaged) == (1, 1) if damage != "huge" else (2, 1)
 
 
+@pytest.mark.parametrize("written", [2**62, -1, 0.5])
+def test_a_digest_that_is_none_costs_no_memory(tmp_path: Path, written: float) -> None:
+    folder = FeatureFolder(tmp_path, 2**20)
+    folder.write(TOWER, key(0), features(0.1))
+    (path,) = files(tmp_path)
+    save_file(features(0.1) | {"sha256": torch.tensor(written)}, path)
+    assert folder.read(TOWER, key(0)) is None
+    assert folder.damaged == 1
+
+
 def test_the_least_recently_used_go_and_nothing_else(tmp_path: Path) -> None:
     mine = tmp_path / "features-notes.safetensors"
     mine.write_bytes(bytes(20_000))
