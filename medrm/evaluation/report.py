@@ -50,7 +50,7 @@ def build_report(
         asked: the dimensions that it scores or is asked about.
         settings: what besides the weights could change a number, such as dtype or image limits.
 
-    `weights` (their identity) and `crossfit` are left to who knows them.
+    `weights` (their identity), `rounding` and `crossfit` are left to who knows them.
     """
     scored = {row.dimension for row in rows}
     judged = [name for name in benchmark.dimensions if name in scored]
@@ -66,6 +66,7 @@ def build_report(
         },
         "model": model,
         "weights": None,
+        "rounding": {},
         "readout": readout,
         "crossfit": None,
         "dimensions": list(asked),
