@@ -22,7 +22,7 @@ from medrm.config import Run, parse_run
 from medrm.data.phantom import write_phantom
 from medrm.data.sources import description_names, read_description
 from medrm.evaluation.benchmark import benchmark_names, read_settings
-from medrm.evaluation.leaderboard import read_leaderboard
+from medrm.evaluation.leaderboard.standings import read_leaderboard
 from medrm.models.families import FAMILIES
 from medrm.objectives import argument_classes, load_objective
 from medrm.pipeline.checks import check_options

@@ -14,7 +14,7 @@ from medrm.data.images import ImageFacts, image_problem
 from medrm.data.leaks import LeakReport, find_leaks, same_pictures
 from medrm.data.load import CaseSet
 from medrm.errors import ConfigError, nearest
-from medrm.evaluation.measures import baselines
+from medrm.evaluation.measures.accuracy import baselines
 from medrm.schema import Case, PairLabel
 from medrm.statistics import minimum_detectable, small_cell_interval
 

@@ -21,7 +21,7 @@ from medrm.schema import Case
 FOLDER = "evaluation/benchmarks"
 GROUPS = ("organ", "department", "modality")
 METRICS = ("macro_group", "acc_plus", "best_of_n", "ties", "macro_f1")
-"""What a benchmark's authors compute besides accuracies; `evaluation.metrics` has the formulas."""
+"""What a benchmark's authors compute besides accuracies; formulas in `measures.metrics`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Benchmark:
 
     `source` holds the cases, their digest, and the reachable accuracy by dimension where that is
     known. `groups` names the properties of a case by which results are broken down. `metrics` are
-    those of its authors, by their names in `evaluation.metrics`.
+    those of its authors, by their names in `measures.metrics`.
     """
 
     name: str

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from medrm.errors import ConfigError, DataError, nearest
-from medrm.evaluation.evaluations import Evaluation, read_evaluation
-from medrm.evaluation.gain import gains
-from medrm.evaluation.gate import check_declared, find_differences
-from medrm.evaluation.guardrails import guardrails
-from medrm.evaluation.notes import notes_of
-from medrm.evaluation.pairing import (
+from medrm.evaluation.comparison.evaluations import Evaluation, read_evaluation
+from medrm.evaluation.comparison.gate import check_declared, find_differences
+from medrm.evaluation.comparison.guardrails import guardrails
+from medrm.evaluation.comparison.notes import notes_of
+from medrm.evaluation.comparison.pairing import (
     cells,
     detectable,
     dimension_entries,
@@ -22,7 +21,8 @@ from medrm.evaluation.pairing import (
     paired_entry,
     simple_entries,
 )
-from medrm.evaluation.pictures import pictures
+from medrm.evaluation.comparison.pictures import pictures
+from medrm.evaluation.measures.gain import gains
 from medrm.evaluation.report import write_json
 from medrm.statistics import sign_flip_test
 

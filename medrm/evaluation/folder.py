@@ -19,11 +19,11 @@ from typing import Any, Literal
 from medrm.data.load import CaseSet, digest_of
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.evaluation.benchmark import METRICS, Benchmark, Published
-from medrm.evaluation.cases import read_stored_cases
-from medrm.evaluation.crossfit import fold_measures
-from medrm.evaluation.readings import Said, rows_from_said
+from medrm.evaluation.measures.crossfit import fold_measures
+from medrm.evaluation.records.cases import read_stored_cases
+from medrm.evaluation.records.readings import Said, rows_from_said
+from medrm.evaluation.records.verdicts import VerdictRow, write_rows
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
-from medrm.evaluation.verdicts import VerdictRow, write_rows
 from medrm.schema import Case
 
 SETUP_FILE = "evaluation.json"

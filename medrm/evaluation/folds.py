@@ -18,15 +18,15 @@ from pathlib import Path
 from medrm.data.load import digest_of
 from medrm.errors import DataError, report
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
-from medrm.evaluation.crossfit import temperature_of
+from medrm.evaluation.comparison.notes import conditional_on
 from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
-from medrm.evaluation.journal import RESPONSES_FILE, VERDICTS_FILE
-from medrm.evaluation.lines import read_lines, write_lines
-from medrm.evaluation.notes import conditional_on
-from medrm.evaluation.readings import Said, read_responses, write_responses
+from medrm.evaluation.measures.crossfit import temperature_of
+from medrm.evaluation.records.cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
+from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE
+from medrm.evaluation.records.lines import read_lines, write_lines
+from medrm.evaluation.records.readings import Said, read_responses, write_responses
+from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 from medrm.evaluation.report import Report
-from medrm.evaluation.verdicts import VerdictRow, read_rows
 from medrm.schema import Response
 
 ALIKE = ("readout", "dimensions", "settings", "protocol")

@@ -14,12 +14,12 @@ from typing import Any
 from markupsafe import Markup
 
 from medrm.errors import DataError
-from medrm.evaluation import breakdowns, panels
-from medrm.evaluation.document import render_page, write_text
 from medrm.evaluation.figures import RunFiles, inline_figures, read_run
-from medrm.evaluation.panels import Sides
+from medrm.evaluation.pages import breakdowns, panels
+from medrm.evaluation.pages.document import render_page, write_text
+from medrm.evaluation.pages.panels import Sides
+from medrm.evaluation.pages.samples import Samples, read_samples
 from medrm.evaluation.report import Report, read_json
-from medrm.evaluation.samples import Samples, read_samples
 from medrm.evaluation.tables import counted, gain_sentence, metric_lines
 
 SECTIONS = {

@@ -12,19 +12,19 @@ from typing import Any
 
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.length import length_measures
-from medrm.evaluation.measures import (
+from medrm.evaluation.measures.accuracy import (
     baselines,
     group_measures,
     mean_measures,
     official_measures,
     robust_measures,
 )
-from medrm.evaluation.metrics import benchmark_metrics
-from medrm.evaluation.parsing import kind_of, parsing_measures, verdict_mass
-from medrm.evaluation.readings import TEXTS
-from medrm.evaluation.structure import structure_measures
-from medrm.evaluation.verdicts import UNREAD, VerdictRow, by_case
+from medrm.evaluation.measures.length import length_measures
+from medrm.evaluation.measures.metrics import benchmark_metrics
+from medrm.evaluation.measures.parsing import kind_of, parsing_measures, verdict_mass
+from medrm.evaluation.measures.structure import structure_measures
+from medrm.evaluation.records.readings import TEXTS
+from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
 from medrm.schema import Response
 
 Report = dict[str, Any]

@@ -21,10 +21,10 @@ from medrm.evaluation.folder import (
     rows_of,
     write_setup,
 )
-from medrm.evaluation.journal import RESPONSES_FILE, VERDICTS_FILE, scores_of
-from medrm.evaluation.lines import write_lines
-from medrm.evaluation.measures import NOT_STATED
-from medrm.evaluation.readings import (
+from medrm.evaluation.measures.accuracy import NOT_STATED
+from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE, scores_of
+from medrm.evaluation.records.lines import write_lines
+from medrm.evaluation.records.readings import (
     NOT_OFFICIAL,
     TEXTS,
     Said,
@@ -32,8 +32,8 @@ from medrm.evaluation.readings import (
     is_official,
     read_responses,
 )
+from medrm.evaluation.records.verdicts import label_of
 from medrm.evaluation.report import Report
-from medrm.evaluation.verdicts import label_of
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import DIMENSIONS, Case, Response
 

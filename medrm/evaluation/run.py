@@ -19,7 +19,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from medrm.errors import ConfigError, DataError, printable
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.cases import CASES_FILE, write_cases
 from medrm.evaluation.folder import (
     SETUP_FILE,
     Setup,
@@ -29,10 +28,17 @@ from medrm.evaluation.folder import (
     rows_of,
     write_setup,
 )
-from medrm.evaluation.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE, Journal
-from medrm.evaluation.readings import NOT_OFFICIAL, Said, is_official, said_of, write_responses
+from medrm.evaluation.records.cases import CASES_FILE, write_cases
+from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE, Journal
+from medrm.evaluation.records.readings import (
+    NOT_OFFICIAL,
+    Said,
+    is_official,
+    said_of,
+    write_responses,
+)
+from medrm.evaluation.records.verdicts import VerdictRow
 from medrm.evaluation.report import Report, read_json
-from medrm.evaluation.verdicts import VerdictRow
 from medrm.schema import Case
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from medrm.errors import printable
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.criteria import CRITERIA
-from medrm.evaluation.measures import best_rule
+from medrm.evaluation.measures.accuracy import best_rule
+from medrm.evaluation.measures.criteria import CRITERIA
 from medrm.evaluation.report import Report
 
 DASH = "-"

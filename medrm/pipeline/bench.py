@@ -22,7 +22,7 @@ from medrm.data.controls import PICTURE_CONTROLS, picture_control
 from medrm.data.index import Lengths, together
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
-from medrm.evaluation.gate import check_declared
+from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.run import Scorer, evaluate
 from medrm.models.adapter import add_adapter
 from medrm.models.check import check_image_reaches

@@ -26,7 +26,7 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.page import write_page
-from medrm.evaluation.readings import REWARDS
+from medrm.evaluation.records.readings import REWARDS
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.tables import print_comparison
 from medrm.pipeline.bench import Workbench, stage

@@ -20,7 +20,9 @@ from medrm.chat import load_prompt
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError, DataError, printable, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
-from medrm.evaluation.leaderboard import (
+from medrm.evaluation.leaderboard.page import write_leaderboard
+from medrm.evaluation.leaderboard.ranking import read_judged
+from medrm.evaluation.leaderboard.standings import (
     Entry,
     Outcome,
     chosen_entries,
@@ -28,9 +30,7 @@ from medrm.evaluation.leaderboard import (
     read_leaderboard,
     standings,
 )
-from medrm.evaluation.leaderboard_page import write_leaderboard
-from medrm.evaluation.leaderboard_tables import print_leaderboard
-from medrm.evaluation.ranking import read_judged
+from medrm.evaluation.leaderboard.tables import print_leaderboard
 from medrm.evaluation.report import Report, read_json, read_report, write_json
 
 REQUEST_FILE = "request.json"

@@ -17,7 +17,7 @@ from medrm.config import JudgeOptions, ModelOptions
 from medrm.data.images import examine
 from medrm.errors import AdapterError, ConfigError, DataError, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
-from medrm.evaluation.readings import NOT_OFFICIAL, can_be_official
+from medrm.evaluation.records.readings import NOT_OFFICIAL, can_be_official
 from medrm.evaluation.run import evaluate
 from medrm.evaluation.tables import print_report
 from medrm.models.check import check_image_reaches

@@ -11,8 +11,8 @@ import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle, ranked_case
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.evaluations import read_evaluation
-from medrm.evaluation.guardrails import MARGINS, guardrails
+from medrm.evaluation.comparison.evaluations import read_evaluation
+from medrm.evaluation.comparison.guardrails import MARGINS, guardrails
 from medrm.evaluation.run import evaluate
 from medrm.schema import Case, RankingLabel
 

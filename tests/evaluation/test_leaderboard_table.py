@@ -17,7 +17,9 @@ from rich.console import Console
 from medrm.data.load import CaseSet
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.leaderboard import (
+from medrm.evaluation.leaderboard.page import leaderboard_page, write_leaderboard
+from medrm.evaluation.leaderboard.ranking import Judged
+from medrm.evaluation.leaderboard.standings import (
     Entry,
     Outcome,
     chosen_entries,
@@ -26,14 +28,12 @@ from medrm.evaluation.leaderboard import (
     read_leaderboard,
     standings,
 )
-from medrm.evaluation.leaderboard_page import leaderboard_page, write_leaderboard
-from medrm.evaluation.leaderboard_tables import (
+from medrm.evaluation.leaderboard.tables import (
     leaderboard_csv,
     leaderboard_markdown,
     print_leaderboard,
 )
-from medrm.evaluation.measures import RULES
-from medrm.evaluation.ranking import Judged
+from medrm.evaluation.measures.accuracy import RULES
 
 DIMENSIONS = ("accuracy", "overall")
 
@@ -320,7 +320,8 @@ def test_the_shipped_leaderboard_names_the_released_registry() -> None:
 
 def test_no_torch_is_loaded() -> None:
     code = (
-        "import sys, medrm.evaluation.leaderboard_tables as t, medrm.evaluation.leaderboard as b;"
+        "import sys, medrm.evaluation.leaderboard.tables as t;"
+        "import medrm.evaluation.leaderboard.standings as b;"
         "b.read_leaderboard('med_rewardbench'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

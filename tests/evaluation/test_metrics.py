@@ -10,9 +10,9 @@ import pytest
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.benchmark import METRICS, Benchmark
-from medrm.evaluation.best_of_n import WEIGHTS
-from medrm.evaluation.metrics import benchmark_metrics
-from medrm.evaluation.verdicts import Reading, VerdictRow, row_of
+from medrm.evaluation.measures.best_of_n import WEIGHTS
+from medrm.evaluation.measures.metrics import benchmark_metrics
+from medrm.evaluation.records.verdicts import Reading, VerdictRow, row_of
 from medrm.schema import Case, Label, PairLabel, RankingLabel
 
 A = PairLabel((1.0, 0.0, 0.0))

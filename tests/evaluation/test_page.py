@@ -20,10 +20,10 @@ from PIL import Image
 
 from medrm.cli import main
 from medrm.errors import DataError
-from medrm.evaluation import samples
 from medrm.evaluation.compare import compare
-from medrm.evaluation.document import safe_json
 from medrm.evaluation.page import write_page
+from medrm.evaluation.pages import samples
+from medrm.evaluation.pages.document import safe_json
 from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, Case, ImageRef
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from medrm.errors import DataError
-from medrm.evaluation.ranking import Judged, rankings, read_judged
-from medrm.evaluation.verdicts import VerdictRow, write_rows
+from medrm.evaluation.leaderboard.ranking import Judged, rankings, read_judged
+from medrm.evaluation.records.verdicts import VerdictRow, write_rows
 from medrm.statistics import mean_interval
 
 CASES = [f"c{i:02d}" for i in range(60)]

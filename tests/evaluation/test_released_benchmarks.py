@@ -15,7 +15,7 @@ from released_samples import SAMPLES
 from medrm.cli import main
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import METRICS, load_benchmark, read_settings
-from medrm.evaluation.metrics import benchmark_metrics
+from medrm.evaluation.measures.metrics import benchmark_metrics
 from medrm.evaluation.page import write_page
 from medrm.evaluation.rescore import rescore
 from medrm.evaluation.run import evaluate

@@ -24,8 +24,8 @@ from resumable_worker import CASES
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
 from medrm.evaluation.folder import held
-from medrm.evaluation.journal import Journal
-from medrm.evaluation.readings import Said
+from medrm.evaluation.records.journal import Journal
+from medrm.evaluation.records.readings import Said
 from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, Case, Response
 from medrm.scorer.batches import Scored

@@ -9,8 +9,8 @@ from pathlib import Path
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.compare import compare
+from medrm.evaluation.records.verdicts import Protocol, Reading, VerdictRow, row_of, write_rows
 from medrm.evaluation.report import build_report, write_report
-from medrm.evaluation.verdicts import Protocol, Reading, VerdictRow, row_of, write_rows
 from medrm.schema import DIMENSIONS, Case, Order, PairLabel
 
 SHOWN: tuple[tuple[Protocol, Order], ...] = (

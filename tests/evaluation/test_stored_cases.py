@@ -15,7 +15,7 @@ from PIL import Image
 from medrm.data.images import bytes_image, decode
 from medrm.data.load import digest_of
 from medrm.errors import DataError
-from medrm.evaluation.cases import read_stored_cases, write_cases
+from medrm.evaluation.records.cases import read_stored_cases, write_cases
 from medrm.schema import Case, ImageRef
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medrm.evaluation.verdicts import Reading, label_of, read_rows, row_of, write_rows
+from medrm.evaluation.records.verdicts import Reading, label_of, read_rows, row_of, write_rows
 from medrm.schema import Case, PairLabel, RankingLabel
 
 

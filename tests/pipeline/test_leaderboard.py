@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medrm.cli import main
-from medrm.evaluation.leaderboard import Entry
+from medrm.evaluation.leaderboard.standings import Entry
 from medrm.pipeline import leaderboard
 from medrm.pipeline.leaderboard import LeaderboardRun, evaluate_command
 

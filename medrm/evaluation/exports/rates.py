@@ -10,10 +10,10 @@ from typing import Any
 
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports.text import spreadsheet_text
-from medrm.evaluation.measures import case_scores, member_of
-from medrm.evaluation.position import consistent, named_first
+from medrm.evaluation.measures.accuracy import case_scores, member_of
+from medrm.evaluation.measures.position import consistent, named_first
+from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
 from medrm.evaluation.report import Report
-from medrm.evaluation.verdicts import UNREAD, VerdictRow, by_case
 
 
 @dataclass(frozen=True)

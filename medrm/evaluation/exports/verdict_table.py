@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from medrm.evaluation.verdicts import Expected, VerdictRow
+from medrm.evaluation.records.verdicts import Expected, VerdictRow
 
 _WORDS, _NUMBER, _NUMBERS = pa.string(), pa.float64(), pa.list_(pa.float64())
 

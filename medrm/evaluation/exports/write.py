@@ -10,7 +10,7 @@ from medrm.evaluation.exports.rates import comparison_rates, evaluation_rates, s
 from medrm.evaluation.exports.text import latex, markdown
 from medrm.evaluation.exports.verdict_table import write_verdicts
 from medrm.evaluation.figures import RunFiles, primary_of, read_run, write_plots
-from medrm.evaluation.verdicts import VerdictRow, read_rows
+from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 
 FOLDER = "exports"
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from medrm.data.images import decode
 from medrm.errors import DataError
-from medrm.evaluation.lines import read_lines, write_lines
+from medrm.evaluation.records.lines import read_lines, write_lines
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 
 CASES_FILE = "cases.jsonl"

@@ -11,10 +11,10 @@ from statistics import fmean
 from typing import Any
 
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.best_of_n import best_of_n, ties
-from medrm.evaluation.criteria import macro_f1
-from medrm.evaluation.measures import NOT_STATED
-from medrm.evaluation.verdicts import VerdictRow
+from medrm.evaluation.measures.accuracy import NOT_STATED
+from medrm.evaluation.measures.best_of_n import best_of_n, ties
+from medrm.evaluation.measures.criteria import macro_f1
+from medrm.evaluation.records.verdicts import VerdictRow
 from medrm.schema import Case
 from medrm.statistics import mean
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.readings import CUT_OFF, TEXTS, is_official
-from medrm.evaluation.verdicts import UNREAD
+from medrm.evaluation.records.readings import CUT_OFF, TEXTS, is_official
+from medrm.evaluation.records.verdicts import UNREAD
 from medrm.parsers import Parsed, Parser, parse_verdict
 from medrm.schema import Response
 

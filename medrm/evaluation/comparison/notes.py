@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medrm.evaluation.evaluations import Evaluation, Scores
-from medrm.evaluation.pairing import pair, paired_entry
+from medrm.evaluation.comparison.evaluations import Evaluation, Scores
+from medrm.evaluation.comparison.pairing import pair, paired_entry
 
 
 def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any]) -> list[str]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrm.errors import printable
-from medrm.evaluation.document import Grid, render_page, write_text
-from medrm.evaluation.leaderboard_tables import (
+from medrm.evaluation.leaderboard.tables import (
     COLUMNS,
     RANKS,
     TO_BEST,
@@ -17,7 +16,8 @@ from medrm.evaluation.leaderboard_tables import (
     leaderboard_markdown,
     rank_range,
 )
-from medrm.evaluation.measures import RULES
+from medrm.evaluation.measures.accuracy import RULES
+from medrm.evaluation.pages.document import Grid, render_page, write_text
 from medrm.evaluation.report import write_json
 from medrm.evaluation.tables import percent, with_interval
 

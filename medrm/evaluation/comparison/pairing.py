@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from medrm.errors import DataError
-from medrm.evaluation.evaluations import Evaluation, Scores
-from medrm.evaluation.measures import NOT_STATED, mean_scores
+from medrm.evaluation.comparison.evaluations import Evaluation, Scores
+from medrm.evaluation.measures.accuracy import NOT_STATED, mean_scores
 from medrm.statistics import (
     Floats,
     benjamini_hochberg,

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.evaluation.contributions import Contributions, contributions
-from medrm.evaluation.verdicts import LETTERS, UNREAD, Expected, Outcome, VerdictRow
+from medrm.evaluation.measures.contributions import Contributions, contributions
+from medrm.evaluation.records.verdicts import LETTERS, UNREAD, Expected, Outcome, VerdictRow
 from medrm.statistics import Floats, phi_matrix
 
 OVERALL = "overall"

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from medrm.evaluation.lines import UNFIT, line_of, record_of
-from medrm.evaluation.readings import Said, in_order, response_of, response_record
-from medrm.evaluation.verdicts import read_rows
+from medrm.evaluation.records.lines import UNFIT, line_of, record_of
+from medrm.evaluation.records.readings import Said, in_order, response_of, response_record
+from medrm.evaluation.records.verdicts import read_rows
 from medrm.schema import Response
 
 RESPONSES_FILE = "responses.jsonl"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medrm.evaluation.compare import SIGNIFICANCE, Comparison
-from medrm.evaluation.document import Grid
-from medrm.evaluation.measures import RULES
-from medrm.evaluation.panels import maybe, robust, signed
+from medrm.evaluation.measures.accuracy import RULES
+from medrm.evaluation.pages.document import Grid
+from medrm.evaluation.pages.panels import maybe, robust, signed
 from medrm.evaluation.report import Report
 from medrm.evaluation.tables import CONTROLS, DASH, p_value, points, with_interval
 

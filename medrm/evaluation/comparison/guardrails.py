@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from medrm.evaluation.contributions import Contributions, contributions, mean_of_rates
-from medrm.evaluation.evaluations import Evaluation
-from medrm.evaluation.position import Presented, consistent, in_both_orders, named_first
-from medrm.evaluation.structure import all_same, sheets_of
-from medrm.evaluation.verdicts import UNREAD, VerdictRow
+from medrm.evaluation.comparison.evaluations import Evaluation
+from medrm.evaluation.measures.contributions import Contributions, contributions, mean_of_rates
+from medrm.evaluation.measures.position import Presented, consistent, in_both_orders, named_first
+from medrm.evaluation.measures.structure import all_same, sheets_of
+from medrm.evaluation.records.verdicts import UNREAD, VerdictRow
 from medrm.statistics import Floats, mean_interval
 
 MARGINS = {

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrm.evaluation.measures import accuracy_measures
-from medrm.evaluation.verdicts import LETTERS, VerdictRow, by_case
+from medrm.evaluation.measures.accuracy import accuracy_measures
+from medrm.evaluation.records.verdicts import LETTERS, VerdictRow, by_case
 from medrm.statistics import calibration, fit_temperature
 
 _LEAST_CHANCE = 1e-9

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from medrm.evaluation.measures import case_scores
-from medrm.evaluation.verdicts import VerdictRow, read_rows
+from medrm.evaluation.measures.accuracy import case_scores
+from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 from medrm.statistics import Floats, mean_interval, rank_ranges, sign_flip_test
 
 

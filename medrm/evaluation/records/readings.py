@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from medrm.errors import DataError
-from medrm.evaluation.lines import read_lines, write_lines
-from medrm.evaluation.verdicts import (
+from medrm.evaluation.records.lines import read_lines, write_lines
+from medrm.evaluation.records.verdicts import (
     LETTERS,
     TIE,
     UNREAD,

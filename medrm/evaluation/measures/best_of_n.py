@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.verdicts import LETTERS, UNREAD, VerdictRow
+from medrm.evaluation.records.verdicts import LETTERS, UNREAD, VerdictRow
 from medrm.schema import Case
 from medrm.statistics import mean
 

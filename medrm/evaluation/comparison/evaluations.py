@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 from medrm.errors import DataError
-from medrm.evaluation.measures import case_scores
+from medrm.evaluation.measures.accuracy import case_scores
+from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 from medrm.evaluation.report import Report, read_report
-from medrm.evaluation.verdicts import VerdictRow, read_rows
 
 Scores = Mapping[str, Mapping[str, float]]
 """Dimension, in the benchmark's order, to case, by id, to its score."""

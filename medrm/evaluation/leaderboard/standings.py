@@ -14,8 +14,8 @@ from medrm.assets import asset, asset_names
 from medrm.config import READOUTS
 from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.measures import best_rule
-from medrm.evaluation.ranking import Judged, rankings
+from medrm.evaluation.leaderboard.ranking import Judged, rankings
+from medrm.evaluation.measures.accuracy import best_rule
 from medrm.evaluation.report import Report
 
 FOLDER = "evaluation/leaderboards"

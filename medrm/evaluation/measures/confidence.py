@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.position import Presented
-from medrm.evaluation.verdicts import LETTERS
+from medrm.evaluation.measures.position import Presented
+from medrm.evaluation.records.verdicts import LETTERS
 from medrm.statistics import calibration
 
 

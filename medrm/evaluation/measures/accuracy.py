@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.confidence import calibration_measures
-from medrm.evaluation.contributions import contributions, mean_of_rates
-from medrm.evaluation.gain import Answered, answered
-from medrm.evaluation.position import position_measures
-from medrm.evaluation.verdicts import (
+from medrm.evaluation.measures.confidence import calibration_measures
+from medrm.evaluation.measures.contributions import contributions, mean_of_rates
+from medrm.evaluation.measures.gain import Answered, answered
+from medrm.evaluation.measures.position import position_measures
+from medrm.evaluation.records.verdicts import (
     LETTERS,
     TIE,
     UNREAD,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from medrm.evaluation.lines import read_lines, write_lines
+from medrm.evaluation.records.lines import read_lines, write_lines
 from medrm.schema import Case, Label, Order, RankingLabel
 
 Protocol = Literal["official", "robust"]

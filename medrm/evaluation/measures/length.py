@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.evaluation.position import Presented
-from medrm.evaluation.verdicts import LETTERS
+from medrm.evaluation.measures.position import Presented
+from medrm.evaluation.records.verdicts import LETTERS
 from medrm.statistics import mean
 
 LEAST_DIFFERENCE = 30

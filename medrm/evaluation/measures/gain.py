@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from medrm.evaluation.verdicts import UNREAD, VerdictRow, by_case
+from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
 
 
 class Answered(NamedTuple):

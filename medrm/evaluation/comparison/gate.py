@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medrm.errors import ConfigError, nearest, report
-from medrm.evaluation.evaluations import Evaluation
+from medrm.evaluation.comparison.evaluations import Evaluation
 from medrm.evaluation.report import Report
 
 NAMES = ("benchmark", "cases", "labels", "readout", "dimensions", "orders")

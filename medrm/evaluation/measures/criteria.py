@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.verdicts import LETTERS, VerdictRow
+from medrm.evaluation.records.verdicts import LETTERS, VerdictRow
 from medrm.schema import Case, PairLabel
 from medrm.statistics import mean
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.document import Grid
+from medrm.evaluation.pages.document import Grid
 from medrm.evaluation.report import Report
 from medrm.evaluation.tables import DASH, p_value, percent
 

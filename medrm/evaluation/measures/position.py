@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medrm.evaluation.contributions import Contributions, contributions
-from medrm.evaluation.verdicts import LETTERS, TIE, UNREAD, VerdictRow
+from medrm.evaluation.measures.contributions import Contributions, contributions
+from medrm.evaluation.records.verdicts import LETTERS, TIE, UNREAD, VerdictRow
 from medrm.schema import Order
 from medrm.statistics import binomial_midp, mean
 

@@ -1,0 +1,1 @@
+"""Two evaluations in pairs: what differs, what got better, what must not get worse."""

@@ -1,0 +1,1 @@
+"""The numbers of `report.json`, from verdict rows and cases alone."""

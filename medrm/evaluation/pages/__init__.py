@@ -1,0 +1,1 @@
+"""The parts of the HTML pages: frame, tables, drawn rows, the browser of cases."""
