@@ -14,10 +14,12 @@ from medrm.errors import ConfigError, nearest
 
 CONTROLS = (
     "zero_shot_verdict",
+    "zero_shot_averaged",
     "zero_shot_likelihood",
     "untrained_head",
     "frozen_probe",
     "base_skeleton",
+    "base_averaged",
     "skeleton",
     "init_adapter",
     "blank_images",

@@ -20,10 +20,12 @@ DASH = "-"
 
 CONTROLS = {
     "zero_shot_verdict": "base, zero-shot verdict",
+    "zero_shot_averaged": "base, verdict of both orders",
     "zero_shot_likelihood": "base, answer likelihood",
     "frozen_probe": "frozen base, trained head",
     "untrained_head": "untrained head",
     "base_skeleton": "base, forced skeleton",
+    "base_averaged": "base, skeleton of both orders",
     "init_adapter": "adapter before this training",
     "skeleton": "trained, forced skeleton",
     "blank_images": "trained, blank images",

@@ -23,6 +23,8 @@ from medrm.data.index import Lengths, together
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
+from medrm.evaluation.records.journal import RESPONSES_FILE
+from medrm.evaluation.records.readings import read_responses
 from medrm.evaluation.run import Scorer, evaluate
 from medrm.models.adapter import add_adapter
 from medrm.models.check import check_image_reaches
@@ -39,6 +41,7 @@ from medrm.objectives.base import Objective, fit_for_training
 from medrm.pipeline.checks import check_start, gives_skeleton
 from medrm.pipeline.lengths import counted, processor_digest
 from medrm.pipeline.material import Material, check_share
+from medrm.scorer.averaged import AveragedOrders
 from medrm.scorer.collate import Collator
 from medrm.scorer.load import Saved, folder_of, scorer_of
 from medrm.scorer.readouts import Likelihood, VerdictProbability
@@ -342,6 +345,24 @@ class Workbench:
         check_declared(self.run.evaluation.allowed_differences, report)
         entry = report["protocols"]["robust"]["dimensions"][self.material.primary]
         return float(entry["accuracy"] or 0.0)
+
+    def measure_averaged(self, scorer: Measurable, measured: str, name: str) -> None:
+        """Evaluates what a judge of the base said with both orders averaged, where asked for.
+
+        The model is not asked again. More than two answers are compared by wins, not by means.
+
+        Args:
+            scorer: the judge, read by probabilities.
+            measured: the folder of its evaluation.
+            name: of the control and its folder.
+        """
+        pairs = (column(self.material.benchmark.cases, "answers") == 2).all()
+        if name not in self.run.evaluation.controls or not pairs:
+            return
+        responses = read_responses(self.folder(measured) / RESPONSES_FILE)
+        averaged = AveragedOrders(responses, scorer.dimensions, scorer.settings)
+        with stage(name):
+            self.measure(averaged, name, weights=self.base_weights)
 
     def measure_pictures(self, scorer: Measurable) -> list[str]:
         """Evaluates with other pictures or none: the controls asked for that the cases allow."""

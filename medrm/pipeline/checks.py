@@ -61,9 +61,11 @@ def _applicable(run: Run, objective: Objective) -> list[str]:
     readout = objective.readout(run)
     if readout not in JUDGE_READOUTS:
         heads = ["untrained_head", "frozen_probe"] if objective.head_spec else []
-        return ["zero_shot_verdict", "zero_shot_likelihood", *heads, *PICTURE_CONTROLS]
+        zero_shot = ["zero_shot_verdict", "zero_shot_averaged", "zero_shot_likelihood"]
+        return [*zero_shot, *heads, *PICTURE_CONTROLS]
     prompt = load_prompt(run.judge.judge_prompt, run.judge.prompt_file)
-    given = ["base_skeleton", "skeleton"] if gives_skeleton(readout, prompt.rationale) else []
+    given = ["base_skeleton", "base_averaged", "skeleton"]
+    given = given if gives_skeleton(readout, prompt.rationale) else []
     start = ["init_adapter"] if run.judge.init_adapter else []
     return [*given, *start, *PICTURE_CONTROLS]
 

@@ -30,12 +30,15 @@ def before(bench: Workbench) -> dict[str, float]:
 
 def controls_before(bench: Workbench) -> list[str]:
     """Measures the base with the JSON given, and the adapter to go on from."""
-    wanted, done = bench.run.evaluation.controls, []
-    if "base_skeleton" in wanted and bench.can_be_given:
+    wanted = bench.run.evaluation.controls
+    done: list[str] = []
+    given = [name for name in ("base_skeleton", "base_averaged") if name in wanted]
+    if given and bench.can_be_given:
         with stage("base_skeleton"):
             scorer = bench.judge(bench.base(), "skeleton")
             bench.measure(scorer, "base_skeleton", weights=bench.base_weights)
-        done.append("base_skeleton")
+        bench.measure_averaged(scorer, "base_skeleton", "base_averaged")
+        done += [name for name in given if bench.folder(name).is_dir()]
     if "init_adapter" in wanted and bench.run.judge.init_adapter:
         with stage("init_adapter"):
             weights = saved_identity(folder_of(bench.run.judge.init_adapter))

@@ -29,6 +29,8 @@ def before(bench: Workbench) -> dict[str, float]:
     for name, scorer in bench.zero_shot(model, bench.material.dimensions):
         with stage(name):
             bench.measure(scorer, name, weights=bench.base_weights)
+        if name == "zero_shot_verdict":
+            bench.measure_averaged(scorer, name, "zero_shot_averaged")
     better = max(accuracy, key=lambda name: accuracy[name])
     if PartialState().is_main_process:
         for name in accuracy:

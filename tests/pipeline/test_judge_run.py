@@ -29,7 +29,7 @@ def lines(path: Path) -> list[Any]:
 
 
 def test_a_judge_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_path: Path) -> None:
-    controls = "base_skeleton,skeleton,blank_images,shuffled_images,text_only"
+    controls = "base_skeleton,base_averaged,skeleton,blank_images,shuffled_images,text_only"
     options = {"objective": "judge_sft", "train_data": phantom / "votes.jsonl"}
     assert recipe(**options, controls=controls) == 0
     run = tmp_path / "run"
@@ -37,9 +37,8 @@ def test_a_judge_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_pa
         "before", "after", *controls.split(",")
     }  # fmt: skip
     for folder in (run / "evaluation").iterdir():
-        assert {"responses.jsonl", "verdicts.jsonl", "report.json"} <= {
-            path.name for path in folder.iterdir()
-        }
+        own = set() if folder.name == "base_averaged" else {"responses.jsonl"}
+        assert {"verdicts.jsonl", "report.json", *own} <= {path.name for path in folder.iterdir()}
     comparison = read(run / "comparison.json")
     assert comparison["comparable"]
     assert set(comparison["controls"]) == set(controls.split(","))

@@ -25,8 +25,8 @@ def weights(run: Path) -> bytes:
 
 
 def test_a_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_path: Path) -> None:
-    controls = "zero_shot_verdict,zero_shot_likelihood,untrained_head,frozen_probe,"
-    controls += "blank_images,shuffled_images,text_only"
+    controls = "zero_shot_verdict,zero_shot_averaged,zero_shot_likelihood,untrained_head,"
+    controls += "frozen_probe,blank_images,shuffled_images,text_only"
     assert recipe(train_data=phantom / "votes.jsonl", controls=controls) == 0
     run = tmp_path / "run"
     assert {path.name for path in (run / "evaluation").iterdir()} == {

@@ -8,6 +8,9 @@ from typing import Any
 from medrm.evaluation.comparison.evaluations import Evaluation, Scores
 from medrm.evaluation.comparison.pairing import pair, paired_entry
 
+AVERAGED = ("zero_shot_averaged", "base_averaged")
+"""The controls that average a base's verdict over both orders."""
+
 
 def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any]) -> list[str]:
     """Returns what qualifies the gain on the primary dimension."""
@@ -45,7 +48,28 @@ def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any
                 f"Part of the gain in the stored order is position: of its {100 * gain:+.1f} "
                 f"points on {primary}, {lost} vanish when both orders count."
             )
-    return notes
+    return notes + _averaged(comparison)
+
+
+def _averaged(comparison: Mapping[str, Any]) -> list[str]:
+    """What is left of the gain where the base judges better once its orders are averaged."""
+    old = comparison["primary"]["before"]
+    controls = (comparison["controls"].get(name) for name in AVERAGED)
+    return [
+        f"Part of the gain is the base's position bias: with the probabilities of both orders "
+        f"averaged it is right in {100 * one['before']:.1f} % on {one['dimension']}, not in "
+        f"{100 * old:.1f} %; against that the gain is {_points(one)}."
+        for one in controls
+        if one is not None and one["delta"] is not None and one["before"] > old
+    ]
+
+
+def _points(entry: Mapping[str, Any]) -> str:
+    points = f"{100 * entry['delta']:+.1f} points"
+    if entry["ci95"] is None:
+        return points
+    low, high = entry["ci95"]
+    return f"{points} (95 % CI {100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def conditional_on(folds: int) -> str:

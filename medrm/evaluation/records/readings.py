@@ -36,6 +36,9 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 REWARDS = ("reward", "implicit_reward")
 """Readouts whose differences are log-odds under the Bradley-Terry model."""
 
+PROBABILITIES = ("verdict_averaged",)
+"""Readouts whose scores are themselves the probabilities of the answers."""
+
 TEXTS = ("generate", "votes")
 """Readouts in which a judge writes its verdict."""
 
@@ -366,7 +369,9 @@ def _read_scores(said: Said, dimension: str, readout: str) -> Reading:
     if not all(math.isfinite(score) for score in scores):
         raise ValueError(f"The model scored case {said.case_id!r} with {scores}.")
     chance = None
-    if readout in REWARDS and len(scores) == 2:
+    if readout in PROBABILITIES:
+        chance = scores[0]
+    elif readout in REWARDS and len(scores) == 2:
         chance = 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
     return Reading(_best(scores), None, chance, scores)
 
