@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import stat
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -50,8 +51,9 @@ class FeatureFolder:
     """Features in safetensors files, the least recently used deleted beyond a size.
 
     Several processes may share a folder: a file appears whole or not at all. A file that cannot be
-    read or whose digest is wrong is computed and written again. The files are as trustworthy as
-    those who may write into the folder; reading one runs no code and takes bounded memory.
+    read or whose digest is wrong is computed and written again; what is no file is left alone. The
+    files are as trustworthy as those who may write into the folder; reading one runs no code and
+    takes bounded memory.
 
     Attributes:
         damaged: how many files could not be used.
@@ -78,6 +80,9 @@ class FeatureFolder:
         """
         path = self._place(tower, key)
         try:
+            if _is_foreign(path):  # opening a pipe would wait for who writes into it
+                self._unusable(path, "it is no file")
+                return None
             with path.open("rb") as file:
                 data = file.read(MOST_FILE_BYTES + 1)
         except FileNotFoundError:
@@ -111,9 +116,12 @@ class FeatureFolder:
         data = save(whole | {_DIGEST: digest})
         if len(data) > min(self.most_bytes, MOST_FILE_BYTES):
             return
+        place = self._place(tower, key)
         try:
+            if _is_foreign(place):
+                return
             self._make_room(len(data))
-            _put(self._place(tower, key), data)
+            _put(place, data)
         except OSError as error:
             self._failed = True
             logger.warning("Image features are no longer written to %s: %s", self.folder, error)
@@ -135,7 +143,8 @@ class FeatureFolder:
             if path.suffix in (".safetensors", ".tmp"):
                 with contextlib.suppress(OSError):  # another process has deleted it
                     about = path.stat()
-                    found.append((about.st_mtime_ns, about.st_size, path))
+                    if stat.S_ISREG(about.st_mode):
+                        found.append((about.st_mtime_ns, about.st_size, path))
         total = size + sum(own for _, own, _ in found)
         if total > self.most_bytes:
             # A tenth more than needed, so that not every file that follows looks through them all.
@@ -145,6 +154,11 @@ class FeatureFolder:
                 path.unlink(missing_ok=True)
                 total -= own
         self._room = (self.most_bytes - total) // 8
+
+
+def _is_foreign(path: Path) -> bool:
+    """Returns whether something other than a file, such as a pipe or a folder, has this name."""
+    return path.exists() and not path.is_file()
 
 
 def _put(place: Path, data: bytes) -> None:

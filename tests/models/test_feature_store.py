@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,6 +74,35 @@ def test_a_damaged_file_is_computed_again(
     monkeypatch.undo()
     memory.get("a", lambda: (TOWER, key(0)), lambda: features(0.1))  # from the file, whole again
     assert (memory.computed, folder.damaged) == (1, 1) if damage != "huge" else (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "socket"])
+@pytest.mark.timeout(20)  # opening a pipe would wait for ever
+def test_what_is_no_file_is_neither_read_nor_replaced(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = FeatureFolder(tmp_path, 2_000)
+    folder.write(TOWER, key(0), features(0.1))
+    (path,) = files(tmp_path)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        monkeypatch.chdir(path.parent)  # the name of a socket is short
+        with socket.socket(socket.AF_UNIX) as own:
+            own.bind(path.name)
+    os.utime(path, (0, 0))
+    about = path.stat()
+    memory = FeatureMemory(0, folder)
+    for _ in range(2):
+        memory.get("a", lambda: (TOWER, key(0)), lambda: features(0.1))
+    assert memory.computed == folder.damaged == 2
+    for number in range(1, 9):  # the others are kept and make room for each other
+        folder.write(TOWER, key(number), features(number))
+        assert folder.read(TOWER, key(number)) is not None
+    assert (path.stat().st_mode, path.stat().st_ino) == (about.st_mode, about.st_ino)
 
 
 @pytest.mark.parametrize("written", [2**62, -1, 0.5])
