@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from medrm.cli import add_evaluate, guarded
+from medrm.config import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Scores a model on a benchmark, the cases dealt to the processes."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = CommandParser(description=__doc__)
     add_evaluate(parser)
     arguments = parser.parse_args(argv)
     return guarded(lambda: arguments.action(arguments))

@@ -10,13 +10,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medrm import __version__
+from medrm.config import READOUTS, CommandParser, JudgeOptions, ModelOptions
 from medrm.errors import MedrmError, printable
-
-if TYPE_CHECKING:
-    from medrm.config import JudgeOptions
 
 
 def quiet_libraries() -> None:
@@ -86,7 +83,7 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
         LeaderboardRun(
             **{name: given[name] for name in names},
             output_dir=Path(arguments.output_dir),
-            evaluate=(sys.executable, "-m", "medrm.cli", "evaluate"),
+            evaluate=(sys.executable, "-m", "medrm", "evaluate"),
             judge=_judge_options(arguments),
         )
     )
@@ -95,8 +92,6 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
 
 def _judge_options(arguments: argparse.Namespace) -> JudgeOptions:
     """Returns how a judge is asked, from the options of `_add_judge_options` and the readout."""
-    from medrm.config import JudgeOptions
-
     given = vars(arguments)
     judge = {field.name: given[field.name] for field in fields(JudgeOptions) if field.name in given}
     if arguments.readout == "votes":
@@ -176,54 +171,42 @@ def _positive(text: str) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all `medrm` commands."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="medrm",
-        allow_abbrev=False,
         description="Reward models and judges for medical multimodal LLMs. Research software, not "
         "for patient care. Training: accelerate launch recipes/train_rm.py",
     )
     parser.add_argument("--version", action="version", version=f"medrm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_evaluate(
-        commands.add_parser("evaluate", allow_abbrev=False, help="score a model on a benchmark")
-    )
+    add_evaluate(commands.add_parser("evaluate", help="score a model on a benchmark"))
     _add_rescore(
         commands.add_parser(
             "rescore",
-            allow_abbrev=False,
             help="parse and score again what a model has said, no model needed",
         )
     )
     add_leaderboard(
-        commands.add_parser(
-            "leaderboard", allow_abbrev=False, help="evaluate a list of models into one table"
-        )
+        commands.add_parser("leaderboard", help="evaluate a list of models into one table")
     )
     _add_compare(
-        commands.add_parser(
-            "compare", allow_abbrev=False, help="paired before/after comparison, no model needed"
-        )
+        commands.add_parser("compare", help="paired before/after comparison, no model needed")
     )
     _add_report(
         commands.add_parser(
             "report",
-            allow_abbrev=False,
             help="write the report.html of a run or of one evaluation, no model needed",
         )
     )
     _add_throughput(
         commands.add_parser(
             "throughput",
-            allow_abbrev=False,
             help="measure training and scoring speed with shared prefixes, and without",
         )
     )
     data = commands.add_parser("data", help="make and check annotation data")
     kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_phantom(
-        kinds.add_parser("phantom", allow_abbrev=False, help="write phantom cases in both layouts")
-    )
-    _add_audit(kinds.add_parser("audit", allow_abbrev=False, help="check a set of cases"))
+    _add_phantom(kinds.add_parser("phantom", help="write phantom cases in both layouts"))
+    _add_audit(kinds.add_parser("audit", help="check a set of cases"))
     return parser
 
 
@@ -360,8 +343,6 @@ def add_leaderboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_readout(parser: argparse.ArgumentParser) -> None:
-    from medrm.config import READOUTS
-
     parser.add_argument(
         "--readout",
         choices=READOUTS,
@@ -371,8 +352,6 @@ def _add_readout(parser: argparse.ArgumentParser) -> None:
 
 def _add_judge_options(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
     """Adds how a judge is asked and those options of the model, as the configuration has them."""
-    from medrm.config import JudgeOptions, ModelOptions
-
     judge = [
         own for own in fields(JudgeOptions) if own.name not in ("judge_readout", "init_adapter")
     ]
@@ -391,7 +370,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one `medrm` command and returns its exit status."""
     arguments = build_parser().parse_args(argv)
     return guarded(lambda: arguments.action(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

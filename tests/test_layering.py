@@ -29,7 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("throughput",),
     ("cli",),
-    ("recipes/*.py", "evaluation/*.py"),
+    ("__main__", "recipes/*.py", "evaluation/*.py"),
 )
 """The layers, lowest first. A package's own modules may import each other, without cycles."""
 

@@ -1,5 +1,6 @@
 """What one run is told: groups of options and the strict parser."""
 
+from medrm.config.command_line import CommandParser
 from medrm.config.options import (
     CONTROLS,
     READOUTS,
@@ -16,6 +17,7 @@ __all__ = [
     "CONTROLS",
     "READOUTS",
     "AdapterOptions",
+    "CommandParser",
     "DataOptions",
     "EvaluationOptions",
     "JudgeOptions",
