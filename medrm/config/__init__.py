@@ -1,11 +1,12 @@
 """What one run is told: groups of options and the strict parser."""
 
 from medrm.config.command_line import CommandParser
+from medrm.config.data import DataOptions
+from medrm.config.field import option
 from medrm.config.options import (
     CONTROLS,
     READOUTS,
     AdapterOptions,
-    DataOptions,
     EvaluationOptions,
     JudgeOptions,
     ModelOptions,
@@ -23,6 +24,7 @@ __all__ = [
     "JudgeOptions",
     "ModelOptions",
     "Run",
+    "option",
     "options_help",
     "parse_run",
 ]

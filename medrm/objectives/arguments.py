@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from medrm.config.options import option
+from medrm.config import option
 from medrm.errors import ConfigError
 
 _FIXED: dict[str, tuple[object, str]] = {

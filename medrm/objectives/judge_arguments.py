@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
-from medrm.config.options import option
+from medrm.config import option
 from medrm.errors import ConfigError
 
 Fixed = dict[str, tuple[object, str]]

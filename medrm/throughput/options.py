@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
-from medrm.config.options import option
+from medrm.config import option
 from medrm.errors import ConfigError
 
 TASKS = ("train", "score")
