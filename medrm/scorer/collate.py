@@ -6,7 +6,7 @@ unless told otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -211,6 +211,8 @@ class Collator:
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of texts in which an image is still its bare placeholder."""
+        if not texts:
+            return []
         ids = self.processor.tokenizer(
             list(texts), add_special_tokens=self.adds_special_tokens(texts[0])
         )["input_ids"]
@@ -225,30 +227,31 @@ class Collator:
         self,
         cases: Iterable[Case],
         facts: Mapping[str, ImageFacts],
-        rows: Callable[[Case], list[Row]] | None = None,
+        rows: Callable[[Case], list[Row]],
     ) -> list[int]:
         """Returns the true number of tokens, image tokens included, of each case's longest row.
+
+        Those of answers are counted by `tokens`.
 
         Args:
             cases: any number.
             facts: of their images, by digest. An image that could not be decoded counts nothing.
-            rows: of a case, each with the case's images; None: `answer_rows`.
+            rows: of a case, each with the case's images; maybe none.
         """
-        rows = rows or self.answer_rows
         lengths = []
         remaining = iter(cases)
         while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
-            counted = self._text_lengths(list(map(rows, chunk)))
-            if self.contextual_orders:
-                counted = self._contextual_lengths(chunk)
+            encoded = self._ids_of([rows(case) for case in chunk])
             lengths += [
-                text_tokens + self._tokens_of_images(case, facts)
-                for case, text_tokens in zip(chunk, counted, strict=True)
+                max(map(len, own), default=0) + self._tokens_of_images(case, facts)
+                for case, own in zip(chunk, encoded, strict=True)
             ]
         return lengths
 
     def tokens(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> NDArray[Any]:
         """Returns the true numbers of tokens, image tokens included: `TOKENS` for each case.
+
+        They are those of `rows`, and with contextual orders those of `forks`.
 
         Args:
             cases: any number.
@@ -274,24 +277,6 @@ class Collator:
         known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
         sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
         return self.image_tokens(sizes)
-
-    def _text_lengths(self, rows: Sequence[Sequence[Row]]) -> list[int]:
-        """Returns the tokens of each case's longest row, each image counted as its placeholder.
-
-        A case without a row has none.
-        """
-        texts = [row.text for case_rows in rows for row in case_rows]
-        counts: Iterator[int] = map(len, self.token_ids(texts) if texts else [])
-        return [max(islice(counts, len(case_rows)), default=0) for case_rows in rows]
-
-    def _contextual_lengths(self, cases: Sequence[Case]) -> list[int]:
-        """Returns the tokens of a row with all answers, each image counted as its placeholder."""
-        ids = self._ids_of([self.answer_rows(case) for case in cases])
-        starts = self._starts(ids, [self.opening(case) for case in cases])
-        return [
-            start + sum(len(row) - start for row in own)
-            for start, own in zip(starts, ids, strict=True)
-        ]
 
     def image_tokens(self, sizes: Sizes) -> int:
         """Returns how many tokens the processor adds for images of these sizes.

@@ -14,7 +14,8 @@ from tokenizers.processors import TemplateProcessing
 from medrm import chat
 from medrm.data.images import decode, examine
 from medrm.errors import ConfigError, DataError
-from medrm.scorer.collate import Collator
+from medrm.schema import Case
+from medrm.scorer.collate import Collator, Row
 
 SIZES = ((60, 40), (40, 90), (28, 28), (120, 56))
 
@@ -26,7 +27,8 @@ def test_lengths_are_exact(family: str) -> None:
     cases = [make_case(n, answers=2 + n % 2, sizes=(size,)) for n, size in enumerate(SIZES)]
     cases += [make_case(5, sizes=SIZES[:2]), make_case(6, sizes=())]
     cases.append(dataclasses.replace(cases[0], question="\n\n spaced?"))
-    lengths = collator.lengths(cases, examine(cases))
+    lengths = collator.tokens(cases, examine(cases))["longest"]
+    assert lengths.tolist() == collator.lengths(cases, examine(cases), collator.answer_rows)
     for case, length in zip(cases, lengths, strict=True):
         mask = collator.rows([case])["attention_mask"]
         assert int(mask.sum(dim=1).max()) == length, case
@@ -84,9 +86,29 @@ def test_opens_the_sequence_once(template_writes_bos: bool) -> None:
     collator = Collator(processor)
     batch = collator.rows([make_case(0)])
     assert (batch["input_ids"] == number).sum(dim=1).tolist() == [1, 1]
-    assert collator.lengths([make_case(0)], examine([make_case(0)])) == [
-        batch["input_ids"].shape[1]
-    ]
+    counted = collator.tokens([make_case(0)], examine([make_case(0)]))
+    assert counted["longest"].tolist() == [batch["input_ids"].shape[1]]
+
+
+@pytest.mark.parametrize("orders", [0, 2])
+def test_lengths_are_those_of_the_rows_asked_about(orders: int) -> None:
+    """Whatever the answers do: a judge's calls are no answers that see each other."""
+    _, processor = make_tiny("llava")
+    collator = Collator(processor, contextual_orders=orders)
+    cases = [make_case(0), make_case(1)]
+    said = {"case-0": ["one word", "and three words"], "case-1": []}
+    texts: list[str] = []
+    tokenizer = collator.token_ids
+
+    def rows(case: Case) -> list[Row]:
+        return [Row(f"<image> {words}", case.images) for words in said[case.case_id]]
+
+    collator.token_ids = lambda asked: texts.extend(asked) or tokenizer(asked)
+    longest, none = collator.lengths(cases, examine(cases), rows)
+    assert longest == collator.encode(rows(cases[0])[1:])["input_ids"].shape[1]
+    assert none == collator.image_tokens((decode(cases[1].images[0]).size,))
+    assert texts[:2] == [row.text for row in rows(cases[0])]
+    assert not [text for text in texts[2:] if "word" in text]
 
 
 def test_works_in_data_workers() -> None:
