@@ -29,7 +29,7 @@ def test_each_case_is_judged_once_by_a_model_that_never_saw_it(
     recipe: Recipe, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="medrm")
-    controls = "zero_shot_verdict,zero_shot_likelihood,blank_images"
+    controls = "zero_shot_verdict,zero_shot_averaged,zero_shot_likelihood,blank_images"
     assert recipe(train_data=phantom / "votes.jsonl", crossfit=3, controls=controls, **SMALL) == 0
     run, cases = tmp_path / "run", medrm.read_cases(phantom / "votes.jsonl")
     assert not (run / "adapter").exists()
