@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from medrm.assets import asset
 from medrm.cli import guarded
-from medrm.config import options_help, parse_run
+from medrm.config import help_text, parse_run
 from medrm.objectives import argument_classes
 
 QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
@@ -21,14 +21,14 @@ QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one recipe and returns the exit status: 0 done, 2 the user's input is wrong."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if {"-h", "--help"} & set(words):
-        sys.stdout.write(f"{__doc__}\n{options_help(argument_classes())}")
-        return 0
     return guarded(lambda: run(words))
 
 
 def run(words: Sequence[str]) -> None:
     """Parses first: a mistyped key fails before the libraries of a run are loaded."""
+    if (text := help_text(words, argument_classes())) is not None:
+        sys.stdout.write(f"{__doc__}\n{text}")
+        return
     parsed = parse_run(words, argument_classes(), asset(QUICKSTART))
     from medrm.pipeline.train import train
 

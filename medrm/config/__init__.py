@@ -3,6 +3,7 @@
 from medrm.config.command_line import CommandParser
 from medrm.config.data import DataOptions
 from medrm.config.field import option
+from medrm.config.help import help_text
 from medrm.config.options import (
     CONTROLS,
     READOUTS,
@@ -12,7 +13,7 @@ from medrm.config.options import (
     ModelOptions,
     Run,
 )
-from medrm.config.parse import options_help, parse_run
+from medrm.config.parse import parse_run
 
 __all__ = [
     "CONTROLS",
@@ -24,7 +25,7 @@ __all__ = [
     "JudgeOptions",
     "ModelOptions",
     "Run",
+    "help_text",
     "option",
-    "options_help",
     "parse_run",
 ]

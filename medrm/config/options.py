@@ -130,7 +130,9 @@ class EvaluationOptions:
     """How it is measured before and after."""
 
     controls: list[str] = option(
-        list(CONTROLS), f"Rows beside the headline, comma separated, of {', '.join(CONTROLS)}."
+        list(CONTROLS),
+        f"Rows beside the headline, comma separated, of {', '.join(CONTROLS)}; by default those "
+        "that apply.",
     )
     evaluation_batch_rows: int = option(32, "Rows (case and answer) scored at once.")
     allowed_differences: list[str] = option(

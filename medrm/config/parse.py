@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from medrm.config.options import GROUPS, Run, check_together
+from medrm.config.options import GROUPS, ObjectiveOptions, Run, check_together
 from medrm.errors import ConfigError, nearest, report
 
 _FORBIDDEN = {
@@ -192,13 +192,27 @@ def parse_run(
         else:
             sources[key] = ("command line", words)
     _split_lists(sources)
-    objective = sources.get("objective", ("", ["bradley_terry"]))[1]
-    if len(objective) != 1 or objective[0] not in objectives:
+    origin, objective = sources.get("objective", ("", [ObjectiveOptions.objective]))
+    return _build(training_class(" ".join(objective), origin, objectives), sources, unknown)
+
+
+def training_class(name: str, origin: str, objectives: Mapping[str, Callable[[], type]]) -> type:
+    """Returns the class of an objective's training arguments.
+
+    Args:
+        name: of the objective.
+        origin: where the name stands.
+        objectives: objective name to a function that imports its training-arguments class.
+
+    Raises:
+        ConfigError: there is no such objective.
+    """
+    if name not in objectives:
         raise ConfigError(
-            f"{sources['objective'][0]}: objective {' '.join(objective)!r} is not known; accepted: "
-            f"{', '.join(objectives)}.{nearest(' '.join(objective), objectives)}"
+            f"{origin}: objective {name!r} is not known; accepted: {', '.join(objectives)}."
+            f"{nearest(name, objectives)}"
         )
-    return _build(objectives[objective[0]](), sources, unknown)
+    return objectives[name]()
 
 
 def _fallen(given: set[str], *, default: bool) -> tuple[str, ...]:
@@ -227,19 +241,18 @@ def _split_lists(sources: Sources) -> None:
             raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
 
 
-def options_help(objectives: Mapping[str, Callable[[], type]]) -> str:
-    """Returns every option with its default and description, as `--help` prints it."""
-    return "\n".join(_parser(training()).format_help() for training in objectives.values())
-
-
-def _parser(training: type) -> Any:
+def run_parser(training: type) -> Any:
     """Returns the parser of all groups; it raises instead of leaving the process."""
     from transformers import HfArgumentParser
 
     # TRL's classes repeat options of ours (max_length, trust_remote_code); the last ones stand.
     groups: list[Any] = [training, *GROUPS]
     parser = HfArgumentParser(
-        groups, prog="train_rm.py", allow_abbrev=False, conflict_handler="resolve"
+        groups,
+        prog="train_rm.py",
+        usage=argparse.SUPPRESS,
+        allow_abbrev=False,
+        conflict_handler="resolve",
     )
     parser.error = _raise  # type: ignore[method-assign]
     return parser
@@ -250,7 +263,7 @@ def _build(training: Any, sources: Sources, left_out: Mapping[str, str]) -> Run:
 
     Keys of `left_out` were given as null: they keep their defaults, but must exist.
     """
-    parser = _parser(training)
+    parser = run_parser(training)
     accepted = {
         f.name for group in (*GROUPS, training) for f in dataclasses.fields(group) if f.init
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.entry import Recipe, load_main
+from pipeline.entry import Recipe
 
 
 def line(**changes: Any) -> dict[str, Any]:
@@ -131,10 +131,3 @@ def test_bad_input_ends_with_status_2(
     for word in words:
         assert word in message
     assert not (tmp_path / "run" / "adapter").exists()
-
-
-def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert load_main("recipes/train_rm.py")(["--help"]) == 0
-    shown = capsys.readouterr().out
-    for option in ("--train_data", "--global_batch_cases", "--reward_template"):
-        assert option in shown

@@ -1,0 +1,155 @@
+"""What `train_rm.py --help` prints: medrm's own options in full, and the trainers' most used."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import enum
+import shutil
+import typing
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from medrm.config.options import GROUPS, ObjectiveOptions
+from medrm.config.parse import run_parser, training_class
+
+USED = {
+    "output_dir": "Folder of the run.",
+    "seed": "Seed of everything that is drawn.",
+    "num_train_epochs": "Passes through the training cases.",
+    "max_steps": "Optimiser steps, in place of num_train_epochs where above 0.",
+    "per_device_train_batch_size": "",
+    "per_device_eval_batch_size": "",
+    "gradient_accumulation_steps": "Micro-batches of a judge's step; a reward model's is planned.",
+    "learning_rate": "",
+    "lr_scheduler_type": "",
+    "warmup_steps": "",
+    "weight_decay": "Weight decay, of all but biases and norms.",
+    "max_grad_norm": "Largest norm of a step's gradient; 0: any.",
+    "bf16": "Train in bfloat16 mixed precision.",
+    "use_cpu": "Leave a GPU alone.",
+    "gradient_checkpointing": "Recompute activations: less memory, more time.",
+    "activation_offloading": "",
+    "dataloader_num_workers": "Processes that load images beside the training.",
+    "eval_steps": "The development split is measured every so many steps; below 1: a share.",
+    "save_steps": "A checkpoint is written every so many steps; below 1: a share.",
+    "save_total_limit": "",
+    "load_best_model_at_end": "",
+    "metric_for_best_model": "",
+    "logging_steps": "",
+    "report_to": "",
+    "resume_from_checkpoint": "Go on: true with the output_dir of a stopped run, or a checkpoint.",
+    "push_to_hub": "Push the adapter with its card when all is done.",
+    "hub_model_id": "Where to; by default the name of output_dir.",
+    "hub_private_repo": "Push to a private repository.",
+    "beta": "Weight of staying near the reference model.",
+    "num_generations": "Verdicts sampled for each prompt.",
+    "temperature": "Temperature of sampled verdicts.",
+    "reward_weights": "Weights of the rewards: agreement, format, consistency of reasons.",
+    "max_completion_length": "",
+}
+"""What runs set of transformers' and TRL's arguments, in short words where medrm has no own."""
+
+_NARROWEST, _INDENT = 100, 29
+
+Entries = dict[str, tuple[Any, type]]
+"""Objective to an option's field and the class that holds it."""
+
+
+def help_text(words: Sequence[str], objectives: Mapping[str, Callable[[], type]]) -> str | None:
+    """Returns what the words ask to be told; None: they do not ask.
+
+    Args:
+        words: those after the program's name; `--help` asks for medrm's own options and the
+            trainers' most used, `--help_all [OBJECTIVE]` for every option of a run.
+        objectives: objective name to a function that imports its training-arguments class.
+
+    Raises:
+        ConfigError: there is no such objective.
+    """
+    if {"-h", "--help"} & set(words):
+        return _short_help(objectives)
+    if "--help_all" not in words:
+        return None
+    after = words[words.index("--help_all") + 1 :]
+    name = after[0] if after else ObjectiveOptions.objective
+    return str(run_parser(training_class(name, "--help_all", objectives)).format_help())
+
+
+def _short_help(objectives: Mapping[str, Callable[[], type]]) -> str:
+    width = shutil.get_terminal_size(fallback=(_NARROWEST, 24)).columns
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS,
+        epilog="transformers' and TRL's other options are accepted as well: --help_all lists every "
+        "option of a run, --help_all judge_sft those of another objective.",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=_INDENT, width=width
+        ),
+    )
+    for group in sorted(GROUPS, key=lambda group: group is not ObjectiveOptions):
+        section = parser.add_argument_group(str(group.__doc__).rstrip("."))
+        for field in dataclasses.fields(group):
+            _describe(section, {"": (field, group)})
+    for title, options in _training(objectives).items():
+        section = parser.add_argument_group(title)
+        for entries in options:
+            _describe(section, entries)
+    return parser.format_help()
+
+
+def _training(objectives: Mapping[str, Callable[[], type]]) -> dict[str, list[Entries]]:
+    """Returns what is shown of the objectives' arguments, by the title that it stands under."""
+    found: dict[str, Entries] = {}
+    for objective, load in objectives.items():
+        training = load()
+        fields = {field.name: field for field in dataclasses.fields(training)}
+        theirs = _of_libraries(training) | USED.keys()
+        for name in (*(own for own in fields if own not in theirs), *USED):
+            if name in fields:
+                found.setdefault(name, {})[objective] = (fields[name], training)
+    common = "Training, with the options that most runs set"
+    sections: dict[str, list[Entries]] = {}
+    for name, entries in found.items():
+        several = "s" if len(entries) > 1 else ""
+        title = f"Objective{several} {', '.join(entries)}"
+        shared = name in USED and len(entries) > len(objectives) / 2
+        sections.setdefault(common if shared else title, []).append(entries)
+    return dict(sorted(sections.items(), key=lambda item: item[0] == common))
+
+
+def _of_libraries(training: type) -> set[str]:
+    """Returns the names of the arguments that transformers or TRL declare."""
+    return {
+        field.name
+        for base in training.__mro__
+        if dataclasses.is_dataclass(base) and not base.__module__.startswith("medrm.")
+        for field in dataclasses.fields(base)
+    }
+
+
+def _describe(section: Any, entries: Entries) -> None:
+    """Adds an option with its values and the defaults that it has for the objectives."""
+    field, group = next(iter(entries.values()))
+    notes = []
+    hint = typing.get_type_hints(group)[field.name]
+    if typing.get_origin(hint) is Literal:
+        notes.append(" | ".join(typing.get_args(hint)))
+    defaults = {name: _written(own.default) for name, (own, _) in entries.items()}
+    most = Counter(defaults.values()).most_common(1)[0][0]
+    others = [f"{name} {value or 'none'}" for name, value in defaults.items() if value != most]
+    if most is not None or others:
+        notes.append("; ".join([f"default {most}", *others]))
+    text = USED.get(field.name) or field.metadata["help"]
+    shown = f"{text} [{', '.join(notes)}]" if notes else text
+    section.add_argument(f"--{field.name}", action="store_true", help=shown)
+
+
+def _written(default: Any) -> str | None:
+    """Returns a default as a recipe has it; None: it goes without saying, or cannot be said."""
+    if default is None or default is False or default is dataclasses.MISSING:
+        return None
+    if default is True:
+        return "true"
+    return str(default.value if isinstance(default, enum.Enum) else default)

@@ -1,0 +1,76 @@
+"""`train_rm.py --help`: short, medrm's own options in full; `--help_all`: every option."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+from pipeline.entry import load_main
+
+from medrm.config.help import USED
+from medrm.config.options import GROUPS
+from medrm.objectives import argument_classes
+
+OWN = {field.name for group in GROUPS for field in dataclasses.fields(group)}
+
+
+@pytest.fixture(scope="module")
+def classes() -> dict[str, type]:
+    return {name: load() for name, load in argument_classes().items()}
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert load_main("recipes/train_rm.py")(list(words)) == 0
+    return capsys.readouterr().out
+
+
+def options(text: str) -> list[str]:
+    """The options that stand at the start of a line."""
+    return re.findall(r"^  --(\w+)", text, flags=re.MULTILINE)
+
+
+def test_help_is_short_and_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = shown(capsys, "--help")
+    assert len(text.splitlines()) <= 225
+    named = options(text)
+    assert {*OWN, *USED} <= set(named)
+    assert {"ties", "margin", "label_rule", "dpo_pairs", "rationales"} <= set(named)
+    assert sorted(named) == sorted(set(named))  # each once
+    assert "--help_all" in text
+
+
+def test_defaults_that_differ_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    text = shown(capsys, "-h")
+    rate = next(line for line in text.splitlines() if line.startswith("  --learning_rate "))
+    assert rate.endswith("[default 0.0001; judge_dpo 5e-06; judge_grpo 1e-05]")
+    assert "[shares | dawid_skene, default shares]" in text
+
+
+def test_used_options_are_described(classes: dict[str, type]) -> None:
+    fields = [field for training in classes.values() for field in dataclasses.fields(training)]
+    for name, text in USED.items():
+        own = [field for field in fields if field.name == name]
+        assert own, f"no trainer has {name}"
+        assert text or own[0].metadata["help"].endswith(".")
+
+
+@pytest.mark.parametrize("words", [[], ["judge_grpo"]])
+def test_help_all_has_every_option(
+    capsys: pytest.CaptureFixture[str], words: list[str], classes: dict[str, type]
+) -> None:
+    training = classes[(words or ["bradley_terry"])[0]]
+    named = set(options(shown(capsys, "--help_all", *words).replace("-h, --help", "--help")))
+    accepted = {field.name for field in dataclasses.fields(training) if field.init}
+    assert OWN | accepted <= named
+
+
+def test_help_all_of_no_objective(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_main("recipes/train_rm.py")(["--help_all", "judge_sf"]) == 2
+    assert "Did you mean 'judge_sft'?" in capsys.readouterr().err
