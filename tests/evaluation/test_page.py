@@ -174,8 +174,8 @@ def test_page_is_complete_and_self_contained(made: Path) -> None:
     assert comparison["verdict"] == "Improved"
     assert comparison["headline"].replace("->", "\u2192") in page.words
     assert page.words.count(comparison["pictures"]["sentence"]) == 2  # headline and controls
+    assert page.words.index("One seed of three.") < page.words.index("Every dimension")
     for piece in (
-        "One seed of three.",
         "Comparable: besides the weights this differs: readout (declared beforehand).",
         "trained, blank images",
         "rule: the longer answer",
