@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
@@ -32,6 +32,21 @@ _COUNTS = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
 )
+
+
+def name_checkpointing(given: dict[str, Any]) -> None:
+    """Gives checkpointing the name that the installed transformers reads.
+
+    Versions from 5.22 on call it `activation_checkpointing` and warn of `gradient_checkpointing`,
+    the only name before. Recipes keep the name that all versions accept.
+
+    Args:
+        given: the values of training arguments by name, changed in place.
+    """
+    for end in ("", "_kwargs"):
+        old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
+        if new in given and given[new] is None:
+            given[new] = given[old]
 
 
 @dataclass
@@ -133,6 +148,7 @@ class BradleyTerryConfig(TrainingArguments):
         problems = self._problems()
         if problems:
             raise ConfigError("; ".join(problems))
+        name_checkpointing(vars(self))
         super().__post_init__()  # type: ignore[no-untyped-call]
 
     def _problems(self) -> list[str]:

@@ -11,6 +11,7 @@ from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from medrm.config import option
 from medrm.errors import ConfigError
+from medrm.objectives.arguments import name_checkpointing
 
 Fixed = dict[str, tuple[object, str]]
 """Name of an argument to the one accepted value, and why."""
@@ -76,6 +77,7 @@ class JudgeArguments:
         problems = self._problems()
         if problems:
             raise ConfigError("; ".join(problems))
+        name_checkpointing(vars(self))
         super().__post_init__()  # type: ignore[misc] # of the class of TRL's that comes next
 
     def _problems(self) -> list[str]:

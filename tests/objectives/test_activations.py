@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -57,10 +56,7 @@ def test_checkpointing_gives_the_same_gradients(
     adapter = AdapterOptions(lora_r=4, lora_vision=vision)
     expected = one_step_gradients(make_recipe(tmp_path / "plain", adapter=adapter, **ONE_STEP))
     monkeypatch.setattr(bradley_terry, "_zero3", lambda: reentrant)
-    with pytest.warns(FutureWarning, match="gradient_checkpointing"):
-        recipe = make_recipe(
-            tmp_path / "run", adapter=adapter, gradient_checkpointing=True, **ONE_STEP
-        )
+    recipe = make_recipe(tmp_path / "run", adapter=adapter, gradient_checkpointing=True, **ONE_STEP)
     assert_same(recipe, expected)
     assert recipe.model.is_gradient_checkpointing
 
@@ -88,9 +84,7 @@ def test_a_whole_step_runs_with_its_activations_elsewhere(
         ),
     )
     options = {"gradient_checkpointing": checkpointing, "activation_offloading": True, **ONE_STEP}
-    warned = pytest.warns(FutureWarning, match="checkpointing") if checkpointing else nullcontext()
-    with warned:
-        recipe = make_recipe(tmp_path / "run", **options)
+    recipe = make_recipe(tmp_path / "run", **options)
     assert_same(recipe, plain)
     assert managers[0].kept > 0
     if not checkpointing:

@@ -24,7 +24,7 @@ from trl.trainer import base_trainer
 
 from medrm.chat import load_prompt
 from medrm.config import AdapterOptions
-from medrm.config.parse import _parser
+from medrm.config.parse import run_parser
 from medrm.data.images import examine
 from medrm.errors import ConfigError, DataError
 from medrm.objectives import judge_grpo, judge_run
@@ -252,8 +252,7 @@ def test_grpo_takes_its_options_and_logs_each_reward(judging: Build) -> None:
 def test_bf16_and_checkpointing_train(judging: Build) -> None:
     plain = judging("judge_sft", "plain", **SHORT)
     plain.trainer().train()
-    with pytest.warns(FutureWarning, match="gradient_checkpointing"):
-        saving = judging("judge_sft", "saving", gradient_checkpointing=True, bf16=True, **SHORT)
+    saving = judging("judge_sft", "saving", gradient_checkpointing=True, bf16=True, **SHORT)
     saving.trainer().train()
     assert saving.logged() == pytest.approx(plain.logged(), abs=2e-2)
 
@@ -309,7 +308,7 @@ def test_arguments_that_make_no_sense_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="load_best_model_at_end is True"):
         JudgeGRPOConfig(folder, load_best_model_at_end=True)
     for config in (JudgeSFTConfig, JudgeDPOConfig, JudgeGRPOConfig):
-        parsed = _parser(config).parse_args(["--output_dir", folder, "--label_rule", "sampled"])
+        parsed = run_parser(config).parse_args(["--output_dir", folder, "--label_rule", "sampled"])
         assert (parsed.label_rule, parsed.bf16, parsed.max_length) == ("sampled", False, None)
 
 

@@ -211,8 +211,7 @@ def test_the_probe_on_stored_states_is_the_frozen_model(tmp_path: Path, monkeypa
 def test_gradient_checkpointing_changes_no_loss(tmp_path: Path) -> None:
     plain = make_recipe(tmp_path / "plain")
     trained_state(plain)
-    with pytest.warns(FutureWarning, match="gradient_checkpointing"):
-        saving = make_recipe(tmp_path / "saving", gradient_checkpointing=True)
+    saving = make_recipe(tmp_path / "saving", gradient_checkpointing=True)
     trained_state(saving)
     assert logged(saving) == pytest.approx(logged(plain), abs=1e-5)
 
