@@ -65,8 +65,9 @@ class BradleyTerryConfig(TrainingArguments):
     )
     activation_offloading: bool = option(
         False,
-        "Keep activations in the CPU's memory until the backward pass (TRL's; goes with "
-        "gradient_checkpointing). Without effect on a CPU.",
+        "Keep activations in the CPU's memory until the backward pass, as TRL does: with "
+        "gradient_checkpointing the checkpoints' inputs, else all of them, which takes more "
+        "copies. Without effect on a CPU.",
     )
     head_learning_rate: float = option(1e-3, "Learning rate of the reward head.")
     ties: Literal["none", "davidson", "rao_kupper"] = option(
