@@ -60,6 +60,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         title=title,
         contract=contract,
         comparison=comparison,
+        qualifying=_qualifying(comparison),
         after=after,
         measured=_measured(comparison, after),
         answered=[_of_primary(comparison, report) for report in (before, after)],
@@ -196,6 +197,12 @@ def _step(contract: Contract, config: dict[str, Any]) -> _Plain:
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
     unit = {"judge_dpo": "pairs", "judge_grpo": "completions"}.get(contract.objective, "rows")
     return _Plain(f"{unit} per step and process | {rows}")
+
+
+def _qualifying(comparison: Comparison) -> list[str]:
+    """Returns what the reader of the headline must know."""
+    pictured = comparison["pictures"]
+    return [*([] if pictured is None else [pictured["sentence"]]), *comparison["notes"]]
 
 
 def _of_primary(comparison: Comparison, report: Report) -> dict[str, Any]:

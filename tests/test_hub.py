@@ -208,7 +208,9 @@ def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
             "coverage": 0.75, "consistency": 0.625
         }  # fmt: skip
 
+    note = "Part of the gain is position."
     rewritten(copied / "run.json", from_sft)
+    rewritten(copied / "comparison.json", lambda content: content.update(notes=[note]))
     rewritten(copied / "evaluation" / "before" / "report.json", twice)
     adapter = copied / "adapter"
     judge = {"judge": judge_spec(JudgeOptions()), "head": None, "readout": "generate"}
@@ -219,6 +221,7 @@ def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
     assert "| pairs per step and process | 12 |" in text
     assert "| prompt | json, version 1 |" in text
     assert "reward template" not in text
+    assert text.index(note) < text.index("## Intended use")
     assert str(tmp_path) not in text
     assert "judge" in yaml.safe_load(text.split("---")[1])["tags"]
 
