@@ -8,7 +8,7 @@ from typing import Any
 
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.evaluation.comparison.evaluations import Evaluation, read_evaluation
-from medrm.evaluation.comparison.gate import check_declared, find_differences
+from medrm.evaluation.comparison.gate import OTHER_DATA, check_declared, find_differences
 from medrm.evaluation.comparison.guardrails import guardrails
 from medrm.evaluation.comparison.notes import notes_of
 from medrm.evaluation.comparison.pairing import (
@@ -131,7 +131,8 @@ def headline_sentence(comparison: Comparison) -> str:
         for name, change in changes.items()
     )
     if not comparison["comparable"]:
-        return f"Not shown: the evaluations differ in more than was declared: {named}."
+        sentence = f"Not shown: the evaluations differ in more than was declared: {named}."
+        return sentence if changes.keys() & OTHER_DATA else f"{sentence} {_declaration(comparison)}"
     interval = "no interval below two clusters"
     if entry["ci95"]:
         low, high = entry["ci95"]
@@ -146,6 +147,15 @@ def headline_sentence(comparison: Comparison) -> str:
     if failed:
         sentence += f" Failed guardrails: {', '.join(failed)}."
     return sentence + (f" Declared difference besides the weights: {named}." if named else "")
+
+
+def _declaration(comparison: Comparison) -> str:
+    """What would have declared the differences."""
+    names = dict.fromkeys([*comparison["allowed_differences"], *comparison["differences"]])
+    return (
+        f"Where that is meant, the recipe says so: allowed_differences: [{', '.join(names)}] "
+        f"(medrm compare: --allowed_differences {' '.join(names)})."
+    )
 
 
 def _brief(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -15,6 +16,8 @@ from medrm.models.origin import Origin, origin_of
 from medrm.objectives.base import Objective
 from medrm.scorer.load import folder_of
 from medrm.scorer.specs import JUDGE_READOUTS
+
+logger = logging.getLogger(__name__)
 
 _OF_HEADS = ("head", "head_hidden_size", "reward_template")
 
@@ -29,6 +32,12 @@ def check_options(run: Run, objective: Objective) -> None:
     if readout not in JUDGE_READOUTS:
         why = f"a model that is scored by {readout} writes no verdict"
         problems += _changed(run.judge, why)
+        if "readout" not in run.evaluation.allowed_differences:
+            logger.warning(
+                "The base is read by its words, the trained model by %s: the comparison will say "
+                "Not shown unless the recipe declares it, allowed_differences: [readout].",
+                readout,
+            )
     if objective.head_spec is None:
         why = f"a model that is scored by {readout} has no head"
         problems += _changed(run.model, why, _OF_HEADS)

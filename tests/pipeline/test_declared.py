@@ -1,7 +1,9 @@
-"""A misspelt declaration stops the run at its first measurement, not after the training."""
+"""What a run says of declared differences: misspelt ones stop it early, missing ones are named."""
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,16 @@ def test_an_unknown_declared_difference_stops_before_training(
     assert "'readuot' is not compared. Did you mean 'readout'" in error
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_missing_declaration_is_named_before_training_and_in_the_headline(
+    recipe: Recipe, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = "allowed_differences: [readout]"
+    with caplog.at_level(logging.WARNING, logger="medrm"):
+        assert recipe(train_data=phantom, allowed_differences="null", max_steps=2) == 0
+    assert [line in record.getMessage() for record in caplog.records] == [True]
+    comparison = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert not comparison["comparable"]
+    assert line in comparison["headline"]
+    assert line in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

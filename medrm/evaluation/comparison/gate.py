@@ -15,6 +15,9 @@ from medrm.evaluation.report import Report
 NAMES = ("benchmark", "cases", "labels", "readout", "dimensions", "orders")
 """What is compared besides the settings."""
 
+OTHER_DATA = {"benchmark", "cases", "labels"}
+"""Differences that leave nothing to compare; a recipe has no reason to declare them."""
+
 
 def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[str, Any]]:
     """Returns everything but the weights in which two evaluations differ: name -> both values.
