@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +38,8 @@ from medrm.data.tables import SUFFIXES, open_table
 from medrm.data.votes import LabelRules
 from medrm.errors import DataError, nearest
 from medrm.schema import Case
+
+logger = logging.getLogger(__name__)
 
 VOTES_FILE = "votes.jsonl"
 ABOUT_FILE = "dataset.json"
@@ -162,6 +165,12 @@ def _find(source: str) -> _Source:
 def _folder(path: Path) -> _Source:
     name = path.resolve().name
     if (path / FOLDER).is_dir():
+        if (path / VOTES_FILE).is_file():
+            logger.warning(
+                "%s is not read: the folder is the released layout, %s/, which counts before it. "
+                "For the votes name the file itself.",
+                path / VOTES_FILE, FOLDER,
+            )  # fmt: skip
         return _layout(name, "local", path, path)
     if (path / VOTES_FILE).is_file():
         return _table(name, "local", path / VOTES_FILE)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 
 import pytest
@@ -9,6 +10,17 @@ from files import label, picture, png, row, vote, write_lines
 from medrm import read_cases
 from medrm.data.load import read_set
 from medrm.errors import DataError
+
+
+def test_votes_beside_the_layout_are_named_as_not_read(layout, caplog):
+    root = layout()
+    with caplog.at_level(logging.WARNING, logger="medrm"):
+        read_set(str(root))
+        assert not caplog.records
+        write_lines(root / "votes.jsonl", [vote("never read")])
+        read_set(str(root))
+    (record,) = caplog.records
+    assert f"{root / 'votes.jsonl'} is not read" in record.getMessage()
 
 
 def test_labels_and_inputs_are_joined(layout):
