@@ -26,7 +26,7 @@ def test_a_missing_declaration_is_named_before_training_and_in_the_headline(
     line = "allowed_differences: [readout]"
     with caplog.at_level(logging.WARNING, logger="medrm"):
         assert recipe(train_data=phantom, allowed_differences="null", max_steps=2) == 0
-    assert [line in record.getMessage() for record in caplog.records] == [True]
+    assert sum(line in record.getMessage() for record in caplog.records) == 1
     comparison = json.loads((tmp_path / "run" / "comparison.json").read_text())
     assert not comparison["comparable"]
     assert line in comparison["headline"]
