@@ -165,7 +165,8 @@ def _find(source: str) -> _Source:
 def _folder(path: Path) -> _Source:
     name = path.resolve().name
     if (path / FOLDER).is_dir():
-        if (path / VOTES_FILE).is_file():
+        # Phantom cases are written both ways, and say the same.
+        if (path / VOTES_FILE).is_file() and not _about(path).get("synthetic"):
             logger.warning(
                 "%s is not read: the folder is the released layout, %s/, which counts before it. "
                 "For the votes name the file itself.",

@@ -9,6 +9,7 @@ from files import label, picture, png, row, vote, write_lines
 
 from medrm import read_cases
 from medrm.data.load import read_set
+from medrm.data.phantom import write_phantom
 from medrm.errors import DataError
 
 
@@ -21,6 +22,10 @@ def test_votes_beside_the_layout_are_named_as_not_read(layout, caplog):
         read_set(str(root))
     (record,) = caplog.records
     assert f"{root / 'votes.jsonl'} is not read" in record.getMessage()
+    caplog.clear()
+    write_phantom(root / "phantom", cases=2, seed=3)  # both say the same
+    read_set(str(root / "phantom"))
+    assert not caplog.records
 
 
 def test_labels_and_inputs_are_joined(layout):
