@@ -41,7 +41,7 @@ class _Layout:
         prefixes: [B] tokens of each prefix.
         blocks: [B, P] number of the image block that a token belongs to, -1 for text; None where
             image tokens see backward only.
-        masks: by window and times of repetition, made when first asked for.
+        masks: by window, times of repetition and precision, made when first asked for.
     """
 
     prefix: Tensor | None
@@ -50,23 +50,31 @@ class _Layout:
     shape: tuple[int, int, int, int]
     prefixes: Tensor
     blocks: Tensor | None = None
-    masks: dict[tuple[int | None, int], tuple[Tensor | None, Tensor]] = dataclasses.field(
-        default_factory=dict
+    masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor | None, Tensor]] = (
+        dataclasses.field(default_factory=dict)
     )
 
-    def masks_of(self, window: int | None, groups: int) -> tuple[Tensor | None, Tensor]:
+    def masks_of(
+        self, window: int | None, groups: int, dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor]:
         """Returns which keys prefix and branch tokens see.
 
         Args:
             window: of sliding attention, in tokens; None: all before.
             groups: query heads for each key head, whose queries stand one behind the other.
+            dtype: of masks that are added; bool: true where a key is seen.
 
         Returns:
-            [B, 1, P, P], None where that is plainly causal, and [B or 1, 1, groups x R, P + R].
+            [B, 1, P, P], None where that is plainly causal, and one for each branch, [B x K or 1,
+            1, groups x R, P + R].
         """
-        key = (window, groups)
+        key = (window, groups, dtype)
         if key not in self.masks:
-            self.masks[key] = (self._prefix_mask(window), self._branch_mask(window, groups))
+            prefix, branch = self._prefix_mask(window), self._branch_mask(window, groups)
+            self.masks[key] = (
+                None if prefix is None else _mask_in(prefix, dtype),
+                _mask_in(branch, dtype),
+            )
         return self.masks[key]
 
     def _prefix_mask(self, window: int | None) -> Tensor | None:
@@ -84,7 +92,7 @@ class _Layout:
         return seen[:, None]
 
     def _branch_mask(self, window: int | None, groups: int) -> Tensor:
-        _, _, length, own = self.shape
+        _, answers, length, own = self.shape
         device = self.prefixes.device
         # Cases alike need one mask, which the attention spreads over them.
         prefixes = self.prefixes[:1] if self.prefix is None else self.prefixes
@@ -96,7 +104,14 @@ class _Layout:
         if window is not None:
             shared = shared & (query[:, :, None] - places < window)
             mine = mine & (behind < window)
-        return torch.cat([shared, mine], dim=-1).repeat(1, groups, 1)[:, None]
+        seen = torch.cat([shared, mine], dim=-1).repeat(1, groups, 1)
+        return seen.repeat_interleave(1 if self.prefix is None else answers, dim=0)[:, None]
+
+
+def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bool:
+        return seen
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 def _layout(fork: Fork, device: torch.device) -> _Layout:
@@ -186,7 +201,9 @@ def _attend(
     _, answers, _, branch = fork.shape
     heads, size = query.shape[1], query.shape[-1]
     groups = heads // key.shape[1]
-    prefix_mask, branch_mask = fork.masks_of(settings.get("sliding_window"), groups)
+    # For its backward the attention would keep what it makes of a boolean mask, in every layer.
+    dtype = query.dtype if torch.is_grad_enabled() else torch.bool
+    prefix_mask, branch_mask = fork.masks_of(settings.get("sliding_window"), groups, dtype)
     (shared_query, own_query), (shared_key, own_key), (shared_value, own_value) = (
         _parts(part, fork) for part in parts
     )
@@ -199,8 +216,6 @@ def _attend(
     )
     # The queries that share a key head stand one behind the other: no key is copied for them.
     folded = own_query.reshape(-1, key.shape[1], groups * branch, size)
-    if len(branch_mask) > 1:
-        branch_mask = branch_mask.repeat_interleave(answers, dim=0)
     own = scaled_dot_product_attention(folded, keys, values, attn_mask=branch_mask, scale=scaling)
     own = own.reshape(-1, heads, branch, size).transpose(1, 2)
     computed = torch.cat([shared.flatten(0, 1), own.flatten(0, 1)])

@@ -17,6 +17,7 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
+from medrm.models import forked_attention
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.models.forked_attention import enable_forks, shares_prefix
@@ -66,6 +67,30 @@ def test_answers_of_one_length_need_no_gathering(family):
     assert len(set(fork.prefixes)) == 1
     assert len({length for own in fork.branches for length in own}) == 1
     check(model, collator.rows(pairs), collator.forks(pairs))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_all_layers_share_one_mask(gradients, monkeypatch):
+    """Made once in a forward; no layer keeps one of its own for its backward."""
+    model, collator = reward_model("llava")
+    given = []
+    attention = forked_attention.scaled_dot_product_attention
+
+    def spied(*parts, **settings):
+        given.append(settings["attn_mask"])
+        return attention(*parts, **settings)
+
+    monkeypatch.setattr(forked_attention, "scaled_dot_product_attention", spied)
+    kept = []
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with torch.set_grad_enabled(gradients), keep:
+        model(**collator.forks(CASES))
+    assert len(given) == 2
+    assert given[0] is given[1]
+    assert (given[0].dtype == torch.bool) == (not gradients)
+    masks = [tensor for tensor in kept if tensor.shape == given[0].shape]
+    assert len(masks) == 2 * gradients
+    assert len({tensor.data_ptr() for tensor in masks}) == gradients
 
 
 @EVERY_FAMILY
