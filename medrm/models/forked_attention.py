@@ -250,7 +250,7 @@ def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
     """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
 
     The model's own positions of the tokens as they stand, counted from each case's first token;
-    those of a branch follow its case's prefix, which ends in text.
+    those of a branch follow its case's prefix.
     """
     ids = inputs["input_ids"]
     rows, width = ids.shape
@@ -275,7 +275,10 @@ def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
             ahead[first : first + tokens] = torch.arange(1, tokens + 1)
     flat = standing.flatten(-2)
     source, origin, ahead = (part.to(ids.device) for part in (source, origin, ahead))
-    positions: Tensor = flat[..., source] - flat[..., origin] + ahead
+    places = flat[..., source]
+    if places.ndim > 1:  # M-RoPE goes on from the longest side of an image
+        places = torch.where(ahead > 0, places.amax(dim=0), places)
+    positions: Tensor = places - flat[..., origin] + ahead
     return positions.view(*flat.shape[:-1], rows, width)
 
 

@@ -28,6 +28,9 @@ FORKED = "medrm_forked"
 FORK = "fork"
 """The key of a batch under which its `Fork` travels."""
 
+_TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
+"""What processors say of each token: 0 is text or padding, else it belongs to an image."""
+
 _DECODERS = frozenset(
     {
         "qwen2_vl_text",
@@ -153,10 +156,17 @@ def forked(
         reads: as in `Fork`.
 
     Raises:
-        ConfigError: the branches of a case share no token.
+        ConfigError: the branches of a case share no token, or an image is not among what they do.
     """
     if min(prefixes) < 1:
         raise ConfigError("the answers of a case share no token: the chat template gives no prefix")
+    for types in (features[name] for name in _TOKEN_TYPES if name in features):
+        if any(row[length:].any() for row, length in zip(types, prefixes, strict=True)):
+            raise ConfigError(
+                "An image stands behind the first token in which the answers of a case differ, so "
+                "they cannot share it. Use a chat template that puts the images first, or "
+                "shared_prefix off."
+            )
     ids = features["input_ids"]
     lengths = tuple(tuple(len(branch) for branch in own) for own in branches)
     changed = {}

@@ -154,7 +154,7 @@ def ends_of(
         starts: a place in each of `encoded`, behind the images.
 
     Raises:
-        ConfigError: the processor changes the words behind the images.
+        ConfigError: the processor changes the words behind the images, or an image stands there.
     """
     ends = []
     lengths = features["attention_mask"].sum(dim=1)
@@ -165,7 +165,9 @@ def ends_of(
         if row[ends[-1] : length] != list(ids[start:]):
             raise ConfigError(
                 "The processor tokenises the words behind an image differently from its "
-                "tokenizer. Use the processor and tokenizer of the base model."
+                "tokenizer, or an image stands behind the first token in which the answers of a "
+                "case differ. Use the processor and tokenizer of the base model and a chat "
+                "template that puts the images first, or shared_prefix off."
             )
     return ends
 

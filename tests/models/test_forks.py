@@ -151,6 +151,44 @@ def test_sliding_window_counts_the_tokens_of_a_branchs_own_path():
     check(model, collator.rows(long), collator.forks(long))
 
 
+def rewritten(family: str, user: str) -> tuple[Any, Collator]:
+    """A reward model whose chat template writes only a user's turn so, and an answer as it is."""
+    model, collator = reward_model(family)
+    turns = "{% for m in messages %}{% if m['role'] == 'user' %}USER{% else %}ANSWER{% endif %}"
+    text = "{{ m['content'][-1]['text'] }}"
+    template = turns.replace("USER", user.replace("TEXT", text)).replace("ANSWER", text)
+    collator.processor.chat_template = template + "{% endfor %}"
+    return model, collator
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("size", [(60, 40), (56, 112), (112, 56), (28, 28)])
+def test_a_prefix_may_end_in_an_image(family, size):
+    """Nothing closes the image: M-RoPE goes on from its longer side, not from its last token."""
+    model, collator = rewritten(family, "TEXT<|vision_start|><|image_pad|>")
+    cases = [case(seed, ("Yes", "no", "7 words of it"), *size) for seed in range(2)]
+    fork = collator.forks(cases)
+    image = collator.processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert fork["input_ids"][0, fork[FORK].prefixes[0] - 1] == image
+    check(model, collator.rows(cases), fork)
+
+
+@pytest.mark.parametrize("side", [28, 56])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava"])
+def test_an_image_behind_an_answer_is_refused(family, side):
+    """Of one token or of several; there is no prefix that holds it."""
+    placeholder = {"qwen2_5_vl": "<|vision_start|><|image_pad|>", "llava": "<image>"}[family]
+    _, collator = reward_model(family)
+    collator.processor.chat_template = (
+        "{{ messages[0]['content'][-1]['text'] }}{% for m in messages[1:] %}"
+        "{{ m['content'][0]['text'] }}{% endfor %}" + placeholder + " Is it?"
+    )
+    pair = [case(0, ("Yes", "No"), side, side)]
+    assert len(collator.rows(pair)["input_ids"]) == 2
+    with pytest.raises(ConfigError, match="puts the images first, or shared_prefix off"):
+        collator.forks(pair)
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "mllama", "idefics3"])
 def test_qlora(family, tiny_folder):
     pytest.importorskip("bitsandbytes")
