@@ -135,6 +135,23 @@ class Fork:
         ]
 
 
+def _check_prefixes(features: BatchFeature, prefixes: Sequence[int]) -> None:
+    """Refuses prefixes without a token, or without all images.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if min(prefixes) < 1:
+        raise ConfigError("the answers of a case share no token: the chat template gives no prefix")
+    for types in (features[name] for name in _TOKEN_TYPES if name in features):
+        if any(row[length:].any() for row, length in zip(types, prefixes, strict=True)):
+            raise ConfigError(
+                "An image stands behind the first token in which the answers of a case differ, so "
+                "they cannot share it. Use a chat template that puts the images first, or "
+                "shared_prefix off."
+            )
+
+
 def forked(
     features: BatchFeature,
     family: Family,
@@ -158,15 +175,7 @@ def forked(
     Raises:
         ConfigError: the branches of a case share no token, or an image is not among what they do.
     """
-    if min(prefixes) < 1:
-        raise ConfigError("the answers of a case share no token: the chat template gives no prefix")
-    for types in (features[name] for name in _TOKEN_TYPES if name in features):
-        if any(row[length:].any() for row, length in zip(types, prefixes, strict=True)):
-            raise ConfigError(
-                "An image stands behind the first token in which the answers of a case differ, so "
-                "they cannot share it. Use a chat template that puts the images first, or "
-                "shared_prefix off."
-            )
+    _check_prefixes(features, prefixes)
     ids = features["input_ids"]
     lengths = tuple(tuple(len(branch) for branch in own) for own in branches)
     changed = {}
