@@ -178,31 +178,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medrm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_evaluate(commands.add_parser("evaluate", help="score a model on a benchmark"))
-    _add_rescore(
-        commands.add_parser(
-            "rescore",
-            help="parse and score again what a model has said, no model needed",
-        )
-    )
-    add_leaderboard(
-        commands.add_parser("leaderboard", help="evaluate a list of models into one table")
-    )
-    _add_compare(
-        commands.add_parser("compare", help="paired before/after comparison, no model needed")
-    )
-    _add_report(
-        commands.add_parser(
-            "report",
-            help="write the report.html of a run or of one evaluation, no model needed",
-        )
-    )
-    _add_throughput(
-        commands.add_parser(
-            "throughput",
-            help="measure training and scoring speed with shared prefixes, and without",
-        )
-    )
+    for name, add, text in (
+        ("evaluate", add_evaluate, "score a model on a benchmark"),
+        ("rescore", _add_rescore, "parse and score again what a model has said, no model needed"),
+        ("leaderboard", _add_leaderboard, "evaluate a list of models into one table"),
+        ("compare", _add_compare, "paired before/after comparison, no model needed"),
+        ("report", _add_report, "write the page of a run or of one evaluation, no model needed"),
+        ("throughput", _add_throughput, "measure speed with shared prefixes, and without"),
+    ):
+        add(commands.add_parser(name, help=text))
     data = commands.add_parser("data", help="make and check annotation data")
     kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_phantom(kinds.add_parser("phantom", help="write phantom cases in both layouts"))
@@ -320,7 +304,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_evaluate)
 
 
-def add_leaderboard(parser: argparse.ArgumentParser) -> None:
+def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `medrm leaderboard`."""
     parser.add_argument(
         "leaderboard", help="a name in evaluation/leaderboards/, or a YAML file of that form"

@@ -136,9 +136,7 @@ def _list_names() -> set[str]:
 
 
 def _check_words(
-    parser: argparse.ArgumentParser,
-    sources: Mapping[str, tuple[str, list[str]]],
-    accepted: set[str],
+    parser: argparse.ArgumentParser, sources: Sources, accepted: set[str]
 ) -> list[str]:
     """Returns every problem of the keys and values, each key tried alone."""
     problems = []
