@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,6 +72,8 @@ def collated_batches(
     generator = np.random.default_rng(0)
     image, question, answer = tokens
     side = _side(collator, image)
+    questions = _texts(collator, question, generator)
+    said = _texts(collator, answer, generator)
     made = []
     for place in range(cases):
         pixels = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
@@ -77,8 +81,8 @@ def collated_batches(
             Case(
                 str(place),
                 (_stored(Image.fromarray(pixels), place),),
-                _text(collator, question, generator),
-                tuple(_text(collator, answer, generator) for _ in range(answers)),
+                next(questions),
+                tuple(itertools.islice(said, answers)),
             )
         )
     return Batches(collator.rows(made), collator.forks(made))
@@ -98,12 +102,17 @@ def _side(collator: Collator, tokens: int) -> int:
     return math.isqrt(tokens) * int(images.patch_size * images.merge_size)
 
 
-def _text(collator: Collator, tokens: int, generator: np.random.Generator) -> str:
-    """Returns random words of at most so many tokens, one word at least."""
+def _texts(collator: Collator, tokens: int, generator: np.random.Generator) -> Iterator[str]:
+    """Yields random words of at most so many tokens, one word at least.
+
+    They are the same ones in another order, so that all texts are equally long and no row is
+    padded; the first stays, since other tokens may stand for it within a text.
+    """
     words = [str(word) for word in generator.choice(_WORDS, tokens)]
     low, high = 1, tokens
     while low < high:
         middle = (low + high + 1) // 2
         fits = len(collator.token_ids([" ".join(words[:middle])])[0]) <= tokens
         low, high = (middle, high) if fits else (low, middle - 1)
-    return " ".join(words[:low])
+    while True:
+        yield " ".join([words[0], *generator.permutation(words[1:low])])

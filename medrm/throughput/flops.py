@@ -19,9 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 _FORWARD, _BACKWARD = 2, 5
 """Matrix products of attention; each is 2 x queries x keys x width of a head."""
 
-_TRIES = 5
-_PRODUCTS = 4
+_TRIES = 3
+_PRODUCTS = 2
 """Matrix products of one timed try."""
+
+_MOST_ROWS = 4096
+"""Rows of a product that keep any device busy."""
 
 
 def _counter(op: Any, products: int) -> Callable[..., int]:
@@ -93,16 +96,21 @@ def matmul_rate(
     """Returns the device's best measured operations per second in the products of an MLP.
 
     Args:
-        tokens: rows of the product.
+        tokens: rows of the product, if fewer than keep any device busy.
         widths: of the decoder, and of its MLP.
         dtype: of the weights.
         device: where.
     """
     best = 0.0
+    rows = min(tokens, _MOST_ROWS)
+    generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for inputs, outputs in (widths, widths[::-1]):
-            states = torch.ones(tokens, inputs, dtype=dtype, device=device)
-            weight = torch.ones(outputs, inputs, dtype=dtype, device=device)
+            # Not ones: the clock of a GPU goes by the power that the numbers take.
+            states, weight = (
+                torch.randn(size, inputs, dtype=dtype, device=device, generator=generator)
+                for size in (rows, outputs)
+            )
             fastest = math.inf
             for _ in range(_TRIES):
                 synchronise(device)
@@ -111,5 +119,5 @@ def matmul_rate(
                     torch.nn.functional.linear(states, weight)
                 synchronise(device)
                 fastest = min(fastest, time.perf_counter() - start)
-            best = max(best, _PRODUCTS * 2 * tokens * inputs * outputs / fastest)
+            best = max(best, _PRODUCTS * 2 * rows * inputs * outputs / fastest)
     return best

@@ -30,6 +30,7 @@ _MOST_EPS = {torch.float32: 1000, torch.bfloat16: 16}
 """By how many roundings a reward may differ between variants, relative to the largest (or 1)."""
 
 Row = dict[str, Any]
+Inputs = dict[str, Any]
 
 
 class VariantsDifferError(RuntimeError):
@@ -42,7 +43,7 @@ class Variant:
 
     Attributes:
         name: as reported.
-        step: runs once and returns the rewards.
+        step: runs once on a batch where the model is, and returns the rewards.
         batch: what it reads.
         fill: computes the image features that the step finds in memory.
         rewards: of the first step.
@@ -53,7 +54,7 @@ class Variant:
     """
 
     name: str
-    step: Callable[[], Tensor]
+    step: Callable[[Inputs], Tensor]
     batch: BatchFeature
     fill: Callable[[], Any] | None = None
     rewards: Tensor | None = None
@@ -103,10 +104,7 @@ class Measurement:
 
     def _variants(self, feature_bytes: int) -> list[Variant]:
         batches = {SEPARATE: self.batches.separate, SHARED: self.batches.shared}
-        variants = [
-            Variant(name, functools.partial(self._step, batch), batch)
-            for name, batch in batches.items()
-        ]
+        variants = [Variant(name, self._step, batch) for name, batch in batches.items()]
         subject, tower = self.subject, self.subject.tower
         stock = stock_tower(tower)
         memory = FeatureMemory(feature_bytes)
@@ -115,9 +113,9 @@ class Measurement:
         remembering, tower.__class__ = type(tower), stock
         if remembers:
 
-            def cached() -> Tensor:
+            def cached(inputs: Inputs) -> Tensor:
                 with _as(tower, remembering):
-                    return self._step(self.batches.shared)
+                    return self._step(inputs)
 
             def fill() -> None:
                 with _as(tower, remembering), self._autocast(), torch.no_grad():
@@ -131,7 +129,7 @@ class Measurement:
         low = self.subject.dtype == torch.bfloat16
         return torch.autocast(self.subject.device.type, torch.bfloat16, enabled=low)
 
-    def _step(self, batch: BatchFeature) -> Tensor:
+    def _step(self, inputs: Inputs) -> Tensor:
         """Runs one step and returns the rewards, [cases x answers, 1]."""
         subject = self.subject
         train = self.task == "train"
@@ -140,7 +138,7 @@ class Measurement:
             contexts.enter_context(self._autocast())
             if not train:
                 contexts.enter_context(torch.no_grad())
-            output = subject.model(**_moved(batch, subject.device))
+            output = subject.model(**inputs)
         rewards: Tensor = output.rewards
         if train:
             losses = [
@@ -161,22 +159,28 @@ class Measurement:
         """
         for variant in self.variants:
             yield variant.name
-            before = self._resting_bytes() + tensor_bytes(dict(variant.batch))
-            if variant.fill is not None:
-                before += growth(variant.fill)[1]
-            first = functools.partial(self._first, variant)
-            variant.peak = peak_bytes(first, before, self.subject.device)
-            self._compare(variant)
-            # In a step of its own: counting holds tensors that checkpointing would have freed.
-            variant.flops, variant.tower_flops = count_flops(variant.step, self.subject.tower)
-            if variant.fill is not None and variant.tower_flops:
-                raise ConfigError(
-                    f"the image features of {self.cases} cases do not fit into the memory they are "
-                    "given; give a larger image_feature_memory_mb, or fewer cases"
-                )
+            self._prepare(variant)
 
-    def _first(self, variant: Variant) -> None:
-        variant.rewards = variant.step()
+    def _prepare(self, variant: Variant) -> None:
+        device = self.subject.device
+        before = self._resting_bytes() + tensor_bytes(dict(variant.batch))
+        if variant.fill is not None:
+            before += growth(variant.fill)[1]
+        inputs = _moved(variant.batch, device)
+        first = functools.partial(self._first, variant, inputs)
+        variant.peak = peak_bytes(first, before, device)
+        self._compare(variant)
+        # In a step of its own: counting holds tensors that checkpointing would have freed.
+        step = functools.partial(variant.step, inputs)
+        variant.flops, variant.tower_flops = count_flops(step, self.subject.tower)
+        if variant.fill is not None and variant.tower_flops:
+            raise ConfigError(
+                f"the image features of {self.cases} cases do not fit into the memory they are "
+                "given; give a larger image_feature_memory_mb, or fewer cases"
+            )
+
+    def _first(self, variant: Variant, inputs: Inputs) -> None:
+        variant.rewards = variant.step(inputs)
 
     def _resting_bytes(self) -> int:
         model = self.subject.model
@@ -194,16 +198,21 @@ class Measurement:
             raise VariantsDifferError(
                 f"{self.task} with {self.answers} answers: the rewards of {variant.name} differ "
                 f"from those of separate rows by {worst:.2g}, where rounding explains {most:.2g}. "
-                "Nothing is reported. Measure another model; the rows of this one cannot share "
-                "their prefix."
+                "Its times are not reported. Measure another model; the rows of this one cannot "
+                "share their prefix."
             )
 
-    def round(self) -> None:
-        """Runs each variant once, one behind the other, and notes the times."""
+    def round(self) -> Iterator[str]:
+        """Runs each variant once, one behind the other; yields its name before it does.
+
+        Batches are moved to the device before the clock runs.
+        """
         for variant in self.variants:
+            yield variant.name
+            inputs = _moved(variant.batch, self.subject.device)
             synchronise(self.subject.device)
             start = time.perf_counter()
-            variant.step()
+            variant.step(inputs)
             synchronise(self.subject.device)
             variant.seconds.append(time.perf_counter() - start)
 
@@ -262,7 +271,7 @@ def _as(module: nn.Module, kind: type[nn.Module]) -> Iterator[None]:
         module.__class__ = own
 
 
-def _moved(batch: BatchFeature, device: torch.device) -> dict[str, Any]:
+def _moved(batch: BatchFeature, device: torch.device) -> Inputs:
     return {
         name: value.to(device) if isinstance(value, Tensor) else value
         for name, value in batch.items()

@@ -13,6 +13,9 @@ from medrm.errors import ConfigError
 
 TASKS = ("train", "score")
 
+_LEAST_QUESTION = 3
+"""Two of the question's tokens are the start and the end of the image."""
+
 
 @dataclass(frozen=True)
 class ThroughputOptions:
@@ -37,7 +40,10 @@ class ThroughputOptions:
     answers: list[int] = option([2, 4, 8], "Answers of a case (K).")
     cases: int = option(1, "Cases of a step; a GPU needs more to be busy.")
     rounds: int = option(3, "Rounds; in each, every variant runs one step.")
-    quick: bool = option(False, "Train with the fewest answers alone, in two rounds.")
+    quick: bool = option(
+        False,
+        "A quarter of the tokens; training with the fewest answers, scoring with the most.",
+    )
     gradient_checkpointing: bool = option(False, "Compute the decoder's activations twice.")
     image_feature_memory_mb: int = option(
         1024, "Megabytes of the cached variant for what the vision tower says of each image."
@@ -52,7 +58,7 @@ class ThroughputOptions:
         given = dataclasses.asdict(self)
         problems = []
         for name, value in given.items():
-            least = 3 if name == "question_tokens" else 1
+            least = _LEAST_QUESTION if name == "question_tokens" else 1
             if type(value) is int and value < least:
                 problems.append(f"{name} is {value}; give {least} or more")
         if not self.answers or min(self.answers) < 2 or max(self.answers) > 8:
@@ -65,19 +71,30 @@ class ThroughputOptions:
     @property
     def plan(self) -> list[tuple[str, int]]:
         """The (task, K) to measure."""
+        numbers = sorted(set(self.answers))
+        chosen = {"train": numbers[:1], "score": numbers[-1:]} if self.quick else {}
         return [
             (task, answers)
             for task in TASKS
-            for answers in sorted(set(self.answers))
             if task in self.tasks
-            and not (self.quick and task == "train" and answers > min(self.answers))
+            for answers in chosen.get(task, numbers)
         ]
+
+    @property
+    def tokens(self) -> tuple[int, int, int]:
+        """The tokens to measure with: of the image, the question and each answer."""
+        given = (self.image_tokens, self.question_tokens, self.answer_tokens)
+        if not self.quick:
+            return given
+        image, question, answer = (tokens // 4 for tokens in given)
+        return max(1, image), max(_LEAST_QUESTION, question), max(1, answer)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the fields of `ThroughputOptions` as options of a command."""
     hints = typing.get_type_hints(ThroughputOptions)
     defaults = dataclasses.asdict(ThroughputOptions())
+    one = parser.add_mutually_exclusive_group()
     for field in dataclasses.fields(ThroughputOptions):
         name, default, hint = f"--{field.name}", defaults[field.name], hints[field.name]
         text = field.metadata["help"]
@@ -91,7 +108,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             )
         else:
             literal = typing.get_origin(hint) is Literal
-            parser.add_argument(
+            (one if field.name in ("model", "shape") else parser).add_argument(
                 name,
                 type=int if isinstance(default, int) else str,
                 choices=typing.get_args(hint) if literal else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from rich.progress import (
 )
 
 from medrm.errors import ConfigError
+from medrm.evaluation.report import write_json
 from medrm.pipeline.manifest import git_commit, versions
 from medrm.throughput.flops import matmul_rate
 from medrm.throughput.measure import Measurement, Row
@@ -25,35 +28,55 @@ from medrm.throughput.options import ThroughputOptions
 from medrm.throughput.subject import Subject, make_subject
 from medrm.throughput.table import print_rows
 
-_QUICK_ROUNDS = 2
-
 
 def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
     """Measures what the options ask for, prints the table and returns throughput.json.
+
+    The file is written anew with each finished task and number of answers. What stops the command
+    earlier, an interrupt too, leaves what was measured until then, `complete` being false.
 
     Raises:
         ConfigError: the options ask for what cannot be had; nothing is measured then.
         VariantsDifferError: sharing changes the rewards.
     """
-    output = Path(options.output) if options.output else None
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise ConfigError(f"--output {output}: give the path of a file in an existing folder")
+    output = None if options.output is None else Path(options.output)
+    if output is not None:
+        _check_writable(output)
     keep_freed_memory()
     subject = make_subject(options)
     if options.gradient_checkpointing:
         subject.model.gradient_checkpointing_enable({"use_reentrant": False})
-    report = {**_facts(subject, options), "rows": _measure(subject, options)}
-    if output is not None:
-        partial = output.with_name(output.name + ".partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        partial.replace(output)
-    print_rows(report)
+    rows: list[Row] = []
+    report = {**_facts(subject, options), "complete": False, "rows": rows}
+    try:
+        for left, own in _measured(subject, options):
+            rows += own
+            report["complete"] = not left
+            if output is not None:
+                write_json(output, report)
+    finally:
+        if rows:
+            print_rows(report)
     return report
 
 
-def _measure(subject: Subject, options: ThroughputOptions) -> list[Row]:
-    rounds = min(options.rounds, _QUICK_ROUNDS) if options.quick else options.rounds
-    rows: list[Row] = []
+def _check_writable(output: Path) -> None:
+    """Tries to write beside a file, so that a path that is wrong costs no measurement."""
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        beside = output.with_name(output.name + ".partial")
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be written ({error.strerror}). Give the path of a file in "
+            "an existing folder."
+        ) from error
+
+
+def _measured(subject: Subject, options: ThroughputOptions) -> Iterator[tuple[int, list[Row]]]:
+    """Yields for each task and number of answers how many are left, and its rows."""
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
@@ -63,29 +86,24 @@ def _measure(subject: Subject, options: ThroughputOptions) -> list[Row]:
         console=console,
         transient=True,
         disable=not console.is_terminal,
+        refresh_per_second=1,  # the bar's thread takes time from what is measured
     ) as bar:
-        for task, answers in options.plan:
+        for place, (task, answers) in enumerate(options.plan, start=1):
             name = f"{task}, {answers} answers"
-            shown = bar.add_task(name, total=3 + rounds)
-            measurement = Measurement(
-                subject,
-                task,
-                options.cases,
-                answers,
-                options.image_feature_memory_mb * 2**20,
-            )
-            for doing in measurement.prepare():
-                bar.update(shown, advance=1, description=f"{name}: {doing}, warm-up")
+            memory = options.image_feature_memory_mb * 2**20
+            measurement = Measurement(subject, task, options.cases, answers, memory)
+            shown = bar.add_task(name, total=len(measurement.variants) * (1 + options.rounds))
+            for variant in measurement.prepare():
+                bar.update(shown, advance=1, description=f"{name}: warm-up, {variant}")
             rate = _rate(subject, measurement.batches.row_tokens)
-            for number in range(rounds):
-                bar.update(shown, advance=1, description=f"{name}: round {number + 1}")
-                measurement.round()
-            own = measurement.rows(max(rate, _rate(subject, measurement.batches.row_tokens)))
-            ratios = [f"{row['variant']} {row['ratio_to_separate']['median']:.2f}x" for row in own]
+            for number in range(1, options.rounds + 1):
+                for variant in measurement.round():
+                    bar.update(shown, advance=1, description=f"{name}: round {number}, {variant}")
+            rows = measurement.rows(max(rate, _rate(subject, measurement.batches.row_tokens)))
+            ratios = [f"{row['variant']} {row['ratio_to_separate']['median']:.2f}x" for row in rows]
             console.print(f"{name}: {', '.join(ratios[1:])}", highlight=False)
-            rows += own
             bar.remove_task(shown)
-    return rows
+            yield len(options.plan) - place, rows
 
 
 def _rate(subject: Subject, tokens: int) -> float:
@@ -112,4 +130,5 @@ def _facts(subject: Subject, options: ThroughputOptions) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "git_commit": git_commit(),
+        "rounds": options.rounds,
     }

@@ -76,18 +76,17 @@ def make_subject(options: ThroughputOptions) -> Subject:
         ConfigError: no such device or model, or one whose rows cannot share their prefix.
     """
     device = _device(options)
-    tokens = (options.image_tokens, options.question_tokens, options.answer_tokens)
+    dtype = _dtype(options, device)
     batches: Callable[[int, int], Batches]
     if options.model is None:
         config: Any = config_of(SHAPES[options.shape])
-        base = random_model(SHAPES[options.shape], _dtype(options, device), device)
-        batches = functools.partial(random_batches, config, tokens)
+        base = random_model(SHAPES[options.shape], dtype, device)
+        batches = functools.partial(random_batches, config, options.tokens)
     else:
         _refuse_unshared(options.model, load_config(options.model))
-        chosen = ModelOptions(options.model, dtype=options.dtype)
         collator = Collator(load_processor(options.model))
-        base = load_base(chosen, device)
-        batches = functools.partial(collated_batches, collator, tokens)
+        base = load_base(ModelOptions(options.model), device, dtype)
+        batches = functools.partial(collated_batches, collator, options.tokens)
     family = family_of(base.config)
     _refuse_unshared(options.model or options.shape, base.config)
     enable_forks(base)

@@ -44,10 +44,13 @@ def print_rows(report: Mapping[str, Any], console: Console | None = None) -> Non
     )
     console.print(table)
     console.print(
-        "ratio: to separate rows, round by round. ideal: if a token cost the same wherever it "
-        "stands. bound: of the device's rate in matrix products. MiB: most tensors at once.",
+        "ratio: to separate rows, round by round. ideal: if time went by tokens alone.\n"
+        "bound: how much a step reaches of the device's rate in bare matrix products.\n"
+        "MiB: most bytes of tensors at once, the model included.",
         highlight=False,
     )
+    if not report["complete"]:
+        console.print("Stopped before all was measured.")
     padded = max(row["padded_share"] for row in report["rows"])
     if padded > 0:
         console.print(f"Up to {padded:.1%} of the separate rows is padding.", highlight=False)

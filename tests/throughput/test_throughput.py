@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from rich.progress import Progress, TaskID
 from transformers import AutoModelForImageTextToText, BatchFeature
 
 from medrm import cli
 from medrm.errors import ConfigError
 from medrm.models.forks import FORK
+from medrm.throughput import run as run_module
 from medrm.throughput import subject as subject_module
 from medrm.throughput.flops import causal_pairs, count_flops
 from medrm.throughput.measure import CACHED, SEPARATE, SHARED, Measurement, VariantsDifferError
 from medrm.throughput.memory import growth
 from medrm.throughput.options import ThroughputOptions
+from medrm.throughput.run import run_throughput
 from medrm.throughput.shapes import SHAPES, config_of
 from medrm.throughput.subject import Subject, make_subject
 
@@ -33,7 +36,10 @@ def tiny(**changes: Any) -> ThroughputOptions:
 
 
 def command(*words: str) -> list[str]:
-    given = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+    named = {
+        name: value for name, value in TINY.items() if "--model" not in words or name != "shape"
+    }
+    given = [word for name, value in named.items() for word in (f"--{name}", str(value))]
     return ["throughput", *given, *words]
 
 
@@ -50,16 +56,18 @@ def subject() -> Subject:
 
 def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "throughput.json"
-    words = ["--answers", "2", "3", "--rounds", "3", "--quick", "--output", str(path)]
+    words = ["--answers", "2", "3", "--rounds", "3", "--output", str(path)]
     assert cli.main(command(*words)) == 0
     report = json.loads(path.read_text())
     assert {"shape", "device", "dtype", "threads", "versions", "rows"} <= report.keys()
     assert (report["device"], report["dtype"], report["threads"]) == ("cpu", "float32", 1)
+    assert report["complete"]
+    assert report["rounds"] == 3
     assert report["shape"]["prefix_tokens"] == 12 + 6
     assert report["shape"]["answer_tokens"] == 5
     kinds = [(row["task"], row["answers"], row["variant"]) for row in report["rows"]]
     variants = (SEPARATE, SHARED, CACHED)
-    planned = [("train", 2), ("score", 2), ("score", 3)]
+    planned = [("train", 2), ("train", 3), ("score", 2), ("score", 3)]
     assert kinds == [(*task, variant) for task in planned for variant in variants]
     for row in report["rows"]:
         assert row.keys() == ROW
@@ -73,6 +81,93 @@ def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert "tiny: decoder of 0.1 M" in shown
     assert max(map(len, shown.splitlines())) <= 80
+    for name in ("ideal: ", "bound: "):
+        assert name in shown
+    assert "Stopped" not in shown
+
+
+def test_quick_is_a_quarter_of_the_tokens_and_two_tasks() -> None:
+    whole, quick = ThroughputOptions(), ThroughputOptions(quick=True)
+    assert whole.plan == [(task, answers) for task in ("train", "score") for answers in (2, 4, 8)]
+    assert quick.plan == [("train", 2), ("score", 8)]
+    assert (whole.tokens, quick.tokens) == ((1024, 64, 160), (256, 16, 40))
+    assert tiny(quick=True).tokens == (3, 3, 1)
+    assert ThroughputOptions(quick=True, tasks=["score"]).plan == [("score", 8)]
+    batches = make_subject(tiny(quick=True)).batches(1, 2)
+    assert batches.fork.prefixes == (3 + 3,)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, VariantsDifferError])
+def test_what_was_measured_outlives_a_stop(
+    stop: type[BaseException],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "throughput.json"
+    real = Measurement.round
+
+    def stopped(self: Measurement) -> Any:
+        if self.answers == 3:
+            first = json.loads(path.read_text())
+            assert ([row["answers"] for row in first["rows"]], first["complete"]) == (
+                [2] * 3,
+                False,
+            )
+            raise stop
+        return real(self)
+
+    monkeypatch.setattr(Measurement, "round", stopped)
+    options = tiny(tasks=["score"], answers=[2, 3], rounds=1, output=str(path))
+    with pytest.raises(stop):
+        run_throughput(options)
+    report = json.loads(path.read_text())
+    assert [row["answers"] for row in report["rows"]] == [2] * 3
+    assert not report["complete"]
+    shown = capsys.readouterr().out
+    assert shown.count("shared_prefix+cache") == 1
+    assert "Stopped before all was measured" in shown
+
+
+@pytest.mark.parametrize("name", ["", ".", "nowhere/file.json", "a" * 254, "file/below.json"])
+def test_a_path_that_cannot_be_written_fails_before_the_model_is_made(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setattr(run_module, "make_subject", lambda options: pytest.fail("made"))
+    with pytest.raises(ConfigError, match="existing folder"):
+        run_throughput(tiny(output=name))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_row_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, int | None, str]] = []
+
+    class Bar(Progress):
+        def update(self, task_id: TaskID, **changes: Any) -> None:
+            super().update(task_id, **changes)
+            task = self.tasks[0]
+            said.append((int(task.completed), int(task.total or 0), task.description))
+
+    monkeypatch.setattr(run_module, "Progress", Bar)
+    run_throughput(tiny(tasks=["score"], answers=[2], rounds=2))
+    assert [place for place, *_ in said] == list(range(1, 10))
+    assert {total for _, total, _ in said} == {9}
+    assert said[0][2] == "score, 2 answers: warm-up, separate"
+    assert said[-1][2] == "score, 2 answers: round 2, shared_prefix+cache"
+
+
+def test_a_checkpoint_has_the_precision_asked_for() -> None:
+    """The cases are equally long, so that none of what sharing gains is padding."""
+    subject = make_subject(
+        ThroughputOptions(model="phantom-base", dtype="bfloat16", image_tokens=4)
+    )
+    assert subject.dtype == torch.bfloat16
+    batches = subject.batches(3, 3)
+    assert (batches.padded_share(False), batches.padded_share(True)) == (0, 0)
+    texts = {tuple(row) for row in batches.separate["input_ids"].tolist()}
+    assert len(texts) == 9
 
 
 def test_variants_compute_the_same_and_less(subject: Subject) -> None:
@@ -151,6 +246,12 @@ def test_wrong_input_is_named(
     assert said in capsys.readouterr().err
 
 
+def test_a_model_and_a_shape_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["throughput", "--model", "phantom-base", "--shape", "tiny"])
+    assert "not allowed with argument --model" in capsys.readouterr().err
+
+
 def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject_module, "fork_problem", lambda config: "a reason")
     with pytest.raises(ConfigError, match="a reason"):
@@ -225,5 +326,8 @@ def test_the_default_shape_pays() -> None:
     assert shared.peak < separate.peak
     assert cached.peak < separate.peak
     variants = Measurement(small, "score", 1, 8, 2**24).variants[:2]
-    separate_flops, shared_flops = (count_flops(each.step, small.tower)[0] for each in variants)
+    separate_flops, shared_flops = (
+        count_flops(lambda each=each: each.step(each.batch), small.tower)[0]  # type: ignore[misc]
+        for each in variants
+    )
     assert separate_flops / shared_flops > 3.7
