@@ -44,7 +44,7 @@ class _Plain(logging.Formatter):
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Runs `action` and returns the exit status: 0 done, 2 the user's input is wrong.
+    """Runs `action` and returns the exit status: 0 done, 2 the input is wrong, 130 interrupted.
 
     Anything else that fails keeps its traceback and ends with status 1. An action that returns a
     number has said its status itself.
@@ -57,6 +57,9 @@ def guarded(action: Callable[[], int | None]) -> int:
         where = "" if rank == "0" else f" (process {rank})"
         sys.stderr.write(f"Error{where}: {printable(str(error))}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130  # as of a process that SIGINT ended
     return status or 0
 
 

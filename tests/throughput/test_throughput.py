@@ -129,6 +129,17 @@ def test_what_was_measured_outlives_a_stop(
     assert "Stopped before all was measured" in shown
 
 
+def test_an_interrupt_ends_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: ThroughputOptions) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "run_throughput", interrupted)
+    assert cli.main(["throughput"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 @pytest.mark.parametrize("name", ["", ".", "nowhere/file.json", "a" * 254, "file/below.json"])
 def test_a_path_that_cannot_be_written_fails_before_the_model_is_made(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
