@@ -14,9 +14,10 @@ from transformers import AutoModelForImageTextToText, BatchFeature
 from medrm import cli
 from medrm.errors import ConfigError
 from medrm.models.forks import FORK
+from medrm.throughput import measure as measure_module
 from medrm.throughput import run as run_module
 from medrm.throughput import subject as subject_module
-from medrm.throughput.flops import causal_pairs, count_flops
+from medrm.throughput.flops import causal_pairs, count_flops, matmul_rate
 from medrm.throughput.measure import CACHED, SEPARATE, SHARED, Measurement, VariantsDifferError
 from medrm.throughput.memory import growth
 from medrm.throughput.options import ThroughputOptions
@@ -169,12 +170,51 @@ def test_a_row_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[-1][2] == "score, 2 answers: round 2, shared_prefix+cache"
 
 
-def test_a_checkpoint_has_the_precision_asked_for() -> None:
-    """The cases are equally long, so that none of what sharing gains is padding."""
-    subject = make_subject(
-        ThroughputOptions(model="phantom-base", dtype="bfloat16", image_tokens=4)
-    )
-    assert subject.dtype == torch.bfloat16
+def test_a_checkpoint_on_a_gpu_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it was saved in: the help says so, and shapes are."""
+    asked: list[Any] = []
+
+    def load(*given: Any) -> Any:
+        asked.extend(given[1:])
+        raise ConfigError("asked")
+
+    monkeypatch.setattr(subject_module, "_device", lambda options: torch.device("cuda"))
+    monkeypatch.setattr(subject_module, "load_base", load)
+    with pytest.raises(ConfigError, match="asked"):
+        make_subject(ThroughputOptions(model="phantom-base"))
+    assert asked == [torch.device("cuda"), torch.bfloat16]
+
+
+def test_batches_are_moved_before_the_clock_runs(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measurement = measured(subject, "score", 2)
+    seen: list[str] = []
+    real = measure_module._moved
+    monkeypatch.setattr(measure_module, "synchronise", lambda device: seen.append("clock"))
+    monkeypatch.setattr(measure_module, "_moved", lambda *a: seen.append("move") or real(*a))
+    assert list(measurement.round()) == [SEPARATE, SHARED, CACHED]
+    assert seen == ["move", "clock", "clock"] * 3
+
+
+def test_the_rate_needs_no_more_rows_than_keep_a_device_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: set[int] = set()
+
+    def linear(states: torch.Tensor, weight: torch.Tensor) -> None:
+        assert not torch.equal(states[0], states[1])
+        rows.add(len(states))
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    for tokens in (100, 10_000):
+        matmul_rate(tokens, (4, 8), torch.float32, torch.device("cpu"))
+    assert rows == {100, 4096}
+
+
+def test_cases_of_a_checkpoint_are_equally_long() -> None:
+    """So that none of what sharing gains is padding."""
+    subject = make_subject(ThroughputOptions(model="phantom-base", image_tokens=4))
     batches = subject.batches(3, 3)
     assert (batches.padded_share(False), batches.padded_share(True)) == (0, 0)
     texts = {tuple(row) for row in batches.separate["input_ids"].tolist()}
