@@ -15,6 +15,10 @@ import transformers as hf
 from PIL import Image
 from tiny_text import GEMMA, chatml, train_tokenizer
 
+# Without torchvision older versions of transformers do not export these.
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
 from medrm.models.families import FAMILIES
 from medrm.models.forked_attention import enable_forks
 from medrm.models.load import video_stand_in
@@ -294,10 +298,10 @@ def _idefics(name: str, hidden: int) -> Built:
     parts: dict[str, Any] = {"tokenizer": tokenizer, "image_seq_len": 4}
     if name == "idefics3":
         return hf.Idefics3Config(**settings), parts | {
-            "image_processor": hf.Idefics3ImageProcessorPil(**sizes)
+            "image_processor": Idefics3ImageProcessorPil(**sizes)
         }
     return hf.SmolVLMConfig(**settings), parts | {
-        "image_processor": hf.SmolVLMImageProcessorPil(**sizes)
+        "image_processor": SmolVLMImageProcessorPil(**sizes)
     }
 
 

@@ -18,17 +18,18 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
     processing_utils,
+    video_processing_utils,
 )
 from transformers.integrations import deepspeed
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.hub import cached_file
-from transformers.video_processing_utils import VideoProcessorMixin
+from transformers.utils.import_utils import is_torchvision_available
 
 from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
@@ -40,13 +41,16 @@ from medrm.models.image_features import see_images_once
 
 logger = logging.getLogger(__name__)
 
-if "VideoProcessorMixin" not in vars(processing_utils.transformers_module):
+# VideoProcessorMixin; BaseVideoProcessor in older versions.
+_VIDEO_PROCESSOR = str(processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"])
+_VideoProcessor: Any = vars(video_processing_utils)[_VIDEO_PROCESSOR]
+if not is_torchvision_available():
     # Without torchvision transformers does not export the class, yet ProcessorMixin looks it up
     # under that name, in its own copy of the module, to check the type of a video processor.
-    vars(processing_utils.transformers_module)["VideoProcessorMixin"] = VideoProcessorMixin
+    vars(processing_utils.transformers_module)[_VIDEO_PROCESSOR] = _VideoProcessor
 
 
-class ImagesOnly(VideoProcessorMixin):
+class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on the version
     """Stands in for a video processor; it only keeps the attributes that processors read."""
 
     merge_size = 2
