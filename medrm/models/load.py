@@ -315,6 +315,6 @@ def load_processor(
         processor = cls.from_args_and_dict(
             [parts[name]() for name in cls.get_attributes()], settings
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _not_found(name_or_path, error) from error
     return processor  # type: ignore[no-any-return]

@@ -61,6 +61,16 @@ def test_an_older_checkpoint_names_no_processor_class(tiny_folder, tmp_path):
     processor(text=["<|image_pad|>"], images=[tiny_image()], return_tensors="pt")
 
 
+def test_an_unknown_image_processor_is_refused(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder("qwen2_vl"), tmp_path / "base")
+    path = tmp_path / "base" / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["image_processor"]["image_processor_type"] = "NoSuchProcessor"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="cannot be loaded: Unrecognized image processor"):
+        load_processor(str(tmp_path / "base"))
+
+
 def test_pixel_limits_scale_the_image(tiny_folder):
     folder = str(tiny_folder("qwen2_5_vl"))
     image = tiny_image(0, 300, 300)
