@@ -158,7 +158,10 @@ class FeatureFolder:
 
 def _is_foreign(path: Path) -> bool:
     """Returns whether something other than a file, such as a pipe or a folder, has this name."""
-    return path.exists() and not path.is_file()
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _put(place: Path, data: bytes) -> None:
@@ -167,7 +170,8 @@ def _put(place: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        Path(unfinished).replace(place)
+        with contextlib.suppress(FileNotFoundError):  # another process needed the room
+            Path(unfinished).replace(place)
     except OSError:
         Path(unfinished).unlink(missing_ok=True)
         raise

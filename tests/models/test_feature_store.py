@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,20 +138,70 @@ def test_the_least_recently_used_go_and_nothing_else(tmp_path: Path) -> None:
     assert folder.read(TOWER, key(99)) is None
 
 
-def test_several_may_share_a_folder(tmp_path: Path) -> None:
-    def work(seed: int) -> int:
-        folder, wrong = FeatureFolder(tmp_path, 6_000), 0
-        generator = torch.Generator().manual_seed(seed)
-        for number in torch.randint(12, (150,), generator=generator).tolist():
-            found = folder.read(TOWER, key(number))
-            if found is None:
-                folder.write(TOWER, key(number), features(number))
-            elif not torch.equal(found["pooler_output"], features(number)["pooler_output"]):
-                wrong += 1
-        return wrong + folder.damaged
+def share(folder: Path, seed: int, most_bytes: int) -> tuple[int, int]:
+    """Reads and writes as one of several; returns what was found, and what went wrong."""
+    shared, found, wrong = FeatureFolder(folder, most_bytes), 0, 0
+    generator = torch.Generator().manual_seed(seed)
+    for number in torch.randint(12, (150,), generator=generator).tolist():
+        kept = shared.read(TOWER, key(number))
+        if kept is None:
+            shared.write(TOWER, key(number), features(number))
+        else:
+            found += 1
+            wrong += not torch.equal(kept["pooler_output"], features(number)["pooler_output"])
+    return found, wrong + shared.damaged
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(work, range(4))) == [0] * 4
+
+def test_several_may_share_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with ThreadPoolExecutor(4) as pool, caplog.at_level(logging.WARNING):
+        counts = list(pool.map(lambda seed: share(tmp_path, seed, 6_000), range(4)))
+    assert [wrong for _, wrong in counts] == [0] * 4
+    assert min(found for found, _ in counts) > 0
+    assert not [path for path in files(tmp_path) if path.suffix == ".tmp"]
+    assert "no longer written" not in caplog.text
+
+
+def test_an_unfinished_file_that_makes_room_for_another_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = FeatureFolder(tmp_path, 10_000)
+    folder.write(TOWER, key(0), features(0))
+    replace = Path.replace
+
+    def emptied(path: Path, target: Path) -> None:
+        path.unlink()  # as another process does just then
+        replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", emptied)
+    with caplog.at_level(logging.WARNING):
+        folder.write(TOWER, key(1), features(1))
+    monkeypatch.undo()
+    folder.write(TOWER, key(2), features(2))
+    assert folder.read(TOWER, key(1)) is None
+    assert folder.read(TOWER, key(2)) is not None
+    assert not caplog.text
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_folder(tmp_path: Path) -> None:
+    """They delete each other's least recently used files while the other reads and writes."""
+    work = (
+        "import sys, pathlib, logging, test_feature_store as own;"
+        "logging.basicConfig(level=logging.WARNING);"
+        "print(*own.share(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))"
+    )
+    command = [sys.executable, "-c", work, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = [
+        subprocess.Popen([*command, seed, "4000"], cwd=Path(__file__).parent, **pipes)
+        for seed in "01"
+    ]
+    for process in started:
+        said, problems = process.communicate(timeout=120)
+        found, wrong = map(int, said.split())
+        assert (process.returncode, wrong) == (0, 0), problems
+        assert found > 0
+        assert "Image features" not in problems
     assert not [path for path in files(tmp_path) if path.suffix == ".tmp"]
 
 
