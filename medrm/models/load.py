@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -28,12 +28,12 @@ from transformers import (
 )
 from transformers.integrations import deepspeed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_torchvision_available
 
 from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
-from medrm.errors import ConfigError, first_line
+from medrm.errors import ConfigError, MedrmError, first_line
+from medrm.models.checkpoint import checkpoint_file, readable, refuse_other_weights
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
 from medrm.models.forked_attention import enable_forks
 from medrm.models.forks import fork_problem
@@ -96,30 +96,31 @@ def resolve_model(name: str) -> str:
     return name
 
 
-def _not_found(name: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"The base model {name!r} cannot be loaded: {first_line(error)} Give a folder with a "
-        "model in safetensors, a hub id that is reachable or already in the cache, or "
-        f"{PHANTOM_BASE} (while offline, hub ids work only from the cache)."
-    )
-
-
 def load_config(
     name_or_path: str, revision: str = "main", trust_remote_code: bool = False
 ) -> PreTrainedConfig:
     """Returns the config of a base model; cheap, so that a wrong name fails before any weights.
 
     Raises:
-        ConfigError: it cannot be found or read.
+        ConfigError: it cannot be found or read, its weights are quantised, or it is an adapter.
     """
     where = resolve_model(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(
+    with readable(f"The base model {name_or_path!r}"):
+        # transformers would load it silently, on a base that the adapter names.
+        if checkpoint_file(where, "adapter_config.json", revision) is not None:
+            raise ConfigError(
+                f"The base model {name_or_path!r} holds an adapter (adapter_config.json). Give the "
+                "model that the adapter was trained on, or one into which it is merged."
+            )
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             where, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_found(name_or_path, error) from error
-    return cast(PreTrainedConfig, config)
+    if "quantization_config" in vars(config):
+        raise ConfigError(
+            f"The weights of the base model {name_or_path!r} are quantised. Give the checkpoint "
+            "that was not; load_in_4bit and load_in_8bit quantise it while it is loaded."
+        )
+    return config
 
 
 def _quantisation(options: ModelOptions, family: Family) -> Any:
@@ -148,6 +149,21 @@ def _quantisation(options: ModelOptions, family: Family) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
         llm_int8_skip_modules=skip,
     )
+
+
+def _usable(given: torch.device | str) -> torch.device:
+    """Returns a device.
+
+    Raises:
+        ConfigError: torch cannot use it here.
+    """
+    try:
+        return torch.empty(0, device=given).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {str(given)!r} cannot be used here: {first_line(error).rstrip('.')}. Give "
+            "cpu, or cuda where torch sees a GPU."
+        ) from error
 
 
 def _dtype(options: ModelOptions, device: torch.device) -> torch.dtype | str:
@@ -183,6 +199,31 @@ def _whole_weights() -> Iterator[None]:
             switch.set_hf_deepspeed_config(settings)
 
 
+@contextmanager
+def _attention(options: ModelOptions) -> Iterator[None]:
+    """Says what attention can be had where the one asked for cannot.
+
+    Raises:
+        ConfigError: it is not installed, or would be fetched from the hub as code.
+    """
+    name = options.attn_implementation
+    if "/" in name and not options.trust_remote_code:
+        raise ConfigError(
+            f"attn_implementation {name!r} is code from the hub. Give "
+            f"{' or '.join(_ALWAYS_THERE)}, or set trust_remote_code to run it."
+        )
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if isinstance(error, MedrmError) or name in _ALWAYS_THERE:
+            raise
+        raise ConfigError(
+            f"attn_implementation {name!r} cannot be used here: {first_line(error)} Install what "
+            f"it needs, or give {' or '.join(_ALWAYS_THERE)} (for a saved model: medrm.load(..., "
+            "attn_implementation='sdpa'))."
+        ) from error
+
+
 def load_base(
     options: ModelOptions,
     device: torch.device | str = "cpu",
@@ -196,44 +237,37 @@ def load_base(
         dtype: precision of the weights, in place of the options'.
 
     Raises:
-        ConfigError: not found, of no known family, weights are missing in the checkpoint, or the
-            attention needs a package that is not installed.
+        ConfigError: not found, of no known family, not whole, in pickles, the attention needs a
+            package that is not installed, or the device is not there.
     """
-    device = torch.device(device)
-    config = load_config(
-        options.model_name_or_path, options.model_revision, options.trust_remote_code
-    )
+    device = _usable(device)
+    name, revision = options.model_name_or_path, options.model_revision
+    config = load_config(name, revision, options.trust_remote_code)
     _disable_dropout(config)
     quantisation = _quantisation(options, family_of(config))
     placement = {} if quantisation is None else {"device_map": {"": device}}
     loader: Any = AutoModelForImageTextToText
-    try:
-        with _whole_weights():
-            model, found = loader.from_pretrained(
-                resolve_model(options.model_name_or_path),
-                config=config,
-                revision=options.model_revision,
-                trust_remote_code=options.trust_remote_code,
-                dtype=dtype or _dtype(options, device),
-                attn_implementation=options.attn_implementation,
-                quantization_config=quantisation,
-                use_safetensors=True,
-                output_loading_info=True,
-                **placement,
-            )
-    except (OSError, ValueError, ImportError) as error:
-        if options.attn_implementation not in _ALWAYS_THERE and not isinstance(error, OSError):
-            raise ConfigError(
-                f"attn_implementation {options.attn_implementation!r} cannot be used here: "
-                f"{first_line(error)} Install what it needs, or give "
-                f"{' or '.join(_ALWAYS_THERE)} (for a saved model: medrm.load(..., "
-                "attn_implementation='sdpa'))."
-            ) from error
-        raise _not_found(options.model_name_or_path, error) from error
+    where = resolve_model(name)
+    with readable(f"The base model {name!r}"), _attention(options), _whole_weights():
+        refuse_other_weights(where, config, revision)
+        model, found = loader.from_pretrained(
+            where,
+            config=config,
+            revision=revision,
+            trust_remote_code=options.trust_remote_code,
+            dtype=dtype or _dtype(options, device),
+            attn_implementation=options.attn_implementation,
+            quantization_config=quantisation,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
+            **placement,
+        )
     if found["missing_keys"] or found["mismatched_keys"]:
-        wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+        other = [key for key, *_ in found["mismatched_keys"]]
+        wrong = sorted([*found["missing_keys"], *other])
         raise ConfigError(
-            f"The checkpoint {options.model_name_or_path!r} does not fill the model: {len(wrong)} "
+            f"The checkpoint {name!r} does not fill the model: {len(wrong)} "
             f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
@@ -257,13 +291,8 @@ def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Fam
 
     An adapter folder holds the former only, an older checkpoint on the hub the latter only.
     """
-    file = cached_file(
-        where,
-        "processor_config.json",
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-    )
-    settings = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+    file = checkpoint_file(where, "processor_config.json", revision)
+    settings = json.loads(file.read_text(encoding="utf-8")) if file else {}
     if "processor_class" in settings:
         return family_of_processor(settings["processor_class"])
     return family_of(load_config(where, revision, trust_remote_code))
@@ -295,7 +324,7 @@ def load_processor(
         if value is not None
     }
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    with readable(f"The processor of {name_or_path!r}"):
         family = _processor_family(where, revision, trust_remote_code)
         if limits and not family.pixel_limits:
             raise ConfigError(
@@ -312,9 +341,7 @@ def load_processor(
             "tokenizer": lambda: AutoTokenizer.from_pretrained(where, **shared),
             "video_processor": lambda: video_stand_in(str(family.video_processor)),
         }
-        processor = cls.from_args_and_dict(
+        made: ProcessorMixin = cls.from_args_and_dict(
             [parts[name]() for name in cls.get_attributes()], settings
         )
-    except (OSError, ValueError) as error:
-        raise _not_found(name_or_path, error) from error
-    return processor  # type: ignore[no-any-return]
+    return made
