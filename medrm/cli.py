@@ -304,6 +304,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="evaluation folder to write; a part of the same evaluation in it is continued",
     )
+    parser.add_argument(
+        "--overwrite_output_dir",
+        action="store_true",
+        help="replace another evaluation in output_dir instead of refusing to start",
+    )
     parser.set_defaults(action=_evaluate)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medrm.data.load import CaseSet, digest_of
-from medrm.errors import ConfigError, DataError, nearest
+from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import METRICS, Benchmark, Published
 from medrm.evaluation.measures.crossfit import fold_measures
-from medrm.evaluation.records.cases import read_stored_cases
+from medrm.evaluation.records.cases import CASES_FILE, read_stored_cases, write_cases
+from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.readings import Said, rows_from_said
 from medrm.evaluation.records.verdicts import VerdictRow, write_rows
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
@@ -42,6 +44,8 @@ A stopped evaluation goes on only with the same ones.
 
 _SCHEMA = 1
 """Counted up when the meaning of a kept line changes."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,12 @@ class Setup:
 _SAID_LATER = ("model", "protocol")
 """What may change between two starts of one evaluation."""
 
+_WRITTEN = (
+    *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
+    *JOURNALS,
+)
+"""What an evaluation writes: names, or patterns of names."""
+
 
 def check_protocol(protocol: str) -> None:
     """Raises ConfigError unless the protocol is known."""
@@ -130,8 +140,95 @@ def held(folder: Path) -> Iterator[None]:
         os.close(place)
 
 
+def prepare(
+    folder: Path, setup: Setup, benchmark: Benchmark, *, images: bool, overwrite: bool
+) -> None:
+    """Writes what is known before the first case: into a folder without an evaluation, or its own.
+
+    Args:
+        folder: of the evaluation.
+        setup: what is asked.
+        benchmark: of what.
+        images: whether small copies of the images are kept.
+        overwrite: whether another evaluation that lies there is replaced.
+
+    Raises:
+        ConfigError: another evaluation lies there and is not to be replaced.
+    """
+    address = setup.address(benchmark.cases)
+    earlier = _earlier(folder / SETUP_FILE)
+    if address is None or earlier.get("address") != address:
+        there = sorted(path for pattern in _WRITTEN for path in folder.glob(pattern))
+        if there and not overwrite:
+            raise ConfigError(_refusal(folder, there, earlier, _record(setup, benchmark)))
+        if there:
+            _log.info("The evaluation that %s holds is replaced.", folder)
+        for path in there:
+            path.unlink()
+    write_setup(folder, setup, benchmark)
+    write_cases(folder, benchmark.cases, images)
+
+
+def _earlier(path: Path) -> dict[str, Any]:
+    """The content of an `evaluation.json`; nothing of one that cannot be read."""
+    try:
+        return read_json(path) if path.is_file() else {}
+    except DataError:
+        return {}
+
+
+def _refusal(
+    folder: Path, there: Sequence[Path], earlier: Mapping[str, Any], asked: Mapping[str, Any]
+) -> str:
+    """Says what lies in the folder and what was asked."""
+    ways = "another --output_dir, or --overwrite_output_dir to replace what is there"
+    old, new = (_named(one) for one in (earlier, asked))
+    if not old:
+        files = ", ".join(path.name for path in there)
+        return f"{folder} holds {files}, and nothing says of which evaluation. Give {ways}."
+    problems = [
+        f"{name}: {old.get(name)} there, {new.get(name)} asked"
+        for name in dict.fromkeys([*new, *old])
+        if old.get(name) != new.get(name)
+    ]
+    if new["weights"] is None:
+        problems = ["weights: nothing says whether they are the same"]
+    models = [f"{one.get('model')!r} on {_about(one).get('name')!r}" for one in (earlier, asked)]
+    return report(
+        f"{folder} holds another evaluation, of {models[0]}; asked for is {models[1]}. Give the "
+        f"options of that one to go on with it, {ways}.",
+        problems or ["cases: others, or written by another version of medrm"],
+    )
+
+
+def _named(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides what a model says, by the names that a reader knows it under."""
+    if not record:
+        return {}
+    settings = record.get("settings")
+    own = settings if isinstance(settings, dict) else {}
+    return {
+        **{name: record.get(name) for name in _DECISIVE},
+        **{f"setting {name}": value for name, value in own.items() if name != "parser"},
+        **{f"benchmark's {name}": _about(record).get(name) for name in ("source", "digest")},
+    }
+
+
+_DECISIVE = ("weights", "readout", "dimensions", "window", "processes", "crossfit")
+
+
+def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    about = record.get("benchmark")
+    return about if isinstance(about, dict) else {}
+
+
 def write_setup(folder: Path, setup: Setup, benchmark: Benchmark) -> None:
     """Writes `evaluation.json`."""
+    write_json(folder / SETUP_FILE, _record(setup, benchmark))
+
+
+def _record(setup: Setup, benchmark: Benchmark) -> dict[str, Any]:
+    """Returns the content of `evaluation.json`, as it is read again."""
     source = benchmark.source
     about = {
         "name": benchmark.name,
@@ -146,7 +243,9 @@ def write_setup(folder: Path, setup: Setup, benchmark: Benchmark) -> None:
         "published": [asdict(one) for one in benchmark.published],
     }
     address = setup.address(benchmark.cases)
-    write_json(folder / SETUP_FILE, {"address": address, **asdict(setup), "benchmark": about})
+    record = {"address": address, **asdict(setup), "benchmark": about}
+    as_read: dict[str, Any] = json.loads(json.dumps(record))
+    return as_read
 
 
 def read_setup(folder: Path) -> tuple[Setup, Benchmark]:

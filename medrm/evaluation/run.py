@@ -20,16 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medrm.errors import ConfigError, DataError, printable
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folder import (
-    SETUP_FILE,
     Setup,
     check_protocol,
     conclude,
     held,
+    prepare,
     rows_of,
-    write_setup,
 )
-from medrm.evaluation.records.cases import CASES_FILE, write_cases
-from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE, Journal
+from medrm.evaluation.records.journal import RESPONSES_FILE, Journal
 from medrm.evaluation.records.readings import (
     NOT_OFFICIAL,
     Said,
@@ -38,7 +36,7 @@ from medrm.evaluation.records.readings import (
     write_responses,
 )
 from medrm.evaluation.records.verdicts import VerdictRow
-from medrm.evaluation.report import Report, read_json
+from medrm.evaluation.report import Report
 from medrm.schema import Case
 
 if TYPE_CHECKING:
@@ -79,11 +77,12 @@ def evaluate(
     *,
     identity: str | None = None,
     images: bool = False,
+    overwrite: bool = False,
 ) -> Report:
     """Asks about all cases, writes the evaluation folder and returns its report.
 
     Under several processes each asks about a share of the cases; the first one writes. A folder
-    that holds a part of the same evaluation is continued; one of another evaluation is replaced.
+    that holds a part of the same evaluation is continued.
 
     Args:
         scorer: the model and its readout.
@@ -95,10 +94,11 @@ def evaluate(
         identity: of the weights; None: nothing says whether they are those of an earlier start, so
             that nothing is continued.
         images: whether small copies of the images are kept.
+        overwrite: whether another evaluation that lies in the folder is replaced.
 
     Raises:
-        ConfigError: the protocol is unknown, or the model scores none of the dimensions, or another
-            evaluation is writing the folder.
+        ConfigError: the protocol is unknown, or the model scores none of the dimensions, or the
+            folder holds another evaluation, or one is writing it.
         DataError: the benchmark is empty.
     """
     _check(scorer, benchmark, protocol)
@@ -114,16 +114,16 @@ def evaluate(
         world,
     )
     with held(output_dir) if rank == 0 else nullcontext():
-        return _continued(scorer, setup, benchmark, output_dir, rank, images=images)
+        if rank == 0:
+            prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
+        return _continued(scorer, setup, benchmark, output_dir, rank)
 
 
 def _continued(
-    scorer: Scorer, setup: Setup, benchmark: Benchmark, folder: Path, rank: int, *, images: bool
+    scorer: Scorer, setup: Setup, benchmark: Benchmark, folder: Path, rank: int
 ) -> Report:
     """Asks for what is not there yet, and writes the folder anew."""
     world = setup.processes
-    if rank == 0:
-        _prepare(folder, setup, benchmark, images)
     _meet(world)  # nobody reads what the first process removes
     mine = benchmark.cases[rank::world]
     address = setup.address(benchmark.cases)
@@ -158,41 +158,6 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
             f"{', '.join(benchmark.dimensions) or 'nothing'}. Give a benchmark that labels one of "
             "the model's dimensions."
         )
-
-
-def _prepare(folder: Path, setup: Setup, benchmark: Benchmark, images: bool) -> None:
-    """Writes what is known before the first case; removes what answers another question."""
-    address = setup.address(benchmark.cases)
-    path = folder / SETUP_FILE
-    earlier = read_json(path) if path.is_file() else {}
-    if address is None or earlier.get("address") != address:
-        if earlier:
-            _log.info(
-                "%s holds another evaluation (%s); it is replaced.", folder, _other(earlier, setup)
-            )
-        names = (RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv")
-        for old in (path, *(folder / name for name in names), *_journals(folder)):
-            old.unlink(missing_ok=True)
-    write_cases(folder, benchmark.cases, images)
-    write_setup(folder, setup, benchmark)
-
-
-def _journals(folder: Path) -> Iterator[Path]:
-    for pattern in JOURNALS:
-        yield from folder.glob(pattern)
-
-
-def _other(earlier: Mapping[str, Any], setup: Setup) -> str:
-    """Names what differs, for the log."""
-    parts = ("weights", "readout", "dimensions", "settings", "window", "processes")
-    found = [name for name in parts if _as_read(earlier.get(name)) != _as_read(vars(setup)[name])]
-    if setup.weights is None:
-        return "nothing says whether the weights are the same"
-    return f"other {', '.join(found) or 'cases'}"
-
-
-def _as_read(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _ask(

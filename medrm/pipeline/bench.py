@@ -341,6 +341,7 @@ class Workbench:
             settings=settings_of(scorer, options.min_pixels, options.max_pixels),
             identity=weights,
             images=name == "after" and not self.run.evaluation.no_images,
+            overwrite=True,  # a resumed run has other weights
         )
         check_declared(self.run.evaluation.allowed_differences, report)
         entry = report["protocols"]["robust"]["dimensions"][self.material.primary]

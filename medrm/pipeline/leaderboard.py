@@ -250,6 +250,7 @@ def evaluate_command(
     }
     command = [*asked.evaluate]
     command += [f"--{key}={value}" for key, value in words.items() if value is not None]
+    command.append("--overwrite_output_dir")  # of an entry that was asked otherwise before
     if entry.remote_code and asked.trust_remote_code:
         command.append("--trust_remote_code")
     return command

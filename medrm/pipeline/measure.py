@@ -76,6 +76,7 @@ class Measurement:
         trust_remote_code: whether code that the checkpoint ships may run.
         name: under which the model is reported; None: its own.
         no_images: whether small copies of the images are left out.
+        overwrite_output_dir: whether another evaluation in `output_dir` is replaced.
         shared_prefix: as in `ModelOptions`.
         image_feature_memory_mb: as in `ModelOptions`.
         image_feature_dir: as in `ModelOptions`.
@@ -94,6 +95,7 @@ class Measurement:
     trust_remote_code: bool = False
     name: str | None = None
     no_images: bool = False
+    overwrite_output_dir: bool = False
     shared_prefix: Literal["on", "off"] = "on"
     image_feature_memory_mb: int = 0
     image_feature_dir: str | None = None
@@ -127,6 +129,7 @@ def evaluate_model(asked: Measurement) -> None:
         settings=settings_of(scorer, *limits),
         identity=identity_of(asked),
         images=not asked.no_images,
+        overwrite=asked.overwrite_output_dir,
     )
     if state.is_main_process:
         print_report(result)

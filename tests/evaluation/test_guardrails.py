@@ -26,7 +26,7 @@ def number_of(case: Case) -> int:
 def rails(tmp_path: Path, before: object, after: object, letters: str = "AB" * 50) -> dict:
     benchmark = make_benchmark(make_cases(letters))
     for name, scorer in (("before", before), ("after", after)):
-        evaluate(scorer, benchmark, tmp_path / name, name)
+        evaluate(scorer, benchmark, tmp_path / name, name, overwrite=True)
     return compare(tmp_path / "before", tmp_path / "after")["guardrails"]
 
 
@@ -117,7 +117,7 @@ def test_balanced_accuracy_is_over_cases_with_one_right_answer(tmp_path: Path) -
 
     for name, lost in (("before", False), ("after", True)):
         scorer = Rewards(lambda case, lost=lost: rule(case, lost))
-        evaluate(scorer, benchmark, tmp_path / name, name, "robust")
+        evaluate(scorer, benchmark, tmp_path / name, name, "robust", overwrite=True)
     result = compare(tmp_path / "before", tmp_path / "after")
     assert result["primary"]["delta"] == pytest.approx(-0.2)
     rail = result["guardrails"]["balanced_accuracy"]
@@ -152,7 +152,7 @@ def halo_of(tmp_path: Path, before: range, after: range) -> dict:
     generator.shuffle(cases)
     benchmark = make_benchmark(cases, NAMES)
     for name, same in (("before", before), ("after", after)):
-        evaluate(judge_of(same), benchmark, tmp_path / name, name)
+        evaluate(judge_of(same), benchmark, tmp_path / name, name, overwrite=True)
     return compare(tmp_path / "before", tmp_path / "after")["guardrails"]["halo"]
 
 
@@ -178,8 +178,8 @@ def test_rising_to_the_halo_of_the_experts_is_no_loss(tmp_path: Path) -> None:
         other = "B" if order == "forward" else "A"
         return json.dumps({"accuracy": letter, "relevance": other, "creativity": letter})
 
-    evaluate(Writer(split, NAMES), benchmark, tmp_path / "before", "b")
-    evaluate(judge_of(range(0)), benchmark, tmp_path / "after", "a")
+    evaluate(Writer(split, NAMES), benchmark, tmp_path / "before", "b", overwrite=True)
+    evaluate(judge_of(range(0)), benchmark, tmp_path / "after", "a", overwrite=True)
     rail = compare(tmp_path / "before", tmp_path / "after")["guardrails"]["halo"]
     assert (rail["before"], rail["after"], rail["loss"], rail["state"]) == (-1.0, 0.0, 0.0, "held")
 
@@ -197,7 +197,7 @@ def test_noise_fails_a_guardrail_of_margin_zero_seldom(tmp_path: Path) -> None:
                 first, second = oracle(case)
                 return (first, second) if right[number_of(case)] else (second, first)
 
-            evaluate(Rewards(rule), benchmark, tmp_path / name, name, "robust")
+            evaluate(Rewards(rule), benchmark, tmp_path / name, name, "robust", overwrite=True)
         sides = [read_evaluation(tmp_path / name) for name in ("before", "after")]
         rail = guardrails(*sides, "accuracy")["balanced_accuracy"]
         failed += rail["state"] == "failed"

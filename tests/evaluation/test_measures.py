@@ -76,7 +76,12 @@ def test_a_slot_that_always_wins_has_a_direction(tmp_path: Path) -> None:
     flips = accuracy_of(evaluate(says("AB " * 12), benchmark, tmp_path, "m"))["flips"]
     assert (flips["first_twice"], flips["second_twice"], flips["skew"]) == (12, 0, -1)
     assert flips["p"] == pytest.approx(2 * 0.5**12 / 2)  # mid-p of 0 out of 12, two-sided
-    assert accuracy_of(evaluate(says("BA " * 12), benchmark, tmp_path, "m"))["flips"]["skew"] == 1
+    assert (
+        accuracy_of(evaluate(says("BA " * 12), benchmark, tmp_path, "m", overwrite=True))["flips"][
+            "skew"
+        ]
+        == 1
+    )
 
 
 def test_a_scalar_model_has_no_position(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_length_coefficient_finds_a_preference(tmp_path: Path) -> None:
         return Rewards(rule)
 
     for strength in (0.0, 2.0):
-        report = evaluate(judge(strength), make_benchmark(cases), tmp_path, "m")
+        report = evaluate(judge(strength), make_benchmark(cases), tmp_path, "m", overwrite=True)
         found = report["length"]["accuracy"]
         low, high = found["ci95"]
         assert found["coefficient"] == pytest.approx(strength, abs=0.5)  # 3 standard errors
@@ -277,7 +282,7 @@ def test_the_order_of_cases_and_rows_changes_no_number(tmp_path: Path) -> None:
     contents = set()
     for _ in range(3):
         benchmark = make_benchmark(cases, DIMENSIONS)
-        evaluate(judge_of(words), benchmark, tmp_path, "m")
+        evaluate(judge_of(words), benchmark, tmp_path, "m", overwrite=True)
         contents.add(json.dumps(read_report(tmp_path), sort_keys=True))
         generator.shuffle(cases)
     assert len(contents) == 1

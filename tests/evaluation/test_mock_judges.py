@@ -29,7 +29,9 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
 def judged(name: str, benchmark: Benchmark, folder: Path) -> tuple[Report, dict, dict]:
     """The report, and the robust measures and official micro accuracies by dimension."""
     judge = mock_judge(name, DIMENSIONS)
-    report = evaluate(judge, benchmark, folder, f"mock:{name}", settings=judge.settings)
+    report = evaluate(
+        judge, benchmark, folder, f"mock:{name}", settings=judge.settings, overwrite=True
+    )
     assert report["protocols"]["official"]["label"] == "official scorer, medrm prompt"
     robust = report["protocols"]["robust"]["dimensions"]
     assert tuple(robust) == DIMENSIONS

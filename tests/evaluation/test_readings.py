@@ -239,7 +239,7 @@ def test_the_official_protocol_alone_needs_six_dimensions_at_once(tmp_path: Path
     each = Writer(lambda *call: json.dumps({call[2]: "A"}), DIMENSIONS, per_dimension=True)
     with pytest.raises(ConfigError, match="one reply on all of accuracy"):
         evaluate(each, benchmark, tmp_path, "mock", "official")
-    report = evaluate(each, benchmark, tmp_path, "mock", "both")
+    report = evaluate(each, benchmark, tmp_path, "mock", "both", overwrite=True)
     assert set(report["protocols"]) == {"robust"}
     assert report["parsing"]["official"] is None
     assert report["parsing"]["strict"]["stages"] == {"json": 24}

@@ -102,7 +102,9 @@ def test_official_table(tmp_path: Path) -> None:
 def test_oracle_and_equal_scores(tmp_path: Path) -> None:
     benchmark = make_benchmark(make_cases("ABAB"))
     assert accuracy_of(evaluate(Rewards(oracle), benchmark, tmp_path, "o"))["accuracy"] == 1.0
-    report = evaluate(Rewards(lambda case: (0.5, 0.5)), benchmark, tmp_path, "equal")
+    report = evaluate(
+        Rewards(lambda case: (0.5, 0.5)), benchmark, tmp_path, "equal", overwrite=True
+    )
     assert accuracy_of(report)["accuracy"] == 0.0
     assert report["protocols"]["official"]["micro"]["accuracy"] == 0.0
     assert {row.outcome for row in read_rows(tmp_path / "verdicts.jsonl")} == {"tie"}
@@ -179,7 +181,9 @@ def test_protocol_choice_and_leftovers(tmp_path: Path) -> None:
     benchmark = make_benchmark(make_cases("AB"))
     judge = Judge(lambda case, order: 0.7)
     evaluate(judge, benchmark, tmp_path, "mock")
-    report = evaluate(Rewards(oracle), benchmark, tmp_path, "mock", protocol="robust")
+    report = evaluate(
+        Rewards(oracle), benchmark, tmp_path, "mock", overwrite=True, protocol="robust"
+    )
     assert set(report["protocols"]) == {"robust"}
     files = ["cases.jsonl", "evaluation.json", "report.json", "verdicts.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
@@ -192,7 +196,9 @@ def test_evaluating_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     contents = []
     for order in (benchmark.cases, benchmark.cases[::-1]):
         again = make_benchmark(order)
-        evaluate(Rewards(oracle), again, tmp_path, "mock", settings={"dtype": "float32"})
+        evaluate(
+            Rewards(oracle), again, tmp_path, "mock", overwrite=True, settings={"dtype": "float32"}
+        )
         contents.append((tmp_path / "report.json").read_bytes())
     assert contents[0] == contents[1]
     assert read_report(tmp_path)["settings"] == {"dtype": "float32"}
@@ -232,7 +238,7 @@ def test_what_cannot_be_a_verdict_stops_the_run(tmp_path: Path) -> None:
     forgetful = Rewards(oracle)
     forgetful.judge = lambda cases: iter([Said(cases[0], scores=np.zeros((2, 1)))])
     with pytest.raises(RuntimeError, match="passed over 1 cases"):
-        evaluate(forgetful, benchmark, tmp_path, "mock")
+        evaluate(forgetful, benchmark, tmp_path, "mock", overwrite=True)
     assert not (tmp_path / "report.json").exists()
 
 

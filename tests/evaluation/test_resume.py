@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import shutil
 import signal
@@ -137,9 +136,9 @@ def test_two_evaluations_do_not_share_a_folder(tmp_path: Path) -> None:
     run(tmp_path, Counting(SCORERS["scores"]))
     before = contents(tmp_path)
     with held(tmp_path), pytest.raises(ConfigError, match="Another evaluation is writing"):
-        run(tmp_path, Counting(SCORERS["votes"]))
+        run(tmp_path, Counting(SCORERS["votes"]), overwrite=True)
     assert contents(tmp_path) == before
-    run(tmp_path, Counting(SCORERS["votes"]))
+    run(tmp_path, Counting(SCORERS["votes"]), overwrite=True)
 
 
 def test_failed_calls_are_asked_again(tmp_path: Path) -> None:
@@ -167,28 +166,6 @@ def test_failed_calls_are_asked_again(tmp_path: Path) -> None:
         line["case_id"] for line, own in zip(found, whole, strict=True) if line != json.loads(own)
     ]
     assert set(differing) == {"case-005"}
-
-
-def test_another_evaluation_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    cases = list(BENCHMARK.cases)
-    cases[4] = dataclasses.replace(cases[4], question="Another?")
-    changes = {
-        "other weights": {"weights": "others"},
-        "other settings": {"settings": {"t": 0.2}},
-        "other cases": {"benchmark": make_benchmark(cases)},
-        "other window": {"window": 4},
-        "nothing says whether": {"weights": None},
-    }
-    for said, change in changes.items():
-        with pytest.raises(Stopped):
-            run(tmp_path, Counting(SCORERS["votes"], None, 9))
-        caplog.clear()
-        scorer = Counting(SCORERS["votes"], change.pop("window", None))
-        run(tmp_path, scorer, **change)
-        assert len(scorer.asked) == 16
-        assert said in caplog.text
-        (tmp_path / "evaluation.json").unlink()
 
 
 def test_what_is_no_other_evaluation(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""An evaluation folder: what is not replaced unasked, and what may be damaged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
+
+from medrm.chat import PROMPTS
+from medrm.cli import main
+from medrm.errors import ConfigError
+from medrm.evaluation.report import read_report
+from medrm.evaluation.run import evaluate
+from medrm.schema import DIMENSIONS, Case
+from medrm.scorer.batches import Scored
+
+CASES = 8
+BENCHMARK = make_benchmark(make_cases("ABBABAAB"))
+
+
+class Stopped(Exception):
+    """Stands for the end of the process."""
+
+
+class Stopping(Writer):
+    """A judge that says A, of the first cases at most; `window` as of a judge in batches."""
+
+    def __init__(self, window: int | None = None, stop: int | None = None) -> None:
+        super().__init__(lambda *_: PROMPTS["json"].verdict(dict.fromkeys(DIMENSIONS, "A")).text)
+        self.window, self.stop = window, stop
+
+    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+        for number, scored in enumerate(super().judge(cases)):
+            if number // 2 == self.stop:
+                raise Stopped
+            yield scored
+
+
+def run(folder: Path, scorer: object = None, weights: str | None = "w", **changes: Any) -> None:
+    asked = {"settings": {"t": 0.1}, "identity": weights, "benchmark": BENCHMARK, **changes}
+    evaluate(scorer or Stopping(), asked.pop("benchmark"), folder, "m", **asked)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+OTHERS = {
+    "weights: w there, others asked": {"weights": "others"},
+    "setting t: 0.1 there, 0.2 asked": {"settings": {"t": 0.2}},
+    "setting u: None there, 1 asked": {"settings": {"t": 0.1, "u": 1}},
+    "cases: others": {"benchmark": make_benchmark(BENCHMARK.cases[1:])},
+    "window: None there, 4 asked": {"scorer": Stopping(4)},
+    "readout: generate there, reward asked": {"scorer": Rewards(oracle)},
+    "weights: nothing says whether": {"weights": None},
+}
+
+
+@pytest.mark.parametrize("said", list(OTHERS))
+@pytest.mark.parametrize("stop", [None, 5])
+def test_another_evaluation_is_replaced_only_on_request(
+    tmp_path: Path, said: str, stop: int | None
+) -> None:
+    folder, fresh = tmp_path / "one", tmp_path / "fresh"
+    with nullcontext() if stop is None else pytest.raises(Stopped):
+        run(folder, Stopping(stop=stop))
+    before = contents(folder)
+    with pytest.raises(ConfigError, match=r"'m' on 'hand-made'.*--overwrite_output_dir") as refused:
+        run(folder, **OTHERS[said])
+    assert said in str(refused.value)
+    assert contents(folder) == before
+    run(folder, **OTHERS[said], overwrite=True)
+    run(fresh, **OTHERS[said])
+    assert contents(folder) == contents(fresh) != before
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_files_of_unknown_origin_are_not_replaced(tmp_path: Path, content: str | None) -> None:
+    """Such as cases of the user's own, or an evaluation whose first file is damaged."""
+    names = ["cases.jsonl"] if content is None else ["cases.jsonl", "evaluation.json"]
+    for name in names:
+        (tmp_path / name).write_text(content or "own")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=f"{', '.join(names)}, and nothing says") as refused:
+        run(tmp_path)
+    assert "--overwrite_output_dir" in str(refused.value)
+    assert contents(tmp_path) == before
+    run(tmp_path, overwrite=True)
+
+
+def test_a_start_that_was_killed_at_once_goes_on(tmp_path: Path) -> None:
+    run(tmp_path)
+    whole = contents(tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != "evaluation.json":
+            path.unlink()
+    run(tmp_path)
+    assert contents(tmp_path) == whole
+
+
+def test_the_command_refuses_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(model: str, *options: str) -> int:
+        folder = str(tmp_path)
+        words = ["--model", model, "--benchmark", "phantom", "--output_dir", folder, "--no_images"]
+        return main(["evaluate", *words, *options])
+
+    assert command("mock:longer") == command("mock:longer") == 0
+    capsys.readouterr()
+    assert command("mock:oracle") == 2
+    message = capsys.readouterr().err
+    assert "holds another evaluation, of 'mock:longer' on 'phantom'; asked for is" in message
+    assert "- weights: mock:longer there, mock:oracle asked" in message
+    assert read_report(tmp_path)["model"] == "mock:longer"
+    assert command("mock:oracle", "--overwrite_output_dir") == 0
+    assert read_report(tmp_path)["model"] == "mock:oracle"
