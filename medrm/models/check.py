@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, first_line
 from medrm.models.families import Family
 from medrm.models.image_features import leaves
 from medrm.models.reward_model import last_attended, without_adapter
@@ -70,26 +71,39 @@ def check_image_reaches(
         family: its family.
 
     Raises:
-        ConfigError: the image makes no difference; says where it is lost.
+        ConfigError: the image makes no difference, or cannot be given; says where it is lost.
     """
     base = without_adapter(model)
     noise = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
     images = [Image.fromarray(noise), Image.new("RGB", (_SIDE, _SIDE), (127, 127, 127))]
     training = base.training
     base.train(False)
-    (first, first_state), (second, second_state) = (
-        _run(base, family, _batch(processor, image)) for image in images
-    )
-    base.train(training)
+    try:
+        (first, first_state), (second, second_state) = (
+            _run(base, family, _batch(processor, image)) for image in images
+        )
+    except (ValueError, TemplateError) as error:
+        raise ConfigError(_lost(base, family, first_line(error).rstrip("."))) from error
+    finally:
+        base.train(training)
     lost = None
     if first is None or second is None:
         lost = "the vision tower did not run, so the processor's pixels were dropped"
+    elif not first.isfinite().all():
+        lost = "the vision tower gives numbers that are not finite"
     elif not _differ(first, second):
         lost = "the vision tower gives the same features for noise and for a uniform image"
+    elif not first_state.isfinite().all():
+        lost = "the decoder gives numbers that are not finite"
     elif not _differ(first_state, second_state):
         lost = "the image features do not change the hidden state that the reward is read from"
     if lost is not None:
-        raise ConfigError(
-            f"Images do not reach the model ({family.name}, {type(base).__name__}): {lost}. "
-            "Check that the processor and the chat template are those of this checkpoint."
-        )
+        raise ConfigError(_lost(base, family, lost))
+
+
+def _lost(base: PreTrainedModel, family: Family, where: str) -> str:
+    return (
+        f"Images do not reach the model ({family.name}, {type(base).__name__}): {where}. "
+        "Check that the processor and the chat template are those of this checkpoint, and that its "
+        "weights are whole."
+    )

@@ -76,3 +76,43 @@ def test_a_dead_projector_stops_the_run():
         parameter.data.zero_()
     with pytest.raises(ConfigError, match="do not change the hidden state"):
         check_image_reaches(model, processor, FAMILIES["llava"])
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("model.vision_tower", "vision tower gives numbers that are not finite"),
+        ("model.multi_modal_projector", "decoder gives numbers that are not finite"),
+        ("model.language_model", "decoder gives numbers that are not finite"),
+    ],
+)
+def test_numbers_that_are_none_stop_the_run(part, said):
+    model, processor = make_tiny("llava")
+    next(model.get_submodule(part).parameters()).data.fill_(float("nan"))
+    with pytest.raises(ConfigError, match=said):
+        check_image_reaches(model, processor, FAMILIES["llava"])
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "does not have a chat template"),
+        ("{{ messages[0].role }}", "Found total 0 <image> tokens and 1 images"),
+        ("{{ messages[0].nothing.at.all }}", "has no attribute 'nothing'"),
+        ("{% if %}", "Expected an expression"),
+    ],
+)
+def test_a_template_without_the_image_stops_the_run(template, said):
+    model, processor = make_tiny("llava")
+    processor.chat_template = template
+    model.train()
+    with pytest.raises(ConfigError, match=said):
+        check_image_reaches(model, processor, FAMILIES["llava"])
+    assert model.training
+
+
+def test_the_processor_of_another_model_stops_the_run():
+    model, _ = make_tiny("llava")
+    _, processor = make_tiny("gemma3")
+    with pytest.raises(ConfigError, match="features and image tokens do not match"):
+        check_image_reaches(model, processor, FAMILIES["llava"])
