@@ -1,7 +1,8 @@
 """Builds the index of a set, once, in bounded memory, and keeps it in the cache.
 
 It lies below the digest of what it was built from: files, label rules, departments. What is held
-for each case while it is built is a few numbers.
+for each case while it is built is a few numbers. An index is never changed or removed, for another
+process may be reading it: where an image has changed, a further one is built beside it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from medrm.assets import cache_dir
 from medrm.data.agreement import AgreementTally
+from medrm.data.cache import appear, status_of
 from medrm.data.columns import COLUMNS, FLAT, LABEL, chunks, label_row
 from medrm.data.images import StoredFile
 from medrm.data.index import ABOUT_FILE, CASES_FILE, Store, case_record, mapped
@@ -36,7 +38,7 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the files of an index; raised whenever the same set would give others."""
 
 _FILES, _KEYS = "files.jsonl", "keys.jsonl"
@@ -46,6 +48,7 @@ _KEPT_PATHS = 2**16
 
 def open_index(
     source: str,
+    files: Sequence[Path],
     parts: Sequence[Any],
     read: Callable[[], Reading],
     rules: LabelRules,
@@ -55,57 +58,60 @@ def open_index(
 
     Args:
         source: of the set, for messages.
-        parts: what it is read from: another content, another index.
+        files: that it is read from: another content, another index.
+        parts: what else tells the set from others.
         read: gives its drafts.
         rules: how votes become labels.
         departments: organ to department, for cases that state none.
 
     Raises:
-        DataError: what `read` raises, or there is no case.
-        ConfigError: rules that do not fit the votes.
+        DataError: what `read` raises, there is no case, or a file changes while it is read.
+        ConfigError: rules that do not fit the votes, or a cache that cannot be written.
     """
-    content = [VERSION, parts, dataclasses.asdict(rules), departments]
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    folder = cache_dir() / "index" / key[:32]
-    if folder.is_dir():
-        changed = _changed(folder / _FILES)
+    known = list(map(_file_part, files))
+    # What an image shows depends on the library that decodes it.
+    content = [VERSION, version("pillow"), known, parts, dataclasses.asdict(rules), departments]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    latest, folder = _latest(cache_dir() / "index", key)
+    if latest is not None:
+        changed = _changed(latest)
         if changed is None:
-            return Store(folder)
+            return Store(latest)
         logger.info("%s: %s has changed; the set is read again", source, changed)
-        shutil.rmtree(folder)
+
+    def build(draft: Path) -> None:
+        _build(draft, source, read(), rules, departments)
+        if list(map(_file_part, files)) != known:
+            raise DataError(f"{source} was changed while it was read. Start again.")
+
     started = time.perf_counter()
-    appear(folder, lambda draft: _build(draft, source, read(), rules, departments))
+    appear(folder, build)
     store, seconds = Store(folder), time.perf_counter() - started
     logger.info("%s: %d cases read and indexed in %.1f s", source, len(store), seconds)
     return store
 
 
-def appear(folder: Path, write: Callable[[Path], None]) -> None:
-    """Makes a folder appear whole or not at all, so that several processes may make it at once."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="draft-") as scratch:
-        draft = Path(scratch) / folder.name
-        draft.mkdir(mode=0o700)  # it holds what cases say
-        write(draft)
-        try:
-            draft.rename(folder)
-        except OSError:  # another process was first
-            if not folder.is_dir():
-                raise
+def _latest(index: Path, key: str) -> tuple[Path | None, Path]:
+    """Returns the latest index of a key, and where the next one belongs."""
+    latest = None
+    for number in count():
+        folder = index / f"{key}-{number}"
+        if not folder.is_dir():
+            break
+        latest = folder
+    return latest, folder
 
 
-def file_part(path: Path) -> list[Any]:
+def _file_part(path: Path) -> list[Any]:
     """Returns what tells a file from its other versions.
 
-    Of text that is its content; of a table, which may hold images, its size and time, by which
-    `datasets` knows it as well.
+    Of text that is its content; of a table, which may hold images, its size and times.
     """
-    status = path.stat()
+    where = os.path.abspath(path)  # not behind links: images are looked for beside it
     if path.suffix in (".parquet", ".arrow"):
-        return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+        return [where, *status_of(path)]
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return [str(path.resolve()), status.st_size, digest]
+        return [where, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
 def ordered(dimensions: Collection[str]) -> tuple[str, ...]:
@@ -119,22 +125,21 @@ def joint_digest(digests: NDArray[np.bytes_]) -> str:
     return hashlib.sha256(np.sort(digests).tobytes()).hexdigest()
 
 
-def _changed(files: Path) -> str | None:
-    """Returns an image file that is no longer what it was when the set was read."""
-    with files.open(encoding="utf-8") as lines:
+def _changed(folder: Path) -> str | None:
+    """Returns a file of an index, or an image of its cases, that is not as when it was built."""
+    try:
+        sizes: dict[str, int] = json.loads((folder / ABOUT_FILE).read_bytes())["sizes"]
+    except (OSError, ValueError):
+        return str(folder / ABOUT_FILE)
+    for name, size in sizes.items():
+        if status_of(folder / name)[:1] != [size]:
+            return str(folder / name)
+    with (folder / _FILES).open(encoding="utf-8") as lines:
         for line in lines:
             path, *known = json.loads(line)
-            if known != _status(path):
+            if known != status_of(path):
                 return str(path)
     return None
-
-
-def _status(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 class _Arrays:
@@ -191,6 +196,7 @@ class _Writer:
 
     def __init__(self, folder: Path, departments: Mapping[str, str], files: ExitStack) -> None:
         self.count = 0
+        self._started = time.time_ns()
         self._folder, self._departments = folder, departments
         self._arrays = _Arrays(folder, files)
         self._lines = files.enter_context((folder / CASES_FILE).open("wb"))
@@ -226,19 +232,20 @@ class _Writer:
         """Marks the end of the last case, and keeps what tells the tables of images."""
         self._arrays.add("start", [self._lines.tell()], "<u8")
         for path in (path for files in self._tables for path in files):
-            self._files.write(json.dumps([path, *_status(path)]) + "\n")
+            self._files.write(json.dumps([path, *status_of(path)]) + "\n")
 
     def conclude(self, about: Mapping[str, Any]) -> None:
         """Writes what is known once all cases are written and the files closed."""
+        self._write_clusters()
         known = {
             "cases": self.count,
             "dimensions": list(self._dimensions),
             "tables": list(self._tables),
             "digest": joint_digest(mapped(self._folder / "digest.bin", COLUMNS["digest"][0])),
+            "sizes": {path.name: path.stat().st_size for path in self._folder.iterdir()},
             **about,
         }
         (self._folder / ABOUT_FILE).write_text(json.dumps(known), encoding="utf-8")
-        self._write_clusters()
 
     def _write_clusters(self) -> None:
         marks = np.frombuffer(self._keys, np.int64)
@@ -276,4 +283,7 @@ class _Writer:
                 if len(self._paths) >= _KEPT_PATHS:
                     self._paths.clear()
                 self._paths.add(path)
-                self._files.write(json.dumps([path, *_status(path)]) + "\n")
+                # One that changes while it is read counts as changed at the next start.
+                status = status_of(path)
+                known = [] if max(status[1:], default=0) >= self._started else status
+                self._files.write(json.dumps([path, *known]) + "\n")

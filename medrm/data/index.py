@@ -7,8 +7,8 @@ writes an index.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from medrm.data.cache import status_of, write_whole
 from medrm.data.columns import COLUMNS, FLAT, LABEL, TOKENS, IndexedCases, Places
 from medrm.data.images import StoredCell, StoredFile
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
@@ -61,15 +62,17 @@ class Store:
             compute: gives what JSON can hold.
         """
         path = self.folder / f"{name}.json"
-        if not path.is_file():
-            _write_whole(path, json.dumps(compute()).encode())
-        return json.loads(path.read_bytes())
+        with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or one that was torn
+            return json.loads(path.read_bytes())
+        content = json.dumps(compute()).encode()
+        write_whole(path, content)
+        return json.loads(content)
 
     def kept_array(self, name: str, kind: Any, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-        """Returns the array of that name, computed where there is none; see `kept`."""
+        """Returns the array of that name, one value for each case; see `kept`."""
         path = self.folder / f"{name}.bin"
-        if not path.is_file():
-            _write_whole(path, compute().astype(kind).tobytes())
+        if status_of(path)[:1] != [len(self) * np.dtype(kind).itemsize]:
+            write_whole(path, compute().astype(kind).tobytes())
         return self.array(name, kind)
 
     def line(self, place: int) -> dict[str, Any]:
@@ -93,12 +96,6 @@ class Store:
             self.array("cluster", "S16")[place].decode(),
             record["groups"],
         )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
 
 
 def mapped(path: Path, kind: Any) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from medrm.assets import asset
 from medrm.data.agreement import Agreement
-from medrm.data.build import file_part, joint_digest, open_index, ordered
+from medrm.data.build import joint_digest, open_index, ordered
 from medrm.data.columns import column
 from medrm.data.index import StoredCases
 from medrm.data.layout import FOLDER, read_layout
@@ -104,10 +104,10 @@ def read_set(
         ConfigError: a source, rule or map that is not accepted.
     """
     departments = read_department_map(department_map) if department_map else {}
-    found = (described and _brought(described, Path(source))) or _find(source)
-    files = list(map(file_part, found.files))
-    parts = [source, found.name, found.revision, files, descriptions_digest()]
-    store = open_index(source, parts, found.read, rules or LabelRules(), departments)
+    brought = _brought(described, Path(source)) if described else None
+    found = brought or _find(source)
+    parts = [found.name, found.revision, brought is not None, descriptions_digest()]
+    store = open_index(source, found.files, parts, found.read, rules or LabelRules(), departments)
     about = store.about
     return CaseSet(
         found.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medrm.data.build import appear
+from medrm.data.cache import appear, status_of
 from medrm.data.columns import column, flat, owners
 from medrm.data.images import ImageFacts, facts_of
 from medrm.data.index import Store, StoredCases, mapped
@@ -33,7 +34,7 @@ class StoredFacts(Mapping[str, ImageFacts]):
         folders = [store.folder / _FOLDER for store in stores]
         self.problems: dict[str, str] = {}
         for folder in folders:
-            self.problems |= json.loads((folder / _PROBLEMS).read_text(encoding="utf-8"))
+            self.problems |= json.loads((folder / _PROBLEMS).read_bytes())["problems"]
         self._tables = [
             (mapped(folder / "digest.bin", "S64"), mapped(folder / "facts.bin", _FACTS))
             for folder in folders
@@ -69,9 +70,22 @@ def stored_facts(
         progress: called with the number done and the number of distinct images of a set.
     """
     for store in stores:
-        if not (store.folder / _FOLDER).is_dir():
-            appear(store.folder / _FOLDER, partial(_examine, store, progress))
+        folder = store.folder / _FOLDER
+        if folder.is_dir() and _torn(folder):
+            shutil.rmtree(folder)
+        if not folder.is_dir():
+            appear(folder, partial(_examine, store, progress))
     return StoredFacts(stores)
+
+
+def _torn(folder: Path) -> bool:
+    """Returns whether files are not as long as they were written, as after a loss of power."""
+    try:
+        count = json.loads((folder / _PROBLEMS).read_bytes())["images"]
+    except (OSError, ValueError):
+        return True
+    sizes = [status_of(folder / name)[:1] for name in ("digest.bin", "facts.bin")]
+    return sizes != [[count * 64], [count * _FACTS.itemsize]]
 
 
 def _examine(store: Store, progress: Callable[[int, int], None] | None, folder: Path) -> None:
@@ -92,7 +106,8 @@ def _examine(store: Store, progress: Callable[[int, int], None] | None, folder: 
         if progress is not None:
             progress(done, len(digests))
     facts.tofile(folder / "facts.bin")
-    (folder / _PROBLEMS).write_text(json.dumps(problems), encoding="utf-8")
+    about = {"images": len(digests), "problems": problems}
+    (folder / _PROBLEMS).write_text(json.dumps(about), encoding="utf-8")
 
 
 def _refs(store: Store, places: Sequence[int]) -> Iterator[ImageRef]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from medrm.assets import asset, cache_dir
+from medrm.data.cache import appear
 from medrm.data.layout import FOLDER
 from medrm.data.preferences import PreferenceColumns
 from medrm.data.tables import Table, dataset_table
@@ -132,21 +131,14 @@ def is_hub_id(source: str) -> bool:
 def phantom_folder(cases: int, seed: int) -> Path:
     """Returns the folder of a phantom set, drawn once and kept in the cache.
 
-    It appears whole or not at all, so that several processes may ask at once.
+    Raises:
+        ConfigError: the cache cannot be written.
     """
     from medrm.data.phantom.write import VERSION, write_phantom
 
     folder = cache_dir() / "phantom" / f"version{VERSION}-seed{seed}-cases{cases}"
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix="draft-"))
-        write_phantom(draft, cases=cases, seed=seed)
-        try:
-            draft.rename(folder)
-        except OSError:  # another process was first
-            shutil.rmtree(draft)
-            if not folder.is_dir():
-                raise
+        appear(folder, lambda draft: write_phantom(draft, cases=cases, seed=seed))
     return folder
 
 

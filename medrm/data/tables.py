@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, overload
 
 from medrm.assets import cache_dir
+from medrm.data.cache import appear, status_of
 from medrm.data.images import StoredCell, bytes_image, file_image
 from medrm.errors import DataError, nearest
 from medrm.schema import ImageRef
@@ -183,14 +186,14 @@ def parquet_table(path: Path, boundary: Path) -> Table:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    # `datasets` itself knows a file by its time of writing alone, which copying keeps.
+    known = repr((os.path.abspath(path), status_of(path)))
+    folder = cache_dir() / "tables" / hashlib.sha256(known.encode()).hexdigest()[:32]
     try:
         pq.read_schema(path)
         with _no_bars():
             data = load_dataset(
-                "parquet",
-                data_files=str(path),
-                split="train",
-                cache_dir=str(cache_dir() / "tables"),
+                "parquet", data_files=str(path), split="train", cache_dir=str(folder)
             )
     except (pa.ArrowException, DatasetsError, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {error}.") from error
@@ -235,7 +238,8 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
     files = tuple(str(file["filename"]) for file in data.cache_files)
     if not files or sum(len(Dataset.from_file(path)) for path in files) != len(data):
         folder = cache_dir() / "tables" / f"rows-{data._fingerprint}"
-        data.save_to_disk(str(folder))
+        if not folder.is_dir():
+            appear(folder, lambda draft: data.save_to_disk(str(draft)))
         files = tuple(sorted(map(str, folder.glob("*.arrow"))))
     return files
 

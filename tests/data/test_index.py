@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -12,14 +14,14 @@ import pytest
 from files import picture, png, row, vote, write_lines, write_parquet
 
 from medrm.assets import cache_dir
-from medrm.data import images, load
+from medrm.data import build, images, load, rows
 from medrm.data.columns import COLUMNS, FLAT, chosen, column, flat, label_column
 from medrm.data.images import examine
 from medrm.data.index import Store, StoredCases, together
 from medrm.data.load import digest_of, dimensions_of, read_set
 from medrm.data.pictures import stored_facts, unreadable
 from medrm.data.votes import LabelRules
-from medrm.errors import DataError
+from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 
 
@@ -112,6 +114,13 @@ def test_a_set_is_read_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_set(str(mixed), LabelRules("split"))
 
 
+def _rewritten(path: Path, change: Any) -> None:
+    """Changes a file and sets its times back, as `cp -p` does."""
+    status = path.stat()
+    change()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def _new_line(path: Path) -> None:
     with path.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(vote("c9")) + "\n")
@@ -121,11 +130,24 @@ def _new_image(path: Path) -> None:
     (path.parent / "images" / "2.png").write_bytes(png(picture(9)))
 
 
+def _edited_image(path: Path) -> None:
+    """Of the same size and time, in the same place."""
+    image = path.parent / "images" / "2.png"
+    content = bytearray(image.read_bytes())
+    content[-20] ^= 1
+
+    def write() -> None:
+        with image.open("r+b") as file:
+            file.write(content)
+
+    _rewritten(image, write)
+
+
 def _found_image(path: Path) -> None:
     (path.parent / "images" / "none.png").write_bytes(png(picture(9)))
 
 
-@pytest.mark.parametrize("change", [_new_line, _new_image, _found_image])
+@pytest.mark.parametrize("change", [_new_line, _new_image, _edited_image, _found_image])
 def test_a_changed_file_is_read_again(
     mixed: Path, change: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,8 +185,8 @@ def test_facts_are_kept_and_each_image_is_decoded_once(
 
 
 def test_images_in_a_table_are_read_from_it(tmp_path: Path) -> None:
-    rows = [row(f"q{number}", number) for number in range(4)]
-    write_parquet(tmp_path / "pair_gt_all" / "parquet" / "brain.parquet", rows, "image")
+    stored = [row(f"q{number}", number) for number in range(4)]
+    write_parquet(tmp_path / "pair_gt_all" / "parquet" / "brain.parquet", stored, "image")
     labels = [{"question_id": f"q{n}", "human_answer": {"overall": "A"}} for n in range(4)]
     write_lines(tmp_path / "pair_gt_all" / "brain.jsonl", labels)
     cases_of(tmp_path)
@@ -172,6 +194,111 @@ def test_images_in_a_table_are_read_from_it(tmp_path: Path) -> None:
     assert [case.images[0].read() for case in again] == [png(picture(n)) for n in range(4)]
     shutil.rmtree(cache_dir() / "tables")
     assert cases_of(tmp_path)[3].images[0].read() == png(picture(3))
+
+
+def test_a_table_that_keeps_its_time_is_read_again(layout: Any) -> None:
+    folder = layout()
+    before = read_set(str(folder))
+    table = folder / "pair_gt_all" / "parquet" / "brain.parquet"
+    changed = [row("q1", 1), row("q2", 2, question="Where is it?")]
+    _rewritten(table, lambda: write_parquet(table, changed, "image"))
+    after = read_set(str(folder))
+    assert after.digest != before.digest
+    assert "Where is it?" in {case.question for case in after.cases}
+
+
+def test_a_linked_file_has_the_images_beside_the_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "votes.jsonl", [vote()])
+    for number, folder in enumerate((tmp_path / "one", tmp_path / "other")):
+        (folder / "images").mkdir(parents=True)
+        (folder / "images" / "1.png").write_bytes(png(picture(number)))
+        (folder / "votes.jsonl").symlink_to(tmp_path / "votes.jsonl")
+        monkeypatch.chdir(folder)
+        assert cases_of(Path("votes.jsonl"))[0].images[0].read() == png(picture(number))
+        assert len(list((cache_dir() / "index").iterdir())) == number + 1
+        cases_of(folder / "votes.jsonl")
+        assert len(list((cache_dir() / "index").iterdir())) == number + 1
+
+
+def test_an_index_in_use_outlives_a_change(mixed: Path) -> None:
+    """A run that is training reads its cases to the end, whoever indexes the set anew."""
+    running = cases_of(mixed)
+    _found_image(mixed)
+    assert cases_of(mixed)[5].images[0].problem is None
+    assert [case.case_id for case in running] == [f"c{number}" for number in range(1, 8)]
+    assert running[5].images[0].problem is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["index.json", "cases.jsonl", "start.bin", "cluster.bin", "files.jsonl", "image.bin"]
+)
+def test_a_torn_index_is_built_again(mixed: Path, name: str) -> None:
+    whole = cases_of(mixed)
+    expected = list(whole)
+    path = whole.store.folder / name
+    path.write_bytes(path.read_bytes()[:-9])
+    assert list(cases_of(mixed)) == expected
+
+
+@pytest.mark.parametrize("name", ["problems.json", "digest.bin", "facts.bin"])
+def test_torn_facts_are_found_again(mixed: Path, name: str) -> None:
+    cases = cases_of(mixed)
+    expected = dict(stored_facts([cases.store]))
+    path = cases.store.folder / "pictures" / name
+    path.write_bytes(path.read_bytes()[:-9])
+    assert dict(stored_facts([cases.store])) == expected
+
+
+def test_torn_values_are_computed_again(mixed: Path) -> None:
+    store = cases_of(mixed).store
+    for torn in ("", "[1"):
+        (store.folder / "some.json").write_text(torn, encoding="utf-8")
+        assert store.kept("some", lambda: [1, 2]) == [1, 2] == store.kept("some", list)
+    for torn in ("", "abc"):
+        (store.folder / "numbers.bin").write_text(torn, encoding="utf-8")
+        found = Store(store.folder).kept_array("numbers", "<i4", lambda: np.arange(7))
+        assert found.tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("change", ["votes", "image"])
+def test_what_changes_while_it_is_read(
+    mixed: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draft = rows._draft
+
+    def changing(*given: Any) -> Any:
+        if change == "votes":
+            mixed.write_text(mixed.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        else:
+            _new_image(mixed)
+        return draft(*given)
+
+    monkeypatch.setattr(rows, "_draft", changing)
+    if change == "votes":
+        with pytest.raises(DataError, match="changed while it was read"):
+            read_set(str(mixed))
+    else:
+        read_set(str(mixed))
+    monkeypatch.setattr(rows, "_draft", draft)
+    assert cases_of(mixed)[1].images[0].digest == (
+        hashlib.sha256((mixed.parent / "images" / "2.png").read_bytes()).hexdigest()
+    )
+
+
+def test_a_cache_that_cannot_be_written(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDRM_CACHE", str(mixed / "cache"))
+    with pytest.raises(ConfigError, match=r"cannot be written .* Set MEDRM_CACHE"):
+        read_set(str(mixed))
+    with pytest.raises(ConfigError, match=r"cannot be written .* Set MEDRM_CACHE"):
+        read_set("phantom")
+
+
+def test_another_decoder_reads_a_set_again(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cases_of(mixed)
+    monkeypatch.setattr(build, "version", lambda name: f"other {name}")
+    assert cases_of(mixed).store.folder != first.store.folder
 
 
 def test_an_index_names_no_patient_and_is_private(votes_file: Any) -> None:
