@@ -57,6 +57,8 @@ class FeatureFolder:
 
     Attributes:
         damaged: how many files could not be used.
+        bytes_read: of the files that could.
+        bytes_written: of all files.
 
     Args:
         folder: where they lie, in folders named `features-...`; nothing else in it is touched.
@@ -68,6 +70,8 @@ class FeatureFolder:
         self.folder = folder
         self.most_bytes = most_bytes
         self.damaged = 0
+        self.bytes_read = 0
+        self.bytes_written = 0
         self._room = 0
         self._failed = False
 
@@ -105,6 +109,7 @@ class FeatureFolder:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # used just now
+        self.bytes_read += len(data)
         return features
 
     def write(self, tower: str, key: str, features: Features) -> None:
@@ -122,6 +127,7 @@ class FeatureFolder:
                 return
             self._make_room(len(data))
             _put(place, data)
+            self.bytes_written += len(data)
         except OSError as error:
             self._failed = True
             logger.warning("Image features are no longer written to %s: %s", self.folder, error)
@@ -192,6 +198,8 @@ class FeatureMemory:
         most_bytes: how much is kept.
         folder: where they are looked up and written as well, if anywhere.
         computed: how many images went through the tower.
+        held: how many were found in main memory.
+        read: how many were read from files.
 
     Args:
         most_bytes: how much is kept, in main memory.
@@ -202,6 +210,8 @@ class FeatureMemory:
         self.most_bytes = most_bytes
         self.folder = folder
         self.computed = 0
+        self.held = 0
+        self.read = 0
         self._held: OrderedDict[str, Features] = OrderedDict()
         self._bytes = 0
 
@@ -209,6 +219,17 @@ class FeatureMemory:
     def used(self) -> bool:
         """Whether anything is kept at all."""
         return self.most_bytes > 0 or self.folder is not None
+
+    @property
+    def summary(self) -> str:
+        """What was kept and what it gave, in one line."""
+        said = f"{self.computed} computed, {self.held} found in memory"
+        if self.folder is None:
+            return said
+        return (
+            f"{said}, {self.read} read from files ({self.folder.bytes_read / 1e6:.1f} MB read, "
+            f"{self.folder.bytes_written / 1e6:.1f} MB written, {self.folder.damaged} damaged)"
+        )
 
     def get(
         self, key: str, names: Callable[[], tuple[str, str]], compute: Callable[[], Features]
@@ -222,6 +243,7 @@ class FeatureMemory:
             compute: gives the features.
         """
         if key in self._held:
+            self.held += 1
             self._held.move_to_end(key)
             return self._held[key]
         features = self._found(names, compute)
@@ -241,6 +263,8 @@ class FeatureMemory:
         if features is None:
             features = self._computed(compute)
             self.folder.write(*place, features)
+        else:
+            self.read += 1
         return features
 
     def _computed(self, compute: Callable[[], Features]) -> Features:

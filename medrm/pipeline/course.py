@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from medrm.config import Run
@@ -12,6 +13,8 @@ from medrm.pipeline.bench import Workbench
 from medrm.pipeline.learn import train_adapter
 from medrm.pipeline.measure import refuse_trained_images
 from medrm.scorer.load import folder_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,4 +49,6 @@ def run_course(bench: Workbench) -> Course:
     controls = measures.controls_before(bench)
     train_adapter(bench)
     controls += measures.after(bench)
+    if bench.memory.used:
+        logger.info("image features: %s", bench.memory.summary)
     return Course(development, controls)

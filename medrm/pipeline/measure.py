@@ -23,7 +23,7 @@ from medrm.evaluation.tables import print_report
 from medrm.models.check import check_image_reaches
 from medrm.models.contract import Contract, read_contract
 from medrm.models.families import family_of
-from medrm.models.feature_store import memory_of
+from medrm.models.feature_store import FeatureMemory, memory_of
 from medrm.models.folder import load_adapter
 from medrm.models.identity import base_identity, saved_identity
 from medrm.models.image_features import remember_features
@@ -113,7 +113,11 @@ def evaluate_model(asked: Measurement) -> None:
         departments = Path(asked.department_map) if asked.department_map else None
         chosen = load_benchmark(asked.benchmark, asked.data_root, department_map=departments)
     _check_protocol(asked, chosen)
-    scorer = _scorer(asked, chosen, state.device)
+    options = _base_options(asked)
+    memory = memory_of(
+        options.image_feature_memory_mb, options.image_feature_dir, options.image_feature_dir_mb
+    )
+    scorer = _scorer(asked, chosen, state.device, memory)
     contract = None if isinstance(scorer, VerdictProbability | Likelihood) else scorer.contract
     limits: tuple[int | None, int | None] = (None, None)
     if contract is not None:
@@ -131,6 +135,8 @@ def evaluate_model(asked: Measurement) -> None:
         images=not asked.no_images,
         overwrite=asked.overwrite_output_dir,
     )
+    if memory.used:
+        logger.info("image features: %s", memory.summary)
     if state.is_main_process:
         print_report(result)
 
@@ -182,7 +188,7 @@ def _base_options(asked: Measurement) -> ModelOptions:
 
 
 def _scorer(
-    asked: Measurement, benchmark: Benchmark, device: torch.device
+    asked: Measurement, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
 ) -> Saved | VerdictProbability | Likelihood:
     """Returns what scores: a mock, a service, a saved model, or a base model.
 
@@ -194,7 +200,7 @@ def _scorer(
     if asked.engine != "transformers":
         return _served(asked, benchmark)
     if _is_saved(asked):
-        return _trained(asked, benchmark, device)
+        return _trained(asked, benchmark, device, memory)
     if Path(asked.model, "adapter_config.json").is_file():
         raise AdapterError(
             f"{asked.model} is an adapter without medrm.json, so neither its head nor its template "
@@ -206,30 +212,23 @@ def _scorer(
         asked.model, options.model_revision, trust_remote_code=asked.trust_remote_code
     )
     base = load_base(options, device).requires_grad_(False)
-    _remember(base, asked)
+    remember_features(base, family_of(base.config), memory)
     _check_images(base, processor, benchmark)
     if readout in BASE_READOUTS:
         return BASE_READOUTS[readout](base, processor, dimensions=benchmark.dimensions)
     return local_judge(base, processor, spec, readout, asked_about(benchmark))
 
 
-def _trained(asked: Measurement, benchmark: Benchmark, device: torch.device) -> Saved:
+def _trained(
+    asked: Measurement, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
+) -> Saved:
     folder = folder_of(asked.model, asked.revision)
     saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
     model, processor, _ = load_adapter(folder, device, shared_prefix=asked.shared_prefix)
-    _remember(without_adapter(model), asked)
+    remember_features(without_adapter(model), family_of(model.config), memory)
     trained = scorer_of(model, processor, saved, readout=asked.readout)
     _check_images(model, processor, benchmark)
     return trained
-
-
-def _remember(model: PreTrainedModel, asked: Measurement) -> None:
-    """Lets a model keep what its vision tower says of images, where asked to."""
-    options = _base_options(asked)
-    memory = memory_of(
-        options.image_feature_memory_mb, options.image_feature_dir, options.image_feature_dir_mb
-    )
-    remember_features(model, family_of(model.config), memory)
 
 
 def _as_asked(contract: Contract, asked: Measurement) -> Contract:

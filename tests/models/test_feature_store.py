@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from medrm.models import feature_store
 from medrm.models.feature_store import FeatureFolder, FeatureMemory, digest_of
@@ -136,6 +136,20 @@ def test_the_least_recently_used_go_and_nothing_else(tmp_path: Path) -> None:
     assert folder.read(TOWER, key(1)) is None
     folder.write(TOWER, key(99), features(1, 10_000))  # more than all that may be kept
     assert folder.read(TOWER, key(99)) is None
+
+
+def test_a_memory_says_what_it_gave(tmp_path: Path) -> None:
+    size = len(save(features(0.5) | {"sha256": torch.zeros(32, dtype=torch.uint8)}))
+    for again, expected in enumerate(("2 computed, 1 found in memory, 0", "0 computed, 1 found")):
+        memory = FeatureMemory(2**20, FeatureFolder(tmp_path, 2**20))
+        for number in (0, 1, 0):
+            memory.get(str(number), lambda n=number: (TOWER, key(n)), lambda: features(0.5))
+        assert memory.summary.startswith(expected)
+        assert memory.folder is not None
+        moved = (memory.folder.bytes_read, memory.folder.bytes_written)
+        assert moved == ((2 * size, 0) if again else (0, 2 * size))
+        assert memory.read == 2 * again
+    assert FeatureMemory(1).summary == "0 computed, 0 found in memory"
 
 
 def share(folder: Path, seed: int, most_bytes: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from medrm.models import feature_store
 from medrm.models.families import FAMILIES
 from medrm.models.image_features import ImagesOnce
 from medrm.models.load import load_base
-from medrm.pipeline import bench, measure
+from medrm.pipeline import bench, course, measure
 from medrm.pipeline.measure import Measurement, evaluate_model
 
 
@@ -50,8 +50,9 @@ def test_a_loaded_base_computes_equal_images_once(base: Path) -> None:
 
 
 def test_evaluations_share_a_folder(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="medrm")
     computed: list[int] = []
     count = feature_store.FeatureMemory._computed
 
@@ -81,3 +82,23 @@ def test_evaluations_share_a_folder(
     assert went[0] > 0
     assert went[1] == went[0]
     assert verdicts[0] == verdicts[1]
+    first, second = (line for line in caplog.messages if line.startswith("image features:"))
+    assert first.startswith(f"image features: {went[0]} computed, 0 found in memory, 0 read")
+    assert second.startswith(f"image features: 0 computed, 0 found in memory, {went[0]} read from")
+    assert second.endswith("MB read, 0.0 MB written, 0 damaged)")
+
+
+@pytest.mark.parametrize("megabytes", [0, 1])
+def test_a_run_says_what_was_kept(
+    megabytes: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = feature_store.FeatureMemory(megabytes * 2**20)
+    stages = SimpleNamespace(
+        before=lambda _: {}, controls_before=lambda _: [], after=lambda _: ["blank_images"]
+    )
+    monkeypatch.setattr(course, "rewards", stages)
+    monkeypatch.setattr(course, "train_adapter", lambda bench: bench.memory.get("a", str, dict))
+    with caplog.at_level("INFO", logger="medrm"):
+        course.run_course(SimpleNamespace(judge_spec=None, memory=memory))  # type: ignore[arg-type]
+    said = ["image features: 1 computed, 0 found in memory"] if megabytes else []
+    assert caplog.messages == said
