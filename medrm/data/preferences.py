@@ -68,7 +68,7 @@ def _drafts(
     problems = missing_columns(table.columns, (columns.chosen, columns.rejected))
     ids = array("q")
     for index, (place, row) in enumerate(table.rows if not problems else ()):
-        case_id = str(row.get(columns.case_id) or f"row-{index + 1:06d}")
+        case_id = _case_id(row, index, columns)
         ids.append(hash(case_id))
         try:
             images = row_images(table, index, row, _image_column(row, columns))
@@ -80,11 +80,19 @@ def _drafts(
             excluded.append(Excluded(case_id, texts))
         else:
             yield _draft(case_id, images, texts, row, columns)
-    for place, row in (table.rows[index] for index in repeats(np.array(ids)).tolist()):
-        problems.append(f"{place}: {columns.case_id} {row[columns.case_id]!r} occurs twice")
+    for index in repeats(np.array(ids)).tolist():
+        place, row = table.rows[index]
+        case_id = _case_id(row, index, columns)
+        problems.append(f"{place}: {columns.case_id} {case_id!r} occurs twice")
     problems[:0] = table.problems
     if problems:
         raise DataError(report(f"{path} has {len(problems)} problems.", problems))
+
+
+def _case_id(row: Row, index: int, columns: PreferenceColumns) -> str:
+    """Returns a row's id, which may be the number 0; of a row that states none its place."""
+    given = row.get(columns.case_id)
+    return f"row-{index + 1:06d}" if given in (None, "") else str(given)
 
 
 def _image_column(row: Row, columns: PreferenceColumns) -> str:

@@ -239,7 +239,8 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
     if not files or sum(len(Dataset.from_file(path)) for path in files) != len(data):
         folder = cache_dir() / "tables" / f"rows-{data._fingerprint}"
         if not folder.is_dir():
-            appear(folder, lambda draft: data.save_to_disk(str(draft)))
+            with _no_bars():
+                appear(folder, lambda draft: data.save_to_disk(str(draft)))
         files = tuple(sorted(map(str, folder.glob("*.arrow"))))
     return files
 

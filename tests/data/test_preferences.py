@@ -12,6 +12,7 @@ from medrm import read_cases
 from medrm.data.load import read_set
 from medrm.data.phantom import write
 from medrm.data.sources import description_names, descriptions, read_description
+from medrm.data.tables import dataset_table, row_images
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 
@@ -301,3 +302,25 @@ def test_a_description_of_another_shape_is_refused(tmp_path: Path, content: str)
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError):
         read_description(path)
+
+
+def test_ids_that_are_numbers_or_stated_by_some_rows(tmp_path: Path) -> None:
+    pair = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    rows = [pair | {"case_id": 0}, pair | {"case_id": 1}, pair, pair | {"case_id": ""}]
+    cases = read_cases(write_lines(tmp_path / "rows.jsonl", rows))
+    assert [case.case_id for case in cases] == ["0", "1", "row-000003", "row-000004"]
+    rows = [pair | {"case_id": "row-000002"}, pair]
+    with pytest.raises(DataError, match="line 2: case_id 'row-000002' occurs twice"):
+        read_cases(write_lines(tmp_path / "rows.jsonl", rows))
+
+
+def test_some_rows_of_a_table_are_stored_once(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "rows.parquet", [row(f"q{n}", n) for n in range(4)], "image")
+    seen = []
+    for _ in range(2):
+        data = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "own"))
+        table = dataset_table(data.select([1, 3]), "some", tmp_path, tmp_path)
+        (image,) = row_images(table, 1, table.rows[1][1], "image")
+        assert image.read() == png(picture(3))
+        seen.append([Path(name).stat().st_mtime_ns for name in table.files])
+    assert seen[0] == seen[1]
