@@ -103,17 +103,20 @@ def _judge_options(arguments: argparse.Namespace) -> JudgeOptions:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from medrm.evaluation.compare import compare
+    from medrm.evaluation.compare import compare, home_of
     from medrm.evaluation.tables import print_comparison
 
+    after = Path(arguments.after)
+    folder = Path(arguments.output_dir) if arguments.output_dir else home_of(after)
     result = compare(
         Path(arguments.before),
-        Path(arguments.after),
-        output_dir=Path(arguments.output_dir) if arguments.output_dir else None,
+        after,
+        output_dir=folder,
         primary=arguments.primary_dimension,
         allowed_differences=arguments.allowed_differences,
     )
     print_comparison(result)
+    logging.getLogger(__name__).info("comparison: %s", folder / "comparison.json")
     passed = result["comparable"] and result["verdict"] != "Regressed"
     return 1 if arguments.gate and not passed else 0
 
@@ -209,7 +212,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", help="evaluation folder of the base")
     parser.add_argument("after", help="evaluation folder of the trained model")
     parser.add_argument(
-        "--output_dir", help="where comparison.json goes (default: the run folder of AFTER)"
+        "--output_dir", help="where comparison.json goes (default: AFTER; the path is printed)"
     )
     parser.add_argument("--primary_dimension", help="dimension of the headline (default: overall)")
     parser.add_argument(

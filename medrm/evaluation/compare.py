@@ -53,7 +53,7 @@ def compare(
         primary: the dimension of the headline; None: overall where labelled, else the first.
         controls: name to evaluation folder of what else the trained model is compared with.
         allowed_differences: differences besides the weights that were declared beforehand.
-        output_dir: where to write; None: the run folder that holds `after_dir`.
+        output_dir: where to write; None: as `home_of` says.
         notes: sentences that a reader of the headline must know.
 
     Raises:
@@ -70,13 +70,24 @@ def compare(
     comparison["notes"] = list(dict.fromkeys([*notes, *notes_of(before, after, comparison)]))
     comparison["verdict"] = _verdict(comparison)
     comparison["headline"] = headline_sentence(comparison)
-    if output_dir is None:
-        parent = Path(after_dir).resolve().parent
-        output_dir = parent.parent if parent.name == "evaluation" else parent
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    place = Path(output_dir or home_of(after_dir))
+    place.mkdir(parents=True, exist_ok=True)
     ordered = {name: comparison[name] for name in (*_FIRST, *comparison)}
-    write_json(Path(output_dir) / "comparison.json", ordered)
+    write_json(place / "comparison.json", ordered)
     return ordered
+
+
+def home_of(after_dir: Path) -> Path:
+    """Returns where a comparison lies unless something else is asked: beside its later evaluation.
+
+    Two evaluations laid out as a run's, `FOLDER/evaluation/NAME`, have it in FOLDER; a real run has
+    a comparison of its own there, with its controls, which is replaced only on request.
+    """
+    after = Path(after_dir)
+    layout = after.resolve().parent
+    if layout.name == "evaluation" and not (layout.parent / "run.json").exists():
+        return layout.parent
+    return after
 
 
 _FIRST = ("comparable", "differences", "allowed_differences", "verdict", "headline")

@@ -85,7 +85,7 @@ def _read(folder: Path) -> RunFiles:
     if run.comparison is not None and "cells" not in run.comparison:
         raise DataError(
             f"comparison.json in {str(folder)!r} was written by an earlier version of medrm. "
-            "Run `medrm compare` on its two evaluations again."
+            "Run `medrm compare` on its two evaluations again, with this folder as --output_dir."
         )
     return run
 

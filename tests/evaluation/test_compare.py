@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
 
+from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.compare import compare
+from medrm.evaluation.page import write_page
 from medrm.evaluation.run import evaluate
 from medrm.schema import Case
 
@@ -61,6 +63,27 @@ def test_improvement_by_hand(tmp_path: Path, folder: Path) -> None:
     assert dimension["p"] == dimension["p_unadjusted"] == entry["p"]
     assert result["headline"].startswith("Improved on accuracy: 50.0 % -> 90.0 %, +40.0")
     assert json.loads((tmp_path / "comparison.json").read_text("utf-8")) == result
+
+
+def test_where_a_comparison_lies_is_said(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In AFTER; a run's own comparison, with its controls, is replaced only on request."""
+    caplog.set_level("INFO")
+    before, after = (run(folder / name, right_on(range(20))) for name in ("before", "after"))
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "comparison.json").write_text("the run's own")
+    other = run(tmp_path / "other", Rewards(oracle))
+    asked = {after: [], other: [], tmp_path: ["--output_dir", str(tmp_path)]}
+    for place, options in asked.items():
+        caplog.clear()
+        later = str(other if place == other else after)
+        assert main(["compare", str(before), later, *options]) == 0
+        assert caplog.messages[-1] == f"comparison: {place / 'comparison.json'}"
+        assert "verdict" in json.loads((place / "comparison.json").read_text("utf-8"))
+        own = (tmp_path / "comparison.json").read_text("utf-8") == "the run's own"
+        assert own == (place != tmp_path)
+    write_page(other)  # of this evaluation alone, whatever lies beside it
 
 
 def test_regression_and_no_change(folder: Path) -> None:

@@ -277,7 +277,7 @@ def test_an_unknown_declaration_is_an_error(tmp_path: Path) -> None:
     before = run(tmp_path / "b", right_on(range(20)))
     with pytest.raises(ConfigError, match=r"'readuot' is not compared\. Did you mean 'readout'"):
         compare(before, before, allowed_differences=["readuot", "dtype"])
-    assert not (tmp_path / "comparison.json").exists()
+    assert not (tmp_path / "b" / "comparison.json").exists()
 
 
 def test_parts_of_a_benchmark_are_no_headline(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_the_order_of_rows_changes_no_byte(tmp_path: Path) -> None:
     contents = set()
     for _ in range(3):
         compare(tmp_path / "b", tmp_path / "a")
-        contents.add((tmp_path / "comparison.json").read_bytes())
+        contents.add((tmp_path / "a" / "comparison.json").read_bytes())
         for name in ("b", "a"):
             path = tmp_path / name / "verdicts.jsonl"
             lines = path.read_text("utf-8").splitlines(keepends=True)

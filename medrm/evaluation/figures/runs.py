@@ -41,7 +41,8 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         DataError: a report is missing, or a file is not JSON.
     """
-    if not (folder / "comparison.json").is_file():
+    alone = (folder / "report.json").is_file()  # where a comparison may lie beside it
+    if alone or not (folder / "comparison.json").is_file():
         return RunFiles(None, read_report(folder))
     metrics = folder / "metrics.jsonl"
     try:
