@@ -43,10 +43,11 @@ from medrm.pipeline.lengths import counted, processor_digest
 from medrm.pipeline.material import Material, check_share
 from medrm.scorer.averaged import AveragedOrders
 from medrm.scorer.collate import Collator
+from medrm.scorer.likelihood import Likelihood
 from medrm.scorer.load import Saved, folder_of, scorer_of
-from medrm.scorer.readouts import Likelihood, VerdictProbability
 from medrm.scorer.reward import RewardModel
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge
+from medrm.scorer.verdict import VerdictProbability
 
 logger = logging.getLogger(__name__)
 

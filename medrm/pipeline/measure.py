@@ -33,11 +33,12 @@ from medrm.models.reward_model import without_adapter
 from medrm.pipeline.bench import settings_of
 from medrm.schema import DIMENSIONS
 from medrm.scorer.judge import Judge
+from medrm.scorer.likelihood import Likelihood
 from medrm.scorer.load import Saved, folder_of, has_contract, scorer_of
 from medrm.scorer.mocks import PREFIX, mock_judge
 from medrm.scorer.openai import OpenAIEngine
-from medrm.scorer.readouts import Likelihood, VerdictProbability
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of, sampling_of
+from medrm.scorer.verdict import VerdictProbability
 from medrm.scorer.vllm import VllmEngine
 
 logger = logging.getLogger(__name__)

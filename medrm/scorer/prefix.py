@@ -57,12 +57,6 @@ class Prefix:
         following = lengths + backbone.rope_deltas[:, 0] if rotates else lengths
         return cls(backbone, cache, mask, following, 3 if rotates else None)
 
-    def repeat(self, times: int) -> None:
-        """Puts each row `times` times in succession."""
-        self.cache.batch_repeat_interleave(times)
-        self.mask = self.mask.repeat_interleave(times, dim=0)
-        self.following = self.following.repeat_interleave(times)
-
     def select(self, rows: Sequence[int]) -> None:
         """Keeps the given rows in that order, each as often as it is named."""
         kept = torch.tensor(rows, device=self.mask.device)

@@ -211,7 +211,7 @@ class VerdictProbability:
         tails, lengths = self._ending.tails, self._shared_lengths(features, prompts)
         middles = [prompt.detail.middles for prompt in prompts]
         prefix = Prefix.of(self._model, features, lengths)
-        prefix.repeat(len(ORDERS))
+        prefix.select([row for row in range(len(prompts)) for _ in ORDERS])
         prefix.extend([order for orders in middles for order in orders])
         states = []
         for tail in tails:

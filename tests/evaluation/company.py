@@ -24,9 +24,10 @@ from medrm.schema import Case, ImageRef
 from medrm.scorer.engines import Sampling
 from medrm.scorer.generate import TransformersEngine
 from medrm.scorer.judge import Judge
-from medrm.scorer.readouts import Likelihood, VerdictProbability
+from medrm.scorer.likelihood import Likelihood
 from medrm.scorer.reward import RewardModel
 from medrm.scorer.skeleton import Skeleton
+from medrm.scorer.verdict import VerdictProbability
 
 TWO = ("accuracy", "overall")
 

@@ -59,7 +59,7 @@ def local(kind: str) -> Any:
     from medrm.scorer.engines import Sampling
     from medrm.scorer.generate import TransformersEngine
     from medrm.scorer.judge import Judge
-    from medrm.scorer.readouts import Likelihood
+    from medrm.scorer.likelihood import Likelihood
 
     torch.manual_seed(0)
     model, processor = make_tiny("qwen2_vl")

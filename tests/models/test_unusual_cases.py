@@ -20,7 +20,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collate import Collator, Row
 from medrm.scorer.contextual import orders
-from medrm.scorer.readouts import Likelihood
+from medrm.scorer.likelihood import Likelihood
 from medrm.scorer.reward import RewardModel, image_ref
 
 OPENING = "The chest radiograph shows clear lungs and no acute abnormality. " * 6

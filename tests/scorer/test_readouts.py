@@ -18,8 +18,9 @@ from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer import prefix as prefix_module
 from medrm.scorer.collate import Collator, Row
-from medrm.scorer.readouts import Likelihood, VerdictProbability
+from medrm.scorer.likelihood import Likelihood
 from medrm.scorer.round_robin import pair_of
+from medrm.scorer.verdict import VerdictProbability
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 

@@ -22,9 +22,10 @@ from medrm.scorer.engines import Sampling
 from medrm.scorer.generate import TransformersEngine
 from medrm.scorer.implicit import ImplicitReward
 from medrm.scorer.judge import Judge
-from medrm.scorer.readouts import Likelihood, VerdictProbability
+from medrm.scorer.likelihood import Likelihood
 from medrm.scorer.reward import RewardModel
 from medrm.scorer.skeleton import Skeleton
+from medrm.scorer.verdict import VerdictProbability
 
 DIMENSIONS = ("accuracy", "overall")
 TEXTS = [make_case(number, sizes=()) for number in range(3)]

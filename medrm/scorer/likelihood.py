@@ -1,8 +1,4 @@
-"""What a base model says before any training: its likelihood of an answer, and its verdict.
-
-Both are read from probabilities, so nothing is generated and nothing has to be parsed. They are the
-"before" of a reward model.
-"""
+"""What a base model says before any training: how likely an answer is to it."""
 
 from __future__ import annotations
 
@@ -17,11 +13,9 @@ from medrm.models.forked_attention import shares_prefix
 from medrm.schema import DIMENSIONS, Case
 from medrm.scorer.batches import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
 from medrm.scorer.collate import Collator
+from medrm.scorer.reward import by_case
 from medrm.scorer.settings import model_settings
 from medrm.scorer.spans import AnswerTokens, Span
-from medrm.scorer.verdict import VerdictProbability
-
-__all__ = ["Likelihood", "VerdictProbability"]
 
 
 class Likelihood:
@@ -87,5 +81,4 @@ class Likelihood:
         spans = [span for prompt in prompts for span in prompt.detail]
         parts = self._answers.log_probabilities(self._model, features.to(self._model.device), spans)
         means = torch.stack([part.mean() for part in parts])
-        ends = np.cumsum([len(prompt.rows) for prompt in prompts])
-        return np.split(to_numpy(means)[:, None], ends[:-1])
+        return by_case(to_numpy(means)[:, None], prompts)
