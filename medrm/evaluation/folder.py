@@ -23,6 +23,7 @@ from medrm.evaluation.benchmark import METRICS, Benchmark, Published
 from medrm.evaluation.measures.crossfit import fold_measures
 from medrm.evaluation.records.cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE
+from medrm.evaluation.records.lines import AGAIN
 from medrm.evaluation.records.readings import Said, rows_from_said
 from medrm.evaluation.records.verdicts import VerdictRow, write_rows
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
@@ -274,7 +275,7 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         source = CaseSet(cases=cases, **about)
         _check_read(setup, source, metrics)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not one of ours: {error}. Evaluate the model again.") from error
+        raise DataError(f"{path} is not one of ours: {error}. {AGAIN}") from error
     return setup, Benchmark(name, source, groups, published, metrics)
 
 

@@ -202,9 +202,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}. Evaluate the model again.") from error
+        raise DataError(f"{path} is not JSON: {error}. Run again what wrote it.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} holds no JSON object. Evaluate the model again.")
+        raise DataError(f"{path} holds no JSON object. Run again what wrote it.")
     return content
 
 

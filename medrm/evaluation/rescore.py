@@ -23,7 +23,7 @@ from medrm.evaluation.folder import (
 )
 from medrm.evaluation.measures.accuracy import NOT_STATED
 from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE, scores_of
-from medrm.evaluation.records.lines import write_lines
+from medrm.evaluation.records.lines import AGAIN, write_lines
 from medrm.evaluation.records.readings import (
     NOT_OFFICIAL,
     TEXTS,
@@ -32,7 +32,7 @@ from medrm.evaluation.records.readings import (
     is_official,
     read_responses,
 )
-from medrm.evaluation.records.verdicts import label_of
+from medrm.evaluation.records.verdicts import label_of, read_rows
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import DIMENSIONS, Case, Response
@@ -60,7 +60,7 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
     if "parser" in setup.settings:
         setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
     said = _said(folder, setup)
-    _check_whole(folder, said, benchmark)
+    _check_whole(folder, said, setup, benchmark)
     first = said[benchmark.cases[0].case_id].responses
     if setup.protocol == "official" and first and not is_official(first[0], setup.dimensions):
         raise ConfigError(NOT_OFFICIAL)
@@ -79,33 +79,34 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
 def _said(folder: Path, setup: Setup) -> dict[str, Said]:
     path = folder / RESPONSES_FILE
     if not path.is_file():
-        return scores_of(folder / VERDICTS_FILE)
+        return scores_of(read_rows(folder / VERDICTS_FILE))
     calls: dict[str, list[Response]] = {}
     for response in read_responses(path):
         if response.dimension not in (None, *setup.dimensions):
             raise DataError(
                 f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
-                f"evaluation is about {', '.join(setup.dimensions)}. Evaluate the model again."
+                f"evaluation is about {', '.join(setup.dimensions)}. {AGAIN}"
             )
         calls.setdefault(response.case_id, []).append(response)
     return {name: Said(name, in_order(made, setup.dimensions)) for name, made in calls.items()}
 
 
-def _check_whole(folder: Path, said: Mapping[str, Said], benchmark: Benchmark) -> None:
-    known = {case.case_id for case in benchmark.cases}
-    problems = [f"{name}: nothing was said about it" for name in sorted(known - said.keys())]
-    problems += [f"{name}: is no case of the evaluation" for name in sorted(said.keys() - known)]
-    problems += [
-        f"{name}: calls are missing or doubled" for name, one in said.items() if not one.whole
+def _check_whole(
+    folder: Path, said: Mapping[str, Said], setup: Setup, benchmark: Benchmark
+) -> None:
+    judged = set(setup.dimensions) & set(benchmark.dimensions)
+    known = {case.case_id: len(case.answers) for case in benchmark.cases}
+    problems = [
+        *(f"{name}: nothing was said about it" for name in sorted(known.keys() - said.keys())),
+        *(f"{name}: is no case of the evaluation" for name in sorted(said.keys() - known.keys())),
+        *(
+            f"{name}: {'calls' if one.responses else 'scores'} are missing or doubled"
+            for name, one in said.items()
+            if name in known and not (one.whole and one.covers(judged, known[name]))
+        ),
     ]
     if problems:
-        raise DataError(
-            report(
-                f"{folder} holds no whole evaluation. Start it again with the same options: it "
-                "goes on where it was stopped.",
-                problems,
-            )
-        )
+        raise DataError(report(f"{folder} holds no whole evaluation. {AGAIN}", problems))
 
 
 def write_official(folder: Path, cases: Sequence[Case], said: Mapping[str, Said]) -> None:

@@ -164,7 +164,15 @@ def _ask(
     scorer: Scorer, cases: Sequence[Case], journal: Journal, setup: Setup, benchmark: Benchmark
 ) -> tuple[dict[str, Said], list[VerdictRow]]:
     """Returns what the scorer says of the cases, in the order of the journal, and its rows."""
-    kept, missing = _parts(cases, journal.known, scorer.window)
+    judged = set(setup.dimensions) & set(benchmark.dimensions)
+    good = {
+        case.case_id: known
+        for case in cases
+        if (known := journal.known.get(case.case_id)) is not None
+        and not known.failed
+        and known.covers(judged, len(case.answers))
+    }
+    kept, missing = _parts(cases, good, scorer.window)
     if kept:
         _log.info("%d of %d cases are there already.", len(kept), len(cases))
     journal.start(kept)
@@ -186,24 +194,26 @@ def _ask(
 
 
 def _parts(
-    cases: Sequence[Case], known: Mapping[str, Said], window: int | None
+    cases: Sequence[Case], good: Mapping[str, Said], window: int | None
 ) -> tuple[list[Said], list[Sequence[Case]]]:
     """Returns what need not be asked again, and the cases to ask about, by windows.
 
     A window is kept whole or not at all: its cases were computed together.
+
+    Args:
+        cases: of this process.
+        good: what was said and need not be asked again, by case.
+        window: how many cases are computed together.
     """
-
-    def good(case: Case) -> bool:
-        return case.case_id in known and not known[case.case_id].failed
-
     if window is None:
-        missing = [case for case in cases if not good(case)]
-        return [known[case.case_id] for case in cases if good(case)], [missing] if missing else []
+        missing = [case for case in cases if case.case_id not in good]
+        kept = [good[case.case_id] for case in cases if case.case_id in good]
+        return kept, [missing] if missing else []
     kept, windows = [], []
     for start in range(0, len(cases), window):
         together = cases[start : start + window]
-        if all(map(good, together)):
-            kept += [known[case.case_id] for case in together]
+        if all(case.case_id in good for case in together):
+            kept += [good[case.case_id] for case in together]
         else:
             windows.append(together)
     return kept, windows

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mock_scorers import DIMENSIONS as TWO
 from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 
 from medrm.chat import PROMPTS
 from medrm.cli import main
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, DataError
 from medrm.evaluation.report import read_report
+from medrm.evaluation.rescore import rescore
 from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, Case
 from medrm.scorer.batches import Scored
@@ -91,6 +93,50 @@ def test_files_of_unknown_origin_are_not_replaced(tmp_path: Path, content: str |
     assert "--overwrite_output_dir" in str(refused.value)
     assert contents(tmp_path) == before
     run(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("line", ["[]", '{"case_id": 5}', "\ufffd"])
+@pytest.mark.parametrize("kind", ["judge", "apart", "scores"])
+def test_the_same_command_mends_a_damaged_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, line: str
+) -> None:
+    """As `medrm rescore` and `medrm compare` advise, which name the line."""
+    both = make_benchmark(make_cases("ABAB", "AABB"), TWO)
+    scorer: Any = {
+        "judge": Stopping(),
+        "apart": Writer(lambda *_: '{"accuracy": "A", "overall": "B"}', TWO, per_dimension=True),
+        "scores": Rewards(oracle, TWO),
+    }[kind]
+    run(tmp_path, scorer, benchmark=both)
+    whole = contents(tmp_path)
+    path = tmp_path / ("verdicts.jsonl" if kind == "scores" else "responses.jsonl")
+    lines = path.read_text("utf-8").splitlines()
+    damaged = (2, 4) if kind == "apart" else (1, 2)
+    for number in damaged:  # all that says anything of one case on one dimension
+        lines[number - 1] = line
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    with pytest.raises(DataError, match=f"line {damaged[0]}, is not a .*Start the same"):
+        rescore(tmp_path)
+    asked: list[str] = []
+    scorer.judge = lambda cases, judge=scorer.judge: judge(noted(cases, asked))
+    run(tmp_path, scorer, benchmark=both)
+    assert asked == ["case-000"]
+    assert [f"line {number}, is damaged" in caplog.text for number in damaged] == [True, True]
+    assert contents(tmp_path) == whole
+
+
+def noted(cases: Sequence[Case], asked: list[str]) -> Sequence[Case]:
+    asked += [case.case_id for case in cases]
+    return cases
+
+
+def test_a_dimension_of_which_nothing_is_left_is_missed(tmp_path: Path) -> None:
+    run(tmp_path, Rewards(oracle, TWO), benchmark=make_benchmark(make_cases("AB", "AB"), TWO))
+    path = tmp_path / "verdicts.jsonl"
+    rows = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(rows[2:]), "utf-8")
+    with pytest.raises(DataError, match="case-000: scores are missing"):
+        rescore(tmp_path)
 
 
 def test_a_start_that_was_killed_at_once_goes_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medrm.errors import DataError
 from medrm.evaluation.measures.accuracy import case_scores
+from medrm.evaluation.records.lines import AGAIN
 from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 from medrm.evaluation.report import Report, read_report
 
@@ -78,7 +79,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         if row.dimension not in report["ceiling"]:
             raise DataError(
                 f"verdicts.jsonl and report.json in {str(folder)!r} do not belong together: one "
-                f"judges {row.dimension!r}, the other does not. Evaluate the model again."
+                f"judges {row.dimension!r}, the other does not. {AGAIN}"
             )
         found[row.protocol][row.dimension].append(row)
     robust, official = (

@@ -9,16 +9,16 @@ Imports no torch.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from medrm.evaluation.records.lines import UNFIT, line_of, record_of
 from medrm.evaluation.records.readings import Said, in_order, response_of, response_record
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import VerdictRow, row_from
 from medrm.schema import Response
 
 RESPONSES_FILE = "responses.jsonl"
@@ -27,6 +27,8 @@ JOURNALS = ("responses.*.jsonl", "scores.*.jsonl")
 """Names of the journals that the final files replace."""
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 SYNC_S = 1.0
 """Seconds that a power cut may cost; 1,026 waits for a disk would cost more than a fast model."""
@@ -63,7 +65,7 @@ class Journal:
         self.known: dict[str, Said] = {}
         if address is not None:
             if not final.is_file():
-                self.known |= scores_of(folder / VERDICTS_FILE)
+                self.known |= scores_of(_read(folder / VERDICTS_FILE, row_from))
             for path in dict.fromkeys((final, self._responses)):
                 self.known |= _responses(path, asked)
             self.known |= _scores(self._scores)
@@ -111,15 +113,11 @@ class Journal:
                 path.unlink(missing_ok=True)
 
 
-def scores_of(path: Path) -> dict[str, Said]:
-    """Returns the scores that a scalar model's verdicts repeat, by case; none without the file.
-
-    Raises:
-        DataError: a line is no verdict.
-    """
+def scores_of(rows: Iterable[VerdictRow]) -> dict[str, Said]:
+    """Returns the scores that a scalar model's verdicts repeat, by case."""
     found: dict[str, Said] = {}
     scores: dict[str, dict[str, tuple[float, ...]]] = {}
-    for row in read_rows(path) if path.is_file() else ():
+    for row in rows:
         given = row.scores
         if row.score_a is not None and row.score_b is not None:
             given = (row.score_a, row.score_b)
@@ -136,14 +134,16 @@ def _lines(said: Said) -> bytes:
     return line_of({"case_id": said.case_id, "scores": said.scores, "reason": said.reason})
 
 
-def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> list[T]:
-    """Returns the lines that were written whole; what a damaged one said is asked again."""
+def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
+    """Yields the lines that were written whole; what a damaged one said is asked again."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    found = []
-    for line in lines:
-        with suppress(*UNFIT):
-            found.append(parse(record_of(line)))
-    return found
+    for number, line in enumerate(lines, start=1):
+        try:
+            parsed = parse(record_of(line))
+        except UNFIT as error:
+            _log.warning("%s, line %d, is damaged and asked again: %s", path, number, error)
+        else:
+            yield parsed
 
 
 def _responses(path: Path, asked: Sequence[str]) -> dict[str, Said]:

@@ -13,6 +13,11 @@ from medrm.errors import DataError
 
 Line = TypeVar("Line")
 
+AGAIN = (
+    "Start the same `medrm evaluate` again: it keeps what is intact and asks for the rest alone."
+)
+"""What to do about a damaged evaluation."""
+
 UNFIT = (ValueError, TypeError, KeyError, AttributeError)
 """What is raised for a line whose values are not those of its kind."""
 
@@ -75,6 +80,6 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Line], what: str) -
                 parsed = parse(record_of(line))
             except UNFIT as error:
                 raise DataError(
-                    f"{path}, line {number}, is not a {what}: {error}. Evaluate the model again."
+                    f"{path}, line {number}, is not a {what}: {error}. {AGAIN}"
                 ) from error
             yield parsed

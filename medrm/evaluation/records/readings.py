@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from medrm.errors import DataError
-from medrm.evaluation.records.lines import read_lines, write_lines
+from medrm.evaluation.records.lines import AGAIN, read_lines, write_lines
 from medrm.evaluation.records.verdicts import (
     LETTERS,
     TIE,
@@ -75,6 +75,16 @@ class Said:
             [_call(one) for one in self.responses if one.order == o] for o in ORDERS
         )
         return forward == backward and len(set(forward)) == len(forward)
+
+    def covers(self, dimensions: Iterable[str], answers: int) -> bool:
+        """Whether it says something of these dimensions and so many answers, or why not."""
+        if not self.responses:
+            return self.scores is None or self.scores.keys() >= {*dimensions}
+        made = {(one.dimension, one.pair) for one in self.responses}
+        names, pairs = (set(parts) for parts in zip(*made, strict=True))
+        names = {None} if None in names else {*dimensions}
+        pairs = {None} if None in pairs else {*combinations(range(answers), 2)}
+        return made >= {*product(names, pairs)}
 
     @property
     def failed(self) -> bool:
@@ -189,7 +199,7 @@ def rows_from_responses(
                 if name not in by_dimension:
                     raise DataError(
                         f"There is no response about case {case.case_id!r} ({order}) on {name}. "
-                        "Evaluate the model again."
+                        f"{AGAIN}"
                     )
                 rows.append(row_of(case, name, protocol, order, by_dimension[name]))
     return rows
@@ -314,7 +324,7 @@ def _robust(calls: Sequence[Response], asked: Sequence[str], answers: int) -> di
         if of_pair.keys() != every:
             raise DataError(
                 f"The responses about case {calls[0].case_id!r} on {name} do not compare every two "
-                f"of its {answers} answers. Evaluate the model again."
+                f"of its {answers} answers. {AGAIN}"
             )
     return {name: _round_robin(of_pair, answers) for name, of_pair in rounds.items()}
 

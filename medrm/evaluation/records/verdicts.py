@@ -101,7 +101,7 @@ def read_rows(path: Path) -> list[VerdictRow]:
     Raises:
         DataError: the file is missing, or a line is not one of ours.
     """
-    return list(read_lines(path, _parse, "verdict"))
+    return list(read_lines(path, row_from, "verdict"))
 
 
 def row_of(
@@ -135,7 +135,12 @@ def _record(row: VerdictRow) -> dict[str, Any]:
     return record
 
 
-def _parse(record: dict[str, Any]) -> VerdictRow:
+def row_from(record: dict[str, Any]) -> VerdictRow:
+    """Returns what a line of `verdicts.jsonl` says.
+
+    Raises:
+        TypeError: it is not one of ours.
+    """
     for name in ("label", "label_shares", "scores"):
         if isinstance(record.get(name), list):
             record[name] = tuple(record[name])
