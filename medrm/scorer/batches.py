@@ -158,9 +158,7 @@ class Readout(Generic[Item, Detail, Value]):
     def _encode(
         self, prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None], pixels: Pixels
     ) -> BatchFeature | None:
-        readable = [
-            prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
-        ]
+        readable = _readable(prompts, reasons)
         if not readable:
             return None
         if self.forks is not None:
@@ -169,9 +167,7 @@ class Readout(Generic[Item, Detail, Value]):
 
     def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail, Value]]:
         prompts, reasons, features = prepared
-        readable = [
-            prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None
-        ]
+        readable = _readable(prompts, reasons)
         values: Iterator[Value] = iter(())
         if features is not None:
             with torch.inference_mode():
@@ -180,6 +176,12 @@ class Readout(Generic[Item, Detail, Value]):
             Reading(prompt, next(values) if reason is None else None, reason)
             for prompt, reason in zip(prompts, reasons, strict=True)
         ]
+
+
+def _readable(
+    prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None]
+) -> list[Prompts[Detail]]:
+    return [prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None]
 
 
 class _Prepared(NamedTuple, Generic[Detail]):
