@@ -33,7 +33,8 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
     """Measures what the options ask for, prints the table and returns throughput.json.
 
     The file is written anew with each finished task and number of answers. What stops the command
-    earlier, an interrupt too, leaves what was measured until then, `complete` being false.
+    earlier, an interrupt too, leaves what was measured until then, `complete` being false. So it is
+    where one does not fit on a GPU; the others are measured.
 
     Raises:
         ConfigError: the options ask for what cannot be had; nothing is measured then.
@@ -76,8 +77,9 @@ def _check_writable(output: Path) -> None:
 
 
 def _measured(subject: Subject, options: ThroughputOptions) -> Iterator[tuple[int, list[Row]]]:
-    """Yields for each task and number of answers how many are left, and its rows."""
+    """Yields the rows of each task and number of answers, behind how many of these lack."""
     console = Console(stderr=True)
+    lacking = len(options.plan)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -88,22 +90,40 @@ def _measured(subject: Subject, options: ThroughputOptions) -> Iterator[tuple[in
         disable=not console.is_terminal,
         refresh_per_second=1,  # the bar's thread takes time from what is measured
     ) as bar:
-        for place, (task, answers) in enumerate(options.plan, start=1):
+        for task, answers in options.plan:
             name = f"{task}, {answers} answers"
-            memory = options.image_feature_memory_mb * 2**20
-            measurement = Measurement(subject, task, options.cases, answers, memory)
-            shown = bar.add_task(name, total=len(measurement.variants) * (1 + options.rounds))
-            for variant in measurement.prepare():
-                bar.update(shown, advance=1, description=f"{name}: warm-up, {variant}")
-            rate = _rate(subject, measurement.batches.row_tokens)
-            for number in range(1, options.rounds + 1):
-                for variant in measurement.round():
-                    bar.update(shown, advance=1, description=f"{name}: round {number}, {variant}")
-            rows = measurement.rows(max(rate, _rate(subject, measurement.batches.row_tokens)))
+            try:
+                rows = _rows(subject, options, task, answers, bar)
+            except torch.OutOfMemoryError:
+                subject.model.zero_grad(set_to_none=True)
+                console.print(
+                    f"{name}: does not fit on the GPU; give fewer cases or gradient_checkpointing",
+                    highlight=False,
+                )
+                continue
+            lacking -= 1
             ratios = [f"{row['variant']} {row['ratio_to_separate']['median']:.2f}x" for row in rows]
             console.print(f"{name}: {', '.join(ratios[1:])}", highlight=False)
-            bar.remove_task(shown)
-            yield len(options.plan) - place, rows
+            yield lacking, rows
+
+
+def _rows(
+    subject: Subject, options: ThroughputOptions, task: str, answers: int, bar: Progress
+) -> list[Row]:
+    name = f"{task}, {answers} answers"
+    memory = options.image_feature_memory_mb * 2**20
+    measurement = Measurement(subject, task, options.cases, answers, memory)
+    shown = bar.add_task(name, total=len(measurement.variants) * (1 + options.rounds))
+    try:
+        for variant in measurement.prepare():
+            bar.update(shown, advance=1, description=f"{name}: warm-up, {variant}")
+        rate = _rate(subject, measurement.batches.row_tokens)
+        for number in range(1, options.rounds + 1):
+            for variant in measurement.round():
+                bar.update(shown, advance=1, description=f"{name}: round {number}, {variant}")
+        return measurement.rows(max(rate, _rate(subject, measurement.batches.row_tokens)))
+    finally:
+        bar.remove_task(shown)
 
 
 def _rate(subject: Subject, tokens: int) -> float:

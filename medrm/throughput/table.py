@@ -50,7 +50,7 @@ def print_rows(report: Mapping[str, Any], console: Console | None = None) -> Non
         highlight=False,
     )
     if not report["complete"]:
-        console.print("Stopped before all was measured.")
+        console.print("Not all was measured.")
     padded = max(row["padded_share"] for row in report["rows"])
     if padded > 0:
         console.print(f"Up to {padded:.1%} of the separate rows is padding.", highlight=False)
