@@ -70,7 +70,9 @@ def mean(values: Iterable[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def mean_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
+def mean_interval(
+    values: Sequence[float], clusters: Sequence[str], span: tuple[float, float] | None = None
+) -> Interval:
     """Returns the mean of `values` (n) with its cluster-robust interval.
 
     With cluster sums S_c over n_c cases and mean m:
@@ -82,12 +84,28 @@ def mean_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
     within clusters: a few large clusters count as few. The 95 % interval is not cut at 0 and 1.
     The design effect is V / (s^2 / n), s^2 the variance of the scores (Kish 1965).
 
+    Where all values are the same m, V is 0 and says nothing. Then up to q = z^2 / (G + z^2) of the
+    clusters may have another mean, Wilson's upper bound after none of G, anywhere in the span
+    [a, b]: the interval is [m - q (m - a), m + q (b - m)]. For differences of -1, 0, 1 in [-1, 1]
+    that is the score interval of Tango (1998, Statistics in Medicine 17(8)).
+
+    Args:
+        values: n scores, or differences of them.
+        clusters: of each.
+        span: smallest and largest value that there could be; None: equal values have an interval of
+            no width.
+
     Raises:
         ValueError: there is no value.
     """
     spread = _spread(values, clusters)
     if spread.clusters < 2:
         return _interval(spread, None, None)
+    if span is not None and spread.design_effect is None:
+        z_squared = float(stats.norm.ppf(0.975)) ** 2
+        others, mean = z_squared / (spread.clusters + z_squared), spread.mean
+        low, high = mean - others * (mean - span[0]), mean + others * (span[1] - mean)
+        return _interval(spread, low, high)
     half = float(stats.t.ppf(0.975, spread.freedom)) * spread.variance**0.5
     return _interval(spread, spread.mean - half, spread.mean + half)
 
@@ -136,7 +154,8 @@ def bootstrap_intervals(
         seed: of the draws.
 
     Returns:
-        For each column low and high; None where fewer than two clusters have a label.
+        For each column low and high; None where fewer than two clusters have a label, or all values
+        are the same, so that no draw differs.
     """
     _, counts = labelled_sums(values, clusters)
     groups = (counts > 0).sum(axis=0)
@@ -144,8 +163,9 @@ def bootstrap_intervals(
         return [None] * values.shape[1]
     _, means = resampled_means(values, clusters, resamples, seed)
     found: list[tuple[float, float] | None] = []
-    for column, number in zip(means.T, groups.tolist(), strict=True):
-        if number < 2:
+    alike = [len({*column[~np.isnan(column)].tolist()}) < 2 for column in values.T]
+    for column, number, same in zip(means.T, groups.tolist(), alike, strict=True):
+        if number < 2 or same:
             found.append(None)
             continue
         tail = stats.norm.sf((number / (number - 1)) ** 0.5 * stats.t.ppf(0.975, number - 1))

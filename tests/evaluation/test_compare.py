@@ -18,6 +18,8 @@ from medrm.evaluation.page import write_page
 from medrm.evaluation.run import evaluate
 from medrm.schema import Case
 
+Z = 1.959963984540054
+
 ENTRY = ("dimension", "before", "after", "delta", "ci95", "p")
 
 
@@ -96,13 +98,14 @@ def test_regression_and_no_change(folder: Path) -> None:
 
 
 def test_an_interval_above_zero_is_not_enough(folder: Path) -> None:
-    """All cases of five clusters are fixed: no spread, but five signs are alike with p 2 / 2^5."""
+    """All cases of five clusters are fixed, but five signs are alike with p 2 / 2^5."""
     before, after = (
         run(folder / name, scorer, "AB" * 5)
         for name, scorer in (("before", right_on(range(0))), ("after", Rewards(oracle)))
     )
     result = compare(before, after)
-    assert result["primary"]["ci95"] == [1.0, 1.0]
+    assert result["primary"]["ci95"] == pytest.approx([(5 - Z**2) / (5 + Z**2), 1.0])
+    assert result["primary"]["ci95"][0] > 0
     assert result["primary"]["p"] == pytest.approx(2 / 2**5, abs=0.01)
     assert result["verdict"] == "Not shown"
 

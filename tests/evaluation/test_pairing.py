@@ -90,6 +90,8 @@ def test_cells_are_adjusted_by_group(tmp_path: Path) -> None:
     assert [brain[key] for key in ("before", "after", "delta")] == [0.5, 1.0, 0.5]
     assert brain["p"] == pytest.approx(2 / 2**10, abs=0.003)
     assert (lung["delta"], lung["p"]) == (0.0, 1.0)
+    # No case of its 20 clusters changed: not certainly none of others.
+    assert lung["ci95"] == pytest.approx([-0.1611, 0.1611], abs=1e-4)
     assert [brain["p_bh"], lung["p_bh"]] == benjamini_hochberg([brain["p"], lung["p"]])
 
 
@@ -185,7 +187,7 @@ def test_a_gain_of_format_is_named(tmp_path: Path) -> None:
     assert result["verdict"] == "Not shown"
     assert result["notes"] == [
         "Part of the official gain is output format: of its +100.0 points on overall, 100.0 "
-        "(95 % CI +100.0 to +100.0) vanish when the same replies are read by the strict parser."
+        "(95 % CI +51.7 to +116.1) vanish when the same replies are read by the strict parser."
     ]
     assert result["gain"]["creativity"] == {"judgement": 0.0, "format": 1.0}
     assert compare(tmp_path / "a", tmp_path / "a")["notes"] == []

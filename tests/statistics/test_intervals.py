@@ -92,6 +92,33 @@ def test_one_cluster_has_no_interval_and_no_value_is_an_error(
         interval([1], [])
 
 
+def tango(delta: float, fixed: int, broken: int, n: int) -> float:
+    """The score statistic of a paired difference; source: Tango (1998), equations 2 to 4."""
+    a, c = 2 * n, -broken * delta * (1 - delta)
+    b = -fixed - broken + (2 * n - fixed + broken) * delta
+    share = (math.sqrt(b * b - 4 * a * c) - b) / (2 * a)
+    return (fixed - broken - n * delta) / math.sqrt(n * (2 * share + delta * (1 - delta)))
+
+
+@pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (12, 0), (0, 12)])
+def test_equal_differences_have_the_score_interval(fixed: int, broken: int) -> None:
+    value = (fixed - broken) / 12
+    result = mean_interval([value] * 12, names_of([1] * 12), span=(-1.0, 1.0))
+    low, high = result.bounds
+    assert result.design_effect is None
+    assert low == -1.0 if broken else tango(low, fixed, broken, 12) == pytest.approx(1.96, abs=1e-3)
+    assert (
+        high == 1.0 if fixed else tango(high, fixed, broken, 12) == pytest.approx(-1.96, abs=1e-3)
+    )
+    clustered = mean_interval([value] * 24, names_of([2] * 12), span=(-1.0, 1.0))
+    assert clustered.bounds == result.bounds  # 12 clusters, whatever their size
+    right = mean_interval([1.0] * 12, names_of([1] * 12), span=(0.0, 1.0))
+    assert right.bounds == pytest.approx(list(proportion_confint(12, 12, method="wilson")))
+    between = mean_interval([0.25] * 12, names_of([1] * 12), span=(-1.0, 1.0))
+    assert between.low < 0.25 < between.high
+    assert bootstrap_intervals(np.full((12, 1), value), names_of([1] * 12)) == [None]
+
+
 def test_equal_scores_have_no_design_effect() -> None:
     result = mean_interval([1, 1, 1], ["x", "x", "y"])
     assert (result.bounds, result.design_effect) == ([1.0, 1.0], None)

@@ -100,7 +100,7 @@ def _excess(
         tuple({dimension: of[dimension]} for of in side) for side in scores
     )
     gain, other = pair(before, after, old, new), pair(before, after, old_other, new_other)
-    entry = paired_entry(other.differences[:, 0], gain.differences[:, 0], gain.clusters)
+    entry = paired_entry(other.differences[:, 0], gain.differences[:, 0], gain.clusters, widest=2.0)
     if entry["ci95"] is None or entry["ci95"][0] <= 0 or entry["after"] <= 0:
         return None
     low, high = entry["ci95"]

@@ -80,10 +80,13 @@ def pair(before: Evaluation, after: Evaluation, early: Scores, late: Scores) -> 
     return Pairing(names, cases, [after.clusters[case] for case in cases], old, new)
 
 
-def paired_entry(before: Floats, after: Floats, clusters: Sequence[str]) -> Entry:
+def paired_entry(
+    before: Floats, after: Floats, clusters: Sequence[str], widest: float = 1.0
+) -> Entry:
     """Returns the means of two columns of scores (n) and their difference with its interval.
 
-    Rows with NaN are left out; all is None where nothing else is left.
+    Rows with NaN are left out; all is None where nothing else is left. `widest` is the largest
+    difference that there could be.
     """
     kept = ~(np.isnan(before) | np.isnan(after))
     entry: Entry = {**dict.fromkeys(("before", "after", "delta", "ci95")), "n": int(kept.sum())}
@@ -91,7 +94,7 @@ def paired_entry(before: Floats, after: Floats, clusters: Sequence[str]) -> Entr
     if not kept.any():
         return entry
     chosen = [cluster for cluster, keep in zip(clusters, kept, strict=True) if keep]
-    interval = mean_interval((after - before)[kept].tolist(), chosen)
+    interval = mean_interval((after - before)[kept].tolist(), chosen, span=(-widest, widest))
     return entry | {
         "before": fmean(before[kept]),
         "after": fmean(after[kept]),

@@ -84,6 +84,6 @@ def _distances(scores: Floats, best: int, clusters: list[str]) -> list[dict[str,
     p = sign_flip_test(differences, clusters).adjusted
     found = []
     for column, adjusted in zip(differences.T, p, strict=True):
-        interval = mean_interval(column.tolist(), clusters)
+        interval = mean_interval(column.tolist(), clusters, span=(-1.0, 1.0))
         found.append({"delta": interval.mean, "ci95": interval.bounds, "p": adjusted})
     return found
