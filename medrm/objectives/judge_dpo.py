@@ -20,7 +20,7 @@ from medrm.objectives.base import Objective
 from medrm.objectives.judge_arguments import JudgeDPOConfig
 from medrm.objectives.judge_collate import Writer, Written, numbered, preferred
 from medrm.objectives.judge_run import (
-    Quiet,
+    Referenced,
     Rows,
     check_judge,
     check_rationales,
@@ -41,7 +41,7 @@ Pair = tuple[Written, Written]
 """What is preferred, and to what."""
 
 
-class JudgeDPOTrainer(Quiet, DPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeDPOTrainer(Referenced, DPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, quiet."""
 
 

@@ -22,7 +22,7 @@ from medrm.objectives.base import Objective
 from medrm.objectives.judge_arguments import JudgeGRPOConfig
 from medrm.objectives.judge_collate import numbered, prompt_messages
 from medrm.objectives.judge_run import (
-    Quiet,
+    Referenced,
     Rows,
     check_judge,
     judge_prompt,
@@ -38,7 +38,7 @@ from medrm.scorer.collate import Collator, Pixels, decode_into
 NAME = "judge_grpo"
 
 
-class JudgeGRPOTrainer(Quiet, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOTrainer(Referenced, GRPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, quiet."""
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config import Run
 from medrm.data.images import ImageFacts
@@ -63,6 +65,20 @@ class Quiet:
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes nothing: the adapter folder has a card of its own."""
+
+
+class Referenced(Quiet):
+    """Of an adapter beside which TRL may keep its start as the reference."""
+
+    model: PeftModel
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Loads the trained adapter, too: older versions load the reference beside it alone."""
+        super()._load_from_checkpoint(  # type: ignore[misc] # of the trainer behind it
+            resume_from_checkpoint, model
+        )
+        weights = load_peft_weights(resume_from_checkpoint, device="cpu")
+        set_peft_model_state_dict(self.model, weights)
 
 
 def judge_prompt(run: Run) -> JudgePrompt:
