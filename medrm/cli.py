@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from medrm import __version__
 from medrm.config import READOUTS, CommandParser, JudgeOptions, ModelOptions
 from medrm.errors import MedrmError, printable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk, a quota and a limit on a file's size say when they take no more."""
 
 
 def quiet_libraries() -> None:
@@ -46,21 +50,34 @@ class _Plain(logging.Formatter):
 def guarded(action: Callable[[], int | None]) -> int:
     """Runs `action` and returns the exit status: 0 done, 2 the input is wrong, 130 interrupted.
 
-    Anything else that fails keeps its traceback and ends with status 1. An action that returns a
-    number has said its status itself.
+    A full disk is told without a traceback, with status 1; anything else that fails keeps its
+    traceback and ends with status 1. An action that returns a number has said its status itself.
     """
     quiet_libraries()
     try:
         status = action()
     except MedrmError as error:
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" (process {rank})"
-        sys.stderr.write(f"Error{where}: {printable(str(error))}\n")
+        _say(str(error))
         return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _say(
+            f"{error.filename or 'A file'} could not be written: {error.strerror}. Make room there "
+            "and start the same command again: an evaluation goes on where it was stopped, a "
+            "training with --resume_from_checkpoint true."
+        )
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130  # as of a process that SIGINT ended
     return status or 0
+
+
+def _say(problem: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    where = "" if rank == "0" else f" (process {rank})"
+    sys.stderr.write(f"Error{where}: {printable(problem)}\n")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

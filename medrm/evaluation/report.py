@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from medrm.evaluation.measures.length import length_measures
 from medrm.evaluation.measures.metrics import benchmark_metrics
 from medrm.evaluation.measures.parsing import kind_of, parsing_measures, verdict_mass
 from medrm.evaluation.measures.structure import structure_measures
+from medrm.evaluation.records.lines import write_whole
 from medrm.evaluation.records.readings import TEXTS
 from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
 from medrm.schema import Response
@@ -162,7 +162,7 @@ def write_report(folder: Path, report: Report) -> None:
     """Writes `report.json` and, where the official protocol was run, `official.csv`."""
     write_json(folder / "report.json", report)
     if "official" in report["protocols"]:
-        (folder / "official.csv").write_text(official_csv(report), encoding="utf-8")
+        write_whole(folder / "official.csv", [official_csv(report).encode()])
 
 
 def read_report(folder: Path) -> Report:
@@ -187,10 +187,8 @@ def read_report(folder: Path) -> Report:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, [text.encode(), b"\n"])
 
 
 def read_json(path: Path) -> dict[str, Any]:

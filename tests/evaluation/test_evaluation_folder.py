@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mock_scorers import DIMENSIONS as TWO
 from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 
 from medrm.chat import PROMPTS
-from medrm.cli import main
+from medrm.cli import guarded, main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.report import read_report
 from medrm.evaluation.rescore import rescore
@@ -147,6 +147,49 @@ def test_a_start_that_was_killed_at_once_goes_on(tmp_path: Path) -> None:
             path.unlink()
     run(tmp_path)
     assert contents(tmp_path) == whole
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[int], None]]:
+    """Limits the size of the files that this process may write, as a full disk would."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("scorer", [Stopping(), Rewards(oracle)], ids=["judge", "scores"])
+@pytest.mark.parametrize("share", [0.03, 0.4, 0.9])
+def test_a_full_disk_stops_an_evaluation_that_goes_on(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    limited: Callable[[int], None],
+    scorer: Any,
+    share: float,
+) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "full"
+    run(whole, scorer)
+    largest = max(path.stat().st_size for path in whole.iterdir())
+
+    def evaluated() -> int:
+        return guarded(lambda: run(folder, scorer))
+
+    limited(int(share * largest))
+    assert evaluated() == 1
+    limited(2**30)
+    message = capsys.readouterr().err
+    assert message.startswith(f"Error: {folder}/")
+    assert ".jsonl could not be written: File too large. Make room" in message or share == 0.03
+    assert "goes on where it was stopped" in message
+    assert "Traceback" not in message
+    assert not list(folder.glob("*.partial"))
+    assert evaluated() == 0
+    assert contents(folder) == contents(whole)
+
+
+def test_other_errors_of_the_system_keep_their_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        guarded(lambda: Path("missing").unlink())
 
 
 def test_the_command_refuses_another_model(

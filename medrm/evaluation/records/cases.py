@@ -19,7 +19,7 @@ from typing import Any
 
 from medrm.data.images import decode
 from medrm.errors import DataError
-from medrm.evaluation.records.lines import read_lines, write_lines
+from medrm.evaluation.records.lines import read_lines, write_lines, write_whole
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 
 CASES_FILE = "cases.jsonl"
@@ -93,9 +93,7 @@ def _write_image(folder: Path, ref: ImageRef) -> str | None:
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY)
-    partial_place = place.with_suffix(".partial")
-    partial_place.write_bytes(buffer.getvalue())
-    partial_place.replace(place)
+    write_whole(place, [buffer.getvalue()])
     return None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from medrm.evaluation.records.lines import UNFIT, line_of, record_of
+from medrm.evaluation.records.lines import UNFIT, line_of, record_of, write_whole, writing
 from medrm.evaluation.records.readings import Said, in_order, response_of, response_record
 from medrm.evaluation.records.verdicts import VerdictRow, row_from
 from medrm.schema import Response
@@ -81,18 +81,18 @@ class Journal:
             if not wanted:
                 path.unlink(missing_ok=True)
             elif not path.is_file() or path.read_bytes() != content:
-                partial = path.with_name(path.name + ".partial")
-                partial.write_bytes(content)
-                partial.replace(path)
+                write_whole(path, [content])
 
     def append(self, said: Said) -> None:
         """Adds a case; when this returns, it outlives the process."""
-        if self._file is None:
-            self._file = (self._responses if said.responses else self._scores).open("ab")
-        self._file.write(_lines(said))
-        self._file.flush()
-        if time.monotonic() - self._synced >= SYNC_S:
-            self._sync()
+        path = self._responses if said.responses else self._scores
+        with writing(path):
+            if self._file is None:
+                self._file = path.open("ab")
+            self._file.write(_lines(said))
+            self._file.flush()
+            if time.monotonic() - self._synced >= SYNC_S:
+                self._sync()
 
     def _sync(self) -> None:
         if self._file is not None:
@@ -102,8 +102,9 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._sync()
-            self._file.close()
+            with writing(Path(self._file.name)):
+                self._sync()
+                self._file.close()
             self._file = None
 
     def remove(self) -> None:

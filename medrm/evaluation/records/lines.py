@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, written whole or not at all."""
+"""Files written whole or not at all, most of them of one JSON object a line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +23,35 @@ UNFIT = (ValueError, TypeError, KeyError, AttributeError)
 """What is raised for a line whose values are not those of its kind."""
 
 
-def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line; the file appears only when it is complete."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file in the error of a disk that takes no more, which does not say so itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
+    """Writes a file, which appears only when it is complete.
+
+    Raises:
+        OSError: it cannot be written; it names the file, and nothing of it is left.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.writelines(map(line_of, records))
-    os.replace(partial, path)
+    try:
+        with writing(path), partial.open("wb") as file:
+            file.writelines(parts)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, as `write_whole` does."""
+    write_whole(path, map(line_of, records))
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:
