@@ -125,7 +125,7 @@ def test_a_row_holds_both_protocols_and_what_was_read() -> None:
         "official_micro": 0.95,
         "official_macro": 0.22,
         "rank_range": [1, 2],
-        "to_best": {"delta": 0.0, "ci95": [0.0, 0.0], "p": 1.0},
+        "to_best": {"delta": 0.0, "ci95": pytest.approx([-0.0876, 0.0876], abs=1e-4), "p": 1.0},
     }
     assert table()["benchmark"]["digest"] == "d1"
 
