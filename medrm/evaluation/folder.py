@@ -24,7 +24,7 @@ from medrm.evaluation.measures.crossfit import fold_measures
 from medrm.evaluation.records.cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.lines import AGAIN
-from medrm.evaluation.records.readings import Said, rows_from_said
+from medrm.evaluation.records.readings import NOT_OFFICIAL, Said, is_official, rows_from_said
 from medrm.evaluation.records.verdicts import VerdictRow, write_rows
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.schema import Case
@@ -289,7 +289,14 @@ def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
 
 
 def rows_of(said: Said, case: Case, setup: Setup, dimensions: Sequence[str]) -> list[VerdictRow]:
-    """Returns the lines of `verdicts.jsonl` about one case."""
+    """Returns the lines of `verdicts.jsonl` about one case.
+
+    Raises:
+        ConfigError: the official protocol alone is asked for, and cannot read this judge.
+    """
+    official = not said.responses or is_official(said.responses[0], setup.dimensions)
+    if setup.protocol == "official" and not official:
+        raise ConfigError(NOT_OFFICIAL)
     protocols = PROTOCOLS[setup.protocol]
     return rows_from_said(case, said, setup.dimensions, dimensions, setup.readout, protocols)
 

@@ -24,7 +24,8 @@ from medrm.evaluation.measures.crossfit import temperature_of
 from medrm.evaluation.records.cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
 from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.lines import read_lines, write_lines
-from medrm.evaluation.records.readings import Said, read_responses, write_responses
+from medrm.evaluation.records.readings import Said
+from medrm.evaluation.records.responses import read_responses, write_responses
 from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 from medrm.evaluation.report import Report
 from medrm.schema import Response
@@ -52,7 +53,7 @@ class Fold:
     @cached_property
     def rows(self) -> list[VerdictRow]:
         """Its verdicts."""
-        return list(read_rows(self.folder / VERDICTS_FILE))
+        return read_rows(self.folder / VERDICTS_FILE)
 
     @cached_property
     def responses(self) -> list[Response]:
@@ -64,7 +65,7 @@ class Fold:
         """The temperature of its model's probabilities."""
         if self.development is None:
             return None
-        return temperature_of(list(read_rows(self.development / VERDICTS_FILE)), primary)
+        return temperature_of(read_rows(self.development / VERDICTS_FILE), primary)
 
 
 def notes_of_folds(folds: int, seed: int) -> list[str]:

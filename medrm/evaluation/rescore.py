@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medrm.errors import ConfigError, DataError, report
+from medrm.errors import DataError, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folder import (
     Setup,
@@ -22,20 +22,19 @@ from medrm.evaluation.folder import (
     write_setup,
 )
 from medrm.evaluation.measures.accuracy import NOT_STATED
-from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE, scores_of
-from medrm.evaluation.records.lines import AGAIN, write_lines
-from medrm.evaluation.records.readings import (
-    NOT_OFFICIAL,
-    TEXTS,
-    Said,
-    in_order,
-    is_official,
-    read_responses,
+from medrm.evaluation.records.journal import (
+    RESPONSES_FILE,
+    VERDICTS_FILE,
+    calls_of,
+    scores_of,
 )
+from medrm.evaluation.records.lines import AGAIN, write_lines
+from medrm.evaluation.records.readings import TEXTS, Said
+from medrm.evaluation.records.responses import read_responses
 from medrm.evaluation.records.verdicts import label_of, read_rows
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
-from medrm.schema import DIMENSIONS, Case, Response
+from medrm.schema import DIMENSIONS, Case
 
 OFFICIAL_FOLDER = "official"
 
@@ -61,9 +60,6 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
         setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
     said = _said(folder, setup)
     _check_whole(folder, said, setup, benchmark)
-    first = said[benchmark.cases[0].case_id].responses
-    if setup.protocol == "official" and first and not is_official(first[0], setup.dimensions):
-        raise ConfigError(NOT_OFFICIAL)
     rows = [
         row
         for case in benchmark.cases
@@ -80,15 +76,14 @@ def _said(folder: Path, setup: Setup) -> dict[str, Said]:
     path = folder / RESPONSES_FILE
     if not path.is_file():
         return scores_of(read_rows(folder / VERDICTS_FILE))
-    calls: dict[str, list[Response]] = {}
-    for response in read_responses(path):
+    responses = list(read_responses(path))
+    for response in responses:
         if response.dimension not in (None, *setup.dimensions):
             raise DataError(
                 f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
                 f"evaluation is about {', '.join(setup.dimensions)}. {AGAIN}"
             )
-        calls.setdefault(response.case_id, []).append(response)
-    return {name: Said(name, in_order(made, setup.dimensions)) for name, made in calls.items()}
+    return calls_of(responses, setup.dimensions)
 
 
 def _check_whole(

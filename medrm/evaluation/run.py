@@ -28,13 +28,8 @@ from medrm.evaluation.folder import (
     rows_of,
 )
 from medrm.evaluation.records.journal import RESPONSES_FILE, Journal
-from medrm.evaluation.records.readings import (
-    NOT_OFFICIAL,
-    Said,
-    is_official,
-    said_of,
-    write_responses,
-)
+from medrm.evaluation.records.readings import Said, said_of
+from medrm.evaluation.records.responses import write_responses
 from medrm.evaluation.records.verdicts import VerdictRow
 from medrm.evaluation.report import Report
 from medrm.schema import Case
@@ -183,8 +178,6 @@ def _ask(
     ]
     try:
         for one in _heard(scorer, missing, benchmark.name, len(cases), len(kept)):
-            if setup.protocol == "official":
-                _check_official(one, setup.dimensions)
             rows += rows_of(one, by_id[one.case_id], setup, benchmark.dimensions)
             journal.append(one)
             said[one.case_id] = one
@@ -243,11 +236,6 @@ def _heard(
                 yield said_of(presented, scorer.dimensions)
                 presented = []
                 bar.advance(task)
-
-
-def _check_official(said: Said, asked: Sequence[str]) -> None:
-    if said.responses and not is_official(said.responses[0], asked):
-        raise ConfigError(NOT_OFFICIAL)
 
 
 def _check_all(benchmark: Benchmark, said: Mapping[str, Said]) -> None:

@@ -24,7 +24,7 @@ from medrm.errors import ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.records.journal import RESPONSES_FILE
-from medrm.evaluation.records.readings import read_responses
+from medrm.evaluation.records.responses import read_responses
 from medrm.evaluation.run import Scorer, evaluate
 from medrm.models.adapter import add_adapter
 from medrm.models.check import check_image_reaches

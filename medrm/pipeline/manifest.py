@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.config import Run
+from medrm.evaluation.records.lines import write_whole
 
 PACKAGES = (
     "medrm",
@@ -68,6 +69,5 @@ def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int
         "git_commit": git_commit(),
         "data": data,
     }
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)  # a killed run can be gone on with only if this file is whole
+    # A killed run can be gone on with only if this file is whole.
+    write_whole(path, [json.dumps(content, indent=2, default=str).encode(), b"\n"])

@@ -10,7 +10,7 @@ import pytest
 from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.records.readings import read_responses
+from medrm.evaluation.records.responses import read_responses
 from medrm.evaluation.records.verdicts import read_rows
 from medrm.evaluation.report import Report
 from medrm.evaluation.run import evaluate

@@ -13,7 +13,8 @@ import pytest
 from mock_scorers import Answered, Writer, make_benchmark, make_cases
 
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.records.readings import read_responses, rows_from_responses
+from medrm.evaluation.records.readings import rows_from_responses
+from medrm.evaluation.records.responses import read_responses
 from medrm.evaluation.records.verdicts import VerdictRow, read_rows
 from medrm.evaluation.report import read_report
 from medrm.evaluation.run import evaluate

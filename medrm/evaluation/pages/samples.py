@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medrm.evaluation.records.cases import CASES_FILE, read_stored_cases
-from medrm.evaluation.records.readings import TEXTS, is_official, read_responses
+from medrm.evaluation.records.readings import TEXTS, is_official
+from medrm.evaluation.records.responses import read_responses
 from medrm.evaluation.records.verdicts import VerdictRow, label_of, read_rows
 from medrm.parsers import parse_verdict
 from medrm.schema import Case, ImageRef, Label, RankingLabel, Response

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from medrm.evaluation.records.lines import UNFIT, line_of, record_of, write_whole, writing
-from medrm.evaluation.records.readings import Said, in_order, response_of, response_record
+from medrm.evaluation.records.readings import Said, in_order
+from medrm.evaluation.records.responses import response_of, response_record
 from medrm.evaluation.records.verdicts import VerdictRow, row_from
 from medrm.schema import Response
 
@@ -129,6 +130,14 @@ def scores_of(rows: Iterable[VerdictRow]) -> dict[str, Said]:
     return found | {case_id: Said(case_id, scores=given) for case_id, given in scores.items()}
 
 
+def calls_of(responses: Iterable[Response], asked: Sequence[str]) -> dict[str, Said]:
+    """Returns a judge's calls by case, each one's in their order."""
+    calls: dict[str, list[Response]] = {}
+    for response in responses:
+        calls.setdefault(response.case_id, []).append(response)
+    return {name: Said(name, in_order(made, asked)) for name, made in calls.items()}
+
+
 def _lines(said: Said) -> bytes:
     if said.responses:
         return b"".join(line_of(response_record(one)) for one in said.responses)
@@ -148,12 +157,8 @@ def _read(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
 
 
 def _responses(path: Path, asked: Sequence[str]) -> dict[str, Said]:
-    calls: dict[str, list[Response]] = {}
-    for response in _read(path, response_of):
-        if response.dimension in (None, *asked):
-            calls.setdefault(response.case_id, []).append(response)
-    found = {name: Said(name, in_order(made, asked)) for name, made in calls.items()}
-    return {name: said for name, said in found.items() if said.whole}
+    known = (one for one in _read(path, response_of) if one.dimension in (None, *asked))
+    return {name: said for name, said in calls_of(known, asked).items() if said.whole}
 
 
 def _scores(path: Path) -> dict[str, Said]:
