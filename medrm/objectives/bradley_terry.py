@@ -24,7 +24,13 @@ from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.base import Objective, autocast_under_deepspeed
 from medrm.objectives.batching import Layout, check_budget, layout_of
 from medrm.objectives.losses import initial_tie
-from medrm.objectives.probe import PooledHead, lookup, pooled_states, trains_head_alone
+from medrm.objectives.probe import (
+    PooledHead,
+    learned_from,
+    lookup,
+    pooled_states,
+    trains_head_alone,
+)
 from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.trainer import MakeRows, PreferenceTrainer
 from medrm.schema import Case
@@ -149,7 +155,8 @@ def build_trainer(
     check_budget(args.max_tokens_per_batch, together(train, development), lengths, layout)
     make_rows: MakeRows = encode
     if trains_head_alone(model):
-        states = pooled_states(model, args, encode, together(train, development), lengths)
+        met = learned_from(args, train, lengths)
+        states = pooled_states(model, args, encode, together(met, development), lengths)
         trained, make_rows = PooledHead(head), functools.partial(lookup, states)
         args.dataloader_num_workers = 0
         args.activation_offloading = False

@@ -7,16 +7,20 @@ steps and loss stay those of the ordinary trainer; only the rows of a batch are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 
+from medrm.data.columns import chosen, column
 from medrm.data.index import Lengths
 from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
@@ -45,9 +49,70 @@ def trains_head_alone(model: PreTrainedModel | PeftModel) -> bool:
     return all(id(p) in head for p in model.parameters() if p.requires_grad)
 
 
-def lookup(states: Mapping[str, Tensor], cases: Sequence[Case]) -> dict[str, Tensor]:
+def lookup(states: PooledStates, cases: Sequence[Case]) -> dict[str, Tensor]:
     """Returns the rows of cases: their states, one for each answer, case-major."""
-    return {"states": torch.cat([states[case.case_id] for case in cases])}
+    return {"states": torch.cat([states.of(case) for case in cases])}
+
+
+class PooledStates:
+    """What the head reads of cases, (K, O, H) for each, in a file that is mapped into memory.
+
+    The processes of a machine share the file, which one of them writes; it has no name any more
+    once all have it open, and is gone when the last of them ends.
+
+    Args:
+        path: of the file, anew.
+        cases: whose states follow each other in it.
+        writes: whether this process is the one.
+    """
+
+    def __init__(self, path: Path, cases: Sequence[Case], writes: bool) -> None:
+        self._path, self._writes = path, writes
+        answers = column(cases, "answers").astype(np.int64)
+        self._starts, self._count = np.cumsum(answers) - answers, int(answers.sum())
+        self._rows: dict[str, int] = {}
+        self._values: Tensor | None = None
+
+    def add(self, place: int, case_id: str, own: Tensor) -> None:
+        """Keeps the states of the case at a place; all processes add the same, in one order."""
+        start = self._rows[case_id] = int(self._starts[place])
+        if self._values is None:
+            self._values = self._mapped(own)
+        if self._writes:
+            self._values[start : start + len(own)] = own
+
+    def of(self, case: Case) -> Tensor:
+        """Returns the states of a case."""
+        assert self._values is not None
+        start = self._rows[case.case_id]
+        return self._values[start : start + len(case.answers)]
+
+    def _mapped(self, like: Tensor) -> Tensor:
+        shape = (self._count, *like.shape[1:])
+        state = PartialState()
+        with state.local_main_process_first():
+            if self._writes:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.unlink(missing_ok=True)
+            values = torch.from_file(
+                str(self._path), shared=True, size=math.prod(shape), dtype=like.dtype
+            )
+        state.wait_for_everyone()
+        if self._writes:
+            self._path.unlink()
+        return values.view(shape)
+
+
+def learned_from(
+    args: BradleyTerryConfig, cases: Sequence[Case], lengths: Lengths
+) -> Sequence[Case]:
+    """Returns the cases that the training meets; fewer than all where it ends within an epoch."""
+    plan = plan_of(args, cases, lengths, "packed", np.ones(len(cases)), training=True)
+    share = args.num_train_epochs * plan.steps
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(share)
+    if steps >= plan.steps:
+        return cases
+    return chosen(cases, np.sort(np.concatenate(plan.step_cases(0)[:steps])))
 
 
 def pooled_states(
@@ -56,32 +121,48 @@ def pooled_states(
     encode: Callable[[Sequence[Case]], BatchFeature],
     cases: Sequence[Case],
     lengths: Lengths,
-) -> dict[str, Tensor]:
-    """Returns case id to what the head reads, (K, O, H) on the CPU; processes share the work."""
+) -> PooledStates:
+    """Returns what the head reads of cases; processes share the work."""
     layout = layout_of(without_adapter(model))
     plan = plan_of(args, cases, lengths, layout, np.ones(len(cases)), training=False)
     batches = [
-        [cases[draw.case] for draw in draws if draw.scale > 0]
+        [draw.case for draw in draws if draw.scale > 0]
         for draws in plan.micro_batches(0, args.process_index)
     ]
-    batches = [batch for batch in batches if batch]
-    loader: DataLoader[list[Case]] = DataLoader(
-        batches,  # type: ignore[arg-type]
-        batch_size=None,
+    loader: DataLoader[BatchFeature] = DataLoader(
+        cases,  # type: ignore[arg-type]
+        batch_sampler=[batch for batch in batches if batch],
         collate_fn=encode,
         num_workers=args.dataloader_num_workers,
         generator=torch.Generator().manual_seed(args.seed),
     )
     model.to(args.device)  # type: ignore[arg-type]
     model.eval()
-    found: list[tuple[str, Tensor]] = []
+    machine = args.process_index - args.local_process_index
+    path = Path(str(args.output_dir), f"states-{machine}.bin")
+    states = PooledStates(path, cases, args.local_process_index == 0)
     logger.info("hidden states of %d cases for the frozen probe", len(cases))
+    rows = iter(loader)
+    for batch in batches:
+        own = _pooled(model, args, next(rows), [cases[place] for place in batch]) if batch else []
+        for found in gather_object(list(zip(batch, own, strict=True))):
+            place, (case_id, part) = found
+            states.add(place, case_id, part)
+    PartialState().wait_for_everyone()
+    return states
+
+
+def _pooled(
+    model: PreTrainedModel | PeftModel,
+    args: BradleyTerryConfig,
+    rows: BatchFeature,
+    cases: Sequence[Case],
+) -> list[tuple[str, Tensor]]:
+    """Returns the ids of a batch's cases, each with what the head reads, (K, O, H) on the CPU."""
     with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-        for batch, rows in zip(batches, loader, strict=True):
-            states = pooled(model, **rows.to(args.device)).cpu()
-            own = torch.split(states, [len(case.answers) for case in batch])
-            found += [(case.case_id, part) for case, part in zip(batch, own, strict=True)]
-    return dict(gather_object(found))
+        states = pooled(model, **rows.to(args.device)).cpu()
+    own = torch.split(states, [len(case.answers) for case in cases])
+    return [(case.case_id, part.clone()) for case, part in zip(cases, own, strict=True)]
 
 
 def whole_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:

@@ -151,6 +151,28 @@ def test_the_probe_keeps_to_the_budget(tmp_path: Path, monkeypatch: Any) -> None
     assert max(sizes) == 1
 
 
+@pytest.mark.parametrize("length", [{"max_steps": 2}, {"max_steps": -1, "num_train_epochs": 0.35}])
+def test_the_probe_computes_what_it_learns_from_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: Any, length: dict[str, Any]
+) -> None:
+    """Two steps of five: eight of twenty training cases, and those that are measured."""
+    built = make_recipe(tmp_path, frozen=True, global_batch_cases=4, **length)
+    seen: list[str] = []
+    forks = built.collator.forks
+    monkeypatch.setattr(
+        built.collator, "forks",
+        lambda cases: seen.extend(case.case_id for case in cases) or forks(cases),
+    )  # fmt: skip
+    trainer = built.trainer()
+    assert len(seen) == len(set(seen)) == 8 + len(built.development)
+    assert not list(tmp_path.rglob("*.bin"))
+    assert trainer.train().global_step == 2
+    states = trainer.data_collator.args[0].args[0]
+    assert states.of(built.development[0]).shape[0] == 2
+    with pytest.raises(KeyError):
+        states.of(next(case for case in built.train if case.case_id not in seen))
+
+
 def test_a_case_over_the_budget_is_an_error_before_any_model(recipe: Build) -> None:
     built = recipe(max_tokens_per_batch=30)
     check = load_objective("bradley_terry").check_lengths
