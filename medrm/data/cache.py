@@ -39,11 +39,12 @@ def write_whole(path: Path, content: bytes) -> None:
         ConfigError: the cache cannot be written.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="draft-") as scratch:
+            draft = Path(scratch) / path.name
+            draft.write_bytes(content)
+            draft.replace(path)
     except OSError as error:
         raise _unwritable(path.parent, error) from error
-    Path(file.name).replace(path)
 
 
 def status_of(path: str | Path) -> list[int]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,53 +56,22 @@ def lookup(states: PooledStates, cases: Sequence[Case]) -> dict[str, Tensor]:
     return {"states": torch.cat([states.of(case) for case in cases])}
 
 
+@dataclass(frozen=True)
 class PooledStates:
-    """What the head reads of cases, (K, O, H) for each, in a file that is mapped into memory.
+    """What the head reads of cases.
 
-    The processes of a machine share the file, which one of them writes; it has no name any more
-    once all have it open, and is gone when the last of them ends.
-
-    Args:
-        path: of the file, anew.
-        cases: whose states follow each other in it.
-        writes: whether this process is the one.
+    Attributes:
+        values: (rows, O, H), a row for each answer; in a file that is mapped into memory.
+        starts: case id to its first row.
     """
 
-    def __init__(self, path: Path, cases: Sequence[Case], writes: bool) -> None:
-        self._path, self._writes = path, writes
-        answers = column(cases, "answers").astype(np.int64)
-        self._starts, self._count = np.cumsum(answers) - answers, int(answers.sum())
-        self._rows: dict[str, int] = {}
-        self._values: Tensor | None = None
-
-    def add(self, place: int, case_id: str, own: Tensor) -> None:
-        """Keeps the states of the case at a place; all processes add the same, in one order."""
-        start = self._rows[case_id] = int(self._starts[place])
-        if self._values is None:
-            self._values = self._mapped(own)
-        if self._writes:
-            self._values[start : start + len(own)] = own
+    values: Tensor
+    starts: Mapping[str, int]
 
     def of(self, case: Case) -> Tensor:
-        """Returns the states of a case."""
-        assert self._values is not None
-        start = self._rows[case.case_id]
-        return self._values[start : start + len(case.answers)]
-
-    def _mapped(self, like: Tensor) -> Tensor:
-        shape = (self._count, *like.shape[1:])
-        state = PartialState()
-        with state.local_main_process_first():
-            if self._writes:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.unlink(missing_ok=True)
-            values = torch.from_file(
-                str(self._path), shared=True, size=math.prod(shape), dtype=like.dtype
-            )
-        state.wait_for_everyone()
-        if self._writes:
-            self._path.unlink()
-        return values.view(shape)
+        """Returns the states of a case, (K, O, H)."""
+        start = self.starts[case.case_id]
+        return self.values[start : start + len(case.answers)]
 
 
 def learned_from(
@@ -138,18 +109,28 @@ def pooled_states(
     )
     model.to(args.device)  # type: ignore[arg-type]
     model.eval()
-    machine = args.process_index - args.local_process_index
-    path = Path(str(args.output_dir), f"states-{machine}.bin")
-    states = PooledStates(path, cases, args.local_process_index == 0)
     logger.info("hidden states of %d cases for the frozen probe", len(cases))
-    rows = iter(loader)
-    for batch in batches:
-        own = _pooled(model, args, next(rows), [cases[place] for place in batch]) if batch else []
-        for found in gather_object(list(zip(batch, own, strict=True))):
-            place, (case_id, part) = found
-            states.add(place, case_id, part)
+    # The processes of a machine share one file.
+    path = Path(str(args.output_dir), f"states-{args.process_index - args.local_process_index}.bin")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    answers = column(cases, "answers").astype(np.int64)
+    places, starts, rows = np.cumsum(answers) - answers, dict[str, int](), iter(loader)
+    with path.open("wb") if args.local_process_index == 0 else nullcontext() as file:
+        for batch in batches:
+            own = _pooled(model, args, next(rows), [cases[n] for n in batch]) if batch else []
+            for number, (case_id, part) in gather_object(list(zip(batch, own, strict=True))):
+                start = starts[case_id] = int(places[number])
+                like = part[:1]
+                if file is not None:
+                    file.seek(start * like.nbytes)
+                    file.write(part.view(torch.uint8).numpy())
     PartialState().wait_for_everyone()
-    return states
+    size = int(answers.sum())
+    values = torch.from_file(str(path), size=size * like.numel(), dtype=like.dtype)
+    PartialState().wait_for_everyone()
+    if args.local_process_index == 0:
+        path.unlink()  # it is gone when the last process ends
+    return PooledStates(values.view(size, *like.shape[1:]), starts)
 
 
 def _pooled(
