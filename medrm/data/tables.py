@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, overload
 
@@ -191,10 +193,13 @@ def parquet_table(path: Path, boundary: Path) -> Table:
     folder = cache_dir() / "tables" / hashlib.sha256(known.encode()).hexdigest()[:32]
     try:
         pq.read_schema(path)
+        load = partial(load_dataset, "parquet", data_files=str(path), split="train")
         with _no_bars():
-            data = load_dataset(
-                "parquet", data_files=str(path), split="train", cache_dir=str(folder)
-            )
+            try:
+                data = load(cache_dir=str(folder))
+            except (pa.ArrowException, DatasetsError, OSError):
+                shutil.rmtree(folder, ignore_errors=True)  # the copy may be torn
+                data = load(cache_dir=str(folder))
     except (pa.ArrowException, DatasetsError, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {error}.") from error
     return dataset_table(data, path.name, path.parent, boundary)

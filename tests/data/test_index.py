@@ -192,6 +192,11 @@ def test_images_in_a_table_are_read_from_it(tmp_path: Path) -> None:
     cases_of(tmp_path)
     again: list[Case] = pickle.loads(pickle.dumps(list(cases_of(tmp_path))))
     assert [case.images[0].read() for case in again] == [png(picture(n)) for n in range(4)]
+    (copy,) = (cache_dir() / "tables").rglob("*.arrow")
+    torn = copy.read_bytes()[:-4000]
+    copy.unlink()  # this process has it open
+    copy.write_bytes(torn)
+    assert cases_of(tmp_path)[3].images[0].read() == png(picture(3))
     shutil.rmtree(cache_dir() / "tables")
     assert cases_of(tmp_path)[3].images[0].read() == png(picture(3))
 
