@@ -108,6 +108,7 @@ def write_run(folder: Path, name: str = HOSTILE, synthetic: bool = True) -> Path
         "accuracy",
         {"frozen_probe": folders["frozen_probe"]},
         ["readout"],
+        run_dir,
     )
     return run_dir
 
