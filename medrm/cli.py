@@ -19,6 +19,9 @@ from medrm.errors import MedrmError, printable
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
 
+DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What is said of a path that may not be read or written."""
+
 
 def quiet_libraries() -> None:
     """Sets up the log, and keeps other libraries from printing what no user can act on."""
@@ -50,8 +53,9 @@ class _Plain(logging.Formatter):
 def guarded(action: Callable[[], int | None]) -> int:
     """Runs `action` and returns the exit status: 0 done, 2 the input is wrong, 130 interrupted.
 
-    A full disk is told without a traceback, with status 1; anything else that fails keeps its
-    traceback and ends with status 1. An action that returns a number has said its status itself.
+    A path that may not be used counts as wrong input. A full disk is told without a traceback,
+    with status 1; anything else that fails keeps its traceback and ends with status 1. An action
+    that returns a number has said its status itself.
     """
     quiet_libraries()
     try:
@@ -60,6 +64,9 @@ def guarded(action: Callable[[], int | None]) -> int:
         _say(str(error))
         return 2
     except OSError as error:
+        if error.errno in DENIED:
+            _say(f"{error.filename}: {error.strerror}. Give a path that this user may use.")
+            return 2
         if error.errno not in FULL:
             raise
         _say(

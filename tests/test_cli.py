@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
-from medrm.cli import main
+from medrm.cli import guarded, main
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -58,3 +59,11 @@ def test_the_package_is_the_command() -> None:
     )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("medrm ")
+
+
+def test_a_path_that_may_not_be_used_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "runs/mine")
+
+    assert guarded(action) == 2
+    assert "Error: runs/mine: Read-only file system. Give a path" in capsys.readouterr().err

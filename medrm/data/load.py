@@ -177,6 +177,8 @@ def _folder(path: Path) -> _Source:
         return _table(name, "local", path / VOTES_FILE)
     if (path / DESCRIPTION).is_file():
         return _described(read_description(path / DESCRIPTION))
+    if name == FOLDER:
+        raise DataError(f"{path} is the inside of a released benchmark. Give the folder above it.")
     raise DataError(
         f"{path} holds neither {FOLDER}/ nor {VOTES_FILE}. Give such a folder, or name the file "
         f"({', '.join(SUFFIXES)}) itself."

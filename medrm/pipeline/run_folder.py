@@ -38,7 +38,8 @@ def check_output(output: Path, run: Run) -> None:
     elif (output / "run.json").exists() and not run.evaluation.overwrite_output_dir:
         raise ConfigError(
             f"output_dir {output} holds an earlier run. Give another --output_dir, "
-            "--overwrite_output_dir true to replace it, or --resume_from_checkpoint to go on."
+            "--overwrite_output_dir true to replace it, or --resume_from_checkpoint true to "
+            "go on."
         )
     if run.training.push_to_hub and run.data.crossfit:
         raise ConfigError(

@@ -14,7 +14,7 @@ from medrm.parsers import PARSER_VERSION, Outcome, majority, parse_verdict, stor
 from medrm.schema import ORDERS, Case, Choice, Order, Response, Verdict
 from medrm.scorer.batches import Scored
 from medrm.scorer.engines import Completion, Engine, Request, Sampling
-from medrm.scorer.reward import ImageInput, image_ref
+from medrm.scorer.reward import ImageInput, given_case
 from medrm.scorer.round_robin import in_pairs
 
 GREEDY = Sampling()
@@ -223,7 +223,7 @@ def pair_case(images: Sequence[ImageInput], question: str, answers: Sequence[str
             f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
             "pairs, or use a reward model."
         )
-    references = tuple(image_ref(image, place) for place, image in enumerate(images))
-    for ref in references:
+    case = given_case("compare", images, question, answers)
+    for ref in case.images:
         decode(ref)
-    return Case("compare", references, question, tuple(answers))
+    return case

@@ -81,12 +81,12 @@ class AnswerScorer:
             answers: one or more.
 
         Raises:
-            DataError: no answer, an unreadable image, or more tokens than the model was trained on.
+            DataError: no answer, a text in place of a list of answers, an unreadable image, or more
+                tokens than the model was trained on.
         """
         if not answers:
             raise DataError("score() was given no answer; give at least one.")
-        references = tuple(image_ref(image, place) for place, image in enumerate(images))
-        case = Case("score", references, question, tuple(answers))
+        case = given_case("score", images, question, answers)
         return next(rewards for _, rewards in self.score_cases([case]))
 
     def score_cases(self, cases: Iterable[Case]) -> Iterator[tuple[Case, Array]]:
@@ -213,6 +213,22 @@ def _verdict(dimension: str, scores: Array) -> Verdict:
         scores=tuple(scores.tolist()),
         probabilities=tuple(chances.tolist()),
     )
+
+
+def given_case(
+    name: str, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+) -> Case:
+    """Returns the case that a caller of a function of that name describes.
+
+    Raises:
+        DataError: one answer or image in place of a list, or no image file under a path.
+    """
+    if isinstance(answers, str):
+        raise DataError(f"{name}() was given one text as its answers; give a list of texts.")
+    if isinstance(images, str | bytes):
+        raise DataError(f"{name}() was given one image in place of a list; give [image].")
+    references = tuple(image_ref(image, place) for place, image in enumerate(images))
+    return Case(name, references, question, tuple(answers))
 
 
 def image_ref(image: ImageInput, place: int) -> ImageRef:

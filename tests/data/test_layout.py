@@ -127,3 +127,9 @@ def test_damaged_parquet_and_empty_folder(layout, tmp_path):
     (tmp_path / "none" / "pair_gt_all").mkdir(parents=True)
     with pytest.raises(DataError, match=r"holds no <organ>\.jsonl"):
         read_cases(tmp_path / "none")
+
+
+def test_the_inside_of_a_released_benchmark_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pair_gt_all").mkdir()
+    with pytest.raises(DataError, match="Give the folder above it"):
+        read_cases(tmp_path / "pair_gt_all")

@@ -122,6 +122,10 @@ def test_wrong_input_is_named(scorer: RewardModel) -> None:
         scorer.score([], "What?", [])
     with pytest.raises(DataError, match="at least two"):
         scorer.compare([], "What?", ["one"])
+    with pytest.raises(DataError, match="one text as its answers; give a list"):
+        scorer.score([], "What?", "one")
+    with pytest.raises(DataError, match="one image in place of a list"):
+        scorer.score("absent.png", "What?", ["one"])
     with pytest.raises(DataError, match=r"no image file 'absent\.png'"):
         scorer.score(["absent.png"], "What?", ["one"])
     with pytest.raises(DataError, match="number 0"):

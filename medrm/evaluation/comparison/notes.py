@@ -56,12 +56,18 @@ def _averaged(comparison: Mapping[str, Any]) -> list[str]:
     old = comparison["primary"]["before"]
     controls = (comparison["controls"].get(name) for name in AVERAGED)
     return [
-        f"Part of the gain is the base's position bias: with the probabilities of both orders "
-        f"averaged it is right in {100 * one['before']:.1f} % on {one['dimension']}, not in "
-        f"{100 * old:.1f} %; against that the gain is {_points(one)}."
+        f"{_share(one)} the base's position bias: with the probabilities of both orders averaged "
+        f"it is right in {100 * one['before']:.1f} % on {one['dimension']}, not in "
+        f"{100 * old:.1f} %; against that the trained model is at {_points(one)}."
         for one in controls
         if one is not None and one["delta"] is not None and one["before"] > old
     ]
+
+
+def _share(entry: Mapping[str, Any]) -> str:
+    """Whether the trained model is clearly better than the base without its position bias."""
+    clear = entry["ci95"] is not None and entry["ci95"][0] > 0
+    return "Part of the gain is" if clear else "It is not shown that the gain is more than"
 
 
 def _points(entry: Mapping[str, Any]) -> str:
