@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+from pathlib import Path
 
 import pytest
 from files import label, picture, png, row, vote, write_lines
