@@ -80,6 +80,8 @@ def _measured(subject: Subject, options: ThroughputOptions) -> Iterator[tuple[in
     """Yields the rows of each task and number of answers, behind how many of these lack."""
     console = Console(stderr=True)
     lacking = len(options.plan)
+    plan = ", ".join(f"{task} with {answers} answers" for task, answers in options.plan)
+    console.print(f"Measuring, {options.rounds} rounds each: {plan} ...", highlight=False)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
