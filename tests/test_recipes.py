@@ -335,8 +335,8 @@ def test_a_recipe_trains_two_steps_on_its_tiny_family(
     comparison = json.loads((run / "comparison.json").read_text())
     assert comparison["comparable"]
     assert set(comparison["controls"]) == {
-        "zero_shot_verdict", "zero_shot_likelihood", "frozen_probe", "untrained_head",
-        "blank_images", "shuffled_images", "text_only",
+        "zero_shot_verdict", "zero_shot_averaged", "zero_shot_likelihood", "frozen_probe",
+        "untrained_head", "blank_images", "shuffled_images", "text_only",
     }  # fmt: skip
 
 
