@@ -30,9 +30,13 @@ def run(words: Sequence[str]) -> None:
         sys.stdout.write(f"{__doc__}\n{text}")
         return
     parsed = parse_run(words, argument_classes(), asset(QUICKSTART))
+    from accelerate import PartialState
+
     from medrm.pipeline.train import train
 
     train(parsed)
+    # Threads of the process group that outlive the interpreter's end would abort the process.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
