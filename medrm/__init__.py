@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel, RankingLabel, Verdict
 
 if TYPE_CHECKING:
-    from medrm.data.load import read_cases
+    from medrm.data.case_set import read_cases
     from medrm.parsers import parse_verdict
-    from medrm.scorer.load import load
+    from medrm.scorer.open import load
 
 __version__ = "0.1.0"
 
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 _LAZY = {
-    "load": "medrm.scorer.load",
+    "load": "medrm.scorer.open",
     "parse_verdict": "medrm.parsers",
-    "read_cases": "medrm.data.load",
+    "read_cases": "medrm.data.case_set",
 }
 
 

@@ -88,7 +88,7 @@ def _say(problem: str) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.measure import Measurement, evaluate_model
+    from medrm.pipeline.evaluate import Measurement, evaluate_model
 
     given = vars(arguments)
     names = {field.name for field in fields(Measurement)} - {"judge", "output_dir"}
@@ -102,7 +102,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
-    from medrm.pipeline.leaderboard import LeaderboardRun, run_leaderboard
+    from medrm.pipeline.run_leaderboard import LeaderboardRun, run_leaderboard
 
     given = vars(arguments)
     names = {field.name for field in fields(LeaderboardRun)} & given.keys() - {"output_dir"}
@@ -154,7 +154,7 @@ def _rescore(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.exports import write_exports
-    from medrm.evaluation.page import write_page
+    from medrm.evaluation.report_page import write_page
 
     page = write_page(Path(arguments.folder), images=not arguments.no_images)
     logging.getLogger(__name__).info("%s", page)
@@ -173,7 +173,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    from medrm.pipeline.audit import audit_source
+    from medrm.pipeline.data_audit import audit_source
 
     clean = audit_source(
         arguments.source,

@@ -30,6 +30,20 @@ ORDERS: tuple[Order, Order] = ("forward", "reversed")
 State = Literal["ok", "too_long", "bad_image", "error"]
 """How a call of a judge ended."""
 
+Protocol = Literal["official", "robust"]
+"""Whose rules read a response: the released scorer's, or medrm's own."""
+
+Outcome = str | int
+"""`A`, `B`, `tie` or `unread`; for more than two answers the best one's index instead of A/B."""
+
+Expected = Outcome | tuple[int, ...]
+"""A label as it is written; of more than two answers several may be the best together."""
+
+TIE = "tie"
+UNREAD = "unread"
+LETTERS = ("A", "B")
+"""The outcomes that name an answer of a pair, in stored order."""
+
 Choice = int | Literal["tie"]
 """The index of the preferred answer, or a tie."""
 
@@ -104,20 +118,57 @@ class Case:
     groups: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdict:
-    """Which answer of a case a model prefers on one dimension.
+    """Which answer one presentation of a case prefers on one dimension: a line of `verdicts.jsonl`.
 
-    `choice` is None when nothing could be judged, and then `reason` says why. `scores` (K) are the
-    rewards of a reward model; `probabilities` (K, summing to 1) stand where the model states them.
+    What `compare()` of a loaded model returns is one as well, of order "both", without protocol and
+    label; such a one never enters a file.
+
+    Attributes:
+        case_id: of the case that was judged.
+        dimension: of quality.
+        protocol: by whose rules the response was read; None from `compare()`.
+        order: in which the answers were shown; "both" where both orders count together.
+        outcome: "A", "B" or "tie"; of K > 2 answers the best one's index in place of a letter;
+            "unread" where nothing could be read.
+        reason: why it is unread, else None.
+        label: what the experts' majority prefers, written like an outcome; None without a majority.
+        label_shares: vote shares of (A, tie, B), of K > 2 answers those of each answer.
+        probability_a: of A, given that there is no tie; None where the model states none.
+        score_a: reward of the first answer of a pair; None for a judge.
+        score_b: reward of the second answer of a pair; None for a judge.
+        cluster: what is statistically independent.
+        groups: such as organ or department.
+        scores: K rewards where a case has more than two answers, else None.
     """
 
     case_id: str
     dimension: str
-    choice: Choice | None
-    scores: tuple[float, ...] | None = None
-    probabilities: tuple[float, ...] | None = None
+    protocol: Protocol | None
+    order: Order | Literal["both"]
+    outcome: Outcome
     reason: str | None = None
+    label: Expected | None = None
+    label_shares: tuple[float, ...] | None = None
+    probability_a: float | None = None
+    score_a: float | None = None
+    score_b: float | None = None
+    cluster: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    scores: tuple[float, ...] | None = None
+
+    @property
+    def correct(self) -> float | None:
+        """1 or 0; None where the experts have no majority for an answer.
+
+        Where several answers are the best together, each of them is right.
+        """
+        if self.label is None or self.label == TIE:
+            return None
+        if isinstance(self.label, tuple):
+            return float(self.outcome in self.label)
+        return float(self.outcome == self.label)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medrm.schema import Case, ImageRef
-from medrm.scorer.engines import Completion, Request, Sampling
-from medrm.scorer.openai import OpenAIEngine
+from medrm.scorer.engines.base import Completion, Request, Sampling
+from medrm.scorer.engines.openai_engine import OpenAIEngine
 
 KEY = "sk-a-key-that-nobody-may-see"
 GREEDY = Sampling()

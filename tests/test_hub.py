@@ -19,22 +19,22 @@ from loopback_hub import LoopbackHub
 from tiny import save_tiny, tiny_image
 
 from medrm.config import AdapterOptions, JudgeOptions, ModelOptions, parse_run
-from medrm.data.load import CaseSet
+from medrm.data.case_set import CaseSet
 from medrm.errors import AdapterError, ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
 from medrm.hub import check_push, push, write_card
 from medrm.models.adapter import add_adapter
+from medrm.models.base_model import load_base, load_processor
 from medrm.models.contract import new_contract, update_contract
 from medrm.models.families import FAMILIES
-from medrm.models.folder import save_adapter
-from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.save_load import save_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.pipeline.manifest import write_manifest
 from medrm.schema import Case, PairLabel
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 from medrm.scorer.specs import judge_spec
 
 HOSTILE = "set | <script>alert(1)</script> `x` [a](b)\n# heading"

@@ -44,34 +44,34 @@ NO_TORCH = (
     "medrm.statistics",
     "medrm.chat",
     "medrm.parsers",
-    "medrm.data.load",
+    "medrm.data.case_set",
     "medrm.data.phantom",
-    "medrm.data.pictures",
-    "medrm.data.released",
-    "medrm.evaluation.records.cases",
+    "medrm.data.store.image_facts",
+    "medrm.data.readers.benchmarks",
+    "medrm.evaluation.records.stored_cases",
     "medrm.evaluation.audit",
     "medrm.evaluation.compare",
     "medrm.evaluation.folds",
     "medrm.evaluation.exports",
     "medrm.evaluation.figures",
     "medrm.evaluation.measures.gain",
-    "medrm.evaluation.comparison.guardrails",
+    "medrm.evaluation.comparison.non_inferiority",
     "medrm.evaluation.comparison.gate",
     "medrm.evaluation.leaderboard.standings",
-    "medrm.evaluation.leaderboard.page",
-    "medrm.evaluation.leaderboard.tables",
-    "medrm.evaluation.measures.metrics",
-    "medrm.evaluation.measures.parsing",
-    "medrm.evaluation.records.readings",
+    "medrm.evaluation.leaderboard.leaderboard_page",
+    "medrm.evaluation.leaderboard.leaderboard_tables",
+    "medrm.evaluation.measures.benchmark_metrics",
+    "medrm.evaluation.measures.parse_funnel",
+    "medrm.evaluation.records.scoring",
     "medrm.evaluation.rescore",
     "medrm.evaluation.leaderboard.ranking",
     "medrm.evaluation.report",
-    "medrm.evaluation.page",
+    "medrm.evaluation.report_page",
     "medrm.evaluation.pages.samples",
     "medrm.evaluation.pages.panels",
     "medrm.evaluation.pages.document",
     "medrm.evaluation.pages.breakdowns",
-    "medrm.pipeline.audit",
+    "medrm.pipeline.data_audit",
     "medrm.throughput.options",
 )
 
@@ -188,27 +188,27 @@ def test_no_package_files_outside_the_package(root: Path) -> None:
     ("where", "text", "expected"),
     [
         ("errors.py", "import medrm.config", "imports medrm.config"),
-        ("chat.py", "def f():\n    from medrm.data import load", "imports medrm.data.load"),
+        ("chat.py", "def f():\n    from medrm.data import case_set", "imports medrm.data.case_set"),
         ("chat.py", "from .scorer import x", "imports medrm.scorer"),
-        ("data/load.py", "from ..models import x", "imports medrm.models"),
-        ("data/load.py", "import medrm", "imports medrm.scorer.load"),
-        ("schema.py", "from medrm import read_cases", "imports medrm.data.load"),
-        ("config.py", "TABLE = {'a': 'medrm.data.load'}", "imports medrm.data.load"),
+        ("data/case_set.py", "from ..models import x", "imports medrm.models"),
+        ("data/case_set.py", "import medrm", "imports medrm.scorer.open"),
+        ("schema.py", "from medrm import read_cases", "imports medrm.data.case_set"),
+        ("config.py", "TABLE = {'a': 'medrm.data.case_set'}", "imports medrm.data.case_set"),
         (
             "statistics.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import medrm.data.load",
-            "imports medrm.data.load",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import medrm.data.case_set",
+            "imports medrm.data.case_set",
         ),
-        ("data/votes.py", "from medrm.data.load import x", "cycle"),
+        ("data/labels.py", "from medrm.data.case_set import x", "cycle"),
     ],
 )
 def test_the_guard_sees_a_violation(tmp_path: Path, where: str, text: str, expected: str) -> None:
     package = tmp_path / "medrm"
-    files = {"data/load.py": "from medrm.data.votes import y\n", "data/votes.py": ""}
+    files = {"data/case_set.py": "from medrm.data.labels import y\n", "data/labels.py": ""}
     for folder in ("scorer", "models", "data"):
         files[f"{folder}/__init__.py"] = ""
     files |= dict.fromkeys(("errors.py", "schema.py", "config.py", "statistics.py", "chat.py"), "")
-    files |= {"__init__.py": "", "scorer/load.py": ""}
+    files |= {"__init__.py": "", "scorer/open.py": ""}
     for name, content in files.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(content)

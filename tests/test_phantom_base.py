@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from medrm.data.phantom.facts import draw_facts
 from medrm.data.phantom.render import render
-from medrm.models.load import load_processor
+from medrm.models.base_model import load_processor
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 BASE = QUICKSTART / "phantom-base"

@@ -19,9 +19,9 @@ from tiny_text import GEMMA, chatml, train_tokenizer
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+from medrm.models.base_model import video_stand_in
 from medrm.models.families import FAMILIES
-from medrm.models.forked_attention import enable_forks
-from medrm.models.load import video_stand_in
+from medrm.models.prefix_sharing.attention import enable_forks
 
 Built = tuple[Any, dict[str, Any]]
 """A model config, and the parts of the processor."""

@@ -48,7 +48,8 @@ class ModelOptions:
         "on",
         "Read what the answers of a case share (images, question, template) once, in training and "
         "in scoring: exact, at the cost of the unique tokens. Models that cannot (see "
-        "medrm/models/forks.py) run separate rows and say so. off: separate rows, for checking.",
+        "medrm/models/prefix_sharing/batch.py) run separate rows and say so. off: separate rows, "
+        "for checking.",
     )
     trust_remote_code: bool = option(False, "Run code that the checkpoint ships.")
     load_in_4bit: bool = option(False, "QLoRA: load the base in 4 bits (NF4, bitsandbytes).")

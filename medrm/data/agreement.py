@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from medrm.data.votes import Draft, Vote
+from medrm.data.labels import Draft, Vote
 from medrm.schema import Ranking
 
 Unit = frozenset[tuple[Hashable, int]]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medrm.data.columns import chunks
+from medrm.data.store.columns import chunks
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
 

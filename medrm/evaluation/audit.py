@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from medrm.data import stored
+from medrm.data import lint as stored
 from medrm.data.agreement import Agreement
-from medrm.data.columns import plain_text
+from medrm.data.case_set import CaseSet
+from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
-from medrm.data.leaks import LeakReport, find_leaks, same_pictures
-from medrm.data.load import CaseSet
+from medrm.data.store.columns import plain_text
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.measures.accuracy import baselines
 from medrm.schema import Case, PairLabel

@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 
 from medrm.assets import asset, asset_names
-from medrm.data.columns import cluster_column
-from medrm.data.load import CaseSet, digest_of, dimensions_of, read_set
-from medrm.data.sources import phantom_folder
-from medrm.data.votes import LabelRules
+from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
+from medrm.data.labels import LabelRules
+from medrm.data.registry import phantom_folder
+from medrm.data.store.columns import cluster_column
 from medrm.errors import ConfigError, nearest, report
 from medrm.schema import Case
 

@@ -9,7 +9,8 @@ from typing import Any
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.evaluation.comparison.evaluations import Evaluation, read_evaluation
 from medrm.evaluation.comparison.gate import OTHER_DATA, check_declared, find_differences
-from medrm.evaluation.comparison.guardrails import guardrails
+from medrm.evaluation.comparison.image_use import pictures
+from medrm.evaluation.comparison.non_inferiority import guardrails
 from medrm.evaluation.comparison.notes import notes_of
 from medrm.evaluation.comparison.pairing import (
     cells,
@@ -21,7 +22,6 @@ from medrm.evaluation.comparison.pairing import (
     paired_entry,
     simple_entries,
 )
-from medrm.evaluation.comparison.pictures import pictures
 from medrm.evaluation.measures.gain import gains
 from medrm.evaluation.report import write_json
 from medrm.statistics import sign_flip_test

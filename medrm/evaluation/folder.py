@@ -17,17 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medrm.data.load import CaseSet, digest_of
+from medrm.data.case_set import CaseSet, digest_of
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import METRICS, Benchmark, Published
-from medrm.evaluation.measures.crossfit import fold_measures
-from medrm.evaluation.records.cases import CASES_FILE, read_stored_cases, write_cases
+from medrm.evaluation.measures.fold_measures import fold_measures
 from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE
-from medrm.evaluation.records.lines import AGAIN
-from medrm.evaluation.records.readings import NOT_OFFICIAL, Said, is_official, rows_from_said
-from medrm.evaluation.records.verdicts import VerdictRow, write_rows
+from medrm.evaluation.records.jsonl import AGAIN
+from medrm.evaluation.records.scoring import NOT_OFFICIAL, Said, is_official, rows_from_said
+from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
+from medrm.evaluation.records.verdicts import write_rows
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
-from medrm.schema import Case
+from medrm.schema import Case, Verdict
 
 SETUP_FILE = "evaluation.json"
 
@@ -288,7 +288,7 @@ def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
         raise TypeError(f"metrics are {', '.join(metrics)}")
 
 
-def rows_of(said: Said, case: Case, setup: Setup, dimensions: Sequence[str]) -> list[VerdictRow]:
+def rows_of(said: Said, case: Case, setup: Setup, dimensions: Sequence[str]) -> list[Verdict]:
     """Returns the lines of `verdicts.jsonl` about one case.
 
     Raises:
@@ -305,7 +305,7 @@ def conclude(
     setup: Setup,
     benchmark: Benchmark,
     said: Mapping[str, Said],
-    rows: Sequence[VerdictRow],
+    rows: Sequence[Verdict],
     folder: Path | None,
 ) -> Report:
     """Returns the report on all cases and writes what is derived from them.

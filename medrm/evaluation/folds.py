@@ -15,20 +15,20 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-from medrm.data.load import digest_of
+from medrm.data.case_set import digest_of
 from medrm.errors import DataError, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.comparison.notes import conditional_on
 from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
-from medrm.evaluation.measures.crossfit import temperature_of
-from medrm.evaluation.records.cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
+from medrm.evaluation.measures.fold_measures import temperature_of
 from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE
-from medrm.evaluation.records.lines import read_lines, write_lines
-from medrm.evaluation.records.readings import Said
+from medrm.evaluation.records.jsonl import read_lines, write_lines
 from medrm.evaluation.records.responses import read_responses, write_responses
-from medrm.evaluation.records.verdicts import VerdictRow, read_rows
+from medrm.evaluation.records.scoring import Said
+from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
+from medrm.evaluation.records.verdicts import read_rows
 from medrm.evaluation.report import Report
-from medrm.schema import Response
+from medrm.schema import Response, Verdict
 
 ALIKE = ("readout", "dimensions", "settings", "protocol")
 """What must be the same in all folds."""
@@ -51,7 +51,7 @@ class Fold:
         return read_setup(self.folder)[0]
 
     @cached_property
-    def rows(self) -> list[VerdictRow]:
+    def rows(self) -> list[Verdict]:
         """Its verdicts."""
         return read_rows(self.folder / VERDICTS_FILE)
 

@@ -18,20 +18,20 @@ from medrm.evaluation.measures.accuracy import (
     official_measures,
     robust_measures,
 )
+from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
 from medrm.evaluation.measures.length import length_measures
-from medrm.evaluation.measures.metrics import benchmark_metrics
-from medrm.evaluation.measures.parsing import kind_of, parsing_measures, verdict_mass
+from medrm.evaluation.measures.parse_funnel import kind_of, parsing_measures, verdict_mass
 from medrm.evaluation.measures.structure import structure_measures
-from medrm.evaluation.records.lines import write_whole
-from medrm.evaluation.records.readings import TEXTS
-from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
-from medrm.schema import Response
+from medrm.evaluation.records.jsonl import write_whole
+from medrm.evaluation.records.scoring import TEXTS
+from medrm.evaluation.records.verdicts import by_case
+from medrm.schema import UNREAD, Response, Verdict
 
 Report = dict[str, Any]
 
 
 def build_report(
-    rows: Sequence[VerdictRow],
+    rows: Sequence[Verdict],
     responses: Sequence[Response],
     benchmark: Benchmark,
     model: str,
@@ -99,7 +99,7 @@ def official_label(readout: str, settings: Mapping[str, Any]) -> str:
     return f"official scorer, {f'prompt file {name}' if version == '0' else 'medrm prompt'}"
 
 
-def _protocols(rows: Sequence[VerdictRow], benchmark: Benchmark, label: str) -> dict[str, Any]:
+def _protocols(rows: Sequence[Verdict], benchmark: Benchmark, label: str) -> dict[str, Any]:
     """Returns the measures under each protocol that judged."""
     protocols: dict[str, Any] = {}
     official = [row for row in rows if row.protocol == "official"]
@@ -130,10 +130,10 @@ def _protocols(rows: Sequence[VerdictRow], benchmark: Benchmark, label: str) -> 
     return protocols
 
 
-def _length(robust: Sequence[VerdictRow], benchmark: Benchmark) -> dict[str, Any]:
+def _length(robust: Sequence[Verdict], benchmark: Benchmark) -> dict[str, Any]:
     """Returns `length`: dimension to what the answers' lengths have to do with the verdicts."""
     lengths = {case.case_id: tuple(map(len, case.answers)) for case in benchmark.cases}
-    of_dimension: dict[str, list[VerdictRow]] = {name: [] for name in benchmark.dimensions}
+    of_dimension: dict[str, list[Verdict]] = {name: [] for name in benchmark.dimensions}
     for row in robust:
         of_dimension[row.dimension].append(row)
     return {
@@ -206,7 +206,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _unread(rows: Sequence[VerdictRow]) -> dict[str, int]:
+def _unread(rows: Sequence[Verdict]) -> dict[str, int]:
     """Cases with an unread presentation, counted by kind of reason; robust where that was run."""
     protocol = "robust" if any(row.protocol == "robust" for row in rows) else "official"
     found = {

@@ -28,9 +28,9 @@ from medrm.evaluation.records.journal import (
     calls_of,
     scores_of,
 )
-from medrm.evaluation.records.lines import AGAIN, write_lines
-from medrm.evaluation.records.readings import TEXTS, Said
+from medrm.evaluation.records.jsonl import AGAIN, write_lines
 from medrm.evaluation.records.responses import read_responses
+from medrm.evaluation.records.scoring import TEXTS, Said
 from medrm.evaluation.records.verdicts import label_of, read_rows
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION

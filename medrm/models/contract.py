@@ -19,9 +19,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import ModelOptions
 from medrm.errors import AdapterError, ConfigError
+from medrm.models.base_reference import origin_of
 from medrm.models.families import family_of
 from medrm.models.fields import check_keys, check_values
-from medrm.models.origin import origin_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
 
 CONTRACT_FILE = "medrm.json"

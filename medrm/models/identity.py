@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from medrm.config import ModelOptions
+from medrm.models.base_reference import Origin, origin_of, weights_digest
 from medrm.models.contract import read_contract
-from medrm.models.origin import Origin, origin_of, weights_digest
 
 LORA_CONFIG = "adapter_config.json"
 

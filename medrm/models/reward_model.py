@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from medrm.models.forked_attention import forked_states
-from medrm.models.forks import Fork
+from medrm.models.prefix_sharing.attention import forked_states
+from medrm.models.prefix_sharing.batch import Fork
 
 HEAD = "score"
 """The name of the head's module in the model."""

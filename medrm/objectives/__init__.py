@@ -8,11 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medrm.objectives.base import Objective
+    from medrm.objectives.objective import Objective
 
 OBJECTIVES = {
-    name: f"medrm.objectives.{name}"
-    for name in ("bradley_terry", "judge_sft", "judge_dpo", "judge_grpo")
+    "bradley_terry": "medrm.objectives.bradley_terry",
+    "judge_sft": "medrm.objectives.judge.judge_sft",
+    "judge_dpo": "medrm.objectives.judge.judge_dpo",
+    "judge_grpo": "medrm.objectives.judge.judge_grpo",
 }
 """Objective name to the module that holds its `OBJECTIVE`; imported only when used."""
 

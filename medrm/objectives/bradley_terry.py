@@ -15,15 +15,14 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config import Run
-from medrm.data.columns import chosen, column
-from medrm.data.index import Lengths, together
+from medrm.data.store.columns import chosen, column
+from medrm.data.store.index import Lengths, together
 from medrm.errors import ConfigError, DataError, nearest
-from medrm.models.forked_attention import shares_prefix
+from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.base import Objective, autocast_under_deepspeed
-from medrm.objectives.batching import Layout, check_budget, layout_of
 from medrm.objectives.losses import initial_tie
+from medrm.objectives.objective import Objective, autocast_under_deepspeed
 from medrm.objectives.probe import (
     PooledHead,
     learned_from,
@@ -32,9 +31,10 @@ from medrm.objectives.probe import (
     trains_head_alone,
 )
 from medrm.objectives.targets import Targets, tie_shares
+from medrm.objectives.token_budget import Layout, check_budget, layout_of
 from medrm.objectives.trainer import MakeRows, PreferenceTrainer
 from medrm.schema import Case
-from medrm.scorer.collate import Collator
+from medrm.scorer.collator import Collator
 from medrm.scorer.contextual import refuse_separate
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def build_trainer(
     development: Sequence[Case],
     lengths: Lengths,
 ) -> PreferenceTrainer:
-    """Returns the trainer of `model`; see `medrm.objectives.base.Builder`.
+    """Returns the trainer of `model`; see `medrm.objectives.objective.Builder`.
 
     A model that is frozen but for its head is trained on its hidden states, computed here once.
 

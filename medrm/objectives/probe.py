@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 
-from medrm.data.columns import chosen, column
-from medrm.data.index import Lengths
+from medrm.data.store.columns import chosen, column
+from medrm.data.store.index import Lengths
 from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.batching import layout_of, plan_of
+from medrm.objectives.token_budget import layout_of, plan_of
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)

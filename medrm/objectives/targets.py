@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medrm.data.columns import column, label_column
+from medrm.data.store.columns import column, label_column
 from medrm.errors import ConfigError, DataError
 from medrm.objectives.losses import (
     MOST_RANKED,

@@ -29,13 +29,13 @@ from transformers import (
 )
 from trl.models import get_act_offloading_ctx_manager
 
-from medrm.data.columns import chunks, column
-from medrm.data.index import Lengths
+from medrm.data.store.columns import chunks, column
+from medrm.data.store.index import Lengths
 from medrm.models.reward_model import RewardHead, RewardOutput
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.batching import Layout, plan_of
-from medrm.objectives.plan import Draw, Plan
+from medrm.objectives.step_plan import Draw, Plan
 from medrm.objectives.targets import Group, Targets, tally
+from medrm.objectives.token_budget import Layout, plan_of
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)

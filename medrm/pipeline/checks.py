@@ -9,12 +9,12 @@ from typing import Any
 
 from medrm.chat import load_prompt
 from medrm.config import CONTROLS, ModelOptions, Run
-from medrm.data.controls import PICTURE_CONTROLS
+from medrm.data.image_ablations import PICTURE_CONTROLS
 from medrm.errors import ConfigError, report
+from medrm.models.base_reference import Origin, origin_of
 from medrm.models.contract import read_contract
-from medrm.models.origin import Origin, origin_of
-from medrm.objectives.base import Objective
-from medrm.scorer.load import folder_of
+from medrm.objectives.objective import Objective
+from medrm.scorer.open import folder_of
 from medrm.scorer.specs import JUDGE_READOUTS
 
 logger = logging.getLogger(__name__)

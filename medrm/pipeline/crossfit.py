@@ -25,16 +25,16 @@ from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
-from medrm.evaluation.page import write_page
-from medrm.evaluation.records.readings import REWARDS
+from medrm.evaluation.records.scoring import REWARDS
 from medrm.evaluation.report import read_json, write_json
+from medrm.evaluation.report_page import write_page
 from medrm.evaluation.tables import print_comparison
-from medrm.pipeline.bench import Workbench, stage
-from medrm.pipeline.course import Course, check_start_is_blind, run_course
-from medrm.pipeline.learn import last_checkpoint, resume_point
+from medrm.pipeline.context import Workbench, stage
+from medrm.pipeline.fit import last_checkpoint, resume_point
 from medrm.pipeline.manifest import write_manifest
-from medrm.pipeline.material import Material, agreement_lines, ceiling_lines, gather_folds
+from medrm.pipeline.prepare_data import Material, agreement_lines, ceiling_lines, gather_folds
 from medrm.pipeline.run_folder import FOLDS, clear
+from medrm.pipeline.stages import Course, check_start_is_blind, run_course
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.config import Run
-from medrm.evaluation.records.lines import write_whole
+from medrm.evaluation.records.jsonl import write_whole
 
 PACKAGES = (
     "medrm",

@@ -8,7 +8,7 @@ from pathlib import Path
 from medrm.config import Run
 from medrm.errors import ConfigError
 from medrm.hub import check_push
-from medrm.pipeline.learn import last_checkpoint, resume_point
+from medrm.pipeline.fit import last_checkpoint, resume_point
 
 STALE = (
     "adapter",

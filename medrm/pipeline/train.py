@@ -9,17 +9,17 @@ from accelerate import PartialState
 
 from medrm.config import Run
 from medrm.evaluation.compare import compare
-from medrm.evaluation.page import write_page
+from medrm.evaluation.report_page import write_page
 from medrm.evaluation.tables import print_comparison
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
-from medrm.pipeline.bench import Workbench, stage
 from medrm.pipeline.checks import check_options
-from medrm.pipeline.course import check_start_is_blind, run_course
+from medrm.pipeline.context import Workbench, stage
 from medrm.pipeline.crossfit import train_folds
 from medrm.pipeline.manifest import write_manifest
-from medrm.pipeline.material import gather
+from medrm.pipeline.prepare_data import gather
 from medrm.pipeline.run_folder import check_output, clear, repo_of
+from medrm.pipeline.stages import check_start_is_blind, run_course
 
 logger = logging.getLogger(__name__)
 

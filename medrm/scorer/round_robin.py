@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations, islice
 
 from medrm.schema import ORDERS, Case, Label, PairLabel, RankingLabel
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 Pair = tuple[int, int]
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.models.contract import template_digest
-from medrm.models.forked_attention import shares_prefix
+from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 
 

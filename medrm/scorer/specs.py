@@ -11,11 +11,11 @@ from medrm.chat import JudgePrompt, load_prompt
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError, nearest
 from medrm.models.contract import Contract, JudgeSpec
-from medrm.scorer.batches import BATCH_ROWS
-from medrm.scorer.engines import Sampling
-from medrm.scorer.generate import TransformersEngine
-from medrm.scorer.judge import Judge
-from medrm.scorer.skeleton import Skeleton
+from medrm.scorer.engines.base import Sampling
+from medrm.scorer.engines.transformers_engine import TransformersEngine
+from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.runner import BATCH_ROWS
 
 JUDGE_READOUTS = ("generate", "skeleton", "votes")
 

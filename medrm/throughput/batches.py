@@ -15,9 +15,9 @@ from transformers import BatchFeature
 
 from medrm.data.images import bytes_image
 from medrm.models.families import family_of_processor
-from medrm.models.forks import FORK, Fork
+from medrm.models.prefix_sharing.batch import FORK, Fork
 from medrm.schema import Case, ImageRef
-from medrm.scorer.collate import Collator
+from medrm.scorer.collator import Collator
 
 _WORDS = ("opacity", "effusion", "nodule", "margin", "density", "contrast", "left", "right")
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from medrm.models.families import FAMILIES
-from medrm.models.forks import forked
+from medrm.models.prefix_sharing.batch import forked
 from medrm.throughput.batches import Batches
 
 _MERGED = 2

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
+from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.families import Family, family_of
-from medrm.models.forked_attention import enable_forks
-from medrm.models.forks import fork_problem
-from medrm.models.load import load_base, load_config, load_processor
+from medrm.models.prefix_sharing.attention import enable_forks
+from medrm.models.prefix_sharing.batch import fork_problem
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
-from medrm.scorer.collate import Collator
+from medrm.scorer.collator import Collator
 from medrm.throughput.batches import Batches, collated_batches
 from medrm.throughput.options import ThroughputOptions
 from medrm.throughput.shapes import SHAPES, config_of, random_batches, random_model

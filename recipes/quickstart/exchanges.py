@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medrm.data.phantom import facts as phantom
-from medrm.data.phantom import text
+from medrm.data.phantom import sentences as text
 
 CHECKS, LETTERS, PAIRS = 3, 2, 2
 CHECK_FORMS = (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from files import picture, png
 
-from medrm.data.controls import PICTURE_CONTROLS, picture_control, shuffled_images
+from medrm.data.image_ablations import PICTURE_CONTROLS, picture_control, shuffled_images
 from medrm.data.images import bytes_image, decode, examine
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef, PairLabel

@@ -10,7 +10,7 @@ import pytest
 from files import picture, png
 
 from medrm.data.images import bytes_image
-from medrm.data.split import folds_by_cluster, split_by_cluster
+from medrm.data.splits import folds_by_cluster, split_by_cluster
 from medrm.errors import DataError
 from medrm.schema import Case
 

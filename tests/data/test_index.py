@@ -14,13 +14,16 @@ import pytest
 from files import picture, png, row, vote, write_lines, write_parquet
 
 from medrm.assets import cache_dir
-from medrm.data import build, images, load, rows
-from medrm.data.columns import COLUMNS, FLAT, chosen, column, flat, label_column
+from medrm.data import case_set as load
+from medrm.data import images
+from medrm.data.case_set import digest_of, dimensions_of, read_set
 from medrm.data.images import examine
-from medrm.data.index import Store, StoredCases, together
-from medrm.data.load import digest_of, dimensions_of, read_set
-from medrm.data.pictures import stored_facts, unreadable
-from medrm.data.votes import LabelRules
+from medrm.data.labels import LabelRules
+from medrm.data.readers import votes_jsonl as rows
+from medrm.data.store import build
+from medrm.data.store.columns import COLUMNS, FLAT, chosen, column, flat, label_column
+from medrm.data.store.image_facts import stored_facts, unreadable
+from medrm.data.store.index import Store, StoredCases, together
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 

@@ -8,8 +8,8 @@ import pytest
 from files import picture, png
 from PIL import Image
 
+from medrm.data.contamination import find_leaks, same_pictures
 from medrm.data.images import bytes_image, examine
-from medrm.data.leaks import find_leaks, same_pictures
 from medrm.schema import Case
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medrm.data.phantom import write_phantom
-from medrm.data.phantom.cases import PhantomCase, draw_case, draw_picture, owner
+from medrm.data.phantom.draws import PhantomCase, draw_case, draw_picture, owner
 from medrm.data.phantom.experts import EXPERTS, ceiling, draw_votes, majority, truth
 from medrm.data.phantom.facts import FOCI, ORGANS, contradict, draw_facts
 from medrm.data.phantom.render import render

@@ -9,10 +9,10 @@ import pytest
 from files import picture, png, row, write_lines, write_parquet
 
 from medrm import read_cases
-from medrm.data.load import read_set
-from medrm.data.phantom import write
-from medrm.data.sources import description_names, descriptions, read_description
-from medrm.data.tables import dataset_table, row_images
+from medrm.data.case_set import read_set
+from medrm.data.phantom import layouts as write
+from medrm.data.registry import description_names, descriptions, read_description
+from medrm.data.row_tables import dataset_table, row_images
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 

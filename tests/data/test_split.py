@@ -10,7 +10,7 @@ from files import picture, png, vote
 from medrm import read_cases
 from medrm.data.images import bytes_image
 from medrm.data.organs import ORGANS, canonical_organ
-from medrm.data.split import cluster_names, connected, split_by_cluster
+from medrm.data.splits import cluster_names, connected, split_by_cluster
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case, ImageRef
 

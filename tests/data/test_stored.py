@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from files import label, row, vote, write_lines
 
-from medrm.data.load import read_set
-from medrm.data.stored import KINDS, stored_findings
+from medrm.data.case_set import read_set
+from medrm.data.lint import KINDS, stored_findings
 from medrm.errors import DataError
 
 Layout = Callable[..., Path]

@@ -6,8 +6,8 @@ import pytest
 from files import vote
 
 from medrm import read_cases
-from medrm.data.load import read_set
-from medrm.data.votes import LabelRules
+from medrm.data.case_set import read_set
+from medrm.data.labels import LabelRules
 from medrm.errors import ConfigError, DataError
 from medrm.schema import PairLabel, RankingLabel
 

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from judging import by_letters, judged_cases, make_judging
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from medrm.objectives import judge_grpo
+from medrm.objectives.judge import judge_grpo
 
 
 def train(objective: str, folder: Path, processes: int, **options: Any) -> int:

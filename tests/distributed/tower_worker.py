@@ -19,7 +19,7 @@ from medrm.models.families import FAMILIES
 from medrm.models.image_features import ImagesOnce, see_images_once
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
-from medrm.scorer.collate import Collator
+from medrm.scorer.collator import Collator
 
 PICTURED = [dataclasses.replace(case, images=preferences(1)[0].images) for case in preferences(3)]
 PICTURED += preferences(1, 5)

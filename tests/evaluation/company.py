@@ -17,17 +17,17 @@ from tiny import make_tiny, tiny_image
 from medrm.chat import PROMPTS
 from medrm.config import ModelOptions
 from medrm.data.images import bytes_image
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
 from medrm.models.contract import new_contract
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
-from medrm.scorer.engines import Sampling
-from medrm.scorer.generate import TransformersEngine
-from medrm.scorer.judge import Judge
-from medrm.scorer.likelihood import Likelihood
-from medrm.scorer.reward import RewardModel
-from medrm.scorer.skeleton import Skeleton
-from medrm.scorer.verdict import VerdictProbability
+from medrm.scorer.engines.base import Sampling
+from medrm.scorer.engines.transformers_engine import TransformersEngine
+from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.likelihood import Likelihood
+from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.readouts.verdict_probability import VerdictProbability
 
 TWO = ("accuracy", "overall")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import PartialState
 from mock_scorers import Judge, make_benchmark, make_cases
 
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
 
 
 def rule(case: object, order: str) -> float | None:

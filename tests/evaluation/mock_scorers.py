@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from medrm.data.load import CaseSet
+from medrm.data.case_set import CaseSet
 from medrm.evaluation.benchmark import Benchmark
 from medrm.schema import Case, Order, PairLabel, RankingLabel, Response
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 SHARES = {"A": (1.0, 0.0, 0.0), "B": (0.0, 0.0, 1.0), "tie": (0.0, 1.0, 0.0), "-": (0.5, 0.0, 0.5)}
 DIMENSIONS = ("accuracy", "overall")

@@ -14,9 +14,9 @@ import torch
 from accelerate import PartialState
 from mock_scorers import make_benchmark, make_cases
 
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
 from medrm.schema import DIMENSIONS, Case
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 CASES = 24
 
@@ -42,8 +42,8 @@ class Slow:
 def service(folder: Path, url: str) -> Any:
     """A judge behind the service."""
     from medrm.chat import PROMPTS
-    from medrm.scorer.judge import Judge
-    from medrm.scorer.openai import OpenAIEngine
+    from medrm.scorer.engines.openai_engine import OpenAIEngine
+    from medrm.scorer.readouts.generative_judge import Judge
 
     engine = OpenAIEngine(
         "a-model", url, "a-key", concurrency=2, cache_dir=folder.parent / "replies", wait_s=0.01
@@ -56,10 +56,10 @@ def local(kind: str) -> Any:
     from tiny import make_tiny
 
     from medrm.chat import PROMPTS
-    from medrm.scorer.engines import Sampling
-    from medrm.scorer.generate import TransformersEngine
-    from medrm.scorer.judge import Judge
-    from medrm.scorer.likelihood import Likelihood
+    from medrm.scorer.engines.base import Sampling
+    from medrm.scorer.engines.transformers_engine import TransformersEngine
+    from medrm.scorer.readouts.generative_judge import Judge
+    from medrm.scorer.readouts.likelihood import Likelihood
 
     torch.manual_seed(0)
     model, processor = make_tiny("qwen2_vl")

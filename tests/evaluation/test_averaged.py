@@ -10,12 +10,12 @@ import pytest
 from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
 
 from medrm.evaluation.compare import compare
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.responses import read_responses
 from medrm.evaluation.records.verdicts import read_rows
 from medrm.evaluation.report import Report
-from medrm.evaluation.run import evaluate
 from medrm.schema import Case
-from medrm.scorer.averaged import AveragedOrders
+from medrm.scorer.readouts.verdict_averaged import AveragedOrders
 
 BENCHMARK = make_benchmark(make_cases("AB" * 20))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from released_samples import SAMPLES
 
-from medrm.data.load import read_set
+from medrm.data.case_set import read_set
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import (
     GROUPS,

@@ -14,8 +14,8 @@ from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
 from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.compare import compare
-from medrm.evaluation.page import write_page
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.report_page import write_page
 from medrm.schema import Case
 
 Z = 1.959963984540054
@@ -230,7 +230,7 @@ def test_folders_that_cannot_be_compared(tmp_path: Path, folder: Path) -> None:
 
 
 def test_comparing_and_scoring_again_need_no_torch() -> None:
-    names = ("compare", "page", "tables", "records.readings", "measures.parsing", "measures.gain")
+    names = ("compare", "report_page", "tables", "records.scoring", "measures.gain")
     modules = ", ".join(f"medrm.evaluation.{name}" for name in names)
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,11 +15,11 @@ from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 from medrm.chat import PROMPTS
 from medrm.cli import guarded, main
 from medrm.errors import ConfigError, DataError
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.report import read_report
 from medrm.evaluation.rescore import rescore
-from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, Case
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 CASES = 8
 BENCHMARK = make_benchmark(make_cases("ABBABAAB"))

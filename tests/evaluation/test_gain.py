@@ -11,7 +11,7 @@ import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.tables import gain_sentence
 from medrm.schema import Case
 

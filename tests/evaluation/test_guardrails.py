@@ -12,8 +12,8 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.comparison.evaluations import read_evaluation
-from medrm.evaluation.comparison.guardrails import MARGINS, guardrails
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.comparison.non_inferiority import MARGINS, guardrails
+from medrm.evaluation.evaluator import evaluate
 from medrm.schema import Case, RankingLabel
 
 NAMES = ("accuracy", "relevance", "creativity")

@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from medrm.data.load import CaseSet
+from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.leaderboard.page import leaderboard_page, write_leaderboard
+from medrm.evaluation.leaderboard.leaderboard_page import leaderboard_page, write_leaderboard
+from medrm.evaluation.leaderboard.leaderboard_tables import (
+    leaderboard_csv,
+    leaderboard_markdown,
+    print_leaderboard,
+)
 from medrm.evaluation.leaderboard.ranking import Judged
 from medrm.evaluation.leaderboard.standings import (
     Entry,
@@ -27,11 +32,6 @@ from medrm.evaluation.leaderboard.standings import (
     primary_dimension,
     read_leaderboard,
     standings,
-)
-from medrm.evaluation.leaderboard.tables import (
-    leaderboard_csv,
-    leaderboard_markdown,
-    print_leaderboard,
 )
 from medrm.evaluation.measures.accuracy import RULES
 
@@ -320,7 +320,7 @@ def test_the_shipped_leaderboard_names_the_released_registry() -> None:
 
 def test_no_torch_is_loaded() -> None:
     code = (
-        "import sys, medrm.evaluation.leaderboard.tables as t;"
+        "import sys, medrm.evaluation.leaderboard.leaderboard_tables as t;"
         "import medrm.evaluation.leaderboard.standings as b;"
         "b.read_leaderboard('med_rewardbench'); sys.exit('torch' in sys.modules)"
     )

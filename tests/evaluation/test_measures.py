@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle, ranked_case
 
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.measures.accuracy import baselines
 from medrm.evaluation.measures.contributions import contributions, mean_of_rates
 from medrm.evaluation.report import Report, read_report
-from medrm.evaluation.run import evaluate
 from medrm.schema import Case, PairLabel
 from medrm.statistics import bootstrap_intervals, mean_interval, small_cell_interval
 

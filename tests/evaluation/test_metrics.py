@@ -10,10 +10,10 @@ import pytest
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.benchmark import METRICS, Benchmark
+from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
 from medrm.evaluation.measures.best_of_n import WEIGHTS
-from medrm.evaluation.measures.metrics import benchmark_metrics
-from medrm.evaluation.records.verdicts import Reading, VerdictRow, row_of
-from medrm.schema import Case, Label, PairLabel, RankingLabel
+from medrm.evaluation.records.verdicts import Reading, row_of
+from medrm.schema import Case, Label, PairLabel, RankingLabel, Verdict
 
 A = PairLabel((1.0, 0.0, 0.0))
 B = PairLabel((0.0, 0.0, 1.0))
@@ -30,15 +30,15 @@ def benchmark(cases: Sequence[Case], metric: str, *groups: str) -> Benchmark:
     return Benchmark("hand-made", source, groups, (), (metric,))
 
 
-def judged(one: Case, reading: Reading, order: Order = "forward") -> VerdictRow:
+def judged(one: Case, reading: Reading, order: Order = "forward") -> Verdict:
     return row_of(one, "overall", "robust", order, reading)
 
 
-def read(one: Case, outcome: str, order: Order = "forward") -> VerdictRow:
+def read(one: Case, outcome: str, order: Order = "forward") -> Verdict:
     return judged(one, Reading(outcome), order)
 
 
-def scored(one: Case, *scores: float) -> VerdictRow:
+def scored(one: Case, *scores: float) -> Verdict:
     top = [index for index, score in enumerate(scores) if score == max(scores)]
     outcome: str | int = top[0] if len(top) == 1 else "tie"
     if len(scores) == 2 and isinstance(outcome, int):

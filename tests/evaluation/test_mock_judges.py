@@ -9,14 +9,14 @@ from statistics import fmean
 
 import pytest
 
-from medrm.data.load import read_set
+from medrm.data.case_set import read_set
 from medrm.data.phantom import write_phantom
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.report import Report
-from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, PairLabel
-from medrm.scorer.mocks import mock_judge
+from medrm.scorer.mock_judges import mock_judge
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from mock_scorers import Writer, make_benchmark
 from PIL import Image
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.page import write_page
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.report_page import write_page
 from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel
 
 playwright = pytest.importorskip("playwright.sync_api")

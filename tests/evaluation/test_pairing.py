@@ -13,12 +13,12 @@ import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle
 
 from medrm.cli import main
-from medrm.data.load import digest_of
+from medrm.data.case_set import digest_of
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.compare import compare
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.folds import notes_of_folds
 from medrm.evaluation.report import read_json, write_json
-from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, Case
 from medrm.statistics import benjamini_hochberg, holm, mcnemar_midp, minimum_detectable
 

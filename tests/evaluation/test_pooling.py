@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from evaluation.mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle
 
-from medrm.data.load import digest_of
+from medrm.data.case_set import digest_of
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.evaluation.evaluator import Scorer, evaluate
 from medrm.evaluation.folds import Fold, pool
 from medrm.evaluation.rescore import rescore
-from medrm.evaluation.run import Scorer, evaluate
 from medrm.schema import Case
 
 CASES = make_cases("AABBABABBAtA", overall="ABABABABABAB")

@@ -9,7 +9,8 @@ import pytest
 
 from medrm.errors import DataError
 from medrm.evaluation.leaderboard.ranking import Judged, rankings, read_judged
-from medrm.evaluation.records.verdicts import VerdictRow, write_rows
+from medrm.evaluation.records.verdicts import write_rows
+from medrm.schema import Verdict
 from medrm.statistics import mean_interval
 
 CASES = [f"c{i:02d}" for i in range(60)]
@@ -58,7 +59,7 @@ def test_few_clusters_tell_less() -> None:
 
 def test_scores_come_from_the_robust_verdicts(tmp_path: Path) -> None:
     """A judge that keeps its letter when the answers are swapped is right once of two."""
-    row = VerdictRow(
+    row = Verdict(
         case_id="c0",
         dimension="overall",
         protocol="robust",

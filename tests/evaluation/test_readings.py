@@ -13,12 +13,12 @@ import pytest
 from mock_scorers import Answered, Writer, make_benchmark, make_cases
 
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.records.readings import rows_from_responses
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.verdicts import VerdictRow, read_rows
+from medrm.evaluation.records.scoring import rows_from_responses
+from medrm.evaluation.records.verdicts import read_rows
 from medrm.evaluation.report import read_report
-from medrm.evaluation.run import evaluate
-from medrm.schema import DIMENSIONS, Order, Response
+from medrm.schema import DIMENSIONS, Order, Response, Verdict
 
 CASE = make_cases("A")[0]
 Call = partial(Answered, CASE.case_id)
@@ -30,7 +30,7 @@ def verdict(letter: str, **others: str) -> str:
 
 def rows(
     calls: Sequence[Response], protocol: str = "robust", asked: Sequence[str] = DIMENSIONS
-) -> list[VerdictRow]:
+) -> list[Verdict]:
     return rows_from_responses(CASE, calls, asked, ("accuracy", "overall"), (protocol,))
 
 
@@ -204,7 +204,7 @@ def test_rows_can_be_made_again_from_the_file(tmp_path: Path) -> None:
     ]
     written = read_rows(tmp_path / "verdicts.jsonl")
 
-    def key(row: VerdictRow) -> tuple[str, ...]:
+    def key(row: Verdict) -> tuple[str, ...]:
         return row.case_id, row.dimension, row.protocol, row.order
 
     assert sorted(again, key=key) == sorted(written, key=key)

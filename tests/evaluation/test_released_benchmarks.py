@@ -15,12 +15,12 @@ from released_samples import SAMPLES
 from medrm.cli import main
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import METRICS, load_benchmark, read_settings
-from medrm.evaluation.measures.metrics import benchmark_metrics
-from medrm.evaluation.page import write_page
+from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
+from medrm.evaluation.report_page import write_page
 from medrm.evaluation.rescore import rescore
-from medrm.evaluation.run import evaluate
 from medrm.schema import DIMENSIONS, Case, PairLabel, RankingLabel
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 
 @pytest.fixture

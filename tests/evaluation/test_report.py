@@ -18,10 +18,10 @@ from mock_scorers import (
 )
 
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.records.readings import rows_from_said, said_of
+from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.records.scoring import rows_from_said, said_of
 from medrm.evaluation.records.verdicts import read_rows, write_rows
 from medrm.evaluation.report import read_report
-from medrm.evaluation.run import evaluate
 from medrm.statistics import mean_interval
 
 ROW_KEYS = [

@@ -22,12 +22,12 @@ from resumable_worker import CASES
 
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.folder import held
 from medrm.evaluation.records.journal import Journal
-from medrm.evaluation.records.readings import Said
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.records.scoring import Said
 from medrm.schema import DIMENSIONS, Case, Response
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 WORKER = Path(__file__).parent / "resumable_worker.py"
 BENCHMARK = make_benchmark(make_cases("ABBABAAB" * 2))
@@ -320,7 +320,7 @@ def test_the_first_process_alone_may_have_a_case(
 ) -> None:
     run(tmp_path / "one", Counting(SCORERS["votes"]), benchmark=make_benchmark(make_cases("A")))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("medrm.evaluation.run._gather", list)  # the other one has none
+    monkeypatch.setattr("medrm.evaluation.evaluator._gather", list)  # the other one has none
     run(tmp_path / "two", Counting(SCORERS["votes"]), benchmark=make_benchmark(make_cases("A")))
     found = [contents(tmp_path / name) for name in ("one", "two")]
     assert found[0].keys() == found[1].keys()

@@ -9,9 +9,9 @@ from pathlib import Path
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.records.verdicts import Protocol, Reading, VerdictRow, row_of, write_rows
+from medrm.evaluation.records.verdicts import Reading, row_of, write_rows
 from medrm.evaluation.report import build_report, write_report
-from medrm.schema import DIMENSIONS, Case, Order, PairLabel
+from medrm.schema import DIMENSIONS, Case, Order, PairLabel, Protocol, Verdict
 
 SHOWN: tuple[tuple[Protocol, Order], ...] = (
     ("official", "forward"),
@@ -20,7 +20,7 @@ SHOWN: tuple[tuple[Protocol, Order], ...] = (
 )
 
 
-def judged(cases: list[Case], skill: float, generator: random.Random) -> list[VerdictRow]:
+def judged(cases: list[Case], skill: float, generator: random.Random) -> list[Verdict]:
     rows = []
     for case in cases:
         for dimension in DIMENSIONS:

@@ -12,10 +12,10 @@ import pytest
 from mock_scorers import make_cases, ranked_case
 from PIL import Image
 
+from medrm.data.case_set import digest_of
 from medrm.data.images import bytes_image, decode
-from medrm.data.load import digest_of
 from medrm.errors import DataError
-from medrm.evaluation.records.cases import read_stored_cases, write_cases
+from medrm.evaluation.records.stored_cases import read_stored_cases, write_cases
 from medrm.schema import Case, ImageRef
 
 

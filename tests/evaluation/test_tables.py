@@ -12,7 +12,7 @@ from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 from rich.console import Console
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.run import evaluate
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.tables import print_comparison, print_report
 from medrm.schema import DIMENSIONS, Case
 

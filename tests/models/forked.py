@@ -10,11 +10,11 @@ from tiny import make_tiny, tiny_image
 from medrm.config import AdapterOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
-from medrm.models.forks import FORK
+from medrm.models.prefix_sharing.batch import FORK
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.schema import Case
-from medrm.scorer.collate import Collator
-from medrm.scorer.reward import image_ref
+from medrm.scorer.collator import Collator
+from medrm.scorer.readouts.reward import image_ref
 
 GRADIENTS = HeadSpec(("accuracy", "overall"), ties="davidson", tied_dimensions=("overall",))
 

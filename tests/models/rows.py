@@ -10,9 +10,9 @@ from tiny import tiny_image
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
+from medrm.models.base_model import load_base, load_processor
 from medrm.models.contract import Contract, new_contract
 from medrm.models.families import FAMILIES
-from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 
 ANSWERS = ("Yes, the lungs are clear and no abnormality is seen.", "No")

@@ -14,8 +14,8 @@ from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.contract import new_contract
 from medrm.models.families import FAMILIES
-from medrm.models.folder import load_adapter, save_adapter
 from medrm.models.reward_model import head_of, without_adapter
+from medrm.models.save_load import load_adapter, save_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
 

@@ -20,8 +20,8 @@ from transformers.integrations.deepspeed import (
 
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
+from medrm.models.base_model import load_base, load_config, load_processor, resolve_model
 from medrm.models.families import FAMILIES, family_of, family_of_processor
-from medrm.models.load import load_base, load_config, load_processor, resolve_model
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

@@ -10,8 +10,8 @@ from tiny import TINY_FAMILIES, make_tiny, tiny_image
 from medrm.config import AdapterOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
-from medrm.models.check import check_image_reaches
 from medrm.models.families import FAMILIES
+from medrm.models.image_smoke_test import check_image_reaches
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

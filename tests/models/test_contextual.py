@@ -13,11 +13,11 @@ from tiny import TINY_FAMILIES, make_tiny
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.contract import new_contract
-from medrm.models.forks import FORK
+from medrm.models.prefix_sharing.batch import FORK
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.scorer.collate import Collator, Row
+from medrm.scorer.collator import Collator, Row
 from medrm.scorer.contextual import orders
-from medrm.scorer.reward import RewardModel
+from medrm.scorer.readouts.reward import RewardModel
 
 
 def contextual(family: str, count: int) -> tuple[object, Collator]:

@@ -18,10 +18,10 @@ import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter import freeze_backbone
+from medrm.models.base_model import load_base, load_processor
 from medrm.models.contract import new_contract, read_contract, update_contract
-from medrm.models.folder import load_adapter, save_adapter
-from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import head_of
+from medrm.models.save_load import load_adapter, save_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
 
@@ -290,7 +290,7 @@ def test_a_local_base_is_found_through_the_run(saved, tmp_path):
 
 def test_the_shipped_base_is_recorded_under_its_name(tiny_folder, tmp_path, monkeypatch):
     base = tiny_folder("qwen2_5_vl")
-    monkeypatch.setattr("medrm.models.load.asset", lambda relative: base)
+    monkeypatch.setattr("medrm.models.base_model.asset", lambda relative: base)
     model, processor = reward_model("phantom-base")
     freeze_backbone(model)
     options = ModelOptions("phantom-base")

@@ -17,15 +17,15 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models import forked_attention
 from medrm.models.adapter import add_adapter
+from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import FAMILIES
-from medrm.models.forked_attention import enable_forks, shares_prefix
-from medrm.models.forks import FORK, Fork, fork_problem
-from medrm.models.load import load_base, load_processor
+from medrm.models.prefix_sharing import attention as forked_attention
+from medrm.models.prefix_sharing.attention import enable_forks, shares_prefix
+from medrm.models.prefix_sharing.batch import FORK, Fork, fork_problem
 from medrm.models.reward_model import attach_head, without_adapter
-from medrm.scorer.collate import Collator
-from medrm.scorer.language import token_places
+from medrm.scorer.collator import Collator
+from medrm.scorer.token_logprobs import token_places
 
 EVERY_FAMILY = pytest.mark.parametrize("family", TINY_FAMILIES)
 

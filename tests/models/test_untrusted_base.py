@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.load import load_base, load_config, load_processor
+from medrm.models.base_model import load_base, load_config, load_processor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

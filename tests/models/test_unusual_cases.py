@@ -18,10 +18,10 @@ from medrm.config import ModelOptions
 from medrm.models.contract import new_contract
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
-from medrm.scorer.collate import Collator, Row
+from medrm.scorer.collator import Collator, Row
 from medrm.scorer.contextual import orders
-from medrm.scorer.likelihood import Likelihood
-from medrm.scorer.reward import RewardModel, image_ref
+from medrm.scorer.readouts.likelihood import Likelihood
+from medrm.scorer.readouts.reward import RewardModel, image_ref
 
 OPENING = "The chest radiograph shows clear lungs and no acute abnormality. " * 6
 

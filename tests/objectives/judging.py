@@ -25,7 +25,7 @@ from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.objectives import load_objective
 from medrm.schema import Case, Label, PairLabel
-from medrm.scorer.collate import Collator
+from medrm.scorer.collator import Collator
 
 DIMENSIONS = ("accuracy", "overall")
 FIRST, TIE, SECOND = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)

@@ -27,7 +27,7 @@ from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.bradley_terry import build_trainer, head_spec
 from medrm.objectives.trainer import PreferenceTrainer
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
-from medrm.scorer.collate import Collator
+from medrm.scorer.collator import Collator
 
 DIMENSIONS = ("accuracy", "overall")
 GOOD = ("clear lungs", "No acute cardiopulmonary abnormality is seen")

@@ -18,9 +18,9 @@ from medrm.data.images import examine
 from medrm.errors import ConfigError
 from medrm.objectives import load_objective
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.batching import layout_of
-from medrm.objectives.plan import Budget, Draw, Plan
-from medrm.scorer.collate import Collator
+from medrm.objectives.step_plan import Budget, Draw, Plan
+from medrm.objectives.token_budget import layout_of
+from medrm.scorer.collator import Collator
 
 COUNT = 203
 LENGTHS = 40 + (37 * np.arange(COUNT)) % 300

@@ -15,11 +15,11 @@ from torch import Tensor
 from medrm import chat
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
-from medrm.objectives.judge_collate import IGNORED, Writer, preferred, supervised
-from medrm.objectives.verdict_rows import Reply, VerdictRow, verdict_rows
-from medrm.scorer.collate import Collator, Row
-from medrm.scorer.judge import Judge
-from medrm.scorer.mocks import MockEngine
+from medrm.objectives.judge.judge_collator import IGNORED, Writer, preferred, supervised
+from medrm.objectives.judge.verdict_targets import Reply, VerdictRow, verdict_rows
+from medrm.scorer.collator import Collator, Row
+from medrm.scorer.mock_judges import MockEngine
+from medrm.scorer.readouts.generative_judge import Judge
 
 JSON = PROMPTS["json"]
 TURN_END = {"gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medrm.objectives import judge_rewards
+from medrm.objectives.judge import judge_rewards
 
 BOTH = ("accuracy", "overall")
 RIGHT = '{"accuracy": "A", "overall": "B"}'

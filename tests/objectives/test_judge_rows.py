@@ -14,8 +14,8 @@ from judging import FIRST, SECOND, TIE, judged
 
 from medrm.chat import PROMPTS, rationale_letters
 from medrm.errors import DataError
-from medrm.objectives.judge_rationales import read_rationales
-from medrm.objectives.verdict_rows import (
+from medrm.objectives.judge.rationales import read_rationales
+from medrm.objectives.judge.verdict_targets import (
     drawn_dimension,
     filler_answer,
     learned_answer,
@@ -167,7 +167,8 @@ def test_reasons_are_read_and_every_bad_line_is_named(tmp_path: Path, caplog: An
 
 def test_rows_and_rewards_need_no_torch() -> None:
     code = (
-        "import sys; import medrm.objectives.verdict_rows, medrm.objectives.judge_rationales, "
-        "medrm.objectives.judge_rewards; sys.exit('torch' in sys.modules)"
+        "import sys; import medrm.objectives.judge.verdict_targets; "
+        "import medrm.objectives.judge.rationales, "
+        "medrm.objectives.judge.judge_rewards; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

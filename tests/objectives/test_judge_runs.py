@@ -28,11 +28,12 @@ from medrm.config import AdapterOptions
 from medrm.config.parse import run_parser
 from medrm.data.images import examine
 from medrm.errors import ConfigError, DataError
-from medrm.objectives import judge_grpo, judge_run
-from medrm.objectives.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
-from medrm.objectives.judge_collate import Writer
-from medrm.objectives.verdict_rows import verdict_rows
-from medrm.scorer.skeleton import Skeleton
+from medrm.objectives.judge import common as judge_run
+from medrm.objectives.judge import judge_grpo
+from medrm.objectives.judge.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
+from medrm.objectives.judge.judge_collator import Writer
+from medrm.objectives.judge.verdict_targets import verdict_rows
+from medrm.scorer.readouts.constrained_json import Skeleton
 
 Build = Callable[..., Judging]
 

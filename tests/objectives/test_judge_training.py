@@ -17,10 +17,11 @@ from torch import Tensor
 from medrm import chat
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
-from medrm.objectives import judge_grpo, judge_run
+from medrm.models.prefix_sharing.kv_cache import continued
+from medrm.objectives.judge import common as judge_run
+from medrm.objectives.judge import judge_grpo
 from medrm.schema import Case
-from medrm.scorer.collate import Row
-from medrm.scorer.prefix import continued
+from medrm.scorer.collator import Row
 
 
 def changed(built: Judging) -> dict[str, Tensor]:

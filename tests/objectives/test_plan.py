@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from medrm.objectives import plan as plan_module
-from medrm.objectives.plan import Draw, Plan
+from medrm.objectives import step_plan as plan_module
+from medrm.objectives.step_plan import Draw, Plan
 
 COUNT = 75
 LENGTHS = [20 + (37 * case) % 90 for case in range(COUNT)]

@@ -18,8 +18,8 @@ from typing import Any
 
 from medrm.assets import asset
 from medrm.config import parse_run
-from medrm.data.index import Store
 from medrm.data.phantom import write_phantom
+from medrm.data.store.index import Store
 
 IMAGES = 200
 """Distinct ones, however many cases there are."""
@@ -47,9 +47,9 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
     built, and of the steps; cases decoded before the first step; the peak of resident memory.
     """
     from medrm.objectives import argument_classes
-    from medrm.pipeline.bench import Workbench
-    from medrm.pipeline.learn import build_trainer
-    from medrm.pipeline.material import gather
+    from medrm.pipeline.context import Workbench
+    from medrm.pipeline.fit import build_trainer
+    from medrm.pipeline.prepare_data import gather
 
     options = {
         "train_data": votes,

@@ -124,7 +124,7 @@ def test_bad_input_ends_with_status_2(
         raise AssertionError("a model was loaded")
 
     if make is not hub_model_offline:
-        monkeypatch.setattr("medrm.pipeline.bench.load_base", never)
+        monkeypatch.setattr("medrm.pipeline.context.load_base", never)
     assert recipe(**make(tmp_path)) == 2
     message = capsys.readouterr().err
     assert "Error:" in message

@@ -12,8 +12,8 @@ import pytest
 from medrm.assets import asset
 from medrm.config import JudgeOptions, Run, parse_run
 from medrm.errors import AdapterError, ConfigError
+from medrm.models.base_reference import origin_of
 from medrm.models.contract import Contract, write_contract
-from medrm.models.origin import origin_of
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.pipeline.checks import check_options, check_start
 from medrm.scorer.specs import judge_spec

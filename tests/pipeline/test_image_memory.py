@@ -12,11 +12,13 @@ from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import benchmark_from_cases
 from medrm.models import feature_store
+from medrm.models.base_model import load_base
 from medrm.models.families import FAMILIES
 from medrm.models.image_features import ImagesOnce
-from medrm.models.load import load_base
-from medrm.pipeline import bench, course, measure
-from medrm.pipeline.measure import Measurement, evaluate_model
+from medrm.pipeline import context as bench
+from medrm.pipeline import evaluate as measure
+from medrm.pipeline import stages as course
+from medrm.pipeline.evaluate import Measurement, evaluate_model
 
 
 def run(deepspeed: bool = False, **options: Any) -> Any:

@@ -14,8 +14,8 @@ import pytest
 
 from medrm.cli import main
 from medrm.evaluation.leaderboard.standings import Entry
-from medrm.pipeline import leaderboard
-from medrm.pipeline.leaderboard import LeaderboardRun, evaluate_command
+from medrm.pipeline import run_leaderboard as leaderboard
+from medrm.pipeline.run_leaderboard import LeaderboardRun, evaluate_command
 
 LIST = """
 benchmark: phantom
@@ -69,8 +69,10 @@ class Board:
 def board(tmp_path: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     made = Board(tmp_path, other)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("medrm.pipeline.leaderboard.subprocess.run", made.process)
-    monkeypatch.setattr("medrm.pipeline.leaderboard.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("medrm.pipeline.run_leaderboard.subprocess.run", made.process)
+    monkeypatch.setattr(
+        "medrm.pipeline.run_leaderboard.importlib.util.find_spec", lambda name: None
+    )
     return made
 
 
@@ -196,7 +198,7 @@ def test_a_killed_process_is_a_failed_entry(board: Board, monkeypatch: pytest.Mo
         stdout.flush()
         return subprocess.CompletedProcess(command, -9)
 
-    monkeypatch.setattr("medrm.pipeline.leaderboard.subprocess.run", killed)
+    monkeypatch.setattr("medrm.pipeline.run_leaderboard.subprocess.run", killed)
     assert board.run("--only", "Oracle", "Longer") == 1
     reasons = [one["reason"] for one in board.table["failed"]]
     assert reasons == ["loading\n(killed by signal 9)"] * 2
@@ -213,7 +215,7 @@ def test_a_service_that_answers_nothing_is_a_failed_entry(
         (folder / "report.json").write_text(json.dumps(report))
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr("medrm.pipeline.leaderboard.subprocess.run", unanswered)
+    monkeypatch.setattr("medrm.pipeline.run_leaderboard.subprocess.run", unanswered)
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     assert board.run("--only", "Served") == 1
     assert "HTTP 404: no such model" in board.table["failed"][0]["reason"]

@@ -11,8 +11,8 @@ from medrm.config import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
 from medrm.models.identity import saved_identity
-from medrm.pipeline import measure
-from medrm.pipeline.measure import Measurement, evaluate_model, identity_of
+from medrm.pipeline import evaluate as measure
+from medrm.pipeline.evaluate import Measurement, evaluate_model, identity_of
 
 
 def asked(model: str, **options: object) -> Measurement:

@@ -12,7 +12,7 @@ import pytest
 from pipeline import large_set
 from pipeline.large_set import start, write_votes
 
-from medrm.data.index import Store
+from medrm.data.store.index import Store
 
 
 @pytest.fixture(autouse=True)

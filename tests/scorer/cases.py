@@ -10,7 +10,7 @@ from tiny import tiny_image
 
 from medrm.data.images import bytes_image
 from medrm.schema import Case, ImageRef
-from medrm.scorer.batches import Scored
+from medrm.scorer.runner import Scored
 
 ANSWERS = (
     "Clear lungs.",

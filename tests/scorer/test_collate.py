@@ -15,7 +15,7 @@ from medrm import chat
 from medrm.data.images import decode, examine
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
-from medrm.scorer.collate import Collator, Row
+from medrm.scorer.collator import Collator, Row
 
 SIZES = ((60, 40), (40, 90), (28, 28), (120, 56))
 

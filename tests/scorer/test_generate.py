@@ -17,12 +17,12 @@ from medrm.config import AdapterOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.schema import Case
-from medrm.scorer import batches
-from medrm.scorer.batches import text_digest
-from medrm.scorer.collate import Collator, Row
-from medrm.scorer.engines import Completion, Request, Sampling
-from medrm.scorer.generate import TransformersEngine, stop_tokens
-from medrm.scorer.judge import Judge
+from medrm.scorer import runner as batches
+from medrm.scorer.collator import Collator, Row
+from medrm.scorer.engines.base import Completion, Request, Sampling
+from medrm.scorer.engines.transformers_engine import TransformersEngine, stop_tokens
+from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.runner import text_digest
 
 DIMENSIONS = ("accuracy", "overall")
 SHORT = Sampling(max_new_tokens=12)

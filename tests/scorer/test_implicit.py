@@ -18,10 +18,10 @@ from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.models.contract import Contract, new_contract
 from medrm.models.families import FAMILIES
-from medrm.objectives.judge_collate import Writer
+from medrm.objectives.judge.judge_collator import Writer
 from medrm.schema import Case
-from medrm.scorer.collate import Collator, Row
-from medrm.scorer.implicit import ImplicitReward
+from medrm.scorer.collator import Collator, Row
+from medrm.scorer.readouts.implicit_reward import ImplicitReward
 
 BETA = 0.3
 
@@ -111,7 +111,7 @@ def test_fresh_adapter_prefers_nothing() -> None:
     scorer = make_scorer("qwen2_5_vl", trained=False)
     for _, rewards in scorer.score_cases(mixed_cases()):
         assert np.array_equal(rewards, np.zeros_like(rewards))
-    assert scorer.compare([], "What?", ["one", "two"])["overall"].choice == "tie"
+    assert scorer.compare([], "What?", ["one", "two"])["overall"].outcome == "tie"
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
@@ -130,7 +130,7 @@ def test_scoring_leaves_the_adapter_on() -> None:
     first = scorer.score([stored_image(1)], "What?", ["one", "two lungs"])
     assert np.array_equal(first, scorer.score([stored_image(1)], "What?", ["one", "two lungs"]))
     verdict = scorer.compare([stored_image(1)], "What?", ["one", "two lungs"])["overall"]
-    assert verdict.choice == first[:, 0].argmax()
+    assert verdict.outcome == "AB"[first[:, 0].argmax()]
     assert scorer.dimensions == ("overall",)
 
 

@@ -13,9 +13,9 @@ from cases import broken_image, make_case, stored_image
 from medrm.chat import PROMPTS
 from medrm.errors import DataError
 from medrm.schema import ORDERS, Case, PairLabel, RankingLabel
-from medrm.scorer.engines import Completion, Request, Sampling, call_seed
-from medrm.scorer.judge import Judge
-from medrm.scorer.mocks import mock_judge
+from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
+from medrm.scorer.mock_judges import mock_judge
+from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.round_robin import pair_of
 
 TWO = ("accuracy", "overall")
@@ -143,14 +143,14 @@ def test_a_failed_call_keeps_its_state() -> None:
 def test_compare_prefers_what_both_orders_prefer() -> None:
     judge = mock_judge("longer", TWO)
     verdicts = judge.compare([stored_image(1)], "Q?", ["short", "much longer"])
-    assert {name: verdict.choice for name, verdict in verdicts.items()} == dict.fromkeys(TWO, 1)
-    assert {verdict.probabilities for verdict in verdicts.values()} == {None}
+    assert {name: verdict.outcome for name, verdict in verdicts.items()} == dict.fromkeys(TWO, "B")
+    assert {verdict.probability_a for verdict in verdicts.values()} == {None}
     disagreeing = mock_judge("first-slot", TWO).compare([], "Q?", ["a", "b"])
-    assert {(each.choice, each.reason) for each in disagreeing.values()} == {
-        (None, "orders_disagree")
+    assert {(each.outcome, each.reason) for each in disagreeing.values()} == {
+        ("unread", "orders_disagree")
     }
     refused = mock_judge("refuse", TWO).compare([], "Q?", ["a", "b"])
-    assert all(each.choice is None and each.reason for each in refused.values())
+    assert all(each.outcome == "unread" and each.reason for each in refused.values())
 
 
 def test_compare_takes_the_majority_of_the_votes_that_are_read() -> None:
@@ -162,12 +162,12 @@ def test_compare_takes_the_majority_of_the_votes_that_are_read() -> None:
             votes=len(replies),
         )
         verdict = judge.compare([], "Q?", ["a", "b"])["overall"]
-        return verdict.choice, verdict.reason
+        return verdict.outcome, verdict.reason
 
     tie, first, second = (letters(letter, ["overall"]) for letter in ("tie", "A", "B"))
     assert compare(tie, tie, first) == ("tie", None)
-    assert compare(first, "no verdict", first) == (None, "orders_disagree")
-    assert compare(first, second, "no verdict") == (None, "votes_split")
+    assert compare(first, "no verdict", first) == ("unread", "orders_disagree")
+    assert compare(first, second, "no verdict") == ("unread", "votes_split")
     assert compare(tie, "no verdict", "no verdict") == ("tie", None)
 
 

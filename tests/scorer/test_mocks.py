@@ -9,8 +9,8 @@ import pytest
 from medrm.errors import ConfigError
 from medrm.parsers import parse_verdict
 from medrm.schema import DIMENSIONS, Case, PairLabel
-from medrm.scorer.judge import preferences
-from medrm.scorer.mocks import MOCKS, REFUSAL, MockEngine, mock_judge
+from medrm.scorer.mock_judges import MOCKS, REFUSAL, MockEngine, mock_judge
+from medrm.scorer.readouts.generative_judge import preferences
 
 LABELS = {
     "accuracy": PairLabel((0.0, 0.0, 1.0), 3),

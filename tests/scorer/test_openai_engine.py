@@ -31,9 +31,9 @@ from loopback_openai import (
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
 from medrm.schema import Case
-from medrm.scorer.engines import Request, Sampling, call_seed
-from medrm.scorer.judge import Judge
-from medrm.scorer.openai import OpenAIEngine
+from medrm.scorer.engines.base import Request, Sampling, call_seed
+from medrm.scorer.engines.openai_engine import OpenAIEngine
+from medrm.scorer.readouts.generative_judge import Judge
 
 
 def test_keeps_the_order_and_never_has_more_calls_under_way_than_allowed(

@@ -15,12 +15,12 @@ from torch.nn.functional import log_softmax
 from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES
+from medrm.models.prefix_sharing import kv_cache as prefix_module
 from medrm.schema import Case
-from medrm.scorer import prefix as prefix_module
-from medrm.scorer.collate import Collator, Row
-from medrm.scorer.likelihood import Likelihood
+from medrm.scorer.collator import Collator, Row
+from medrm.scorer.readouts.likelihood import Likelihood
+from medrm.scorer.readouts.verdict_probability import VerdictProbability
 from medrm.scorer.round_robin import pair_of
-from medrm.scorer.verdict import VerdictProbability
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 

@@ -13,8 +13,8 @@ from typing import Any
 from cases import stored_image
 from loopback_openai import GREEDY, KEY, Answer, Start, ask, echo, question, run
 
-from medrm.scorer.engines import Sampling
-from medrm.scorer.openai import OpenAIEngine
+from medrm.scorer.engines.base import Sampling
+from medrm.scorer.engines.openai_engine import OpenAIEngine
 
 
 def test_a_kept_reply_costs_no_call_and_everything_asked_is_its_key(
@@ -47,8 +47,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from loopback_openai import ask
-from medrm.scorer.engines import Sampling
-from medrm.scorer.openai import OpenAIEngine
+from medrm.scorer.engines.base import Sampling
+from medrm.scorer.engines.openai_engine import OpenAIEngine
 engine = OpenAIEngine("a-model", sys.argv[1], "k", cache_dir=Path(sys.argv[2]), concurrency=2)
 for done in engine.complete([ask(f"q{n}") for n in range(40)], Sampling()):
     sys.stdout.write(done.text + "\\n")

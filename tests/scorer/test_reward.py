@@ -17,15 +17,15 @@ import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
+from medrm.models.base_model import load_base, load_processor
 from medrm.models.contract import new_contract
 from medrm.models.families import FAMILIES
-from medrm.models.folder import save_adapter
-from medrm.models.load import load_base, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.save_load import save_adapter
 from medrm.schema import Case
-from medrm.scorer import batches
-from medrm.scorer.load import load
-from medrm.scorer.reward import RewardModel
+from medrm.scorer import runner as batches
+from medrm.scorer.open import load
+from medrm.scorer.readouts.reward import RewardModel
 
 DIMENSIONS = ("accuracy", "overall")
 
@@ -138,11 +138,16 @@ def test_compare_prefers_the_higher_score(scorer: RewardModel) -> None:
     verdicts = scorer.compare([], "What?", answers)
     assert list(verdicts) == list(DIMENSIONS)
     for column, verdict in enumerate(verdicts.values()):
-        assert verdict.choice == rewards[:, column].argmax()
+        assert verdict.outcome == rewards[:, column].argmax()
         assert verdict.scores == tuple(rewards[:, column].tolist())
-        assert sum(verdict.probabilities or ()) == pytest.approx(1)
-        assert np.argmax(verdict.probabilities) == verdict.choice
-    assert scorer.compare([], "What?", ["same", "same"])["overall"].choice == "tie"
+        assert (verdict.score_a, verdict.score_b, verdict.probability_a) == (None, None, None)
+        assert (verdict.order, verdict.protocol, verdict.label) == ("both", None, None)
+    for column, verdict in enumerate(scorer.compare([], "What?", answers[:2]).values()):
+        first, second = rewards[:2, column].tolist()
+        assert verdict.outcome == ("A" if first > second else "B")
+        assert (verdict.score_a, verdict.score_b) == pytest.approx((first, second), abs=1e-5)
+        assert verdict.probability_a == pytest.approx(1 / (1 + np.exp(second - first)), abs=1e-5)
+    assert scorer.compare([], "What?", ["same", "same"])["overall"].outcome == "tie"
 
 
 def test_bad_cases_keep_their_place_and_reason(folder: Path) -> None:

@@ -18,9 +18,9 @@ from medrm.errors import ConfigError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.schema import Case
-from medrm.scorer import skeleton as skeleton_module
-from medrm.scorer.collate import Collator, Row
-from medrm.scorer.skeleton import Skeleton
+from medrm.scorer.collator import Collator, Row
+from medrm.scorer.readouts import constrained_json as skeleton_module
+from medrm.scorer.readouts.constrained_json import Skeleton
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 JSON, EACH = PROMPTS["json"], PROMPTS["json_per_dimension"]
@@ -214,12 +214,12 @@ def test_compare_asks_for_agreement() -> None:
         for row, verdict in enumerate(verdicts.values()):
             both = forward[row, :2].argmax(), backward[row, :2].argmax()
             disagree = both[0] != both[1]
-            assert verdict.choice == (None if disagree else both[0])
+            assert verdict.outcome == ("unread" if disagree else "AB"[both[0]])
             assert verdict.reason == ("orders_disagree" if disagree else None)
             share = np.mean([order[row, 0] / order[row, 2] for order in (forward, backward)])
-            assert verdict.probabilities == pytest.approx((share, 1 - share), abs=1e-5)
-            choices.add(verdict.choice)
-    assert choices == {0, 1, None}
+            assert verdict.probability_a == pytest.approx(share, abs=1e-5)
+            choices.add(verdict.outcome)
+    assert choices == {"A", "B", "unread"}
     with pytest.raises(DataError, match="compares two"):
         judge.compare([], "What?", ["one"])
     with pytest.raises(DataError, match="too_long"):
@@ -233,7 +233,7 @@ def test_no_mass_on_either_answer_is_no_verdict() -> None:
         lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor([other]), 1e6)
     )
     verdicts = Skeleton(model, processor, EACH).compare([], "What?", ["one", "two"])
-    assert {(each.choice, each.reason) for each in verdicts.values()} == {(None, "no_mass")}
+    assert {(each.outcome, each.reason) for each in verdicts.values()} == {("unread", "no_mass")}
 
 
 def test_prompts_that_no_skeleton_fits() -> None:

@@ -12,7 +12,7 @@ from medrm.config import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.contract import new_contract
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.scorer.load import scorer_of
+from medrm.scorer.open import scorer_of
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of
 
 SHORT = judge_spec(JudgeOptions(max_new_tokens=3))

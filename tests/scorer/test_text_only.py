@@ -18,14 +18,14 @@ from medrm.models.contract import new_contract
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
-from medrm.scorer.engines import Sampling
-from medrm.scorer.generate import TransformersEngine
-from medrm.scorer.implicit import ImplicitReward
-from medrm.scorer.judge import Judge
-from medrm.scorer.likelihood import Likelihood
-from medrm.scorer.reward import RewardModel
-from medrm.scorer.skeleton import Skeleton
-from medrm.scorer.verdict import VerdictProbability
+from medrm.scorer.engines.base import Sampling
+from medrm.scorer.engines.transformers_engine import TransformersEngine
+from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.implicit_reward import ImplicitReward
+from medrm.scorer.readouts.likelihood import Likelihood
+from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.readouts.verdict_probability import VerdictProbability
 
 DIMENSIONS = ("accuracy", "overall")
 TEXTS = [make_case(number, sizes=()) for number in range(3)]

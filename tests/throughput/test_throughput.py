@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, BatchFeature
 
 from medrm import cli
 from medrm.errors import ConfigError
-from medrm.models.forks import FORK
+from medrm.models.prefix_sharing.batch import FORK
 from medrm.throughput import measure as measure_module
 from medrm.throughput import run as run_module
 from medrm.throughput import subject as subject_module

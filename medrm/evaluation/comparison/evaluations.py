@@ -9,9 +9,10 @@ from pathlib import Path
 
 from medrm.errors import DataError
 from medrm.evaluation.measures.accuracy import case_scores
-from medrm.evaluation.records.lines import AGAIN
-from medrm.evaluation.records.verdicts import VerdictRow, read_rows
+from medrm.evaluation.records.jsonl import AGAIN
+from medrm.evaluation.records.verdicts import read_rows
 from medrm.evaluation.report import Report, read_report
+from medrm.schema import Verdict
 
 Scores = Mapping[str, Mapping[str, float]]
 """Dimension, in the benchmark's order, to case, by id, to its score."""
@@ -23,8 +24,8 @@ class Evaluation:
 
     folder: Path
     report: Report
-    robust: Mapping[str, list[VerdictRow]]
-    official: Mapping[str, list[VerdictRow]]
+    robust: Mapping[str, list[Verdict]]
+    official: Mapping[str, list[Verdict]]
 
     @cached_property
     def scores(self) -> Scores:
@@ -72,7 +73,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         DataError: it is incomplete, or was not judged under the robust protocol.
     """
     report = read_report(folder)
-    found: dict[str, dict[str, list[VerdictRow]]] = {"robust": {}, "official": {}}
+    found: dict[str, dict[str, list[Verdict]]] = {"robust": {}, "official": {}}
     for protocol in found:
         found[protocol] = {name: [] for name in report["ceiling"]}
     for row in read_rows(folder / "verdicts.jsonl"):
@@ -81,7 +82,7 @@ def read_evaluation(folder: Path) -> Evaluation:
                 f"verdicts.jsonl and report.json in {str(folder)!r} do not belong together: one "
                 f"judges {row.dimension!r}, the other does not. {AGAIN}"
             )
-        found[row.protocol][row.dimension].append(row)
+        found[str(row.protocol)][row.dimension].append(row)
     robust, official = (
         {name: rows for name, rows in of_protocol.items() if rows} for of_protocol in found.values()
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.exports.text import Table
+from medrm.evaluation.exports.text_tables import Table
 from medrm.evaluation.figures import RunFiles
 from medrm.evaluation.report import Report
 from medrm.evaluation.tables import DASH, p_value, percent, points, with_interval

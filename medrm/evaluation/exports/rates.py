@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.exports.text import spreadsheet_text
+from medrm.evaluation.exports.text_tables import spreadsheet_text
 from medrm.evaluation.measures.accuracy import case_scores, member_of
 from medrm.evaluation.measures.position import consistent, named_first
-from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
+from medrm.evaluation.records.verdicts import by_case
 from medrm.evaluation.report import Report
+from medrm.schema import UNREAD, Verdict
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def summary(rates: Iterable[Rate]) -> str:
     return file.getvalue()
 
 
-def evaluation_rates(side: str, report: Report, rows: Sequence[VerdictRow]) -> Iterator[Rate]:
+def evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iterator[Rate]:
     """Yields the rates of one evaluation.
 
     Args:
@@ -63,7 +64,7 @@ def evaluation_rates(side: str, report: Report, rows: Sequence[VerdictRow]) -> I
     protocols = report["protocols"]
     for protocol in ("robust", "official"):
         if protocol in protocols:
-            of_dimension: dict[str, list[VerdictRow]] = {name: [] for name in report["ceiling"]}
+            of_dimension: dict[str, list[Verdict]] = {name: [] for name in report["ceiling"]}
             for row in rows:
                 if row.protocol == protocol:
                     of_dimension[row.dimension].append(row)
@@ -85,7 +86,7 @@ def evaluation_rates(side: str, report: Report, rows: Sequence[VerdictRow]) -> I
 
 
 def _robust(
-    side: str, found: Mapping[str, Any], rows: Mapping[str, Sequence[VerdictRow]]
+    side: str, found: Mapping[str, Any], rows: Mapping[str, Sequence[Verdict]]
 ) -> Iterator[Rate]:
     for name, chosen in rows.items():
         measures = found["dimensions"][name]
@@ -111,7 +112,7 @@ def _robust(
 
 
 def _official(
-    side: str, found: Mapping[str, Any], rows: Mapping[str, Sequence[VerdictRow]]
+    side: str, found: Mapping[str, Any], rows: Mapping[str, Sequence[Verdict]]
 ) -> Iterator[Rate]:
     for name, chosen in rows.items():
         yield _accuracy(
@@ -128,7 +129,7 @@ def _accuracy(
     side: str,
     protocol: str,
     measures: Mapping[str, Any],
-    rows: Sequence[VerdictRow],
+    rows: Sequence[Verdict],
     *,
     dimension: str,
     group: str = "",

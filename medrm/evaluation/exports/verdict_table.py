@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from medrm.evaluation.records.verdicts import Expected, VerdictRow
+from medrm.schema import Expected, Verdict
 
 _WORDS, _NUMBER, _NUMBERS = pa.string(), pa.float64(), pa.list_(pa.float64())
 
-_COLUMNS: tuple[tuple[str, pa.DataType, Callable[[VerdictRow], Any]], ...] = (
+_COLUMNS: tuple[tuple[str, pa.DataType, Callable[[Verdict], Any]], ...] = (
     ("case_id", _WORDS, lambda row: _valid(row.case_id)),
     ("dimension", _WORDS, lambda row: row.dimension),
     ("protocol", _WORDS, lambda row: row.protocol),
@@ -32,7 +32,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, Callable[[VerdictRow], Any]], ...] = (
 )
 
 
-def write_verdicts(path: Path, sides: Mapping[str, Sequence[VerdictRow]]) -> None:
+def write_verdicts(path: Path, sides: Mapping[str, Sequence[Verdict]]) -> None:
     """Writes one row for each verdict.
 
     `side` says of which evaluation; each group has a column `group_<name>`. Outcomes and labels are

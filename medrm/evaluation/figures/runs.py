@@ -16,8 +16,8 @@ from medrm.evaluation.compare import Comparison
 from medrm.evaluation.figures.bias import halo, length, position
 from medrm.evaluation.figures.canvas import drawing, svg_inline, write_figure
 from medrm.evaluation.figures.change import dumbbell, forest, heatmap, transitions
-from medrm.evaluation.figures.confidence import reliability, risk_coverage
-from medrm.evaluation.figures.parsing import funnel
+from medrm.evaluation.figures.reliability import reliability, risk_coverage
+from medrm.evaluation.figures.replies import funnel
 from medrm.evaluation.figures.training import training
 from medrm.evaluation.report import Report, read_json, read_report
 

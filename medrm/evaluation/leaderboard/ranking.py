@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from medrm.evaluation.measures.accuracy import case_scores
-from medrm.evaluation.records.verdicts import VerdictRow, read_rows
+from medrm.evaluation.records.verdicts import read_rows
+from medrm.schema import Verdict
 from medrm.statistics import Floats, mean_interval, rank_ranges, sign_flip_test
 
 
@@ -36,7 +37,7 @@ def read_judged(folder: Path) -> Judged:
     Raises:
         DataError: its verdicts are missing or unreadable.
     """
-    of_dimension: dict[str, list[VerdictRow]] = {}
+    of_dimension: dict[str, list[Verdict]] = {}
     clusters = {}
     for row in read_rows(folder / "verdicts.jsonl"):
         if row.protocol == "robust":

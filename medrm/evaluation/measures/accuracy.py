@@ -7,20 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.measures.confidence import calibration_measures
+from medrm.evaluation.measures.confidence_measures import calibration_measures
 from medrm.evaluation.measures.contributions import contributions, mean_of_rates
 from medrm.evaluation.measures.gain import Answered, answered
 from medrm.evaluation.measures.position import position_measures
-from medrm.evaluation.records.verdicts import (
-    LETTERS,
-    TIE,
-    UNREAD,
-    Expected,
-    VerdictRow,
-    by_case,
-    label_of,
-)
-from medrm.schema import Case
+from medrm.evaluation.records.verdicts import by_case, label_of
+from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
 from medrm.statistics import cohen_kappa, gwet_ac1, mean, mean_interval, small_cell_interval
 
 NOT_STATED = "not stated"
@@ -37,7 +29,7 @@ RULES = {
 """What can be right without a model, in words."""
 
 
-def case_scores(rows: Iterable[VerdictRow]) -> dict[str, float]:
+def case_scores(rows: Iterable[Verdict]) -> dict[str, float]:
     """Returns, for each case with a majority label, its mean score over the presented orders.
 
     Args:
@@ -51,7 +43,7 @@ def case_scores(rows: Iterable[VerdictRow]) -> dict[str, float]:
     return scores
 
 
-def robust_measures(rows: Sequence[VerdictRow]) -> dict[str, Any]:
+def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
     """Returns the entry of `protocols.robust.dimensions` for the rows of one dimension.
 
     Unread is wrong; a tie verdict is wrong against A or B; cases that the experts call a tie are
@@ -84,7 +76,7 @@ def robust_measures(rows: Sequence[VerdictRow]) -> dict[str, Any]:
     }
 
 
-def accuracy_measures(rows: Sequence[VerdictRow], *, small: bool = False) -> dict[str, Any]:
+def accuracy_measures(rows: Sequence[Verdict], *, small: bool = False) -> dict[str, Any]:
     """Returns the accuracy with `ci95`, `n` and what is known of the clusters.
 
     Args:
@@ -109,10 +101,10 @@ def accuracy_measures(rows: Sequence[VerdictRow], *, small: bool = False) -> dic
 
 
 def group_measures(
-    rows: Sequence[VerdictRow], group: str, dimensions: Sequence[str]
+    rows: Sequence[Verdict], group: str, dimensions: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Returns the accuracy by a property of the case: member -> dimension -> measures."""
-    found: dict[str, dict[str, list[VerdictRow]]] = {}
+    found: dict[str, dict[str, list[Verdict]]] = {}
     for row in rows:
         found.setdefault(member_of(row, group), {}).setdefault(row.dimension, []).append(row)
     return {
@@ -124,7 +116,7 @@ def group_measures(
 
 
 def mean_measures(
-    rows: Mapping[str, Sequence[VerdictRow]], groups: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Verdict]], groups: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns `protocols.robust.means`: aggregates over the dimensions, and over the organs.
 
@@ -161,7 +153,7 @@ def mean_scores(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {} if values is None else dict(zip(cases, values.tolist(), strict=True))
 
 
-def joint_scores(rows: Mapping[str, Sequence[VerdictRow]]) -> dict[str, float]:
+def joint_scores(rows: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
     """Returns, for cases labelled on all dimensions, the share of orders that are right on all."""
     right: dict[str, dict[str, list[float]]] = {}
     for chosen in rows.values():
@@ -187,7 +179,7 @@ def _mean_entry(scores: Mapping[str, float], clusters: Mapping[str, str]) -> dic
     }
 
 
-def balanced_accuracy(labelled: Sequence[VerdictRow]) -> float | None:
+def balanced_accuracy(labelled: Sequence[Verdict]) -> float | None:
     """Returns the mean recall over the labels that occur: a constant letter reaches 1/2 at most."""
     labels = sorted({str(row.label) for row in labelled})
     recalls = [
@@ -196,7 +188,7 @@ def balanced_accuracy(labelled: Sequence[VerdictRow]) -> float | None:
     return mean(recalls)
 
 
-def official_measures(rows: Sequence[VerdictRow], dimensions: Sequence[str]) -> dict[str, Any]:
+def official_measures(rows: Sequence[Verdict], dimensions: Sequence[str]) -> dict[str, Any]:
     """Returns `protocols.official`: the released scorer's table, and its micro and macro means.
 
     The released scorer has one row for each organ; its denominators are the distinct ids with a
@@ -281,11 +273,11 @@ def best_rule(
     return best
 
 
-def share(rows: Sequence[VerdictRow], condition: Callable[[VerdictRow], bool]) -> float:
+def share(rows: Sequence[Verdict], condition: Callable[[Verdict], bool]) -> float:
     """Returns the share of `rows` (not empty) that meet a condition."""
     return fmean(condition(row) for row in rows)
 
 
-def member_of(row: VerdictRow, group: str) -> str:
+def member_of(row: Verdict, group: str) -> str:
     """Returns what the case of a row is in a group."""
     return row.groups.get(group) or NOT_STATED

@@ -12,8 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.records.verdicts import LETTERS, UNREAD, VerdictRow
-from medrm.schema import Case
+from medrm.schema import LETTERS, UNREAD, Case, Verdict
 from medrm.statistics import mean
 
 SUBSET = "subset"
@@ -41,7 +40,7 @@ class _Prompt(NamedTuple):
 
 
 def best_of_n(
-    rows: Sequence[VerdictRow], cases: Mapping[str, Case], benchmark: Benchmark
+    rows: Sequence[Verdict], cases: Mapping[str, Case], benchmark: Benchmark
 ) -> dict[str, Any]:
     """Returns the score of each subset and the unweighted mean over them.
 
@@ -60,7 +59,7 @@ def best_of_n(
 
 
 def ties(
-    rows: Sequence[VerdictRow], cases: Mapping[str, Case], benchmark: Benchmark
+    rows: Sequence[Verdict], cases: Mapping[str, Case], benchmark: Benchmark
 ) -> dict[str, Any]:
     """Returns the parts of the Ties score and, weighted by `WEIGHTS`, the score.
 
@@ -93,11 +92,11 @@ def ties(
     return {"score": sum(WEIGHTS[name] * parts[name] for name in WEIGHTS), **parts}
 
 
-def _labelled(rows: Sequence[VerdictRow]) -> list[VerdictRow]:
+def _labelled(rows: Sequence[Verdict]) -> list[Verdict]:
     return [row for row in rows if row.correct is not None]
 
 
-def _credit(row: VerdictRow) -> float:
+def _credit(row: Verdict) -> float:
     """1/m where a right answer shares the top score with m - 1 others, else 0."""
     scores = _scores(row)
     if scores is None:
@@ -106,7 +105,7 @@ def _credit(row: VerdictRow) -> float:
     return float(any(index in _right(row) for index in top)) / len(top)
 
 
-def _prompt(row: VerdictRow) -> _Prompt:
+def _prompt(row: Verdict) -> _Prompt:
     """What could not be scored counts as answers of equal scores."""
     scores = _scores(row)
     if scores is None:
@@ -117,7 +116,7 @@ def _prompt(row: VerdictRow) -> _Prompt:
     return _Prompt(margin > 0, max(right) - min(right), margin)
 
 
-def _scores(row: VerdictRow) -> tuple[float, ...] | None:
+def _scores(row: Verdict) -> tuple[float, ...] | None:
     """The scores of all answers; a judge's of a pair are 1 for the preferred one, None if unread.
 
     Of more than two answers those of a judge are the shares of its comparisons that each one won.
@@ -130,7 +129,7 @@ def _scores(row: VerdictRow) -> tuple[float, ...] | None:
     return first, 1 - first
 
 
-def _right(row: VerdictRow) -> tuple[int, ...]:
+def _right(row: Verdict) -> tuple[int, ...]:
     """The right answers of a labelled case."""
     if isinstance(row.label, tuple):
         return row.label

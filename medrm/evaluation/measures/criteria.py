@@ -11,8 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.records.verdicts import LETTERS, VerdictRow
-from medrm.schema import Case, PairLabel
+from medrm.schema import LETTERS, Case, PairLabel, Verdict
 from medrm.statistics import mean
 
 CATEGORY = "category"
@@ -23,7 +22,7 @@ CRITERIA = "criteria"
 
 
 def macro_f1(
-    rows: Sequence[VerdictRow], cases: Mapping[str, Case], benchmark: Benchmark
+    rows: Sequence[Verdict], cases: Mapping[str, Case], benchmark: Benchmark
 ) -> dict[str, Any]:
     """Returns the balanced F1 against every physician's label.
 
@@ -31,7 +30,7 @@ def macro_f1(
     paper's; each group's members have the mean over their criteria; `criteria` has them one by one,
     None where the physicians' labels are all of one class.
     """
-    criteria: dict[str, list[VerdictRow]] = {}
+    criteria: dict[str, list[Verdict]] = {}
     for row in rows:
         criteria.setdefault(row.groups.get(CATEGORY, ""), []).append(row)
     scores = {name: balanced_f1(criteria[name], cases) for name in sorted(criteria)}
@@ -47,7 +46,7 @@ def macro_f1(
     return {**numbers, CRITERIA: scores}
 
 
-def balanced_f1(rows: Sequence[VerdictRow], cases: Mapping[str, Case]) -> float | None:
+def balanced_f1(rows: Sequence[Verdict], cases: Mapping[str, Case]) -> float | None:
     """Returns the mean of the F1 of the class met and of the class not met.
 
     Every label of a physician is one comparison. A verdict that says neither, such as a tie or one

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from medrm.evaluation.records.verdicts import UNREAD, VerdictRow, by_case
+from medrm.evaluation.records.verdicts import by_case
+from medrm.schema import UNREAD, Verdict
 
 
 class Answered(NamedTuple):
@@ -16,7 +17,7 @@ class Answered(NamedTuple):
 
 
 def split_gain(
-    before: Iterable[VerdictRow], after: Iterable[VerdictRow], cases: Collection[str]
+    before: Iterable[Verdict], after: Iterable[Verdict], cases: Collection[str]
 ) -> dict[str, float]:
     """Returns `judgement` and `format`, which sum to the difference in accuracy exactly.
 
@@ -40,7 +41,7 @@ def split_gain(
     }
 
 
-def answered(rows: Iterable[VerdictRow], cases: Collection[str]) -> Answered:
+def answered(rows: Iterable[Verdict], cases: Collection[str]) -> Answered:
     """Returns what was read of some cases; each counts with the mean over its presentations."""
     read = right = 0.0
     for case_id, presentations in by_case(rows):
@@ -52,8 +53,8 @@ def answered(rows: Iterable[VerdictRow], cases: Collection[str]) -> Answered:
 
 
 def gains(
-    before: Mapping[str, Sequence[VerdictRow]],
-    after: Mapping[str, Sequence[VerdictRow]],
+    before: Mapping[str, Sequence[Verdict]],
+    after: Mapping[str, Sequence[Verdict]],
     cases: Mapping[str, Collection[str]],
 ) -> dict[str, dict[str, float]]:
     """Returns `split_gain` of every dimension.

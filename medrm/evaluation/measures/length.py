@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medrm.evaluation.measures.position import Presented
-from medrm.evaluation.records.verdicts import LETTERS
+from medrm.schema import LETTERS
 from medrm.statistics import mean
 
 LEAST_DIFFERENCE = 30

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from medrm.evaluation.measures.contributions import Contributions, contributions
-from medrm.evaluation.records.verdicts import LETTERS, TIE, UNREAD, VerdictRow
-from medrm.schema import Order
+from medrm.schema import LETTERS, TIE, UNREAD, Verdict
 from medrm.statistics import binomial_midp, mean
 
-Presented = Sequence[VerdictRow]
+Presented = Sequence[Verdict]
 """The rows of one case on one dimension, one for each presented order."""
 
-SHOWN_FIRST: dict[Order, str] = {"forward": LETTERS[0], "reversed": LETTERS[1]}
+SHOWN_FIRST: dict[str, str] = {"forward": LETTERS[0], "reversed": LETTERS[1]}
 
 MEASURES = (
     *("consistency", "first_rate", "both_correct", "net_correct"),
@@ -106,7 +105,7 @@ def _read_twice(case: Presented) -> bool:
     return len(case) == 2 and all(row.outcome != UNREAD for row in case)
 
 
-def _game(row: VerdictRow) -> int:
+def _game(row: Verdict) -> int:
     """1 right, -1 wrong, 0 neither."""
     if row.correct:
         return 1

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medrm.evaluation.measures.contributions import Contributions, contributions
-from medrm.evaluation.records.verdicts import LETTERS, UNREAD, Expected, Outcome, VerdictRow
+from medrm.schema import LETTERS, UNREAD, Expected, Outcome, Verdict
 from medrm.statistics import Floats, phi_matrix
 
 OVERALL = "overall"
@@ -32,7 +32,7 @@ Sheets = Mapping[str, Sheet]
 """By case id."""
 
 
-def sheets_of(rows: Sequence[VerdictRow]) -> Sheets:
+def sheets_of(rows: Sequence[Verdict]) -> Sheets:
     """Returns the cases with labels and outcomes of all dimensions, sorted by case id."""
     labels: dict[str, dict[str, Expected | None]] = {}
     outcomes: dict[str, dict[str, dict[str, Outcome]]] = {}
@@ -46,9 +46,7 @@ def sheets_of(rows: Sequence[VerdictRow]) -> Sheets:
     }
 
 
-def structure_measures(
-    rows: Sequence[VerdictRow], dimensions: Sequence[str]
-) -> dict[str, Any] | None:
+def structure_measures(rows: Sequence[Verdict], dimensions: Sequence[str]) -> dict[str, Any] | None:
     """Returns `structure` of `report.json`; None below two judged dimensions, or without pairs.
 
     `all_same`: share of presentations that name one answer on all dimensions; `halo` is what that

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrm.evaluation.records.cases import CASES_FILE, read_stored_cases
-from medrm.evaluation.records.readings import TEXTS, is_official
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.verdicts import VerdictRow, label_of, read_rows
+from medrm.evaluation.records.scoring import TEXTS, is_official
+from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
+from medrm.evaluation.records.verdicts import label_of, read_rows
 from medrm.parsers import parse_verdict
-from medrm.schema import Case, ImageRef, Label, RankingLabel, Response
+from medrm.schema import Case, ImageRef, Label, RankingLabel, Response, Verdict
 
 LONGEST_REPLY = 2_000
 """Characters that are shown of a reply, or fewer where there are very many."""
@@ -126,7 +126,7 @@ def _verdicts(folder: Path) -> dict[str, dict[str, list[list[Any]]]]:
     return found
 
 
-def _verdict(row: VerdictRow) -> list[Any]:
+def _verdict(row: Verdict) -> list[Any]:
     """Outcome, 1 right or 0 wrong, why unread, probability of the first answer, scores."""
     scores: Sequence[float | None] = row.scores or (row.score_a, row.score_b)
     known = [float(f"{score:.4g}") for score in scores if score is not None]

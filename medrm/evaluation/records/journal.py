@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from medrm.evaluation.records.lines import UNFIT, line_of, record_of, write_whole, writing
-from medrm.evaluation.records.readings import Said, in_order
+from medrm.evaluation.records.jsonl import UNFIT, line_of, record_of, write_whole, writing
 from medrm.evaluation.records.responses import response_of, response_record
-from medrm.evaluation.records.verdicts import VerdictRow, row_from
-from medrm.schema import Response
+from medrm.evaluation.records.scoring import Said, in_order
+from medrm.evaluation.records.verdicts import row_from
+from medrm.schema import Response, Verdict
 
 RESPONSES_FILE = "responses.jsonl"
 VERDICTS_FILE = "verdicts.jsonl"
@@ -115,7 +115,7 @@ class Journal:
                 path.unlink(missing_ok=True)
 
 
-def scores_of(rows: Iterable[VerdictRow]) -> dict[str, Said]:
+def scores_of(rows: Iterable[Verdict]) -> dict[str, Said]:
     """Returns the scores that a scalar model's verdicts repeat, by case."""
     found: dict[str, Said] = {}
     scores: dict[str, dict[str, tuple[float, ...]]] = {}

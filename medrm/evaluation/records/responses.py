@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from medrm.evaluation.records.lines import read_lines, write_lines
+from medrm.evaluation.records.jsonl import read_lines, write_lines
 from medrm.schema import Order, Response, State
 
 

@@ -6,56 +6,23 @@ needs neither a model nor torch. `A` is the first answer as stored, whichever wa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from medrm.evaluation.records.lines import read_lines, write_lines
-from medrm.schema import Case, Label, Order, RankingLabel
-
-Protocol = Literal["official", "robust"]
-Outcome = str | int
-"""`A`, `B`, `tie` or `unread`; for more than two answers the best one's index instead of A/B."""
-
-Expected = Outcome | tuple[int, ...]
-"""A label as it is written; of more than two answers several may be the best together."""
-
-TIE = "tie"
-UNREAD = "unread"
-LETTERS = ("A", "B")
-
-
-@dataclass(frozen=True)
-class VerdictRow:
-    """One line of `verdicts.jsonl`; `scores` stands only where a case has more than two answers."""
-
-    case_id: str
-    dimension: str
-    protocol: Protocol
-    order: Order
-    outcome: Outcome
-    reason: str | None
-    label: Expected | None
-    label_shares: tuple[float, ...] | None
-    probability_a: float | None
-    score_a: float | None
-    score_b: float | None
-    cluster: str
-    groups: Mapping[str, str]
-    scores: tuple[float, ...] | None = None
-
-    @property
-    def correct(self) -> float | None:
-        """1 or 0; None where the experts have no majority for an answer.
-
-        Where several answers are the best together, each of them is right.
-        """
-        if self.label is None or self.label == TIE:
-            return None
-        if isinstance(self.label, tuple):
-            return float(self.outcome in self.label)
-        return float(self.outcome == self.label)
+from medrm.evaluation.records.jsonl import read_lines, write_lines
+from medrm.schema import (
+    LETTERS,
+    TIE,
+    Case,
+    Expected,
+    Label,
+    Order,
+    Outcome,
+    Protocol,
+    RankingLabel,
+    Verdict,
+)
 
 
 class Reading(NamedTuple):
@@ -90,12 +57,12 @@ def label_of(label: Label | None, answers: int) -> tuple[Expected | None, tuple[
     return (LETTERS[choice] if isinstance(choice, int) else choice), label.shares
 
 
-def write_rows(path: Path, rows: Iterable[VerdictRow]) -> None:
+def write_rows(path: Path, rows: Iterable[Verdict]) -> None:
     """Writes `verdicts.jsonl`, whole or not at all."""
     write_lines(path, (_record(row) for row in rows))
 
 
-def read_rows(path: Path) -> list[VerdictRow]:
+def read_rows(path: Path) -> list[Verdict]:
     """Returns the lines of a `verdicts.jsonl`.
 
     Raises:
@@ -106,11 +73,11 @@ def read_rows(path: Path) -> list[VerdictRow]:
 
 def row_of(
     case: Case, dimension: str, protocol: Protocol, order: Order, reading: Reading
-) -> VerdictRow:
+) -> Verdict:
     """Returns the line for what was read from one presentation of a case."""
     label, shares = label_of(case.labels.get(dimension), len(case.answers))
     pair = reading.scores if reading.scores is not None and len(case.answers) == 2 else (None, None)
-    return VerdictRow(
+    return Verdict(
         case_id=case.case_id,
         dimension=dimension,
         protocol=protocol,
@@ -128,14 +95,14 @@ def row_of(
     )
 
 
-def _record(row: VerdictRow) -> dict[str, Any]:
+def _record(row: Verdict) -> dict[str, Any]:
     record = dict(vars(row))
     if row.scores is None:
         del record["scores"]
     return record
 
 
-def row_from(record: dict[str, Any]) -> VerdictRow:
+def row_from(record: dict[str, Any]) -> Verdict:
     """Returns what a line of `verdicts.jsonl` says.
 
     Raises:
@@ -144,7 +111,7 @@ def row_from(record: dict[str, Any]) -> VerdictRow:
     for name in ("label", "label_shares", "scores"):
         if isinstance(record.get(name), list):
             record[name] = tuple(record[name])
-    row = VerdictRow(**record)
+    row = Verdict(**record)
     numbers = (row.score_a, row.score_b, row.probability_a, *(row.scores or ()))
     if not all(isinstance(number, int | float | None) for number in numbers):
         raise TypeError(f"scores {numbers!r}")
@@ -156,9 +123,9 @@ def row_from(record: dict[str, Any]) -> VerdictRow:
     return row
 
 
-def by_case(rows: Iterable[VerdictRow]) -> Iterator[tuple[str, list[VerdictRow]]]:
+def by_case(rows: Iterable[Verdict]) -> Iterator[tuple[str, list[Verdict]]]:
     """Yields (case id, its rows), sorted by case id, so that row order never changes a number."""
-    cases: dict[str, list[VerdictRow]] = {}
+    cases: dict[str, list[Verdict]] = {}
     for row in rows:
         cases.setdefault(row.case_id, []).append(row)
     for case_id in sorted(cases):

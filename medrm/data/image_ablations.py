@@ -1,0 +1,165 @@
+"""The same cases with other pictures or none: what is left of a score without the right picture.
+
+Identifiers, texts, labels, groups and clusters stay. A case with a picture that cannot be read is
+left alone, so that every control leaves the same cases unread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from itertools import chain, cycle, islice
+
+from medrm.data.contamination import same_pictures
+from medrm.data.images import ImageFacts, bytes_image, image_problem
+from medrm.data.splits import connected
+from medrm.errors import DataError
+from medrm.schema import Case, ImageRef
+
+PICTURE_CONTROLS = ("blank_images", "shuffled_images", "text_only")
+"""The controls that a trained model is measured on again."""
+
+SHUFFLE_SEED = 0
+"""Fixed, so that every run and every model sees the same pictures."""
+
+_MID_GREY = (128, 128, 128)
+
+
+def picture_control(
+    name: str, cases: Sequence[Case], facts: Mapping[str, ImageFacts], synthetic: bool
+) -> list[Case]:
+    """Returns the cases of one of `PICTURE_CONTROLS`.
+
+    Args:
+        name: of the control.
+        cases: with their own pictures.
+        facts: of their images (`images.examine`).
+        synthetic: drawn images look alike by nature: equality of bytes or pixels alone counts.
+
+    Raises:
+        DataError: the pictures of all cases belong together, so that none can be exchanged.
+    """
+    if name == "blank_images":
+        return blank_images(cases, facts)
+    if name == "shuffled_images":
+        return shuffled_images(cases, facts, synthetic)
+    return without_images(cases, facts)
+
+
+def blank_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[Case]:
+    """Returns the cases with each image replaced by uniform mid-grey of its size."""
+
+    def blank(ref: ImageRef) -> ImageRef:
+        size = (facts[ref.digest].width, facts[ref.digest].height)
+        return bytes_image(f"blank {size[0]} x {size[1]}", partial(_grey_png, *size))
+
+    return [
+        replace(case, images=tuple(blank(ref) for ref in case.images))
+        if _pictured(case, facts)
+        else case
+        for case in cases
+    ]
+
+
+def without_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[Case]:
+    """Returns the cases as text alone."""
+    return [replace(case, images=()) if _pictured(case, facts) else case for case in cases]
+
+
+def shuffled_images(
+    cases: Sequence[Case],
+    facts: Mapping[str, ImageFacts],
+    synthetic: bool,
+    seed: int = SHUFFLE_SEED,
+) -> list[Case]:
+    """Returns the cases with the pictures of other cases, as many as their own.
+
+    They come from cases of the same organ where there are any, else from any; never from a case of
+    the same cluster or from one that has a copy of the same picture. Which one follows from hashes
+    of the two identifiers alone (consistent hashing, Karger et al., STOC 1997): the order of the
+    cases changes nothing, and where cases are added or left out few others get another picture.
+
+    Raises:
+        DataError: the pictures of all cases belong together, so that none can be exchanged.
+    """
+    blocks = _blocks(cases, facts, synthetic)
+    givers = [index for index, case in enumerate(cases) if _pictured(case, facts)]
+    if len({blocks[index] for index in givers}) < 2:
+        raise DataError(
+            "The pictures of all cases belong to one patient, study or picture; to exchange them, "
+            "two are needed."
+        )
+    places = sorted((_place(seed, "giver", cases[index].case_id), index) for index in givers)
+    rings: dict[str | None, list[tuple[int, int]]] = defaultdict(list)
+    for place in places:
+        rings[cases[place[1]].groups.get("organ")].append(place)
+
+    def exchange(index: int) -> Case:
+        case = cases[index]
+        start = _place(seed, "taker", case.case_id)
+        near = rings[case.groups.get("organ")]
+        others = (
+            ref
+            for giver in chain(_from(near, start), _from(places, start))
+            if blocks[giver] != blocks[index]
+            for ref in cases[giver].images
+        )
+        return replace(case, images=_take(others, len(case.images)))
+
+    exchanged = {index: exchange(index) for index in givers}
+    return [exchanged.get(index, case) for index, case in enumerate(cases)]
+
+
+def _pictured(case: Case, facts: Mapping[str, ImageFacts]) -> bool:
+    """Whether a case has images, all of which can be read."""
+    return bool(case.images) and all(image_problem(ref, facts) is None for ref in case.images)
+
+
+def _blocks(cases: Sequence[Case], facts: Mapping[str, ImageFacts], synthetic: bool) -> list[str]:
+    """Returns what each case belongs to: its cluster, joined with those that share a picture."""
+    keys = [
+        [f"cluster:{case.cluster or case.case_id}"]
+        + [f"image:{ref.digest}" for ref in case.images if ref.digest]
+        for case in cases
+    ]
+    copies = [
+        [f"image:{same.left.digest}", f"image:{same.right.digest}"]
+        for same in same_pictures(cases, cases, facts, synthetic)
+    ]
+    return connected(keys + copies)[: len(cases)]
+
+
+def _place(seed: int, role: str, case_id: str) -> int:
+    digest = hashlib.sha256(f"{seed} {role} {case_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def _from(ring: Sequence[tuple[int, int]], start: int) -> Iterator[int]:
+    """Yields the members of a ring from a place on, all the way around."""
+    first = bisect(ring, (start, -1))
+    for position in chain(range(first, len(ring)), range(first)):
+        yield ring[position][1]
+
+
+def _take(refs: Iterable[ImageRef], count: int) -> tuple[ImageRef, ...]:
+    """Returns so many images, distinct ones as far as there are any."""
+    found: dict[str, ImageRef] = {}
+    for ref in refs:
+        found.setdefault(ref.digest, ref)
+        if len(found) == count:
+            break
+    return tuple(islice(cycle(found.values()), count))
+
+
+@lru_cache(maxsize=64)
+def _grey_png(width: int, height: int) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), _MID_GREY).save(buffer, "PNG")
+    return buffer.getvalue()

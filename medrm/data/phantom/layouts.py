@@ -1,0 +1,155 @@
+"""Phantom cases -> files, in the votes form and in the released benchmark layout."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from medrm.data.phantom.draws import PhantomCase, draw_case, draw_picture, owner
+from medrm.data.phantom.experts import Votes, ceiling, majority
+from medrm.data.phantom.facts import ANATOMIES
+from medrm.errors import ConfigError
+
+VERSION = "2"
+"""Raised whenever the same seed would give other cases."""
+
+_TEXT_COLUMNS = (
+    "question_id",
+    "question",
+    "answer1_text",
+    "answer2_text",
+    "dataset",
+    "modality_type",
+    "question_type",
+    "image_id",
+    "body_part",
+    "modality",
+)
+_FEATURES = {"image": {"_type": "Image"}} | {
+    column: {"dtype": "string", "_type": "Value"} for column in _TEXT_COLUMNS
+}
+_SCHEMA = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        *((column, pa.string()) for column in _TEXT_COLUMNS),
+    ],
+    # What `datasets` reads to decode the column `image`.
+    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
+)
+
+
+def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
+    """Writes `cases` phantom cases in both layouts; the same seed gives the same bytes.
+
+    Returns:
+        The ceiling: dimension -> accuracy that a model which knows the truth reaches.
+
+    Raises:
+        ConfigError: a negative seed, or a folder that holds something.
+    """
+    if seed < 0:
+        raise ConfigError(f"The phantom seed is {seed}; give 0 or more.")
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(
+            f"{str(output)!r} is not empty, and two sets in one folder would mix. Give a new one."
+        )
+    (output / "images").mkdir(parents=True, exist_ok=True)
+    organs: dict[str, list[dict[str, object]]] = defaultdict(list)
+    labels: dict[str, list[dict[str, object]]] = defaultdict(list)
+    truths: list[Votes] = []
+    majorities: list[Votes] = []
+    with (output / "votes.jsonl").open("w", encoding="utf-8", newline="\n") as votes:
+        for index in range(cases):
+            if owner(index) == index:
+                readings, picture = draw_picture(seed, index)
+                image = _png(Image.fromarray(picture.pixels))
+                (output / "images" / f"{_name(seed, index)}.png").write_bytes(image)
+            case = draw_case(seed, index, readings)
+            votes.writelines(_vote_lines(seed, index, case))
+            truths.append(case.truth)
+            majorities.append(majority(case.votes))
+            organ = case.readings.true.organ
+            organs[organ].append(_row(seed, index, case, image))
+            labels[organ].append(
+                {"question_id": _name(seed, index), "human_answer": majorities[-1]}
+            )
+    _write_layout(output / "pair_gt_all", organs, labels)
+    reachable = ceiling(truths, majorities)
+    about = {
+        "name": "phantom",
+        "version": VERSION,
+        "seed": seed,
+        "cases": cases,
+        "synthetic": True,
+        "ceiling": reachable,
+    }
+    (output / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return reachable
+
+
+def _name(seed: int, index: int) -> str:
+    return f"phantom-{seed}-{index:06d}"
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # noise hardly compresses; level 6 is 4 x slower
+    return buffer.getvalue()
+
+
+def _vote_lines(seed: int, index: int, case: PhantomCase) -> Iterable[str]:
+    facts = case.readings.true
+    for annotator, votes in case.votes.items():
+        line = {
+            "case_id": _name(seed, index),
+            "image": f"images/{_name(seed, case.owner)}.png",
+            "question": case.question,
+            "answer_a": case.answers[0],
+            "answer_b": case.answers[1],
+            "annotator": annotator,
+            "votes": votes,
+            "organ": facts.organ,
+            "department": ANATOMIES[facts.organ].department,
+            "modality": facts.modality,
+            "source": "phantom",
+            "patient": _name(seed, case.owner),
+        }
+        yield json.dumps(line) + "\n"
+
+
+def _row(seed: int, index: int, case: PhantomCase, image: bytes) -> dict[str, object]:
+    image_id = f"{_name(seed, case.owner)}.png"
+    facts = case.readings.true
+    return {
+        "image": {"bytes": image, "path": image_id},
+        "question_id": _name(seed, index),
+        "question": case.question,
+        "answer1_text": case.answers[0],
+        "answer2_text": case.answers[1],
+        "dataset": "phantom",
+        "modality_type": facts.organ,  # as released; the scorer sorts the rows by it
+        "question_type": case.kind,
+        "image_id": image_id,
+        "body_part": facts.organ,
+        "modality": facts.modality,
+    }
+
+
+def _write_layout(
+    root: Path,
+    organs: dict[str, list[dict[str, object]]],
+    labels: dict[str, list[dict[str, object]]],
+) -> None:
+    (root / "parquet").mkdir(parents=True, exist_ok=True)
+    for organ, rows in organs.items():
+        table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+        pq.write_table(table, root / "parquet" / f"{organ}.parquet", compression="none")
+        lines = "".join(json.dumps(label) + "\n" for label in labels[organ])
+        (root / f"{organ}.jsonl").write_text(lines, encoding="utf-8", newline="\n")

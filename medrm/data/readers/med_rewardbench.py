@@ -1,0 +1,151 @@
+"""Med-RewardBench as released, `pair_gt_all/`: labels and inputs joined by question id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medrm.data.labels import Draft, Vote
+from medrm.data.organs import ORGANS, canonical_organ
+from medrm.data.readers.votes_jsonl import Reading, dimension_problem, read_vote
+from medrm.data.row_tables import Row, Table, missing_columns, open_table, parquet_table, row_images
+from medrm.errors import DataError, report
+from medrm.schema import ImageRef
+
+FOLDER = "pair_gt_all"
+_LABELS = ("question_id", "human_answer")
+_INPUTS = ("question_id", "image", "question", "answer1_text", "answer2_text")
+_GROUPS = {"dataset": "source", "question_type": "question_type", "body_part": "body_part"}
+
+
+def read_layout(root: Path, boundary: Path | None = None) -> Reading:
+    """Returns the cases of `root/pair_gt_all`, organ by organ, in the order of the inputs.
+
+    `boundary` is the folder that no link may leave, by default `root`.
+
+    Raises:
+        DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
+            message.
+    """
+    return Reading(_drafts(root, boundary or root))
+
+
+def _drafts(root: Path, boundary: Path) -> Iterator[Draft]:
+    folder = root / FOLDER
+    problems: list[str] = []
+    organ_of: dict[str, str] = {}
+    labels = {path.stem for path in folder.glob("*.jsonl")}
+    inputs = {path.stem for path in (folder / "parquet").glob("*.parquet")}
+    for organ in sorted(labels - inputs):
+        problems.append(f"{organ}.jsonl has no parquet/{organ}.parquet beside it")
+    for organ in sorted(inputs - labels):
+        problems.append(f"parquet/{organ}.parquet has no {organ}.jsonl beside it")
+    for organ in sorted(labels & inputs):
+        answers = _read_labels(open_table(folder / f"{organ}.jsonl"), organ, problems)
+        table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary)
+        for draft in _join(table, organ, answers, problems):
+            known = organ_of.setdefault(draft.case_id, organ)
+            if known != organ:
+                problems.append(f"question_id {draft.case_id!r} occurs in {known} and in {organ}")
+            yield draft
+    if not labels | inputs:
+        problems.append("it holds no <organ>.jsonl and no parquet/<organ>.parquet")
+    if problems:
+        raise DataError(report(f"{folder} has {len(problems)} problems.", problems))
+
+
+def _read_labels(table: Table, organ: str, problems: list[str]) -> dict[str, dict[str, list[Vote]]]:
+    """Returns the votes by question id; the released label counts as one vote of one expert."""
+    labels: dict[str, dict[str, list[Vote]]] = {}
+    for place, row in table.rows:
+        where = f"{table.name} {place}"
+        missing = missing_columns(row, _LABELS)
+        if missing or not isinstance(row["human_answer"], dict):
+            problems += [
+                f"{where}: {problem}" for problem in missing or ["human_answer is no object"]
+            ]
+            continue
+        case_id = _case_id(row, where, problems)
+        if case_id in labels:
+            problems.append(f"{where}: question_id {case_id!r} occurs twice")
+        labels[case_id] = _read_answer(row["human_answer"], f"{where} ({case_id!r})", problems)
+    problems += [f"{table.name} {problem}" for problem in table.problems]
+    return labels
+
+
+def _read_answer(answer: dict[str, Any], where: str, problems: list[str]) -> dict[str, list[Vote]]:
+    votes = {}
+    for dimension, value in answer.items():
+        problem = dimension_problem(dimension)
+        if problem is None and value not in ("A", "B", "tie"):
+            problem = f"{dimension!r} is {value!r}; accepted are 'A', 'B' or 'tie'"
+        if problem is None:
+            votes[dimension] = [Vote("released", read_vote(value, 2))]
+        else:
+            problems.append(f"{where}: {problem}")
+    return votes
+
+
+def _case_id(row: Row, where: str, problems: list[str]) -> str:
+    value = row["question_id"]
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        problems.append(f"{where}: question_id is {value!r}; give text or a whole number")
+    return str(value)
+
+
+def _join(
+    table: Table, organ: str, labels: dict[str, dict[str, list[Vote]]], problems: list[str]
+) -> list[Draft]:
+    missing = missing_columns(table.columns, _INPUTS)
+    if missing:
+        problems += [f"{table.name}: {problem}" for problem in missing]
+        return []
+    drafts: list[Draft] = []
+    seen: set[str] = set()
+    for index, (place, row) in enumerate(table.rows):
+        where = f"{table.name} {place}"
+        case_id = _case_id(row, where, problems)
+        if case_id in seen:
+            problems.append(f"{where}: question_id {case_id!r} occurs twice")
+        seen.add(case_id)
+        texts = (row["question"], row["answer1_text"], row["answer2_text"])
+        if not all(isinstance(text, str) for text in texts):
+            problems.append(f"{where} ({case_id!r}): question and both answers must be text")
+            continue
+        try:
+            images = row_images(table, index, row, "image")
+        except DataError as error:
+            problems.append(f"{where} ({case_id!r}): {error}")
+            continue
+        question, *answers = texts
+        drafts.append(
+            Draft(
+                case_id,
+                images or (ImageRef(where, "", bytes, "no image is stored"),),
+                question,
+                tuple(answers),
+                labels.get(case_id, {}),
+                groups=_groups(row, organ),
+            )
+        )
+    for case_id in sorted(labels.keys() - seen):
+        problems.append(f"{organ}.jsonl: question_id {case_id!r} has no row in {table.name}")
+    for case_id in sorted(seen - labels.keys()):
+        problems.append(f"{table.name}: question_id {case_id!r} has no label in {organ}.jsonl")
+    return drafts
+
+
+def _groups(row: Row, organ: str) -> dict[str, str]:
+    """Returns the groups of a row.
+
+    `modality_type` of the released files repeats the organ; a column `modality` says what it is.
+    """
+    groups = {"organ": canonical_organ(organ)}
+    modality = row.get("modality") or row.get("modality_type")
+    if modality and canonical_organ(str(modality)) not in (*ORGANS, groups["organ"]):
+        groups["modality"] = str(modality)
+    for column, group in _GROUPS.items():
+        if row.get(column) not in (None, ""):
+            groups[group] = str(row[column])
+    return groups

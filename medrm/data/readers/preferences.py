@@ -1,0 +1,195 @@
+"""Preference rows, `prompt`/`chosen`/`rejected`/`images` as TRL writes them -> drafts of cases."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medrm.data.labels import Draft, Vote
+from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, Excluded, Reading, read_groups
+from medrm.data.row_tables import Row, Table, missing_columns, row_images
+from medrm.data.store.columns import repeats
+from medrm.errors import DataError, report
+
+_IMAGE_MARK = "<image>"
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+@dataclass(frozen=True)
+class PreferenceColumns:
+    """Which column holds what; the defaults are TRL's. `groups`: group name to column.
+
+    A preference is one vote on `dimension`.
+    """
+
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    images: str = "images"
+    case_id: str = "case_id"
+    dimension: str = "overall"
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Turn(NamedTuple):
+    role: str
+    text: str
+
+
+class _Texts(NamedTuple):
+    question: str
+    chosen: str
+    rejected: str
+
+
+def read_preferences(table: Table, path: Path, columns: PreferenceColumns) -> Reading:
+    """Returns the cases of preference rows; rows that are no comparison are set aside with the
+    reason.
+
+    Which answer is stored first follows from a hash of the case id, so that its place tells
+    nothing.
+
+    Raises:
+        DataError: every missing column, wrong row and image path, in one message.
+    """
+    excluded: list[Excluded] = []
+    return Reading(_drafts(table, path, columns, excluded), excluded)
+
+
+def _drafts(
+    table: Table, path: Path, columns: PreferenceColumns, excluded: list[Excluded]
+) -> Iterator[Draft]:
+    problems = missing_columns(table.columns, (columns.chosen, columns.rejected))
+    ids = array("q")
+    for index, (place, row) in enumerate(table.rows if not problems else ()):
+        case_id = _case_id(row, index, columns)
+        ids.append(hash(case_id))
+        try:
+            images = row_images(table, index, row, _image_column(row, columns))
+            texts = _texts(row, columns, len(images))
+        except DataError as error:
+            problems.append(f"{place}: {error}")
+            continue
+        if isinstance(texts, str):
+            excluded.append(Excluded(case_id, texts))
+        else:
+            yield _draft(case_id, images, texts, row, columns)
+    for index in repeats(np.array(ids)).tolist():
+        place, row = table.rows[index]
+        case_id = _case_id(row, index, columns)
+        problems.append(f"{place}: {columns.case_id} {case_id!r} occurs twice")
+    problems[:0] = table.problems
+    if problems:
+        raise DataError(report(f"{path} has {len(problems)} problems.", problems))
+
+
+def _case_id(row: Row, index: int, columns: PreferenceColumns) -> str:
+    """Returns a row's id, which may be the number 0; of a row that states none its place."""
+    given = row.get(columns.case_id)
+    return f"row-{index + 1:06d}" if given in (None, "") else str(given)
+
+
+def _image_column(row: Row, columns: PreferenceColumns) -> str:
+    """Returns the column of images; TRL accepts `image` as well."""
+    return columns.images if columns.images in row else "image"
+
+
+def _draft(
+    case_id: str, images: tuple[Any, ...], texts: _Texts, row: Row, columns: PreferenceColumns
+) -> Draft:
+    second = hashlib.sha256(case_id.encode()).digest()[0] % 2
+    answers = (texts.rejected, texts.chosen) if second else (texts.chosen, texts.rejected)
+    mapped = {group: row[column] for group, column in columns.groups.items() if column in row}
+    groups = read_groups({**{key: row.get(key) for key in GROUPS}, **mapped}, (*GROUPS, *mapped))
+    return Draft(
+        case_id,
+        images,
+        texts.question,
+        answers,
+        {columns.dimension: [Vote("preference", second)]},
+        [f"{name}:{row[name]}" for name in INDEPENDENT if row.get(name) not in (None, "")],
+        groups,
+    )
+
+
+def _texts(row: Row, columns: PreferenceColumns, images: int) -> _Texts | str:
+    """Returns question and answers of a row, or why the row is set aside.
+
+    Raises:
+        DataError: values of a wrong type, or more image marks than images.
+    """
+    prompt = _turns(row.get(columns.prompt), columns.prompt, "user")
+    chosen = _turns(row.get(columns.chosen), columns.chosen, "assistant")
+    rejected = _turns(row.get(columns.rejected), columns.rejected, "assistant")
+    if not prompt:
+        prompt, chosen, rejected = _implicit_prompt(chosen, rejected)
+    marks = sum(turn.text.count(_IMAGE_MARK) for turn in prompt)
+    if marks > images:
+        raise DataError(f"the prompt refers to {marks} images, {columns.images!r} holds {images}")
+    if [turn.role for turn in prompt] not in (["user"], ["system", "user"]):
+        return f"the prompt is a conversation of {len(prompt)} turns, not one question"
+    if [turn.role for turn in (*chosen, *rejected)] != ["assistant"] * 2:
+        return "chosen and rejected are not one answer each"
+    if chosen == rejected:
+        return "chosen and rejected are the same"
+    question = "\n\n".join(turn.text.replace(_IMAGE_MARK, "").strip() for turn in prompt)
+    return _Texts(question, chosen[0].text, rejected[0].text)
+
+
+def _turns(value: Any, column: str, role: str) -> list[_Turn]:
+    """Returns a text, which is one turn of `role`, or a list of messages as turns."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [_Turn(role, value)]
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise DataError(
+            f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"
+        )
+    return [_turn(message, column) for message in value]
+
+
+def _turn(message: Row, column: str) -> _Turn:
+    """Reads `{"role", "content"}`, or `{"from", "value"}` as ShareGPT writes it."""
+    role = message.get("role", message.get("from"))
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):
+        content = "".join(
+            _IMAGE_MARK if part.get("type") == "image" else str(part.get("text") or "")
+            for part in content
+        )
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError(
+            f"{column!r} has a message with keys {', '.join(message)}; accepted are role and "
+            f"content"
+        )
+    return _Turn(_ROLES.get(role, role), content)
+
+
+def _implicit_prompt(
+    chosen: list[_Turn], rejected: list[_Turn]
+) -> tuple[list[_Turn], list[_Turn], list[_Turn]]:
+    """Returns what chosen and rejected begin with in common, and the rest of each.
+
+    Of two texts the common beginning is cut back to a word's end.
+    """
+    if len(chosen) == len(rejected) == 1:
+        first, second = chosen[0].text, rejected[0].text
+        length = next(
+            (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+            min(len(first), len(second)),
+        )
+        while length and not first[length - 1].isspace():
+            length -= 1
+        question = [_Turn("user", first[:length].strip())]
+        return question, [_Turn("assistant", first[length:])], [_Turn("assistant", second[length:])]
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen[:shared], chosen[shared:], rejected[shared:]

@@ -1,0 +1,282 @@
+"""Stored rows of JSON lines, JSON and parquet files; image bytes stay where they are stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, overload
+
+from medrm.assets import cache_dir
+from medrm.data.images import StoredCell, bytes_image, file_image
+from medrm.data.store.cache import appear, status_of
+from medrm.errors import DataError, nearest
+from medrm.schema import ImageRef
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+Row = dict[str, Any]
+
+
+@dataclass
+class Table:
+    """Rows with the place where each stands, and what was wrong while reading them.
+
+    Rows are read when asked, one at a time but for `.json`; `problems` is complete once all were.
+    `columns` are the keys of the first row. `folder` is what image paths are relative to; no link
+    may leave `boundary`. `files` are the Arrow files of a table that may store images.
+    """
+
+    name: str
+    folder: Path
+    boundary: Path
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, Row]]
+    problems: list[str] = field(default_factory=list)
+    files: tuple[str, ...] = ()
+
+
+def missing_columns(
+    columns: Mapping[str, Any] | tuple[str, ...], required: tuple[str, ...]
+) -> list[str]:
+    """Returns one problem for each required column that is not there, with the nearest that is."""
+    given = tuple(columns)
+    return [
+        f"column {name!r} is missing; given: {', '.join(given)}.{nearest(name, given)}"
+        for name in required
+        if name not in given
+    ]
+
+
+def open_table(path: Path, boundary: Path | None = None) -> Table:
+    """Returns the rows of one `.jsonl`, `.json` or `.parquet` file.
+
+    Raises:
+        DataError: another kind of file, or one that cannot be read at all.
+    """
+    folder = path.parent
+    if path.suffix == ".parquet":
+        return parquet_table(path, boundary or folder)
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path} is no data file; accepted are {', '.join(SUFFIXES)}.")
+    problems: list[str] = []
+    lines = path.suffix == ".jsonl"
+    rows = JsonLines(path, problems) if lines else list(_json_list(path))
+    _, first = next(iter(rows), ("", {}))
+    return Table(path.name, folder, boundary or folder, tuple(first), rows, problems)
+
+
+def _decoded(text: str) -> Any:
+    """Returns the content of JSON.
+
+    Raises:
+        ValueError: no JSON, or an escape that holds half a character, which no tokenizer takes.
+        RecursionError: nested too deeply.
+    """
+    content = json.loads(text)
+    if "\\u" in text:
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+class JsonLines(Sequence[tuple[str, Row]]):
+    """The objects of a JSON-lines file, parsed when asked.
+
+    Args:
+        path: of the file.
+        problems: what is wrong with its lines, once all were read.
+    """
+
+    def __init__(self, path: Path, problems: list[str]) -> None:
+        self._path, self._problems = path, problems
+        self._starts, self._numbers = array("Q"), array("Q")
+
+    def __len__(self) -> int:
+        """Returns how many objects there are; known once all were read."""
+        return len(self._starts)
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        starts, numbers, problems = array("Q"), array("Q"), []
+        start = end = 0
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                start, end = end, end + len(line)
+                if not line.strip():
+                    continue
+                try:
+                    row = self._row(number, line)
+                except (ValueError, RecursionError) as error:
+                    problems.append(f"line {number}: no valid JSON in UTF-8 ({error})")
+                    continue
+                if not isinstance(row, dict):
+                    problems.append(f"line {number}: {type(row).__name__} in place of an object")
+                    continue
+                starts.append(start)
+                numbers.append(number)
+                yield f"line {number}", row
+        self._starts, self._numbers, self._problems[:] = starts, numbers, problems
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Row]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, Row]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, Row] | list[tuple[str, Row]]:
+        """Returns an object and its place; to be asked once all were read."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        number = self._numbers[index]
+        with self._path.open("rb") as lines:
+            lines.seek(self._starts[index])
+            return f"line {number}", self._row(number, lines.readline())
+
+    @staticmethod
+    def _row(number: int, line: bytes) -> Any:
+        return _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+
+
+class DatasetRows(Sequence[tuple[str, Row]]):
+    """The rows of a loaded data set, read when asked."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        for number, row in enumerate(self._data, start=1):
+            yield f"row {number}", row
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, Row]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, Row]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[str, Row] | list[tuple[str, Row]]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return f"row {index + 1}", self._data[index]
+
+
+def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
+    try:
+        rows = _decoded(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no valid JSON: {error}.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} must hold a list of objects, one for each row.")
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def parquet_table(path: Path, boundary: Path) -> Table:
+    """Returns the rows of a parquet file; its images stay in a memory-mapped copy in the cache."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    # `datasets` itself knows a file by its time of writing alone, which copying keeps.
+    known = repr((os.path.abspath(path), status_of(path)))
+    folder = cache_dir() / "tables" / hashlib.sha256(known.encode()).hexdigest()[:32]
+    try:
+        pq.read_schema(path)
+        load = partial(load_dataset, "parquet", data_files=str(path), split="train")
+        with _no_bars():
+            try:
+                data = load(cache_dir=str(folder))
+            except (pa.ArrowException, DatasetsError, OSError):
+                shutil.rmtree(folder, ignore_errors=True)  # the copy may be torn
+                data = load(cache_dir=str(folder))
+    except (pa.ArrowException, DatasetsError, OSError) as error:
+        raise DataError(f"{path} is no readable parquet file: {error}.") from error
+    return dataset_table(data, path.name, path.parent, boundary)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hides the progress bars of `datasets`: for local files, one each, they are noise."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Table:
+    """Returns the rows of a loaded data set, images undecoded."""
+    from datasets import Image, List
+
+    pictures = False
+    for column, feature in data.features.items():
+        several = isinstance(feature, List)
+        single = feature.feature if several else feature
+        if isinstance(single, Image):
+            stored = Image(decode=False)
+            data = data.cast_column(column, List(stored) if several else stored)
+        # A file without the metadata of `datasets` has the same structure as a plain struct.
+        pictures |= isinstance(single, Image) or (isinstance(single, dict) and "bytes" in single)
+    files = _arrow_files(data) if pictures else ()
+    return Table(name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files)
+
+
+def _arrow_files(data: Dataset) -> tuple[str, ...]:
+    """Returns the files that hold just the rows of a data set, written where it has none."""
+    from datasets import Dataset
+
+    files = tuple(str(file["filename"]) for file in data.cache_files)
+    if not files or sum(len(Dataset.from_file(path)) for path in files) != len(data):
+        folder = cache_dir() / "tables" / f"rows-{data._fingerprint}"
+        if not folder.is_dir():
+            with _no_bars():
+                appear(folder, lambda draft: data.save_to_disk(str(draft)))
+        files = tuple(sorted(map(str, folder.glob("*.arrow"))))
+    return files
+
+
+def row_images(table: Table, index: int, row: Row, column: str | None) -> tuple[ImageRef, ...]:
+    """Returns the references of the images in one cell: a path, a stored image, or a list of them.
+
+    Raises:
+        DataError: a path that leaves the data folder, or a cell that holds no image.
+    """
+    cell = row.get(column) if column else None
+    if cell is None:
+        return ()
+    several = isinstance(cell, list)
+    return tuple(
+        _image(table, index, column or "", position if several else None, value)
+        for position, value in enumerate(cell if several else [cell])
+    )
+
+
+def _image(table: Table, index: int, column: str, position: int | None, value: Any) -> ImageRef:
+    if isinstance(value, str):
+        return file_image(value, table.folder, boundary=table.boundary)
+    if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
+        raise DataError(
+            f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"
+        )
+    stored, path = value.get("bytes"), value.get("path")
+    name = PurePath(path).name if path else f"{table.name} row {index + 1}"
+    if table.files and stored is not None:
+        return bytes_image(name, StoredCell(table.files, index, column, position))
+    if path is not None:
+        return file_image(path, table.folder, boundary=table.boundary)
+    return ImageRef(name, "", bytes, "no image is stored")

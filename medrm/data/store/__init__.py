@@ -1,0 +1,1 @@
+"""A set on disk: its cases, columns and facts of its images."""

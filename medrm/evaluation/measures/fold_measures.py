@@ -1,0 +1,106 @@
+"""The folds of a cross-fitted evaluation, each by itself: accuracy and calibration.
+
+Each fold was judged by a model of its own, whose scores have a scale of their own, so probabilities
+are calibrated fold by fold. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrm.evaluation.measures.accuracy import accuracy_measures
+from medrm.evaluation.records.verdicts import by_case
+from medrm.schema import LETTERS, Verdict
+from medrm.statistics import calibration, fit_temperature
+
+_LEAST_CHANCE = 1e-9
+"""A probability of 0 or 1 has no log odds."""
+
+
+def fold_measures(
+    rows: Sequence[Verdict],
+    primary: str,
+    assignment: Mapping[str, int],
+    temperatures: Sequence[float | None],
+) -> dict[str, Any]:
+    """Returns the entry `crossfit` of `report.json`.
+
+    Args:
+        rows: of all folds.
+        primary: the dimension that is shown.
+        assignment: case id to fold, counted from 1.
+        temperatures: of each fold's model, None where it gives no probabilities.
+    """
+    by_fold: dict[int, list[Verdict]] = {number + 1: [] for number in range(len(temperatures))}
+    for row in rows:
+        by_fold[assignment[row.case_id]].append(row)
+    return {
+        "folds": len(temperatures),
+        "per_fold": [
+            _measures(number, by_fold[number], primary, temperature)
+            for number, temperature in enumerate(temperatures, start=1)
+        ],
+    }
+
+
+def temperature_of(rows: Sequence[Verdict], primary: str) -> float | None:
+    """Returns the temperature that fits a model's verdicts on its own development cases.
+
+    None where it gave no probability on the primary dimension.
+    """
+    log_odds, labels = _log_odds(_robust(rows, primary))
+    return fit_temperature(log_odds.tolist(), labels) if labels else None
+
+
+def _measures(
+    number: int, rows: Sequence[Verdict], primary: str, temperature: float | None
+) -> dict[str, Any]:
+    clusters = {row.case_id: row.cluster for row in rows}
+    judged = _robust(rows, primary)
+    log_odds, labels = _log_odds(judged)
+    measured = None
+    if temperature is not None and labels:
+        measured = {
+            "raw": _calibration(log_odds, labels),
+            "scaled": _calibration(log_odds / temperature, labels),
+        }
+    return {
+        "fold": number,
+        "cases": len(clusters),
+        "clusters": len(set(clusters.values())),
+        "accuracy": accuracy_measures(judged)["accuracy"],
+        "temperature": temperature,
+        "calibration": measured,
+    }
+
+
+def _robust(rows: Sequence[Verdict], dimension: str) -> list[Verdict]:
+    return [row for row in rows if row.protocol == "robust" and row.dimension == dimension]
+
+
+def _log_odds(rows: Sequence[Verdict]) -> tuple[NDArray[np.float64], list[bool]]:
+    """The log odds of A on each pair, and whether A is the label.
+
+    The probability is the mean over the presented orders, as in `calibration_measures`.
+    """
+    chances, labels = [], []
+    for _, presented in by_case(rows):
+        stated = [row.probability_a for row in presented if row.probability_a is not None]
+        if presented[0].label in LETTERS and len(stated) == len(presented):
+            chances.append(fmean(stated))
+            labels.append(presented[0].label == "A")
+    clipped = np.array(chances, dtype=np.float64).clip(_LEAST_CHANCE, 1 - _LEAST_CHANCE)
+    return np.log(clipped / (1 - clipped)), labels
+
+
+def _calibration(log_odds: NDArray[np.float64], labels: list[bool]) -> dict[str, Any]:
+    measured = asdict(calibration((1 / (1 + np.exp(-log_odds))).tolist(), labels))
+    return {
+        name: value for name, value in measured.items() if name not in ("bins", "risk_coverage")
+    }

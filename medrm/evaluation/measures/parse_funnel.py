@@ -1,0 +1,99 @@
+"""How a judge's replies were read, for `report.json`; imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from medrm.evaluation.records.scoring import CUT_OFF, TEXTS, is_official
+from medrm.parsers import Parsed, Parser, parse_verdict
+from medrm.schema import UNREAD, Response
+
+NONE = "none"
+"""The stage of a reply that no rule could read."""
+
+
+def parsing_measures(responses: Sequence[Response], asked: Sequence[str]) -> dict[str, Any] | None:
+    """Returns `parsing`: what became of a judge's calls; None for a scalar model.
+
+    `official` counts the replies that the released scorer's rules read (first vote, forward order),
+    `strict` all replies. Both are None where nothing was written, `official` also where less than
+    the six dimensions were asked about at a time.
+
+    Args:
+        responses: all of an evaluation.
+        asked: the judge's dimensions.
+    """
+    if not responses:
+        return None
+    replies = [one for one in responses if one.readout in TEXTS and one.state == "ok"]
+    first = [
+        one
+        for one in replies
+        if one.vote == 0 and one.order == "forward" and is_official(one, asked)
+    ]
+    return {
+        "calls": len(responses),
+        "states": _counts(one.state for one in responses),
+        "finish_reasons": _counts(one.finish_reason or NONE for one in replies),
+        "official": _official(first, asked) if first else None,
+        "strict": _funnel(_parsed(replies, asked, "strict")) if replies else None,
+    }
+
+
+def verdict_mass(responses: Sequence[Response]) -> float | None:
+    """Returns the mean probability of naming one of the two answers; None where none is stated.
+
+    Where it is small, the verdicts compare two things the model would hardly ever say.
+    """
+    masses = [
+        mass
+        for one in responses
+        if one.probabilities is not None
+        for _, _, mass in one.probabilities.values()
+    ]
+    return fmean(masses) if masses else None
+
+
+def kind_of(reason: str | None) -> str:
+    """Returns why something is unread, without the names and words that follow a colon."""
+    return (reason or UNREAD).partition(":")[0]
+
+
+def _official(replies: Sequence[Response], asked: Sequence[str]) -> dict[str, Any]:
+    """The funnel, and the dropped replies of which the strict parser reads some dimension."""
+    found = _parsed(replies, asked, "official")
+    strict = _parsed((one for one, parsed in found if parsed.stage is None), asked, "strict")
+    return {
+        **_funnel(found),
+        "voided_but_readable": sum(any(parsed.outcomes.values()) for _, parsed in strict),
+    }
+
+
+def _parsed(
+    replies: Iterable[Response], asked: Sequence[str], parser: Parser
+) -> list[tuple[Response, Parsed]]:
+    return [
+        (one, parse_verdict(one.text or "", parser, [one.dimension] if one.dimension else asked))
+        for one in replies
+    ]
+
+
+def _funnel(found: Sequence[tuple[Response, Parsed]]) -> dict[str, Any]:
+    """Counts of replies: by the rule that read them, and by why not all of one was read."""
+    return {
+        "stages": _counts(parsed.stage or NONE for _, parsed in found),
+        "suspect": sum(parsed.suspect for _, parsed in found),
+        "unread": _counts(
+            CUT_OFF if one.finish_reason == "length" else kind_of(parsed.reason)
+            for one, parsed in found
+            if None in parsed.outcomes.values()
+        ),
+    }
+
+
+def _counts(names: Iterable[str]) -> Mapping[str, int]:
+    """How often each name occurs, the most frequent first, then by name."""
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,1 @@
+"""What answers of a case share is computed once: batch, attention, cached prefix."""

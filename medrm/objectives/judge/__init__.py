@@ -1,0 +1,1 @@
+"""Generative judges: rows, targets, rewards, and TRL's trainers."""

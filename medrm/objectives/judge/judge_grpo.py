@@ -1,0 +1,172 @@
+"""Judges trained on their own verdicts: TRL's `GRPOTrainer` with verifiable rewards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
+from trl import GRPOTrainer
+
+from medrm import chat
+from medrm.chat import JudgePrompt
+from medrm.config import Run
+from medrm.data.images import ImageFacts
+from medrm.data.store.index import Lengths
+from medrm.errors import ConfigError
+from medrm.objectives.judge import judge_rewards
+from medrm.objectives.judge.common import (
+    Referenced,
+    Rows,
+    check_judge,
+    judge_prompt,
+    own_arguments,
+    rows_of,
+    run_dimensions,
+    verdict_lengths,
+)
+from medrm.objectives.judge.judge_arguments import JudgeGRPOConfig
+from medrm.objectives.judge.judge_collator import numbered, prompt_messages
+from medrm.objectives.objective import Objective
+from medrm.objectives.trainer import MetricsFile
+from medrm.schema import Case
+from medrm.scorer.collator import Collator, Pixels, decode_into
+
+NAME = "judge_grpo"
+
+
+class JudgeGRPOTrainer(Referenced, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+    """TRL's trainer, quiet."""
+
+
+def rewards_of(prompt: JudgePrompt) -> list[Any]:
+    """Returns the reward functions for a prompt, in the order of `reward_weights`."""
+    rewards = [judge_rewards.agreement, judge_rewards.format]
+    return [*rewards, judge_rewards.consistency] if prompt.rationale else rewards
+
+
+def check(
+    run: Run, dimensions: Sequence[str], train: Sequence[Case], development: Sequence[Case]
+) -> None:
+    """Refuses what can be known to be wrong without a model; see `Objective.check`.
+
+    Raises:
+        ConfigError: options that do not fit each other or the cases.
+        DataError: no case with a label to learn from.
+    """
+    if run.judge.init_adapter is None:
+        raise ConfigError(
+            "judge_grpo needs init_adapter, a judge adapter to start from: a base that never "
+            "writes the JSON of a verdict earns no reward to learn from. Train one with judge_sft"
+        )
+    names = [reward.__name__ for reward in rewards_of(judge_prompt(run))]
+    weights = run.training.reward_weights
+    if weights is not None and len(weights) != len(names):
+        raise ConfigError(
+            f"reward_weights holds {len(weights)} numbers; give {len(names)}, for "
+            f"{', '.join(names)}, or leave it out"
+        )
+    check_judge(run, NAME, dimensions, train, development)
+
+
+def prompts(
+    collator: Collator, rows: Rows, examples: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns what TRL's trainer generates from and what the rewards look at.
+
+    A row stands there as often as it is answered; each distinct image is decoded once.
+
+    Args:
+        collator: of the run.
+        rows: of the run.
+        examples: of `numbered`.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    pixels: Pixels = {}
+    batch = []
+    for example in examples:
+        row = rows[example["row"]]
+        decode_into(pixels, row.case.images)
+        messages = prompt_messages(collator, row, rows.prompt)
+        batch.append(
+            {
+                "prompt": chat.fitted(collator.processor, messages),
+                "images": [pixels[ref.digest] for ref in row.case.images],
+                "dimensions": row.dimensions,
+                "labels": {name: row.letters[name] for name in row.learned},
+                "rationale": rows.prompt.rationale,
+            }
+        )
+    return batch
+
+
+def _aligned(collator: Collator) -> ProcessorMixin:
+    """Returns a processor whose rows lie as TRL lays them.
+
+    TRL tokenises its prompts a second time to learn which tokens are an image (Gemma 3, Qwen-VL).
+    Padding on the other side, or an opening token besides the one that the chat template writes,
+    would move these places against the prompts without any error.
+    """
+    processor = copy.deepcopy(collator.processor)
+    processor.tokenizer.padding_side = "left"
+    opened = chat.render(processor, chat.answer_messages("?", 0, "."), "generation_prompt")
+    if not collator.adds_special_tokens(opened):
+        processor.tokenizer.backend_tokenizer.post_processor = None
+    return processor
+
+
+def build_trainer(
+    run: Run,
+    model: PreTrainedModel | PeftModel,
+    collator: Collator,
+    train: Sequence[Case],
+    development: Sequence[Case],
+    lengths: Lengths,
+) -> JudgeGRPOTrainer:
+    """Returns the trainer of `model`; see `medrm.objectives.objective.Builder`.
+
+    Raises:
+        ConfigError: the prompt is none.
+    """
+    rows = rows_of(run, run_dimensions(run, train), train, development)
+    arguments = own_arguments(run)
+    arguments.max_completion_length = arguments.max_completion_length or run.judge.max_new_tokens
+    arguments.chat_template_kwargs = chat.template_values(collator.processor)
+    trainer = JudgeGRPOTrainer(
+        model=model,
+        args=arguments,
+        reward_funcs=rewards_of(rows.prompt),
+        train_dataset=numbered(len(rows.train)),
+        eval_dataset=numbered(len(rows.development), len(rows.train)),
+        processing_class=_aligned(collator),
+        callbacks=[MetricsFile()],
+    )
+    # TRL's own takes examples as they are; this one makes them, in the data loader's workers.
+    trainer.data_collator = partial(prompts, collator, rows)
+    return trainer
+
+
+def lengths(
+    run: Run,
+    collator: Collator,
+    dimensions: Sequence[str],
+    cases: Sequence[Case],
+    facts: Mapping[str, ImageFacts],
+) -> list[int]:
+    """Returns the tokens of each case's longest call with its verdict; see `Objective.lengths`."""
+    return verdict_lengths(run, collator, dimensions, cases, facts)
+
+
+OBJECTIVE = Objective(
+    config=JudgeGRPOConfig,
+    readout=lambda run: run.judge.judge_readout,
+    head_spec=None,
+    lengths=lengths,
+    check=check,
+    build_trainer=build_trainer,
+)

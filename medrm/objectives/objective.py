@@ -1,0 +1,110 @@
+"""What an objective is: training arguments, a readout, and how its trainer is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from medrm.config import Run
+from medrm.data.images import ImageFacts
+from medrm.data.readers.votes_jsonl import Excluded
+from medrm.data.store.columns import chosen
+from medrm.data.store.index import Counts, Lengths, lengths_of
+from medrm.models.reward_model import HeadSpec
+from medrm.schema import Case
+from medrm.scorer.collator import Collator
+
+
+class Builder(Protocol):
+    """Builds a trainer."""
+
+    def __call__(
+        self,
+        run: Run,
+        model: PreTrainedModel | PeftModel,
+        collator: Collator,
+        train: Sequence[Case],
+        development: Sequence[Case],
+        lengths: Lengths,
+    ) -> Trainer:
+        """Returns the trainer of `model`, which is changed in place by training it.
+
+        Args:
+            run: the resolved run; `run.training` is the objective's `config`.
+            model: with its head and adapter attached.
+            collator: turns cases into the model's inputs.
+            train: cases to learn from, each with a label.
+            development: cases that choose the best checkpoint.
+            lengths: the tokens of each case, for both sets.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One way of learning from preferences.
+
+    Attributes:
+        config: the class of its training arguments.
+        readout: how its adapter is scored: "reward", "implicit_reward", or one of a judge.
+        head_spec: (run, dimensions, training cases) to the head that is attached before training;
+            None: the language model itself is trained.
+        lengths: (run, collator, dimensions, cases, facts of their images) to the tokens of each
+            case's longest training row, image tokens included, or to its `TOKENS`.
+        check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
+            for whatever can be known to be wrong before a model is loaded.
+        build_trainer: builds the trainer.
+        check_lengths: (run, cases that are not set aside, their tokens); raises ConfigError for a
+            case that no batch can hold; None: a case of any length is a batch.
+    """
+
+    config: type[TrainingArguments]
+    readout: Callable[[Run], str]
+    head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None
+    lengths: Callable[
+        [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]], Counts
+    ]
+    check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
+    build_trainer: Builder
+    check_lengths: Callable[[Run, Sequence[Case], Lengths], None] | None = None
+
+
+def fit_for_training(
+    cases: Sequence[Case], lengths: Lengths, max_length: int | None
+) -> tuple[Sequence[Case], list[Excluded]]:
+    """Returns the cases that are not too long, and the others, set aside; nothing is cut.
+
+    Args:
+        cases: any.
+        lengths: their tokens, image tokens included.
+        max_length: most tokens; None: no limit.
+    """
+    counts = lengths_of(cases, lengths)
+    long = counts > (counts.max(initial=0) if max_length is None else max_length)
+    reasons = (f"too long: {count} tokens, max_length {max_length}" for count in counts[long])
+    excluded = [
+        Excluded(case.case_id, reason)
+        for case, reason in zip(chosen(cases, np.flatnonzero(long)), reasons, strict=True)
+    ]
+    return chosen(cases, np.flatnonzero(~long)), excluded
+
+
+def autocast_under_deepspeed(args: TrainingArguments) -> None:
+    """Makes bf16 mean autocast under DeepSpeed as well, whose own bf16 casts head and adapter."""
+    if args.deepspeed_plugin is None or not args.bf16:
+        return
+    settings = args.deepspeed_plugin.hf_ds_config.config
+    settings["bf16"] = {"enabled": False}
+    settings["torch_autocast"] = {
+        "enabled": True,
+        "dtype": "bfloat16",
+        # None: gradients travel in the precision of their parameters.
+        "lower_precision_safe_modules": [],
+    }
+    args.bf16 = False
+    args.mixed_precision = "no"

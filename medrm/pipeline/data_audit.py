@@ -1,0 +1,65 @@
+"""The audit of a set of cases from its source to the terminal; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medrm.data.case_set import read_set
+from medrm.data.images import examine
+from medrm.data.lint import stored_findings
+from medrm.errors import DataError
+from medrm.evaluation.audit import Audit, audit, check_kinds
+from medrm.evaluation.audit_tables import print_audit, print_findings
+from medrm.evaluation.report import write_json
+from medrm.pipeline.counting import counting
+
+
+def audit_source(
+    source: str,
+    train_data: str | None = None,
+    fail_on: Sequence[str] = (),
+    output: Path | None = None,
+    department_map: Path | None = None,
+) -> bool:
+    """Audits a set, prints and writes what it says; returns whether no kind of `fail_on` is found.
+
+    A set that cannot be read is refused by the reader, with all its problems; what its files show
+    is printed and written first.
+
+    Args:
+        source: as `load.read_set` takes it.
+        train_data: training cases that should share nothing with it.
+        fail_on: kinds of findings.
+        output: JSON file to write.
+        department_map: YAML or JSON file of organ to department.
+
+    Raises:
+        ConfigError: a kind is unknown, or a source does not exist.
+        DataError: the set cannot be read, and no kind of `fail_on` is found in its files.
+    """
+    check_kinds(fail_on, train_data is not None)
+    found = stored_findings(source)
+    try:
+        checked = read_set(source, department_map=department_map)
+    except DataError as error:
+        refused: Audit = {"name": source, "refused": str(error), "findings": found}
+        _write(refused, output)
+        if any(found.values()):
+            print_findings(found)
+        if any(found.get(kind) for kind in fail_on):
+            return False
+        raise
+    train = read_set(train_data) if train_data is not None else None
+    with counting("images") as progress:
+        facts = examine([*checked.cases, *(train.cases if train else ())], progress)
+    result = audit(checked, facts, found, train)
+    _write(result, output)
+    print_audit(result)
+    return not any(result["findings"][kind] for kind in fail_on)
+
+
+def _write(result: Audit, output: Path | None) -> None:
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(output, result)

@@ -1,0 +1,148 @@
+"""The two trainings of a run: the frozen probe and the adapter."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from peft import PeftModel
+from transformers import PreTrainedModel, Trainer
+
+from medrm.config import Run
+from medrm.data.store.columns import flat
+from medrm.data.store.index import together
+from medrm.models.adapter import freeze_backbone
+from medrm.models.contract import Contract, new_contract, update_contract
+from medrm.models.reward_model import head_of
+from medrm.models.save_load import save_adapter
+from medrm.objectives.probe import whole_head
+from medrm.pipeline.context import Workbench, stage
+from medrm.pipeline.progress import show_training
+from medrm.scorer.readouts.reward import RewardModel
+
+
+def build_trainer(
+    bench: Workbench, model: PreTrainedModel | PeftModel, output: Path, name: str
+) -> Trainer:
+    """Returns the objective's trainer of `model`, writing below `output`."""
+    # Else a second trainer of one process is refused under DeepSpeed.
+    AcceleratorState._reset_state()
+    run, arguments = bench.run, copy.copy(bench.run.training)
+    arguments.output_dir = str(output)
+    arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
+    # Those of the whole material: a case that is set aside may be the only one with some label.
+    data = replace(run.data, dimensions=list(bench.material.dimensions))
+    trainer = bench.objective.build_trainer(
+        replace(run, training=arguments, data=data),
+        model,
+        bench.collator,
+        bench.material.train,
+        bench.material.development,
+        bench.lengths,
+    )
+    return show_training(trainer, name)
+
+
+def train_probe(bench: Workbench) -> PreTrainedModel:
+    """Returns a fresh base whose head alone was trained, on the same data and steps."""
+    model = freeze_backbone(bench.with_head())
+    folder = bench.folder("frozen_probe") / "training"
+    trainer = build_trainer(bench, model, folder, "frozen_probe")
+    trainer.train()
+    trained = whole_head(trainer, model)
+    PartialState().wait_for_everyone()
+    if PartialState().is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    # Into a fresh model: a DeepSpeed engine may hold the one that was trained.
+    model = bench.with_head()
+    head_of(model).load_state_dict(trained)
+    return model
+
+
+def train_adapter(bench: Workbench) -> None:
+    """Trains the adapter and the head, and saves them as the adapter folder."""
+    run = bench.run
+    model = bench.trainable()
+    trainer = build_trainer(bench, model, bench.output, "training")
+    with stage("training"):
+        trainer.train(resume_from_checkpoint=_start(run, bench.output))
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if PartialState().is_main_process:
+        save_adapter(
+            bench.output / "adapter", model, bench.processor, contract_of(bench, model), state_dict
+        )
+    PartialState().wait_for_everyone()
+
+
+def resume_point(given: str | None) -> str | bool | None:
+    """Returns what the Trainer takes: a checkpoint's folder, or True for the last one."""
+    if given is not None and given.lower() in ("true", "false"):
+        return given.lower() == "true"
+    return given
+
+
+def _start(run: Run, output: Path) -> str | bool | None:
+    """Where the training goes on; Trainer's own choice of the last one takes half a checkpoint."""
+    point = resume_point(run.training.resume_from_checkpoint)
+    return last_checkpoint(output) if point is True else point
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """Returns the latest checkpoint's folder, None where there is none.
+
+    Its state is written last: a folder without it is what a killed run had half written.
+    """
+    found: dict[int, Path] = {}
+    for folder in output.glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if step.isdecimal() and _is_whole(folder / "trainer_state.json"):
+            found[int(step)] = folder
+    return str(found[max(found)]) if found else None
+
+
+def _is_whole(state: Path) -> bool:
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contract:
+    """Returns the contract of the trained model, with what it was trained on."""
+    run, facts = bench.run, bench.material.facts
+    cases = together(bench.material.train, bench.material.development)
+    images = {digest.decode() for digest in np.unique(flat(cases, "image"))}
+    contract = new_contract(
+        model,
+        bench.processor,
+        run.model,
+        run.objective,
+        bench.readout,
+        bench.material.dimensions,
+    )
+    return replace(
+        contract,
+        judge=bench.judge_spec,
+        implicit_beta=run.training.beta if bench.readout == "implicit_reward" else None,
+        training_data_digest=bench.material.source.digest,
+        training_pixel_digests=tuple(sorted({facts[digest].pixel_digest for digest in images})),
+    )
+
+
+def add_statistics(bench: Workbench, scorer: RewardModel) -> None:
+    """Adds mean and standard deviation of the development cases' scores to the contract."""
+    if not PartialState().is_main_process:
+        return
+    scores = np.concatenate([own for _, own in scorer.score_cases(bench.material.development)])
+    statistics = {
+        name: {"mean": float(column.mean()), "std": float(column.std())}
+        for name, column in zip(scorer.dimensions, scores.T, strict=True)
+    }
+    update_contract(bench.output / "adapter", score_statistics=statistics)

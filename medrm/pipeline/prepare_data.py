@@ -1,0 +1,381 @@
+"""Gathers what one run learns from and is measured on, and checks it before any model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medrm.config import DataOptions, Run
+from medrm.data.case_set import CaseSet, dimensions_of, read_set
+from medrm.data.contamination import LeakReport, find_leaks, same_pictures
+from medrm.data.images import ImageFacts, image_problem
+from medrm.data.labels import LabelRules
+from medrm.data.readers.votes_jsonl import Excluded
+from medrm.data.splits import folds_by_cluster, split_by_cluster
+from medrm.data.store.columns import chosen, label_column
+from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable
+from medrm.data.store.index import Store, StoredCases, together
+from medrm.errors import ConfigError, DataError, nearest, report
+from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
+from medrm.pipeline.counting import counting
+from medrm.schema import Case
+
+logger = logging.getLogger(__name__)
+
+SPLIT_SEED = 0
+"""Seed of the splits: not the training seed, so that runs of several seeds share one test part."""
+
+Pair = tuple[str, str]
+"""The digests of two images that show the same picture."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Checked cases of one run. `facts` holds what decoding each distinct image showed."""
+
+    train: Sequence[Case]
+    development: Sequence[Case]
+    benchmark: Benchmark
+    dimensions: tuple[str, ...]
+    primary: str
+    excluded: tuple[Excluded, ...]
+    facts: Mapping[str, ImageFacts]
+    leaks: LeakReport
+    source: CaseSet
+
+    @property
+    def pictured(self) -> bool:
+        """Whether any case has an image."""
+        return bool(self.facts)
+
+    def describe(self) -> str:
+        """Returns what the terminal says of the data."""
+        benchmark = self.benchmark
+        lines = [
+            f"{self.source.name}: {len(self.train)} training and {len(self.development)} "
+            f"development cases; benchmark {benchmark.name}: {len(benchmark.cases)} cases in "
+            f"{benchmark.clusters} clusters; {len(self.excluded)} training cases set aside"
+        ]
+        sets = {self.source.digest: self.source, benchmark.source.digest: benchmark.source}
+        for one in sets.values():
+            lines += agreement_lines(one)
+        lines += ceiling_lines(benchmark)
+        if self.leaks.repeated_questions or self.leaks.repeated_answers:
+            lines.append(
+                f"benchmark cases whose question / an answer also stands in the training data: "
+                f"{self.leaks.repeated_questions} / {self.leaks.repeated_answers}"
+            )
+        return "\n".join(lines)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the data section of run.json."""
+        return {
+            "train": {
+                "name": self.source.name,
+                "revision": self.source.revision,
+                "digest": self.source.digest,
+                "cases": len(self.train),
+                "agreement": {
+                    name: dataclasses.asdict(agreement)
+                    for name, agreement in self.source.agreement.items()
+                },
+            },
+            "development": {"cases": len(self.development)},
+            "benchmark": {
+                "name": self.benchmark.name,
+                "revision": self.benchmark.source.revision,
+                "digest": self.benchmark.source.digest,
+                "cases": len(self.benchmark.cases),
+                "ceiling": dict(self.benchmark.source.ceiling),
+            },
+            "dimensions": list(self.dimensions),
+            "primary_dimension": self.primary,
+            "leaks": dataclasses.asdict(self.leaks),
+            "excluded": [
+                {"case_id": entry.case_id, "reason": entry.reason} for entry in self.excluded
+            ],
+        }
+
+
+def agreement_lines(source: CaseSet) -> list[str]:
+    """Returns how far the annotators of a set agree, a line for each dimension."""
+    lines = []
+    for name, agreement in source.agreement.items():
+        alpha = "none (all votes alike)" if agreement.alpha is None else f"{agreement.alpha:.3f}"
+        lines.append(
+            f"{source.name}, agreement on {name}: Krippendorff's alpha {alpha}, raw "
+            f"{agreement.raw:.3f} ({agreement.annotators} annotators)"
+        )
+    return lines
+
+
+def ceiling_lines(benchmark: Benchmark) -> list[str]:
+    """Returns the accuracy within reach, where that is known, as one line."""
+    ceiling = benchmark.source.ceiling
+    if not ceiling:
+        return []
+    reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
+    return [f"ceiling (reachable accuracy): {reachable}"]
+
+
+def gather(run: Run) -> Material:
+    """Returns the run's cases, split by cluster, with every data problem raised or listed.
+
+    Raises:
+        DataError: nothing to train on, too many unusable training cases, a leak, an unlabelled
+            dimension.
+        ConfigError: a name that does not exist.
+    """
+    options = run.data
+    source, benchmark = _sources(options)
+    facts, same = _look_at(source, benchmark)
+    if benchmark is not None:
+        shares = (1 - options.development_share, options.development_share)
+        train, development = _split(source, shares, same)
+    else:
+        train, development, test = _split(source, options.shares, same)
+        benchmark = benchmark_from_cases(options.benchmark or source.name, source, test)
+    return _checked(options, source, facts, (train, development, benchmark))
+
+
+def gather_folds(run: Run) -> tuple[Benchmark, tuple[Material, ...]]:
+    """Returns one set as a benchmark, and for each fold what its model learns from and judges.
+
+    A fold is the benchmark of its own material; the other folds are split by cluster into training
+    and development cases. So each case of the set is judged once, by a model that saw none of its
+    images.
+
+    Raises:
+        DataError: as in `gather`; fewer clusters than folds, or a dimension that not every model
+            can learn.
+        ConfigError: a name that does not exist.
+    """
+    options = run.data
+    whole = _whole(options)
+    source = whole.source
+    facts, same = _look_at(source, None)
+    shares = (1 - options.development_share, options.development_share)
+    dimensions = _dimensions(options, source.cases)
+    materials = []
+    for fold in folds_by_cluster(source.cases, options.crossfit, SPLIT_SEED, same):
+        others = _without(source.cases, fold)
+        train, development = split_by_cluster(others, shares, SPLIT_SEED, same)
+        part = replace(benchmark_from_cases(whole.name, source, fold), groups=whole.groups)
+        material = _checked(options, source, facts, (train, development, part))
+        if material.dimensions != dimensions:
+            missing = ", ".join(set(dimensions) - set(material.dimensions))
+            raise DataError(
+                f"{source.name!r} has too few labels for {missing}: cut into {options.crossfit} "
+                "folds, one model has none to learn from. Name the dimensions to learn with "
+                "--dimensions, or give fewer folds with --crossfit."
+            )
+        materials.append(material)
+    return whole, tuple(materials)
+
+
+def _look_at(source: CaseSet, benchmark: Benchmark | None) -> tuple[StoredFacts, list[Pair]]:
+    """Decodes each image once; returns what that showed, and the copies of pictures in the set."""
+    sets = [source] if benchmark is None else [source, benchmark.source]
+    with counting("images") as progress:
+        facts = stored_facts([_store(one) for one in sets], progress)
+
+    def copies() -> list[Pair]:
+        found = same_pictures(source.cases, source.cases, facts, source.synthetic)
+        return [(same.left.digest, same.right.digest) for same in found]
+
+    name = "copies-synthetic" if source.synthetic else "copies"
+    return facts, [(left, right) for left, right in _store(source).kept(name, copies)]
+
+
+def _store(source: CaseSet) -> Store:
+    assert isinstance(source.cases, StoredCases)  # as `read_set` gives them
+    return source.cases.store
+
+
+def _split(source: CaseSet, shares: Sequence[float], same: list[Pair]) -> list[Sequence[Case]]:
+    """Splits a set once; the next run finds the same parts."""
+    cases = source.cases
+    assert isinstance(cases, StoredCases)
+
+    def part_of() -> NDArray[np.uint8]:
+        numbers = np.zeros(len(cases), np.uint8)
+        for number, part in enumerate(split_by_cluster(cases, shares, SPLIT_SEED, same)):
+            assert isinstance(part, StoredCases)
+            numbers[part.places] = number
+        return numbers
+
+    kind = "synthetic" if source.synthetic else "real"
+    name = f"parts-{kind}-{SPLIT_SEED}-{'-'.join(map(repr, shares))}"
+    numbers = cases.store.kept_array(name, np.uint8, part_of)
+    return [cases.chosen(np.flatnonzero(numbers == number)) for number in range(len(shares))]
+
+
+def _without(cases: Sequence[Case], left_out: Sequence[Case]) -> Sequence[Case]:
+    assert isinstance(cases, StoredCases)
+    assert isinstance(left_out, StoredCases)
+    return cases.chosen(np.setdiff1d(cases.places, left_out.places))
+
+
+def _leaks(
+    train: Sequence[Case], benchmark: Benchmark, facts: StoredFacts, source: CaseSet
+) -> LeakReport:
+    """Returns what the benchmark shares with the training cases; found once for two sets."""
+
+    def found() -> dict[str, Any]:
+        return dataclasses.asdict(
+            find_leaks(train, benchmark.cases, facts, synthetic=source.synthetic)
+        )
+
+    assert isinstance(train, StoredCases)
+    parts = f"{benchmark.source.digest} {source.synthetic}".encode() + train.places.tobytes()
+    name = hashlib.sha256(parts).hexdigest()[:32]
+    known = _store(source).kept(f"leaks-{name}", found)
+    return LeakReport(tuple(known.pop("fatal")), **known)
+
+
+def _checked(
+    options: DataOptions,
+    source: CaseSet,
+    facts: StoredFacts,
+    parts: tuple[Sequence[Case], Sequence[Case], Benchmark],
+) -> Material:
+    """Returns training, development and benchmark cases as material, with no problem left in it."""
+    train, development, benchmark = parts
+    dimensions = _dimensions(options, train)
+    primary = _primary(options, dimensions)
+    for name, cases in (("benchmark", benchmark.cases), ("development part", development)):
+        if primary not in dimensions_of(cases):
+            raise DataError(
+                f"no case of the {name} is labelled on the primary dimension {primary!r}; name "
+                "another with --primary_dimension, or give other data"
+            )
+    leaks = _leaks(together(train, development), benchmark, facts, source)
+    if leaks.fatal:
+        raise DataError(
+            report(
+                f"Training data {source.name!r} and benchmark {benchmark.name!r} share content; a "
+                "score on it would say nothing. Remove these cases from the training data:",
+                leaks.fatal,
+            )
+        )
+    excluded = list(source.excluded)
+    train, unusable = usable(train, dimensions, facts)
+    development, others = usable(development, dimensions, facts)
+    excluded += [*unusable, *others]
+    check_share(excluded, len(train) + len(development), options.max_excluded_share)
+    if not train or not development:
+        raise DataError(
+            f"{source.name!r} leaves {len(train)} training and {len(development)} development "
+            "cases; both need at least one labelled case. Give more cases or other shares."
+        )
+    return Material(
+        train,
+        development,
+        benchmark,
+        dimensions,
+        primary,
+        tuple(excluded),
+        facts,
+        leaks,
+        source,
+    )
+
+
+def _sources(options: DataOptions) -> tuple[CaseSet, Benchmark | None]:
+    """Reads the set to train on, and the benchmark where it is a set of its own."""
+    if options.train_data is None:
+        return _benchmark(options).source, None
+    source = read_set(options.train_data, *_reading(options))
+    return source, None if options.benchmark is None else _benchmark(options)
+
+
+def _whole(options: DataOptions) -> Benchmark:
+    """Reads the one set of a cross-fitted run; a named benchmark keeps its published numbers."""
+    if options.train_data is None:
+        return _benchmark(options)
+    source = read_set(options.train_data, *_reading(options))
+    return Benchmark(source.name, source)
+
+
+def _benchmark(options: DataOptions) -> Benchmark:
+    return load_benchmark(str(options.benchmark), options.data_root, *_reading(options))
+
+
+def _reading(options: DataOptions) -> tuple[LabelRules, Path | None]:
+    """Returns how votes become labels, and the file of organ to department."""
+    rules = LabelRules(options.vote_ties, options.weights_by_annotator, options.aggregation)
+    return rules, Path(options.department_map) if options.department_map else None
+
+
+def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:
+    """Returns the dimensions to learn, canonical ones first and in their order."""
+    ordered = dimensions_of(train)
+    if not ordered:
+        raise DataError("no training case carries a label; give votes or human_answer entries")
+    if options.dimensions is None:
+        return ordered
+    missing = [name for name in options.dimensions if name not in ordered]
+    if missing:
+        raise DataError(
+            f"no training label mentions the dimension {', '.join(missing)}; labelled are "
+            f"{', '.join(ordered)}.{nearest(missing[0], ordered)}"
+        )
+    return tuple(dict.fromkeys(options.dimensions))
+
+
+def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
+    if options.primary_dimension is None:
+        return "overall" if "overall" in dimensions else dimensions[0]
+    for name in options.primary_dimension:
+        if name in dimensions or name == "any":
+            return dimensions[0] if name == "any" else name
+    named = ", ".join(options.primary_dimension)
+    raise ConfigError(
+        f"primary_dimension is {named}; the run learns {', '.join(dimensions)}."
+        f"{nearest(named, dimensions)}"
+    )
+
+
+def usable(
+    cases: Sequence[Case], dimensions: Sequence[str], facts: Mapping[str, ImageFacts]
+) -> tuple[Sequence[Case], list[Excluded]]:
+    """Sets aside cases that cannot be trained on: an unreadable image, or no label to learn."""
+    labelled = np.zeros(len(cases), dtype=np.bool_)
+    for name in dimensions:
+        labelled |= label_column(cases, name)["votes"] > 0
+    kept, excluded = labelled & ~unreadable(cases, facts), []
+    for case in chosen(cases, np.flatnonzero(~kept)):
+        problems = (image_problem(image, facts) for image in case.images)
+        why = next((problem for problem in problems if problem), None)
+        excluded.append(Excluded(case.case_id, why or f"no label for {', '.join(dimensions)}"))
+    return chosen(cases, np.flatnonzero(kept)), excluded
+
+
+def check_share(excluded: Sequence[Excluded], kept: int, most: float) -> None:
+    """Fails when too large a share of the training cases had to be set aside, else says how many.
+
+    Raises:
+        DataError: the share is above `most`.
+    """
+    if not excluded:
+        return
+    share = len(excluded) / (len(excluded) + kept)
+    listed = [f"{entry.case_id}: {entry.reason}" for entry in excluded]
+    text = f"{len(excluded)} of {len(excluded) + kept} training cases ({share:.1%}) cannot be used"
+    if share > most:
+        raise DataError(
+            report(
+                f"{text}, above max_excluded_share {most:.1%}. Repair them, or allow more "
+                "with --max_excluded_share.",
+                listed,
+            )
+        )
+    logger.warning("%s", report(f"{text}; set aside:", listed, most=5))

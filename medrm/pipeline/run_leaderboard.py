@@ -1,0 +1,284 @@
+"""`medrm leaderboard`: every model of a list, each in a process of its own, and one table.
+
+A fresh process frees the memory of the model before, and the list goes on when one crashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medrm.chat import load_prompt
+from medrm.config import JudgeOptions
+from medrm.errors import ConfigError, DataError, printable, report
+from medrm.evaluation.benchmark import Benchmark, load_benchmark
+from medrm.evaluation.leaderboard.leaderboard_page import write_leaderboard
+from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard
+from medrm.evaluation.leaderboard.ranking import read_judged
+from medrm.evaluation.leaderboard.standings import (
+    Entry,
+    Outcome,
+    chosen_entries,
+    primary_dimension,
+    read_leaderboard,
+    standings,
+)
+from medrm.evaluation.report import Report, read_json, read_report, write_json
+
+REQUEST_FILE = "request.json"
+"""What an entry was asked for, written when its evaluation is whole."""
+
+LOG_FILE = "log.txt"
+_LAST_LINES = 5
+
+logger = logging.getLogger(__name__)
+
+Request = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeaderboardRun:
+    """What one `medrm leaderboard` is asked to do.
+
+    Attributes:
+        leaderboard: a name in evaluation/leaderboards/, or a YAML file.
+        output_dir: gets a folder for each model, and the table.
+        evaluate: the words that start `medrm evaluate` in a new process.
+        judge: how the judges are asked; an entry's own options come before it.
+        readout: how the models are read; None: as `medrm evaluate` reads them.
+        benchmark: a name in evaluation/benchmarks/; None: the leaderboard's.
+        data_root: where the benchmark's files lie.
+        only: names of entries; empty: all.
+        primary_dimension: what the models are ranked by; None: overall, else the first.
+        trust_remote_code: whether entries that are marked so may run their checkpoint's code.
+    """
+
+    leaderboard: str
+    output_dir: Path
+    evaluate: Sequence[str]
+    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    readout: str | None = None
+    benchmark: str | None = None
+    data_root: str | None = None
+    only: Sequence[str] = ()
+    primary_dimension: str | None = None
+    trust_remote_code: bool = False
+
+
+def run_leaderboard(asked: LeaderboardRun) -> bool:
+    """Evaluates the entries that have no result yet, and leaves one table.
+
+    Returns:
+        Whether no entry failed.
+
+    Raises:
+        MedrmError: the list, the options or the benchmark are not as they should be.
+    """
+    board = read_leaderboard(asked.leaderboard)
+    chosen = chosen_entries(board, asked.only)
+    options = {entry.name: options_of(entry, asked) for entry in board.entries}
+    _check_options(board.entries, options, asked.judge.prompt_file)
+    benchmark = load_benchmark(asked.benchmark or board.benchmark, asked.data_root)
+    primary = primary_dimension(benchmark, asked.primary_dimension)
+    outcomes: dict[str, Outcome] = {}
+    for entry in board.entries:
+        request = _request(entry, options[entry.name], asked.judge.prompt_file, benchmark)
+        folder = asked.output_dir / entry.slug
+        found = _finished(entry, folder, request)
+        if found is not None:
+            outcomes[entry.name] = found
+            if entry in chosen:
+                logger.info("%s: evaluated before, not repeated (%s)", entry.name, folder)
+        elif entry in chosen:
+            outcomes[entry.name] = _outcome(entry, request, folder, asked)
+            _write(asked, board.name, benchmark, primary, outcomes)
+    print_leaderboard(_write(asked, board.name, benchmark, primary, outcomes))
+    return all(one.state != "failed" for one in outcomes.values())
+
+
+def skip_reason(entry: Entry, *, trust_remote_code: bool) -> str | None:
+    """Returns why an entry cannot be evaluated here; None where it can be tried."""
+    if entry.model is None:
+        return entry.note or "it has no published checkpoint"
+    if entry.remote_code and not trust_remote_code:
+        return "needs the code of its checkpoint; --trust_remote_code allows it"
+    if entry.proprietary and not os.environ.get("OPENAI_API_KEY"):
+        return "proprietary, and no OPENAI_API_KEY in the environment"
+    if entry.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        return 'runs on vLLM, which is not installed (pip install "medrm[vllm]")'
+    return None
+
+
+def _write(
+    asked: LeaderboardRun,
+    name: str,
+    benchmark: Benchmark,
+    primary: str,
+    outcomes: Mapping[str, Outcome],
+) -> dict[str, Any]:
+    table = standings(name, benchmark, primary, list(outcomes.values()))
+    write_leaderboard(asked.output_dir, table)
+    return table
+
+
+def options_of(entry: Entry, asked: LeaderboardRun) -> dict[str, Any]:
+    """Returns how an entry's judge is asked: its own options before those of the whole list."""
+    common = {
+        "readout": asked.readout,
+        "judge_prompt": asked.judge.judge_prompt,
+        "votes": asked.judge.votes,
+        "judge_temperature": asked.judge.judge_temperature,
+        "max_new_tokens": asked.judge.max_new_tokens,
+    }
+    merged = {**common, **entry.options}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def _check_options(
+    entries: Sequence[Entry], options: Mapping[str, Mapping[str, Any]], prompt_file: str | None
+) -> None:
+    """Refuses options that do not go together before anything is evaluated.
+
+    Raises:
+        ConfigError: names the entries.
+    """
+    problems = []
+    for entry in entries:
+        values = dict(options[entry.name])
+        readout = "votes" if values.pop("readout", None) == "votes" else "generate"
+        try:
+            JudgeOptions(**values, judge_readout=readout)  # type: ignore[arg-type]
+            load_prompt(values["judge_prompt"], prompt_file)
+        except ConfigError as error:
+            problems.append(f"{entry.name}: {error}")
+    if problems:
+        raise ConfigError(report("The options of the list do not go together.", problems))
+
+
+def _request(
+    entry: Entry, options: Mapping[str, Any], prompt_file: str | None, benchmark: Benchmark
+) -> Request:
+    """Returns what could change the result of an entry."""
+    return {
+        "name": entry.name,
+        "model": entry.model,
+        "files": _fingerprint(entry.model),
+        "revision": entry.revision,
+        "engine": entry.engine,
+        "options": dict(options),
+        "prompt": load_prompt(options["judge_prompt"], prompt_file).digest,
+        "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
+    }
+
+
+def _fingerprint(model: str | None) -> str | None:
+    """Returns a digest of the names, sizes and times of a local folder's files; None elsewhere."""
+    if model is None or not Path(model).is_dir():
+        return None
+    found = [
+        (path.relative_to(model).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(Path(model).rglob("*"))
+        if path.is_file()
+    ]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _finished(entry: Entry, folder: Path, request: Request) -> Outcome | None:
+    """Returns what an earlier evaluation found that was asked for the same."""
+    if not (folder / REQUEST_FILE).is_file():
+        return None
+    try:
+        if read_json(folder / REQUEST_FILE) != request:
+            return None
+        found = read_report(folder)
+        if found["benchmark"]["digest"] != request["benchmark"]["digest"]:
+            return None
+        return Outcome(entry, "done", found, judged=read_judged(folder))
+    except DataError:
+        return None
+
+
+def _outcome(entry: Entry, request: Request, folder: Path, asked: LeaderboardRun) -> Outcome:
+    """Skips or evaluates one entry."""
+    reason = skip_reason(entry, trust_remote_code=asked.trust_remote_code)
+    if reason is not None:
+        logger.info("%s: skipped: %s", entry.name, reason)
+        return Outcome(entry, "skipped", reason=reason)
+    logger.info("%s: evaluating (%s) ...", entry.name, folder / LOG_FILE)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (REQUEST_FILE, "report.json"):
+        (folder / name).unlink(missing_ok=True)
+    with (folder / LOG_FILE).open("w", encoding="utf-8") as log:
+        status = subprocess.run(
+            evaluate_command(entry, request, folder, asked),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    reason, found = _result(folder, status)
+    if reason is not None:
+        logger.error("%s: failed: %s", entry.name, reason)
+        return Outcome(entry, "failed", reason=reason)
+    write_json(folder / REQUEST_FILE, request)
+    logger.info("%s: done", entry.name)
+    return Outcome(entry, "done", found, judged=read_judged(folder))
+
+
+def evaluate_command(
+    entry: Entry, request: Request, folder: Path, asked: LeaderboardRun
+) -> list[str]:
+    """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
+    words = {
+        "model": entry.model,
+        "name": entry.name,
+        "revision": entry.revision,
+        "engine": entry.engine,
+        "benchmark": request["benchmark"]["name"],
+        "data_root": asked.data_root,
+        "prompt_file": asked.judge.prompt_file,
+        "output_dir": folder,
+        **request["options"],
+    }
+    command = [*asked.evaluate]
+    command += [f"--{key}={value}" for key, value in words.items() if value is not None]
+    command.append("--overwrite_output_dir")  # of an entry that was asked otherwise before
+    if entry.remote_code and asked.trust_remote_code:
+        command.append("--trust_remote_code")
+    return command
+
+
+def _result(folder: Path, status: int) -> tuple[str | None, Report | None]:
+    """Returns why the evaluation failed, or its report."""
+    if status:
+        return _why(folder / LOG_FILE, status), None
+    found = read_report(folder)
+    parsing = found["parsing"]
+    if parsing is not None and "error" in parsing["states"] and "ok" not in parsing["states"]:
+        return f"no call was answered: {_first_reason(folder)}", None
+    return None, found
+
+
+def _first_reason(folder: Path) -> str:
+    """Returns why the first call got no reply."""
+    with (folder / "responses.jsonl").open(encoding="utf-8") as lines:
+        line = next(lines, "{}")
+    return str(json.loads(line).get("reason") or "see responses.jsonl")
+
+
+def _why(log: Path, status: int) -> str:
+    """Returns the end of a failed evaluation's log: its message, else its last lines."""
+    text = printable(log.read_text(encoding="utf-8", errors="replace"))
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    starts = [number for number, line in enumerate(lines) if line.startswith("Error")]
+    tail = lines[starts[-1] :] if starts and status == 2 else lines[-_LAST_LINES:]
+    ended = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+    return "\n".join([*tail[:20], f"({ended})"])

@@ -1,0 +1,318 @@
+"""Turns cases into batches: the one place where text and pixels become tensors.
+
+Shape legend: rows = (case, answer), case-major; L tokens, padding on the right
+unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from medrm import chat
+from medrm.data.images import ImageFacts, decode
+from medrm.data.store.columns import TOKENS
+from medrm.errors import ConfigError
+from medrm.models.families import family_of_processor
+from medrm.models.prefix_sharing.batch import forked
+from medrm.models.prefix_sharing.kv_cache import ends_of, first_difference, shared_length
+from medrm.schema import Case, ImageRef
+from medrm.scorer.contextual import joined, orders
+
+_TOKENIZED_AT_ONCE = 1024
+
+Sizes = tuple[tuple[int, int], ...]
+"""(width, height) of each image of a case."""
+
+
+Pixels = dict[str, Image.Image]
+"""Decoded images by digest."""
+
+
+class Row(NamedTuple):
+    """One input sequence: text with image placeholders, and the images."""
+
+    text: str
+    images: tuple[ImageRef, ...]
+
+
+def decode_into(pixels: Pixels, images: Iterable[ImageRef]) -> None:
+    """Decodes what `pixels` lacks.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    for ref in images:
+        # An image without bytes has no digest of its own, and decoding it raises.
+        if not ref.digest or ref.digest not in pixels:
+            pixels[ref.digest] = decode(ref)
+
+
+def kind(case: Case) -> int:
+    """Returns what the cases of one batch should have in common: the number of images.
+
+    Processors refuse rows with and without images together. Mllama fills up rows with fewer images,
+    and its words before an image attend to the fill too, so that a row's numbers move in the fourth
+    decimal with its company.
+    """
+    return len(case.images)
+
+
+class Collator:
+    """Makes the rows of cases for one processor and one reward template; picklable for workers.
+
+    Every key that the processor returns is passed on: Qwen-VL without `mm_token_type_ids` and
+    Gemma 3 without `token_type_ids` give other numbers without any error. Nothing is truncated.
+
+    A batch holds either cases with images or cases without; better still, of one `kind`.
+
+    Args:
+        processor: of the model.
+        reward_template: what follows the answer before the reward is read.
+        padding_side: where shorter rows are filled up; "left" is for rows that are continued.
+        contextual_orders: in how many orders answers that see earlier ones are read; 0: each
+            answer sees itself alone.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        reward_template: chat.RewardTemplate = "generation_prompt",
+        padding_side: Literal["left", "right"] = "right",
+        contextual_orders: int = 0,
+    ) -> None:
+        self.processor = processor
+        self.reward_template = reward_template
+        self.contextual_orders = contextual_orders
+        self._padding_side = padding_side
+        self._control = chat.control_tokens(processor)
+        self._image_tokens: dict[Sizes, int] = {}
+
+    def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
+        """Returns question and answers with control tokens broken up."""
+        return chat.plain(case.question, self._control), tuple(
+            chat.plain(answer, self._control) for answer in case.answers
+        )
+
+    def answer_rows(self, case: Case) -> list[Row]:
+        """Returns one row for each of the K answers, as a reward model reads them."""
+        question, answers = self.plain(case)
+        return [
+            Row(
+                chat.render(
+                    self.processor,
+                    chat.answer_messages(question, len(case.images), answer),
+                    self.reward_template,
+                ),
+                case.images,
+            )
+            for answer in answers
+        ]
+
+    def rows(self, cases: Sequence[Case]) -> BatchFeature:
+        """Returns the batch of all answers of all cases; answer k of case b is row offset[b] + k.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ValueError: cases with and without images in one batch.
+        """
+        return self.encode([row for case in cases for row in self.answer_rows(case)])
+
+    def forks(self, cases: Sequence[Case], pixels: Pixels | None = None) -> BatchFeature:
+        """Returns the batch of `rows`, in which what the answers of a case share stands once.
+
+        With contextual orders each branch holds all answers, in another order.
+
+        Args:
+            cases: of one kind.
+            pixels: images that are decoded already.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ValueError: cases with and without images in one batch.
+            ConfigError: the processor changes the words behind the images.
+        """
+        rows = [self.answer_rows(case) for case in cases]
+        openings = [self.opening(case) for case in cases] if self.contextual_orders else None
+        return self.fork(rows, pixels, openings)
+
+    def fork(
+        self,
+        cases: Sequence[Sequence[Row]],
+        pixels: Pixels | None = None,
+        openings: Sequence[str] | None = None,
+    ) -> BatchFeature:
+        """Returns the forked batch of the rows of several cases; see `forks`.
+
+        Args:
+            cases: the rows of each.
+            pixels: images that are decoded already.
+            openings: what stands before any answer of a case, where answers see each other.
+        """
+        ids = self._ids_of(cases)
+        starts = self._starts(ids, openings)
+        features = self.encode([rows[0] for rows in cases], pixels)
+        tails = [[row[start:] for row in own] for own, start in zip(ids, starts, strict=True)]
+        ends = ends_of(features, [own[0] for own in ids], starts)
+        family = family_of_processor(type(self.processor).__name__)
+        if openings is None:
+            return forked(features, family, ends, tails)
+        contexts = [joined(own, self.contextual_orders) for own in tails]
+        branches, reads = zip(*contexts, strict=True)
+        return forked(features, family, ends, branches, reads)
+
+    def opening(self, case: Case) -> str:
+        """Returns what stands before any answer of a case: the question and the model's turn."""
+        question, _ = self.plain(case)
+        messages = chat.answer_messages(question, len(case.images), "")[:1]
+        return chat.render(self.processor, messages, "generation_prompt")
+
+    def _ids_of(self, cases: Sequence[Sequence[Row]]) -> list[list[list[int]]]:
+        """Returns the token ids of the rows of each case, an image as one placeholder."""
+        encoded = iter(self.token_ids([row.text for rows in cases for row in rows]))
+        return [list(islice(encoded, len(rows))) for rows in cases]
+
+    def _starts(
+        self, ids: Sequence[Sequence[Sequence[int]]], openings: Sequence[str] | None
+    ) -> list[int]:
+        """Returns how many tokens the rows of each case share; none of an answer with openings."""
+        starts = list(map(shared_length, ids))
+        if openings is None:
+            return starts
+        before = self.token_ids(openings)
+        return [
+            min(start, first_difference([own[0], opening]))
+            for start, own, opening in zip(starts, ids, before, strict=True)
+        ]
+
+    def encode(self, rows: Sequence[Row], pixels: Pixels | None = None) -> BatchFeature:
+        """Returns the processor's output for the rows; each distinct image is decoded once.
+
+        Args:
+            rows: any number.
+            pixels: images that are decoded already.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            ValueError: rows with and without images in one batch.
+            ConfigError: the chat template loses or invents images.
+        """
+        known = dict(pixels or {})
+        for row in rows:
+            decode_into(known, row.images)
+        images = [[known[ref.digest] for ref in row.images] for row in rows]
+        return self._process([row.text for row in rows], images)
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of texts in which an image is still its bare placeholder."""
+        if not texts:
+            return []
+        ids = self.processor.tokenizer(
+            list(texts), add_special_tokens=self.adds_special_tokens(texts[0])
+        )["input_ids"]
+        return list(ids)
+
+    def adds_special_tokens(self, text: str) -> bool:
+        """Returns whether the tokenizer must open the sequence; else the chat template did."""
+        bos = self.processor.tokenizer.bos_token
+        return bos is None or not text.startswith(bos)
+
+    def lengths(
+        self,
+        cases: Iterable[Case],
+        facts: Mapping[str, ImageFacts],
+        rows: Callable[[Case], list[Row]],
+    ) -> list[int]:
+        """Returns the true number of tokens, image tokens included, of each case's longest row.
+
+        Those of answers are counted by `tokens`.
+
+        Args:
+            cases: any number.
+            facts: of their images, by digest. An image that could not be decoded counts nothing.
+            rows: of a case, each with the case's images; maybe none.
+        """
+        lengths = []
+        remaining = iter(cases)
+        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+            encoded = self._ids_of([rows(case) for case in chunk])
+            lengths += [
+                max(map(len, own), default=0) + self._tokens_of_images(case, facts)
+                for case, own in zip(chunk, encoded, strict=True)
+            ]
+        return lengths
+
+    def tokens(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> NDArray[Any]:
+        """Returns the true numbers of tokens, image tokens included: `TOKENS` for each case.
+
+        They are those of `rows`, and with contextual orders those of `forks`.
+
+        Args:
+            cases: any number.
+            facts: of their images, by digest. An image that could not be decoded counts nothing.
+        """
+        counts = []
+        remaining = iter(cases)
+        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+            ids = self._ids_of([self.answer_rows(case) for case in chunk])
+            contextual = bool(self.contextual_orders)
+            starts = self._starts(
+                ids, [self.opening(case) for case in chunk] if contextual else None
+            )
+            for case, rows, start in zip(chunk, ids, starts, strict=True):
+                tails = [len(row) - start for row in rows]
+                branches = len(orders(len(rows), self.contextual_orders)) if contextual else 1
+                images = self._tokens_of_images(case, facts)
+                longest = start + (sum(tails) if contextual else max(tails))
+                counts.append((longest + images, start + branches * sum(tails) + images))
+        return np.array(counts, dtype=TOKENS)
+
+    def _tokens_of_images(self, case: Case, facts: Mapping[str, ImageFacts]) -> int:
+        known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
+        sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
+        return self.image_tokens(sizes)
+
+    def image_tokens(self, sizes: Sizes) -> int:
+        """Returns how many tokens the processor adds for images of these sizes.
+
+        Measured by processing blank images once for each combination of sizes: how a family cuts
+        an image into tokens, with separators and thumbnails, is known to its processor alone.
+        """
+        if sizes not in self._image_tokens:
+            text = chat.render(
+                self.processor, chat.answer_messages("?", len(sizes), "."), self.reward_template
+            )
+            blanks = [Image.new("RGB", size) for size in sizes]
+            whole = self._process([text], [blanks])["input_ids"].shape[1]
+            self._image_tokens[sizes] = whole - len(self.token_ids([text])[0])
+        return self._image_tokens[sizes]
+
+    def _process(self, texts: list[str], images: list[list[Image.Image]]) -> BatchFeature:
+        pictured = {bool(row) for row in images}
+        if len(pictured) > 1:
+            raise ValueError("a batch mixes rows with and without images; plan them apart")
+        placeholder = chat.image_placeholder(self.processor)
+        for text, row in zip(texts, images, strict=True):
+            if text.count(placeholder) != len(row):
+                raise ConfigError(
+                    f"The chat template writes {text.count(placeholder)} image placeholders "
+                    f"({placeholder}) for {len(row)} images. Use the chat template of the base "
+                    "model's own processor."
+                )
+        batch: BatchFeature = self.processor(
+            text=texts,
+            # One list for each text: LLaVA-OneVision treats several images of one text otherwise
+            # than as many texts with one image.
+            images=images if pictured == {True} else None,
+            padding=True,
+            padding_side=self._padding_side,
+            return_tensors="pt",
+            add_special_tokens=self.adds_special_tokens(texts[0]),
+        )
+        return batch

@@ -1,0 +1,1 @@
+"""What completes a conversation: transformers, vLLM, a service."""

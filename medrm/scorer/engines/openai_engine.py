@@ -1,0 +1,396 @@
+"""Judges behind an OpenAI-compatible service (`POST BASE_URL/chat/completions`); no torch.
+
+Only failures of the infrastructure are repeated: no connection, a timeout, HTTP 408, 409, 429 and
+5xx, or a reply that is no chat completion. What a model says, a refusal included, is never asked
+for twice. Replies are kept on disk (`reply_cache`); failures and empty replies are not.
+"""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import io
+import json
+import logging
+import os
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Event
+from typing import Any, NamedTuple
+
+import httpx2
+from PIL import Image, UnidentifiedImageError
+
+from medrm.assets import cache_dir as medrm_cache
+from medrm.chat import Message
+from medrm.data.images import decode
+from medrm.errors import ConfigError, DataError, first_line
+from medrm.schema import ImageRef
+from medrm.scorer.engines.base import (
+    TOO_LONG,
+    Completion,
+    Request,
+    Sampling,
+    call_seed,
+    with_images,
+)
+from medrm.scorer.engines.reply_cache import Reply, read_reply, reply_key, write_reply
+
+DEFAULT_URL = "https://api.openai.com/v1"
+CONNECT_TIMEOUT_S = 20.0
+LONGEST_WAIT_S = 60.0
+_WINDOW = 4
+"""Requests read ahead for each that is under way, so that a slow reply holds up no other."""
+
+_AS_STORED = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_REPEATED = (408, 409, 429)
+
+_INSTEAD = {"max_completion_tokens": "max_tokens", "temperature": None, "seed": None}
+"""Parameters that not every service knows, and what is sent instead.
+
+OpenAI's reasoning models know neither `max_tokens` nor a temperature, older services no
+`max_completion_tokens`, some no seed.
+"""
+_UNKNOWN = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed",
+    re.IGNORECASE,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class _Failure(NamedTuple):
+    """An infrastructure error, and how long the service asks to wait."""
+
+    reason: str
+    wait_s: float | None = None
+
+
+class OpenAIEngine:
+    """Asks a chat completion service.
+
+    Where the service refuses `max_completion_tokens`, `max_tokens` is sent from then on; where it
+    refuses a temperature or a seed, these are left out, and the log says so.
+
+    Attributes:
+        name: "openai".
+        window: None, each case is judged by itself.
+
+    Args:
+        model: as the service calls it.
+        base_url: of the service, such as http://127.0.0.1:8000/v1; None: `OPENAI_BASE_URL`, else
+            OpenAI.
+        api_key: None: `OPENAI_API_KEY`; neither written nor logged anywhere.
+        concurrency: most calls under way at once.
+        cache_dir: where replies are kept; None: `replies` in medrm's own cache.
+        timeout_s: longest wait for one reply.
+        attempts: most calls for one reply.
+        wait_s: mean wait before the second attempt; it doubles with each further one.
+
+    Raises:
+        ConfigError: no usable address, or no key for OpenAI.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        concurrency: int = 8,
+        cache_dir: Path | None = None,
+        timeout_s: float = 300.0,
+        attempts: int = 6,
+        wait_s: float = 1.0,
+    ) -> None:
+        self._url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
+        self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY", ""), self._url)
+        self.name = "openai"
+        self.window: int | None = None
+        self._model = model
+        self._concurrency = concurrency
+        self._cache = cache_dir or medrm_cache() / "replies"
+        self._timeout = httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
+        self._attempts = attempts
+        self._wait_s = wait_s
+        self._refused: set[str] = set()
+        self._reached = False
+        self._jitter = random.Random()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Nothing that is known here: the service decides."""
+        return {}
+
+    @property
+    def identity(self) -> str:
+        """The model's name, and who serves it."""
+        return f"{self._model} at {httpx2.URL(self._url).host}"
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yields the reply to each request, in order; those that are kept cost no call.
+
+        Raises:
+            ConfigError: nothing can work: the key is refused, its quota is used up, or the service
+                was never reached.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        stopped = Event()
+        pending: deque[Future[Completion]] = deque()
+        with (
+            httpx2.Client(headers=headers, timeout=self._timeout) as client,
+            ThreadPoolExecutor(self._concurrency) as pool,
+        ):
+            call = _Call(client, sampling, stopped)
+            try:
+                for request in requests:
+                    pending.append(pool.submit(self._one, call, request))
+                    if len(pending) >= _WINDOW * self._concurrency:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                stopped.set()
+                for future in pending:
+                    future.cancel()
+
+    def _one(self, call: _Call, request: Request) -> Completion:
+        key = reply_key(
+            {
+                "base_url": self._url,
+                "model": self._model,
+                "messages": request.messages,
+                "images": [ref.digest for ref in request.case.images],
+                "sampling": asdict(call.sampling),
+                "seed": call_seed(request, call.sampling),
+                "vote": request.vote,
+            }
+        )
+        kept = read_reply(self._cache, key)
+        if kept is not None:
+            return Completion(*kept, "ok", prompt_digest=request.digest)
+        try:
+            messages = _with_urls(request)
+        except DataError as error:
+            return Completion(None, None, "bad_image", str(error), request.digest)
+        completion = self._reply(call, request, messages)
+        if completion.state == "ok" and completion.text:
+            write_reply(self._cache, key, Reply(completion.text, completion.finish_reason))
+        return replace(completion, prompt_digest=request.digest)
+
+    def _reply(self, call: _Call, request: Request, messages: list[Message]) -> Completion:
+        """Returns what the service says, asked again after failures of the infrastructure."""
+        failure = _Failure("stopped")
+        for attempt in range(self._attempts):
+            answer = self._ask(call, request, messages)
+            if isinstance(answer, Completion):
+                return answer
+            failure = answer
+            wait_s = failure.wait_s
+            if wait_s is None:
+                wait_s = self._wait_s * 2**attempt * self._jitter.uniform(0.5, 1.5)
+            last = attempt + 1 == self._attempts
+            if last or call.stopped.wait(min(wait_s, LONGEST_WAIT_S)):
+                break
+        if not self._reached:
+            raise ConfigError(
+                f"{self._url} cannot be reached ({failure.reason}). Check OPENAI_BASE_URL, and "
+                "that the service runs."
+            )
+        return Completion(None, None, "error", self._without_key(failure.reason))
+
+    def _ask(self, call: _Call, request: Request, messages: list[Message]) -> Completion | _Failure:
+        while True:
+            body = self._body(request, call.sampling, messages)
+            try:
+                response = call.client.post(
+                    f"{self._url}/chat/completions", content=json.dumps(body)
+                )
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                return _Failure(f"{type(error).__name__}: {first_line(error)}")
+            except httpx2.RequestError as error:
+                self._reached = True
+                return _Failure(f"{type(error).__name__}: {first_line(error)}")
+            self._reached = True
+            if response.is_success:
+                return _read(response)
+            if not self._learns(response, body):
+                return self._problem(response)
+
+    def _body(
+        self, request: Request, sampling: Sampling, messages: list[Message]
+    ) -> dict[str, Any]:
+        wanted: dict[str, Any] = {
+            "max_completion_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "seed": call_seed(request, sampling),
+        }
+        refused = frozenset(self._refused)
+        named = {_INSTEAD[name] if name in refused else name: wanted[name] for name in wanted}
+        sent = {name: value for name, value in named.items() if name is not None}
+        return {"model": self._model, "messages": messages, **sent}
+
+    def _learns(self, response: httpx2.Response, body: Mapping[str, Any]) -> bool:
+        """Returns whether the service refuses a parameter that can be named otherwise or left out.
+
+        Each is given up once, so that the calls of one request come to an end.
+        """
+        detail = response.text[:2000]
+        too_long = TOO_LONG.search(detail)  # such a message may name max_completion_tokens
+        if response.status_code not in (400, 422) or too_long or not _UNKNOWN.search(detail):
+            return False
+        for name, instead in _INSTEAD.items():
+            if name in body and re.search(rf"\b{name}\b", detail):
+                if name not in self._refused:
+                    _log.warning(
+                        "%s refuses %s; %s.",
+                        self._url,
+                        name,
+                        f"{instead} is sent instead" if instead else "the service's own is used",
+                    )
+                self._refused.add(name)
+                return True
+        return False
+
+    def _problem(self, response: httpx2.Response) -> Completion | _Failure:
+        """Returns what an HTTP error means.
+
+        Raises:
+            ConfigError: no request can work.
+        """
+        status = response.status_code
+        reason = self._without_key(f"HTTP {status}: {_message(response)}")
+        if status in (401, 403):
+            raise ConfigError(
+                f"{self._url} does not let this key use the model {self._model!r} (HTTP {status}). "
+                "Set OPENAI_API_KEY to a key that may."
+            )
+        if status == 429 and "insufficient_quota" in response.text:
+            raise ConfigError(
+                f"{self._url}: the quota of this key is used up ({reason}). Raise it, or set "
+                "OPENAI_API_KEY to another key; the replies so far are kept."
+            )
+        if status in _REPEATED or status >= 500:
+            return _Failure(reason, _retry_after(response.headers.get("Retry-After")))
+        too_long = status in (400, 413, 422) and TOO_LONG.search(response.text[:2000])
+        return Completion(None, None, "too_long" if too_long else "error", reason)
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+class _Call(NamedTuple):
+    """What the calls of one `complete` share; `stopped` ends their waiting."""
+
+    client: httpx2.Client
+    sampling: Sampling
+    stopped: Event
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parsed = httpx2.URL(url.strip())
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        raise ConfigError(
+            "The address of the service (OPENAI_BASE_URL) is not usable; accepted is one such as "
+            f"{DEFAULT_URL}, without a name or password in it."
+        )
+    return str(parsed).rstrip("/")
+
+
+def _checked_key(key: str, url: str) -> str:
+    key = key.strip()
+    if not key and url == DEFAULT_URL:
+        raise ConfigError(
+            "No key for the OpenAI service was given. Set OPENAI_API_KEY, or OPENAI_BASE_URL to a "
+            "service that needs none."
+        )
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError("OPENAI_API_KEY holds characters that no key has. Set it anew.")
+    return key
+
+
+def _with_urls(request: Request) -> list[Message]:
+    """Returns the conversation as the service takes it; turns without images are plain text.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    parts = [
+        {"type": "image_url", "image_url": {"url": _data_url(ref)}} for ref in request.case.images
+    ]
+    messages = with_images(request.messages, parts)
+    for message in messages:
+        if all(part["type"] == "text" for part in message["content"]):
+            message["content"] = "\n".join(part["text"] for part in message["content"])
+    return messages
+
+
+@lru_cache(maxsize=16)
+def _data_url(ref: ImageRef) -> str:
+    """Returns the stored bytes where every viewer sees in them what `decode` gives, else a PNG.
+
+    Viewers disagree on deep greys, transparency, rotation marks and several frames.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
+    image = decode(ref)
+    stored = ref.read()
+    kind = None
+    try:
+        with Image.open(io.BytesIO(stored), formats=tuple(_AS_STORED)) as opened:
+            if opened.convert("RGB").tobytes() == image.tobytes():
+                kind = _AS_STORED.get(str(opened.format))
+    except UnidentifiedImageError:
+        pass
+    if kind is None:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        kind, stored = "image/png", buffer.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(stored).decode()}"
+
+
+def _read(response: httpx2.Response) -> Completion | _Failure:
+    """Returns the first choice's text; a refusal is a text like any other."""
+    try:
+        choice = response.json()["choices"][0]
+        content = choice["message"].get("content") or choice["message"].get("refusal") or ""
+        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+        return Completion(text, choice.get("finish_reason"), "ok")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        return _Failure(f"HTTP {response.status_code}, but no chat completion")
+
+
+def _message(response: httpx2.Response) -> str:
+    """Returns the service's own words, short."""
+    try:
+        text = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = response.text
+    return (text.strip() or response.reason_phrase).splitlines()[0][:200]
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Returns the seconds that a Retry-After header (a number or a date) asks to wait."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

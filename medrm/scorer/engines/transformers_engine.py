@@ -1,0 +1,301 @@
+"""Replies of a model in memory, by transformers: what requests of a case share is read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import (
+    BatchFeature,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from medrm import chat
+from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
+from medrm.models.reward_model import without_adapter
+from medrm.schema import Case
+from medrm.scorer.answer_logprobs import turn_end
+from medrm.scorer.collator import Collator, Row
+from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
+from medrm.scorer.probability_responses import state_of
+from medrm.scorer.runner import BATCH_ROWS, WINDOW, Prompts, Readout, text_digest
+from medrm.scorer.settings import model_settings
+
+
+class Group(NamedTuple):
+    """Requests about one case that follow one another."""
+
+    case: Case
+    requests: list[Request]
+
+
+class Replying(NamedTuple):
+    """What a group asks, beside the encoded rows.
+
+    Attributes:
+        requests: of the group.
+        digests: of each request's prompt.
+        encoded: token ids of the encoded row; none where every prompt is computed whole.
+        orders: for each order, the token ids of its distinct prompts.
+        which: for each request, the place of its prompt among those of all orders.
+    """
+
+    requests: list[Request]
+    digests: list[str]
+    encoded: list[int]
+    orders: list[list[list[int]]]
+    which: list[int]
+
+
+class Written(NamedTuple):
+    """A reply in tokens, without the one that ends it."""
+
+    tokens: list[int]
+    ended: bool
+
+
+class TransformersEngine:
+    """Completes conversations with a model in memory, on any device.
+
+    Temperature 0 takes the most probable token. Else the token is drawn by adding Gumbel noise to
+    the logits (https://arxiv.org/abs/1611.01144, equation 1), from a generator of the call's own
+    (`call_seed`). Both ignore the sampling settings that a checkpoint ships, such as penalties for
+    repetition, which a JSON reply is full of. A reply depends on its own request alone; two tokens
+    that are equally probable up to rounding may change places with the company.
+
+    Replies end with a token that the checkpoint or its tokenizer names as the end, or with the one
+    that ends a turn in the chat template.
+
+    Attributes:
+        name: "transformers".
+        window: how many cases are computed together.
+
+    Args:
+        model: a stock model, or one with an adapter.
+        processor: of the model.
+        batch_rows: most requests computed at once.
+        max_length: longest prompt that is read, in tokens; None: no limit.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        batch_rows: int = BATCH_ROWS,
+        *,
+        max_length: int | None = None,
+    ) -> None:
+        self._model = without_adapter(model)
+        self._processor = processor
+        self.window: int | None = WINDOW * batch_rows
+        self._batch_rows = batch_rows
+        self._max_length = max_length
+        self._shares = shares_cache(self._model)
+        self._collator = Collator(processor, padding_side="right" if self._shares else "left")
+        self._control = chat.control_tokens(processor)
+        self._stops = stop_tokens(self._model, processor)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights and the request could change a reply."""
+        settings = model_settings(self._model, self._processor)
+        return {**settings, "max_length": self._max_length}
+
+    def plain(self, text: str) -> str:
+        """Returns the text with control tokens of this tokenizer broken up."""
+        return chat.plain(text, self._control)
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yields one completion for each request, in order, a window of cases at a time.
+
+        Requests that share their beginning should follow one another.
+        """
+        readout: Readout[Group, Replying, list[Written]] = Readout(
+            self._collator,
+            prompts=self._shared_prompts if self._shares else self._whole_prompts,
+            rows=lambda group: len(group.requests),
+            read=partial(self._write_shared if self._shares else self._write_whole, sampling),
+            batch_rows=self._batch_rows,
+            max_length=self._max_length,
+            case=lambda group: group.case,
+        )
+        for prompts, replies, reason in readout.over(grouped(requests, self._batch_rows)):
+            digests = prompts.detail.digests
+            if replies is None:
+                for digest in digests:
+                    yield Completion(None, None, state_of(reason), reason, digest)
+                continue
+            # Decoded here, where no other thread uses the tokenizer.
+            for reply, digest in zip(replies, digests, strict=True):
+                text = self._processor.tokenizer.decode(reply.tokens, skip_special_tokens=True)
+                ended = "stop" if reply.ended else "length"
+                yield Completion(text, ended, "ok", prompt_digest=digest)
+
+    def _rows(self, group: Group) -> list[Row]:
+        return [
+            Row(
+                chat.render(self._processor, request.messages, "generation_prompt"),
+                group.case.images,
+            )
+            for request in group.requests
+        ]
+
+    def _whole_prompts(self, group: Group) -> Prompts[Replying]:
+        rows = self._rows(group)
+        digests = [text_digest([row]) for row in rows]
+        return Prompts(group.case, rows, Replying(group.requests, digests, [], [], []))
+
+    def _shared_prompts(self, group: Group) -> Prompts[Replying]:
+        """Returns one row, the longest, and the tokens of every distinct prompt."""
+        rows = self._rows(group)
+        digests = [text_digest([row]) for row in rows]
+        asked = [
+            (request.order, row.text) for request, row in zip(group.requests, rows, strict=True)
+        ]
+        distinct = sorted(dict.fromkeys(asked))
+        ids = self._collator.token_ids([text for _, text in distinct])
+        longest = max(range(len(ids)), key=lambda place: len(ids[place]))
+        orders: dict[str, list[list[int]]] = {}
+        for (order, _), prompt in zip(distinct, ids, strict=True):
+            orders.setdefault(order, []).append(prompt)
+        return Prompts(
+            group.case,
+            [Row(distinct[longest][1], group.case.images)],
+            Replying(
+                group.requests,
+                digests,
+                ids[longest],
+                list(orders.values()),
+                [distinct.index(one) for one in asked],
+            ),
+        )
+
+    def _write_shared(
+        self, sampling: Sampling, features: BatchFeature, prompts: list[Prompts[Replying]]
+    ) -> list[list[Written]]:
+        details = [prompt.detail for prompt in prompts]
+        prefix, states = read_branches(
+            self._model,
+            features.to(self._model.device),
+            [detail.encoded for detail in details],
+            [detail.orders for detail in details],
+        )
+        chosen, start = [], 0
+        for detail in details:
+            chosen += [start + place for place in detail.which]
+            start += sum(map(len, detail.orders))
+        prefix.select(chosen)
+        states = states[chosen]
+        head = cast(Any, self._model).get_output_embeddings()
+        noise = Noise([call_seed(r, sampling) for d in details for r in d.requests], sampling)
+        replies = [Written([], False) for _ in chosen]
+        writing = list(range(len(chosen)))
+        for step in range(sampling.max_new_tokens):
+            tokens = noise.drawn(head(states).float(), writing).argmax(dim=-1).tolist()
+            for row, token in zip(writing, tokens, strict=True):
+                if token in self._stops:
+                    replies[row] = replies[row]._replace(ended=True)
+                else:
+                    replies[row].tokens.append(token)
+            going = [place for place, row in enumerate(writing) if not replies[row].ended]
+            if not going or step + 1 == sampling.max_new_tokens:
+                break
+            if len(going) < len(writing):
+                prefix.select(going)
+                writing = [writing[place] for place in going]
+            states = prefix.extend([replies[row].tokens[-1:] for row in writing])
+        return _by_group(replies, details)
+
+    def _write_whole(
+        self, sampling: Sampling, features: BatchFeature, prompts: list[Prompts[Replying]]
+    ) -> list[list[Written]]:
+        details = [prompt.detail for prompt in prompts]
+        features = features.to(self._model.device)
+        noise = Noise([call_seed(r, sampling) for d in details for r in d.requests], sampling)
+        written = cast(Any, self._model).generate(
+            **features,
+            generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+                max_new_tokens=sampling.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                eos_token_id=sorted(self._stops),
+                pad_token_id=min(self._stops),
+            ),
+            logits_processor=LogitsProcessorList([noise]),
+        )
+        replies = []
+        for row in written[:, features["input_ids"].shape[1] :].tolist():
+            length = next((n for n, token in enumerate(row) if token in self._stops), len(row))
+            replies.append(Written(row[:length], length < len(row)))
+        return _by_group(replies, details)
+
+
+class Noise(LogitsProcessor):
+    """Turns logits into numbers whose largest names the token that is drawn.
+
+    Args:
+        seeds: of each row.
+        sampling: its temperature; 0 leaves the logits as they are.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._temperature = sampling.temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Returns the numbers for all rows, [rows, V]; transformers calls this at each step."""
+        return self.drawn(scores, range(len(self._generators)))
+
+    def drawn(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        """Returns the numbers [N, V] of the given rows; each call advances their generators."""
+        if self._temperature == 0:
+            return logits
+        # In double precision and on the host: a float32 can be 0 or 1, and devices draw otherwise.
+        uniform = torch.stack(
+            [
+                torch.rand(logits.shape[1], generator=self._generators[row], dtype=torch.float64)
+                for row in rows
+            ]
+        )
+        gumbel = -(-uniform.log()).log()
+        return logits / self._temperature + gumbel.to(logits)
+
+
+def grouped(requests: Iterable[Request], most: int) -> Iterator[Group]:
+    """Yields successive requests about the same case together, at most `most` of them."""
+    group: list[Request] = []
+    for request in requests:
+        if group and (request.case is not group[0].case or len(group) == most):
+            yield Group(group[0].case, group)
+            group = []
+        group.append(request)
+    if group:
+        yield Group(group[0].case, group)
+
+
+def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[int]:
+    """Returns the tokens that end a reply.
+
+    Checkpoints disagree on where they say so: in the generation config (one or several), in the
+    tokenizer, or only in the chat template, by the control token behind an assistant's turn.
+    """
+    named = cast(Any, model).generation_config.eos_token_id
+    stops = set(named if isinstance(named, list) else [named])
+    stops |= {processor.tokenizer.eos_token_id, turn_end(processor).token}
+    return frozenset(stops - {None})
+
+
+def _by_group(replies: Sequence[Written], details: Sequence[Replying]) -> list[list[Written]]:
+    remaining = iter(replies)
+    return [[next(remaining) for _ in detail.requests] for detail in details]

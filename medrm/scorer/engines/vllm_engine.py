@@ -1,0 +1,221 @@
+"""Judges on vLLM, an optional extra; a LoRA adapter is loaded as it is saved.
+
+vLLM needs a GPU, so medrm's own tests run this module against a stand-in that keeps to the
+signatures vLLM documents (`LLM`, `LLM.chat`, `SamplingParams`, `LoRARequest`), never vLLM itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from medrm import chat
+from medrm.data.images import decode
+from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
+from medrm.models.families import FAMILIES
+from medrm.schema import State
+from medrm.scorer.engines.base import (
+    TOO_LONG,
+    Completion,
+    Request,
+    Sampling,
+    call_seed,
+    with_images,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import ProcessorMixin
+
+BATCH_REQUESTS = 128
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM accepts for `max_lora_rank`."""
+
+_VISION = sorted({f".{family.vision.split('.')[-1]}." for family in FAMILIES.values()})
+
+
+class VllmEngine:
+    """Completes conversations with vLLM's offline engine.
+
+    Both orders of a case, and its votes, follow one another, so that vLLM's prefix cache computes
+    the image and the question once.
+
+    Attributes:
+        name: "vllm".
+        window: how many cases are computed together.
+        settings: what besides the weights and the request could change a reply.
+
+    Args:
+        model: of the base, or a folder with whole weights.
+        processor: of the model; its chat template decides where a system turn goes. None for a
+            model of no family that medrm knows: the conversation goes as it is.
+        adapter: folder of a LoRA adapter; None: the model as it is.
+        revision: branch, tag or commit of a hub id; None: its main branch.
+        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, but never fp32.
+        trust_remote_code: whether code of the checkpoint may run.
+        images: most images of a case.
+        max_model_len: longest prompt and reply, in tokens; None: the model's own.
+        seed: of the engine; every call has a seed of its own.
+        pixel_limits: `min_pixels` and `max_pixels` of an image; None: the model's own.
+        batch_requests: calls handed to vLLM at once; their images are in memory.
+
+    Raises:
+        ConfigError: vLLM is not installed, or cannot run the adapter.
+        AdapterError: the folder is no LoRA adapter.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: str,
+        processor: ProcessorMixin | None,
+        adapter: Path | None = None,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        images: int = 1,
+        max_model_len: int | None = None,
+        seed: int = 0,
+        pixel_limits: Mapping[str, int] | None = None,
+        batch_requests: int = BATCH_REQUESTS,
+    ) -> None:
+        try:
+            from vllm import LLM, SamplingParams
+            from vllm import __version__ as vllm_version
+            from vllm.lora.request import LoRARequest
+        except ImportError as error:
+            raise ConfigError(
+                f"vLLM cannot be imported ({first_line(error)}). Install it with "
+                '`pip install "medrm[vllm]"`, or leave the engine out to use transformers.'
+            ) from error
+        lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+        self._lora = None if adapter is None else LoRARequest(adapter.name, 1, str(adapter))
+        self._params = SamplingParams
+        self._llm = LLM(
+            model=model,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            limit_mm_per_prompt={"image": images},
+            max_model_len=max_model_len,
+            seed=seed,
+            mm_processor_kwargs=dict(pixel_limits) if pixel_limits else None,
+            **lora,
+        )
+        self._processor = processor
+        self._control = None if processor is None else chat.control_tokens(processor)
+        self.window: int | None = batch_requests
+        self.settings: Mapping[str, Any] = {
+            "vllm": vllm_version,
+            "dtype": dtype,
+            "max_length": max_model_len,
+        }
+        self._batch_requests = batch_requests
+
+    def plain(self, text: str) -> str:
+        """Returns the text with the model's control tokens broken up."""
+        return text if self._control is None else chat.plain(text, self._control)
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yields the reply to each request, in order."""
+        remaining = iter(requests)
+        while batch := list(islice(remaining, self._batch_requests)):
+            yield from self._batch(batch, sampling)
+
+    def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
+        pixels: dict[str, Image.Image] = {}
+        bad: dict[int, str] = {}
+        conversations, params = [], []
+        for place, request in enumerate(requests):
+            try:
+                conversations.append(self._conversation(request, pixels))
+            except DataError as error:
+                bad[place] = str(error)
+                continue
+            params.append(
+                self._params(
+                    temperature=sampling.temperature,
+                    max_tokens=sampling.max_new_tokens,
+                    seed=call_seed(request, sampling),
+                )
+            )
+        replies = iter(self._chat(conversations, params))
+        for place, request in enumerate(requests):
+            if place in bad:
+                yield Completion(None, None, "bad_image", bad[place], request.digest)
+                continue
+            yield replace(next(replies), prompt_digest=request.digest)
+
+    def _conversation(self, request: Request, pixels: dict[str, Image.Image]) -> list[chat.Message]:
+        """Returns the conversation with its decoded images.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        for ref in request.case.images:
+            if not ref.digest or ref.digest not in pixels:
+                pixels[ref.digest] = decode(ref)
+        parts = [
+            {"type": "image_pil", "image_pil": pixels[ref.digest]} for ref in request.case.images
+        ]
+        known = self._processor
+        messages = request.messages if known is None else chat.fitted(known, request.messages)
+        return with_images(messages, parts)
+
+    def _chat(self, conversations: list[list[chat.Message]], params: list[Any]) -> list[Completion]:
+        """Returns the replies; a batch that holds a refused prompt is halved until that is alone.
+
+        vLLM takes back what it had accepted of a refused batch since its pull request 27420.
+        """
+        if not conversations:
+            return []
+        try:
+            outputs = self._llm.chat(conversations, params, use_tqdm=False, lora_request=self._lora)
+        except ValueError as error:
+            if len(conversations) == 1:
+                state: State = "too_long" if TOO_LONG.search(str(error)) else "error"
+                return [Completion(None, None, state, first_line(error))]
+            half = len(conversations) // 2
+            return [
+                *self._chat(conversations[:half], params[:half]),
+                *self._chat(conversations[half:], params[half:]),
+            ]
+        first = [output.outputs[0] for output in outputs]
+        return [Completion(reply.text, reply.finish_reason, "ok") for reply in first]
+
+
+def _rank(adapter: Path) -> int:
+    """Returns the least rank that vLLM can be told and that holds the adapter.
+
+    Raises:
+        AdapterError: the folder is no LoRA adapter.
+        ConfigError: vLLM would refuse the adapter, or run without a part of it.
+    """
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        with safe_open(adapter / "adapter_model.safetensors", framework="np") as weights:
+            names = list(weights.keys())
+        rank = max([int(config["r"]), *map(int, config.get("rank_pattern", {}).values())])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise AdapterError(f"{adapter} is no LoRA adapter: {first_line(error)}") from error
+    problems = []
+    if rank > _RANKS[-1]:
+        problems.append(f"its rank is {rank}; vLLM takes at most {_RANKS[-1]}")
+    if config.get("use_dora"):
+        problems.append("it is a DoRA adapter")
+    if config.get("modules_to_save"):
+        problems.append(f"it holds whole modules ({', '.join(config['modules_to_save'])})")
+    if any(part in name for name in names for part in _VISION):
+        problems.append("it adapts the vision tower, which vLLM would leave as it was")
+    if problems:
+        problems.append("leave the engine out, to use transformers; or merge the adapter")
+        raise ConfigError(report(f"vLLM cannot run the adapter {adapter}.", problems))
+    return next(known for known in _RANKS if known >= rank)

@@ -1,0 +1,132 @@
+"""Judges with known answers, which check what stands behind a judge: `mock:<name>`.
+
+They write text that is parsed like any other. Each is a rule that names the stored answer it
+prefers on a dimension; `oracle-malformed-10` and `refuse` write what no parser reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from medrm.chat import PROMPTS
+from medrm.errors import ConfigError, nearest
+from medrm.schema import Case, Order, PairLabel
+from medrm.scorer.engines.base import Completion, Request, Sampling
+from medrm.scorer.readouts.generative_judge import Judge
+
+PREFIX = "mock:"
+REFUSAL = "I'm sorry, I can't help with that."
+MALFORMED = '{"accuracy": '
+"""A verdict that was cut off: neither parser reads anything."""
+
+Stored = Literal[0, 1]
+Rule = Callable[[Case, Order, str], Stored]
+"""The stored answer that is preferred, by case, presented order and dimension."""
+
+
+def _always_a(case: Case, order: Order, dimension: str) -> Stored:
+    return 0
+
+
+def _first_slot(case: Case, order: Order, dimension: str) -> Stored:
+    return 0 if order == "forward" else 1
+
+
+def _longer(case: Case, order: Order, dimension: str) -> Stored:
+    """Of answers of one length the first."""
+    return 1 if len(case.answers[1]) > len(case.answers[0]) else 0
+
+
+def _random(case: Case, order: Order, dimension: str) -> Stored:
+    """One coin for each case and order, the same on every dimension."""
+    return 1 if _hash(f"{case.case_id}\0{order}") % 2 else 0
+
+
+def _oracle(case: Case, order: Order, dimension: str) -> Stored:
+    """The majority label; without one, or with a tie, the first stored answer.
+
+    Not "tie": the released parser drops a whole reply that says so.
+    """
+    label = case.labels.get(dimension)
+    return 1 if isinstance(label, PairLabel) and label.choice == 1 else 0
+
+
+_RULES: dict[str, Rule] = {
+    "always-a": _always_a,
+    "first-slot": _first_slot,
+    "longer": _longer,
+    "random": _random,
+    "oracle": _oracle,
+    "oracle-malformed-10": _oracle,
+    "refuse": _always_a,
+}
+MOCKS = tuple(_RULES)
+
+
+class MockEngine:
+    """Writes the verdict that a rule gives.
+
+    Attributes:
+        name: "mock"; the rule is to a mock what the weights are to a model.
+        window: None, each case is judged by itself.
+
+    Args:
+        name: one of `MOCKS`.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in _RULES:
+            raise ConfigError(
+                f"mock judge {name!r} is unknown; accepted: "
+                f"{', '.join(PREFIX + known for known in MOCKS)}.{nearest(name, MOCKS)}"
+            )
+        self.name = "mock"
+        self.window: int | None = None
+        self._mock = name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Nothing: the rule decides."""
+        return {}
+
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
+        """Yields the rule's verdict on each request; the images are not looked at."""
+        for request in requests:
+            yield Completion(self._text(request), "stop", "ok", prompt_digest=request.digest)
+
+    def _text(self, request: Request) -> str:
+        case = request.case
+        if self._mock == "refuse":
+            return REFUSAL
+        if self._mock == "oracle-malformed-10" and _hash(case.case_id) % 10 == 0:
+            return MALFORMED
+        rule = _RULES[self._mock]
+        letters = {
+            name: "A"
+            if (rule(case, request.order, name) == 0) == (request.order == "forward")
+            else "B"
+            for name in request.dimensions
+        }
+        return PROMPTS["json"].verdict(letters).text
+
+
+def mock_judge(name: str, dimensions: Sequence[str]) -> Judge:
+    """Returns a judge that asks a mock about all dimensions in one call.
+
+    Args:
+        name: one of `MOCKS`.
+        dimensions: what is asked about.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    return Judge(MockEngine(name), PROMPTS["json"], dimensions)
+
+
+def _hash(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest(), 16)

@@ -1,0 +1,154 @@
+"""The JSON frame of a verdict in tokens, and a reply that is filled in letter by letter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from medrm import chat
+from medrm.chat import JudgePrompt, Message
+from medrm.errors import ConfigError
+from medrm.models.prefix_sharing.kv_cache import first_difference
+from medrm.schema import Order
+from medrm.scorer.collator import Collator
+from medrm.scorer.runner import Array
+
+Letters = tuple[str, ...]
+"""The letters chosen so far, as shown."""
+
+_MOST_LETTERS = 12
+"""Of one reply; all 2^D replies are tokenised."""
+
+_OTHER_TOKENIZER = "Use the chat template and tokenizer of the base model's own processor."
+
+
+class Step(NamedTuple):
+    """One letter of a reply, in tokens.
+
+    Attributes:
+        feed: what stands before the compared tokens and was not read in the step before.
+        reply: all of the reply that stands before them.
+        letters: the compared tokens, the first in which the replies with A and with B differ.
+    """
+
+    feed: list[int]
+    reply: list[int]
+    letters: tuple[int, int]
+
+
+class Frame:
+    """How the replies to one kind of call are tokenised, learned from those to a short prompt.
+
+    A reply is always complete: letters that are not chosen yet are A. Its tokens may join a letter
+    with the quote before it or with what follows. All 2^D replies are tokenised at once, before
+    any thread uses the tokenizer.
+
+    Attributes:
+        names: the D dimensions that the call asks about.
+        opened: tokens of the whole conversation's end from the reply on, all letters A.
+
+    Args:
+        collator: of the processor.
+        prompt: how the call is worded.
+        names: the D dimensions.
+
+    Raises:
+        ConfigError: the tokenizer joins the letters of a reply, or there are too many.
+    """
+
+    def __init__(self, collator: Collator, prompt: JudgePrompt, names: Sequence[str]) -> None:
+        if len(names) > _MOST_LETTERS:
+            raise ConfigError(
+                f"The readout 'skeleton' reads at most {_MOST_LETTERS} dimensions of one reply, "
+                f"not {len(names)}. Ask about each in a call of its own (json_per_dimension)."
+            )
+        self.names = tuple(names)
+        self._processor = collator.processor
+        self._prompt = prompt
+        probe = prompt.messages("?", 0, (".", "."), self.names)
+        replies = list(product("AB", repeat=len(self.names)))
+        texts = [self._render(probe, ""), *(self._text(probe, reply) for reply in replies)]
+        empty, *rows = collator.token_ids(texts)
+        start = first_difference([empty, rows[0]])
+        self.opened = rows[0][start:]
+        self._replies = {reply: row[start:] for reply, row in zip(replies, rows, strict=True)}
+        self._steps = self._all_steps()
+
+    def text(self, messages: list[Message]) -> str:
+        """Returns the conversation with a reply whose letters are all A."""
+        return self._text(messages, ("A",) * len(self.names))
+
+    def step(self, letters: Letters) -> Step:
+        """Returns the step that chooses the letter after `letters`."""
+        return self._steps[letters]
+
+    def before_reply(self, ids: list[int]) -> list[int]:
+        """Returns the tokens before the reply of a conversation as `text` gives it.
+
+        Raises:
+            ConfigError: the reply is not tokenised as after the short prompt.
+        """
+        if ids[-len(self.opened) :] != self.opened:
+            raise ConfigError(
+                f"A verdict is tokenised differently from prompt to prompt. {_OTHER_TOKENIZER}"
+            )
+        return ids[: -len(self.opened)]
+
+    def _all_steps(self) -> dict[Letters, Step]:
+        steps: dict[Letters, Step] = {}
+        for count in range(len(self.names)):
+            rest = ("A",) * (len(self.names) - count - 1)
+            for letters in product("AB", repeat=count):
+                first, second = (self._replies[(*letters, own, *rest)] for own in "AB")
+                place = first_difference([first, second])
+                before = len(steps[letters[:-1]].reply) if letters else -1
+                if place <= before:
+                    raise ConfigError(
+                        f"The tokenizer joins two letters of a verdict. {_OTHER_TOKENIZER}"
+                    )
+                feed = first[max(before, 0) : place]
+                steps[letters] = Step(feed, first[:place], (first[place], second[place]))
+        return steps
+
+    def _text(self, messages: list[Message], letters: Letters) -> str:
+        verdict = self._prompt.verdict(dict(zip(self.names, letters, strict=True)))
+        return self._render(messages, verdict.text)
+
+    def _render(self, messages: list[Message], reply: str) -> str:
+        # A template may open the model's turn in a way of its own, so the reply is a turn.
+        return chat.render(self._processor, chat.with_reply(messages, reply), "turn_end")
+
+
+@dataclass
+class Draft:
+    """A reply of which some letters are chosen.
+
+    Attributes:
+        frame: of the reply.
+        letters: chosen so far.
+        shown: for each of them the probabilities of A and B.
+    """
+
+    frame: Frame
+    letters: Letters = ()
+    shown: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def step(self) -> Step:
+        """How the next letter is chosen."""
+        return self.frame.step(self.letters)
+
+    def choose(self, first: float, second: float) -> None:
+        """Chooses the next letter by the probabilities of A and B."""
+        self.shown.append((first, second))
+        self.letters += ("A" if first >= second else "B",)
+
+    def chances(self, order: Order) -> Array:
+        """Returns the probabilities of the first and second stored answer and their sum, [D, 3]."""
+        shown = np.array(self.shown, dtype=np.float32)
+        stored = shown if order == "forward" else shown[:, ::-1]
+        return np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1)

@@ -1,0 +1,90 @@
+"""A stock model's hidden states and token probabilities; the LM head runs only where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+from transformers import BatchFeature, PreTrainedModel
+
+from medrm.models.prefix_sharing.attention import forked_states
+from medrm.models.prefix_sharing.batch import FORK
+
+_LOGITS_AT_ONCE = 1024
+"""Positions whose logits over the whole vocabulary are held at a time."""
+
+
+def token_places(features: BatchFeature) -> list[Tensor]:
+    """Returns for each row the places of its tokens in order, counted through the whole batch.
+
+    A row of a forked batch is a prefix with one of its branches.
+
+    Args:
+        features: of rows, or forked.
+    """
+    fork = features.get(FORK)
+    if fork is not None:
+        return [torch.tensor(row) for row in fork.rows]
+    mask = features["attention_mask"]
+    return [
+        own.nonzero()[:, 0] + row * mask.shape[1] for row, own in enumerate(mask.cpu().unbind())
+    ]
+
+
+def longest_rows(features: BatchFeature, rows: Sequence[int]) -> list[int]:
+    """Returns the tokens of each case's longest row.
+
+    Args:
+        features: of rows, or forked.
+        rows: how many of them belong to each case.
+    """
+    fork = features.get(FORK)
+    if fork is not None:
+        lengths = zip(fork.prefixes, fork.branches, strict=True)
+        return [prefix + max(own) for prefix, own in lengths]
+    counts = iter(features["attention_mask"].sum(dim=1).tolist())
+    return [max(islice(counts, number)) for number in rows]
+
+
+def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states after the final norm of all tokens, padding included, [tokens, H]."""
+    if FORK in features:
+        return forked_states(model, **features)
+    return hidden_states(model, features).flatten(0, 1)
+
+
+def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states at the last token of each branch of a forked batch, [branches, H]."""
+    places = torch.tensor([row[-1] for row in features[FORK].rows])
+    return flat_states(model, features)[places]
+
+
+def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states after the final norm, [rows, L, H]."""
+    states: Tensor = cast(Any, model).model(**features, use_cache=False).last_hidden_state
+    return states
+
+
+def log_probabilities(model: PreTrainedModel, states: Tensor, tokens: Tensor) -> Tensor:
+    """Returns log p(token | what the state has seen) in fp32, [N, C].
+
+    Args:
+        model: a stock model.
+        states: [N, H].
+        tokens: [N, C], the tokens asked about at each state.
+    """
+    head = cast(Any, model).get_output_embeddings()
+    return torch.cat(
+        [
+            log_softmax(head(part).float(), dim=-1).gather(1, asked)
+            for part, asked in zip(
+                torch.split(states, _LOGITS_AT_ONCE),
+                torch.split(tokens, _LOGITS_AT_ONCE),
+                strict=True,
+            )
+        ]
+    )
