@@ -88,12 +88,12 @@ def _say(problem: str) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.evaluate import Measurement, evaluate_model
+    from medrm.pipeline.evaluate import EvalRequest, evaluate_model
 
     given = vars(arguments)
-    names = {field.name for field in fields(Measurement)} - {"judge", "output_dir"}
+    names = {field.name for field in fields(EvalRequest)} - {"judge", "output_dir"}
     evaluate_model(
-        Measurement(
+        EvalRequest(
             **{name: given[name] for name in names if name in given},
             output_dir=Path(arguments.output_dir),
             judge=_judge_options(arguments),

@@ -39,7 +39,7 @@ from medrm.models.save_load import load_adapter
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_start, gives_skeleton
-from medrm.pipeline.prepare_data import Material, check_share
+from medrm.pipeline.prepare_data import DataSplits, check_share
 from medrm.pipeline.token_counts import counted, processor_digest
 from medrm.scorer.collator import Collator
 from medrm.scorer.open import Saved, folder_of, scorer_of
@@ -103,14 +103,14 @@ def _feature_memory(run: Run) -> FeatureMemory:
 
 
 @dataclass(frozen=True)
-class Workbench:
+class RunContext:
     """One run's options and checked cases, and the parts of the base that need no weights.
 
     `lengths` has the tokens of the longest row of training and development cases.
     """
 
     run: Run
-    material: Material
+    splits: DataSplits
     objective: Objective
     processor: ProcessorMixin
     family: Family
@@ -120,7 +120,7 @@ class Workbench:
     memory: FeatureMemory
 
     @classmethod
-    def prepare(cls, run: Run, material: Material, output: Path) -> Workbench:
+    def prepare(cls, run: Run, splits: DataSplits, output: Path) -> RunContext:
         """Loads the processor, measures lengths and sets over-long training cases aside.
 
         Raises:
@@ -139,26 +139,26 @@ class Workbench:
             processor, options.reward_template, contextual_orders=options.contextual_orders
         )
         objective = load_objective(run.objective)
-        objective.check(run, material.dimensions, material.train, material.development)
-        cases = together(material.train, material.development)
+        objective.check(run, splits.dimensions, splits.train, splits.development)
+        cases = together(splits.train, splits.development)
         # What a judge's rows hold depends on more than processor and template.
         key = f"{processor_digest(processor)} {options.reward_template} {options.contextual_orders}"
         lengths = counted(
             cases,
-            lambda: objective.lengths(run, collator, material.dimensions, cases, material.facts),
+            lambda: objective.lengths(run, collator, splits.dimensions, cases, splits.facts),
             key if objective.readout(run) == "reward" else None,
         )
-        parts, excluded = [], list(material.excluded)
-        for part in (material.train, material.development):
+        parts, excluded = [], list(splits.excluded)
+        for part in (splits.train, splits.development):
             kept, long = fit_for_training(part, lengths, options.max_length)
             parts.append(kept)
             excluded += long
         check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
         if objective.check_lengths is not None:
             objective.check_lengths(run, together(*parts), lengths)
-        material = replace(material, train=parts[0], development=parts[1], excluded=tuple(excluded))
+        splits = replace(splits, train=parts[0], development=parts[1], excluded=tuple(excluded))
         memory = _feature_memory(run)
-        return cls(run, material, objective, processor, family, collator, lengths, output, memory)
+        return cls(run, splits, objective, processor, family, collator, lengths, output, memory)
 
     def folder(self, name: str) -> Path:
         """The evaluation folder of that name."""
@@ -182,7 +182,7 @@ class Workbench:
 
     def check_image(self, model: PreTrainedModel) -> None:
         """Stops the run when images do not reach the model."""
-        if self.material.pictured:
+        if self.splits.pictured:
             check_image_reaches(model, self.processor, self.family)
 
     @cached_property
@@ -205,7 +205,7 @@ class Workbench:
         """Returns a fresh base with a head drawn from the run's seed; without one, the base."""
         if self.objective.head_spec is None:
             return self.base()
-        spec = self.objective.head_spec(self.run, self.material.dimensions, self.material.train)
+        spec = self.objective.head_spec(self.run, self.splits.dimensions, self.splits.train)
         return attach_head(self.base(), spec, self.run.training.seed)
 
     def trainable(self) -> PreTrainedModel | PeftModel:
@@ -245,7 +245,7 @@ class Workbench:
             self.processor,
             self.judge_spec,
             readout or self.readout,
-            self.material.dimensions,
+            self.splits.dimensions,
             self.run.evaluation.evaluation_batch_rows,
         )
 
@@ -284,10 +284,8 @@ class Workbench:
             "dimensions": dimensions,
             "batch_rows": self.run.evaluation.evaluation_batch_rows,
         }
-        benchmark = self.material.benchmark
-        counts = [
-            column(cases, "answers") for cases in (benchmark.cases, self.material.development)
-        ]
+        benchmark = self.splits.benchmark
+        counts = [column(cases, "answers") for cases in (benchmark.cases, self.splits.development)]
         if (np.concatenate(counts) == 2).all():
             yield (
                 "zero_shot_verdict",
@@ -300,7 +298,7 @@ class Workbench:
 
     def development_benchmark(self) -> Benchmark:
         """The development cases, to choose by."""
-        return benchmark_from_cases("development", self.material.source, self.material.development)
+        return benchmark_from_cases("development", self.splits.source, self.splits.development)
 
     @cached_property
     def base_weights(self) -> str:
@@ -336,7 +334,7 @@ class Workbench:
         options = self.run.model
         report = evaluate(
             scorer,
-            benchmark or self.material.benchmark,
+            benchmark or self.splits.benchmark,
             self.folder(name),
             model_name=f"{self.base_name} ({name})",
             settings=settings_of(scorer, options.min_pixels, options.max_pixels),
@@ -345,7 +343,7 @@ class Workbench:
             overwrite=True,  # a resumed run has other weights
         )
         check_declared(self.run.evaluation.allowed_differences, report)
-        entry = report["protocols"]["robust"]["dimensions"][self.material.primary]
+        entry = report["protocols"]["robust"]["dimensions"][self.splits.primary]
         return float(entry["accuracy"] or 0.0)
 
     def measure_averaged(self, scorer: Measurable, measured: str, name: str) -> None:
@@ -358,7 +356,7 @@ class Workbench:
             measured: the folder of its evaluation.
             name: of the control and its folder.
         """
-        pairs = (column(self.material.benchmark.cases, "answers") == 2).all()
+        pairs = (column(self.splits.benchmark.cases, "answers") == 2).all()
         if name not in self.run.evaluation.controls or not pairs:
             return
         responses = read_responses(self.folder(measured) / RESPONSES_FILE)
@@ -368,14 +366,14 @@ class Workbench:
 
     def measure_pictures(self, scorer: Measurable) -> list[str]:
         """Evaluates with other pictures or none: the controls asked for that the cases allow."""
-        benchmark, done = self.material.benchmark, []
+        benchmark, done = self.splits.benchmark, []
         pictured = column(benchmark.cases, "images").any()
         for name in PICTURE_CONTROLS if pictured else ():
             if name not in self.run.evaluation.controls:
                 continue
             try:
                 cases = picture_control(
-                    name, benchmark.cases, self.material.facts, benchmark.source.synthetic
+                    name, benchmark.cases, self.splits.facts, benchmark.source.synthetic
                 )
             except DataError as error:
                 logger.info("%s is left out: %s", name, error)

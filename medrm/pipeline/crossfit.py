@@ -29,12 +29,12 @@ from medrm.evaluation.records.scoring import REWARDS
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.report_page import write_page
 from medrm.evaluation.tables import print_comparison
-from medrm.pipeline.context import Workbench, stage
+from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.fit import last_checkpoint, resume_point
 from medrm.pipeline.manifest import write_manifest
-from medrm.pipeline.prepare_data import Material, agreement_lines, ceiling_lines, gather_folds
+from medrm.pipeline.prepare_data import DataSplits, agreement_lines, ceiling_lines, prepare_folds
 from medrm.pipeline.run_folder import FOLDS, clear
-from medrm.pipeline.stages import Course, check_start_is_blind, run_course
+from medrm.pipeline.stages import StageResults, check_start_is_blind, run_stages
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ def train_folds(run: Run, output: Path) -> None:
     """
     state = PartialState()
     with stage("data"), state.main_process_first():
-        whole, materials = gather_folds(run)
+        whole, splits_of_folds = prepare_folds(run)
     check_start_is_blind(run, whole)
-    benches = _benches(run, materials, output)
-    summary = _summary(whole, [bench.material for bench in benches])
+    contexts = _contexts(run, splits_of_folds, output)
+    summary = _summary(whole, [context.splits for context in contexts])
     resumed = bool(resume_point(run.training.resume_from_checkpoint))
     if resumed:
         _check_same(output, run, summary)
@@ -72,28 +72,28 @@ def train_folds(run: Run, output: Path) -> None:
         write_manifest(output / "run.json", run, summary, state.num_processes)
         logger.info("%s", _describe(whole, summary))
     state.wait_for_everyone()
-    for number, bench in enumerate(benches, start=1):
-        if resumed and (bench.output / DONE).is_file():
-            logger.info("fold %d of %d: done before", number, len(benches))
+    for number, context in enumerate(contexts, start=1):
+        if resumed and (context.output / DONE).is_file():
+            logger.info("fold %d of %d: done before", number, len(contexts))
             continue
-        with stage(f"fold {number} of {len(benches)}"):
-            _run_fold(bench)
+        with stage(f"fold {number} of {len(contexts)}"):
+            _run_fold(context)
     if state.is_main_process:
-        _conclude(run, whole, benches[0].material.primary, output)
+        _conclude(run, whole, contexts[0].splits.primary, output)
     state.wait_for_everyone()
 
 
-def _benches(run: Run, materials: Sequence[Material], output: Path) -> list[Workbench]:
+def _contexts(run: Run, splits_of_folds: Sequence[DataSplits], output: Path) -> list[RunContext]:
     """Returns the workbench of each fold; what can be known to be wrong of any is raised here.
 
     They share the features of images: their bases see the same pictures.
     """
-    benches: list[Workbench] = []
-    for number, material in enumerate(materials, start=1):
+    contexts: list[RunContext] = []
+    for number, splits in enumerate(splits_of_folds, start=1):
         folder = output / FOLDS / str(number)
-        bench = Workbench.prepare(_run_in(run, folder), material, folder)
-        benches.append(replace(bench, memory=benches[0].memory) if benches else bench)
-    return benches
+        context = RunContext.prepare(_run_in(run, folder), splits, folder)
+        contexts.append(replace(context, memory=contexts[0].memory) if contexts else context)
+    return contexts
 
 
 def _run_in(run: Run, folder: Path) -> Run:
@@ -105,23 +105,23 @@ def _run_in(run: Run, folder: Path) -> Run:
     return replace(run, training=arguments)
 
 
-def _run_fold(bench: Workbench) -> None:
-    """Runs the course of one fold's model, and lets it judge its development cases."""
+def _run_fold(context: RunContext) -> None:
+    """Runs the stages of one fold's model, and lets it judge its development cases."""
     state = PartialState()
     if state.is_main_process:
-        bench.output.mkdir(parents=True, exist_ok=True)
-        manifest = bench.output / "run.json"
-        write_manifest(manifest, bench.run, bench.material.summary(), state.num_processes)
+        context.output.mkdir(parents=True, exist_ok=True)
+        manifest = context.output / "run.json"
+        write_manifest(manifest, context.run, context.splits.summary(), state.num_processes)
     state.wait_for_everyone()
-    course = run_course(bench)
-    if bench.readout in PROBABLE:
-        (scorer,) = bench.saved(None)
+    results = run_stages(context)
+    if context.readout in PROBABLE:
+        (scorer,) = context.saved(None)
         with stage(DEVELOPMENT):
-            held_out = bench.development_benchmark()
-            bench.measure(scorer, DEVELOPMENT, held_out, bench.saved_weights)
+            held_out = context.development_benchmark()
+            context.measure(scorer, DEVELOPMENT, held_out, context.saved_weights)
         del scorer
     if state.is_main_process:
-        write_json(bench.output / DONE, asdict(course))
+        write_json(context.output / DONE, asdict(results))
     state.wait_for_everyone()
     gc.collect()  # trainers hold themselves in circles
     if torch.cuda.is_available():
@@ -131,10 +131,12 @@ def _run_fold(bench: Workbench) -> None:
 def _conclude(run: Run, whole: Benchmark, primary: str, output: Path) -> None:
     """Pools the folds, compares, and writes the page."""
     folders = [output / FOLDS / str(number) for number in range(1, run.data.crossfit + 1)]
-    courses = [Course(**read_json(folder / DONE)) for folder in folders]
-    if courses[0].development:
-        _settle_before(folders, courses)
-    controls = [name for name in courses[0].controls if all(name in c.controls for c in courses)]
+    stage_results = [StageResults(**read_json(folder / DONE)) for folder in folders]
+    if stage_results[0].development:
+        _settle_before(folders, stage_results)
+    controls = [
+        name for name in stage_results[0].controls if all(name in c.controls for c in stage_results)
+    ]
     for name in ("before", "after", *controls):
         parts = [Fold(folder / "evaluation" / name) for folder in folders]
         if name == "after":
@@ -163,10 +165,14 @@ def _development(after: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _settle_before(folders: Sequence[Path], courses: Sequence[Course]) -> None:
+def _settle_before(folders: Sequence[Path], stage_results: Sequence[StageResults]) -> None:
     """Makes `before` one readout in all folds: the one with the best mean on development cases."""
-    names = [name for name in courses[0].development if all(name in c.development for c in courses)]
-    means = {name: fmean(course.development[name] for course in courses) for name in names}
+    names = [
+        name
+        for name in stage_results[0].development
+        if all(name in c.development for c in stage_results)
+    ]
+    means = {name: fmean(results.development[name] for results in stage_results) for name in names}
     better = max(names, key=lambda name: means[name])
     for folder in folders:
         before = folder / "evaluation" / "before"
@@ -180,9 +186,9 @@ def _settle_before(folders: Sequence[Path], courses: Sequence[Course]) -> None:
     )
 
 
-def _summary(whole: Benchmark, materials: Sequence[Material]) -> dict[str, Any]:
+def _summary(whole: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dict[str, Any]:
     """Returns the data section of run.json: the set once, and what each fold holds."""
-    summaries = [material.summary() for material in materials]
+    summaries = [splits.summary() for splits in splits_of_folds]
     first = summaries[0]
     return {
         "train": {**first["train"], "cases": len(whole.cases)},
@@ -197,19 +203,19 @@ def _summary(whole: Benchmark, materials: Sequence[Material]) -> dict[str, Any]:
             {entry["case_id"]: entry for s in summaries for entry in s["excluded"]}.values()
         ),
         "crossfit": {
-            "folds": len(materials),
+            "folds": len(splits_of_folds),
             "per_fold": [
                 {
                     "fold": number,
-                    "train": len(material.train),
-                    "development": len(material.development),
-                    "cases": len(material.benchmark.cases),
-                    "clusters": material.benchmark.clusters,
-                    "digest": material.benchmark.source.digest,
+                    "train": len(splits.train),
+                    "development": len(splits.development),
+                    "cases": len(splits.benchmark.cases),
+                    "clusters": splits.benchmark.clusters,
+                    "digest": splits.benchmark.source.digest,
                     "leaks": summary["leaks"],
                 }
-                for number, (material, summary) in enumerate(
-                    zip(materials, summaries, strict=True), start=1
+                for number, (splits, summary) in enumerate(
+                    zip(splits_of_folds, summaries, strict=True), start=1
                 )
             ],
         },

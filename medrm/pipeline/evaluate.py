@@ -60,7 +60,7 @@ _SAMPLING = {
 
 
 @dataclass(frozen=True)
-class Measurement:
+class EvalRequest:
     """What one `medrm evaluate` is asked to do.
 
     Attributes:
@@ -102,7 +102,7 @@ class Measurement:
     image_feature_dir: str | None = None
 
 
-def evaluate_model(asked: Measurement) -> None:
+def evaluate_model(asked: EvalRequest) -> None:
     """Scores one model on one benchmark and prints the table.
 
     Raises:
@@ -142,7 +142,7 @@ def evaluate_model(asked: Measurement) -> None:
         print_report(result)
 
 
-def _check_protocol(asked: Measurement, benchmark: Benchmark) -> None:
+def _check_protocol(asked: EvalRequest, benchmark: Benchmark) -> None:
     """Refuses the official protocol for what it cannot read, before any weights are loaded.
 
     Raises:
@@ -162,11 +162,11 @@ def _check_protocol(asked: Measurement, benchmark: Benchmark) -> None:
         raise ConfigError(NOT_OFFICIAL)
 
 
-def _is_saved(asked: Measurement) -> bool:
+def _is_saved(asked: EvalRequest) -> bool:
     return asked.model != PHANTOM_BASE and has_contract(asked.model, asked.revision)
 
 
-def identity_of(asked: Measurement) -> str:
+def identity_of(asked: EvalRequest) -> str:
     """Returns which weights are measured: a rule's, a service's, a saved model's or a base's."""
     if asked.model.startswith(PREFIX):
         return asked.model
@@ -177,7 +177,7 @@ def identity_of(asked: Measurement) -> str:
     return base_identity(_base_options(asked))
 
 
-def _base_options(asked: Measurement) -> ModelOptions:
+def _base_options(asked: EvalRequest) -> ModelOptions:
     return ModelOptions(
         model_name_or_path=asked.model,
         model_revision=asked.revision or "main",
@@ -189,7 +189,7 @@ def _base_options(asked: Measurement) -> ModelOptions:
 
 
 def _scorer(
-    asked: Measurement, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
+    asked: EvalRequest, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
 ) -> Saved | VerdictProbability | Likelihood:
     """Returns what scores: a mock, a service, a saved model, or a base model.
 
@@ -221,7 +221,7 @@ def _scorer(
 
 
 def _trained(
-    asked: Measurement, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
+    asked: EvalRequest, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
 ) -> Saved:
     folder = folder_of(asked.model, asked.revision)
     saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
@@ -232,7 +232,7 @@ def _trained(
     return trained
 
 
-def _as_asked(contract: Contract, asked: Measurement) -> Contract:
+def _as_asked(contract: Contract, asked: EvalRequest) -> Contract:
     """Returns the contract of a saved model, sampled as the options ask.
 
     A judge keeps the prompt that it was trained with.
@@ -262,7 +262,7 @@ def _as_asked(contract: Contract, asked: Measurement) -> Contract:
     return replace(contract, judge=spec)
 
 
-def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
+def _served(asked: EvalRequest, benchmark: Benchmark) -> Judge:
     """Returns a judge whose model runs elsewhere: behind a service, or in vLLM.
 
     Raises:
@@ -309,7 +309,7 @@ def _served(asked: Measurement, benchmark: Benchmark) -> Judge:
     )
 
 
-def _known_processor(asked: Measurement) -> ProcessorMixin | None:
+def _known_processor(asked: EvalRequest) -> ProcessorMixin | None:
     """Returns the processor of a model that vLLM is to run; None: of no family that medrm knows."""
     try:
         return load_processor(

@@ -22,60 +22,64 @@ from medrm.models.contract import Contract, new_contract, update_contract
 from medrm.models.reward_model import head_of
 from medrm.models.save_load import save_adapter
 from medrm.objectives.probe import whole_head
-from medrm.pipeline.context import Workbench, stage
+from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.progress import show_training
 from medrm.scorer.readouts.reward import RewardModel
 
 
 def build_trainer(
-    bench: Workbench, model: PreTrainedModel | PeftModel, output: Path, name: str
+    context: RunContext, model: PreTrainedModel | PeftModel, output: Path, name: str
 ) -> Trainer:
     """Returns the objective's trainer of `model`, writing below `output`."""
     # Else a second trainer of one process is refused under DeepSpeed.
     AcceleratorState._reset_state()
-    run, arguments = bench.run, copy.copy(bench.run.training)
+    run, arguments = context.run, copy.copy(context.run.training)
     arguments.output_dir = str(output)
     arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
-    # Those of the whole material: a case that is set aside may be the only one with some label.
-    data = replace(run.data, dimensions=list(bench.material.dimensions))
-    trainer = bench.objective.build_trainer(
+    # Those of all cases: a case that is set aside may be the only one with some label.
+    data = replace(run.data, dimensions=list(context.splits.dimensions))
+    trainer = context.objective.build_trainer(
         replace(run, training=arguments, data=data),
         model,
-        bench.collator,
-        bench.material.train,
-        bench.material.development,
-        bench.lengths,
+        context.collator,
+        context.splits.train,
+        context.splits.development,
+        context.lengths,
     )
     return show_training(trainer, name)
 
 
-def train_probe(bench: Workbench) -> PreTrainedModel:
+def train_probe(context: RunContext) -> PreTrainedModel:
     """Returns a fresh base whose head alone was trained, on the same data and steps."""
-    model = freeze_backbone(bench.with_head())
-    folder = bench.folder("frozen_probe") / "training"
-    trainer = build_trainer(bench, model, folder, "frozen_probe")
+    model = freeze_backbone(context.with_head())
+    folder = context.folder("frozen_probe") / "training"
+    trainer = build_trainer(context, model, folder, "frozen_probe")
     trainer.train()
     trained = whole_head(trainer, model)
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     # Into a fresh model: a DeepSpeed engine may hold the one that was trained.
-    model = bench.with_head()
+    model = context.with_head()
     head_of(model).load_state_dict(trained)
     return model
 
 
-def train_adapter(bench: Workbench) -> None:
+def train_adapter(context: RunContext) -> None:
     """Trains the adapter and the head, and saves them as the adapter folder."""
-    run = bench.run
-    model = bench.trainable()
-    trainer = build_trainer(bench, model, bench.output, "training")
+    run = context.run
+    model = context.trainable()
+    trainer = build_trainer(context, model, context.output, "training")
     with stage("training"):
-        trainer.train(resume_from_checkpoint=_start(run, bench.output))
+        trainer.train(resume_from_checkpoint=_start(run, context.output))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if PartialState().is_main_process:
         save_adapter(
-            bench.output / "adapter", model, bench.processor, contract_of(bench, model), state_dict
+            context.output / "adapter",
+            model,
+            context.processor,
+            contract_of(context, model),
+            state_dict,
         )
     PartialState().wait_for_everyone()
 
@@ -114,35 +118,35 @@ def _is_whole(state: Path) -> bool:
     return True
 
 
-def contract_of(bench: Workbench, model: PreTrainedModel | PeftModel) -> Contract:
+def contract_of(context: RunContext, model: PreTrainedModel | PeftModel) -> Contract:
     """Returns the contract of the trained model, with what it was trained on."""
-    run, facts = bench.run, bench.material.facts
-    cases = together(bench.material.train, bench.material.development)
+    run, facts = context.run, context.splits.facts
+    cases = together(context.splits.train, context.splits.development)
     images = {digest.decode() for digest in np.unique(flat(cases, "image"))}
     contract = new_contract(
         model,
-        bench.processor,
+        context.processor,
         run.model,
         run.objective,
-        bench.readout,
-        bench.material.dimensions,
+        context.readout,
+        context.splits.dimensions,
     )
     return replace(
         contract,
-        judge=bench.judge_spec,
-        implicit_beta=run.training.beta if bench.readout == "implicit_reward" else None,
-        training_data_digest=bench.material.source.digest,
+        judge=context.judge_spec,
+        implicit_beta=run.training.beta if context.readout == "implicit_reward" else None,
+        training_data_digest=context.splits.source.digest,
         training_pixel_digests=tuple(sorted({facts[digest].pixel_digest for digest in images})),
     )
 
 
-def add_statistics(bench: Workbench, scorer: RewardModel) -> None:
+def add_statistics(context: RunContext, scorer: RewardModel) -> None:
     """Adds mean and standard deviation of the development cases' scores to the contract."""
     if not PartialState().is_main_process:
         return
-    scores = np.concatenate([own for _, own in scorer.score_cases(bench.material.development)])
+    scores = np.concatenate([own for _, own in scorer.score_cases(context.splits.development)])
     statistics = {
         name: {"mean": float(column.mean()), "std": float(column.std())}
         for name, column in zip(scorer.dimensions, scores.T, strict=True)
     }
-    update_contract(bench.output / "adapter", score_statistics=statistics)
+    update_contract(context.output / "adapter", score_statistics=statistics)

@@ -38,7 +38,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Material:
+class DataSplits:
     """Checked cases of one run. `facts` holds what decoding each distinct image showed."""
 
     train: Sequence[Case]
@@ -126,7 +126,7 @@ def ceiling_lines(benchmark: Benchmark) -> list[str]:
     return [f"ceiling (reachable accuracy): {reachable}"]
 
 
-def gather(run: Run) -> Material:
+def prepare_data(run: Run) -> DataSplits:
     """Returns the run's cases, split by cluster, with every data problem raised or listed.
 
     Raises:
@@ -146,16 +146,16 @@ def gather(run: Run) -> Material:
     return _checked(options, source, facts, (train, development, benchmark))
 
 
-def gather_folds(run: Run) -> tuple[Benchmark, tuple[Material, ...]]:
+def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
     """Returns one set as a benchmark, and for each fold what its model learns from and judges.
 
-    A fold is the benchmark of its own material; the other folds are split by cluster into training
+    Each fold is the benchmark of its splits; the other folds are split by cluster into training
     and development cases. So each case of the set is judged once, by a model that saw none of its
     images.
 
     Raises:
-        DataError: as in `gather`; fewer clusters than folds, or a dimension that not every model
-            can learn.
+        DataError: as in `prepare_data`; fewer clusters than folds, or a dimension that not every
+            model can learn.
         ConfigError: a name that does not exist.
     """
     options = run.data
@@ -164,21 +164,21 @@ def gather_folds(run: Run) -> tuple[Benchmark, tuple[Material, ...]]:
     facts, same = _look_at(source, None)
     shares = (1 - options.development_share, options.development_share)
     dimensions = _dimensions(options, source.cases)
-    materials = []
+    splits_of_folds = []
     for fold in folds_by_cluster(source.cases, options.crossfit, SPLIT_SEED, same):
         others = _without(source.cases, fold)
         train, development = split_by_cluster(others, shares, SPLIT_SEED, same)
         part = replace(benchmark_from_cases(whole.name, source, fold), groups=whole.groups)
-        material = _checked(options, source, facts, (train, development, part))
-        if material.dimensions != dimensions:
-            missing = ", ".join(set(dimensions) - set(material.dimensions))
+        splits = _checked(options, source, facts, (train, development, part))
+        if splits.dimensions != dimensions:
+            missing = ", ".join(set(dimensions) - set(splits.dimensions))
             raise DataError(
                 f"{source.name!r} has too few labels for {missing}: cut into {options.crossfit} "
                 "folds, one model has none to learn from. Name the dimensions to learn with "
                 "--dimensions, or give fewer folds with --crossfit."
             )
-        materials.append(material)
-    return whole, tuple(materials)
+        splits_of_folds.append(splits)
+    return whole, tuple(splits_of_folds)
 
 
 def _look_at(source: CaseSet, benchmark: Benchmark | None) -> tuple[StoredFacts, list[Pair]]:
@@ -246,8 +246,8 @@ def _checked(
     source: CaseSet,
     facts: StoredFacts,
     parts: tuple[Sequence[Case], Sequence[Case], Benchmark],
-) -> Material:
-    """Returns training, development and benchmark cases as material, with no problem left in it."""
+) -> DataSplits:
+    """Returns training, development and benchmark cases as the splits of a run, with no problem left in them."""
     train, development, benchmark = parts
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)
@@ -276,7 +276,7 @@ def _checked(
             f"{source.name!r} leaves {len(train)} training and {len(development)} development "
             "cases; both need at least one labelled case. Give more cases or other shares."
         )
-    return Material(
+    return DataSplits(
         train,
         development,
         benchmark,

@@ -1,4 +1,4 @@
-"""The course of one model: it is measured, trained, and measured again."""
+"""The results of one model: it is measured, trained, and measured again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.models.contract import read_contract
 from medrm.pipeline import judge_stages as judges
 from medrm.pipeline import reward_stages as rewards
-from medrm.pipeline.context import Workbench
+from medrm.pipeline.context import RunContext
 from medrm.pipeline.evaluate import refuse_trained_images
 from medrm.pipeline.fit import train_adapter
 from medrm.scorer.open import folder_of
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Course:
-    """What one model's course left beside `before` and `after`.
+class StageResults:
+    """What one model's results left beside `before` and `after`.
 
     Attributes:
         development: the base's readouts and their accuracy on the development cases, by which
@@ -43,13 +43,13 @@ def check_start_is_blind(run: Run, benchmark: Benchmark) -> None:
         refuse_trained_images(read_contract(folder_of(run.judge.init_adapter)), benchmark)
 
 
-def run_course(bench: Workbench) -> Course:
+def run_stages(context: RunContext) -> StageResults:
     """Measures the base and its controls, trains the adapter, and measures it as it was saved."""
-    measures = judges if bench.judge_spec else rewards
-    development = measures.before(bench)
-    controls = measures.controls_before(bench)
-    train_adapter(bench)
-    controls += measures.after(bench)
-    if bench.memory.used:
-        logger.info("image features: %s", bench.memory.summary)
-    return Course(development, controls)
+    measures = judges if context.judge_spec else rewards
+    development = measures.before(context)
+    controls = measures.controls_before(context)
+    train_adapter(context)
+    controls += measures.after(context)
+    if context.memory.used:
+        logger.info("image features: %s", context.memory.summary)
+    return StageResults(development, controls)

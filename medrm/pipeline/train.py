@@ -14,12 +14,12 @@ from medrm.evaluation.tables import print_comparison
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
 from medrm.pipeline.checks import check_options
-from medrm.pipeline.context import Workbench, stage
+from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.crossfit import train_folds
 from medrm.pipeline.manifest import write_manifest
-from medrm.pipeline.prepare_data import gather
+from medrm.pipeline.prepare_data import prepare_data
 from medrm.pipeline.run_folder import check_output, clear, repo_of
-from medrm.pipeline.stages import check_start_is_blind, run_course
+from medrm.pipeline.stages import check_start_is_blind, run_stages
 
 logger = logging.getLogger(__name__)
 
@@ -43,36 +43,36 @@ def train_one(run: Run, output: Path) -> None:
     """Trains one model and measures it on the benchmark."""
     state = PartialState()
     with stage("data"), state.main_process_first():
-        material = gather(run)
-    check_start_is_blind(run, material.benchmark)
-    bench = Workbench.prepare(run, material, output)
+        splits = prepare_data(run)
+    check_start_is_blind(run, splits.benchmark)
+    context = RunContext.prepare(run, splits, output)
     state.wait_for_everyone()
     if state.is_main_process:
         clear(output, run)  # only now: a run that cannot start leaves the earlier one alone
-        write_manifest(output / "run.json", run, bench.material.summary(), state.num_processes)
-        logger.info("%s", bench.material.describe())
+        write_manifest(output / "run.json", run, context.splits.summary(), state.num_processes)
+        logger.info("%s", context.splits.describe())
     state.wait_for_everyone()
-    course = run_course(bench)
+    results = run_stages(context)
     if state.is_main_process:
-        conclude(bench, course.controls)
+        conclude(context, results.controls)
     state.wait_for_everyone()
 
 
-def conclude(bench: Workbench, controls: list[str]) -> None:
+def conclude(context: RunContext, controls: list[str]) -> None:
     """Compares, writes card and report, and pushes where that is asked."""
     comparison = compare(
-        bench.folder("before"),
-        bench.folder("after"),
-        primary=bench.material.primary,
-        controls={name: bench.folder(name) for name in controls},
-        allowed_differences=bench.run.evaluation.allowed_differences,
-        output_dir=bench.output,
+        context.folder("before"),
+        context.folder("after"),
+        primary=context.splits.primary,
+        controls={name: context.folder(name) for name in controls},
+        allowed_differences=context.run.evaluation.allowed_differences,
+        output_dir=context.output,
     )
     print_comparison(comparison)
-    write_card(bench.output / "adapter", bench.output)
-    page = write_page(bench.output)
-    logger.info("report: %s\nadapter: %s", page, bench.output / "adapter")
-    if bench.run.training.push_to_hub:
-        private = bench.run.training.hub_private_repo
-        pushed = push(bench.output / "adapter", repo_of(bench.run), private=private)
+    write_card(context.output / "adapter", context.output)
+    page = write_page(context.output)
+    logger.info("report: %s\nadapter: %s", page, context.output / "adapter")
+    if context.run.training.push_to_hub:
+        private = context.run.training.hub_private_repo
+        pushed = push(context.output / "adapter", repo_of(context.run), private=private)
         logger.info("pushed: %s", pushed)

@@ -47,9 +47,9 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
     built, and of the steps; cases decoded before the first step; the peak of resident memory.
     """
     from medrm.objectives import argument_classes
-    from medrm.pipeline.context import Workbench
+    from medrm.pipeline.context import RunContext
     from medrm.pipeline.fit import build_trainer
-    from medrm.pipeline.prepare_data import gather
+    from medrm.pipeline.prepare_data import prepare_data
 
     options = {
         "train_data": votes,
@@ -66,18 +66,18 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
     decoded = [0]
     Store.line = _counting(Store.line, decoded)
     times = [time.perf_counter()]
-    material = gather(run)
+    splits = prepare_data(run)
     times.append(time.perf_counter())
-    bench = Workbench.prepare(run, material, folder / "run")
+    context = RunContext.prepare(run, splits, folder / "run")
     times.append(time.perf_counter())
-    trainer = build_trainer(bench, bench.trainable(), folder / "run", "training")
+    trainer = build_trainer(context, context.trainable(), folder / "run", "training")
     times.append(time.perf_counter())
     before = decoded[0]
     trainer.train()
     times.append(time.perf_counter())
     data, lengths, model, training = (b - a for a, b in itertools.pairwise(times))
     return {
-        "cases": len(material.train) + len(material.development),
+        "cases": len(splits.train) + len(splits.development),
         "data_s": data,
         "lengths_s": lengths,
         "model_s": model,

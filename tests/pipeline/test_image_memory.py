@@ -15,10 +15,10 @@ from medrm.models import feature_store
 from medrm.models.base_model import load_base
 from medrm.models.families import FAMILIES
 from medrm.models.image_features import ImagesOnce
-from medrm.pipeline import context as bench
+from medrm.pipeline import context as context
 from medrm.pipeline import evaluate as measure
-from medrm.pipeline import stages as course
-from medrm.pipeline.evaluate import Measurement, evaluate_model
+from medrm.pipeline import stages as results
+from medrm.pipeline.evaluate import EvalRequest, evaluate_model
 
 
 def run(deepspeed: bool = False, **options: Any) -> Any:
@@ -29,8 +29,10 @@ def run(deepspeed: bool = False, **options: Any) -> Any:
 
 
 def test_the_options_of_a_run(tmp_path: Path) -> None:
-    assert not bench._feature_memory(run()).used
-    memory = bench._feature_memory(run(image_feature_memory_mb=3, image_feature_dir=str(tmp_path)))
+    assert not context._feature_memory(run()).used
+    memory = context._feature_memory(
+        run(image_feature_memory_mb=3, image_feature_dir=str(tmp_path))
+    )
     assert memory.most_bytes == 3 * 2**20
     assert memory.folder is not None
     assert (memory.folder.folder, memory.folder.most_bytes) == (tmp_path, 20_000 * 2**20)
@@ -40,9 +42,9 @@ def test_the_options_of_a_run(tmp_path: Path) -> None:
 
 
 def test_under_deepspeed_no_process_skips_the_tower() -> None:
-    assert not bench._feature_memory(run(deepspeed=True, image_feature_memory_mb=3)).used
+    assert not context._feature_memory(run(deepspeed=True, image_feature_memory_mb=3)).used
     with pytest.raises(ConfigError, match=r"image_feature_dir is 'kept'.*Leave it out"):
-        bench._feature_memory(run(deepspeed=True, image_feature_dir="kept"))
+        context._feature_memory(run(deepspeed=True, image_feature_dir="kept"))
 
 
 def test_a_loaded_base_computes_equal_images_once(base: Path) -> None:
@@ -70,7 +72,7 @@ def test_evaluations_share_a_folder(
     for again in range(2):
         folder = tmp_path / str(again)
         evaluate_model(
-            Measurement(
+            EvalRequest(
                 str(base),
                 "phantom",
                 folder,
@@ -98,9 +100,11 @@ def test_a_run_says_what_was_kept(
     stages = SimpleNamespace(
         before=lambda _: {}, controls_before=lambda _: [], after=lambda _: ["blank_images"]
     )
-    monkeypatch.setattr(course, "rewards", stages)
-    monkeypatch.setattr(course, "train_adapter", lambda bench: bench.memory.get("a", str, dict))
+    monkeypatch.setattr(results, "rewards", stages)
+    monkeypatch.setattr(
+        results, "train_adapter", lambda context: context.memory.get("a", str, dict)
+    )
     with caplog.at_level("INFO", logger="medrm"):
-        course.run_course(SimpleNamespace(judge_spec=None, memory=memory))  # type: ignore[arg-type]
+        results.run_stages(SimpleNamespace(judge_spec=None, memory=memory))  # type: ignore[arg-type]
     said = ["image features: 1 computed, 0 found in memory"] if megabytes else []
     assert caplog.messages == said

@@ -12,11 +12,11 @@ from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
 from medrm.models.identity import saved_identity
 from medrm.pipeline import evaluate as measure
-from medrm.pipeline.evaluate import Measurement, evaluate_model, identity_of
+from medrm.pipeline.evaluate import EvalRequest, evaluate_model, identity_of
 
 
-def asked(model: str, **options: object) -> Measurement:
-    return Measurement(model, "phantom", Path("unused"), **options)
+def asked(model: str, **options: object) -> EvalRequest:
+    return EvalRequest(model, "phantom", Path("unused"), **options)
 
 
 def test_identities_name_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_the_official_protocol_is_refused_before_a_model_is_loaded(
 def test_copies_of_images_are_kept_unless_refused(tmp_path: Path) -> None:
     for no_images in (True, False):
         folder = tmp_path / str(no_images)
-        evaluate_model(Measurement("mock:longer", "phantom", folder, no_images=no_images))
+        evaluate_model(EvalRequest("mock:longer", "phantom", folder, no_images=no_images))
         assert (folder / "images").is_dir() != no_images
     report = read_report(folder)
     assert report["weights"] == "mock:longer"
