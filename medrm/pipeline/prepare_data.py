@@ -247,7 +247,7 @@ def _checked(
     facts: StoredFacts,
     parts: tuple[Sequence[Case], Sequence[Case], Benchmark],
 ) -> DataSplits:
-    """Returns training, development and benchmark cases as the splits of a run, with no problem left in them."""
+    """Returns the splits of a run, with no problem left in them."""
     train, development, benchmark = parts
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)

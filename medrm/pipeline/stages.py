@@ -1,4 +1,4 @@
-"""The results of one model: it is measured, trained, and measured again."""
+"""The stages of one model: it is measured, trained, and measured again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageResults:
-    """What one model's results left beside `before` and `after`.
+    """What the stages of one model left beside `before` and `after`.
 
     Attributes:
         development: the base's readouts and their accuracy on the development cases, by which

@@ -15,9 +15,9 @@ from medrm.models import feature_store
 from medrm.models.base_model import load_base
 from medrm.models.families import FAMILIES
 from medrm.models.image_features import ImagesOnce
-from medrm.pipeline import context as context
+from medrm.pipeline import context
 from medrm.pipeline import evaluate as measure
-from medrm.pipeline import stages as results
+from medrm.pipeline import stages as run_stages
 from medrm.pipeline.evaluate import EvalRequest, evaluate_model
 
 
@@ -100,11 +100,11 @@ def test_a_run_says_what_was_kept(
     stages = SimpleNamespace(
         before=lambda _: {}, controls_before=lambda _: [], after=lambda _: ["blank_images"]
     )
-    monkeypatch.setattr(results, "rewards", stages)
+    monkeypatch.setattr(run_stages, "rewards", stages)
     monkeypatch.setattr(
-        results, "train_adapter", lambda context: context.memory.get("a", str, dict)
+        run_stages, "train_adapter", lambda context: context.memory.get("a", str, dict)
     )
     with caplog.at_level("INFO", logger="medrm"):
-        results.run_stages(SimpleNamespace(judge_spec=None, memory=memory))  # type: ignore[arg-type]
+        run_stages.run_stages(SimpleNamespace(judge_spec=None, memory=memory))  # type: ignore[arg-type]
     said = ["image features: 1 computed, 0 found in memory"] if megabytes else []
     assert caplog.messages == said
