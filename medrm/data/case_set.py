@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from medrm.assets import asset
-from medrm.data.agreement import Agreement
-from medrm.data.labels import LabelRules
+from medrm.data.drafts import Excluded, ReadResult
+from medrm.data.labels import Agreement, LabelRules
 from medrm.data.organs import read_department_map
 from medrm.data.readers.benchmarks import read_released, released_files
 from medrm.data.readers.med_rewardbench import FOLDER, read_layout
 from medrm.data.readers.preferences import PreferenceColumns, read_preferences
-from medrm.data.readers.votes_jsonl import Excluded, Reading, read_votes
+from medrm.data.readers.votes_jsonl import read_votes
 from medrm.data.registry import (
     DESCRIPTION,
     RELEASED,
@@ -75,7 +75,7 @@ class _Source:
     name: str
     revision: str
     files: Sequence[Path]
-    read: Callable[[], Reading]
+    read: Callable[[], ReadResult]
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -223,7 +223,7 @@ def _table(name: str, revision: str, path: Path) -> _Source:
     return _Source(name, revision, [path], partial(_file, path), _about(path.parent))
 
 
-def _file(path: Path) -> Reading:
+def _file(path: Path) -> ReadResult:
     """Reads votes or preference rows, told apart by their columns."""
     table = open_table(path)
     columns = _preference_columns(table.columns)

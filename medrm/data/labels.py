@@ -1,40 +1,23 @@
-"""Experts' votes and how they become labels."""
+"""Experts' votes: how they become labels, and how far they agree before they do."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
 
+import numpy as np
+
+from medrm.data.drafts import CaseDraft, Vote
 from medrm.errors import ConfigError
-from medrm.schema import Choice, ImageRef, Label, PairLabel, Ranking, RankingLabel
+from medrm.schema import Choice, Label, PairLabel, Ranking, RankingLabel
 
 TIE_RULES = ("keep", "split", "drop")
 AGGREGATIONS = ("shares", "dawid_skene")
 _CHOICES: tuple[Choice, ...] = (0, "tie", 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """One annotator's vote on one dimension: a choice for a pair, a ranking for more answers."""
-
-    annotator: str
-    value: Choice | Ranking
-
-
-@dataclass(slots=True)
-class Draft:
-    """A case as its source states it: votes, not yet labels; cluster keys, not yet a cluster."""
-
-    case_id: str
-    images: tuple[ImageRef, ...]
-    question: str
-    answers: tuple[str, ...]
-    votes: dict[str, list[Vote]] = field(default_factory=dict)
-    independent: list[str] = field(default_factory=list)
-    groups: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ class Voters:
     annotators: set[str] = field(default_factory=set)
     rankings: bool = False
 
-    def add(self, drafts: Iterable[Draft]) -> None:
+    def add(self, drafts: Iterable[CaseDraft]) -> None:
         """Counts the votes of drafts in."""
         for draft in drafts:
             for cast in draft.votes.values():
@@ -108,7 +91,7 @@ class Voters:
             )
 
 
-def labels_of(drafts: Sequence[Draft], rules: LabelRules) -> list[dict[str, Label]]:
+def labels_of(drafts: Sequence[CaseDraft], rules: LabelRules) -> list[dict[str, Label]]:
     """Returns each draft's labels; a dimension on which no vote counts is left out.
 
     Args:
@@ -160,7 +143,7 @@ def _weighted(votes: Iterable[Vote], rules: LabelRules) -> Iterable[tuple[Choice
         yield vote.value, 1.0 if rules.weights is None else rules.weights.get(vote.annotator, 1.0)
 
 
-def _dawid_skene(drafts: Sequence[Draft]) -> dict[tuple[int, str], dict[Choice, float]]:
+def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choice, float]]:
     """Returns the posterior over the choices for each (draft index, dimension)."""
     import pandas as pd  # type: ignore[import-untyped]  # it ships no types
     from crowdkit.aggregation import DawidSkene
@@ -179,3 +162,81 @@ def _dawid_skene(drafts: Sequence[Draft]) -> dict[tuple[int, str], dict[Choice, 
                 names[name]: float(row[name]) for name in fitted.columns
             }
     return posteriors
+
+
+Unit = frozenset[tuple[Hashable, int]]
+"""How often each value was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Agreement on one dimension, over the `units` that at least two annotators judged.
+
+    A unit is a pair of answers; a case of more than two answers gives one for each pair of them.
+    `raw` is the share of agreeing pairs of votes, averaged over units; `alpha` is Krippendorff's
+    alpha for nominal values, None where it is undefined because all votes are the same.
+    """
+
+    alpha: float | None
+    raw: float
+    units: int
+    annotators: int
+
+
+class AgreementTally:
+    """Counts votes draft by draft; of equal units only the number is kept."""
+
+    def __init__(self) -> None:
+        self._units: dict[str, Counter[Unit]] = defaultdict(Counter)
+        self._annotators: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, drafts: Iterable[CaseDraft]) -> None:
+        """Counts the votes of drafts in."""
+        for draft in drafts:
+            for dimension, votes in draft.votes.items():
+                if len(votes) > 1:
+                    self._annotators[dimension].update(vote.annotator for vote in votes)
+                    self._units[dimension].update(frozenset(unit.items()) for unit in _units(votes))
+
+    def agreements(self) -> dict[str, Agreement]:
+        """Returns the agreement on each dimension that at least two annotators judged in some case.
+
+        Source of alpha: K. Krippendorff, Content Analysis, 2004, chapter 11; computed by
+        `krippendorff`.
+        """
+        return {
+            dimension: _agreement(units, len(self._annotators[dimension]))
+            for dimension, units in self._units.items()
+        }
+
+
+def _units(votes: list[Vote]) -> list[Counter[Hashable]]:
+    """Returns how often each value was given, for each unit of one case."""
+    rankings = [vote.value for vote in votes if isinstance(vote.value, tuple)]
+    if not rankings:
+        return [Counter(vote.value for vote in votes)]
+    places = [_places(ranking) for ranking in rankings]
+    return [
+        Counter((place[i] > place[j]) - (place[i] < place[j]) for place in places)
+        for i, j in combinations(sorted(places[0]), 2)
+    ]
+
+
+def _places(ranking: Ranking) -> dict[int, int]:
+    """Returns each answer's place; tied answers share one."""
+    return {answer: place for place, tied in enumerate(ranking) for answer in tied}
+
+
+def _agreement(units: Counter[Unit], annotators: int) -> Agreement:
+    import krippendorff
+
+    counts = [dict(unit) for unit in units]
+    values = sorted({value for count in counts for value in count}, key=str)
+    distinct = np.array([[count.get(value, 0) for value in values] for count in counts])
+    table = np.repeat(distinct, list(units.values()), axis=0)
+    votes = table.sum(axis=1)
+    agreeing = (table * (table - 1)).sum(axis=1) / (votes * (votes - 1))
+    alpha = None
+    if len(values) > 1:
+        alpha = float(krippendorff.alpha(value_counts=table, level_of_measurement="nominal"))
+    return Agreement(alpha, float(agreeing.mean()), len(table), annotators)

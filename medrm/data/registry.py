@@ -15,7 +15,7 @@ import yaml
 from medrm.assets import asset, cache_dir
 from medrm.data.readers.med_rewardbench import FOLDER
 from medrm.data.readers.preferences import PreferenceColumns
-from medrm.data.row_tables import Table, dataset_table
+from medrm.data.row_tables import RowTable, dataset_table
 from medrm.data.store.cache import appear
 from medrm.errors import ConfigError, first_line, nearest, report
 
@@ -178,7 +178,7 @@ def hub_files(source: str, revision: str, patterns: Sequence[str]) -> Path:
         raise _not_had(source, revision, error) from error
 
 
-def hub_table(source: str, revision: str, split: str) -> tuple[Table, str]:
+def hub_table(source: str, revision: str, split: str) -> tuple[RowTable, str]:
     """Returns the rows of one split of a hub data set, and the commit they come from.
 
     Raises:

@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Table:
+class RowTable:
     """Rows with the place where each stands, and what was wrong while reading them.
 
     Rows are read when asked, one at a time but for `.json`; `problems` is complete once all were.
@@ -57,7 +57,7 @@ def missing_columns(
     ]
 
 
-def open_table(path: Path, boundary: Path | None = None) -> Table:
+def open_table(path: Path, boundary: Path | None = None) -> RowTable:
     """Returns the rows of one `.jsonl`, `.json` or `.parquet` file.
 
     Raises:
@@ -72,7 +72,7 @@ def open_table(path: Path, boundary: Path | None = None) -> Table:
     lines = path.suffix == ".jsonl"
     rows = JsonLines(path, problems) if lines else list(_json_list(path))
     _, first = next(iter(rows), ("", {}))
-    return Table(path.name, folder, boundary or folder, tuple(first), rows, problems)
+    return RowTable(path.name, folder, boundary or folder, tuple(first), rows, problems)
 
 
 def _decoded(text: str) -> Any:
@@ -181,7 +181,7 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
         yield f"row {number}", row
 
 
-def parquet_table(path: Path, boundary: Path) -> Table:
+def parquet_table(path: Path, boundary: Path) -> RowTable:
     """Returns the rows of a parquet file; its images stay in a memory-mapped copy in the cache."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -219,7 +219,7 @@ def _no_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Table:
+def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> RowTable:
     """Returns the rows of a loaded data set, images undecoded."""
     from datasets import Image, List
 
@@ -233,7 +233,9 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Tab
         # A file without the metadata of `datasets` has the same structure as a plain struct.
         pictures |= isinstance(single, Image) or (isinstance(single, dict) and "bytes" in single)
     files = _arrow_files(data) if pictures else ()
-    return Table(name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files)
+    return RowTable(
+        name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files
+    )
 
 
 def _arrow_files(data: Dataset) -> tuple[str, ...]:
@@ -250,7 +252,7 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
     return files
 
 
-def row_images(table: Table, index: int, row: Row, column: str | None) -> tuple[ImageRef, ...]:
+def row_images(table: RowTable, index: int, row: Row, column: str | None) -> tuple[ImageRef, ...]:
     """Returns the references of the images in one cell: a path, a stored image, or a list of them.
 
     Raises:
@@ -266,7 +268,7 @@ def row_images(table: Table, index: int, row: Row, column: str | None) -> tuple[
     )
 
 
-def _image(table: Table, index: int, column: str, position: int | None, value: Any) -> ImageRef:
+def _image(table: RowTable, index: int, column: str, position: int | None, value: Any) -> ImageRef:
     if isinstance(value, str):
         return file_image(value, table.folder, boundary=table.boundary)
     if not isinstance(value, dict) or not {"bytes", "path"} & set(value):

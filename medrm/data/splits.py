@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrm.data.labels import Draft
+from medrm.data.drafts import CaseDraft
 from medrm.data.store.columns import chosen, cluster_column, column, flat, owners
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 
 
-def keys_of(draft: Draft) -> list[str]:
+def keys_of(draft: CaseDraft) -> list[str]:
     """Returns what a case has in common with those it depends on: patient, study and images.
 
     Of a text-only case it is the question in place of images.

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from medrm.data import lint as stored
-from medrm.data.agreement import Agreement
 from medrm.data.case_set import CaseSet
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
+from medrm.data.labels import Agreement
 from medrm.data.store.columns import plain_text
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.measures.accuracy import baselines

@@ -11,8 +11,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from medrm.config import Run
+from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts
-from medrm.data.readers.votes_jsonl import Excluded
 from medrm.data.store.columns import chosen
 from medrm.data.store.index import Counts, Lengths, lengths_of
 from medrm.models.reward_model import HeadSpec

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from medrm.config import DataOptions, Run
 from medrm.data.case_set import CaseSet, dimensions_of, read_set
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
+from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import LabelRules
-from medrm.data.readers.votes_jsonl import Excluded
 from medrm.data.splits import folds_by_cluster, split_by_cluster
 from medrm.data.store.columns import chosen, label_column
 from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable

@@ -13,9 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from medrm.cli import main
-from medrm.data.agreement import Agreement
 from medrm.data.case_set import CaseSet, dimensions_of
 from medrm.data.images import bytes_image, examine
+from medrm.data.labels import Agreement
 from medrm.data.phantom import write_phantom
 from medrm.evaluation.audit import KINDS, audit
 from medrm.evaluation.audit_tables import print_audit

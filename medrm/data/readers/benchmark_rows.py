@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medrm.data.labels import Vote
+from medrm.data.drafts import Vote
 from medrm.data.row_tables import Row
 from medrm.errors import DataError
 

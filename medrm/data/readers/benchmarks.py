@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from medrm.data.labels import Draft
+from medrm.data.drafts import CaseDraft, ReadResult
 from medrm.data.readers.benchmark_rows import best_of, criterion_of, pair_of, text_of
 from medrm.data.readers.media import media_of
-from medrm.data.readers.votes_jsonl import Reading
 from medrm.data.registry import Description
-from medrm.data.row_tables import SUFFIXES, Row, Table, missing_columns, open_table
+from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table
 from medrm.errors import DataError, report
 
 _ROWS = {"pairs": pair_of, "best_of": best_of, "criteria": criterion_of}
@@ -38,7 +37,7 @@ def released_files(description: Description, root: Path) -> list[Path]:
 
 def read_released(
     description: Description, files: Iterable[Path], boundary: Path | None = None
-) -> Reading:
+) -> ReadResult:
     """Returns the cases of a benchmark's files.
 
     An id that occurs again is told apart by a number behind it, `id#2`; the id as it is written is
@@ -53,7 +52,7 @@ def read_released(
         DataError: all missing columns, wrong rows and missing images in one message.
     """
     problems: list[str] = []
-    drafts: list[Draft] = []
+    drafts: list[CaseDraft] = []
     seen: Counter[str] = Counter()
     for path in files:
         table = open_table(path, boundary)
@@ -74,7 +73,7 @@ def read_released(
         name = description.name
         title = f"{name} has {len(problems)} problems; data/{name}/README.md says how it is had."
         raise DataError(report(title, problems))
-    return Reading(drafts)
+    return ReadResult(drafts)
 
 
 def _required(description: Description) -> tuple[str, ...]:
@@ -82,7 +81,7 @@ def _required(description: Description) -> tuple[str, ...]:
     return tuple(column for key, column in columns.items() if key not in _OPTIONAL)
 
 
-def _draft(description: Description, table: Table, index: int, row: Row) -> Draft:
+def _draft(description: Description, table: RowTable, index: int, row: Row) -> CaseDraft:
     columns = description.columns
     if missing := missing_columns(row, _required(description)):
         raise DataError("; ".join(missing))
@@ -95,7 +94,7 @@ def _draft(description: Description, table: Table, index: int, row: Row) -> Draf
     elif description.form == "best_of":
         together = re.sub("^tied:", "ref:", prompt)
     said = _ROWS[description.form](row, columns, case_id)
-    return Draft(
+    return CaseDraft(
         case_id,
         images,
         said.question.replace(_IMAGE_MARK, "").strip() if images else said.question,

@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medrm.data.labels import Draft, Vote
+from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.organs import ORGANS, canonical_organ
-from medrm.data.readers.votes_jsonl import Reading, dimension_problem, read_vote
-from medrm.data.row_tables import Row, Table, missing_columns, open_table, parquet_table, row_images
+from medrm.data.readers.votes_jsonl import dimension_problem, read_vote
+from medrm.data.row_tables import (
+    Row,
+    RowTable,
+    missing_columns,
+    open_table,
+    parquet_table,
+    row_images,
+)
 from medrm.errors import DataError, report
 from medrm.schema import ImageRef
 
@@ -19,7 +26,7 @@ _INPUTS = ("question_id", "image", "question", "answer1_text", "answer2_text")
 _GROUPS = {"dataset": "source", "question_type": "question_type", "body_part": "body_part"}
 
 
-def read_layout(root: Path, boundary: Path | None = None) -> Reading:
+def read_layout(root: Path, boundary: Path | None = None) -> ReadResult:
     """Returns the cases of `root/pair_gt_all`, organ by organ, in the order of the inputs.
 
     `boundary` is the folder that no link may leave, by default `root`.
@@ -28,10 +35,10 @@ def read_layout(root: Path, boundary: Path | None = None) -> Reading:
         DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
             message.
     """
-    return Reading(_drafts(root, boundary or root))
+    return ReadResult(_drafts(root, boundary or root))
 
 
-def _drafts(root: Path, boundary: Path) -> Iterator[Draft]:
+def _drafts(root: Path, boundary: Path) -> Iterator[CaseDraft]:
     folder = root / FOLDER
     problems: list[str] = []
     organ_of: dict[str, str] = {}
@@ -55,7 +62,9 @@ def _drafts(root: Path, boundary: Path) -> Iterator[Draft]:
         raise DataError(report(f"{folder} has {len(problems)} problems.", problems))
 
 
-def _read_labels(table: Table, organ: str, problems: list[str]) -> dict[str, dict[str, list[Vote]]]:
+def _read_labels(
+    table: RowTable, organ: str, problems: list[str]
+) -> dict[str, dict[str, list[Vote]]]:
     """Returns the votes by question id; the released label counts as one vote of one expert."""
     labels: dict[str, dict[str, list[Vote]]] = {}
     for place, row in table.rows:
@@ -95,13 +104,13 @@ def _case_id(row: Row, where: str, problems: list[str]) -> str:
 
 
 def _join(
-    table: Table, organ: str, labels: dict[str, dict[str, list[Vote]]], problems: list[str]
-) -> list[Draft]:
+    table: RowTable, organ: str, labels: dict[str, dict[str, list[Vote]]], problems: list[str]
+) -> list[CaseDraft]:
     missing = missing_columns(table.columns, _INPUTS)
     if missing:
         problems += [f"{table.name}: {problem}" for problem in missing]
         return []
-    drafts: list[Draft] = []
+    drafts: list[CaseDraft] = []
     seen: set[str] = set()
     for index, (place, row) in enumerate(table.rows):
         where = f"{table.name} {place}"
@@ -120,7 +129,7 @@ def _join(
             continue
         question, *answers = texts
         drafts.append(
-            Draft(
+            CaseDraft(
                 case_id,
                 images or (ImageRef(where, "", bytes, "no image is stored"),),
                 question,

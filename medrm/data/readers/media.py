@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medrm.data.images import file_image
-from medrm.data.row_tables import Row, Table, row_images
+from medrm.data.row_tables import Row, RowTable, row_images
 from medrm.errors import DataError
 from medrm.schema import ImageRef
 
@@ -21,7 +21,7 @@ FRAMES = 32
 
 
 def media_of(
-    table: Table, index: int, row: Row, image: str | None, video: str | None
+    table: RowTable, index: int, row: Row, image: str | None, video: str | None
 ) -> tuple[ImageRef, ...]:
     """Returns what a row shows: its image, or the frames of its video.
 
@@ -49,7 +49,7 @@ def media_of(
     raise DataError(f"{' and '.join(filter(None, (image, video)))} hold nothing")
 
 
-def _frames(table: Table, written: Any) -> tuple[ImageRef, ...]:
+def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
     if not isinstance(written, str):
         raise DataError(f"a video is {type(written).__name__}; accepted is a folder of its frames")
     place = _located(table, written)
@@ -63,7 +63,7 @@ def _frames(table: Table, written: Any) -> tuple[ImageRef, ...]:
     )
 
 
-def _located(table: Table, written: str) -> str:
+def _located(table: RowTable, written: str) -> str:
     candidates = (written, f"images/{written}", f"images/{PurePosixPath(written).name}")
     for candidate in candidates:
         # `Path.exists` raises for what is too long to be a path, such as an image in base64.

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.data.labels import Draft, Vote
-from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, Excluded, Reading, read_groups
-from medrm.data.row_tables import Row, Table, missing_columns, row_images
+from medrm.data.drafts import CaseDraft, Excluded, ReadResult, Vote
+from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, read_groups
+from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.store.columns import repeats
 from medrm.errors import DataError, report
 
@@ -48,7 +48,7 @@ class _Texts(NamedTuple):
     rejected: str
 
 
-def read_preferences(table: Table, path: Path, columns: PreferenceColumns) -> Reading:
+def read_preferences(table: RowTable, path: Path, columns: PreferenceColumns) -> ReadResult:
     """Returns the cases of preference rows; rows that are no comparison are set aside with the
     reason.
 
@@ -59,12 +59,12 @@ def read_preferences(table: Table, path: Path, columns: PreferenceColumns) -> Re
         DataError: every missing column, wrong row and image path, in one message.
     """
     excluded: list[Excluded] = []
-    return Reading(_drafts(table, path, columns, excluded), excluded)
+    return ReadResult(_drafts(table, path, columns, excluded), excluded)
 
 
 def _drafts(
-    table: Table, path: Path, columns: PreferenceColumns, excluded: list[Excluded]
-) -> Iterator[Draft]:
+    table: RowTable, path: Path, columns: PreferenceColumns, excluded: list[Excluded]
+) -> Iterator[CaseDraft]:
     problems = missing_columns(table.columns, (columns.chosen, columns.rejected))
     ids = array("q")
     for index, (place, row) in enumerate(table.rows if not problems else ()):
@@ -102,12 +102,12 @@ def _image_column(row: Row, columns: PreferenceColumns) -> str:
 
 def _draft(
     case_id: str, images: tuple[Any, ...], texts: _Texts, row: Row, columns: PreferenceColumns
-) -> Draft:
+) -> CaseDraft:
     second = hashlib.sha256(case_id.encode()).digest()[0] % 2
     answers = (texts.rejected, texts.chosen) if second else (texts.chosen, texts.rejected)
     mapped = {group: row[column] for group, column in columns.groups.items() if column in row}
     groups = read_groups({**{key: row.get(key) for key in GROUPS}, **mapped}, (*GROUPS, *mapped))
-    return Draft(
+    return CaseDraft(
         case_id,
         images,
         texts.question,

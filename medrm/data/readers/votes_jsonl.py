@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.images import file_images
-from medrm.data.labels import Draft, Vote
 from medrm.data.organs import canonical_organ
-from medrm.data.row_tables import Row, Table
+from medrm.data.row_tables import Row, RowTable
 from medrm.data.store.columns import chunks
 from medrm.errors import DataError, nearest, report
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
@@ -27,25 +27,6 @@ _ACCEPTED = (*_REQUIRED, *_CONTENT, *GROUPS, *INDEPENDENT)
 _CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
 _CASES_AT_ONCE = 256
 _KEPT_REFERENCES = 2**14
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """A row that was set aside, and why."""
-
-    case_id: str
-    reason: str
-
-
-@dataclass
-class Reading:
-    """What one source gives: drafts of cases, read as they are asked for, and rows set aside.
-
-    Problems are raised when all drafts were asked for; only then is `excluded` complete.
-    """
-
-    drafts: Iterable[Draft]
-    excluded: list[Excluded] = field(default_factory=list)
 
 
 @dataclass
@@ -75,7 +56,7 @@ class _Line:
         }
 
 
-def read_votes(table: Table, path: Path) -> Reading:
+def read_votes(table: RowTable, path: Path) -> ReadResult:
     """Returns the cases of a votes file, in the order in which they first appear.
 
     The file is read twice: first to find the lines of each case, which need not stand together.
@@ -83,14 +64,14 @@ def read_votes(table: Table, path: Path) -> Reading:
     Raises:
         DataError: every wrong line, value and image path of the file, in one message.
     """
-    return Reading(_drafts(table, path))
+    return ReadResult(_drafts(table, path))
 
 
 _Found = list[tuple[int, int, str]]
 """Problems: their rank in the message, the row, what is wrong."""
 
 
-def _drafts(table: Table, path: Path) -> Iterator[Draft]:
+def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
     found: _Found = []
     wrong_keys: dict[str, list[int]] = {}
     references: dict[str, ImageRef] = {}
@@ -122,7 +103,7 @@ def _rank(problem: tuple[int, int, str]) -> tuple[int, int]:
     return problem[:2]
 
 
-def _by_case(table: Table) -> Iterator[list[tuple[int, str, Row]]]:
+def _by_case(table: RowTable) -> Iterator[list[tuple[int, str, Row]]]:
     """Yields the rows of each case with their numbers, cases in the order of their first rows."""
     marks = np.fromiter((hash(str(row.get("case_id"))) for _, row in table.rows), dtype=np.int64)
     _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
@@ -149,10 +130,10 @@ def _lines(
             yield line
 
 
-def _draft(lines: Sequence[_Line], references: Mapping[str, ImageRef], found: _Found) -> Draft:
+def _draft(lines: Sequence[_Line], references: Mapping[str, ImageRef], found: _Found) -> CaseDraft:
     """Returns the draft of a case's lines, and adds what does not fit together in them."""
     first = lines[0]
-    draft = Draft(
+    draft = CaseDraft(
         first.case_id,
         tuple(references[name] for name in first.paths),
         first.question,
@@ -178,7 +159,7 @@ def _conflicts(first: _Line, line: _Line) -> list[str]:
     ]
 
 
-def _cast(draft: Draft, line: _Line) -> list[str]:
+def _cast(draft: CaseDraft, line: _Line) -> list[str]:
     """Adds a line's votes to its case and returns those cast twice."""
     twice = []
     for dimension, value in line.votes.items():

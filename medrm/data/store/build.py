@@ -25,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.assets import cache_dir
-from medrm.data.agreement import AgreementTally
+from medrm.data.drafts import CaseDraft, ReadResult
 from medrm.data.images import StoredFile
-from medrm.data.labels import Draft, LabelRules, Voters, labels_of
-from medrm.data.readers.votes_jsonl import Reading
+from medrm.data.labels import AgreementTally, LabelRules, Voters, labels_of
 from medrm.data.splits import cluster_names, keys_of
 from medrm.data.store.cache import appear, status_of
 from medrm.data.store.columns import COLUMNS, FLAT, LABEL, chunks, label_row
@@ -50,7 +49,7 @@ def open_index(
     source: str,
     files: Sequence[Path],
     parts: Sequence[Any],
-    read: Callable[[], Reading],
+    read: Callable[[], ReadResult],
     rules: LabelRules,
     departments: Mapping[str, str],
 ) -> Store:
@@ -160,7 +159,7 @@ class _Arrays:
 def _build(
     folder: Path,
     source: str,
-    reading: Reading,
+    reading: ReadResult,
     rules: LabelRules,
     departments: Mapping[str, str],
 ) -> None:
@@ -208,7 +207,7 @@ class _Writer:
         self._key_starts, self._key_counts = array("Q"), array("i")
         self._keys = array("q")
 
-    def add(self, drafts: Sequence[Draft], labels: Sequence[Mapping[str, Label]]) -> None:
+    def add(self, drafts: Sequence[CaseDraft], labels: Sequence[Mapping[str, Label]]) -> None:
         """Appends cases."""
         cases = [self._case(draft, own) for draft, own in zip(drafts, labels, strict=True)]
         for draft, case in zip(drafts, cases, strict=True):
@@ -259,7 +258,7 @@ class _Writer:
             cluster_names(marks, counts, key).tofile(self._folder / "cluster.bin")
         (self._folder / _KEYS).unlink()  # it names patients
 
-    def _case(self, draft: Draft, labels: Mapping[str, Label]) -> Case:
+    def _case(self, draft: CaseDraft, labels: Mapping[str, Label]) -> Case:
         groups = dict(draft.groups)
         if "department" not in groups and groups.get("organ") in self._departments:
             groups["department"] = self._departments[groups["organ"]]
