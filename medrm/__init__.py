@@ -2,7 +2,7 @@
 
 Layers, each importing only from lower ones (tests/test_layering.py):
 cli > throughput > pipeline > hub > evaluation > objectives > scorer > models | data | chat
-| parsers > config | statistics > schema | assets > errors
+| parsers > config | statistics > schema | assets | files | readouts > errors
 """
 
 from __future__ import annotations

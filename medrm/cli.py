@@ -13,8 +13,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from medrm import __version__
-from medrm.config import READOUTS, CommandParser, JudgeOptions, ModelOptions
+from medrm.config import CommandParser, JudgeOptions, ModelOptions
 from medrm.errors import MedrmError, printable
+from medrm.readouts import readout_names
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
@@ -364,7 +365,7 @@ def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
 def _add_readout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readout",
-        choices=READOUTS,
+        choices=readout_names("judge", "base"),
         help="how a judge or a base model is read (default: as it was saved; a base: generate)",
     )
 

@@ -18,17 +18,11 @@ from medrm.evaluation.exports import benchmark_results, markdown_text
 from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables import CONTROLS, p_value, percent, points
 from medrm.models.contract import Contract, read_contract
+from medrm.readouts import READOUTS
 
 PUBLISHED = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md"})
 """Suffixes of the files that leave the machine; nothing else is pushed."""
 
-_BEFORE = {
-    "verdict_probability": "asked for its verdict in both orders, read from the probability of it",
-    "generate": "asked for its verdict in both orders with the same prompt",
-    "skeleton": "asked in both orders with the same prompt, the JSON of the verdict given",
-    "votes": "asked for several verdicts in both orders with the same prompt",
-    "likelihood": "read by how likely it finds each answer (mean log probability of its tokens)",
-}
 _REFUSED = (401, 403)
 
 
@@ -53,6 +47,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     run = read_json(run_dir / "run.json")
     before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
+    before_readout = comparison["before"]["readout"]
     kind = "judge" if contract.judge else "reward model"
     title = f"{contract.base_model} {kind} ({contract.objective})"
     text = _template().render(
@@ -65,7 +60,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         measured=_measured(comparison, after),
         answered=[_of_primary(comparison, report) for report in (before, after)],
         controls=CONTROLS,
-        before_words=_BEFORE.get(comparison["before"]["readout"], comparison["before"]["readout"]),
+        before_words=READOUTS[before_readout].description or before_readout,
         trained=_trained(contract, run["config"]),
         load_name=_Plain(_load_name(folder, run["config"])),
         data=run["data"]["train"],

@@ -19,7 +19,7 @@ import medrm
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("schema", "assets"),
+    ("schema", "assets", "files", "readouts"),
     ("config", "statistics"),
     ("models", "data", "chat", "parsers"),
     ("scorer",),
@@ -40,6 +40,8 @@ NO_TORCH = (
     "medrm",
     "medrm.errors",
     "medrm.schema",
+    "medrm.files",
+    "medrm.readouts",
     "medrm.config",
     "medrm.statistics",
     "medrm.chat",

@@ -6,7 +6,6 @@ from medrm.config.field import option
 from medrm.config.help import help_text
 from medrm.config.options import (
     CONTROLS,
-    READOUTS,
     AdapterOptions,
     EvaluationOptions,
     JudgeOptions,
@@ -17,7 +16,6 @@ from medrm.config.parse import parse_run
 
 __all__ = [
     "CONTROLS",
-    "READOUTS",
     "AdapterOptions",
     "CommandParser",
     "DataOptions",

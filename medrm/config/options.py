@@ -12,6 +12,7 @@ from typing import Any, Literal
 from medrm.config.data import DataOptions
 from medrm.config.field import option
 from medrm.errors import ConfigError, nearest
+from medrm.readouts import JudgeReadout
 
 CONTROLS = (
     "zero_shot_verdict",
@@ -28,8 +29,6 @@ CONTROLS = (
     "text_only",
 )
 """Rows beside the headline; a run has those that apply to what it trains."""
-READOUTS = ("generate", "skeleton", "votes", "verdict_probability", "likelihood")
-"""How a judge or a base model can be asked to be read."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class JudgeOptions:
         "A prompt of your own in place of judge_prompt: text with {question}, {answer_a} and "
         "{answer_b}, or YAML with the keys system and user.",
     )
-    judge_readout: Literal["generate", "skeleton", "votes"] = option(
+    judge_readout: JudgeReadout = option(
         "generate",
         "How a verdict is read: generate and parse; skeleton (the JSON is given, the letters' "
         "probabilities are compared); votes (the majority of several samples).",

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
-from medrm.data.store.cache import appear, status_of
+from medrm.data.store.cache import appear
 from medrm.errors import DataError, nearest
+from medrm.files import status_of
 from medrm.schema import ImageRef
 
 if TYPE_CHECKING:

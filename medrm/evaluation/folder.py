@@ -27,6 +27,7 @@ from medrm.evaluation.records.scoring import NOT_OFFICIAL, Said, is_official, ro
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.records.verdicts import write_rows
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
+from medrm.files import PARTIAL
 from medrm.schema import Case, Verdict
 
 SETUP_FILE = "evaluation.json"
@@ -156,6 +157,8 @@ def prepare(
     Raises:
         ConfigError: another evaluation lies there and is not to be replaced.
     """
+    for unfinished in folder.glob(f"*{PARTIAL}"):  # of a process that was killed
+        unfinished.unlink()
     address = setup.address(benchmark.cases)
     earlier = _earlier(folder / SETUP_FILE)
     if address is None or earlier.get("address") != address:

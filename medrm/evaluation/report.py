@@ -22,9 +22,9 @@ from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
 from medrm.evaluation.measures.length import length_measures
 from medrm.evaluation.measures.parse_funnel import kind_of, parsing_measures, verdict_mass
 from medrm.evaluation.measures.structure import structure_measures
-from medrm.evaluation.records.jsonl import write_whole
-from medrm.evaluation.records.scoring import TEXTS
 from medrm.evaluation.records.verdicts import by_case
+from medrm.files import write_atomically
+from medrm.readouts import writes_text
 from medrm.schema import UNREAD, Response, Verdict
 
 Report = dict[str, Any]
@@ -93,7 +93,7 @@ def official_label(readout: str, settings: Mapping[str, Any]) -> str:
 
     A prompt file has the version 0.
     """
-    if readout not in TEXTS:
+    if not writes_text(readout):
         return f"official scorer's counting, {readout.replace('_', ' ')}"
     name, _, version = str(settings.get("prompt", "")).rpartition(" ")
     return f"official scorer, {f'prompt file {name}' if version == '0' else 'medrm prompt'}"
@@ -162,7 +162,7 @@ def write_report(folder: Path, report: Report) -> None:
     """Writes `report.json` and, where the official protocol was run, `official.csv`."""
     write_json(folder / "report.json", report)
     if "official" in report["protocols"]:
-        write_whole(folder / "official.csv", [official_csv(report).encode()])
+        write_atomically(folder / "official.csv", [official_csv(report).encode()])
 
 
 def read_report(folder: Path) -> Report:
@@ -188,7 +188,7 @@ def read_report(folder: Path) -> Report:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, [text.encode(), b"\n"])
+    write_atomically(path, [text.encode(), b"\n"])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -30,10 +30,11 @@ from medrm.evaluation.records.journal import (
 )
 from medrm.evaluation.records.jsonl import AGAIN, write_lines
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.scoring import TEXTS, Said
+from medrm.evaluation.records.scoring import Said
 from medrm.evaluation.records.verdicts import label_of, read_rows
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
+from medrm.readouts import writes_text
 from medrm.schema import DIMENSIONS, Case
 
 OFFICIAL_FOLDER = "official"
@@ -67,7 +68,7 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
     ]
     write_setup(folder, setup, benchmark)
     result = conclude(setup, benchmark, said, rows, folder)
-    if setup.readout in TEXTS and "official" in result["protocols"]:
+    if writes_text(setup.readout) and "official" in result["protocols"]:
         write_official(folder / OFFICIAL_FOLDER, benchmark.cases, said)
     return result
 

@@ -23,9 +23,9 @@ from medrm.models.base_reference import origin_of
 from medrm.models.families import family_of
 from medrm.models.fields import check_keys, check_values
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
+from medrm.readouts import SavedReadout
 
 CONTRACT_FILE = "medrm.json"
-READOUTS = Literal["reward", "generate", "skeleton", "votes", "implicit_reward"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Contract:
     base_digest: str | None
     family: str
     objective: str
-    readout: READOUTS
+    readout: SavedReadout
     trained: Literal["lora", "full", "head"]
     dimensions: tuple[str, ...]
     head: HeadSpec | None
@@ -159,7 +159,7 @@ def new_contract(
         base_digest=origin.digest,
         family=family_of(model.config).name,
         objective=objective,
-        readout=cast(Any, readout),
+        readout=readout,
         trained="lora" if isinstance(model, PeftModel) else whole,
         dimensions=tuple(dimensions or (head.dimensions if head else ())),
         head=head,

@@ -25,7 +25,6 @@ from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
-from medrm.evaluation.records.scoring import REWARDS
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.report_page import write_page
 from medrm.evaluation.tables import print_comparison
@@ -35,6 +34,7 @@ from medrm.pipeline.manifest import write_manifest
 from medrm.pipeline.prepare_data import DataSplits, agreement_lines, ceiling_lines, prepare_folds
 from medrm.pipeline.run_folder import FOLDS, clear
 from medrm.pipeline.stages import StageResults, check_start_is_blind, run_stages
+from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,6 @@ DONE = "fold.json"
 
 DEVELOPMENT = "development"
 """The evaluation folder of a fold in which its model judges its development cases."""
-
-PROBABLE = (*REWARDS, "skeleton")
-"""Readouts of trained models that give probabilities, which a temperature can scale."""
 
 MAY_DIFFER = ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
 """Options that say how a run starts and where it lies, not what it does."""
@@ -114,7 +111,7 @@ def _run_fold(context: RunContext) -> None:
         write_manifest(manifest, context.run, context.splits.summary(), state.num_processes)
     state.wait_for_everyone()
     results = run_stages(context)
-    if context.readout in PROBABLE:
+    if READOUTS[context.readout].gives_probabilities:
         (scorer,) = context.saved(None)
         with stage(DEVELOPMENT):
             held_out = context.development_benchmark()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -31,23 +31,19 @@ from medrm.models.image_smoke_test import check_image_reaches
 from medrm.models.reward_model import without_adapter
 from medrm.models.save_load import load_adapter
 from medrm.pipeline.context import settings_of
+from medrm.readouts import READOUTS, readout_names
 from medrm.schema import DIMENSIONS
 from medrm.scorer.engines.openai_engine import OpenAIEngine
 from medrm.scorer.engines.vllm_engine import VllmEngine
 from medrm.scorer.mock_judges import PREFIX, mock_judge
 from medrm.scorer.open import Saved, folder_of, has_contract, scorer_of
+from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.readouts.likelihood import Likelihood
 from medrm.scorer.readouts.verdict_probability import VerdictProbability
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of, sampling_of
 
 logger = logging.getLogger(__name__)
-
-BASE_READOUTS: dict[str, type[VerdictProbability] | type[Likelihood]] = {
-    "verdict_probability": VerdictProbability,
-    "likelihood": Likelihood,
-}
-"""How a base model can be read without writing a verdict."""
 
 ENGINES = ("transformers", "vllm", "openai")
 
@@ -215,8 +211,9 @@ def _scorer(
     base = load_base(options, device).requires_grad_(False)
     remember_features(base, family_of(base.config), memory)
     _check_images(base, processor, benchmark)
-    if readout in BASE_READOUTS:
-        return BASE_READOUTS[readout](base, processor, dimensions=benchmark.dimensions)
+    if readout in readout_names("base"):
+        scorer: Any = implementation_of(readout)(base, processor, dimensions=benchmark.dimensions)
+        return scorer  # type: ignore[no-any-return]
     return local_judge(base, processor, spec, readout, asked_about(benchmark))
 
 
@@ -280,7 +277,7 @@ def _served(asked: EvalRequest, benchmark: Benchmark) -> Judge:
             )
         spec, dimensions = contract.judge, contract.dimensions
         readout = asked.readout or contract.readout
-    if readout not in ("generate", "votes"):
+    if READOUTS[readout].writes != "text":
         raise ConfigError(
             f"--engine {asked.engine} writes verdicts; --readout {readout} needs the model itself. "
             "Give --readout generate or votes, or --engine transformers."

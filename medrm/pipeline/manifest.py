@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.config import Run
-from medrm.evaluation.records.jsonl import write_whole
+from medrm.files import write_atomically
 
 PACKAGES = (
     "medrm",
@@ -70,4 +70,4 @@ def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int
         "data": data,
     }
     # A killed run can be gone on with only if this file is whole.
-    write_whole(path, [json.dumps(content, indent=2, default=str).encode(), b"\n"])
+    write_atomically(path, [json.dumps(content, indent=2, default=str).encode(), b"\n"])

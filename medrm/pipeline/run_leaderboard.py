@@ -155,7 +155,7 @@ def _check_options(
         values = dict(options[entry.name])
         readout = "votes" if values.pop("readout", None) == "votes" else "generate"
         try:
-            JudgeOptions(**values, judge_readout=readout)  # type: ignore[arg-type]
+            JudgeOptions(**values, judge_readout=readout)
             load_prompt(values["judge_prompt"], prompt_file)
         except ConfigError as error:
             problems.append(f"{entry.name}: {error}")

@@ -19,14 +19,14 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.errors import AdapterError, ConfigError, first_line
 from medrm.models.contract import CONTRACT_FILE, Contract
 from medrm.models.save_load import load_adapter
-from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.readouts.implicit_reward import ImplicitReward
 from medrm.scorer.readouts.reward import RewardModel
 from medrm.scorer.runner import BATCH_ROWS
 from medrm.scorer.specs import local_judge
 
-Saved = RewardModel | ImplicitReward | Judge | Skeleton
+Saved = RewardModel | ImplicitReward | Judge | ConstrainedJson
 """What `load` gives."""
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]

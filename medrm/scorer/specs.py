@@ -11,13 +11,14 @@ from medrm.chat import JudgePrompt, load_prompt
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError, nearest
 from medrm.models.contract import Contract, JudgeSpec
+from medrm.readouts import readout_names
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.runner import BATCH_ROWS
 
-JUDGE_READOUTS = ("generate", "skeleton", "votes")
+JUDGE_READOUTS = readout_names("judge")
 
 
 def judge_spec(options: JudgeOptions) -> JudgeSpec:
@@ -65,7 +66,7 @@ def local_judge(
     dimensions: Sequence[str],
     batch_rows: int = BATCH_ROWS,
     contract: Contract | None = None,
-) -> Judge | Skeleton:
+) -> Judge | ConstrainedJson:
     """Returns a judge that runs on a model in memory.
 
     What is too long for the model's own positions is not read. The max_length of a training run is
@@ -88,7 +89,7 @@ def local_judge(
     prompt = prompt_of(spec)
     window = int(model.config.get_text_config().max_position_embeddings)
     if readout == "skeleton":
-        return Skeleton(
+        return ConstrainedJson(
             model,
             processor,
             prompt,

@@ -23,7 +23,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.readouts.likelihood import Likelihood
 from medrm.scorer.readouts.reward import RewardModel
@@ -62,7 +62,7 @@ def scorers(rows: int) -> dict[str, Any]:
     return {
         "likelihood": Likelihood(model, processor, dimensions=TWO, batch_rows=rows),
         "verdict": VerdictProbability(model, processor, dimensions=TWO, batch_rows=rows),
-        "skeleton": Skeleton(model, processor, prompt, dimensions=TWO, batch_rows=rows),
+        "skeleton": ConstrainedJson(model, processor, prompt, dimensions=TWO, batch_rows=rows),
         "generate": written,
         "reward": RewardModel(
             headed,

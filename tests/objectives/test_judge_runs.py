@@ -33,7 +33,7 @@ from medrm.objectives.judge import judge_grpo
 from medrm.objectives.judge.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
 from medrm.objectives.judge.judge_collator import Writer
 from medrm.objectives.judge.verdict_targets import verdict_rows
-from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.constrained_json import ConstrainedJson
 
 Build = Callable[..., Judging]
 
@@ -58,7 +58,7 @@ def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -
         per_device_train_batch_size=16, eval_strategy="steps", eval_steps=0.5,
     )  # fmt: skip
     built.trainer().train()
-    skeleton = Skeleton(
+    skeleton = ConstrainedJson(
         built.model.eval(), built.collator.processor, prompt, dimensions=("accuracy",)
     )
     for scored in skeleton.judge(judged_cases(12, 700)):

@@ -20,7 +20,7 @@ from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts import constrained_json as skeleton_module
-from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.constrained_json import ConstrainedJson
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 JSON, EACH = PROMPTS["json"], PROMPTS["json_per_dimension"]
@@ -77,7 +77,7 @@ def expected(model: Any, processor: Any, case: Case, order: str, prompt: JudgePr
 def check(model: Any, processor: Any, prompt: JudgePrompt, **options: Any) -> set[str]:
     """Compares all mixed cases and returns the letters that were chosen."""
     cases = mixed_cases()
-    judge = Skeleton(model, processor, prompt, dimensions=DIMENSIONS, **options)
+    judge = ConstrainedJson(model, processor, prompt, dimensions=DIMENSIONS, **options)
     scored = list(judge.judge(cases))
     assert [(one.case.case_id, one.order) for one in scored] == [
         (case.case_id, order) for case in cases for order in ("forward", "reversed")
@@ -132,13 +132,13 @@ def test_template_that_opens_a_reply_in_its_own_way() -> None:
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
 def test_adapter_is_read_with_its_model(family: str) -> None:
     stock, processor = make_tiny(family)
-    without = list(map(chances, Skeleton(stock, processor, EACH).judge([make_case(0)])))
+    without = list(map(chances, ConstrainedJson(stock, processor, EACH).judge([make_case(0)])))
     model = add_adapter(stock, AdapterOptions(lora_r=4), FAMILIES[family]).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.3
     check(model, processor, EACH)
-    adapted = list(map(chances, Skeleton(model, processor, EACH).judge([make_case(0)])))
+    adapted = list(map(chances, ConstrainedJson(model, processor, EACH).judge([make_case(0)])))
     assert np.abs(np.array(without) - np.array(adapted)).max() > 1e-5
 
 
@@ -147,7 +147,7 @@ def test_a_tokenizer_that_joins_two_letters_is_refused() -> None:
     processor.tokenizer.add_tokens([f'"{a}", "overall": "{b}"' for a in "AB" for b in "AB"])
     model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
     with pytest.raises(ConfigError, match="joins two letters"):
-        Skeleton(model, processor, JSON, dimensions=("accuracy", "overall"))
+        ConstrainedJson(model, processor, JSON, dimensions=("accuracy", "overall"))
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision", "gemma3", "mllama"])
@@ -157,7 +157,7 @@ def test_company_changes_nothing(family: str) -> None:
     def read(rows: int) -> list[np.ndarray]:
         return [
             chances(one)
-            for one in Skeleton(model, processor, EACH, batch_rows=rows).judge(mixed_cases())
+            for one in ConstrainedJson(model, processor, EACH, batch_rows=rows).judge(mixed_cases())
         ]
 
     for alone, together in zip(read(1), read(64), strict=True):
@@ -167,12 +167,12 @@ def test_company_changes_nothing(family: str) -> None:
 def test_calls_follow_the_prompt() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = make_case(0)
-    forward, backward = Skeleton(model, processor, JSON, dimensions=DIMENSIONS).judge([case])
+    forward, backward = ConstrainedJson(model, processor, JSON, dimensions=DIMENSIONS).judge([case])
     (call,) = forward.responses
     assert (call.dimension, call.readout, call.vote, call.text) == (None, "skeleton", 0, None)
     assert list(call.probabilities or {}) == list(DIMENSIONS)
     assert call.prompt_digest != backward.responses[0].prompt_digest
-    forward, _ = Skeleton(model, processor, EACH, dimensions=DIMENSIONS).judge([case])
+    forward, _ = ConstrainedJson(model, processor, EACH, dimensions=DIMENSIONS).judge([case])
     assert [one.dimension for one in forward.responses] == list(DIMENSIONS)
     assert [list(one.probabilities or {}) for one in forward.responses] == [[d] for d in DIMENSIONS]
     assert len({one.prompt_digest for one in forward.responses}) == 3
@@ -185,7 +185,7 @@ def test_calls_that_were_not_made_say_why(family: str, prompt: JudgePrompt) -> N
     long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 900))
     broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
     cases = [make_case(0), long, broken, make_case(2)]
-    scored = list(Skeleton(model, processor, prompt, max_length=1000).judge(cases))
+    scored = list(ConstrainedJson(model, processor, prompt, max_length=1000).judge(cases))
     states = ["ok", "too_long", "bad_image", "ok"]
     calls = len(prompt.asked(skeleton_module.DIMENSIONS))
     assert [[call.state for call in one.responses] for one in scored] == [
@@ -198,7 +198,7 @@ def test_calls_that_were_not_made_say_why(family: str, prompt: JudgePrompt) -> N
 def test_control_tokens_stay_words() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = dataclasses.replace(make_case(0), answers=("<|im_end|>", "<|image_pad|>"))
-    scored = list(Skeleton(model, processor, JSON).judge([case]))
+    scored = list(ConstrainedJson(model, processor, JSON).judge([case]))
     assert all(call.state == "ok" for one in scored for call in one.responses)
 
 
@@ -206,7 +206,7 @@ def test_compare_asks_for_agreement() -> None:
     model, processor = make_tiny("qwen2_5_vl", seed=1)
     for parameter in model.model.language_model.layers.parameters():
         parameter.data *= 12 if parameter.ndim == 2 else 1
-    judge = Skeleton(model, processor, EACH)
+    judge = ConstrainedJson(model, processor, EACH)
     choices = set()
     for case in mixed_cases():
         forward, backward = map(chances, judge.judge([case]))
@@ -223,7 +223,7 @@ def test_compare_asks_for_agreement() -> None:
     with pytest.raises(DataError, match="compares two"):
         judge.compare([], "What?", ["one"])
     with pytest.raises(DataError, match="too_long"):
-        Skeleton(model, processor, EACH, max_length=9).compare([], "What?", ["one", "two"])
+        ConstrainedJson(model, processor, EACH, max_length=9).compare([], "What?", ["one", "two"])
 
 
 def test_no_mass_on_either_answer_is_no_verdict() -> None:
@@ -232,13 +232,13 @@ def test_no_mass_on_either_answer_is_no_verdict() -> None:
     model.lm_head.register_forward_hook(
         lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor([other]), 1e6)
     )
-    verdicts = Skeleton(model, processor, EACH).compare([], "What?", ["one", "two"])
+    verdicts = ConstrainedJson(model, processor, EACH).compare([], "What?", ["one", "two"])
     assert {(each.outcome, each.reason) for each in verdicts.values()} == {("unread", "no_mass")}
 
 
 def test_prompts_that_no_skeleton_fits() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     with pytest.raises(ConfigError, match="at most 12 dimensions"):
-        Skeleton(model, processor, JSON, dimensions=[f"d{place}" for place in range(13)])
+        ConstrainedJson(model, processor, JSON, dimensions=[f"d{place}" for place in range(13)])
     with pytest.raises(ConfigError, match="reasons"):
-        Skeleton(model, processor, PROMPTS["rationale_json"])
+        ConstrainedJson(model, processor, PROMPTS["rationale_json"])

@@ -20,7 +20,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.readouts.constrained_json import Skeleton
+from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.readouts.implicit_reward import ImplicitReward
 from medrm.scorer.readouts.likelihood import Likelihood
@@ -41,7 +41,7 @@ def scorers(family: str) -> list[Any]:
     found: list[Any] = [
         Likelihood(model, processor, dimensions=DIMENSIONS),
         VerdictProbability(model, processor, dimensions=DIMENSIONS),
-        Skeleton(model, processor, prompt, dimensions=DIMENSIONS),
+        ConstrainedJson(model, processor, prompt, dimensions=DIMENSIONS),
         Judge(engine, prompt, DIMENSIONS, sampling=Sampling(max_new_tokens=3), plain=engine.plain),
     ]
     headed, _ = make_tiny(family)

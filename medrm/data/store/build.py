@@ -29,10 +29,11 @@ from medrm.data.drafts import CaseDraft, ReadResult
 from medrm.data.images import StoredFile
 from medrm.data.labels import AgreementTally, LabelRules, Voters, labels_of
 from medrm.data.splits import cluster_names, keys_of
-from medrm.data.store.cache import appear, status_of
+from medrm.data.store.cache import appear
 from medrm.data.store.columns import COLUMNS, FLAT, LABEL, chunks, label_row
 from medrm.data.store.index import ABOUT_FILE, CASES_FILE, Store, case_record, mapped
 from medrm.errors import DataError
+from medrm.files import status_of
 from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)

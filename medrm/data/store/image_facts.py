@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.data.images import ImageFacts, facts_of
-from medrm.data.store.cache import appear, status_of
+from medrm.data.store.cache import appear
 from medrm.data.store.columns import column, flat, owners
 from medrm.data.store.index import Store, StoredCases, mapped
+from medrm.files import status_of
 from medrm.schema import Case, ImageRef
 
 _FOLDER, _PROBLEMS = "pictures", "problems.json"

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.data.images import StoredCell, StoredFile
-from medrm.data.store.cache import status_of, write_whole
+from medrm.data.store.cache import write_whole
 from medrm.data.store.columns import COLUMNS, FLAT, LABEL, TOKENS, IndexedCases, Places
+from medrm.files import status_of
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 
 KEPT_CASES = 4096

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import yaml
 
 from medrm.assets import asset, asset_names
-from medrm.config import READOUTS
 from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.leaderboard.ranking import Judged, rankings
 from medrm.evaluation.measures.accuracy import best_rule
 from medrm.evaluation.report import Report
+from medrm.readouts import readout_names
 
 FOLDER = "evaluation/leaderboards"
 ENGINES = ("transformers", "vllm", "openai")
@@ -306,10 +306,11 @@ def _entry_problems(item: Any, where: str) -> list[str]:
         if item.get(key) is not None and not accepts(item[key])
     ]
     options = item.get("options", {})
-    if options.get("readout") not in (None, *READOUTS):
+    accepted = readout_names("judge", "base")
+    if options.get("readout") not in (None, *accepted):
         problems.append(
-            f"{where}options: readout is {options['readout']!r}; accepted: {', '.join(READOUTS)}."
-            f"{nearest(str(options['readout']), READOUTS)}"
+            f"{where}options: readout is {options['readout']!r}; accepted: {', '.join(accepted)}."
+            f"{nearest(str(options['readout']), accepted)}"
         )
     problems += _unknown(options, tuple(_OPTIONS), f"{where}options: ")
     return problems + _type_problems(options, _OPTIONS, f"{where}options: ")

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.records.scoring import CUT_OFF, TEXTS, is_official
+from medrm.evaluation.records.scoring import CUT_OFF, is_official
 from medrm.parsers import Parsed, Parser, parse_verdict
+from medrm.readouts import writes_text
 from medrm.schema import UNREAD, Response
 
 NONE = "none"
@@ -28,7 +29,7 @@ def parsing_measures(responses: Sequence[Response], asked: Sequence[str]) -> dic
     """
     if not responses:
         return None
-    replies = [one for one in responses if one.readout in TEXTS and one.state == "ok"]
+    replies = [one for one in responses if writes_text(one.readout) and one.state == "ok"]
     first = [
         one
         for one in replies

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.scoring import TEXTS, is_official
+from medrm.evaluation.records.scoring import is_official
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
 from medrm.evaluation.records.verdicts import label_of, read_rows
 from medrm.parsers import parse_verdict
+from medrm.readouts import writes_text
 from medrm.schema import Case, ImageRef, Label, RankingLabel, Response, Verdict
 
 LONGEST_REPLY = 2_000
@@ -142,7 +143,7 @@ def _replies(folder: Path, asked: Sequence[str]) -> dict[str, list[dict[str, Any
     path = folder / "responses.jsonl"
     found: dict[str, list[dict[str, Any]]] = {}
     for response in read_responses(path) if path.is_file() else ():
-        if response.readout in TEXTS or response.state != "ok":
+        if writes_text(response.readout) or response.state != "ok":
             found.setdefault(response.case_id, []).append(_reply(response, asked))
     return found
 

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from medrm.evaluation.records.jsonl import UNFIT, line_of, record_of, write_whole, writing
+from medrm.evaluation.records.jsonl import UNFIT, line_of, record_of
 from medrm.evaluation.records.responses import response_of, response_record
 from medrm.evaluation.records.scoring import Said, in_order
 from medrm.evaluation.records.verdicts import row_from
+from medrm.files import naming, write_atomically
 from medrm.schema import Response, Verdict
 
 RESPONSES_FILE = "responses.jsonl"
@@ -82,12 +83,12 @@ class Journal:
             if not wanted:
                 path.unlink(missing_ok=True)
             elif not path.is_file() or path.read_bytes() != content:
-                write_whole(path, [content])
+                write_atomically(path, [content])
 
     def append(self, said: Said) -> None:
         """Adds a case; when this returns, it outlives the process."""
         path = self._responses if said.responses else self._scores
-        with writing(path):
+        with naming(path):
             if self._file is None:
                 self._file = path.open("ab")
             self._file.write(_lines(said))
@@ -103,7 +104,7 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            with writing(Path(self._file.name)):
+            with naming(Path(self._file.name)):
                 self._sync()
                 self._file.close()
             self._file = None

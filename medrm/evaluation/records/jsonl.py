@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medrm.errors import DataError
+from medrm.files import write_atomically
 
 Line = TypeVar("Line")
 
@@ -23,35 +22,9 @@ UNFIT = (ValueError, TypeError, KeyError, AttributeError)
 """What is raised for a line whose values are not those of its kind."""
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Names the file in the error of a disk that takes no more, which does not say so itself."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def write_whole(path: Path, parts: Iterable[bytes]) -> None:
-    """Writes a file, which appears only when it is complete.
-
-    Raises:
-        OSError: it cannot be written; it names the file, and nothing of it is left.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with writing(path), partial.open("wb") as file:
-            file.writelines(parts)
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes one JSON object a line, as `write_whole` does."""
-    write_whole(path, map(line_of, records))
+    """Writes one JSON object a line, in a file that appears when it is complete."""
+    write_atomically(path, map(line_of, records))
 
 
 def line_of(record: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from medrm.errors import DataError
 from medrm.evaluation.records.jsonl import AGAIN
 from medrm.evaluation.records.verdicts import Reading, row_of
 from medrm.parsers import Parser, majority, parse_verdict, stored
+from medrm.readouts import READOUTS, writes_text
 from medrm.schema import (
     DIMENSIONS,
     LETTERS,
@@ -34,15 +35,6 @@ if TYPE_CHECKING:
     from medrm.scorer.runner import Scored
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-
-REWARDS = ("reward", "implicit_reward")
-"""Readouts whose differences are log-odds under the Bradley-Terry model."""
-
-PROBABILITIES = ("verdict_averaged",)
-"""Readouts whose scores are themselves the probabilities of the answers."""
-
-TEXTS = ("generate", "votes")
-"""Readouts in which a judge writes its verdict."""
 
 CUT_OFF = "cut_off"
 
@@ -196,7 +188,11 @@ def rows_from_responses(
             readings["official"] = _merge(read_response(call, asked, "official") for call in first)
         for protocol, by_dimension in readings.items():
             for name in judged:
-                if protocol == "official" and calls[0].readout in TEXTS and name not in DIMENSIONS:
+                if (
+                    protocol == "official"
+                    and writes_text(calls[0].readout)
+                    and name not in DIMENSIONS
+                ):
                     continue  # the released scorer knows no other
                 if name not in by_dimension:
                     raise DataError(
@@ -217,7 +213,9 @@ def is_official(response: Response, asked: Sequence[str]) -> bool:
 
 def can_be_official(readout: str, per_dimension: bool, asked: Sequence[str]) -> bool:
     """Whether the official protocol knows what is read so, and asked about at a time."""
-    return readout not in TEXTS or (not per_dimension and set(DIMENSIONS) <= set(asked))
+    if readout in READOUTS and not READOUTS[readout].official:
+        return False
+    return not writes_text(readout) or (not per_dimension and set(DIMENSIONS) <= set(asked))
 
 
 def read_response(
@@ -320,9 +318,10 @@ def _read_scores(said: Said, dimension: str, readout: str) -> Reading:
     if not all(math.isfinite(score) for score in scores):
         raise ValueError(f"The model scored case {said.case_id!r} with {scores}.")
     chance = None
-    if readout in PROBABILITIES:
+    scale = READOUTS[readout].rewards_are if readout in READOUTS else None
+    if scale == "probabilities":
         chance = scores[0]
-    elif readout in REWARDS and len(scores) == 2:
+    elif scale == "log_odds" and len(scores) == 2:
         chance = 1 / (1 + math.exp(min(scores[1] - scores[0], 700.0)))
     return Reading(_best(scores), None, chance, scores)
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from medrm.data.images import decode
 from medrm.errors import DataError
-from medrm.evaluation.records.jsonl import read_lines, write_lines, write_whole
+from medrm.evaluation.records.jsonl import read_lines, write_lines
+from medrm.files import write_atomically
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 
 CASES_FILE = "cases.jsonl"
@@ -93,7 +94,7 @@ def _write_image(folder: Path, ref: ImageRef) -> str | None:
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY)
-    write_whole(place, [buffer.getvalue()])
+    write_atomically(place, [buffer.getvalue()])
     return None
 
 

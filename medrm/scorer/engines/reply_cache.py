@@ -6,14 +6,13 @@ whole or not at all, and two that write the same one write the same reply.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from medrm.files import write_atomically
 
 SCHEMA = 1
 """Counted up when the meaning of a key or a file changes."""
@@ -46,15 +45,7 @@ def write_reply(folder: Path, key: str, reply: Reply) -> None:
     """Keeps a reply."""
     place = _place(folder, key)
     place.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=place.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(reply._asdict(), file)
-        Path(unfinished).replace(place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(unfinished).unlink()
-        raise
+    write_atomically(place, [json.dumps(reply._asdict()).encode()])
 
 
 def _place(folder: Path, key: str) -> Path:

@@ -67,7 +67,7 @@ class Asked(NamedTuple):
     encoded: list[int]
 
 
-class Skeleton:
+class ConstrainedJson:
     """Asks which of two answers is better, in both orders, and reads P("A") and P("B").
 
     The reply is the prompt's JSON frame. At each letter, left to right, the two complete replies

@@ -1,0 +1,70 @@
+"""Files and folders that appear complete or not at all, and whether one was changed since."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL = ".partial"
+"""The suffix of a file that is being written; a process that was killed may leave one."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names the file in the error of a full disk, which does not say so itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes a file, which appears only when it is complete; several processes may write the same.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, and nothing of it is left.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    try:
+        with naming(path), partial.open("wb") as file:
+            file.writelines(chunks)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yields a draft to fill; as `folder` it appears complete or not at all.
+
+    Several processes may make the same one at once: that of the first stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="draft-") as scratch:
+        draft = Path(scratch) / folder.name
+        draft.mkdir(mode=0o700)  # it holds what cases say
+        yield draft
+        try:
+            draft.rename(folder)
+        except OSError:  # another process was first
+            if not folder.is_dir():
+                raise
+
+
+def status_of(path: str | Path) -> list[int]:
+    """Returns what differs when a file is written again; nothing where there is none.
+
+    The numbers are size in bytes, and the times in ns of the latest change of the content and of
+    the file's entry; the last one `cp -p` or `touch` cannot set back.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

@@ -1,0 +1,136 @@
+"""The registry of readouts: the ways in which a verdict is read from a model; imports no torch.
+
+Every list of readouts in the package is derived from `READOUTS`. A new readout is one entry here
+and one module with its implementation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+ModelKind = Literal["reward_model", "judge", "base", "responses"]
+"""What a readout reads: a saved reward model; a judge, saved or a base that is asked like one; a
+base model alone; or the responses of another readout, without a model."""
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One way of reading a model.
+
+    Attributes:
+        name: as `--readout`, `medrm.json` and `responses.jsonl` have it.
+        reads: what kind of model.
+        writes: which field of a `Response` it fills.
+        implementation: module and class, such as ".likelihood:Likelihood"; a module with a leading
+            dot lies in `medrm.scorer.readouts`. A reward model's class is called with (model,
+            processor, contract, batch_rows), a base's with (model, processor, dimensions=...,
+            batch_rows=...), a judge's with (model, processor, prompt, dimensions=...,
+            batch_rows=..., max_length=..., contract=...). One that writes text has an engine in
+            place of model and processor.
+        official: whether the official protocol reads it at all; of a text, only one reply on all
+            six dimensions.
+        rewards_are: "log_odds" where differences of rewards are those of Bradley-Terry,
+            "probabilities" where each reward is itself one; None: numbers that only rank.
+        description: how a model card speaks of a base that was read so.
+    """
+
+    name: str
+    reads: ModelKind
+    writes: Literal["rewards", "text", "probabilities"]
+    implementation: str
+    official: bool = True
+    rewards_are: Literal["log_odds", "probabilities"] | None = None
+    description: str = ""
+
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether its verdicts state probabilities that a temperature can scale."""
+        return self.writes == "probabilities" or self.rewards_are is not None
+
+
+READOUTS: dict[str, Readout] = {
+    readout.name: readout
+    for readout in (
+        Readout(
+            "reward",
+            reads="reward_model",
+            writes="rewards",
+            implementation=".reward:RewardModel",
+            rewards_are="log_odds",
+        ),
+        Readout(
+            "implicit_reward",
+            reads="reward_model",
+            writes="rewards",
+            implementation=".implicit_reward:ImplicitReward",
+            rewards_are="log_odds",
+        ),
+        Readout(
+            "generate",
+            reads="judge",
+            writes="text",
+            implementation=".generative_judge:Judge",
+            description="asked for its verdict in both orders with the same prompt",
+        ),
+        Readout(
+            "skeleton",
+            reads="judge",
+            writes="probabilities",
+            implementation=".constrained_json:ConstrainedJson",
+            description=(
+                "asked in both orders with the same prompt, the JSON of the verdict given"
+            ),
+        ),
+        Readout(
+            "votes",
+            reads="judge",
+            writes="text",
+            implementation=".generative_judge:Judge",
+            description="asked for several verdicts in both orders with the same prompt",
+        ),
+        Readout(
+            "verdict_probability",
+            reads="base",
+            writes="probabilities",
+            implementation=".verdict_probability:VerdictProbability",
+            description=("asked for its verdict in both orders, read from the probability of it"),
+        ),
+        Readout(
+            "likelihood",
+            reads="base",
+            writes="rewards",
+            implementation=".likelihood:Likelihood",
+            description=(
+                "read by how likely it finds each answer (mean log probability of its tokens)"
+            ),
+        ),
+        Readout(
+            "verdict_averaged",
+            reads="responses",
+            writes="rewards",
+            implementation=".verdict_averaged:AveragedOrders",
+            rewards_are="probabilities",
+        ),
+    )
+}
+"""All readouts by name, in the order in which messages list them."""
+
+
+def writes_text(readout: str) -> bool:
+    """Returns whether a model read so writes its verdict; one that is not registered does not."""
+    return readout in READOUTS and READOUTS[readout].writes == "text"
+
+
+def readout_names(*reads: ModelKind) -> tuple[str, ...]:
+    """Returns the names of the readouts of these kinds of model, in the registry's order."""
+    return tuple(name for name, readout in READOUTS.items() if readout.reads in reads)
+
+
+if TYPE_CHECKING:
+    JudgeReadout = str
+    SavedReadout = str
+else:
+    # Literals of what is registered: the parser of options and the check of medrm.json name them.
+    JudgeReadout = Literal[readout_names("judge")]
+    SavedReadout = Literal[readout_names("reward_model", "judge")]
