@@ -8,6 +8,7 @@ cli > throughput > pipeline > hub > evaluation > objectives > scorer > models | 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 # Read when huggingface_hub is first imported: no run of medrm reports to anybody.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# PEFT imports bitsandbytes, which then warns of an optional kernel that nothing here uses.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 __all__ = [
     "DIMENSIONS",
     "Case",
@@ -46,3 +49,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'medrm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Lists the heavier names as well, for completion."""
+    return sorted({*globals(), *_LAZY})

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from medrm import __version__
 from medrm.config import CommandParser, JudgeOptions, ModelOptions
@@ -91,50 +92,40 @@ def _say(problem: str) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from medrm.pipeline.evaluate import EvalRequest, evaluate_model
 
-    given = vars(arguments)
-    names = {field.name for field in fields(EvalRequest)} - {"judge", "output_dir"}
-    evaluate_model(
-        EvalRequest(
-            **{name: given[name] for name in names if name in given},
-            output_dir=Path(arguments.output_dir),
-            judge=_judge_options(arguments),
-        )
-    )
+    evaluate_model(EvalRequest(**_options_of(EvalRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
     from medrm.pipeline.run_leaderboard import LeaderboardRun, run_leaderboard
 
-    given = vars(arguments)
-    names = {field.name for field in fields(LeaderboardRun)} & given.keys() - {"output_dir"}
-    whole = run_leaderboard(
-        LeaderboardRun(
-            **{name: given[name] for name in names},
-            output_dir=Path(arguments.output_dir),
-            evaluate=(sys.executable, "-m", "medrm", "evaluate"),
-            judge=_judge_options(arguments),
-        )
-    )
-    return 0 if whole else 1
+    command = (sys.executable, "-m", "medrm", "evaluate")
+    options = _options_of(LeaderboardRun, arguments)
+    return 0 if run_leaderboard(LeaderboardRun(**options, evaluate=command)) else 1
 
 
-def _judge_options(arguments: argparse.Namespace) -> JudgeOptions:
-    """Returns how a judge is asked, from the options of `_add_judge_options` and the readout."""
-    given = vars(arguments)
-    judge = {field.name: given[field.name] for field in fields(JudgeOptions) if field.name in given}
+def _options_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of an options class that the command line has set.
+
+    Those of a judge, which `_add_judge_options` has added, come as one `JudgeOptions`.
+    """
+    values = vars(arguments)
+    options = {field.name: values[field.name] for field in fields(group) if field.name in values}
+    judge = {
+        field.name: values[field.name] for field in fields(JudgeOptions) if field.name in values
+    }
     if arguments.readout == "votes":
         judge["judge_readout"] = "votes"
-    return JudgeOptions(**judge)
+    return {**options, "output_dir": Path(arguments.output_dir), "judge": JudgeOptions(**judge)}
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     from medrm.evaluation.compare import compare, home_of
     from medrm.evaluation.tables import print_comparison
 
-    after = Path(arguments.after)
+    before, after = _evaluation_folder(arguments.before), _evaluation_folder(arguments.after)
     folder = Path(arguments.output_dir) if arguments.output_dir else home_of(after)
     result = compare(
-        Path(arguments.before),
+        before,
         after,
         output_dir=folder,
         primary=arguments.primary_dimension,
@@ -144,6 +135,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     logging.getLogger(__name__).info("comparison: %s", folder / "comparison.json")
     passed = result["comparable"] and result["verdict"] != "Regressed"
     return 1 if arguments.gate and not passed else 0
+
+
+def _evaluation_folder(folder: str) -> Path:
+    """Returns an evaluation folder as it is, and of a run folder the one of its trained model."""
+    after = Path(folder, "evaluation", "after")
+    return after if after.is_dir() else Path(folder)
 
 
 def _rescore(arguments: argparse.Namespace) -> None:
@@ -234,8 +231,13 @@ def _add_rescore(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("before", help="evaluation folder of the base")
-    parser.add_argument("after", help="evaluation folder of the trained model")
+    parser.add_argument(
+        "before", help="evaluation folder of the base, or a run folder (its evaluation/after)"
+    )
+    parser.add_argument(
+        "after",
+        help="evaluation folder of the trained model, or a run folder (its evaluation/after)",
+    )
     parser.add_argument(
         "--output_dir", help="where comparison.json goes (default: AFTER; the path is printed)"
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import medrm
 from medrm.cli import guarded, main
 
 
@@ -67,3 +70,37 @@ def test_a_path_that_may_not_be_used_is_wrong_input(capsys: pytest.CaptureFixtur
 
     assert guarded(action) == 2
     assert "Error: runs/mine: Read-only file system. Give a path" in capsys.readouterr().err
+
+
+def test_run_folders_are_compared_by_their_trained_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {name: tmp_path / name for name in ("first", "second")}
+    for judge, run in zip(("mock:longer", "mock:oracle"), runs.values(), strict=True):
+        after = run / "evaluation" / "after"
+        words = ["--model", judge, "--benchmark", "phantom", "--output_dir", str(after)]
+        assert main(["evaluate", *words, "--no_images"]) == 0
+        (run / "run.json").write_text("{}")
+    assert main(["compare", *map(str, runs.values()), "--primary_dimension", "accuracy"]) == 0
+    written = runs["second"] / "evaluation" / "after" / "comparison.json"
+    comparison = json.loads(written.read_text(encoding="utf-8"))
+    assert comparison["verdict"] == "Improved"
+    assert comparison["before"]["model"] == "mock:longer"
+    assert not (runs["second"] / "comparison.json").exists()  # there a run has its own
+    assert main(["compare", str(tmp_path / "none"), str(runs["first"])]) == 2
+    assert "holds no report.json" in capsys.readouterr().err
+
+
+def test_completion_shows_what_is_public() -> None:
+    assert {*medrm.__all__} <= {*dir(medrm)}
+    assert {"load", "read_cases"} <= {*medrm.__all__}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import medrm", "from medrm import load, parse_verdict, read_cases"]
+)
+def test_importing_prints_nothing(statement: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", statement], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -123,6 +123,16 @@ def test_lists_take_commas_and_spaces(default: Path, words: tuple[str, ...]) -> 
     assert parse(default, "--dimensions", *words).data.dimensions == ["a", "b"]
 
 
+def test_a_run_may_have_no_controls(default: Path) -> None:
+    for words, recipe in (
+        (("--controls", "none"), None),
+        ((), "train_data: x\ncontrols: []\n"),
+        ((), "train_data: x\ncontrols: none\n"),
+    ):
+        run = parse(default, *words, recipe=recipe)
+        assert run.evaluation.controls == run.resolved()["controls"] == []
+
+
 def test_a_flag_needs_no_value(default: Path) -> None:
     assert parse(default, "--use_dora").adapter.use_dora
 
@@ -195,7 +205,9 @@ def test_an_unknown_objective(default: Path, objective: str) -> None:
         ("a: [1\n", "not valid YAML"),
         ("1: 2\n", "key: value"),
         ("dimensions: []\ntrain_data: x\n", "dimensions"),
-        ("controls: []\ntrain_data: x\n", "controls is empty"),
+        ("allowed_differences: []\ntrain_data: x\n", "allowed_differences is empty"),
+        ("controls: ''\ntrain_data: x\n", "controls is empty"),
+        ("controls: [none, text_only]\ntrain_data: x\n", "controls: none not known"),
     ],
 )
 def test_a_recipe_that_is_none(default: Path, text: str, part: str) -> None:

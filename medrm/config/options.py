@@ -29,6 +29,8 @@ CONTROLS = (
     "text_only",
 )
 """Rows beside the headline; a run has those that apply to what it trains."""
+NO_CONTROLS = "none"
+"""In place of the list, on the command line and in recipes: only the headline is measured."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ class EvaluationOptions:
 
     controls: list[str] = option(
         list(CONTROLS),
-        f"Rows beside the headline, comma separated, of {', '.join(CONTROLS)}; by default those "
-        "that apply.",
+        f"Rows beside the headline, comma separated, of {', '.join(CONTROLS)}; none: only the "
+        "headline; by default those that apply.",
     )
     evaluation_batch_rows: int = option(32, "Rows (case and answer) scored at once.")
     allowed_differences: list[str] = option(
@@ -146,6 +148,8 @@ class EvaluationOptions:
     )
 
     def __post_init__(self) -> None:
+        if self.controls == [NO_CONTROLS]:
+            object.__setattr__(self, "controls", [])
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise ConfigError(

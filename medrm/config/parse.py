@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from medrm.config.options import GROUPS, ObjectiveOptions, Run, check_together
+from medrm.config.options import GROUPS, NO_CONTROLS, ObjectiveOptions, Run, check_together
 from medrm.errors import ConfigError, nearest, report
 
 _FORBIDDEN = {
@@ -235,6 +235,8 @@ def _split_lists(sources: Sources) -> None:
         origin, words = sources[key]
         parts = [part.strip() for word in words for part in word.split(",")]
         sources[key] = (origin, [part for part in parts if part])
+        if key == "controls" and not words:
+            sources[key] = (origin, [NO_CONTROLS])
         if not sources[key][1]:
             raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
 
