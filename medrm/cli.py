@@ -320,8 +320,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         default="transformers",
         help="what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)",
     )
-    model = ("shared_prefix", "image_feature_memory_mb", "image_feature_dir")
-    _add_judge_options(parser, model)
+    _add_judge_options(parser, ("shared_prefix",))
     parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
     parser.add_argument("--name", help="under which the model is reported (default: its own)")
     parser.add_argument(

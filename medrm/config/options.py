@@ -60,15 +60,6 @@ class ModelOptions:
     max_length: int | None = option(
         None, "Most tokens of one row, image included. Longer cases are set aside, never cut."
     )
-    image_feature_memory_mb: int = option(
-        0,
-        "Megabytes of main memory for what a frozen vision tower says of each image (Qwen2.5-VL-7B "
-        "at 1,024 tokens: 7 MB), so that later epochs and orders skip it; 0: none.",
-    )
-    image_feature_dir: str | None = option(
-        None, "Folder for the same, shared by processes and later runs; see recipes/README.md."
-    )
-    image_feature_dir_mb: int = option(20_000, "Megabytes there; the least recently used go first.")
     reward_template: Literal["turn_end", "generation_prompt"] = option(
         "generation_prompt",
         "What follows the answer before the score is read: the turn's end alone, or the generation "
@@ -100,9 +91,7 @@ class ModelOptions:
             raise ConfigError("contextual_orders needs shared_prefix on: an answer's row is a fork")
         options = dataclasses.asdict(self)
         names = ("min_pixels", "max_pixels", "max_length", "head_hidden_size")
-        if self.image_feature_memory_mb < 0:
-            raise ConfigError("image_feature_memory_mb is negative; give 0 or more megabytes")
-        for name in (*names, "image_feature_dir_mb"):
+        for name in names:
             if options[name] is not None and options[name] < 1:
                 raise ConfigError(f"{name} is {options[name]}; give 1 or more, or leave it out")
 

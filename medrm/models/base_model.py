@@ -34,8 +34,8 @@ from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.models.checkpoint_files import checkpoint_file, readable, refuse_other_weights
+from medrm.models.deduplicate_images import deduplicate_images
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
-from medrm.models.image_features import see_images_once
 from medrm.models.prefix_sharing.attention import enable_forks
 from medrm.models.prefix_sharing.batch import fork_problem
 
@@ -271,7 +271,7 @@ def load_base(
             f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
-    see_images_once(model, family_of(config))
+    deduplicate_images(model, family_of(config))
     if options.shared_prefix == "on":
         _share_prefix(model)
     return model.eval()  # type: ignore[no-any-return]

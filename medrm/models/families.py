@@ -31,6 +31,8 @@ class Family:
         pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
             `max_pixels`.
         features: the fields of the vision tower's output that the model reads.
+        joining_towers: vision towers (`model_type`) that some checkpoints have, whose output is one
+            sequence of all images, padded apart.
         shared_cache: whether prompts may continue one cached prefix with numbers that stay exact.
         rows_apart: whether each case of a forked batch is a row of its own: layers beside the
             self-attention look at the row's image.
@@ -48,6 +50,7 @@ class Family:
     pixel_limits: bool = False
     packed_patches: bool = False
     features: tuple[str, ...] = ("last_hidden_state",)
+    joining_towers: tuple[str, ...] = ()
     shared_cache: bool = True
     rows_apart: bool = False
     images_by_row: bool = False
@@ -99,7 +102,13 @@ FAMILIES: dict[str, Family] = {
             "Qwen3VLVideoProcessor",
             ("pooler_output", "deepstack_features"),
         ),
-        Family("llava", ("llava",), "LlavaProcessor", features=("hidden_states",)),
+        Family(
+            "llava",
+            ("llava",),
+            "LlavaProcessor",
+            features=("hidden_states",),
+            joining_towers=("pixtral",),
+        ),
         Family("llava_next", ("llava_next",), "LlavaNextProcessor", features=("hidden_states",)),
         Family(
             "llava_onevision",

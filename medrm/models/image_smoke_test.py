@@ -14,7 +14,6 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.errors import ConfigError, first_line
 from medrm.models.families import Family
-from medrm.models.image_features import leaves
 from medrm.models.reward_model import last_attended, without_adapter
 
 _SIDE = 112
@@ -43,8 +42,10 @@ def _run(
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        # Not output[0]: of some towers only some hidden states are there.
-        seen.append(next(iter(leaves(output, tuple(output)).values())))
+        features = output[family.features[0]]
+        # Of the hidden states those alone are there that the model reads.
+        tensors = features if isinstance(features, (tuple, list)) else (features,)
+        seen.append(next(tensor for tensor in reversed(tensors) if tensor is not None))
 
     handle = model.get_submodule(family.vision).register_forward_hook(keep)
     batch = {name: value.to(model.device) for name, value in batch.items()}

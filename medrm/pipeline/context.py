@@ -20,7 +20,7 @@ from medrm.config import Run
 from medrm.data.image_ablations import PICTURE_CONTROLS, picture_control
 from medrm.data.store.columns import column
 from medrm.data.store.index import Lengths, together
-from medrm.errors import ConfigError, DataError
+from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import Scorer, evaluate
@@ -30,11 +30,9 @@ from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.contract import JudgeSpec, new_contract
 from medrm.models.families import Family, family_of
-from medrm.models.feature_store import FeatureMemory, memory_of
 from medrm.models.identity import base_identity, saved_identity
-from medrm.models.image_features import remember_features
 from medrm.models.image_smoke_test import check_image_reaches
-from medrm.models.reward_model import attach_head, without_adapter
+from medrm.models.reward_model import attach_head
 from medrm.models.save_load import load_adapter
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
@@ -76,32 +74,6 @@ def settings_of(
     return {"min_pixels": min_pixels, "max_pixels": max_pixels, **scorer.settings}
 
 
-def _feature_memory(run: Run) -> FeatureMemory:
-    """Returns where the features of images are kept in this run.
-
-    Under DeepSpeed the processes must run the same modules, so none may skip the tower.
-
-    Raises:
-        ConfigError: a folder for them under DeepSpeed.
-    """
-    options = run.model
-    if not run.training.deepspeed_plugin:
-        return memory_of(
-            options.image_feature_memory_mb,
-            options.image_feature_dir,
-            options.image_feature_dir_mb,
-        )
-    if options.image_feature_dir is not None:
-        raise ConfigError(
-            f"image_feature_dir is {options.image_feature_dir!r}, but under DeepSpeed all "
-            "processes must run the vision tower: none may read its output from a file. Leave it "
-            "out, or launch without DeepSpeed (accelerate_configs/ddp.yaml)."
-        )
-    if options.image_feature_memory_mb:
-        logger.info("image_feature_memory_mb is not used under DeepSpeed")
-    return FeatureMemory(0)
-
-
 @dataclass(frozen=True)
 class RunContext:
     """One run's options and checked cases, and the parts of the base that need no weights.
@@ -117,7 +89,6 @@ class RunContext:
     collator: Collator
     lengths: Lengths
     output: Path
-    memory: FeatureMemory
 
     @classmethod
     def prepare(cls, run: Run, splits: DataSplits, output: Path) -> RunContext:
@@ -157,8 +128,7 @@ class RunContext:
         if objective.check_lengths is not None:
             objective.check_lengths(run, together(*parts), lengths)
         splits = replace(splits, train=parts[0], development=parts[1], excluded=tuple(excluded))
-        memory = _feature_memory(run)
-        return cls(run, splits, objective, processor, family, collator, lengths, output, memory)
+        return cls(run, splits, objective, processor, family, collator, lengths, output)
 
     def folder(self, name: str) -> Path:
         """The evaluation folder of that name."""
@@ -172,13 +142,7 @@ class RunContext:
 
     def base(self) -> PreTrainedModel:
         """Loads the base model afresh; no stage inherits what another did to it."""
-        model = load_base(self.run.model, self.run.training.device)
-        self.remember(model.requires_grad_(False))
-        return model
-
-    def remember(self, model: PreTrainedModel) -> None:
-        """Lets a model use the features of images that this run has computed."""
-        remember_features(model, self.family, self.memory)
+        return load_base(self.run.model, self.run.training.device).requires_grad_(False)
 
     def check_image(self, model: PreTrainedModel) -> None:
         """Stops the run when images do not reach the model."""
@@ -227,7 +191,6 @@ class RunContext:
             options.attn_implementation,
             options.shared_prefix,
         )
-        self.remember(without_adapter(model))
         model.set_adapter("default")  # trainable again
         return model
 
@@ -260,7 +223,6 @@ class RunContext:
             self.run.training.device,
             shared_prefix=self.run.model.shared_prefix,
         )
-        self.remember(without_adapter(loaded[0]))
         rows = self.run.evaluation.evaluation_batch_rows
         return [scorer_of(*loaded, rows, readout) for readout in readouts]
 

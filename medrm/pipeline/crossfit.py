@@ -81,15 +81,11 @@ def train_folds(run: Run, output: Path) -> None:
 
 
 def _contexts(run: Run, splits_of_folds: Sequence[DataSplits], output: Path) -> list[RunContext]:
-    """Returns the workbench of each fold; what can be known to be wrong of any is raised here.
-
-    They share the features of images: their bases see the same pictures.
-    """
+    """Returns the context of each fold; what can be known to be wrong of any is raised here."""
     contexts: list[RunContext] = []
     for number, splits in enumerate(splits_of_folds, start=1):
         folder = output / FOLDS / str(number)
-        context = RunContext.prepare(_run_in(run, folder), splits, folder)
-        contexts.append(replace(context, memory=contexts[0].memory) if contexts else context)
+        contexts.append(RunContext.prepare(_run_in(run, folder), splits, folder))
     return contexts
 
 

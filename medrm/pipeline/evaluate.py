@@ -24,11 +24,8 @@ from medrm.models.base_model import load_base, load_processor, resolve_model
 from medrm.models.base_reference import Origin, find
 from medrm.models.contract import Contract, read_contract
 from medrm.models.families import family_of
-from medrm.models.feature_store import FeatureMemory, memory_of
 from medrm.models.identity import base_identity, saved_identity
-from medrm.models.image_features import remember_features
 from medrm.models.image_smoke_test import check_image_reaches
-from medrm.models.reward_model import without_adapter
 from medrm.models.save_load import load_adapter
 from medrm.pipeline.context import settings_of
 from medrm.readouts import READOUTS, readout_names
@@ -75,8 +72,6 @@ class EvalRequest:
         no_images: whether small copies of the images are left out.
         overwrite_output_dir: whether another evaluation in `output_dir` is replaced.
         shared_prefix: as in `ModelOptions`.
-        image_feature_memory_mb: as in `ModelOptions`.
-        image_feature_dir: as in `ModelOptions`.
     """
 
     model: str
@@ -94,8 +89,6 @@ class EvalRequest:
     no_images: bool = False
     overwrite_output_dir: bool = False
     shared_prefix: Literal["on", "off"] = "on"
-    image_feature_memory_mb: int = 0
-    image_feature_dir: str | None = None
 
 
 def evaluate_model(asked: EvalRequest) -> None:
@@ -110,11 +103,7 @@ def evaluate_model(asked: EvalRequest) -> None:
         departments = Path(asked.department_map) if asked.department_map else None
         chosen = load_benchmark(asked.benchmark, asked.data_root, department_map=departments)
     _check_protocol(asked, chosen)
-    options = _base_options(asked)
-    memory = memory_of(
-        options.image_feature_memory_mb, options.image_feature_dir, options.image_feature_dir_mb
-    )
-    scorer = _scorer(asked, chosen, state.device, memory)
+    scorer = _scorer(asked, chosen, state.device)
     contract = None if isinstance(scorer, VerdictProbability | Likelihood) else scorer.contract
     limits: tuple[int | None, int | None] = (None, None)
     if contract is not None:
@@ -132,8 +121,6 @@ def evaluate_model(asked: EvalRequest) -> None:
         images=not asked.no_images,
         overwrite=asked.overwrite_output_dir,
     )
-    if memory.used:
-        logger.info("image features: %s", memory.summary)
     if state.is_main_process:
         print_report(result)
 
@@ -178,14 +165,12 @@ def _base_options(asked: EvalRequest) -> ModelOptions:
         model_name_or_path=asked.model,
         model_revision=asked.revision or "main",
         shared_prefix=asked.shared_prefix,
-        image_feature_memory_mb=asked.image_feature_memory_mb,
-        image_feature_dir=asked.image_feature_dir,
         trust_remote_code=asked.trust_remote_code,
     )
 
 
 def _scorer(
-    asked: EvalRequest, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
+    asked: EvalRequest, benchmark: Benchmark, device: torch.device
 ) -> Saved | VerdictProbability | Likelihood:
     """Returns what scores: a mock, a service, a saved model, or a base model.
 
@@ -197,7 +182,7 @@ def _scorer(
     if asked.engine != "transformers":
         return _served(asked, benchmark)
     if _is_saved(asked):
-        return _trained(asked, benchmark, device, memory)
+        return _trained(asked, benchmark, device)
     if Path(asked.model, "adapter_config.json").is_file():
         raise AdapterError(
             f"{asked.model} is an adapter without medrm.json, so neither its head nor its template "
@@ -209,7 +194,6 @@ def _scorer(
         asked.model, options.model_revision, trust_remote_code=asked.trust_remote_code
     )
     base = load_base(options, device).requires_grad_(False)
-    remember_features(base, family_of(base.config), memory)
     _check_images(base, processor, benchmark)
     if readout in readout_names("base"):
         scorer: Any = implementation_of(readout)(base, processor, dimensions=benchmark.dimensions)
@@ -217,13 +201,10 @@ def _scorer(
     return local_judge(base, processor, spec, readout, asked_about(benchmark))
 
 
-def _trained(
-    asked: EvalRequest, benchmark: Benchmark, device: torch.device, memory: FeatureMemory
-) -> Saved:
+def _trained(asked: EvalRequest, benchmark: Benchmark, device: torch.device) -> Saved:
     folder = folder_of(asked.model, asked.revision)
     saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
     model, processor, _ = load_adapter(folder, device, shared_prefix=asked.shared_prefix)
-    remember_features(without_adapter(model), family_of(model.config), memory)
     trained = scorer_of(model, processor, saved, readout=asked.readout)
     _check_images(model, processor, benchmark)
     return trained

@@ -50,6 +50,4 @@ def run_stages(context: RunContext) -> StageResults:
     controls = measures.controls_before(context)
     train_adapter(context)
     controls += measures.after(context)
-    if context.memory.used:
-        logger.info("image features: %s", context.memory.summary)
     return StageResults(development, controls)

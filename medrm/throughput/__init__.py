@@ -6,7 +6,6 @@ each task, number of answers (K) and variant:
 
 - separate: a padded row for each answer, with an image of its own; the tower runs for each.
 - shared_prefix: what the answers of a case share stands once.
-- shared_prefix+cache: likewise, and the vision tower's features of the images are in memory.
 
 All use sdpa and no LM head. Training is LoRA on the decoder with its loss, backward and optimiser
 step (at a learning rate of 0), the vision tower frozen; batches are made, and moved to the device,

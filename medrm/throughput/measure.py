@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BatchFeature
 
-from medrm.errors import ConfigError
-from medrm.models.feature_store import FeatureMemory
-from medrm.models.image_features import remember_features, stock_tower
+from medrm.models.deduplicate_images import stock_tower
 from medrm.objectives.targets import Targets
 from medrm.schema import Case, Label, PairLabel, RankingLabel
 from medrm.throughput.batches import Batches
 from medrm.throughput.flops import count_flops, synchronise
-from medrm.throughput.memory import growth, peak_bytes, tensor_bytes
+from medrm.throughput.memory import peak_bytes, tensor_bytes
 from medrm.throughput.subject import DIMENSION, Subject
 
-SEPARATE, SHARED, CACHED = "separate", "shared_prefix", "shared_prefix+cache"
+SEPARATE, SHARED = "separate", "shared_prefix"
 
 _MOST_EPS = {torch.float32: 1000, torch.bfloat16: 16}
 """By how many roundings a reward may differ between variants, relative to the largest (or 1)."""
@@ -45,7 +43,6 @@ class Variant:
         name: as reported.
         step: runs once on a batch where the model is, and returns the rewards.
         batch: what it reads.
-        fill: computes the image features that the step finds in memory.
         rewards: of the first step.
         flops: of a step.
         tower_flops: those of them in the vision tower.
@@ -56,7 +53,6 @@ class Variant:
     name: str
     step: Callable[[Inputs], Tensor]
     batch: BatchFeature
-    fill: Callable[[], Any] | None = None
     rewards: Tensor | None = None
     flops: int = 0
     tower_flops: int = 0
@@ -72,12 +68,9 @@ class Measurement:
         task: "train" or "score".
         cases: B.
         answers: K.
-        feature_bytes: of the cached variant's memory.
     """
 
-    def __init__(
-        self, subject: Subject, task: str, cases: int, answers: int, feature_bytes: int
-    ) -> None:
+    def __init__(self, subject: Subject, task: str, cases: int, answers: int) -> None:
         self.subject, self.task, self.cases, self.answers = subject, task, cases, answers
         self.batches: Batches = subject.batches(cases, answers)
         # The learning rate of 0 keeps the weights, so that every step computes the same.
@@ -91,7 +84,7 @@ class Measurement:
             for group in self._targets.groups(labelled, [1 / cases] * cases)
         ]
         self._make_optimizer_state()
-        self.variants = self._variants(feature_bytes)
+        self.variants = self._variants()
 
     def _make_optimizer_state(self) -> None:
         """Lets the optimiser make its moments, so that all variants find them."""
@@ -102,26 +95,11 @@ class Measurement:
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
 
-    def _variants(self, feature_bytes: int) -> list[Variant]:
+    def _variants(self) -> list[Variant]:
         batches = {SEPARATE: self.batches.separate, SHARED: self.batches.shared}
         variants = [Variant(name, self._step, batch) for name, batch in batches.items()]
-        subject, tower = self.subject, self.subject.tower
-        stock = stock_tower(tower)
-        memory = FeatureMemory(feature_bytes)
-        remembers = remember_features(subject.base, subject.family, memory)
-        # The other variants run the tower as it was.
-        remembering, tower.__class__ = type(tower), stock
-        if remembers:
-
-            def cached(inputs: Inputs) -> Tensor:
-                with _as(tower, remembering):
-                    return self._step(inputs)
-
-            def fill() -> None:
-                with _as(tower, remembering), self._autocast(), torch.no_grad():
-                    subject.model(**_moved(self.batches.shared, subject.device))
-
-            variants.append(Variant(CACHED, cached, self.batches.shared, fill))
+        tower = self.subject.tower
+        tower.__class__ = stock_tower(tower)  # separate rows have images of their own
         return variants
 
     def _autocast(self) -> torch.autocast:
@@ -155,7 +133,6 @@ class Measurement:
 
         Raises:
             VariantsDifferError: a variant's rewards are others than those of separate rows.
-            ConfigError: the image features do not fit into their memory.
         """
         for variant in self.variants:
             yield variant.name
@@ -164,8 +141,6 @@ class Measurement:
     def _prepare(self, variant: Variant) -> None:
         device = self.subject.device
         before = self._resting_bytes() + tensor_bytes(dict(variant.batch))
-        if variant.fill is not None:
-            before += growth(variant.fill)[1]
         inputs = _moved(variant.batch, device)
         first = functools.partial(self._first, variant, inputs)
         variant.peak = peak_bytes(first, before, device)
@@ -173,11 +148,6 @@ class Measurement:
         # In a step of its own: counting holds tensors that checkpointing would have freed.
         step = functools.partial(variant.step, inputs)
         variant.flops, variant.tower_flops = count_flops(step, self.subject.tower)
-        if variant.fill is not None and variant.tower_flops:
-            raise ConfigError(
-                f"the image features of {self.cases} cases do not fit into the memory they are "
-                "given; give a larger image_feature_memory_mb, or fewer cases"
-            )
 
     def _first(self, variant: Variant, inputs: Inputs) -> None:
         variant.rewards = variant.step(inputs)
@@ -259,16 +229,6 @@ class Measurement:
         if variant is not separate:
             share = self.batches.unique_tokens / self.batches.row_tokens
         return separate.flops / (decoder * share + variant.tower_flops)
-
-
-@contextlib.contextmanager
-def _as(module: nn.Module, kind: type[nn.Module]) -> Iterator[None]:
-    """Gives a module another class for a while."""
-    own, module.__class__ = type(module), kind
-    try:
-        yield
-    finally:
-        module.__class__ = own
 
 
 def _moved(batch: BatchFeature, device: torch.device) -> Inputs:

@@ -45,9 +45,6 @@ class ThroughputOptions:
         "A quarter of the tokens; training with the fewest answers, scoring with the most.",
     )
     gradient_checkpointing: bool = option(False, "Compute the decoder's activations twice.")
-    image_feature_memory_mb: int = option(
-        1024, "Megabytes of the cached variant for what the vision tower says of each image."
-    )
     device: str | None = option(None, "cpu or cuda. None: the GPU if there is one.")
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Weights' precision; auto: bfloat16 on a GPU, float32 on a CPU."

@@ -113,8 +113,7 @@ def _rows(
     subject: Subject, options: ThroughputOptions, task: str, answers: int, bar: Progress
 ) -> list[Row]:
     name = f"{task}, {answers} answers"
-    memory = options.image_feature_memory_mb * 2**20
-    measurement = Measurement(subject, task, options.cases, answers, memory)
+    measurement = Measurement(subject, task, options.cases, answers)
     shown = bar.add_task(name, total=len(measurement.variants) * (1 + options.rounds))
     try:
         for variant in measurement.prepare():

@@ -15,8 +15,8 @@ from tiny import make_tiny
 from torch.nn.parallel import DistributedDataParallel
 
 from medrm.config import AdapterOptions
+from medrm.models.deduplicate_images import DeduplicatingTower, deduplicate_images
 from medrm.models.families import FAMILIES
-from medrm.models.image_features import ImagesOnce, see_images_once
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
@@ -32,7 +32,7 @@ def gradients(family: str, shares: tuple[list[Case], list[Case]], shared_prefix:
     """Returns the gradients of all weights for the summed losses of both shares."""
     state = PartialState()
     stock, processor = make_tiny(family, shared_prefix=shared_prefix)
-    assert see_images_once(stock, FAMILIES[family])
+    assert deduplicate_images(stock, FAMILIES[family])
     whole: Any = attach_head(stock, HeadSpec(("overall",)), seed=1).requires_grad_(True)
     collator, model, own = Collator(processor), whole, list(shares)
     if state.num_processes > 1:
@@ -72,8 +72,8 @@ def trained(folder: Path, family: str, **options: Any) -> dict[str, torch.Tensor
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     stock = recipe.model.get_base_model()
-    assert see_images_once(stock, FAMILIES[family])
-    assert isinstance(stock.get_submodule(FAMILIES[family].vision), ImagesOnce)
+    assert deduplicate_images(stock, FAMILIES[family])
+    assert isinstance(stock.get_submodule(FAMILIES[family].vision), DeduplicatingTower)
     recipe.trainer().train()
     return {n: p.detach().clone() for n, p in recipe.model.named_parameters() if p.requires_grad}
 

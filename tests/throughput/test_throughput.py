@@ -18,7 +18,7 @@ from medrm.throughput import measure as measure_module
 from medrm.throughput import run as run_module
 from medrm.throughput import subject as subject_module
 from medrm.throughput.flops import count_flops
-from medrm.throughput.measure import CACHED, SEPARATE, SHARED, Measurement, VariantsDifferError
+from medrm.throughput.measure import SEPARATE, SHARED, Measurement, VariantsDifferError
 from medrm.throughput.options import ThroughputOptions
 from medrm.throughput.run import run_throughput
 from medrm.throughput.shapes import SHAPES, config_of
@@ -44,7 +44,7 @@ def command(*words: str) -> list[str]:
 
 
 def measured(subject: Subject, task: str, answers: int, cases: int = 1) -> Measurement:
-    found = Measurement(subject, task, cases, answers, 2**24)
+    found = Measurement(subject, task, cases, answers)
     list(found.prepare())
     return found
 
@@ -66,7 +66,7 @@ def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture
     assert report["shape"]["prefix_tokens"] == 12 + 6
     assert report["shape"]["answer_tokens"] == 5
     kinds = [(row["task"], row["answers"], row["variant"]) for row in report["rows"]]
-    variants = (SEPARATE, SHARED, CACHED)
+    variants = (SEPARATE, SHARED)
     planned = [("train", 2), ("train", 3), ("score", 2), ("score", 3)]
     assert kinds == [(*task, variant) for task in planned for variant in variants]
     for row in report["rows"]:
@@ -111,7 +111,7 @@ def test_what_was_measured_outlives_a_stop(
         if self.answers == 3:
             first = json.loads(path.read_text())
             assert ([row["answers"] for row in first["rows"]], first["complete"]) == (
-                [2] * 3,
+                [2] * 2,
                 False,
             )
             raise stop
@@ -122,10 +122,10 @@ def test_what_was_measured_outlives_a_stop(
     with pytest.raises(stop):
         run_throughput(options)
     report = json.loads(path.read_text())
-    assert [row["answers"] for row in report["rows"]] == [2] * 3
+    assert [row["answers"] for row in report["rows"]] == [2] * 2
     assert not report["complete"]
     shown = capsys.readouterr().out
-    assert shown.count("shared_prefix+cache") == 1
+    assert shown.count("shared_prefix") == 1
     assert "Not all was measured" in shown
 
 
@@ -143,7 +143,7 @@ def test_what_does_not_fit_on_the_device_is_left_out(
     path = tmp_path / "throughput.json"
     run_throughput(tiny(answers=[2, 3], rounds=1, output=str(path)))
     report = json.loads(path.read_text())
-    kinds = [(row["task"], row["answers"]) for row in report["rows"][::3]]
+    kinds = [(row["task"], row["answers"]) for row in report["rows"][::2]]
     assert kinds == [("train", 2), ("score", 2), ("score", 3)]
     assert not report["complete"]
     assert "train, 3 answers: does not fit" in capsys.readouterr().err
@@ -183,10 +183,10 @@ def test_a_row_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run_module, "Progress", Bar)
     run_throughput(tiny(tasks=["score"], answers=[2], rounds=2))
-    assert [place for place, *_ in said] == list(range(1, 10))
-    assert {total for _, total, _ in said} == {9}
+    assert [place for place, *_ in said] == list(range(1, 7))
+    assert {total for _, total, _ in said} == {6}
     assert said[0][2] == "score, 2 answers: warm-up, separate"
-    assert said[-1][2] == "score, 2 answers: round 2, shared_prefix+cache"
+    assert said[-1][2] == "score, 2 answers: round 2, shared_prefix"
 
 
 def test_a_checkpoint_on_a_gpu_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +212,8 @@ def test_batches_are_moved_before_the_clock_runs(
     real = measure_module._moved
     monkeypatch.setattr(measure_module, "synchronise", lambda device: seen.append("clock"))
     monkeypatch.setattr(measure_module, "_moved", lambda *a: seen.append("move") or real(*a))
-    assert list(measurement.round()) == [SEPARATE, SHARED, CACHED]
-    assert seen == ["move", "clock", "clock"] * 3
+    assert list(measurement.round()) == [SEPARATE, SHARED]
+    assert seen == ["move", "clock", "clock"] * 2
 
 
 def test_cases_of_a_checkpoint_are_equally_long() -> None:
@@ -228,10 +228,9 @@ def test_cases_of_a_checkpoint_are_equally_long() -> None:
 def test_variants_compute_the_same_and_less(subject: Subject) -> None:
     before = [parameter.clone() for parameter in subject.model.parameters()]
     for task in ("train", "score"):
-        separate, shared, cached = measured(subject, task, 3, cases=2).variants
-        assert separate.flops > shared.flops > cached.flops > 0
+        separate, shared = measured(subject, task, 3, cases=2).variants
+        assert separate.flops > shared.flops > 0
         assert separate.tower_flops == 3 * shared.tower_flops > 0
-        assert cached.tower_flops == 0
         assert shared.peak < separate.peak
     after = subject.model.parameters()
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
@@ -268,12 +267,6 @@ def test_other_rewards_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(VariantsDifferError, match="the rewards of shared_prefix differ"):
         cli.main(command("--answers", "2", "--output", str(path)))
     assert not path.exists()
-
-
-def test_a_memory_too_small_is_refused(subject: Subject) -> None:
-    small = Measurement(subject, "score", 1, 2, feature_bytes=100)
-    with pytest.raises(ConfigError, match="give a larger image_feature_memory_mb"):
-        list(small.prepare())
 
 
 def test_a_checkpoint_with_its_processor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,7 +307,7 @@ def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_bfloat16_agrees_within_its_rounding() -> None:
-    separate, shared, _ = measured(make_subject(tiny(dtype="bfloat16")), "train", 2).variants
+    separate, shared = measured(make_subject(tiny(dtype="bfloat16")), "train", 2).variants
     assert separate.rewards is not None
     assert shared.flops < separate.flops
 
@@ -333,14 +326,12 @@ def test_the_default_shape_pays() -> None:
     small = make_subject(ThroughputOptions())
     assert small.decoder_parameters() >= 20e6
     train = measured(small, "train", 2)
-    separate, shared, cached = train.variants
+    separate, shared = train.variants
     assert separate.tower_flops < 0.15 * separate.flops
     # Operations do not depend on how busy the machine is.
     assert separate.flops / shared.flops > 1.7
-    assert separate.flops / cached.flops > 1.8
     assert shared.peak < separate.peak
-    assert cached.peak < separate.peak
-    variants = Measurement(small, "score", 1, 8, 2**24).variants[:2]
+    variants = Measurement(small, "score", 1, 8).variants
     separate_flops, shared_flops = (
         count_flops(lambda each=each: each.step(each.batch), small.tower)[0]  # type: ignore[misc]
         for each in variants

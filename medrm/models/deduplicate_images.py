@@ -1,0 +1,154 @@
+"""Equal images of a batch go through the vision tower once.
+
+    a a b a   the images of a call          (units: images, or rows where images are tiled)
+    0 0 2 0   index of the first equal one  -> distinct images 0 and 2
+    a b       what the stock tower computes
+    A A B A   its output, repeated; so the gradients of equal images add up where the tower trains
+
+The answers of a case, the two orders of a judge's prompt and the cases about one image repeat
+images. The swapped class finds them in whatever call comes, in training and in scoring.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from medrm.models.families import Family
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of an element to the integers whose bits it is compared by (NaN, too, equals itself)."""
+
+
+def first_equal(images: Sequence[Sequence[Tensor]]) -> list[int]:
+    """Returns for each image the index of the first equal one, which may be its own.
+
+    Checksums, computed where the tensors lie and copied to main memory in one go, say which images
+    may be equal; only those are compared element by element.
+
+    Args:
+        images: the tensors of each image (pixels, grid, ...), equally many for all.
+    """
+    bits = [[tensor.view(_INTEGERS[tensor.element_size()]) for tensor in image] for image in images]
+    sums = [torch.stack([tensor.sum(dtype=torch.int64) for tensor in image]) for image in bits]
+    candidates: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    first = []
+    for index, checksum in enumerate(torch.stack(sums).tolist()):
+        key = (*checksum, *((tensor.dtype, tensor.shape) for tensor in images[index]))
+        for earlier in candidates[key]:
+            if all(map(torch.equal, bits[earlier], bits[index])):
+                first.append(earlier)
+                break
+        else:
+            candidates[key].append(index)
+            first.append(index)
+    return first
+
+
+def _split(
+    family: Family, inputs: dict[int | str, Any]
+) -> tuple[dict[int | str, tuple[Tensor, ...]], list[int]]:
+    """Cuts the tensors among a tower's inputs into images.
+
+    Args:
+        family: of the tower.
+        inputs: positional arguments by index, others by name.
+
+    Returns:
+        by input, one tensor for each image; how long each image is in the first input.
+    """
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    if family.packed_patches:
+        lengths = inputs["grid_thw"].prod(-1).tolist()
+    else:
+        lengths = [1] * len(next(iter(tensors.values())))
+    return {
+        # Of packed patches only the patches themselves are longer than the grid.
+        name: torch.split(tensor, lengths if name == 0 else 1)
+        for name, tensor in tensors.items()
+        # Trainers pass on what is not for the tower, such as the number of labels in the batch.
+        if name == 0 or (tensor.ndim and len(tensor) == len(lengths))
+    }, lengths
+
+
+@dataclass
+class TowerOutput(ModelOutput):
+    """The fields of a vision tower's output that a family may read."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor | None, ...] | None = None
+    deepstack_features: tuple[Tensor, ...] | None = None
+
+
+class DeduplicatingTower:
+    """What the swapped class adds to a vision tower."""
+
+    family: Family
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the tower's output for all images, each different one computed once."""
+        compute: Callable[..., Any] = super().forward  # type: ignore[misc]
+        inputs: dict[int | str, Any] = dict(enumerate(args))
+        inputs.update(kwargs)
+        cut, lengths = _split(self.family, inputs)
+        if len(lengths) < 2:
+            return compute(*args, **kwargs)
+        first = first_equal(list(zip(*cut.values(), strict=True)))
+        distinct = sorted(set(first))
+        if len(distinct) == len(first):
+            return compute(*args, **kwargs)
+        for name, tensors in cut.items():
+            inputs[name] = torch.cat([tensors[index] for index in distinct])
+        positional = [inputs[index] for index in range(len(args))]
+        output = compute(*positional, **{name: inputs[name] for name in kwargs})
+        lengths = [lengths[index] for index in distinct]
+        order = [distinct.index(index) for index in first]
+
+        def repeat(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:  # a hidden state that nobody asked for
+                return None
+            # The merger of some towers makes one token of several patches.
+            tokens = [length * len(tensor) // sum(lengths) for length in lengths]
+            images = torch.split(tensor, tokens)
+            # Not an index: its backward adds up in an order that varies on a GPU.
+            return torch.cat([images[index] for index in order])
+
+        features: dict[str, Any] = {}
+        for name in self.family.features:
+            computed = output.get(name)
+            several = isinstance(computed, (tuple, list))
+            features[name] = tuple(map(repeat, computed)) if several else repeat(computed)
+        return TowerOutput(**features)
+
+
+def deduplicate_images(model: PreTrainedModel, family: Family) -> bool:
+    """Lets the vision tower of `model` compute equal images of a call once; returns whether it can.
+
+    With dropout in an adapter of the tower, equal images of a call get equal noise.
+
+    Args:
+        model: a stock or a reward model; its tower's class is swapped, under the same name.
+        family: its family.
+    """
+    tower = model.get_submodule(family.vision)
+    if cast(Any, tower).config.model_type in family.joining_towers:
+        return False
+    if not isinstance(tower, DeduplicatingTower):
+        stock = type(tower)
+        attributes = {"__module__": stock.__module__, "family": family}
+        tower.__class__ = type(stock.__name__, (DeduplicatingTower, stock), attributes)
+    return True
+
+
+def stock_tower(tower: nn.Module) -> type[nn.Module]:
+    """Returns a tower's class without what this module adds to it."""
+    classes = (base for base in type(tower).__mro__ if not issubclass(base, DeduplicatingTower))
+    return cast(type[nn.Module], next(classes))
