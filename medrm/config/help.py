@@ -53,6 +53,8 @@ USED = {
 
 _NARROWEST, _INDENT = 100, 29
 
+_LIBRARIES = ("transformers", "trl")
+
 Entries = dict[str, tuple[Any, type]]
 """Objective to an option's field and the class that holds it."""
 
@@ -124,7 +126,7 @@ def _of_libraries(training: type) -> set[str]:
     return {
         field.name
         for base in training.__mro__
-        if dataclasses.is_dataclass(base) and not base.__module__.startswith("medrm.")
+        if dataclasses.is_dataclass(base) and base.__module__.split(".")[0] in _LIBRARIES
         for field in dataclasses.fields(base)
     }
 
@@ -134,8 +136,9 @@ def _describe(section: Any, entries: Entries) -> None:
     field, group = next(iter(entries.values()))
     notes = []
     hint = typing.get_type_hints(group)[field.name]
-    if typing.get_origin(hint) is Literal:
-        notes.append(" | ".join(typing.get_args(hint)))
+    literals = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    if choices := field.metadata.get("choices", literals):
+        notes.append(" | ".join(choices))
     defaults = {name: _written(own.default) for name, (own, _) in entries.items()}
     most = Counter(defaults.values()).most_common(1)[0][0]
     others = [f"{name} {value or 'none'}" for name, value in defaults.items() if value != most]

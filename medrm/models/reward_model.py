@@ -33,7 +33,7 @@ class HeadSpec:
         dimensions: the D names, in the order of the outputs.
         kind: "linear" = one linear layer; "mlp" = linear, SiLU, linear (arXiv 2509.16127).
         hidden_size: width of the MLP's middle layer; None: the model's hidden size.
-        ties: the model of ties whose parameter is learned with the head.
+        ties: the pair loss whose tie parameter is learned with the head; "none": there is none.
         tied_dimensions: dimensions whose training labels contain ties; in the others the parameter
             is fixed at "no tie".
     """
@@ -41,7 +41,7 @@ class HeadSpec:
     dimensions: tuple[str, ...]
     kind: Literal["mlp", "linear"] = "mlp"
     hidden_size: int | None = None
-    ties: Literal["none", "davidson", "rao_kupper"] = "none"
+    ties: str = "none"
     tied_dimensions: tuple[str, ...] = ()
 
 

@@ -1,4 +1,9 @@
-"""What turns preferences into a loss, one module for each objective."""
+"""What turns preferences into a loss, one module for each objective.
+
+A new objective is a module that holds an `OBJECTIVE` (`medrm.objectives.objective.Objective`) and
+an entry in `OBJECTIVES`; a new loss on pairs is an entry in `medrm.objectives.losses.PAIR_LOSSES`.
+Both dictionaries may be added to from outside the package.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ OBJECTIVES = {
     "judge_dpo": "medrm.objectives.judge.judge_dpo",
     "judge_grpo": "medrm.objectives.judge.judge_grpo",
 }
-"""Objective name to the module that holds its `OBJECTIVE`; imported only when used."""
+"""Objective name to the module, of any package, that holds its `OBJECTIVE`; imported when used."""
 
 
 def load_objective(name: str) -> Objective:

@@ -12,6 +12,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 from medrm.config import option
 from medrm.errors import ConfigError
+from medrm.objectives.losses import PAIR_LOSSES
 
 _FIXED: dict[str, tuple[object, str]] = {
     "gradient_accumulation_steps": (
@@ -70,13 +71,14 @@ class BradleyTerryConfig(TrainingArguments):
         "copies. Without effect on a CPU.",
     )
     head_learning_rate: float = option(1e-3, "Learning rate of the reward head.")
-    ties: Literal["none", "davidson", "rao_kupper"] = option(
+    ties: str = option(
         "davidson",
         "How ties enter the likelihood, with one learned parameter for each dimension that has "
         "ties. davidson: given that there is no tie it is Bradley-Terry, so rewards mean the same "
         "with and without ties, and it extends to rankings; rao_kupper: a threshold on the "
         "difference, for experts who see small differences as ties; none: a tie is half a vote "
         "for either answer.",
+        choices=PAIR_LOSSES,
     )
     vote_targets: Literal["shares", "majority"] = option(
         "shares",
@@ -169,6 +171,8 @@ class BradleyTerryConfig(TrainingArguments):
             for name in _COUNTS
             if given[name] is not None and given[name] < 1
         ]
+        if self.ties not in PAIR_LOSSES:
+            return [*problems, f"ties is {self.ties!r}; accepted: {', '.join(PAIR_LOSSES)}"]
         if self.num_train_epochs <= 0:
             problems.append(f"num_train_epochs is {self.num_train_epochs}; give more than 0")
         if not 0 <= self.label_smoothing < 0.5:
@@ -191,7 +195,9 @@ class BradleyTerryConfig(TrainingArguments):
             "vote_targets shares (a margin needs one preferred answer)": (
                 self.vote_targets == "shares"
             ),
-            f"ties {self.ties} (the tie parameter would absorb it)": self.ties != "none",
+            f"ties {self.ties} (the tie parameter would absorb it)": (
+                PAIR_LOSSES[self.ties].initial_tie is not None
+            ),
             "label_smoothing (a smoothed label prefers both answers)": self.label_smoothing > 0,
         }
         return [

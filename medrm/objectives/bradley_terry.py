@@ -21,8 +21,8 @@ from medrm.errors import ConfigError, DataError, nearest
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.losses import initial_tie
-from medrm.objectives.objective import Objective, autocast_under_deepspeed
+from medrm.objectives.losses import PAIR_LOSSES
+from medrm.objectives.objective import Objective, TrainingInputs, autocast_under_deepspeed
 from medrm.objectives.probe import (
     PooledHead,
     learned_from,
@@ -34,7 +34,6 @@ from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.token_budget import Layout, check_budget, layout_of
 from medrm.objectives.trainer import MakeRows, PreferenceTrainer
 from medrm.schema import Case
-from medrm.scorer.collator import Collator
 from medrm.scorer.contextual import refuse_separate
 
 logger = logging.getLogger(__name__)
@@ -45,13 +44,15 @@ def head_spec(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> Hea
 
     A dimension whose training labels hold no tie gets none to model.
     """
-    tied = tuple(name for name, share in tie_shares(train, dimensions).items() if share > 0)
+    tied: tuple[str, ...] = ()
+    if PAIR_LOSSES[run.training.ties].initial_tie is not None:
+        tied = tuple(name for name, share in tie_shares(train, dimensions).items() if share > 0)
     return HeadSpec(
         dimensions=tuple(dimensions),
         kind=run.model.head,
         hidden_size=run.model.head_hidden_size,
         ties=run.training.ties if tied else "none",
-        tied_dimensions=tied if run.training.ties != "none" else (),
+        tied_dimensions=tied,
     )
 
 
@@ -71,7 +72,8 @@ def make_targets(options: BradleyTerryConfig, spec: HeadSpec) -> Targets:
     return Targets(
         dimensions=spec.dimensions,
         dimension_weights=tuple(weights.get(name, 1.0) for name in spec.dimensions),
-        ties=spec.ties,
+        # A loss whose tie parameter no dimension needs is plain Bradley-Terry.
+        ties=spec.ties if PAIR_LOSSES[options.ties].initial_tie else options.ties,
         tied=tuple(name in spec.tied_dimensions for name in spec.dimensions),
         vote_targets=options.vote_targets,
         label_smoothing=options.label_smoothing,
@@ -121,15 +123,8 @@ def check_lengths(run: Run, cases: Sequence[Case], lengths: Lengths) -> None:
     check_budget(run.training.max_tokens_per_batch, cases, lengths, layout)
 
 
-def build_trainer(
-    run: Run,
-    model: PreTrainedModel | PeftModel,
-    collator: Collator,
-    train: Sequence[Case],
-    development: Sequence[Case],
-    lengths: Lengths,
-) -> PreferenceTrainer:
-    """Returns the trainer of `model`; see `medrm.objectives.objective.Builder`.
+def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
+    """Returns the trainer of `inputs.model`.
 
     A model that is frozen but for its head is trained on its hidden states, computed here once.
 
@@ -137,6 +132,14 @@ def build_trainer(
         ConfigError: options that do not fit the labels or the devices.
         DataError: no case with a label to learn from.
     """
+    run, model, collator, train, development, lengths = (
+        inputs.run,
+        inputs.model,
+        inputs.collator,
+        inputs.train,
+        inputs.development,
+        inputs.lengths,
+    )
     args: BradleyTerryConfig = copy.copy(run.training)
     head = head_of(model)
     check(run, head.spec.dimensions, train, development)
@@ -197,7 +200,8 @@ def _report_unlabelled(cases: Sequence[Case], targets: Targets) -> None:
 
 def _start_ties(head: RewardHead, train: Sequence[Case]) -> None:
     """Sets the tie parameters to the votes' share of ties, for rewards that are still equal."""
-    if head.tie_logit is None:
+    initial_tie = PAIR_LOSSES[head.spec.ties].initial_tie
+    if head.tie_logit is None or initial_tie is None:
         return
     shares = tie_shares(train, head.spec.dimensions)
     with torch.no_grad():

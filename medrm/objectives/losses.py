@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from torch.nn.functional import log_softmax, logsigmoid, softplus
 
 from medrm.errors import DataError
 from medrm.schema import Ranking
-
-Ties = Literal["none", "davidson", "rao_kupper"]
 
 MOST_RANKED = 8
 """Largest K of a ranked case: the sets that may be chosen or chosen from number 2^K - 1."""
@@ -101,28 +99,59 @@ def initial_tie(share: float) -> float:
     return math.log(2 * share / (1 - share))
 
 
+@dataclass(frozen=True)
+class PairLoss:
+    """How the votes on two answers are learned: one value of the option `ties`.
+
+    Attributes:
+        loss: (d (G, D), s (G, D, 3), t (D,)) to (G, D) losses; of a loss without a tie parameter
+            the third argument is the margin (G, D) or None instead.
+        initial_tie: the share of ties among the votes, in (0, 1), to the t at which training
+            starts; None: the loss has no tie parameter.
+        ranking_ties: what a tie in a ranking of more than two answers is to `plackett_luce`. True:
+            an outcome of its own; False: all orders of its answers; None: rankings are refused.
+    """
+
+    loss: Callable[..., Tensor]
+    initial_tie: Callable[[float], float] | None = None
+    ranking_ties: bool | None = None
+
+
+PAIR_LOSSES = {
+    "none": PairLoss(bradley_terry, ranking_ties=False),
+    "davidson": PairLoss(davidson, initial_tie, ranking_ties=True),
+    "rao_kupper": PairLoss(rao_kupper, initial_tie),
+}
+"""Value of the option `ties` to the loss that it selects."""
+
+
 def pair_loss(
-    rewards: Tensor, shares: Tensor, ties: Ties, tie: Tensor | None, margin: Tensor | None = None
+    rewards: Tensor, shares: Tensor, ties: str, tie: Tensor | None, margin: Tensor | None = None
 ) -> Tensor:
-    """Returns the loss of each label of a pair; dimensions without ties take plain Bradley-Terry.
+    """Returns the loss of each label of a pair.
+
+    A loss with a tie parameter stands back on dimensions without ties for plain Bradley-Terry.
 
     Args:
         rewards: (G, 2, D).
         shares: (G, D, 3).
-        ties: the tie model.
-        tie: (D,) t, minus infinity where the training data has no tie; None for "none".
-        margin: (G, D) or None; only for "none".
+        ties: a key of `PAIR_LOSSES`.
+        tie: (D,) t, minus infinity where the training data has no tie; None: no dimension has any.
+        margin: (G, D) or None; only for losses without a tie parameter.
 
     Returns:
         (G, D) losses.
     """
     difference = rewards[:, 0] - rewards[:, 1]
-    untied = bradley_terry(difference, shares, margin)
-    if ties == "none" or tie is None:
+    selected = PAIR_LOSSES[ties]
+    if selected.initial_tie is None:
+        return selected.loss(difference, shares, margin)
+    untied = bradley_terry(difference, shares)
+    if tie is None:
         return untied
     has_ties = tie.isfinite()
-    model = davidson if ties == "davidson" else rao_kupper
-    tied = model(difference, shares, tie.masked_fill(~has_ties, 0))
+    # torch.where passes gradients through both branches: t must be finite in the one not taken.
+    tied = selected.loss(difference, shares, tie.masked_fill(~has_ties, 0))
     return torch.where(has_ties, tied, untied)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from peft import PeftModel
@@ -20,29 +19,25 @@ from medrm.schema import Case
 from medrm.scorer.collator import Collator
 
 
-class Builder(Protocol):
-    """Builds a trainer."""
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What an objective builds its trainer from.
 
-    def __call__(
-        self,
-        run: Run,
-        model: PreTrainedModel | PeftModel,
-        collator: Collator,
-        train: Sequence[Case],
-        development: Sequence[Case],
-        lengths: Lengths,
-    ) -> Trainer:
-        """Returns the trainer of `model`, which is changed in place by training it.
+    Attributes:
+        run: the resolved run; `run.training` is the objective's `config`.
+        model: with its head and adapter attached; training changes it in place.
+        collator: turns cases into the model's inputs.
+        train: cases to learn from.
+        development: cases that choose the best checkpoint.
+        lengths: the tokens of each case of both sets.
+    """
 
-        Args:
-            run: the resolved run; `run.training` is the objective's `config`.
-            model: with its head and adapter attached.
-            collator: turns cases into the model's inputs.
-            train: cases to learn from, each with a label.
-            development: cases that choose the best checkpoint.
-            lengths: the tokens of each case, for both sets.
-        """
-        ...
+    run: Run
+    model: PreTrainedModel | PeftModel
+    collator: Collator
+    train: Sequence[Case]
+    development: Sequence[Case]
+    lengths: Lengths
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Objective:
             case's longest training row, image tokens included, or to its `TOKENS`.
         check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
             for whatever can be known to be wrong before a model is loaded.
-        build_trainer: builds the trainer.
+        build_trainer: returns the trainer of `TrainingInputs.model`.
         check_lengths: (run, cases that are not set aside, their tokens); raises ConfigError for a
             case that no batch can hold; None: a case of any length is a batch.
     """
@@ -70,7 +65,7 @@ class Objective:
         [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]], Counts
     ]
     check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
-    build_trainer: Builder
+    build_trainer: Callable[[TrainingInputs], Trainer]
     check_lengths: Callable[[Run, Sequence[Case], Lengths], None] | None = None
 
 

@@ -21,7 +21,7 @@ from medrm.data.store.columns import column, label_column
 from medrm.errors import ConfigError, DataError
 from medrm.objectives.losses import (
     MOST_RANKED,
-    Ties,
+    PAIR_LOSSES,
     centring,
     pair_loss,
     plackett_luce,
@@ -73,7 +73,7 @@ class Targets:
     Attributes:
         dimensions: the D names.
         dimension_weights: the weight of each.
-        ties: the tie model.
+        ties: the pair loss, a key of `PAIR_LOSSES`.
         tied: whether ties are an outcome of their own on each dimension.
         vote_targets: the vote shares, or the majority's choice alone.
         label_smoothing: share of the votes taken to be for the wrong answer.
@@ -84,7 +84,7 @@ class Targets:
 
     dimensions: tuple[str, ...]
     dimension_weights: tuple[float, ...]
-    ties: Ties
+    ties: str
     tied: tuple[bool, ...]
     vote_targets: Literal["shares", "majority"] = "shares"
     label_smoothing: float = 0.0
@@ -166,7 +166,7 @@ class Targets:
         self, label: Label | None, answers: int, tied: bool
     ) -> tuple[list[float], list[float]]:
         rankings = label.rankings if isinstance(label, RankingLabel) else ()
-        return ranking_terms(rankings, answers, self.ties == "davidson" and tied)
+        return ranking_terms(rankings, answers, bool(PAIR_LOSSES[self.ties].ranking_ties) and tied)
 
     def losses(self, group: Group, rewards: Tensor, tie: Tensor | None) -> Tensor:
         """Returns the (G, D) unweighted losses of a group.
@@ -229,7 +229,7 @@ class Targets:
             )
         ranked = np.flatnonzero(answers > 2)
         options = {
-            "ties rao_kupper": self.ties == "rao_kupper",
+            f"ties {self.ties}": PAIR_LOSSES[self.ties].ranking_ties is None,
             "vote_targets majority": self.vote_targets == "majority",
             "margin": self.margin > 0,
             "label_smoothing": self.label_smoothing > 0,

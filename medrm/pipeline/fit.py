@@ -21,6 +21,7 @@ from medrm.models.adapter import freeze_backbone
 from medrm.models.contract import Contract, new_contract, update_contract
 from medrm.models.reward_model import head_of
 from medrm.models.save_load import save_adapter
+from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.probe import whole_head
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.progress import show_training
@@ -38,7 +39,7 @@ def build_trainer(
     arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
     # Those of all cases: a case that is set aside may be the only one with some label.
     data = replace(run.data, dimensions=list(context.splits.dimensions))
-    trainer = context.objective.build_trainer(
+    inputs = TrainingInputs(
         replace(run, training=arguments, data=data),
         model,
         context.collator,
@@ -46,7 +47,7 @@ def build_trainer(
         context.splits.development,
         context.lengths,
     )
-    return show_training(trainer, name)
+    return show_training(context.objective.build_trainer(inputs), name)
 
 
 def train_probe(context: RunContext) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from medrm.data.images import examine
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.objectives import load_objective
+from medrm.objectives.objective import TrainingInputs
 from medrm.schema import Case, Label, PairLabel
 from medrm.scorer.collator import Collator
 
@@ -83,7 +84,9 @@ class Judging:
         )
         lengths = {case.case_id: n for case, n in zip(cases, counts, strict=True)}
         return self.objective.build_trainer(
-            self.run, self.model, self.collator, self.train, self.development, lengths
+            TrainingInputs(
+                self.run, self.model, self.collator, self.train, self.development, lengths
+            )
         )
 
     def check(self) -> None:

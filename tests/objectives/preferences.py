@@ -25,6 +25,7 @@ from medrm.models.families import FAMILIES
 from medrm.models.reward_model import attach_head
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.bradley_terry import build_trainer, head_spec
+from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.trainer import PreferenceTrainer
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 from medrm.scorer.collator import Collator
@@ -81,7 +82,9 @@ class Recipe:
 
     def trainer(self) -> PreferenceTrainer:
         return build_trainer(
-            self.run, self.model, self.collator, self.train, self.development, self.lengths
+            TrainingInputs(
+                self.run, self.model, self.collator, self.train, self.development, self.lengths
+            )
         )
 
 

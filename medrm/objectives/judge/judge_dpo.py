@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from peft import PeftModel
-from transformers import PreTrainedModel
 from trl import DPOTrainer
 
 from medrm.config import Run
 from medrm.data.images import ImageFacts
-from medrm.data.store.index import Lengths
 from medrm.errors import ConfigError
 from medrm.objectives.judge.common import (
     Referenced,
@@ -30,7 +27,7 @@ from medrm.objectives.judge.common import (
 from medrm.objectives.judge.judge_arguments import JudgeDPOConfig
 from medrm.objectives.judge.judge_collator import Writer, Written, numbered, preferred
 from medrm.objectives.judge.verdict_targets import LabelRule, drawn_dimension, learned_answer
-from medrm.objectives.objective import Objective
+from medrm.objectives.objective import Objective, TrainingInputs
 from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
@@ -132,20 +129,20 @@ def answer_pairs(cases: Sequence[Case], dimension: str, rule: LabelRule) -> list
     return [(case, better) for case, better in found if better is not None]
 
 
-def build_trainer(
-    run: Run,
-    model: PreTrainedModel | PeftModel,
-    collator: Collator,
-    train: Sequence[Case],
-    development: Sequence[Case],
-    lengths: Lengths,
-) -> JudgeDPOTrainer:
-    """Returns the trainer of `model`; see `medrm.objectives.objective.Builder`.
+def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
+    """Returns the trainer of `inputs.model`.
 
     Raises:
         ConfigError: the prompt is none.
         DataError: bad rationales.
     """
+    run, model, collator, train, development = (
+        inputs.run,
+        inputs.model,
+        inputs.collator,
+        inputs.train,
+        inputs.development,
+    )
     options: JudgeDPOConfig = run.training
     dimensions, writer = run_dimensions(run, train), Writer.of(collator)
     rationales = rationales_of(run, dimensions, [*train, *development])

@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
 from medrm import chat
 from medrm.chat import JudgePrompt
 from medrm.config import Run
 from medrm.data.images import ImageFacts
-from medrm.data.store.index import Lengths
 from medrm.errors import ConfigError
 from medrm.objectives.judge import judge_rewards
 from medrm.objectives.judge.common import (
@@ -30,7 +28,7 @@ from medrm.objectives.judge.common import (
 )
 from medrm.objectives.judge.judge_arguments import JudgeGRPOConfig
 from medrm.objectives.judge.judge_collator import numbered, prompt_messages
-from medrm.objectives.objective import Objective
+from medrm.objectives.objective import Objective, TrainingInputs
 from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into
@@ -120,19 +118,19 @@ def _aligned(collator: Collator) -> ProcessorMixin:
     return processor
 
 
-def build_trainer(
-    run: Run,
-    model: PreTrainedModel | PeftModel,
-    collator: Collator,
-    train: Sequence[Case],
-    development: Sequence[Case],
-    lengths: Lengths,
-) -> JudgeGRPOTrainer:
-    """Returns the trainer of `model`; see `medrm.objectives.objective.Builder`.
+def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
+    """Returns the trainer of `inputs.model`.
 
     Raises:
         ConfigError: the prompt is none.
     """
+    run, model, collator, train, development = (
+        inputs.run,
+        inputs.model,
+        inputs.collator,
+        inputs.train,
+        inputs.development,
+    )
     rows = rows_of(run, run_dimensions(run, train), train, development)
     arguments = own_arguments(run)
     arguments.max_completion_length = arguments.max_completion_length or run.judge.max_new_tokens

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from peft import PeftModel
-from transformers import PreTrainedModel
 from trl import SFTTrainer
 
 from medrm.config import Run
 from medrm.data.images import ImageFacts
-from medrm.data.store.index import Lengths
 from medrm.objectives.judge.common import (
     Quiet,
     Rows,
@@ -25,7 +22,7 @@ from medrm.objectives.judge.common import (
 )
 from medrm.objectives.judge.judge_arguments import JudgeSFTConfig
 from medrm.objectives.judge.judge_collator import Writer, Written, numbered, supervised
-from medrm.objectives.objective import Objective
+from medrm.objectives.objective import Objective, TrainingInputs
 from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
@@ -68,20 +65,20 @@ def write(writer: Writer, rows: Rows, number: int) -> Written:
     return writer.verdict(rows[number], rows.prompt)
 
 
-def build_trainer(
-    run: Run,
-    model: PreTrainedModel | PeftModel,
-    collator: Collator,
-    train: Sequence[Case],
-    development: Sequence[Case],
-    lengths: Lengths,
-) -> JudgeSFTTrainer:
-    """Returns the trainer of `model`; see `medrm.objectives.objective.Builder`.
+def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
+    """Returns the trainer of `inputs.model`.
 
     Raises:
         ConfigError: options that do not fit each other or the cases.
         DataError: no case with a label to learn from, or bad rationales.
     """
+    run, model, collator, train, development = (
+        inputs.run,
+        inputs.model,
+        inputs.collator,
+        inputs.train,
+        inputs.development,
+    )
     dimensions = run_dimensions(run, train)
     rationales = rationales_of(run, dimensions, [*train, *development])
     rows = rows_of(run, dimensions, train, development, rationales)
