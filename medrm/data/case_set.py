@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from medrm.assets import asset
 from medrm.data.drafts import Excluded, ReadResult
 from medrm.data.labels import Agreement, LabelRules
 from medrm.data.organs import read_department_map
-from medrm.data.readers.benchmarks import read_released, released_files
-from medrm.data.readers.med_rewardbench import FOLDER, read_layout
-from medrm.data.readers.preferences import PreferenceColumns, read_preferences
 from medrm.data.readers.votes_jsonl import read_votes
 from medrm.data.registry import (
-    DESCRIPTION,
-    RELEASED,
-    Description,
-    description_names,
+    FORMATS,
     descriptions,
     descriptions_digest,
-    hub_files,
-    hub_layout,
-    hub_table,
-    is_hub_id,
-    phantom_folder,
+    named_description,
     read_description,
 )
 from medrm.data.row_tables import SUFFIXES, open_table
+from medrm.data.sources import DESCRIPTION, Description, Source, description_names, read_about
 from medrm.data.store.build import joint_digest, open_index, ordered
 from medrm.data.store.columns import column
 from medrm.data.store.index import StoredCases
 from medrm.errors import DataError, nearest
 from medrm.schema import Case
 
-logger = logging.getLogger(__name__)
-
-VOTES_FILE = "votes.jsonl"
-ABOUT_FILE = "dataset.json"
-_IN_FOLDERS = (FOLDER, VOTES_FILE, DESCRIPTION)
-"""What makes a folder a set, whichever benchmark was asked for."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -66,17 +49,6 @@ class CaseSet:
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
     ceiling: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a set is read from, and how."""
-
-    name: str
-    revision: str
-    files: Sequence[Path]
-    read: Callable[[], ReadResult]
-    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -104,164 +76,109 @@ def read_set(
         ConfigError: a source, rule or map that is not accepted.
     """
     departments = read_department_map(department_map) if department_map else {}
-    brought = _brought(described, Path(source)) if described else None
-    found = brought or _find(source)
-    parts = [found.name, found.revision, brought is not None, descriptions_digest()]
-    store = open_index(source, found.files, parts, found.read, rules or LabelRules(), departments)
+    user_files = _user_files(described, Path(source)) if described else None
+    name, opened = (described, user_files) if described and user_files else _open(source)
+    key = [name, opened.revision, user_files is not None, descriptions_digest()]
+    store = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
     about = store.about
     return CaseSet(
-        found.name,
-        found.revision,
+        name,
+        opened.revision,
         about["digest"],
         StoredCases(store),
-        tuple(Excluded(*entry) for entry in about["excluded"]),
+        tuple(Excluded(*row) for row in about["excluded"]),
         ordered(about["dimensions"]),
         {name: Agreement(*values) for name, values in about["agreement"].items()},
-        found.about.get("ceiling", {}),
-        found.about.get("synthetic", False),
+        opened.about.get("ceiling", {}),
+        opened.about.get("synthetic", False),
     )
 
 
-def _brought(described: str, path: Path) -> _Source | None:
-    """Reads the released files of a set in `data/` from where the user put them, if they are there.
+def _user_files(described: str, path: Path) -> Source | None:
+    """Returns the released files of a set in `data/` at the user's path, if they are there.
 
     Raises:
         DataError: a folder that holds no set at all.
     """
-    description = read_description(asset(f"data/{described}/{DESCRIPTION}"))
-    if description.form not in RELEASED:
+    description = named_description(described)
+    open_files = FORMATS[description.form].open_files
+    if open_files is None:
         return None
-    files = released_files(description, path)
-    if files:
-        return _Source(described, "local", files, partial(read_released, description, files))
-    if path.is_dir() and not any((path / name).exists() for name in _IN_FOLDERS):
+    opened = open_files(description, path)
+    if opened is None and path.is_dir() and not _is_set(path):
         raise DataError(
             f"{path} holds no {', '.join(description.files)} (data/{described}/README.md), and "
-            f"neither {FOLDER}/ nor {VOTES_FILE}. Give the folder that holds one of them."
+            f"neither {_markers()}. Give the folder that holds one of them."
         )
-    return None
+    return opened
 
 
-def _find(source: str) -> _Source:
-    path = Path(source)
-    if source in description_names() and not path.exists():
-        return _described(read_description(asset(f"data/{source}/{DESCRIPTION}")))
+def _open(source: str) -> tuple[str, Source]:
+    """Returns the name of a set and what it is read from."""
+    path, names = Path(source), description_names()
+    if source in names and not path.exists():
+        return _open_described(named_description(source))
     if path.is_dir():
-        return _folder(path)
+        return _open_folder(path)
     if path.is_file():
-        return _table(path.stem, "local", path)
-    if is_hub_id(source):
-        for description in descriptions():
-            if description.source == source:
-                return _described(description)
-        return _hub(source, Description(source, "preferences", source))
-    names = description_names()
+        return path.stem, _open_file(path)
+    if _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
+        described = (known for known in descriptions() if known.source == source)
+        return _open_described(next(described, Description(source, "preferences", source)))
     raise DataError(
         f"{source!r} is no file, no folder and no name in data/ ({', '.join(names)})."
         f"{nearest(source, names)} Give one of these or a hub id such as organisation/name."
     )
 
 
-def _folder(path: Path) -> _Source:
-    name = path.resolve().name
-    if (path / FOLDER).is_dir():
-        # Phantom cases are written both ways, and say the same.
-        if (path / VOTES_FILE).is_file() and not _about(path).get("synthetic"):
-            logger.warning(
-                "%s is not read: the folder is the released layout, %s/, which counts before it. "
-                "For the votes name the file itself.",
-                path / VOTES_FILE, FOLDER,
-            )  # fmt: skip
-        return _layout(name, "local", path, path)
-    if (path / VOTES_FILE).is_file():
-        return _table(name, "local", path / VOTES_FILE)
-    if (path / DESCRIPTION).is_file():
-        return _described(read_description(path / DESCRIPTION))
-    if name == FOLDER:
-        raise DataError(f"{path} is the inside of a released benchmark. Give the folder above it.")
+def _open_described(description: Description) -> tuple[str, Source]:
+    open_described = FORMATS[description.form].open_described
+    assert open_described is not None  # `read_description` accepts no other form
+    return description.name, open_described(description)
+
+
+def _open_folder(folder: Path) -> tuple[str, Source]:
+    name = folder.resolve().name
+    for data_format in FORMATS.values():
+        if data_format.marks(folder):
+            if data_format.open_folder is not None:
+                return name, data_format.open_folder(folder)
+            return name, _open_file(folder / str(data_format.marker))
+    if (folder / DESCRIPTION).is_file():
+        return _open_described(read_description(folder / DESCRIPTION))
+    if any(data_format.marker == f"{name}/" for data_format in FORMATS.values()):
+        raise DataError(
+            f"{folder} is the inside of a released benchmark. Give the folder above it."
+        )
     raise DataError(
-        f"{path} holds neither {FOLDER}/ nor {VOTES_FILE}. Give such a folder, or name the file "
+        f"{folder} holds neither {_markers()}. Give such a folder, or name the file "
         f"({', '.join(SUFFIXES)}) itself."
     )
 
 
-def _described(description: Description) -> _Source:
-    if description.form == "phantom":
-        folder = phantom_folder(description.cases, description.seed)
-        return _table(description.name, folder.name, folder / VOTES_FILE)
-    if description.source is None:
-        raise DataError(
-            f"The files of {description.name!r} must be brought: "
-            f"data/{description.name}/README.md says "
-            "from where. Give the path of the file, with the images below its folder."
-        )
-    if description.form == "layout":
-        folder = hub_layout(description.source, description.revision)
-        # A snapshot's files are links into the folder of the repository.
-        return _layout(description.name, folder.name, folder, folder.parent.parent)
-    if description.form in RELEASED:
-        folder = hub_files(description.source, description.revision, description.files)
-        files = released_files(description, folder)
-        read = partial(read_released, description, files, boundary=folder.parent.parent)
-        return _Source(description.name, folder.name, files, read)
-    return _hub(description.source, description)
+def _is_set(folder: Path) -> bool:
+    """Tells whether a folder is a set, whichever benchmark was asked for."""
+    marked = any(data_format.marks(folder) for data_format in FORMATS.values())
+    return marked or (folder / DESCRIPTION).is_file()
 
 
-def _hub(source: str, description: Description) -> _Source:
-    table, commit = hub_table(source, description.revision, description.split)
-    read = partial(read_preferences, table, Path(source), description.preference_columns)
-    return _Source(description.name, commit, list(map(Path, table.files)), read)
+def _markers() -> str:
+    return " nor ".join(known.marker for known in FORMATS.values() if known.marker)
 
 
-def _layout(name: str, revision: str, folder: Path, boundary: Path) -> _Source:
-    files = [*(folder / FOLDER).glob("*.jsonl"), *(folder / FOLDER).glob("parquet/*.parquet")]
-    read = partial(read_layout, folder, boundary)
-    return _Source(name, revision, sorted(files), read, _about(folder))
+def _open_file(path: Path) -> Source:
+    return Source([path], partial(_read_file, path), about=read_about(path.parent))
 
 
-def _table(name: str, revision: str, path: Path) -> _Source:
-    return _Source(name, revision, [path], partial(_file, path), _about(path.parent))
-
-
-def _file(path: Path) -> ReadResult:
-    """Reads votes or preference rows, told apart by their columns."""
-    table = open_table(path)
-    columns = _preference_columns(table.columns)
-    if columns is not None:
-        return read_preferences(table, path, columns)
+def _read_file(path: Path) -> ReadResult:
+    """Reads a file by the first format that its columns are of, else as votes."""
+    table, described = open_table(path), descriptions()
+    for data_format in FORMATS.values():
+        if data_format.read_table is not None:
+            result = data_format.read_table(table, path, described)
+            if result is not None:
+                return result
     return read_votes(table, path)
-
-
-def _preference_columns(given: tuple[str, ...]) -> PreferenceColumns | None:
-    """Returns TRL's columns, or those of a set in `data/` all of whose columns are there."""
-    trl = PreferenceColumns()
-    if "votes" in given:
-        return None
-    if trl.prompt in given and (trl.chosen in given or trl.rejected in given):
-        return trl
-    for description in descriptions():
-        columns = description.columns
-        if description.form == "preferences" and set(columns.values()) <= set(given):
-            return description.preference_columns
-    return trl if trl.chosen in given or trl.rejected in given else None
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    """Returns what `dataset.json` beside the data says of it.
-
-    Raises:
-        DataError: it is there, but no JSON object.
-    """
-    path = folder / ABOUT_FILE
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} must hold a JSON object.")
-    return content
 
 
 def dimensions_of(cases: Sequence[Case]) -> tuple[str, ...]:

@@ -12,18 +12,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medrm.assets import asset
-from medrm.data.case_set import VOTES_FILE
-from medrm.data.readers.med_rewardbench import FOLDER
-from medrm.data.readers.votes_jsonl import read_vote
-from medrm.data.registry import (
-    DESCRIPTION,
-    description_names,
-    hub_layout,
-    phantom_folder,
-    read_description,
-)
+from medrm.data.readers.med_rewardbench import FOLDER, hub_layout
+from medrm.data.readers.phantom_set import phantom_folder
+from medrm.data.readers.votes_jsonl import VOTES_FILE, read_vote
+from medrm.data.registry import named_description
 from medrm.data.row_tables import Row, open_table
+from medrm.data.sources import description_names
 from medrm.errors import DataError
 
 Found = dict[str, list[str]]
@@ -60,11 +54,11 @@ def _files(source: str) -> Path:
     """Returns the folder of a released layout, else the file of votes, else what was given."""
     path = Path(source)
     if source in description_names() and not path.exists():
-        description = read_description(asset(f"data/{source}/{DESCRIPTION}"))
+        description = named_description(source)
         if description.form == "phantom":
             path = phantom_folder(description.cases, description.seed) / VOTES_FILE
         elif description.form == "layout" and description.source:
-            path = hub_layout(description.source, description.revision)
+            path = hub_layout(description)
     votes = path / VOTES_FILE
     return votes if votes.is_file() and not (path / FOLDER).is_dir() else path
 

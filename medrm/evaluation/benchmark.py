@@ -13,7 +13,7 @@ import yaml
 from medrm.assets import asset, asset_names
 from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.labels import LabelRules
-from medrm.data.registry import phantom_folder
+from medrm.data.readers.phantom_set import phantom_folder
 from medrm.data.store.columns import cluster_column
 from medrm.errors import ConfigError, nearest, report
 from medrm.schema import Case

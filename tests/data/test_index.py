@@ -108,7 +108,7 @@ def test_a_set_is_read_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def never(*given: Any) -> None:
         raise AssertionError("the set is read, or a case decoded")
 
-    monkeypatch.setattr(load, "_file", never)
+    monkeypatch.setattr(load, "_read_file", never)
     monkeypatch.setattr(Store, "line", never)
     again = read_set(str(mixed))
     assert (again.digest, again.dimensions) == (first.digest, ("accuracy", "overall", "own"))

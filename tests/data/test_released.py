@@ -11,7 +11,7 @@ import pytest
 from released_samples import SAMPLES, as_snapshot, multimodal_rewardbench, png
 
 from medrm.data.case_set import CaseSet, read_set
-from medrm.data.readers.benchmark_rows import MET, NOT_MET
+from medrm.data.readers.benchmarks import MET, NOT_MET
 from medrm.errors import DataError
 from medrm.schema import Case, PairLabel, RankingLabel
 

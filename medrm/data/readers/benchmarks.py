@@ -5,38 +5,101 @@ What each column holds stands in `data/<name>/dataset.yaml`; no benchmark is kno
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from medrm.data.drafts import CaseDraft, ReadResult
-from medrm.data.readers.benchmark_rows import best_of, criterion_of, pair_of, text_of
-from medrm.data.readers.media import media_of
-from medrm.data.registry import Description
-from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table
+import numpy as np
+
+from medrm.data.drafts import CaseDraft, ReadResult, Vote
+from medrm.data.images import file_image
+from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table, row_images
+from medrm.data.sources import DataFormat, Description, Source, hub_files
 from medrm.errors import DataError, report
+from medrm.schema import ImageRef
 
-_ROWS = {"pairs": pair_of, "best_of": best_of, "criteria": criterion_of}
+MET, NOT_MET = "The criterion is met.", "The criterion is not met."
+"""The two answers of a case that asks whether a response meets a criterion, in this order."""
+
+FRAMES = 32
+"""Of a video, evenly spaced, as in the released evaluation of MM-RLHF-RewardBench."""
+
+_RELEASED = "released"
 _IMAGE_MARK = "<image>"
-_OPTIONAL = ("image", "video")
+_MEDIA = ("image", "video")
+_MESSAGE_CHARACTERS = 200
+"""Characters of a path that a message repeats."""
+_QUESTION = """\
+Conversation:
+
+{conversation}
+
+Criterion: {criterion}
+
+Does the last response of the assistant meet the criterion? A criterion may describe something \
+undesirable; it is met where the response does what it describes."""
 
 
-def released_files(description: Description, root: Path) -> list[Path]:
+class _RowContent(NamedTuple):
+    """What a row says besides its images and groups; rows of one `cluster` are not independent."""
+
+    case_id: str
+    cluster: str
+    question: str
+    answers: tuple[str, ...]
+    votes: list[Vote]
+
+
+RowReader = Callable[[Row, Mapping[str, str]], _RowContent]
+"""Reads a row whose columns are named by what they hold.
+
+Raises:
+    DataError: a value is not what the column should hold.
+"""
+
+
+def released_format(read_row: RowReader) -> DataFormat:
+    """Returns the format of tables whose rows are read by `read_row`."""
+    return DataFormat(
+        open_described=partial(_open_hub, read_row), open_files=partial(_open_files, read_row)
+    )
+
+
+def _open_hub(read_row: RowReader, description: Description) -> Source:
+    folder = hub_files(description, description.files)
+    files = _released_files(description, folder)
+    read = partial(_read_files, read_row, description, files, folder.parent.parent)
+    return Source(files, read, folder.name)
+
+
+def _open_files(read_row: RowReader, description: Description, path: Path) -> Source | None:
+    files = _released_files(description, path)
+    return Source(files, partial(_read_files, read_row, description, files)) if files else None
+
+
+def _released_files(description: Description, root: Path) -> list[Path]:
     """Returns the tables of a described set at `root`, which is their folder or one of them."""
     if root.is_file():
         columns = open_table(root).columns if root.suffix in SUFFIXES else ()
         return [] if missing_columns(columns, _required(description)) else [root]
     for pattern in description.files:
         if Path(pattern).suffix in SUFFIXES:
-            found = sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))
-            if found:
-                return found
+            tables = sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))
+            if tables:
+                return tables
     return []
 
 
-def read_released(
-    description: Description, files: Iterable[Path], boundary: Path | None = None
+def _read_files(
+    read_row: RowReader,
+    description: Description,
+    files: Iterable[Path],
+    boundary: Path | None = None,
 ) -> ReadResult:
     """Returns the cases of a benchmark's files.
 
@@ -44,6 +107,7 @@ def read_released(
     the group `prompt`, and its cases are one cluster.
 
     Args:
+        read_row: reads a row.
         description: what the columns hold.
         files: one table each.
         boundary: the folder that no link may leave, by default that of each file.
@@ -58,11 +122,11 @@ def read_released(
         table = open_table(path, boundary)
         missing = missing_columns(table.columns, _required(description))
         problems += [f"{path.name}: {problem}" for problem in missing]
-        for index, (place, row) in enumerate(table.rows if not missing else ()):
+        for index, (location, row) in enumerate(table.rows if not missing else ()):
             try:
-                draft = _draft(description, table, index, row)
+                draft = _draft(read_row, description, table, index, row)
             except DataError as error:
-                problems.append(f"{path.name} {place}: {error}")
+                problems.append(f"{path.name} {location}: {error}")
                 continue
             seen[draft.case_id] += 1
             if seen[draft.case_id] > 1:
@@ -77,32 +141,115 @@ def read_released(
 
 
 def _required(description: Description) -> tuple[str, ...]:
-    columns = description.columns
-    return tuple(column for key, column in columns.items() if key not in _OPTIONAL)
+    return tuple(column for key, column in description.columns.items() if key not in _MEDIA)
 
 
-def _draft(description: Description, table: RowTable, index: int, row: Row) -> CaseDraft:
+def _draft(
+    read_row: RowReader, description: Description, table: RowTable, index: int, row: Row
+) -> CaseDraft:
     columns = description.columns
     if missing := missing_columns(row, _required(description)):
         raise DataError("; ".join(missing))
-    prompt = text_of(row, columns["id"])
-    images = media_of(table, index, row, columns.get("image"), columns.get("video"))
-    case_id, together = prompt, prompt
-    if description.form == "criteria":
-        parts = (prompt, text_of(row, columns["response_id"]), text_of(row, columns["category"]))
-        case_id = ":".join(parts)
-    elif description.form == "best_of":
-        together = re.sub("^tied:", "ref:", prompt)
-    said = _ROWS[description.form](row, columns, case_id)
+    prompt = _text(row, columns["id"])
+    images = _images(table, index, row, columns.get("image"), columns.get("video"))
+    content = read_row(row, columns)
     return CaseDraft(
-        case_id,
+        content.case_id,
         images,
-        said.question.replace(_IMAGE_MARK, "").strip() if images else said.question,
-        said.answers,
-        {description.dimension: said.votes},
-        [f"prompt:{together}"],
+        content.question.replace(_IMAGE_MARK, "").strip() if images else content.question,
+        content.answers,
+        {description.dimension: content.votes},
+        [f"prompt:{content.cluster}"],
         _groups(description, row, prompt),
     )
+
+
+def read_pair(row: Row, columns: Mapping[str, str]) -> _RowContent:
+    """Reads two answers and which of them is better.
+
+    The columns hold `chosen` and `rejected`; or `first`, `second` and in `better` the name of one
+    of these columns; or a list of `answers` and in `ranking` the rank of each, 0 the best. Of
+    `chosen` and `rejected` a hash of the row decides which is stored first.
+    """
+    case_id, question = _text(row, columns["id"]), _text(row, columns["question"])
+    if "chosen" in columns:
+        chosen, rejected = (_text(row, columns[key], empty=True) for key in ("chosen", "rejected"))
+        better = _hash("\0".join((case_id, chosen, rejected)))[0] % 2
+        answers = (rejected, chosen) if better else (chosen, rejected)
+    elif "better" in columns:
+        names = columns["first"], columns["second"]
+        answers = (_text(row, names[0], empty=True), _text(row, names[1], empty=True))
+        if row[columns["better"]] not in names:
+            raise DataError(
+                f"{columns['better']} is {row[columns['better']]!r}; accepted: {', '.join(names)}"
+            )
+        better = names.index(row[columns["better"]])
+    else:
+        first, second = _texts(row, columns["answers"], exactly=2)
+        ranks = row[columns["ranking"]]
+        if ranks not in ([0, 1], [1, 0]):
+            raise DataError(f"{columns['ranking']} is {ranks!r}; accepted: [0, 1] or [1, 0]")
+        answers, better = (first, second), ranks.index(0)
+    return _RowContent(case_id, case_id, question, answers, [Vote(_RELEASED, better)])
+
+
+def read_best_of(row: Row, columns: Mapping[str, str]) -> _RowContent:
+    """Reads any number of correct answers, all equally good, and of wrong ones.
+
+    They are stored in the order of a hash, so that their positions tell nothing. A prompt `tied:N`
+    and the one with a single correct answer, `ref:N`, are one cluster.
+    """
+    case_id = _text(row, columns["id"])
+    correct, incorrect = _texts(row, columns["chosen"]), _texts(row, columns["rejected"])
+    stated = (*correct, *incorrect)
+    order = sorted(range(len(stated)), key=lambda position: _hash(f"{case_id}\0{position}"))
+    best = tuple(index for index, position in enumerate(order) if position < len(correct))
+    others = tuple(index for index, position in enumerate(order) if position >= len(correct))
+    vote = Vote(_RELEASED, best[0] if len(stated) == 2 else (best, others))
+    return _RowContent(
+        case_id,
+        re.sub("^tied:", "ref:", case_id),
+        _text(row, columns["question"]),
+        tuple(stated[position] for position in order),
+        [vote],
+    )
+
+
+def read_criterion(row: Row, columns: Mapping[str, str]) -> _RowContent:
+    """Reads a conversation, a response, a criterion, and what each rater said of it.
+
+    The first answer always says that the criterion is met, so that the rules `always_a` and
+    `majority` are the rates of the raters.
+    """
+    prompt, response_id, category = (
+        _text(row, columns[key]) for key in ("id", "response_id", "category")
+    )
+    turns = row[columns["conversation"]]
+    if not isinstance(turns, list) or not all(
+        isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns
+    ):
+        raise DataError(f"{columns['conversation']} must be a list of messages (role, content)")
+    response = {"role": "assistant", "content": _text(row, columns["response"], empty=True)}
+    question = _QUESTION.format(
+        conversation="\n\n".join(
+            f"{turn['role']}: {turn['content']}" for turn in (*turns, response)
+        ),
+        criterion=_text(row, columns["criterion"]),
+    )
+    labels, raters = row[columns["labels"]], row[columns["raters"]]
+    if (
+        not isinstance(labels, list)
+        or not isinstance(raters, list)
+        or len(labels) != len(raters)
+        or not all(isinstance(label, bool) for label in labels)
+    ):
+        raise DataError(
+            f"{columns['labels']} must be a list of true or false, {columns['raters']} the name of "
+            "each one's rater"
+        )
+    votes = [Vote(str(rater), 0 if met else 1) for rater, met in zip(raters, labels, strict=True)]
+    case_id = ":".join((prompt, response_id, category))
+    return _RowContent(case_id, prompt, question, (MET, NOT_MET), votes)
 
 
 def _groups(description: Description, row: Row, prompt: str) -> dict[str, str]:
@@ -111,13 +258,88 @@ def _groups(description: Description, row: Row, prompt: str) -> dict[str, str]:
     The subset is the first whose pattern is found in `category/id/path`, else the category.
     """
     columns = description.columns
-    category = text_of(row, columns["category"]) if "category" in columns else ""
-    paths = (row.get(columns[key]) for key in _OPTIONAL if key in columns)
+    category = _text(row, columns["category"]) if "category" in columns else ""
+    paths = (row.get(columns[key]) for key in _MEDIA if key in columns)
     path = next((value for value in paths if isinstance(value, str)), "")
-    subset = _first(description.subsets, f"{category}/{prompt}/{path}") or category
-    groups = {"category": category, "subset": subset, "prompt": prompt}
+    searched = f"{category}/{prompt}/{path}"
+    matching = (name for name, regex in description.subsets.items() if re.search(regex, searched))
+    groups = {"category": category, "subset": next(matching, None) or category, "prompt": prompt}
     return {group: name for group, name in groups.items() if name}
 
 
-def _first(patterns: Mapping[str, str], text: str) -> str | None:
-    return next((name for name, pattern in patterns.items() if re.search(pattern, text)), None)
+def _images(
+    table: RowTable, index: int, row: Row, image: str | None, video: str | None
+) -> tuple[ImageRef, ...]:
+    """Returns what a row shows: its image, or the frames of its video.
+
+    A path is looked up below the table's folder, then below `images/` there, then by its last part
+    below `images/`.
+
+    Args:
+        table: whose row it is.
+        index: of the row.
+        row: may hold a path or a stored image.
+        image: its column of an image; None: there is none.
+        video: its column of a folder of frames; None: there is none.
+
+    Raises:
+        DataError: the columns hold nothing, or a path at which there is nothing.
+    """
+    if image is not None and row.get(image) is not None:
+        if not isinstance(row[image], str):
+            return row_images(table, index, row, image)
+        return (file_image(_located(table, row[image]), table.folder, boundary=table.boundary),)
+    if video is not None and row.get(video) is not None:
+        return _frames(table, row[video])
+    if image is None and video is None:
+        return ()
+    raise DataError(f"{' and '.join(filter(None, (image, video)))} hold nothing")
+
+
+def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
+    if not isinstance(written, str):
+        raise DataError(f"a video is {type(written).__name__}; accepted is a folder of its frames")
+    folder = _located(table, written)
+    names = sorted(path.name for path in (table.folder / folder).glob("*") if path.is_file())
+    if not names:
+        raise DataError(f"there is no frame in folder {written!r}")
+    chosen = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
+    return tuple(
+        file_image(f"{folder}/{names[number]}", table.folder, boundary=table.boundary)
+        for number in chosen
+    )
+
+
+def _located(table: RowTable, written: str) -> str:
+    """Returns the path at which a written path is found, relative to the table's folder."""
+    candidates = (written, f"images/{written}", f"images/{PurePosixPath(written).name}")
+    for candidate in candidates:
+        # `Path.exists` raises for what is too long to be a path, such as an image in base64.
+        if written and os.path.exists(table.folder / candidate):
+            return candidate
+    shortened = written[:_MESSAGE_CHARACTERS]
+    raise DataError(f"there is no {shortened!r} in {table.folder}, nor in its folder images")
+
+
+def _text(row: Row, column: str, *, empty: bool = False) -> str:
+    """Returns the text in a column; `empty` accepts one without words."""
+    value = row.get(column)
+    if not isinstance(value, str) or not (value.strip() or empty):
+        raise DataError(f"{column} is {value!r}; give text")
+    return value
+
+
+def _texts(row: Row, column: str, exactly: int | None = None) -> Sequence[str]:
+    texts: Any = row[column]
+    if (
+        not isinstance(texts, list)
+        or not texts
+        or not all(isinstance(text, str) for text in texts)
+        or len(texts) != (exactly or len(texts))
+    ):
+        raise DataError(f"{column} must be a list of {exactly or 'one or more'} texts")
+    return texts
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

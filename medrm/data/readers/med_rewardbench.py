@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.organs import ORGANS, canonical_organ
-from medrm.data.readers.votes_jsonl import dimension_problem, read_vote
+from medrm.data.readers.votes_jsonl import VOTES_FILE, dimension_problem, read_vote
 from medrm.data.row_tables import (
     Row,
     RowTable,
@@ -17,8 +19,11 @@ from medrm.data.row_tables import (
     parquet_table,
     row_images,
 )
-from medrm.errors import DataError, report
+from medrm.data.sources import Description, Source, hub_files, read_about
+from medrm.errors import ConfigError, DataError, report
 from medrm.schema import ImageRef
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "pair_gt_all"
 _LABELS = ("question_id", "human_answer")
@@ -26,20 +31,63 @@ _INPUTS = ("question_id", "image", "question", "answer1_text", "answer2_text")
 _GROUPS = {"dataset": "source", "question_type": "question_type", "body_part": "body_part"}
 
 
-def read_layout(root: Path, boundary: Path | None = None) -> ReadResult:
+def open_layout(folder: Path) -> Source:
+    """Returns the set in a folder that holds `pair_gt_all/`, which counts before its votes."""
+    about = read_about(folder)
+    # Phantom cases are written both ways, and say the same.
+    if (folder / VOTES_FILE).is_file() and not about.get("synthetic"):
+        logger.warning(
+            "%s is not read: the folder is the released layout, %s/, which counts before it. "
+            "For the votes name the file itself.",
+            folder / VOTES_FILE, FOLDER,
+        )  # fmt: skip
+    return Source(_files(folder), partial(_read_layout, folder, folder), about=about)
+
+
+def open_hub_layout(description: Description) -> Source:
+    """Returns the set of a hub repository in the released layout."""
+    folder = hub_layout(description)
+    # A snapshot's files are links into the folder of the repository.
+    read = partial(_read_layout, folder, folder.parent.parent)
+    return Source(_files(folder), read, folder.name, read_about(folder))
+
+
+def hub_layout(description: Description) -> Path:
+    """Returns the local copy of a hub data set in the released layout; its folder name is the
+    commit.
+
+    Raises:
+        DataError: the set has no hub id.
+        ConfigError: not found, no access, no network, or another layout.
+    """
+    folder = hub_files(description, [f"{FOLDER}/**"])
+    if not (folder / FOLDER).is_dir():
+        raise ConfigError(
+            f"The hub data set {description.source!r} (revision {description.revision}) holds no "
+            f"{FOLDER}/; accepted is the released layout. Name another revision, or bring the "
+            "files."
+        )
+    return folder
+
+
+def _files(root: Path) -> list[Path]:
+    folder = root / FOLDER
+    return sorted([*folder.glob("*.jsonl"), *folder.glob("parquet/*.parquet")])
+
+
+def _read_layout(root: Path, boundary: Path) -> ReadResult:
     """Returns the cases of `root/pair_gt_all`, organ by organ, in the order of the inputs.
 
-    `boundary` is the folder that no link may leave, by default `root`.
+    `boundary` is the folder that no link may leave.
 
     Raises:
         DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
             message.
     """
-    return ReadResult(_drafts(root, boundary or root))
+    return ReadResult(_drafts(root / FOLDER, boundary))
 
 
-def _drafts(root: Path, boundary: Path) -> Iterator[CaseDraft]:
-    folder = root / FOLDER
+def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
     problems: list[str] = []
     organ_of: dict[str, str] = {}
     labels = {path.stem for path in folder.glob("*.jsonl")}
@@ -52,9 +100,11 @@ def _drafts(root: Path, boundary: Path) -> Iterator[CaseDraft]:
         answers = _read_labels(open_table(folder / f"{organ}.jsonl"), organ, problems)
         table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary)
         for draft in _join(table, organ, answers, problems):
-            known = organ_of.setdefault(draft.case_id, organ)
-            if known != organ:
-                problems.append(f"question_id {draft.case_id!r} occurs in {known} and in {organ}")
+            first_organ = organ_of.setdefault(draft.case_id, organ)
+            if first_organ != organ:
+                problems.append(
+                    f"question_id {draft.case_id!r} occurs in {first_organ} and in {organ}"
+                )
             yield draft
     if not labels | inputs:
         problems.append("it holds no <organ>.jsonl and no parquet/<organ>.parquet")
@@ -67,8 +117,8 @@ def _read_labels(
 ) -> dict[str, dict[str, list[Vote]]]:
     """Returns the votes by question id; the released label counts as one vote of one expert."""
     labels: dict[str, dict[str, list[Vote]]] = {}
-    for place, row in table.rows:
-        where = f"{table.name} {place}"
+    for location, row in table.rows:
+        where = f"{table.name} {location}"
         missing = missing_columns(row, _LABELS)
         if missing or not isinstance(row["human_answer"], dict):
             problems += [
@@ -112,8 +162,8 @@ def _join(
         return []
     drafts: list[CaseDraft] = []
     seen: set[str] = set()
-    for index, (place, row) in enumerate(table.rows):
-        where = f"{table.name} {place}"
+    for index, (location, row) in enumerate(table.rows):
+        where = f"{table.name} {location}"
         case_id = _case_id(row, where, problems)
         if case_id in seen:
             problems.append(f"{where}: question_id {case_id!r} occurs twice")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from medrm.data.drafts import CaseDraft, Excluded, ReadResult, Vote
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, read_groups
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
+from medrm.data.sources import Description, Source, hub_table
 from medrm.data.store.columns import repeats
 from medrm.errors import DataError, report
 
@@ -48,6 +50,37 @@ class _Texts(NamedTuple):
     rejected: str
 
 
+def read_preferences_by_columns(
+    table: RowTable, path: Path, descriptions: Sequence[Description]
+) -> ReadResult | None:
+    """Reads a file that has TRL's columns, or all columns of a set described in `data/`."""
+    stated, trl = set(table.columns), PreferenceColumns()
+    some = bool({trl.chosen, trl.rejected} & stated)
+    matching = (
+        preference_columns(description)
+        for description in descriptions
+        if description.form == "preferences" and set(description.columns.values()) <= stated
+    )
+    columns = trl if some and trl.prompt in stated else next(matching, trl if some else None)
+    return None if columns is None else read_preferences(table, path, columns)
+
+
+def open_hub_preferences(description: Description) -> Source:
+    """Returns the rows of one split of a hub data set."""
+    table, commit = hub_table(description)
+    columns = preference_columns(description)
+    read = partial(read_preferences, table, Path(description.hub_id), columns)
+    return Source(list(map(Path, table.files)), read, commit)
+
+
+def preference_columns(description: Description) -> PreferenceColumns:
+    """Returns the columns of a described set; what is no column of a preference is a group."""
+    names = {field.name for field in fields(PreferenceColumns)} - {"groups", "dimension"}
+    columns = {key: column for key, column in description.columns.items() if key in names}
+    groups = {key: column for key, column in description.columns.items() if key not in names}
+    return PreferenceColumns(**columns, dimension=description.dimension, groups=groups)
+
+
 def read_preferences(table: RowTable, path: Path, columns: PreferenceColumns) -> ReadResult:
     """Returns the cases of preference rows; rows that are no comparison are set aside with the
     reason.
@@ -67,32 +100,32 @@ def _drafts(
 ) -> Iterator[CaseDraft]:
     problems = missing_columns(table.columns, (columns.chosen, columns.rejected))
     ids = array("q")
-    for index, (place, row) in enumerate(table.rows if not problems else ()):
+    for index, (location, row) in enumerate(table.rows if not problems else ()):
         case_id = _case_id(row, index, columns)
         ids.append(hash(case_id))
         try:
             images = row_images(table, index, row, _image_column(row, columns))
             texts = _texts(row, columns, len(images))
         except DataError as error:
-            problems.append(f"{place}: {error}")
+            problems.append(f"{location}: {error}")
             continue
         if isinstance(texts, str):
             excluded.append(Excluded(case_id, texts))
         else:
             yield _draft(case_id, images, texts, row, columns)
     for index in repeats(np.array(ids)).tolist():
-        place, row = table.rows[index]
+        location, row = table.rows[index]
         case_id = _case_id(row, index, columns)
-        problems.append(f"{place}: {columns.case_id} {case_id!r} occurs twice")
+        problems.append(f"{location}: {columns.case_id} {case_id!r} occurs twice")
     problems[:0] = table.problems
     if problems:
         raise DataError(report(f"{path} has {len(problems)} problems.", problems))
 
 
 def _case_id(row: Row, index: int, columns: PreferenceColumns) -> str:
-    """Returns a row's id, which may be the number 0; of a row that states none its place."""
-    given = row.get(columns.case_id)
-    return f"row-{index + 1:06d}" if given in (None, "") else str(given)
+    """Returns a row's id, which may be the number 0; of a row that states none its number."""
+    stated = row.get(columns.case_id)
+    return f"row-{index + 1:06d}" if stated in (None, "") else str(stated)
 
 
 def _image_column(row: Row, columns: PreferenceColumns) -> str:
@@ -158,18 +191,18 @@ def _turns(value: Any, column: str, role: str) -> list[_Turn]:
 def _turn(message: Row, column: str) -> _Turn:
     """Reads `{"role", "content"}`, or `{"from", "value"}` as ShareGPT writes it."""
     role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        content = "".join(
-            _IMAGE_MARK if part.get("type") == "image" else str(part.get("text") or "")
-            for part in content
+    text = message.get("content", message.get("value"))
+    if isinstance(text, list):
+        text = "".join(
+            _IMAGE_MARK if block.get("type") == "image" else str(block.get("text") or "")
+            for block in text
         )
-    if not isinstance(role, str) or not isinstance(content, str):
+    if not isinstance(role, str) or not isinstance(text, str):
         raise DataError(
             f"{column!r} has a message with keys {', '.join(message)}; accepted are role and "
-            f"content"
+            "content"
         )
-    return _Turn(_ROLES.get(role, role), content)
+    return _Turn(_ROLES.get(role, role), text)
 
 
 def _implicit_prompt(

@@ -14,11 +14,13 @@ import numpy as np
 from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
-from medrm.data.row_tables import Row, RowTable
+from medrm.data.row_tables import Row, RowTable, open_table
+from medrm.data.sources import Description
 from medrm.data.store.columns import chunks
 from medrm.errors import DataError, nearest, report
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
+VOTES_FILE = "votes.jsonl"
 GROUPS = ("organ", "department", "modality", "source")
 INDEPENDENT = ("patient", "study")
 _REQUIRED = ("case_id", "question", "annotator", "votes")
@@ -54,6 +56,18 @@ class _Line:
             "groups": self.groups,
             "patient or study": self.independent,
         }
+
+
+def read_votes_by_columns(
+    table: RowTable, path: Path, _: Sequence[Description]
+) -> ReadResult | None:
+    """Reads a file that has the column `votes`."""
+    return read_votes(table, path) if "votes" in table.columns else None
+
+
+def read_votes_file(path: Path) -> ReadResult:
+    """Reads a file that holds votes; see `read_votes`."""
+    return read_votes(open_table(path), path)
 
 
 def read_votes(table: RowTable, path: Path) -> ReadResult:

@@ -1,0 +1,181 @@
+"""What a data format is, what a `dataset.yaml` says, and how files come from the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medrm.assets import asset, cache_dir
+from medrm.data.drafts import ReadResult
+from medrm.data.row_tables import RowTable, dataset_table
+from medrm.errors import ConfigError, DataError, first_line
+
+DESCRIPTION = "dataset.yaml"
+ABOUT_FILE = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """One `data/<name>/dataset.yaml`.
+
+    `form` is the data format, a name of `medrm.data.registry.FORMATS`; `source` its hub id, none
+    where the user brings the files or the set is drawn; `revision` the branch, tag or commit that
+    is loaded; `split` the split that is read; `files` the patterns of the files of a released
+    benchmark, its tables and images; `columns` the columns of its rows or of preference rows by
+    what they hold, groups included; `subsets` name to a pattern in `category/id/path`; `dimension`
+    what the preference is about; `cases` and `seed` belong to the phantom set.
+    """
+
+    name: str
+    form: str
+    source: str | None = None
+    revision: str = "main"
+    split: str = "train"
+    dimension: str = "overall"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[str] = ()
+    subsets: Mapping[str, str] = field(default_factory=dict)
+    cases: int = 0
+    seed: int = 0
+
+    @property
+    def hub_id(self) -> str:
+        """The hub data set.
+
+        Raises:
+            DataError: there is none, for the user must bring the files.
+        """
+        if self.source is None:
+            raise DataError(
+                f"The files of {self.name!r} must be brought: data/{self.name}/README.md says from "
+                "where. Give the path of the file, with the images below its folder."
+            )
+        return self.source
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a set is read from: its files, the function that reads them, and what is known of it.
+
+    `revision` is a commit of the hub, or `local`. `about` is the content of `dataset.json` beside
+    the data. Nothing is read before `read` is called, for the cache may hold the set's index.
+    """
+
+    files: Sequence[Path]
+    read: Callable[[], ReadResult]
+    revision: str = "local"
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A form of annotation: how a source of that form is recognised, and who reads it.
+
+    A format is one file in `medrm/data/readers/` and one entry in `medrm.data.registry.FORMATS`.
+    Each attribute is one way in which users bring data; None where the format does not come so.
+
+    Attributes:
+        marker: the file, or with a slash at the end the folder, that makes a folder a set of this
+            format.
+        open_folder: returns the source in such a folder; None: the marker is a file, which is read
+            as any other file.
+        read_table: reads the rows of a file at a path; returns None where they are of another
+            format, as their columns show. The descriptions are those of `data/`.
+        open_described: returns the source that a `dataset.yaml` with this format as its `form`
+            describes, from the hub or drawn.
+        open_files: returns the source that such a `dataset.yaml` describes in a folder or file of
+            the user's; None where it is not there.
+    """
+
+    marker: str | None = None
+    open_folder: Callable[[Path], Source] | None = None
+    read_table: Callable[[RowTable, Path, Sequence[Description]], ReadResult | None] | None = None
+    open_described: Callable[[Description], Source] | None = None
+    open_files: Callable[[Description, Path], Source | None] | None = None
+
+    def marks(self, folder: Path) -> bool:
+        """Tells whether a folder is a set of this format."""
+        if self.marker is None:
+            return False
+        path = folder / self.marker
+        return path.is_dir() if self.marker.endswith("/") else path.is_file()
+
+
+def description_names() -> list[str]:
+    """Returns the names in `data/`."""
+    return sorted(path.parent.name for path in asset("data").glob(f"*/{DESCRIPTION}"))
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """Returns what `dataset.json` beside the data says of it.
+
+    Raises:
+        DataError: it is there, but no JSON object.
+    """
+    path = folder / ABOUT_FILE
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is no valid JSON: {error}.") from error
+    if not isinstance(about, dict):
+        raise DataError(f"{path} must hold a JSON object.")
+    return about
+
+
+def hub_files(description: Description, patterns: Sequence[str]) -> Path:
+    """Returns the local copy of some files of a hub data set; its folder name is the commit.
+
+    Its files are links into the folder of the repository, two levels above.
+
+    Raises:
+        DataError: the set has no hub id.
+        ConfigError: not found, no access, or no network.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    hub_id, revision = description.hub_id, description.revision
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns)
+            )
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise _unavailable(hub_id, revision, error) from error
+
+
+def hub_table(description: Description) -> tuple[RowTable, str]:
+    """Returns the rows of one split of a hub data set, and the commit they come from.
+
+    Raises:
+        DataError: the set has no hub id.
+        ConfigError: not found, no access, no such split, or no network.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    hub_id, revision = description.hub_id, description.revision
+    try:
+        data = load_dataset(hub_id, revision=revision, split=description.split)
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise _unavailable(hub_id, revision, error) from error
+    commits = [re.search(r"@([0-9a-f]{40})/", url) for url in data.info.download_checksums or {}]
+    commit = next((match[1] for match in commits if match), revision)
+    nowhere = cache_dir() / "no-files"  # its images are stored in the rows
+    return dataset_table(data, hub_id, nowhere, nowhere), commit
+
+
+def _unavailable(hub_id: str, revision: str, error: Exception) -> ConfigError:
+    reason = first_line(error).rstrip(".")
+    return ConfigError(
+        f"The hub data set {hub_id!r} (revision {revision}) cannot be had: {reason}. Accepted are "
+        f"a local file or folder, a name in data/ ({', '.join(description_names())}), or a hub id "
+        "that can be reached. Check the id, the network (HF_HUB_OFFLINE) and the access (HF_TOKEN)."
+    )
