@@ -17,7 +17,7 @@ from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results, markdown_text
 from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables import CONTROLS, p_value, percent, points
-from medrm.models.contract import Contract, read_contract
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.readouts import READOUTS
 
 PUBLISHED = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md"})
@@ -43,7 +43,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         AdapterError: the adapter folder has no valid `medrm.json`.
         DataError: the run folder lacks an evaluation.
     """
-    contract = read_contract(folder)
+    contract = read_adapter_config(folder)
     run = read_json(run_dir / "run.json")
     before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
@@ -110,7 +110,7 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
         AdapterError: the folder is no adapter folder.
         ConfigError: bad name, no token, no right to write, or offline.
     """
-    read_contract(folder)
+    read_adapter_config(folder)
     check_push(repo_id)
     files = sorted(path.name for path in folder.iterdir() if _is_published(path))
     api = HfApi()
@@ -167,7 +167,7 @@ def _load_name(folder: Path, config: dict[str, Any]) -> str:
     return re.sub(r"[^\w./-]", "", name)
 
 
-def _trained(contract: Contract, config: dict[str, Any]) -> str:
+def _trained(contract: AdapterConfig, config: dict[str, Any]) -> str:
     head = " and the head" if contract.head else ""
     if contract.trained == "lora" and config["init_adapter"]:
         return f"the LoRA adapter {_start(config['init_adapter'])}, trained further"
@@ -185,7 +185,7 @@ def _start(given: str) -> str:
     return path.resolve().parent.name if path.name == "adapter" else path.resolve().name
 
 
-def _step(contract: Contract, config: dict[str, Any]) -> _Plain:
+def _step(contract: AdapterConfig, config: dict[str, Any]) -> _Plain:
     """Returns what one optimiser step learns from, as a row of the card's table."""
     if "global_batch_cases" in config:
         return _Plain(f"cases per step | {config['global_batch_cases']}")
@@ -220,7 +220,7 @@ def _measured(comparison: Comparison, after: Report) -> dict[str, str]:
     return cells
 
 
-def _metadata(contract: Contract, run: dict[str, Any], after: Report, title: str) -> str:
+def _metadata(contract: AdapterConfig, run: dict[str, Any], after: Report, title: str) -> str:
     """Returns the YAML header, with the accuracies after training as model-index."""
     named = contract.base_digest is None or contract.base_model == PHANTOM_BASE
     results = benchmark_results(after)

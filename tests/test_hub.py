@@ -26,8 +26,8 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.hub import check_push, push, write_card
 from medrm.models.adapter import add_adapter
+from medrm.models.adapter_config import new_adapter_config, update_adapter_config
 from medrm.models.base_model import load_base, load_processor
-from medrm.models.contract import new_contract, update_contract
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.save_load import save_adapter
@@ -76,7 +76,7 @@ def write_run(folder: Path, name: str = HOSTILE, synthetic: bool = True) -> Path
     processor = load_processor(str(base))
     run_dir = folder / "run"
     run_dir.mkdir()
-    contract = new_contract(model, processor, options, "bradley_terry", "reward")
+    contract = new_adapter_config(model, processor, options, "bradley_terry", "reward")
     save_adapter(run_dir / "adapter", model, processor, contract)
     words = ["--train_data", "x", "--model_name_or_path", str(base), "--output_dir", str(run_dir)]
     recipe = folder / "recipe.yaml"
@@ -215,7 +215,7 @@ def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
     rewritten(copied / "evaluation" / "before" / "report.json", twice)
     adapter = copied / "adapter"
     judge = {"judge": judge_spec(JudgeOptions()), "head": None, "readout": "generate"}
-    update_contract(adapter, objective="judge_dpo", **judge)
+    update_adapter_config(adapter, objective="judge_dpo", **judge)
     text = write_card(adapter, copied).read_text(encoding="utf-8")
     assert "75.0 % of the verdicts could be read before and 100.0 % after; 62.5 % of" in text
     assert r"the LoRA adapter sft\_run, trained further" in text
@@ -229,7 +229,7 @@ def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
 
 def test_the_card_of_an_implicit_reward(copied: Path) -> None:
     rewritten(copied / "run.json", of_trl)
-    update_contract(
+    update_adapter_config(
         copied / "adapter", objective="judge_dpo", head=None, readout="implicit_reward",
         implicit_beta=0.25,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 from medrm.models.base_model import video_stand_in
 from medrm.models.families import FAMILIES
-from medrm.models.prefix_sharing.attention import enable_forks
+from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 
 Built = tuple[Any, dict[str, Any]]
 """A model config, and the parts of the processor."""
@@ -347,7 +347,7 @@ def make_tiny(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     if shared_prefix:
-        enable_forks(model)
+        enable_prefix_sharing(model)
     return model.eval(), processor
 
 

@@ -50,7 +50,7 @@ def _vision_linears(model: PreTrainedModel, family: Family) -> list[str]:
     return [name for name in names if not any(part in name for part in skipped)]
 
 
-def adapter_config(model: PreTrainedModel, options: AdapterOptions, family: Family) -> LoraConfig:
+def lora_config(model: PreTrainedModel, options: AdapterOptions, family: Family) -> LoraConfig:
     """Returns the LoRA settings: every linear layer of the language model, the head kept whole."""
     targets = _linears(model, family.decoder)
     if options.lora_vision:
@@ -99,7 +99,7 @@ def add_adapter(
         seed: of the adapter's initial weights.
     """
     if options.use_peft:
-        return wrap(model, adapter_config(model, options, family), seed)
+        return wrap(model, lora_config(model, options, family), seed)
     model.requires_grad_(True)
     model.get_submodule(family.vision).requires_grad_(False)
     if not has_head(model):

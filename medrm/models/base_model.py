@@ -36,8 +36,8 @@ from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.models.checkpoint_files import checkpoint_file, readable, refuse_other_weights
 from medrm.models.deduplicate_images import deduplicate_images
 from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
-from medrm.models.prefix_sharing.attention import enable_forks
-from medrm.models.prefix_sharing.batch import fork_problem
+from medrm.models.prefix_sharing.attention import enable_prefix_sharing
+from medrm.models.prefix_sharing.batch import sharing_problem
 
 logger = logging.getLogger(__name__)
 
@@ -279,9 +279,9 @@ def load_base(
 
 def _share_prefix(model: PreTrainedModel) -> None:
     """Lets the answers of a case share their prefix where that is exact."""
-    problem = fork_problem(model.config)
+    problem = sharing_problem(model.config)
     if problem is None:
-        enable_forks(model)
+        enable_prefix_sharing(model)
     else:
         logger.info("the answers of a case run as separate rows: %s", problem)
 

@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 from medrm.config import ModelOptions
+from medrm.models.adapter_config import read_adapter_config
 from medrm.models.base_reference import Origin, origin_of, weights_digest
-from medrm.models.contract import read_contract
 
 LORA_CONFIG = "adapter_config.json"
 
@@ -25,7 +25,7 @@ def saved_identity(folder: Path) -> str:
     Raises:
         AdapterError: the folder has no valid contract.
     """
-    contract = read_contract(folder)
+    contract = read_adapter_config(folder)
     digest = hashlib.sha256(weights_digest(folder).encode())
     if (folder / LORA_CONFIG).is_file():
         digest.update((folder / LORA_CONFIG).read_bytes())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from medrm.models.prefix_sharing.attention import forked_states
-from medrm.models.prefix_sharing.batch import Fork
+from medrm.models.prefix_sharing.attention import shared_prefix_states
+from medrm.models.prefix_sharing.batch import SharedPrefixBatch
 
 HEAD = "score"
 """The name of the head's module in the model."""
@@ -140,16 +140,19 @@ class RewardModelMixin:
     score: nn.Module
 
     def pooled(
-        self, attention_mask: Tensor | None = None, fork: Fork | None = None, **inputs: Any
+        self,
+        attention_mask: Tensor | None = None,
+        shared_prefix: SharedPrefixBatch | None = None,
+        **inputs: Any,
     ) -> Tensor:
         """Returns the states after the final norm at which each answer is read, [rows, O, H].
 
         That is each row's last attended position, or in a forked batch each branch's last one. O is
         1, or the number of orders in which answers that see each other are read.
         """
-        if fork is not None:
-            states = forked_states(cast(PreTrainedModel, self), fork, **inputs)
-            return states[torch.tensor(fork.read_places, device=states.device)]
+        if shared_prefix is not None:
+            states = shared_prefix_states(cast(PreTrainedModel, self), shared_prefix, **inputs)
+            return states[torch.tensor(shared_prefix.reward_indices, device=states.device)]
         assert attention_mask is not None
         output = self.model(attention_mask=attention_mask, use_cache=False, **inputs)
         return last_attended(output.last_hidden_state, attention_mask)[:, None]

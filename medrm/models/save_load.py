@@ -18,15 +18,15 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.config import ModelOptions
 from medrm.errors import AdapterError, report
 from medrm.models.adapter import wrap
+from medrm.models.adapter_config import (
+    MEDRM_FILE,
+    AdapterConfig,
+    read_adapter_config,
+    template_digest,
+    write_adapter_config,
+)
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.base_reference import Origin, find
-from medrm.models.contract import (
-    CONTRACT_FILE,
-    Contract,
-    read_contract,
-    template_digest,
-    write_contract,
-)
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, attach_head
 
@@ -48,7 +48,7 @@ def _tensors(
     return {name: tensor for name, tensor in state.items() if name.startswith(f"{HEAD}.")}
 
 
-def _weights_file(contract: Contract) -> str:
+def _weights_file(contract: AdapterConfig) -> str:
     return ADAPTER_FILE if contract.trained == "lora" else HEAD_FILE
 
 
@@ -56,7 +56,7 @@ def save_adapter(
     folder: Path,
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
-    contract: Contract,
+    contract: AdapterConfig,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes everything `load_adapter` needs; `medrm.json` last, so that a torn folder is refused.
@@ -65,12 +65,12 @@ def save_adapter(
         folder: made where it does not exist.
         model: the trained model.
         processor: its processor.
-        contract: from `new_contract`.
+        contract: from `new_adapter_config`.
         state_dict: the gathered weights where processes hold parts of them (ZeRO-3); call it on
             the main process alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONTRACT_FILE).unlink(missing_ok=True)
+    (folder / MEDRM_FILE).unlink(missing_ok=True)
     tensors = _tensors(model, state_dict)
     if isinstance(model, PeftModel):
         config = copy.copy(model.peft_config["default"])
@@ -90,10 +90,10 @@ def save_adapter(
         metadata={"dimensions": json.dumps(contract.dimensions)},
     )
     processor.save_pretrained(folder)
-    write_contract(folder, contract)
+    write_adapter_config(folder, contract)
 
 
-def _read_tensors(path: Path, contract: Contract) -> dict[str, Tensor]:
+def _read_tensors(path: Path, contract: AdapterConfig) -> dict[str, Tensor]:
     """Reads the adapter or head file.
 
     Raises:
@@ -108,7 +108,7 @@ def _read_tensors(path: Path, contract: Contract) -> dict[str, Tensor]:
         raise AdapterError(f"{path} cannot be read: {error}. Save the adapter again.") from error
     if dimensions != list(contract.dimensions):
         raise AdapterError(
-            f"{path} was saved for the dimensions {dimensions}, {CONTRACT_FILE} names "
+            f"{path} was saved for the dimensions {dimensions}, {MEDRM_FILE} names "
             f"{list(contract.dimensions)}. The two files do not belong together; save again."
         )
     return tensors
@@ -140,9 +140,7 @@ def _check_tensors(path: Path, given: Mapping[str, Tensor], expected: Mapping[st
     ]
     if problems:
         raise AdapterError(
-            report(
-                f"{path} does not fit the base model and {CONTRACT_FILE}. Save it again:", problems
-            )
+            report(f"{path} does not fit the base model and {MEDRM_FILE}. Save it again:", problems)
         )
 
 
@@ -152,7 +150,7 @@ def load_adapter(
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
     shared_prefix: Literal["on", "off"] = "on",
-) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, Contract]:
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, AdapterConfig]:
     """Loads a saved model, ready to score; nothing is ever made up for a missing part.
 
     Args:
@@ -166,11 +164,11 @@ def load_adapter(
         AdapterError: the folder does not match its contract, or the base is another one.
         ConfigError: the base model cannot be loaded.
     """
-    contract = read_contract(folder)
+    contract = read_adapter_config(folder)
     processor = load_processor(str(folder))
     if template_digest(processor) != contract.chat_template_digest:
         raise AdapterError(
-            f"The chat template in {folder} is not the one that {CONTRACT_FILE} records, and other "
+            f"The chat template in {folder} is not the one that {MEDRM_FILE} records, and other "
             "prompts give other scores. Restore the template, or save the adapter again."
         )
     origin = Origin(contract.base_model, contract.base_revision, contract.base_digest)
@@ -185,7 +183,7 @@ def load_adapter(
     base = load_base(options, device, dtype or getattr(torch, contract.dtype))
     if family_of(base.config).name != contract.family:
         raise AdapterError(
-            f"{CONTRACT_FILE} in {folder} records the family {contract.family!r}, the base is "
+            f"{MEDRM_FILE} in {folder} records the family {contract.family!r}, the base is "
             f"{family_of(base.config).name!r}. Give the base it was trained on."
         )
     model: PreTrainedModel | PeftModel = base

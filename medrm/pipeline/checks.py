@@ -11,8 +11,8 @@ from medrm.chat import load_prompt
 from medrm.config import CONTROLS, ModelOptions, Run
 from medrm.data.image_ablations import PICTURE_CONTROLS
 from medrm.errors import ConfigError, report
+from medrm.models.adapter_config import read_adapter_config
 from medrm.models.base_reference import Origin, origin_of
-from medrm.models.contract import read_contract
 from medrm.objectives.objective import Objective
 from medrm.scorer.open import folder_of
 from medrm.scorer.specs import JUDGE_READOUTS
@@ -100,7 +100,7 @@ def check_start(run: Run) -> None:
     start = run.judge.init_adapter
     if start is None:
         return
-    contract = read_contract(folder_of(start))
+    contract = read_adapter_config(folder_of(start))
     base = Origin(contract.base_model, contract.base_revision, contract.base_digest)
     own, weights = origin_of(run.model), _quantisation(run.model)
     wrong = {

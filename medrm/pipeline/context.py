@@ -27,8 +27,8 @@ from medrm.evaluation.evaluator import Scorer, evaluate
 from medrm.evaluation.records.journal import RESPONSES_FILE
 from medrm.evaluation.records.responses import read_responses
 from medrm.models.adapter import add_adapter
+from medrm.models.adapter_config import JudgeSpec, new_adapter_config
 from medrm.models.base_model import load_base, load_config, load_processor
-from medrm.models.contract import JudgeSpec, new_contract
 from medrm.models.families import Family, family_of
 from medrm.models.identity import base_identity, saved_identity
 from medrm.models.image_smoke_test import check_image_reaches
@@ -228,7 +228,7 @@ class RunContext:
 
     def reward_model(self, model: PreTrainedModel | PeftModel) -> RewardModel:
         """Returns a scorer of a model in memory: for controls, never for "after"."""
-        contract = new_contract(
+        contract = new_adapter_config(
             model, self.processor, self.run.model, self.run.objective, self.readout
         )
         rows = self.run.evaluation.evaluation_batch_rows

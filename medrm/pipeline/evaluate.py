@@ -20,9 +20,9 @@ from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.scoring import NOT_OFFICIAL, can_be_official
 from medrm.evaluation.tables import print_report
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.base_model import load_base, load_processor, resolve_model
 from medrm.models.base_reference import Origin, find
-from medrm.models.contract import Contract, read_contract
 from medrm.models.families import family_of
 from medrm.models.identity import base_identity, saved_identity
 from medrm.models.image_smoke_test import check_image_reaches
@@ -138,7 +138,7 @@ def _check_protocol(asked: EvalRequest, benchmark: Benchmark) -> None:
     if asked.model.startswith(PREFIX):
         readout, apart = "generate", False
     elif asked.engine != "openai" and _is_saved(asked):
-        contract = _as_asked(read_contract(folder_of(asked.model, asked.revision)), asked)
+        contract = _as_asked(read_adapter_config(folder_of(asked.model, asked.revision)), asked)
         readout, dimensions = asked.readout or contract.readout, contract.dimensions
         apart = contract.judge is not None and contract.judge.per_dimension
     if not can_be_official(readout, apart, dimensions):
@@ -203,14 +203,14 @@ def _scorer(
 
 def _trained(asked: EvalRequest, benchmark: Benchmark, device: torch.device) -> Saved:
     folder = folder_of(asked.model, asked.revision)
-    saved = _as_asked(read_contract(folder), asked)  # before its weights are loaded
+    saved = _as_asked(read_adapter_config(folder), asked)  # before its weights are loaded
     model, processor, _ = load_adapter(folder, device, shared_prefix=asked.shared_prefix)
     trained = scorer_of(model, processor, saved, readout=asked.readout)
     _check_images(model, processor, benchmark)
     return trained
 
 
-def _as_asked(contract: Contract, asked: EvalRequest) -> Contract:
+def _as_asked(contract: AdapterConfig, asked: EvalRequest) -> AdapterConfig:
     """Returns the contract of a saved model, sampled as the options ask.
 
     A judge keeps the prompt that it was trained with.
@@ -250,7 +250,7 @@ def _served(asked: EvalRequest, benchmark: Benchmark) -> Judge:
     readout = asked.readout or asked.judge.judge_readout
     if asked.engine == "vllm" and has_contract(asked.model, asked.revision):
         folder = folder_of(asked.model, asked.revision)
-        contract = _as_asked(read_contract(folder), asked)
+        contract = _as_asked(read_adapter_config(folder), asked)
         if contract.judge is None:
             raise ConfigError(
                 f"{asked.model} was trained as {contract.objective}; vLLM runs judges. Give "
@@ -298,7 +298,7 @@ def _known_processor(asked: EvalRequest) -> ProcessorMixin | None:
         return None
 
 
-def _vllm_of(contract: Contract, folder: Path, benchmark: Benchmark) -> VllmEngine:
+def _vllm_of(contract: AdapterConfig, folder: Path, benchmark: Benchmark) -> VllmEngine:
     """Returns vLLM with the base of a saved judge and, where there is one, its LoRA adapter.
 
     Raises:
@@ -345,7 +345,7 @@ def _check_images(
         check_image_reaches(model, processor, family_of(model.config))
 
 
-def refuse_trained_images(contract: Contract, benchmark: Benchmark) -> None:
+def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None:
     """Fails when a saved model's contract lists an image of the benchmark as a training image.
 
     Raises:

@@ -18,7 +18,7 @@ from medrm.config import Run
 from medrm.data.store.columns import flat
 from medrm.data.store.index import together
 from medrm.models.adapter import freeze_backbone
-from medrm.models.contract import Contract, new_contract, update_contract
+from medrm.models.adapter_config import AdapterConfig, new_adapter_config, update_adapter_config
 from medrm.models.reward_model import head_of
 from medrm.models.save_load import save_adapter
 from medrm.objectives.objective import TrainingInputs
@@ -119,12 +119,12 @@ def _is_whole(state: Path) -> bool:
     return True
 
 
-def contract_of(context: RunContext, model: PreTrainedModel | PeftModel) -> Contract:
+def contract_of(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:
     """Returns the contract of the trained model, with what it was trained on."""
     run, facts = context.run, context.splits.facts
     cases = together(context.splits.train, context.splits.development)
     images = {digest.decode() for digest in np.unique(flat(cases, "image"))}
-    contract = new_contract(
+    contract = new_adapter_config(
         model,
         context.processor,
         run.model,
@@ -150,4 +150,4 @@ def add_statistics(context: RunContext, scorer: RewardModel) -> None:
         name: {"mean": float(column.mean()), "std": float(column.std())}
         for name, column in zip(scorer.dimensions, scores.T, strict=True)
     }
-    update_contract(context.output / "adapter", score_statistics=statistics)
+    update_adapter_config(context.output / "adapter", score_statistics=statistics)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medrm.config import Run
 from medrm.evaluation.benchmark import Benchmark
-from medrm.models.contract import read_contract
+from medrm.models.adapter_config import read_adapter_config
 from medrm.pipeline import judge_stages as judges
 from medrm.pipeline import reward_stages as rewards
 from medrm.pipeline.context import RunContext
@@ -40,7 +40,7 @@ def check_start_is_blind(run: Run, benchmark: Benchmark) -> None:
         AdapterError: it is not found.
     """
     if run.judge.init_adapter is not None:
-        refuse_trained_images(read_contract(folder_of(run.judge.init_adapter)), benchmark)
+        refuse_trained_images(read_adapter_config(folder_of(run.judge.init_adapter)), benchmark)
 
 
 def run_stages(context: RunContext) -> StageResults:

@@ -20,7 +20,7 @@ from medrm.data.images import ImageFacts, decode
 from medrm.data.store.columns import TOKENS
 from medrm.errors import ConfigError
 from medrm.models.families import family_of_processor
-from medrm.models.prefix_sharing.batch import forked
+from medrm.models.prefix_sharing.batch import share_prefixes
 from medrm.models.prefix_sharing.kv_cache import ends_of, first_difference, shared_length
 from medrm.schema import Case, ImageRef
 from medrm.scorer.contextual import joined, orders
@@ -162,10 +162,10 @@ class Collator:
         ends = ends_of(features, [own[0] for own in ids], starts)
         family = family_of_processor(type(self.processor).__name__)
         if openings is None:
-            return forked(features, family, ends, tails)
+            return share_prefixes(features, family, ends, tails)
         contexts = [joined(own, self.contextual_orders) for own in tails]
         branches, reads = zip(*contexts, strict=True)
-        return forked(features, family, ends, branches, reads)
+        return share_prefixes(features, family, ends, branches, reads)
 
     def opening(self, case: Case) -> str:
         """Returns what stands before any answer of a case: the question and the model's turn."""

@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.errors import AdapterError, ConfigError, first_line
-from medrm.models.contract import CONTRACT_FILE, Contract
+from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig
 from medrm.models.save_load import load_adapter
 from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
@@ -71,7 +71,7 @@ def load(
 def scorer_of(
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
-    contract: Contract,
+    contract: AdapterConfig,
     batch_rows: int = BATCH_ROWS,
     readout: str | None = None,
 ) -> Saved:
@@ -92,7 +92,7 @@ def scorer_of(
         return ImplicitReward(model, processor, contract, batch_rows)
     if contract.judge is None:
         raise AdapterError(
-            f"{CONTRACT_FILE} names the readout {contract.readout!r} but no judge's prompt. Save "
+            f"{MEDRM_FILE} names the readout {contract.readout!r} but no judge's prompt. Save "
             "the adapter again."
         )
     return local_judge(
@@ -112,9 +112,9 @@ def has_contract(path_or_repo: str | Path, revision: str | None = None) -> bool:
     A repository that cannot be asked is taken for none; loading it as a base says why it failed.
     """
     if Path(path_or_repo).is_dir():
-        return (Path(path_or_repo) / CONTRACT_FILE).is_file()
+        return (Path(path_or_repo) / MEDRM_FILE).is_file()
     try:
-        hf_hub_download(str(path_or_repo), CONTRACT_FILE, revision=revision)
+        hf_hub_download(str(path_or_repo), MEDRM_FILE, revision=revision)
     except (
         HfHubHTTPError,
         HFValidationError,
@@ -135,9 +135,9 @@ def folder_of(path_or_repo: str | Path, revision: str | None = None) -> Path:
     folder = Path(path_or_repo)
     if not folder.is_dir():
         folder = _download(str(path_or_repo), revision)
-    if not (folder / CONTRACT_FILE).is_file():
+    if not (folder / MEDRM_FILE).is_file():
         raise AdapterError(
-            f"{str(path_or_repo)!r} is no saved model of medrm: it has no {CONTRACT_FILE}. A base "
+            f"{str(path_or_repo)!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
             "model has neither head nor judge's prompt; train one with recipes/train_rm.py, whose "
             "run also measures the base, or measure it with medrm evaluate. Give the adapter "
             "folder of a run, such as RUN/adapter."

@@ -9,7 +9,7 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.models.contract import template_digest
+from medrm.models.adapter_config import template_digest
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError, nearest
-from medrm.models.contract import Contract, JudgeSpec
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec
 from medrm.readouts import readout_names
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
@@ -65,7 +65,7 @@ def local_judge(
     readout: str,
     dimensions: Sequence[str],
     batch_rows: int = BATCH_ROWS,
-    contract: Contract | None = None,
+    contract: AdapterConfig | None = None,
 ) -> Judge | ConstrainedJson:
     """Returns a judge that runs on a model in memory.
 

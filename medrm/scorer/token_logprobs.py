@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import BatchFeature, PreTrainedModel
 
-from medrm.models.prefix_sharing.attention import forked_states
-from medrm.models.prefix_sharing.batch import FORK
+from medrm.models.prefix_sharing.attention import shared_prefix_states
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 
 _LOGITS_AT_ONCE = 1024
 """Positions whose logits over the whole vocabulary are held at a time."""
@@ -26,9 +26,9 @@ def token_places(features: BatchFeature) -> list[Tensor]:
     Args:
         features: of rows, or forked.
     """
-    fork = features.get(FORK)
+    fork = features.get(SHARED_PREFIX)
     if fork is not None:
-        return [torch.tensor(row) for row in fork.rows]
+        return [torch.tensor(row) for row in fork.branch_rows]
     mask = features["attention_mask"]
     return [
         own.nonzero()[:, 0] + row * mask.shape[1] for row, own in enumerate(mask.cpu().unbind())
@@ -42,9 +42,9 @@ def longest_rows(features: BatchFeature, rows: Sequence[int]) -> list[int]:
         features: of rows, or forked.
         rows: how many of them belong to each case.
     """
-    fork = features.get(FORK)
+    fork = features.get(SHARED_PREFIX)
     if fork is not None:
-        lengths = zip(fork.prefixes, fork.branches, strict=True)
+        lengths = zip(fork.prefix_lengths, fork.branch_lengths, strict=True)
         return [prefix + max(own) for prefix, own in lengths]
     counts = iter(features["attention_mask"].sum(dim=1).tolist())
     return [max(islice(counts, number)) for number in rows]
@@ -52,14 +52,14 @@ def longest_rows(features: BatchFeature, rows: Sequence[int]) -> list[int]:
 
 def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     """Returns the states after the final norm of all tokens, padding included, [tokens, H]."""
-    if FORK in features:
-        return forked_states(model, **features)
+    if SHARED_PREFIX in features:
+        return shared_prefix_states(model, **features)
     return hidden_states(model, features).flatten(0, 1)
 
 
 def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     """Returns the states at the last token of each branch of a forked batch, [branches, H]."""
-    places = torch.tensor([row[-1] for row in features[FORK].rows])
+    places = torch.tensor([row[-1] for row in features[SHARED_PREFIX].branch_rows])
     return flat_states(model, features)[places]
 
 

@@ -15,7 +15,7 @@ from transformers import BatchFeature
 
 from medrm.data.images import bytes_image
 from medrm.models.families import family_of_processor
-from medrm.models.prefix_sharing.batch import FORK, Fork
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX, SharedPrefixBatch
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator
 
@@ -35,15 +35,15 @@ class Batches:
     shared: BatchFeature
 
     @property
-    def fork(self) -> Fork:
+    def fork(self) -> SharedPrefixBatch:
         """How the second one is shared."""
-        fork: Fork = self.shared[FORK]
+        fork: SharedPrefixBatch = self.shared[SHARED_PREFIX]
         return fork
 
     @property
     def unique_tokens(self) -> int:
         """Tokens of the cases, what their answers share counted once."""
-        return sum(self.fork.prefixes) + sum(map(sum, self.fork.branches))
+        return sum(self.fork.prefix_lengths) + sum(map(sum, self.fork.branch_lengths))
 
     @property
     def row_tokens(self) -> int:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from medrm.models.families import FAMILIES
-from medrm.models.prefix_sharing.batch import forked
+from medrm.models.prefix_sharing.batch import share_prefixes
 from medrm.throughput.batches import Batches
 
 _MERGED = 2
@@ -136,7 +136,7 @@ def random_batches(
     branches = torch.randint(words, (cases, answers, answer), generator=generator)
     pixels = torch.randn(cases, image * _MERGED**2, _PATCH_VALUES, generator=generator)
     first = _rows(config, prefixes, branches[:, :1], pixels)
-    shared = forked(
+    shared = share_prefixes(
         first, FAMILIES["qwen2_5_vl"], [len(prefix) for prefix in prefixes], branches.tolist()
     )
     return Batches(_rows(config, prefixes, branches, pixels), shared)

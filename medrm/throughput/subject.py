@@ -17,8 +17,8 @@ from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.families import Family, family_of
-from medrm.models.prefix_sharing.attention import enable_forks
-from medrm.models.prefix_sharing.batch import fork_problem
+from medrm.models.prefix_sharing.attention import enable_prefix_sharing
+from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.scorer.collator import Collator
 from medrm.throughput.batches import Batches, collated_batches
@@ -89,7 +89,7 @@ def make_subject(options: ThroughputOptions) -> Subject:
         batches = functools.partial(collated_batches, collator, options.tokens)
     family = family_of(base.config)
     _refuse_unshared(options.model or options.shape, base.config)
-    enable_forks(base)
+    enable_prefix_sharing(base)
     model = attach_head(base, HeadSpec((DIMENSION,)), seed=0)
     return Subject(
         options.model or options.shape,
@@ -103,7 +103,7 @@ def make_subject(options: ThroughputOptions) -> Subject:
 
 def _refuse_unshared(name: str, config: Any) -> None:
     config = config if config._attn_implementation else _with_sdpa(config)
-    problem = fork_problem(config)
+    problem = sharing_problem(config)
     if problem is not None:
         raise ConfigError(
             f"{name!r}: its rows cannot share their prefix ({problem}), so there is nothing to "

@@ -18,7 +18,7 @@ from medrm.chat import PROMPTS
 from medrm.config import ModelOptions
 from medrm.data.images import bytes_image
 from medrm.evaluation.evaluator import evaluate
-from medrm.models.contract import new_contract
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.engines.base import Sampling
@@ -67,7 +67,7 @@ def scorers(rows: int) -> dict[str, Any]:
         "reward": RewardModel(
             headed,
             processor,
-            new_contract(headed, processor, options, "bradley_terry", "reward"),
+            new_adapter_config(headed, processor, options, "bradley_terry", "reward"),
             rows,
         ),
     }

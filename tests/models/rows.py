@@ -10,8 +10,8 @@ from tiny import tiny_image
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
+from medrm.models.adapter_config import AdapterConfig, new_adapter_config
 from medrm.models.base_model import load_base, load_processor
-from medrm.models.contract import Contract, new_contract
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 
@@ -75,13 +75,13 @@ def train(model: Any, inputs: dict[str, torch.Tensor], steps: int = 2) -> None:
 
 def trained(
     folder: Path, family: str, adapter: AdapterOptions | None = None, **options: Any
-) -> tuple[Any, Any, Contract]:
+) -> tuple[Any, Any, AdapterConfig]:
     """Returns a model after a few steps, its processor and its contract."""
     model, processor = reward_model(folder, **options)
     adapter = adapter or AdapterOptions(lora_r=4, lora_alpha=8)
     model = add_adapter(model, adapter, FAMILIES[family], seed=2)
     train(model, batch(processor, family))
-    contract = new_contract(
+    contract = new_adapter_config(
         model,
         processor,
         ModelOptions(model_name_or_path=str(folder), **options),

@@ -12,7 +12,7 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone
-from medrm.models.contract import new_contract
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import head_of, without_adapter
 from medrm.models.save_load import load_adapter, save_adapter
@@ -137,7 +137,7 @@ def test_a_tied_lm_head_trains_as_the_embedding(tiny_folder, tmp_path):
     gradients = _gradients(model, batch(processor, "qwen2_5_vl"))
     assert gradients["model.language_model.embed_tokens.weight"].abs().max() > 0
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
-    contract = new_contract(
+    contract = new_adapter_config(
         model, processor, ModelOptions(str(tmp_path / "tied")), "bradley_terry", "reward"
     )
     save_adapter(tmp_path / "full", model, processor, contract)

@@ -7,13 +7,13 @@ from itertools import combinations
 
 import pytest
 import torch
-from forked import CASES, case, loss, reward_model
+from prefix_cases import CASES, case, loss, reward_model
 from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.contract import new_contract
-from medrm.models.prefix_sharing.batch import FORK
+from medrm.models.adapter_config import new_adapter_config
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.contextual import orders
@@ -62,9 +62,9 @@ def test_gradients_reach_the_model_through_every_order():
     model, collator = contextual("qwen2_5_vl", 4)
     _, gradients = loss(model, collator.forks([case(0, ("a", "b b", "c c c"))]))
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    fork = collator.forks(CASES)[FORK]
-    assert [len(own) for own in fork.branches] == [2, 4, 4]
-    assert {len(read) for own in fork.reads for read in own} == {4}
+    fork = collator.forks(CASES)[SHARED_PREFIX]
+    assert [len(own) for own in fork.branch_lengths] == [2, 4, 4]
+    assert {len(read) for own in fork.reward_tokens for read in own} == {4}
 
 
 @pytest.mark.parametrize("answers", [1, 2, 3, 5])
@@ -80,18 +80,19 @@ def test_every_two_answers_stand_both_ways_equally_often(answers):
 def test_lengths_count_the_row_with_all_answers():
     _, collator = contextual("llava", 2)
     cases = [dataclasses.replace(one, images=()) for one in CASES]
-    fork = collator.forks(cases)[FORK]
+    fork = collator.forks(cases)[SHARED_PREFIX]
     counted = collator.tokens(cases, {})
     assert counted["longest"].tolist() == [
-        prefix + max(own) for prefix, own in zip(fork.prefixes, fork.branches, strict=True)
+        prefix + max(own)
+        for prefix, own in zip(fork.prefix_lengths, fork.branch_lengths, strict=True)
     ]
-    assert counted["unique"].sum() == fork.width
+    assert counted["unique"].sum() == fork.row_length
 
 
 def test_a_saved_model_scores_as_it_was_trained_and_never_separately():
     model, processor = make_tiny("qwen2_5_vl")
     attach_head(model, HeadSpec(("accuracy",)), seed=1)
-    contract = new_contract(model, processor, ModelOptions(), "bradley_terry", "reward")
+    contract = new_adapter_config(model, processor, ModelOptions(), "bradley_terry", "reward")
     scorer = RewardModel(
         model, processor, dataclasses.replace(contract, contextual_orders=2), batch_rows=4
     )

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from forked import case, reward_model
+from prefix_cases import case, reward_model
 from tiny import TINY_FAMILIES, make_tiny, tiny_image
 
 from medrm.config import ModelOptions
-from medrm.models.contract import new_contract
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator, Row
@@ -134,7 +134,7 @@ def test_the_longest_row_that_is_read_is_the_same(family: str) -> None:
     separate, _ = make_tiny(family, shared_prefix=False)
     for model in (shared, separate):
         attach_head(model, HeadSpec(("accuracy", "overall")), seed=1)
-    contract = new_contract(shared, processor, ModelOptions(), "bradley_terry", "reward")
+    contract = new_adapter_config(shared, processor, ModelOptions(), "bradley_terry", "reward")
     cases = [own for name in ("empty", "nine answers") for own in batches(processor)[name]]
     collator = Collator(processor)
     lengths = [int(collator.rows([own])["attention_mask"].sum(dim=1).max()) for own in cases]

@@ -96,10 +96,10 @@ def test_tokens_are_those_of_rows_and_of_forks(family: str) -> None:
     for orders in (0, 2):
         collator = Collator(processor, contextual_orders=orders)
         counts = collator.tokens(cases, examine(cases))
-        forks = [collator.forks([case])["fork"] for case in cases]
-        longest = [fork.prefixes[0] + max(fork.branches[0]) for fork in forks]
+        forks = [collator.forks([case])["shared_prefix"] for case in cases]
+        longest = [fork.prefix_lengths[0] + max(fork.branch_lengths[0]) for fork in forks]
         assert counts["longest"].tolist() == longest
-        computed = [sum(fork.prefixes) + sum(fork.branches[0]) for fork in forks]
+        computed = [sum(fork.prefix_lengths) + sum(fork.branch_lengths[0]) for fork in forks]
         assert counts["unique"].tolist() == computed
 
 

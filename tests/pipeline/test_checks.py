@@ -12,8 +12,8 @@ import pytest
 from medrm.assets import asset
 from medrm.config import JudgeOptions, Run, parse_run
 from medrm.errors import AdapterError, ConfigError
+from medrm.models.adapter_config import AdapterConfig, write_adapter_config
 from medrm.models.base_reference import origin_of
-from medrm.models.contract import Contract, write_contract
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.pipeline.checks import check_options, check_start
 from medrm.scorer.specs import judge_spec
@@ -102,9 +102,9 @@ def test_a_prompt_that_is_none_is_known_at_once() -> None:
     assert "none.txt cannot be read" in refusal(run)
 
 
-def judge_contract(run: Run) -> Contract:
+def judge_contract(run: Run) -> AdapterConfig:
     origin = origin_of(run.model)
-    return Contract(
+    return AdapterConfig(
         base_model=origin.name,
         base_revision=origin.revision,
         base_digest=origin.digest,
@@ -127,7 +127,7 @@ def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Pa
     with pytest.raises(AdapterError, match=r"medrm\.json"):
         check_start(run)
     right = judge_contract(run)
-    write_contract(tmp_path, right)
+    write_adapter_config(tmp_path, right)
     check_start(run)
     for change, words in (
         ({"base_digest": "0" * 64}, "its base is phantom-base (000000000000), the run's is"),
@@ -136,7 +136,7 @@ def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Pa
         ({"judge": None}, "not as a judge"),
         ({"trained": "full"}, "whole weights"),
     ):
-        write_contract(tmp_path, replace(right, **change))
+        write_adapter_config(tmp_path, replace(right, **change))
         with pytest.raises(ConfigError, match="cannot be gone on from") as error:
             check_start(run)
         assert words in str(error.value)

@@ -53,7 +53,7 @@ def adapter(tmp_path: Path) -> Path:
     from tiny import make_tiny
 
     from medrm.config import ModelOptions
-    from medrm.models.contract import new_contract, write_contract
+    from medrm.models.adapter_config import new_adapter_config, write_adapter_config
     from medrm.models.reward_model import HeadSpec, attach_head
 
     model, processor = make_tiny("qwen2_vl")
@@ -62,7 +62,9 @@ def adapter(tmp_path: Path) -> Path:
     options = ModelOptions("phantom-base")
     folder = tmp_path / "adapter"
     folder.mkdir()
-    write_contract(folder, new_contract(headed, processor, options, "bradley_terry", "reward"))
+    write_adapter_config(
+        folder, new_adapter_config(headed, processor, options, "bradley_terry", "reward")
+    )
     (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8}))
     (folder / "adapter_model.safetensors").write_bytes(b"weights")
     return folder

@@ -16,7 +16,7 @@ from medrm import chat
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
-from medrm.models.contract import Contract, new_contract
+from medrm.models.adapter_config import AdapterConfig, new_adapter_config
 from medrm.models.families import FAMILIES
 from medrm.objectives.judge.judge_collator import Writer
 from medrm.schema import Case
@@ -26,9 +26,11 @@ from medrm.scorer.readouts.implicit_reward import ImplicitReward
 BETA = 0.3
 
 
-def contract_of(model: Any, processor: Any, **changes: Any) -> Contract:
+def contract_of(model: Any, processor: Any, **changes: Any) -> AdapterConfig:
     options = ModelOptions(model_name_or_path="phantom-base")
-    contract = new_contract(model, processor, options, "judge_dpo", "implicit_reward", ("overall",))
+    contract = new_adapter_config(
+        model, processor, options, "judge_dpo", "implicit_reward", ("overall",)
+    )
     return dataclasses.replace(contract, implicit_beta=BETA, **changes)
 
 

@@ -17,8 +17,8 @@ import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_processor
-from medrm.models.contract import new_contract
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.save_load import save_adapter
@@ -40,7 +40,7 @@ def make_scorer(family: str, folder: Path, **changes: object) -> RewardModel:
     model, processor = make_tiny(family)
     attach_head(model, HeadSpec(DIMENSIONS), seed=1)
     options = ModelOptions(model_name_or_path=str(folder))
-    contract = new_contract(model, processor, options, "bradley_terry", "reward")
+    contract = new_adapter_config(model, processor, options, "bradley_terry", "reward")
     batch_rows = changes.pop("batch_rows", 32)
     return RewardModel(
         model, processor, dataclasses.replace(contract, **changes), batch_rows=batch_rows
@@ -197,7 +197,7 @@ def test_load_gives_the_saved_scores(folder: Path, tmp_path: Path) -> None:
             parameter.data += 0.01  # as training would; fresh LoRA weights change nothing
     model.eval()
     processor = load_processor(str(folder))
-    contract = new_contract(model, processor, options, "bradley_terry", "reward")
+    contract = new_adapter_config(model, processor, options, "bradley_terry", "reward")
     scorer = RewardModel(model, processor, contract)
     saved = tmp_path / "adapter"
     save_adapter(saved, model, processor, contract)

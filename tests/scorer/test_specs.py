@@ -10,7 +10,7 @@ from tiny import make_tiny
 
 from medrm.config import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.contract import new_contract
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.scorer.open import scorer_of
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of
@@ -54,7 +54,7 @@ def test_a_spec_keeps_the_whole_prompt() -> None:
 def test_a_reward_model_is_read_in_no_other_way() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     model = attach_head(model, HeadSpec(("overall",)), seed=0)
-    contract = new_contract(model, processor, ModelOptions(), "bradley_terry", "reward")
+    contract = new_adapter_config(model, processor, ModelOptions(), "bradley_terry", "reward")
     assert scorer_of(model, processor, contract, readout="reward").readout == "reward"
     with pytest.raises(ConfigError, match="readout 'votes' is for judges"):
         scorer_of(model, processor, contract, readout="votes")

@@ -14,7 +14,7 @@ from tiny import TINY_FAMILIES, make_tiny
 from medrm.chat import PROMPTS
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
-from medrm.models.contract import new_contract
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
@@ -46,10 +46,10 @@ def scorers(family: str) -> list[Any]:
     ]
     headed, _ = make_tiny(family)
     attach_head(headed, HeadSpec(DIMENSIONS), seed=1)
-    contract = new_contract(headed, processor, options, "bradley_terry", "reward")
+    contract = new_adapter_config(headed, processor, options, "bradley_terry", "reward")
     found.append(RewardModel(headed, processor, contract))
     adapted = add_adapter(make_tiny(family)[0], AdapterOptions(lora_r=4), FAMILIES[family])
-    contract = new_contract(
+    contract = new_adapter_config(
         adapted, processor, options, "judge_dpo", "implicit_reward", ("overall",)
     )
     contract = dataclasses.replace(contract, implicit_beta=0.3)

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, BatchFeature
 
 from medrm import cli
 from medrm.errors import ConfigError
-from medrm.models.prefix_sharing.batch import FORK
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.throughput import measure as measure_module
 from medrm.throughput import run as run_module
 from medrm.throughput import subject as subject_module
@@ -94,7 +94,7 @@ def test_quick_is_a_quarter_of_the_tokens_and_two_tasks() -> None:
     assert tiny(quick=True).tokens == (3, 3, 1)
     assert ThroughputOptions(quick=True, tasks=["score"]).plan == [("score", 8)]
     batches = make_subject(tiny(quick=True)).batches(1, 2)
-    assert batches.fork.prefixes == (3 + 3,)
+    assert batches.fork.prefix_lengths == (3 + 3,)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, VariantsDifferError])
@@ -259,7 +259,7 @@ def test_other_rewards_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         batches = real(*args)
         ids = batches.shared["input_ids"].clone()
         ids[0, 15] = (ids[0, 15] + 1) % 100  # one token of the prefix
-        changed = BatchFeature({**batches.shared, "input_ids": ids, FORK: batches.fork})
+        changed = BatchFeature({**batches.shared, "input_ids": ids, SHARED_PREFIX: batches.fork})
         return type(batches)(batches.separate, changed)
 
     monkeypatch.setattr(subject_module, "random_batches", other)
@@ -301,7 +301,7 @@ def test_a_model_and_a_shape_exclude_each_other(capsys: pytest.CaptureFixture[st
 
 
 def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject_module, "fork_problem", lambda config: "a reason")
+    monkeypatch.setattr(subject_module, "sharing_problem", lambda config: "a reason")
     with pytest.raises(ConfigError, match="a reason"):
         make_subject(tiny())
 

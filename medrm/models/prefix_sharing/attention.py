@@ -24,12 +24,12 @@ from transformers.masking_utils import sdpa_mask
 
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
-from medrm.models.prefix_sharing.batch import FORKED, Fork
+from medrm.models.prefix_sharing.batch import SHARED_ATTENTION, SharedPrefixBatch
 
 
 @dataclass
 class _Layout:
-    """A `Fork` as the attention needs it, on the model's device.
+    """A `SharedPrefixBatch` as the attention needs it, on the model's device.
 
     Attributes:
         prefix: [B, P] place of each prefix token, 0 where there is none; None: they are the first
@@ -114,26 +114,36 @@ def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
-def _layout(fork: Fork, device: torch.device) -> _Layout:
-    cases, answers = len(fork.prefixes), max(map(len, fork.branches))
-    prefix = max(fork.prefixes)
-    lengths = set(itertools.chain.from_iterable(fork.branches))
+def _layout(shared_prefix: SharedPrefixBatch, device: torch.device) -> _Layout:
+    cases, answers = len(shared_prefix.prefix_lengths), max(map(len, shared_prefix.branch_lengths))
+    prefix = max(shared_prefix.prefix_lengths)
+    lengths = set(itertools.chain.from_iterable(shared_prefix.branch_lengths))
     branch = max(lengths)
     shape = (cases, answers, prefix, branch)
-    tokens = torch.tensor(fork.prefixes, device=device)
-    alike = set(fork.prefixes) == {prefix} and lengths == {branch}
-    if fork.packed and alike and {len(own) for own in fork.branches} == {answers}:
+    tokens = torch.tensor(shared_prefix.prefix_lengths, device=device)
+    alike = set(shared_prefix.prefix_lengths) == {prefix} and lengths == {branch}
+    if (
+        shared_prefix.packed
+        and alike
+        and {len(own) for own in shared_prefix.branch_lengths} == {answers}
+    ):
         return _Layout(None, None, None, shape, tokens)
     prefixes, branches = (
         torch.zeros(cases, prefix).long(),
         torch.zeros(cases, answers, branch).long(),
     )
-    back = torch.zeros(fork.width if fork.packed else cases * fork.width).long()
-    for case, (start, length) in enumerate(zip(fork.prefix_starts, fork.prefixes, strict=True)):
+    back = torch.zeros(
+        shared_prefix.row_length if shared_prefix.packed else cases * shared_prefix.row_length
+    ).long()
+    for case, (start, length) in enumerate(
+        zip(shared_prefix.prefix_starts, shared_prefix.prefix_lengths, strict=True)
+    ):
         prefixes[case, :length] = torch.arange(start, start + length)
         first = case * prefix
         back[start : start + length] = torch.arange(first, first + length)
-    for case, (starts, own) in enumerate(zip(fork.branch_starts, fork.branches, strict=True)):
+    for case, (starts, own) in enumerate(
+        zip(shared_prefix.branch_starts, shared_prefix.branch_lengths, strict=True)
+    ):
         for answer, (start, length) in enumerate(zip(starts, own, strict=True)):
             branches[case, answer, :length] = torch.arange(start, start + length)
             first = cases * prefix + (case * answers + answer) * branch
@@ -156,13 +166,13 @@ def _parts(heads: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
     return tokens[layout.prefix].transpose(1, 2), tokens[layout.branch].transpose(2, 3)
 
 
-def forked_attention(
+def shared_prefix_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    fork: _Layout | None = None,
+    prefix_layout: _Layout | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attends as transformers' sdpa does; where a batch is forked, prefix first, then branches.
@@ -174,13 +184,13 @@ def forked_attention(
     """
     parts = (query, key, value)
     if query.device.type != "cpu":
-        return _attend(module, parts, attention_mask, settings, fork), None
+        return _attend(module, parts, attention_mask, settings, prefix_layout), None
     # On a CPU the kernel for bf16 takes short rows up to eight times as long backward.
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast("cpu", enabled=False):
         wide = (query.float(), key.float(), value.float())
-        output = _attend(module, wide, attention_mask, settings, fork)
+        output = _attend(module, wide, attention_mask, settings, prefix_layout)
     return output.to(value.dtype), None
 
 
@@ -189,23 +199,23 @@ def _attend(
     parts: tuple[Tensor, Tensor, Tensor],
     attention_mask: Tensor | None,
     settings: Mapping[str, Any],
-    fork: _Layout | None,
+    prefix_layout: _Layout | None,
 ) -> Tensor:
     """Returns [rows, L, A, d] of queries, keys and values, each [rows, A or fewer, L, d]."""
     query, key, value = parts
     # Cross-attention to an image has no causal order; each row attends to its own image.
-    if fork is None or not vars(module).get("is_causal", False):
+    if prefix_layout is None or not vars(module).get("is_causal", False):
         plain, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return plain
     scaling = settings["scaling"]
-    _, answers, _, branch = fork.shape
+    _, answers, _, branch = prefix_layout.shape
     heads, size = query.shape[1], query.shape[-1]
     groups = heads // key.shape[1]
     # For its backward the attention would keep what it makes of a boolean mask, in every layer.
     dtype = query.dtype if torch.is_grad_enabled() else torch.bool
-    prefix_mask, branch_mask = fork.masks_of(settings.get("sliding_window"), groups, dtype)
+    prefix_mask, branch_mask = prefix_layout.masks_of(settings.get("sliding_window"), groups, dtype)
     (shared_query, own_query), (shared_key, own_key), (shared_value, own_value) = (
-        _parts(part, fork) for part in parts
+        _parts(part, prefix_layout) for part in parts
     )
     shared, _ = sdpa_attention_forward(
         module, shared_query, shared_key, shared_value, prefix_mask, scaling=scaling
@@ -219,34 +229,34 @@ def _attend(
     own = scaled_dot_product_attention(folded, keys, values, attn_mask=branch_mask, scale=scaling)
     own = own.reshape(-1, heads, branch, size).transpose(1, 2)
     computed = torch.cat([shared.flatten(0, 1), own.flatten(0, 1)])
-    if fork.back is not None:
-        computed = computed[fork.back]
+    if prefix_layout.back is not None:
+        computed = computed[prefix_layout.back]
     return computed.view(query.shape[0], query.shape[2], heads, size)
 
 
-AttentionInterface.register(FORKED, forked_attention)
-AttentionMaskInterface.register(FORKED, sdpa_mask)
+AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)
+AttentionMaskInterface.register(SHARED_ATTENTION, sdpa_mask)
 
 
-def enable_forks(model: PreTrainedModel) -> None:
+def enable_prefix_sharing(model: PreTrainedModel) -> None:
     """Lets a stock model read forked batches; other batches are read as before, to the bit.
 
     Args:
-        model: whose rows may share their prefix (see `fork_problem`).
+        model: whose rows may share their prefix (see `sharing_problem`).
     """
-    _decoder_settings(model)._attn_implementation = FORKED
+    _decoder_settings(model)._attn_implementation = SHARED_ATTENTION
 
 
 def shares_prefix(model: PreTrainedModel) -> bool:
     """Returns whether a stock model reads what the answers of a case share once."""
-    return bool(_decoder_settings(model)._attn_implementation == FORKED)
+    return bool(_decoder_settings(model)._attn_implementation == SHARED_ATTENTION)
 
 
 def _decoder_settings(model: PreTrainedModel) -> Any:
     return cast(Any, model.get_submodule(family_of(model.config).decoder)).config
 
 
-def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
+def _positions(model: Any, shared_prefix: SharedPrefixBatch, inputs: Mapping[str, Any]) -> Tensor:
     """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
 
     The model's own positions of the tokens as they stand, counted from each case's first token;
@@ -266,7 +276,11 @@ def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
     source[:] = torch.arange(rows * width)
     origin[:] = source
     for start, length, starts, own in zip(
-        fork.prefix_starts, fork.prefixes, fork.branch_starts, fork.branches, strict=True
+        shared_prefix.prefix_starts,
+        shared_prefix.prefix_lengths,
+        shared_prefix.branch_starts,
+        shared_prefix.branch_lengths,
+        strict=True,
     ):
         origin[start : start + length] = start
         for first, tokens in zip(starts, own, strict=True):
@@ -282,16 +296,18 @@ def _positions(model: Any, fork: Fork, inputs: Mapping[str, Any]) -> Tensor:
     return positions.view(*flat.shape[:-1], rows, width)
 
 
-def forked_states(model: PreTrainedModel, fork: Fork, **inputs: Any) -> Tensor:
+def shared_prefix_states(
+    model: PreTrainedModel, shared_prefix: SharedPrefixBatch, **inputs: Any
+) -> Tensor:
     """Returns the states after the final norm, [rows x L, H]; the LM head is not run.
 
     Args:
         model: with forks enabled.
-        fork: of the batch.
+        shared_prefix: of the batch.
         inputs: the other keys of the batch.
 
     Raises:
-        ConfigError: the model's attention does not fork; without it the numbers would be wrong.
+        ConfigError: the model's attention cannot share prefixes: the numbers would be wrong.
     """
     if not shares_prefix(model):
         raise ConfigError(
@@ -300,9 +316,9 @@ def forked_states(model: PreTrainedModel, fork: Fork, **inputs: Any) -> Tensor:
         )
     backbone = cast(Any, model).model
     ids = inputs["input_ids"]
-    layout = _layout(fork, ids.device)
+    layout = _layout(shared_prefix, ids.device)
     if family_of(model.config).image_blocks and "token_type_ids" in inputs:
-        layout.blocks = _image_blocks(inputs["token_type_ids"].flatten(), fork, layout)
+        layout.blocks = _image_blocks(inputs["token_type_ids"].flatten(), shared_prefix, layout)
     # A mask of four dimensions keeps the model from making one; the attention does not look at it.
     unused: Any = ids.new_zeros(1, 1, 1, 1)
     if family_of(model.config).image_blocks:
@@ -310,15 +326,15 @@ def forked_states(model: PreTrainedModel, fork: Fork, **inputs: Any) -> Tensor:
     output = backbone(
         **inputs,
         attention_mask=unused,
-        position_ids=_positions(backbone, fork, inputs),
+        position_ids=_positions(backbone, shared_prefix, inputs),
         use_cache=False,
-        fork=layout,
+        prefix_layout=layout,
     )
     states: Tensor = output.last_hidden_state.flatten(0, 1)
     return states
 
 
-def _image_blocks(types: Tensor, fork: Fork, layout: _Layout) -> Tensor:
+def _image_blocks(types: Tensor, shared_prefix: SharedPrefixBatch, layout: _Layout) -> Tensor:
     """Returns [B, P], the number of each token's image in its case, -1 for text."""
     cases, _, prefix, _ = layout.shape
     own = (

@@ -22,11 +22,11 @@ from transformers import BatchFeature, PreTrainedConfig
 from medrm.errors import ConfigError
 from medrm.models.families import Family
 
-FORKED = "medrm_forked"
+SHARED_ATTENTION = "medrm_shared_prefix"
 """Name of the forked attention in transformers' registry."""
 
-FORK = "fork"
-"""The key of a batch under which its `Fork` travels."""
+SHARED_PREFIX = "shared_prefix"
+"""The key of a batch under which its `SharedPrefixBatch` travels."""
 
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token: 0 is text or padding, else it belongs to an image."""
@@ -53,7 +53,7 @@ _CANNOT = dict.fromkeys(
 """Language models that can never fork, and why."""
 
 
-def fork_problem(config: PreTrainedConfig) -> str | None:
+def sharing_problem(config: PreTrainedConfig) -> str | None:
     """Returns why the rows of a model run separately; None: they share their prefix.
 
     Args:
@@ -65,68 +65,75 @@ def fork_problem(config: PreTrainedConfig) -> str | None:
     if decoder not in _DECODERS:
         return f"{decoder}: not proven to give the numbers of separate rows"
     attention = cast(Any, config)._attn_implementation
-    if attention not in ("sdpa", FORKED):
+    if attention not in ("sdpa", SHARED_ATTENTION):
         return f"attention {attention!r}: only sdpa forks"
     return None
 
 
 @dataclass(frozen=True)
-class Fork:
+class SharedPrefixBatch:
     """How the tokens of a batch are shared.
 
     A packed batch is one row without padding: the prefixes of all cases one behind the other, then
-    all branches. Else each case is a row of `width` tokens: its prefix, its branches, padding.
+    all branches. Else each case is a row of `row_length` tokens: its prefix, its branches, padding.
 
     Attributes:
-        prefixes: [B] tokens of each case's prefix.
-        branches: [B][K] tokens of each branch; the number of branches may differ.
-        width: L.
+        prefix_lengths: [B] tokens of each case's prefix.
+        branch_lengths: [B][K] tokens of each branch; the number of branches may differ.
+        row_length: L.
         packed: whether the batch is one row.
-        reads: [B][K][O] a branch and how many of its tokens come up to the one at which an answer
-            is read, in each of O orders; None: each answer is read at the end of its own branch.
+        reward_tokens: [B][K][O] a branch and how many of its tokens come up to the one at which an
+            answer is read, in each of O orders; None: each answer is read at the end of its own
+            branch.
     """
 
-    prefixes: tuple[int, ...]
-    branches: tuple[tuple[int, ...], ...]
-    width: int
+    prefix_lengths: tuple[int, ...]
+    branch_lengths: tuple[tuple[int, ...], ...]
+    row_length: int
     packed: bool
-    reads: tuple[tuple[tuple[tuple[int, int], ...], ...], ...] | None = None
+    reward_tokens: tuple[tuple[tuple[tuple[int, int], ...], ...], ...] | None = None
 
     @property
     def prefix_starts(self) -> list[int]:
         """[B] place of each prefix's first token, counted through all rows."""
         if not self.packed:
-            return [row * self.width for row in range(len(self.prefixes))]
-        return [0, *itertools.accumulate(self.prefixes)][:-1]
+            return [row * self.row_length for row in range(len(self.prefix_lengths))]
+        return [0, *itertools.accumulate(self.prefix_lengths)][:-1]
 
     @property
     def branch_starts(self) -> list[list[int]]:
         """[B][K] place of each branch's first token, counted through all rows."""
-        ends = itertools.accumulate(itertools.chain.from_iterable(self.branches))
-        packed = iter([sum(self.prefixes) + start for start in [0, *ends]])
+        ends = itertools.accumulate(itertools.chain.from_iterable(self.branch_lengths))
+        packed = iter([sum(self.prefix_lengths) + start for start in [0, *ends]])
         starts = []
-        for row, (prefix, lengths) in enumerate(zip(self.prefixes, self.branches, strict=True)):
-            first = row * self.width + prefix
+        for row, (prefix, lengths) in enumerate(
+            zip(self.prefix_lengths, self.branch_lengths, strict=True)
+        ):
+            first = row * self.row_length + prefix
             own = [first + before for before in [0, *itertools.accumulate(lengths)][:-1]]
             starts.append([next(packed) for _ in lengths] if self.packed else own)
         return starts
 
     @property
-    def rows(self) -> list[list[int]]:
+    def branch_rows(self) -> list[list[int]]:
         """[branches][tokens] place of each token of a prefix with its branch, case-major."""
         return [
             [*range(start, start + prefix), *range(first, first + length)]
             for start, prefix, firsts, lengths in zip(
-                self.prefix_starts, self.prefixes, self.branch_starts, self.branches, strict=True
+                self.prefix_starts,
+                self.prefix_lengths,
+                self.branch_starts,
+                self.branch_lengths,
+                strict=True,
             )
             for first, length in zip(firsts, lengths, strict=True)
         ]
 
     @property
-    def read_places(self) -> list[list[int]]:
+    def reward_indices(self) -> list[list[int]]:
         """[answers][O] places of the tokens at which each answer is read, case-major."""
-        reads = self.reads or [
-            [[(branch, length)] for branch, length in enumerate(own)] for own in self.branches
+        reads = self.reward_tokens or [
+            [[(branch, length)] for branch, length in enumerate(own)] for own in self.branch_lengths
         ]
         return [
             [starts[branch] + tokens - 1 for branch, tokens in answer]
@@ -152,7 +159,7 @@ def _check_prefixes(features: BatchFeature, prefixes: Sequence[int]) -> None:
             )
 
 
-def forked(
+def share_prefixes(
     features: BatchFeature,
     family: Family,
     prefixes: Sequence[int],
@@ -170,7 +177,7 @@ def forked(
         family: of the model.
         prefixes: [B] tokens of each prefix, image tokens included.
         branches: [B][K] token ids.
-        reads: as in `Fork`.
+        reads: as in `SharedPrefixBatch`.
 
     Raises:
         ConfigError: the branches of a case share no token, or an image is not among what they do.
@@ -201,5 +208,7 @@ def forked(
     del changed["attention_mask"]
     width = changed["input_ids"].shape[1]
     places = None if reads is None else tuple(map(tuple, reads))
-    fork = Fork(tuple(prefixes), lengths, width, packed=not family.rows_apart, reads=places)
-    return BatchFeature({**changed, FORK: fork})
+    shared = SharedPrefixBatch(
+        tuple(prefixes), lengths, width, packed=not family.rows_apart, reward_tokens=places
+    )
+    return BatchFeature({**changed, SHARED_PREFIX: shared})

@@ -15,10 +15,10 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm import chat
 from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError, DataError
-from medrm.models.contract import Contract
+from medrm.models.adapter_config import AdapterConfig
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.prefix_sharing.batch import forked
+from medrm.models.prefix_sharing.batch import share_prefixes
 from medrm.models.prefix_sharing.kv_cache import (
     continued,
     ends_of,
@@ -109,7 +109,7 @@ class ConstrainedJson:
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
-        contract: Contract | None = None,
+        contract: AdapterConfig | None = None,
     ) -> None:
         if prompt.rationale:
             raise ConfigError(
@@ -270,7 +270,7 @@ class ConstrainedJson:
                 [[*call.prompt[start:], *next(said).step.reply] for call in prompt.detail.calls]
                 for prompt, start in zip(prompts, starts, strict=True)
             ]
-            batch = forked(features, family, ends, branches).to(self._model.device)
+            batch = share_prefixes(features, family, ends, branches).to(self._model.device)
             self._choose(branch_ends(self._model, batch), drafts)
         return self._values(prompts, drafts)
 

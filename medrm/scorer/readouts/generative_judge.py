@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from medrm.chat import JudgePrompt
 from medrm.data.images import decode
 from medrm.errors import DataError
-from medrm.models.contract import Contract
+from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION, Outcome, majority, parse_verdict, stored
 from medrm.schema import LETTERS, ORDERS, TIE, UNREAD, Case, Choice, Order, Response, Verdict
 from medrm.scorer.engines.base import Completion, Engine, Request, Sampling
@@ -48,7 +48,7 @@ class Judge:
         votes: int = 1,
         sampling: Sampling = GREEDY,
         plain: Callable[[str], str] | None = None,
-        contract: Contract | None = None,
+        contract: AdapterConfig | None = None,
     ) -> None:
         self.dimensions = tuple(dimensions)
         self.readout = "votes" if votes > 1 else "generate"

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.errors import AdapterError
-from medrm.models.contract import Contract
+from medrm.models.adapter_config import AdapterConfig
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case
@@ -45,7 +45,7 @@ class ImplicitReward(AnswerScorer):
         self,
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
-        contract: Contract,
+        contract: AdapterConfig,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
         if not isinstance(model, PeftModel) or contract.implicit_beta is None:

@@ -16,7 +16,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.data.images import bytes_image, decode
 from medrm.errors import DataError
-from medrm.models.contract import Contract
+from medrm.models.adapter_config import AdapterConfig
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 from medrm.schema import LETTERS, TIE, Case, ImageRef, Outcome, Verdict
@@ -48,7 +48,7 @@ class AnswerScorer:
         self,
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
-        contract: Contract,
+        contract: AdapterConfig,
         readout: Readout[Case, Any, Array],
     ) -> None:
         self.model = model
@@ -160,7 +160,7 @@ class RewardModel(AnswerScorer):
         self,
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
-        contract: Contract,
+        contract: AdapterConfig,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
         shares = shares_prefix(without_adapter(model))

@@ -15,7 +15,7 @@ from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.prefix_sharing.batch import forked
+from medrm.models.prefix_sharing.batch import share_prefixes
 from medrm.models.prefix_sharing.kv_cache import (
     Prefix,
     first_difference,
@@ -231,7 +231,7 @@ class VerdictProbability:
             for prompt in prompts
         ]
         lengths = self._shared_lengths(features, prompts).tolist()
-        batch = forked(features, family_of(self._model.config), lengths, branches)
+        batch = share_prefixes(features, family_of(self._model.config), lengths, branches)
         return self._probabilities(branch_ends(self._model, batch.to(self._model.device)))
 
     def _shared_lengths(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> Tensor:

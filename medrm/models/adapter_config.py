@@ -25,7 +25,7 @@ from medrm.models.fields import check_keys, check_values
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
 from medrm.readouts import SavedReadout
 
-CONTRACT_FILE = "medrm.json"
+MEDRM_FILE = "medrm.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class JudgeSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Contract:
+class AdapterConfig:
     """What is stored beside the weights; every field is needed to give the same scores again.
 
     Attributes:
@@ -131,14 +131,14 @@ def template_digest(processor: ProcessorMixin) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()
 
 
-def new_contract(
+def new_adapter_config(
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
     options: ModelOptions,
     objective: str,
     readout: str,
     dimensions: Sequence[str] | None = None,
-) -> Contract:
+) -> AdapterConfig:
     """Returns the contract of a trained model; `dataclasses.replace` adds what is particular.
 
     Args:
@@ -153,7 +153,7 @@ def new_contract(
     head = head_of(model).spec if has_head(model) else None
     others = [p for n, p in model.named_parameters() if not n.startswith(f"{HEAD}.")]
     whole: Literal["full", "head"] = "full" if any(p.requires_grad for p in others) else "head"
-    return Contract(
+    return AdapterConfig(
         base_model=origin.name,
         base_revision=origin.revision,
         base_digest=origin.digest,
@@ -179,34 +179,34 @@ def new_contract(
     )
 
 
-def write_contract(folder: Path, contract: Contract) -> None:
+def write_adapter_config(folder: Path, contract: AdapterConfig) -> None:
     """Writes `medrm.json`."""
     record = dataclasses.asdict(contract)
     if record["head"] is not None:
         del record["head"]["dimensions"]
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
-    (folder / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / MEDRM_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def update_contract(folder: Path, **changes: Any) -> None:
+def update_adapter_config(folder: Path, **changes: Any) -> None:
     """Changes fields of the contract in a saved folder, such as the score statistics.
 
     Raises:
         AdapterError: the folder has no valid contract.
     """
-    write_contract(folder, dataclasses.replace(read_contract(folder), **changes))
+    write_adapter_config(folder, dataclasses.replace(read_adapter_config(folder), **changes))
 
 
-def read_contract(folder: Path) -> Contract:
+def read_adapter_config(folder: Path) -> AdapterConfig:
     """Reads `medrm.json`.
 
     Raises:
         AdapterError: it is missing, is not JSON, or has missing or unknown keys or wrong values.
     """
-    path = folder / CONTRACT_FILE
+    path = folder / MEDRM_FILE
     if not path.is_file():
         raise AdapterError(
-            f"{folder} is no saved model of medrm: it has no {CONTRACT_FILE}. Give the adapter "
+            f"{folder} is no saved model of medrm: it has no {MEDRM_FILE}. Give the adapter "
             "folder of a run, such as RUN/adapter."
         )
     try:
@@ -217,15 +217,15 @@ def read_contract(folder: Path) -> Contract:
         raise AdapterError(
             f"{path} cannot be read ({type(error).__name__}: {error}). Save the adapter again."
         ) from error
-    check_keys(path, record, Contract)
+    check_keys(path, record, AdapterConfig)
     parts: tuple[tuple[str, type], ...] = (("head", HeadSpec), ("judge", JudgeSpec))
     for name, kind in parts:
         if record[name] is not None:
             record[name] = _part(path, record[name], kind)
-    check_values(path, record, Contract)
+    check_values(path, record, AdapterConfig)
     for name in ("dimensions", "training_pixel_digests"):
         record[name] = tuple(record[name])
-    return Contract(**record)
+    return AdapterConfig(**record)
 
 
 def _part(path: Path, record: dict[str, Any], kind: type) -> Any:

@@ -18,8 +18,12 @@ import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter import freeze_backbone
+from medrm.models.adapter_config import (
+    new_adapter_config,
+    read_adapter_config,
+    update_adapter_config,
+)
 from medrm.models.base_model import load_base, load_processor
-from medrm.models.contract import new_contract, read_contract, update_contract
 from medrm.models.reward_model import head_of
 from medrm.models.save_load import load_adapter, save_adapter
 
@@ -95,7 +99,9 @@ def test_frozen_probe_saves_the_head_alone(tiny_folder):
     base = tiny_folder("smolvlm")
     model, processor = reward_model(base)
     freeze_backbone(model)
-    contract = new_contract(model, processor, ModelOptions(str(base)), "bradley_terry", "reward")
+    contract = new_adapter_config(
+        model, processor, ModelOptions(str(base)), "bradley_terry", "reward"
+    )
     assert contract.trained == "head"
     folder = base.parent / "probe"
     save_adapter(folder, model, processor, contract)
@@ -158,7 +164,7 @@ def _rewrite(folder, change):
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     change(tensors)
-    names = json.dumps(read_contract(folder).dimensions)
+    names = json.dumps(read_adapter_config(folder).dimensions)
     save_file(tensors, path, metadata={"format": "pt", "dimensions": names})
 
 
@@ -221,7 +227,7 @@ def test_missing_and_unknown_keys_of_the_contract_are_refused(saved):
     del record["pooling"]
     (saved / "medrm.json").write_text(json.dumps(record | {"famly": "llava"}))
     with pytest.raises(AdapterError, match=r"pooling is missing[\s\S]*famly is not known"):
-        read_contract(saved)
+        read_adapter_config(saved)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +251,7 @@ def test_missing_and_unknown_keys_of_the_contract_are_refused(saved):
 def test_wrong_values_of_the_contract_are_refused(saved, changes, message):
     _edit(saved, **changes)
     with pytest.raises(AdapterError, match=re.escape(message) if '"' in message else message):
-        read_contract(saved)
+        read_adapter_config(saved)
 
 
 @pytest.mark.parametrize(("name", "value"), [("kind", "mpl"), ("ties", 1), ("hidden_size", "32")])
@@ -253,14 +259,14 @@ def test_wrong_values_of_the_head_are_refused(saved, name, value):
     head = json.loads((saved / "medrm.json").read_text())["head"]
     _edit(saved, head=head | {name: value})
     with pytest.raises(AdapterError, match=f"{name} is .*accepted: "):
-        read_contract(saved)
+        read_adapter_config(saved)
 
 
 def test_statistics_are_added_to_a_saved_contract(saved):
-    before = read_contract(saved)
+    before = read_adapter_config(saved)
     statistics = {"accuracy": {"mean": 0.5, "std": 1.0}}
-    update_contract(saved, score_statistics=statistics)
-    assert read_contract(saved) == dataclasses.replace(before, score_statistics=statistics)
+    update_adapter_config(saved, score_statistics=statistics)
+    assert read_adapter_config(saved) == dataclasses.replace(before, score_statistics=statistics)
 
 
 def test_another_family_is_refused(saved):
@@ -298,9 +304,9 @@ def test_the_shipped_base_is_recorded_under_its_name(tiny_folder, tmp_path, monk
         tmp_path,
         model,
         processor,
-        new_contract(model, processor, options, "bradley_terry", "reward"),
+        new_adapter_config(model, processor, options, "bradley_terry", "reward"),
     )
-    assert read_contract(tmp_path).base_model == "phantom-base"
+    assert read_adapter_config(tmp_path).base_model == "phantom-base"
     inputs = batch(processor, "qwen2_5_vl")
     assert torch.equal(rewards(load_adapter(tmp_path)[0], inputs), rewards(model, inputs))
 
@@ -325,7 +331,7 @@ def test_a_hub_base_is_recorded_with_its_commit(tiny_folder, tmp_path, monkeypat
 
 def test_contract_survives_json_with_every_field(saved):
     contract = dataclasses.replace(
-        read_contract(saved),
+        read_adapter_config(saved),
         score_statistics={"accuracy": {"mean": 0.1, "std": 2.5}},
         training_data_digest="ab" * 32,
         training_pixel_digests=("cd" * 32,),
@@ -334,7 +340,7 @@ def test_contract_survives_json_with_every_field(saved):
     )
     model, processor = reward_model(saved.parent / "llava-32")
     save_adapter(saved.parent / "again", freeze_backbone(model), processor, contract)
-    assert read_contract(saved.parent / "again") == contract
+    assert read_adapter_config(saved.parent / "again") == contract
     assert contract.dimensions == SPEC.dimensions
 
 

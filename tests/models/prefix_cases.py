@@ -10,7 +10,7 @@ from tiny import make_tiny, tiny_image
 from medrm.config import AdapterOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
-from medrm.models.prefix_sharing.batch import FORK
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
@@ -73,14 +73,14 @@ def loss(model: Any, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]
 def dense_rewards(model: Any, batch: Any) -> torch.Tensor:
     """Returns the rewards of one forked case by stock attention under one mask over its row."""
     stock = without_adapter(model)
-    fork = batch[FORK]
-    (prefix,), (lengths,) = fork.prefixes, fork.branches
+    fork = batch[SHARED_PREFIX]
+    (prefix,), (lengths,) = fork.prefix_lengths, fork.branch_lengths
     parts = [torch.full((count,), part) for part, count in enumerate((prefix, *lengths))]
     segments = torch.cat(parts)
-    places = torch.arange(fork.width)
+    places = torch.arange(fork.row_length)
     seen = places[:, None] >= places
     seen &= (segments == 0) | (segments[:, None] == segments)
-    inputs = {name: value for name, value in batch.items() if name != FORK}
+    inputs = {name: value for name, value in batch.items() if name != SHARED_PREFIX}
     own = [torch.arange(prefix), *(torch.arange(count) + prefix for count in lengths)]
     positions = torch.cat(own)[None]
     if "image_grid_thw" in inputs:

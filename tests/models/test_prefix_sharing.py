@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 import torch
-from forked import CASES, DENSE, GRADIENTS, case, dense_rewards, equal_pairs, loss, reward_model
+from prefix_cases import (
+    CASES,
+    DENSE,
+    GRADIENTS,
+    case,
+    dense_rewards,
+    equal_pairs,
+    loss,
+    reward_model,
+)
 from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import AdapterOptions, ModelOptions
@@ -20,9 +29,9 @@ from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import FAMILIES
-from medrm.models.prefix_sharing import attention as forked_attention
-from medrm.models.prefix_sharing.attention import enable_forks, shares_prefix
-from medrm.models.prefix_sharing.batch import FORK, Fork, fork_problem
+from medrm.models.prefix_sharing import attention as attention_module
+from medrm.models.prefix_sharing.attention import enable_prefix_sharing, shares_prefix
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX, SharedPrefixBatch, sharing_problem
 from medrm.models.reward_model import attach_head, without_adapter
 from medrm.scorer.collator import Collator
 from medrm.scorer.token_logprobs import token_places
@@ -63,9 +72,9 @@ def test_scores_loss_and_gradients_are_those_of_separate_rows(family, checkpoint
 def test_answers_of_one_length_need_no_gathering(family):
     model, collator = reward_model(family)
     pairs = equal_pairs()
-    fork = collator.forks(pairs)[FORK]
-    assert len(set(fork.prefixes)) == 1
-    assert len({length for own in fork.branches for length in own}) == 1
+    fork = collator.forks(pairs)[SHARED_PREFIX]
+    assert len(set(fork.prefix_lengths)) == 1
+    assert len({length for own in fork.branch_lengths for length in own}) == 1
     check(model, collator.rows(pairs), collator.forks(pairs))
 
 
@@ -74,13 +83,13 @@ def test_all_layers_share_one_mask(gradients, monkeypatch):
     """Made once in a forward; no layer keeps one of its own for its backward."""
     model, collator = reward_model("llava")
     given = []
-    attention = forked_attention.scaled_dot_product_attention
+    attention = attention_module.scaled_dot_product_attention
 
     def spied(*parts, **settings):
         given.append(settings["attn_mask"])
         return attention(*parts, **settings)
 
-    monkeypatch.setattr(forked_attention, "scaled_dot_product_attention", spied)
+    monkeypatch.setattr(attention_module, "scaled_dot_product_attention", spied)
     kept = []
     keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
     with torch.set_grad_enabled(gradients), keep:
@@ -147,7 +156,7 @@ def test_sliding_window_counts_the_tokens_of_a_branchs_own_path():
     model, collator = reward_model("gemma3")
     assert without_adapter(model).config.get_text_config().sliding_window == 16
     long = [case(9, ("word " * 40 + "end", "a", "other " * 6))]
-    assert max(collator.forks(long)[FORK].branches[0]) > 32
+    assert max(collator.forks(long)[SHARED_PREFIX].branch_lengths[0]) > 32
     check(model, collator.rows(long), collator.forks(long))
 
 
@@ -169,7 +178,7 @@ def test_a_prefix_may_end_in_an_image(family, size):
     cases = [case(seed, ("Yes", "no", "7 words of it"), *size) for seed in range(2)]
     fork = collator.forks(cases)
     image = collator.processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    assert fork["input_ids"][0, fork[FORK].prefixes[0] - 1] == image
+    assert fork["input_ids"][0, fork[SHARED_PREFIX].prefix_lengths[0] - 1] == image
     check(model, collator.rows(cases), fork)
 
 
@@ -218,12 +227,12 @@ def test_places_name_the_tokens_of_each_row(family):
 
 
 def test_a_packed_batch_holds_each_token_once():
-    fork = Fork(prefixes=(3, 2), branches=((2, 1), (1, 4)), width=13, packed=True)
-    places = [place for row in fork.rows for place in row]
+    fork = SharedPrefixBatch((3, 2), ((2, 1), (1, 4)), row_length=13, packed=True)
+    places = [place for row in fork.branch_rows for place in row]
     assert set(places) == set(range(13))
-    assert fork.rows[0] == [0, 1, 2, 5, 6]
-    assert fork.rows[3] == [3, 4, 9, 10, 11, 12]
-    assert fork.read_places == [[6], [7], [8], [12]]
+    assert fork.branch_rows[0] == [0, 1, 2, 5, 6]
+    assert fork.branch_rows[3] == [3, 4, 9, 10, 11, 12]
+    assert fork.reward_indices == [[6], [7], [8], [12]]
 
 
 def test_a_model_that_does_not_fork_refuses_a_forked_batch():
@@ -236,11 +245,11 @@ def test_a_model_that_does_not_fork_refuses_a_forked_batch():
 
 def test_what_cannot_fork_has_a_reason_and_runs_separately(tiny_folder, caplog):
     for family in TINY_FAMILIES:
-        assert fork_problem(make_tiny(family)[0].config) is None
+        assert sharing_problem(make_tiny(family)[0].config) is None
     config = make_tiny("llava")[0].config
     for decoder, reason in (("qwen3_5_text", "linear"), ("made_up", "not proven")):
         config.text_config.model_type = decoder
-        assert reason in str(fork_problem(config))
+        assert reason in str(sharing_problem(config))
     folder = str(tiny_folder("llava"))
     with caplog.at_level("INFO", logger="medrm"):
         eager = load_base(ModelOptions(folder, attn_implementation="eager"))
@@ -252,6 +261,6 @@ def test_what_cannot_fork_has_a_reason_and_runs_separately(tiny_folder, caplog):
 
 def test_a_saved_model_names_no_attention_of_ours(tmp_path):
     model, _ = make_tiny("llava")
-    enable_forks(model)
+    enable_prefix_sharing(model)
     model.save_pretrained(tmp_path)
-    assert "forked" not in (tmp_path / "config.json").read_text()
+    assert "medrm" not in (tmp_path / "config.json").read_text()
