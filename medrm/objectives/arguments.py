@@ -1,11 +1,14 @@
-"""The training arguments of the Bradley-Terry objective, with TRL's and transformers' names."""
+"""The training arguments that all objectives share, and those of Bradley-Terry.
+
+Their names are TRL's and transformers'.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
@@ -14,45 +17,115 @@ from medrm.config import option
 from medrm.errors import ConfigError
 from medrm.objectives.losses import PAIR_LOSSES
 
-_FIXED: dict[str, tuple[object, str]] = {
-    "gradient_accumulation_steps": (
-        1,
-        "it follows from global_batch_cases, max_tokens_per_batch, per_device_train_batch_size and "
-        "the processes",
-    ),
-    "remove_unused_columns": (False, "cases have no columns"),
-    "label_smoothing_factor": (0.0, "use label_smoothing"),
-    "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
-    "dataloader_drop_last": (False, "every case is learned from in every epoch"),
-}
-"""Arguments of transformers that the step planner takes over: the one accepted value, and why."""
-
-_COUNTS = (
-    "global_batch_cases",
-    "max_tokens_per_batch",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-)
-
-
-def name_checkpointing(given: dict[str, Any]) -> None:
-    """Gives checkpointing the name that the installed transformers reads.
-
-    Versions from 5.22 on call it `activation_checkpointing` and warn of `gradient_checkpointing`,
-    the only name before. Recipes keep the name that all versions accept.
-
-    Args:
-        given: the values of training arguments by name, changed in place.
-    """
-    for end in ("", "_kwargs"):
-        old, new = f"gradient_checkpointing{end}", f"activation_checkpointing{end}"
-        if new in given and given[new] is None:
-            given[new] = given[old]
+Fixed = dict[str, tuple[object, str]]
+"""Name of an argument to its one accepted value, and why."""
 
 
 @dataclass
-class BradleyTerryConfig(TrainingArguments):
+class CommonArguments:
+    """What all objectives share; goes before a class of transformers' or TRL's in the bases.
+
+    The class variables say what `__post_init__` refuses besides what no objective accepts.
+    """
+
+    fixed: ClassVar[Fixed] = {}
+    counts: ClassVar[tuple[str, ...]] = (
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+    )
+    """Arguments that are numbers from 1 on, or None."""
+
+    # Other defaults than TRL's and transformers'.
+    lr_scheduler_type: SchedulerType | str = field(
+        default="cosine", metadata={"help": "Course of the learning rates."}
+    )
+    warmup_steps: float = option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
+    save_strategy: SaveStrategy | str = field(
+        default="steps", metadata={"help": "When a checkpoint is written."}
+    )
+    save_steps: float = option(0.2, "Every so many steps; below 1: a share of all steps.")
+    save_total_limit: int | None = option(2, "Most checkpoints kept, the best among them.")
+    logging_steps: float = option(10, "Every so many steps; below 1: a share of all steps.")
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are no numbers from the log.")
+    # The argument parser reads the second member of the union.
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default="tensorboard", metadata={"help": "Where metrics go besides metrics.jsonl."}
+    )
+    remove_unused_columns: bool | None = option(False, "Always false here.")
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        if problems:
+            raise ConfigError("; ".join(problems))
+        values = vars(self)
+        # transformers from 5.22 on calls it `activation_checkpointing` and warns of the name that
+        # all versions accept, which recipes keep.
+        for suffix in ("", "_kwargs"):
+            newer = f"activation_checkpointing{suffix}"
+            if newer in values and values[newer] is None:
+                values[newer] = values[f"gradient_checkpointing{suffix}"]
+        super().__post_init__()  # type: ignore[misc] # of the class that comes next in the bases
+
+    def _problems(self) -> list[str]:
+        """Returns what is wrong with the values, a sentence each."""
+        values = vars(self)
+        problems = [
+            f"{name} is {values[name]!r}; leave it out: {why}"
+            for name, (accepted, why) in self.fixed.items()
+            if values[name] != accepted
+        ]
+        problems += [
+            f"{name} is {value}; give a finite number"
+            for name, value in values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        problems += [
+            f"{name} is {values[name]}; give 1 or more"
+            for name in self.counts
+            if values[name] is not None and values[name] < 1
+        ]
+        if values["num_train_epochs"] <= 0:
+            problems.append(f"num_train_epochs is {values['num_train_epochs']}; give more than 0")
+        return problems
+
+
+@dataclass
+class MeasuredArguments(CommonArguments):
+    """Of objectives whose loss on the development split chooses the checkpoint."""
+
+    eval_strategy: IntervalStrategy | str = field(
+        default="steps", metadata={"help": "When the development split is measured."}
+    )
+    eval_steps: float | None = option(0.2, "Every so many steps; below 1: a share of all steps.")
+    load_best_model_at_end: bool = option(
+        True, "End with the checkpoint that is best on the development split."
+    )
+    metric_for_best_model: str | None = option("loss", "What is best: loss.")
+
+
+@dataclass
+class BradleyTerryConfig(MeasuredArguments, TrainingArguments):  # type: ignore[misc] # two unions
     """Arguments of `transformers.TrainingArguments`, with other defaults, and of the loss."""
+
+    # The step planner takes these over.
+    fixed: ClassVar[Fixed] = {
+        "gradient_accumulation_steps": (
+            1,
+            "it follows from global_batch_cases, max_tokens_per_batch, per_device_train_batch_size "
+            "and the processes",
+        ),
+        "remove_unused_columns": (False, "cases have no columns"),
+        "label_smoothing_factor": (0.0, "use label_smoothing"),
+        "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
+        "dataloader_drop_last": (False, "every case is learned from in every epoch"),
+    }
+    counts: ClassVar[tuple[str, ...]] = (
+        "global_batch_cases",
+        "max_tokens_per_batch",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+    )
 
     global_batch_cases: int = option(
         32, "Cases of one optimiser step, whatever the devices and micro-batches."
@@ -114,33 +187,10 @@ class BradleyTerryConfig(TrainingArguments):
         None, "Most cases that a device measures at once. None: as in training."
     )
     learning_rate: float = option(1e-4, "Learning rate of the adapter (or of the whole model).")
-    lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Course of the learning rates."}
-    )
-    warmup_steps: float = option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
-    eval_strategy: IntervalStrategy | str = field(
-        default="steps", metadata={"help": "When the development split is measured."}
-    )
-    eval_steps: float | None = option(0.2, "Every so many steps; below 1: a share of all steps.")
-    save_strategy: SaveStrategy | str = field(
-        default="steps", metadata={"help": "When a checkpoint is written."}
-    )
-    save_steps: float = option(0.2, "Every so many steps; below 1: a share of all steps.")
-    save_total_limit: int | None = option(2, "Most checkpoints kept, the best among them.")
-    load_best_model_at_end: bool = option(
-        True, "End with the checkpoint that is best on the development split."
-    )
     metric_for_best_model: str | None = option(
         "loss",
         "What is best: loss, accuracy, margin, or one dimension's, such as accuracy_overall.",
     )
-    logging_steps: float = option(10, "Every so many steps; below 1: a share of all steps.")
-    logging_nan_inf_filter: bool = option(False, "Hide losses that are no numbers from the log.")
-    # The argument parser reads the second member of the union.
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="tensorboard", metadata={"help": "Where metrics go besides metrics.jsonl."}
-    )
-    remove_unused_columns: bool = option(False, "Always false here.")
 
     def __post_init__(self) -> None:
         if self.per_device_train_batch_size is None:
@@ -148,50 +198,28 @@ class BradleyTerryConfig(TrainingArguments):
             self.per_device_train_batch_size = self.global_batch_cases if bounded else 8
         if self.per_device_eval_batch_size is None:
             self.per_device_eval_batch_size = self.per_device_train_batch_size
-        problems = self._problems()
-        if problems:
-            raise ConfigError("; ".join(problems))
-        name_checkpointing(vars(self))
-        super().__post_init__()  # type: ignore[no-untyped-call]
+        super().__post_init__()
 
     def _problems(self) -> list[str]:
-        given = vars(self)
-        problems = [
-            f"{name} is {given[name]!r}; leave it out: {why}"
-            for name, (accepted, why) in _FIXED.items()
-            if given[name] != accepted
-        ]
-        problems += [
-            f"{name} is {value}; give a finite number"
-            for name, value in given.items()
-            if isinstance(value, float) and not math.isfinite(value)
-        ]
-        problems += [
-            f"{name} is {given[name]}; give 1 or more"
-            for name in _COUNTS
-            if given[name] is not None and given[name] < 1
-        ]
-        if self.ties not in PAIR_LOSSES:
-            return [*problems, f"ties is {self.ties!r}; accepted: {', '.join(PAIR_LOSSES)}"]
-        if self.num_train_epochs <= 0:
-            problems.append(f"num_train_epochs is {self.num_train_epochs}; give more than 0")
+        problems = super()._problems()
         if not 0 <= self.label_smoothing < 0.5:
             problems.append(f"label_smoothing is {self.label_smoothing}; give 0 <= share < 0.5")
         for name in ("margin", "center_rewards_coefficient", "head_learning_rate"):
-            if given[name] < 0:
-                problems.append(f"{name} is {given[name]}; give 0 or more")
-        problems += self._clashes()
+            if vars(self)[name] < 0:
+                problems.append(f"{name} is {vars(self)[name]}; give 0 or more")
+        if self.ties not in PAIR_LOSSES:
+            problems.append(f"ties is {self.ties!r}; accepted: {', '.join(PAIR_LOSSES)}")
+        elif self.margin > 0:
+            problems += self._margin_conflicts()
         try:
             _ = self.weights_by_dimension
         except ConfigError as error:
             problems.append(str(error))
         return problems
 
-    def _clashes(self) -> list[str]:
-        """Returns combinations of loss options that contradict each other."""
-        if self.margin <= 0:
-            return []
-        others = {
+    def _margin_conflicts(self) -> list[str]:
+        """Returns the options that a margin does not go with."""
+        conflicts = {
             "vote_targets shares (a margin needs one preferred answer)": (
                 self.vote_targets == "shares"
             ),
@@ -201,9 +229,9 @@ class BradleyTerryConfig(TrainingArguments):
             "label_smoothing (a smoothed label prefers both answers)": self.label_smoothing > 0,
         }
         return [
-            f"margin {self.margin} does not go with {name}"
-            for name, present in others.items()
-            if present
+            f"margin {self.margin} does not go with {option_and_reason}"
+            for option_and_reason, conflicting in conflicts.items()
+            if conflicting
         ]
 
     @property

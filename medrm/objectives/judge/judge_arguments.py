@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from medrm.config import option
-from medrm.errors import ConfigError
-from medrm.objectives.arguments import name_checkpointing
-
-Fixed = dict[str, tuple[object, str]]
-"""Name of an argument to the one accepted value, and why."""
+from medrm.objectives.arguments import CommonArguments, Fixed, MeasuredArguments
 
 _FIXED: Fixed = {
     "remove_unused_columns": (False, "rows are numbers that the collator looks up"),
@@ -26,23 +20,17 @@ _FIXED: Fixed = {
     "use_liger_kernel": (False, "it replaces the forward pass that TRL reads its losses from"),
 }
 _FIXED_ROWS: Fixed = {
+    **_FIXED,
     "padding_free": (False, "rows with images are padded"),
     "truncation_mode": ("keep_start", "nothing is truncated; max_length sets cases aside"),
     "dataset_num_proc": (None, "rows are made by the data loader's workers"),
     "pad_token": (None, "the processor's own is used"),
 }
-_COUNTS = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-)
 
 
 @dataclass
-class JudgeArguments:
+class JudgeArguments(CommonArguments):
     """What the arguments of all judges share; goes before a class of TRL's in the bases."""
-
-    fixed: ClassVar[Fixed] = {}
 
     label_rule: Literal["majority", "plurality", "sampled"] = option(
         "majority",
@@ -51,67 +39,17 @@ class JudgeArguments:
         "sampled: all, each as one answer drawn with its share of the votes (half of the ties).",
     )
 
-    # Other defaults than TRL's and transformers'.
-    lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Course of the learning rate."}
-    )
-    warmup_steps: float = option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
-    save_strategy: SaveStrategy | str = field(
-        default="steps", metadata={"help": "When a checkpoint is written."}
-    )
-    save_steps: float = option(0.2, "Every so many steps; below 1: a share of all steps.")
-    save_total_limit: int | None = option(2, "Most checkpoints kept, the best among them.")
-    logging_steps: float = option(10, "Every so many steps; below 1: a share of all steps.")
-    logging_nan_inf_filter: bool = option(False, "Hide losses that are no numbers from the log.")
-    # The argument parser reads the second member of the union.
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="tensorboard", metadata={"help": "Where metrics go besides metrics.jsonl."}
-    )
-    remove_unused_columns: bool | None = option(False, "Always false here.")
+    # Other defaults than TRL's.
     bf16: bool | None = option(False, "Train in bfloat16 mixed precision.")
     gradient_checkpointing: bool | None = option(
         None, "Recompute activations in the backward pass: less memory, more time."
     )
 
-    def __post_init__(self) -> None:
-        problems = self._problems()
-        if problems:
-            raise ConfigError("; ".join(problems))
-        name_checkpointing(vars(self))
-        super().__post_init__()  # type: ignore[misc] # of the class of TRL's that comes next
-
-    def _problems(self) -> list[str]:
-        given = vars(self)
-        problems = [
-            f"{name} is {given[name]!r}; leave it out: {why}"
-            for name, (accepted, why) in {**_FIXED, **self.fixed}.items()
-            if given[name] != accepted
-        ]
-        problems += [
-            f"{name} is {value}; give a finite number"
-            for name, value in given.items()
-            if isinstance(value, float) and not math.isfinite(value)
-        ]
-        problems += [
-            f"{name} is {given[name]}; give 1 or more" for name in _COUNTS if given[name] < 1
-        ]
-        if given["num_train_epochs"] <= 0:
-            problems.append(f"num_train_epochs is {given['num_train_epochs']}; give more than 0")
-        return problems
-
 
 @dataclass
-class MeasuredArguments(JudgeArguments):
-    """Arguments of judges whose loss on the development split chooses the checkpoint."""
+class WrittenVerdictArguments(MeasuredArguments, JudgeArguments):
+    """Of judges that learn verdicts written beforehand, not their own."""
 
-    eval_strategy: IntervalStrategy | str = field(
-        default="steps", metadata={"help": "When the development split is measured."}
-    )
-    eval_steps: float | None = option(0.2, "Every so many steps; below 1: a share of all steps.")
-    load_best_model_at_end: bool = option(
-        True, "End with the checkpoint that is best on the development split."
-    )
-    metric_for_best_model: str | None = option("loss", "What is best: loss.")
     rationales: str | None = option(
         None,
         "JSONL file of reasons to give before the verdict (case_id, and rationale: dimension to a "
@@ -121,7 +59,7 @@ class MeasuredArguments(JudgeArguments):
 
 
 @dataclass
-class JudgeSFTConfig(MeasuredArguments, SFTConfig):  # type: ignore[misc] # TRL has no types
+class JudgeSFTConfig(WrittenVerdictArguments, SFTConfig):  # type: ignore[misc] # TRL has no types
     """Arguments of `trl.SFTConfig`. An optimiser step is, as with TRL, per_device_train_batch_size
     x gradient_accumulation_steps x processes rows; a case has a row for each order and call.
     """
@@ -143,7 +81,7 @@ class JudgeSFTConfig(MeasuredArguments, SFTConfig):  # type: ignore[misc] # TRL 
 
 
 @dataclass
-class JudgeDPOConfig(MeasuredArguments, DPOConfig):  # type: ignore[misc] # TRL has no types
+class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] # TRL has no types
     """Arguments of `trl.DPOConfig`. A step is counted in pairs, as with TRL."""
 
     fixed: ClassVar[Fixed] = {
@@ -186,6 +124,7 @@ class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL h
     """
 
     fixed: ClassVar[Fixed] = {
+        **_FIXED,
         "sync_ref_model": (False, "TRL cannot do it with an adapter"),
         "log_completions_hub_repo": (None, "nothing but the adapter is pushed"),
         "load_best_model_at_end": (False, "no loss of GRPO says which checkpoint is best"),
