@@ -25,7 +25,7 @@ Fixed = dict[str, tuple[object, str]]
 class CommonArguments:
     """What all objectives share; goes before a class of transformers' or TRL's in the bases.
 
-    The class variables say what `__post_init__` refuses besides what no objective accepts.
+    `fixed` and `counts` say which values an objective refuses.
     """
 
     fixed: ClassVar[Fixed] = {}

@@ -22,7 +22,12 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.losses import PAIR_LOSSES
-from medrm.objectives.objective import Objective, TrainingInputs, autocast_under_deepspeed
+from medrm.objectives.objective import (
+    Objective,
+    TrainingInputs,
+    autocast_under_deepspeed,
+    visible_gpu_problems,
+)
 from medrm.objectives.probe import (
     PooledHead,
     learned_from,
@@ -93,11 +98,8 @@ def check(
         DataError: no case with a label to learn from.
     """
     args: BradleyTerryConfig = run.training
-    if args.n_gpu > 1:
-        raise ConfigError(
-            f"one process sees {args.n_gpu} GPUs; start `accelerate launch --num_processes "
-            f"{args.n_gpu}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
-        )
+    if problems := visible_gpu_problems(args):
+        raise ConfigError(problems[0])
     if args.gradient_checkpointing and run.adapter.lora_vision and _zero3():
         raise ConfigError(
             "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "

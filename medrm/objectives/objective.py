@@ -89,6 +89,16 @@ def fit_for_training(
     return chosen(cases, np.flatnonzero(~long)), excluded
 
 
+def visible_gpu_problems(args: TrainingArguments) -> list[str]:
+    """Returns why a process must not see several GPUs: Trainer would deal rows to all of them."""
+    if args.n_gpu <= 1:
+        return []
+    return [
+        f"one process sees {args.n_gpu} GPUs; start `accelerate launch --num_processes "
+        f"{args.n_gpu}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+    ]
+
+
 def autocast_under_deepspeed(args: TrainingArguments) -> None:
     """Makes bf16 mean autocast under DeepSpeed as well, whose own bf16 casts head and adapter."""
     if args.deepspeed_plugin is None or not args.bf16:

@@ -15,8 +15,13 @@ from torch import Tensor
 from medrm import chat
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
-from medrm.objectives.judge.judge_collator import IGNORED, Writer, preferred, supervised
-from medrm.objectives.judge.verdict_targets import Reply, VerdictRow, verdict_rows
+from medrm.objectives.judge.judge_collator import (
+    IGNORED,
+    ConversationRenderer,
+    preferred,
+    supervised,
+)
+from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply, judge_examples
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.mock_judges import MockEngine
 from medrm.scorer.readouts.generative_judge import Judge
@@ -27,15 +32,17 @@ TURN_END["smolvlm"] = TURN_END["idefics3"]
 CASES = [judged(1, accuracy=FIRST, overall=TIE), judged(22, accuracy=FIRST)]
 
 
-def parts(family: str) -> tuple[Collator, Writer]:
+def parts(family: str) -> tuple[Collator, ConversationRenderer]:
     collator = Collator(make_tiny(family)[1])
-    return collator, Writer.of(collator)
+    return collator, ConversationRenderer.of(collator)
 
 
-def batch_of(writer: Writer, rows: Sequence[VerdictRow], prompt: Any = JSON) -> dict[str, Any]:
-    written = [writer.verdict(row, prompt) for row in rows]
+def batch_of(
+    renderer: ConversationRenderer, rows: Sequence[JudgeExample], prompt: Any = JSON
+) -> dict[str, Any]:
+    written = [renderer.verdict(row, prompt) for row in rows]
     examples = [{"row": number, "images": []} for number in range(len(rows))]
-    return supervised(writer, written.__getitem__, examples)
+    return supervised(renderer, written.__getitem__, examples)
 
 
 def decoded(collator: Collator, ids: Tensor) -> str:
@@ -44,10 +51,10 @@ def decoded(collator: Collator, ids: Tensor) -> str:
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_the_verdict_and_the_turns_end_are_learned_exactly(family: str) -> None:
-    collator, writer = parts(family)
+    collator, renderer = parts(family)
     end = TURN_END.get(family, "<|im_end|>")
-    rows = verdict_rows(CASES, DIMENSIONS, JSON, "majority")
-    batch = batch_of(writer, rows)
+    rows = judge_examples(CASES, DIMENSIONS, JSON, "majority")
+    batch = batch_of(renderer, rows)
     assert (batch["input_ids"] == batch["labels"])[batch["labels"] != IGNORED].all()
     for place, row in enumerate(rows):
         reply = row.reply(JSON)
@@ -64,10 +71,10 @@ def test_the_verdict_and_the_turns_end_are_learned_exactly(family: str) -> None:
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
 def test_tokens_are_those_of_scoring(family: str) -> None:
     """The prompt as an engine is sent it, then the reply."""
-    collator, writer = parts(family)
+    collator, renderer = parts(family)
     prompt = PROMPTS["rationale_json"]
-    rows = verdict_rows(CASES, DIMENSIONS, prompt, "majority")
-    batch = batch_of(writer, rows, prompt)
+    rows = judge_examples(CASES, DIMENSIONS, prompt, "majority")
+    batch = batch_of(renderer, rows, prompt)
     judge = Judge(
         MockEngine("always-a"), prompt, DIMENSIONS,
         plain=partial(chat.plain, control=chat.control_tokens(collator.processor)),
@@ -84,10 +91,10 @@ def test_tokens_are_those_of_scoring(family: str) -> None:
 
 
 def test_fillers_in_reasons_are_not_learned() -> None:
-    collator, writer = parts("qwen2_5_vl")
+    collator, renderer = parts("qwen2_5_vl")
     prompt = PROMPTS["rationale_json"]
-    rows = verdict_rows(CASES[:1], DIMENSIONS, prompt, "majority")
-    batch = batch_of(writer, rows, prompt)
+    rows = judge_examples(CASES[:1], DIMENSIONS, prompt, "majority")
+    batch = batch_of(renderer, rows, prompt)
     for place, row in enumerate(rows):
         labels = batch["labels"][place]
         learned = decoded(collator, labels[labels != IGNORED])
@@ -97,11 +104,13 @@ def test_fillers_in_reasons_are_not_learned() -> None:
 
 
 def test_pairs_are_the_chosen_rows_then_the_rejected() -> None:
-    collator, writer = parts("qwen2_5_vl")
-    rows = verdict_rows(CASES, DIMENSIONS, JSON, "majority")
-    pairs = [(writer.verdict(row, JSON), writer.verdict(row, JSON, row.learned)) for row in rows]
+    collator, renderer = parts("qwen2_5_vl")
+    rows = judge_examples(CASES, DIMENSIONS, JSON, "majority")
+    pairs = [
+        (renderer.verdict(row, JSON), renderer.verdict(row, JSON, row.learned)) for row in rows
+    ]
     examples = [{"row": number, "images": []} for number in (2, 0)]
-    batch = preferred(writer, pairs.__getitem__, examples)
+    batch = preferred(renderer, pairs.__getitem__, examples)
     assert batch["completion_mask"].shape == batch["input_ids"].shape
     wrong = {"A": "B", "B": "A"}
     for place, number in enumerate((2, 0, 2, 0)):
@@ -117,12 +126,12 @@ def test_pairs_are_the_chosen_rows_then_the_rejected() -> None:
 
 
 def test_an_answer_pair_is_the_conversation_that_scoring_reads() -> None:
-    collator, writer = parts("gemma3")
+    collator, renderer = parts("gemma3")
     case = CASES[0]
     for place, row in enumerate(Collator(collator.processor, "turn_end").answer_rows(case)):
-        written = writer.answer(case, place)
+        written = renderer.answer(case, place)
         assert row.text == written.text + "\n"
-        features, learned = writer.encode([written])
+        features, learned = renderer.encode([written])
         assert decoded(collator, features["input_ids"][learned]) == (
             case.answers[place] + "<end_of_turn>"
         )
@@ -136,18 +145,18 @@ def test_a_template_without_a_turns_end_gets_the_tokenizers() -> None:
         "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )
     collator = Collator(processor)
-    writer = Writer.of(collator)
-    assert writer.ending == processor.tokenizer.eos_token
-    rows = verdict_rows(CASES[:1], DIMENSIONS, JSON, "majority")
-    batch = batch_of(writer, rows)
+    renderer = ConversationRenderer.of(collator)
+    assert renderer.ending == processor.tokenizer.eos_token
+    rows = judge_examples(CASES[:1], DIMENSIONS, JSON, "majority")
+    batch = batch_of(renderer, rows)
     labels = batch["labels"][0]
     learned = decoded(collator, labels[labels != IGNORED])
     # The space that this template puts before a reply is the model's to write.
     assert learned.startswith(' {"accuracy": "A", "overall": "')
     assert learned.endswith('"}<|im_end|>')
     messages = chat.answer_messages("?", 0, "")[:-1]
-    spoken = writer.write(messages, (), Reply(" clear lungs \n", ((1, 6),)))
-    _, mask = writer.encode([spoken])
+    spoken = renderer.render(messages, (), TargetReply(" clear lungs \n", ((1, 6),)))
+    _, mask = renderer.encode([spoken])
     assert spoken.text == "USER: ? ASSISTANT: clear lungs<|im_end|>"
     ids = collator.encode([spoken.row])["input_ids"]
     assert decoded(collator, ids[mask]) == " lungs<|im_end|>"  # ' clear' is one token
@@ -159,9 +168,9 @@ def test_a_template_that_rewrites_replies_is_refused() -> None:
         "{{ c['text'] }}", "{{ c['text'] | replace('\"', '') }}"
     )
     collator = Collator(processor)
-    rows = verdict_rows(CASES[:1], DIMENSIONS, JSON, "majority")
+    rows = judge_examples(CASES[:1], DIMENSIONS, JSON, "majority")
     with pytest.raises(ConfigError, match="rewrites replies"):
-        Writer.of(collator).verdict(rows[0], JSON)
+        ConversationRenderer.of(collator).verdict(rows[0], JSON)
 
 
 def test_a_system_turn_that_a_template_refuses_opens_the_users() -> None:
@@ -171,5 +180,5 @@ def test_a_system_turn_that_a_template_refuses_opens_the_users() -> None:
         + processor.chat_template
     )
     collator = Collator(processor)
-    rows = verdict_rows(CASES[:1], DIMENSIONS, JSON, "majority")
-    assert JSON.system in Writer.of(collator).verdict(rows[0], JSON).text
+    rows = judge_examples(CASES[:1], DIMENSIONS, JSON, "majority")
+    assert JSON.system in ConversationRenderer.of(collator).verdict(rows[0], JSON).text

@@ -14,14 +14,14 @@ from judging import FIRST, SECOND, TIE, judged
 
 from medrm.chat import PROMPTS, rationale_letters
 from medrm.errors import DataError
-from medrm.objectives.judge.rationales import read_rationales
-from medrm.objectives.judge.verdict_targets import (
+from medrm.objectives.judge.judge_examples import (
     drawn_dimension,
     filler_answer,
+    judge_examples,
     learned_answer,
     report_unlearned,
-    verdict_rows,
 )
+from medrm.objectives.judge.rationales import read_rationales
 from medrm.parsers import parse_verdict
 from medrm.schema import Case, PairLabel
 
@@ -56,7 +56,7 @@ def test_sampled_labels_have_the_shares_of_the_votes() -> None:
 
 def test_both_orders_name_the_same_answer_and_share_the_filler() -> None:
     case = judged(2, accuracy=SECOND, overall=TIE)
-    forward, reverse = verdict_rows([case], BOTH, JSON, "majority")
+    forward, reverse = judge_examples([case], BOTH, JSON, "majority")
     assert (forward.order, reverse.order) == ("forward", "reversed")
     assert forward.shown(case.answers) == case.answers
     assert reverse.shown(case.answers) == case.answers[::-1]
@@ -76,7 +76,7 @@ def test_both_orders_name_the_same_answer_and_share_the_filler() -> None:
 
 def test_each_dimension_in_a_call_of_its_own_has_rows_where_it_is_labelled() -> None:
     case = judged(2, accuracy=SECOND, overall=TIE)
-    rows = verdict_rows([case], BOTH, EACH, "majority")
+    rows = judge_examples([case], BOTH, EACH, "majority")
     assert [(row.order, dict(row.letters)) for row in rows] == [
         ("forward", {"accuracy": "B"}),
         ("reversed", {"accuracy": "A"}),
@@ -85,12 +85,12 @@ def test_each_dimension_in_a_call_of_its_own_has_rows_where_it_is_labelled() -> 
 
 
 def test_flips_keep_the_filler() -> None:
-    (row, _) = verdict_rows([judged(3, accuracy=FIRST, overall=TIE)], BOTH, JSON, "majority")
+    (row, _) = judge_examples([judged(3, accuracy=FIRST, overall=TIE)], BOTH, JSON, "majority")
     right, wrong = (json.loads(row.reply(JSON, flip).text) for flip in ((), row.learned))
     assert (right["accuracy"], wrong["accuracy"]) == ("A", "B")
     assert right["overall"] == wrong["overall"]
     cases = [judged(number) for number in range(40)]
-    rows = verdict_rows(cases, BOTH, JSON, "majority")
+    rows = judge_examples(cases, BOTH, JSON, "majority")
     drawn = [drawn_dimension(row) for row in rows]
     assert drawn[::2] == drawn[1::2]
     assert set(drawn) == set(BOTH)
@@ -99,7 +99,7 @@ def test_flips_keep_the_filler() -> None:
 def test_cases_that_teach_nothing_are_counted(caplog: Any) -> None:
     ranked = Case("three", (), "?", ("a", "b", "c"), {"accuracy": PairLabel(FIRST)})
     cases = [judged(1, accuracy=FIRST), judged(2, accuracy=TIE), judged(3, accuracy=SPLIT), ranked]
-    rows = verdict_rows(cases, BOTH, JSON, "majority")
+    rows = judge_examples(cases, BOTH, JSON, "majority")
     assert {row.case.case_id for row in rows} == {"case-1"}
     report_unlearned(cases, rows, "majority")
     assert "3 of 4 cases carry no label to learn from (label_rule majority" in caplog.text
@@ -110,7 +110,7 @@ def test_cases_that_teach_nothing_are_counted(caplog: Any) -> None:
 def test_reasons_name_the_shown_answers_and_end_with_our_letter() -> None:
     case = judged(1, accuracy=FIRST, overall=TIE)
     said = {"case-1": {"accuracy": "Answer B misses what answer A says.", "overall": "Same."}}
-    forward, reverse = verdict_rows([case], BOTH, REASONS, "majority", said)
+    forward, reverse = judge_examples([case], BOTH, REASONS, "majority", said)
     filler = forward.letters["overall"]
     text, unlearned = forward.reply(REASONS)
     lines = text.splitlines()
@@ -128,7 +128,7 @@ def test_reasons_name_the_shown_answers_and_end_with_our_letter() -> None:
             letters = rationale_letters(reply, BOTH)
             assert letters == parse_verdict(reply, "strict", BOTH).outcomes
             assert (letters == row.letters) == (flipped == ())
-    bare = verdict_rows([case], BOTH, REASONS, "majority")[0].reply(REASONS).text
+    bare = judge_examples([case], BOTH, REASONS, "majority")[0].reply(REASONS).text
     assert bare.startswith("accuracy: better: A\noverall: better: ")
 
 
@@ -167,7 +167,7 @@ def test_reasons_are_read_and_every_bad_line_is_named(tmp_path: Path, caplog: An
 
 def test_rows_and_rewards_need_no_torch() -> None:
     code = (
-        "import sys; import medrm.objectives.judge.verdict_targets; "
+        "import sys; import medrm.objectives.judge.judge_examples; "
         "import medrm.objectives.judge.rationales, "
         "medrm.objectives.judge.judge_rewards; sys.exit('torch' in sys.modules)"
     )

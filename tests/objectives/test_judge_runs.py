@@ -28,11 +28,10 @@ from medrm.config import AdapterOptions
 from medrm.config.parse import run_parser
 from medrm.data.images import examine
 from medrm.errors import ConfigError, DataError
-from medrm.objectives.judge import common as judge_run
-from medrm.objectives.judge import judge_grpo
+from medrm.objectives.judge import judge_grpo, judge_training
 from medrm.objectives.judge.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
-from medrm.objectives.judge.judge_collator import Writer
-from medrm.objectives.judge.verdict_targets import verdict_rows
+from medrm.objectives.judge.judge_collator import ConversationRenderer
+from medrm.objectives.judge.judge_examples import judge_examples
 from medrm.scorer.readouts.constrained_json import ConstrainedJson
 
 Build = Callable[..., Judging]
@@ -117,9 +116,9 @@ def test_the_loss_is_the_mean_over_the_verdicts_tokens(judging: Build) -> None:
     development = [judged(1, accuracy=FIRST, overall=TIE), judged(2), judged(3)]
     built = judging("judge_sft", development=development, per_device_eval_batch_size=64)
     prompt = load_prompt("json")
-    writer = Writer.of(built.collator)
-    rows = verdict_rows(development, DIMENSIONS, prompt, "majority")
-    features, learned = writer.encode([writer.verdict(row, prompt) for row in rows])
+    renderer = ConversationRenderer.of(built.collator)
+    rows = judge_examples(development, DIMENSIONS, prompt, "majority")
+    features, learned = renderer.encode([renderer.verdict(row, prompt) for row in rows])
     with torch.no_grad():
         found = built.model(**features).logits[:, :-1].log_softmax(-1)
     tokens = features["input_ids"][:, 1:]
@@ -350,12 +349,12 @@ def test_wrong_input_is_known_before_a_model_is_loaded(judging: Build, tmp_path:
 
 def test_families_that_trl_cannot_train_are_named(judging: Build, monkeypatch: Any) -> None:
     family = "qwen2_5_vl"  # of the phantom base
-    monkeypatch.setitem(judge_run.UNSUPPORTED, ("judge_sft", family), "because")
+    monkeypatch.setitem(judge_training.UNSUPPORTED, ("judge_sft", family), "because")
     with pytest.raises(ConfigError, match=f"family {family}: because"):
         judging("judge_sft").check()
     several = [judged(1)]
     several.append(type(several[0])(**{**fields(judged(2)), "images": judged(2).images * 2}))
-    monkeypatch.setitem(judge_run.ONE_IMAGE, ("judge_dpo", family), "because")
+    monkeypatch.setitem(judge_training.ONE_IMAGE, ("judge_dpo", family), "because")
     with pytest.raises(ConfigError, match="1 cases of several images: because"):
         judging("judge_dpo", train=several).check()
     judging("judge_dpo").check()

@@ -18,7 +18,7 @@ from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
 from medrm.models.families import FAMILIES
-from medrm.objectives.judge.judge_collator import Writer
+from medrm.objectives.judge.judge_collator import ConversationRenderer
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts.implicit_reward import ImplicitReward
@@ -92,9 +92,9 @@ def test_reward_is_dpos(family: str) -> None:
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava", "gemma3", "smolvlm"])
 def test_tokens_are_those_that_dpo_trains_on(family: str) -> None:
     scorer = make_scorer(family)
-    writer = Writer.of(Collator(scorer.processor))
+    renderer = ConversationRenderer.of(Collator(scorer.processor))
     case = make_case(0)
-    features, learned = writer.encode([writer.answer(case, place) for place in range(2)])
+    features, learned = renderer.encode([renderer.answer(case, place) for place in range(2)])
 
     def log_probabilities() -> torch.Tensor:
         with torch.inference_mode():

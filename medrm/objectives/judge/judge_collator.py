@@ -1,5 +1,14 @@
 """Batches of TRL's trainers, rendered and tokenised exactly as scoring does it; nothing is cut.
 
+    JudgeExample -> RenderedConversation (text, images, where the reply starts)
+                 -> input_ids [B, L] and a mask [B, L] of the tokens that are learned
+
+TRL shuffles and deals the numbers of examples alone; the collator renders each when its batch is
+made, in the data loader's workers. Learned are the tokens of the reply up to the end of the turn,
+but for the letters of dimensions that the experts did not decide. They are found by the characters
+that they cover, and counted from the end of the row: an image placeholder before the reply grows
+into many tokens, which moves every position counted from the start.
+
 Shape legend: B rows, L tokens, padding on the right.
 """
 
@@ -17,7 +26,7 @@ from transformers import BatchFeature
 from medrm import chat
 from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
-from medrm.objectives.judge.verdict_targets import Reply, VerdictRow
+from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply
 from medrm.schema import Case, ImageRef
 from medrm.scorer.answer_logprobs import turn_end
 from medrm.scorer.collator import Collator, Row
@@ -26,7 +35,7 @@ IGNORED = -100
 """The label of a token that is not learned, as torch's cross-entropy has it."""
 
 
-class Written(NamedTuple):
+class RenderedConversation(NamedTuple):
     """A conversation as text, up to the end of the model's turn.
 
     Attributes:
@@ -48,8 +57,8 @@ class Written(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Writer:
-    """Writes conversations out; picklable for workers.
+class ConversationRenderer:
+    """Renders conversations with their replies; picklable for workers.
 
     Attributes:
         collator: of the run.
@@ -63,12 +72,14 @@ class Writer:
     ending: str
 
     @classmethod
-    def of(cls, collator: Collator) -> Writer:
-        """Returns the writer of a collator's processor."""
+    def of(cls, collator: Collator) -> ConversationRenderer:
+        """Returns the renderer of a collator's processor."""
         end = turn_end(collator.processor)
         return cls(collator, end.after, end.ending)
 
-    def write(self, messages: list[Message], images: tuple[ImageRef, ...], reply: Reply) -> Written:
+    def render(
+        self, messages: list[Message], images: tuple[ImageRef, ...], reply: TargetReply
+    ) -> RenderedConversation:
         """Returns a conversation with the model's reply.
 
         Args:
@@ -81,77 +92,80 @@ class Writer:
         """
         processor = self.collator.processor
         opened = chat.render(processor, messages, "generation_prompt")
-        whole = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
-        before = whole.removesuffix(self.after)
-        if before.endswith(reply.text):
-            spoken, cut = reply.text, 0
-        else:
-            spoken = reply.text.strip()
-            cut = len(reply.text) - len(reply.text.lstrip())
-        if not whole.endswith(self.after) or not before.endswith(spoken):
+        closed = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
+        before_end = closed.removesuffix(self.after)
+        # Some templates strip the reply, which moves its characters by what stood before it.
+        reply_text, stripped = reply.text, 0
+        if not before_end.endswith(reply_text):
+            reply_text = reply.text.strip()
+            stripped = len(reply.text) - len(reply.text.lstrip())
+        if not closed.endswith(self.after) or not before_end.endswith(reply_text):
             raise ConfigError(
-                f"The chat template rewrites replies: {spoken[:40]!r} is not what stands before "
-                f"{self.after!r}. Use the chat template of the base model's own processor."
+                f"The chat template rewrites replies: {reply_text[:40]!r} is not what stands "
+                f"before {self.after!r}. Use the chat template of the base model's own processor."
             )
-        first = len(before) - len(spoken)
+        first = len(before_end) - len(reply_text)
         # What the template puts between the open turn and the reply, such as a space, is the
         # model's to write as well.
-        start = len(opened) if whole.startswith(opened) else first
-        unlearned = tuple((first + a - cut, first + b - cut) for a, b in reply.unlearned)
-        return Written(before + self.ending, images, min(start, first), unlearned)
+        start = len(opened) if closed.startswith(opened) else first
+        shift = first - stripped
+        unlearned = tuple((begin + shift, stop + shift) for begin, stop in reply.unlearned)
+        return RenderedConversation(before_end + self.ending, images, min(start, first), unlearned)
 
-    def verdict(self, row: VerdictRow, prompt: JudgePrompt, flipped: Sequence[str] = ()) -> Written:
+    def verdict(
+        self, example: JudgeExample, prompt: JudgePrompt, flipped: Sequence[str] = ()
+    ) -> RenderedConversation:
         """Returns a judge's call with its verdict, wrong in the dimensions `flipped`."""
-        messages = prompt_messages(self.collator, row, prompt)
-        return self.write(messages, row.case.images, row.reply(prompt, flipped))
+        messages = prompt_messages(self.collator, example, prompt)
+        return self.render(messages, example.case.images, example.reply(prompt, flipped))
 
-    def answer(self, case: Case, answer: int) -> Written:
-        """Returns the conversation in which the model gives one of the case's own answers."""
+    def answer(self, case: Case, index: int) -> RenderedConversation:
+        """Returns the conversation in which the model gives answer `index` of the case."""
         question, answers = self.collator.plain(case)
         *messages, _ = chat.answer_messages(question, len(case.images), "")
-        return self.write(messages, case.images, Reply(answers[answer], ()))
+        return self.render(messages, case.images, TargetReply(answers[index], ()))
 
-    def targets(self, written: Written) -> list[bool]:
-        """Returns for the last tokens of a row, from the reply's first on, which are learned.
-
-        Counted from the end, where no image placeholder grows into many tokens.
-        """
-        processor, text = self.collator.processor, written.text
-        offsets = processor.tokenizer(
+    def learned_tail(self, conversation: RenderedConversation) -> list[bool]:
+        """Returns for the last tokens of a row, from the reply's first on, which are learned."""
+        processor, text = self.collator.processor, conversation.text
+        spans = processor.tokenizer(
             text,
             add_special_tokens=self.collator.adds_special_tokens(text),
             return_offsets_mapping=True,
         )["offset_mapping"]
-        first = next(place for place, (_, last) in enumerate(offsets) if last > written.start)
+        first = next(i for i, (_, stop) in enumerate(spans) if stop > conversation.start)
         return [
-            not any(left < b and right > a for a, b in written.unlearned)
-            for left, right in offsets[first:]
+            not any(start < last and stop > begin for begin, last in conversation.unlearned)
+            for start, stop in spans[first:]
         ]
 
-    def encode(self, written: Sequence[Written]) -> tuple[BatchFeature, Tensor]:
+    def encode(self, conversations: Sequence[RenderedConversation]) -> tuple[BatchFeature, Tensor]:
         """Returns the model's inputs, and which tokens are learned, [B, L].
 
         Raises:
             DataError: an image cannot be decoded.
             ValueError: rows with and without images in one batch.
         """
-        features = self.collator.encode([one.row for one in written])
+        features = self.collator.encode([conversation.row for conversation in conversations])
         learned = torch.zeros_like(features["input_ids"], dtype=torch.bool)
         lengths = features["attention_mask"].sum(dim=1).tolist()
-        for row, (one, length) in enumerate(zip(written, lengths, strict=True)):
-            own = self.targets(one)
-            learned[row, length - len(own) : length] = torch.tensor(own)
+        for row, (conversation, length) in enumerate(zip(conversations, lengths, strict=True)):
+            tail = self.learned_tail(conversation)
+            learned[row, length - len(tail) : length] = torch.tensor(tail)
         return features, learned
 
 
-def prompt_messages(collator: Collator, row: VerdictRow, prompt: JudgePrompt) -> list[Message]:
+def prompt_messages(
+    collator: Collator, example: JudgeExample, prompt: JudgePrompt
+) -> list[Message]:
     """Returns the conversation of a judge's call, as scoring words it."""
-    question, answers = collator.plain(row.case)
-    return prompt.messages(question, len(row.case.images), row.shown(answers), row.dimensions)
+    question, answers = collator.plain(example.case)
+    images = len(example.case.images)
+    return prompt.messages(question, images, example.shown(answers), example.dimensions)
 
 
 def numbered(count: int, start: int = 0) -> Dataset:
-    """Returns the data set that TRL's trainers shuffle and deal: the rows' numbers alone.
+    """Returns the data set that TRL's trainers shuffle and deal: the examples' numbers alone.
 
     The column `images` makes them leave the rest, images included, to the collator.
     """
@@ -161,33 +175,35 @@ def numbered(count: int, start: int = 0) -> Dataset:
 
 
 def supervised(
-    writer: Writer, write: Callable[[int], Written], examples: Sequence[Mapping[str, Any]]
+    renderer: ConversationRenderer,
+    render: Callable[[int], RenderedConversation],
+    numbers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns a batch of `SFTTrainer`: the model's inputs, and labels [B, L] for the replies.
 
     Args:
-        writer: of the run.
-        write: a row by its number.
-        examples: of `numbered`.
+        renderer: of the run.
+        render: an example by its number.
+        numbers: B rows of `numbered`.
     """
-    features, learned = writer.encode([write(example["row"]) for example in examples])
+    features, learned = renderer.encode([render(number["row"]) for number in numbers])
     labels = features["input_ids"].masked_fill(~learned, IGNORED)
     return {**features, "labels": labels}
 
 
 def preferred(
-    writer: Writer,
-    write: Callable[[int], tuple[Written, Written]],
-    examples: Sequence[Mapping[str, Any]],
+    renderer: ConversationRenderer,
+    render: Callable[[int], tuple[RenderedConversation, RenderedConversation]],
+    numbers: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Returns a batch of `DPOTrainer`: B chosen rows, then their B rejected rows.
 
     Args:
-        writer: of the run.
-        write: a pair, chosen and rejected, by its number.
-        examples: of `numbered`.
+        renderer: of the run.
+        render: a pair, chosen and rejected, by its number.
+        numbers: B rows of `numbered`.
     """
-    pairs = [write(example["row"]) for example in examples]
-    rows = [chosen for chosen, _ in pairs] + [rejected for _, rejected in pairs]
-    features, learned = writer.encode(rows)
+    pairs = [render(number["row"]) for number in numbers]
+    chosen, rejected = zip(*pairs, strict=True)
+    features, learned = renderer.encode([*chosen, *rejected])
     return {**features, "completion_mask": learned.long()}

@@ -13,33 +13,32 @@ from trl import DPOTrainer
 from medrm.config import Run
 from medrm.data.images import ImageFacts
 from medrm.errors import ConfigError
-from medrm.objectives.judge.common import (
-    Referenced,
-    Rows,
+from medrm.objectives.judge.judge_arguments import JudgeDPOConfig
+from medrm.objectives.judge.judge_collator import (
+    ConversationRenderer,
+    RenderedConversation,
+    preferred,
+)
+from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
+from medrm.objectives.judge.judge_training import (
+    RunExamples,
+    WithReference,
     check_judge,
-    check_rationales,
-    own_arguments,
-    rationales_of,
-    rows_of,
     run_dimensions,
+    run_examples,
+    trainer_options,
     verdict_lengths,
 )
-from medrm.objectives.judge.judge_arguments import JudgeDPOConfig
-from medrm.objectives.judge.judge_collator import Writer, Written, numbered, preferred
-from medrm.objectives.judge.verdict_targets import LabelRule, drawn_dimension, learned_answer
 from medrm.objectives.objective import Objective, TrainingInputs
-from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 
-NAME = "judge_dpo"
-
-Pair = tuple[Written, Written]
+ConversationPair = tuple[RenderedConversation, RenderedConversation]
 """What is preferred, and to what."""
 
 
-class JudgeDPOTrainer(Referenced, DPOTrainer):  # type: ignore[misc] # TRL has no types
-    """TRL's trainer, quiet."""
+class JudgeDPOTrainer(WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
+    """TRL's trainer, which sends and writes nothing else."""
 
 
 def readout(run: Run) -> str:
@@ -73,9 +72,7 @@ def check(
                 "init_adapter with dpo_pairs answers: the implicit reward compares the adapter "
                 "with the base, so it must start there; leave init_adapter out"
             )
-    check_rationales(run)
-    check_judge(run, NAME, dimensions, train, development)
-    rationales_of(run, dimensions, [*train, *development])
+    check_judge(run, dimensions, train, development)
 
 
 def lengths(
@@ -87,46 +84,49 @@ def lengths(
 ) -> list[int]:
     """Returns the tokens of each case's longest row; see `Objective.lengths`."""
     if run.training.dpo_pairs == "verdicts":
-        rationales = rationales_of(run, dimensions, cases)
-        return verdict_lengths(run, collator, dimensions, cases, facts, rationales)
-    writer = Writer.of(collator)
+        return verdict_lengths(run, collator, dimensions, cases, facts)
+    renderer = ConversationRenderer.of(collator)
 
     def rows(case: Case) -> list[Row]:
-        return [writer.answer(case, place).row for place in range(len(case.answers))]
+        return [renderer.answer(case, index).row for index in range(len(case.answers))]
 
     return collator.lengths(cases, facts, rows)
 
 
-def write_verdicts(writer: Writer, rows: Rows, one: bool, number: int) -> Pair:
-    """Returns the right verdict of a row, and the wrong one.
+def render_verdicts(
+    renderer: ConversationRenderer, examples: RunExamples, flips_one: bool, number: int
+) -> ConversationPair:
+    """Returns the right verdict of an example, and the wrong one.
 
     Args:
-        writer: of the run.
-        rows: of the run.
-        one: whether one letter alone is wrong.
-        number: of the row.
+        renderer: of the run.
+        examples: of the run.
+        flips_one: whether one letter alone is wrong; else all that are learned.
+        number: of the example.
     """
-    row = rows[number]
-    flipped = (drawn_dimension(row),) if one else row.learned
-    return writer.verdict(row, rows.prompt), writer.verdict(row, rows.prompt, flipped)
+    example, prompt = examples[number], examples.prompt
+    flipped = (drawn_dimension(example),) if flips_one else example.learned
+    return renderer.verdict(example, prompt), renderer.verdict(example, prompt, flipped)
 
 
-def write_answers(writer: Writer, pairs: Sequence[tuple[Case, int]], number: int) -> Pair:
+def render_answers(
+    renderer: ConversationRenderer, pairs: Sequence[tuple[Case, int]], number: int
+) -> ConversationPair:
     """Returns the conversations with the better and with the worse answer of a case.
 
     Args:
-        writer: of the run.
-        pairs: cases and the place of their better answer.
+        renderer: of the run.
+        pairs: cases and the index of their better answer.
         number: of the pair.
     """
     case, better = pairs[number]
-    return writer.answer(case, better), writer.answer(case, 1 - better)
+    return renderer.answer(case, better), renderer.answer(case, 1 - better)
 
 
 def answer_pairs(cases: Sequence[Case], dimension: str, rule: LabelRule) -> list[tuple[Case, int]]:
-    """Returns the cases of which something is learned, with the place of their better answer."""
-    found = [(case, learned_answer(case, dimension, rule)) for case in cases]
-    return [(case, better) for case, better in found if better is not None]
+    """Returns the cases of which something is learned, with the index of their better answer."""
+    pairs = [(case, learned_answer(case, dimension, rule)) for case in cases]
+    return [(case, better) for case, better in pairs if better is not None]
 
 
 def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
@@ -136,33 +136,20 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
         ConfigError: the prompt is none.
         DataError: bad rationales.
     """
-    run, model, collator, train, development = (
-        inputs.run,
-        inputs.model,
-        inputs.collator,
-        inputs.train,
-        inputs.development,
-    )
-    options: JudgeDPOConfig = run.training
-    dimensions, writer = run_dimensions(run, train), Writer.of(collator)
-    rationales = rationales_of(run, dimensions, [*train, *development])
-    rows = rows_of(run, dimensions, train, development, rationales)
-    counts = (len(rows.train), len(rows.development))
-    write = partial(write_verdicts, writer, rows, options.flip == "one")
+    options: JudgeDPOConfig = inputs.run.training
+    examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
+    counts = len(examples.train), len(examples.development)
+    render = partial(render_verdicts, renderer, examples, options.flip == "one")
     if options.dpo_pairs == "answers":
-        pairs = [
-            answer_pairs(cases, dimensions[0], options.label_rule) for cases in (train, development)
-        ]
-        counts = (len(pairs[0]), len(pairs[1]))
-        write = partial(write_answers, writer, [*pairs[0], *pairs[1]])
+        (dimension,) = run_dimensions(inputs.run, inputs.train)
+        train, development = (
+            answer_pairs(cases, dimension, options.label_rule)
+            for cases in (inputs.train, inputs.development)
+        )
+        counts = len(train), len(development)
+        render = partial(render_answers, renderer, [*train, *development])
     return JudgeDPOTrainer(
-        model=model,
-        args=own_arguments(run),
-        data_collator=partial(preferred, writer, write),
-        train_dataset=numbered(counts[0]),
-        eval_dataset=numbered(counts[1], counts[0]),
-        processing_class=collator.processor,
-        callbacks=[MetricsFile()],
+        **trainer_options(inputs, *counts), data_collator=partial(preferred, renderer, render)
     )
 
 

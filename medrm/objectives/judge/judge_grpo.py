@@ -13,31 +13,26 @@ from trl import GRPOTrainer
 from medrm import chat
 from medrm.chat import JudgePrompt
 from medrm.config import Run
-from medrm.data.images import ImageFacts
 from medrm.errors import ConfigError
 from medrm.objectives.judge import judge_rewards
-from medrm.objectives.judge.common import (
-    Referenced,
-    Rows,
+from medrm.objectives.judge.judge_arguments import JudgeGRPOConfig
+from medrm.objectives.judge.judge_collator import prompt_messages
+from medrm.objectives.judge.judge_training import (
+    RunExamples,
+    WithReference,
     check_judge,
     judge_prompt,
-    own_arguments,
-    rows_of,
-    run_dimensions,
+    run_examples,
+    trainer_options,
     verdict_lengths,
 )
-from medrm.objectives.judge.judge_arguments import JudgeGRPOConfig
-from medrm.objectives.judge.judge_collator import numbered, prompt_messages
 from medrm.objectives.objective import Objective, TrainingInputs
-from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into
 
-NAME = "judge_grpo"
 
-
-class JudgeGRPOTrainer(Referenced, GRPOTrainer):  # type: ignore[misc] # TRL has no types
-    """TRL's trainer, quiet."""
+class JudgeGRPOTrainer(WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+    """TRL's trainer, which sends and writes nothing else."""
 
 
 def rewards_of(prompt: JudgePrompt) -> list[Any]:
@@ -67,44 +62,44 @@ def check(
             f"reward_weights holds {len(weights)} numbers; give {len(names)}, for "
             f"{', '.join(names)}, or leave it out"
         )
-    check_judge(run, NAME, dimensions, train, development)
+    check_judge(run, dimensions, train, development)
 
 
 def prompts(
-    collator: Collator, rows: Rows, examples: Sequence[Mapping[str, Any]]
+    collator: Collator, examples: RunExamples, numbers: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Returns what TRL's trainer generates from and what the rewards look at.
 
-    A row stands there as often as it is answered; each distinct image is decoded once.
+    An example stands there as often as it is answered; each distinct image is decoded once.
 
     Args:
         collator: of the run.
-        rows: of the run.
-        examples: of `numbered`.
+        examples: of the run.
+        numbers: B rows of `numbered`.
 
     Raises:
         DataError: an image cannot be decoded.
     """
     pixels: Pixels = {}
     batch = []
-    for example in examples:
-        row = rows[example["row"]]
-        decode_into(pixels, row.case.images)
-        messages = prompt_messages(collator, row, rows.prompt)
+    for number in numbers:
+        example = examples[number["row"]]
+        decode_into(pixels, example.case.images)
+        messages = prompt_messages(collator, example, examples.prompt)
         batch.append(
             {
                 "prompt": chat.fitted(collator.processor, messages),
-                "images": [pixels[ref.digest] for ref in row.case.images],
-                "dimensions": row.dimensions,
-                "labels": {name: row.letters[name] for name in row.learned},
-                "rationale": rows.prompt.rationale,
+                "images": [pixels[ref.digest] for ref in example.case.images],
+                "dimensions": example.dimensions,
+                "labels": {name: example.letters[name] for name in example.learned},
+                "rationale": examples.prompt.rationale,
             }
         )
     return batch
 
 
-def _aligned(collator: Collator) -> ProcessorMixin:
-    """Returns a processor whose rows lie as TRL lays them.
+def _left_padded(collator: Collator) -> ProcessorMixin:
+    """Returns a processor whose rows have the tokens and the padding that TRL expects.
 
     TRL tokenises its prompts a second time to learn which tokens are an image (Gemma 3, Qwen-VL).
     Padding on the other side, or an opening token besides the one that the chat template writes,
@@ -124,47 +119,24 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     Raises:
         ConfigError: the prompt is none.
     """
-    run, model, collator, train, development = (
-        inputs.run,
-        inputs.model,
-        inputs.collator,
-        inputs.train,
-        inputs.development,
-    )
-    rows = rows_of(run, run_dimensions(run, train), train, development)
-    arguments = own_arguments(run)
-    arguments.max_completion_length = arguments.max_completion_length or run.judge.max_new_tokens
+    examples, collator = run_examples(inputs), inputs.collator
+    options = trainer_options(inputs, len(examples.train), len(examples.development))
+    arguments: JudgeGRPOConfig = options["args"]
+    if not arguments.max_completion_length:
+        arguments.max_completion_length = inputs.run.judge.max_new_tokens
     arguments.chat_template_kwargs = chat.template_values(collator.processor)
-    trainer = JudgeGRPOTrainer(
-        model=model,
-        args=arguments,
-        reward_funcs=rewards_of(rows.prompt),
-        train_dataset=numbered(len(rows.train)),
-        eval_dataset=numbered(len(rows.development), len(rows.train)),
-        processing_class=_aligned(collator),
-        callbacks=[MetricsFile()],
-    )
+    options["processing_class"] = _left_padded(collator)
+    trainer = JudgeGRPOTrainer(**options, reward_funcs=rewards_of(examples.prompt))
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.
-    trainer.data_collator = partial(prompts, collator, rows)
+    trainer.data_collator = partial(prompts, collator, examples)
     return trainer
-
-
-def lengths(
-    run: Run,
-    collator: Collator,
-    dimensions: Sequence[str],
-    cases: Sequence[Case],
-    facts: Mapping[str, ImageFacts],
-) -> list[int]:
-    """Returns the tokens of each case's longest call with its verdict; see `Objective.lengths`."""
-    return verdict_lengths(run, collator, dimensions, cases, facts)
 
 
 OBJECTIVE = Objective(
     config=JudgeGRPOConfig,
     readout=lambda run: run.judge.judge_readout,
     head_spec=None,
-    lengths=lengths,
+    lengths=verdict_lengths,
     check=check,
     build_trainer=build_trainer,
 )

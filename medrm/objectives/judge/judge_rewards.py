@@ -38,10 +38,10 @@ def agreement(
         columns: not looked at.
     """
     rewards = []
-    for completion, names, wanted in zip(completions, dimensions, labels, strict=True):
+    for completion, names, letters in zip(completions, dimensions, labels, strict=True):
         outcomes = parse_verdict(_text(completion), "strict", names).outcomes
-        right = sum(outcomes[name] == letter for name, letter in wanted.items())
-        rewards.append(right / len(wanted))
+        correct_count = sum(outcomes[name] == letter for name, letter in letters.items())
+        rewards.append(correct_count / len(letters))
     return rewards
 
 

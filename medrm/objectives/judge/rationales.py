@@ -1,14 +1,15 @@
-"""Reads the file of reasons that a judge learns to give before its verdict; imports no torch."""
+"""Reads the file of rationales that a judge learns to give before its verdict; imports no torch."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+from medrm.data.row_tables import JsonLines
 from medrm.errors import DataError, report
-from medrm.objectives.judge.verdict_targets import Rationales
+from medrm.objectives.judge.judge_examples import Rationales
 
 logger = logging.getLogger(__name__)
 
@@ -30,56 +31,53 @@ def read_rationales(
     Raises:
         DataError: the file cannot be read; every line that is not as it should be.
     """
+    rationales: dict[str, dict[str, str]] = {}
+    invalid_json: list[str] = []
+    problems: list[str] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        for line_name, record in JsonLines(path, invalid_json):
+            problem = _problem(record)
+            if not problem and record["case_id"] in rationales:
+                problem = f"case {record['case_id']!r} stands twice"
+            if problem:
+                problems.append(f"{line_name}: {problem}")
+            else:
+                rationales[record["case_id"]] = {
+                    name: sentence.strip() for name, sentence in record["rationale"].items()
+                }
+    except OSError as error:
         raise DataError(
             f"rationales {path} cannot be read: {error}. Give a JSONL file of lines like {_FORM}."
         ) from error
-    found: dict[str, dict[str, str]] = {}
-    problems = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        case_id, rationale, wrong = _line(line)
-        if not wrong and case_id in found:
-            wrong = f"case {case_id!r} stands twice"
-        if wrong:
-            problems.append(f"line {number}: {wrong}")
-        else:
-            found[case_id] = rationale
-    if problems:
+    if invalid_json or problems:
         raise DataError(
-            report(f"Rationales {path} have problems; a line is like {_FORM}.", problems)
+            report(
+                f"Rationales {path} have problems; a line is like {_FORM}.",
+                [*invalid_json, *problems],
+            )
         )
-    unknown = len(found.keys() - set(case_ids))
+    unknown = len(rationales.keys() - set(case_ids))
     if unknown:
         logger.warning(
-            "%d of %d rationales belong to no training or development case", unknown, len(found)
-        )
+            "%d of %d rationales belong to no training or development case",
+            unknown, len(rationales),
+        )  # fmt: skip
     return {
-        case_id: {name: text for name, text in rationale.items() if name in dimensions}
-        for case_id, rationale in found.items()
+        case_id: {name: text for name, text in sentences.items() if name in dimensions}
+        for case_id, sentences in rationales.items()
         if case_id in case_ids
     }
 
 
-def _line(line: str) -> tuple[str, dict[str, str], str]:
-    """Returns case id, sentences and what is wrong with one line; "" where nothing is."""
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return "", {}, f"no JSON: {error}"
-    if not isinstance(content, dict) or content.keys() != {"case_id", "rationale"}:
-        return "", {}, "not an object with the keys case_id and rationale"
-    case_id, rationale = content["case_id"], content["rationale"]
-    if not isinstance(case_id, str) or not isinstance(rationale, dict):
-        return "", {}, "case_id is no text, or rationale no object"
-    sentences = {}
-    for name, sentence in rationale.items():
+def _problem(record: Mapping[str, Any]) -> str:
+    """Returns what is wrong with the object of one line; "" where nothing is."""
+    if record.keys() != {"case_id", "rationale"}:
+        return "not an object with the keys case_id and rationale"
+    if not isinstance(record["case_id"], str) or not isinstance(record["rationale"], dict):
+        return "case_id is no text, or rationale no object"
+    for name, sentence in record["rationale"].items():
         if not isinstance(sentence, str) or not sentence.strip():
-            return case_id, {}, f"{name}: {sentence!r} is no sentence"
+            return f"{name}: {sentence!r} is no sentence"
         if len(sentence.splitlines()) > 1 or "better:" in sentence:
-            return case_id, {}, f"{name}: a sentence is one line without 'better:'"
-        sentences[name] = sentence.strip()
-    return case_id, sentences, ""
+            return f"{name}: a sentence is one line without 'better:'"
+    return ""

@@ -1,0 +1,193 @@
+"""From labelled cases to what a judge should reply: one example for each call, in both orders.
+
+Which stored answer is learned to be better is decided once for a case and dimension, before any
+order; only then is it written as the letter under which an order shows that answer. So the two
+orders of a case name the same answer and position says nothing. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from medrm.chat import JudgePrompt
+from medrm.schema import ORDERS, Case, Order, PairLabel
+
+logger = logging.getLogger(__name__)
+
+LabelRule = Literal["majority", "plurality", "sampled"]
+"""Which labels are learned, and as what; `learned_answer` explains."""
+
+Rationales = Mapping[str, Mapping[str, str]]
+"""Case id to dimension to a sentence, which calls the stored answers Answer A and Answer B."""
+
+_ANSWER_NAME = re.compile(r"\b([Aa]nswer )([AB])\b")
+_OTHER = {"A": "B", "B": "A"}
+
+
+class TargetReply(NamedTuple):
+    """A verdict, and the letters in it that are not learned (first character and last + 1)."""
+
+    text: str
+    unlearned: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeExample:
+    """One call of a judge, and the letters that it should reply.
+
+    Attributes:
+        case: of two answers.
+        order: in which they are shown.
+        letters: of every dimension that the call asks about, as shown.
+        learned: the dimensions whose letter the experts gave; the other letters are fillers.
+        sentences: dimension to its rationale, as shown, which stands before the verdict.
+    """
+
+    case: Case
+    order: Order
+    letters: Mapping[str, str]
+    learned: tuple[str, ...]
+    sentences: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What the call asks about."""
+        return tuple(self.letters)
+
+    def shown(self, answers: tuple[str, ...]) -> tuple[str, str]:
+        """Returns the case's two answers in the order of the call."""
+        first, second = answers if self.order == "forward" else answers[::-1]
+        return first, second
+
+    def reply(self, prompt: JudgePrompt, flipped: Collection[str] = ()) -> TargetReply:
+        """Returns the verdict, wrong in the dimensions `flipped`.
+
+        With a prompt that asks for rationales each dimension has a line before the verdict, which
+        ends with the same letter.
+        """
+        letters = {
+            name: _OTHER[letter] if name in flipped else letter
+            for name, letter in self.letters.items()
+        }
+        rationale, spans = "", []
+        if prompt.rationale:
+            for name, letter in letters.items():
+                sentence = f"{self.sentences[name]} " if name in self.sentences else ""
+                rationale += "\n" if rationale else ""
+                rationale += f"{name}: {sentence}better: {letter}"
+                spans.append((name, (len(rationale) - len(letter), len(rationale))))
+        verdict = prompt.verdict(letters, rationale or None)
+        spans += verdict.letters.items()
+        return TargetReply(
+            verdict.text, tuple(span for name, span in spans if name not in self.learned)
+        )
+
+
+def _hash_number(*texts: str) -> int:
+    """Returns a number below 2^256 that depends on the texts alone."""
+    return int(hashlib.sha256("\0".join(texts).encode()).hexdigest(), 16)
+
+
+def learned_answer(case: Case, dimension: str, rule: LabelRule) -> int | None:
+    """Returns which stored answer is learned to be better, 0 or 1; None: nothing is learned.
+
+    Args:
+        case: any; one of other than two answers teaches a judge of pairs nothing.
+        dimension: labelled or not.
+        rule: "majority": what more than half of the votes name; "plurality": what more votes name,
+            ties aside; "sampled": drawn with the share of its votes, a tie being half a vote for
+            either, by the SHA-256 of case and dimension.
+    """
+    label = case.labels.get(dimension)
+    if not isinstance(label, PairLabel) or len(case.answers) != 2:
+        return None
+    first, tie, second = label.shares
+    if rule == "majority":
+        return label.choice if isinstance(label.choice, int) else None
+    if rule == "plurality":
+        return None if first == second else int(second > first)
+    return int(_hash_number("sampled", case.case_id, dimension) / 2**256 >= first + tie / 2)
+
+
+def filler_answer(case: Case, dimension: str) -> int:
+    """Returns the answer that is named where nothing is learned, so that the JSON is complete."""
+    return _hash_number(case.case_id, dimension) % 2
+
+
+def drawn_dimension(example: JudgeExample) -> str:
+    """Returns one learned dimension of an example, the same in both orders."""
+    number = _hash_number("flip", example.case.case_id, *example.dimensions)
+    return example.learned[number % len(example.learned)]
+
+
+def judge_examples(
+    cases: Sequence[Case],
+    dimensions: Sequence[str],
+    prompt: JudgePrompt,
+    rule: LabelRule,
+    rationales: Rationales | None = None,
+) -> list[JudgeExample]:
+    """Returns the examples of all cases: both orders of every call that teaches something.
+
+    Args:
+        cases: any; those that teach nothing have no example.
+        dimensions: what the judge is asked about.
+        prompt: which calls a case has.
+        rule: what is learned of a label.
+        rationales: sentences to write first; of learned dimensions alone, since only there do the
+            experts' letter and the sentence speak of the same.
+    """
+    examples = []
+    for case in cases:
+        answers = {name: learned_answer(case, name, rule) for name in dimensions}
+        learned = {name: answer for name, answer in answers.items() if answer is not None}
+        sentences = (rationales or {}).get(case.case_id, {})
+        for order in ORDERS:
+            for dimension in prompt.asked(dimensions):
+                names = dimensions if dimension is None else (dimension,)
+                if not learned.keys().isdisjoint(names):
+                    examples.append(_example(case, order, names, learned, sentences))
+    return examples
+
+
+def _example(
+    case: Case,
+    order: Order,
+    dimensions: Sequence[str],
+    answers: Mapping[str, int],
+    sentences: Mapping[str, str],
+) -> JudgeExample:
+    """Returns one call about `dimensions`, of which those in `answers` are learned."""
+    # The letters under which this order shows the first and the second stored answer.
+    letter_of = "AB" if order == "forward" else "BA"
+    letters = {
+        name: letter_of[answers[name] if name in answers else filler_answer(case, name)]
+        for name in dimensions
+    }
+    learned = tuple(name for name in dimensions if name in answers)
+    shown_sentences = {
+        name: sentence if order == "forward" else _with_letters_swapped(sentence)
+        for name, sentence in sentences.items()
+        if name in learned
+    }
+    return JudgeExample(case, order, letters, learned, shown_sentences)
+
+
+def _with_letters_swapped(sentence: str) -> str:
+    return _ANSWER_NAME.sub(lambda match: match[1] + _OTHER[match[2]], sentence)
+
+
+def report_unlearned(cases: Sequence[Case], examples: Sequence[JudgeExample], rule: str) -> None:
+    """Warns of cases that teach nothing."""
+    learned = {example.case.case_id for example in examples}
+    unlearned = len({case.case_id for case in cases} - learned)
+    if unlearned:
+        logger.warning(
+            "%d of %d cases carry no label to learn from (label_rule %s; two answers each)",
+            unlearned, len(cases), rule,
+        )  # fmt: skip
