@@ -50,6 +50,11 @@ def test_all_misspelt_options_come_in_one_message(capsys: pytest.CaptureFixture[
     assert "'--benchmark'" in message
 
 
+def test_a_removed_option_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refusal(capsys, "evaluate", "--model", "x", "--image_feature_dir=y")
+    assert "option '--image_feature_dir' was removed in 0.2.0: leave it out" in message
+
+
 def test_a_missing_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "required: --benchmark" in refusal(
         capsys, "evaluate", "--model", "x", "--output_dir", "y"

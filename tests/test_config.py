@@ -159,6 +159,16 @@ def test_an_unknown_key_names_the_nearest(default: Path) -> None:
     assert "command line: unknown key 'learning_rat'. Did you mean 'learning_rate'?" in message
 
 
+@pytest.mark.parametrize("value", ["100", "null"])
+def test_a_removed_option_says_so_and_what_to_do(default: Path, value: str) -> None:
+    for message in (
+        refusal(default, recipe=f"image_feature_dir_mb: {value}\n"),
+        refusal(default, "--image_feature_dir_mb", value),
+    ):
+        assert "key 'image_feature_dir_mb' was removed in 0.2.0: leave it out" in message
+        assert "Did you mean" not in message
+
+
 def test_an_abbreviated_key_is_unknown(default: Path) -> None:
     assert "unknown key 'lora_alp'" in refusal(default, "--lora_alp", "4")
 

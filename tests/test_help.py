@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from pipeline.entry import load_main
@@ -12,6 +14,7 @@ from medrm.config.help import USED
 from medrm.config.options import GROUPS
 from medrm.objectives import argument_classes
 
+ROOT = Path(__file__).parents[1]
 OWN = {field.name for group in GROUPS for field in dataclasses.fields(group)}
 
 
@@ -51,6 +54,35 @@ def test_defaults_that_differ_are_named(
     rate = next(line for line in text.splitlines() if line.startswith("  --learning_rate "))
     assert rate.endswith("[default 0.0001; judge_dpo 5e-06; judge_grpo 1e-05]")
     assert "[shares | dawid_skene, default shares]" in text
+
+
+def own_options(classes: Iterable[type]) -> set[str]:
+    """The options that medrm declares and no library does."""
+    libraries = [
+        base
+        for training in classes
+        for base in training.__mro__
+        if base.__module__.split(".")[0] in ("transformers", "trl")
+    ]
+    of_libraries = {name for base in libraries for name in vars(base).get("__annotations__", ())}
+    return OWN | {
+        field.name
+        for training in classes
+        for field in dataclasses.fields(training)
+        if field.name not in of_libraries
+    }
+
+
+def test_every_option_is_in_a_recipe_or_a_readme(classes: dict[str, type]) -> None:
+    recipes = "\n".join(path.read_text() for path in (ROOT / "recipes").rglob("*.yaml"))
+    readmes = [ROOT / folder / "README.md" for folder in ("", "recipes", "data", "evaluation")]
+    written = "\n".join(path.read_text() for path in readmes)
+    named = set(re.findall(r"^(?:# .*\b)?(\w+): ", recipes, flags=re.MULTILINE))
+    named |= set(re.findall(r"(?:--|`)(\w+)\b", written))
+    options = own_options(classes.values())
+    assert {"train_data", "margin", "rationales", "dpo_pairs"} <= options
+    assert "report_to" not in options
+    assert sorted(options - named) == []
 
 
 def test_used_options_are_described(classes: dict[str, type]) -> None:

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from medrm.errors import nearest, printable
+
+_IMAGE_FEATURES = (
+    "leave it out; equal images of a batch go through the vision tower once without it"
+)
+REMOVED = dict.fromkeys(
+    ("image_feature_memory_mb", "image_feature_dir", "image_feature_dir_mb"), _IMAGE_FEATURES
+)
+"""Options of version 0.1 that are gone, each with what to do instead."""
+
+
+def unknown_name(kind: str, name: str, accepted: Collection[str]) -> str:
+    """Returns what is wrong with a name that is not accepted: removed, or unknown.
+
+    >>> unknown_name("key", "lora_rr", ["lora_r", "lora_alpha"])
+    "unknown key 'lora_rr'. Did you mean 'lora_r'?"
+    """
+    instead = REMOVED.get(name.lstrip("-"))
+    if instead is not None:
+        return f"{kind} {name!r} was removed in 0.2.0: {instead}."
+    return f"unknown {kind} {name!r}.{nearest(name, accepted)}"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -29,22 +49,18 @@ class CommandParser(argparse.ArgumentParser):
 
         A misspelt `--benchmark` is wrong in itself; argparse would say that there is none.
         """
-        words = sys.argv[1:] if args is None else list(args)
-        options = words[: words.index("--")] if "--" in words else words
-        if self._commands is not None:  # the rest are the command's own
+        argv = sys.argv[1:] if args is None else list(args)
+        options = argv[: argv.index("--")] if "--" in argv else argv
+        if self._commands is not None:  # what follows the command is for its own parser
             options = options[: next((i for i, w in enumerate(options) if w[:1] != "-"), None)]
-            self._refuse("command", words[len(options) : len(options) + 1], self._commands.choices)
-        given = [word.partition("=")[0] for word in options if word.startswith("--")]
-        self._refuse("option", given, self._option_string_actions)
-        return super().parse_known_args(words, namespace)
+            self._refuse("command", argv[len(options) : len(options) + 1], self._commands.choices)
+        names = [word.partition("=")[0] for word in options if word.startswith("--")]
+        self._refuse("option", names, self._option_string_actions)
+        return super().parse_known_args(argv, namespace)
 
-    def _refuse(self, kind: str, given: Sequence[str], accepted: Any) -> None:
+    def _refuse(self, kind: str, words: Sequence[str], accepted: Any) -> None:
         """Ends with status 2 and all problems of a kind, where a word is not accepted."""
-        problems = [
-            f"unknown {kind} {word!r}.{nearest(word, accepted)}"
-            for word in given
-            if word not in accepted
-        ]
+        problems = [unknown_name(kind, word, accepted) for word in words if word not in accepted]
         if problems:
             text = f"{' '.join(problems)} Accepted: {', '.join(accepted)}.\n"
             self.exit(2, f"{self.prog}: error: {printable(text)}")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from medrm.config.command_line import unknown_name
 from medrm.config.options import GROUPS, NO_CONTROLS, ObjectiveOptions, Run, check_together
 from medrm.errors import ConfigError, nearest, report
 
@@ -144,7 +145,7 @@ def _check_words(
         if key in _FORBIDDEN:
             problems.append(f"{origin}: key {key!r}: {_FORBIDDEN[key]}")
         elif key not in accepted:
-            problems.append(f"{origin}: unknown key {key!r}.{nearest(key, accepted)}")
+            problems.append(f"{origin}: {unknown_name('key', key, accepted)}")
         else:
             try:
                 parser.parse_args([f"--{key}", *words])
