@@ -71,6 +71,11 @@ class PairLabel:
 
     `shares` are the (weighted) vote shares of the first answer, of a tie and of the second answer;
     they sum to 1. `votes` is the number of votes behind them.
+
+    Two of three experts prefer the second answer, one sees a tie:
+
+    >>> PairLabel((0.0, 1 / 3, 2 / 3), votes=3).choice
+    1
     """
 
     shares: tuple[float, float, float]
@@ -88,7 +93,13 @@ class PairLabel:
 
 @dataclass(frozen=True, slots=True)
 class RankingLabel:
-    """The experts' rankings of K > 2 answers on one dimension, one ranking for each vote."""
+    """The experts' rankings of K > 2 answers on one dimension, one ranking for each vote.
+
+    One expert puts answers 0 and 2 on top together, another answer 2 alone:
+
+    >>> RankingLabel((((0, 2), (1,)), ((2,), (0,), (1,)))).votes
+    2
+    """
 
     rankings: tuple[Ranking, ...]
 
@@ -107,6 +118,10 @@ class Case:
 
     `cluster` names what is statistically independent: cases of one patient, study or image share
     it.
+
+    >>> case = Case("17", (), "Is there a fracture?", ("No.", "Yes."), cluster="patient:4")
+    >>> len(case.answers), dict(case.labels)
+    (2, {})
     """
 
     case_id: str

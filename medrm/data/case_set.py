@@ -52,7 +52,22 @@ class CaseSet:
 
 
 def read_cases(path: str | Path) -> list[Case]:
-    """Returns the cases of any accepted input; see `read_set`."""
+    """Returns the cases of any accepted input; see `read_set`.
+
+    >>> import json, tempfile
+    >>> row = {"case_id": "17", "images": [], "question": "Fracture?", "answers": ["No.", "Yes."]}
+    >>> path = Path(tempfile.mkdtemp()) / "votes.jsonl"
+    >>> _ = path.write_text(json.dumps(row | {"annotator": "dr-1", "votes": {"accuracy": "B"}}))
+    >>> (case,) = read_cases(path)
+    >>> case.answers, case.labels["accuracy"].choice
+    (('No.', 'Yes.'), 1)
+
+    Args:
+        path: a file or folder, a name in `data/`, or the id of a hub data set.
+
+    Raises:
+        DataError: all problems of a file together, with line numbers and case ids.
+    """
     return list(read_set(str(path)).cases)
 
 

@@ -35,6 +35,15 @@ def parse_verdict(text: str, parser: Parser, dimensions: Sequence[str] = DIMENSI
 
     Both parsers are total: any text is read in time linear in its length.
 
+    >>> reply = 'Answer B is complete. {"accuracy": "B", "overall": "tie"}'
+    >>> dict(parse_verdict(reply, "strict", ["accuracy", "overall"]).outcomes)
+    {'accuracy': 'B', 'overall': 'tie'}
+
+    The released scorer wants all of its six dimensions, and drops the reply:
+
+    >>> parse_verdict(reply, "official").reason
+    'dropped although 1 of 6 dimensions readable: not relevance, ...'
+
     Args:
         text: the reply of a judge, as it was written.
         parser: `official`: the released scorer's rules, under which a reply counts on all of its

@@ -1,4 +1,13 @@
-"""Agreement of two raters, and of dimensions with each other."""
+"""Agreement of two raters beyond chance, and of dimensions with each other.
+
+Both coefficients have the form (p_o - p_e) / (1 - p_e), with p_o the share of items on which the
+raters agree and p_e the share on which they would by chance; they differ in what chance is:
+
+    Cohen's kappa   p_e = sum_k a_k b_k                 a_k, b_k: either rater's share of category k
+    Gwet's AC1      p_e = sum_k q_k (1 - q_k) / (Q - 1)  q_k = (a_k + b_k) / 2, Q categories
+
+phi is the Pearson correlation of two columns of +1 and -1.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +21,12 @@ from medrm.statistics.clusters import Floats
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Returns Cohen's kappa of two raters over the same items, None where chance agrees fully.
 
-    kappa = (p_o - p_e) / (1 - p_e), p_e = sum over categories of the product of both shares.
     Source: Cohen (1960), Educational and Psychological Measurement 20(1).
+
+    Half of these four items agree by chance, three do in fact:
+
+    >>> cohen_kappa(["A", "A", "B", "B"], ["A", "A", "B", "A"])
+    0.5
     """
     n = len(first)
     if n == 0:
@@ -26,10 +39,8 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
 def gwet_ac1(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Returns Gwet's AC1 of two raters over the same items, None where there is none.
 
-    AC1 = (p_o - p_e) / (1 - p_e), p_e = sum over the Q categories of q (1 - q) / (Q - 1) with q the
-    mean of both raters' shares; for two categories p_e = 2 q (1 - q). At least two categories are
-    assumed, more where more occur (such as an unread verdict). Unlike kappa it does not collapse
-    when nearly all items have one label.
+    At least two categories are assumed, more where more occur (such as an unparsed verdict). Unlike
+    kappa it does not collapse when nearly all items have one label.
     Source: Gwet (2008), British Journal of Mathematical and Statistical Psychology 61(1).
     """
     n = len(first)
@@ -54,15 +65,16 @@ def phi_matrix(columns: Floats) -> Floats:
     Returns:
         Shape (D, D); NaN where a column is constant over the cases that both columns have.
     """
-    known = (~np.isnan(columns)).astype(np.float64)
+    present = (~np.isnan(columns)).astype(np.float64)
     filled = np.nan_to_num(columns)
-    both = known.T @ known
-    sums = filled.T @ known  # (D, D): of row d over the cases that column e has, too
-    spread = (both**2 - sums**2) * (both**2 - sums.T**2)
+    # All (D, D): N, sum x over the cases that both columns have, and with x^2 = 1 the variances.
+    counts = present.T @ present
+    sums = filled.T @ present
+    variances = (counts**2 - sums**2) * (counts**2 - sums.T**2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = (both * (filled.T @ filled) - sums * sums.T) / np.sqrt(spread)
-    found[spread == 0.0] = np.nan
-    return found
+        phi: Floats = (counts * (filled.T @ filled) - sums * sums.T) / np.sqrt(variances)
+    phi[variances == 0.0] = np.nan
+    return phi
 
 
 def _agreement(first: Sequence[str], second: Sequence[str]) -> float:

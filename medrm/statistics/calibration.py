@@ -5,6 +5,11 @@ The judge names the more probable answer with confidence c_i = max(p_i, 1 - p_i)
 (r_i = 1) or wrong (0), and half right at p_i = 1/2, where it names neither. Cases of equal
 confidence are never told apart, so that their order changes nothing. The intervals of the bins
 assume independent cases.
+
+    calibration error   |P(right | confidence c) - c|, over bins of equal mass: ece, ece_debiased
+    sharpness           mean (p - y)^2 and mean -log p(y): brier, nll
+    discrimination      P(c of a right verdict > c of a wrong one): auroc
+    selection           share of wrong verdicts among the surest cases: risk_coverage
 """
 
 from __future__ import annotations
@@ -84,30 +89,34 @@ def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> C
         ValueError: there is no case, a probability is none, or the lengths differ.
     """
     label = np.asarray(label_is_a, dtype=np.float64)
-    given = np.asarray(probability_a, dtype=np.float64)
-    if len(given) == 0 or len(given) != len(label):
-        raise ValueError(f"{len(given)} probabilities and {len(label)} labels: give one of each.")
-    if not ((given >= 0) & (given <= 1)).all():
+    probability = np.asarray(probability_a, dtype=np.float64)
+    if len(probability) == 0 or len(probability) != len(label):
+        raise ValueError(
+            f"{len(probability)} probabilities and {len(label)} labels: give one of each."
+        )
+    if not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError("A probability lies outside 0 to 1.")
-    order = np.lexsort((label, given))
-    given, label = given[order], label[order]
-    confidence: Floats = np.maximum(given, 1 - given).round(_DIGITS)
-    right: Floats = np.where(given == 0.5, 0.5, (given > 0.5) == (label == 1.0))
-    order = np.lexsort((right, confidence))
-    confidence, right = confidence[order], right[order]
-    bins = _bins(confidence, right)
-    clipped = np.clip(given, _CLIP, 1 - _CLIP)
+    # Sorted, so that sums of floating-point numbers do not depend on the order of the cases.
+    order = np.lexsort((label, probability))
+    probability, label = probability[order], label[order]
+    confidence: Floats = np.maximum(probability, 1 - probability).round(_DIGITS)
+    names_label = (probability > 0.5) == (label == 1.0)
+    correct: Floats = np.where(probability == 0.5, 0.5, names_label)
+    order = np.lexsort((correct, confidence))
+    confidence, correct = confidence[order], correct[order]
+    bins = _bins(confidence, correct)
+    clipped = np.clip(probability, _CLIP, 1 - _CLIP)
     likelihood = np.where(label == 1.0, clipped, 1 - clipped)
     return Calibration(
-        n=len(given),
-        ece=sum(one.n * abs(one.accuracy - one.confidence) for one in bins) / len(given),
+        n=len(label),
+        ece=sum(cell.n * abs(cell.accuracy - cell.confidence) for cell in bins) / len(label),
         ece_debiased=_debiased(bins),
-        brier=float(((given - label) ** 2).mean()),
+        brier=float(((probability - label) ** 2).mean()),
         nll=float(-np.log(likelihood).mean()),
-        auroc=_auroc(confidence, right),
-        accuracy_at_80=1 - float(_risk(confidence, right, np.array([0.8]))[0]),
+        auroc=_auroc(confidence, correct),
+        accuracy_at_80=1 - float(_risk(confidence, correct, np.array([0.8]))[0]),
         bins=bins,
-        risk_coverage=_curve(confidence, right),
+        risk_coverage=_curve(confidence, correct),
     )
 
 
@@ -124,63 +133,69 @@ def fit_temperature(log_odds_a: Sequence[float], label_is_a: Sequence[bool]) -> 
     label = np.asarray(label_is_a, dtype=bool)
     if len(odds) == 0 or len(odds) != len(label):
         raise ValueError(f"{len(odds)} log odds and {len(label)} labels: give one of each.")
+    # -log sigmoid(s / T) of the log odds s of the label, whichever answer it names.
     signed = np.sort(np.where(label, odds, -odds))
     low, high = np.log(_TEMPERATURES)
 
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0.0, -signed / np.exp(log_temperature)).mean())
 
-    found = optimize.minimize_scalar(
+    # In log T the loss has one minimum, and T cannot become negative.
+    minimum = optimize.minimize_scalar(
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
-def _bins(confidence: Floats, right: Floats) -> list[Bin]:
+def _bins(confidence: Floats, correct: Floats) -> list[Bin]:
     """Returns bins of about equal mass of sorted cases; equal confidences share one."""
     from statsmodels.stats.proportion import proportion_confint  # 0.7 s to import
 
     count = max(1, min(BINS, len(confidence) // _PER_BIN))
     edges = confidence[np.arange(1, count) * len(confidence) // count]
-    found = []
+    bins = []
     for number in np.unique(index := np.searchsorted(edges, confidence, side="right")):
         members = index == number
-        n, accuracy = int(members.sum()), float(right[members].mean())
+        n, accuracy = int(members.sum()), float(correct[members].mean())
         low, high = proportion_confint(accuracy * n, n, method="wilson")
-        found.append(Bin(float(confidence[members].mean()), accuracy, n, float(low), float(high)))
-    return found
+        bins.append(Bin(float(confidence[members].mean()), accuracy, n, float(low), float(high)))
+    return bins
 
 
 def _debiased(bins: Sequence[Bin]) -> float:
+    """Returns the root of the mean squared error less what chance alone adds to it in each bin."""
     squares = 0.0
-    for one in bins:
-        noise = one.accuracy * (1 - one.accuracy) / max(1, one.n - 1)
-        squares += one.n * ((one.accuracy - one.confidence) ** 2 - noise)
-    return float(max(0.0, squares / sum(one.n for one in bins)) ** 0.5)
+    for cell in bins:
+        noise = cell.accuracy * (1 - cell.accuracy) / max(1, cell.n - 1)
+        squares += cell.n * ((cell.accuracy - cell.confidence) ** 2 - noise)
+    return float(max(0.0, squares / sum(cell.n for cell in bins)) ** 0.5)
 
 
-def _auroc(confidence: Floats, right: Floats) -> float | None:
+def _auroc(confidence: Floats, correct: Floats) -> float | None:
     """Returns P(c of a right verdict > c of a wrong one), ties half; the cases are sorted."""
-    if right.sum() in (0.0, len(right)):
+    if correct.sum() in (0.0, len(correct)):
         return None
-    wrong = np.concatenate([[0.0], np.cumsum(1 - right)])
-    below = wrong[np.searchsorted(confidence, confidence, side="left")]
-    up_to = wrong[np.searchsorted(confidence, confidence, side="right")]
-    return float((right * (below + up_to) / 2).sum() / (right.sum() * wrong[-1]))
+    # For each case the wrong verdicts that are less sure, and those at most as sure: a tie counts
+    # half, as the mean of the two.
+    errors = np.concatenate([[0.0], np.cumsum(1 - correct)])
+    below = errors[np.searchsorted(confidence, confidence, side="left")]
+    up_to = errors[np.searchsorted(confidence, confidence, side="right")]
+    return float((correct * (below + up_to) / 2).sum() / (correct.sum() * errors[-1]))
 
 
-def _curve(confidence: Floats, right: Floats) -> list[tuple[float, float]]:
+def _curve(confidence: Floats, correct: Floats) -> list[tuple[float, float]]:
     points = min(POINTS, len(confidence))
     coverage = np.arange(1, points + 1) / points
-    risk = _risk(confidence, right, coverage)
+    risk = _risk(confidence, correct, coverage)
     return list(zip(coverage.tolist(), risk.tolist(), strict=True))
 
 
-def _risk(confidence: Floats, right: Floats, coverage: Floats) -> Floats:
+def _risk(confidence: Floats, correct: Floats, coverage: Floats) -> Floats:
     """Returns the share of wrong verdicts among the surest cases, for each share of cases."""
-    _, index = np.unique(-confidence, return_inverse=True)
-    cases = np.concatenate([[0.0], np.cumsum(np.bincount(index))])
-    wrong = np.concatenate([[0.0], np.cumsum(np.bincount(index, weights=1 - right))])
-    taken = coverage * len(confidence)
-    found: Floats = np.interp(taken, cases, wrong) / taken
-    return found
+    # Cases of one confidence are a straight piece of the curve, so that none comes before another.
+    _, level = np.unique(-confidence, return_inverse=True)
+    cases = np.concatenate([[0.0], np.cumsum(np.bincount(level))])
+    errors = np.concatenate([[0.0], np.cumsum(np.bincount(level, weights=1 - correct))])
+    covered = coverage * len(confidence)
+    risk: Floats = np.interp(covered, cases, errors) / covered
+    return risk

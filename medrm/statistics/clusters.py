@@ -1,7 +1,12 @@
 """Sums over clusters and the weights of the cluster bootstrap: what every other module here needs.
 
-Everything is summed in an order of its own (by cluster, then by value), so that the order in which
-the cases are given changes no bit of a result.
+Cases i = 1..n lie in clusters c = 1..G. Every statistic here is a function of the cluster sums
+S_c = sum of x_i over the cases of c and of the sizes n_c. The cluster bootstrap draws G clusters
+with replacement, so that a resample is a vector of G weights w_c: its mean is
+sum_c w_c S_c / sum_c w_c n_c (Davison and Hinkley 1997, section 3.8), one matrix product for all.
+
+Sums are taken by cluster, then by value, so that the order in which the cases are given changes no
+bit of a result.
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ def resampled_weights(clusters: int, resamples: int, seed: int) -> Iterator[Floa
     for start in range(0, resamples, _AT_ONCE):
         count = min(_AT_ONCE, resamples - start)
         drawn = generator.integers(0, clusters, size=(count, clusters), dtype=np.int32)
+        # One count for all resamples of the piece: resample r counts in its own G bins.
         drawn += np.arange(count, dtype=np.int32)[:, None] * clusters
         weights = np.bincount(drawn.ravel(), minlength=count * clusters)
         yield weights.reshape(count, clusters).astype(np.float64)

@@ -1,14 +1,21 @@
 """Means of clustered scores with their intervals.
 
 n cases lie in G clusters; x_i is the score of case i (1 right, 0 wrong, in between when several
-presentations are averaged).
+presentations are averaged). Three intervals of the mean m, all from the cluster sums S_c:
+
+    mean_interval        m +- t(f) sqrt(V): robust variance V, degrees of freedom f (many cases)
+    small_cell_interval  Wilson's interval for as many independent cases as V is worth (few cases)
+    bootstrap_intervals  percentiles of the means of resampled clusters (several columns at once)
+
+The formulas and sources stand at each function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -51,23 +58,21 @@ class Interval:
         return None if self.low is None or self.high is None else [self.low, self.high]
 
 
-@dataclass(frozen=True, slots=True)
-class _Spread:
-    """A mean, the variance of it, and the degrees of freedom of that variance."""
+class _Estimate(NamedTuple):
+    """A mean whose interval is still open, its variance, and that variance's degrees of freedom."""
 
-    mean: float
+    interval: Interval
     variance: float
     freedom: float
-    n: int
-    clusters: int
-    largest: int
-    design_effect: float | None
+
+    def bounded(self, low: float, high: float) -> Interval:
+        return replace(self.interval, low=low, high=high)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Returns the mean of the values that exist; None without any."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
 
 
 def mean_interval(
@@ -89,6 +94,10 @@ def mean_interval(
     [a, b]: the interval is [m - q (m - a), m + q (b - m)]. For differences of -1, 0, 1 in [-1, 1]
     that is the score interval of Tango (1998, Statistics in Medicine 17(8)).
 
+    >>> interval = mean_interval([1, 1, 0, 1], ["p1", "p2", "p3", "p4"])
+    >>> interval.mean, interval.clusters, round(interval.low, 2), round(interval.high, 2)
+    (0.75, 4, -0.05, 1.55)
+
     Args:
         values: n scores, or differences of them.
         clusters: of each.
@@ -98,16 +107,16 @@ def mean_interval(
     Raises:
         ValueError: there is no value.
     """
-    spread = _spread(values, clusters)
-    if spread.clusters < 2:
-        return _interval(spread, None, None)
-    if span is not None and spread.design_effect is None:
+    estimate = _estimate(values, clusters)
+    interval, mean = estimate.interval, estimate.interval.mean
+    if interval.clusters < 2:
+        return interval
+    if span is not None and interval.design_effect is None:
         z_squared = float(stats.norm.ppf(0.975)) ** 2
-        others, mean = z_squared / (spread.clusters + z_squared), spread.mean
-        low, high = mean - others * (mean - span[0]), mean + others * (span[1] - mean)
-        return _interval(spread, low, high)
-    half = float(stats.t.ppf(0.975, spread.freedom)) * spread.variance**0.5
-    return _interval(spread, spread.mean - half, spread.mean + half)
+        unseen = z_squared / (interval.clusters + z_squared)  # q of the docstring
+        return estimate.bounded(mean - unseen * (mean - span[0]), mean + unseen * (span[1] - mean))
+    half = float(stats.t.ppf(0.975, estimate.freedom)) * estimate.variance**0.5
+    return estimate.bounded(mean - half, mean + half)
 
 
 def small_cell_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
@@ -125,15 +134,16 @@ def small_cell_interval(values: Sequence[float], clusters: Sequence[str]) -> Int
     """
     from statsmodels.stats.proportion import proportion_confint  # 0.7 s to import
 
-    spread = _spread(values, clusters)
-    if spread.clusters < 2:
-        return _interval(spread, None, None)
-    effective = float(spread.clusters)
-    if spread.design_effect is not None:
-        wider = stats.t.ppf(0.975, spread.freedom) / stats.t.ppf(0.975, spread.n - 1)
-        effective = spread.n / max(1.0, spread.design_effect) / max(1.0, float(wider)) ** 2
-    low, high = proportion_confint(spread.mean * effective, effective, method="wilson")
-    return _interval(spread, float(low), float(high))
+    estimate = _estimate(values, clusters)
+    interval = estimate.interval
+    if interval.clusters < 2:
+        return interval
+    effective = float(interval.clusters)
+    if interval.design_effect is not None:
+        wider = stats.t.ppf(0.975, estimate.freedom) / stats.t.ppf(0.975, interval.n - 1)
+        effective = interval.n / max(1.0, interval.design_effect) / max(1.0, float(wider)) ** 2
+    low, high = proportion_confint(interval.mean * effective, effective, method="wilson")
+    return estimate.bounded(float(low), float(high))
 
 
 def bootstrap_intervals(
@@ -162,49 +172,52 @@ def bootstrap_intervals(
     if groups.max(initial=0) < 2:
         return [None] * values.shape[1]
     _, means = resampled_means(values, clusters, resamples, seed)
-    found: list[tuple[float, float] | None] = []
-    alike = [len({*column[~np.isnan(column)].tolist()}) < 2 for column in values.T]
-    for column, number, same in zip(means.T, groups.tolist(), alike, strict=True):
-        if number < 2 or same:
-            found.append(None)
+    intervals: list[tuple[float, float] | None] = []
+    constant = [len({*column[~np.isnan(column)].tolist()}) < 2 for column in values.T]
+    for column, number, is_constant in zip(means.T, groups.tolist(), constant, strict=True):
+        if number < 2 or is_constant:
+            intervals.append(None)
             continue
         tail = stats.norm.sf((number / (number - 1)) ** 0.5 * stats.t.ppf(0.975, number - 1))
         low, high = np.nanquantile(column, [tail, 1 - tail])
-        found.append((float(low), float(high)))
-    return found
+        intervals.append((float(low), float(high)))
+    return intervals
 
 
-def _spread(values: Sequence[float], clusters: Sequence[str]) -> _Spread:
-    """Returns what the intervals have in common.
+def _estimate(values: Sequence[float], clusters: Sequence[str]) -> _Estimate:
+    """Returns the mean with what all its intervals need.
 
     Raises:
         ValueError: there is no value.
     """
     if len(values) == 0:
         raise ValueError("A mean needs at least one value.")
-    array = np.sort(np.asarray(values, dtype=np.float64))
-    sums, sizes = cluster_sums(np.asarray(values, dtype=np.float64), clusters)
-    n, groups, largest = len(array), len(sums), int(sizes.max())
-    mean = float(array.sum() / n)
-    if groups < 2:
-        return _Spread(mean, 0.0, 0.0, n, groups, largest, None)
+    scores = np.sort(np.asarray(values, dtype=np.float64))
+    sums, sizes = cluster_sums(np.asarray(values, dtype=np.float64), clusters)  # S_c, n_c
+    n, mean = len(scores), float(scores.sum() / len(scores))
+    interval = Interval(mean, None, None, n, len(sums), int(sizes.max()), None)
+    if len(sums) < 2:
+        return _Estimate(interval, 0.0, 0.0)
     residuals = sums - sizes * mean
-    variance = float((residuals**2 / (1 - sizes / n)).sum()) / n**2
-    total = float(((array - mean) ** 2).sum())
+    variance = float((residuals**2 / (1 - sizes / n)).sum()) / n**2  # V of `mean_interval`
+    total = float(((scores - mean) ** 2).sum())
+    if scores[0] < scores[-1]:
+        interval = replace(interval, design_effect=variance * n * (n - 1) / total)
     between = float((residuals**2 / sizes).sum())
-    return _Spread(
-        mean=mean,
-        variance=variance,
-        freedom=_freedom(sizes, _correlation(total, between, sizes)),
-        n=n,
-        clusters=groups,
-        largest=largest,
-        design_effect=variance * n * (n - 1) / total if array[0] < array[-1] else None,
-    )
+    freedom = _freedom(sizes, _correlation(total, between, sizes))
+    return _Estimate(interval, variance, freedom)
 
 
 def _correlation(total: float, between: float, sizes: Floats) -> float:
     """Returns the correlation within clusters by analysis of variance, 0 to 1.
+
+    (MSB - MSW) / (MSB + (n_0 - 1) MSW) with the mean squares between and within clusters and n_0
+    the typical cluster size, (n - sum n_c^2 / n) / (G - 1).
+
+    Args:
+        total: sum of squares of the scores about their mean.
+        between: that part of it which lies between the clusters' means.
+        sizes: n_c, shape (G,).
 
     Source: Donner (1986), International Statistical Review 54(1).
     """
@@ -231,20 +244,9 @@ def _freedom(sizes: Floats, correlation: float) -> float:
     diagonal = scale**2 * variances
     sides = np.stack([scale * sizes, scale * variances], axis=1)  # U (G, 2)
     core = np.array([[variances.sum() / n**2, -1 / n], [-1 / n, 0.0]])  # K
+    # Of diag + U K U': the trace, and the squared norm with its mixed term.
     product = core @ (sides.T @ sides)
     trace = diagonal.sum() + np.trace(product)
     norm = (diagonal**2).sum() + np.trace(product @ product)
     norm += 2 * np.trace(core @ (sides.T @ (diagonal[:, None] * sides)))
     return max(1.0, float(trace**2 / norm))
-
-
-def _interval(spread: _Spread, low: float | None, high: float | None) -> Interval:
-    return Interval(
-        mean=spread.mean,
-        low=low,
-        high=high,
-        n=spread.n,
-        clusters=spread.clusters,
-        largest_cluster=spread.largest,
-        design_effect=spread.design_effect,
-    )

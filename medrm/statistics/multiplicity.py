@@ -1,4 +1,8 @@
-"""P values adjusted for looking at several endpoints."""
+"""P values adjusted for looking at several endpoints.
+
+Of m sorted values p_(1) <= ... <= p_(m): Benjamini and Hochberg bound the expected share of false
+findings among all findings (exploratory tables), Holm the chance of even one (claims).
+"""
 
 from __future__ import annotations
 
@@ -23,10 +27,14 @@ def holm(p: Sequence[float]) -> list[float]:
 
     a_(i) = max over j <= i of min(1, (m - j + 1) p_(j)) for the i-th smallest of m. Holds under any
     dependence, and uses none of it. Source: Holm (1979), Scandinavian Journal of Statistics 6(2).
+
+    >>> holm([0.01, 0.2, 0.02])
+    [0.03, 0.2, 0.04]
     """
-    given = np.asarray(p, dtype=np.float64)
-    order = np.argsort(given, kind="stable")
-    stepped = np.maximum.accumulate(np.arange(len(given), 0, -1) * given[order])
-    adjusted = np.empty(len(given))
+    unadjusted = np.asarray(p, dtype=np.float64)
+    order = np.argsort(unadjusted, kind="stable")
+    # The smallest counts m times, the next m - 1 times, ...; none may fall below one before it.
+    stepped = np.maximum.accumulate(np.arange(len(p), 0, -1) * unadjusted[order])
+    adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(1.0, stepped)
-    return [float(one) for one in adjusted]
+    return list(map(float, adjusted))

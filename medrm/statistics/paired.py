@@ -1,4 +1,10 @@
-"""Tests of a paired difference: before and after on the same cases."""
+"""Tests of a paired difference: before and after on the same cases.
+
+sign_flip_test   T = |sum_c S_c| / sqrt(sum_c S_c^2) over cluster sums S_c of the differences,
+                 against the same with random signs; several endpoints at once (max-T)
+mcnemar_midp     the same question from the counts of fixed and broken cases alone
+binomial_midp    k out of n against one half
+"""
 
 from __future__ import annotations
 
@@ -48,6 +54,7 @@ def sign_flip_test(
     scale = np.sqrt((sums**2).sum(axis=0))
     scale[scale == 0.0] = 1.0  # no difference anywhere: T = 0, p = 1
     standardised = sums / scale
+    # A flip of all signs, or of none, must count as reaching T whatever the order of summation.
     observed = np.abs(standardised.sum(axis=0)) - _ROUNDING
     order = np.argsort(-observed, kind="stable")
     raw = np.ones(len(observed))

@@ -2,7 +2,9 @@
 
 The gain is the mean paired difference of scores; the discordance is the share of cases whose score
 changes (fixed and broken), or, where scores are means over presentations, the mean squared change.
-The formulas take n / design effect for n; they are approximations for large n.
+The formulas take n / design effect for n. They are approximations for large n: the mean difference
+is normal, with variance q / n where there is no gain and (q - d^2) / n where there is a gain d, for
+the discordance q.
 Source: Miettinen (1968), Biometrics 24(2), and Connor (1987), Biometrics 43(1), for McNemar's test.
 """
 
@@ -31,9 +33,9 @@ def minimum_detectable(
     size = _effective(n, discordance, design_effect)
     if not 0 < level < power < 1:
         raise ValueError(f"level {level} and power {power}: give 0 < level < power < 1.")
-    tested, found = stats.norm.isf(level / 2), stats.norm.ppf(power)
-    root = max(0.0, size - tested**2 + found**2) ** 0.5
-    return float(discordance**0.5 * (tested * size**0.5 + found * root) / (size + found**2))
+    z_level, z_power = stats.norm.isf(level / 2), stats.norm.ppf(power)
+    root = max(0.0, size - z_level**2 + z_power**2) ** 0.5
+    return float(discordance**0.5 * (z_level * size**0.5 + z_power * root) / (size + z_power**2))
 
 
 def power_of(

@@ -1,4 +1,9 @@
-"""Which ranks of a leaderboard its cases can tell apart."""
+"""Which ranks of a leaderboard its cases can tell apart.
+
+A model's rank is 1 + the number of better ones. For each model j the M - 1 differences to the
+others get simultaneous 95 % intervals from the paired cluster bootstrap; only a model whose
+difference lies clear of zero is counted as better or worse, and the range of ranks is what remains.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +55,7 @@ def rank_ranges(
         gaps = means - means[model]
         noise = drawn - drawn[:, [model]] - gaps  # (R, M)
         spread = np.maximum(noise.std(axis=0), _ROUNDING)
+        # The largest standardised error over all k: its quantile holds for all differences at once.
         reach = np.quantile(np.abs(noise / spread).max(axis=1), 0.95) * spread * wider
         better = int((gaps > np.maximum(reach, _ROUNDING)).sum())
         worse = int((gaps < -np.maximum(reach, _ROUNDING)).sum())
