@@ -1,6 +1,6 @@
-"""The contract of a saved model, `medrm.json`: what it needs to load back exactly.
+"""`medrm.json` of a saved model: what it needs, beside its weights, to give the same scores again.
 
-How it (and adapter_config.json) names the base model: origin.py. The folder around it: folder.py.
+`base_reference.py` has how it names the base model, `save_load.py` the folder around it.
 """
 
 from __future__ import annotations
@@ -12,25 +12,27 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import ModelOptions
-from medrm.errors import AdapterError, ConfigError
-from medrm.models.base_reference import origin_of
+from medrm.errors import AdapterError, ConfigError, nearest, report
+from medrm.models.base_reference import BaseReference, reference_of
 from medrm.models.families import family_of
-from medrm.models.fields import check_keys, check_values
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
 from medrm.readouts import SavedReadout
 
 MEDRM_FILE = "medrm.json"
 
+Record = TypeVar("Record")
+
 
 @dataclass(frozen=True, slots=True)
 class JudgeSpec:
-    """How a judge was trained to be asked, and how it is read; stored in the adapter's contract.
+    """How a judge was trained to be asked, and how it is read; stored in `medrm.json`.
 
     Attributes:
         prompt: name of the prompt.
@@ -115,6 +117,11 @@ class AdapterConfig:
     training_pixel_digests: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def base(self) -> BaseReference:
+        """Which base model it was trained on."""
+        return BaseReference(self.base_model, self.base_revision, self.base_digest)
+
 
 def template_digest(processor: ProcessorMixin) -> str:
     """Returns the SHA-256 of the processor's chat template.
@@ -139,7 +146,7 @@ def new_adapter_config(
     readout: str,
     dimensions: Sequence[str] | None = None,
 ) -> AdapterConfig:
-    """Returns the contract of a trained model; `dataclasses.replace` adds what is particular.
+    """Returns the config of a trained model; `dataclasses.replace` adds what is particular.
 
     Args:
         model: as trained.
@@ -149,18 +156,21 @@ def new_adapter_config(
         readout: how it is scored.
         dimensions: what it judges; None: what its head scores.
     """
-    origin = origin_of(options)
+    base = reference_of(options)
     head = head_of(model).spec if has_head(model) else None
-    others = [p for n, p in model.named_parameters() if not n.startswith(f"{HEAD}.")]
-    whole: Literal["full", "head"] = "full" if any(p.requires_grad for p in others) else "head"
+    trained: Literal["lora", "full", "head"] = "head"
+    if isinstance(model, PeftModel):
+        trained = "lora"
+    elif any(p.requires_grad for n, p in model.named_parameters() if not n.startswith(f"{HEAD}.")):
+        trained = "full"
     return AdapterConfig(
-        base_model=origin.name,
-        base_revision=origin.revision,
-        base_digest=origin.digest,
+        base_model=base.name,
+        base_revision=base.revision,
+        base_digest=base.digest,
         family=family_of(model.config).name,
         objective=objective,
         readout=readout,
-        trained="lora" if isinstance(model, PeftModel) else whole,
+        trained=trained,
         dimensions=tuple(dimensions or (head.dimensions if head else ())),
         head=head,
         reward_template=options.reward_template,
@@ -179,9 +189,9 @@ def new_adapter_config(
     )
 
 
-def write_adapter_config(folder: Path, contract: AdapterConfig) -> None:
+def write_adapter_config(folder: Path, config: AdapterConfig) -> None:
     """Writes `medrm.json`."""
-    record = dataclasses.asdict(contract)
+    record = dataclasses.asdict(config)
     if record["head"] is not None:
         del record["head"]["dimensions"]
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
@@ -189,10 +199,10 @@ def write_adapter_config(folder: Path, contract: AdapterConfig) -> None:
 
 
 def update_adapter_config(folder: Path, **changes: Any) -> None:
-    """Changes fields of the contract in a saved folder, such as the score statistics.
+    """Changes fields of a saved folder's config, such as the score statistics.
 
     Raises:
-        AdapterError: the folder has no valid contract.
+        AdapterError: the folder has no valid config.
     """
     write_adapter_config(folder, dataclasses.replace(read_adapter_config(folder), **changes))
 
@@ -217,24 +227,66 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise AdapterError(
             f"{path} cannot be read ({type(error).__name__}: {error}). Save the adapter again."
         ) from error
-    check_keys(path, record, AdapterConfig)
-    parts: tuple[tuple[str, type], ...] = (("head", HeadSpec), ("judge", JudgeSpec))
-    for name, kind in parts:
-        if record[name] is not None:
-            record[name] = _part(path, record[name], kind)
-    check_values(path, record, AdapterConfig)
-    for name in ("dimensions", "training_pixel_digests"):
-        record[name] = tuple(record[name])
-    return AdapterConfig(**record)
+    return _from_json(path, record, AdapterConfig)
 
 
-def _part(path: Path, record: dict[str, Any], kind: type) -> Any:
-    """Returns a checked part of the contract.
+def _from_json(path: Path, record: dict[str, Any], record_class: type[Record]) -> Record:
+    """Returns the dataclass that a JSON object holds; its lists become tuples.
 
     Raises:
-        AdapterError: missing or unknown keys, or wrong values.
+        AdapterError: keys other than the fields, or values of other types than theirs.
     """
-    check_keys(path, record, kind)
-    check_values(path, record, kind)
-    lists = {name: tuple(value) for name, value in record.items() if isinstance(value, list)}
-    return kind(**{**record, **lists})
+    hints = get_type_hints(record_class)
+    problems = [f"{key} is missing" for key in sorted(hints.keys() - record.keys())]
+    problems += [
+        f"{key} is not known.{nearest(key, hints)}" for key in sorted(record.keys() - hints.keys())
+    ]
+    if problems:
+        raise AdapterError(
+            report(f"{path} does not fit this version of medrm. Save the adapter again:", problems)
+        )
+    values = dict(record)
+    for name, hint in hints.items():
+        nested = next((part for part in get_args(hint) if dataclasses.is_dataclass(part)), None)
+        if nested is not None and isinstance(record[name], dict):
+            values[name] = _from_json(path, record[name], cast(Any, nested))
+        elif not _fits(record[name], hint):
+            problems.append(
+                f"{name} is {json.dumps(record[name])[:80]}; accepted: {_json_type(hint)}"
+            )
+        elif isinstance(record[name], list):
+            values[name] = tuple(record[name])
+    if problems:
+        raise AdapterError(
+            report(f"{path} holds values that are not accepted. Save the adapter again:", problems)
+        )
+    return record_class(**values)
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Returns whether a value read from JSON is of an annotated type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (Union, UnionType):
+        return any(_fits(value, alternative) for alternative in arguments)
+    if origin is tuple:
+        return isinstance(value, list) and all(_fits(element, arguments[0]) for element in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _json_type(hint: Any) -> str:
+    """Returns an annotated type in the words of JSON."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(map(json.dumps, arguments))
+    if origin in (Union, UnionType):
+        return ", ".join(map(_json_type, arguments))
+    if origin is tuple:
+        return f"a list of: {_json_type(arguments[0])}"
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return {**names, NoneType: "null"}.get(hint, "an object")

@@ -26,8 +26,8 @@ RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Which base model it was.
+class BaseReference:
+    """Which base model a saved model was trained on.
 
     Attributes:
         name: phantom-base, a hub id, or a local folder's name.
@@ -38,6 +38,13 @@ class Origin:
     name: str
     revision: str | None
     digest: str | None
+
+    @property
+    def identity(self) -> str:
+        """Which weights a number belongs to, in one line without local paths."""
+        if self.digest is None:
+            return f"{self.name}@{self.revision}"
+        return f"{self.name} sha256:{self.digest}"
 
 
 def weights_digest(folder: Path) -> str:
@@ -56,47 +63,47 @@ def _commit(name: str, revision: str) -> str:
     return Path(file).parent.name if isinstance(file, str) else revision
 
 
-def origin_of(options: ModelOptions) -> Origin:
-    """Returns the origin of a base model that has been loaded with these options."""
+def reference_of(options: ModelOptions) -> BaseReference:
+    """Returns the reference to a base model that has been loaded with these options."""
     name = options.model_name_or_path
     folder = Path(resolve_model(name))
     if not folder.is_dir():
-        return Origin(name, _commit(name, options.model_revision), None)
-    known = name if name == PHANTOM_BASE else folder.resolve().name
-    return Origin(known, None, weights_digest(folder))
+        return BaseReference(name, _commit(name, options.model_revision), None)
+    published_name = name if name == PHANTOM_BASE else folder.resolve().name
+    return BaseReference(published_name, None, weights_digest(folder))
 
 
-def _folders(name: str, beside: Path) -> list[Path]:
-    """Returns where a local base of that name may lie, the likeliest first."""
+def _folders(name: str, saved: Path) -> list[Path]:
+    """Returns where the local base of that name of a saved folder may lie, the likeliest first."""
     if name == PHANTOM_BASE:
         return [Path(resolve_model(name))]
-    candidates = [Path(name), beside.parent / name]
-    run = beside.parent / RUN_FILE
+    candidates = [Path(name), saved.parent / name]
+    run = saved.parent / RUN_FILE
     if run.is_file():
         config = json.loads(run.read_text(encoding="utf-8")).get("config", {})
         candidates.insert(0, Path(config.get("model_name_or_path", name)))
     return [path for path in candidates if path.is_dir() and path.resolve().name == name]
 
 
-def find(origin: Origin, saved: Path) -> str:
+def find_base(reference: BaseReference, saved: Path) -> str:
     """Returns where the base lies: a folder with the right weights, or a hub id.
 
     Args:
-        origin: as recorded.
+        reference: as recorded.
         saved: the folder that records it.
 
     Raises:
         AdapterError: there is no such folder, or its weights are others than those trained on.
     """
-    if origin.digest is None:
-        return origin.name
-    folders = _folders(origin.name, saved)
+    if reference.digest is None:
+        return reference.name
+    folders = _folders(reference.name, saved)
     for path in folders:
-        if weights_digest(path) == origin.digest:
+        if weights_digest(path) == reference.digest:
             return str(path)
-    found = "other weights lie in " + ", ".join(map(str, folders)) if folders else "not found"
+    reason = "other weights lie in " + ", ".join(map(str, folders)) if folders else "not found"
     raise AdapterError(
-        f"{saved} was trained on the model folder {origin.name!r} with weights "
-        f"{origin.digest[:12]}; {found}. Put that folder into the working directory or beside the "
-        "saved folder."
+        f"{saved} was trained on the model folder {reference.name!r} with weights "
+        f"{reference.digest[:12]}; {reason}. Put that folder into the working directory or beside "
+        "the saved folder."
     )

@@ -27,7 +27,7 @@ HEAD = "score"
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """The shape of a reward head; stored in the adapter's contract.
+    """The shape of a reward head; stored in `medrm.json`.
 
     Attributes:
         dimensions: the D names, in the order of the outputs.

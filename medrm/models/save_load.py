@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,14 @@ from medrm.models.adapter_config import (
     write_adapter_config,
 )
 from medrm.models.base_model import load_base, load_processor
-from medrm.models.base_reference import Origin, find
+from medrm.models.base_reference import find_base, weights_digest
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, attach_head
 
 ADAPTER_FILE = "adapter_model.safetensors"
+LORA_FILE = "adapter_config.json"
+"""PEFT's settings of a LoRA adapter."""
+
 HEAD_FILE = "head.safetensors"
 """The head where there is no adapter file: full fine-tuning and the frozen probe."""
 
@@ -48,15 +52,15 @@ def _tensors(
     return {name: tensor for name, tensor in state.items() if name.startswith(f"{HEAD}.")}
 
 
-def _weights_file(contract: AdapterConfig) -> str:
-    return ADAPTER_FILE if contract.trained == "lora" else HEAD_FILE
+def _weights_file(config: AdapterConfig) -> str:
+    return ADAPTER_FILE if config.trained == "lora" else HEAD_FILE
 
 
 def save_adapter(
     folder: Path,
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
-    contract: AdapterConfig,
+    config: AdapterConfig,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes everything `load_adapter` needs; `medrm.json` last, so that a torn folder is refused.
@@ -65,7 +69,7 @@ def save_adapter(
         folder: made where it does not exist.
         model: the trained model.
         processor: its processor.
-        contract: from `new_adapter_config`.
+        config: from `new_adapter_config`.
         state_dict: the gathered weights where processes hold parts of them (ZeRO-3); call it on
             the main process alone.
     """
@@ -73,31 +77,31 @@ def save_adapter(
     (folder / MEDRM_FILE).unlink(missing_ok=True)
     tensors = _tensors(model, state_dict)
     if isinstance(model, PeftModel):
-        config = copy.copy(model.peft_config["default"])
-        config.base_model_name_or_path = contract.base_model
-        config.revision = contract.base_revision
-        config.inference_mode = True
-        config.target_modules = sorted(config.target_modules)
-        config.save_pretrained(str(folder))
-    elif contract.trained == "full":
+        lora = copy.copy(model.peft_config["default"])
+        lora.base_model_name_or_path = config.base_model
+        lora.revision = config.base_revision
+        lora.inference_mode = True
+        lora.target_modules = sorted(lora.target_modules)
+        lora.save_pretrained(str(folder))
+    elif config.trained == "full":
         state = model.state_dict() if state_dict is None else state_dict
         stock = {name: tensor for name, tensor in state.items() if name not in tensors}
         model.save_pretrained(folder, state_dict=stock)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())},
-        folder / _weights_file(contract),
+        folder / _weights_file(config),
         # One entry: with two their order, and so the bytes of the file, would vary.
-        metadata={"dimensions": json.dumps(contract.dimensions)},
+        metadata={"dimensions": json.dumps(config.dimensions)},
     )
     processor.save_pretrained(folder)
-    write_adapter_config(folder, contract)
+    write_adapter_config(folder, config)
 
 
-def _read_tensors(path: Path, contract: AdapterConfig) -> dict[str, Tensor]:
+def _read_tensors(path: Path, config: AdapterConfig) -> dict[str, Tensor]:
     """Reads the adapter or head file.
 
     Raises:
-        AdapterError: missing, unreadable, or of other dimensions than the contract.
+        AdapterError: missing, unreadable, or of other dimensions than the config.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -106,10 +110,10 @@ def _read_tensors(path: Path, contract: AdapterConfig) -> dict[str, Tensor]:
         dimensions = json.loads(metadata.get("dimensions", "null"))
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Save the adapter again.") from error
-    if dimensions != list(contract.dimensions):
+    if dimensions != list(config.dimensions):
         raise AdapterError(
             f"{path} was saved for the dimensions {dimensions}, {MEDRM_FILE} names "
-            f"{list(contract.dimensions)}. The two files do not belong together; save again."
+            f"{list(config.dimensions)}. The two files do not belong together; save again."
         )
     return tensors
 
@@ -120,23 +124,25 @@ def _read_lora(folder: Path) -> LoraConfig:
     Raises:
         AdapterError: missing or unreadable.
     """
-    path = folder / "adapter_config.json"
+    path = folder / LORA_FILE
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        # The base is named by the contract; PEFT warns when this name is not the path it sees.
+        # The base is named by medrm.json; PEFT warns when this name is not the path it sees.
         return LoraConfig.from_peft_type(**{**settings, "base_model_name_or_path": None})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Save the adapter again.") from error
 
 
-def _check_tensors(path: Path, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_tensors(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
     """Raises AdapterError unless both hold the same names with the same shapes."""
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - given.keys())]
-    problems += [f"{name} is not expected" for name in sorted(given.keys() - expected.keys())]
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"{name} is not expected" for name in sorted(tensors.keys() - expected.keys())]
     problems += [
-        f"{name} has shape {list(given[name].shape)}, expected {list(expected[name].shape)}"
-        for name in sorted(given.keys() & expected.keys())
-        if given[name].shape != expected[name].shape
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(tensors.keys() & expected.keys())
+        if tensors[name].shape != expected[name].shape
     ]
     if problems:
         raise AdapterError(
@@ -161,41 +167,57 @@ def load_adapter(
         shared_prefix: as in `ModelOptions`.
 
     Raises:
-        AdapterError: the folder does not match its contract, or the base is another one.
+        AdapterError: the folder does not match its config, or the base is another one.
         ConfigError: the base model cannot be loaded.
     """
-    contract = read_adapter_config(folder)
+    config = read_adapter_config(folder)
     processor = load_processor(str(folder))
-    if template_digest(processor) != contract.chat_template_digest:
+    if template_digest(processor) != config.chat_template_digest:
         raise AdapterError(
             f"The chat template in {folder} is not the one that {MEDRM_FILE} records, and other "
             "prompts give other scores. Restore the template, or save the adapter again."
         )
-    origin = Origin(contract.base_model, contract.base_revision, contract.base_digest)
     options = ModelOptions(
-        model_name_or_path=str(folder) if contract.trained == "full" else find(origin, folder),
-        model_revision=contract.base_revision or "main",
-        attn_implementation=attn_implementation or contract.attn_implementation,
+        model_name_or_path=str(folder)
+        if config.trained == "full"
+        else find_base(config.base, folder),
+        model_revision=config.base_revision or "main",
+        attn_implementation=attn_implementation or config.attn_implementation,
         shared_prefix=shared_prefix,
-        load_in_4bit=contract.quantisation == "nf4",
-        load_in_8bit=contract.quantisation == "int8",
+        load_in_4bit=config.quantisation == "nf4",
+        load_in_8bit=config.quantisation == "int8",
     )
-    base = load_base(options, device, dtype or getattr(torch, contract.dtype))
-    if family_of(base.config).name != contract.family:
+    base = load_base(options, device, dtype or getattr(torch, config.dtype))
+    if family_of(base.config).name != config.family:
         raise AdapterError(
-            f"{MEDRM_FILE} in {folder} records the family {contract.family!r}, the base is "
+            f"{MEDRM_FILE} in {folder} records the family {config.family!r}, the base is "
             f"{family_of(base.config).name!r}. Give the base it was trained on."
         )
     model: PreTrainedModel | PeftModel = base
-    if contract.head is not None:
-        model = attach_head(base, contract.head, seed=0)
-    path = folder / _weights_file(contract)
-    tensors = _read_tensors(path, contract)
-    if contract.trained == "lora":
+    if config.head is not None:
+        model = attach_head(base, config.head, seed=0)
+    path = folder / _weights_file(config)
+    tensors = _read_tensors(path, config)
+    if config.trained == "lora":
         model = wrap(base, _read_lora(folder), seed=0)
         _check_tensors(path, tensors, _tensors(model))
         set_peft_model_state_dict(model, tensors)
     else:
         _check_tensors(path, tensors, _tensors(model))
         model.load_state_dict(tensors, strict=False)
-    return model.requires_grad_(False).eval(), processor, contract
+    return model.requires_grad_(False).eval(), processor, config
+
+
+def saved_identity(folder: Path) -> str:
+    """Returns which weights a saved model has: its base, and the digest of what was trained.
+
+    The digest covers the weights and, of a LoRA adapter, by how much they count.
+
+    Raises:
+        AdapterError: the folder has no valid config.
+    """
+    config = read_adapter_config(folder)
+    digest = hashlib.sha256(weights_digest(folder).encode())
+    if (folder / LORA_FILE).is_file():
+        digest.update((folder / LORA_FILE).read_bytes())
+    return f"{config.base.identity} + {config.trained} sha256:{digest.hexdigest()}"

@@ -12,7 +12,7 @@ from medrm.config import CONTROLS, ModelOptions, Run
 from medrm.data.image_ablations import PICTURE_CONTROLS
 from medrm.errors import ConfigError, report
 from medrm.models.adapter_config import read_adapter_config
-from medrm.models.base_reference import Origin, origin_of
+from medrm.models.base_reference import BaseReference, reference_of
 from medrm.objectives.objective import Objective
 from medrm.scorer.open import folder_of
 from medrm.scorer.specs import JUDGE_READOUTS
@@ -101,8 +101,8 @@ def check_start(run: Run) -> None:
     if start is None:
         return
     contract = read_adapter_config(folder_of(start))
-    base = Origin(contract.base_model, contract.base_revision, contract.base_digest)
-    own, weights = origin_of(run.model), _quantisation(run.model)
+    base = contract.base
+    own, weights = reference_of(run.model), _quantisation(run.model)
     wrong = {
         f"its base is {_named(base)}, the run's is {_named(own)}": base != own,
         f"its base's weights are {contract.quantisation or 'not quantised'}, the run's are "
@@ -119,6 +119,6 @@ def _quantisation(options: ModelOptions) -> str | None:
     return "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
 
 
-def _named(origin: Origin) -> str:
+def _named(origin: BaseReference) -> str:
     mark = origin.revision or (origin.digest or "")[:12]
     return f"{origin.name} ({mark})" if mark else origin.name

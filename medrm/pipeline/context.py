@@ -29,11 +29,11 @@ from medrm.evaluation.records.responses import read_responses
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import JudgeSpec, new_adapter_config
 from medrm.models.base_model import load_base, load_config, load_processor
+from medrm.models.base_reference import reference_of
 from medrm.models.families import Family, family_of
-from medrm.models.identity import base_identity, saved_identity
 from medrm.models.image_smoke_test import check_image_reaches
 from medrm.models.reward_model import attach_head
-from medrm.models.save_load import load_adapter
+from medrm.models.save_load import load_adapter, saved_identity
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_start, gives_skeleton
@@ -265,7 +265,7 @@ class RunContext:
     @cached_property
     def base_weights(self) -> str:
         """Which weights the base has."""
-        return base_identity(self.run.model)
+        return reference_of(self.run.model).identity
 
     @cached_property
     def saved_weights(self) -> str:

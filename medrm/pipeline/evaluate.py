@@ -22,11 +22,10 @@ from medrm.evaluation.records.scoring import NOT_OFFICIAL, can_be_official
 from medrm.evaluation.tables import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.base_model import load_base, load_processor, resolve_model
-from medrm.models.base_reference import Origin, find
+from medrm.models.base_reference import find_base, reference_of
 from medrm.models.families import family_of
-from medrm.models.identity import base_identity, saved_identity
 from medrm.models.image_smoke_test import check_image_reaches
-from medrm.models.save_load import load_adapter
+from medrm.models.save_load import load_adapter, saved_identity
 from medrm.pipeline.context import settings_of
 from medrm.readouts import READOUTS, readout_names
 from medrm.schema import DIMENSIONS
@@ -157,7 +156,7 @@ def identity_of(asked: EvalRequest) -> str:
         return OpenAIEngine(asked.model).identity
     if _is_saved(asked):
         return saved_identity(folder_of(asked.model, asked.revision))
-    return base_identity(_base_options(asked))
+    return reference_of(_base_options(asked)).identity
 
 
 def _base_options(asked: EvalRequest) -> ModelOptions:
@@ -305,7 +304,6 @@ def _vllm_of(contract: AdapterConfig, folder: Path, benchmark: Benchmark) -> Vll
         ConfigError: the base's weights were quantised.
     """
     limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
-    origin = Origin(contract.base_model, contract.base_revision, contract.base_digest)
     lora = contract.trained == "lora"
     if contract.quantisation is not None:
         raise ConfigError(
@@ -313,7 +311,7 @@ def _vllm_of(contract: AdapterConfig, folder: Path, benchmark: Benchmark) -> Vll
             "repeat. Leave --engine out, to use transformers."
         )
     return VllmEngine(
-        resolve_model(find(origin, folder)) if lora else str(folder),
+        resolve_model(find_base(contract.base, folder)) if lora else str(folder),
         load_processor(str(folder)),
         folder if lora else None,
         revision=contract.base_revision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from medrm.models.identity import saved_identity
+from medrm.models.save_load import saved_identity
 from medrm.pipeline.context import RunContext, stage
 from medrm.schema import DIMENSIONS
 from medrm.scorer.open import folder_of

@@ -13,7 +13,7 @@ from medrm.assets import asset
 from medrm.config import JudgeOptions, Run, parse_run
 from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter_config import AdapterConfig, write_adapter_config
-from medrm.models.base_reference import origin_of
+from medrm.models.base_reference import reference_of
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.pipeline.checks import check_options, check_start
 from medrm.scorer.specs import judge_spec
@@ -103,7 +103,7 @@ def test_a_prompt_that_is_none_is_known_at_once() -> None:
 
 
 def judge_contract(run: Run) -> AdapterConfig:
-    origin = origin_of(run.model)
+    origin = reference_of(run.model)
     return AdapterConfig(
         base_model=origin.name,
         base_revision=origin.revision,

@@ -10,7 +10,7 @@ import pytest
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
-from medrm.models.identity import saved_identity
+from medrm.models.save_load import saved_identity
 from medrm.pipeline import evaluate as measure
 from medrm.pipeline.evaluate import EvalRequest, evaluate_model, identity_of
 
