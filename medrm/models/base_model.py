@@ -35,7 +35,7 @@ from medrm.config import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.models.checkpoint_files import checkpoint_file, readable, refuse_other_weights
 from medrm.models.deduplicate_images import deduplicate_images
-from medrm.models.families import FAMILIES, Family, family_of, family_of_processor
+from medrm.models.families import Family, family_of, family_of_processor
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
 
@@ -51,7 +51,10 @@ if not is_torchvision_available():
 
 
 class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on the version
-    """Stands in for a video processor; it only keeps the attributes that processors read."""
+    """Stands in for a video processor; it only keeps the attributes that processors read.
+
+    Data workers get it pickled, by the name of the class that it stands in for.
+    """
 
     merge_size = 2
     temporal_patch_size = 2
@@ -63,15 +66,14 @@ class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on t
         """Refuses videos."""
         raise ConfigError("Videos are not supported; give images.")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return video_stand_in, (type(self).__name__,), vars(self)
+
 
 def video_stand_in(class_name: str) -> ImagesOnly:
     """Returns a stand-in under the real class's name, which is what is written to the config."""
-    return globals()[class_name]()  # type: ignore[no-any-return]
-
-
-for _name in {family.video_processor for family in FAMILIES.values()} - {None}:
-    # Attributes of this module, or the processor could not be pickled for data workers.
-    globals()[str(_name)] = type(str(_name), (ImagesOnly,), {"__module__": __name__})
+    stand_in: ImagesOnly = type(class_name, (ImagesOnly,), {"__module__": __name__})()
+    return stand_in
 
 
 _ALWAYS_THERE = ("sdpa", "eager")

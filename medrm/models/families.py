@@ -1,12 +1,14 @@
-"""The model families medrm knows, one table entry each: where their parts lie and what they need.
+"""The model families medrm knows: where the parts of each lie and what is particular to it.
 
-A checkpoint belongs to a family by the `model_type` of its config, so fine-tuned descendants of a
-family load without a line of code.
+A family is one entry of `FAMILIES`, here or put into that dict by other code before a model is
+loaded; nothing else in the package names a family. A checkpoint belongs to a family by the
+`model_type` of its config, so fine-tuned descendants of a family load without a line of code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedConfig
 
@@ -26,18 +28,22 @@ class Family:
         vision: module path of the vision tower.
         projector: module path of what maps image features into the language model; None where the
             vision tower contains it.
-        packed_patches: whether the processor gives one tensor with the patches of all images and a
-            grid for each image, from which the tower's input of one image can be cut.
         pixel_limits: whether the processor keeps the image's own size within `min_pixels` and
             `max_pixels`.
+        packed_patches: whether the processor gives one tensor with the patches of all images and a
+            grid for each image, from which the tower's input of one image can be cut.
         features: the fields of the vision tower's output that the model reads.
         joining_towers: vision towers (`model_type`) that some checkpoints have, whose output is one
-            sequence of all images, padded apart.
+            sequence of all images, padded apart; their images cannot be told apart in it.
+        sharing_decoders: language models (`model_type`) whose attention is proven to give the
+            numbers of separate rows where the answers of a case share their prefix.
         shared_cache: whether prompts may continue one cached prefix with numbers that stay exact.
-        rows_apart: whether each case of a forked batch is a row of its own: layers beside the
-            self-attention look at the row's image.
+        rows_apart: whether each case of a shared-prefix batch is a row of its own: layers beside
+            the self-attention look at the row's image.
         images_by_row: whether `pixel_values` is [rows, images, ...].
         image_blocks: whether the tokens of an image see each other in both directions.
+        unsupported: objective to the reason why TRL cannot train the family by it.
+        one_image_only: the same where it is so for cases of several images alone.
     """
 
     name: str
@@ -51,10 +57,13 @@ class Family:
     packed_patches: bool = False
     features: tuple[str, ...] = ("last_hidden_state",)
     joining_towers: tuple[str, ...] = ()
+    sharing_decoders: tuple[str, ...] = ("llama", "mistral", "qwen2", "qwen3")
     shared_cache: bool = True
     rows_apart: bool = False
     images_by_row: bool = False
     image_blocks: bool = False
+    unsupported: Mapping[str, str] = field(default_factory=dict, hash=False)
+    one_image_only: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def _qwen(
@@ -74,6 +83,7 @@ def _qwen(
         pixel_limits=True,
         packed_patches=True,
         features=features,
+        sharing_decoders=(f"{name}_text",),
     )
 
 
@@ -116,6 +126,10 @@ FAMILIES: dict[str, Family] = {
             "LlavaOnevisionProcessor",
             video_processor="LlavaOnevisionVideoProcessor",
             features=("hidden_states",),
+            one_image_only={
+                "judge_grpo": "TRL's GRPOTrainer loses the input that says how many images a "
+                "prompt has (batch_num_images)"
+            },
         ),
         Family(
             "internvl",
@@ -125,33 +139,34 @@ FAMILIES: dict[str, Family] = {
             # Which of the two depends on the checkpoint's vision_feature_layer.
             features=("last_hidden_state", "hidden_states"),
         ),
-        # Its sliding window counts places in the cache, padding included.
-        Family("gemma3", ("gemma3",), "Gemma3Processor", shared_cache=False, image_blocks=True),
+        Family(
+            "gemma3",
+            ("gemma3",),
+            "Gemma3Processor",
+            sharing_decoders=("gemma3_text",),
+            # Its sliding window counts the tokens of the cache, padding included.
+            shared_cache=False,
+            image_blocks=True,
+        ),
         Family(
             "mllama",
             ("mllama",),
             "MllamaProcessor",
             vision="model.vision_model",
+            sharing_decoders=("mllama_text_model",),
             # Layers of its own attend to the image and would need the prefix's mask.
             shared_cache=False,
             rows_apart=True,
+            unsupported={
+                "judge_grpo": "TRL's GRPOTrainer loses the inputs that say where its images are "
+                "(aspect_ratio_ids, cross_attention_mask)"
+            },
         ),
         _idefics("idefics3", "Idefics3Processor", None),
         _idefics("smolvlm", "SmolVLMProcessor", "SmolVLMVideoProcessor"),
     )
 }
 """Name to family."""
-
-_BY_MODEL_TYPE = {kind: family for family in FAMILIES.values() for kind in family.model_types}
-_BY_PROCESSOR = {family.processor: family for family in FAMILIES.values()}
-
-
-def _unknown(what: str, given: str, accepted: list[str]) -> ConfigError:
-    return ConfigError(
-        f"The base model's {what} {given!r} belongs to no known family.{nearest(given, accepted)} "
-        f"Accepted: {', '.join(sorted(accepted))}. To add a family, write its entry into FAMILIES "
-        "in medrm/models/families.py and a tiny model of it into tests/tiny.py."
-    )
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -160,10 +175,8 @@ def family_of(config: PreTrainedConfig) -> Family:
     Raises:
         ConfigError: the `model_type` belongs to no family.
     """
-    kind = str(config.model_type)
-    if kind not in _BY_MODEL_TYPE:
-        raise _unknown("model_type", kind, list(_BY_MODEL_TYPE))
-    return _BY_MODEL_TYPE[kind]
+    families = {name: family for family in FAMILIES.values() for name in family.model_types}
+    return _look_up("model_type", str(config.model_type), families)
 
 
 def family_of_processor(class_name: str) -> Family:
@@ -172,6 +185,16 @@ def family_of_processor(class_name: str) -> Family:
     Raises:
         ConfigError: no family has that processor.
     """
-    if class_name not in _BY_PROCESSOR:
-        raise _unknown("processor class", class_name, list(_BY_PROCESSOR))
-    return _BY_PROCESSOR[class_name]
+    families = {family.processor: family for family in FAMILIES.values()}
+    return _look_up("processor class", class_name, families)
+
+
+def _look_up(attribute: str, name: str, families: Mapping[str, Family]) -> Family:
+    if name not in families:
+        raise ConfigError(
+            f"The base model's {attribute} {name!r} belongs to no known family."
+            f"{nearest(name, families)} Accepted: {', '.join(sorted(families))}. To add a family, "
+            "write its entry into FAMILIES in medrm/models/families.py and a tiny model of it into "
+            "tests/tiny.py."
+        )
+    return families[name]

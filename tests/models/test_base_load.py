@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -22,6 +24,7 @@ from medrm.config import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.base_model import load_base, load_config, load_processor, resolve_model
 from medrm.models.families import FAMILIES, family_of, family_of_processor
+from medrm.models.prefix_sharing.attention import shares_prefix
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -91,6 +94,23 @@ def test_an_unknown_family_says_what_to_add():
         family_of(BertConfig())
     with pytest.raises(ConfigError, match="LlavaProcessor"):
         family_of_processor("LavaProcessor")
+
+
+def test_a_family_is_added_by_its_entry_alone(tiny_folder, monkeypatch):
+    entry = FAMILIES["llava_onevision"]
+    monkeypatch.delitem(FAMILIES, "llava_onevision")
+    folder = str(tiny_folder("llava_onevision"))
+    with pytest.raises(ConfigError, match="belongs to no known family"):
+        load_base(ModelOptions(folder))
+    changed = {"name": "toy", "video_processor": "ToyVideoProcessor", "sharing_decoders": ("toy",)}
+    monkeypatch.setitem(FAMILIES, "toy", dataclasses.replace(entry, **changed))
+    model = load_base(ModelOptions(folder))
+    assert family_of(model.config).name == "toy"
+    assert not shares_prefix(model)
+    processor = load_processor(folder)
+    assert type(processor.video_processor).__name__ == "ToyVideoProcessor"
+    again = pickle.loads(pickle.dumps(processor))  # as data workers get it
+    assert again.video_processor.to_dict() == processor.video_processor.to_dict()
 
 
 def test_an_unknown_family_is_refused_before_weights_load(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from medrm.config import AdapterOptions
 from medrm.config.parse import run_parser
 from medrm.data.images import examine
 from medrm.errors import ConfigError, DataError
-from medrm.objectives.judge import judge_grpo, judge_training
+from medrm.models.families import FAMILIES
+from medrm.objectives.judge import judge_grpo
 from medrm.objectives.judge.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
 from medrm.objectives.judge.judge_collator import ConversationRenderer
 from medrm.objectives.judge.judge_examples import judge_examples
@@ -349,12 +351,14 @@ def test_wrong_input_is_known_before_a_model_is_loaded(judging: Build, tmp_path:
 
 def test_families_that_trl_cannot_train_are_named(judging: Build, monkeypatch: Any) -> None:
     family = "qwen2_5_vl"  # of the phantom base
-    monkeypatch.setitem(judge_training.UNSUPPORTED, ("judge_sft", family), "because")
+    refused = replace(FAMILIES[family], unsupported={"judge_sft": "because"})
+    monkeypatch.setitem(FAMILIES, family, refused)
     with pytest.raises(ConfigError, match=f"family {family}: because"):
         judging("judge_sft").check()
     several = [judged(1)]
     several.append(type(several[0])(**{**fields(judged(2)), "images": judged(2).images * 2}))
-    monkeypatch.setitem(judge_training.ONE_IMAGE, ("judge_dpo", family), "because")
+    refused = replace(FAMILIES[family], one_image_only={"judge_dpo": "because"})
+    monkeypatch.setitem(FAMILIES, family, refused)
     with pytest.raises(ConfigError, match="1 cases of several images: because"):
         judging("judge_dpo", train=several).check()
     judging("judge_dpo").check()

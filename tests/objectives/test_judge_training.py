@@ -17,8 +17,9 @@ from torch import Tensor
 from medrm import chat
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
+from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing.kv_cache import continued
-from medrm.objectives.judge import judge_grpo, judge_training
+from medrm.objectives.judge import judge_grpo
 from medrm.schema import Case
 from medrm.scorer.collator import Row
 
@@ -64,7 +65,7 @@ def test_what_trl_cannot_train_is_refused_and_still_so(
             built.trainer().train()
 
 
-SUPPORTED = [f for f in TINY_FAMILIES if ("judge_grpo", f) not in judge_training.UNSUPPORTED]
+SUPPORTED = [f for f in TINY_FAMILIES if "judge_grpo" not in FAMILIES[f].unsupported]
 
 
 @pytest.mark.parametrize("family", SUPPORTED)
@@ -73,7 +74,7 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
 ) -> None:
     """TRL pads, tokenises and cuts up images in a way of its own: each token is checked."""
     monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [by_letters])
-    several = ("judge_grpo", family) not in judge_training.ONE_IMAGE
+    several = "judge_grpo" not in FAMILIES[family].one_image_only
     other = two_images(5) if several else judged(5)
     options = {"train": [judged(11), other], "per_device_train_batch_size": 8, **SHORT}
     built = judging("judge_grpo", family=family, **options)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedConfig
 
 from medrm.errors import ConfigError
-from medrm.models.families import Family
+from medrm.models.families import Family, family_of
 
 SHARED_ATTENTION = "medrm_shared_prefix"
 """Name of the forked attention in transformers' registry."""
@@ -31,26 +31,17 @@ SHARED_PREFIX = "shared_prefix"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token: 0 is text or padding, else it belongs to an image."""
 
-_DECODERS = frozenset(
-    {
-        "qwen2_vl_text",
-        "qwen2_5_vl_text",
-        "qwen3_vl_text",
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma3_text",
-        "mllama_text_model",
-    }
+_STATEFUL_DECODERS = (
+    "qwen3_5_text",
+    "qwen3_next",
+    "mamba",
+    "mamba2",
+    "jamba",
+    "bamba",
+    "falcon_h1",
+    "lfm2",
 )
-"""Language models (`model_type`) whose attention is proven to fork."""
-
-_CANNOT = dict.fromkeys(
-    ("qwen3_5_text", "qwen3_next", "mamba", "mamba2", "jamba", "bamba", "falcon_h1", "lfm2"),
-    "linear attention or convolution carries one state through the row, which no mask can fork",
-)
-"""Language models that can never fork, and why."""
+"""Language models (`model_type`) that can never share a prefix."""
 
 
 def sharing_problem(config: PreTrainedConfig) -> str | None:
@@ -60,9 +51,12 @@ def sharing_problem(config: PreTrainedConfig) -> str | None:
         config: of the whole model.
     """
     decoder = str(config.get_text_config().model_type)
-    if decoder in _CANNOT:
-        return f"{decoder}: {_CANNOT[decoder]}"
-    if decoder not in _DECODERS:
+    if decoder in _STATEFUL_DECODERS:
+        return (
+            f"{decoder}: linear attention or convolution carries one state through the row, which "
+            "no mask can fork"
+        )
+    if decoder not in family_of(config).sharing_decoders:
         return f"{decoder}: not proven to give the numbers of separate rows"
     attention = cast(Any, config)._attn_implementation
     if attention not in ("sdpa", SHARED_ATTENTION):

@@ -36,18 +36,6 @@ from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, kind
 
-UNSUPPORTED = {
-    ("judge_grpo", "mllama"): "TRL's GRPOTrainer loses the inputs that say where its images are "
-    "(aspect_ratio_ids, cross_attention_mask)"
-}
-"""Objective and family to the reason why TRL cannot train it."""
-
-ONE_IMAGE = {
-    ("judge_grpo", "llava_onevision"): "TRL's GRPOTrainer loses the input that says how many "
-    "images a prompt has (batch_num_images)"
-}
-"""The same where it is so for cases of several images alone."""
-
 
 @dataclass(frozen=True)
 class RunExamples:
@@ -217,12 +205,12 @@ def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
     """Returns why TRL cannot train the run's family by its objective."""
     model = run.model
     config = load_config(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    family = family_of(config).name
-    key = (run.objective, family)
-    advice = "train another family, or by another objective"
-    if key in UNSUPPORTED:
-        return [f"family {family}: {UNSUPPORTED[key]}; {advice}"]
+    family, advice = family_of(config), "train another family, or by another objective"
+    reason = family.unsupported.get(run.objective)
+    if reason is not None:
+        return [f"family {family.name}: {reason}; {advice}"]
     several = sum(kind(case) > 1 for case in cases)
-    if several and key in ONE_IMAGE:
-        return [f"family {family}, {several} cases of several images: {ONE_IMAGE[key]}; {advice}"]
+    reason = family.one_image_only.get(run.objective)
+    if several and reason is not None:
+        return [f"family {family.name}, {several} cases of several images: {reason}; {advice}"]
     return []
