@@ -184,10 +184,10 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _throughput(arguments: argparse.Namespace) -> None:
-    from medrm.throughput.options import given_options
-    from medrm.throughput.run import run_throughput
+    from medrm.throughput import run_throughput
+    from medrm.throughput_options import parsed_options
 
-    run_throughput(given_options(arguments))
+    run_throughput(parsed_options(arguments))
 
 
 def _positive(text: str) -> int:
@@ -271,7 +271,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
-    from medrm.throughput.options import add_options
+    from medrm.throughput_options import add_options
 
     add_options(parser)
     parser.set_defaults(action=_throughput)

@@ -27,7 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("hub",),
     ("pipeline",),
-    ("throughput",),
+    ("throughput", "throughput_model", "throughput_options"),
     ("cli",),
     ("__main__", "recipes/*.py", "evaluation/*.py"),
 )
@@ -74,7 +74,7 @@ NO_TORCH = (
     "medrm.evaluation.pages.document",
     "medrm.evaluation.pages.breakdowns",
     "medrm.pipeline.data_audit",
-    "medrm.throughput.options",
+    "medrm.throughput_options",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,32 @@ from typing import Any
 import pytest
 import torch
 from rich.progress import Progress, TaskID
-from transformers import AutoModelForImageTextToText, BatchFeature
+from transformers import BatchFeature
 
 from medrm import cli
 from medrm.errors import ConfigError
-from medrm.models.prefix_sharing.batch import SHARED_PREFIX
-from medrm.throughput import measure as measure_module
-from medrm.throughput import run as run_module
-from medrm.throughput import subject as subject_module
-from medrm.throughput.flops import count_flops
-from medrm.throughput.measure import SEPARATE, SHARED, Measurement, VariantsDifferError
-from medrm.throughput.options import ThroughputOptions
-from medrm.throughput.run import run_throughput
-from medrm.throughput.shapes import SHAPES, config_of
-from medrm.throughput.subject import Subject, make_subject
+from medrm.models.prefix_sharing.batch import FORK
+from medrm import throughput as throughput_module
+from medrm import throughput_model as model_module
+from medrm.throughput import (
+    SEPARATE,
+    SHARED,
+    Measurement,
+    VariantsDifferError,
+    resident_bytes_of_step,
+    run_throughput,
+)
+from medrm.throughput_model import (
+    Subject,
+    causal_pairs,
+    config_of,
+    count_flops,
+    make_subject,
+    random_model,
+)
+from medrm.throughput_options import ThroughputOptions
 
-TINY = {"shape": "tiny", "image_tokens": 12, "question_tokens": 6, "answer_tokens": 5}
+TINY = {"shape": "tiny", "image_tokens": 12, "question_tokens": 22, "answer_tokens": 10}
 ROW = {
     "task", "variant", "answers", "cases", "cases_per_s", "unique_tokens_per_s", "padded_share",
     "peak_memory_bytes", "ratio_to_separate", "ideal_ratio", "flops", "share_of_bound",
@@ -44,9 +55,17 @@ def command(*words: str) -> list[str]:
 
 
 def measured(subject: Subject, task: str, answers: int, cases: int = 1) -> Measurement:
-    found = Measurement(subject, task, cases, answers)
-    list(found.prepare())
-    return found
+    options = dataclasses.replace(subject.options, cases=cases)
+    measurement = Measurement(dataclasses.replace(subject, options=options), task, answers)
+    list(measurement.prepare())
+    return measurement
+
+
+@pytest.fixture(autouse=True)
+def _no_children(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is measured in the tests that are about it."""
+    if "memory" not in request.node.name:
+        monkeypatch.setattr(throughput_module, "resident_bytes_of_step", lambda *_: 2**20)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +82,8 @@ def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (report["device"], report["dtype"], report["threads"]) == ("cpu", "float32", 1)
     assert report["complete"]
     assert report["rounds"] == 3
-    assert report["shape"]["prefix_tokens"] == 12 + 6
-    assert report["shape"]["answer_tokens"] == 5
+    assert report["shape"]["prefix_tokens"] == 12 + 22
+    assert report["shape"]["answer_tokens"] == 10
     kinds = [(row["task"], row["answers"], row["variant"]) for row in report["rows"]]
     variants = (SEPARATE, SHARED)
     planned = [("train", 2), ("train", 3), ("score", 2), ("score", 3)]
@@ -74,7 +93,7 @@ def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture
         ratio = row["ratio_to_separate"]
         assert ratio["min"] <= ratio["median"] <= ratio["max"]
         assert row["unique_tokens_per_s"] / row["cases_per_s"] == pytest.approx(
-            18 + 5 * row["answers"]
+            34 + 10 * row["answers"]
         )
         assert row["padded_share"] == 0
         assert 0 < row["share_of_bound"] < 1.5
@@ -91,10 +110,13 @@ def test_quick_is_a_quarter_of_the_tokens_and_two_tasks() -> None:
     assert whole.plan == [(task, answers) for task in ("train", "score") for answers in (2, 4, 8)]
     assert quick.plan == [("train", 2), ("score", 8)]
     assert (whole.tokens, quick.tokens) == ((1024, 64, 160), (256, 16, 40))
-    assert tiny(quick=True).tokens == (3, 3, 1)
+    assert tiny(quick=True).tokens == (3, 5, 2)
     assert ThroughputOptions(quick=True, tasks=["score"]).plan == [("score", 8)]
-    batches = make_subject(tiny(quick=True)).batches(1, 2)
-    assert batches.fork.prefix_lengths == (3 + 3,)
+    assert tiny(quick=True, question_tokens=3, answer_tokens=1).tokens == (3, 3, 1)
+    subject = make_subject(tiny(quick=True, question_tokens=88, answer_tokens=48))
+    _, shared = subject.batches(1, 2)
+    assert shared[FORK].prefixes == (3 + 22,)
+    assert shared[FORK].branches == ((12, 12),)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, VariantsDifferError])
@@ -155,7 +177,7 @@ def test_an_interrupt_ends_with_a_line(
     def interrupted(options: ThroughputOptions) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "run_throughput", interrupted)
+    monkeypatch.setattr(throughput_module, "run_throughput", interrupted)
     assert cli.main(["throughput"]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 
@@ -166,7 +188,7 @@ def test_a_path_that_cannot_be_written_fails_before_the_model_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    monkeypatch.setattr(run_module, "make_subject", lambda options: pytest.fail("made"))
+    monkeypatch.setattr(throughput_module, "make_subject", lambda options: pytest.fail("made"))
     with pytest.raises(ConfigError, match="existing folder"):
         run_throughput(tiny(output=name))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -181,7 +203,7 @@ def test_a_row_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
             task = self.tasks[0]
             said.append((int(task.completed), int(task.total or 0), task.description))
 
-    monkeypatch.setattr(run_module, "Progress", Bar)
+    monkeypatch.setattr(throughput_module, "Progress", Bar)
     run_throughput(tiny(tasks=["score"], answers=[2], rounds=2))
     assert [place for place, *_ in said] == list(range(1, 7))
     assert {total for _, total, _ in said} == {6}
@@ -197,8 +219,8 @@ def test_a_checkpoint_on_a_gpu_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> N
         asked.extend(given[1:])
         raise ConfigError("asked")
 
-    monkeypatch.setattr(subject_module, "_device", lambda options: torch.device("cuda"))
-    monkeypatch.setattr(subject_module, "load_base", load)
+    monkeypatch.setattr(model_module, "_device", lambda options: torch.device("cuda"))
+    monkeypatch.setattr(model_module, "load_base", load)
     with pytest.raises(ConfigError, match="asked"):
         make_subject(ThroughputOptions(model="phantom-base"))
     assert asked == [torch.device("cuda"), torch.bfloat16]
@@ -209,19 +231,21 @@ def test_batches_are_moved_before_the_clock_runs(
 ) -> None:
     measurement = measured(subject, "score", 2)
     seen: list[str] = []
-    real = measure_module._moved
-    monkeypatch.setattr(measure_module, "synchronise", lambda device: seen.append("clock"))
-    monkeypatch.setattr(measure_module, "_moved", lambda *a: seen.append("move") or real(*a))
+    real = Measurement.inputs
+    monkeypatch.setattr(throughput_module, "synchronise", lambda: seen.append("clock"))
+    monkeypatch.setattr(Measurement, "inputs", lambda *a: seen.append("move") or real(*a))
     assert list(measurement.round()) == [SEPARATE, SHARED]
     assert seen == ["move", "clock", "clock"] * 2
 
 
 def test_cases_of_a_checkpoint_are_equally_long() -> None:
     """So that none of what sharing gains is padding."""
-    subject = make_subject(ThroughputOptions(model="phantom-base", image_tokens=4))
-    batches = subject.batches(3, 3)
-    assert (batches.padded_share(False), batches.padded_share(True)) == (0, 0)
-    texts = {tuple(row) for row in batches.separate["input_ids"].tolist()}
+    options = ThroughputOptions(model="phantom-base", image_tokens=4, rounds=1, tasks=["score"])
+    measurement = measured(make_subject(options), "score", 3, cases=3)
+    list(measurement.round())
+    rows = [measurement.row(variant, rate=1.0) for variant in measurement.variants]
+    assert [row["padded_share"] for row in rows] == [0, 0]
+    texts = {tuple(row) for row in measurement.variants[0].batch["input_ids"].tolist()}
     assert len(texts) == 9
 
 
@@ -231,7 +255,6 @@ def test_variants_compute_the_same_and_less(subject: Subject) -> None:
         separate, shared = measured(subject, task, 3, cases=2).variants
         assert separate.flops > shared.flops > 0
         assert separate.tower_flops == 3 * shared.tower_flops > 0
-        assert shared.peak < separate.peak
     after = subject.model.parameters()
     assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
 
@@ -244,25 +267,35 @@ def test_training_counts_its_backward_but_no_gradients_of_frozen_weights(subject
     assert 1.8 * decoder < train.flops - train.tower_flops < 2.6 * decoder
 
 
-def test_checkpointing_computes_more_and_holds_less() -> None:
-    plain, saving = make_subject(tiny()), make_subject(tiny())
-    saving.model.gradient_checkpointing_enable({"use_reentrant": False})
+def test_checkpointing_computes_more() -> None:
+    plain, saving = (make_subject(tiny(gradient_checkpointing=on)) for on in (False, True))
     one, two = (measured(each, "train", 2, cases=4).variants[1] for each in (plain, saving))
     assert two.flops > 1.2 * one.flops
-    assert two.peak < one.peak
+
+
+def test_memory_is_less_where_a_prefix_is_shared_and_activations_are_computed_twice() -> None:
+    """By MiB of activations, beside which what malloc keeps is little."""
+
+    def peak(variant: str, **changes: Any) -> int:
+        sizes = {"image_tokens": 256, "question_tokens": 512, "answer_tokens": 32}
+        options = tiny(**{**sizes, **changes})
+        return resident_bytes_of_step(Measurement(make_subject(options), "train", 4), variant)
+
+    separate, shared = peak(SEPARATE), peak(SHARED)
+    assert 2**20 < shared < separate
+    assert peak(SEPARATE, gradient_checkpointing=True) < separate
 
 
 def test_other_rewards_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = subject_module.random_batches
+    real = Subject.batches
 
     def other(*args: Any) -> Any:
-        batches = real(*args)
-        ids = batches.shared["input_ids"].clone()
-        ids[0, 15] = (ids[0, 15] + 1) % 100  # one token of the prefix
-        changed = BatchFeature({**batches.shared, "input_ids": ids, SHARED_PREFIX: batches.fork})
-        return type(batches)(batches.separate, changed)
+        separate, shared = real(*args)
+        ids = shared["input_ids"].clone()
+        ids[0, 20] = (ids[0, 20] + 1) % 100  # one token of the question
+        return separate, BatchFeature({**shared, "input_ids": ids, FORK: shared[FORK]})
 
-    monkeypatch.setattr(subject_module, "random_batches", other)
+    monkeypatch.setattr(Subject, "batches", other)
     path = tmp_path / "throughput.json"
     with pytest.raises(VariantsDifferError, match="the rewards of shared_prefix differ"):
         cli.main(command("--answers", "2", "--output", str(path)))
@@ -301,7 +334,7 @@ def test_a_model_and_a_shape_exclude_each_other(capsys: pytest.CaptureFixture[st
 
 
 def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject_module, "sharing_problem", lambda config: "a reason")
+    monkeypatch.setattr(model_module, "fork_problem", lambda config: "a reason")
     with pytest.raises(ConfigError, match="a reason"):
         make_subject(tiny())
 
@@ -312,28 +345,67 @@ def test_bfloat16_agrees_within_its_rounding() -> None:
     assert shared.flops < separate.flops
 
 
+def linear(inputs: int, outputs: int, bias: bool = False) -> int:
+    return (inputs + bias) * outputs
+
+
 def test_the_large_shape_is_the_true_one() -> None:
-    config = config_of(SHAPES["qwen2_5_vl_7b"])
-    with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(config)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    assert count == 8_292_166_656  # as on the hub: "total_size": 16584333312 bytes in bfloat16
+    """Counted from the architecture's sizes, layer by layer, and from the model itself."""
+    width, mlp, layers, heads, key_heads, vocabulary = 3584, 18944, 28, 28, 4, 152064
+    tower, tower_mlp, tower_layers = 1280, 3420, 32
+    keys = width // heads * key_heads
+    attention = linear(width, width, True) + 2 * linear(width, keys, True) + linear(width, width)
+    layer = attention + 3 * linear(width, mlp) + 2 * width
+    block = linear(tower, 3 * tower, True) + linear(tower, tower, True) + 2 * tower
+    block += 2 * linear(tower, tower_mlp, True) + linear(tower_mlp, tower, True)
+    merged = 4 * tower
+    merger = tower + linear(merged, merged, True) + linear(merged, width, True)
+    patches = 3 * 2 * 14 * 14 * tower
+    expected = layers * layer + width + 2 * vocabulary * width  # head and embedding are not tied
+    expected += tower_layers * block + merger + patches
+    assert expected == 8_292_166_656  # as on the hub: "total_size": 16584333312 bytes in bfloat16
+    config = config_of("qwen2_5_vl_7b")
+    model: Any = random_model(config, torch.bfloat16, torch.device("meta"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    decoder, vision = model.model.language_model, model.model.visual
+    assert (len(decoder.layers), len(vision.blocks)) == (layers, tower_layers)
+    assert sum(parameter.numel() for parameter in decoder.layers.parameters()) == layers * layer
     assert config.text_config.rope_parameters["mrope_section"] == [16, 24, 24]
+    assert config.vision_config.fullatt_block_indexes == [7, 15, 23, 31]
+
+
+def test_a_token_of_the_large_shape_costs_two_operations_for_each_weight() -> None:
+    """And those of causal attention; nothing of it is skipped when it runs."""
+    model: Any = random_model(config_of("qwen2_5_vl_7b"), torch.bfloat16, torch.device("meta"))
+    tokens = 64
+    ids = torch.ones(1, tokens, dtype=torch.long, device="meta")
+
+    def step() -> None:
+        with torch.no_grad():
+            model.model.language_model(input_ids=ids)
+
+    matrices = [
+        weight for weight in model.model.language_model.layers.parameters() if weight.ndim == 2
+    ]
+    products = 2 * tokens * sum(weight.numel() for weight in matrices)
+    attention = 28 * 2 * 2 * 28 * 128 * causal_pairs(tokens, tokens)
+    assert products / tokens == pytest.approx(2 * 6.5e9, rel=0.01)
+    flops, _ = count_flops(step, "visual")
+    assert flops in (products + attention, products + 28 * 4 * 28 * 128 * tokens**2)
 
 
 @pytest.mark.slow
-def test_the_default_shape_pays() -> None:
+def test_the_default_shape_pays_in_time_and_memory() -> None:
     small = make_subject(ThroughputOptions())
     assert small.decoder_parameters() >= 20e6
-    train = measured(small, "train", 2)
-    separate, shared = train.variants
+    separate, shared = measured(small, "train", 2).variants
     assert separate.tower_flops < 0.15 * separate.flops
     # Operations do not depend on how busy the machine is.
     assert separate.flops / shared.flops > 1.7
-    assert shared.peak < separate.peak
-    variants = Measurement(small, "score", 1, 8).variants
+    assert shared.peak_bytes < separate.peak_bytes
+    measurement = Measurement(small, "score", 8)
     separate_flops, shared_flops = (
-        count_flops(lambda each=each: each.step(each.batch), small.tower)[0]  # type: ignore[misc]
-        for each in variants
+        count_flops(lambda each=each: measurement.step(each.batch), small.family.vision)[0]  # type: ignore[misc]
+        for each in measurement.variants
     )
     assert separate_flops / shared_flops > 3.7

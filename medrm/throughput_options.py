@@ -13,7 +13,7 @@ from medrm.errors import ConfigError
 
 TASKS = ("train", "score")
 
-_LEAST_QUESTION = 3
+_FEWEST_QUESTION_TOKENS = 3
 """Two of the question's tokens are the start and the end of the image."""
 
 
@@ -52,10 +52,9 @@ class ThroughputOptions:
     output: str | None = option(None, "JSON file to write.")
 
     def __post_init__(self) -> None:
-        given = dataclasses.asdict(self)
         problems = []
-        for name, value in given.items():
-            least = _LEAST_QUESTION if name == "question_tokens" else 1
+        for name, value in dataclasses.asdict(self).items():
+            least = _FEWEST_QUESTION_TOKENS if name == "question_tokens" else 1
             if type(value) is int and value < least:
                 problems.append(f"{name} is {value}; give {least} or more")
         if not self.answers or min(self.answers) < 2 or max(self.answers) > 8:
@@ -80,47 +79,44 @@ class ThroughputOptions:
     @property
     def tokens(self) -> tuple[int, int, int]:
         """The tokens to measure with: of the image, the question and each answer."""
-        given = (self.image_tokens, self.question_tokens, self.answer_tokens)
         if not self.quick:
-            return given
-        image, question, answer = (tokens // 4 for tokens in given)
-        return max(1, image), max(_LEAST_QUESTION, question), max(1, answer)
+            return self.image_tokens, self.question_tokens, self.answer_tokens
+        return (
+            max(1, self.image_tokens // 4),
+            max(_FEWEST_QUESTION_TOKENS, self.question_tokens // 4),
+            max(1, self.answer_tokens // 4),
+        )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the fields of `ThroughputOptions` as options of a command."""
     hints = typing.get_type_hints(ThroughputOptions)
     defaults = dataclasses.asdict(ThroughputOptions())
-    one = parser.add_mutually_exclusive_group()
+    model_or_shape = parser.add_mutually_exclusive_group()
     for field in dataclasses.fields(ThroughputOptions):
         name, default, hint = f"--{field.name}", defaults[field.name], hints[field.name]
         text = field.metadata["help"]
         if isinstance(default, bool):
             parser.add_argument(name, action="store_true", help=text)
         elif isinstance(default, list):
-            kind = type(default[0])
-            shown = " ".join(map(str, default))
-            parser.add_argument(
-                name, nargs="+", type=kind, default=default, help=f"{text} (default {shown})"
-            )
+            text += f" (default {' '.join(map(str, default))})"
+            parser.add_argument(name, nargs="+", type=type(default[0]), default=default, help=text)
         else:
-            literal = typing.get_origin(hint) is Literal
-            (one if field.name in ("model", "shape") else parser).add_argument(
+            group = model_or_shape if field.name in ("model", "shape") else parser
+            group.add_argument(
                 name,
                 type=int if isinstance(default, int) else str,
-                choices=typing.get_args(hint) if literal else None,
+                choices=typing.get_args(hint) if typing.get_origin(hint) is Literal else None,
                 default=default,
                 help=text if default is None else f"{text} (default {default})",
             )
 
 
-def given_options(arguments: argparse.Namespace) -> ThroughputOptions:
+def parsed_options(arguments: argparse.Namespace) -> ThroughputOptions:
     """Returns the options of a parsed command.
 
     Raises:
         ConfigError: a value is not accepted.
     """
-    given = vars(arguments)
-    return ThroughputOptions(
-        **{field.name: given[field.name] for field in dataclasses.fields(ThroughputOptions)}
-    )
+    names = (field.name for field in dataclasses.fields(ThroughputOptions))
+    return ThroughputOptions(**{name: getattr(arguments, name) for name in names})
