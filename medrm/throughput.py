@@ -33,10 +33,8 @@ most; the report's shape says so, and its numbers are for a first look.
 
 from __future__ import annotations
 
-import errno
 import functools
 import multiprocessing
-import os
 import resource
 import signal
 import statistics
@@ -53,7 +51,7 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
@@ -61,8 +59,7 @@ from transformers import BatchFeature
 from medrm.errors import ConfigError, printable
 from medrm.evaluation.report import write_json
 from medrm.models.prefix_sharing.batch import FORK
-from medrm.pipeline.manifest import git_commit, versions
-from medrm.throughput_model import Subject, count_flops, make_subject, matmul_rate
+from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject
 from medrm.throughput_options import ThroughputOptions
 
 SEPARATE, SHARED = "separate", "shared_prefix"
@@ -85,7 +82,6 @@ class Variant:
         name: as reported.
         batch: what its step reads.
         tokens: in the batch, padding left out.
-        rewards: of its first step.
         flops: of a step.
         tower_flops: those of them in the vision tower.
         peak_bytes: `peak_memory_bytes` of the report.
@@ -95,7 +91,6 @@ class Variant:
     name: str
     batch: BatchFeature
     tokens: int
-    rewards: Tensor | None = None
     flops: int = 0
     tower_flops: int = 0
     peak_bytes: int = 0
@@ -165,13 +160,15 @@ class Measurement:
             VariantsDifferError: a variant's rewards are others than those of separate rows.
         """
         on_gpu = self.subject.base.device.type == "cuda"
+        expected: Tensor | None = None
         for variant in self.variants:
             yield variant.name
             inputs = self.inputs(variant)
             if on_gpu:
                 torch.cuda.reset_peak_memory_stats()
-            variant.rewards = self.step(inputs)
-            self._compare(variant)
+            rewards = self.step(inputs)
+            expected = rewards if expected is None else expected
+            self._compare(variant.name, expected, rewards)
             if on_gpu:
                 variant.peak_bytes = torch.cuda.max_memory_allocated()
             else:
@@ -180,17 +177,14 @@ class Measurement:
             step = functools.partial(self.step, inputs)
             variant.flops, variant.tower_flops = count_flops(step, self.subject.family.vision)
 
-    def _compare(self, variant: Variant) -> None:
-        expected, rewards = self.variants[0].rewards, variant.rewards
-        assert expected is not None
-        assert rewards is not None
+    def _compare(self, variant: str, expected: Tensor, rewards: Tensor) -> None:
         worst = float((expected - rewards).abs().max())
         dtype = self.subject.base.dtype
-        most = _ROUNDINGS[dtype] * torch.finfo(dtype).eps * max(1.0, float(expected.abs().max()))
-        if not worst <= most:
+        limit = _ROUNDINGS[dtype] * torch.finfo(dtype).eps * max(1.0, float(expected.abs().max()))
+        if not worst <= limit:
             raise VariantsDifferError(
-                f"{self.task} with {self.answers} answers: the rewards of {variant.name} differ "
-                f"from those of separate rows by {worst:.2g}, where rounding explains {most:.2g}. "
+                f"{self.task} with {self.answers} answers: the rewards of {variant} differ "
+                f"from those of separate rows by {worst:.2g}, where rounding explains {limit:.2g}. "
                 "Its times are not reported. Measure another model; the rows of this one cannot "
                 "share their prefix."
             )
@@ -205,13 +199,6 @@ class Measurement:
             self.step(inputs)
             synchronise()
             variant.seconds.append(time.perf_counter() - start)
-
-    def device_rate(self) -> float:
-        """Returns `matmul_rate` at the widths of the decoder."""
-        base = self.subject.base
-        text = base.config.get_text_config()
-        widths = (int(text.hidden_size), int(text.intermediate_size))
-        return matmul_rate(self.row_tokens, widths, base.dtype, base.device)
 
     def row(self, variant: Variant, rate: float) -> Row:
         """Returns the report's row of a variant.
@@ -293,7 +280,7 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
         _check_writable(output)
     subject = make_subject(options)
     rows: list[Row] = []
-    report = {**_facts(subject), "complete": False, "rows": rows}
+    report = {**facts(subject), "complete": False, "rows": rows}
     try:
         for missing, measured_rows in _measured(subject):
             rows += measured_rows
@@ -308,17 +295,19 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
 
 def _check_writable(output: Path) -> None:
     """Tries to write beside a file, so that a path that is wrong costs no measurement."""
-    try:
-        if output.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    problem = "Is a directory" if output.is_dir() else None
+    if problem is None:
         partial = output.with_name(output.name + ".partial")
-        partial.touch()
-        partial.unlink()
-    except OSError as error:
+        try:
+            partial.touch()
+            partial.unlink()
+        except OSError as error:
+            problem = str(error.strerror)
+    if problem is not None:
         raise ConfigError(
-            f"--output {output} cannot be written ({error.strerror}). Give the path of a file in "
-            "an existing folder."
-        ) from error
+            f"--output {output} cannot be written ({problem}). Give the path of a file in an "
+            "existing folder."
+        )
 
 
 def _measured(subject: Subject) -> Iterator[tuple[int, list[Row]]]:
@@ -351,51 +340,28 @@ def _measured(subject: Subject) -> Iterator[tuple[int, list[Row]]]:
 
 
 def _rows(measurement: Measurement, name: str, bar: Progress) -> list[Row]:
-    rounds = measurement.subject.options.rounds
-    shown = bar.add_task(name, total=len(measurement.variants) * (1 + rounds))
+    rounds, base = measurement.subject.options.rounds, measurement.subject.base
+    task = bar.add_task(name, total=len(measurement.variants) * (1 + rounds))
     try:
         for variant in measurement.prepare():
-            bar.update(shown, advance=1, description=f"{name}: warm-up, {variant}")
-        rate = measurement.device_rate()
+            bar.update(task, advance=1, description=f"{name}: warm-up, {variant}")
+        rate = device_rate(base, measurement.row_tokens)
         for number in range(1, rounds + 1):
             for variant in measurement.round():
-                bar.update(shown, advance=1, description=f"{name}: round {number}, {variant}")
-        rate = max(rate, measurement.device_rate())
+                bar.update(task, advance=1, description=f"{name}: round {number}, {variant}")
+        rate = max(rate, device_rate(base, measurement.row_tokens))
         return [measurement.row(variant, rate) for variant in measurement.variants]
     finally:
-        bar.remove_task(shown)
-
-
-def _facts(subject: Subject) -> dict[str, Any]:
-    """Returns what was measured on what."""
-    options, device = subject.options, subject.base.device
-    fork = subject.batches(1, 2)[1][FORK]
-    return {
-        "shape": {
-            "name": options.model or options.shape,
-            "family": subject.family.name,
-            "decoder_parameters": subject.decoder_parameters(),
-            "prefix_tokens": fork.prefixes[0],
-            "answer_tokens": fork.branches[0][0],
-            "gradient_checkpointing": options.gradient_checkpointing,
-        },
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "dtype": str(subject.base.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "rounds": options.rounds,
-    }
+        bar.remove_task(task)
 
 
 def print_rows(report: Mapping[str, Any]) -> None:
     """Prints the rows of a throughput.json."""
     console, shape = Console(), report["shape"]
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for name in ("task", "K", "variant"):
-        table.add_column(name, no_wrap=True)
-    for name in ("cases/s", "ratio", "spread", "ideal", "bound", "MiB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = [Column(name, no_wrap=True) for name in ("task", "K", "variant")]
+    numbers = ("cases/s", "ratio", "spread", "ideal", "bound", "MiB")
+    columns = [Column(name, justify="right", no_wrap=True) for name in numbers]
+    table = Table(*names, *columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for row in report["rows"]:
         ratio = row["ratio_to_separate"]
         table.add_row(
@@ -410,7 +376,7 @@ def print_rows(report: Mapping[str, Any]) -> None:
             f"{row['peak_memory_bytes'] / 2**20:,.0f}",
         )
     padded = max(row["padded_share"] for row in report["rows"])
-    lines = (
+    console.print(
         f"{printable(shape['name'])}: decoder of {shape['decoder_parameters'] / 1e6:,.1f} M "
         f"parameters, {shape['prefix_tokens']} shared tokens and {shape['answer_tokens']} of each "
         f"answer; {report['device']}, {report['dtype']}, {report['threads']} threads.",
@@ -418,8 +384,8 @@ def print_rows(report: Mapping[str, Any]) -> None:
         "ratio: to separate rows, round by round. ideal: if time went by tokens alone.\n"
         "bound: how much a step reaches of the device's rate in bare matrix products.\n"
         "MiB: most memory at once, the model included.",
-        "" if report["complete"] else "Not all was measured.",
-        f"Up to {padded:.1%} of the separate rows is padding." if padded > 0 else "",
+        *([] if report["complete"] else ["Not all was measured."]),
+        *([f"Up to {padded:.1%} of the separate rows is padding."] if padded > 0 else []),
+        sep="\n",
+        highlight=False,
     )
-    for line in filter(None, lines):
-        console.print(line, highlight=False)

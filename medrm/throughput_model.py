@@ -27,11 +27,12 @@ from medrm.data.images import bytes_image
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_config, load_processor
-from medrm.models.families import Family, family_of
 from medrm.models.deduplicate_images import stock_tower
+from medrm.models.families import Family, family_of
 from medrm.models.prefix_sharing.attention import enable_forks
 from medrm.models.prefix_sharing.batch import FORK, fork_problem
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
+from medrm.pipeline.manifest import git_commit, versions
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 from medrm.throughput_options import ThroughputOptions
@@ -139,17 +140,17 @@ class Subject:
         images = int((shortest["input_ids"] == self.base.config.image_token_id).sum())
         question = 1 + question_tokens + images - shortest[FORK].prefixes[0]
         answer = 1 + answer_tokens - shortest[FORK].branches[0][0]
-        words = (max(1, question), max(1, answer))
-        drawn = [self._case(index, answers, words) for index in range(cases)]
+        word_counts = (max(1, question), max(1, answer))
+        drawn = [self._case(index, answers, word_counts) for index in range(cases)]
         return self.collator.rows(drawn), self.collator.forks(drawn)
 
-    def _case(self, seed: int, answers: int, words: tuple[int, int]) -> Case:
+    def _case(self, seed: int, answers: int, word_counts: tuple[int, int]) -> Case:
         """Returns a random case.
 
         Args:
             seed: of its pixels and words, and its name.
             answers: K.
-            words: of the question, and of each answer.
+            word_counts: of the question, and of each answer.
         """
         generator = np.random.default_rng(seed)
         tokens = self.options.tokens[0]
@@ -164,7 +165,10 @@ class Subject:
         Image.fromarray(pixels).save(buffer, "PNG")
         question, *replies = (
             " ".join([first, *generator.choice(_WORDS, count - 1)])
-            for first, count in [(_WORDS[0], words[0]), *((word, words[1]) for word in _WORDS)]
+            for first, count in [
+                (_WORDS[0], word_counts[0]),
+                *((word, word_counts[1]) for word in _WORDS),
+            ]
         )
         image = bytes_image(f"random {seed}", buffer.getvalue)
         return Case(str(seed), (image,), question, tuple(replies[:answers]))
@@ -209,6 +213,28 @@ def _device(name: str | None) -> torch.device:
         accepted = "cpu, cuda" if torch.cuda.is_available() else "cpu (torch sees no GPU)"
         raise ConfigError(f"device {name!r} cannot be used; accepted here: {accepted}")
     return torch.device(name)
+
+
+def facts(subject: Subject) -> dict[str, Any]:
+    """Returns what was measured on what."""
+    options, device = subject.options, subject.base.device
+    fork = subject.batches(1, 2)[1][FORK]
+    return {
+        "shape": {
+            "name": options.model or options.shape,
+            "family": subject.family.name,
+            "decoder_parameters": subject.decoder_parameters(),
+            "prefix_tokens": fork.prefixes[0],
+            "answer_tokens": fork.branches[0][0],
+            "gradient_checkpointing": options.gradient_checkpointing,
+        },
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "dtype": str(subject.base.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "rounds": options.rounds,
+    }
 
 
 def count_flops(step: Callable[[], Any], tower: str) -> tuple[int, int]:
@@ -284,3 +310,10 @@ def matmul_rate(
         fastest = min(product.timeit(2).median for _ in range(3))
         rates.append(2 * rows * inputs * outputs / fastest)
     return max(rates)
+
+
+def device_rate(model: PreTrainedModel, tokens: int) -> float:
+    """Returns `matmul_rate` at the widths of a model's decoder."""
+    text = model.config.get_text_config()
+    widths = (int(text.hidden_size), int(text.intermediate_size))
+    return matmul_rate(tokens, widths, model.dtype, model.device)
