@@ -58,7 +58,7 @@ from transformers import BatchFeature
 
 from medrm.errors import ConfigError, printable
 from medrm.evaluation.report import write_json
-from medrm.models.prefix_sharing.batch import FORK
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject
 from medrm.throughput_options import ThroughputOptions
 
@@ -110,8 +110,8 @@ class Measurement:
         self.subject, self.task, self.answers = subject, task, answers
         self.cases = subject.options.cases
         separate, shared = subject.batches(self.cases, answers)
-        fork = shared[FORK]
-        self.unique_tokens = sum(fork.prefixes) + sum(map(sum, fork.branches))
+        layout = shared[SHARED_PREFIX]
+        self.unique_tokens = sum(layout.prefix_lengths) + sum(map(sum, layout.branch_lengths))
         self.row_tokens = int(separate["attention_mask"].sum())
         self.variants = [
             Variant(SEPARATE, separate, self.row_tokens),

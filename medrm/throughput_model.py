@@ -29,8 +29,8 @@ from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.deduplicate_images import stock_tower
 from medrm.models.families import Family, family_of
-from medrm.models.prefix_sharing.attention import enable_forks
-from medrm.models.prefix_sharing.batch import FORK, fork_problem
+from medrm.models.prefix_sharing.attention import enable_prefix_sharing
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.pipeline.manifest import git_commit, versions
 from medrm.schema import Case
@@ -128,8 +128,7 @@ class Subject:
     def batches(self, cases: int, answers: int) -> tuple[BatchFeature, BatchFeature]:
         """Returns random cases twice: a row for each answer, and what they share standing once.
 
-        All texts have equally many words of one token each, so that no row is padded, and answers
-        differ from their first word.
+        All texts have equally many words of one token each, so that no row is padded.
 
         Args:
             cases: B.
@@ -138,8 +137,8 @@ class Subject:
         _, question_tokens, answer_tokens = self.options.tokens
         shortest = self.collator.forks([self._case(0, 2, (1, 1))])
         images = int((shortest["input_ids"] == self.base.config.image_token_id).sum())
-        question = 1 + question_tokens + images - shortest[FORK].prefixes[0]
-        answer = 1 + answer_tokens - shortest[FORK].branches[0][0]
+        question = 1 + question_tokens + images - shortest[SHARED_PREFIX].prefix_lengths[0]
+        answer = 1 + answer_tokens - shortest[SHARED_PREFIX].branch_lengths[0][0]
         word_counts = (max(1, question), max(1, answer))
         drawn = [self._case(index, answers, word_counts) for index in range(cases)]
         return self.collator.rows(drawn), self.collator.forks(drawn)
@@ -163,15 +162,14 @@ class Subject:
         buffer = io.BytesIO()
         pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(buffer, "PNG")
+        counts = [word_counts[0], *[word_counts[1]] * answers]
+        firsts = (_WORDS[0], *_WORDS)  # the answers differ from their first word
         question, *replies = (
             " ".join([first, *generator.choice(_WORDS, count - 1)])
-            for first, count in [
-                (_WORDS[0], word_counts[0]),
-                *((word, word_counts[1]) for word in _WORDS),
-            ]
+            for first, count in zip(firsts, counts, strict=False)
         )
         image = bytes_image(f"random {seed}", buffer.getvalue)
-        return Case(str(seed), (image,), question, tuple(replies[:answers]))
+        return Case(str(seed), (image,), question, tuple(replies))
 
 
 def make_subject(options: ThroughputOptions) -> Subject:
@@ -185,7 +183,7 @@ def make_subject(options: ThroughputOptions) -> Subject:
     dtype = torch.bfloat16 if low else torch.float32
     config: Any = load_config(options.model) if options.model else config_of(options.shape)
     config._attn_implementation = "sdpa"
-    problem = fork_problem(config)
+    problem = sharing_problem(config)
     if problem is not None:
         raise ConfigError(
             f"{options.model or options.shape!r}: its rows cannot share their prefix ({problem}), "
@@ -200,7 +198,7 @@ def make_subject(options: ThroughputOptions) -> Subject:
     family = family_of(base.config)
     tower = base.get_submodule(family.vision)
     tower.__class__ = stock_tower(tower)  # ours computes equal images of a call once
-    enable_forks(base)
+    enable_prefix_sharing(base)
     model = add_adapter(attach_head(base, HeadSpec(("overall",)), 0), AdapterOptions(), family)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -218,14 +216,14 @@ def _device(name: str | None) -> torch.device:
 def facts(subject: Subject) -> dict[str, Any]:
     """Returns what was measured on what."""
     options, device = subject.options, subject.base.device
-    fork = subject.batches(1, 2)[1][FORK]
+    layout = subject.batches(1, 2)[1][SHARED_PREFIX]
     return {
         "shape": {
             "name": options.model or options.shape,
             "family": subject.family.name,
             "decoder_parameters": subject.decoder_parameters(),
-            "prefix_tokens": fork.prefixes[0],
-            "answer_tokens": fork.branches[0][0],
+            "prefix_tokens": layout.prefix_lengths[0],
+            "answer_tokens": layout.branch_lengths[0][0],
             "gradient_checkpointing": options.gradient_checkpointing,
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

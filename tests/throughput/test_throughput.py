@@ -16,7 +16,7 @@ from medrm import cli
 from medrm import throughput as throughput_module
 from medrm import throughput_model as model_module
 from medrm.errors import ConfigError
-from medrm.models.prefix_sharing.batch import FORK
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.throughput import (
     SEPARATE,
     SHARED,
@@ -114,8 +114,8 @@ def test_quick_is_a_quarter_of_the_tokens_and_two_tasks() -> None:
     assert tiny(quick=True, question_tokens=3, answer_tokens=1).tokens == (3, 3, 1)
     subject = make_subject(tiny(quick=True, question_tokens=88, answer_tokens=48))
     _, shared = subject.batches(1, 2)
-    assert shared[FORK].prefixes == (3 + 22,)
-    assert shared[FORK].branches == ((12, 12),)
+    assert shared[SHARED_PREFIX].prefix_lengths == (3 + 22,)
+    assert shared[SHARED_PREFIX].branch_lengths == ((12, 12),)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, VariantsDifferError])
@@ -292,7 +292,9 @@ def test_other_rewards_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         separate, shared = real(*args)
         ids = shared["input_ids"].clone()
         ids[0, 20] = (ids[0, 20] + 1) % 100  # one token of the question
-        return separate, BatchFeature({**shared, "input_ids": ids, FORK: shared[FORK]})
+        return separate, BatchFeature(
+            {**shared, "input_ids": ids, SHARED_PREFIX: shared[SHARED_PREFIX]}
+        )
 
     monkeypatch.setattr(Subject, "batches", other)
     path = tmp_path / "throughput.json"
@@ -333,7 +335,7 @@ def test_a_model_and_a_shape_exclude_each_other(capsys: pytest.CaptureFixture[st
 
 
 def test_models_that_cannot_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "fork_problem", lambda config: "a reason")
+    monkeypatch.setattr(model_module, "sharing_problem", lambda config: "a reason")
     with pytest.raises(ConfigError, match="a reason"):
         make_subject(tiny())
 
