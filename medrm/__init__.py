@@ -1,8 +1,8 @@
 """medrm: reward models and judges for medical multimodal LLMs.
 
 Layers, each importing only from lower ones (tests/test_layering.py):
-cli > throughput > pipeline > hub > evaluation > objectives > scorer > models | data | chat
-| parsers > config | statistics > schema | assets | files | readouts > errors
+cli > throughput > throughput_model > throughput_options > pipeline > hub > evaluation > objectives
+> scorer > models | data | chat | parsers > config | statistics > schema | assets > errors
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("hub",),
     ("pipeline",),
-    ("throughput", "throughput_model", "throughput_options"),
+    ("throughput_options",),
+    ("throughput_model",),
+    ("throughput",),
     ("cli",),
     ("__main__", "recipes/*.py", "evaluation/*.py"),
 )
