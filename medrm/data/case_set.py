@@ -21,9 +21,8 @@ from medrm.data.registry import (
 )
 from medrm.data.row_tables import SUFFIXES, open_table
 from medrm.data.sources import DESCRIPTION, Description, Source, description_names, read_about
-from medrm.data.store.build import joint_digest, open_index, ordered
-from medrm.data.store.columns import column
-from medrm.data.store.index import StoredCases
+from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
+from medrm.data.store.indexed_cases import IndexedCases, column
 from medrm.errors import DataError, nearest
 from medrm.schema import Case
 
@@ -94,15 +93,15 @@ def read_set(
     user_files = _user_files(described, Path(source)) if described else None
     name, opened = (described, user_files) if described and user_files else _open(source)
     key = [name, opened.revision, user_files is not None, descriptions_digest()]
-    store = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
-    about = store.about
+    index = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
+    about = index.about
     return CaseSet(
         name,
         opened.revision,
         about["digest"],
-        StoredCases(store),
+        IndexedCases(index),
         tuple(Excluded(*row) for row in about["excluded"]),
-        ordered(about["dimensions"]),
+        order_dimensions(about["dimensions"]),
         {name: Agreement(*values) for name, values in about["agreement"].items()},
         opened.about.get("ceiling", {}),
         opened.about.get("synthetic", False),
@@ -198,9 +197,9 @@ def _read_file(path: Path) -> ReadResult:
 
 def dimensions_of(cases: Sequence[Case]) -> tuple[str, ...]:
     """Returns the dimensions that some label mentions, the benchmark's six first in their order."""
-    if isinstance(cases, StoredCases):
-        return ordered(cases.mentioned())
-    return ordered({dimension for case in cases for dimension in case.labels})
+    if isinstance(cases, IndexedCases):
+        return order_dimensions(cases.dimensions())
+    return order_dimensions({dimension for case in cases for dimension in case.labels})
 
 
 def digest_of(cases: Sequence[Case]) -> str:

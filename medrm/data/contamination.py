@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medrm.data.images import ImageFacts, decode
-from medrm.data.store.columns import Places, column, flat, owners, text_mark, texts_of
+from medrm.data.store.case_records import text_hash
+from medrm.data.store.indexed_cases import Indices, column, list_column
 from medrm.schema import Case, ImageRef
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ Sameness = Literal["the same bytes", "the same pixels", "nearly the same pixels"
 class SamePicture:
     """Two images that show the same picture, and how it was found."""
 
-    left: ImageRef
-    right: ImageRef
+    original: ImageRef
+    copy: ImageRef
     how: Sameness
 
 
@@ -64,141 +65,154 @@ def find_leaks(
         facts: of the images of both (`images.examine`).
         synthetic: drawn images look alike by nature: equality of bytes or pixels alone counts.
     """
-    ours, theirs = _Pictures(train, facts), _Pictures(benchmark, facts)
+    train_images = _DistinctImages(train, facts)
+    benchmark_images = _DistinctImages(benchmark, facts)
     fatal = [
-        f"image {same.right.name!r} of benchmark case {theirs.case(same.right)!r} has "
-        f"{same.how} as image {same.left.name!r} of training case {ours.case(same.left)!r}"
-        for same in _shared_pictures(ours, theirs, synthetic)
+        f"image {same.copy.name!r} of benchmark case {benchmark_images.case_id(same.copy)!r} has "
+        f"{same.how} as image {same.original.name!r} of training case "
+        f"{train_images.case_id(same.original)!r}"
+        for same in _same_pictures(train_images, benchmark_images, synthetic)
     ]
     fatal += _shared_texts(train, benchmark)
-    questions = np.isin(column(benchmark, "question"), column(train, "question"))
-    answers = np.isin(flat(benchmark, "answer"), flat(train, "answer"))
-    answered = owners(column(benchmark, "answers"))[answers]
-    return LeakReport(tuple(fatal), int(questions.sum()), len(np.unique(answered)))
+    question_repeated = np.isin(column(benchmark, "question_hash"), column(train, "question_hash"))
+    answer_hashes, case_indices = list_column(benchmark, "answer_hashes")
+    answer_repeated = np.isin(answer_hashes, list_column(train, "answer_hashes")[0])
+    return LeakReport(
+        tuple(fatal), int(question_repeated.sum()), len(np.unique(case_indices[answer_repeated]))
+    )
 
 
 def _shared_texts(train: Sequence[Case], benchmark: Sequence[Case]) -> Iterator[str]:
     """Yields a sentence for each text-only case that is in both."""
-    ours, theirs = (np.flatnonzero(column(cases, "images") == 0) for cases in (train, benchmark))
-    marks = column(train, "texts")[ours]
-    for place in theirs[np.isin(column(benchmark, "texts")[theirs], marks)].tolist():
-        case = benchmark[place]
-        twin = train[int(ours[marks == text_mark(*texts_of(case))][-1])]
+    train_indices, benchmark_indices = (
+        np.flatnonzero(column(cases, "image_count") == 0) for cases in (train, benchmark)
+    )
+    hashes = column(train, "text_hash")[train_indices]
+    repeated = np.isin(column(benchmark, "text_hash")[benchmark_indices], hashes)
+    for index in benchmark_indices[repeated].tolist():
+        case = benchmark[index]
+        original = train[int(train_indices[hashes == text_hash(case)][-1])]
         yield (
             f"text-only benchmark case {case.case_id!r} has the question and the answers of "
-            f"training case {twin.case_id!r}"
+            f"training case {original.case_id!r}"
         )
 
 
 def same_pictures(
-    left: Sequence[Case], right: Sequence[Case], facts: Mapping[str, ImageFacts], synthetic: bool
+    originals: Sequence[Case],
+    copies: Sequence[Case],
+    facts: Mapping[str, ImageFacts],
+    synthetic: bool,
 ) -> list[SamePicture]:
-    """Returns for each distinct image of `right` an image of `left` that shows the same picture.
+    """Returns for each distinct image of `copies` one of `originals` that shows the same picture.
 
     Given one set twice, it finds its stored copies: an image is never compared with itself, and
     every two that look nearly alike are returned, for likeness does not pass on: two images may be
     like a third one and not like each other. A perceptual hit counts only after the pixel check.
     """
-    ours = _Pictures(left, facts)
-    return _shared_pictures(ours, ours if left is right else _Pictures(right, facts), synthetic)
+    images = _DistinctImages(originals, facts)
+    candidates = images if originals is copies else _DistinctImages(copies, facts)
+    return _same_pictures(images, candidates, synthetic)
 
 
-class _Pictures:
+class _DistinctImages:
     """The distinct images of some cases, in the order in which they are first met, as arrays.
 
-    `digests` and `pixels` are those of bytes and pixels (empty: it cannot be decoded), `hashes`
-    the perceptual ones.
+    Attributes:
+        digests: of the stored bytes.
+        pixel_digests: of the pixels; empty: the image cannot be decoded.
+        hashes: the perceptual ones.
     """
 
     def __init__(self, cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> None:
         self._cases = cases
-        self._ends = np.cumsum(column(cases, "images"), dtype=np.int64)
-        shown = flat(cases, "image")
-        known = np.flatnonzero(shown != b"")
-        digests, first = np.unique(shown[known], return_index=True)
-        # Where an image stands more than once, the last place gives name and case.
-        _, last = np.unique(shown[known[::-1]], return_index=True)
+        shown, case_indices = list_column(cases, "image_digests")
+        case_indices, shown = case_indices[shown != b""], shown[shown != b""]
+        digests, first = np.unique(shown, return_index=True)
+        # An image that is shown more than once is called as where it is shown last.
+        last = len(shown) - 1 - np.unique(shown[::-1], return_index=True)[1]
         order = np.argsort(first)
         self.digests: NDArray[np.bytes_] = digests[order]
-        self._places = known[::-1][last][order]
-        kind = np.dtype([("pixels", "S64"), ("hash", "<u8")])
-        looks = (_look(facts[digest.decode()]) for digest in self.digests.tolist())
-        seen = np.fromiter(looks, kind, len(self.digests))
-        self.pixels, self.hashes = seen["pixels"], seen["hash"]
+        self._case_indices = case_indices[last][order]
+        facts_of_images = (facts[digest.decode()] for digest in self.digests.tolist())
+        rows = (
+            ("" if fact.problem else fact.pixel_digest, fact.perceptual_hash)
+            for fact in facts_of_images
+        )
+        looks = np.fromiter(
+            rows, np.dtype([("pixel_digest", "S64"), ("hash", "<u8")]), len(self.digests)
+        )
+        self.pixel_digests, self.hashes = looks["pixel_digest"], looks["hash"]
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def ref(self, number: int) -> ImageRef:
         """Returns an image."""
-        place = int(self._places[number])
-        images = self._case(place).images
-        return images[place - int(self._ends[self._number(place)]) + len(images)]
+        digest = self.digests[number].decode()
+        images = self._cases[int(self._case_indices[number])].images
+        return next(ref for ref in reversed(images) if ref.digest == digest)
 
-    def case(self, ref: ImageRef) -> str:
+    def case_id(self, ref: ImageRef) -> str:
         """Returns the id of the case that has an image."""
         number = int(np.flatnonzero(self.digests == ref.digest.encode())[0])
-        return self._case(int(self._places[number])).case_id
-
-    def _case(self, place: int) -> Case:
-        return self._cases[self._number(place)]
-
-    def _number(self, place: int) -> int:
-        return int(np.searchsorted(self._ends, place, side="right"))
+        return self._cases[int(self._case_indices[number])].case_id
 
 
-def _look(facts: ImageFacts) -> tuple[str, int]:
-    return ("" if facts.problem else facts.pixel_digest, facts.perceptual_hash)
-
-
-def _shared_pictures(ours: _Pictures, theirs: _Pictures, synthetic: bool) -> list[SamePicture]:
-    within, found = ours is theirs, dict[int, SamePicture]()
-    if not within:
-        for number, twin in _twins(theirs.digests, ours.digests):
-            found[number] = SamePicture(ours.ref(twin), theirs.ref(number), "the same bytes")
-    for number, twin in _twins(theirs.pixels, ours.pixels):
-        itself = ours.digests[twin] == theirs.digests[number]
-        if number not in found and theirs.pixels[number] and not itself:
-            found[number] = SamePicture(ours.ref(twin), theirs.ref(number), "the same pixels")
-    pairs = [found[number] for number in sorted(found)]
+def _same_pictures(
+    originals: _DistinctImages, copies: _DistinctImages, synthetic: bool
+) -> list[SamePicture]:
+    one_set, same_by_copy = originals is copies, dict[int, SamePicture]()
+    if not one_set:
+        for copy, original in _equal(copies.digests, originals.digests):
+            same_by_copy[copy] = SamePicture(
+                originals.ref(original), copies.ref(copy), "the same bytes"
+            )
+    for copy, original in _equal(copies.pixel_digests, originals.pixel_digests):
+        itself = originals.digests[original] == copies.digests[copy]
+        if copy not in same_by_copy and copies.pixel_digests[copy] and not itself:
+            same_by_copy[copy] = SamePicture(
+                originals.ref(original), copies.ref(copy), "the same pixels"
+            )
+    pairs = [same_by_copy[copy] for copy in sorted(same_by_copy)]
     if synthetic:
         return pairs
-    rest = [number for number in range(len(theirs)) if within or number not in found]
-    near = _near(ours, theirs, np.array(rest, dtype=np.int64))
-    if within:
-        return [*pairs, *_once(near, pairs)]
-    first: dict[str, SamePicture] = {}
-    for same in near:
-        first.setdefault(same.right.digest, same)
-    return [*pairs, *first.values()]
+    remaining = [copy for copy in range(len(copies)) if one_set or copy not in same_by_copy]
+    # In one set each two images count once, else each copy once.
+    seen: set[frozenset[str]] = {_pair_key(same, one_set) for same in pairs}
+    for same in _nearly_the_same(originals, copies, np.array(remaining, dtype=np.int64)):
+        if (key := _pair_key(same, one_set)) not in seen:
+            seen.add(key)
+            pairs.append(same)
+    return pairs
 
 
-def _twins(values: NDArray[np.bytes_], among: NDArray[np.bytes_]) -> Iterator[tuple[int, int]]:
-    """Yields the places of values that are also among others, with their first place there."""
-    if len(among):
-        known, first = np.unique(among, return_index=True)
-        places = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        for number in np.flatnonzero(known[places] == values).tolist():
-            yield number, int(first[places[number]])
+def _pair_key(same: SamePicture, one_set: bool) -> frozenset[str]:
+    digests = (same.original.digest, same.copy.digest)
+    return frozenset(digests if one_set else digests[1:])
 
 
-def _once(near: Iterable[SamePicture], known: Iterable[SamePicture]) -> Iterator[SamePicture]:
-    """Yields each two images once, and none that are known."""
-    seen = {frozenset((same.left.digest, same.right.digest)) for same in known}
-    for same in near:
-        both = frozenset((same.left.digest, same.right.digest))
-        if both not in seen:
-            seen.add(both)
-            yield same
+def _equal(values: NDArray[np.bytes_], originals: NDArray[np.bytes_]) -> Iterator[tuple[int, int]]:
+    """Yields the indices of values that are also among the originals, and their first index there.
+
+    >>> list(_equal(np.array([b"x", b"b", b"b"]), np.array([b"a", b"b", b"b"])))
+    [(1, 1), (2, 1)]
+    """
+    distinct, first = np.unique(originals, return_index=True)
+    ranks = np.searchsorted(distinct, values)
+    for index in np.flatnonzero(np.isin(values, distinct)).tolist():
+        yield index, int(first[ranks[index]])
 
 
-def _near(ours: _Pictures, theirs: _Pictures, among: Places) -> Iterator[SamePicture]:
+def _nearly_the_same(
+    originals: _DistinctImages, copies: _DistinctImages, remaining: Indices
+) -> Iterator[SamePicture]:
     """Yields pairs whose perceptual hashes are close and whose pixels pass the check.
 
     Args:
-        ours: the images on the left.
-        theirs: those on the right.
-        among: which of the right are compared.
+        originals: the images that may have been copied.
+        copies: the images that may be copies.
+        remaining: which of the copies are compared.
     """
 
     @lru_cache(maxsize=1024)  # 64 KiB each
@@ -206,16 +220,19 @@ def _near(ours: _Pictures, theirs: _Pictures, among: Places) -> Iterator[SamePic
         image = decode(ref).convert("L").resize((_SIDE, _SIDE))
         return np.asarray(image, dtype=np.float32)
 
-    left = np.flatnonzero(ours.pixels != b"")
-    right = among[theirs.pixels[among] != b""]
-    at_once = max(1, _COMPARED_AT_ONCE // max(1, len(left)))
-    for start in range(0, len(right), at_once):
-        chunk = right[start : start + at_once]
-        apart = np.bitwise_count(theirs.hashes[chunk][:, None] ^ ours.hashes[left][None, :])
-        for row, place in np.argwhere(apart <= HASH_BITS).tolist():
-            if ours.digests[left[place]] == theirs.digests[chunk[row]]:
+    decoded_originals = np.flatnonzero(originals.pixel_digests != b"")
+    decoded_copies = remaining[copies.pixel_digests[remaining] != b""]
+    at_once = max(1, _COMPARED_AT_ONCE // max(1, len(decoded_originals)))
+    for start in range(0, len(decoded_copies), at_once):
+        chunk = decoded_copies[start : start + at_once]
+        differing_bits = np.bitwise_count(
+            copies.hashes[chunk][:, None] ^ originals.hashes[decoded_originals][None, :]
+        )
+        for row, position in np.argwhere(differing_bits <= HASH_BITS).tolist():
+            original_index, copy_index = int(decoded_originals[position]), int(chunk[row])
+            if originals.digests[original_index] == copies.digests[copy_index]:
                 continue
-            a, b = ours.ref(int(left[place])), theirs.ref(int(chunk[row]))
-            difference = np.abs(small_grey(a) - small_grey(b)).mean()
+            original, copy = originals.ref(original_index), copies.ref(copy_index)
+            difference = np.abs(small_grey(original) - small_grey(copy)).mean()
             if difference <= GREY_DIFFERENCE:
-                yield SamePicture(a, b, "nearly the same pixels")
+                yield SamePicture(original, copy, "nearly the same pixels")

@@ -17,11 +17,11 @@ from itertools import chain, cycle, islice
 
 from medrm.data.contamination import same_pictures
 from medrm.data.images import ImageFacts, bytes_image, image_problem
-from medrm.data.splits import connected
+from medrm.data.splits import linked_blocks
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
 
-PICTURE_CONTROLS = ("blank_images", "shuffled_images", "text_only")
+IMAGE_ABLATIONS = ("blank_images", "shuffled_images", "text_only")
 """The controls that a trained model is measured on again."""
 
 SHUFFLE_SEED = 0
@@ -29,14 +29,17 @@ SHUFFLE_SEED = 0
 
 _MID_GREY = (128, 128, 128)
 
+_Ring = list[tuple[int, int]]
+"""Positions on a ring of 64-bit numbers, each with the index of the case that stands there."""
 
-def picture_control(
+
+def ablate_images(
     name: str, cases: Sequence[Case], facts: Mapping[str, ImageFacts], synthetic: bool
 ) -> list[Case]:
-    """Returns the cases of one of `PICTURE_CONTROLS`.
+    """Returns the cases of one of `IMAGE_ABLATIONS`.
 
     Args:
-        name: of the control.
+        name: of the ablation.
         cases: with their own pictures.
         facts: of their images (`images.examine`).
         synthetic: drawn images look alike by nature: equality of bytes or pixels alone counts.
@@ -59,16 +62,14 @@ def blank_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list
         return bytes_image(f"blank {size[0]} x {size[1]}", partial(_grey_png, *size))
 
     return [
-        replace(case, images=tuple(blank(ref) for ref in case.images))
-        if _pictured(case, facts)
-        else case
+        replace(case, images=tuple(map(blank, case.images))) if _readable(case, facts) else case
         for case in cases
     ]
 
 
 def without_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[Case]:
     """Returns the cases as text alone."""
-    return [replace(case, images=()) if _pictured(case, facts) else case for case in cases]
+    return [replace(case, images=()) if _readable(case, facts) else case for case in cases]
 
 
 def shuffled_images(
@@ -87,73 +88,61 @@ def shuffled_images(
     Raises:
         DataError: the pictures of all cases belong together, so that none can be exchanged.
     """
-    blocks = _blocks(cases, facts, synthetic)
-    givers = [index for index, case in enumerate(cases) if _pictured(case, facts)]
+    copies = same_pictures(cases, cases, facts, synthetic)
+    pairs = [(same.original.digest, same.copy.digest) for same in copies]
+    blocks = linked_blocks(cases, pairs)[0].tolist()
+    givers = [index for index, case in enumerate(cases) if _readable(case, facts)]
     if len({blocks[index] for index in givers}) < 2:
         raise DataError(
             "The pictures of all cases belong to one patient, study or picture; to exchange them, "
             "two are needed."
         )
-    places = sorted((_place(seed, "giver", cases[index].case_id), index) for index in givers)
-    rings: dict[str | None, list[tuple[int, int]]] = defaultdict(list)
-    for place in places:
-        rings[cases[place[1]].groups.get("organ")].append(place)
+    ring = sorted((_position(seed, "giver", cases[index].case_id), index) for index in givers)
+    ring_of_organ: dict[str | None, _Ring] = defaultdict(list)
+    for position, index in ring:
+        ring_of_organ[cases[index].groups.get("organ")].append((position, index))
 
     def exchange(index: int) -> Case:
         case = cases[index]
-        start = _place(seed, "taker", case.case_id)
-        near = rings[case.groups.get("organ")]
-        others = (
+        start = _position(seed, "taker", case.case_id)
+        same_organ = ring_of_organ[case.groups.get("organ")]
+        refs_of_others = (
             ref
-            for giver in chain(_from(near, start), _from(places, start))
+            for giver in chain(_around(same_organ, start), _around(ring, start))
             if blocks[giver] != blocks[index]
             for ref in cases[giver].images
         )
-        return replace(case, images=_take(others, len(case.images)))
+        return replace(case, images=_take(refs_of_others, len(case.images)))
 
     exchanged = {index: exchange(index) for index in givers}
     return [exchanged.get(index, case) for index, case in enumerate(cases)]
 
 
-def _pictured(case: Case, facts: Mapping[str, ImageFacts]) -> bool:
-    """Whether a case has images, all of which can be read."""
+def _readable(case: Case, facts: Mapping[str, ImageFacts]) -> bool:
+    """Returns whether a case has images, all of which can be read."""
     return bool(case.images) and all(image_problem(ref, facts) is None for ref in case.images)
 
 
-def _blocks(cases: Sequence[Case], facts: Mapping[str, ImageFacts], synthetic: bool) -> list[str]:
-    """Returns what each case belongs to: its cluster, joined with those that share a picture."""
-    keys = [
-        [f"cluster:{case.cluster or case.case_id}"]
-        + [f"image:{ref.digest}" for ref in case.images if ref.digest]
-        for case in cases
-    ]
-    copies = [
-        [f"image:{same.left.digest}", f"image:{same.right.digest}"]
-        for same in same_pictures(cases, cases, facts, synthetic)
-    ]
-    return connected(keys + copies)[: len(cases)]
-
-
-def _place(seed: int, role: str, case_id: str) -> int:
+def _position(seed: int, role: str, case_id: str) -> int:
     digest = hashlib.sha256(f"{seed} {role} {case_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
-def _from(ring: Sequence[tuple[int, int]], start: int) -> Iterator[int]:
-    """Yields the members of a ring from a place on, all the way around."""
+def _around(ring: _Ring, start: int) -> Iterator[int]:
+    """Yields the cases of a ring from a position on, all the way around."""
     first = bisect(ring, (start, -1))
-    for position in chain(range(first, len(ring)), range(first)):
-        yield ring[position][1]
+    for number in range(len(ring)):
+        yield ring[(first + number) % len(ring)][1]
 
 
 def _take(refs: Iterable[ImageRef], count: int) -> tuple[ImageRef, ...]:
     """Returns so many images, distinct ones as far as there are any."""
-    found: dict[str, ImageRef] = {}
+    distinct: dict[str, ImageRef] = {}
     for ref in refs:
-        found.setdefault(ref.digest, ref)
-        if len(found) == count:
+        distinct.setdefault(ref.digest, ref)
+        if len(distinct) == count:
             break
-    return tuple(islice(cycle(found.values()), count))
+    return tuple(islice(cycle(distinct.values()), count))
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medrm.data.store.columns import chunks
+from medrm.data.batched import batched
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
 
@@ -140,8 +140,8 @@ def file_image(
     """
     written = str(path)
     location = _inside(written, root, boundary or root)
-    way = os.path.abspath(root / written)
-    read = StoredFile(str(location), "" if way == str(location) else way)
+    link = os.path.abspath(root / written)
+    read = StoredFile(str(location), "" if link == str(location) else link)
     digest, problem = "", None
     try:
         if not location.is_file():
@@ -178,7 +178,7 @@ def file_images(
 ) -> tuple[dict[str, ImageRef], dict[str, str]]:
     """Returns the references of distinct paths, each read once, and what is wrong by bad path."""
 
-    def one(path: str) -> ImageRef | DataError:
+    def reference(path: str) -> ImageRef | DataError:
         try:
             return file_image(path, root, boundary=boundary)
         except DataError as error:
@@ -188,7 +188,7 @@ def file_images(
     references: dict[str, ImageRef] = {}
     problems: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, result in zip(distinct, pool.map(one, distinct), strict=True):
+        for path, result in zip(distinct, pool.map(reference, distinct), strict=True):
             if isinstance(result, ImageRef):
                 references[path] = result
             else:
@@ -265,9 +265,9 @@ def _known_formats() -> tuple[str, ...]:
 
 def _unreadable(ref: ImageRef, error: Exception) -> DataError:
     # Pillow's message for an unknown format names the buffer it read, which says nothing.
-    shown = "no known format" if "BytesIO" in str(error) else str(error) or type(error).__name__
+    reason = "no known format" if "BytesIO" in str(error) else str(error) or type(error).__name__
     return DataError(
-        f"Image {ref.name!r} cannot be decoded ({shown}); accepted are undamaged files of "
+        f"Image {ref.name!r} cannot be decoded ({reason}); accepted are undamaged files of "
         f"{', '.join(_known_formats())}. Replace or convert it."
     )
 
@@ -319,8 +319,8 @@ def examine(
 def facts_of(refs: Iterable[ImageRef]) -> Iterator[ImageFacts]:
     """Yields what decoding each image shows; a few are decoded at once."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        for chunk in chunks(refs, _AT_ONCE):
-            yield from pool.map(_facts, chunk)
+        for batch in batched(refs, _AT_ONCE):
+            yield from pool.map(_facts, batch)
 
 
 def _facts(ref: ImageRef) -> ImageFacts:
@@ -347,17 +347,17 @@ def perceptual_hash(image: Image.Image) -> int:
     Source: C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010.
     """
     small = np.asarray(image.convert("L").resize((32, 32)), dtype=np.float64)
-    waves = _low_waves()
-    low = (waves @ small @ waves.T).ravel()
+    rows = _low_cosines()
+    frequencies = (rows @ small @ rows.T).ravel()
     # The margin keeps rounding errors from choosing the bits of a uniform image.
-    bits = low > np.median(low[1:]) + 1e-6
+    bits = frequencies > np.median(frequencies[1:]) + 1e-6
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 @lru_cache(maxsize=1)
-def _low_waves() -> NDArray[np.float64]:
+def _low_cosines() -> NDArray[np.float64]:
     """Returns the eight lowest rows of the orthonormal DCT-II of 32 values, (8, 32)."""
     angles = np.outer(np.arange(8), 2 * np.arange(32) + 1) * np.pi / 64
-    waves: NDArray[np.float64] = np.cos(angles) / 4
-    waves[0] /= np.sqrt(2)
-    return waves
+    cosines: NDArray[np.float64] = np.cos(angles) / 4
+    cosines[0] /= np.sqrt(2)
+    return cosines

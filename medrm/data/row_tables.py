@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
-from medrm.data.store.cache import appear
+from medrm.data.store.cache import fill_cache_folder
 from medrm.errors import DataError, nearest
 from medrm.files import status_of
 from medrm.schema import ImageRef
@@ -248,7 +248,7 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
         folder = cache_dir() / "tables" / f"rows-{data._fingerprint}"
         if not folder.is_dir():
             with _no_bars():
-                appear(folder, lambda draft: data.save_to_disk(str(draft)))
+                fill_cache_folder(folder, lambda draft: data.save_to_disk(str(draft)))
         files = tuple(sorted(map(str, folder.glob("*.arrow"))))
     return files
 

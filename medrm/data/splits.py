@@ -1,22 +1,24 @@
-"""What is independent: clusters of cases, and splits that never cut through one."""
+"""Clusters of cases that depend on each other, and splits that never cut through one."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medrm.data.drafts import CaseDraft
-from medrm.data.store.columns import chosen, cluster_column, column, flat, owners
+from medrm.data.store.indexed_cases import cluster_column, list_column, select
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 
 
-def keys_of(draft: CaseDraft) -> list[str]:
+def cluster_keys(draft: CaseDraft) -> list[str]:
     """Returns what a case has in common with those it depends on: patient, study and images.
 
     Of a text-only case it is the question in place of images.
@@ -25,109 +27,95 @@ def keys_of(draft: CaseDraft) -> list[str]:
     return [*draft.independent, *(images or [f"question:{draft.question}"])]
 
 
-def cluster_names(
-    marks: NDArray[np.int64], counts: NDArray[np.int32], key: Callable[[int, int], str]
-) -> NDArray[np.bytes_]:
+def cluster_names(keys: pa.ChunkedArray) -> NDArray[np.bytes_]:
     """Returns each case's cluster: the union of the cases that share a key, or keys with another.
 
     A name is a digest of the cluster's least key: the same in any order of the cases, and it tells
-    no patient's name.
+    no patient's name. Of a key only a hash is held in memory.
 
     Args:
-        marks: a number for each key of `keys_of`, those of one case after those of another.
-        counts: how many keys each case has, at least one.
-        key: (case, number of its key) to the key.
+        keys: the list of `cluster_keys` of each case, at least one.
     """
-    _, first, places = np.unique(marks, return_index=True, return_inverse=True)
-    case_of, starts = owners(counts), np.cumsum(counts) - counts
-    part_of = components(len(first), places[starts][case_of], places)
-    names = np.zeros(part_of.max() + 1, "S16")
-    order = np.argsort(part_of, kind="stable")
-    for part, members in groupby(order.tolist(), key=part_of.__getitem__):
-        found = first[list(members)].tolist()
-        least = min(key(int(case_of[one]), int(one - starts[case_of[one]])) for one in found)
-        names[part] = hashlib.sha256(least.encode()).hexdigest()[:16]
-    clusters: NDArray[np.bytes_] = names[part_of[places[starts]]]
+    counts = pc.list_value_length(keys).to_numpy()
+    all_keys = pc.list_flatten(keys)
+    hashes = (hash(key) for chunk in all_keys.chunks for key in chunk.to_pylist())
+    _, first, key_numbers = np.unique(
+        np.fromiter(hashes, np.int64, len(all_keys)), return_index=True, return_inverse=True
+    )
+    # Every distinct key is joined to the first key of each case that has it.
+    first_keys = key_numbers[np.cumsum(counts) - counts]
+    cluster_of = components(len(first), np.repeat(first_keys, counts), key_numbers)
+    names = np.zeros(cluster_of.max() + 1, "S16")
+    order = np.argsort(cluster_of, kind="stable")
+    for cluster, numbers in groupby(order.tolist(), key=cluster_of.__getitem__):
+        least = min(all_keys[index].as_py() for index in first[list(numbers)].tolist())
+        names[cluster] = hashlib.sha256(least.encode()).hexdigest()[:16]
+    clusters: NDArray[np.bytes_] = names[cluster_of[first_keys]]
     return clusters
 
 
 def components(
-    count: int, left: NDArray[np.integer[Any]], right: NDArray[np.integer[Any]]
+    count: int, heads: NDArray[np.integer[Any]], tails: NDArray[np.integer[Any]]
 ) -> NDArray[np.int32]:
-    """Returns for each of `count` nodes the number of the part that the edges join it to."""
+    """Returns for each of `count` nodes the number of its connected component.
+
+    Args:
+        count: of the nodes.
+        heads: one node of each edge.
+        tails: the other node of each edge.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    edges = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(count, count))
+    edges = coo_array((np.ones(len(heads), dtype=bool), (heads, tails)), shape=(count, count))
     numbers: NDArray[np.int32] = connected_components(edges, directed=False)[1]
     return numbers
 
 
-def connected(members: Sequence[Sequence[str]]) -> list[str]:
-    """Returns for each member the least key of all that are connected to it by shared keys.
-
-    >>> connected([["b", "c"], ["x"], ["c", "a"]])
-    ['a', 'x', 'a']
-    """
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for keys in members:
-        for key in keys:
-            low, high = sorted((root(keys[0]), root(key)))
-            parent[high] = low
-    return [root(keys[0]) for keys in members]
-
-
 def split_by_cluster(
     cases: Sequence[Case],
-    shares: Sequence[float],
+    fractions: Sequence[float],
     seed: int,
     same_images: Iterable[tuple[str, str]] = (),
-) -> tuple[Sequence[Case], ...]:
-    """Returns the cases in parts of about the given shares, no cluster in two parts.
+) -> NDArray[np.uint8]:
+    """Returns the part of each case, parts of about the given fractions, no cluster in two parts.
 
     Clusters are taken in the order of a hash of seed and name, and each goes to the part that lacks
-    most. Within a part the cases keep their order.
+    most.
 
     Args:
         cases: what is split.
-        shares: one positive share for each part; they sum to 1.
+        fractions: one positive fraction for each part; they sum to 1.
         seed: another seed gives another split.
-        same_images: pairs of image digests that show the same picture (`leaks.same_pictures`);
-            their clusters stay together.
+        same_images: pairs of image digests that show the same picture
+            (`contamination.same_pictures`); their clusters stay together.
 
     Raises:
-        ConfigError: shares that are not positive or do not sum to 1.
+        ConfigError: fractions that are not positive or do not sum to 1.
         DataError: too few clusters, so that a part would be empty.
     """
-    if any(share <= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+    if any(fraction <= 0 for fraction in fractions) or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(
-            f"split_by_cluster: shares {', '.join(map(str, shares))} are not accepted; give "
-            f"positive "
-            "shares that sum to 1, such as 0.7,0.1,0.2."
+            f"split_by_cluster: shares {', '.join(map(str, fractions))} are not accepted; give "
+            "positive shares that sum to 1, such as 0.7,0.1,0.2."
         )
-    blocks, sizes, names = _blocks(cases, same_images)
-    filled = [0] * len(shares)
-    part_of = np.zeros(len(sizes), np.int8)
-    for block in _drawn(seed, names).tolist():
-        lacking = [share * len(cases) - count for share, count in zip(shares, filled, strict=True)]
-        part_of[block] = part = lacking.index(max(lacking))
-        filled[part] += int(sizes[block])
+    blocks, sizes, names = linked_blocks(cases, same_images)
+    filled = [0] * len(fractions)
+    part_of_block = np.zeros(len(sizes), np.uint8)
+    for block in _shuffled(seed, names).tolist():
+        lacking = [
+            fraction * len(cases) - count for fraction, count in zip(fractions, filled, strict=True)
+        ]
+        number = lacking.index(max(lacking))
+        part_of_block[block] = number
+        filled[number] += int(sizes[block])
     if not all(filled):
         raise DataError(
             f"{len(cases)} cases of {len(sizes)} clusters (patients, studies or images) cannot be "
-            f"split into {len(shares)} parts of shares {', '.join(map(str, shares))}: a part would "
-            "be empty. Give more cases; each part needs at least one cluster."
+            f"split into {len(fractions)} parts of shares {', '.join(map(str, fractions))}: a part "
+            "would be empty. Give more cases; each part needs at least one cluster."
         )
-    return tuple(
-        chosen(cases, np.flatnonzero(part_of[blocks] == part)) for part in range(len(shares))
-    )
+    return part_of_block[blocks]
 
 
 def folds_by_cluster(
@@ -135,12 +123,11 @@ def folds_by_cluster(
     folds: int,
     seed: int,
     same_images: Iterable[tuple[str, str]] = (),
-) -> tuple[Sequence[Case], ...]:
-    """Returns the cases in folds of about equal size, no cluster in two folds.
+) -> NDArray[np.int32]:
+    """Returns the fold of each case, folds of about equal size, no cluster in two folds.
 
     The largest clusters go first, equal ones in the order of a hash of seed and name, each to the
-    smallest fold: no fold is larger than another by more than the largest cluster. Within a fold
-    the cases keep their order.
+    smallest fold: no fold is larger than another by more than the largest cluster.
 
     Args:
         cases: what is cut.
@@ -151,7 +138,7 @@ def folds_by_cluster(
     Raises:
         DataError: fewer clusters than folds.
     """
-    blocks, sizes, names = _blocks(cases, same_images)
+    blocks, sizes, names = linked_blocks(cases, same_images)
     if len(sizes) < folds:
         raise DataError(
             f"{len(cases)} cases of {len(sizes)} clusters (patients, studies or images) cannot be "
@@ -159,44 +146,61 @@ def folds_by_cluster(
             "folds."
         )
     filled = [0] * folds
-    fold_of = np.zeros(len(sizes), np.int32)
-    drawn = _drawn(seed, names)
-    for block in drawn[np.argsort(-sizes[drawn], kind="stable")].tolist():
-        fold_of[block] = fold = filled.index(min(filled))
+    fold_of_block = np.zeros(len(sizes), np.int32)
+    order = _shuffled(seed, names)
+    for block in order[np.argsort(-sizes[order], kind="stable")].tolist():
+        fold_of_block[block] = fold = filled.index(min(filled))
         filled[fold] += int(sizes[block])
-    return tuple(chosen(cases, np.flatnonzero(fold_of[blocks] == fold)) for fold in range(folds))
+    return fold_of_block[blocks]
 
 
-def _blocks(
+def parts_of(
+    cases: Sequence[Case], part_of_case: NDArray[np.integer[Any]], count: int
+) -> list[Sequence[Case]]:
+    """Returns the cases of each of `count` parts, in their order.
+
+    Args:
+        cases: what was split.
+        part_of_case: the part of each case, from `split_by_cluster` or `folds_by_cluster`.
+        count: of the parts.
+    """
+    return [select(cases, np.flatnonzero(part_of_case == part)) for part in range(count)]
+
+
+def linked_blocks(
     cases: Sequence[Case], same_images: Iterable[tuple[str, str]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bytes_]]:
-    """Returns the blocks of cases that must stay together.
+    """Returns the blocks of cases that must stay together: they share a cluster or a picture.
+
+    Args:
+        cases: any.
+        same_images: as in `split_by_cluster`.
 
     Returns:
         The block of each case, the size of each block, and its name: its least cluster.
     """
-    names, cluster_of = np.unique(cluster_column(cases), return_inverse=True)
-    shown = flat(cases, "image")
-    case_of = owners(column(cases, "images"))[shown != b""]
-    pairs = np.array(list(same_images), dtype="S64").reshape(-1, 2)
-    images, image_of = np.unique(
-        np.concatenate([shown[shown != b""], pairs.ravel()]), return_inverse=True
-    )
-    linked = image_of[len(case_of) :].reshape(-1, 2) + len(names)
-    part_of = components(
+    names, cluster_of_case = np.unique(cluster_column(cases), return_inverse=True)
+    digests, case_indices = list_column(cases, "image_digests")
+    case_indices, digests = case_indices[digests != b""], digests[digests != b""]
+    pairs = np.array(list(same_images), dtype="S64").ravel()
+    images, numbers = np.unique(np.concatenate([digests, pairs]), return_inverse=True)
+    # Nodes are clusters, then images: an edge for each image of a case, and for each pair.
+    numbers += len(names)
+    linked = numbers[len(digests) :].reshape(-1, 2)
+    block_of_cluster = components(
         len(names) + len(images),
-        np.concatenate([cluster_of[case_of], linked[:, 0]]),
-        np.concatenate([image_of[: len(case_of)] + len(names), linked[:, 1]]),
-    )[cluster_of]
-    _, first, blocks, sizes = np.unique(
-        part_of, return_index=True, return_inverse=True, return_counts=True
+        np.concatenate([cluster_of_case[case_indices], linked[:, 0]]),
+        np.concatenate([numbers[: len(digests)], linked[:, 1]]),
     )
-    least = np.full(len(first), len(names))
-    np.minimum.at(least, blocks, cluster_of)
+    _, blocks, sizes = np.unique(
+        block_of_cluster[cluster_of_case], return_inverse=True, return_counts=True
+    )
+    least = np.full(len(sizes), len(names))
+    np.minimum.at(least, blocks, cluster_of_case)
     return blocks, sizes, names[least]
 
 
-def _drawn(seed: int, names: NDArray[np.bytes_]) -> NDArray[np.int64]:
-    """Returns the names' places in a random order that depends on seed and names alone."""
-    drawn = (hashlib.sha256(b"%d cluster:%s" % (seed, name)).digest() for name in names.tolist())
-    return np.argsort(np.fromiter(drawn, "S32", len(names)), kind="stable")
+def _shuffled(seed: int, names: NDArray[np.bytes_]) -> NDArray[np.int64]:
+    """Returns the indices of names in a random order that depends on seed and names alone."""
+    hashes = (hashlib.sha256(b"%d cluster:%s" % (seed, name)).digest() for name in names.tolist())
+    return np.argsort(np.fromiter(hashes, "S32", len(names)), kind="stable")

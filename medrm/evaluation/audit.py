@@ -12,7 +12,7 @@ from medrm.data.case_set import CaseSet
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import Agreement
-from medrm.data.store.columns import plain_text
+from medrm.data.store.case_records import plain_text
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.measures.accuracy import baselines
 from medrm.schema import Case, PairLabel
@@ -335,10 +335,10 @@ def _copies(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> list[str]:
     ]
     pairs: dict[frozenset[str], str] = {}
     for same in same_pictures(checked.cases, checked.cases, facts, checked.synthetic):
-        left, right = same.left.digest, same.right.digest
-        if not clusters[left] & clusters[right]:
-            both = f"{same.left.name} and {same.right.name}, in different clusters"
-            pairs.setdefault(frozenset((left, right)), f"{same.how}: {both}")
+        original, copy = same.original.digest, same.copy.digest
+        if not clusters[original] & clusters[copy]:
+            both = f"{same.original.name} and {same.copy.name}, in different clusters"
+            pairs.setdefault(frozenset((original, copy)), f"{same.how}: {both}")
     return found + list(pairs.values())
 
 

@@ -14,7 +14,7 @@ from medrm.assets import asset, asset_names
 from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.labels import LabelRules
 from medrm.data.readers.phantom_set import phantom_folder
-from medrm.data.store.columns import cluster_column
+from medrm.data.store.indexed_cases import cluster_column
 from medrm.errors import ConfigError, nearest, report
 from medrm.schema import Case
 
@@ -61,8 +61,7 @@ class Benchmark:
     @property
     def clusters(self) -> int:
         """How many independent groups of cases there are."""
-        names = cluster_column(self.cases)
-        return len(np.unique(names[names != b""])) + int((names == b"").sum())
+        return len(np.unique(cluster_column(self.cases)))
 
 
 def benchmark_names() -> list[str]:

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config import Run
-from medrm.data.store.columns import chosen, column
-from medrm.data.store.index import Lengths, together
+from medrm.data.store.indexed_cases import TokenCounts, column, concatenate, select
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, head_of, without_adapter
@@ -106,7 +105,7 @@ def check(
             "without gradient; turn one of the three off (zero2 works)"
         )
     targets = make_targets(args, head_spec(run, dimensions, train))
-    targets.check(together(train, development))
+    targets.check(concatenate(train, development))
     for part, cases in (("training", train), ("development", development)):
         if not len(_labelled(cases, targets)):
             raise DataError(
@@ -116,7 +115,7 @@ def check(
             )
 
 
-def check_lengths(run: Run, cases: Sequence[Case], lengths: Lengths) -> None:
+def check_lengths(run: Run, cases: Sequence[Case], lengths: TokenCounts) -> None:
     """Refuses cases that no batch can hold; see `Objective.check_lengths`.
 
     A model that cannot share prefixes is not known yet; `build_trainer` checks again.
@@ -151,17 +150,19 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
     train, development = _labelled(train, targets), _labelled(development, targets)
     _start_ties(head, train)
     autocast_under_deepspeed(args)
-    args.ddp_find_unused_parameters = _leaves_parameters_unused(run, together(train, development))
+    args.ddp_find_unused_parameters = _leaves_parameters_unused(
+        run, concatenate(train, development)
+    )
     trained: nn.Module = model
     shares = shares_prefix(without_adapter(model))
     refuse_separate(collator.contextual_orders, shares)
     encode = collator.forks if shares else collator.rows
     layout = layout_of(without_adapter(model))
-    check_budget(args.max_tokens_per_batch, together(train, development), lengths, layout)
+    check_budget(args.max_tokens_per_batch, concatenate(train, development), lengths, layout)
     make_rows: MakeRows = encode
     if trains_head_alone(model):
         met = learned_from(args, train, lengths)
-        states = pooled_states(model, args, encode, together(met, development), lengths)
+        states = pooled_states(model, args, encode, concatenate(met, development), lengths)
         trained, make_rows = PooledHead(head), functools.partial(lookup, states)
         args.dataloader_num_workers = 0
         args.activation_offloading = False
@@ -188,7 +189,7 @@ def _zero3() -> bool:
 
 def _labelled(cases: Sequence[Case], targets: Targets) -> Sequence[Case]:
     """Returns the cases with something to learn from."""
-    return chosen(cases, np.flatnonzero(targets.weights_of(cases).sum(axis=1) > 0))
+    return select(cases, np.flatnonzero(targets.weights_of(cases).sum(axis=1) > 0))
 
 
 def _report_unlabelled(cases: Sequence[Case], targets: Targets) -> None:
@@ -217,7 +218,7 @@ def _leaves_parameters_unused(run: Run, cases: Sequence[Case]) -> bool:
 
     Without an image neither an adapted vision tower nor cross-attention to it runs.
     """
-    return bool((column(cases, "images") == 0).any()) or run.adapter.lora_vision
+    return bool((column(cases, "image_count") == 0).any()) or run.adapter.lora_vision
 
 
 def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | PeftModel) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from medrm.config import Run
 from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts
-from medrm.data.store.columns import chosen
-from medrm.data.store.index import Counts, Lengths, lengths_of
+from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
 from medrm.models.reward_model import HeadSpec
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
@@ -37,7 +38,7 @@ class TrainingInputs:
     collator: Collator
     train: Sequence[Case]
     development: Sequence[Case]
-    lengths: Lengths
+    lengths: TokenCounts
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Objective:
         head_spec: (run, dimensions, training cases) to the head that is attached before training;
             None: the language model itself is trained.
         lengths: (run, collator, dimensions, cases, facts of their images) to the tokens of each
-            case's longest training row, image tokens included, or to its `TOKENS`.
+            case's longest training row, image tokens included, or to its `TOKEN_COUNT`.
         check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
             for whatever can be known to be wrong before a model is loaded.
         build_trainer: returns the trainer of `TrainingInputs.model`.
@@ -62,15 +63,16 @@ class Objective:
     readout: Callable[[Run], str]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None
     lengths: Callable[
-        [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]], Counts
+        [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]],
+        Sequence[int] | NDArray[Any],
     ]
     check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
     build_trainer: Callable[[TrainingInputs], Trainer]
-    check_lengths: Callable[[Run, Sequence[Case], Lengths], None] | None = None
+    check_lengths: Callable[[Run, Sequence[Case], TokenCounts], None] | None = None
 
 
 def fit_for_training(
-    cases: Sequence[Case], lengths: Lengths, max_length: int | None
+    cases: Sequence[Case], lengths: TokenCounts, max_length: int | None
 ) -> tuple[Sequence[Case], list[Excluded]]:
     """Returns the cases that are not too long, and the others, set aside; nothing is cut.
 
@@ -79,14 +81,14 @@ def fit_for_training(
         lengths: their tokens, image tokens included.
         max_length: most tokens; None: no limit.
     """
-    counts = lengths_of(cases, lengths)
+    counts = tokens_of(cases, lengths)
     long = counts > (counts.max(initial=0) if max_length is None else max_length)
     reasons = (f"too long: {count} tokens, max_length {max_length}" for count in counts[long])
     excluded = [
         Excluded(case.case_id, reason)
-        for case, reason in zip(chosen(cases, np.flatnonzero(long)), reasons, strict=True)
+        for case, reason in zip(select(cases, np.flatnonzero(long)), reasons, strict=True)
     ]
-    return chosen(cases, np.flatnonzero(~long)), excluded
+    return select(cases, np.flatnonzero(~long)), excluded
 
 
 def visible_gpu_problems(args: TrainingArguments) -> list[str]:

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 
-from medrm.data.store.columns import chosen, column
-from medrm.data.store.index import Lengths
+from medrm.data.store.indexed_cases import TokenCounts, column, select
 from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.token_budget import layout_of, plan_of
@@ -75,7 +74,7 @@ class PooledStates:
 
 
 def learned_from(
-    args: BradleyTerryConfig, cases: Sequence[Case], lengths: Lengths
+    args: BradleyTerryConfig, cases: Sequence[Case], lengths: TokenCounts
 ) -> Sequence[Case]:
     """Returns the cases that the training meets; fewer than all where it ends within an epoch."""
     plan = plan_of(args, cases, lengths, "packed", np.ones(len(cases)), training=True)
@@ -83,7 +82,7 @@ def learned_from(
     steps = args.max_steps if args.max_steps > 0 else math.ceil(share)
     if steps >= plan.steps:
         return cases
-    return chosen(cases, np.sort(np.concatenate(plan.step_cases(0)[:steps])))
+    return select(cases, np.sort(np.concatenate(plan.step_cases(0)[:steps])))
 
 
 def pooled_states(
@@ -91,7 +90,7 @@ def pooled_states(
     args: BradleyTerryConfig,
     encode: Callable[[Sequence[Case]], BatchFeature],
     cases: Sequence[Case],
-    lengths: Lengths,
+    lengths: TokenCounts,
 ) -> PooledStates:
     """Returns what the head reads of cases; processes share the work."""
     layout = layout_of(without_adapter(model))
@@ -113,7 +112,7 @@ def pooled_states(
     # The processes of a machine share one file.
     path = Path(str(args.output_dir), f"states-{args.process_index - args.local_process_index}.bin")
     path.parent.mkdir(parents=True, exist_ok=True)
-    answers = column(cases, "answers").astype(np.int64)
+    answers = column(cases, "answer_count").astype(np.int64)
     places, starts, rows = np.cumsum(answers) - answers, dict[str, int](), iter(loader)
     with path.open("wb") if args.local_process_index == 0 else nullcontext() as file:
         for batch in batches:

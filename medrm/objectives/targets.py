@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medrm.data.store.columns import column, label_column
+from medrm.data.store.indexed_cases import column, label_column
 from medrm.errors import ConfigError, DataError
 from medrm.objectives.losses import (
     MOST_RANKED,
@@ -208,7 +208,7 @@ class Targets:
             ConfigError: an option made for pairs, and a case with more answers.
             DataError: a label that does not fit its number of answers, or too many answers.
         """
-        answers = column(cases, "answers")
+        answers = column(cases, "answer_count")
         for name in self.dimensions:
             own = label_column(cases, name)
             wrong = np.flatnonzero((own["votes"] > 0) & (own["ranked"] == (answers == 2)))
@@ -268,7 +268,7 @@ def tie_shares(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, fl
 
     A ranking counts one for each two answers, tied when they stand in one place.
     """
-    answers = column(cases, "answers")
+    answers = column(cases, "answer_count")
     shares = {}
     for name in dimensions:
         own = label_column(cases, name)

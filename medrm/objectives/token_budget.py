@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from medrm.data.store.columns import column
-from medrm.data.store.index import Lengths, lengths_of
+from medrm.data.store.indexed_cases import TokenCounts, column, tokens_of
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
@@ -31,7 +30,9 @@ def layout_of(model: PreTrainedModel) -> Layout:
     return "cases" if family_of(model.config).rows_apart else "packed"
 
 
-def check_budget(most: int | None, cases: Sequence[Case], lengths: Lengths, layout: Layout) -> None:
+def check_budget(
+    most: int | None, cases: Sequence[Case], lengths: TokenCounts, layout: Layout
+) -> None:
     """Refuses a case that no batch can hold.
 
     Args:
@@ -60,7 +61,7 @@ def check_budget(most: int | None, cases: Sequence[Case], lengths: Lengths, layo
 def plan_of(
     args: BradleyTerryConfig,
     cases: Sequence[Case],
-    lengths: Lengths,
+    lengths: TokenCounts,
     layout: Layout,
     weights: NDArray[Any],
     training: bool,
@@ -75,7 +76,7 @@ def plan_of(
         weights: summed label weight of each case.
         training: whether steps are taken; else all cases are one.
     """
-    tokens, rows = lengths_of(cases, lengths), None
+    tokens, rows = tokens_of(cases, lengths), None
     global_batch_cases = args.global_batch_cases if training else len(cases)
     epochs = _epochs(args, math.ceil(len(cases) / global_batch_cases)) if training else 1
     budget = None
@@ -87,7 +88,7 @@ def plan_of(
     return Plan(
         lengths=tokens,
         weights=weights,
-        kinds=column(cases, "images"),
+        kinds=column(cases, "image_count"),
         global_batch_cases=global_batch_cases,
         micro_batch_cases=at_once,
         processes=args.world_size,
@@ -102,10 +103,10 @@ def _epochs(args: BradleyTerryConfig, steps: int) -> int:
 
 
 def _tokens(
-    cases: Sequence[Case], lengths: Lengths, layout: Layout
+    cases: Sequence[Case], lengths: TokenCounts, layout: Layout
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
     """Returns the tokens of a row of each case, and its rows; None where nothing is padded."""
     if layout == "answers":
-        return lengths_of(cases, lengths), column(cases, "answers").astype(np.int64)
-    unique = lengths_of(cases, lengths, "unique")
+        return tokens_of(cases, lengths), column(cases, "answer_count").astype(np.int64)
+    unique = tokens_of(cases, lengths, "unique")
     return unique, np.ones_like(unique) if layout == "cases" else None

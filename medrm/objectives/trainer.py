@@ -29,8 +29,8 @@ from transformers import (
 )
 from trl.models import get_act_offloading_ctx_manager
 
-from medrm.data.store.columns import chunks, column
-from medrm.data.store.index import Lengths
+from medrm.data.batched import batched
+from medrm.data.store.indexed_cases import TokenCounts, column
 from medrm.models.reward_model import RewardHead, RewardOutput
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.step_plan import Draw, Plan
@@ -157,7 +157,7 @@ class PreferenceTrainer(Trainer):
         make_rows: MakeRows,
         train: Sequence[Case],
         development: Sequence[Case],
-        lengths: Lengths,
+        lengths: TokenCounts,
         layout: Layout,
         processor: ProcessorMixin | None = None,
     ) -> None:
@@ -268,7 +268,7 @@ class PreferenceTrainer(Trainer):
         self._tie = None if output.tie_logits is None else output.tie_logits.cpu()
         size = self.args.per_device_eval_batch_size
         assert size is not None
-        answers = int(column(self.development, "answers").max())
+        answers = int(column(self.development, "answer_count").max())
         rewards = output.rewards.new_full((size, answers, output.rewards.shape[-1]), torch.nan)
         places = inputs["places"].new_full((size,), _ABSENT)
         places[: len(inputs["places"])] = inputs["places"]
@@ -283,7 +283,7 @@ class PreferenceTrainer(Trainer):
         row_of = {int(place): row for row, place in enumerate(places) if place != _ABSENT}
         count = len(self.targets.dimensions)
         counts, losses, weights = torch.zeros(3, count), torch.zeros(count), torch.zeros(count)
-        for numbers in chunks(range(len(self.development)), _MEASURED_AT_ONCE):
+        for numbers in batched(range(len(self.development)), _MEASURED_AT_ONCE):
             cases = [self.development[number] for number in numbers]
             own = (
                 rewards[row_of[place]][: len(case.answers)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from medrm.chat import load_prompt
 from medrm.config import CONTROLS, ModelOptions, Run
-from medrm.data.image_ablations import PICTURE_CONTROLS
+from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import ConfigError, report
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.base_reference import BaseReference, reference_of
@@ -71,12 +71,12 @@ def _applicable(run: Run, objective: Objective) -> list[str]:
     if readout not in JUDGE_READOUTS:
         heads = ["untrained_head", "frozen_probe"] if objective.head_spec else []
         zero_shot = ["zero_shot_verdict", "zero_shot_averaged", "zero_shot_likelihood"]
-        return [*zero_shot, *heads, *PICTURE_CONTROLS]
+        return [*zero_shot, *heads, *IMAGE_ABLATIONS]
     prompt = load_prompt(run.judge.judge_prompt, run.judge.prompt_file)
     given = ["base_skeleton", "base_averaged", "skeleton"]
     given = given if gives_skeleton(readout, prompt.rationale) else []
     start = ["init_adapter"] if run.judge.init_adapter else []
-    return [*given, *start, *PICTURE_CONTROLS]
+    return [*given, *start, *IMAGE_ABLATIONS]
 
 
 def gives_skeleton(readout: str, rationale: bool) -> bool:

@@ -17,9 +17,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import Run
-from medrm.data.image_ablations import PICTURE_CONTROLS, picture_control
-from medrm.data.store.columns import column
-from medrm.data.store.index import Lengths, together
+from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
+from medrm.data.store.indexed_cases import TokenCounts, column, concatenate
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
@@ -37,8 +36,8 @@ from medrm.models.save_load import load_adapter, saved_identity
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_start, gives_skeleton
-from medrm.pipeline.prepare_data import DataSplits, check_share
-from medrm.pipeline.token_counts import counted, processor_digest
+from medrm.pipeline.prepare_data import DataSplits, check_excluded
+from medrm.pipeline.token_counts import count_tokens, processor_digest
 from medrm.scorer.collator import Collator
 from medrm.scorer.open import Saved, folder_of, scorer_of
 from medrm.scorer.readouts.likelihood import Likelihood
@@ -87,7 +86,7 @@ class RunContext:
     processor: ProcessorMixin
     family: Family
     collator: Collator
-    lengths: Lengths
+    lengths: TokenCounts
     output: Path
 
     @classmethod
@@ -111,10 +110,10 @@ class RunContext:
         )
         objective = load_objective(run.objective)
         objective.check(run, splits.dimensions, splits.train, splits.development)
-        cases = together(splits.train, splits.development)
+        cases = concatenate(splits.train, splits.development)
         # What a judge's rows hold depends on more than processor and template.
         key = f"{processor_digest(processor)} {options.reward_template} {options.contextual_orders}"
-        lengths = counted(
+        lengths = count_tokens(
             cases,
             lambda: objective.lengths(run, collator, splits.dimensions, cases, splits.facts),
             key if objective.readout(run) == "reward" else None,
@@ -124,9 +123,9 @@ class RunContext:
             kept, long = fit_for_training(part, lengths, options.max_length)
             parts.append(kept)
             excluded += long
-        check_share(excluded, sum(map(len, parts)), run.data.max_excluded_share)
+        check_excluded(excluded, sum(map(len, parts)), run.data.max_excluded_share)
         if objective.check_lengths is not None:
-            objective.check_lengths(run, together(*parts), lengths)
+            objective.check_lengths(run, concatenate(*parts), lengths)
         splits = replace(splits, train=parts[0], development=parts[1], excluded=tuple(excluded))
         return cls(run, splits, objective, processor, family, collator, lengths, output)
 
@@ -247,7 +246,9 @@ class RunContext:
             "batch_rows": self.run.evaluation.evaluation_batch_rows,
         }
         benchmark = self.splits.benchmark
-        counts = [column(cases, "answers") for cases in (benchmark.cases, self.splits.development)]
+        counts = [
+            column(cases, "answer_count") for cases in (benchmark.cases, self.splits.development)
+        ]
         if (np.concatenate(counts) == 2).all():
             yield (
                 "zero_shot_verdict",
@@ -318,7 +319,7 @@ class RunContext:
             measured: the folder of its evaluation.
             name: of the control and its folder.
         """
-        pairs = (column(self.splits.benchmark.cases, "answers") == 2).all()
+        pairs = (column(self.splits.benchmark.cases, "answer_count") == 2).all()
         if name not in self.run.evaluation.controls or not pairs:
             return
         responses = read_responses(self.folder(measured) / RESPONSES_FILE)
@@ -329,12 +330,12 @@ class RunContext:
     def measure_pictures(self, scorer: Measurable) -> list[str]:
         """Evaluates with other pictures or none: the controls asked for that the cases allow."""
         benchmark, done = self.splits.benchmark, []
-        pictured = column(benchmark.cases, "images").any()
-        for name in PICTURE_CONTROLS if pictured else ():
+        pictured = column(benchmark.cases, "image_count").any()
+        for name in IMAGE_ABLATIONS if pictured else ():
             if name not in self.run.evaluation.controls:
                 continue
             try:
-                cases = picture_control(
+                cases = ablate_images(
                     name, benchmark.cases, self.splits.facts, benchmark.source.synthetic
                 )
             except DataError as error:

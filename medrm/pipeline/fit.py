@@ -15,8 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from medrm.config import Run
-from medrm.data.store.columns import flat
-from medrm.data.store.index import together
+from medrm.data.store.indexed_cases import concatenate, list_column
 from medrm.models.adapter import freeze_backbone
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config, update_adapter_config
 from medrm.models.reward_model import head_of
@@ -122,8 +121,8 @@ def _is_whole(state: Path) -> bool:
 def contract_of(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:
     """Returns the contract of the trained model, with what it was trained on."""
     run, facts = context.run, context.splits.facts
-    cases = together(context.splits.train, context.splits.development)
-    images = {digest.decode() for digest in np.unique(flat(cases, "image"))}
+    cases = concatenate(context.splits.train, context.splits.development)
+    images = {digest.decode() for digest in np.unique(list_column(cases, "image_digests")[0])}
     contract = new_adapter_config(
         model,
         context.processor,

@@ -1,4 +1,4 @@
-"""Gathers what one run learns from and is measured on, and checks it before any model is loaded."""
+"""What one run learns from and is measured on, checked before any model is loaded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medrm.config import DataOptions, Run
 from medrm.data.case_set import CaseSet, dimensions_of, read_set
@@ -19,10 +18,15 @@ from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import LabelRules
-from medrm.data.splits import folds_by_cluster, split_by_cluster
-from medrm.data.store.columns import chosen, label_column
-from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable
-from medrm.data.store.index import Store, StoredCases, together
+from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
+from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable_cases
+from medrm.data.store.indexed_cases import (
+    CaseIndex,
+    IndexedCases,
+    concatenate,
+    label_column,
+    select,
+)
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
 from medrm.pipeline.counting import counting
@@ -33,7 +37,7 @@ logger = logging.getLogger(__name__)
 SPLIT_SEED = 0
 """Seed of the splits: not the training seed, so that runs of several seeds share one test part."""
 
-Pair = tuple[str, str]
+DigestPair = tuple[str, str]
 """The digests of two images that show the same picture."""
 
 
@@ -65,8 +69,7 @@ class DataSplits:
             f"{benchmark.clusters} clusters; {len(self.excluded)} training cases set aside"
         ]
         sets = {self.source.digest: self.source, benchmark.source.digest: benchmark.source}
-        for one in sets.values():
-            lines += agreement_lines(one)
+        lines += [line for source in sets.values() for line in agreement_lines(source)]
         lines += ceiling_lines(benchmark)
         if self.leaks.repeated_questions or self.leaks.repeated_answers:
             lines.append(
@@ -99,9 +102,7 @@ class DataSplits:
             "dimensions": list(self.dimensions),
             "primary_dimension": self.primary,
             "leaks": dataclasses.asdict(self.leaks),
-            "excluded": [
-                {"case_id": entry.case_id, "reason": entry.reason} for entry in self.excluded
-            ],
+            "excluded": list(map(dataclasses.asdict, self.excluded)),
         }
 
 
@@ -136,12 +137,12 @@ def prepare_data(run: Run) -> DataSplits:
     """
     options = run.data
     source, benchmark = _sources(options)
-    facts, same = _look_at(source, benchmark)
+    facts, copies = _examine_images(source, benchmark)
     if benchmark is not None:
-        shares = (1 - options.development_share, options.development_share)
-        train, development = _split(source, shares, same)
+        fractions = (1 - options.development_share, options.development_share)
+        train, development = _split(source, fractions, copies)
     else:
-        train, development, test = _split(source, options.shares, same)
+        train, development, test = _split(source, options.shares, copies)
         benchmark = benchmark_from_cases(options.benchmark or source.name, source, test)
     return _checked(options, source, facts, (train, development, benchmark))
 
@@ -159,17 +160,22 @@ def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
         ConfigError: a name that does not exist.
     """
     options = run.data
-    whole = _whole(options)
-    source = whole.source
-    facts, same = _look_at(source, None)
-    shares = (1 - options.development_share, options.development_share)
-    dimensions = _dimensions(options, source.cases)
+    benchmark = _crossfit_benchmark(options)
+    source, cases = benchmark.source, benchmark.cases
+    facts, copies = _examine_images(source, None)
+    fractions = (1 - options.development_share, options.development_share)
+    dimensions = _dimensions(options, cases)
     splits_of_folds = []
-    for fold in folds_by_cluster(source.cases, options.crossfit, SPLIT_SEED, same):
-        others = _without(source.cases, fold)
-        train, development = split_by_cluster(others, shares, SPLIT_SEED, same)
-        part = replace(benchmark_from_cases(whole.name, source, fold), groups=whole.groups)
-        splits = _checked(options, source, facts, (train, development, part))
+    fold_of_case = folds_by_cluster(cases, options.crossfit, SPLIT_SEED, copies)
+    for fold in range(options.crossfit):
+        others = select(cases, np.flatnonzero(fold_of_case != fold))
+        part_of_case = split_by_cluster(others, fractions, SPLIT_SEED, copies)
+        train, development = parts_of(others, part_of_case, 2)
+        judged = select(cases, np.flatnonzero(fold_of_case == fold))
+        fold_benchmark = replace(
+            benchmark_from_cases(benchmark.name, source, judged), groups=benchmark.groups
+        )
+        splits = _checked(options, source, facts, (train, development, fold_benchmark))
         if splits.dimensions != dimensions:
             missing = ", ".join(set(dimensions) - set(splits.dimensions))
             raise DataError(
@@ -178,67 +184,53 @@ def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
                 "--dimensions, or give fewer folds with --crossfit."
             )
         splits_of_folds.append(splits)
-    return whole, tuple(splits_of_folds)
+    return benchmark, tuple(splits_of_folds)
 
 
-def _look_at(source: CaseSet, benchmark: Benchmark | None) -> tuple[StoredFacts, list[Pair]]:
+def _examine_images(
+    source: CaseSet, benchmark: Benchmark | None
+) -> tuple[StoredFacts, list[DigestPair]]:
     """Decodes each image once; returns what that showed, and the copies of pictures in the set."""
-    sets = [source] if benchmark is None else [source, benchmark.source]
+    indexes = [_index(source)] + ([] if benchmark is None else [_index(benchmark.source)])
     with counting("images") as progress:
-        facts = stored_facts([_store(one) for one in sets], progress)
+        facts = stored_facts(indexes, progress)
 
-    def copies() -> list[Pair]:
-        found = same_pictures(source.cases, source.cases, facts, source.synthetic)
-        return [(same.left.digest, same.right.digest) for same in found]
+    def copies() -> list[DigestPair]:
+        pairs = same_pictures(source.cases, source.cases, facts, source.synthetic)
+        return [(same.original.digest, same.copy.digest) for same in pairs]
 
     name = "copies-synthetic" if source.synthetic else "copies"
-    return facts, [(left, right) for left, right in _store(source).kept(name, copies)]
+    return facts, list(map(tuple, _index(source).cached_json(name, copies)))
 
 
-def _store(source: CaseSet) -> Store:
-    assert isinstance(source.cases, StoredCases)  # as `read_set` gives them
-    return source.cases.store
+def _index(source: CaseSet) -> CaseIndex:
+    assert isinstance(source.cases, IndexedCases)  # as `read_set` gives them
+    return source.cases.case_index
 
 
-def _split(source: CaseSet, shares: Sequence[float], same: list[Pair]) -> list[Sequence[Case]]:
+def _split(
+    source: CaseSet, fractions: Sequence[float], copies: list[DigestPair]
+) -> list[Sequence[Case]]:
     """Splits a set once; the next run finds the same parts."""
-    cases = source.cases
-    assert isinstance(cases, StoredCases)
-
-    def part_of() -> NDArray[np.uint8]:
-        numbers = np.zeros(len(cases), np.uint8)
-        for number, part in enumerate(split_by_cluster(cases, shares, SPLIT_SEED, same)):
-            assert isinstance(part, StoredCases)
-            numbers[part.places] = number
-        return numbers
-
-    kind = "synthetic" if source.synthetic else "real"
-    name = f"parts-{kind}-{SPLIT_SEED}-{'-'.join(map(repr, shares))}"
-    numbers = cases.store.kept_array(name, np.uint8, part_of)
-    return [cases.chosen(np.flatnonzero(numbers == number)) for number in range(len(shares))]
-
-
-def _without(cases: Sequence[Case], left_out: Sequence[Case]) -> Sequence[Case]:
-    assert isinstance(cases, StoredCases)
-    assert isinstance(left_out, StoredCases)
-    return cases.chosen(np.setdiff1d(cases.places, left_out.places))
+    reality = "synthetic" if source.synthetic else "real"
+    part_of_case = _index(source).cached_array(
+        f"parts-{reality}-{SPLIT_SEED}-{'-'.join(map(repr, fractions))}",
+        lambda: split_by_cluster(source.cases, fractions, SPLIT_SEED, copies),
+    )
+    return parts_of(source.cases, part_of_case, len(fractions))
 
 
 def _leaks(
     train: Sequence[Case], benchmark: Benchmark, facts: StoredFacts, source: CaseSet
 ) -> LeakReport:
     """Returns what the benchmark shares with the training cases; found once for two sets."""
-
-    def found() -> dict[str, Any]:
-        return dataclasses.asdict(
-            find_leaks(train, benchmark.cases, facts, synthetic=source.synthetic)
-        )
-
-    assert isinstance(train, StoredCases)
-    parts = f"{benchmark.source.digest} {source.synthetic}".encode() + train.places.tobytes()
-    name = hashlib.sha256(parts).hexdigest()[:32]
-    known = _store(source).kept(f"leaks-{name}", found)
-    return LeakReport(tuple(known.pop("fatal")), **known)
+    assert isinstance(train, IndexedCases)
+    identity = f"{benchmark.source.digest} {source.synthetic}".encode() + train.indices.tobytes()
+    leaks = _index(source).cached_json(
+        f"leaks-{hashlib.sha256(identity).hexdigest()[:32]}",
+        lambda: dataclasses.asdict(find_leaks(train, benchmark.cases, facts, source.synthetic)),
+    )
+    return LeakReport(tuple(leaks.pop("fatal")), **leaks)
 
 
 def _checked(
@@ -247,7 +239,14 @@ def _checked(
     facts: StoredFacts,
     parts: tuple[Sequence[Case], Sequence[Case], Benchmark],
 ) -> DataSplits:
-    """Returns the splits of a run, with no problem left in them."""
+    """Returns the splits of a run, with no problem left in them.
+
+    Args:
+        options: of the run.
+        source: the set that is trained on.
+        facts: of the images of source and benchmark.
+        parts: training cases, development cases and the benchmark.
+    """
     train, development, benchmark = parts
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)
@@ -257,7 +256,7 @@ def _checked(
                 f"no case of the {name} is labelled on the primary dimension {primary!r}; name "
                 "another with --primary_dimension, or give other data"
             )
-    leaks = _leaks(together(train, development), benchmark, facts, source)
+    leaks = _leaks(concatenate(train, development), benchmark, facts, source)
     if leaks.fatal:
         raise DataError(
             report(
@@ -266,26 +265,17 @@ def _checked(
                 leaks.fatal,
             )
         )
-    excluded = list(source.excluded)
-    train, unusable = usable(train, dimensions, facts)
-    development, others = usable(development, dimensions, facts)
-    excluded += [*unusable, *others]
-    check_share(excluded, len(train) + len(development), options.max_excluded_share)
+    train, unusable_train = usable(train, dimensions, facts)
+    development, unusable_development = usable(development, dimensions, facts)
+    excluded = (*source.excluded, *unusable_train, *unusable_development)
+    check_excluded(excluded, len(train) + len(development), options.max_excluded_share)
     if not train or not development:
         raise DataError(
             f"{source.name!r} leaves {len(train)} training and {len(development)} development "
             "cases; both need at least one labelled case. Give more cases or other shares."
         )
     return DataSplits(
-        train,
-        development,
-        benchmark,
-        dimensions,
-        primary,
-        tuple(excluded),
-        facts,
-        leaks,
-        source,
+        train, development, benchmark, dimensions, primary, excluded, facts, leaks, source
     )
 
 
@@ -297,7 +287,7 @@ def _sources(options: DataOptions) -> tuple[CaseSet, Benchmark | None]:
     return source, None if options.benchmark is None else _benchmark(options)
 
 
-def _whole(options: DataOptions) -> Benchmark:
+def _crossfit_benchmark(options: DataOptions) -> Benchmark:
     """Reads the one set of a cross-fitted run; a named benchmark keeps its published numbers."""
     if options.train_data is None:
         return _benchmark(options)
@@ -317,16 +307,16 @@ def _reading(options: DataOptions) -> tuple[LabelRules, Path | None]:
 
 def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:
     """Returns the dimensions to learn, canonical ones first and in their order."""
-    ordered = dimensions_of(train)
-    if not ordered:
+    labelled = dimensions_of(train)
+    if not labelled:
         raise DataError("no training case carries a label; give votes or human_answer entries")
     if options.dimensions is None:
-        return ordered
-    missing = [name for name in options.dimensions if name not in ordered]
+        return labelled
+    missing = [name for name in options.dimensions if name not in labelled]
     if missing:
         raise DataError(
             f"no training label mentions the dimension {', '.join(missing)}; labelled are "
-            f"{', '.join(ordered)}.{nearest(missing[0], ordered)}"
+            f"{', '.join(labelled)}.{nearest(missing[0], labelled)}"
         )
     return tuple(dict.fromkeys(options.dimensions))
 
@@ -348,34 +338,41 @@ def usable(
     cases: Sequence[Case], dimensions: Sequence[str], facts: Mapping[str, ImageFacts]
 ) -> tuple[Sequence[Case], list[Excluded]]:
     """Sets aside cases that cannot be trained on: an unreadable image, or no label to learn."""
-    labelled = np.zeros(len(cases), dtype=np.bool_)
+    usable_cases = np.zeros(len(cases), dtype=np.bool_)
     for name in dimensions:
-        labelled |= label_column(cases, name)["votes"] > 0
-    kept, excluded = labelled & ~unreadable(cases, facts), []
-    for case in chosen(cases, np.flatnonzero(~kept)):
+        usable_cases |= label_column(cases, name)["votes"] > 0
+    usable_cases &= ~unreadable_cases(cases, facts)
+    excluded = []
+    for case in select(cases, np.flatnonzero(~usable_cases)):
         problems = (image_problem(image, facts) for image in case.images)
-        why = next((problem for problem in problems if problem), None)
-        excluded.append(Excluded(case.case_id, why or f"no label for {', '.join(dimensions)}"))
-    return chosen(cases, np.flatnonzero(kept)), excluded
+        reason = next((problem for problem in problems if problem), None)
+        excluded.append(Excluded(case.case_id, reason or f"no label for {', '.join(dimensions)}"))
+    return select(cases, np.flatnonzero(usable_cases)), excluded
 
 
-def check_share(excluded: Sequence[Excluded], kept: int, most: float) -> None:
+def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: float) -> None:
     """Fails when too large a share of the training cases had to be set aside, else says how many.
 
+    Args:
+        excluded: the cases set aside.
+        remaining: how many cases are left.
+        max_share: the largest accepted share of those set aside.
+
     Raises:
-        DataError: the share is above `most`.
+        DataError: the share is above `max_share`.
     """
     if not excluded:
         return
-    share = len(excluded) / (len(excluded) + kept)
-    listed = [f"{entry.case_id}: {entry.reason}" for entry in excluded]
-    text = f"{len(excluded)} of {len(excluded) + kept} training cases ({share:.1%}) cannot be used"
-    if share > most:
+    total = len(excluded) + remaining
+    share = len(excluded) / total
+    lines = [f"{excluded_case.case_id}: {excluded_case.reason}" for excluded_case in excluded]
+    text = f"{len(excluded)} of {total} training cases ({share:.1%}) cannot be used"
+    if share > max_share:
         raise DataError(
             report(
-                f"{text}, above max_excluded_share {most:.1%}. Repair them, or allow more "
+                f"{text}, above max_excluded_share {max_share:.1%}. Repair them, or allow more "
                 "with --max_excluded_share.",
-                listed,
+                lines,
             )
         )
-    logger.warning("%s", report(f"{text}; set aside:", listed, most=5))
+    logger.warning("%s", report(f"{text}; set aside:", lines, most=5))

@@ -7,7 +7,7 @@ import shutil
 
 from accelerate import PartialState
 
-from medrm.data.image_ablations import PICTURE_CONTROLS
+from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.fit import add_statistics, train_probe
 from medrm.scorer.readouts.reward import RewardModel
@@ -57,7 +57,7 @@ def controls_before(context: RunContext) -> list[str]:
         with stage("frozen_probe"):
             context.measure(context.reward_model(train_probe(context)), "frozen_probe")
     return [
-        name for name in wanted if name not in PICTURE_CONTROLS and context.folder(name).is_dir()
+        name for name in wanted if name not in IMAGE_ABLATIONS and context.folder(name).is_dir()
     ]
 
 

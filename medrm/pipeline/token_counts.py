@@ -12,32 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import ProcessorMixin, __version__
 
-from medrm.data.store.columns import TOKENS
-from medrm.data.store.index import Counts, Lengths, StoredCases, StoredLengths
+from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCounts
 from medrm.schema import Case
 
 
-def counted(cases: Sequence[Case], count: Callable[[], Counts], key: str | None) -> Lengths:
+def count_tokens(
+    cases: Sequence[Case], count: Callable[[], Sequence[int] | NDArray[Any]], key: str | None
+) -> TokenCounts:
     """Returns the tokens of each case.
 
     Args:
         cases: what `count` counts.
-        count: gives those of all.
+        count: gives those of all, in their order.
         key: tells all that the numbers depend on besides the cases; None: they are not kept.
     """
-    if not isinstance(cases, StoredCases):
-        return {case.case_id: one for case, one in zip(cases, count(), strict=True)}
-    places, store = cases.places, cases.store
+    if not isinstance(cases, IndexedCases):
+        return {case.case_id: tokens for case, tokens in zip(cases, count(), strict=True)}
+    index, indices = cases.case_index, cases.indices
 
-    def values() -> NDArray[Any]:
-        found = np.zeros(len(store), TOKENS)
-        found[places] = np.array(count(), dtype=TOKENS)
-        return found
+    def counts_of_index() -> NDArray[Any]:
+        counts = np.zeros(len(index), TOKEN_COUNT)
+        counts[indices] = np.array(count(), dtype=TOKEN_COUNT)
+        return counts
 
     if key is None:
-        return StoredLengths(values())
-    name = hashlib.sha256(key.encode() + places.tobytes()).hexdigest()[:32]
-    return StoredLengths(store.kept_array(f"tokens-{name}", TOKENS, values))
+        return counts_of_index()
+    name = hashlib.sha256(key.encode() + indices.tobytes()).hexdigest()[:32]
+    return index.cached_array(f"tokens-{name}", counts_of_index)
 
 
 def processor_digest(processor: ProcessorMixin) -> str:

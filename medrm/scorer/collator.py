@@ -17,7 +17,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 from medrm import chat
 from medrm.data.images import ImageFacts, decode
-from medrm.data.store.columns import TOKENS
+from medrm.data.store.indexed_cases import TOKEN_COUNT
 from medrm.errors import ConfigError
 from medrm.models.families import family_of_processor
 from medrm.models.prefix_sharing.batch import share_prefixes
@@ -249,7 +249,7 @@ class Collator:
         return lengths
 
     def tokens(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> NDArray[Any]:
-        """Returns the true numbers of tokens, image tokens included: `TOKENS` for each case.
+        """Returns the true numbers of tokens, image tokens included: `TOKEN_COUNT` for each case.
 
         They are those of `rows`, and with contextual orders those of `forks`.
 
@@ -271,7 +271,7 @@ class Collator:
                 images = self._tokens_of_images(case, facts)
                 longest = start + (sum(tails) if contextual else max(tails))
                 counts.append((longest + images, start + branches * sum(tails) + images))
-        return np.array(counts, dtype=TOKENS)
+        return np.array(counts, dtype=TOKEN_COUNT)
 
     def _tokens_of_images(self, case: Case, facts: Mapping[str, ImageFacts]) -> int:
         known = [facts[ref.digest] for ref in case.images if ref.digest in facts]

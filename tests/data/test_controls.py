@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from files import picture, png
 
-from medrm.data.image_ablations import PICTURE_CONTROLS, picture_control, shuffled_images
+from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images, shuffled_images
 from medrm.data.images import bytes_image, decode, examine
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef, PairLabel
@@ -39,7 +39,7 @@ MANY = [case(f"c{i}", stored(i), organ=("brain", "chest", "eye")[i % 3]) for i i
 
 def test_blank_images_keep_size_and_cluster():
     cases = [case("c1", stored(1), cluster="kept")]
-    (blank,) = picture_control("blank_images", cases, examine(cases), synthetic=False)
+    (blank,) = ablate_images("blank_images", cases, examine(cases), synthetic=False)
     found = decode(pickle.loads(pickle.dumps(blank.images[0])))
     assert found.size == (31, 17)
     assert found.getcolors() == [(31 * 17, (128, 128, 128))]
@@ -48,18 +48,18 @@ def test_blank_images_keep_size_and_cluster():
 
 def test_text_only_removes_the_images():
     cases = [case("c1", stored(1), stored(2)), case("c2")]
-    found = picture_control("text_only", cases, examine(cases), synthetic=False)
+    found = ablate_images("text_only", cases, examine(cases), synthetic=False)
     assert [one.images for one in found] == [(), ()]
 
 
-@pytest.mark.parametrize("name", PICTURE_CONTROLS)
+@pytest.mark.parametrize("name", IMAGE_ABLATIONS)
 def test_controls_change_nothing_but_pictures_that_can_be_read(name: str):
     gone = ImageRef("gone", "", bytes, "there is no file")
     cases = [
         *(case("c1", stored(1), cluster="k1"), case("c2", stored(2), cluster="k2"), case("c3")),
         *(case("c4", stored(4), broken()), case("c5", gone)),
     ]
-    found = picture_control(name, cases, examine(cases), synthetic=False)
+    found = ablate_images(name, cases, examine(cases), synthetic=False)
     for old, new in zip(cases, found, strict=True):
         for field in ("case_id", "question", "answers", "labels", "cluster", "groups"):
             assert getattr(new, field) == getattr(old, field)

@@ -9,10 +9,17 @@ from functools import partial
 import pytest
 from files import picture, png
 
+from medrm.data import splits
 from medrm.data.images import bytes_image
-from medrm.data.splits import folds_by_cluster, split_by_cluster
+from medrm.data.splits import parts_of
 from medrm.errors import DataError
 from medrm.schema import Case
+
+
+def folds_by_cluster(
+    cases: list[Case], folds: int, seed: int, same_images: list[tuple[str, str]] | None = None
+) -> list[list[Case]]:
+    return parts_of(cases, splits.folds_by_cluster(cases, folds, seed, same_images or []), folds)
 
 
 def shapes() -> list[tuple[list[int], int]]:
@@ -78,7 +85,7 @@ def test_copies_of_one_picture_are_in_one_fold() -> None:
         numbers = {int(case.cluster) for case in fold}
         assert numbers == {number ^ 1 for number in numbers}
         others = [case for case in cases if case not in fold]
-        for part in split_by_cluster(others, (0.8, 0.2), 0, pairs):
+        for part in parts_of(others, splits.split_by_cluster(others, (0.8, 0.2), 0, pairs), 2):
             kept = {int(case.cluster) for case in part}
             assert kept == {number ^ 1 for number in kept}
 

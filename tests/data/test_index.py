@@ -20,10 +20,17 @@ from medrm.data.case_set import digest_of, dimensions_of, read_set
 from medrm.data.images import examine
 from medrm.data.labels import LabelRules
 from medrm.data.readers import votes_jsonl as rows
-from medrm.data.store import build
-from medrm.data.store.columns import COLUMNS, FLAT, chosen, column, flat, label_column
-from medrm.data.store.image_facts import stored_facts, unreadable
-from medrm.data.store.index import Store, StoredCases, together
+from medrm.data.store import build_index
+from medrm.data.store.image_facts import stored_facts, unreadable_cases
+from medrm.data.store.indexed_cases import (
+    CaseIndex,
+    IndexedCases,
+    column,
+    concatenate,
+    label_column,
+    list_column,
+    select,
+)
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
 
@@ -51,22 +58,25 @@ def mixed(votes_file: Any) -> Path:
     return path
 
 
-def cases_of(source: Path) -> StoredCases:
+def cases_of(source: Path) -> IndexedCases:
     found = read_set(str(source)).cases
-    assert isinstance(found, StoredCases)
+    assert isinstance(found, IndexedCases)
     return found
 
 
 def test_columns_say_what_the_cases_say(mixed: Path) -> None:
     """Whole and in part, what is stored is what the cases themselves give."""
     whole = cases_of(mixed)
-    for stored in (whole, whole.chosen(np.array([6, 2, 4])), whole[1:5][::-1], whole[:0]):
+    for stored in (whole, whole.select(np.array([6, 2, 4])), whole[1:5][::-1], whole[:0]):
         decoded = list(stored)
         assert [case.case_id for case in decoded] == [stored[n].case_id for n in range(len(stored))]
-        for name in COLUMNS:
+        for name in ("image_count", "answer_count", "question_hash", "text_hash", "digest"):
             assert column(stored, name).tolist() == column(decoded, name).tolist()
-        for name in FLAT:
-            assert flat(stored, name).tolist() == flat(decoded, name).tolist()
+        for name in ("answer_hashes", "image_digests"):
+            for ours, theirs in zip(
+                list_column(stored, name), list_column(decoded, name), strict=True
+            ):
+                assert ours.tolist() == theirs.tolist()
         for name in ("accuracy", "overall", "own", "none"):
             assert label_column(stored, name).tolist() == label_column(decoded, name).tolist()
         assert dimensions_of(stored) == dimensions_of(decoded)
@@ -78,15 +88,15 @@ def test_columns_say_what_the_cases_say(mixed: Path) -> None:
 
 def test_cases_go_to_workers_and_stay_in_their_index(mixed: Path) -> None:
     whole = cases_of(mixed)
-    part = whole.chosen(np.array([5, 0]))
-    copy: StoredCases = pickle.loads(pickle.dumps(part))
+    part = whole.select(np.array([5, 0]))
+    copy: IndexedCases = pickle.loads(pickle.dumps(part))
     assert list(copy) == list(part) == [whole[5], whole[0]]
     assert copy[1].images[0].read() == (mixed.parent / "images" / "1.png").read_bytes()
-    both = together(part, whole[3:4])
-    assert isinstance(both, StoredCases)
+    both = concatenate(part, whole[3:4])
+    assert isinstance(both, IndexedCases)
     assert list(both) == [whole[5], whole[0], whole[3]]
-    assert together(part, [whole[3]]) == [whole[5], whole[0], whole[3]]
-    assert chosen(list(whole), np.array([1])) == [whole[1]]
+    assert concatenate(part, [whole[3]]) == [whole[5], whole[0], whole[3]]
+    assert select(list(whole), np.array([1])) == [whole[1]]
 
 
 def test_lines_of_a_case_need_not_stand_together(votes_file: Any, tmp_path: Path) -> None:
@@ -109,7 +119,7 @@ def test_a_set_is_read_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("the set is read, or a case decoded")
 
     monkeypatch.setattr(load, "_read_file", never)
-    monkeypatch.setattr(Store, "line", never)
+    monkeypatch.setattr(CaseIndex, "record", never)
     again = read_set(str(mixed))
     assert (again.digest, again.dimensions) == (first.digest, ("accuracy", "overall", "own"))
     assert again.agreement == first.agreement
@@ -155,14 +165,14 @@ def test_a_changed_file_is_read_again(
     mixed: Path, change: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = read_set(str(mixed))
-    stored_facts([before.cases.store])  # type: ignore[attr-defined]
+    stored_facts([before.cases.case_index])  # type: ignore[attr-defined]
     change(mixed)
     with caplog.at_level(logging.INFO):
         after = read_set(str(mixed))
     assert after.digest != before.digest
     assert "cases read and indexed" in caplog.text
     assert ("has changed" in caplog.text) == (change is not _new_line)
-    facts = stored_facts([after.cases.store])  # type: ignore[attr-defined]
+    facts = stored_facts([after.cases.case_index])  # type: ignore[attr-defined]
     assert dict(facts) == examine(after.cases)
 
 
@@ -173,16 +183,16 @@ def test_facts_are_kept_and_each_image_is_decoded_once(
     shown, decoded = [], []
     look = images._facts
     monkeypatch.setattr(images, "_facts", lambda ref: decoded.append(ref.digest) or look(ref))
-    facts = stored_facts([cases.store], lambda *step: shown.append(step))
+    facts = stored_facts([cases.case_index], lambda *step: shown.append(step))
     assert len(decoded) == len(set(decoded)) == len(facts) == 4
     assert shown[-1] == (4, 4)
-    assert dict(stored_facts([cases.store])) == dict(facts)
+    assert dict(stored_facts([cases.case_index])) == dict(facts)
     assert len(decoded) == 4
     assert dict(facts) == examine(cases)
     expected = [False] * 5 + [True, True]
     for given in (facts, examine(cases)):
-        assert unreadable(cases, given).tolist() == expected
-        assert unreadable(list(cases), given).tolist() == expected
+        assert unreadable_cases(cases, given).tolist() == expected
+        assert unreadable_cases(list(cases), given).tolist() == expected
     with pytest.raises(KeyError):
         facts["0" * 64]
 
@@ -239,35 +249,34 @@ def test_an_index_in_use_outlives_a_change(mixed: Path) -> None:
     assert running[5].images[0].problem is not None
 
 
-@pytest.mark.parametrize(
-    "name", ["index.json", "cases.jsonl", "start.bin", "cluster.bin", "files.jsonl", "image.bin"]
-)
+@pytest.mark.parametrize("name", ["index.json", "cases.arrow", "clusters.npy", "sources.arrow"])
 def test_a_torn_index_is_built_again(mixed: Path, name: str) -> None:
     whole = cases_of(mixed)
     expected = list(whole)
-    path = whole.store.folder / name
+    path = whole.case_index.folder / name
     path.write_bytes(path.read_bytes()[:-9])
     assert list(cases_of(mixed)) == expected
 
 
-@pytest.mark.parametrize("name", ["problems.json", "digest.bin", "facts.bin"])
-def test_torn_facts_are_found_again(mixed: Path, name: str) -> None:
+def test_torn_facts_are_found_again(mixed: Path) -> None:
     cases = cases_of(mixed)
-    expected = dict(stored_facts([cases.store]))
-    path = cases.store.folder / "pictures" / name
-    path.write_bytes(path.read_bytes()[:-9])
-    assert dict(stored_facts([cases.store])) == expected
+    expected = dict(stored_facts([cases.case_index]))
+    path = cases.case_index.folder / "image-facts.arrow"
+    for content in (path.read_bytes()[:-9], b""):
+        path.write_bytes(content)
+        assert dict(stored_facts([cases.case_index])) == expected
 
 
 def test_torn_values_are_computed_again(mixed: Path) -> None:
-    store = cases_of(mixed).store
+    index = cases_of(mixed).case_index
     for torn in ("", "[1"):
-        (store.folder / "some.json").write_text(torn, encoding="utf-8")
-        assert store.kept("some", lambda: [1, 2]) == [1, 2] == store.kept("some", list)
+        (index.folder / "some.json").write_text(torn, encoding="utf-8")
+        assert index.cached_json("some", lambda: [1, 2]) == [1, 2]
+        assert index.cached_json("some", list) == [1, 2]
     for torn in ("", "abc"):
-        (store.folder / "numbers.bin").write_text(torn, encoding="utf-8")
-        found = Store(store.folder).kept_array("numbers", "<i4", lambda: np.arange(7))
-        assert found.tolist() == list(range(7))
+        (index.folder / "numbers.npy").write_text(torn, encoding="utf-8")
+        numbers = CaseIndex(index.folder).cached_array("numbers", lambda: np.arange(7))
+        assert numbers.tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("change", ["votes", "image"])
@@ -305,14 +314,16 @@ def test_a_cache_that_cannot_be_written(mixed: Path, monkeypatch: pytest.MonkeyP
 
 def test_another_decoder_reads_a_set_again(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cases_of(mixed)
-    monkeypatch.setattr(build, "version", lambda name: f"other {name}")
-    assert cases_of(mixed).store.folder != first.store.folder
+    monkeypatch.setattr(build_index, "version", lambda name: f"other {name}")
+    assert cases_of(mixed).case_index.folder != first.case_index.folder
 
 
 def test_an_index_names_no_patient_and_is_private(votes_file: Any) -> None:
-    store = cases_of(votes_file(vote("c1", patient="Mx Doe"), vote("c2", study="s9"))).store
-    assert store.folder.stat().st_mode & 0o077 == 0
-    assert all(b"Mx Doe" not in path.read_bytes() for path in store.folder.iterdir())
+    case_index = cases_of(
+        votes_file(vote("c1", patient="Mx Doe"), vote("c2", study="s9"))
+    ).case_index
+    assert case_index.folder.stat().st_mode & 0o077 == 0
+    assert all(b"Mx Doe" not in path.read_bytes() for path in case_index.folder.iterdir())
 
 
 def test_what_cannot_be_read_leaves_no_index(votes_file: Any) -> None:

@@ -97,7 +97,7 @@ def test_copies_within_one_set_are_found_once():
     LARGE.save(buffer, "JPEG", quality=90)
     cases = [shown("c1", png(LARGE)), shown("c2", buffer.getvalue()), shown("c3", png(picture(9)))]
     found = same_pictures(cases, cases, examine(cases), synthetic=False)
-    assert {frozenset((same.left.name, same.right.name)) for same in found} == {
+    assert {frozenset((same.original.name, same.copy.name)) for same in found} == {
         frozenset(("c1.png", "c2.png"))
     }
 
@@ -109,7 +109,7 @@ def test_in_one_set_every_two_alike_are_found_for_likeness_does_not_pass_on():
         for step in (3, 0, 1, 2)  # the first that is like 1 is 0, the first that is like 2 is 3
     ]
     found = same_pictures(cases, cases, examine(cases), synthetic=False)
-    assert {frozenset((same.left.name, same.right.name)) for same in found} == {
+    assert {frozenset((same.original.name, same.copy.name)) for same in found} == {
         frozenset((f"c{step}.png", f"c{step + 1}.png")) for step in range(3)
     }
     assert len(found) == 3

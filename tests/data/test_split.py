@@ -4,13 +4,15 @@ import hashlib
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from files import picture, png, vote
 
 from medrm import read_cases
+from medrm.data import splits
 from medrm.data.images import bytes_image
 from medrm.data.organs import ORGANS, canonical_organ
-from medrm.data.splits import cluster_names, connected, split_by_cluster
+from medrm.data.splits import cluster_names, parts_of
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case, ImageRef
 
@@ -23,6 +25,33 @@ def make(sizes: list[int]) -> list[Case]:
         for cluster, size in enumerate(sizes)
         for index in range(size)
     ]
+
+
+def split_by_cluster(
+    cases: list[Case],
+    fractions: tuple[float, ...],
+    seed: int,
+    same_images: list[tuple[str, str]] | None = None,
+) -> list[list[Case]]:
+    numbers = splits.split_by_cluster(cases, fractions, seed, same_images or [])
+    return parts_of(cases, numbers, len(fractions))
+
+
+def connected(members: list[list[str]]) -> list[str]:
+    """For each member the least key of all that are connected to it by shared keys."""
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for keys in members:
+        for key in keys:
+            low, high = sorted((root(keys[0]), root(key)))
+            parent[high] = low
+    return [root(keys[0]) for keys in members]
 
 
 def test_clusters_join_patient_study_and_image(votes_file):
@@ -97,6 +126,11 @@ def test_copies_of_one_picture_stay_together():
         assert numbers == {number ^ 1 for number in numbers}
 
 
+def test_a_case_without_a_cluster_is_one_of_its_own() -> None:
+    cases = [Case(f"c{number}", (), "q", ("a", "b")) for number in range(10)]
+    assert [len(part) for part in split_by_cluster(cases, (0.5, 0.5), 0)] == [5, 5]
+
+
 def test_shares_and_small_sets_are_checked():
     cases = make([1] * 10)
     for shares in ((0.7, 0.1), (0.5, 0.6, -0.1), (1.0, 0.0)):
@@ -129,9 +163,7 @@ def test_clusters_are_the_union_over_shared_keys():
             [f"key {one}" for one in generator.integers(0, 60, generator.integers(1, 4))]
             for _ in range(50)
         ]
-        marks = np.array([hash(key) for own in keys for key in own])
-        counts = np.array([len(own) for own in keys], dtype=np.int32)
-        names = cluster_names(marks, counts, lambda case, number, keys=keys: keys[case][number])
+        names = cluster_names(pa.chunked_array([keys[:20], keys[20:]]))
         least = [sha256(key)[:16] for key in connected(keys)]
         assert [name.decode() for name in names.tolist()] == least
 

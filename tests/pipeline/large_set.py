@@ -19,7 +19,7 @@ from typing import Any
 from medrm.assets import asset
 from medrm.config import parse_run
 from medrm.data.phantom import write_phantom
-from medrm.data.store.index import Store
+from medrm.data.store.indexed_cases import CaseIndex
 
 IMAGES = 200
 """Distinct ones, however many cases there are."""
@@ -64,7 +64,7 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
     run = parse_run(words, argument_classes(), asset("recipes/quickstart/bradley_terry.yaml"))
     decoded = [0]
-    Store.line = _counting(Store.line, decoded)
+    CaseIndex.record = _counting(CaseIndex.record, decoded)
     times = [time.perf_counter()]
     splits = prepare_data(run)
     times.append(time.perf_counter())

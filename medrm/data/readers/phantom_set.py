@@ -8,7 +8,7 @@ from pathlib import Path
 from medrm.assets import cache_dir
 from medrm.data.readers.votes_jsonl import VOTES_FILE, read_votes_file
 from medrm.data.sources import Description, Source, read_about
-from medrm.data.store.cache import appear
+from medrm.data.store.cache import fill_cache_folder
 
 
 def open_phantom(description: Description) -> Source:
@@ -28,5 +28,5 @@ def phantom_folder(cases: int, seed: int) -> Path:
 
     folder = cache_dir() / "phantom" / f"version{VERSION}-seed{seed}-cases{cases}"
     if not folder.is_dir():
-        appear(folder, lambda draft: write_phantom(draft, cases=cases, seed=seed))
+        fill_cache_folder(folder, lambda draft: write_phantom(draft, cases=cases, seed=seed))
     return folder

@@ -16,7 +16,6 @@ from medrm.data.drafts import CaseDraft, Excluded, ReadResult, Vote
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, read_groups
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import Description, Source, hub_table
-from medrm.data.store.columns import repeats
 from medrm.errors import DataError, report
 
 _IMAGE_MARK = "<image>"
@@ -113,7 +112,8 @@ def _drafts(
             excluded.append(Excluded(case_id, texts))
         else:
             yield _draft(case_id, images, texts, row, columns)
-    for index in repeats(np.array(ids)).tolist():
+    _, first = np.unique(np.array(ids), return_index=True)
+    for index in np.setdiff1d(np.arange(len(ids)), first).tolist():
         location, row = table.rows[index]
         case_id = _case_id(row, index, columns)
         problems.append(f"{location}: {columns.case_id} {case_id!r} occurs twice")

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from medrm.data.batched import batched
 from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import Description
-from medrm.data.store.columns import chunks
 from medrm.errors import DataError, nearest, report
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
@@ -89,7 +89,7 @@ def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
     found: _Found = []
     wrong_keys: dict[str, list[int]] = {}
     references: dict[str, ImageRef] = {}
-    for chunk in chunks(_by_case(table), _CASES_AT_ONCE):
+    for chunk in batched(_by_case(table), _CASES_AT_ONCE):
         cases = [list(_lines(rows, found, wrong_keys)) for rows in chunk]
         paths = [name for lines in cases for line in lines for name in line.paths]
         if len(references) > _KEPT_REFERENCES:

@@ -10,8 +10,8 @@ from medrm.errors import ConfigError
 from medrm.files import atomic_folder, write_atomically
 
 
-def appear(folder: Path, write: Callable[[Path], object]) -> None:
-    """Makes a folder appear complete or not at all; `write` fills the draft that it is given.
+def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Makes a folder appear complete or not at all; `fill` fills the draft that it is given.
 
     Raises:
         ConfigError: the cache cannot be written.
@@ -19,11 +19,11 @@ def appear(folder: Path, write: Callable[[Path], object]) -> None:
     with ExitStack() as stack:
         with _unwritable_refused(folder.parent):
             draft = stack.enter_context(atomic_folder(folder))
-        write(draft)
+        fill(draft)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all.
+def write_cache_file(path: Path, content: bytes) -> None:
+    """Makes a file appear complete or not at all.
 
     Raises:
         ConfigError: the cache cannot be written.

@@ -1,0 +1,266 @@
+"""A set on disk: its cases, decoded one at a time, and its columns as arrays.
+
+    folder/cases.arrow      one row for each case (`case_records.SCHEMA`), mapped into memory
+    folder/clusters.npy     the cluster of each case
+    folder/index.json       what is known of the whole set
+    folder/*.npy, *.json    what was computed from the set since: splits, token counts, ...
+
+The functions of this module take any sequence of cases. Of an index they read the columns and
+decode no case; of a list they compute the same. `medrm.data.store.build_index` writes an index.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from medrm.data.store.cache import write_cache_file
+from medrm.data.store.case_records import (
+    CONTENT_COLUMNS,
+    LABEL,
+    SCHEMA,
+    case_of,
+    case_record,
+    label_numbers,
+)
+from medrm.schema import Case
+
+DECODED_CASES = 4096
+"""How many decoded cases a process keeps."""
+
+INDEX_FILE, CASES_FILE, CLUSTERS_FILE = "index.json", "cases.arrow", "clusters.npy"
+
+Indices = NDArray[np.int64]
+"""Of cases in a sequence, from 0."""
+
+TOKEN_COUNT = np.dtype([("longest", "<i4"), ("unique", "<i4")])
+"""Tokens of a case: of its longest row, and of what its rows share once with the rest of each."""
+
+TokenCounts = Mapping[str, Any] | NDArray[Any]
+"""`TOKEN_COUNT` of cases: by id, or for each case of an index, 0 where they were not counted. One
+number stands for both of its fields."""
+
+
+class CaseIndex:
+    """An index of cases; picklable, and opened again where it is unpickled.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is torn.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+        self.table = read_table(folder / CASES_FILE)
+        self.clusters = np.load(folder / CLUSTERS_FILE, mmap_mode="r")
+        self._content = self.table.select(CONTENT_COLUMNS)
+        self.case = lru_cache(DECODED_CASES)(self._case)
+
+    def __reduce__(self) -> tuple[type[CaseIndex], tuple[Path]]:
+        return CaseIndex, (self.folder,)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """Returns the row of a case."""
+        rows: list[dict[str, Any]] = self._content.slice(index, 1).to_pylist()
+        return rows[0]
+
+    def _case(self, index: int) -> Case:
+        return case_of(self.record(index), self.clusters[index].decode(), self.about["tables"])
+
+    def labels(self, dimension: str) -> NDArray[Any]:
+        """Returns the labels on a dimension, `LABEL` for each case."""
+        if dimension not in self.about["dimensions"]:
+            return np.zeros(len(self), LABEL)
+        number = self.about["dimensions"].index(dimension)
+        chunks = self.table["labels"].chunks
+        return self.cached_array(
+            f"labels-{number}", lambda: np.concatenate([_labels(c, dimension) for c in chunks])
+        )
+
+    def cached_json(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Returns the content of a JSON file of the index, computed where there is none.
+
+        Args:
+            name: of the file; it tells all that the content depends on besides the cases.
+            compute: gives the content.
+        """
+        path = self.folder / f"{name}.json"
+        with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or one that is torn
+            return json.loads(path.read_bytes())
+        content = json.dumps(compute()).encode()
+        write_cache_file(path, content)
+        return json.loads(content)
+
+    def cached_array(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Returns the array in a file of the index, mapped into memory; see `cached_json`."""
+        path = self.folder / f"{name}.npy"
+        with suppress(FileNotFoundError, ValueError, EOFError):  # none, or one that is torn
+            array: NDArray[Any] = np.load(path, mmap_mode="r")
+            return array
+        buffer = io.BytesIO()
+        np.save(buffer, compute())
+        write_cache_file(path, buffer.getvalue())
+        return self.cached_array(name, compute)
+
+
+class IndexedCases(Sequence[Case]):
+    """The cases of an index, or some of them; each is decoded when it is asked for."""
+
+    def __init__(self, case_index: CaseIndex, indices: Indices | None = None) -> None:
+        self.case_index = case_index
+        self._indices = indices
+
+    @property
+    def indices(self) -> Indices:
+        """Where the cases stand in the index."""
+        return np.arange(len(self.case_index)) if self._indices is None else self._indices
+
+    def __len__(self) -> int:
+        return len(self.case_index) if self._indices is None else len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> IndexedCases: ...
+
+    def __getitem__(self, index: int | slice) -> Case | IndexedCases:
+        """Returns a case, or some of them."""
+        if isinstance(index, slice):
+            return IndexedCases(self.case_index, self.indices[index])
+        number = range(len(self))[index]
+        return self.case_index.case(number if self._indices is None else int(self._indices[number]))
+
+    def select(self, indices: Indices) -> IndexedCases:
+        """Returns some of the cases, in the order of the indices."""
+        return IndexedCases(self.case_index, self.indices[indices])
+
+    def dimensions(self) -> set[str]:
+        """Returns the dimensions that some label mentions."""
+        names = self.case_index.about["dimensions"]
+        return {name for name in names if (label_column(self, name)["votes"] > 0).any()}
+
+
+def read_table(path: Path) -> pa.Table:
+    """Returns an Arrow file as a table that is mapped into memory.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is torn.
+    """
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def select(cases: Sequence[Case], indices: Indices) -> Sequence[Case]:
+    """Returns some of the cases, in the order of the indices."""
+    if isinstance(cases, IndexedCases):
+        return cases.select(indices)
+    return [cases[index] for index in indices.tolist()]
+
+
+def concatenate(first: Sequence[Case], second: Sequence[Case]) -> Sequence[Case]:
+    """Returns the cases of both; those of one index stay in it."""
+    if (
+        isinstance(first, IndexedCases)
+        and isinstance(second, IndexedCases)
+        and first.case_index is second.case_index
+    ):
+        return IndexedCases(first.case_index, np.concatenate([first.indices, second.indices]))
+    return [*first, *second]
+
+
+def column(cases: Sequence[Case], name: str) -> NDArray[Any]:
+    """Returns a column of `SCHEMA` that holds one number or digest for each case."""
+    table, indices = _table_of(cases)
+    return to_numpy(table[name])[indices]
+
+
+def list_column(cases: Sequence[Case], name: str) -> tuple[NDArray[Any], Indices]:
+    """Returns a column of `SCHEMA` that holds several numbers or digests for each case.
+
+    Returns:
+        The values, those of one case after those of another, and the index of each value's case.
+    """
+    table, indices = _table_of(cases)
+    counts = pc.list_value_length(table[name]).to_numpy().astype(np.int64)
+    starts, counts = (np.cumsum(counts) - counts)[indices], counts[indices]
+    case_indices = np.repeat(np.arange(len(counts)), counts)
+    # The number of each value among those of its case.
+    numbers = np.arange(len(case_indices)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return to_numpy(pc.list_flatten(table[name]))[starts[case_indices] + numbers], case_indices
+
+
+def cluster_column(cases: Sequence[Case]) -> NDArray[np.bytes_]:
+    """Returns the cluster of each case; a case without one is a cluster of its own."""
+    if isinstance(cases, IndexedCases):
+        clusters: NDArray[np.bytes_] = cases.case_index.clusters[cases.indices]
+        return clusters
+    return np.array([(case.cluster or case.case_id).encode() for case in cases], dtype=np.bytes_)
+
+
+def label_column(cases: Sequence[Case], dimension: str) -> NDArray[Any]:
+    """Returns the labels on a dimension, `LABEL` for each case."""
+    if isinstance(cases, IndexedCases):
+        labels: NDArray[Any] = cases.case_index.labels(dimension)[cases.indices]
+        return labels
+    return np.array([label_numbers(case.labels.get(dimension)) for case in cases], dtype=LABEL)
+
+
+def tokens_of(
+    cases: Sequence[Case], counts: TokenCounts, field: Literal["longest", "unique"] = "longest"
+) -> NDArray[np.int64]:
+    """Returns the tokens of each case: of its longest row, or those that are unique."""
+    if isinstance(counts, Mapping):
+        counts_of_cases = np.array([counts[case.case_id] for case in cases], dtype=TOKEN_COUNT)
+    else:
+        assert isinstance(cases, IndexedCases)
+        counts_of_cases = counts[cases.indices]
+    return counts_of_cases[field].astype(np.int64)
+
+
+def to_numpy(values: pa.ChunkedArray) -> NDArray[Any]:
+    """Returns a column of numbers, or of bytes of one length, as an array."""
+    if not pa.types.is_fixed_size_binary(values.type):
+        numbers: NDArray[Any] = values.to_numpy()
+        return numbers
+    dtype = np.dtype(f"S{values.type.byte_width}")
+    chunks = [
+        np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset : chunk.offset + len(chunk)]
+        for chunk in values.chunks
+    ]
+    return chunks[0] if len(chunks) == 1 else np.concatenate([np.zeros(0, dtype), *chunks])
+
+
+def _table_of(cases: Sequence[Case]) -> tuple[pa.Table, Indices]:
+    """Returns a table that holds the cases, and where they stand in it."""
+    if isinstance(cases, IndexedCases):
+        return cases.case_index.table, cases.indices
+    records = [case_record(case, {}) for case in cases]
+    return pa.Table.from_pylist(records, schema=SCHEMA), np.arange(len(cases))
+
+
+def _labels(labels: pa.ListArray, dimension: str) -> NDArray[Any]:
+    """Returns `LABEL` for each list of labels, zeros where none is on the dimension."""
+    label_structs = labels.flatten()
+    on_dimension = pc.equal(label_structs.field("dimension"), dimension)
+    mask = on_dimension.to_numpy(zero_copy_only=False)
+    case_indices = labels.value_parent_indices().to_numpy()[mask]
+    rows = np.zeros(len(labels), LABEL)
+    for name in LABEL.names or ():
+        numbers = label_structs.field(name).to_numpy(zero_copy_only=False)
+        rows[name][case_indices] = numbers[mask]
+    return rows
