@@ -120,7 +120,7 @@ def _options_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from medrm.evaluation.compare import compare, home_of
-    from medrm.evaluation.tables import print_comparison
+    from medrm.evaluation.tables.terminal import print_comparison
 
     before, after = _evaluation_folder(arguments.before), _evaluation_folder(arguments.after)
     folder = Path(arguments.output_dir) if arguments.output_dir else home_of(after)
@@ -145,7 +145,7 @@ def _evaluation_folder(folder: str) -> Path:
 
 def _rescore(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.rescore import rescore
-    from medrm.evaluation.tables import print_report
+    from medrm.evaluation.tables.terminal import print_report
 
     print_report(rescore(Path(arguments.folder), arguments.protocol))
 

@@ -14,9 +14,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from medrm.assets import PHANTOM_BASE
 from medrm.errors import ConfigError
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.exports import benchmark_results, markdown_text
+from medrm.evaluation.exports import benchmark_results
 from medrm.evaluation.report import Report, read_json, read_report
-from medrm.evaluation.tables import CONTROLS, p_value, percent, points
+from medrm.evaluation.tables.comparison_tables import card_table, control_table
+from medrm.evaluation.tables.table import percent
+from medrm.evaluation.tables.writers import markdown_text, to_markdown
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.readouts import READOUTS
 
@@ -57,9 +59,9 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         comparison=comparison,
         qualifying=_qualifying(comparison),
         after=after,
-        measured=_measured(comparison, after),
+        dimensions=_Plain(to_markdown(card_table(comparison, after))),
         answered=[_of_primary(comparison, report) for report in (before, after)],
-        controls=CONTROLS,
+        controls=_Plain(_controls(comparison)),
         before_words=READOUTS[before_readout].description or before_readout,
         trained=_trained(contract, run["config"]),
         load_name=_Plain(_load_name(folder, run["config"])),
@@ -150,7 +152,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"share": percent, "points": points, "p_value": p_value}
+    environment.filters["share"] = percent
     return environment.get_template("card.md.jinja")
 
 
@@ -207,17 +209,20 @@ def _of_primary(comparison: Comparison, report: Report) -> dict[str, Any]:
     return found
 
 
-def _measured(comparison: Comparison, after: Report) -> dict[str, str]:
-    """Returns accuracy after training with its interval, in percent, for each dimension."""
-    measures = after["protocols"]["robust"]["dimensions"]
-    cells = {}
-    for name, entry in comparison["dimensions"].items():
-        bounds = (measures[name] or {}).get("ci95")
-        cells[name] = percent(entry["after"])
-        if bounds is not None:
-            low, high = max(0.0, bounds[0]), min(1.0, bounds[1])
-            cells[name] += f" ({percent(low)} to {percent(high)})"
-    return cells
+_CONTROL_COLUMNS = {
+    "control": "control",
+    "accuracy": "accuracy",
+    "difference (95 % CI)": "trained model minus control",
+    "p": "p",
+}
+
+
+def _controls(comparison: Comparison) -> str:
+    """Returns the table of the run's controls; empty where there are none."""
+    if not comparison["controls"]:
+        return ""
+    table = control_table(comparison, comparison["primary"]["dimension"])
+    return to_markdown(table.pick(_CONTROL_COLUMNS, caption=""))
 
 
 def _metadata(contract: AdapterConfig, run: dict[str, Any], after: Report, title: str) -> str:

@@ -72,9 +72,9 @@ NO_TORCH = (
     "medrm.evaluation.report",
     "medrm.evaluation.report_page",
     "medrm.evaluation.pages.samples",
-    "medrm.evaluation.pages.panels",
+    "medrm.evaluation.pages.sections",
     "medrm.evaluation.pages.document",
-    "medrm.evaluation.pages.breakdowns",
+    "medrm.evaluation.tables.terminal",
     "medrm.pipeline.data_audit",
     "medrm.throughput_options",
 )

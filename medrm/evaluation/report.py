@@ -185,6 +185,12 @@ def read_report(folder: Path) -> Report:
     return content
 
 
+def robust_of(report: Report) -> Mapping[str, Any]:
+    """Returns a report's robust measures by dimension; empty where that protocol was not run."""
+    measures: Mapping[str, Any] = report["protocols"].get("robust", {}).get("dimensions", {})
+    return measures
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -27,7 +27,7 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.report_page import write_page
-from medrm.evaluation.tables import print_comparison
+from medrm.evaluation.tables.terminal import print_comparison
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.fit import last_checkpoint, resume_point
 from medrm.pipeline.manifest import write_manifest

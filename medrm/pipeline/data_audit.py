@@ -10,8 +10,8 @@ from medrm.data.images import examine
 from medrm.data.lint import stored_findings
 from medrm.errors import DataError
 from medrm.evaluation.audit import Audit, audit, check_kinds
-from medrm.evaluation.audit_tables import print_audit, print_findings
 from medrm.evaluation.report import write_json
+from medrm.evaluation.tables.terminal import print_audit, print_findings
 from medrm.pipeline.counting import counting
 
 

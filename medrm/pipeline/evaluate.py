@@ -19,7 +19,7 @@ from medrm.errors import AdapterError, ConfigError, DataError, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.scoring import NOT_OFFICIAL, can_be_official
-from medrm.evaluation.tables import print_report
+from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.base_model import load_base, load_processor, resolve_model
 from medrm.models.base_reference import find_base, reference_of

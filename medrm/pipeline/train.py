@@ -10,7 +10,7 @@ from accelerate import PartialState
 from medrm.config import Run
 from medrm.evaluation.compare import compare
 from medrm.evaluation.report_page import write_page
-from medrm.evaluation.tables import print_comparison
+from medrm.evaluation.tables.terminal import print_comparison
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
 from medrm.pipeline.checks import check_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medrm.evaluation.figures import RunFiles
+from medrm.evaluation.run_files import RunFiles
 
 DIMENSIONS = (
     "accuracy",

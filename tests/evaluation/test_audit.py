@@ -18,7 +18,7 @@ from medrm.data.images import bytes_image, examine
 from medrm.data.labels import Agreement
 from medrm.data.phantom import write_phantom
 from medrm.evaluation.audit import KINDS, audit
-from medrm.evaluation.audit_tables import print_audit
+from medrm.evaluation.tables.terminal import print_audit
 from medrm.schema import Case, Choice, ImageRef, PairLabel, RankingLabel
 from medrm.statistics import minimum_detectable
 

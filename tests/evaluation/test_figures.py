@@ -14,9 +14,10 @@ import pytest
 from made_runs import DIMENSIONS, ORGANS, made_run
 from PIL import Image
 
-from medrm.evaluation.figures import RunFiles, inline_figures, write_plots
+from medrm.evaluation.figures import inline_figures, write_plots
 from medrm.evaluation.figures.canvas import BACK, ROLES, drawing
 from medrm.evaluation.figures.change import forest
+from medrm.evaluation.run_files import RunFiles
 
 ALL = {
     *("forest", "dumbbell_organ", "heatmap", "transitions", "position", "reliability"),

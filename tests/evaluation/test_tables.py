@@ -13,7 +13,7 @@ from rich.console import Console
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.tables import print_comparison, print_report
+from medrm.evaluation.tables.terminal import print_comparison, print_report
 from medrm.schema import DIMENSIONS, Case
 
 

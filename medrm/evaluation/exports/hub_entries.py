@@ -13,7 +13,7 @@ from huggingface_hub import (
 )
 
 from medrm.assets import asset, asset_names
-from medrm.evaluation.report import Report
+from medrm.evaluation.report import Report, robust_of
 
 _TASK = "image-text-to-text"
 
@@ -23,7 +23,7 @@ def benchmark_results(report: Report) -> list[EvalResult]:
 
     The robust ones carry their interval; the official ones are means over cases.
     """
-    robust = report["protocols"].get("robust", {}).get("dimensions", {})
+    robust = robust_of(report)
     found = [
         _result(report, f"robust accuracy ({name})", one["accuracy"], n=one["n"], ci95=one["ci95"])
         for name, one in robust.items()
@@ -67,7 +67,7 @@ def eval_results(report: Report) -> str:
     dimension.
     """
     benchmark = report["benchmark"]
-    robust = report["protocols"].get("robust", {}).get("dimensions", {})
+    robust = robust_of(report)
     entries = [
         EvalResultEntry(
             dataset_id=dataset_id(benchmark["name"]),

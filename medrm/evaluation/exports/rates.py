@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.exports.text_tables import spreadsheet_text
 from medrm.evaluation.measures.accuracy import case_scores, member_of
 from medrm.evaluation.measures.position import consistent, named_first
 from medrm.evaluation.records.verdicts import by_case
@@ -40,19 +38,6 @@ class Rate:
     clusters: int | None = None
 
 
-def summary(rates: Iterable[Rate]) -> str:
-    """Returns rates as CSV; text of data is harmless in a spreadsheet, numbers are unrounded."""
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(field.name for field in fields(Rate))
-    for rate in rates:
-        table.writerow(
-            spreadsheet_text(cell) if isinstance(cell, str) else cell
-            for cell in asdict(rate).values()
-        )
-    return file.getvalue()
-
-
 def evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iterator[Rate]:
     """Yields the rates of one evaluation.
 
@@ -62,23 +47,23 @@ def evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iter
         rows: its verdicts.
     """
     protocols = report["protocols"]
-    for protocol in ("robust", "official"):
+    for protocol, rates in {"robust": _robust, "official": _official}.items():
         if protocol in protocols:
-            of_dimension: dict[str, list[Verdict]] = {name: [] for name in report["ceiling"]}
+            by_dimension: dict[str, list[Verdict]] = {name: [] for name in report["ceiling"]}
             for row in rows:
                 if row.protocol == protocol:
-                    of_dimension[row.dimension].append(row)
-            judged = {name: chosen for name, chosen in of_dimension.items() if chosen}
-            make = _robust if protocol == "robust" else _official
-            yield from make(side, protocols[protocol], judged)
+                    by_dimension[row.dimension].append(row)
+            judged = {name: verdicts for name, verdicts in by_dimension.items() if verdicts}
+            yield from rates(side, protocols[protocol], judged)
     for parser in ("strict", "official"):
         stages = ((report["parsing"] or {}).get(parser) or {}).get("stages", {})
         total = sum(stages.values())
         for stage, count in stages.items():
+            measure = f"replies read by rule: {stage}"
             yield Rate(
                 side,
                 f"{parser} parser",
-                f"replies read by rule: {stage}",
+                measure,
                 value=count / total,
                 numerator=count,
                 denominator=total,
@@ -86,43 +71,41 @@ def evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iter
 
 
 def _robust(
-    side: str, found: Mapping[str, Any], rows: Mapping[str, Sequence[Verdict]]
+    side: str, report: Mapping[str, Any], rows: Mapping[str, Sequence[Verdict]]
 ) -> Iterator[Rate]:
-    for name, chosen in rows.items():
-        measures = found["dimensions"][name]
-        yield _accuracy(side, "robust", measures, chosen, dimension=name)
-        cases = [presented for _, presented in by_case(chosen)]
-        read = sum(row.outcome != UNREAD for row in chosen)
-        yield _rate(side, "coverage", name, measures["coverage"], read, len(chosen))
-        for measure, counted in (("consistency", consistent), ("first_rate", named_first)):
-            if measures[measure] is not None:
-                parts = counted(cases)
-                top, bottom = float(parts.numerator.sum()), float(parts.denominator.sum())
-                yield _rate(side, measure, name, measures[measure], top, bottom)
+    accuracy = partial(_accuracy, side, "robust")
+    for name, verdicts in rows.items():
+        measures = report["dimensions"][name]
+        yield accuracy(measures, verdicts, name)
+        cases = [presented for _, presented in by_case(verdicts)]
+        read = sum(row.outcome != UNREAD for row in verdicts)
+        counts: dict[str, tuple[float, float]] = {"coverage": (read, len(verdicts))}
+        for measure, count in (("consistency", consistent), ("first_rate", named_first)):
+            sums = count(cases)
+            counts[measure] = (float(sums.numerator.sum()), float(sums.denominator.sum()))
         for measure in ("both_correct", "net_correct"):
-            if measures[measure] is not None:
-                right = round(measures[measure] * measures["n"])
-                yield _rate(side, measure, name, measures[measure], right, measures["n"])
-    for group, members in found["groups"].items():
+            counts[measure] = (round((measures[measure] or 0) * measures["n"]), measures["n"])
+        for measure, (numerator, denominator) in counts.items():
+            value = measures[measure]
+            if value is not None:
+                yield _rate(side, measure, name, value, numerator, denominator)
+    for group, members in report["groups"].items():
         for member, cells in members.items():
-            for name, chosen in rows.items():
-                some = [row for row in chosen if member_of(row, group) == member]
-                place = {"dimension": name, "group": group, "member": member}
-                yield _accuracy(side, "robust", cells[name], some, **place)
+            for name, verdicts in rows.items():
+                of_member = [row for row in verdicts if member_of(row, group) == member]
+                yield accuracy(cells[name], of_member, name, group, member)
 
 
 def _official(
-    side: str, found: Mapping[str, Any], rows: Mapping[str, Sequence[Verdict]]
+    side: str, report: Mapping[str, Any], rows: Mapping[str, Sequence[Verdict]]
 ) -> Iterator[Rate]:
-    for name, chosen in rows.items():
-        yield _accuracy(
-            side, "official", {"accuracy": found["micro"][name]}, chosen, dimension=name
-        )
-    for organ, cells in found["organs"].items():
-        for name, chosen in rows.items():
-            some = [row for row in chosen if member_of(row, "organ") == organ]
-            place = {"dimension": name, "group": "organ", "member": organ}
-            yield _accuracy(side, "official", {"accuracy": cells[name]}, some, **place)
+    accuracy = partial(_accuracy, side, "official")
+    for name, verdicts in rows.items():
+        yield accuracy({"accuracy": report["micro"][name]}, verdicts, name)
+    for organ, cells in report["organs"].items():
+        for name, verdicts in rows.items():
+            of_organ = [row for row in verdicts if member_of(row, "organ") == organ]
+            yield accuracy({"accuracy": cells[name]}, of_organ, name, "organ", organ)
 
 
 def _accuracy(
@@ -130,7 +113,6 @@ def _accuracy(
     protocol: str,
     measures: Mapping[str, Any],
     rows: Sequence[Verdict],
-    *,
     dimension: str,
     group: str = "",
     member: str = "",
@@ -139,17 +121,12 @@ def _accuracy(
     scores = case_scores(rows)
     low, high = measures.get("ci95") or (None, None)
     return Rate(
-        side,
-        protocol,
-        "accuracy",
-        dimension,
-        group,
-        member,
-        value=measures["accuracy"],
-        numerator=sum(scores.values()),
-        denominator=len(scores),
-        ci95_low=low,
-        ci95_high=high,
+        *(side, protocol, "accuracy", dimension, group, member),
+        measures["accuracy"],
+        sum(scores.values()),
+        len(scores),
+        low,
+        high,
         clusters=measures.get("clusters"),
     )
 
@@ -157,15 +134,9 @@ def _accuracy(
 def _rate(
     side: str, measure: str, dimension: str, value: float, numerator: float, denominator: float
 ) -> Rate:
-    return Rate(
-        side,
-        "robust",
-        measure,
-        dimension,
-        value=value,
-        numerator=numerator,
-        denominator=denominator,
-    )
+    """A share under the robust protocol, without an interval."""
+    labels = (side, "robust", measure, dimension, "", "")
+    return Rate(*labels, value, numerator, denominator)
 
 
 def comparison_rates(comparison: Comparison) -> Iterator[Rate]:
@@ -173,16 +144,16 @@ def comparison_rates(comparison: Comparison) -> Iterator[Rate]:
     for name, entry in comparison["dimensions"].items():
         if entry["n"]:
             yield _difference("difference", entry, entry["p_unadjusted"], entry["p"])
-            for part in ("both_right", "fixed", "broken", "both_wrong"):
-                share = entry[part] / entry["n"]
-                yield _rate("difference", part, name, share, entry[part], entry["n"])
+            for count in ("both_right", "fixed", "broken", "both_wrong"):
+                share = entry[count] / entry["n"]
+                yield _rate("difference", count, name, share, entry[count], entry["n"])
     for group, cells in comparison["cells"].items():
         for cell in cells:
             if cell["delta"] is not None:
                 yield _difference("difference", cell, cell["p"], cell["p_bh"], group)
-    for name, entry in comparison["controls"].items():
-        if entry["delta"] is not None:
-            yield _difference(f"after minus {name}", entry, entry["p"])
+    for name, control in comparison["controls"].items():
+        if control["delta"] is not None:
+            yield _difference(f"after minus {name}", control, control["p"])
 
 
 def _difference(
@@ -194,18 +165,13 @@ def _difference(
 ) -> Rate:
     low, high = entry["ci95"] or (None, None)
     return Rate(
-        side,
-        "robust",
-        "accuracy",
-        entry["dimension"],
-        group,
-        entry.get("member", ""),
-        value=entry["delta"],
-        numerator=entry["delta"] * entry["n"],
-        denominator=entry["n"],
-        ci95_low=low,
-        ci95_high=high,
-        p=p,
-        p_adjusted=adjusted,
-        clusters=entry["clusters"],
+        *(side, "robust", "accuracy", entry["dimension"], group, entry.get("member", "")),
+        entry["delta"],
+        entry["delta"] * entry["n"],
+        entry["n"],
+        low,
+        high,
+        p,
+        adjusted,
+        entry["clusters"],
     )

@@ -1,11 +1,5 @@
 """Figures of a run or of one evaluation, for the page and as files; imports no torch."""
 
-from medrm.evaluation.figures.runs import (
-    RunFiles,
-    inline_figures,
-    primary_of,
-    read_run,
-    write_plots,
-)
+from medrm.evaluation.figures.runs import inline_figures, write_plots
 
-__all__ = ["RunFiles", "inline_figures", "primary_of", "read_run", "write_plots"]
+__all__ = ["inline_figures", "write_plots"]

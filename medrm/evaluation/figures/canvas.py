@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medrm.errors import printable
+from medrm.evaluation.tables.table import short as shortened
+from medrm.evaluation.tables.table import text_width
 
 INK, SOFT, LINE, BACK = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
 OLD, NEW, GOOD, BAD = "#d55e00", "#0072b2", "#0071b3", "#d45d01"
@@ -132,22 +132,12 @@ def named(names: Sequence[str], longest: int = LONGEST) -> list[str]:
 
 def short(name: str, longest: int = LONGEST) -> str:
     """Returns a name from data on one line, printable, of at most `longest` characters' width."""
-    text = " ".join(printable(name).split())
-    if _width(text) <= longest:
-        return text
-    while _width(text) > longest - 1:
-        text = text[:-1]
-    return text + "\u2026"
+    return shortened(name, longest)
 
 
 def margin(names: Sequence[str]) -> float:
     """Returns the points that names of 9 points need at the left of the axes."""
-    return 16 + 4.9 * max(map(_width, names), default=0)
-
-
-def _width(text: str) -> int:
-    """The width of a text in characters, of which wide ones such as Chinese count twice."""
-    return sum(2 if unicodedata.east_asian_width(one) in "WFA" else 1 for one in text)
+    return 16 + 4.9 * max(map(text_width, names), default=0)
 
 
 def rows(place: Axes, names: Sequence[str]) -> None:

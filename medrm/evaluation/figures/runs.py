@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from medrm.errors import DataError
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.figures.bias import halo, length, position
 from medrm.evaluation.figures.canvas import drawing, svg_inline, write_figure
@@ -19,40 +15,8 @@ from medrm.evaluation.figures.change import dumbbell, forest, heatmap, transitio
 from medrm.evaluation.figures.reliability import reliability, risk_coverage
 from medrm.evaluation.figures.replies import funnel
 from medrm.evaluation.figures.training import training
-from medrm.evaluation.report import Report, read_json, read_report
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """What the figures and exports of a run are made from.
-
-    A single evaluation has `after` alone; `metrics` are the lines of metrics.jsonl.
-    """
-
-    before: Report | None
-    after: Report
-    comparison: Comparison | None = None
-    metrics: list[Mapping[str, Any]] = field(default_factory=list)
-
-
-def read_run(folder: Path) -> RunFiles:
-    """Reads a run folder, or a single evaluation folder.
-
-    Raises:
-        DataError: a report is missing, or a file is not JSON.
-    """
-    alone = (folder / "report.json").is_file()  # where a comparison may lie beside it
-    if alone or not (folder / "comparison.json").is_file():
-        return RunFiles(None, read_report(folder))
-    metrics = folder / "metrics.jsonl"
-    try:
-        stored = metrics.read_bytes() if metrics.is_file() else b""
-        lines = [json.loads(line) for line in stored.splitlines()]
-    except ValueError as error:
-        raise DataError(f"{metrics} is not what a run writes: {error}. Remove it.") from error
-    before, after = (read_report(folder / "evaluation" / side) for side in ("before", "after"))
-    comparison = read_json(folder / "comparison.json")
-    return RunFiles(before, after, comparison, lines)
+from medrm.evaluation.report import robust_of
+from medrm.evaluation.run_files import RunFiles
 
 
 def inline_figures(run: RunFiles) -> dict[str, str]:
@@ -99,8 +63,8 @@ def _changes(comparison: Comparison) -> dict[str, Figure | None]:
 def _states(run: RunFiles) -> dict[str, Figure | None]:
     """The figures of what each side is like by itself."""
     before, after = run.before, run.after
-    old, new = (report and measures_of(report) for report in (before, after))
-    dimension = primary_of(run)
+    old, new = (report and robust_of(report) for report in (before, after))
+    dimension = run.primary
     calibrations = [((side or {}).get(dimension) or {}).get("calibration") for side in (old, new)]
     alone = before is None
     return {
@@ -111,20 +75,6 @@ def _states(run: RunFiles) -> dict[str, Figure | None]:
         "halo": halo(after["structure"]),
         "funnel": funnel(before and before["parsing"], after["parsing"], alone=alone),
     }
-
-
-def measures_of(report: Report) -> Mapping[str, Any]:
-    """Returns a report's robust measures by dimension; empty where that protocol was not run."""
-    found: Mapping[str, Any] = report["protocols"].get("robust", {}).get("dimensions", {})
-    return found
-
-
-def primary_of(run: RunFiles) -> str:
-    """Returns the dimension of the headline: the comparison's, else overall, else the first."""
-    if run.comparison is not None:
-        return str(run.comparison["primary"]["dimension"])
-    names = list(run.after["ceiling"])
-    return "overall" if "overall" in names else names[0]
 
 
 def _plain(group: str) -> str:

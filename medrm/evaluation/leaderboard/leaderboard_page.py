@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from medrm.errors import printable
 from medrm.evaluation.leaderboard.leaderboard_tables import (
@@ -14,99 +15,124 @@ from medrm.evaluation.leaderboard.leaderboard_tables import (
     explained,
     leaderboard_csv,
     leaderboard_markdown,
+    missing_table,
     rank_range,
+    ranking_table,
 )
 from medrm.evaluation.measures.accuracy import RULES
-from medrm.evaluation.pages.document import Grid, render_page, write_text
+from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.report import write_json
-from medrm.evaluation.tables import percent, with_interval
-
-SECTIONS = {
-    "ranking": "Ranks",
-    "dimensions": "Every dimension",
-    "missing": "Without a result",
-    "models": "What was evaluated",
-}
-"""Anchor of each section, also the name of its template, to its heading."""
+from medrm.evaluation.tables.table import Table, percent, table_of
 
 
-def write_leaderboard(folder: Path, table: Standings) -> None:
+class _Content(NamedTuple):
+    """What the page is made of; `sentence` says what the ranks leave open."""
+
+    standings: Standings
+    benchmark: Mapping[str, Any]
+    sentence: str
+
+
+def write_leaderboard(folder: Path, standings: Standings) -> None:
     """Writes `leaderboard.json`, `leaderboard.csv`, `leaderboard.md` and `leaderboard.html`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "leaderboard.json", table)
-    (folder / "leaderboard.csv").write_text(leaderboard_csv(table), encoding="utf-8")
-    (folder / "leaderboard.md").write_text(leaderboard_markdown(table), encoding="utf-8")
-    write_text(folder / "leaderboard.html", leaderboard_page(table))
+    write_json(folder / "leaderboard.json", standings)
+    (folder / "leaderboard.csv").write_text(leaderboard_csv(standings), encoding="utf-8")
+    (folder / "leaderboard.md").write_text(leaderboard_markdown(standings), encoding="utf-8")
+    write_text(folder / "leaderboard.html", leaderboard_page(standings))
 
 
-def leaderboard_page(table: Standings) -> str:
+def leaderboard_page(standings: Standings) -> str:
     """Returns the page; everything from the list or from a model is escaped."""
-    primary, rule = table["primary"], table["best_rule"]
-    entries = {row["name"]: row["dimensions"][primary] for row in table["models"]}
-    others = [name for name in table["dimensions"] if name != primary]
+    benchmark = standings["benchmark"]
     return render_page(
-        f"Leaderboard on {table['benchmark']['name']}",
+        f"Leaderboard on {benchmark['name']}",
         "leaderboard/header.html.jinja",
-        {name: (text, f"leaderboard/{name}.html.jinja") for name, text in SECTIONS.items()},
-        {
-            "table": table,
-            "sentence": _sentence(table),
-            "rule": None if rule is None else (RULES[rule["name"]], rule["accuracy"]),
-            "ranks": {name: rank_range(one) for name, one in entries.items()},
-            "accuracies": {
-                name: with_interval(one["accuracy"], one["ci95"]) for name, one in entries.items()
-            },
-            "explained": (
-                RANKS.replace("`", ""),
-                f"To the best: {TO_BEST[0].lower()}{TO_BEST[1:]}",
-                explained(name for name in COLUMNS if name != "macro"),
-            ),
-            "dimensions": _dimensions(table, [primary, *others]) if others else None,
-            "reasons": [
-                (row["name"], printable(f"{state}: {row['reason']}"))
-                for state in ("failed", "skipped")
-                for row in table[state]
-            ],
-            "models": _models(table),
-        },
+        SECTIONS,
+        _Content(standings, benchmark, _sentence(standings)),
     )
 
 
-def _dimensions(table: Standings, names: Sequence[str]) -> Grid:
+_RANKING = (
+    *("model", "rank", "drawn", "accuracy (95 % CI)", "to the best (95 % CI)", "p"),
+    *("official", "read", "consistent"),
+)
+
+
+def _ranking(page: _Content) -> Mapping[str, Any] | None:
+    rule = page.standings["best_rule"]
+    table = ranking_table(page.standings, rule and rule["accuracy"])
+    if not table.rows:
+        return None
+    caption = (
+        f"Accuracy on {page.standings['primary']} in percent, over the presented orders. What "
+        "could not be read counts as wrong."
+    )
+    return {
+        "rule": rule and (RULES[rule["name"]], rule["accuracy"]),
+        "table": table.pick(_RANKING, caption),
+        "explained": (
+            RANKS.replace("`", ""),
+            f"To the best: {TO_BEST[0].lower()}{TO_BEST[1:]}",
+            explained(name for name in COLUMNS if name != "macro"),
+        ),
+    }
+
+
+def _dimensions(page: _Content) -> Mapping[str, Any] | None:
+    primary = page.standings["primary"]
+    names = sorted(page.standings["dimensions"], key=lambda name: name != primary)
     rows = []
-    for row in table["models"]:
-        entries = [row["dimensions"][name] for name in names]
-        cells = [f"{percent(one['accuracy'])} ({rank_range(one)})" for one in entries]
-        rows.append([row["name"], *cells])
-    return Grid(
-        "Accuracy in percent, and in brackets the ranks that it leaves open",
-        ["model", *names],
-        rows,
-    )
+    for model in page.standings["models"]:
+        entries = [model["dimensions"][name] for name in names]
+        cells = [f"{percent(entry['accuracy'])} ({rank_range(entry)})" for entry in entries]
+        rows.append([model["name"], *cells])
+    caption = "Accuracy in percent, and in brackets the ranks that it leaves open"
+    return {"table": Table(caption, ["model", *names], rows)} if len(names) > 1 else None
 
 
-def _models(table: Standings) -> Grid:
+def _missing(page: _Content) -> Mapping[str, Any] | None:
+    table = missing_table(page.standings)
+    rows = [[printable(str(cell)) for cell in row] for row in table.rows]
+    return {"table": Table(table.caption, table.columns, rows)} if rows else None
+
+
+def _models(page: _Content) -> Mapping[str, Any] | None:
+    models = page.standings["models"]
     rows = [
-        [row["name"], row["model"] or "-", row["revision"] or "-", row["engine"], row["readout"]]
-        for row in table["models"]
+        {
+            "model": model["name"],
+            "source": model["model"] or "-",
+            "revision": model["revision"] or "-",
+            "engine": model["engine"],
+            "readout": model["readout"],
+        }
+        for model in models
     ]
-    return Grid(
-        "The folder of each model holds its verdicts, its replies and its report",
-        ["model", "source", "revision", "engine", "readout"],
-        rows,
-    )
+    caption = "The folder of each model holds its verdicts, its replies and its report"
+    notes = [(model["name"], model["note"]) for model in models if model["note"]]
+    return {"table": table_of(caption, rows), "notes": notes} if rows else None
 
 
-def _sentence(table: Standings) -> str:
-    """Returns what the table says of the first rank."""
-    primary = table["primary"]
-    ranges = {row["name"]: row["dimensions"][primary]["rank_range"] for row in table["models"]}
-    placed = {name: bounds for name, bounds in ranges.items() if bounds is not None}
-    if len(placed) < 2:
-        return f"{len(placed) or 'No'} model judged all cases on {primary}: nothing is ranked."
-    best = [name for name, bounds in placed.items() if bounds[0] == 1]
+SECTIONS: dict[str, Section[_Content]] = {
+    "ranking": Section("Ranks", "leaderboard/ranking.html.jinja", _ranking),
+    "dimensions": Section("Every dimension", "leaderboard/dimensions.html.jinja", _dimensions),
+    "missing": Section("Without a result", "leaderboard/missing.html.jinja", _missing),
+    "models": Section("What was evaluated", "leaderboard/models.html.jinja", _models),
+}
+"""Name, also the anchor, of each section to what it is, in the order of the page."""
+
+
+def _sentence(standings: Standings) -> str:
+    """Returns what the ranks say of the best model."""
+    primary = standings["primary"]
+    ranges = {row["name"]: row["dimensions"][primary]["rank_range"] for row in standings["models"]}
+    ranked = {name: bounds for name, bounds in ranges.items() if bounds is not None}
+    if len(ranked) < 2:
+        return f"{len(ranked) or 'No'} model judged all cases on {primary}: nothing is ranked."
+    best = [name for name, bounds in ranked.items() if bounds[0] == 1]
     if len(best) == 1:
-        return f"{best[0]} is the best of {len(placed)} models on {primary}, with 95 % confidence."
+        return f"{best[0]} is the best of {len(ranked)} models on {primary}, with 95 % confidence."
     return (
         f"The cases leave open which of {len(best)} models is the best on {primary}: "
         f"{', '.join(best)}."

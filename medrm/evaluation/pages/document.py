@@ -10,36 +10,46 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from medrm.evaluation.tables import p_value, percent, points
+from medrm.evaluation.tables.table import percent, points
 
 FOLDER = Path(__file__).parent / "templates"
+
+Content = TypeVar("Content")
+"""What a page is made of."""
 
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table of text: the first cell of a row is its name; `note` explains the columns."""
+class Section(Generic[Content]):
+    """A section of a page.
 
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+    Attributes:
+        heading: above the section and in the list of contents.
+        template: name of a file in `templates/`, or the path of one that lies elsewhere. It may
+            import from `macros.html.jinja`.
+        context: returns what the template shows, from what the page is made of; None: the section
+            has nothing to say and is left out.
+    """
+
+    heading: str
+    template: str | Path
+    context: Callable[[Content], Mapping[str, Any] | None]
 
 
 def render_page(
     title: str,
     header: str,
-    sections: Mapping[str, tuple[str, str]],
-    context: Mapping[str, Any],
+    sections: Mapping[str, Section[Content]],
+    content: Content,
     *,
     script: str | None = None,
     data: Any = None,
@@ -49,27 +59,36 @@ def render_page(
     Args:
         title: of the browser's window.
         header: template of what stands above the contents.
-        sections: name (also the anchor) -> heading and template, in their order. A section whose
-            template gives nothing is left out, of the contents, too.
-        context: what the templates may use. Each imports what it needs of `macros.html.jinja`.
+        sections: name, also the anchor, to section, in their order. One whose template gives
+            nothing is left out.
+        content: what the page is made of; templates know it as `page`.
         script: file in `templates/` that brings the page to life; None: none.
         data: what the script reads, as JSON.
     """
     environment = _environment()
-    rendered = {
-        name: (heading, Markup(environment.get_template(template).render(context).strip()))
-        for name, (heading, template) in sections.items()
-    }
+    bodies: dict[str, tuple[str, Markup]] = {}
+    for name, section in sections.items():
+        context = section.context(content)
+        if context is not None:
+            text = _template(environment, section.template).render(page=content, **context).strip()
+            if text:
+                bodies[name] = (section.heading, Markup(text))
     code = None if script is None else (FOLDER / script).read_text(encoding="utf-8")
     return environment.get_template("base.html.jinja").render(
         title=title,
-        header=Markup(environment.get_template(header).render(context)),
-        sections={name: part for name, part in rendered.items() if part[1]},
+        header=Markup(environment.get_template(header).render(page=content)),
+        sections=bodies,
         policy=_policy(code),
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=None if code is None else Markup(code),
         data=None if data is None else Markup(safe_json(data)),
     )
+
+
+def _template(environment: Environment, template: str | Path) -> Template:
+    if isinstance(template, Path):
+        return environment.from_string(template.read_text(encoding="utf-8"))
+    return environment.get_template(template)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -109,10 +128,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[..., Any]] = {
-        "percent": percent,
-        "points": points,
-        "p_value": p_value,
-    }
-    environment.filters.update(filters)
+    environment.filters.update(percent=percent, points=points)
     return environment

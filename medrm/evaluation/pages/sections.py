@@ -1,0 +1,249 @@
+"""The sections of a run's or an evaluation's page: one literal registry, `SECTIONS`; no torch.
+
+To add a section: write a function that returns what its template shows (or None where there is
+nothing to show), a template in `templates/report/`, and an entry in `SECTIONS`. From outside the
+package an entry may name a template by its path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from medrm.evaluation.pages.document import Section
+from medrm.evaluation.pages.samples import Samples
+from medrm.evaluation.report import robust_of
+from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.tables import comparison_tables, report_tables
+from medrm.evaluation.tables.comparison_tables import FEW
+from medrm.evaluation.tables.sentences import gain_sentence, metric_lines
+from medrm.evaluation.tables.table import Table, counted
+
+Context = Mapping[str, Any]
+"""What a section's template shows, by name."""
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """What a page is made of.
+
+    Attributes:
+        run: reports, comparison and metrics.
+        manifest: content of `run.json`; empty where there is none.
+        figures: name to SVG of each figure that the run has data for.
+        samples: of the browser of cases; None where no cases are kept.
+        images: whether pictures may go into the page.
+    """
+
+    run: RunFiles
+    manifest: Mapping[str, Any]
+    figures: Mapping[str, Markup]
+    samples: Samples | None
+    images: bool
+
+    @property
+    def gain(self) -> str | None:
+        """What the primary dimension's difference consists of."""
+        return None if self.run.comparison is None else gain_sentence(self.run.comparison)
+
+
+def _headline(page: PageContent) -> Context:
+    run = page.run
+    consistencies = [
+        (measures or {}).get("consistency")
+        for report in run.sides.values()
+        for measures in robust_of(report).values()
+    ]
+    in_both_orders = any(value is not None for value in consistencies)
+    caption = "Accuracy in percent over the presented orders, difference in points."
+    if run.comparison is None:
+        caption = "Accuracy in percent, over the presented orders."
+        table = report_tables.accuracy_table(run.after, mean=True, unscored="not scored")
+        names = ["dimension", "drawn", "accuracy (95 % CI)", "official", "read", "ceiling", "n"]
+        names[5:5] = ["same verdict"] if in_both_orders else []
+    else:
+        table = comparison_tables.comparison_table(
+            run.comparison, run.sides, official=[run.primary]
+        )
+        table = _with_case_links(table, page)
+        names = ["dimension", "drawn", "before", "after", "difference (95 % CI)", "p"]
+        names += ["fixed / broken", *(["same verdict"] if in_both_orders else []), "read", "n"]
+    columns = {name: {"p": "adjusted p", "n": "cases"}.get(name, name) for name in names}
+    caption += " What could not be read counts as wrong."
+    return {"table": table.pick(columns, caption), "in_both_orders": in_both_orders}
+
+
+def _with_case_links(table: Table, page: PageContent) -> Table:
+    """The numbers of fixed and broken cases lead to those cases, where cases are kept."""
+    if page.samples is None or page.run.comparison is None:
+        return table
+    cells = []
+    for name, entry in page.run.comparison["dimensions"].items():
+        links = [
+            Markup('<a href="#show={}&amp;dimension={}">{}</a>').format(
+                key, quote(name), entry[key]
+            )
+            if entry[key]
+            else str(entry[key])
+            for key in ("fixed", "broken")
+        ]
+        cells.append("-" if entry["fixed"] is None else Markup(" / ").join(links))
+    return table.with_cells("fixed / broken", cells)
+
+
+def _groups(page: PageContent) -> Context:
+    run, primary = page.run, page.run.primary
+    groups = (
+        run.after["protocols"].get("robust", {}).get("groups", {})
+        if run.comparison is None
+        else run.comparison["cells"]
+    )
+    tables = {}
+    for group in groups:
+        table = comparison_tables.group_table(run.after, run.comparison, group, primary)
+        if table is None:
+            continue
+        if page.samples is not None and group in page.samples.data["groups"]:
+            link = Markup('<a href="#by-{}={}&amp;dimension={}">{}</a>')
+            members = [str(row[0]) for row in table.rows]
+            words = [(quote(group), quote(member), quote(primary), member) for member in members]
+            table = table.with_cells("member", [link.format(*texts) for texts in words])
+        columns = {name: name for name in table.columns if name != "clusters"}
+        columns |= {"member": group, "n": "cases"}
+        caption = f"Accuracy on {primary} by {group}, in percent"
+        tables[group] = table.pick(columns, caption)
+    cells = [] if run.comparison is None else comparison_tables.cell_tables(run.comparison)
+    return {"tables": tables, "cells": [table for table in cells if table.rows], "few": FEW}
+
+
+def _changed(page: PageContent) -> Context | None:
+    if page.run.comparison is None:
+        return None
+    return {"table": comparison_tables.transitions_table(page.run.comparison)}
+
+
+_POSITION = (
+    *("dimension", "same verdict", "names the first", "right in both", "gap"),
+    "first / second wins twice",
+)
+
+
+def _bias(page: PageContent) -> Context:
+    sides, comparison = page.run.sides, page.run.comparison
+    position = report_tables.position_table(sides)
+    checks = None if comparison is None else comparison_tables.non_inferiority_table(comparison)
+    return {
+        "position": position.pick(_POSITION) if position.rows else position,
+        "length": report_tables.length_table(sides),
+        "halo": report_tables.halo_table(sides),
+        "checks": checks,
+        "correlations": report_tables.correlation_tables(page.run.after),
+        "agreement": report_tables.agreement_table(sides),
+    }
+
+
+def _format(page: PageContent) -> Context | None:
+    tables = report_tables.parsing_tables(page.run.sides)
+    return {"tables": tables} if tables else None
+
+
+def _calibration(page: PageContent) -> Context | None:
+    table = report_tables.calibration_table(page.run.sides)
+    return {"table": table} if table.rows else None
+
+
+def _controls(page: PageContent) -> Context:
+    comparison, primary = page.run.comparison, page.run.primary
+    caption = f"What else could explain it, on {primary}. Accuracy in percent"
+    columns = {name: name for name in ("control", "drawn", "accuracy")}
+    if comparison is not None and comparison["controls"]:
+        caption += ", difference in points"
+        columns |= {"difference (95 % CI)": "adapter minus control (95 % CI)", "p": "p"}
+    table = comparison_tables.control_table(comparison, primary, page.run.after)
+    return {"table": table.pick(columns, f"{caption}.")}
+
+
+def _training(page: PageContent) -> Context | None:
+    return {} if "training" in page.figures else None
+
+
+def _cases(page: PageContent) -> Context | None:
+    return None if page.samples is None else {}
+
+
+def _others(page: PageContent) -> Context:
+    sides = page.run.sides
+    tables = {}
+    for side, report in reversed(sides.items()):
+        table = report_tables.official_table({side: report})
+        if table is not None:
+            columns = {"organ": "organ"}
+            columns |= {f"{name}_acc": name for name in report["protocols"]["official"]["micro"]}
+            tables[side] = table.pick(columns, f"The released scorer's table, {side}")
+    return {
+        "metrics": {side: metric_lines(report) for side, report in sides.items()},
+        "published": report_tables.published_table(page.run.after),
+        "official": tables,
+    }
+
+
+def _method(page: PageContent) -> Context:
+    return {
+        "settings": report_tables.settings_table(page.run.sides),
+        "folds": report_tables.folds_table(page.run.after.get("crossfit")),
+        "manifest": {key: _pretty(value) for key, value in page.manifest.items()},
+    }
+
+
+def _pretty(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _notes(page: PageContent) -> Context:
+    """What was left out of, or counted wrong in, the numbers."""
+    remarks = []
+    for side, report in page.run.sides.items():
+        if report["unread"]:
+            remarks.append(
+                f"Benchmark cases that could not be read ({side}), counted wrong: "
+                f"{counted(report['unread'])}."
+            )
+        if report["verdict_mass"] is not None:
+            remarks.append(
+                f"Mean probability ({side}) of naming one of the two answers at all: "
+                f"{report['verdict_mass']:.2g}. Where it is small, the verdicts compare two things "
+                "the model would hardly say."
+            )
+        if report["not_scored"]:
+            names = ", ".join(report["not_scored"])
+            remarks.append(f"Labelled but not scored ({side}): {names}.")
+    excluded = Counter(case["reason"] for case in page.manifest.get("data", {}).get("excluded", []))
+    if excluded:
+        remarks.append(
+            f"Training cases set aside: {counted(dict(excluded.most_common()))}. run.json lists "
+            "them."
+        )
+    return {"remarks": remarks}
+
+
+SECTIONS: dict[str, Section[PageContent]] = {
+    "headline": Section("Every dimension", "report/headline.html.jinja", _headline),
+    "groups": Section("Organ by organ", "report/groups.html.jinja", _groups),
+    "changed": Section("What changed", "report/changed.html.jinja", _changed),
+    "bias": Section("Position, length and halo", "report/bias.html.jinja", _bias),
+    "format": Section("How the replies were read", "report/format.html.jinja", _format),
+    "calibration": Section("Calibration", "report/calibration.html.jinja", _calibration),
+    "controls": Section("Controls and baselines", "report/controls.html.jinja", _controls),
+    "training": Section("Training", "report/training.html.jinja", _training),
+    "cases": Section("Case by case", "report/cases.html.jinja", _cases),
+    "others": Section("Numbers of others", "report/others.html.jinja", _others),
+    "method": Section("Method and manifest", "report/method.html.jinja", _method),
+    "notes": Section("Notes and limits", "report/notes.html.jinja", _notes),
+}
+"""Name, also the anchor, of each section to what it is, in the order of the page."""

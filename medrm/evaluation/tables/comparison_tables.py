@@ -1,0 +1,275 @@
+"""Tables of a comparison: dimensions, controls, groups, transitions, what must not get worse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from medrm.evaluation.compare import SIGNIFICANCE, Comparison
+from medrm.evaluation.measures.accuracy import RULES
+from medrm.evaluation.report import Report, robust_of
+from medrm.evaluation.tables.report_tables import ABSENT, ABSENT_LEGEND, Sides, across
+from medrm.evaluation.tables.table import (
+    DASH,
+    Cell,
+    Style,
+    Table,
+    Track,
+    p_value,
+    percent,
+    points,
+    signed,
+    table_of,
+    with_interval,
+)
+
+CONTROLS = {
+    "zero_shot_verdict": "base, zero-shot verdict",
+    "zero_shot_averaged": "base, verdict of both orders",
+    "zero_shot_likelihood": "base, answer likelihood",
+    "frozen_probe": "frozen base, trained head",
+    "untrained_head": "untrained head",
+    "base_skeleton": "base, forced skeleton",
+    "base_averaged": "base, skeleton of both orders",
+    "init_adapter": "adapter before this training",
+    "skeleton": "trained, forced skeleton",
+    "blank_images": "trained, blank images",
+    "shuffled_images": "trained, another case's images",
+    "text_only": "trained, no images",
+}
+"""The controls of a run in words: of scores, of judges, of both."""
+
+FEW = 50
+"""Groups of fewer cases are shown faded: their intervals span tens of points."""
+
+FIXED_LEGEND = "Fixed: scored higher after than before, over the presented orders; broken: lower."
+
+
+def comparison_table(
+    comparison: Comparison,
+    sides: Sides | None = None,
+    *,
+    mean: bool = True,
+    official: Sequence[str] = (),
+) -> Table:
+    """Returns before, after and difference of every dimension, in percent and points.
+
+    Args:
+        comparison: of two evaluations.
+        sides: their reports, for the columns `same verdict` and `read`.
+        mean: whether the mean over several dimensions follows them.
+        official: dimensions whose accuracy under the official protocol stands below.
+    """
+    primary = comparison["primary"]["dimension"]
+    rows = [
+        {**_paired_cells(name, entry), **_read_cells(sides or {}, name)}
+        for name, entry in comparison["dimensions"].items()
+    ]
+    styles: dict[int, Style] = {
+        index: "primary" for index, row in enumerate(rows) if row["dimension"] == primary
+    }
+    average = comparison["mean"]
+    if mean and average and average["delta"] is not None and len(rows) > 1:
+        styles[len(rows)] = "sum"
+        rows.append(_paired_cells("mean", average))
+    by_official = comparison["official"] or {}
+    below = [name for name in official if name in by_official]
+    if below:
+        styles[len(rows)] = "sum"
+        rows += [_paired_cells(f"official: {name}", by_official[name]) for name in below]
+    benchmark = comparison["benchmark"]
+    title = f"{benchmark['name']}: {benchmark['cases']} cases in {benchmark['clusters']} clusters"
+    absent = any(ABSENT in cell for row in rows for cell in row.values() if isinstance(cell, str))
+    note = f"{FIXED_LEGEND} {ABSENT_LEGEND}" if absent else FIXED_LEGEND
+    return table_of(title, rows, note, styles)
+
+
+def _paired_cells(name: str, entry: Mapping[str, Any]) -> dict[str, Cell]:
+    """The cells of a paired difference; what its entry has no number for is a dash."""
+    fixed = entry.get("fixed")
+    return {
+        "dimension": name,
+        "drawn": Track(entry["before"], entry["after"], entry.get("ceiling"), None, name),
+        "before": percent(entry["before"]),
+        "after": percent(entry["after"]),
+        "difference (95 % CI)": points(entry),
+        "p": p_value(entry.get("p")),
+        "fixed / broken": DASH if fixed is None else f"{fixed} / {entry['broken']}",
+        "n": str(entry.get("n", DASH)),
+        "ceiling": percent(entry.get("ceiling")),
+    }
+
+
+def _read_cells(sides: Sides, dimension: str) -> dict[str, Cell]:
+    """What each side read, and whether its verdict was the same in both orders."""
+    measures = [robust_of(report).get(dimension) or {} for report in sides.values()]
+    return {
+        heading: across(of_side.get(key) for of_side in measures)
+        for heading, key in {"same verdict": "consistency", "read": "coverage"}.items()
+        if sides
+    }
+
+
+def card_table(comparison: Comparison, after: Report) -> Table:
+    """Returns the accuracies of a model card: after training with their interval."""
+    primary, robust = comparison["primary"]["dimension"], robust_of(after)
+    table = comparison_table(comparison, mean=False)
+    entries = comparison["dimensions"].items()
+    names = [f"{name} (primary)" if name == primary else name for name, _ in entries]
+    accuracies = [
+        with_interval(entry["after"], (robust[name] or {}).get("ci95")) for name, entry in entries
+    ]
+    columns = ("dimension", "before", "after", "difference (95 % CI)", "p", "n", "ceiling")
+    headings = dict(zip(columns, columns, strict=True))
+    headings |= {"difference (95 % CI)": "difference", "p": "p (adjusted)"}
+    table = table.with_cells("dimension", names).with_cells("after", accuracies)
+    return replace(table.pick(headings, caption=""), note="")
+
+
+def control_table(
+    comparison: Comparison | None, primary: str, report: Report | None = None
+) -> Table:
+    """Returns what else could explain the accuracy on a dimension.
+
+    Args:
+        comparison: its controls are the first rows; None: one evaluation by itself.
+        primary: the dimension.
+        report: of the trained model, for the rules that need no model.
+    """
+    controls = {} if comparison is None else comparison["controls"]
+    rows: list[dict[str, Cell]] = []
+    for name, entry in controls.items():
+        words = CONTROLS.get(name, name)
+        rows.append(
+            {
+                "control": words,
+                "drawn": Track(entry["before"], entry["after"], entry["ceiling"], None, words),
+                "accuracy": percent(entry["before"]),
+                "difference (95 % CI)": points(entry),
+                "p": p_value(entry["p"]),
+            }
+        )
+    if report is not None:
+        after = (robust_of(report).get(primary) or {}).get("accuracy")
+        ceiling = report["ceiling"].get(primary)
+        for rule, words in RULES.items():
+            accuracy = (report["baselines"].get(rule) or {}).get(primary)
+            drawn: Cell = ""
+            if accuracy is not None and after is not None:
+                drawn = Track(accuracy, after, ceiling, None, f"rule: {words}")
+            rows.append(
+                {"control": f"rule: {words}", "drawn": drawn, "accuracy": percent(accuracy)}
+            )
+    caption = "" if comparison is None else percent(comparison["primary"]["after"])
+    return table_of(f"{primary}: trained adapter {caption} against", rows)
+
+
+def group_table(
+    report: Report, comparison: Comparison | None, group: str, dimension: str
+) -> Table | None:
+    """Returns the accuracy by a property of the case, most cases first; None without any.
+
+    Of a comparison it holds the cells of the group, of one evaluation its members. Members without
+    a labelled case are left out.
+    """
+    rows: list[dict[str, Cell]] = []
+    for entry in _group_entries(report, comparison, group, dimension):
+        member = entry["member"]
+        if comparison is None:
+            accuracy, bounds = entry["accuracy"], entry["ci95"]
+            cells: dict[str, Cell] = {
+                "drawn": Track(None, accuracy, None, bounds, member),
+                "accuracy (95 % CI)": with_interval(accuracy, bounds),
+            }
+        else:
+            cells = {
+                "drawn": Track(entry["before"], entry["after"], label=member),
+                "before": percent(entry["before"]),
+                "after": percent(entry["after"]),
+                "difference (95 % CI)": points(entry),
+                "p (BH)": p_value(entry["p_bh"]),
+            }
+        counts = {"n": str(entry["n"]), "clusters": str(entry["clusters"])}
+        rows.append({"member": member, **cells, **counts})
+    few: dict[int, Style] = {
+        index: "few" for index, row in enumerate(rows) if int(str(row["n"])) < FEW
+    }
+    exploratory = "" if comparison is None else "; exploratory"
+    caption = f"Accuracy in percent on {dimension} by {group}{exploratory}."
+    return table_of(caption, rows, styles=few) if rows else None
+
+
+def _group_entries(
+    report: Report, comparison: Comparison | None, group: str, dimension: str
+) -> list[Mapping[str, Any]]:
+    """The numbers of each member of a group on one dimension, most cases first."""
+    if comparison is None:
+        members = report["protocols"].get("robust", {}).get("groups", {}).get(group, {})
+        entries = [{**cells[dimension], "member": name} for name, cells in members.items()]
+    else:
+        entries = [
+            cell for cell in comparison["cells"].get(group, ()) if cell["dimension"] == dimension
+        ]
+    labelled = [entry for entry in entries if entry["n"]]
+    return sorted(labelled, key=lambda entry: (-entry["n"], entry["member"]))
+
+
+def cell_tables(comparison: Comparison) -> list[Table]:
+    """Returns the difference in every cell of every grouping, for who cannot see the heat map."""
+    names = list(comparison["dimensions"])
+    tables = []
+    for group, cells in comparison["cells"].items():
+        members: dict[str, dict[str, str]] = {}
+        for cell in cells:
+            mark = " *" if cell["p_bh"] is not None and cell["p_bh"] < SIGNIFICANCE else ""
+            members.setdefault(cell["member"], {})[cell["dimension"]] = signed(cell["delta"]) + mark
+        tables.append(
+            Table(
+                f"Difference in points by {group} and dimension",
+                [group, *names],
+                [[name, *(row.get(key, DASH) for key in names)] for name, row in members.items()],
+                "* p below 0.05 after Benjamini and Hochberg's adjustment over all cells.",
+            )
+        )
+    return tables
+
+
+def transitions_table(comparison: Comparison) -> Table:
+    """Returns what became of every case, by dimension."""
+    keys = ("both_right", "fixed", "broken", "both_wrong")
+    rows = [
+        {
+            "dimension": name,
+            **{key.replace("_", " "): str(entry[key]) for key in keys},
+            "McNemar mid-p": p_value(entry.get("p_mcnemar")),
+            "Holm p": p_value(entry.get("p_holm")),
+        }
+        for name, entry in comparison["dimensions"].items()
+        if entry.get("both_right") is not None
+    ]
+    note = (
+        f"{FIXED_LEGEND} McNemar's test assumes independent cases and stands for reference. Holm: "
+        "of the sign-flip test over clusters, adjusted for looking at all dimensions."
+    )
+    return table_of("Cases by what they were before and are after", rows, note)
+
+
+def non_inferiority_table(comparison: Comparison) -> Table:
+    """Returns what must not get worse, and whether it did."""
+    rows = [
+        {
+            "measure": name.replace("_", " "),
+            "before": percent(check["before"]),
+            "after": percent(check["after"]),
+            "may lose": percent(check.get("margin")),
+            "state": check["state"],
+        }
+        for name, check in comparison["guardrails"].items()
+    ]
+    return table_of(
+        f"Guardrails on {comparison['primary']['dimension']}",
+        rows,
+        "Percent. A failed guardrail forbids the word Improved. Skipped: one side has no such "
+        "value, as a scalar reward has only one presented order.",
+    )

@@ -1,0 +1,380 @@
+"""Tables of what `report.json` says of one evaluation, or of two beside each other; no torch.
+
+`sides` are the reports that a table shows, by name: `before` and `after`, or one alone. A cell
+about both reads "before > after", with an arrow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from medrm.evaluation.measures.accuracy import best_rule
+from medrm.evaluation.report import Report, robust_of
+from medrm.evaluation.tables.table import (
+    DASH,
+    Cell,
+    Style,
+    Table,
+    Track,
+    decimal,
+    percent,
+    signed,
+    table_of,
+    with_interval,
+)
+
+Sides = Mapping[str, Report]
+
+Format = Callable[[Any], str]
+"""How a number that is there is written."""
+
+ABSENT = "n/a"
+"""One side's value where only the other side has one."""
+
+ABSENT_LEGEND = f"{ABSENT}: one side has no such number."
+
+_ARROW = " \u2192 "
+
+_DIGEST = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{16,}\b")
+"""Shown by its first characters; report.json has it in full."""
+
+_SHORT_RULES = {"always_a": "A", "always_b": "B"}
+
+
+def across(values: Iterable[Any], write: Format = percent) -> str:
+    """Returns the value of every side; a dash where no side has one.
+
+    Counts that are the same on every side stand there once.
+    """
+    values = list(values)
+    if all(value is None for value in values):
+        return DASH
+    cells = [ABSENT if value is None else write(value) for value in values]
+    return cells[0] if write is str and len(set(cells)) == 1 else _ARROW.join(cells)
+
+
+def accuracy_table(report: Report, *, mean: bool = False, unscored: str = DASH) -> Table:
+    """Returns the accuracy on every dimension; the best rule is the one that sees no image.
+
+    Args:
+        report: of one evaluation.
+        mean: whether the mean over the dimensions is the last row.
+        unscored: the accuracy of a dimension that was not scored.
+    """
+    robust, protocols = robust_of(report), report["protocols"]
+    official = protocols.get("official", {}).get("micro", {})
+    rows: list[dict[str, Cell]] = []
+    for name, ceiling in report["ceiling"].items():
+        rule = best_rule(report["baselines"], name)
+        rows.append(
+            {
+                **_accuracy_cells(name, robust.get(name), ceiling, unscored),
+                "official": percent(official.get(name)),
+                "read": percent((robust.get(name) or {}).get("coverage")),
+                "same verdict": percent((robust.get(name) or {}).get("consistency")),
+                "best rule": DASH
+                if rule is None
+                else f"{_SHORT_RULES.get(rule[0], rule[0])} {percent(rule[1])}",
+                "ceiling": percent(ceiling),
+            }
+        )
+    styles: dict[int, Style] = {}
+    overall = protocols.get("robust", {}).get("means", {}).get("mean")
+    if mean and overall and overall["accuracy"] is not None and len(robust) > 1:
+        styles[len(rows)] = "sum"
+        rows.append(_accuracy_cells("mean", overall, None, unscored))
+    title = f"{report['model']} on {report['benchmark']['name']} ({report['readout']})"
+    return table_of(title, rows, styles=styles)
+
+
+def _accuracy_cells(
+    name: str, measures: Mapping[str, Any] | None, ceiling: float | None, unscored: str
+) -> dict[str, Cell]:
+    """The cells that say how accurate a model is; `measures` is None where it was not scored."""
+    if not measures:
+        return {"dimension": name, "drawn": "", "accuracy (95 % CI)": unscored, "n": DASH}
+    accuracy, bounds = measures["accuracy"], measures["ci95"]
+    return {
+        "dimension": name,
+        "drawn": Track(None, accuracy, ceiling, bounds, name),
+        "accuracy (95 % CI)": with_interval(accuracy, bounds),
+        "n": str(measures["n"]),
+    }
+
+
+def _by_dimension(
+    caption: str,
+    note: str,
+    sides: Sides,
+    columns: Mapping[str, tuple[str, Format]],
+    read: Callable[[Report, str], Mapping[str, Any]],
+    needed: str | None = None,
+) -> Table:
+    """Returns a row for each dimension that any side has judged, in the benchmark's order.
+
+    Args:
+        caption: of the table.
+        note: its legend.
+        sides: the reports.
+        columns: heading to the key of a number and how it is written.
+        read: returns the numbers of a report on a dimension.
+        needed: heading of the column without which a dimension is left out.
+    """
+    rows = []
+    for name in list(sides.values())[-1]["ceiling"]:
+        numbers = [read(report, name) for report in sides.values()]
+        cells = {
+            heading: across((of_side.get(key) for of_side in numbers), write)
+            for heading, (key, write) in columns.items()
+        }
+        judged = any(robust_of(report).get(name) for report in sides.values())
+        if judged and (needed is None or cells[needed] != DASH):
+            rows.append({"dimension": name, **cells})
+    if any(ABSENT in cell for row in rows for cell in row.values()):
+        note = f"{note} {ABSENT_LEGEND}"
+    return table_of(caption, rows, note)
+
+
+def _robust(report: Report, dimension: str) -> Mapping[str, Any]:
+    return robust_of(report).get(dimension) or {}
+
+
+def position_table(sides: Sides) -> Table:
+    """Returns what the presented order does to the verdicts; no row for scalar models."""
+    return _by_dimension(
+        "Position: what the order of the answers does",
+        "Percent. Same verdict in both orders, where unread is not the same. Names the first: 50 "
+        "has no position bias. Gap: points of accuracy where the better answer is shown first, "
+        "above where it is shown second.",
+        sides,
+        {
+            "same verdict": ("consistency", percent),
+            "names the first": ("first_rate", percent),
+            "right in both": ("both_correct", percent),
+            "gap": ("position_gap", signed),
+            "first / second wins twice": ("flips", _flips),
+            "kappa": ("kappa", decimal),
+            "AC1": ("ac1", decimal),
+        },
+        _robust,
+        "same verdict",
+    )
+
+
+def _flips(flips: Mapping[str, Any]) -> str:
+    return f"{flips['first_twice']} / {flips['second_twice']}"
+
+
+def agreement_table(sides: Sides) -> Table:
+    """Returns accuracy's relatives: agreement with the experts, bounds, what was read."""
+    return _by_dimension(
+        "Agreement with the experts",
+        "Percent. Bounds: the accuracy if all that is unread were wrong, and if it were right. "
+        "Kappa (Cohen) and AC1 (Gwet) take off what chance would give.",
+        sides,
+        {
+            "read": ("coverage", percent),
+            "right of what was read": ("parsed_accuracy", percent),
+            "bounds": ("bounds", lambda bounds: " to ".join(map(percent, bounds))),
+            "balanced": ("balanced_accuracy", percent),
+            "kappa": ("kappa", decimal),
+            "AC1": ("ac1", decimal),
+            "experts' ties": ("n_tie", str),
+        },
+        _robust,
+    )
+
+
+def length_table(sides: Sides) -> Table:
+    """Returns whether the longer answer is preferred beyond what the experts do."""
+    return _by_dimension(
+        "Length: whether longer answers win",
+        "Pairs whose answers differ by more than 30 characters. Bias: how much more often than the "
+        "experts. Coefficient: of the length difference, in a logistic model of the choice that "
+        "knows the experts' label.",
+        sides,
+        {
+            "names the longer": ("longer_rate", percent),
+            "experts do": ("longer_rate_label", percent),
+            "bias, points": ("bias", signed),
+            "right if longer is better": ("accuracy_longer", percent),
+            "if shorter is": ("accuracy_shorter", percent),
+            "coefficient": ("coefficient", decimal),
+            "pairs": ("n", str),
+        },
+        lambda report, name: (report.get("length") or {}).get(name) or {},
+        "pairs",
+    )
+
+
+def calibration_table(sides: Sides) -> Table:
+    """Returns how far stated probabilities are to be believed; no row where none are stated."""
+    return _by_dimension(
+        "Calibration of the stated probabilities",
+        "Lower is better for ECE, Brier and log loss. AUROC: whether confidence tells right from "
+        "wrong. Surest 80 %: accuracy (percent) where the least sure fifth is set aside.",
+        sides,
+        {
+            "ECE": ("ece", decimal),
+            "ECE, debiased": ("ece_debiased", decimal),
+            "Brier": ("brier", decimal),
+            "log loss": ("nll", decimal),
+            "AUROC": ("auroc", decimal),
+            "surest 80 % right": ("accuracy_at_80", percent),
+            "cases": ("n", str),
+        },
+        lambda report, name: _robust(report, name).get("calibration") or {},
+        "cases",
+    )
+
+
+def halo_table(sides: Sides) -> Table:
+    """Returns whether the dimensions are told apart as far as the experts do."""
+    structures = {
+        side: report["structure"] for side, report in sides.items() if report["structure"]
+    }
+    rows = [
+        [
+            side,
+            percent(structure["all_same"]),
+            percent(structure["all_same_label"]),
+            signed(structure["halo"]),
+            percent(structure["overall_vs_parts"]),
+            percent(structure["overall_vs_parts_label"]),
+        ]
+        for side, structure in structures.items()
+    ]
+    columns = ("", "all the same", "experts do", "halo, points")
+    return Table(
+        "Halo: one answer on all dimensions",
+        (*columns, "overall follows the parts", "experts do"),
+        rows,
+        "Percent of what was read on all dimensions, of pairs labelled on all.",
+    )
+
+
+def correlation_tables(report: Report) -> list[Table]:
+    """Returns the correlations of the dimensions' verdicts, of the model and of the experts."""
+    structure = report["structure"] or {}
+    names = structure.get("dimensions", [])
+    captions = {"phi": "Verdicts of the model", "phi_label": "Labels of the experts"}
+    return [
+        Table(
+            f"{caption}, phi",
+            ["", *names],
+            [
+                [name, *(decimal(value, 2) for value in values)]
+                for name, values in zip(names, structure[key], strict=True)
+            ],
+        )
+        for key, caption in captions.items()
+        if structure.get(key)
+    ]
+
+
+_PARSER_NOTES = {
+    "strict": "The strict parser reads every reply of every order.",
+    "official": "The official parser reads the first reply of the stored order. Suspect: read "
+    "by a rule of the released scorer that is known to misread. Voided but readable: dropped "
+    "as a whole by it, although the strict parser reads a part.",
+}
+
+
+def parsing_tables(sides: Sides) -> list[Table]:
+    """Returns, for each parser, the counts of replies: read, not wholly read, suspect."""
+    tables = []
+    for parser, note in _PARSER_NOTES.items():
+        of_sides = [(report["parsing"] or {}).get(parser) or {} for report in sides.values()]
+        rows = []
+        for key, words in {"stages": "read by rule", "unread": "not wholly read"}.items():
+            counts = [of_side.get(key, {}) for of_side in of_sides]
+            rows += [
+                [f"{words}: {name}", *(str(of_side.get(name, 0)) for of_side in counts)]
+                for name in sorted({name for of_side in counts for name in of_side})
+            ]
+        if parser == "official":
+            rows += [
+                [key.replace("_", " "), *(str(of_side.get(key, 0)) for of_side in of_sides)]
+                for key in ("suspect", "voided_but_readable")
+            ]
+        if any(of_sides):
+            tables.append(Table(f"Replies, {parser} parser", ["", *sides], rows, note))
+    return tables
+
+
+def official_table(sides: Sides) -> Table | None:
+    """Returns the released scorer's table, 4 decimals, with its means; None where it was not run.
+
+    Its rows are organs, whatever `official.csv` calls them; the columns `<dimension>_acc` are
+    those of `official.csv`. The sides stand one below the other.
+    """
+    rows: list[list[str]] = []
+    styles: dict[int, Style] = {}
+    tables = {side: report["protocols"].get("official") for side, report in sides.items()}
+    official: Mapping[str, Any] = {}
+    for side, report in sides.items():
+        official = tables[side] or official
+        if tables[side] is None:
+            continue
+        styles |= {len(rows): "sum", len(rows) + len(official["organs"]): "sum"}
+        means = {"mean over cases": official["micro"], "mean over organs": official["macro"]}
+        rows += [
+            [organ, report["model"], *(decimal(value, 4) for value in values.values())]
+            for organ, values in {**official["organs"], **means}.items()
+        ]
+    if not rows:
+        return None
+    columns = ("organ", "model", *(f"{name}_acc" for name in official["micro"]))
+    return Table(f"Released order, {official['label']}.", columns, rows, styles=styles)
+
+
+def published_table(report: Report) -> Table:
+    """Returns the numbers that others reported on the benchmark."""
+    rows = [
+        {"model": number["model"], "accuracy, %": number["accuracy"], "source": number["source"]}
+        for number in report["published"]
+    ]
+    return table_of("Published, as their sources state them", rows)
+
+
+def settings_table(sides: Sides) -> Table:
+    """Returns what besides the weights could change a number."""
+    reports = sides.values()
+    settings = {name for report in reports for name in report["settings"]}
+    rows = [
+        ["model", *(report["model"] for report in reports)],
+        ["readout", *(report["readout"] for report in reports)],
+        ["weights", *(_setting(report.get("weights") or "not stated") for report in reports)],
+        *(
+            [name, *(_setting(report["settings"].get(name)) for report in reports)]
+            for name in sorted(settings)
+        ),
+    ]
+    return Table("Models and settings", ["", *sides], rows)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    return DASH if value is None else _DIGEST.sub(r"\1...", str(value))
+
+
+def folds_table(crossfit: Mapping[str, Any] | None) -> Table:
+    """Returns the folds of a cross-fitted run, each judged by a model of its own."""
+    rows = []
+    for fold in (crossfit or {}).get("per_fold", ()):
+        calibration = fold.get("calibration") or {}
+        errors = [(calibration.get(key) or {}).get("ece") for key in ("raw", "scaled")]
+        rows.append(
+            {
+                **{key: str(fold[key]) for key in ("fold", "cases", "clusters")},
+                "accuracy": percent(fold["accuracy"]),
+                "temperature": decimal(fold["temperature"]),
+                "ECE": decimal(errors[0]),
+                "ECE, scaled": decimal(errors[1]),
+            }
+        )
+    note = "Each temperature was fitted on development cases of its fold's own training data."
+    return table_of("Folds", rows, note)

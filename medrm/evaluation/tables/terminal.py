@@ -1,0 +1,148 @@
+"""Prints an evaluation, a comparison and an audit; readable from 80 columns on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from medrm.errors import printable
+from medrm.evaluation.audit import DISCORDANCE, Audit
+from medrm.evaluation.compare import Comparison
+from medrm.evaluation.report import Report
+from medrm.evaluation.tables.audit_tables import label_table, organ_table, rule_table
+from medrm.evaluation.tables.comparison_tables import comparison_table, control_table
+from medrm.evaluation.tables.report_tables import accuracy_table, position_table
+from medrm.evaluation.tables.sentences import (
+    comparison_lines,
+    joint_lines,
+    metric_lines,
+    parsing_lines,
+)
+from medrm.evaluation.tables.table import counted
+from medrm.evaluation.tables.writers import plain, to_terminal
+
+_MOST_FINDINGS = 10
+
+_COLOURS = {"Improved": "green", "Regressed": "red", "Not shown": "yellow"}
+
+_ACCURACY = ("dimension", "accuracy (95 % CI)", "official", "n", "read", "best rule", "ceiling")
+
+_POSITION = ("dimension", "same verdict", "names the first", "right in both", "kappa", "AC1")
+
+_COMPARISON = {
+    "dimension": "dimension",
+    "before": "before",
+    "after": "after",
+    "difference (95 % CI)": "delta (95 % CI)",
+    "p": "p adj.",
+    "n": "n",
+    "ceiling": "ceiling",
+}
+
+_CONTROLS = {
+    "control": "control",
+    "accuracy": "accuracy",
+    "difference (95 % CI)": "adapter minus control",
+    "p": "p",
+}
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Prints one evaluation: accuracy with its interval beside the best rule and the ceiling."""
+    console = console or Console()
+    console.print(to_terminal(accuracy_table(report).pick(_ACCURACY)))
+    if "official" in report["protocols"]:
+        console.print(plain(f"Column official: {report['protocols']['official']['label']}."))
+    position = position_table({"model": report})
+    if position.rows:
+        console.print(to_terminal(position.pick(_POSITION, "both orders")))
+    lines = [*joint_lines(report), *metric_lines(report)]
+    if report["unread"]:
+        lines.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
+    lines += parsing_lines(report["parsing"])
+    if report["verdict_mass"] is not None:
+        lines.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
+    for line in lines:
+        console.print(plain(line))
+
+
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
+    """Prints a comparison: each dimension, the controls, and the verdict in one sentence."""
+    console = console or Console()
+    console.print(to_terminal(comparison_table(comparison).pick(_COMPARISON)))
+    if comparison["controls"]:
+        controls = control_table(comparison, comparison["primary"]["dimension"])
+        console.print(to_terminal(controls.pick(_CONTROLS)))
+    for line in comparison_lines(comparison):
+        console.print(plain(line))
+    colour = _COLOURS[comparison["verdict"]]
+    console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
+
+
+def print_audit(audit: Audit, console: Console | None = None) -> None:
+    """Prints an audit: labels, rules, groups, images, and at most ten findings of each kind."""
+    console = console or Console()
+    console.print(
+        plain(
+            f"{audit['name']}: {audit['cases']} cases in {audit['clusters']} clusters (largest: "
+            f"{audit['largest_cluster']}), {audit['text_only']} without an image, "
+            f"{audit['excluded_rows']} rows set aside"
+        )
+    )
+    if audit["labels"]:
+        tables = [label_table(audit), rule_table(audit)]
+        tables += [organ_table(audit)] if audit["organs"] else []
+        for table in tables:
+            console.print(to_terminal(table, wrapped=range(1, len(table.columns))))
+        console.print(
+            f"gain: what a paired test shows with power 80 % where {DISCORDANCE:.0%} of the cases "
+            "change, in points; cases of a cluster independent - changing together."
+        )
+    for line in _audit_lines(audit):
+        console.print(plain(line))
+    print_findings(audit["findings"], console)
+
+
+def _audit_lines(audit: Audit) -> list[str]:
+    """What an audit says below its tables: groups, images, what is shared with training data."""
+    lines = [
+        f"{group}: {counted(dict(sorted(counts.items())))}"
+        for group, counts in audit["groups"].items()
+        if counts
+    ]
+    if audit["organs"]:
+        name, least = min(audit["organs"].items(), key=lambda organ: int(organ[1]["cases"]))
+        lines.append(f"smallest organ: {name}, {least['cases']} cases")
+    images: Mapping[str, Any] = audit["images"]
+    if images["distinct"]:
+        sizes = [
+            f"{size[0]} x {size[1]}" for key in ("smallest", "largest") if (size := images[key])
+        ]
+        lines.append(
+            f"images: {images['distinct']} distinct "
+            f"({counted(dict(sorted(images['modes'].items()))) or 'none readable'}), "
+            f"{' to '.join(sizes)} pixels, {images['unreadable']} unreadable"
+        )
+    if audit["leaks"]:
+        lines.append(
+            f"cases with a question of the training data: {audit['leaks']['repeated_questions']}, "
+            f"with an answer: {audit['leaks']['repeated_answers']}"
+        )
+    return lines
+
+
+def print_findings(findings: Mapping[str, Sequence[str]], console: Console | None = None) -> None:
+    """Prints at most ten findings of each kind."""
+    console = console or Console()
+    for name, sentences in findings.items():
+        if sentences:
+            console.print(plain(f"{name}: {len(sentences)}"))
+            for sentence in sentences[:_MOST_FINDINGS]:
+                console.print(plain(f"  {sentence}"))
+            if len(sentences) > _MOST_FINDINGS:
+                console.print(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
+    if not any(findings.values()):
+        console.print("no findings")
