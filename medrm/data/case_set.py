@@ -137,8 +137,8 @@ def _open(source: str) -> tuple[str, Source]:
     if path.is_file():
         return path.stem, _open_file(path)
     if _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
-        described = (known for known in descriptions() if known.source == source)
-        return _open_described(next(described, Description(source, "preferences", source)))
+        matching = (described for described in descriptions() if described.source == source)
+        return _open_described(next(matching, Description(source, "preferences", source)))
     raise DataError(
         f"{source!r} is no file, no folder and no name in data/ ({', '.join(names)})."
         f"{nearest(source, names)} Give one of these or a hub id such as organisation/name."
@@ -177,7 +177,7 @@ def _is_set(folder: Path) -> bool:
 
 
 def _markers() -> str:
-    return " nor ".join(known.marker for known in FORMATS.values() if known.marker)
+    return " nor ".join(form.marker for form in FORMATS.values() if form.marker)
 
 
 def _open_file(path: Path) -> Source:

@@ -13,7 +13,7 @@ import numpy as np
 
 from medrm.data.drafts import CaseDraft, Vote
 from medrm.errors import ConfigError
-from medrm.schema import Choice, Label, PairLabel, Ranking, RankingLabel
+from medrm.schema import Choice, Label, PairLabel, RankingLabel
 
 TIE_RULES = ("keep", "split", "drop")
 AGGREGATIONS = ("shares", "dawid_skene")
@@ -43,9 +43,9 @@ class LabelRules:
                 f"aggregation is {self.aggregation!r}; accepted: {', '.join(AGGREGATIONS)}"
             )
         weights = self.weights or {}
-        wrong = [name for name, weight in weights.items() if not 0 < weight < math.inf]
-        if wrong:
-            problems.append(f"weights of {', '.join(wrong)} must be positive and finite")
+        refused = [name for name, weight in weights.items() if not 0 < weight < math.inf]
+        if refused:
+            problems.append(f"weights of {', '.join(refused)} must be positive and finite")
         if self.aggregation == "dawid_skene" and self.weights is not None:
             problems.append("weights and dawid_skene exclude each other; leave one out")
         if problems:
@@ -76,8 +76,7 @@ class Voters:
         if self.rankings and rules != LabelRules():
             raise ConfigError(
                 "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
-                "rankings of "
-                "more than two answers. Use the defaults, or label the pairs apart."
+                "rankings of more than two answers. Use the defaults, or label the pairs apart."
             )
         if rules.weights is not None and (missing := sorted(self.annotators - set(rules.weights))):
             raise ConfigError(
@@ -85,9 +84,8 @@ class Voters:
             )
         if rules.aggregation == "dawid_skene" and len(self.annotators) < 3:
             raise ConfigError(
-                f"Label rules: dawid_skene needs three annotators or more, the votes have "
-                f"{len(self.annotators)}. "
-                "Use shares."
+                "Label rules: dawid_skene needs three annotators or more, the votes have "
+                f"{len(self.annotators)}. Use shares."
             )
 
 
@@ -148,13 +146,13 @@ def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choi
     import pandas as pd  # type: ignore[import-untyped]  # it ships no types
     from crowdkit.aggregation import DawidSkene
 
-    table: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    votes_on: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     for index, draft in enumerate(drafts):
         for dimension, votes in draft.votes.items():
-            table[dimension] += [(index, vote.annotator, str(vote.value)) for vote in votes]
+            votes_on[dimension] += [(index, vote.annotator, str(vote.value)) for vote in votes]
     names: dict[str, Choice] = {str(choice): choice for choice in _CHOICES}
     posteriors: dict[tuple[int, str], dict[Choice, float]] = {}
-    for dimension, rows in table.items():
+    for dimension, rows in votes_on.items():
         frame = pd.DataFrame(rows, columns=["task", "worker", "label"])
         fitted = DawidSkene(n_iter=100).fit_predict_proba(frame)
         for index, row in fitted.iterrows():
@@ -215,22 +213,22 @@ def _units(votes: list[Vote]) -> list[Counter[Hashable]]:
     rankings = [vote.value for vote in votes if isinstance(vote.value, tuple)]
     if not rankings:
         return [Counter(vote.value for vote in votes)]
-    places = [_places(ranking) for ranking in rankings]
-    return [
-        Counter((place[i] > place[j]) - (place[i] < place[j]) for place in places)
-        for i, j in combinations(sorted(places[0]), 2)
+    # Tied answers have one rank. Each pair of answers is a unit, judged -1, 0 or 1 by each ranking.
+    ranks = [
+        {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
+        for ranking in rankings
     ]
-
-
-def _places(ranking: Ranking) -> dict[int, int]:
-    """Returns each answer's place; tied answers share one."""
-    return {answer: place for place, tied in enumerate(ranking) for answer in tied}
+    return [
+        Counter((rank[i] > rank[j]) - (rank[i] < rank[j]) for rank in ranks)
+        for i, j in combinations(sorted(ranks[0]), 2)
+    ]
 
 
 def _agreement(units: Counter[Unit], annotators: int) -> Agreement:
     import krippendorff
 
     counts = [dict(unit) for unit in units]
+    # One row for each unit, one column for each value: how often it was given.
     values = sorted({value for count in counts for value in count}, key=str)
     distinct = np.array([[count.get(value, 0) for value in values] for count in counts])
     table = np.repeat(distinct, list(units.values()), axis=0)

@@ -7,8 +7,8 @@ repeated id silently replaces the earlier one, and the rows are sorted by `modal
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from medrm.data.row_tables import Row, open_table
 from medrm.data.sources import description_names
 from medrm.errors import DataError
 
-Found = dict[str, list[str]]
+Findings = dict[str, list[str]]
 """Kind of finding to its sentences."""
 
 KINDS = {
@@ -32,11 +32,11 @@ KINDS = {
 """What `stored_findings` looks for."""
 
 
-def stored_findings(source: str) -> Found:
+def stored_findings(source: str) -> Findings:
     """Returns what is found in the files of a released layout or of votes; of others nothing.
 
     Args:
-        source: as `load.read_set` takes it.
+        source: as `case_set.read_set` takes it.
 
     Raises:
         DataError: a file cannot be read at all.
@@ -47,7 +47,7 @@ def stored_findings(source: str) -> Found:
         return _layout(path / FOLDER)
     if path.is_file() and path.suffix in (".jsonl", ".json"):
         return _votes(path)
-    return {kind: [] for kind in KINDS}
+    return {name: [] for name in KINDS}
 
 
 def _files(source: str) -> Path:
@@ -63,28 +63,55 @@ def _files(source: str) -> Path:
     return votes if votes.is_file() and not (path / FOLDER).is_dir() else path
 
 
-def _layout(folder: Path) -> Found:
-    found: Found = {kind: [] for kind in KINDS}
-    ids: dict[str, list[str]] = defaultdict(list)
+def _layout(folder: Path) -> Findings:
+    findings: Findings = {name: [] for name in KINDS}
+    organs_of: dict[str, list[str]] = defaultdict(list)
     for labels in sorted(folder.glob("*.jsonl")):
         rows = [row for _, row in open_table(labels).rows]
         inputs = folder / "parquet" / f"{labels.stem}.parquet"
-        stored, modalities = _columns(inputs)
-        found["labels"] += _label_values(labels.name, rows)
-        sides = {labels.name: [row.get("question_id") for row in rows], inputs.name: stored}
-        found["id_types"] += _id_types(sides)
-        for name, values in sides.items():
-            found["duplicate_ids"] += _twice(name, values)
-        given = (value for values in sides.values() for value in values if value is not None)
-        for case_id in dict.fromkeys(map(str, given)):
-            ids[case_id].append(labels.stem)
-        found["modality_type"] += _modality_types(inputs, modalities)
-    found["duplicate_ids"] += [
+        stored_ids, modalities = _columns(inputs)
+        ids = {labels.name: [row.get("question_id") for row in rows], inputs.name: stored_ids}
+        findings["labels"] += [f"{labels.name}: {text}" for text in _wrong_values(_labels(rows))]
+        findings["id_types"] += _id_types(ids)
+        findings["duplicate_ids"] += [
+            f"{name}: question_id {value!r} occurs {count} times"
+            for name, values in ids.items()
+            for value, count in Counter(map(str, values)).items()
+            if count > 1
+        ]
+        stated = (value for values in ids.values() for value in values if value is not None)
+        for case_id in dict.fromkeys(map(str, stated)):
+            organs_of[case_id].append(labels.stem)
+        findings["modality_type"] += _modality_types(inputs, modalities)
+    findings["duplicate_ids"] += [
         f"question_id {case_id!r} occurs in {' and in '.join(organs)}"
-        for case_id, organs in ids.items()
+        for case_id, organs in organs_of.items()
         if len(organs) > 1
     ]
-    return found
+    return findings
+
+
+def _votes(path: Path) -> Findings:
+    findings: Findings = {name: [] for name in KINDS}
+    rows = [row for _, row in open_table(path).rows if isinstance(row.get("votes"), dict)]
+    cast = Counter(
+        (str(row.get("case_id")), str(row.get("annotator")), dimension)
+        for row in rows
+        for dimension in row["votes"]
+    )
+    findings["labels"] = _wrong_values(
+        (row.get("case_id"), dimension, value)
+        for row in rows
+        for dimension, value in row["votes"].items()
+        if not _is_vote(value, row.get("answers"))
+    )
+    findings["id_types"] = _id_types({path.name: [row.get("case_id") for row in rows]})
+    findings["duplicate_ids"] = [
+        f"annotator {annotator!r} votes {count} times on {dimension} of case {case_id!r}"
+        for (case_id, annotator, dimension), count in cast.items()
+        if count > 1
+    ]
+    return findings
 
 
 def _columns(path: Path) -> tuple[list[Any], list[Any] | None]:
@@ -107,37 +134,45 @@ def _columns(path: Path) -> tuple[list[Any], list[Any] | None]:
     return table.get("question_id", []), table.get("modality_type")
 
 
-def _label_values(name: str, rows: Iterable[Row]) -> list[str]:
-    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+def _labels(rows: Iterable[Row]) -> Iterator[tuple[Any, str, Any]]:
+    """Yields the id, dimension and value of each label that is not A or B."""
     for row in rows:
         answer = row.get("human_answer")
         for dimension, value in answer.items() if isinstance(answer, dict) else ():
             if value not in ("A", "B"):
-                wrong[dimension, repr(value)].append(str(row.get("question_id")))
+                yield row.get("question_id"), dimension, value
+
+
+def _is_vote(value: Any, answers: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        read_vote(value, len(answers) if isinstance(answers, list) else 2)
+    except DataError:
+        return False
+    return True
+
+
+def _wrong_values(refused: Iterable[tuple[Any, str, Any]]) -> list[str]:
+    """Returns a sentence for each value of a dimension, from (case id, dimension, value)."""
+    ids_of: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for case_id, dimension, value in refused:
+        ids_of[dimension, repr(value)].append(str(case_id))
     return [
-        f"{name}: {dimension} is {value} in {_cases(ids)}"
-        for (dimension, value), ids in wrong.items()
+        f"{dimension} is {value} in {len(ids)} case{'s' if len(ids) > 1 else ''}, such as "
+        f"{ids[0]!r}"
+        for (dimension, value), ids in ids_of.items()
     ]
 
 
-def _id_types(sides: Mapping[str, Iterable[Any]]) -> list[str]:
-    types = {name: sorted({type(v).__name__ for v in values}) for name, values in sides.items()}
-    if len({kind for kinds in types.values() for kind in kinds}) < 2:
+def _id_types(ids: Mapping[str, Iterable[Any]]) -> list[str]:
+    """Returns a sentence where the ids of the named files are of several types."""
+    types = {name: sorted({type(v).__name__ for v in values}) for name, values in ids.items()}
+    if len({name for names in types.values() for name in names}) < 2:
         return []
     return [
-        "; ".join(f"{name}: ids of type {', '.join(kinds)}" for name, kinds in types.items())
+        "; ".join(f"{name}: ids of type {', '.join(names)}" for name, names in types.items())
         + " (the released scorer matches none of different types)"
-    ]
-
-
-def _twice(name: str, values: Iterable[Any]) -> list[str]:
-    places: dict[str, int] = defaultdict(int)
-    for value in values:
-        places[str(value)] += 1
-    return [
-        f"{name}: question_id {value!r} occurs {count} times"
-        for value, count in places.items()
-        if count > 1
     ]
 
 
@@ -149,41 +184,3 @@ def _modality_types(path: Path, values: list[Any] | None) -> list[str]:
         return []
     named = ", ".join(map(repr, sorted(set(other))[:3]))
     return [f"{path.name}: modality_type is {named} in {len(other)} of {len(values)} rows"]
-
-
-def _votes(path: Path) -> Found:
-    found: Found = {kind: [] for kind in KINDS}
-    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
-    cast: dict[tuple[str, str, str], int] = defaultdict(int)
-    rows = [row for _, row in open_table(path).rows if isinstance(row.get("votes"), dict)]
-    for row in rows:
-        answers = row.get("answers")
-        count = len(answers) if isinstance(answers, list) else 2
-        for dimension, value in row["votes"].items():
-            cast[str(row.get("case_id")), str(row.get("annotator")), dimension] += 1
-            if not _is_vote(value, count):
-                wrong[dimension, repr(value)].append(str(row.get("case_id")))
-    found["labels"] = [
-        f"{dimension} is {value} in {_cases(ids)}" for (dimension, value), ids in wrong.items()
-    ]
-    found["id_types"] = _id_types({path.name: [row.get("case_id") for row in rows]})
-    found["duplicate_ids"] = [
-        f"annotator {annotator!r} votes {count} times on {dimension} of case {case_id!r}"
-        for (case_id, annotator, dimension), count in cast.items()
-        if count > 1
-    ]
-    return found
-
-
-def _is_vote(value: Any, answers: int) -> bool:
-    if value is None:
-        return True
-    try:
-        read_vote(value, answers)
-    except DataError:
-        return False
-    return True
-
-
-def _cases(ids: list[str]) -> str:
-    return f"{len(ids)} case{'s' if len(ids) > 1 else ''}, such as {ids[0]!r}"

@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
@@ -26,11 +26,21 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 Row = dict[str, Any]
+LocatedRow = tuple[str, Row]
+"""A row and where it stands in its file, such as `line 3`."""
+
+
+class Rows(Protocol):
+    """Rows that are read when they are asked for."""
+
+    def __iter__(self) -> Iterator[LocatedRow]: ...
+
+    def __getitem__(self, index: int, /) -> LocatedRow: ...
 
 
 @dataclass
 class RowTable:
-    """Rows with the place where each stands, and what was wrong while reading them.
+    """Rows with their locations, and what was wrong while reading them.
 
     Rows are read when asked, one at a time but for `.json`; `problems` is complete once all were.
     `columns` are the keys of the first row. `folder` is what image paths are relative to; no link
@@ -41,20 +51,17 @@ class RowTable:
     folder: Path
     boundary: Path
     columns: tuple[str, ...]
-    rows: Sequence[tuple[str, Row]]
+    rows: Rows
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
 
 
-def missing_columns(
-    columns: Mapping[str, Any] | tuple[str, ...], required: tuple[str, ...]
-) -> list[str]:
+def missing_columns(columns: Collection[str], required: Collection[str]) -> list[str]:
     """Returns one problem for each required column that is not there, with the nearest that is."""
-    given = tuple(columns)
     return [
-        f"column {name!r} is missing; given: {', '.join(given)}.{nearest(name, given)}"
+        f"column {name!r} is missing; given: {', '.join(columns)}.{nearest(name, columns)}"
         for name in required
-        if name not in given
+        if name not in columns
     ]
 
 
@@ -83,13 +90,13 @@ def _decoded(text: str) -> Any:
         ValueError: no JSON, or an escape that holds half a character, which no tokenizer takes.
         RecursionError: nested too deeply.
     """
-    content = json.loads(text)
+    decoded = json.loads(text)
     if "\\u" in text:
-        json.dumps(content, ensure_ascii=False).encode()
-    return content
+        json.dumps(decoded, ensure_ascii=False).encode()
+    return decoded
 
 
-class JsonLines(Sequence[tuple[str, Row]]):
+class JsonLines:
     """The objects of a JSON-lines file, parsed when asked.
 
     Args:
@@ -101,11 +108,7 @@ class JsonLines(Sequence[tuple[str, Row]]):
         self._path, self._problems = path, problems
         self._starts, self._numbers = array("Q"), array("Q")
 
-    def __len__(self) -> int:
-        """Returns how many objects there are; known once all were read."""
-        return len(self._starts)
-
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
+    def __iter__(self) -> Iterator[LocatedRow]:
         starts, numbers, problems = array("Q"), array("Q"), []
         start = end = 0
         with self._path.open("rb") as lines:
@@ -126,16 +129,8 @@ class JsonLines(Sequence[tuple[str, Row]]):
                 yield f"line {number}", row
         self._starts, self._numbers, self._problems[:] = starts, numbers, problems
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, Row]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[str, Row]]: ...
-
-    def __getitem__(self, index: int | slice) -> tuple[str, Row] | list[tuple[str, Row]]:
-        """Returns an object and its place; to be asked once all were read."""
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> LocatedRow:
+        """Returns an object and its location; to be asked once all were read."""
         number = self._numbers[index]
         with self._path.open("rb") as lines:
             lines.seek(self._starts[index])
@@ -146,32 +141,21 @@ class JsonLines(Sequence[tuple[str, Row]]):
         return _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
 
 
-class DatasetRows(Sequence[tuple[str, Row]]):
+class _DatasetRows:
     """The rows of a loaded data set, read when asked."""
 
     def __init__(self, data: Dataset) -> None:
         self._data = data
 
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
+    def __iter__(self) -> Iterator[LocatedRow]:
         for number, row in enumerate(self._data, start=1):
             yield f"row {number}", row
 
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, Row]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[str, Row]]: ...
-
-    def __getitem__(self, index: int | slice) -> tuple[str, Row] | list[tuple[str, Row]]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> LocatedRow:
         return f"row {index + 1}", self._data[index]
 
 
-def _json_list(path: Path) -> Iterator[tuple[str, Row]]:
+def _json_list(path: Path) -> Iterator[LocatedRow]:
     try:
         rows = _decoded(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -190,8 +174,8 @@ def parquet_table(path: Path, boundary: Path) -> RowTable:
     from datasets.exceptions import DatasetsError
 
     # `datasets` itself knows a file by its time of writing alone, which copying keeps.
-    known = repr((os.path.abspath(path), status_of(path)))
-    folder = cache_dir() / "tables" / hashlib.sha256(known.encode()).hexdigest()[:32]
+    version = repr((os.path.abspath(path), status_of(path)))
+    folder = cache_dir() / "tables" / hashlib.sha256(version.encode()).hexdigest()[:32]
     try:
         pq.read_schema(path)
         load = partial(load_dataset, "parquet", data_files=str(path), split="train")
@@ -211,12 +195,12 @@ def _no_bars() -> Iterator[None]:
     """Hides the progress bars of `datasets`: for local files, one each, they are noise."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    shown = not are_progress_bars_disabled()
+    were_enabled = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
         yield
     finally:
-        if shown:
+        if were_enabled:
             enable_progress_bars()
 
 
@@ -224,18 +208,18 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Row
     """Returns the rows of a loaded data set, images undecoded."""
     from datasets import Image, List
 
-    pictures = False
+    holds_images = False
     for column, feature in data.features.items():
-        several = isinstance(feature, List)
-        single = feature.feature if several else feature
-        if isinstance(single, Image):
+        is_list = isinstance(feature, List)
+        value = feature.feature if is_list else feature
+        if isinstance(value, Image):
             stored = Image(decode=False)
-            data = data.cast_column(column, List(stored) if several else stored)
+            data = data.cast_column(column, List(stored) if is_list else stored)
         # A file without the metadata of `datasets` has the same structure as a plain struct.
-        pictures |= isinstance(single, Image) or (isinstance(single, dict) and "bytes" in single)
-    files = _arrow_files(data) if pictures else ()
+        holds_images |= isinstance(value, Image) or (isinstance(value, dict) and "bytes" in value)
+    files = _arrow_files(data) if holds_images else ()
     return RowTable(
-        name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files
+        name, folder, boundary, tuple(data.column_names), _DatasetRows(data), files=files
     )
 
 
@@ -262,10 +246,10 @@ def row_images(table: RowTable, index: int, row: Row, column: str | None) -> tup
     cell = row.get(column) if column else None
     if cell is None:
         return ()
-    several = isinstance(cell, list)
+    is_list = isinstance(cell, list)
     return tuple(
-        _image(table, index, column or "", position if several else None, value)
-        for position, value in enumerate(cell if several else [cell])
+        _image(table, index, column or "", position if is_list else None, value)
+        for position, value in enumerate(cell if is_list else [cell])
     )
 
 

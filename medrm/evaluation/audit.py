@@ -97,7 +97,7 @@ def check_kinds(kinds: Sequence[str], with_training: bool) -> None:
 def audit(
     checked: CaseSet,
     facts: Mapping[str, ImageFacts],
-    found: stored.Found | None = None,
+    found: stored.Findings | None = None,
     train: CaseSet | None = None,
 ) -> Audit:
     """Returns the audit of a set as JSON values; `findings` maps each kind to its sentences.

@@ -152,14 +152,14 @@ def _draft(
         raise DataError("; ".join(missing))
     prompt = _text(row, columns["id"])
     images = _images(table, index, row, columns.get("image"), columns.get("video"))
-    content = read_row(row, columns)
+    case_id, cluster, question, answers, votes = read_row(row, columns)
     return CaseDraft(
-        content.case_id,
+        case_id,
         images,
-        content.question.replace(_IMAGE_MARK, "").strip() if images else content.question,
-        content.answers,
-        {description.dimension: content.votes},
-        [f"prompt:{content.cluster}"],
+        question.replace(_IMAGE_MARK, "").strip() if images else question,
+        answers,
+        {description.dimension: votes},
+        [f"prompt:{cluster}"],
         _groups(description, row, prompt),
     )
 
@@ -204,8 +204,8 @@ def read_best_of(row: Row, columns: Mapping[str, str]) -> _RowContent:
     stated = (*correct, *incorrect)
     order = sorted(range(len(stated)), key=lambda position: _hash(f"{case_id}\0{position}"))
     best = tuple(index for index, position in enumerate(order) if position < len(correct))
-    others = tuple(index for index, position in enumerate(order) if position >= len(correct))
-    vote = Vote(_RELEASED, best[0] if len(stated) == 2 else (best, others))
+    worse = tuple(index for index, position in enumerate(order) if position >= len(correct))
+    vote = Vote(_RELEASED, best[0] if len(stated) == 2 else (best, worse))
     return _RowContent(
         case_id,
         re.sub("^tied:", "ref:", case_id),

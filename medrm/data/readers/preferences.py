@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medrm.data.drafts import CaseDraft, Excluded, ReadResult, Vote
-from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, read_groups
+from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import Description, Source, hub_table
 from medrm.errors import DataError, report
@@ -54,13 +54,14 @@ def read_preferences_by_columns(
 ) -> ReadResult | None:
     """Reads a file that has TRL's columns, or all columns of a set described in `data/`."""
     stated, trl = set(table.columns), PreferenceColumns()
-    some = bool({trl.chosen, trl.rejected} & stated)
+    has_answer = bool({trl.chosen, trl.rejected} & stated)
     matching = (
         preference_columns(description)
         for description in descriptions
         if description.form == "preferences" and set(description.columns.values()) <= stated
     )
-    columns = trl if some and trl.prompt in stated else next(matching, trl if some else None)
+    fallback = next(matching, trl if has_answer else None)
+    columns = trl if has_answer and trl.prompt in stated else fallback
     return None if columns is None else read_preferences(table, path, columns)
 
 
@@ -146,7 +147,7 @@ def _draft(
         texts.question,
         answers,
         {columns.dimension: [Vote("preference", second)]},
-        [f"{name}:{row[name]}" for name in INDEPENDENT if row.get(name) not in (None, "")],
+        read_independent(row),
         groups,
     )
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,31 +30,28 @@ _CASES_AT_ONCE = 256
 _KEPT_REFERENCES = 2**14
 
 
-@dataclass
-class _Line:
-    """One checked line, its images still paths."""
+class _Line(NamedTuple):
+    """One checked line: a draft with its annotator's votes alone, the images still paths."""
 
-    row: int
-    place: str
-    case_id: str
+    number: int
+    location: str
     paths: tuple[str, ...]
-    question: str
-    answers: tuple[str, ...]
-    annotator: str
-    votes: dict[str, Choice | Ranking]
-    groups: dict[str, str]
-    independent: list[str]
+    draft: CaseDraft
 
     @property
-    def case(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, Any]:
         """What all lines of a case must have in common."""
         return {
             "images": self.paths,
-            "question": self.question,
-            "answers": self.answers,
-            "groups": self.groups,
-            "patient or study": self.independent,
+            "question": self.draft.question,
+            "answers": self.draft.answers,
+            "groups": self.draft.groups,
+            "patient or study": self.draft.independent,
         }
+
+
+_Problems = list[tuple[int, int, str]]
+"""Each with its rank in the message and the number of its row, by which they are sorted."""
 
 
 def read_votes_by_columns(
@@ -81,144 +77,122 @@ def read_votes(table: RowTable, path: Path) -> ReadResult:
     return ReadResult(_drafts(table, path))
 
 
-_Found = list[tuple[int, int, str]]
-"""Problems: their rank in the message, the row, what is wrong."""
-
-
 def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
-    found: _Found = []
+    problems: _Problems = []
     wrong_keys: dict[str, list[int]] = {}
     references: dict[str, ImageRef] = {}
     for chunk in batched(_by_case(table), _CASES_AT_ONCE):
-        cases = [list(_lines(rows, found, wrong_keys)) for rows in chunk]
-        paths = [name for lines in cases for line in lines for name in line.paths]
+        cases = [list(_lines(rows, problems, wrong_keys)) for rows in chunk]
+        paths = (path for lines in cases for line in lines for path in line.paths)
         if len(references) > _KEPT_REFERENCES:
             references.clear()
-        new, outside = file_images(
-            (name for name in paths if name not in references), table.folder, table.boundary
-        )
-        references |= new
+        unread = [path for path in paths if path not in references]
+        read, outside = file_images(unread, table.folder, table.boundary)
+        references |= read
         for lines in cases:
-            for line in lines:
-                wrong = (outside[name] for name in line.paths if name in outside)
-                found += [(2, line.row, f"{line.place}: {problem}") for problem in wrong]
-            if lines and not any(name in outside for line in lines for name in line.paths):
-                yield _draft(lines, references, found)
-    for problem, places in wrong_keys.items():
-        first = table.rows[min(places)][0]
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        found.append((1, min(places), f"{first}{more}: {problem}"))
-    problems = [*table.problems, *(problem for _, _, problem in sorted(found, key=_rank))]
-    if problems:
-        raise DataError(report(f"{path} has {len(problems)} problems.", problems))
-
-
-def _rank(problem: tuple[int, int, str]) -> tuple[int, int]:
-    return problem[:2]
+            refused = [
+                (2, line.number, f"{line.location}: {outside[path]}")
+                for line in lines
+                for path in line.paths
+                if path in outside
+            ]
+            problems += refused
+            if lines and not refused:
+                yield _draft(lines, references, problems)
+    for problem, numbers in wrong_keys.items():
+        first, _ = table.rows[min(numbers)]
+        more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+        problems.append((1, min(numbers), f"{first}{more}: {problem}"))
+    texts = [text for _, _, text in sorted(problems, key=lambda problem: problem[:2])]
+    if texts := [*table.problems, *texts]:
+        raise DataError(report(f"{path} has {len(texts)} problems.", texts))
 
 
 def _by_case(table: RowTable) -> Iterator[list[tuple[int, str, Row]]]:
     """Yields the rows of each case with their numbers, cases in the order of their first rows."""
-    marks = np.fromiter((hash(str(row.get("case_id"))) for _, row in table.rows), dtype=np.int64)
-    _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
-    case_of = first[inverse]
+    hashes = np.fromiter((hash(str(row.get("case_id"))) for _, row in table.rows), dtype=np.int64)
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    case_of = first[inverse]  # a case is named by the number of its first row
     order = np.argsort(case_of, kind="stable")
-    together = bool((np.diff(order) == 1).all())
-    rows = enumerate(table.rows) if together else ((n, table.rows[n]) for n in order.tolist())
-    for _, own in groupby(rows, key=lambda numbered: case_of[numbered[0]]):
-        yield [(number, place, row) for number, (place, row) in own]
+    contiguous = bool((np.diff(order) == 1).all())
+    rows = enumerate(table.rows) if contiguous else ((n, table.rows[n]) for n in order.tolist())
+    for _, numbered_rows in groupby(rows, key=lambda numbered: case_of[numbered[0]]):
+        yield [(number, location, row) for number, (location, row) in numbered_rows]
 
 
 def _lines(
-    rows: Iterable[tuple[int, str, Row]], found: _Found, wrong_keys: dict[str, list[int]]
+    rows: Iterable[tuple[int, str, Row]], problems: _Problems, wrong_keys: dict[str, list[int]]
 ) -> Iterator[_Line]:
     """Yields the lines with which nothing is wrong, and adds what is wrong with the others."""
-    for number, place, row in rows:
+    for number, location, row in rows:
         for problem in (keys := list(_key_problems(row))):
             wrong_keys.setdefault(problem, []).append(number)
         if keys:
             continue
-        problems, line = _read_line(number, place, row)
-        found += [(0, number, f"{place} (case {row['case_id']!r}): {text}") for text in problems]
+        values, line = _read_line(number, location, row)
+        problems += [
+            (0, number, f"{location} (case {row['case_id']!r}): {text}") for text in values
+        ]
         if line is not None:
             yield line
 
 
-def _draft(lines: Sequence[_Line], references: Mapping[str, ImageRef], found: _Found) -> CaseDraft:
+def _draft(
+    lines: Sequence[_Line], references: Mapping[str, ImageRef], problems: _Problems
+) -> CaseDraft:
     """Returns the draft of a case's lines, and adds what does not fit together in them."""
     first = lines[0]
-    draft = CaseDraft(
-        first.case_id,
-        tuple(references[name] for name in first.paths),
-        first.question,
-        first.answers,
-        independent=first.independent,
-        groups=first.groups,
-    )
-    for line in lines:
-        problems = [*_conflicts(first, line), *_cast(draft, line)]
-        found += [(3, line.row, problem) for problem in problems]
+    draft, shared = first.draft, first.shared
+    draft.images = tuple(references[path] for path in first.paths)
+    for line in lines[1:]:
+        case = f"case {draft.case_id!r}"
+        conflicts = [
+            f"{line.location}: {case} has other {name} than on {first.location}; lines of one case "
+            "must agree"
+            for name, value in line.shared.items()
+            if value != shared[name]
+        ]
+        for dimension, (vote,) in line.draft.votes.items():
+            votes = draft.votes.setdefault(dimension, [])
+            if any(other.annotator == vote.annotator for other in votes):
+                conflicts.append(
+                    f"{line.location}: annotator {vote.annotator!r} votes twice on {dimension!r} "
+                    f"of {case}; keep one"
+                )
+            votes.append(vote)
+        problems += [(3, line.number, conflict) for conflict in conflicts]
     return draft
 
 
-def _conflicts(first: _Line, line: _Line) -> list[str]:
-    if first is line:
-        return []
-    return [
-        f"{line.place}: case {line.case_id!r} has other {name} than on {first.place}; lines of "
-        f"one case "
-        "must agree"
-        for name, value in line.case.items()
-        if value != first.case[name]
-    ]
-
-
-def _cast(draft: CaseDraft, line: _Line) -> list[str]:
-    """Adds a line's votes to its case and returns those cast twice."""
-    twice = []
-    for dimension, value in line.votes.items():
-        votes = draft.votes.setdefault(dimension, [])
-        if any(vote.annotator == line.annotator for vote in votes):
-            twice.append(
-                f"{line.place}: annotator {line.annotator!r} votes twice on {dimension!r} of case "
-                f"{line.case_id!r}; keep one"
-            )
-        votes.append(Vote(line.annotator, value))
-    return twice
-
-
-def _read_line(number: int, place: str, row: Row) -> tuple[list[str], _Line | None]:
+def _read_line(number: int, location: str, row: Row) -> tuple[list[str], _Line | None]:
     """Returns what is wrong with a line that has its keys, and the line where nothing is."""
     paths = row["images"] if "images" in row else [row["image"]]
     answers = row["answers"] if "answers" in row else [row["answer_a"], row["answer_b"]]
     problems = _shape_problems(row, paths, answers)
     if problems:
         return problems, None
-    votes: dict[str, Choice | Ranking] = {}
+    votes: dict[str, list[Vote]] = {}
     for dimension, value in row["votes"].items():
         problem = dimension_problem(dimension)
         if problem is None and value is not None:
             try:
-                votes[dimension] = read_vote(value, len(answers))
+                votes[dimension] = [Vote(str(row["annotator"]), read_vote(value, len(answers)))]
             except DataError as error:
                 problem = f"{dimension!r} is {value!r}; {error}"
         if problem is not None:
             problems.append(problem)
     if problems:
         return problems, None
-    line = _Line(
-        number,
-        place,
+    draft = CaseDraft(
         str(row["case_id"]),
-        tuple(paths),
+        (),
         row["question"],
         tuple(answers),
-        str(row["annotator"]),
         votes,
+        read_independent(row),
         read_groups(row, GROUPS),
-        [f"{name}:{row[name]}" for name in INDEPENDENT if row.get(name) not in (None, "")],
     )
-    return [], line
+    return [], _Line(number, location, tuple(paths), draft)
 
 
 def _key_problems(row: Row) -> Iterable[str]:
@@ -259,7 +233,7 @@ def _shape_problems(row: Row, paths: Any, answers: Any) -> list[str]:
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def dimension_problem(dimension: str) -> str | None:
@@ -287,8 +261,7 @@ def read_vote(value: Any, answers: int) -> Choice | Ranking:
     ):
         raise DataError(
             f"accepted is a ranking that names each of 0 to {answers - 1} once, best first, such "
-            f"as "
-            "[[0, 2], 1]"
+            "as [[0, 2], 1]"
         )
     if answers > 2:
         return ranking
@@ -299,15 +272,15 @@ def _ranking(value: Any) -> Ranking | None:
     """Returns a list of indices and lists of indices as a ranking."""
     if not isinstance(value, list):
         return None
-    ranking = []
-    for part in value:
-        tied = part if isinstance(part, list) else [part]
-        if not tied or not all(
-            isinstance(index, int) and not isinstance(index, bool) for index in tied
-        ):
-            return None
-        ranking.append(tuple(sorted(tied)))
-    return tuple(ranking)
+    levels = [level if isinstance(level, list) else [level] for level in value]
+    if not all(level and all(type(index) is int for index in level) for level in levels):
+        return None
+    return tuple(tuple(sorted(level)) for level in levels)
+
+
+def read_independent(row: Row) -> list[str]:
+    """Returns the keys of what a row shares with other cases: its patient, its study."""
+    return [f"{name}:{row[name]}" for name in INDEPENDENT if row.get(name) not in (None, "")]
 
 
 def read_groups(row: Row, columns: Iterable[str]) -> dict[str, str]:
