@@ -2,7 +2,8 @@
 
 Layers, each importing only from lower ones (tests/test_layering.py):
 cli > throughput > throughput_model > throughput_options > pipeline > hub > evaluation > objectives
-> scorer > models | data | chat | parsers > config | statistics > schema | assets > errors
+> scorer > models | data | chat | parsers > config | statistics
+> schema | assets | files | readouts > errors
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from medrm.parsers import parse_verdict
     from medrm.scorer.open import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Read when huggingface_hub is first imported: no run of medrm reports to anybody.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

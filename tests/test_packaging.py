@@ -78,3 +78,54 @@ def test_ci_installs_and_tests_as_the_readme_says(root: Path) -> None:
         assert command in script
         assert command in readme
     assert (root / ".ci" / "run").stat().st_mode & 0o111
+
+
+def test_the_workflow_runs_the_script_on_every_supported_python(
+    root: Path, project: dict[str, Any]
+) -> None:
+    jobs = yaml.safe_load((root / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    (job,) = jobs.values()
+    assert job["strategy"]["matrix"]["python-version"] == ["3.11", "3.12"]
+    assert project["project"]["requires-python"] == ">=3.11"
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+
+
+def test_hooks_run_what_the_script_runs_in_its_versions(
+    root: Path, project: dict[str, Any]
+) -> None:
+    """Local hooks name no version, so that the extra `test` is the one place that does."""
+    repositories = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    hooks = repositories[0]["hooks"]
+    script = (root / ".ci" / "run").read_text().splitlines()
+    for hook in hooks:
+        assert hook["language"] == "system"
+        command = hook["entry"].split(" --")[0]
+        assert any(line.split(" --")[0].removesuffix(" .") == command for line in script), command
+    assert len(hooks) == 3
+    pinned = [line.split("==")[0] for line in project["project"]["optional-dependencies"]["test"]]
+    assert {"ruff", "mypy"} <= set(pinned)
+
+
+def test_the_changelog_begins_with_the_version(root: Path) -> None:
+    headings = re.findall(r"^## \[(.+)\] - (\S+)$", (root / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0][0] == medrm.__version__
+    assert headings[-1][0] == "0.1.0"
+    released = str(yaml.safe_load((root / "CITATION.cff").read_text())["date-released"])
+    assert headings[0][1] == released
+
+
+def test_issue_forms_are_forms(root: Path) -> None:
+    folder = root / ".github" / "ISSUE_TEMPLATE"
+    forms = [path for path in folder.glob("*.yml") if path.stem != "config"]
+    assert len(forms) == 2
+    for path in forms:
+        form = yaml.safe_load(path.read_text())
+        assert {"name", "description", "body"} <= form.keys()
+        assert all(field["type"] in ("markdown", "textarea") for field in form["body"])
+
+
+def test_links_between_pages_for_contributors_lead_somewhere(root: Path) -> None:
+    for page in (root / ".github" / "CONTRIBUTING.md", root / "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), target
