@@ -14,8 +14,7 @@ from medrm.errors import ConfigError, report
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.base_reference import BaseReference, reference_of
 from medrm.objectives.objective import Objective
-from medrm.scorer.open import folder_of
-from medrm.scorer.specs import JUDGE_READOUTS
+from medrm.scorer.specs import JUDGE_READOUTS, saved_folder
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +99,9 @@ def check_start(run: Run) -> None:
     start = run.judge.init_adapter
     if start is None:
         return
-    contract = read_adapter_config(folder_of(start))
-    base = contract.base
-    own, weights = reference_of(run.model), _quantisation(run.model)
+    contract = read_adapter_config(saved_folder(start))
+    base, own = contract.base, reference_of(run.model)
+    weights = _quantisation(run.model)
     wrong = {
         f"its base is {_named(base)}, the run's is {_named(own)}": base != own,
         f"its base's weights are {contract.quantisation or 'not quantised'}, the run's are "

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import Run
-from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
-from medrm.data.store.indexed_cases import TokenCounts, column, concatenate
-from medrm.errors import DataError
+from medrm.data.store.indexed_cases import TokenCounts, concatenate
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
-from medrm.evaluation.evaluator import Scorer, evaluate
-from medrm.evaluation.records.journal import RESPONSES_FILE
-from medrm.evaluation.records.responses import read_responses
+from medrm.evaluation.evaluator import evaluate
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import JudgeSpec, new_adapter_config
 from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.base_reference import reference_of
 from medrm.models.families import Family, family_of
 from medrm.models.image_smoke_test import check_image_reaches
-from medrm.models.reward_model import attach_head
+from medrm.models.reward_model import attach_head, has_head
 from medrm.models.save_load import load_adapter, saved_identity
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
@@ -39,12 +33,8 @@ from medrm.pipeline.checks import check_start, gives_skeleton
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.token_counts import count_tokens, processor_digest
 from medrm.scorer.collator import Collator
-from medrm.scorer.open import Saved, folder_of, scorer_of
-from medrm.scorer.readouts.likelihood import Likelihood
-from medrm.scorer.readouts.reward import RewardModel
-from medrm.scorer.readouts.verdict_averaged import AveragedOrders
-from medrm.scorer.readouts.verdict_probability import VerdictProbability
-from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge
+from medrm.scorer.open import LoadedModel, Measurable, ScorerOptions, open_scorer
+from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, saved_folder
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +48,21 @@ def stage(name: str) -> Iterator[None]:
     logger.info("%s: %.1f s", name, time.perf_counter() - started)
 
 
-class Measurable(Scorer, Protocol):
-    """A scorer that says what besides its weights could change a number."""
+@dataclass(frozen=True)
+class ReportRow:
+    """A row of the run's report that is to be measured.
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """By name; what belongs to one readout alone stands there alone."""
+    Attributes:
+        name: of the row, and of its folder below `evaluation/`.
+        open: opens the scorer once it is the row's turn: not every model fits beside another.
+        weights: which ones the scorer has; None: drawn or trained for this row alone.
+        benchmark: what is judged; None: the run's.
+    """
 
-
-def settings_of(
-    scorer: Measurable, min_pixels: int | None, max_pixels: int | None
-) -> dict[str, Any]:
-    """Returns what besides the weights could change a number; `compare` checks it."""
-    return {"min_pixels": min_pixels, "max_pixels": max_pixels, **scorer.settings}
+    name: str
+    open: Callable[[], Measurable]
+    weights: str | None = None
+    benchmark: Benchmark | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +176,7 @@ class RunContext:
             )
         options = self.run.model
         model, _, _ = load_adapter(
-            folder_of(start),
+            saved_folder(start),
             self.run.training.device,
             None if options.dtype == "auto" else getattr(torch, options.dtype),
             options.attn_implementation,
@@ -193,70 +185,41 @@ class RunContext:
         model.set_adapter("default")  # trainable again
         return model
 
-    def judge(self, model: PreTrainedModel | PeftModel, readout: str | None = None) -> Measurable:
-        """Returns a judge of a model in memory: for controls, never for "after".
-
-        Args:
-            model: a base, with or without an adapter.
-            readout: None: the run's.
-        """
-        if self.judge_spec is None:
-            raise ValueError("a run that trains scores has no judge")
-        return local_judge(
-            model.requires_grad_(False).eval(),
-            self.processor,
-            self.judge_spec,
-            readout or self.readout,
-            self.splits.dimensions,
-            self.run.evaluation.evaluation_batch_rows,
+    def saved(self) -> LoadedModel:
+        """Returns the trained adapter as it was saved, loaded anew."""
+        device, shared_prefix = self.run.training.device, self.run.model.shared_prefix
+        return LoadedModel(
+            *load_adapter(self.output / "adapter", device, shared_prefix=shared_prefix)
         )
 
-    def saved(self, *readouts: str | None) -> list[Saved]:
-        """Returns the trained adapter as it was saved, loaded anew once, by each readout.
-
-        Args:
-            readouts: None: as it was saved; for judges also others.
-        """
-        loaded = load_adapter(
-            self.output / "adapter",
-            self.run.training.device,
-            shared_prefix=self.run.model.shared_prefix,
-        )
-        rows = self.run.evaluation.evaluation_batch_rows
-        return [scorer_of(*loaded, rows, readout) for readout in readouts]
-
-    def reward_model(self, model: PreTrainedModel | PeftModel) -> RewardModel:
-        """Returns a scorer of a model in memory: for controls, never for "after"."""
-        contract = new_adapter_config(
-            model, self.processor, self.run.model, self.run.objective, self.readout
-        )
-        rows = self.run.evaluation.evaluation_batch_rows
-        return RewardModel(model.eval(), self.processor, contract, rows)
-
-    def zero_shot(
-        self, model: PreTrainedModel, dimensions: Sequence[str]
-    ) -> Iterator[tuple[str, Measurable]]:
-        """Yields the base's zero-shot readouts by the names of their rows.
-
-        Without max_length: a verdict prompt holds both answers, and what is too long for it would
-        count against the base.
-        """
-        settings: dict[str, Any] = {
-            "dimensions": dimensions,
-            "batch_rows": self.run.evaluation.evaluation_batch_rows,
-        }
-        benchmark = self.splits.benchmark
-        counts = [
-            column(cases, "answer_count") for cases in (benchmark.cases, self.splits.development)
-        ]
-        if (np.concatenate(counts) == 2).all():
-            yield (
-                "zero_shot_verdict",
-                VerdictProbability(model, self.processor, **settings),
+    def in_memory(self, model: PreTrainedModel | PeftModel) -> LoadedModel:
+        """Returns a model that was not saved: for controls, never for "after"."""
+        contract = None
+        if has_head(model):
+            contract = new_adapter_config(
+                model, self.processor, self.run.model, self.run.objective, self.readout
             )
-        yield (
-            "zero_shot_likelihood",
-            Likelihood(model, self.processor, **settings),
+        return LoadedModel(model.requires_grad_(False).eval(), self.processor, contract)
+
+    def scorer(
+        self,
+        loaded: LoadedModel,
+        readout: str | None = None,
+        dimensions: Sequence[str] | None = None,
+    ) -> Measurable:
+        """Returns a scorer of a model in memory.
+
+        Args:
+            loaded: the saved adapter, or a model `in_memory`.
+            readout: None: the run's.
+            dimensions: what a base is asked about; None: all that the run learns.
+        """
+        return open_scorer(
+            loaded,
+            readout or self.readout,
+            dimensions=dimensions or self.splits.dimensions,
+            judge=self.run.judge if loaded.contract is None else None,
+            options=ScorerOptions(batch_rows=self.run.evaluation.evaluation_batch_rows),
         )
 
     def development_benchmark(self) -> Benchmark:
@@ -273,76 +236,33 @@ class RunContext:
         """Which weights the trained adapter has, once it is saved."""
         return saved_identity(self.output / "adapter")
 
-    def measure(
-        self,
-        scorer: Measurable,
-        name: str,
-        benchmark: Benchmark | None = None,
-        weights: str | None = None,
-    ) -> float:
-        """Evaluates into the folder `name` and returns the primary dimension's accuracy.
+    def measure(self, row: ReportRow) -> float:
+        """Evaluates into the row's folder and returns the primary dimension's accuracy.
 
-        Where no case has a majority on it, that is 0.
-
-        Args:
-            scorer: of the base or the adapter.
-            name: of the folder; "after" keeps small copies of the images, unless `no_images`.
-            benchmark: None: the run's.
-            weights: which ones they are; None: drawn or trained for this row alone.
+        Where no case has a majority on it, that is 0. "after" keeps small copies of the images,
+        unless `no_images`.
 
         Raises:
             ConfigError: the recipe declares a difference that `compare` does not know; said at the
                 first measurement, long before the comparison.
         """
         options = self.run.model
-        report = evaluate(
-            scorer,
-            benchmark or self.splits.benchmark,
-            self.folder(name),
-            model_name=f"{self.base_name} ({name})",
-            settings=settings_of(scorer, options.min_pixels, options.max_pixels),
-            identity=weights,
-            images=name == "after" and not self.run.evaluation.no_images,
-            overwrite=True,  # a resumed run has other weights
-        )
+        with stage(row.name):
+            scorer = row.open()
+            report = evaluate(
+                scorer,
+                row.benchmark or self.splits.benchmark,
+                self.folder(row.name),
+                model_name=f"{self.base_name} ({row.name})",
+                settings={
+                    "min_pixels": options.min_pixels,
+                    "max_pixels": options.max_pixels,
+                    **scorer.settings,
+                },
+                identity=row.weights,
+                images=row.name == "after" and not self.run.evaluation.no_images,
+                overwrite=True,  # a resumed run has other weights
+            )
         check_declared(self.run.evaluation.allowed_differences, report)
-        entry = report["protocols"]["robust"]["dimensions"][self.splits.primary]
-        return float(entry["accuracy"] or 0.0)
-
-    def measure_averaged(self, scorer: Measurable, measured: str, name: str) -> None:
-        """Evaluates what a judge of the base said with both orders averaged, where asked for.
-
-        The model is not asked again. More than two answers are compared by wins, not by means.
-
-        Args:
-            scorer: the judge, read by probabilities.
-            measured: the folder of its evaluation.
-            name: of the control and its folder.
-        """
-        pairs = (column(self.splits.benchmark.cases, "answer_count") == 2).all()
-        if name not in self.run.evaluation.controls or not pairs:
-            return
-        responses = read_responses(self.folder(measured) / RESPONSES_FILE)
-        averaged = AveragedOrders(responses, scorer.dimensions, scorer.settings)
-        with stage(name):
-            self.measure(averaged, name, weights=self.base_weights)
-
-    def measure_pictures(self, scorer: Measurable) -> list[str]:
-        """Evaluates with other pictures or none: the controls asked for that the cases allow."""
-        benchmark, done = self.splits.benchmark, []
-        pictured = column(benchmark.cases, "image_count").any()
-        for name in IMAGE_ABLATIONS if pictured else ():
-            if name not in self.run.evaluation.controls:
-                continue
-            try:
-                cases = ablate_images(
-                    name, benchmark.cases, self.splits.facts, benchmark.source.synthetic
-                )
-            except DataError as error:
-                logger.info("%s is left out: %s", name, error)
-                continue
-            with stage(name):
-                other = benchmark_from_cases(benchmark.name, benchmark.source, cases)
-                self.measure(scorer, name, other, self.saved_weights)
-            done.append(name)
-        return done
+        measures = report["protocols"]["robust"]["dimensions"][self.splits.primary]
+        return float(measures["accuracy"] or 0.0)

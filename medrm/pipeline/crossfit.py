@@ -28,21 +28,18 @@ from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.report_page import write_page
 from medrm.evaluation.tables.terminal import print_comparison
-from medrm.pipeline.context import RunContext, stage
+from medrm.pipeline.context import ReportRow, RunContext, stage
 from medrm.pipeline.fit import last_checkpoint, resume_point
 from medrm.pipeline.manifest import write_manifest
 from medrm.pipeline.prepare_data import DataSplits, agreement_lines, ceiling_lines, prepare_folds
 from medrm.pipeline.run_folder import FOLDS, clear
-from medrm.pipeline.stages import StageResults, check_start_is_blind, run_stages
+from medrm.pipeline.stages import DEVELOPMENT, StageResults, check_start_is_blind, run_stages
 from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
 
 DONE = "fold.json"
 """Written when a fold is finished; a run that goes on skips the folds that have it."""
-
-DEVELOPMENT = "development"
-"""The evaluation folder of a fold in which its model judges its development cases."""
 
 MAY_DIFFER = ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
 """Options that say how a run starts and where it lies, not what it does."""
@@ -108,11 +105,14 @@ def _run_fold(context: RunContext) -> None:
     state.wait_for_everyone()
     results = run_stages(context)
     if READOUTS[context.readout].gives_probabilities:
-        (scorer,) = context.saved(None)
-        with stage(DEVELOPMENT):
-            held_out = context.development_benchmark()
-            context.measure(scorer, DEVELOPMENT, held_out, context.saved_weights)
-        del scorer
+        context.measure(
+            ReportRow(
+                DEVELOPMENT,
+                lambda: context.scorer(context.saved()),
+                context.saved_weights,
+                context.development_benchmark(),
+            )
+        )
     if state.is_main_process:
         write_json(context.output / DONE, asdict(results))
     state.wait_for_everyone()

@@ -1,21 +1,42 @@
-"""The stages of one model: it is measured, trained, and measured again."""
+"""The stages of one model: the base is measured, the adapter trained, and measured as it was saved.
+
+What is measured is a list of rows: the headline's `before` and `after`, and the controls beside
+them. A row opens its scorer when its turn comes and lets it go afterwards; the rows of one model in
+memory follow each other, and no row inherits what another did to a model.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from accelerate import PartialState
+from transformers import PreTrainedModel
 
 from medrm.config import Run
-from medrm.evaluation.benchmark import Benchmark
+from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
+from medrm.data.store.indexed_cases import column
+from medrm.errors import DataError
+from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.evaluation.records.journal import RESPONSES_FILE
+from medrm.evaluation.records.responses import read_responses
 from medrm.models.adapter_config import read_adapter_config
-from medrm.pipeline import judge_stages as judges
-from medrm.pipeline import reward_stages as rewards
-from medrm.pipeline.context import RunContext
+from medrm.models.save_load import saved_identity
+from medrm.pipeline.context import ReportRow, RunContext
 from medrm.pipeline.evaluate import refuse_trained_images
-from medrm.pipeline.fit import train_adapter
-from medrm.scorer.open import folder_of
+from medrm.pipeline.fit import add_statistics, train_adapter, train_probe
+from medrm.schema import DIMENSIONS, Case
+from medrm.scorer.open import JudgeRecord, LoadedModel, Measurable, open_scorer
+from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.specs import saved_folder
 
 logger = logging.getLogger(__name__)
+
+DEVELOPMENT = "development"
+"""The name of the folders in which models judge development cases."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +61,168 @@ def check_start_is_blind(run: Run, benchmark: Benchmark) -> None:
         AdapterError: it is not found.
     """
     if run.judge.init_adapter is not None:
-        refuse_trained_images(read_adapter_config(folder_of(run.judge.init_adapter)), benchmark)
+        refuse_trained_images(read_adapter_config(saved_folder(run.judge.init_adapter)), benchmark)
 
 
 def run_stages(context: RunContext) -> StageResults:
     """Measures the base and its controls, trains the adapter, and measures it as it was saved."""
-    measures = judges if context.judge_spec else rewards
-    development = measures.before(context)
-    controls = measures.controls_before(context)
+    if context.judge_spec is not None:
+        development, measured = {}, [*_measure(context, _judge_rows(context))]
+    else:
+        accuracy = _measure(context, _zero_shot_rows(context))
+        development, measured = _choose_before(context, accuracy), [*accuracy]
+    measured += _measure(context, _start_rows(context))
     train_adapter(context)
-    controls += measures.after(context)
-    return StageResults(development, controls)
+    measured += _measure(context, _trained_rows(context))
+    wanted = context.run.evaluation.controls
+    return StageResults(development, [name for name in measured if name in wanted])
+
+
+def _measure(context: RunContext, rows: Iterable[ReportRow]) -> dict[str, float]:
+    """Evaluates rows one after another; returns the primary dimension's accuracy by row."""
+    return {row.name: context.measure(row) for row in rows}
+
+
+def _judge_rows(context: RunContext) -> Iterator[ReportRow]:
+    """Yields a judge's base by the run's readout, as the adapter will be, and by its JSON."""
+
+    def open_base() -> Measurable:
+        return context.scorer(_checked_base(context))
+
+    yield ReportRow("before", open_base, context.base_weights)
+    spec = context.judge_spec
+    per_dimension = spec is not None and spec.per_dimension
+    if per_dimension or not set(DIMENSIONS) <= set(context.splits.dimensions):
+        logger.info(
+            "No official number for text: the released scorer reads one reply about %s.",
+            ", ".join(DIMENSIONS),
+        )
+    wanted = {"base_skeleton", "base_averaged"} & {*context.run.evaluation.controls}
+    if wanted and context.can_be_given:
+        base = context.in_memory(context.base())
+        yield from _with_average(context, "base_skeleton", base, "skeleton", "base_averaged")
+
+
+def _zero_shot_rows(context: RunContext) -> Iterator[ReportRow]:
+    """Yields the base zero-shot by each readout, first on the development cases, to choose by."""
+    base, development = _checked_base(context), context.development_benchmark()
+    readouts = {"zero_shot_likelihood": "likelihood"}
+    if _are_pairs(context.splits.benchmark.cases) and _are_pairs(development.cases):
+        readouts = {"zero_shot_verdict": "verdict_probability", **readouts}
+    primary = (context.splits.primary,)
+    for name, readout in readouts.items():
+        yield ReportRow(
+            f"{name}/{DEVELOPMENT}",
+            partial(context.scorer, base, readout, primary),
+            context.base_weights,
+            development,
+        )
+    for name, readout in readouts.items():
+        averaged = "zero_shot_averaged" if readout == "verdict_probability" else None
+        yield from _with_average(context, name, base, readout, averaged)
+
+
+def _with_average(
+    context: RunContext, name: str, base: LoadedModel, readout: str, averaged: str | None
+) -> Iterator[ReportRow]:
+    """Yields the base by one readout, and what it said with both orders averaged, if wanted.
+
+    The model is not asked again. More than two answers are compared by wins, not by means.
+    """
+    scorer = context.scorer(base, readout)
+
+    def open_average() -> Measurable:
+        responses = read_responses(context.folder(name) / RESPONSES_FILE)
+        record = JudgeRecord(responses, scorer.dimensions, scorer.settings)
+        return open_scorer(record, "verdict_averaged")
+
+    yield ReportRow(name, lambda: scorer, context.base_weights)
+    pairs = _are_pairs(context.splits.benchmark.cases)
+    if averaged in context.run.evaluation.controls and pairs:
+        yield ReportRow(str(averaged), open_average, context.base_weights)
+
+
+def _choose_before(context: RunContext, accuracy: dict[str, float]) -> dict[str, float]:
+    """Makes the readout that is better on the development cases `before`.
+
+    Args:
+        context: of the run.
+        accuracy: of all zero-shot rows.
+
+    Returns:
+        The readouts' accuracies on the development cases.
+    """
+    suffix = f"/{DEVELOPMENT}"
+    development = {
+        name.removesuffix(suffix): share for name, share in accuracy.items() if suffix in name
+    }
+    better = max(development, key=lambda name: development[name])
+    if PartialState().is_main_process:
+        for name in development:
+            shutil.rmtree(context.folder(name + suffix))
+        shutil.copytree(context.folder(better), context.folder("before"), dirs_exist_ok=True)
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in development.items())
+    logger.info("before: %s (development: %s)", better, shares)
+    return development
+
+
+def _start_rows(context: RunContext) -> Iterator[ReportRow]:
+    """Yields what training starts from: a head as it was drawn, one trained alone, an adapter."""
+    wanted = context.run.evaluation.controls
+
+    def with_head(build: Callable[[], PreTrainedModel]) -> Measurable:
+        return context.scorer(context.in_memory(build()))
+
+    if context.objective.head_spec is not None and "untrained_head" in wanted:
+        yield ReportRow("untrained_head", partial(with_head, context.with_head))
+    if context.objective.head_spec is not None and "frozen_probe" in wanted:
+        yield ReportRow("frozen_probe", partial(with_head, partial(train_probe, context)))
+    start = context.run.judge.init_adapter
+    if start is not None and "init_adapter" in wanted:
+        yield ReportRow(
+            "init_adapter",
+            lambda: context.scorer(context.in_memory(context.trainable())),
+            saved_identity(saved_folder(start)),
+        )
+
+
+def _trained_rows(context: RunContext) -> Iterator[ReportRow]:
+    """Yields the adapter as it was saved: as it is, on other images, and with its JSON given."""
+    saved, weights = context.saved(), context.saved_weights
+    scorer, wanted = context.scorer(saved), context.run.evaluation.controls
+    if isinstance(scorer, RewardModel):
+        add_statistics(context, scorer)
+    yield ReportRow("after", lambda: scorer, weights)
+    for name, benchmark in _picture_benchmarks(context):
+        yield ReportRow(name, lambda: scorer, weights, benchmark)
+    if "skeleton" in wanted and context.can_be_given:
+        yield ReportRow("skeleton", partial(context.scorer, saved, "skeleton"), weights)
+
+
+def _picture_benchmarks(context: RunContext) -> Iterator[tuple[str, Benchmark]]:
+    """Yields the benchmark with other pictures or none, as far as wanted and its cases allow."""
+    benchmark = context.splits.benchmark
+    pictured = column(benchmark.cases, "image_count").any()
+    for name in IMAGE_ABLATIONS:
+        if not pictured or name not in context.run.evaluation.controls:
+            continue
+        try:
+            cases = ablate_images(
+                name, benchmark.cases, context.splits.facts, benchmark.source.synthetic
+            )
+        except DataError as error:
+            logger.info("%s is left out: %s", name, error)
+            continue
+        yield name, benchmark_from_cases(benchmark.name, benchmark.source, cases)
+
+
+def _checked_base(context: RunContext) -> LoadedModel:
+    """Returns a fresh base that images reach."""
+    base = context.base()
+    context.check_image(base)
+    return context.in_memory(base)
+
+
+def _are_pairs(cases: Sequence[Case]) -> bool:
+    """Returns whether every case has two answers."""
+    return bool((column(cases, "answer_count") == 2).all())

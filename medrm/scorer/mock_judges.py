@@ -7,14 +7,13 @@ prefers on a dimension; `oracle-malformed-10` and `refuse` write what no parser 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError, nearest
 from medrm.schema import Case, Order, PairLabel
 from medrm.scorer.engines.base import Completion, Request, Sampling
-from medrm.scorer.readouts.generative_judge import Judge
 
 PREFIX = "mock:"
 REFUSAL = "I'm sorry, I can't help with that."
@@ -113,19 +112,6 @@ class MockEngine:
             for name in request.dimensions
         }
         return PROMPTS["json"].verdict(letters).text
-
-
-def mock_judge(name: str, dimensions: Sequence[str]) -> Judge:
-    """Returns a judge that asks a mock about all dimensions in one call.
-
-    Args:
-        name: one of `MOCKS`.
-        dimensions: what is asked about.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    return Judge(MockEngine(name), PROMPTS["json"], dimensions)
 
 
 def _hash(text: str) -> int:

@@ -1,36 +1,133 @@
-"""`medrm.load`: a saved reward model or judge from a folder or the hub, ready to score."""
+"""The one way to a model that scores: `open_scorer`.
+
+It takes whatever `--model` names (a rule, a service's model, a saved model, a base), a model in
+memory, or the responses of another readout. `load` is the same for saved models alone. No other
+module makes an object of a readout's class (tests/scorer/test_open.py walks the syntax tree).
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.errors import AdapterError, ConfigError, first_line
-from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig
-from medrm.models.save_load import load_adapter
+from medrm.config import JudgeOptions, ModelOptions
+from medrm.errors import AdapterError, ConfigError
+from medrm.models.adapter_config import AdapterConfig
+from medrm.models.base_model import load_base, load_processor, resolve_model
+from medrm.models.base_reference import find_base, reference_of
+from medrm.models.families import family_of
+from medrm.models.image_smoke_test import check_image_reaches
+from medrm.models.save_load import load_adapter, saved_identity
+from medrm.readouts import READOUTS
+from medrm.schema import DIMENSIONS, Case, Response
+from medrm.scorer.engines.base import Engine
+from medrm.scorer.engines.openai_engine import OpenAIEngine
+from medrm.scorer.engines.transformers_engine import TransformersEngine
+from medrm.scorer.engines.vllm_engine import VllmEngine
+from medrm.scorer.mock_judges import PREFIX, MockEngine
+from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.readouts.implicit_reward import ImplicitReward
 from medrm.scorer.readouts.reward import RewardModel
-from medrm.scorer.runner import BATCH_ROWS
-from medrm.scorer.specs import local_judge
+from medrm.scorer.runner import BATCH_ROWS, Scored
+from medrm.scorer.specs import (
+    ScorerPlan,
+    find_saved,
+    plan_readout,
+    plan_scorer,
+    prompt_of,
+    sampling_of,
+    saved_folder,
+)
+
+logger = logging.getLogger(__name__)
 
 Saved = RewardModel | ImplicitReward | Judge | ConstrainedJson
 """What `load` gives."""
 
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""What is fetched from the hub: weights, settings, tokenizer; never pickles or code."""
+
+class Measurable(Protocol):
+    """What can be evaluated: a reward model, a judge, or a readout of a base model."""
+
+    readout: str
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of its columns."""
+
+    @property
+    def window(self) -> int | None:
+        """How many cases it computes together; None: each by itself."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides its weights could change a number, by name."""
+
+    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+        """Yields what it says of every case: a judge in the forward order, then in the reversed."""
+
+
+class LoadedModel(NamedTuple):
+    """A model in memory.
+
+    Attributes:
+        model: a stock model, with or without a head or an adapter.
+        processor: of the model.
+        contract: of a saved model, or of one that is read as if it were; None: read as a base.
+    """
+
+    model: PreTrainedModel | PeftModel
+    processor: ProcessorMixin
+    contract: AdapterConfig | None = None
+
+
+class JudgeRecord(NamedTuple):
+    """What a judge has said before, for readouts that need no model.
+
+    Attributes:
+        responses: of its evaluation.
+        dimensions: what it was asked about.
+        settings: what besides its weights could change a response.
+    """
+
+    responses: Iterable[Response]
+    dimensions: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ScorerOptions:
+    """How a model is loaded and run, whichever it is and however it is read.
+
+    Attributes:
+        revision: branch, tag or commit of a hub repository.
+        device: where it runs; None: the GPU if there is one, else the CPU.
+        batch_rows: most rows (case and answer, or case and order) computed at once.
+        attn_implementation: attention of transformers; None: as trained, for the same scores.
+        shared_prefix: "off" reads each answer's row by itself, for checking.
+        trust_remote_code: whether code that a base's checkpoint ships may run.
+        most_images: most images of a case that will be scored; above 0, a model that is loaded
+            must show that an image reaches it.
+    """
+
+    revision: str | None = None
+    device: torch.device | str | None = None
+    batch_rows: int = BATCH_ROWS
+    attn_implementation: str | None = None
+    shared_prefix: Literal["on", "off"] = "on"
+    trust_remote_code: bool = False
+    most_images: int = 0
+
+
+DEFAULTS = ScorerOptions()
 
 
 def load(
@@ -57,105 +154,209 @@ def load(
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor, contract = load_adapter(
-        folder_of(path_or_repo, revision),
-        device,
+    options = ScorerOptions(
+        device=device,
+        batch_rows=batch_rows,
         attn_implementation=attn_implementation,
         shared_prefix=shared_prefix,
     )
-    return scorer_of(model, processor, contract, batch_rows, readout)
+    scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
+    return cast("Saved", scorer)
 
 
-def scorer_of(
-    model: PreTrainedModel | PeftModel,
-    processor: ProcessorMixin,
-    contract: AdapterConfig,
-    batch_rows: int = BATCH_ROWS,
+def open_scorer(
+    model: str | Path | LoadedModel | JudgeRecord,
     readout: str | None = None,
-) -> Saved:
-    """Returns what scores with a model that `load_adapter` has loaded; see `load`.
+    engine: str = "transformers",
+    *,
+    dimensions: Sequence[str] = DIMENSIONS,
+    judge: JudgeOptions | None = None,
+    options: ScorerOptions = DEFAULTS,
+) -> Measurable:
+    """Opens a model for scoring.
+
+    Args:
+        model: `mock:NAME`, a service's model, an adapter folder or hub repository, a base model, a
+            model in memory, or what a judge has said before.
+        readout: how it is read; None: as it was saved, a base as `judge` says.
+        engine: what runs a model that is named: transformers, vllm or openai.
+        dimensions: what a model that was not trained is asked about; a saved one knows its own.
+        judge: how such a judge is asked; None: as by default. A saved judge keeps its prompt.
+        options: how the model is loaded and run.
 
     Raises:
-        AdapterError: the contract of a judge has no prompt.
-        ConfigError: the model cannot be read so.
+        AdapterError: a saved model is not what its contract says.
+        ConfigError: the model cannot be found or loaded, or a readout or an option is not for it.
     """
-    if contract.judge is None and readout not in (None, contract.readout):
-        raise ConfigError(
-            f"The model is scored by {contract.readout!r}; readout {readout!r} is for judges. "
-            "Leave it out."
-        )
-    if contract.readout == "reward":
-        return RewardModel(model, processor, contract, batch_rows)
-    if contract.readout == "implicit_reward":
-        return ImplicitReward(model, processor, contract, batch_rows)
-    if contract.judge is None:
-        raise AdapterError(
-            f"{MEDRM_FILE} names the readout {contract.readout!r} but no judge's prompt. Save "
-            "the adapter again."
-        )
-    return local_judge(
-        model,
-        processor,
-        contract.judge,
-        readout or contract.readout,
-        contract.dimensions,
-        batch_rows,
-        contract,
+    judge = judge or JudgeOptions()
+    if isinstance(model, JudgeRecord):
+        return _construct(str(readout), *model)
+    if isinstance(model, LoadedModel):
+        plan = plan_readout(model.contract, readout, dimensions=dimensions, judge=judge)
+        return _read(model, plan, options.batch_rows)
+    name = str(model)
+    plan = plan_scorer(
+        name,
+        readout,
+        engine,
+        dimensions=dimensions,
+        judge=judge,
+        revision=options.revision,
+    )
+    if name.startswith(PREFIX):
+        return _judge(MockEngine(name.removeprefix(PREFIX)), plan)
+    if engine == "openai":
+        return _judge(OpenAIEngine(name), plan)
+    if engine == "vllm":
+        vllm = _vllm(name, plan, options)
+        return _judge(vllm, plan, vllm.plain)
+    loaded = _load(name, plan, options)
+    if options.most_images:
+        check_image_reaches(*loaded[:2], family_of(loaded.model.config))
+    return _read(loaded, plan, options.batch_rows)
+
+
+def identity_of(model: str, engine: str, options: ScorerOptions) -> str:
+    """Returns which weights a name stands for: a rule's, a service's, a saved model's, a base's."""
+    if model.startswith(PREFIX):
+        return model
+    if engine == "openai":
+        return OpenAIEngine(model).identity
+    folder = find_saved(model, options.revision)
+    return (
+        reference_of(_base_options(model, options)).identity
+        if folder is None
+        else saved_identity(folder)
     )
 
 
-def has_contract(path_or_repo: str | Path, revision: str | None = None) -> bool:
-    """Returns whether a folder or hub repository is a model that medrm saved.
-
-    A repository that cannot be asked is taken for none; loading it as a base says why it failed.
-    """
-    if Path(path_or_repo).is_dir():
-        return (Path(path_or_repo) / MEDRM_FILE).is_file()
-    try:
-        hf_hub_download(str(path_or_repo), MEDRM_FILE, revision=revision)
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        EntryNotFoundError,
-        OSError,
-    ):
-        return False
-    return True
-
-
-def folder_of(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """Returns the adapter folder, downloaded where it is a hub repository.
+def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
+    """Loads a saved model, or a base.
 
     Raises:
-        AdapterError: not found, or not a model that medrm saved.
+        AdapterError: an adapter that medrm did not write.
     """
-    folder = Path(path_or_repo)
-    if not folder.is_dir():
-        folder = _download(str(path_or_repo), revision)
-    if not (folder / MEDRM_FILE).is_file():
-        raise AdapterError(
-            f"{str(path_or_repo)!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
-            "model has neither head nor judge's prompt; train one with recipes/train_rm.py, whose "
-            "run also measures the base, or measure it with medrm evaluate. Give the adapter "
-            "folder of a run, such as RUN/adapter."
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if plan.folder is not None:
+        model, processor, _ = load_adapter(
+            plan.folder,
+            device,
+            attn_implementation=options.attn_implementation,
+            shared_prefix=options.shared_prefix,
         )
-    return folder
+        return LoadedModel(model, processor, plan.contract)
+    if Path(name, "adapter_config.json").is_file():
+        raise AdapterError(
+            f"{name} is an adapter without medrm.json, so neither its head nor its template is "
+            "known. Give an adapter folder that medrm wrote."
+        )
+    base = _base_options(name, options)
+    processor = load_processor(
+        name, base.model_revision, trust_remote_code=options.trust_remote_code
+    )
+    return LoadedModel(load_base(base, device).requires_grad_(False), processor)
 
 
-def _download(repo: str, revision: str | None) -> Path:
-    """Returns the local snapshot of a hub repository.
+def _base_options(name: str, options: ScorerOptions) -> ModelOptions:
+    return ModelOptions(
+        model_name_or_path=name,
+        model_revision=options.revision or "main",
+        attn_implementation=options.attn_implementation or ModelOptions.attn_implementation,
+        shared_prefix=options.shared_prefix,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Measurable:
+    """Returns the readout of a model in memory.
+
+    What is too long for a model's own positions is not read. The max_length of a training run is
+    no limit for a judge or a base: it sets training cases aside to save memory, a verdict prompt
+    holds both answers, and what it kept from being read would count as wrong. A reward model is
+    read as far as its contract says.
+    """
+    readout, (model, processor, contract) = READOUTS[plan.readout], loaded
+    if readout.reads == "reward_model":
+        return _construct(plan.readout, model, processor, contract, batch_rows)
+    limits: dict[str, Any] = {"dimensions": plan.dimensions, "batch_rows": batch_rows}
+    if readout.reads == "base":
+        return _construct(plan.readout, model, processor, **limits)
+    context_length = int(model.config.get_text_config().max_position_embeddings)
+    if readout.writes == "text":
+        engine = TransformersEngine(model, processor, batch_rows, max_length=context_length)
+        return _judge(engine, plan, engine.plain)
+    prompt = prompt_of(plan.asked)
+    limits |= {"max_length": context_length, "contract": contract}
+    return _construct(plan.readout, model, processor, prompt, **limits)
+
+
+def _judge(
+    engine: Engine, plan: ScorerPlan, plain: Callable[[str], str] | None = None
+) -> Measurable:
+    """Returns a judge whose replies an engine writes.
+
+    Args:
+        engine: completes the conversations.
+        plan: how the judge is asked.
+        plain: breaks up what the engine's tokenizer would read as a command; None for an engine
+            that takes a question and an answer as nothing but text.
+    """
+    return _construct(
+        plan.readout,
+        engine,
+        prompt_of(plan.asked),
+        plan.dimensions,
+        votes=plan.asked.votes if plan.readout == "votes" else 1,
+        sampling=sampling_of(plan.asked),
+        plain=plain,
+        contract=plan.contract,
+    )
+
+
+def _construct(readout: str, *arguments: Any, **options: Any) -> Measurable:
+    """Returns an object of a readout's class; `medrm.readouts.Readout` says what it is given."""
+    return cast("Measurable", implementation_of(readout)(*arguments, **options))
+
+
+def _vllm(name: str, plan: ScorerPlan, options: ScorerOptions) -> VllmEngine:
+    """Returns vLLM with a base model, or with a saved judge's base and its LoRA adapter.
 
     Raises:
-        AdapterError: there is no such folder or repository, or the hub cannot be reached.
+        ConfigError: the weights of a saved judge's base were quantised.
     """
+    images, contract = max(1, options.most_images), plan.contract
+    if contract is None or plan.folder is None:
+        return VllmEngine(
+            resolve_model(name),
+            _known_processor(name, options),
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+            images=images,
+        )
+    if contract.quantisation is not None:
+        raise ConfigError(
+            f"The judge was trained on {contract.quantisation} weights, which vLLM would not "
+            "repeat. Leave --engine out, to use transformers."
+        )
+    limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
+    lora = contract.trained == "lora"
+    return VllmEngine(
+        resolve_model(find_base(contract.base, plan.folder)) if lora else str(plan.folder),
+        load_processor(str(plan.folder)),
+        plan.folder if lora else None,
+        revision=contract.base_revision,
+        dtype=contract.dtype,
+        images=images,
+        pixel_limits={limit: pixels for limit, pixels in limits.items() if pixels is not None},
+    )
+
+
+def _known_processor(name: str, options: ScorerOptions) -> ProcessorMixin | None:
+    """Returns the processor of a base that vLLM is to run; None: of no family that medrm knows."""
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise AdapterError(
-            f"{repo!r} is neither a folder nor a hub repository that can be had: "
-            f"{first_line(error)} Give an existing adapter folder, such as RUN/adapter, or "
-            "ORG/NAME of a repository that is reachable or in the cache."
-        ) from error
+        return load_processor(
+            name, options.revision or "main", trust_remote_code=options.trust_remote_code
+        )
+    except ConfigError as error:
+        logger.warning("%s\nvLLM is given the conversations as they are.", error)
+        return None

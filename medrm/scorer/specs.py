@@ -1,24 +1,188 @@
-"""How a judge is put together: from the options of a run, or from the contract of a saved model."""
+"""How a model will be read, known before its weights are loaded: from options and its contract."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
+from medrm.assets import PHANTOM_BASE
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config import JudgeOptions
-from medrm.errors import ConfigError, nearest
-from medrm.models.adapter_config import AdapterConfig, JudgeSpec
-from medrm.readouts import readout_names
+from medrm.errors import AdapterError, ConfigError, first_line, nearest
+from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
+from medrm.readouts import READOUTS, readout_names
 from medrm.scorer.engines.base import Sampling
-from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.readouts.constrained_json import ConstrainedJson
-from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.runner import BATCH_ROWS
+from medrm.scorer.mock_judges import PREFIX
 
 JUDGE_READOUTS = readout_names("judge")
+
+_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+"""What is fetched from the hub: weights, settings, tokenizer; never pickles or code."""
+
+_SAMPLING = {
+    "votes": "votes",
+    "judge_temperature": "temperature",
+    "max_new_tokens": "max_new_tokens",
+}
+"""Options that sample a saved judge otherwise than it was saved, and their fields in its spec."""
+
+_UNREACHABLE = (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    EntryNotFoundError,
+    OSError,
+)
+
+
+@dataclass(frozen=True)
+class ScorerPlan:
+    """How a model will be read.
+
+    Attributes:
+        readout: one of `medrm.readouts.READOUTS`.
+        dimensions: what is scored or asked about.
+        judge: how a judge is asked; None for a reward model.
+        contract: of a saved model; None for any other.
+        folder: where a saved model lies; None for any other.
+    """
+
+    readout: str
+    dimensions: tuple[str, ...]
+    judge: JudgeSpec | None
+    contract: AdapterConfig | None = None
+    folder: Path | None = None
+
+    @property
+    def asked(self) -> JudgeSpec:
+        """How a judge is asked."""
+        if self.judge is None:
+            raise ValueError(f"a model that is read by {self.readout} is not asked")
+        return self.judge
+
+
+def plan_scorer(
+    model: str,
+    readout: str | None,
+    engine: str,
+    *,
+    dimensions: Sequence[str],
+    judge: JudgeOptions,
+    revision: str | None = None,
+) -> ScorerPlan:
+    """Returns how the model of that name will be read; a saved one is looked for first.
+
+    Args:
+        model: as `open_scorer` takes it.
+        readout: None: as it was saved, else as the judge's options say.
+        engine: what runs it.
+        dimensions: what a model that was not trained is asked about.
+        judge: how such a judge is asked.
+        revision: branch, tag or commit of a hub repository.
+
+    Raises:
+        AdapterError: the model is a run folder, or its contract is not as it should be.
+        ConfigError: a readout or an option that is not for this model or engine.
+    """
+    if model.startswith(PREFIX):  # a rule writes its verdict, however a model would be asked
+        return ScorerPlan("generate", tuple(dimensions), judge_spec(JudgeOptions()))
+    folder = find_saved(model, revision) if engine != "openai" and model != PHANTOM_BASE else None
+    contract = None if folder is None else read_adapter_config(folder)
+    if engine != "transformers" and contract is not None and contract.judge is None:
+        raise ConfigError(
+            f"{model} was trained as {contract.objective}; vLLM runs judges. Give --engine "
+            "transformers."
+        )
+    plan = plan_readout(contract, readout, dimensions=dimensions, judge=judge)
+    if engine != "transformers" and READOUTS[plan.readout].writes != "text":
+        raise ConfigError(
+            f"--engine {engine} writes verdicts; --readout {plan.readout} needs the model itself. "
+            "Give --readout generate or votes, or --engine transformers."
+        )
+    return replace(plan, folder=folder)
+
+
+def plan_readout(
+    contract: AdapterConfig | None,
+    readout: str | None,
+    *,
+    dimensions: Sequence[str],
+    judge: JudgeOptions,
+) -> ScorerPlan:
+    """Returns how a model will be read; see `plan_scorer`.
+
+    A saved judge keeps the prompt that it was trained with.
+
+    Raises:
+        AdapterError: the contract of a judge has no prompt.
+        ConfigError: a readout or an option that is not for this model.
+    """
+    if contract is None:
+        asked, readout = judge_spec(judge), readout or judge.judge_readout
+        if readout not in readout_names("base"):
+            _check_judge_readout(readout, asked)
+        return ScorerPlan(readout, tuple(dimensions), asked)
+    spec = _sampled_as_asked(contract, judge)
+    if spec is None and readout not in (None, contract.readout):
+        raise ConfigError(
+            f"The model is scored by {contract.readout!r}; readout {readout!r} is for judges and "
+            "base models. Leave it out."
+        )
+    readout = readout or contract.readout
+    if spec is not None:
+        _check_judge_readout(readout, spec)
+    elif READOUTS[readout].reads == "judge":
+        raise AdapterError(
+            f"{MEDRM_FILE} names the readout {readout!r} but no judge's prompt. Save the "
+            "adapter again."
+        )
+    return ScorerPlan(readout, contract.dimensions, spec, contract)
+
+
+def _sampled_as_asked(contract: AdapterConfig, judge: JudgeOptions) -> JudgeSpec | None:
+    """Returns how a saved judge is asked, sampled as the options say; None for a reward model.
+
+    Raises:
+        ConfigError: other options than those of sampling, or any for a reward model.
+    """
+    default = asdict(JudgeOptions())
+    changed = {name: value for name, value in asdict(judge).items() if value != default[name]}
+    changed.pop("judge_readout", None)  # as the readout
+    sampling = {
+        _SAMPLING[name]: changed.pop(name)
+        for name in _SAMPLING
+        if contract.judge is not None and name in changed
+    }
+    if changed:
+        what = "no judge" if contract.judge is None else "a judge that keeps its prompt"
+        raise ConfigError(
+            f"The model was trained, as {contract.objective}: {what}. Leave out "
+            f"{', '.join(f'--{name}' for name in changed)}."
+        )
+    return None if contract.judge is None else replace(contract.judge, **sampling)
+
+
+def _check_judge_readout(readout: str, spec: JudgeSpec) -> None:
+    if readout not in JUDGE_READOUTS:
+        raise ConfigError(
+            f"readout {readout!r} does not read a judge; accepted: {', '.join(JUDGE_READOUTS)}."
+            f"{nearest(readout, JUDGE_READOUTS)} Choose one, or leave it out for a saved judge."
+        )
+    if readout == "votes" and (spec.votes < 2 or spec.temperature == 0):
+        raise ConfigError(
+            f"readout votes needs several samples; this judge has votes {spec.votes} and "
+            f"temperature {spec.temperature:g}. Read it by generate or skeleton, or give votes "
+            "above 1 and a temperature above 0."
+        )
 
 
 def judge_spec(options: JudgeOptions) -> JudgeSpec:
@@ -58,67 +222,62 @@ def sampling_of(spec: JudgeSpec) -> Sampling:
     return Sampling(spec.temperature, spec.max_new_tokens)
 
 
-def local_judge(
-    model: PreTrainedModel | PeftModel,
-    processor: ProcessorMixin,
-    spec: JudgeSpec,
-    readout: str,
-    dimensions: Sequence[str],
-    batch_rows: int = BATCH_ROWS,
-    contract: AdapterConfig | None = None,
-) -> Judge | ConstrainedJson:
-    """Returns a judge that runs on a model in memory.
+def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
+    """Returns the folder of a model that medrm saved, downloaded where it is a hub repository.
 
-    What is too long for the model's own positions is not read. The max_length of a training run is
-    no limit here: it sets training cases aside to save memory, the base before training has none,
-    and what it kept from the trained judge would count as wrong.
-
-    Args:
-        model: a stock model, with or without an adapter.
-        processor: of the model.
-        spec: how it is asked.
-        readout: one of `JUDGE_READOUTS`.
-        dimensions: what is asked about.
-        batch_rows: most rows (case and order) computed at once.
-        contract: of a saved judge.
+    None: a base model. A repository that cannot be asked is taken for one; loading it as a base
+    says why it failed.
 
     Raises:
-        ConfigError: the readout is unknown, or does not fit the spec.
+        AdapterError: it is a run folder, which holds the model as `adapter`.
     """
-    _check_readout(readout, spec)
-    prompt = prompt_of(spec)
-    window = int(model.config.get_text_config().max_position_embeddings)
-    if readout == "skeleton":
-        return ConstrainedJson(
-            model,
-            processor,
-            prompt,
-            dimensions=dimensions,
-            batch_rows=batch_rows,
-            max_length=window,
-            contract=contract,
-        )
-    engine = TransformersEngine(model, processor, batch_rows, max_length=window)
-    return Judge(
-        engine,
-        prompt,
-        dimensions,
-        votes=spec.votes if readout == "votes" else 1,
-        sampling=sampling_of(spec),
-        plain=engine.plain,
-        contract=contract,
-    )
+    if Path(path_or_repo).is_dir():
+        _refuse_run_folder(Path(path_or_repo))
+        return Path(path_or_repo) if Path(path_or_repo, MEDRM_FILE).is_file() else None
+    try:
+        hf_hub_download(path_or_repo, MEDRM_FILE, revision=revision)
+    except _UNREACHABLE:
+        return None
+    return _download(path_or_repo, revision)
 
 
-def _check_readout(readout: str, spec: JudgeSpec) -> None:
-    if readout not in JUDGE_READOUTS:
-        raise ConfigError(
-            f"readout {readout!r} does not read a judge; accepted: {', '.join(JUDGE_READOUTS)}."
-            f"{nearest(readout, JUDGE_READOUTS)} Choose one, or leave it out for a saved judge."
+def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """Returns the folder of a model that medrm saved, downloaded where it is a hub repository.
+
+    Raises:
+        AdapterError: not found, or not a model that medrm saved.
+    """
+    folder = Path(path_or_repo)
+    if not folder.is_dir():
+        folder = _download(str(path_or_repo), revision)
+    _refuse_run_folder(folder)
+    if not (folder / MEDRM_FILE).is_file():
+        raise AdapterError(
+            f"{str(path_or_repo)!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
+            "model has neither head nor judge's prompt; train one with recipes/train_rm.py, whose "
+            "run also measures the base, or measure it with medrm evaluate. Give the adapter "
+            "folder of a run, such as RUN/adapter."
         )
-    if readout == "votes" and (spec.votes < 2 or spec.temperature == 0):
-        raise ConfigError(
-            f"readout votes needs several samples; this judge has votes {spec.votes} and "
-            f"temperature {spec.temperature:g}. Read it by generate or skeleton, or give votes "
-            "above 1 and a temperature above 0."
-        )
+    return folder
+
+
+def _refuse_run_folder(folder: Path) -> None:
+    adapter = folder / "adapter"
+    if (adapter / MEDRM_FILE).is_file() and not (folder / MEDRM_FILE).is_file():
+        raise AdapterError(f"{str(folder)!r} is a run folder, no model. Did you mean {adapter}?")
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """Returns the local snapshot of a hub repository.
+
+    Raises:
+        AdapterError: there is no such folder or repository, or the hub cannot be reached.
+    """
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+    except _UNREACHABLE as error:
+        raise AdapterError(
+            f"{repo!r} is neither a folder nor a hub repository that can be had: "
+            f"{first_line(error)} Give an existing adapter folder, such as RUN/adapter, or "
+            "ORG/NAME of a repository that is reachable or in the cache."
+        ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from scorer.cases import mock_judge
 
 from medrm.data.case_set import read_set
 from medrm.data.phantom import write_phantom
@@ -16,7 +17,6 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.report import Report
 from medrm.schema import DIMENSIONS, PairLabel
-from medrm.scorer.mock_judges import mock_judge
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,18 @@ from medrm.config import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
 from medrm.models.save_load import saved_identity
-from medrm.pipeline import evaluate as measure
-from medrm.pipeline.evaluate import EvalRequest, evaluate_model, identity_of
+from medrm.pipeline import evaluate
+from medrm.pipeline.evaluate import EvalRequest, evaluate_model
+from medrm.scorer.open import DEFAULTS
+from medrm.scorer.open import identity_of as weights_of
 
 
 def asked(model: str, **options: object) -> EvalRequest:
     return EvalRequest(model, "phantom", Path("unused"), **options)
+
+
+def identity_of(request: EvalRequest) -> str:
+    return weights_of(request.model, request.engine, DEFAULTS)
 
 
 def test_identities_name_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,10 +79,10 @@ def adapter(tmp_path: Path) -> Path:
 def test_the_official_protocol_is_refused_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(*_: object) -> object:
+    def load(*_: object, **options: object) -> object:
         raise AssertionError("a model is loaded")
 
-    monkeypatch.setattr(measure, "_scorer", load)
+    monkeypatch.setattr(evaluate, "open_scorer", load)
     judge = JudgeOptions(judge_prompt="json_per_dimension")
     with pytest.raises(ConfigError, match="one reply on all of accuracy"):
         evaluate_model(asked("phantom-base", judge=judge, protocol="official"))

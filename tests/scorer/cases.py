@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 from tiny import tiny_image
 
+from medrm.chat import PROMPTS
 from medrm.data.images import bytes_image
 from medrm.schema import Case, ImageRef
+from medrm.scorer.mock_judges import MockEngine
+from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.runner import Scored
 
 ANSWERS = (
@@ -18,6 +22,11 @@ ANSWERS = (
     "A",
     "The chest radiograph shows 9 lungs",
 )
+
+
+def mock_judge(name: str, dimensions: Sequence[str]) -> Judge:
+    """Returns a judge that asks a mock about all dimensions in one call."""
+    return Judge(MockEngine(name), PROMPTS["json"], dimensions)
 
 
 def stored_image(seed: int, width: int = 60, height: int = 40) -> ImageRef:

@@ -9,12 +9,12 @@ from itertools import combinations, count, islice
 
 import pytest
 from cases import broken_image, make_case, stored_image
+from scorer.cases import mock_judge
 
 from medrm.chat import PROMPTS
 from medrm.errors import DataError
 from medrm.schema import ORDERS, Case, PairLabel, RankingLabel
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
-from medrm.scorer.mock_judges import mock_judge
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.round_robin import pair_of
 

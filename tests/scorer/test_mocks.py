@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from scorer.cases import mock_judge
 
 from medrm.errors import ConfigError
 from medrm.parsers import parse_verdict
 from medrm.schema import DIMENSIONS, Case, PairLabel
-from medrm.scorer.mock_judges import MOCKS, REFUSAL, MockEngine, mock_judge
+from medrm.scorer.mock_judges import MOCKS, REFUSAL, MockEngine
 from medrm.scorer.readouts.generative_judge import preferences
 
 LABELS = {

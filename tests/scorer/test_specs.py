@@ -12,13 +12,11 @@ from medrm.config import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.scorer.open import scorer_of
-from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, local_judge, prompt_of
+from medrm.scorer.open import LoadedModel, open_scorer
+from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, prompt_of
 
-SHORT = judge_spec(JudgeOptions(max_new_tokens=3))
-VOTES = judge_spec(
-    JudgeOptions(judge_readout="votes", votes=3, judge_temperature=0.7, max_new_tokens=3)
-)
+SHORT = JudgeOptions(max_new_tokens=3)
+VOTES = JudgeOptions(judge_readout="votes", votes=3, judge_temperature=0.7, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("readout", JUDGE_READOUTS)
@@ -26,7 +24,8 @@ def test_what_the_models_positions_cannot_hold_is_too_long(readout: str) -> None
     model, processor = make_tiny("qwen2_5_vl")
     window = model.config.get_text_config().max_position_embeddings
     long = dataclasses.replace(make_case(1), answers=("short", "lungs " * window))
-    judge = local_judge(model, processor, VOTES, readout, ("accuracy",))
+    loaded = LoadedModel(model, processor)
+    judge = open_scorer(loaded, readout, dimensions=("accuracy",), judge=VOTES)
     assert judge.readout == readout
     scored = list(judge.judge([make_case(0), long]))
     states = [{call.state for call in one.responses} for one in scored]
@@ -35,17 +34,18 @@ def test_what_the_models_positions_cannot_hold_is_too_long(readout: str) -> None
 
 
 def test_a_readout_that_does_not_fit_is_refused() -> None:
-    model, processor = make_tiny("qwen2_5_vl")
+    loaded = LoadedModel(*make_tiny("qwen2_5_vl"))
     with pytest.raises(ConfigError, match="Did you mean 'skeleton'"):
-        local_judge(model, processor, SHORT, "skelton", ("accuracy",))
+        open_scorer(loaded, "skelton", judge=SHORT)
     with pytest.raises(ConfigError, match="votes 1 and temperature 0"):
-        local_judge(model, processor, SHORT, "votes", ("accuracy",))
+        open_scorer(loaded, "votes", judge=SHORT)
 
 
 def test_a_spec_keeps_the_whole_prompt() -> None:
-    prompt = prompt_of(SHORT)
-    assert (prompt.name, prompt.user) == (SHORT.prompt, SHORT.user)
-    assert dataclasses.asdict(prompt)["system"] == SHORT.system
+    spec = judge_spec(SHORT)
+    prompt = prompt_of(spec)
+    assert (prompt.name, prompt.user) == (spec.prompt, spec.user)
+    assert dataclasses.asdict(prompt)["system"] == spec.system
     each = prompt_of(judge_spec(JudgeOptions(judge_prompt="json_per_dimension")))
     assert each.per_dimension
     assert each.digest != prompt.digest
@@ -55,6 +55,7 @@ def test_a_reward_model_is_read_in_no_other_way() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     model = attach_head(model, HeadSpec(("overall",)), seed=0)
     contract = new_adapter_config(model, processor, ModelOptions(), "bradley_terry", "reward")
-    assert scorer_of(model, processor, contract, readout="reward").readout == "reward"
+    loaded = LoadedModel(model, processor, contract)
+    assert open_scorer(loaded, "reward").readout == "reward"
     with pytest.raises(ConfigError, match="readout 'votes' is for judges"):
-        scorer_of(model, processor, contract, readout="votes")
+        open_scorer(loaded, "votes")
