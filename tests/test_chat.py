@@ -54,9 +54,9 @@ def test_data_cannot_spell_a_command(family: str) -> None:
     for spelled in (processor.image_token, tokenizer.eos_token):
         hostile = f"fine {spelled}{spelled} end"
         assert tokenizer.convert_tokens_to_ids(spelled) in tokenizer(hostile)["input_ids"]
-        plain = chat.plain(hostile, control)
+        plain = chat.break_control_tokens(hostile, control)
         assert tokenizer.convert_tokens_to_ids(spelled) not in tokenizer(plain)["input_ids"]
-    assert chat.plain("a < b and |x| > 1", control) == "a < b and |x| > 1"
+    assert chat.break_control_tokens("a < b and |x| > 1", control) == "a < b and |x| > 1"
 
 
 def test_template_that_writes_the_date_gets_a_fixed_one() -> None:

@@ -31,7 +31,7 @@ def test_a_prompt_holds_the_question_and_both_answers_once(name: str) -> None:
     for part in ("Q?", "Answer A:\none", "Answer B:\ntwo"):
         assert text.count(part) == 1
     assert "{" not in text
-    assert PROMPTS[name].asked(("accuracy", "overall")) == (
+    assert PROMPTS[name].dimensions_per_call(("accuracy", "overall")) == (
         ("accuracy", "overall") if name == "json_per_dimension" else (None,)
     )
 
@@ -59,7 +59,7 @@ def test_a_verdict_is_read_as_it_was_written(dimensions: tuple[str, ...]) -> Non
     assert parse_verdict(text, "strict", dimensions).outcomes == letters
     bare = PROMPTS["json"].verdict(letters).text
     assert json.loads(bare) == letters
-    pieces = PROMPTS["json"].frame(dimensions)
+    pieces = PROMPTS["json"].json_pieces(dimensions)
     assert "".join(a + b for a, b in zip(pieces, [*letters.values(), ""], strict=True)) == bare
     if dimensions == DIMENSIONS:
         assert parse_verdict(bare, "official").outcomes == letters
@@ -139,7 +139,7 @@ def test_a_template_that_refuses_a_system_turn_beside_an_image_gets_none(images:
     )
     prompt = PROMPTS["json"]
     messages = prompt.messages("Q?", images, ("one", "two"), DIMENSIONS)
-    (user,) = chat.fitted(processor, messages)
+    (user,) = chat.fit_roles(processor, messages)
     assert [part["type"] for part in user["content"]] == ["image"] * images + ["text"]
     text = chat.render(processor, messages, "generation_prompt")
     assert text.index(prompt.system) < text.index("Q?")
@@ -148,4 +148,4 @@ def test_a_template_that_refuses_a_system_turn_beside_an_image_gets_none(images:
 def test_a_template_that_keeps_a_system_turn_gets_it() -> None:
     _, processor = make_tiny("qwen2_5_vl")
     messages = PROMPTS["json"].messages("Q?", 1, ("one", "two"), DIMENSIONS)
-    assert chat.fitted(processor, messages) == messages
+    assert chat.fit_roles(processor, messages) == messages

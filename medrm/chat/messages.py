@@ -1,7 +1,7 @@
-"""Turns a case's words into chat messages and these into text.
+"""Turns a case into chat messages, and these into text.
 
 Images come first in the user's turn. What the data says stays data: control tokens that a question
-or an answer happens to spell are broken up by `plain` before they reach a template.
+or an answer happens to spell are broken up by `break_control_tokens` before they reach a template.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def render(processor: ProcessorMixin, messages: list[Message], template: RewardT
     """
     return str(
         processor.apply_chat_template(
-            fitted(processor, messages),
+            fit_roles(processor, messages),
             tokenize=False,
             add_generation_prompt=template == "generation_prompt",
             **template_values(processor),
@@ -92,7 +92,7 @@ def template_values(processor: ProcessorMixin) -> dict[str, Any]:
     return {"date_string": _DATE} if "date_string" in str(processor.chat_template) else {}
 
 
-def fitted(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:
+def fit_roles(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:
     """Returns the conversation in roles that the processor's template knows.
 
     Where it refuses or loses a system turn, its text opens the user's turn instead.
@@ -100,9 +100,8 @@ def fitted(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:
     if messages[0]["role"] != "system" or _keeps_system(processor):
         return messages
     (instruction,), user, *rest = messages[0]["content"], *messages[1:]
-    images = [part for part in user["content"] if part["type"] == "image"]
-    (asked,) = (part["text"] for part in user["content"] if part["type"] == "text")
-    return [user_message(f"{instruction['text']}\n\n{asked}", len(images)), *rest]
+    *images, request = user["content"]
+    return [user_message(f"{instruction['text']}\n\n{request['text']}", len(images)), *rest]
 
 
 def _keeps_system(processor: ProcessorMixin) -> bool:
@@ -129,13 +128,13 @@ def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)))
 
 
-def plain(text: str, control: re.Pattern[str]) -> str:
+def break_control_tokens(text: str, control: re.Pattern[str]) -> str:
     """Returns the text with a space inside each control token, so that it is read as words.
 
     Without this an answer that spells the end of a turn would end it, and one that spells an image
     placeholder would claim an image.
     """
-    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    return control.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
 
 
 def system_message(text: str) -> Message:
@@ -145,8 +144,8 @@ def system_message(text: str) -> Message:
 
 def user_message(text: str, images: int) -> Message:
     """Returns a user's turn: the images, then the text."""
-    content = [{"type": "image"} for _ in range(images)]
-    return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+    blocks = [{"type": "image"} for _ in range(images)]
+    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
 
 
 def assistant_message(text: str) -> Message:

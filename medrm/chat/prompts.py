@@ -54,10 +54,10 @@ class JudgePrompt:
     @property
     def digest(self) -> str:
         """SHA-256 of what is asked and how."""
-        content = [self.name, self.version, self.system, self.user]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        identity = [self.name, self.version, self.system, self.user]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
-    def asked(self, dimensions: Sequence[str]) -> tuple[str | None, ...]:
+    def dimensions_per_call(self, dimensions: Sequence[str]) -> tuple[str | None, ...]:
         """Returns what the calls of one case ask about: one dimension each, or None for all."""
         return tuple(dimensions) if self.per_dimension else (None,)
 
@@ -85,11 +85,11 @@ class JudgePrompt:
             "dimension": lines[0].removeprefix("- "),
         }
         # In one pass, so that a question that spells a placeholder stays a question.
-        text = _PLACEHOLDER.sub(lambda found: values[found[1]], self.user)
+        text = _PLACEHOLDER.sub(lambda placeholder: values[placeholder[1]], self.user)
         opening = [system_message(self.system)] if self.system else []
         return [*opening, user_message(text, images)]
 
-    def frame(self, dimensions: Sequence[str]) -> tuple[str, ...]:
+    def json_pieces(self, dimensions: Sequence[str]) -> tuple[str, ...]:
         """Returns the D + 1 pieces of the JSON verdict around its D letters."""
         opening = [f'{json.dumps(name, ensure_ascii=False)}: "' for name in dimensions]
         return (f"{{{opening[0]}", *(f'", {piece}' for piece in opening[1:]), '"}')
@@ -102,13 +102,13 @@ class JudgePrompt:
             rationale: written before the JSON.
         """
         text = f"{rationale}\n" if rationale else ""
-        places = {}
-        *pieces, end = self.frame(list(letters))
+        spans = {}
+        *pieces, end = self.json_pieces(list(letters))
         for (name, letter), piece in zip(letters.items(), pieces, strict=True):
             text += piece
-            places[name] = (len(text), len(text) + len(letter))
+            spans[name] = (len(text), len(text) + len(letter))
             text += letter
-        return VerdictText(text + end, places)
+        return VerdictText(text + end, spans)
 
 
 _ROLE = "You are an expert in medical images who compares the answers of two assistants."
@@ -156,13 +156,13 @@ def rationale_letters(text: str, dimensions: Sequence[str]) -> dict[str, str]:
 
     A dimension whose line is missing, names no letter or stands twice is left out.
     """
-    found: dict[str, list[str]] = {}
+    letters_of: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, colon, rest = line.partition(":")
         letters = _BETTER.findall(rest)
         if colon and letters and name.strip() in dimensions:
-            found.setdefault(name.strip(), []).append(letters[-1])
-    return {name: letters[0] for name, letters in found.items() if len(letters) == 1}
+            letters_of.setdefault(name.strip(), []).append(letters[-1])
+    return {name: letters[0] for name, letters in letters_of.items() if len(letters) == 1}
 
 
 def load_prompt(name: str, file: str | Path | None = None) -> JudgePrompt:
@@ -190,16 +190,16 @@ def load_prompt(name: str, file: str | Path | None = None) -> JudgePrompt:
 def _read_prompt(path: Path) -> JudgePrompt:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        content = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else {"user": text}
+        written = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else {"user": text}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"prompt file {path} cannot be read: {error}. Give a text file in UTF-8, or YAML."
         ) from error
-    turns = content if isinstance(content, dict) else {}
+    turns = written if isinstance(written, dict) else {}
     texts = all(isinstance(value, str) for value in turns.values())
     if not texts or not {"user"} <= turns.keys() <= {"system", "user"}:
         raise ConfigError(
-            f"prompt file {path} holds {str(content)[:80]!r}; a YAML prompt has the keys user and, "
+            f"prompt file {path} holds {str(written)[:80]!r}; a YAML prompt has the keys user and, "
             "where the judge has a role, system, each with a text. Correct it, or give plain text."
         )
     user, system = (turns.get(turn, "").strip() for turn in ("user", "system"))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from medrm.errors import ConfigError, nearest
 from medrm.parsers import official, strict
-from medrm.parsers.parsed import Outcome, Parsed, majority, stored
+from medrm.parsers.parsed import Outcome, Parsed, majority, stored_outcome
 from medrm.schema import DIMENSIONS
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "Parser",
     "majority",
     "parse_verdict",
-    "stored",
+    "stored_outcome",
 ]
 
 Parser = Literal["official", "strict"]

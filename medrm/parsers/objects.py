@@ -43,7 +43,7 @@ DECODER = json.JSONDecoder(strict=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class VerdictObject:
     """A complete object that names asked dimensions.
 
     `values` are all that it gives to each of them, in order; None for a value that is no string.
@@ -64,7 +64,7 @@ class Scan:
         cut: whether the text ends inside an object.
     """
 
-    verdicts: tuple[Found, ...]
+    verdicts: tuple[VerdictObject, ...]
     cut: bool
 
 
@@ -76,34 +76,34 @@ class _Open:
     expect: str
     key: str | None = None  # the asked dimension whose value comes next
     values: dict[str, list[str | None]] = field(default_factory=dict)
-    nested: tuple[Found, ...] = ()  # found in all that is closed inside of it
-    latest: tuple[Found, ...] = ()  # found in the last object of these that held any
+    nested: tuple[VerdictObject, ...] = ()  # in all that is closed inside of it
+    latest: tuple[VerdictObject, ...] = ()  # in the last object of these that held any
 
-    def take(self, kind: str, word: str, names: Mapping[str, str]) -> None:
-        """Takes a comma, a colon, a key or a plain value."""
-        if kind == ",":
+    def add_token(self, symbol: str, token: str, names: Mapping[str, str]) -> None:
+        """Takes a comma, a colon, a key or a plain value; `symbol` is its class in `ACCEPTED`."""
+        if symbol == ",":
             self.expect = "item" if self.array else "key"
-        elif kind == ":":
+        elif symbol == ":":
             self.expect = "value"
         elif self.expect == "key":
-            self.key, self.expect = names.get(_content(word).strip().lower()), "colon"
+            self.key, self.expect = names.get(_string(token).strip().lower()), "colon"
         else:
-            self.give(_content(word) if kind == '"' and self.key is not None else None)
+            self.add_value(_string(token) if symbol == '"' and self.key is not None else None)
 
-    def give(self, value: str | None) -> None:
+    def add_value(self, value: str | None) -> None:
         """Takes a value: a string's content, or None for anything else."""
         if self.key is not None:
             self.values.setdefault(self.key, []).append(value)
         self.key, self.expect = None, "after item" if self.array else "after value"
 
-    def hold(self, closed: _Open, found: tuple[Found, ...]) -> None:
-        """Takes what was found in something that was closed inside of it."""
-        self.nested = (self.nested + found)[:2]
-        self.latest = (closed.latest if closed.array else found) or self.latest
+    def add_closed(self, closed: _Open, verdicts: tuple[VerdictObject, ...]) -> None:
+        """Takes the verdicts in an object or array that was closed inside of it."""
+        self.nested = (self.nested + verdicts)[:2]
+        self.latest = (closed.latest if closed.array else verdicts) or self.latest
 
-    def close(self, end: int) -> tuple[Found, ...]:
+    def close(self, end: int) -> tuple[VerdictObject, ...]:
         """Returns what it stands for: itself where it names a dimension, else what it holds."""
-        return (Found(self.values, end),) if self.values else self.nested
+        return (VerdictObject(self.values, end),) if self.values else self.nested
 
 
 def scan(text: str, names: Mapping[str, str]) -> Scan:
@@ -116,7 +116,7 @@ def scan(text: str, names: Mapping[str, str]) -> Scan:
         text: the reply, without thinking.
         names: trimmed lower-case key to dimension.
     """
-    verdicts: tuple[Found, ...] = ()
+    verdicts: tuple[VerdictObject, ...] = ()
     settled: set[int] = set()
     cut = False
     start = START.search(text)
@@ -141,38 +141,38 @@ def _walk(text: str, start: int, names: Mapping[str, str], settled: set[int]) ->
     """Reads the object that starts at `start`; adds to `settled` every `{` that it passes."""
     stack = [_Open(False, "key")]
     settled.add(start)
-    at = start + 1
-    while token := TOKEN.match(text, at):
-        at, word = token.end(), token[1]
-        kind = word[0] if word[0] in '{}[]:,"' else "0"
-        if kind not in ACCEPTED[stack[-1].expect]:
+    position = start + 1
+    while match := TOKEN.match(text, position):
+        position, token = match.end(), match[1]
+        symbol = token[0] if token[0] in '{}[]:,"' else "0"
+        if symbol not in ACCEPTED[stack[-1].expect]:
             break
-        if kind in "}]":
+        if symbol in "}]":
             closed = stack.pop()
-            found = closed.close(at)
+            verdicts = closed.close(position)
             if not stack:
-                return _Attempt(found, False, at)
-            stack[-1].hold(closed, found)
-        elif kind in "{[":
-            stack[-1].give(None)
-            stack.append(_Open(kind == "[", "item" if kind == "[" else "key"))
-            if kind == "{":
-                settled.add(token.start(1))
+                return _Attempt(verdicts, False, position)
+            stack[-1].add_closed(closed, verdicts)
+        elif symbol in "{[":
+            stack[-1].add_value(None)
+            stack.append(_Open(symbol == "[", "item" if symbol == "[" else "key"))
+            if symbol == "{":
+                settled.add(match.start(1))
         else:
-            stack[-1].take(kind, word, names)
+            stack[-1].add_token(symbol, token, names)
     else:
-        cut = CUT.match(text, at)
+        cut = CUT.match(text, position)
         if cut and (not cut[1] or '"' in ACCEPTED[stack[-1].expect]):
             return _Attempt((), True)
     # The innermost open bracket is the last one, so what it holds is the latest.
     return _Attempt(next((top.latest for top in reversed(stack) if top.latest), ()), False)
 
 
-def _content(word: str) -> str:
+def _string(token: str) -> str:
     """Returns the content of a string token; as it stands where an escape is unknown."""
-    if "\\" not in word:
-        return word[1:-1]
+    if "\\" not in token:
+        return token[1:-1]
     try:
-        return str(DECODER.decode(word))
+        return str(DECODER.decode(token))
     except ValueError:
-        return word[1:-1]
+        return token[1:-1]

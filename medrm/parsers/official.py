@@ -51,11 +51,11 @@ def parse(text: str, dimensions: Sequence[str]) -> Parsed:
     if len(stated) == len(DIMENSIONS):
         return _parsed(stated, "json", dimensions)
     mentions = {
-        name: found for name in DIMENSIONS if (found := list(MENTIONS[name].finditer(text)))
+        name: matches for name in DIMENSIONS if (matches := list(MENTIONS[name].finditer(text)))
     }
-    first = {name: _letter(found[0]) for name, found in mentions.items()}
+    first = {name: _letter(matches[0]) for name, matches in mentions.items()}
     if len(first) == len(DIMENSIONS):
-        suspect = any(_misreads(text, found) for found in mentions.values())
+        suspect = any(_misreads(text, matches) for matches in mentions.values())
         return _parsed(first, "regex", dimensions, suspect)
     if bracket := BRACKET.search(text):
         copied = dict.fromkeys(DIMENSIONS, _letter(bracket))
@@ -79,9 +79,9 @@ def _json_letters(text: str) -> Letters:
     letters: dict[str, Outcome] = {}
     for name in DIMENSIONS:
         stated = value.get(name)
-        given = stated.strip().upper() if isinstance(stated, str) else ""
-        if given in ("A", "B"):
-            letters[name] = "A" if given == "A" else "B"
+        letter = stated.strip().upper() if isinstance(stated, str) else ""
+        if letter in ("A", "B"):
+            letters[name] = "A" if letter == "A" else "B"
     return letters
 
 
@@ -89,16 +89,17 @@ def _letter(match: re.Match[str]) -> Outcome:
     return "A" if match[1] in "Aa" else "B"
 
 
-def _misreads(text: str, found: Sequence[re.Match[str]]) -> bool:
+def _misreads(text: str, matches: Sequence[re.Match[str]]) -> bool:
     """Whether the first mention of a dimension may not be its verdict."""
-    if len({_letter(match) for match in found}) > 1:
+    if len({_letter(match) for match in matches}) > 1:
         return True
-    before = text[max(found[0].start() - 1, 0) : found[0].start()]
+    first = matches[0]
+    before = text[max(first.start() - 1, 0) : first.start()]
     return bool(
         before.isalnum()
         or before == "_"
-        or MORE.match(text, found[0].end())
-        or ARTICLE.match(text, found[0].start(1))
+        or MORE.match(text, first.end())
+        or ARTICLE.match(text, first.start(1))
     )
 
 

@@ -33,7 +33,7 @@ class Parsed:
     suspect: bool = False
 
 
-def stored(outcome: Outcome, order: Order) -> Outcome:
+def stored_outcome(outcome: Outcome, order: Order) -> Outcome:
     """Returns what a reply says of the answers as stored, where `A` is the first of these."""
     if outcome == "tie" or order == "forward":
         return outcome
@@ -42,7 +42,7 @@ def stored(outcome: Outcome, order: Order) -> Outcome:
 
 def majority(votes: Iterable[Vote]) -> Vote | None:
     """Returns what most votes say; None where there are none, or where several have the most."""
-    first = Counter(votes).most_common(2)
-    if not first or (len(first) == 2 and first[0][1] == first[1][1]):
+    most_common = Counter(votes).most_common(2)
+    if not most_common or (len(most_common) == 2 and most_common[0][1] == most_common[1][1]):
         return None
-    return first[0][0]
+    return most_common[0][0]

@@ -16,13 +16,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from medrm.parsers.objects import Found, Scan, scan
+from medrm.parsers.objects import Scan, VerdictObject, scan
 from medrm.parsers.parsed import Outcome, Parsed
 
 THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 LETTER = re.compile(r"(a|b|tie)\s*+\.?", re.IGNORECASE)
 OUTCOMES: Mapping[str, Outcome] = {"a": "A", "b": "B", "tie": "tie"}
-SHOWN = 20
+QUOTED_CHARACTERS = 20
 """Characters of a wrong value that a reason quotes."""
 
 
@@ -38,19 +38,19 @@ def parse(text: str, dimensions: Sequence[str]) -> Parsed:
         return Parsed(dict.fromkeys(dimensions), None, "the thinking never ends")
     reply = text[tags[-1].end() :] if tags else text
     names = {name.strip().lower(): name for name in dimensions}
-    found = scan(reply, names)
-    if len(found.verdicts) == 1:
-        return _verdict(found.verdicts[0], reply, names, dimensions)
+    scanned = scan(reply, names)
+    if len(scanned.verdicts) == 1:
+        return _verdict(scanned.verdicts[0], reply, names, dimensions)
     letter = LETTER.fullmatch(reply.strip())
     if letter and len(dimensions) == 1:
         return Parsed({dimensions[0]: OUTCOMES[letter[1].lower()]}, "letter")
-    return Parsed(dict.fromkeys(dimensions), None, _nothing(found, reply))
+    return Parsed(dict.fromkeys(dimensions), None, _failure(scanned, reply))
 
 
 def _verdict(
-    verdict: Found, reply: str, names: Mapping[str, str], dimensions: Sequence[str]
+    verdict: VerdictObject, reply: str, names: Mapping[str, str], dimensions: Sequence[str]
 ) -> Parsed:
-    later = _later(reply, verdict.end, names)
+    later = _stated_later(reply, verdict.end, names)
     outcomes: dict[str, Outcome | None] = {}
     problems: dict[str, list[str]] = {}
     for name in dimensions:
@@ -62,16 +62,18 @@ def _verdict(
         elif len(set(read)) > 1:
             problems.setdefault("more than one value", []).append(name)
         elif read[0] is None:
-            problems.setdefault("not A, B or tie", []).append(f"{name} ({_shown(values[0])})")
+            problems.setdefault("not A, B or tie", []).append(f"{name} ({_quoted(values[0])})")
         elif later.get(name, set()) - {read[0]}:
             problems.setdefault("an unfinished object says otherwise", []).append(name)
         else:
             outcomes[name] = read[0]
-    reason = "; ".join(f"{problem}: {', '.join(which)}" for problem, which in problems.items())
+    reason = "; ".join(
+        f"{problem}: {', '.join(affected)}" for problem, affected in problems.items()
+    )
     return Parsed(outcomes, "json", reason or None)
 
 
-def _later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, set[Outcome]]:
+def _stated_later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, set[Outcome]]:
     """What the reply still says about dimensions after the verdict, where no object is complete.
 
     A judge that repeats itself until it is cut off agrees with itself; one that changes its mind
@@ -80,26 +82,26 @@ def _later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, set[Outc
     written = {json.dumps(key, ensure_ascii=False)[1:-1]: name for key, name in names.items()}
     keys = "|".join(map(re.escape, written))
     pair = re.compile(rf'"\s*+({keys})\s*+"\s*+:\s*+"\s*+(a|b|tie)\b', re.IGNORECASE)
-    said: dict[str, set[Outcome]] = {}
+    stated: dict[str, set[Outcome]] = {}
     for match in pair.finditer(reply, end):
         name = written.get(match[1].lower())
         if name is not None:
-            said.setdefault(name, set()).add(OUTCOMES[match[2].lower()])
-    return said
+            stated.setdefault(name, set()).add(OUTCOMES[match[2].lower()])
+    return stated
 
 
-def _shown(value: str | None) -> str:
+def _quoted(value: str | None) -> str:
     """A wrong value in short, without control characters."""
     if value is None:
         return "no string"
-    return ascii(value[:SHOWN] + ("..." if len(value) > SHOWN else ""))
+    return ascii(value[:QUOTED_CHARACTERS] + ("..." if len(value) > QUOTED_CHARACTERS else ""))
 
 
-def _nothing(found: Scan, reply: str) -> str:
+def _failure(scanned: Scan, reply: str) -> str:
     """Why no verdict was found."""
-    if found.verdicts:
+    if scanned.verdicts:
         return "several nested objects name asked dimensions"
-    if found.cut:
+    if scanned.cut:
         return "the JSON object is cut off"
     if "{" in reply:
         return "no complete JSON object names an asked dimension"

@@ -96,8 +96,8 @@ class Collator:
 
     def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
         """Returns question and answers with control tokens broken up."""
-        return chat.plain(case.question, self._control), tuple(
-            chat.plain(answer, self._control) for answer in case.answers
+        return chat.break_control_tokens(case.question, self._control), tuple(
+            chat.break_control_tokens(answer, self._control) for answer in case.answers
         )
 
     def answer_rows(self, case: Case) -> list[Row]:

@@ -77,7 +77,7 @@ def test_tokens_are_those_of_scoring(family: str) -> None:
     batch = batch_of(renderer, rows, prompt)
     judge = Judge(
         MockEngine("always-a"), prompt, DIMENSIONS,
-        plain=partial(chat.plain, control=chat.control_tokens(collator.processor)),
+        plain=partial(chat.break_control_tokens, control=chat.control_tokens(collator.processor)),
     )  # fmt: skip
     sent = [request for case in CASES for request in judge._requests(case)]
     assert len(sent) == len(rows)

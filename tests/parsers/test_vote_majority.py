@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medrm.parsers import majority, stored
+from medrm.parsers import majority, stored_outcome
 
 
 @pytest.mark.parametrize(
@@ -18,5 +18,5 @@ def test_majority_is_what_most_say_and_nothing_where_several_do(
 
 
 def test_the_first_answer_shown_is_the_second_stored_one_in_reverse() -> None:
-    assert [stored(said, "forward") for said in ("A", "B", "tie")] == ["A", "B", "tie"]
-    assert [stored(said, "reversed") for said in ("A", "B", "tie")] == ["B", "A", "tie"]
+    assert [stored_outcome(said, "forward") for said in ("A", "B", "tie")] == ["A", "B", "tie"]
+    assert [stored_outcome(said, "reversed") for said in ("A", "B", "tie")] == ["B", "A", "tie"]

@@ -48,7 +48,7 @@ def requests_of(
     for case in cases:
         for order in ("forward", "reversed"):
             shown = case.answers if order == "forward" else case.answers[::-1]
-            for name in prompt.asked(DIMENSIONS):
+            for name in prompt.dimensions_per_call(DIMENSIONS):
                 names = DIMENSIONS if name is None else (name,)
                 messages = prompt.messages(case.question, len(case.images), shown, names)
                 requests += [

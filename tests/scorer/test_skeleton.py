@@ -187,7 +187,7 @@ def test_calls_that_were_not_made_say_why(family: str, prompt: JudgePrompt) -> N
     cases = [make_case(0), long, broken, make_case(2)]
     scored = list(ConstrainedJson(model, processor, prompt, max_length=1000).judge(cases))
     states = ["ok", "too_long", "bad_image", "ok"]
-    calls = len(prompt.asked(skeleton_module.DIMENSIONS))
+    calls = len(prompt.dimensions_per_call(skeleton_module.DIMENSIONS))
     assert [[call.state for call in one.responses] for one in scored] == [
         [state] * calls for state in states for _ in range(2)
     ]

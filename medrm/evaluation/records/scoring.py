@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from medrm.errors import DataError
 from medrm.evaluation.records.jsonl import AGAIN
 from medrm.evaluation.records.verdicts import Reading, row_of
-from medrm.parsers import Parser, majority, parse_verdict, stored
+from medrm.parsers import Parser, majority, parse_verdict, stored_outcome
 from medrm.readouts import READOUTS, writes_text
 from medrm.schema import (
     DIMENSIONS,
@@ -241,7 +241,9 @@ def read_response(
     parsed = parse_verdict(response.text or "", parser, names)
     reason = CUT_OFF if response.finish_reason == "length" else parsed.reason
     return {
-        name: Reading(UNREAD, reason) if said is None else Reading(stored(said, response.order))
+        name: Reading(UNREAD, reason)
+        if said is None
+        else Reading(stored_outcome(said, response.order))
         for name, said in parsed.outcomes.items()
     }
 

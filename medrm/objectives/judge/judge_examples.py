@@ -148,7 +148,7 @@ def judge_examples(
         learned = {name: answer for name, answer in answers.items() if answer is not None}
         sentences = (rationales or {}).get(case.case_id, {})
         for order in ORDERS:
-            for dimension in prompt.asked(dimensions):
+            for dimension in prompt.dimensions_per_call(dimensions):
                 names = dimensions if dimension is None else (dimension,)
                 if not learned.keys().isdisjoint(names):
                     examples.append(_example(case, order, names, learned, sentences))

@@ -88,7 +88,7 @@ def prompts(
         messages = prompt_messages(collator, example, examples.prompt)
         batch.append(
             {
-                "prompt": chat.fitted(collator.processor, messages),
+                "prompt": chat.fit_roles(collator.processor, messages),
                 "images": [pixels[ref.digest] for ref in example.case.images],
                 "dimensions": example.dimensions,
                 "labels": {name: example.letters[name] for name in example.learned},

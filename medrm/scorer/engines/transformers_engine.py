@@ -113,7 +113,7 @@ class TransformersEngine:
 
     def plain(self, text: str) -> str:
         """Returns the text with control tokens of this tokenizer broken up."""
-        return chat.plain(text, self._control)
+        return chat.break_control_tokens(text, self._control)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields one completion for each request, in order, a window of cases at a time.

@@ -122,7 +122,7 @@ class VllmEngine:
 
     def plain(self, text: str) -> str:
         """Returns the text with the model's control tokens broken up."""
-        return text if self._control is None else chat.plain(text, self._control)
+        return text if self._control is None else chat.break_control_tokens(text, self._control)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields the reply to each request, in order."""
@@ -167,7 +167,7 @@ class VllmEngine:
             {"type": "image_pil", "image_pil": pixels[ref.digest]} for ref in request.case.images
         ]
         known = self._processor
-        messages = request.messages if known is None else chat.fitted(known, request.messages)
+        messages = request.messages if known is None else chat.fit_roles(known, request.messages)
         return with_images(messages, parts)
 
     def _chat(self, conversations: list[list[chat.Message]], params: list[Any]) -> list[Completion]:

@@ -124,7 +124,7 @@ class ConstrainedJson:
         self._collator = Collator(processor)
         self._frames = {
             name: Frame(self._collator, prompt, self.dimensions if name is None else (name,))
-            for name in prompt.asked(self.dimensions)
+            for name in prompt.dimensions_per_call(self.dimensions)
         }
         shares, forks = shares_cache(self._model), shares_prefix(self._model)
         read = self._read_forked if forks else self._read_whole

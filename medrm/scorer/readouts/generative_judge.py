@@ -10,7 +10,7 @@ from medrm.chat import JudgePrompt
 from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
-from medrm.parsers import PARSER_VERSION, Outcome, majority, parse_verdict, stored
+from medrm.parsers import PARSER_VERSION, Outcome, majority, parse_verdict, stored_outcome
 from medrm.schema import LETTERS, ORDERS, TIE, UNREAD, Case, Choice, Order, Response, Verdict
 from medrm.scorer.engines.base import Completion, Engine, Request, Sampling
 from medrm.scorer.readouts.reward import ImageInput, given_case
@@ -34,8 +34,9 @@ class Judge:
         dimensions: what to ask about.
         votes: samples of each call.
         sampling: how replies are drawn.
-        plain: breaks up what the engine's tokenizer would read as a command (`chat.plain`); None
-            for an engine that takes a question and an answer as nothing but text.
+        plain: breaks up what the engine's tokenizer would read as a command
+            (`chat.break_control_tokens`); None for an engine that takes a question and an answer
+            as nothing but text.
         contract: of a saved judge.
     """
 
@@ -133,7 +134,7 @@ class Judge:
         }
         requests = []
         for order in ORDERS:
-            for dimension in self._prompt.asked(self.dimensions):
+            for dimension in self._prompt.dimensions_per_call(self.dimensions):
                 names = self.dimensions if dimension is None else (dimension,)
                 messages = self._prompt.messages(question, len(case.images), shown[order], names)
                 requests += [
@@ -193,7 +194,7 @@ def preferences(scored: Scored, dimensions: Sequence[str]) -> dict[str, Preferen
             if outcome is None:
                 reasons[name] = parsed.reason or "unread"
             else:
-                votes[name].append(stored(outcome, scored.order))
+                votes[name].append(stored_outcome(outcome, scored.order))
     return {name: _preference(votes[name], reasons.get(name)) for name in dimensions}
 
 
