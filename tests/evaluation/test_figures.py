@@ -16,7 +16,7 @@ from PIL import Image
 
 from medrm.evaluation.figures import inline_figures, write_plots
 from medrm.evaluation.figures.canvas import BACK, ROLES, drawing
-from medrm.evaluation.figures.change import forest
+from medrm.evaluation.figures.forest import forest
 from medrm.evaluation.run_files import RunFiles
 
 ALL = {
@@ -139,7 +139,7 @@ def test_a_style_of_the_user_changes_nothing_and_is_kept() -> None:
 def markers(comparison: Mapping[str, Any]) -> list[Any]:
     """The fill of each marker of the forest plot, from top to bottom."""
     with drawing():
-        figure = forest(dict(comparison))
+        figure = forest(replace(made_run(), comparison=dict(comparison)))
         assert figure is not None
         return [
             line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() in "oD"

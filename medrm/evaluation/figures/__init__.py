@@ -1,5 +1,62 @@
-"""Figures of a run or of one evaluation, for the page and as files; imports no torch."""
+"""Figures of a run or of one evaluation, for the page and as files; imports no torch.
 
-from medrm.evaluation.figures.runs import inline_figures, write_plots
+To add a figure: write a function of the run's files in a file of its own, drawn on `canvas.sheet`,
+and put it into `FIGURES`. A section of the page shows it by its name.
+"""
 
-__all__ = ["inline_figures", "write_plots"]
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from medrm.evaluation.figures.bias import halo, length, position
+from medrm.evaluation.figures.canvas import drawing, svg_inline, write_figure
+from medrm.evaluation.figures.forest import forest
+from medrm.evaluation.figures.group_plots import dumbbell, heatmap
+from medrm.evaluation.figures.reliability import reliability, risk_coverage
+from medrm.evaluation.figures.replies import funnel
+from medrm.evaluation.figures.training import training
+from medrm.evaluation.figures.transitions import transitions
+from medrm.evaluation.run_files import RunFiles
+
+FIGURES: dict[str, Callable[[RunFiles], Figure | None]] = {
+    "forest": forest,
+    "heatmap": heatmap,
+    "transitions": transitions,
+    "position": position,
+    "reliability": reliability,
+    "risk_coverage": risk_coverage,
+    "length": length,
+    "halo": halo,
+    "funnel": funnel,
+    "training": training,
+}
+"""Name to what draws the figure; None where the run has no data for it."""
+
+
+def inline_figures(run: RunFiles) -> dict[str, str]:
+    """Returns name -> `<svg>` element of each figure that the run has data for."""
+    with drawing():
+        return {name: svg_inline(figure, name) for name, figure in _drawn(run)}
+
+
+def write_plots(run: RunFiles, folder: Path) -> list[Path]:
+    """Writes each figure as `<name>.svg` and `<name>.png` and returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    with drawing():
+        for name, figure in _drawn(run):
+            write_figure(figure, name, folder)
+            names.append(name)
+    return [folder / f"{name}.{suffix}" for name in names for suffix in ("svg", "png")]
+
+
+def _drawn(run: RunFiles) -> Iterator[tuple[str, Figure]]:
+    """Yields each figure under its name, a dumbbell for each grouping; call it inside `drawing`."""
+    figures = {name: draw(run) for name, draw in FIGURES.items()}
+    for group in run.comparison["cells"] if run.comparison else ():
+        figures[f"dumbbell_{re.sub(r'[^A-Za-z0-9_-]', '_', group)}"] = dumbbell(run, group)
+    yield from ((name, figure) for name, figure in figures.items() if figure is not None)

@@ -79,7 +79,7 @@ _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _LINKED = re.compile(r"^#(.+)$")
 _FONT = re.compile(r"font-family:[^;]*;?\s*")
 
-_WHOLE = "width:100%;height:auto;display:block;stroke-linejoin:round"
+_FILLING = "width:100%;height:auto;display:block;stroke-linejoin:round"
 
 
 @contextmanager
@@ -109,20 +109,14 @@ def sheet(title: str, height: float) -> Figure:
 def axes(figure: Figure, left: float, bottom: float, right: float, top: float) -> Axes:
     """Returns axes that leave these margins (points) of a figure."""
     width, height = (72 * inches for inches in figure.get_size_inches())
-    return figure.add_axes(
-        (
-            left / width,
-            bottom / height,
-            (width - left - right) / width,
-            (height - bottom - top) / height,
-        )
-    )
+    size = ((width - left - right) / width, (height - bottom - top) / height)
+    return figure.add_axes((left / width, bottom / height, *size))
 
 
-def note(figure: Figure, text: str, bottom: float = 4.0) -> None:
+def note(figure: Figure, text: str) -> None:
     """Writes a line of small print at the bottom left of a figure."""
     height = 72 * figure.get_size_inches()[1]
-    figure.text(4 / WIDTH, bottom / height, text, va="bottom", size=SMALL, color=SOFT)
+    figure.text(4 / WIDTH, 4 / height, text, va="bottom", size=SMALL, color=SOFT)
 
 
 def named(names: Sequence[str], longest: int = LONGEST) -> list[str]:
@@ -140,54 +134,107 @@ def margin(names: Sequence[str]) -> float:
     return 16 + 4.9 * max(map(text_width, names), default=0)
 
 
-def rows(place: Axes, names: Sequence[str]) -> None:
+def row_chart(
+    title: str, names: Sequence[str], height: float, *, bottom: float, right: float, top: float = 24
+) -> tuple[Figure, Axes]:
+    """Returns a figure whose y axis is a list of names from top to bottom, and its axes.
+
+    Args:
+        title: of the figure.
+        names: of the rows; row i has the coordinate i.
+        height: of the figure in points.
+        bottom: margin below the axes in points.
+        right: margin beside them, for the values.
+        top: margin above them.
+    """
+    figure = sheet(title, height)
+    chart = axes(figure, margin(names), bottom, right, top)
+    rows(chart, names)
+    return figure, chart
+
+
+def rows(chart: Axes, names: Sequence[str]) -> None:
     """Makes the y axis a list of rows from top to bottom, without a line."""
-    place.set_yticks(range(len(names)), names)
-    place.set_ylim(len(names) - 0.4, -0.6)
-    place.tick_params(axis="y", length=0)
-    place.spines["left"].set_visible(False)
+    chart.set_yticks(range(len(names)), names)
+    chart.set_ylim(len(names) - 0.4, -0.6)
+    chart.tick_params(axis="y", length=0)
+    chart.spines["left"].set_visible(False)
 
 
-def beside(place: Axes, row: float, text: str, colour: str = INK, size: float = SMALL) -> None:
+def percent_axis(chart: Axes) -> None:
+    """Makes the x axis reach from 0 to 100 %."""
+    chart.set_xlim(0, 100)
+    chart.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
+
+
+def value_axis(chart: Axes) -> None:
+    """Gives the y axis small numbers and faint lines."""
+    chart.tick_params(axis="y", labelsize=SMALL, labelcolor=SOFT)
+    chart.grid(axis="y", color=LINE, linewidth=0.5)
+
+
+def beside(chart: Axes, row: float, text: str, colour: str = INK) -> None:
     """Writes the value of a row at the right of the axes."""
-    place.annotate(
-        text,
-        (1, row),
-        xycoords=("axes fraction", "data"),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        size=size,
-        color=colour,
-    )
+    style: dict[str, Any] = {
+        "textcoords": "offset points",
+        "va": "center",
+        "size": SMALL,
+        "color": colour,
+    }
+    chart.annotate(text, (1, row), (6, 0), xycoords=("axes fraction", "data"), **style)
+
+
+def list_beside(
+    chart: Axes,
+    lines: Sequence[str],
+    top: float,
+    step: float,
+    colour: str,
+    weight: str = "bold",
+    left: float = 1.04,
+    align: str = "top",
+) -> None:
+    """Writes lines beside the axes, from `top` on (fractions), the first one in a colour."""
+    for index, line in enumerate(lines):
+        style: dict[str, Any] = {"color": SOFT} if index else {"color": colour, "weight": weight}
+        height = top - step * index
+        chart.text(left, height, line, transform=chart.transAxes, size=SMALL, va=align, **style)
 
 
 def dot(
-    place: Axes,
-    x: float,
-    y: float,
-    colour: str,
-    fill: str,
-    alpha: float = 1.0,
-    shape: str = "o",
+    chart: Axes, x: float, y: float, colour: str, fill: str, alpha: float = 1.0, shape: str = "o"
 ) -> None:
-    """Draws a marker, whole also at the edge of the axes."""
-    place.plot(
-        x,
-        y,
-        marker=shape,
-        markersize=6,
-        color=colour,
-        markerfacecolor=fill,
-        alpha=alpha,
-        clip_on=False,
-    )
+    """Draws a marker, which stays complete at the edge of the axes."""
+    style: dict[str, Any] = {"marker": shape, "markersize": 6, "markerfacecolor": fill}
+    chart.plot(x, y, color=colour, alpha=alpha, clip_on=False, **style)
 
 
-def legend(figure: Figure, entries: Sequence[tuple[str, str]], bottom: float) -> None:
+def bar(
+    chart: Axes,
+    row: float,
+    start: float,
+    size: float,
+    label: str,
+    colour: str,
+    ink: str,
+    alpha: float = 1.0,
+) -> None:
+    """Draws a piece of a row's bar, with its label in the middle."""
+    chart.barh(row, size, 0.72, start, color=colour, alpha=alpha)
+    chart.text(start + size / 2, row, label, ha="center", va="center", size=7.5, color=ink)
+
+
+def tile(chart: Axes, row: int, column: int, strength: float, text: str, font_size: float) -> None:
+    """Draws a cell of a matrix: blue above 0, red below, as opaque as `strength` is far from 0."""
+    colour = GOOD if strength >= 0 else BAD
+    chart.bar(column, 0.94, 0.94, row - 0.47, color=colour, alpha=abs(strength))
+    chart.text(column, row, text, ha="center", va="center", size=font_size)
+
+
+def legend(figure: Figure, names: Sequence[tuple[str, str]]) -> None:
     """Writes coloured squares with their names in one line at the bottom of a figure."""
-    left = 6.0
-    for label, colour in entries:
+    left, bottom = 6.0, 4 / (72 * figure.get_size_inches()[1])
+    for label, colour in names:
         figure.text(left / WIDTH, bottom, "\u25a0", color=colour, size=10, va="bottom")
         figure.text((left + 10) / WIDTH, bottom, label, color=SOFT, size=SMALL, va="bottom")
         left += 20 + 4.6 * len(label)
@@ -200,17 +247,17 @@ def svg_inline(figure: Figure, name: str) -> str:
     """
     root = ElementTree.fromstring(_svg(figure, name))
     used = {
-        found
+        identity
         for element in root.iter()
         for value in element.attrib.values()
-        for found in (*_REFERENCE.findall(value), *_LINKED.findall(value))
+        for identity in (*_REFERENCE.findall(value), *_LINKED.findall(value))
     }
     for element in list(root.iter()):
         _tidy(element, used, f"{name}-")
     for key in ("width", "height", "version"):
         root.attrib.pop(key)
     root.attrib |= {"xmlns": _SVG, "role": "img", "aria-label": str(figure.get_label())}
-    root.attrib |= {"class": "figure", "style": _WHOLE}
+    root.attrib |= {"class": "figure", "style": _FILLING}
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -240,7 +287,7 @@ def _tidy(element: ElementTree.Element, used: set[str], prefix: str) -> None:
         element.set(key, _REFERENCE.sub(rf"url(#{prefix}\1)", value))
     if "style" in element.attrib:
         style = _FONT.sub("", element.attrib["style"])
-        element.set("style", _COLOUR.sub(lambda found: f"var(--{ROLES[found[0]]})", style))
+        element.set("style", _COLOUR.sub(lambda match: f"var(--{ROLES[match[0]]})", style))
     if _LINK in element.attrib:
         element.set("href", _LINKED.sub(rf"#{prefix}\1", element.attrib.pop(_LINK)))
     identity = element.attrib.pop("id", None)

@@ -2,142 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medrm.evaluation.figures.canvas import (
-    BACK,
-    LINE,
-    NEW,
-    OLD,
-    SMALL,
-    SOFT,
-    axes,
-    note,
-    sheet,
-    short,
-)
+from medrm.evaluation.figures import canvas
+from medrm.evaluation.report import robust_of
+from medrm.evaluation.run_files import RunFiles
 
-Calibrated = Mapping[str, Any] | None
-"""The `calibration` of a dimension in report.json."""
-
-_STYLES = (("before", OLD, BACK, "--"), ("after", NEW, NEW, "-"))
-_ALONE = "the model"
-"""What the second side is called where there is no first."""
+_STYLES = {
+    "before": (canvas.OLD, canvas.BACK, "--"),
+    "after": (canvas.NEW, canvas.NEW, "-"),
+    "model": (canvas.NEW, canvas.NEW, "-"),
+}
+"""Colour, filling and dashes of each side."""
 
 
-def reliability(
-    dimension: str, before: Calibrated, after: Calibrated, *, alone: bool = False
-) -> Figure | None:
+def reliability(run: RunFiles) -> Figure | None:
     """Returns accuracy by confidence with Wilson intervals, over the share of less sure cases.
 
-    The bins hold equally many cases, so their spread is what the lower panel shows.
-
-    None where neither side has probabilities.
-
-    Args:
-        dimension: in the title.
-        before: calibration before.
-        after: that after.
-        alone: whether there is no before at all.
+    The bins hold equally many cases, so their spread is what the lower panel shows. None where no
+    side has probabilities.
     """
-    sides = _sides(before, after)
-    if not sides:
+    calibrations = _calibrations(run)
+    if not calibrations:
         return None
-    figure = sheet(f"Reliability: {short(dimension)}", 268)
-    place = axes(figure, 36, 96, 90, 24)
-    lower = axes(figure, 36, 44, 90, 182)
-    place.plot([50, 100], [50, 100], color=LINE, linewidth=1, zorder=0)
-    for number, (found, (name, colour, fill, dashes)) in enumerate(sides):
-        bins = [one for one in found["bins"] if one["n"]]
-        for one in bins:
-            x = 100 * one["confidence"]
-            place.plot([x, x], [100 * one["low"], 100 * one["high"]], color=colour, linewidth=1.2)
-        xs = [100 * one["confidence"] for one in bins]
-        ys = [100 * one["accuracy"] for one in bins]
-        place.plot(
-            xs,
-            ys,
-            linestyle=dashes,
-            color=colour,
-            linewidth=1,
-            marker="o",
-            markersize=5,
-            markerfacecolor=fill,
-            clip_on=False,
-        )
-        counts = [one["n"] for one in bins]
+    figure = canvas.sheet(f"Reliability: {canvas.short(run.primary)}", 268)
+    upper, lower = canvas.axes(figure, 36, 96, 90, 24), canvas.axes(figure, 36, 44, 90, 182)
+    upper.plot([50, 100], [50, 100], color=canvas.LINE, linewidth=1, zorder=0)
+    for number, (side, calibration) in enumerate(calibrations.items()):
+        colour, fill, dashes = _STYLES[side]
+        line: dict[str, Any] = {"linestyle": dashes, "color": colour, "clip_on": False}
+        bins = [group for group in calibration["bins"] if group["n"]]
+        confidences = [100 * group["confidence"] for group in bins]
+        for x, group in zip(confidences, bins, strict=True):
+            bounds = [100 * group["low"], 100 * group["high"]]
+            upper.plot([x, x], bounds, color=colour, linewidth=1.2)
+        accuracies = [100 * group["accuracy"] for group in bins]
+        dots: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": fill}
+        upper.plot(confidences, accuracies, linewidth=1, **dots, **line)
+        counts = [group["n"] for group in bins]
         below = [100 * (sum(counts[:i]) + n / 2) / sum(counts) for i, n in enumerate(counts)]
-        lower.plot(xs, below, linestyle=dashes, color=colour, linewidth=1.2)
-        lines = [
-            _ALONE if alone else name,
-            f"ECE {100 * found['ece']:.1f} %",
-            f"Brier {found['brier']:.3f}",
-        ]
-        _list(place, [*lines, f"n {found['n']}"], 1 - 0.5 * number, 0.1, colour)
-    for one in (place, lower):
-        one.set_xlim(48, 101)
-        one.tick_params(axis="y", labelsize=SMALL, labelcolor=SOFT)
-    place.tick_params(axis="x", labelbottom=False)
-    place.set_ylim(0, 101)
-    place.set_ylabel("right (%)")
+        lower.plot(confidences, below, linestyle=dashes, color=colour, linewidth=1.2)
+        ece, brier = f"ECE {100 * calibration['ece']:.1f} %", f"Brier {calibration['brier']:.3f}"
+        lines = [_title(side), ece, brier, f"n {calibration['n']}"]
+        canvas.list_beside(upper, lines, 1 - 0.5 * number, 0.1, colour)
+    for axes in (upper, lower):
+        axes.set_xlim(48, 101)
+        axes.set_ylim(0, 101)
+        axes.tick_params(axis="y", labelsize=canvas.SMALL, labelcolor=canvas.SOFT)
+    upper.tick_params(axis="x", labelbottom=False)
+    upper.set_ylabel("right (%)")
     lower.set_ylabel("less sure (%)")
-    lower.set_ylim(0, 101)
     lower.set_xlabel("confidence in the named answer (%)")
-    note(figure, "bars: 95 % Wilson intervals; below the diagonal: too sure")
+    canvas.note(figure, "bars: 95 % Wilson intervals; below the diagonal: too sure")
     return figure
 
 
-def risk_coverage(
-    dimension: str, before: Calibrated, after: Calibrated, *, alone: bool = False
-) -> Figure | None:
+def risk_coverage(run: RunFiles) -> Figure | None:
     """Returns the share of wrong verdicts among the surest ones; None without probabilities."""
-    sides = [(found, style) for found, style in _sides(before, after) if found["risk_coverage"]]
-    if not sides:
+    calibrations = {
+        side: found for side, found in _calibrations(run).items() if found["risk_coverage"]
+    }
+    if not calibrations:
         return None
-    figure = sheet(f"Wrong among the surest (%): {short(dimension)}", 190)
-    place = axes(figure, 36, 46, 98, 26)
-    for number, (found, (name, colour, _, dashes)) in enumerate(sides):
-        xs, ys = zip(*found["risk_coverage"], strict=True)
-        place.plot(
-            [100 * x for x in xs], [100 * y for y in ys], linestyle=dashes, color=colour, lw=1.5
-        )
-        lines = [_ALONE if alone else name, f"all: {100 * ys[-1]:.1f} %"]
-        if found["accuracy_at_80"] is not None:
-            lines.append(f"surest 80 %: {100 - 100 * found['accuracy_at_80']:.1f} %")
-        _list(place, lines, 1 - 0.5 * number, 0.13, colour)
-    place.set_xlim(0, 100)
-    place.set_ylim(bottom=0)
-    place.tick_params(axis="y", labelsize=SMALL, labelcolor=SOFT)
-    place.grid(axis="y", color=LINE, linewidth=0.5)
-    place.set_xlabel("share of cases, the surest first (%)")
-    note(figure, "a curve that rises: where the model is sure it is right")
+    figure = canvas.sheet(f"Wrong among the surest (%): {canvas.short(run.primary)}", 190)
+    axes = canvas.axes(figure, 36, 46, 98, 26)
+    for number, (side, calibration) in enumerate(calibrations.items()):
+        colour, _, dashes = _STYLES[side]
+        shares, risks = zip(*calibration["risk_coverage"], strict=True)
+        percents = [[100 * value for value in values] for values in (shares, risks)]
+        axes.plot(*percents, linestyle=dashes, color=colour, lw=1.5)
+        lines = [_title(side), f"all: {100 * risks[-1]:.1f} %"]
+        if calibration["accuracy_at_80"] is not None:
+            lines.append(f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %")
+        canvas.list_beside(axes, lines, 1 - 0.5 * number, 0.13, colour)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(bottom=0)
+    canvas.value_axis(axes)
+    axes.set_xlabel("share of cases, the surest first (%)")
+    canvas.note(figure, "a curve that rises: where the model is sure it is right")
     return figure
 
 
-def _list(place: Axes, lines: Sequence[str], top: float, step: float, colour: str) -> None:
-    """Writes lines beside the axes, the first one in the colour of a curve."""
-    for index, line in enumerate(lines):
-        place.text(
-            1.04,
-            top - step * index,
-            line,
-            transform=place.transAxes,
-            size=SMALL,
-            color=SOFT if index else colour,
-            weight="normal" if index else "bold",
-            va="top",
-        )
+def _title(side: str) -> str:
+    return "the model" if side == "model" else side
 
 
-def _sides(
-    before: Calibrated, after: Calibrated
-) -> list[tuple[Mapping[str, Any], tuple[str, str, str, str]]]:
-    return [
-        (found, style)
-        for found, style in zip((before, after), _STYLES, strict=True)
-        if found is not None
-    ]
+def _calibrations(run: RunFiles) -> dict[str, Mapping[str, Any]]:
+    """The `calibration` of the primary dimension, of each side that states probabilities."""
+    measures = {side: robust_of(report).get(run.primary) for side, report in run.sides.items()}
+    return {
+        side: of_side["calibration"]
+        for side, of_side in measures.items()
+        if of_side and of_side["calibration"]
+    }

@@ -2,106 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from medrm.evaluation.figures.canvas import (
-    BACK,
-    BAD,
-    GOOD,
-    INK,
-    SMALL,
-    SOFT,
-    WIDTH,
-    axes,
-    beside,
-    margin,
-    rows,
-    sheet,
-    short,
-)
+from medrm.evaluation.figures import canvas
+from medrm.evaluation.run_files import RunFiles
 
-Parsing = Mapping[str, Any] | None
-"""`parsing` of report.json."""
-
-_SHARE = 12.0
-"""Percent from which a part's count is written into it."""
+_LEAST_LABELLED = 12.0
+"""Percent from which a bar holds its count."""
 
 _MOST = 10
-"""Parts that the legend names."""
+"""Outcomes that the legend names."""
 
 
-def funnel(before: Parsing, after: Parsing, *, alone: bool = False) -> Figure | None:
+def funnel(run: RunFiles) -> Figure | None:
     """Returns how many replies each rule of each parser read, and why others were not wholly read.
 
-    None unless a judge wrote text. Read parts are blue, from the strictest rule on ever paler;
+    None unless a judge wrote text. What was read is blue, from the strictest rule on ever paler;
     `none` counts replies of which nothing was read, split by its reasons where they add up.
-
-    Args:
-        before: how the replies before were read.
-        after: how those after were.
-        alone: whether there is no before at all.
     """
     bars = [
-        (parser if alone else f"{parser} {side}", _parts(found[parser]))
+        (parser if side == "model" else f"{parser} {side}", _outcomes(report["parsing"][parser]))
         for parser in ("strict", "official")
-        for side, found in (("before", before), ("after", after))
-        if found is not None and found[parser] is not None
+        for side, report in run.sides.items()
+        if report["parsing"] is not None and report["parsing"][parser] is not None
     ]
     if not bars:
         return None
-    colours = _colours([part for _, parts in bars for part in parts])
-    lines = (min(len(colours), _MOST) + 1) // 2
+    colours = _colours(outcome for _, counts in bars for outcome in counts)
+    legend_lines = (min(len(colours), _MOST) + 1) // 2
+    height, bottom = 52 + 20 * len(bars) + 13 * legend_lines, 28 + 13 * legend_lines
     names = [name for name, _ in bars]
-    figure = sheet("How the replies were read", 52 + 20 * len(bars) + 13 * lines)
-    place = axes(figure, margin(names), 28 + 13 * lines, 44, 24)
-    for row, (_, parts) in enumerate(bars):
-        total, start = sum(parts.values()) or 1, 0.0
-        for part, count in parts.items():
-            colour, alpha = colours[part]
+    title = "How the replies were read"
+    figure, axes = canvas.row_chart(title, names, height, bottom=bottom, right=44)
+    for row, (_, counts) in enumerate(bars):
+        total, start = sum(counts.values()) or 1, 0.0
+        for outcome, count in counts.items():
+            colour, alpha = colours[outcome]
             size = 100 * count / total
-            place.barh(row, size, 0.72, start, color=colour, alpha=alpha)
-            if size >= _SHARE:
-                ink = BACK if alpha > 0.6 else INK
-                middle = start + size / 2
-                place.text(middle, row, str(count), ha="center", va="center", size=7.5, color=ink)
+            label = str(count) if size >= _LEAST_LABELLED else ""
+            ink = canvas.BACK if alpha > 0.6 else canvas.INK
+            canvas.bar(axes, row, start, size, label, colour, ink, alpha)
             start += size
-        beside(place, row, f"n {sum(parts.values())}", SOFT)
-    rows(place, names)
-    place.set_xlim(0, 100)
-    place.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
-    height = 72 * figure.get_size_inches()[1]
-    for index, (part, (colour, alpha)) in enumerate(list(colours.items())[:_MOST]):
-        x, y = 6 + 158 * (index % 2), 4 + 13 * (lines - 1 - index // 2)
-        text = partial(figure.text, y=y / height, va="bottom")
-        text(x / WIDTH, s="\u25a0", color=colour, alpha=alpha, size=10)
-        text((x + 11) / WIDTH, s=short(part, 32), color=SOFT, size=SMALL)
+        canvas.beside(axes, row, f"n {sum(counts.values())}", canvas.SOFT)
+    canvas.percent_axis(axes)
+    for index, (outcome, (colour, alpha)) in enumerate(list(colours.items())[:_MOST]):
+        x, y = 6 + 158 * (index % 2), (4 + 13 * (legend_lines - 1 - index // 2)) / height
+        square, text = x / canvas.WIDTH, (x + 11) / canvas.WIDTH
+        figure.text(square, y, "\u25a0", va="bottom", color=colour, alpha=alpha, size=10)
+        name = canvas.short(outcome, 32)
+        figure.text(text, y, name, va="bottom", color=canvas.SOFT, size=canvas.SMALL)
     return figure
 
 
-def _parts(found: Mapping[str, Any]) -> dict[str, int]:
+def _outcomes(parsing: Mapping[str, Any]) -> dict[str, int]:
     """Counts by the rule that read a reply, then of those that none read."""
-    stages = dict(found["stages"])
+    stages = dict(parsing["stages"])
     unread = stages.pop("none", 0)
-    parts = {f"read by rule: {stage}": count for stage, count in stages.items()}
+    counts = {f"read by rule: {stage}": count for stage, count in stages.items()}
     if not unread:
-        return parts
-    if sum(found["unread"].values()) == unread:
-        return parts | {f"unread: {reason}": count for reason, count in found["unread"].items()}
-    return parts | {"unread": unread}
+        return counts
+    if sum(parsing["unread"].values()) == unread:
+        reasons = parsing["unread"].items()
+        return counts | {f"unread: {reason}": count for reason, count in reasons}
+    return counts | {"unread": unread}
 
 
-def _colours(parts: list[str]) -> dict[str, tuple[str, float]]:
-    """A colour and an opacity for each part, read ones first."""
-    read, unread = (
-        list(dict.fromkeys(part for part in parts if part.startswith("read") is wanted))
-        for wanted in (True, False)
-    )
+def _colours(outcomes: Iterable[str]) -> dict[str, tuple[str, float]]:
+    """A colour and an opacity for each outcome, those that were read first."""
+    distinct = list(dict.fromkeys(outcomes))
+    read = [outcome for outcome in distinct if outcome.startswith("read")]
+    unread = [outcome for outcome in distinct if outcome not in read]
     return {
-        part: (colour, max(0.2, 1.0 - 0.27 * index))
-        for kind, colour in ((read, GOOD), (unread, BAD))
-        for index, part in enumerate(kind)
+        outcome: (colour, max(0.2, 1.0 - 0.27 * index))
+        for colour, group in ((canvas.GOOD, read), (canvas.BAD, unread))
+        for index, outcome in enumerate(group)
     }
