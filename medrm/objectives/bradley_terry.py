@@ -6,11 +6,11 @@ import copy
 import functools
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -36,7 +36,7 @@ from medrm.objectives.probe import (
 )
 from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.token_budget import Layout, check_budget, layout_of
-from medrm.objectives.trainer import MakeRows, PreferenceTrainer
+from medrm.objectives.trainer import PreferenceTrainer
 from medrm.schema import Case
 from medrm.scorer.contextual import refuse_separate
 
@@ -106,10 +106,10 @@ def check(
         )
     targets = make_targets(args, head_spec(run, dimensions, train))
     targets.check(concatenate(train, development))
-    for part, cases in (("training", train), ("development", development)):
+    for split, cases in (("training", train), ("development", development)):
         if not len(_labelled(cases, targets)):
             raise DataError(
-                f"none of {len(cases)} {part} cases carries a label for "
+                f"none of {len(cases)} {split} cases carries a label for "
                 f"{', '.join(targets.dimensions)} under vote_targets {targets.vote_targets}; give "
                 "labelled cases"
             )
@@ -133,54 +133,39 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
         ConfigError: options that do not fit the labels or the devices.
         DataError: no case with a label to learn from.
     """
-    run, model, collator, train, development, lengths = (
-        inputs.run,
-        inputs.model,
-        inputs.collator,
-        inputs.train,
-        inputs.development,
-        inputs.lengths,
-    )
+    run, model, lengths = inputs.run, inputs.model, inputs.lengths
     args: BradleyTerryConfig = copy.copy(run.training)
     head = head_of(model)
-    check(run, head.spec.dimensions, train, development)
+    check(run, head.spec.dimensions, inputs.train, inputs.development)
     targets = make_targets(args, head.spec)
-    for cases in (train, development):
+    for cases in (inputs.train, inputs.development):
         _report_unlabelled(cases, targets)
-    train, development = _labelled(train, targets), _labelled(development, targets)
-    _start_ties(head, train)
+    inputs = replace(
+        inputs,
+        train=_labelled(inputs.train, targets),
+        development=_labelled(inputs.development, targets),
+    )
+    all_cases = concatenate(inputs.train, inputs.development)
+    _start_ties(head, inputs.train)
     autocast_under_deepspeed(args)
-    args.ddp_find_unused_parameters = _leaves_parameters_unused(
-        run, concatenate(train, development)
-    )
-    trained: nn.Module = model
-    shares = shares_prefix(without_adapter(model))
-    refuse_separate(collator.contextual_orders, shares)
-    encode = collator.forks if shares else collator.rows
-    layout = layout_of(without_adapter(model))
-    check_budget(args.max_tokens_per_batch, concatenate(train, development), lengths, layout)
-    make_rows: MakeRows = encode
-    if trains_head_alone(model):
-        met = learned_from(args, train, lengths)
-        states = pooled_states(model, args, encode, concatenate(met, development), lengths)
-        trained, make_rows = PooledHead(head), functools.partial(lookup, states)
-        args.dataloader_num_workers = 0
-        args.activation_offloading = False
-        args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
-    elif args.gradient_checkpointing:
-        _checkpoint_activations(args, model)
-    return PreferenceTrainer(
-        model=trained,
-        args=args,
-        head=head,
-        targets=targets,
-        make_rows=make_rows,
-        train=train,
-        development=development,
-        lengths=lengths,
-        layout=layout,
-        processor=collator.processor if trained is model else None,
-    )
+    args.ddp_find_unused_parameters = _leaves_parameters_unused(run, all_cases)
+    base, collator = without_adapter(model), inputs.collator
+    refuse_separate(collator.contextual_orders, shares_prefix(base))
+    encode = collator.forks if shares_prefix(base) else collator.rows
+    layout = layout_of(base)
+    check_budget(args.max_tokens_per_batch, all_cases, lengths, layout)
+    if not trains_head_alone(model):
+        if args.gradient_checkpointing:
+            _checkpoint_activations(args, model)
+        return PreferenceTrainer(inputs, args, targets, encode, layout)
+    # The states are computed once, so that what saves memory in a large model only costs time.
+    args.dataloader_num_workers = 0
+    args.activation_offloading = False
+    args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
+    cases = concatenate(learned_from(args, inputs.train, lengths), inputs.development)
+    states = pooled_states(model, args, encode, cases, lengths)
+    make_rows = functools.partial(lookup, states)
+    return PreferenceTrainer(inputs, args, targets, make_rows, layout, PooledHead(head))
 
 
 def _zero3() -> bool:

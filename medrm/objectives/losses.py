@@ -1,16 +1,21 @@
 """Preference losses as pure tensor functions: rewards and label tensors in, one loss per label out.
 
-Legend: G cases with the same number of answers, K answers, D dimensions, S items that can be
-chosen, A sets of alternatives. r is a reward, d = r_first - r_second, s = (s_first, s_tie,
-s_second) the vote shares, t a dimension's learned tie parameter. Every loss is the negative
-log-likelihood of the votes and depends on differences of rewards alone.
+Every loss is the negative log-likelihood of the votes and depends on differences of rewards alone,
+so that rewards have no zero of their own.
+
+    two answers         rewards (G, 2, D) -> d (G, D)   `PAIR_LOSSES` by the option `ties`
+    K > 2, ranked       rewards (G, K, D)               `plackett_luce`, a sum over sets of answers
+
+Legend: G cases with the same number of answers, K answers, D dimensions, S = 2^K - 1 sets of
+answers. r is a reward, exp(r) an answer's worth, d = r_first - r_second, s = (s_first, s_tie,
+s_second) the vote shares, t a dimension's learned tie parameter.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +32,7 @@ _NO_TIE = -1e4
 """Stands for a log weight of minus infinity, so that 0 x log weight stays 0."""
 
 
-def bradley_terry(difference: Tensor, shares: Tensor, margin: Tensor | None = None) -> Tensor:
+def bradley_terry(difference: Tensor, vote_shares: Tensor, margin: Tensor | None = None) -> Tensor:
     """Returns -y log f(d - m) - (1 - y) log f(-d - m), y = s_first + s_tie / 2, f the logistic.
 
     Bradley and Terry 1952 (doi:10.2307/2334029); the margin m as in Llama 2, equation 2 (arXiv
@@ -36,19 +41,19 @@ def bradley_terry(difference: Tensor, shares: Tensor, margin: Tensor | None = No
 
     Args:
         difference: (G, D) d.
-        shares: (G, D, 3) s.
+        vote_shares: (G, D, 3) s.
         margin: (G, D) m >= 0, how far the preferred answer is asked to lead.
 
     Returns:
         (G, D) losses.
     """
-    first = shares[..., 0] + shares[..., 1] / 2
-    second = shares[..., 2] + shares[..., 1] / 2
-    wanted = 0.0 if margin is None else margin
-    return -first * logsigmoid(difference - wanted) - second * logsigmoid(-difference - wanted)
+    first = vote_shares[..., 0] + vote_shares[..., 1] / 2
+    second = vote_shares[..., 2] + vote_shares[..., 1] / 2
+    lead = 0.0 if margin is None else margin
+    return -first * logsigmoid(difference - lead) - second * logsigmoid(-difference - lead)
 
 
-def davidson(difference: Tensor, shares: Tensor, tie: Tensor) -> Tensor:
+def davidson(difference: Tensor, vote_shares: Tensor, tie: Tensor) -> Tensor:
     """Returns -sum s log p with p = softmax(d/2, t, -d/2) for first, tie, second.
 
     Davidson 1970 (doi:10.1080/01621459.1970.10481082), equation 2.4, with worth exp(r) and nu =
@@ -57,17 +62,17 @@ def davidson(difference: Tensor, shares: Tensor, tie: Tensor) -> Tensor:
 
     Args:
         difference: (G, D) d.
-        shares: (G, D, 3) s.
+        vote_shares: (G, D, 3) s.
         tie: (D,) t.
 
     Returns:
         (G, D) losses.
     """
     logits = torch.stack([difference / 2, tie.expand_as(difference), -difference / 2], dim=-1)
-    return -(shares * log_softmax(logits, dim=-1)).sum(-1)
+    return -(vote_shares * log_softmax(logits, dim=-1)).sum(-1)
 
 
-def rao_kupper(difference: Tensor, shares: Tensor, tie: Tensor) -> Tensor:
+def rao_kupper(difference: Tensor, vote_shares: Tensor, tie: Tensor) -> Tensor:
     """Returns -sum s log p with p_first = f(d - h), p_second = f(-d - h), p_tie the rest.
 
     Rao and Kupper 1967 (doi:10.1080/01621459.1967.10482901), with theta = exp(h), h = softplus(t)
@@ -76,7 +81,7 @@ def rao_kupper(difference: Tensor, shares: Tensor, tie: Tensor) -> Tensor:
 
     Args:
         difference: (G, D) d.
-        shares: (G, D, 3) s.
+        vote_shares: (G, D, 3) s.
         tie: (D,) t.
 
     Returns:
@@ -87,7 +92,7 @@ def rao_kupper(difference: Tensor, shares: Tensor, tie: Tensor) -> Tensor:
     # log(theta^2 - 1) without overflow; the floor keeps the gradient finite at t -> -infinity.
     gap = (2 * threshold).clamp_min(1e-12)
     tied = gap + torch.log(-torch.expm1(-gap)) + first + second
-    return -(shares * torch.stack([first, tied, second], dim=-1)).sum(-1)
+    return -(vote_shares * torch.stack([first, tied, second], dim=-1)).sum(-1)
 
 
 def initial_tie(share: float) -> float:
@@ -126,15 +131,19 @@ PAIR_LOSSES = {
 
 
 def pair_loss(
-    rewards: Tensor, shares: Tensor, ties: str, tie: Tensor | None, margin: Tensor | None = None
+    rewards: Tensor,
+    vote_shares: Tensor,
+    ties: str,
+    tie: Tensor | None,
+    margin: Tensor | None = None,
 ) -> Tensor:
     """Returns the loss of each label of a pair.
 
-    A loss with a tie parameter stands back on dimensions without ties for plain Bradley-Terry.
+    On dimensions without ties, a loss with a tie parameter gives way to plain Bradley-Terry.
 
     Args:
         rewards: (G, 2, D).
-        shares: (G, D, 3).
+        vote_shares: (G, D, 3).
         ties: a key of `PAIR_LOSSES`.
         tie: (D,) t, minus infinity where the training data has no tie; None: no dimension has any.
         margin: (G, D) or None; only for losses without a tie parameter.
@@ -145,13 +154,13 @@ def pair_loss(
     difference = rewards[:, 0] - rewards[:, 1]
     selected = PAIR_LOSSES[ties]
     if selected.initial_tie is None:
-        return selected.loss(difference, shares, margin)
-    untied = bradley_terry(difference, shares)
+        return selected.loss(difference, vote_shares, margin)
+    untied = bradley_terry(difference, vote_shares)
     if tie is None:
         return untied
     has_ties = tie.isfinite()
     # torch.where passes gradients through both branches: t must be finite in the one not taken.
-    tied = selected.loss(difference, shares, tie.masked_fill(~has_ties, 0))
+    tied = selected.loss(difference, vote_shares, tie.masked_fill(~has_ties, 0))
     return torch.where(has_ties, tied, untied)
 
 
@@ -183,10 +192,19 @@ def plackett_luce(
 ) -> Tensor:
     """Returns the negative log-likelihood of rankings, chosen stage by stage from what is left.
 
-    -log p = sum_A w_A log sum_(S in A) exp(e_S) - sum_S c_S e_S, where e_S is the log worth of a
-    set: the mean of its rewards, plus t when it holds a tie. Plackett 1975 (doi:10.2307/2346567);
-    with ties Turner, van Etten, Firth and Kosmidis 2020 (doi:10.1007/s00180-020-00959-3), equation
-    2, with one tie parameter for all sizes. At K = 2 it is Bradley-Terry, and with ties Davidson.
+    A ranking is read as choices: of all answers the best (or a set of tied ones), of those left
+    the next, and so on. Each choice has probability exp(e_S) / sum of exp(e_S') over the sets S' of
+    what is left, where e_S is the log worth of a set: the mean of its rewards, plus t when it holds
+    a tie. Summed over all choices of all votes, with c_S how often S is chosen and w_A how often
+    the answers left are A:
+
+        -log p = sum_A w_A log sum_(S in A) exp(e_S) - sum_S c_S e_S
+
+    Both sums run over fixed lists of sets, so that rankings of any shape are one tensor.
+
+    Plackett 1975 (doi:10.2307/2346567); with ties Turner, van Etten, Firth and Kosmidis 2020
+    (doi:10.1007/s00180-020-00959-3), equation 2, with one tie parameter for all sizes. At K = 2 it
+    is Bradley-Terry, and with ties Davidson.
 
     Args:
         rewards: (G, K, D).
@@ -198,17 +216,21 @@ def plackett_luce(
     Returns:
         (G, D) losses.
     """
-    answers = rewards.shape[1]
-    alternatives = answer_sets(answers).to(rewards)
-    sets = alternatives if tie is not None else alternatives[alternatives.sum(-1) == 1]
-    worth = torch.einsum("gkd,sk->gds", rewards, sets / sets.sum(-1, keepdim=True))
+    alternatives = answer_sets(rewards.shape[1]).to(rewards)  # (S, K), what may be left
+    single = alternatives.sum(-1) == 1
+    # What may be chosen, (C, K): with ties any set, else one answer.
+    choices = alternatives if tie is not None else alternatives[single]
+    # e, (G, D, C): a choice's mean reward.
+    log_worth = torch.einsum("gkd,ck->gdc", rewards, choices / choices.sum(-1, keepdim=True))
     if tie is None:
-        coefficients = coefficients[..., alternatives.sum(-1) == 1]
+        coefficients = coefficients[..., single]
     else:
-        worth = worth + (sets.sum(-1) > 1) * tie.clamp_min(_NO_TIE)[:, None]
-    outside = (sets[None] > alternatives[:, None]).any(-1)
-    left = worth[..., None, :].masked_fill(outside, -torch.inf).logsumexp(-1)
-    return (stages * left).sum(-1) - (coefficients * worth).sum(-1)
+        log_worth = log_worth + (choices.sum(-1) > 1) * tie.clamp_min(_NO_TIE)[:, None]
+    # (S, C): the choice holds an answer that is not among those left.
+    impossible = (choices[None] > alternatives[:, None]).any(-1)
+    # (G, D, S): log of the summed worth of all choices from each set.
+    log_total = log_worth[..., None, :].masked_fill(impossible, -torch.inf).logsumexp(-1)
+    return (stages * log_total).sum(-1) - (coefficients * log_worth).sum(-1)
 
 
 def ranking_terms(
@@ -239,30 +261,38 @@ def ranking_terms(
     coefficients = [0.0] * (2**answers - 1)
     stages = [0.0] * (2**answers - 1)
     for ranking in rankings:
-        left = 0
-        for group in reversed(ranking):
-            _add_group(coefficients, stages, group, left, models_ties, 1 / len(rankings))
-            left |= sum(1 << k for k in group)
+        worse = 0
+        # From the last place up, so that what is left below each place is known.
+        for tied in reversed(ranking):
+            _add_choice(coefficients, stages, tied, worse, models_ties, 1 / len(rankings))
+            worse |= _set_number(tied)
     return coefficients, stages
 
 
-def _add_group(
+def _set_number(answers: Iterable[int]) -> int:
+    """Returns the binary number of a set of answers."""
+    return sum(1 << answer for answer in answers)
+
+
+def _add_choice(
     coefficients: list[float],
     stages: list[float],
-    group: Sequence[int],
+    tied: Sequence[int],
     worse: int,
     models_ties: bool,
     weight: float,
 ) -> None:
-    """Adds the stages in which `group` is chosen while the set `worse` is still left."""
-    whole = sum(1 << k for k in group)
+    """Adds the choice of the answers `tied` while the set `worse` is left below them."""
     if models_ties:
-        coefficients[whole - 1] += weight
-        stages[(whole | worse) - 1] += weight
+        chosen = _set_number(tied)
+        coefficients[chosen - 1] += weight
+        stages[(chosen | worse) - 1] += weight
         return
-    for answer in group:
+    # All orders of the tied answers are equally likely: each is chosen once, and before every
+    # choice each subset of the size that is still left is equally likely to be what is left.
+    for answer in tied:
         coefficients[(1 << answer) - 1] += weight
-    for size in range(1, len(group) + 1):
-        share = weight / math.comb(len(group), size)
-        for rest in itertools.combinations(group, size):
-            stages[(sum(1 << k for k in rest) | worse) - 1] += share
+    for size in range(1, len(tied) + 1):
+        probability = weight / math.comb(len(tied), size)
+        for remaining in itertools.combinations(tied, size):
+            stages[(_set_number(remaining) | worse) - 1] += probability

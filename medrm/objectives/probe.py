@@ -2,6 +2,15 @@
 
 With everything but the head frozen, what the head reads of a case never changes. Cases, order,
 steps and loss stay those of the ordinary trainer; only the rows of a batch are looked up.
+
+    cases -> frozen model -> pooled states (rows, O, H) in one file, mapped into memory
+    batch of cases -> their rows of the file -> `PooledHead` -> rewards (rows, D)
+
+Processes share the computing and gather what each has; one process of each machine writes the file,
+which all of them map. It is unlinked at once: the mapping keeps it until the last process ends.
+
+Shape legend: rows = one for each answer of each case, case-major; K answers of a case, O orders in
+which answers that see each other are read (else 1), H hidden size.
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from transformers import BatchFeature, PreTrainedModel, Trainer
 from medrm.data.store.indexed_cases import TokenCounts, column, select
 from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled, without_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.token_budget import layout_of, plan_of
+from medrm.objectives.token_budget import layout_of, make_plan
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
@@ -77,9 +86,11 @@ def learned_from(
     args: BradleyTerryConfig, cases: Sequence[Case], lengths: TokenCounts
 ) -> Sequence[Case]:
     """Returns the cases that the training meets; fewer than all where it ends within an epoch."""
-    plan = plan_of(args, cases, lengths, "packed", np.ones(len(cases)), training=True)
-    share = args.num_train_epochs * plan.steps
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(share)
+    # Which cases a step has does not depend on the layout.
+    plan = make_plan(args, cases, lengths, "packed", np.ones(len(cases)), training=True)
+    steps = args.max_steps
+    if steps <= 0:
+        steps = math.ceil(args.num_train_epochs * plan.steps)
     if steps >= plan.steps:
         return cases
     return select(cases, np.sort(np.concatenate(plan.step_cases(0)[:steps])))
@@ -94,7 +105,8 @@ def pooled_states(
 ) -> PooledStates:
     """Returns what the head reads of cases; processes share the work."""
     layout = layout_of(without_adapter(model))
-    plan = plan_of(args, cases, lengths, layout, np.ones(len(cases)), training=False)
+    plan = make_plan(args, cases, lengths, layout, np.ones(len(cases)), training=False)
+    # A process that runs fewer cases than another still takes part in every gather.
     batches = [
         [draw.case for draw in draws if draw.scale > 0]
         for draws in plan.micro_batches(0, args.process_index)
@@ -109,44 +121,48 @@ def pooled_states(
     model.to(args.device)  # type: ignore[arg-type]
     model.eval()
     logger.info("hidden states of %d cases for the frozen probe", len(cases))
-    # The processes of a machine share one file.
+    # One file for each machine, named by the first of its processes.
     path = Path(str(args.output_dir), f"states-{args.process_index - args.local_process_index}.bin")
     path.parent.mkdir(parents=True, exist_ok=True)
     answers = column(cases, "answer_count").astype(np.int64)
-    places, starts, rows = np.cumsum(answers) - answers, dict[str, int](), iter(loader)
+    first_rows, starts, inputs = np.cumsum(answers) - answers, dict[str, int](), iter(loader)
     with path.open("wb") if args.local_process_index == 0 else nullcontext() as file:
         for batch in batches:
-            own = _pooled(model, args, next(rows), [cases[n] for n in batch]) if batch else []
-            for number, (case_id, part) in gather_object(list(zip(batch, own, strict=True))):
-                start = starts[case_id] = int(places[number])
-                like = part[:1]
+            computed = []
+            if batch:
+                states = _pooled(model, args, next(inputs))
+                split = torch.split(states, [len(cases[index].answers) for index in batch])
+                # Clones: a slice would be sent with the whole batch behind it.
+                computed = [
+                    (index, cases[index].case_id, case_states.clone())
+                    for index, case_states in zip(batch, split, strict=True)
+                ]
+            for index, case_id, case_states in gather_object(computed):
+                start = starts[case_id] = int(first_rows[index])
+                row = case_states[:1]
                 if file is not None:
-                    file.seek(start * like.nbytes)
-                    file.write(part.view(torch.uint8).numpy())
+                    file.seek(start * row.nbytes)
+                    file.write(case_states.view(torch.uint8).numpy())
     PartialState().wait_for_everyone()
-    size = int(answers.sum())
-    values = torch.from_file(str(path), size=size * like.numel(), dtype=like.dtype)
+    row_count = int(answers.sum())
+    values = torch.from_file(str(path), size=row_count * row.numel(), dtype=row.dtype)
     PartialState().wait_for_everyone()
     if args.local_process_index == 0:
         path.unlink()  # it is gone when the last process ends
-    return PooledStates(values.view(size, *like.shape[1:]), starts)
+    return PooledStates(values.view(row_count, *row.shape[1:]), starts)
 
 
 def _pooled(
-    model: PreTrainedModel | PeftModel,
-    args: BradleyTerryConfig,
-    rows: BatchFeature,
-    cases: Sequence[Case],
-) -> list[tuple[str, Tensor]]:
-    """Returns the ids of a batch's cases, each with what the head reads, (K, O, H) on the CPU."""
+    model: PreTrainedModel | PeftModel, args: BradleyTerryConfig, inputs: BatchFeature
+) -> Tensor:
+    """Returns what the head reads of a batch, (rows, O, H) on the CPU."""
     with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-        states = pooled(model, **rows.to(args.device)).cpu()
-    own = torch.split(states, [len(case.answers) for case in cases])
-    return [(case.case_id, part.clone()) for case, part in zip(cases, own, strict=True)]
+        states: Tensor = pooled(model, **inputs.to(args.device)).cpu()
+    return states
 
 
-def whole_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
-    """Returns the trained head's weights, whole; all processes call it together.
+def gathered_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
+    """Returns all of the trained head's weights; all processes call it together.
 
     Under ZeRO-3 each process keeps a share of every weight, and the model runs in DeepSpeed's
     engine alone: put the weights into a model of their own to score with them.

@@ -1,8 +1,27 @@
 """Which cases form which optimiser step, micro-batch and process; without torch.
 
-An optimiser step is exactly `global_batch_cases` cases (the last of an epoch may be smaller), drawn
-from the data, the seed and the epoch alone. Only then is it cut into micro-batches and dealt, so no
-number depends on the processes or on accumulation beyond floating-point order.
+Why an optimiser step is exactly `global_batch_cases` cases, whatever the devices and micro-batches:
+the step comes first, and is cut up only afterwards.
+
+1. Draw. Seed and epoch alone shuffle the N cases. With G = `global_batch_cases`, step s is cases
+   [s G, (s + 1) G) of that order; the last step of an epoch may be smaller. Neither the number of
+   processes P nor any limit of a micro-batch is asked.
+2. Cut. The G cases are cut into at most R x P micro-batches. R, the rounds, is how many of them
+   each process runs in every step: the gradient accumulation, which Trainer wants constant, and so
+   the most that any step needs.
+3. Fill. Where a step has fewer micro-batches than R x P, the rest run one case with scale 0: every
+   process takes part in every round, and the filler adds nothing.
+4. Scale. Every real case carries scale = 1 / (label weight of its whole step). The step's loss
+
+       sum over labels of weight x loss / sum over labels of weight
+
+   is then a plain sum over cases, which any cut leaves alone but for floating-point order.
+
+For G = 3, P = 2 and one case at once, R = 2, and the last micro-batch is filled:
+
+    epoch order    [ 7  2  9 | 4  3  1 | ...        steps of G cases, here of falling length
+    round 0         process 0: [7]   process 1: [2]
+    round 1         process 0: [9]   process 1: [9, scale 0]
 """
 
 from __future__ import annotations
@@ -33,14 +52,14 @@ class Draw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Budget:
+class TokenBudget:
     """Most tokens of a micro-batch.
 
     Attributes:
         tokens: as many as are computed at once.
         rows: of each case, every one as long as the micro-batch's longest, padding included; None:
             a micro-batch is packed and holds its cases' tokens alone.
-        epochs: that will run; `Plan.rounds` is the most that any of their steps needs.
+        epochs: that will run; `StepPlan.rounds` is the most that any of their steps needs.
     """
 
     tokens: int
@@ -49,16 +68,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """Deals the cases of an epoch to processes.
 
     Attributes:
         lengths: tokens of each case's longest row; with a packed budget, of the whole case.
         weights: summed label weight of each case, positive.
-        kinds: cases of different kinds never share a micro-batch, nor does a round (the
-            micro-batches that all processes run at once) mix them: with and without images,
-            different modules run, and processes that wait for each other's parameters would wait
-            for ever.
+        image_counts: images of each case. Cases of different counts never share a micro-batch, nor
+            does a round (the micro-batches that all processes run at once) mix them: with and
+            without images, different modules run, and processes that wait for each other's
+            parameters would wait for ever.
         global_batch_cases: cases of one optimiser step.
         micro_batch_cases: most cases of one micro-batch.
         processes: how many processes train.
@@ -68,12 +87,12 @@ class Plan:
 
     lengths: Numbers
     weights: Numbers
-    kinds: Numbers
+    image_counts: Numbers
     global_batch_cases: int
     micro_batch_cases: int
     processes: int
     seed: int
-    budget: Budget | None = None
+    budget: TokenBudget | None = None
 
     @property
     def steps(self) -> int:
@@ -83,25 +102,26 @@ class Plan:
     @cached_property
     def rounds(self) -> int:
         """Micro-batches of each process in every step, the gradient accumulation."""
-        if self.budget is not None:
-            return max(self._most_rounds(self.budget, epoch) for epoch in range(self.budget.epochs))
-        largest = min(self.global_batch_cases, len(self.lengths))
-        at_once = self.micro_batch_cases * self.processes
-        return math.ceil(largest / at_once) + len(np.unique(self.kinds)) - 1
+        if self.budget is None:
+            # However a step's cases fall on image counts, each count wastes less than one round.
+            largest_step = min(self.global_batch_cases, len(self.lengths))
+            cases_at_once = self.micro_batch_cases * self.processes
+            return math.ceil(largest_step / cases_at_once) + len(np.unique(self.image_counts)) - 1
+        return max(
+            sum(self._fewest_rounds(self._by_image_count(cases)).values())
+            for epoch in range(self.budget.epochs)
+            for cases in self._steps(epoch)
+        )
 
     def step_cases(self, epoch: int) -> list[list[int]]:
         """Returns the cases of each optimiser step of an epoch (counted from 0)."""
         return list(self._steps(epoch))
 
     def _steps(self, epoch: int) -> Iterator[list[int]]:
-        order = self._order(epoch)
-        for start in range(0, len(order), self.global_batch_cases):
-            yield order[start : start + self.global_batch_cases].tolist()
-
-    def _order(self, epoch: int) -> array[int]:
         order = array("q", range(len(self.lengths)))
         random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        return order
+        for start in range(0, len(order), self.global_batch_cases):
+            yield order[start : start + self.global_batch_cases].tolist()
 
     def micro_batches(self, epoch: int, process: int) -> Iterator[list[Draw]]:
         """Yields what one process runs in an epoch: `steps` x `rounds` micro-batches in order.
@@ -109,120 +129,89 @@ class Plan:
         A step is dealt when it is due: the first one does not wait for an epoch of plans.
         """
         for cases in self._steps(epoch):
-            yield from self._dealt(cases)[process :: self.processes]
+            yield from self._deal(cases)[process :: self.processes]
 
-    def _dealt(self, cases: Sequence[int]) -> list[list[Draw]]:
-        """Returns a step's `rounds` x `processes` micro-batches, round by round.
-
-        Cases of like length go together, the longest first. An empty place runs the shortest case
-        of the step's kind with weight 0, so that every process takes part in every round.
-        """
+    def _deal(self, cases: Sequence[int]) -> list[list[Draw]]:
+        """Returns a step's `rounds` x `processes` micro-batches, round by round."""
         scale = 1 / math.fsum(self.weights[case] for case in cases)
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for case in sorted(cases, key=lambda case: (-self.lengths[case], case)):
-            members[int(self.kinds[case])].append(case)
+        groups = self._by_image_count(cases)
+        rounds = self._fewest_rounds(groups)
+        # Rounds that this step does not need go where a process has most cases at once.
+        for _ in range(self.rounds - sum(rounds.values())):
+            fullest = max(rounds, key=lambda count: len(groups[count]) / rounds[count])
+            rounds[fullest] += 1
         dealt = []
-        for kind, rounds in self._rounds_of_kinds(members).items():
-            parts = self._parts(members[kind], rounds * self.processes)
-            dealt += [[Draw(case, scale) for case in part] for part in parts]
-            fillers = rounds * self.processes - len(parts)
-            dealt += [[Draw(members[kind][-1], 0.0)] for _ in range(fillers)]
+        for image_count, round_count in rounds.items():
+            group, slots = groups[image_count], round_count * self.processes
+            micro_batches = self._cut(group, slots)
+            dealt += [[Draw(case, scale) for case in batch] for batch in micro_batches]
+            # The shortest case fills an empty slot, at the least cost.
+            dealt += [[Draw(group[-1], 0.0)] for _ in range(slots - len(micro_batches))]
         return dealt
 
-    def _rounds_of_kinds(self, members: dict[int, list[int]]) -> dict[int, int]:
-        """Returns the rounds that each kind takes; they sum to `rounds` in every step."""
-        fewest = {kind: self._fewest_parts(cases) for kind, cases in sorted(members.items())}
-        rounds = {kind: math.ceil(parts / self.processes) for kind, parts in fewest.items()}
-        for _ in range(self.rounds - sum(rounds.values())):
-            fullest = max(rounds, key=lambda kind: len(members[kind]) / rounds[kind])
-            rounds[fullest] += 1
-        return rounds
+    def _by_image_count(self, cases: Sequence[int]) -> dict[int, list[int]]:
+        """Returns a step's cases by their number of images, the longest first: less padding."""
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for case in sorted(cases, key=lambda case: (-self.lengths[case], case)):
+            groups[int(self.image_counts[case])].append(case)
+        return dict(sorted(groups.items()))
 
-    def _fewest_parts(self, cases: Sequence[int]) -> int:
-        """Returns the fewest micro-batches that hold cases in the order given."""
+    def _fewest_rounds(self, groups: dict[int, list[int]]) -> dict[int, int]:
+        """Returns by number of images in how few rounds the limits let a step's cases run."""
         if self.budget is None:
-            return math.ceil(len(cases) / self.micro_batch_cases)
-        return len(self._cuts(cases, self.budget, self.budget.tokens)) - 1
+            batches = {n: math.ceil(len(g) / self.micro_batch_cases) for n, g in groups.items()}
+        else:
+            limit = self.budget.tokens
+            batches = {n: len(self._fill(g, self.budget, limit)) for n, g in groups.items()}
+        return {n: math.ceil(count / self.processes) for n, count in batches.items()}
 
-    def _parts(self, cases: Sequence[int], most: int) -> list[Sequence[int]]:
-        """Cuts cases of falling length into at most so many parts, even in what they cost.
+    def _cut(self, cases: Sequence[int], slots: int) -> list[Sequence[int]]:
+        """Cuts cases of falling length into at most `slots` micro-batches of like cost.
 
-        Without a budget a part costs its cases. With one it costs its tokens: the limit is the
-        lowest that so many parts can keep, and parts left over halve the dearest ones.
+        Without a budget a micro-batch costs its cases. With one it costs its tokens: the limit is
+        the lowest that so many micro-batches can keep, and slots left over halve the dearest ones.
         """
         if self.budget is None:
-            bounds = [len(cases) * part // most for part in range(most + 1)]
+            bounds = [len(cases) * slot // slots for slot in range(slots + 1)]
             return [cases[low:high] for low, high in itertools.pairwise(bounds) if low < high]
         budget = self.budget
         limit = bisect.bisect_left(
-            range(budget.tokens),
-            True,
-            key=lambda tokens: len(self._cuts(cases, budget, tokens)) - 1 <= most,
+            range(budget.tokens), True, key=lambda n: len(self._fill(cases, budget, n)) <= slots
         )
-        parts = [
-            cases[low:high] for low, high in itertools.pairwise(self._cuts(cases, budget, limit))
-        ]
-        while len(parts) < min(most, len(cases)):
-            place = max(
-                (place for place, part in enumerate(parts) if len(part) > 1),
-                key=lambda place: self._tokens(parts[place], budget),
+        batches = self._fill(cases, budget, limit)
+        while len(batches) < min(slots, len(cases)):
+            dearest = max(
+                (index for index, batch in enumerate(batches) if len(batch) > 1),
+                key=lambda index: self._tokens(batches[index], budget),
             )
-            part = parts[place]
-            parts[place : place + 1] = part[: len(part) // 2], part[len(part) // 2 :]
-        return parts
+            batch, half = batches[dearest], len(batches[dearest]) // 2
+            batches[dearest : dearest + 1] = batch[:half], batch[half:]
+        return batches
 
-    def _tokens(self, cases: Sequence[int], budget: Budget) -> int:
+    def _tokens(self, cases: Sequence[int], budget: TokenBudget) -> int:
         """Returns what a micro-batch of cases of falling length computes."""
         if budget.rows is None:
             return int(sum(self.lengths[case] for case in cases))
         return int(self.lengths[cases[0]] * sum(budget.rows[case] for case in cases))
 
-    def _cuts(self, cases: Sequence[int], budget: Budget, tokens: int) -> list[int]:
-        """Returns the bounds of the fewest parts of at most so many tokens, from 0 on."""
-        chosen = np.asarray(cases)
-        ends = self._ends(chosen, np.full(len(chosen), len(chosen)), budget, tokens).tolist()
-        cuts = [0]
-        while cuts[-1] < len(ends):
-            cuts.append(ends[cuts[-1]])
-        return cuts
-
-    def _ends(
-        self, cases: NDArray[np.int64], stops: NDArray[np.int64], budget: Budget, tokens: int
-    ) -> NDArray[np.int64]:
-        """Returns where a micro-batch that starts at each place ends at the latest.
+    def _fill(self, cases: Sequence[int], budget: TokenBudget, limit: int) -> list[Sequence[int]]:
+        """Returns the fewest micro-batches of cases of falling length, each filled up in turn.
 
         Args:
-            cases: of falling length up to each stop.
-            stops: of each place, behind which other cases follow.
+            cases: at least one.
             budget: says what is counted.
-            tokens: most of one micro-batch; a case that alone has more is one by itself.
+            limit: most tokens of one micro-batch; a case that alone has more is one by itself.
         """
-        lengths = np.asarray(self.lengths)[cases]
-        each = lengths if budget.rows is None else np.asarray(budget.rows)[cases]
-        counted = np.concatenate([[0], np.cumsum(each, dtype=np.int64)])
-        room = tokens if budget.rows is None else tokens // np.maximum(lengths, 1)
-        ends = np.searchsorted(counted, counted[:-1] + room, side="right") - 1
-        places = np.arange(len(cases))
-        ends = np.minimum(np.minimum(ends, places + self.micro_batch_cases), stops)
-        later: NDArray[np.int64] = np.maximum(ends, places + 1)
-        return later
-
-    def _most_rounds(self, budget: Budget, epoch: int) -> int:
-        """Returns the most rounds that a step of an epoch needs, over all its steps at once."""
-        order = np.frombuffer(self._order(epoch), dtype=np.int64)
-        step = np.arange(len(order)) // self.global_batch_cases
-        kinds, lengths = np.asarray(self.kinds)[order], np.asarray(self.lengths)[order]
-        sorting = np.lexsort((order, -lengths, kinds, step))
-        cases, kinds = order[sorting], kinds[sorting]
-        first = np.append(True, (np.diff(step) != 0) | (np.diff(kinds) != 0))
-        group = np.cumsum(first) - 1
-        starts = np.flatnonzero(first)
-        stops = np.append(starts[1:], len(cases))[group]
-        ends = self._ends(cases, stops, budget, budget.tokens).tolist()
-        begins, place = [], 0
-        while place < len(ends):
-            begins.append(place)
-            place = ends[place]
-        parts = np.bincount(group[begins], minlength=len(starts))
-        rounds = -(-parts // self.processes)
-        return int(np.bincount(step[starts], weights=rounds).max())
+        starts: list[int] = []
+        size: Any = 0
+        length: Any = 0
+        for index, case in enumerate(cases):
+            # A micro-batch computes length x size tokens: rows padded to its first case's length,
+            # or packed tokens, each of length 1.
+            case_size = self.lengths[case] if budget.rows is None else budget.rows[case]
+            full = length * (size + case_size) > limit
+            if not starts or full or index - starts[-1] == self.micro_batch_cases:
+                starts.append(index)
+                size, length = 0, 1 if budget.rows is None else self.lengths[case]
+            size += case_size
+        return [cases[low:high] for low, high in itertools.pairwise([*starts, len(cases)])]

@@ -1,5 +1,14 @@
 """From expert labels to the tensors a loss reads, and from rewards and tensors to the losses.
 
+    cases of a micro-batch -> `Targets.groups` -> one `LabelGroup` for each number of answers K
+    rewards (rows, D)      -> group.rows       -> rewards of the group's answers (G, K, D)
+                           -> `Targets.losses` -> (G, D), unweighted
+    sum over groups of weights x losses = this micro-batch's part of its step's loss
+
+A batch has one row of rewards for each answer, case-major, whatever the number of answers of each
+case; a group gathers the rows of its cases. Labels that are missing have weight 0 and some shares
+that are valid, so that no tensor is ragged.
+
 Legend: G cases with the same number of answers, K answers, D dimensions, P = K (K - 1) / 2 pairs of
 answers in the order of `itertools.combinations`.
 """
@@ -34,7 +43,7 @@ UNCERTAIN = (1 / 3, 1 / 3, 1 / 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class LabelGroup:
     """The labels of the cases of one micro-batch that have the same number of answers.
 
     A class of its own, not a mapping: what a trainer does to a batch's tensors (DeepSpeed casts
@@ -44,7 +53,7 @@ class Group:
         rows: (G, K) row of each answer in the batch.
         weights: (G, D) share of the label in its optimiser step; 0 = missing or filler.
         preferred: (G, D, P) 1 = the first of two answers is preferred, -1 = the second, else 0.
-        shares: (G, D, 3) vote shares of a pair; None for K > 2.
+        vote_shares: (G, D, 3) of a pair; None for K > 2.
         margins: (G, D) of a pair; None where none is asked.
         coefficients: (G, D, 2^K - 1) of `plackett_luce`; None for pairs.
         stages: (G, D, 2^K - 1) of `plackett_luce`; None for pairs.
@@ -53,17 +62,17 @@ class Group:
     rows: Tensor
     weights: Tensor
     preferred: Tensor
-    shares: Tensor | None = None
+    vote_shares: Tensor | None = None
     margins: Tensor | None = None
     coefficients: Tensor | None = None
     stages: Tensor | None = None
 
-    def to(self, device: torch.device) -> Group:
+    def to(self, device: torch.device) -> LabelGroup:
         """Returns the group on a device."""
-        tensors = (self.shares, self.margins, self.coefficients, self.stages)
+        tensors = (self.vote_shares, self.margins, self.coefficients, self.stages)
         optional = (None if tensor is None else tensor.to(device) for tensor in tensors)
         required = (self.rows, self.weights, self.preferred)
-        return Group(*(tensor.to(device) for tensor in required), *optional)
+        return LabelGroup(*(tensor.to(device) for tensor in required), *optional)
 
 
 @dataclass(frozen=True)
@@ -92,49 +101,39 @@ class Targets:
     weight_by_votes: bool = False
     center_rewards_coefficient: float = 0.0
 
-    def weights(self, case: Case) -> list[float]:
-        """Returns the (D,) weights of a case's labels, 0 where there is none to learn from."""
-        found = [case.labels.get(name) for name in self.dimensions]
-        return [
-            0.0 if label is None else weight * self._votes(label)
-            for label, weight in zip(found, self.dimension_weights, strict=True)
-        ]
-
-    def _votes(self, label: Label) -> float:
-        undecided = isinstance(label, PairLabel) and label.choice is None
-        if undecided and self.vote_targets == "majority":
-            return 0.0
-        return float(label.votes) if self.weight_by_votes else 1.0
-
-    def groups(self, cases: Sequence[Case], scales: Sequence[float]) -> tuple[Group, ...]:
+    def groups(self, cases: Sequence[Case], scales: Sequence[float]) -> tuple[LabelGroup, ...]:
         """Returns the labels of a micro-batch, one group for each number of answers.
 
         Args:
             cases: in the order of the batch.
             scales: (B,) factor of each case's weights.
         """
-        offsets = [0, *itertools.accumulate(len(case.answers) for case in cases)]
-        places = defaultdict(list)
-        for place, case in enumerate(cases):
-            places[len(case.answers)].append(place)
+        first_rows = [0, *itertools.accumulate(len(case.answers) for case in cases)]
+        members = defaultdict(list)
+        for index, case in enumerate(cases):
+            members[len(case.answers)].append(index)
         return tuple(
             self._group(
                 answers,
-                [cases[place] for place in members],
-                [offsets[place] for place in members],
-                [scales[place] for place in members],
+                [cases[index] for index in indices],
+                [first_rows[index] for index in indices],
+                [scales[index] for index in indices],
             )
-            for answers, members in sorted(places.items())
+            for answers, indices in sorted(members.items())
         )
 
     def _group(
-        self, answers: int, cases: Sequence[Case], offsets: Sequence[int], scales: Sequence[float]
-    ) -> Group:
-        rows = torch.tensor(offsets)[:, None] + torch.arange(answers)
-        weights = torch.tensor([self.weights(case) for case in cases])
+        self,
+        answers: int,
+        cases: Sequence[Case],
+        first_rows: Sequence[int],
+        scales: Sequence[float],
+    ) -> LabelGroup:
+        rows = torch.tensor(first_rows)[:, None] + torch.arange(answers)
+        weights = torch.from_numpy(self.weights_of(cases)).float()
         weights *= torch.tensor(scales)[:, None]
         labels = [[case.labels.get(name) for name in self.dimensions] for case in cases]
-        preferred = torch.tensor([[_preferred(x, answers) for x in row] for row in labels])
+        preferred = torch.tensor([[_preferred(label, answers) for label in row] for row in labels])
         if answers == 2:
             return self._pairs(rows, weights, preferred, labels)
         terms = [
@@ -142,7 +141,7 @@ class Targets:
             for row in labels
         ]
         coefficients, stages = torch.tensor(terms).unbind(2)
-        return Group(rows, weights, preferred, coefficients=coefficients, stages=stages)
+        return LabelGroup(rows, weights, preferred, coefficients=coefficients, stages=stages)
 
     def _pairs(
         self,
@@ -150,17 +149,19 @@ class Targets:
         weights: Tensor,
         preferred: Tensor,
         labels: Sequence[Sequence[Label | None]],
-    ) -> Group:
-        voted = torch.tensor([[_shares(label) for label in row] for row in labels])
-        shares = voted
+    ) -> LabelGroup:
+        votes = torch.tensor([[_vote_shares(label) for label in row] for row in labels])
+        vote_shares = votes
         if self.vote_targets == "majority":
             first, second = (preferred == 1).float(), (preferred == -1).float()
-            shares = torch.cat([first, 1 - first - second, second], dim=-1)
-        shares = (1 - self.label_smoothing) * shares + self.label_smoothing * shares.flip(-1)
-        margins = self.margin * (voted[..., 0] - voted[..., 2]).abs() if self.margin else None
-        if margins is not None:
-            margins = margins * (preferred[..., 0] != 0)
-        return Group(rows, weights, preferred, shares=shares, margins=margins)
+            vote_shares = torch.cat([first, 1 - first - second, second], dim=-1)
+        swapped = vote_shares.flip(-1)
+        vote_shares = (1 - self.label_smoothing) * vote_shares + self.label_smoothing * swapped
+        margins = None
+        if self.margin:
+            lead = (votes[..., 0] - votes[..., 2]).abs()
+            margins = self.margin * lead * (preferred[..., 0] != 0)
+        return LabelGroup(rows, weights, preferred, vote_shares=vote_shares, margins=margins)
 
     def _terms(
         self, label: Label | None, answers: int, tied: bool
@@ -168,7 +169,7 @@ class Targets:
         rankings = label.rankings if isinstance(label, RankingLabel) else ()
         return ranking_terms(rankings, answers, bool(PAIR_LOSSES[self.ties].ranking_ties) and tied)
 
-    def losses(self, group: Group, rewards: Tensor, tie: Tensor | None) -> Tensor:
+    def losses(self, group: LabelGroup, rewards: Tensor, tie: Tensor | None) -> Tensor:
         """Returns the (G, D) unweighted losses of a group.
 
         Args:
@@ -176,28 +177,28 @@ class Targets:
             rewards: (rows, D) of the whole batch.
             tie: (D,) the head's tie logits, or None.
         """
-        chosen = rewards[group.rows]
-        if group.shares is not None:
-            losses = pair_loss(chosen, group.shares, self.ties, tie, group.margins)
+        answer_rewards = rewards[group.rows]  # (G, K, D)
+        if group.vote_shares is not None:
+            losses = pair_loss(answer_rewards, group.vote_shares, self.ties, tie, group.margins)
         else:
             assert group.coefficients is not None
             assert group.stages is not None
-            losses = plackett_luce(chosen, group.coefficients, group.stages, tie)
+            losses = plackett_luce(answer_rewards, group.coefficients, group.stages, tie)
         if self.center_rewards_coefficient:
-            losses = losses + self.center_rewards_coefficient * centring(chosen)
+            losses = losses + self.center_rewards_coefficient * centring(answer_rewards)
         return losses
 
     def weights_of(self, cases: Sequence[Case]) -> NDArray[np.float64]:
-        """Returns the (cases, D) weights of `weights`, from the labels' columns."""
+        """Returns the (cases, D) weights of the labels, 0 where there is none to learn from."""
         weights = np.zeros((len(cases), len(self.dimensions)))
         for index, (name, weight) in enumerate(
             zip(self.dimensions, self.dimension_weights, strict=True)
         ):
-            own = label_column(cases, name)
-            counted = own["votes"] > 0
+            labels = label_column(cases, name)
+            counted = labels["votes"] > 0
             if self.vote_targets == "majority":
-                counted &= own["decided"]
-            votes = own["votes"] if self.weight_by_votes else 1.0
+                counted &= labels["decided"]
+            votes = labels["votes"] if self.weight_by_votes else 1.0
             weights[:, index] = np.where(counted, weight * votes, 0.0)
         return weights
 
@@ -210,10 +211,10 @@ class Targets:
         """
         answers = column(cases, "answer_count")
         for name in self.dimensions:
-            own = label_column(cases, name)
-            wrong = np.flatnonzero((own["votes"] > 0) & (own["ranked"] == (answers == 2)))
-            if len(wrong):
-                case = cases[int(wrong[0])]
+            labels = label_column(cases, name)
+            misfits = np.flatnonzero((labels["votes"] > 0) & (labels["ranked"] == (answers == 2)))
+            if len(misfits):
+                case = cases[int(misfits[0])]
                 raise DataError(
                     f"case {case.case_id!r} has {len(case.answers)} answers and a "
                     f"{type(case.labels[name]).__name__} for {name!r}; two answers take vote "
@@ -228,22 +229,22 @@ class Targets:
                 f"sets of answers; give at most {MOST_RANKED}"
             )
         ranked = np.flatnonzero(answers > 2)
-        options = {
+        pair_options = {
             f"ties {self.ties}": PAIR_LOSSES[self.ties].ranking_ties is None,
             "vote_targets majority": self.vote_targets == "majority",
             "margin": self.margin > 0,
             "label_smoothing": self.label_smoothing > 0,
         }
-        given = [name for name, used in options.items() if used]
-        if len(ranked) and given:
+        used_options = [name for name, used in pair_options.items() if used]
+        if len(ranked) and used_options:
+            first_id = cases[int(ranked[0])].case_id
             raise ConfigError(
-                f"{', '.join(given)}: for pairs of answers alone, but {len(ranked)} cases have "
-                f"more (the first is {cases[int(ranked[0])].case_id!r}). Leave the option out or "
-                "give pairs only."
+                f"{', '.join(used_options)}: for pairs of answers alone, but {len(ranked)} cases "
+                f"have more (the first is {first_id!r}). Leave the option out or give pairs only."
             )
 
 
-def tally(group: Group, rewards: Tensor) -> Tensor:
+def tally(group: LabelGroup, rewards: Tensor) -> Tensor:
     """Returns (3, D): labels ranked as the votes do, the sum of their margins, and their number.
 
     A label counts where most votes prefer one of two answers; equal rewards are wrong. Of more
@@ -253,14 +254,17 @@ def tally(group: Group, rewards: Tensor) -> Tensor:
         group: of the batch.
         rewards: (rows, D) of the whole batch.
     """
-    chosen = rewards.detach()[group.rows]
-    first, second = zip(*itertools.combinations(range(chosen.shape[1]), 2), strict=True)
-    lead = (chosen[:, first] - chosen[:, second]).transpose(1, 2) * group.preferred
+    answer_rewards = rewards.detach()[group.rows]  # (G, K, D)
+    pairs = itertools.combinations(range(answer_rewards.shape[1]), 2)
+    first, second = zip(*pairs, strict=True)
+    # (G, D, P), positive where the rewards order a pair as the votes do.
+    lead = answer_rewards[:, first] - answer_rewards[:, second]
+    lead = lead.transpose(1, 2) * group.preferred
     counted = (group.preferred != 0) & (group.weights > 0)[..., None]
-    pairs = counted.sum(-1).clamp_min(1)
-    right = ((lead > 0) & counted).sum(-1) / pairs
-    margin = (lead * counted).sum(-1) / pairs
-    return torch.stack([right.sum(0), margin.sum(0), counted.any(-1).sum(0).to(right.dtype)])
+    counted_pairs = counted.sum(-1).clamp_min(1)
+    correct = ((lead > 0) & counted).sum(-1) / counted_pairs
+    margin = (lead * counted).sum(-1) / counted_pairs
+    return torch.stack([correct.sum(0), margin.sum(0), counted.any(-1).sum(0).to(correct.dtype)])
 
 
 def tie_shares(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, float]:
@@ -271,14 +275,14 @@ def tie_shares(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, fl
     answers = column(cases, "answer_count")
     shares = {}
     for name in dimensions:
-        own = label_column(cases, name)
-        pairs = np.where(own["ranked"], answers * (answers - 1) / 2, 1.0)
-        total = float((own["votes"] * pairs).sum())
-        shares[name] = float(own["tied"].sum()) / total if total else 0.0
+        labels = label_column(cases, name)
+        pairs = np.where(labels["ranked"], answers * (answers - 1) / 2, 1.0)
+        total = float((labels["votes"] * pairs).sum())
+        shares[name] = float(labels["tied"].sum()) / total if total else 0.0
     return shares
 
 
-def _shares(label: Label | None) -> tuple[float, float, float]:
+def _vote_shares(label: Label | None) -> tuple[float, float, float]:
     return label.shares if isinstance(label, PairLabel) else UNCERTAIN
 
 
@@ -286,13 +290,14 @@ def _preferred(label: Label | None, answers: int) -> list[float]:
     """Returns the (P,) signs of what most votes say of each two answers."""
     if isinstance(label, PairLabel):
         return [float(label.choice == 0) - float(label.choice == 1)]
-    places = []
-    for ranking in label.rankings if label else ():
-        places.append({k: place for place, tied in enumerate(ranking) for k in tied})
+    ranks = [
+        {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
+        for ranking in (label.rankings if label else ())
+    ]
+    half = len(ranks) / 2
     signs = []
-    for i, j in itertools.combinations(range(answers), 2):
-        first = sum(place[i] < place[j] for place in places)
-        second = sum(place[i] > place[j] for place in places)
-        half = len(places) / 2
-        signs.append(float(first > half) - float(second > half))
+    for first, second in itertools.combinations(range(answers), 2):
+        for_first = sum(rank[first] < rank[second] for rank in ranks)
+        for_second = sum(rank[first] > rank[second] for rank in ranks)
+        signs.append(float(for_first > half) - float(for_second > half))
     return signs

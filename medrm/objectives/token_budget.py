@@ -1,4 +1,12 @@
-"""How many tokens a batch of cases is, and plans that keep to a budget of them."""
+"""How many tokens a batch of cases is, and step plans that keep to a budget of them.
+
+A case is a prefix of Lp tokens (question and images) and K answers of L1 ... LK. The layout of a
+batch says what its cases compute:
+
+    "answers"   K rows per case, all padded to the longest row of the batch: K x max(Lp + Lk)
+    "cases"     one row per case, padded to the longest of the batch:        max(Lp + L1 + ... + LK)
+    "packed"    one row for the whole batch, not padded:                     Lp + L1 + ... + LK
+"""
 
 from __future__ import annotations
 
@@ -15,12 +23,11 @@ from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.step_plan import Budget, Plan
+from medrm.objectives.step_plan import StepPlan, TokenBudget
 from medrm.schema import Case
 
 Layout = Literal["answers", "cases", "packed"]
-"""What a row of a batch is: an answer, a case with its shared prefix, or the whole batch. Only the
-last needs no padding."""
+"""What a row of a batch is: an answer, a case with its shared prefix, or the whole batch."""
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
@@ -31,12 +38,12 @@ def layout_of(model: PreTrainedModel) -> Layout:
 
 
 def check_budget(
-    most: int | None, cases: Sequence[Case], lengths: TokenCounts, layout: Layout
+    max_tokens: int | None, cases: Sequence[Case], lengths: TokenCounts, layout: Layout
 ) -> None:
     """Refuses a case that no batch can hold.
 
     Args:
-        most: tokens of a batch; None: no limit.
+        max_tokens: of a batch; None: no limit.
         cases: any.
         lengths: their tokens.
         layout: of the batches.
@@ -44,28 +51,28 @@ def check_budget(
     Raises:
         ConfigError: such a case.
     """
-    if most is None:
+    if max_tokens is None:
         return
-    tokens, rows = _tokens(cases, lengths, layout)
-    alone = tokens if rows is None else tokens * rows
-    over = int((alone > most).sum())
+    tokens, rows = _row_tokens(cases, lengths, layout)
+    case_tokens = tokens if rows is None else tokens * rows
+    over = int((case_tokens > max_tokens).sum())
     if over:
-        longest = int(alone.argmax())
+        longest = int(case_tokens.argmax())
         raise ConfigError(
-            f"max_tokens_per_batch is {most}, but {over} cases alone have more; the longest, "
-            f"{cases[longest].case_id!r}, has {alone[longest]} tokens. Give at least "
-            f"{alone[longest]}, or set long cases aside with max_length."
+            f"max_tokens_per_batch is {max_tokens}, but {over} cases alone have more; the longest, "
+            f"{cases[longest].case_id!r}, has {case_tokens[longest]} tokens. Give at least "
+            f"{case_tokens[longest]}, or set long cases aside with max_length."
         )
 
 
-def plan_of(
+def make_plan(
     args: BradleyTerryConfig,
     cases: Sequence[Case],
     lengths: TokenCounts,
     layout: Layout,
     weights: NDArray[Any],
     training: bool,
-) -> Plan:
+) -> StepPlan:
     """Returns the plan of a training, or of one pass over cases.
 
     Args:
@@ -74,35 +81,32 @@ def plan_of(
         lengths: their tokens.
         layout: of the batches.
         weights: summed label weight of each case.
-        training: whether steps are taken; else all cases are one.
+        training: whether steps are taken; else all cases are one step of one epoch.
     """
-    tokens, rows = tokens_of(cases, lengths), None
+    tokens, budget = tokens_of(cases, lengths), None
     global_batch_cases = args.global_batch_cases if training else len(cases)
-    epochs = _epochs(args, math.ceil(len(cases) / global_batch_cases)) if training else 1
-    budget = None
     if args.max_tokens_per_batch is not None:
-        tokens, rows = _tokens(cases, lengths, layout)
-        budget = Budget(args.max_tokens_per_batch, rows, epochs)
-    at_once = args.per_device_train_batch_size if training else args.per_device_eval_batch_size
-    assert at_once is not None
-    return Plan(
+        tokens, rows = _row_tokens(cases, lengths, layout)
+        steps = math.ceil(len(cases) / global_batch_cases)
+        epochs = args.max_steps / steps if args.max_steps > 0 else args.num_train_epochs
+        budget = TokenBudget(args.max_tokens_per_batch, rows, math.ceil(epochs) if training else 1)
+    micro_batch_cases = (
+        args.per_device_train_batch_size if training else args.per_device_eval_batch_size
+    )
+    assert micro_batch_cases is not None  # the arguments fill it in
+    return StepPlan(
         lengths=tokens,
         weights=weights,
-        kinds=column(cases, "image_count"),
+        image_counts=column(cases, "image_count"),
         global_batch_cases=global_batch_cases,
-        micro_batch_cases=at_once,
+        micro_batch_cases=micro_batch_cases,
         processes=args.world_size,
         seed=args.data_seed if args.data_seed is not None else args.seed,
         budget=budget,
     )
 
 
-def _epochs(args: BradleyTerryConfig, steps: int) -> int:
-    """Returns how many epochs of so many steps the training begins."""
-    return math.ceil(args.max_steps / steps if args.max_steps > 0 else args.num_train_epochs)
-
-
-def _tokens(
+def _row_tokens(
     cases: Sequence[Case], lengths: TokenCounts, layout: Layout
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
     """Returns the tokens of a row of each case, and its rows; None where nothing is padded."""

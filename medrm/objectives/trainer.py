@@ -1,7 +1,17 @@
 """The one training loop of scalar rewards: transformers' Trainer on planned steps.
 
-Ours are the batches (from the step planner), the loss (a sum over labels divided by their weight in
-the whole step) and the metrics (one row for each case, gathered by its place in the data).
+Three things are ours:
+
+- The batches. `PlanSampler` gives what `StepPlan` dealt to this process; Trainer's gradient
+  accumulation is the plan's rounds, so that it steps exactly where a planned step ends.
+- The loss. A step's loss is the sum over its labels of weight x loss, divided by the summed weight
+  of the whole step. The division is in the weights already (`Draw.scale`), so each micro-batch adds
+  its sum. Trainer, however, divides by the R micro-batches and averages gradients over the P
+  processes; `compute_loss` multiplies by R x P, and what is left is the sum.
+- The metrics. Each process returns (cases, most answers, D) rewards with the cases' indices, padded
+  to one shape for the gather; then every process computes loss, accuracy and margin over all cases.
+
+Shape legend: B cases of a micro-batch, `rows` one for each answer of each case, D dimensions.
 """
 
 from __future__ import annotations
@@ -20,7 +30,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     EvalPrediction,
-    ProcessorMixin,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -30,12 +39,13 @@ from transformers import (
 from trl.models import get_act_offloading_ctx_manager
 
 from medrm.data.batched import batched
-from medrm.data.store.indexed_cases import TokenCounts, column
-from medrm.models.reward_model import RewardHead, RewardOutput
+from medrm.data.store.indexed_cases import column
+from medrm.models.reward_model import RewardOutput, head_of
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.step_plan import Draw, Plan
-from medrm.objectives.targets import Group, Targets, tally
-from medrm.objectives.token_budget import Layout, plan_of
+from medrm.objectives.objective import TrainingInputs
+from medrm.objectives.step_plan import Draw, StepPlan
+from medrm.objectives.targets import LabelGroup, Targets, tally
+from medrm.objectives.token_budget import Layout, make_plan
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
@@ -45,11 +55,11 @@ MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
 
 METRICS = "metrics.jsonl"
 
-_MEASURED_AT_ONCE = 4096
+_LABELS_AT_ONCE = 4096
 """Cases whose labels are in memory at once."""
 
-_ABSENT = -1
-"""Place of rows that fill a batch up to its size: all processes must gather the same shape."""
+_PADDING = -1
+"""Case index of rows that pad a batch up to its size: all processes must gather the same shape."""
 
 
 class DrawnCases(Dataset[tuple[Case, Draw]]):
@@ -68,7 +78,7 @@ class DrawnCases(Dataset[tuple[Case, Draw]]):
 class PlanSampler(Sampler[list[Draw]]):
     """The micro-batches of one process in the epoch that `epoch` says when iteration starts."""
 
-    def __init__(self, plan: Plan, process: int, epoch: Callable[[], int]) -> None:
+    def __init__(self, plan: StepPlan, process: int, epoch: Callable[[], int]) -> None:
         self.plan, self.process, self.epoch = plan, process, epoch
 
     def __len__(self) -> int:
@@ -81,16 +91,16 @@ class PlanSampler(Sampler[list[Draw]]):
 def collate(
     make_rows: MakeRows, targets: Targets, drawn: Sequence[tuple[Case, Draw]]
 ) -> dict[str, Any]:
-    """Returns one micro-batch: the model's `rows`, the labels' `groups`, the cases' `places`."""
+    """Returns one micro-batch: the model's `rows`, the labels' `groups`, the cases' `indices`."""
     cases = [case for case, _ in drawn]
     return {
         "rows": dict(make_rows(cases)),
         "groups": targets.groups(cases, [draw.scale for _, draw in drawn]),
-        "places": torch.tensor([draw.case for _, draw in drawn]),
+        "indices": torch.tensor([draw.case for _, draw in drawn]),
     }
 
 
-def _activations(args: BradleyTerryConfig, model: nn.Module) -> AbstractContextManager[Any]:
+def _activation_context(args: BradleyTerryConfig, model: nn.Module) -> AbstractContextManager[Any]:
     """Returns where activations are kept from the forward to the backward pass of a step."""
     if not args.activation_offloading:
         return nullcontext()
@@ -111,9 +121,12 @@ class MetricsFile(TrainerCallback):
         path = Path(str(args.output_dir), METRICS)
         if state.is_world_process_zero and path.is_file():
             lines = path.read_bytes().split(b"\n")[:-1]
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            kept = kept if state.global_step else []
-            path.write_bytes(b"".join(line + b"\n" for line in kept))
+            past = [
+                line
+                for line in lines
+                if state.global_step and json.loads(line)["step"] <= state.global_step
+            ]
+            path.write_bytes(b"".join(line + b"\n" for line in past))
 
     def on_log(
         self,
@@ -134,56 +147,56 @@ class PreferenceTrainer(Trainer):
     """Trains a model whose forward returns a `RewardOutput`.
 
     Args:
-        model: with its head and adapter; or the head on pooled states.
-        args: a copy is kept, with the accumulation that the plan asks for.
-        head: the model's reward head; it has a learning rate of its own.
+        inputs: whose cases each have a label of positive weight.
+        args: a copy of the run's training arguments; the accumulation that the plan asks for is
+            written into it.
         targets: how labels become targets.
         make_rows: makes the model's inputs.
-        train: cases, each with a label of positive weight.
-        development: cases that are measured.
-        lengths: their tokens.
         layout: of the batches that `make_rows` makes.
-        processor: saved beside the checkpoints; None: nothing is.
+        pooled_head: the head alone, to train on pooled states; None: the model itself is trained,
+            and its processor saved beside the checkpoints.
     """
 
     args: BradleyTerryConfig
 
     def __init__(
         self,
-        model: nn.Module,
+        inputs: TrainingInputs,
         args: BradleyTerryConfig,
-        head: RewardHead,
         targets: Targets,
         make_rows: MakeRows,
-        train: Sequence[Case],
-        development: Sequence[Case],
-        lengths: TokenCounts,
         layout: Layout,
-        processor: ProcessorMixin | None = None,
+        pooled_head: nn.Module | None = None,
     ) -> None:
-        self.targets, self.head, self.development = targets, head, development
-        self._plan, self._measuring = (
-            plan_of(args, cases, lengths, layout, targets.weights_of(cases).sum(axis=1), training)
-            for cases, training in ((train, True), (development, False))
+        self.targets, self.head = targets, head_of(inputs.model)
+        self.development = inputs.development
+        self._plan, self._eval_plan = (
+            make_plan(
+                args, cases, inputs.lengths, layout, targets.weights_of(cases).sum(axis=1), training
+            )
+            for cases, training in ((inputs.train, True), (inputs.development, False))
         )
         args.gradient_accumulation_steps = self._plan.rounds
+        model = inputs.model if pooled_head is None else pooled_head
         super().__init__(
             model=model,
             args=args,
             data_collator=functools.partial(collate, make_rows, targets),
-            train_dataset=DrawnCases(train),
-            eval_dataset=DrawnCases(development),
-            processing_class=processor,
+            train_dataset=DrawnCases(inputs.train),
+            eval_dataset=DrawnCases(inputs.development),
+            processing_class=inputs.collator.processor if pooled_head is None else None,
             compute_metrics=self._metrics,
             callbacks=[MetricsFile()],
         )
         # Our loss is a sum; the Trainer's division by the accumulation is undone in compute_loss.
         self.model_accepts_loss_kwargs = False
         self._tally = torch.zeros(3, len(targets.dimensions), device=self.args.device)
-        self._tie: Tensor | None = None
-        self._keeping = _activations(self.args, model)
+        self._tie_logits: Tensor | None = None
+        self._activations = _activation_context(self.args, model)
 
-    def _loader(self, cases: DrawnCases, plan: Plan, epoch: Callable[[], int]) -> DataLoader[Any]:
+    def _loader(
+        self, cases: DrawnCases, plan: StepPlan, epoch: Callable[[], int]
+    ) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             cases,
@@ -216,11 +229,11 @@ class PreferenceTrainer(Trainer):
         if eval_dataset not in (None, self.eval_dataset):
             raise ValueError("the trainer measures its own development cases alone")
         assert isinstance(self.eval_dataset, DrawnCases)
-        return self._loader(self.eval_dataset, self._measuring, lambda: 0)
+        return self._loader(self.eval_dataset, self._eval_plan, lambda: 0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the loss of a micro-batch after its backward pass; TRL's trainers do the same."""
-        with self._keeping:
+        with self._activations:
             loss: Tensor = super().training_step(*args, **kwargs)
         return loss
 
@@ -247,7 +260,7 @@ class PreferenceTrainer(Trainer):
         loss = loss * (self.accelerator.num_processes * self.current_gradient_accumulation_steps)
         return (loss, output) if return_outputs else loss
 
-    def _groups(self, inputs: Mapping[str, Any]) -> list[Group]:
+    def _groups(self, inputs: Mapping[str, Any]) -> list[LabelGroup]:
         return [group.to(self.args.device) for group in inputs["groups"]]
 
     def prediction_step(
@@ -257,7 +270,7 @@ class PreferenceTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, Tensor, Tensor]:
-        """Returns rewards (cases, most answers, D) and the cases' places, both filled up.
+        """Returns rewards (cases, most answers, D) and the cases' indices, both padded.
 
         One row for each case: the Trainer's gather would cut rows of answers short.
         """
@@ -265,34 +278,36 @@ class PreferenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             output: RewardOutput = model(**inputs["rows"])
         assert output.rewards is not None
-        self._tie = None if output.tie_logits is None else output.tie_logits.cpu()
+        self._tie_logits = None if output.tie_logits is None else output.tie_logits.cpu()
         size = self.args.per_device_eval_batch_size
         assert size is not None
         answers = int(column(self.development, "answer_count").max())
         rewards = output.rewards.new_full((size, answers, output.rewards.shape[-1]), torch.nan)
-        places = inputs["places"].new_full((size,), _ABSENT)
-        places[: len(inputs["places"])] = inputs["places"]
-        counts = [len(self.development[place].answers) for place in inputs["places"].tolist()]
-        for row, own in enumerate(torch.split(output.rewards, counts)):
-            rewards[row, : len(own)] = own
-        return None, rewards, places
+        indices = inputs["indices"].new_full((size,), _PADDING)
+        indices[: len(inputs["indices"])] = inputs["indices"]
+        counts = [len(self.development[index].answers) for index in inputs["indices"].tolist()]
+        for row, case_rewards in enumerate(torch.split(output.rewards, counts)):
+            rewards[row, : len(case_rewards)] = case_rewards
+        return None, rewards, indices
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Returns loss, accuracy and margin, for each dimension and their mean."""
-        rewards, places = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        row_of = {int(place): row for row, place in enumerate(places) if place != _ABSENT}
+        rewards, indices = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        row_of = {int(index): row for row, index in enumerate(indices) if index != _PADDING}
         count = len(self.targets.dimensions)
         counts, losses, weights = torch.zeros(3, count), torch.zeros(count), torch.zeros(count)
-        for numbers in batched(range(len(self.development)), _MEASURED_AT_ONCE):
-            cases = [self.development[number] for number in numbers]
-            own = (
-                rewards[row_of[place]][: len(case.answers)]
-                for place, case in zip(numbers, cases, strict=True)
-            )
-            rows = torch.from_numpy(np.concatenate(list(own)))
+        for chunk in batched(range(len(self.development)), _LABELS_AT_ONCE):
+            cases = [self.development[index] for index in chunk]
+            case_rewards = [
+                rewards[row_of[index]][: len(case.answers)]
+                for index, case in zip(chunk, cases, strict=True)
+            ]
+            rows = torch.from_numpy(np.concatenate(case_rewards))
             for group in self.targets.groups(cases, [1.0] * len(cases)):
                 counts += tally(group, rows)
-                losses += (group.weights * self.targets.losses(group, rows, self._tie)).sum(0)
+                losses += (group.weights * self.targets.losses(group, rows, self._tie_logits)).sum(
+                    0
+                )
                 weights += group.weights.sum(0)
         metrics = {"loss": float(losses.sum() / weights.sum()), **self._rates(counts)}
         for name, loss, weight in zip(self.targets.dimensions, losses, weights, strict=True):
@@ -302,10 +317,10 @@ class PreferenceTrainer(Trainer):
 
     def _rates(self, counts: Tensor) -> dict[str, float]:
         """Returns accuracy and margin of (3, D) tallies; a dimension without labels has none."""
-        right, margin, labels = counts.cpu()
+        correct, margin, labels = counts.cpu()
         present = labels > 0
         rates = {}
-        for name, sums in (("accuracy", right), ("margin", margin)):
+        for name, sums in (("accuracy", correct), ("margin", margin)):
             if present.any():
                 rates[name] = float((sums[present] / labels[present]).mean())
             for index in present.nonzero().flatten().tolist():
@@ -330,11 +345,10 @@ class PreferenceTrainer(Trainer):
         head = {id(parameter) for parameter in self.head.parameters()}
         groups = []
         for group in optimizer.param_groups:
-            parts = {True: [], False: []}  # type: dict[bool, list[nn.Parameter]]
-            for parameter in group["params"]:
-                parts[id(parameter) in head].append(parameter)
-            groups.append({**group, "params": parts[False]})
-            groups.append({**group, "params": parts[True], "lr": self.args.head_learning_rate})
+            of_head = [parameter for parameter in group["params"] if id(parameter) in head]
+            others = [parameter for parameter in group["params"] if id(parameter) not in head]
+            groups.append({**group, "params": others})
+            groups.append({**group, "params": of_head, "lr": self.args.head_learning_rate})
         optimizer.param_groups[:] = [group for group in groups if group["params"]]
         return optimizer
 

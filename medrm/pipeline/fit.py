@@ -21,7 +21,7 @@ from medrm.models.adapter_config import AdapterConfig, new_adapter_config, updat
 from medrm.models.reward_model import head_of
 from medrm.models.save_load import save_adapter
 from medrm.objectives.objective import TrainingInputs
-from medrm.objectives.probe import whole_head
+from medrm.objectives.probe import gathered_head
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.progress import show_training
 from medrm.scorer.readouts.reward import RewardModel
@@ -55,7 +55,7 @@ def train_probe(context: RunContext) -> PreTrainedModel:
     folder = context.folder("frozen_probe") / "training"
     trainer = build_trainer(context, model, folder, "frozen_probe")
     trainer.train()
-    trained = whole_head(trainer, model)
+    trained = gathered_head(trainer, model)
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         shutil.rmtree(folder, ignore_errors=True)

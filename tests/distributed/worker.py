@@ -13,7 +13,7 @@ from accelerate import PartialState
 from preferences import make_recipe, preferences
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from medrm.objectives.probe import trains_head_alone, whole_head
+from medrm.objectives.probe import gathered_head, trains_head_alone
 
 
 def train(folder: Path, **options: Any) -> int:
@@ -36,7 +36,7 @@ def train(folder: Path, **options: Any) -> int:
     trainer = recipe.trainer()
     trainer.train()
     if trains_head_alone(recipe.model):
-        state = whole_head(trainer, recipe.model)
+        state = gathered_head(trainer, recipe.model)
         torch.save(state, folder / f"head-{trainer.args.process_index}.pt")
     return int(trainer.accelerator.num_processes)
 

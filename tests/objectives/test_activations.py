@@ -72,10 +72,10 @@ def test_a_whole_step_runs_with_its_activations_elsewhere(
         return managers[-1]
 
     monkeypatch.setattr(trainer_module, "get_act_offloading_ctx_manager", manager)
-    keeping = trainer_module._activations
+    keeping = trainer_module._activation_context
     monkeypatch.setattr(
         trainer_module,
-        "_activations",
+        "_activation_context",
         lambda args, model: keeping(
             SimpleNamespace(
                 activation_offloading=args.activation_offloading, device=torch.device("cuda")

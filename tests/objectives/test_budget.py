@@ -18,23 +18,25 @@ from medrm.data.images import examine
 from medrm.errors import ConfigError
 from medrm.objectives import load_objective
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.step_plan import Budget, Draw, Plan
+from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.token_budget import layout_of
 from medrm.scorer.collator import Collator
 
 COUNT = 203
 LENGTHS = 40 + (37 * np.arange(COUNT)) % 300
 ROWS = 2 + 2 * (np.arange(COUNT) % 7 == 0)
-KINDS = (np.arange(COUNT) % 5 == 0).astype(int)
+IMAGE_COUNTS = (np.arange(COUNT) % 5 == 0).astype(int)
 ONE_STEP = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no",
             "load_best_model_at_end": False}  # fmt: skip
 
 Build = Callable[..., Recipe]
 
 
-def plan_with(tokens: int | None, rows: Any, processes: int = 1, kinds: Any = KINDS) -> Plan:
-    budget = None if tokens is None else Budget(tokens, rows, epochs=3)
-    return Plan(LENGTHS, np.ones(COUNT), kinds, 32, 32, processes, 5, budget)
+def plan_with(
+    tokens: int | None, rows: Any, processes: int = 1, image_counts: Any = IMAGE_COUNTS
+) -> StepPlan:
+    budget = None if tokens is None else TokenBudget(tokens, rows, epochs=3)
+    return StepPlan(LENGTHS, np.ones(COUNT), image_counts, 32, 32, processes, 5, budget)
 
 
 def tokens_of(draws: list[Draw], rows: Any) -> int:
@@ -61,7 +63,7 @@ def test_no_batch_exceeds_the_budget_and_no_step_changes(rows: Any, processes: i
 
 def test_rounds_are_the_fewest_that_every_step_can_keep() -> None:
     alike = np.zeros(COUNT, int)
-    plan = plan_with(2500, None, kinds=alike)
+    plan = plan_with(2500, None, image_counts=alike)
     needed = []
     for epoch in range(3):
         for cases in plan.step_cases(epoch):
@@ -81,9 +83,9 @@ def test_rounds_are_the_fewest_that_every_step_can_keep() -> None:
 
 def test_rounds_of_many_cases_and_processes() -> None:
     count = 50_000
-    plan = Plan(
+    plan = StepPlan(
         np.resize(LENGTHS, count), np.ones(count), np.zeros(count, int), 64, 64, 4, 0,
-        Budget(4096, None, 2),
+        TokenBudget(4096, None, 2),
     )  # fmt: skip
     first = next(iter(plan.micro_batches(1, 0)))
     assert sum(LENGTHS[draw.case % COUNT] for draw in first) <= 4096

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medrm.objectives import step_plan as plan_module
-from medrm.objectives.step_plan import Draw, Plan
+from medrm.objectives.step_plan import Draw, StepPlan
 
 COUNT = 75
 LENGTHS = [20 + (37 * case) % 90 for case in range(COUNT)]
@@ -20,12 +20,12 @@ WEIGHTS = [1.0 + case % 3 for case in range(COUNT)]
 
 def make(
     batch: int = 16, micro: int = 5, processes: int = 2, seed: int = 3, mixed: bool = False
-) -> Plan:
-    kinds = [int(mixed and case % 4 == 0) for case in range(COUNT)]
-    return Plan(LENGTHS, WEIGHTS, kinds, batch, micro, processes, seed)
+) -> StepPlan:
+    image_counts = [int(mixed and case % 4 == 0) for case in range(COUNT)]
+    return StepPlan(LENGTHS, WEIGHTS, image_counts, batch, micro, processes, seed)
 
 
-def steps(plan: Plan, epoch: int = 0) -> list[list[list[list[Draw]]]]:
+def steps(plan: StepPlan, epoch: int = 0) -> list[list[list[list[Draw]]]]:
     """Returns step, round, process -> draws."""
     dealt = [plan.micro_batches(epoch, process) for process in range(plan.processes)]
     together = list(zip(*dealt, strict=True))
@@ -69,10 +69,10 @@ def test_steps_do_not_depend_on_processes_or_accumulation() -> None:
 
 def test_a_round_never_mixes_kinds() -> None:
     plan = make(mixed=True)
-    assert {plan.kinds[case] for case in range(COUNT)} == {0, 1}
+    assert {plan.image_counts[case] for case in range(COUNT)} == {0, 1}
     for rounds in steps(plan):
         for row in rounds:
-            assert len({plan.kinds[draw.case] for cases in row for draw in cases}) == 1
+            assert len({plan.image_counts[draw.case] for cases in row for draw in cases}) == 1
 
 
 def test_like_lengths_share_a_micro_batch() -> None:

@@ -54,7 +54,7 @@ def test_a_loss_without_a_tie_parameter_trains(
     assert head_of(recipe.model).tie_logit is None
     (group,) = trainer.targets.groups(recipe.train[:1], [1.0])
     rewards = trainer.head.layers[-1].weight.new_tensor([[0.0, 0.25], [0.5, 0.0]])
-    first, _, second = group.shares[0, 0].tolist()
+    first, _, second = group.vote_shares[0, 0].tolist()
     loss = trainer.targets.losses(group, rewards, None)[0, 0].item()
     assert loss == pytest.approx(first * 1.5 + second * 0.5)
     trainer.train()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medrm.errors import ConfigError, DataError
-from medrm.objectives.targets import Group, Targets, tally, tie_shares
+from medrm.objectives.targets import LabelGroup, Targets, tally, tie_shares
 from medrm.schema import Case, Label, PairLabel, RankingLabel
 
 PLAIN = Targets(("accuracy", "overall"), (1.0, 1.0), "none", (False, False))
@@ -18,7 +18,7 @@ def case(answers: int = 2, **labels: Label) -> Case:
     return Case("c", (), "?", tuple("abcdefghi"[:answers]), labels)
 
 
-def only(targets: Targets, *cases: Case) -> Group:
+def only(targets: Targets, *cases: Case) -> LabelGroup:
     (group,) = targets.groups(cases, [1.0] * len(cases))
     return group
 
@@ -29,8 +29,8 @@ CLEAR = PairLabel((0.0, 0.25, 0.75), votes=4)
 
 def test_shares_are_kept_and_a_missing_label_weighs_nothing() -> None:
     group = only(PLAIN, case(accuracy=MIXED), case(accuracy=CLEAR, overall=CLEAR))
-    assert group.shares is not None
-    assert group.shares[0, 0].tolist() == [0.5, 0.125, 0.375]
+    assert group.vote_shares is not None
+    assert group.vote_shares[0, 0].tolist() == [0.5, 0.125, 0.375]
     assert group.weights.tolist() == [[1, 0], [1, 1]]
     assert group.preferred[..., 0].tolist() == [[0, 0], [-1, -1]]
     assert group.rows.tolist() == [[0, 1], [2, 3]]
@@ -38,18 +38,18 @@ def test_shares_are_kept_and_a_missing_label_weighs_nothing() -> None:
 
 def test_majority_is_one_choice_or_no_label() -> None:
     group = only(replace(PLAIN, vote_targets="majority"), case(accuracy=MIXED, overall=CLEAR))
-    assert group.shares is not None
-    assert group.shares[0, 1].tolist() == [0, 0, 1]
+    assert group.vote_shares is not None
+    assert group.vote_shares[0, 1].tolist() == [0, 0, 1]
     assert group.weights.tolist() == [[0, 1]]
     tie = only(replace(PLAIN, vote_targets="majority"), case(accuracy=PairLabel((0.0, 1.0, 0.0))))
-    assert tie.shares is not None
-    assert tie.shares[0, 0].tolist() == [0, 1, 0]
+    assert tie.vote_shares is not None
+    assert tie.vote_shares[0, 0].tolist() == [0, 1, 0]
 
 
 def test_smoothing_moves_votes_to_the_other_answer_and_leaves_ties() -> None:
     group = only(replace(PLAIN, label_smoothing=0.1), case(accuracy=CLEAR))
-    assert group.shares is not None
-    assert group.shares[0, 0].tolist() == pytest.approx([0.075, 0.25, 0.675])
+    assert group.vote_shares is not None
+    assert group.vote_shares[0, 0].tolist() == pytest.approx([0.075, 0.25, 0.675])
 
 
 def test_margins_follow_the_lead_of_the_votes() -> None:
@@ -63,7 +63,7 @@ def test_margins_follow_the_lead_of_the_votes() -> None:
 def test_weights_by_dimension_votes_and_scale() -> None:
     targets = replace(PLAIN, dimension_weights=(2.0, 1.0), weight_by_votes=True)
     both = case(accuracy=MIXED, overall=CLEAR)
-    assert targets.weights(both) == [16, 4]
+    assert targets.weights_of([both]).tolist() == [[16, 4]]
     (group,) = targets.groups([both], [0.5])
     assert group.weights.tolist() == [[8, 2]]
 
