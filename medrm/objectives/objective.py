@@ -48,26 +48,26 @@ class Objective:
     Attributes:
         config: the class of its training arguments.
         readout: how its adapter is scored: "reward", "implicit_reward", or one of a judge.
-        head_spec: (run, dimensions, training cases) to the head that is attached before training;
-            None: the language model itself is trained.
         lengths: (run, collator, dimensions, cases, facts of their images) to the tokens of each
             case's longest training row, image tokens included, or to its `TOKEN_COUNT`.
         check: (run, dimensions, training cases, development cases); raises ConfigError or DataError
             for whatever can be known to be wrong before a model is loaded.
         build_trainer: returns the trainer of `TrainingInputs.model`.
+        head_spec: (run, dimensions, training cases) to the head that is attached before training;
+            None: the language model itself is trained.
         check_lengths: (run, cases that are not set aside, their tokens); raises ConfigError for a
             case that no batch can hold; None: a case of any length is a batch.
     """
 
     config: type[TrainingArguments]
     readout: Callable[[Run], str]
-    head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None
     lengths: Callable[
         [Run, Collator, Sequence[str], Sequence[Case], Mapping[str, ImageFacts]],
         Sequence[int] | NDArray[Any],
     ]
     check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
     build_trainer: Callable[[TrainingInputs], Trainer]
+    head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None = None
     check_lengths: Callable[[Run, Sequence[Case], TokenCounts], None] | None = None
 
 

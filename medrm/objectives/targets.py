@@ -16,7 +16,6 @@ answers in the order of `itertools.combinations`.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -108,30 +107,18 @@ class Targets:
             cases: in the order of the batch.
             scales: (B,) factor of each case's weights.
         """
-        first_rows = [0, *itertools.accumulate(len(case.answers) for case in cases)]
-        members = defaultdict(list)
-        for index, case in enumerate(cases):
-            members[len(case.answers)].append(index)
-        return tuple(
-            self._group(
-                answers,
-                [cases[index] for index in indices],
-                [first_rows[index] for index in indices],
-                [scales[index] for index in indices],
-            )
-            for answers, indices in sorted(members.items())
-        )
+        counts = [len(case.answers) for case in cases]
+        first_rows = torch.tensor([0, *itertools.accumulate(counts)])
+        weights = torch.from_numpy(self.weights_of(cases)).float() * torch.tensor(scales)[:, None]
+        groups = []
+        for answers in sorted(set(counts)):
+            members = [index for index, count in enumerate(counts) if count == answers]
+            rows = first_rows[members][:, None] + torch.arange(answers)
+            groups.append(self._group([cases[i] for i in members], rows, weights[members]))
+        return tuple(groups)
 
-    def _group(
-        self,
-        answers: int,
-        cases: Sequence[Case],
-        first_rows: Sequence[int],
-        scales: Sequence[float],
-    ) -> LabelGroup:
-        rows = torch.tensor(first_rows)[:, None] + torch.arange(answers)
-        weights = torch.from_numpy(self.weights_of(cases)).float()
-        weights *= torch.tensor(scales)[:, None]
+    def _group(self, cases: Sequence[Case], rows: Tensor, weights: Tensor) -> LabelGroup:
+        answers = rows.shape[1]
         labels = [[case.labels.get(name) for name in self.dimensions] for case in cases]
         preferred = torch.tensor([[_preferred(label, answers) for label in row] for row in labels])
         if answers == 2:

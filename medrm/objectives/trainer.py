@@ -32,7 +32,6 @@ from transformers import (
     EvalPrediction,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
     TrainingArguments,
 )
@@ -44,7 +43,7 @@ from medrm.models.reward_model import RewardOutput, head_of
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.step_plan import Draw, StepPlan
-from medrm.objectives.targets import LabelGroup, Targets, tally
+from medrm.objectives.targets import Targets, tally
 from medrm.objectives.token_budget import Layout, make_plan
 from medrm.schema import Case
 
@@ -115,30 +114,22 @@ class MetricsFile(TrainerCallback):
     """Writes metrics.jsonl: one line for each logging step; a resumed run goes on where it left."""
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
     ) -> None:
         """Drops the lines of steps that this run will take (again), and one that was torn."""
         path = Path(str(args.output_dir), METRICS)
         if state.is_world_process_zero and path.is_file():
             lines = path.read_bytes().split(b"\n")[:-1]
-            past = [
-                line
-                for line in lines
-                if state.global_step and json.loads(line)["step"] <= state.global_step
-            ]
+            step = state.global_step
+            past = [line for line in lines if step and json.loads(line)["step"] <= step]
             path.write_bytes(b"".join(line + b"\n" for line in past))
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
     ) -> None:
         """Appends one line."""
-        if state.is_world_process_zero and logs:
-            line = {"step": state.global_step, "epoch": state.epoch, **logs}
+        if state.is_world_process_zero and kwargs["logs"]:
+            line = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
             with Path(str(args.output_dir), METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -237,38 +228,27 @@ class PreferenceTrainer(Trainer):
             loss: Tensor = super().training_step(*args, **kwargs)
         return loss
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    def compute_loss(  # type: ignore[override] # never asked for outputs beside the loss
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Returns this micro-batch's part of the step's loss.
 
-        The step's loss is the sum over its labels of weight x loss / their summed weight. Gradients
-        are averaged over processes and divided by the accumulation on their way; the factor undoes
-        both.
+        Trainer averages gradients over the P processes and divides them by the R micro-batches of
+        a step; the factor R x P undoes both.
         """
         output: RewardOutput = model(**inputs["rows"])
         assert output.rewards is not None
-        loss = torch.zeros((), device=self.args.device)
-        for group in self._groups(inputs):
+        loss: Tensor = torch.zeros((), device=self.args.device)
+        for label_group in inputs["groups"]:
+            group = label_group.to(self.args.device)
             losses = self.targets.losses(group, output.rewards, output.tie_logits)
             loss = loss + (group.weights * losses).sum()
             self._tally += tally(group, output.rewards)
-        loss = loss * (self.accelerator.num_processes * self.current_gradient_accumulation_steps)
-        return (loss, output) if return_outputs else loss
-
-    def _groups(self, inputs: Mapping[str, Any]) -> list[LabelGroup]:
-        return [group.to(self.args.device) for group in inputs["groups"]]
+        factor: int = self.accelerator.num_processes * self.current_gradient_accumulation_steps
+        return loss * factor
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], *unused: Any, **kwargs: Any
     ) -> tuple[None, Tensor, Tensor]:
         """Returns rewards (cases, most answers, D) and the cases' indices, both padded.
 
@@ -305,9 +285,8 @@ class PreferenceTrainer(Trainer):
             rows = torch.from_numpy(np.concatenate(case_rewards))
             for group in self.targets.groups(cases, [1.0] * len(cases)):
                 counts += tally(group, rows)
-                losses += (group.weights * self.targets.losses(group, rows, self._tie_logits)).sum(
-                    0
-                )
+                group_losses = self.targets.losses(group, rows, self._tie_logits)
+                losses += (group.weights * group_losses).sum(0)
                 weights += group.weights.sum(0)
         metrics = {"loss": float(losses.sum() / weights.sum()), **self._rates(counts)}
         for name, loss, weight in zip(self.targets.dimensions, losses, weights, strict=True):
@@ -345,10 +324,9 @@ class PreferenceTrainer(Trainer):
         head = {id(parameter) for parameter in self.head.parameters()}
         groups = []
         for group in optimizer.param_groups:
-            of_head = [parameter for parameter in group["params"] if id(parameter) in head]
-            others = [parameter for parameter in group["params"] if id(parameter) not in head]
-            groups.append({**group, "params": others})
-            groups.append({**group, "params": of_head, "lr": self.args.head_learning_rate})
+            for in_head, options in ((False, {}), (True, {"lr": self.args.head_learning_rate})):
+                members = [p for p in group["params"] if (id(p) in head) == in_head]
+                groups.append({**group, "params": members, **options})
         optimizer.param_groups[:] = [group for group in groups if group["params"]]
         return optimizer
 

@@ -40,9 +40,9 @@ def test_two_processes_train_judges(name: str, root: Path, tmp_path: Path, alone
     run = launch(root, name, tmp_path, WORKER, "2")
     assert (run / "world-2.json").is_file()
     for objective in ("judge_sft", "judge_dpo", "judge_grpo"):
-        first, *others = adapters(run / objective)
-        assert len(others) == (0 if name == "zero3" else 1)  # it gathers on one process
-        for other in others:
+        first, *copies = adapters(run / objective)
+        assert len(copies) == (0 if name == "zero3" else 1)  # it gathers on one process
+        for other in copies:
             assert first.keys() == other.keys()
             for key, tensor in first.items():
                 assert torch.equal(other[key], tensor), f"{objective} {key}"

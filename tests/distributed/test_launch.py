@@ -38,7 +38,7 @@ def skip_without_deepspeed() -> None:
         pytest.skip("no gcc: DeepSpeed compiles its CPU communication on first use")
 
 
-def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *words: str) -> Path:
+def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *arguments: str) -> Path:
     """Trains in two processes on the CPU by a shipped launch file; returns the output folder."""
     config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
     # Not by flags: `--cpu` would start one process and say nothing.
@@ -49,7 +49,7 @@ def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *words: s
     written.write_text(yaml.safe_dump(config), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
-         str(worker), str(folder / "run"), *words],
+         str(worker), str(folder / "run"), *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "objectives")])},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

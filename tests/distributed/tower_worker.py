@@ -33,26 +33,26 @@ def gradients(family: str, shares: tuple[list[Case], list[Case]], shared_prefix:
     state = PartialState()
     stock, processor = make_tiny(family, shared_prefix=shared_prefix)
     assert deduplicate_images(stock, FAMILIES[family])
-    whole: Any = attach_head(stock, HeadSpec(("overall",)), seed=1).requires_grad_(True)
-    collator, model, own = Collator(processor), whole, list(shares)
+    full: Any = attach_head(stock, HeadSpec(("overall",)), seed=1).requires_grad_(True)
+    collator, model, process_shares = Collator(processor), full, list(shares)
     if state.num_processes > 1:
-        model = DistributedDataParallel(whole, find_unused_parameters=True)
-        own = [shares[state.process_index]]
-    for cases in own:
+        model = DistributedDataParallel(full, find_unused_parameters=True)
+        process_shares = [shares[state.process_index]]
+    for cases in process_shares:
         rewards = model(
             **(collator.forks(cases) if shared_prefix else collator.rows(cases))
         ).rewards
         (rewards * torch.linspace(1, 2, len(rewards))[:, None]).sum().backward()
     # DistributedDataParallel gives the mean over processes.
     scale = state.num_processes
-    return {n: p.grad * scale for n, p in whole.named_parameters() if p.grad is not None}
+    return {n: p.grad * scale for n, p in full.named_parameters() if p.grad is not None}
 
 
 def trained(folder: Path, family: str, **options: Any) -> dict[str, torch.Tensor]:
     """Returns an adapter of tower and language model after some steps of the trainer."""
     recipe = make_recipe(
         folder,
-        # So few images that whole steps have none.
+        # So few images that full steps have none.
         [*PICTURED, *preferences(14, 80, pictured=False)],
         family=family,
         adapter=AdapterOptions(lora_r=4, lora_vision=True),
@@ -82,16 +82,18 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     target = Path(sys.argv[1])
     PartialState(cpu=True)
-    found: dict[str, torch.Tensor] = {}
+    tensors_by_name: dict[str, torch.Tensor] = {}
     for family in ("qwen2_5_vl", "mllama", "llava_next"):
         for name, shares in SHARES.items():
             for shared_prefix in (True, False):
                 tensors = gradients(family, shares, shared_prefix)
-                found |= {f"{family} {name} {shared_prefix} {n}": t for n, t in tensors.items()}
+                tensors_by_name |= {
+                    f"{family} {name} {shared_prefix} {n}": t for n, t in tensors.items()
+                }
     for number, options in enumerate(
         ({"shared_prefix": True}, {"shared_prefix": False, "gradient_checkpointing": True})
     ):
         tensors = trained(target / str(number), "qwen2_5_vl", **options)
-        found |= {f"trained {number} {n}": t for n, t in tensors.items()}
+        tensors_by_name |= {f"trained {number} {n}": t for n, t in tensors.items()}
     if PartialState().is_main_process:
-        save_file(found, target / "found.safetensors")
+        save_file(tensors_by_name, target / "tensors.safetensors")

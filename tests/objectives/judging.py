@@ -48,7 +48,8 @@ def judged(number: int, pictured: bool = True, **labels: tuple[float, float, flo
     """Returns a case whose answer `Yes` is better; labels of other shares may be given."""
     first = number % 3 != 0
     shares: dict[str, Label] = {
-        name: PairLabel(own) for name, own in (labels or {"accuracy": FIRST}).items()
+        name: PairLabel(vote_shares)
+        for name, vote_shares in (labels or {"accuracy": FIRST}).items()
     }
     if not labels:
         shares = dict.fromkeys(DIMENSIONS, PairLabel(FIRST if first else SECOND))

@@ -40,10 +40,10 @@ def plan_with(
 
 
 def tokens_of(draws: list[Draw], rows: Any) -> int:
-    places = [draw.case for draw in draws]
+    indices = [draw.case for draw in draws]
     if rows is None:
-        return int(LENGTHS[places].sum())
-    return int(LENGTHS[places].max() * rows[places].sum())
+        return int(LENGTHS[indices].sum())
+    return int(LENGTHS[indices].max() * rows[indices].sum())
 
 
 @pytest.mark.parametrize("rows", [None, ROWS], ids=["packed", "rows"])
@@ -67,12 +67,12 @@ def test_rounds_are_the_fewest_that_every_step_can_keep() -> None:
     needed = []
     for epoch in range(3):
         for cases in plan.step_cases(epoch):
-            parts, room = 0, 0
+            batches, room = 0, 0
             for length in sorted(LENGTHS[cases], reverse=True):
-                parts, room = (
-                    (parts, room - length) if length <= room else (parts + 1, 2500 - length)
+                batches, room = (
+                    (batches, room - length) if length <= room else (batches + 1, 2500 - length)
                 )
-            needed.append(parts)
+            needed.append(batches)
     assert plan.rounds == max(needed) > min(needed)
     # A step that needs fewer spreads its cases over all rounds, evenly, and runs no case in vain.
     for rounds in steps(plan)[:-1]:
@@ -111,29 +111,29 @@ def test_loss_and_gradients_are_those_without_a_budget(shared_prefix: bool, tmp_
     gradients, loss = one_step_gradients(make_recipe(tmp_path / "free", **options))
     probe = make_recipe(tmp_path / "cut", **options)
     field = "unique" if shared_prefix else "longest"
-    most = max(int(n[field]) for n in probe.lengths.values()) * (1 if shared_prefix else 2)
+    longest = max(int(n[field]) for n in probe.lengths.values()) * (1 if shared_prefix else 2)
     cut = make_recipe(
-        tmp_path / "cut", **options, max_tokens_per_batch=most, per_device_train_batch_size=None
+        tmp_path / "cut", **options, max_tokens_per_batch=longest, per_device_train_batch_size=None
     )
     assert layout_of(cut.model.get_base_model()) == ("packed" if shared_prefix else "answers")
-    others, other_loss = one_step_gradients(cut)
+    cut_gradients, cut_loss = one_step_gradients(cut)
     trainer = cut.trainer()
     assert trainer.args.gradient_accumulation_steps == trainer._plan.rounds > 2
     for batch in trainer.get_train_dataloader():
         rows = batch["rows"]
-        assert rows["input_ids"].numel() <= most
-    assert other_loss == pytest.approx(loss, abs=1e-5)
+        assert rows["input_ids"].numel() <= longest
+    assert cut_loss == pytest.approx(loss, abs=1e-5)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(others[name], gradient, atol=2e-6, rtol=1e-4)
+        torch.testing.assert_close(cut_gradients[name], gradient, atol=2e-6, rtol=1e-4)
 
 
 def test_development_batches_keep_to_the_budget(recipe: Build) -> None:
     free = recipe()
-    most = max(int(count["unique"]) for count in free.lengths.values())
-    built = recipe(max_tokens_per_batch=2 * most, per_device_eval_batch_size=None)
+    longest = max(int(count["unique"]) for count in free.lengths.values())
+    built = recipe(max_tokens_per_batch=2 * longest, per_device_eval_batch_size=None)
     trainer = built.trainer()
     sizes = [batch["rows"]["input_ids"].numel() for batch in trainer.get_eval_dataloader()]
-    assert max(sizes) <= 2 * most
+    assert max(sizes) <= 2 * longest
     assert len(sizes) < len(built.development)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(
         free.trainer().evaluate()["eval_loss"], abs=1e-5
@@ -142,8 +142,8 @@ def test_development_batches_keep_to_the_budget(recipe: Build) -> None:
 
 def test_the_probe_keeps_to_the_budget(tmp_path: Path, monkeypatch: Any) -> None:
     free = make_recipe(tmp_path / "free", frozen=True)
-    most = max(int(count["unique"]) for count in free.lengths.values())
-    built = make_recipe(tmp_path / "cut", frozen=True, max_tokens_per_batch=most)
+    longest = max(int(count["unique"]) for count in free.lengths.values())
+    built = make_recipe(tmp_path / "cut", frozen=True, max_tokens_per_batch=longest)
     sizes = []
     forks = built.collator.forks
     monkeypatch.setattr(

@@ -56,10 +56,10 @@ def test_the_verdict_and_the_turns_end_are_learned_exactly(family: str) -> None:
     rows = judge_examples(CASES, DIMENSIONS, JSON, "majority")
     batch = batch_of(renderer, rows)
     assert (batch["input_ids"] == batch["labels"])[batch["labels"] != IGNORED].all()
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         reply = row.reply(JSON)
-        labels = batch["labels"][place]
-        ids = batch["input_ids"][place][batch["attention_mask"][place].bool()]
+        labels = batch["labels"][index]
+        ids = batch["input_ids"][index][batch["attention_mask"][index].bool()]
         tail = ids[int((labels != IGNORED).nonzero()[0]) :]
         assert decoded(collator, tail) == reply.text + end
         # The filler's letter, and that alone, is left out.
@@ -81,13 +81,13 @@ def test_tokens_are_those_of_scoring(family: str) -> None:
     )  # fmt: skip
     sent = [request for case in CASES for request in judge._requests(case)]
     assert len(sent) == len(rows)
-    for place, (row, request) in enumerate(zip(rows, sent, strict=True)):
+    for index, (row, request) in enumerate(zip(rows, sent, strict=True)):
         opened = chat.render(collator.processor, request.messages, "generation_prompt")
         alone = collator.encode([Row(opened, row.case.images)])
         length = alone["input_ids"].shape[1]
-        assert torch.equal(batch["input_ids"][place, :length], alone["input_ids"][0])
-        assert (batch["labels"][place, :length] == IGNORED).all()
-        assert batch["labels"][place, length] != IGNORED
+        assert torch.equal(batch["input_ids"][index, :length], alone["input_ids"][0])
+        assert (batch["labels"][index, :length] == IGNORED).all()
+        assert batch["labels"][index, length] != IGNORED
 
 
 def test_fillers_in_reasons_are_not_learned() -> None:
@@ -95,8 +95,8 @@ def test_fillers_in_reasons_are_not_learned() -> None:
     prompt = PROMPTS["rationale_json"]
     rows = judge_examples(CASES[:1], DIMENSIONS, prompt, "majority")
     batch = batch_of(renderer, rows, prompt)
-    for place, row in enumerate(rows):
-        labels = batch["labels"][place]
+    for index, row in enumerate(rows):
+        labels = batch["labels"][index]
         learned = decoded(collator, labels[labels != IGNORED])
         letter = row.letters["accuracy"]
         assert learned.startswith(f"accuracy: better: {letter}\noverall: better:")
@@ -112,28 +112,28 @@ def test_pairs_are_the_chosen_rows_then_the_rejected() -> None:
     examples = [{"row": number, "images": []} for number in (2, 0)]
     batch = preferred(renderer, pairs.__getitem__, examples)
     assert batch["completion_mask"].shape == batch["input_ids"].shape
-    wrong = {"A": "B", "B": "A"}
-    for place, number in enumerate((2, 0, 2, 0)):
+    other_letter = {"A": "B", "B": "A"}
+    for index, number in enumerate((2, 0, 2, 0)):
         row = rows[number]
-        ids = batch["input_ids"][place][batch["attention_mask"][place].bool()]
+        ids = batch["input_ids"][index][batch["attention_mask"][index].bool()]
         letter = row.letters["accuracy"]
-        letter = letter if place < 2 else wrong[letter]
+        letter = letter if index < 2 else other_letter[letter]
         assert f'{{"accuracy": "{letter}", "overall": "{row.letters["overall"]}"}}' in decoded(
             collator, ids
         )
-        learned = batch["input_ids"][place][batch["completion_mask"][place].bool()]
+        learned = batch["input_ids"][index][batch["completion_mask"][index].bool()]
         assert decoded(collator, learned) == f'{{"accuracy": "{letter}", "overall": ""}}<|im_end|>'
 
 
 def test_an_answer_pair_is_the_conversation_that_scoring_reads() -> None:
     collator, renderer = parts("gemma3")
     case = CASES[0]
-    for place, row in enumerate(Collator(collator.processor, "turn_end").answer_rows(case)):
-        written = renderer.answer(case, place)
+    for index, row in enumerate(Collator(collator.processor, "turn_end").answer_rows(case)):
+        written = renderer.answer(case, index)
         assert row.text == written.text + "\n"
         features, learned = renderer.encode([written])
         assert decoded(collator, features["input_ids"][learned]) == (
-            case.answers[place] + "<end_of_turn>"
+            case.answers[index] + "<end_of_turn>"
         )
 
 
@@ -146,7 +146,7 @@ def test_a_template_without_a_turns_end_gets_the_tokenizers() -> None:
     )
     collator = Collator(processor)
     renderer = ConversationRenderer.of(collator)
-    assert renderer.ending == processor.tokenizer.eos_token
+    assert renderer.turn_end.ending == processor.tokenizer.eos_token
     rows = judge_examples(CASES[:1], DIMENSIONS, JSON, "majority")
     batch = batch_of(renderer, rows)
     labels = batch["labels"][0]
@@ -155,10 +155,10 @@ def test_a_template_without_a_turns_end_gets_the_tokenizers() -> None:
     assert learned.startswith(' {"accuracy": "A", "overall": "')
     assert learned.endswith('"}<|im_end|>')
     messages = chat.answer_messages("?", 0, "")[:-1]
-    spoken = renderer.render(messages, (), TargetReply(" clear lungs \n", ((1, 6),)))
-    _, mask = renderer.encode([spoken])
-    assert spoken.text == "USER: ? ASSISTANT: clear lungs<|im_end|>"
-    ids = collator.encode([spoken.row])["input_ids"]
+    rendered = renderer.render(messages, (), TargetReply(" clear lungs \n", ((1, 6),)))
+    _, mask = renderer.encode([rendered])
+    assert rendered.text == "USER: ? ASSISTANT: clear lungs<|im_end|>"
+    ids = collator.encode([rendered.row])["input_ids"]
     assert decoded(collator, ids[mask]) == " lungs<|im_end|>"  # ' clear' is one token
 
 

@@ -14,13 +14,13 @@ RIGHT = '{"accuracy": "A", "overall": "B"}'
 
 def reward(name: str, text: str, **columns: Any) -> float:
     columns = {"dimensions": BOTH, "labels": {}, "rationale": False} | columns
-    (found,) = getattr(judge_rewards, name)(
+    (value,) = getattr(judge_rewards, name)(
         prompts=[[]],
         completions=[[{"role": "assistant", "content": text}]],
         completion_ids=[[1]],
         **{key: [value] for key, value in columns.items()},
     )
-    return float(found)
+    return float(value)
 
 
 @pytest.mark.parametrize(

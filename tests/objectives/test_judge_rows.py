@@ -86,9 +86,9 @@ def test_each_dimension_in_a_call_of_its_own_has_rows_where_it_is_labelled() -> 
 
 def test_flips_keep_the_filler() -> None:
     (row, _) = judge_examples([judged(3, accuracy=FIRST, overall=TIE)], BOTH, JSON, "majority")
-    right, wrong = (json.loads(row.reply(JSON, flip).text) for flip in ((), row.learned))
-    assert (right["accuracy"], wrong["accuracy"]) == ("A", "B")
-    assert right["overall"] == wrong["overall"]
+    correct, flipped = (json.loads(row.reply(JSON, names).text) for names in ((), row.learned))
+    assert (correct["accuracy"], flipped["accuracy"]) == ("A", "B")
+    assert correct["overall"] == flipped["overall"]
     cases = [judged(number) for number in range(40)]
     rows = judge_examples(cases, BOTH, JSON, "majority")
     drawn = [drawn_dimension(row) for row in rows]
@@ -109,8 +109,8 @@ def test_cases_that_teach_nothing_are_counted(caplog: Any) -> None:
 
 def test_reasons_name_the_shown_answers_and_end_with_our_letter() -> None:
     case = judged(1, accuracy=FIRST, overall=TIE)
-    said = {"case-1": {"accuracy": "Answer B misses what answer A says.", "overall": "Same."}}
-    forward, reverse = judge_examples([case], BOTH, REASONS, "majority", said)
+    rationales = {"case-1": {"accuracy": "Answer B misses what answer A says.", "overall": "Same."}}
+    forward, reverse = judge_examples([case], BOTH, REASONS, "majority", rationales)
     filler = forward.letters["overall"]
     text, unlearned = forward.reply(REASONS)
     lines = text.splitlines()
@@ -136,8 +136,8 @@ def test_reasons_are_read_and_every_bad_line_is_named(tmp_path: Path, caplog: An
     path = tmp_path / "reasons.jsonl"
 
     def write(*lines: Any) -> None:
-        words = (line if isinstance(line, str) else json.dumps(line) for line in lines)
-        path.write_text("\n".join(words), encoding="utf-8")
+        texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
+        path.write_text("\n".join(texts), encoding="utf-8")
 
     write(
         {"case_id": "case-1", "rationale": {"accuracy": " Yes. ", "other": "Not asked."}},

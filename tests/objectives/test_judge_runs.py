@@ -41,16 +41,16 @@ Build = Callable[..., Judging]
 
 def toy(judging: Build, folder: Path, objective: str, **options: Any) -> tuple[Judging, Any]:
     """Returns a training of one dimension, asked for in few words, and its prompt."""
-    asked = folder / "prompt.txt"
-    asked.write_text("{question} {answer_b} {answer_a}", encoding="utf-8")
+    prompt_file = folder / "prompt.txt"
+    prompt_file.write_text("{question} {answer_b} {answer_a}", encoding="utf-8")
     built = judging(
         objective, objective, train=judged_cases(24), development=judged_cases(4, 500),
         adapter=AdapterOptions(lora_r=16, lora_alpha=64), dimensions=("accuracy",),
-        judge={"prompt_file": str(asked)}, **{**SHORT, **options},
+        judge={"prompt_file": str(prompt_file)}, **{**SHORT, **options},
     )  # fmt: skip
     with torch.no_grad():  # random logits are all but equal, and stay so with a frozen LM head
         built.model.get_base_model().lm_head.weight.mul_(20)
-    return built, load_prompt("", asked)
+    return built, load_prompt("", prompt_file)
 
 
 def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -> None:
@@ -102,16 +102,16 @@ def test_rewards_see_the_labels_as_their_prompt_shows_the_answers(
         for prompt, letters, names in zip(prompts, labels, columns["dimensions"], strict=True):
             assert names == DIMENSIONS
             text = prompt[-1]["content"][-1]["text"]
-            right = "A" if "Answer A:\nYes" in text else "B"
-            assert letters == dict.fromkeys(names, right)
-            seen.append((text, right))
+            letter = "A" if "Answer A:\nYes" in text else "B"
+            assert letters == dict.fromkeys(names, letter)
+            seen.append((text, letter))
         return by_letters(completions)
 
     monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [looking])
     judging("judge_grpo", **{**SHORT, "per_device_train_batch_size": 16}).trainer().train()
     assert len(seen) == 16
     assert len(set(seen)) == 8  # each answered twice
-    assert {right for _, right in seen} == {"A", "B"}
+    assert {letter for _, letter in seen} == {"A", "B"}
 
 
 def test_the_loss_is_the_mean_over_the_verdicts_tokens(judging: Build) -> None:
@@ -122,10 +122,12 @@ def test_the_loss_is_the_mean_over_the_verdicts_tokens(judging: Build) -> None:
     rows = judge_examples(development, DIMENSIONS, prompt, "majority")
     features, learned = renderer.encode([renderer.verdict(row, prompt) for row in rows])
     with torch.no_grad():
-        found = built.model(**features).logits[:, :-1].log_softmax(-1)
+        logprobs = built.model(**features).logits[:, :-1].log_softmax(-1)
     tokens = features["input_ids"][:, 1:]
-    own = found.gather(2, tokens[..., None])[..., 0][learned[:, 1:]]
-    assert built.trainer().evaluate()["eval_loss"] == pytest.approx(-own.mean().item(), abs=1e-5)
+    learned_logprobs = logprobs.gather(2, tokens[..., None])[..., 0][learned[:, 1:]]
+    assert built.trainer().evaluate()["eval_loss"] == pytest.approx(
+        -learned_logprobs.mean().item(), abs=1e-5
+    )
 
 
 def test_one_seed_gives_one_adapter_and_resuming_the_straight_run(judging: Build) -> None:
@@ -277,8 +279,8 @@ def test_lengths_are_those_of_the_longest_row(judging: Build) -> None:
         lengths = built.objective.lengths(
             built.run, built.collator, built.dimensions, cases, examine(cases)
         )
-        for place, length in enumerate(lengths[:3]):
-            rows = [2 * place, 2 * place + 1] if objective == "judge_sft" else [place]
+        for index, length in enumerate(lengths[:3]):
+            rows = [2 * index, 2 * index + 1] if objective == "judge_sft" else [index]
             batch = trainer.data_collator([{"row": row} for row in rows])
             assert int(batch["attention_mask"].sum(1).max()) == length
         if objective == "judge_sft":
@@ -333,12 +335,12 @@ def test_wrong_input_is_known_before_a_model_is_loaded(judging: Build, tmp_path:
         mixed = [*judged_cases(2), judged(9, pictured=False)]
         fails(ConfigError, "some have none", objective, train=mixed)
         fails(ConfigError, "unknown", objective, judge={"judge_prompt": "jsn"})
-    one = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
-    judging("judge_sft", train=mixed, **one).check()
-    asked = {"judge_prompt": "rationale_json"}
-    fails(ConfigError, "skeleton", "judge_sft", judge={**asked, "judge_readout": "skeleton"})
+    single = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
+    judging("judge_sft", train=mixed, **single).check()
+    reasons = {"judge_prompt": "rationale_json"}
+    fails(ConfigError, "skeleton", "judge_sft", judge={**reasons, "judge_readout": "skeleton"})
     fails(ConfigError, "asks for none", "judge_dpo", rationales="x")
-    fails(DataError, "cannot be read", "judge_sft", rationales=str(tmp_path / "x"), judge=asked)
+    fails(DataError, "cannot be read", "judge_sft", rationales=str(tmp_path / "x"), judge=reasons)
     fails(ConfigError, "--dimensions overall", "judge_dpo", dpo_pairs="answers")
     fails(
         ConfigError, "must start there", "judge_dpo", dpo_pairs="answers", dimensions=("overall",),

@@ -82,13 +82,13 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
     read, generate = trainer._get_per_token_logps_and_entropies, trainer._generate
 
     def reading(model: Any, ids: Tensor, mask: Tensor, keep: int, **inputs: Any) -> Any:
-        found = read(model, ids, mask, keep, **inputs)
-        seen.append((ids, mask, keep, found[0].detach()))
-        return found
+        logps = read(model, ids, mask, keep, **inputs)
+        seen.append((ids, mask, keep, logps[0].detach()))
+        return logps
 
-    def generating(given: Any) -> Any:
-        prompts.extend(given)
-        return generate(given)
+    def generating(messages: Any) -> Any:
+        prompts.extend(messages)
+        return generate(messages)
 
     trainer._get_per_token_logps_and_entropies = reading
     trainer._generate = generating
@@ -96,28 +96,35 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
     trainer.train()
     after = built.state()
     assert any(not torch.equal(after[name], before[name]) for name in before)
-    ids, mask, keep, found = seen[-1]
+    ids, mask, keep, logps = seen[-1]
     encoded = [_encoded(built, messages) for messages in prompts]
     base = built.model.get_base_model().eval()
     matched = set()
     for row in range(len(ids)):
-        words = int(mask[row, -keep:].sum())
-        whole = ids[row][mask[row].bool()].tolist()
-        prompt, reply = whole[:-words], whole[-words:]
-        place = next(k for k, e in enumerate(encoded) if e["input_ids"][0].tolist() == prompt)
+        reply_length = int(mask[row, -keep:].sum())
+        row_ids = ids[row][mask[row].bool()].tolist()
+        prompt, reply = row_ids[:-reply_length], row_ids[-reply_length:]
+        index = next(k for k, e in enumerate(encoded) if e["input_ids"][0].tolist() == prompt)
         matched.add(len(prompt))
-        rows = continued(encoded[place], [len(prompt)], [reply])
+        rows = continued(encoded[index], [len(prompt)], [reply])
         with torch.no_grad(), built.model.disable_adapter():
             logits = base(**rows).logits[0, len(prompt) - 1 : -1]
         wanted = logits.log_softmax(-1).gather(1, torch.tensor(reply)[:, None])[:, 0]
-        torch.testing.assert_close(found[row, :words], wanted, atol=5e-6, rtol=0)
+        torch.testing.assert_close(logps[row, :reply_length], wanted, atol=5e-6, rtol=0)
     assert len(matched) == 2  # rows of several lengths
 
 
 def _encoded(built: Judging, messages: Any) -> Any:
-    images = [part["image"] for m in messages for part in m["content"] if part["type"] == "image"]
+    images = [
+        content["image"] for m in messages for content in m["content"] if content["type"] == "image"
+    ]
     plain = [
-        {**m, "content": [{k: v for k, v in part.items() if k != "image"} for part in m["content"]]}
+        {
+            **m,
+            "content": [
+                {k: v for k, v in content.items() if k != "image"} for content in m["content"]
+            ],
+        }
         for m in messages
     ]
     text = chat.render(built.collator.processor, plain, "generation_prompt")

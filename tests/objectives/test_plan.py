@@ -28,10 +28,10 @@ def make(
 def steps(plan: StepPlan, epoch: int = 0) -> list[list[list[list[Draw]]]]:
     """Returns step, round, process -> draws."""
     dealt = [plan.micro_batches(epoch, process) for process in range(plan.processes)]
-    together = list(zip(*dealt, strict=True))
+    rounds = list(zip(*dealt, strict=True))
     return [
-        [list(row) for row in together[start : start + plan.rounds]]
-        for start in range(0, len(together), plan.rounds)
+        [list(row) for row in rounds[start : start + plan.rounds]]
+        for start in range(0, len(rounds), plan.rounds)
     ]
 
 

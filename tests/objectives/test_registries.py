@@ -29,9 +29,9 @@ def hinge(difference: Tensor, shares: Tensor, margin: Tensor | None) -> Tensor:
     return shares[..., 0] * relu(1 - difference) + shares[..., 2] * relu(1 + difference)
 
 
-def parsed(folder: Path, *words: str) -> Any:
+def parsed(folder: Path, *options: str) -> Any:
     return parse_run(
-        ["--train_data", "x", "--output_dir", str(folder), "--use_cpu", "true", *words],
+        ["--train_data", "x", "--output_dir", str(folder), "--use_cpu", "true", *options],
         argument_classes(),
         RECIPE,
     )

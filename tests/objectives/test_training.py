@@ -40,24 +40,24 @@ def logged(recipe: Recipe, key: str = "loss") -> list[float]:
 
 def one_step_gradients(recipe: Recipe) -> tuple[dict[str, Tensor], float]:
     """Returns the gradients that the first optimiser step sees, and its loss."""
-    trainer, found = recipe.trainer(), {}
+    trainer, gradients = recipe.trainer(), {}
     clip = trainer._clip_grad_norm
 
     def keep(model: Any) -> Any:
-        found.update(
+        gradients.update(
             {n: p.grad.clone() for n, p in recipe.model.named_parameters() if p.grad is not None}
         )
         return clip(model)
 
     trainer._clip_grad_norm = keep
     trainer.train()
-    return found, logged(recipe)[0]
+    return gradients, logged(recipe)[0]
 
 
 def by_hand(recipe: Recipe) -> float:
     """Returns the first step's loss by its formula: sum of w l over all labels / sum of w."""
     trainer = recipe.trainer()
-    chosen = [recipe.train[place] for place in trainer._plan.step_cases(0)[0]]
+    chosen = [recipe.train[index] for index in trainer._plan.step_cases(0)[0]]
     total, weight = 0.0, 0.0
     for case in chosen:
         with torch.no_grad():
@@ -76,17 +76,17 @@ def by_hand(recipe: Recipe) -> float:
 def test_a_step_is_the_global_formula_whatever_the_cut(micro: int, tmp_path: Path) -> None:
     options = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no",
                "load_best_model_at_end": False}  # fmt: skip
-    whole = make_recipe(tmp_path / "whole", **options)
-    expected = by_hand(whole)
-    gradients, loss = one_step_gradients(whole)
+    uncut = make_recipe(tmp_path / "uncut", **options)
+    expected = by_hand(uncut)
+    gradients, loss = one_step_gradients(uncut)
     assert loss == pytest.approx(expected, abs=1e-5)
     cut = make_recipe(tmp_path / "cut", **options, per_device_train_batch_size=micro)
-    others, other_loss = one_step_gradients(cut)
+    cut_gradients, cut_loss = one_step_gradients(cut)
     assert cut.trainer()._plan.rounds == math.ceil(8 / micro)
-    assert other_loss == pytest.approx(expected, abs=1e-5)
-    assert gradients.keys() == others.keys()
+    assert cut_loss == pytest.approx(expected, abs=1e-5)
+    assert gradients.keys() == cut_gradients.keys()
     for name, gradient in gradients.items():
-        torch.testing.assert_close(others[name], gradient, atol=2e-6, rtol=1e-4)
+        torch.testing.assert_close(cut_gradients[name], gradient, atol=2e-6, rtol=1e-4)
 
 
 def test_only_adapter_and_head_train_and_missing_dimensions_give_no_gradient(recipe: Build) -> None:
@@ -232,8 +232,8 @@ def test_workers_bring_the_same_batches(tmp_path: Path) -> None:
 def test_over_long_cases_are_set_aside_and_listed() -> None:
     cases = preferences(3)
     lengths = {"case-0": 10, "case-1": 11, "case-2": 12}
-    kept, excluded = fit_for_training(cases, lengths, 11)
-    assert [case.case_id for case in kept] == ["case-0", "case-1"]
+    fitting, excluded = fit_for_training(cases, lengths, 11)
+    assert [case.case_id for case in fitting] == ["case-0", "case-1"]
     assert [(e.case_id, e.reason) for e in excluded] == [
         ("case-2", "too long: 12 tokens, max_length 11")
     ]
@@ -277,7 +277,7 @@ def test_wrong_input_is_known_before_a_model_is_loaded(recipe: Build) -> None:
     with pytest.raises(ConfigError, match="pairs of answers alone"):
         check(train=preferences(4, answers=3), label_smoothing=0.1)
     even = {name: PairLabel((0.5, 0.0, 0.5), 2) for name in DIMENSIONS}
-    undecided = [dataclasses.replace(one, labels=even) for one in preferences(2)]
+    undecided = [dataclasses.replace(case, labels=even) for case in preferences(2)]
     with pytest.raises(DataError, match="none of 2 development cases"):
         check(development=undecided, vote_targets="majority")
 

@@ -75,7 +75,7 @@ def test_equals_trl_on_the_same_batch(tmp_path: Path, centring: float, with_marg
         chosen, rejected = trainer.model.eval()(**inputs).logits.float().chunk(2)
     rewards = torch.stack([chosen, rejected], dim=1).reshape(-1, 1)
     ours = torch.zeros(())
-    for place, margin in enumerate(margins):
+    for index, margin in enumerate(margins):
         targets = Targets(
             dimensions=("overall",),
             dimension_weights=(1.0,),
@@ -87,7 +87,7 @@ def test_equals_trl_on_the_same_batch(tmp_path: Path, centring: float, with_marg
         )
         case = Case("c", (), "?", ("a", "b"), {"overall": PairLabel((1.0, 0.0, 0.0))})
         (group,) = targets.groups([case], [1 / 3])
-        own = targets.losses(group, rewards[2 * place : 2 * place + 2], None)
-        ours = ours + (group.weights * own).sum()
+        losses = targets.losses(group, rewards[2 * index : 2 * index + 2], None)
+        ours = ours + (group.weights * losses).sum()
     theirs = trainer.compute_loss(trainer.model, batch)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)

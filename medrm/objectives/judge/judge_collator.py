@@ -28,7 +28,7 @@ from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
 from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply
 from medrm.schema import Case, ImageRef
-from medrm.scorer.answer_logprobs import turn_end
+from medrm.scorer.answer_logprobs import TurnEnd, turn_end
 from medrm.scorer.collator import Collator, Row
 
 IGNORED = -100
@@ -62,20 +62,16 @@ class ConversationRenderer:
 
     Attributes:
         collator: of the run.
-        after: what the chat template writes after a reply.
-        ending: the part of it up to the token that ends the turn; where the template writes none,
-            the tokenizer's end token, on which generation stops.
+        turn_end: how the chat template ends a reply.
     """
 
     collator: Collator
-    after: str
-    ending: str
+    turn_end: TurnEnd
 
     @classmethod
     def of(cls, collator: Collator) -> ConversationRenderer:
         """Returns the renderer of a collator's processor."""
-        end = turn_end(collator.processor)
-        return cls(collator, end.after, end.ending)
+        return cls(collator, turn_end(collator.processor))
 
     def render(
         self, messages: list[Message], images: tuple[ImageRef, ...], reply: TargetReply
@@ -90,19 +86,19 @@ class ConversationRenderer:
         Raises:
             ConfigError: the chat template rewrites replies.
         """
-        processor = self.collator.processor
+        processor, after = self.collator.processor, self.turn_end.after
         opened = chat.render(processor, messages, "generation_prompt")
         closed = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
-        before_end = closed.removesuffix(self.after)
+        before_end = closed.removesuffix(after)
         # Some templates strip the reply, which moves its characters by what stood before it.
         reply_text, stripped = reply.text, 0
         if not before_end.endswith(reply_text):
             reply_text = reply.text.strip()
             stripped = len(reply.text) - len(reply.text.lstrip())
-        if not closed.endswith(self.after) or not before_end.endswith(reply_text):
+        if not closed.endswith(after) or not before_end.endswith(reply_text):
             raise ConfigError(
                 f"The chat template rewrites replies: {reply_text[:40]!r} is not what stands "
-                f"before {self.after!r}. Use the chat template of the base model's own processor."
+                f"before {after!r}. Use the chat template of the base model's own processor."
             )
         first = len(before_end) - len(reply_text)
         # What the template puts between the open turn and the reply, such as a space, is the
@@ -110,7 +106,9 @@ class ConversationRenderer:
         start = len(opened) if closed.startswith(opened) else first
         shift = first - stripped
         unlearned = tuple((begin + shift, stop + shift) for begin, stop in reply.unlearned)
-        return RenderedConversation(before_end + self.ending, images, min(start, first), unlearned)
+        return RenderedConversation(
+            before_end + self.turn_end.ending, images, min(start, first), unlearned
+        )
 
     def verdict(
         self, example: JudgeExample, prompt: JudgePrompt, flipped: Sequence[str] = ()

@@ -156,7 +156,6 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
 OBJECTIVE = Objective(
     config=JudgeDPOConfig,
     readout=readout,
-    head_spec=None,
     lengths=lengths,
     check=check,
     build_trainer=build_trainer,

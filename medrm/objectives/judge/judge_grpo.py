@@ -135,7 +135,6 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
 OBJECTIVE = Objective(
     config=JudgeGRPOConfig,
     readout=lambda run: run.judge.judge_readout,
-    head_spec=None,
     lengths=verdict_lengths,
     check=check,
     build_trainer=build_trainer,

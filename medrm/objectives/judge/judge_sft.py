@@ -51,7 +51,6 @@ def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
 OBJECTIVE = Objective(
     config=JudgeSFTConfig,
     readout=lambda run: run.judge.judge_readout,
-    head_spec=None,
     lengths=verdict_lengths,
     check=check_judge,
     build_trainer=build_trainer,
