@@ -122,6 +122,11 @@ def writes_text(readout: str) -> bool:
     return readout in READOUTS and READOUTS[readout].writes == "text"
 
 
+def writes_rewards(readout: str) -> bool:
+    """Returns whether a model read so gives rewards; one that is not registered does not."""
+    return readout in READOUTS and READOUTS[readout].writes == "rewards"
+
+
 def readout_names(*reads: ModelKind) -> tuple[str, ...]:
     """Returns the names of the readouts of these kinds of model, in the registry's order."""
     return tuple(name for name, readout in READOUTS.items() if readout.reads in reads)

@@ -25,10 +25,10 @@ Order = Literal["forward", "reversed"]
 """How two answers are shown: as stored, or the second one first."""
 
 ORDERS: tuple[Order, Order] = ("forward", "reversed")
-"""Those in which a judge is shown every case."""
+"""The orders in which a judge is shown every case."""
 
 State = Literal["ok", "too_long", "bad_image", "error"]
-"""How a call of a judge ended."""
+"""How one call of a model ended."""
 
 Protocol = Literal["official", "robust"]
 """Whose rules read a response: the released scorer's, or medrm's own."""
@@ -188,23 +188,28 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One call of a judge: a line of `responses.jsonl`, from which everything else is derived.
+    """What a model said about one presentation of a case: a line of `responses.jsonl`.
+
+    Everything after it (verdicts, reports, comparisons) is derived from these lines. One of `text`,
+    `probabilities` and `rewards` is given, or `state` says why none is.
 
     Attributes:
         case_id: of the case that was judged.
-        order: in which its answers were shown.
-        dimension: the one that was asked about; None: all in one reply.
+        order: in which its answers were shown; "forward" for rewards.
+        dimension: the one that was asked about; None: all in one response.
         vote: number of the sample, from 0.
-        readout: how the verdict is read.
-        prompt_digest: SHA-256 of the prompt as it was sent.
-        text: the reply, whose letters name the answers as shown; None where none was written.
+        readout: how the verdict is read, a name of `medrm.readouts.READOUTS`.
+        prompt_digest: SHA-256 of the prompt as it was sent; empty where there was none.
+        text: a judge's reply, whose letters name the answers as shown.
         probabilities: dimension to the probabilities of naming the first stored answer and the
-            second, and their sum; None for text.
-        finish_reason: "stop", "length", or what the engine said.
-        state: "ok", or why there is no reply.
+            second, and their sum.
+        finish_reason: of a text: "stop", "length", or what the engine said.
+        state: "ok", or why the model said nothing.
         reason: detail where the state is not "ok".
+        rewards: dimension to the K rewards of the stored answers.
         pair: which two of a case's more than two answers were shown, by their indices; `A` and the
-            first probability are then of the first one. None where a case has two answers.
+            first probability are then of the first one. None where a case has two answers, and for
+            rewards.
     """
 
     case_id: str
@@ -218,4 +223,5 @@ class Response:
     finish_reason: str | None
     state: State
     reason: str | None = None
+    rewards: Mapping[str, tuple[float, ...]] | None = None
     pair: tuple[int, int] | None = None

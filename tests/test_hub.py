@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from loopback_hub import LoopbackHub
@@ -33,8 +32,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.save_load import save_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.pipeline.manifest import write_manifest
-from medrm.schema import Case, PairLabel
-from medrm.scorer.runner import Scored
+from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.specs import judge_spec
 
 HOSTILE = "set | <script>alert(1)</script> `x` [a](b)\n# heading"
@@ -45,15 +43,17 @@ class Fixed:
     """Prefers the labelled answer where `right` says so; knows the accuracy alone."""
 
     dimensions = ("accuracy",)
-    window = None
+    lookahead = None
 
     def __init__(self, readout: str, right: Sequence[bool]) -> None:
         self.readout, self.right = readout, right
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         for case, right in zip(cases, self.right, strict=True):
-            scores = np.array([[1.0], [0.0]] if right else [[0.0], [1.0]], dtype=np.float32)
-            yield Scored(case, "forward", scores)
+            yield Response(
+                *(case.case_id, "forward", None, 0, self.readout, "", None, None, None, "ok"),
+                rewards={"accuracy": (1.0, 0.0) if right else (0.0, 1.0)},
+            )
 
 
 def hand_made_cases() -> tuple[Case, ...]:

@@ -66,7 +66,7 @@ NO_TORCH = (
     "medrm.evaluation.leaderboard.leaderboard_tables",
     "medrm.evaluation.measures.benchmark_metrics",
     "medrm.evaluation.measures.parse_funnel",
-    "medrm.evaluation.records.scoring",
+    "medrm.scorer.verdict_rules",
     "medrm.evaluation.rescore",
     "medrm.evaluation.leaderboard.ranking",
     "medrm.evaluation.report",

@@ -1,7 +1,8 @@
 """Asks a model about a benchmark and writes an evaluation folder; every case stays in it.
 
-What the model says is on the disk after each case. Started again, an evaluation asks only for what
-is not there yet.
+    cases -> scorer.respond -> responses.jsonl (after every case) -> verdicts -> report
+
+Started again, an evaluation asks only for what is not on the disk yet.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,42 +24,29 @@ from medrm.evaluation.folder import (
     Setup,
     check_protocol,
     conclude,
-    held,
+    locked,
     prepare,
-    rows_of,
+    verdicts_under,
 )
-from medrm.evaluation.records.journal import RESPONSES_FILE, Journal
-from medrm.evaluation.records.responses import write_responses
-from medrm.evaluation.records.scoring import Said, said_of
+from medrm.evaluation.records.journal import Journal
+from medrm.evaluation.records.responses import (
+    RESPONSES_FILE,
+    covers,
+    has_failed,
+    in_written_order,
+    is_complete,
+    write_responses,
+)
 from medrm.evaluation.report import Report
-from medrm.schema import Case, Verdict
-
-if TYPE_CHECKING:
-    from medrm.scorer.runner import Scored
+from medrm.schema import Case, Response, Verdict
+from medrm.scorer import Scorer
 
 T = TypeVar("T")
 
+Responses = tuple[Response, ...]
+"""All responses to one case, in the order of their lines."""
+
 _log = logging.getLogger(__name__)
-
-
-class Scorer(Protocol):
-    """What can be evaluated: a reward model, a judge, or a readout of a base model."""
-
-    readout: str
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """The names of its columns."""
-
-    @property
-    def window(self) -> int | None:
-        """How many cases it computes together, so that they may change each other's rounding.
-
-        None: what it says of a case depends on the case alone.
-        """
-
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
-        """Yields what it says of every case: a judge in the forward order, then in the reversed."""
 
 
 def evaluate(
@@ -96,7 +84,7 @@ def evaluate(
         DataError: the benchmark is empty.
     """
     _check(scorer, benchmark, protocol)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     setup = Setup(
         model_name,
         identity,
@@ -104,33 +92,32 @@ def evaluate(
         tuple(scorer.dimensions),
         dict(settings or {}),
         protocol,
-        scorer.window,
-        world,
+        scorer.lookahead,
+        processes,
     )
-    with held(output_dir) if rank == 0 else nullcontext():
+    with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
             prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
-        return _continued(scorer, setup, benchmark, output_dir, rank)
+        return _continue(scorer, setup, benchmark, output_dir, rank)
 
 
-def _continued(
+def _continue(
     scorer: Scorer, setup: Setup, benchmark: Benchmark, folder: Path, rank: int
 ) -> Report:
-    """Asks for what is not there yet, and writes the folder anew."""
-    world = setup.processes
-    _meet(world)  # nobody reads what the first process removes
-    mine = benchmark.cases[rank::world]
-    address = setup.address(benchmark.cases)
-    journal = Journal(folder, address, setup.dimensions, rank, world)
-    said, rows = _ask(scorer, mine, journal, setup, benchmark)
-    grown = world == 1 and list(said) == [case.case_id for case in benchmark.cases]
-    if world > 1:
-        said, rows = dict(_gather(list(said.items()))), _gather(rows)
-    _check_all(benchmark, said)
-    if rank == 0 and not grown:
-        _write_in_order(folder, benchmark, said)
-    report = conclude(setup, benchmark, said, rows, folder if rank == 0 else None)
-    _meet(world)  # nobody reads the folder before it is written
+    """Asks for what is not there yet, and writes what is derived from all responses."""
+    processes = setup.processes
+    _wait_for_all(processes)  # nobody reads what the first process removes
+    journal = Journal(folder, setup.address(benchmark.cases), setup.dimensions, rank, processes)
+    responses, verdicts = _ask(scorer, benchmark.cases[rank::processes], journal, setup, benchmark)
+    written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
+    if processes > 1:
+        responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
+    _check_all(benchmark, responses)
+    if rank == 0 and not written:
+        ordered = (call for case in benchmark.cases for call in responses[case.case_id])
+        write_responses(folder / RESPONSES_FILE, ordered)
+    report = conclude(setup, benchmark, responses, verdicts, folder if rank == 0 else None)
+    _wait_for_all(processes)  # nobody reads the folder before it is written
     journal.remove()
     return report
 
@@ -156,65 +143,68 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
 
 def _ask(
     scorer: Scorer, cases: Sequence[Case], journal: Journal, setup: Setup, benchmark: Benchmark
-) -> tuple[dict[str, Said], list[Verdict]]:
-    """Returns what the scorer says of the cases, in the order of the journal, and its rows."""
+) -> tuple[dict[str, Responses], list[Verdict]]:
+    """Returns the responses to the cases, in the order of the journal, and their verdicts."""
     judged = set(setup.dimensions) & set(benchmark.dimensions)
-    good = {
-        case.case_id: known
+    reusable = {
+        case.case_id: earlier
         for case in cases
-        if (known := journal.known.get(case.case_id)) is not None
-        and not known.failed
-        and known.covers(judged, len(case.answers))
+        if (earlier := journal.responses.get(case.case_id)) is not None
+        and not has_failed(earlier)
+        and covers(earlier, judged, len(case.answers))
     }
-    kept, missing = _parts(cases, good, scorer.window)
+    kept, batches = _split(cases, reusable, scorer.lookahead)
     if kept:
         _log.info("%d of %d cases are there already.", len(kept), len(cases))
-    journal.start(kept)
-    said = {one.case_id: one for one in kept}
+    journal.start(kept.values())
+    responses = dict(kept)
     by_id = {case.case_id: case for case in cases}
-    rows = [
-        row for one in kept for row in rows_of(one, by_id[one.case_id], setup, benchmark.dimensions)
+    verdicts = [
+        verdict
+        for case_id, calls in kept.items()
+        for verdict in verdicts_under(setup, by_id[case_id], calls, benchmark.dimensions)
     ]
     try:
-        for one in _heard(scorer, missing, benchmark.name, len(cases), len(kept)):
-            rows += rows_of(one, by_id[one.case_id], setup, benchmark.dimensions)
-            journal.append(one)
-            said[one.case_id] = one
+        for calls in _respond(scorer, batches, benchmark.name, len(cases), len(kept)):
+            case = by_id[calls[0].case_id]
+            verdicts += verdicts_under(setup, case, calls, benchmark.dimensions)
+            journal.append(calls)
+            responses[case.case_id] = calls
     finally:
         journal.close()
-    return said, rows
+    return responses, verdicts
 
 
-def _parts(
-    cases: Sequence[Case], good: Mapping[str, Said], window: int | None
-) -> tuple[list[Said], list[Sequence[Case]]]:
-    """Returns what need not be asked again, and the cases to ask about, by windows.
+def _split(
+    cases: Sequence[Case], reusable: Mapping[str, Responses], lookahead: int | None
+) -> tuple[dict[str, Responses], list[Sequence[Case]]]:
+    """Returns the responses that need not be asked for again, and the cases to ask about.
 
-    A window is kept whole or not at all: its cases were computed together.
+    Cases that are computed together are kept together or asked about together.
 
     Args:
         cases: of this process.
-        good: what was said and need not be asked again, by case.
-        window: how many cases are computed together.
+        reusable: responses by case.
+        lookahead: how many cases are computed together; None: each by itself.
     """
-    if window is None:
-        missing = [case for case in cases if case.case_id not in good]
-        kept = [good[case.case_id] for case in cases if case.case_id in good]
+    if lookahead is None:
+        kept = {name: reusable[name] for name in (c.case_id for c in cases) if name in reusable}
+        missing = [case for case in cases if case.case_id not in reusable]
         return kept, [missing] if missing else []
-    kept, windows = [], []
-    for start in range(0, len(cases), window):
-        together = cases[start : start + window]
-        if all(case.case_id in good for case in together):
-            kept += [good[case.case_id] for case in together]
+    kept, batches = {}, []
+    for start in range(0, len(cases), lookahead):
+        batch = cases[start : start + lookahead]
+        if all(case.case_id in reusable for case in batch):
+            kept |= {case.case_id: reusable[case.case_id] for case in batch}
         else:
-            windows.append(together)
-    return kept, windows
+            batches.append(batch)
+    return kept, batches
 
 
-def _heard(
-    scorer: Scorer, windows: Iterable[Sequence[Case]], name: str, total: int, done: int
-) -> Iterator[Said]:
-    """Yields what the scorer says of each case, with a progress bar on a terminal."""
+def _respond(
+    scorer: Scorer, batches: Iterable[Sequence[Case]], name: str, total: int, done: int
+) -> Iterator[Responses]:
+    """Yields the responses to each case as soon as it is complete; a terminal shows progress."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -226,30 +216,22 @@ def _heard(
     with Progress(*columns, console=console, transient=True, disable=not show) as bar:
         label = escape(printable(f"{name} ({scorer.readout})"))
         task = bar.add_task(label, total=total, completed=done)
-        for cases in windows:
-            presented: list[Scored] = []
-            for scored in scorer.judge(cases):
-                presented.append(scored)
-                if scored.responses and scored.order == "forward":
-                    continue  # a judge is shown the reversed order next
-                yield said_of(presented, scorer.dimensions)
-                presented = []
-                bar.advance(task)
+        for cases in batches:
+            calls: list[Response] = []
+            for response in scorer.respond(cases):
+                calls.append(response)
+                if is_complete(calls):
+                    yield in_written_order(calls, scorer.dimensions)
+                    calls = []
+                    bar.advance(task)
 
 
-def _check_all(benchmark: Benchmark, said: Mapping[str, Said]) -> None:
-    missing = [case.case_id for case in benchmark.cases if case.case_id not in said]
+def _check_all(benchmark: Benchmark, responses: Mapping[str, Responses]) -> None:
+    missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
     if missing:
         raise RuntimeError(
             f"The scorer passed over {len(missing)} cases, such as {min(missing)!r}."
         )
-
-
-def _write_in_order(folder: Path, benchmark: Benchmark, said: Mapping[str, Said]) -> None:
-    """Writes `responses.jsonl` of a judge, where it has not grown in order."""
-    responses = [one for case in benchmark.cases for one in said[case.case_id].responses]
-    if responses:
-        write_responses(folder / RESPONSES_FILE, responses)
 
 
 def _gather(mine: list[T]) -> list[T]:
@@ -260,7 +242,7 @@ def _gather(mine: list[T]) -> list[T]:
     return gathered
 
 
-def _meet(world: int) -> None:
+def _wait_for_all(processes: int) -> None:
     """Waits until every process is here."""
-    if world > 1:
+    if processes > 1:
         _gather([0])

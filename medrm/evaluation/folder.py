@@ -21,14 +21,14 @@ from medrm.data.case_set import CaseSet, digest_of
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import METRICS, Benchmark, Published
 from medrm.evaluation.measures.fold_measures import fold_measures
-from medrm.evaluation.records.journal import JOURNALS, RESPONSES_FILE, VERDICTS_FILE
-from medrm.evaluation.records.jsonl import AGAIN
-from medrm.evaluation.records.scoring import NOT_OFFICIAL, Said, is_official, rows_from_said
+from medrm.evaluation.records.journal import JOURNALS
+from medrm.evaluation.records.responses import RESPONSES_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
-from medrm.evaluation.records.verdicts import write_rows
+from medrm.evaluation.records.verdicts import VERDICTS_FILE, write_verdicts
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
-from medrm.schema import Case, Verdict
+from medrm.schema import Case, Response, Verdict
+from medrm.scorer.verdict_rules import EVALUATE_AGAIN, NOT_OFFICIAL, is_official, verdicts_of
 
 SETUP_FILE = "evaluation.json"
 
@@ -61,7 +61,8 @@ class Setup:
         dimensions: what it scores or is asked about.
         settings: what besides the weights could change a number.
         protocol: one of `PROTOCOLS`.
-        window: how many cases are computed together; None: each by itself.
+        window: lookahead of the scorer: how many cases are computed together; None: each by
+            itself. Files of version 0.1 have it by this name.
         processes: among which the cases are dealt.
         crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
     """
@@ -83,10 +84,9 @@ class Setup:
         """
         if self.weights is None:
             return None
-        settings = {name: own for name, own in self.settings.items() if name != "parser"}
         content = {
-            **{name: own for name, own in asdict(self).items() if name not in _SAID_LATER},
-            "settings": settings,
+            **{name: value for name, value in asdict(self).items() if name not in _FREE},
+            "settings": {k: value for k, value in self.settings.items() if k != "parser"},
             "schema": _SCHEMA,
             "cases": [digest_of([case]) for case in cases],
         }
@@ -94,12 +94,12 @@ class Setup:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_SAID_LATER = ("model", "protocol")
+_FREE = ("model", "protocol")
 """What may change between two starts of one evaluation."""
 
 _WRITTEN = (
     *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
-    *JOURNALS,
+    JOURNALS,
 )
 """What an evaluation writes: names, or patterns of names."""
 
@@ -114,7 +114,7 @@ def check_protocol(protocol: str) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Makes the folder where there is none, and keeps other evaluations out of it meanwhile.
 
     Two that append to one file would double its lines. Windows cannot lock a folder.
@@ -128,10 +128,10 @@ def held(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    place = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
                 f"Another evaluation is writing {folder}. Wait for it, or give another "
@@ -139,7 +139,7 @@ def held(folder: Path) -> Iterator[None]:
             ) from error
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def prepare(
@@ -157,8 +157,9 @@ def prepare(
     Raises:
         ConfigError: another evaluation lies there and is not to be replaced.
     """
-    for unfinished in folder.glob(f"*{PARTIAL}"):  # of a process that was killed
-        unfinished.unlink()
+    # What a killed process leaves; version 0.1 also kept journals of scores.
+    for leftover in (*folder.glob(f"*{PARTIAL}"), *folder.glob("scores.*.jsonl")):
+        leftover.unlink()
     address = setup.address(benchmark.cases)
     earlier = _earlier(folder / SETUP_FILE)
     if address is None or earlier.get("address") != address:
@@ -278,7 +279,7 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         source = CaseSet(cases=cases, **about)
         _check_read(setup, source, metrics)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not one of ours: {error}. {AGAIN}") from error
+        raise DataError(f"{path} is not one of ours: {error}. {EVALUATE_AGAIN}") from error
     return setup, Benchmark(name, source, groups, published, metrics)
 
 
@@ -291,55 +292,68 @@ def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
         raise TypeError(f"metrics are {', '.join(metrics)}")
 
 
-def rows_of(said: Said, case: Case, setup: Setup, dimensions: Sequence[str]) -> list[Verdict]:
-    """Returns the lines of `verdicts.jsonl` about one case.
+def verdicts_under(
+    setup: Setup, case: Case, responses: Sequence[Response], dimensions: Sequence[str]
+) -> list[Verdict]:
+    """Returns the verdicts on one case under the protocols of the evaluation.
+
+    Args:
+        setup: what was asked.
+        case: that was judged.
+        responses: all of them to the case.
+        dimensions: of the benchmark.
 
     Raises:
         ConfigError: the official protocol alone is asked for, and cannot read this judge.
     """
-    official = not said.responses or is_official(said.responses[0], setup.dimensions)
-    if setup.protocol == "official" and not official:
+    if setup.protocol == "official" and not is_official(responses[0], setup.dimensions):
         raise ConfigError(NOT_OFFICIAL)
-    protocols = PROTOCOLS[setup.protocol]
-    return rows_from_said(case, said, setup.dimensions, dimensions, setup.readout, protocols)
+    return verdicts_of(case, responses, setup.dimensions, dimensions, PROTOCOLS[setup.protocol])
 
 
 def conclude(
     setup: Setup,
     benchmark: Benchmark,
-    said: Mapping[str, Said],
-    rows: Sequence[Verdict],
+    responses: Mapping[str, Sequence[Response]],
+    verdicts: Sequence[Verdict],
     folder: Path | None,
 ) -> Report:
-    """Returns the report on all cases and writes what is derived from them.
+    """Returns the report on all cases and writes what is derived from the responses.
 
     Args:
         setup: what was asked.
         benchmark: of what.
-        said: about each case.
-        rows: what was read from it, in any order.
+        responses: to each case.
+        verdicts: that they mean, in any order.
         folder: to write; None: another process writes.
     """
-    place = {case.case_id: number for number, case in enumerate(benchmark.cases)}
-    columns = {name: number for number, name in enumerate(benchmark.dimensions)}
+    position = {case.case_id: index for index, case in enumerate(benchmark.cases)}
+    columns = {name: index for index, name in enumerate(benchmark.dimensions)}
     ordered = sorted(
-        rows, key=lambda row: (place[row.case_id], columns[row.dimension], row.protocol, row.order)
+        verdicts,
+        key=lambda verdict: (
+            position[verdict.case_id],
+            columns[verdict.dimension],
+            verdict.protocol,
+            verdict.order,
+        ),
     )
+    rounding = {name: value for name, value in setup.settings.items() if name in ROUNDING}
     report = build_report(
         ordered,
-        [response for case_id in place for response in said[case_id].responses],
+        [response for case_id in position for response in responses[case_id]],
         benchmark,
         setup.model,
         setup.readout,
         setup.dimensions,
-        {name: own for name, own in setup.settings.items() if name not in ROUNDING},
+        {name: value for name, value in setup.settings.items() if name not in ROUNDING},
     )
     report["weights"] = setup.weights
-    report["rounding"] = {name: own for name, own in setup.settings.items() if name in ROUNDING}
+    report["rounding"] = rounding
     if setup.crossfit is not None:
         report["crossfit"] = fold_measures(ordered, **setup.crossfit)
     if folder is not None:
         (folder / "official.csv").unlink(missing_ok=True)
-        write_rows(folder / "verdicts.jsonl", ordered)
+        write_verdicts(folder / VERDICTS_FILE, ordered)
         write_report(folder, report)
     return report

@@ -21,12 +21,10 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.comparison.notes import conditional_on
 from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
 from medrm.evaluation.measures.fold_measures import temperature_of
-from medrm.evaluation.records.journal import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.jsonl import read_lines, write_lines
-from medrm.evaluation.records.responses import read_responses, write_responses
-from medrm.evaluation.records.scoring import Said
+from medrm.evaluation.records.responses import RESPONSES_FILE, read_responses, write_responses
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import VERDICTS_FILE, read_verdicts
 from medrm.evaluation.report import Report
 from medrm.schema import Response, Verdict
 
@@ -51,21 +49,20 @@ class Fold:
         return read_setup(self.folder)[0]
 
     @cached_property
-    def rows(self) -> list[Verdict]:
+    def verdicts(self) -> list[Verdict]:
         """Its verdicts."""
-        return read_rows(self.folder / VERDICTS_FILE)
+        return read_verdicts(self.folder / VERDICTS_FILE)
 
     @cached_property
     def responses(self) -> list[Response]:
-        """What a judge said; nothing of a scalar model."""
-        path = self.folder / RESPONSES_FILE
-        return list(read_responses(path)) if path.is_file() else []
+        """Its responses."""
+        return list(read_responses(self.folder / RESPONSES_FILE))
 
     def temperature(self, primary: str) -> float | None:
         """The temperature of its model's probabilities."""
         if self.development is None:
             return None
-        return temperature_of(read_rows(self.development / VERDICTS_FILE), primary)
+        return temperature_of(read_verdicts(self.development / VERDICTS_FILE), primary)
 
 
 def notes_of_folds(folds: int, seed: int) -> list[str]:
@@ -94,7 +91,9 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
     crossfit = {
         "primary": primary,
         "assignment": {
-            row.case_id: number for number, fold in enumerate(folds, start=1) for row in fold.rows
+            verdict.case_id: number
+            for number, fold in enumerate(folds, start=1)
+            for verdict in fold.verdicts
         },
         "temperatures": [fold.temperature(primary) for fold in folds],
     }
@@ -102,14 +101,12 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
     output_dir.mkdir(parents=True, exist_ok=True)
     benchmark = _pool_cases(folds, benchmark, output_dir)
     write_setup(output_dir, setup, benchmark)
-    spoken: dict[str, list[Response]] = {case.case_id: [] for case in benchmark.cases}
+    responses: dict[str, list[Response]] = {case.case_id: [] for case in benchmark.cases}
     for response in chain.from_iterable(fold.responses for fold in folds):
-        spoken[response.case_id].append(response)
-    if any(spoken.values()):
-        write_responses(output_dir / RESPONSES_FILE, chain.from_iterable(spoken.values()))
-    said = {case_id: Said(case_id, tuple(responses)) for case_id, responses in spoken.items()}
-    rows = [row for fold in folds for row in fold.rows]
-    return conclude(setup, benchmark, said, rows, output_dir)
+        responses[response.case_id].append(response)
+    write_responses(output_dir / RESPONSES_FILE, chain.from_iterable(responses.values()))
+    verdicts = [verdict for fold in folds for verdict in fold.verdicts]
+    return conclude(setup, benchmark, responses, verdicts, output_dir)
 
 
 def _weights(folds: Sequence[Fold]) -> str | None:
@@ -163,7 +160,7 @@ def _check_alike(folds: Sequence[Fold]) -> None:
 
 
 def _check_once(folds: Sequence[Fold], benchmark: Benchmark) -> None:
-    judged = Counter(case_id for fold in folds for case_id in {row.case_id for row in fold.rows})
+    judged = Counter(case_id for fold in folds for case_id in {v.case_id for v in fold.verdicts})
     wanted = {case.case_id for case in benchmark.cases}
     problems = [f"{name}: judged in {count} folds" for name, count in judged.items() if count > 1]
     problems += [f"{name}: judged in no fold" for name in sorted(wanted - judged.keys())]

@@ -22,7 +22,7 @@ from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
 from medrm.evaluation.measures.length import length_measures
 from medrm.evaluation.measures.parse_funnel import kind_of, parsing_measures, verdict_mass
 from medrm.evaluation.measures.structure import structure_measures
-from medrm.evaluation.records.verdicts import by_case
+from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.files import write_atomically
 from medrm.readouts import writes_text
 from medrm.schema import UNREAD, Response, Verdict
@@ -43,7 +43,7 @@ def build_report(
 
     Args:
         rows: of all cases and scored dimensions, under one or both protocols.
-        responses: of a judge; empty for a scalar model.
+        responses: to all cases.
         benchmark: what was judged.
         model: the name under which the model is reported.
         readout: how a verdict was read from it.
@@ -137,7 +137,7 @@ def _length(robust: Sequence[Verdict], benchmark: Benchmark) -> dict[str, Any]:
     for row in robust:
         of_dimension[row.dimension].append(row)
     return {
-        name: length_measures([presented for _, presented in by_case(rows)], lengths)
+        name: length_measures([presented for _, presented in verdicts_by_case(rows)], lengths)
         for name, rows in of_dimension.items()
         if rows
     }

@@ -1,7 +1,7 @@
 """`medrm rescore`: reads and scores again what a model has said; neither a model nor torch.
 
-A judge's replies are parsed anew from `responses.jsonl`; a scalar model's scores are those that its
-verdicts repeat. The order of the lines plays no part, and nothing changes twice.
+Verdicts and report are derived anew from `responses.jsonl`. The order of its lines plays no part,
+and nothing changes twice.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from medrm.evaluation.folder import (
     check_protocol,
     conclude,
     read_setup,
-    rows_of,
+    verdicts_under,
     write_setup,
 )
 from medrm.evaluation.measures.accuracy import NOT_STATED
-from medrm.evaluation.records.journal import (
+from medrm.evaluation.records.jsonl import write_lines
+from medrm.evaluation.records.responses import (
     RESPONSES_FILE,
-    VERDICTS_FILE,
-    calls_of,
-    scores_of,
+    by_case,
+    covers,
+    is_complete,
+    read_responses,
 )
-from medrm.evaluation.records.jsonl import AGAIN, write_lines
-from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.scoring import Said
-from medrm.evaluation.records.verdicts import label_of, read_rows
+from medrm.evaluation.records.verdicts import VERDICTS_FILE
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
-from medrm.readouts import writes_text
-from medrm.schema import DIMENSIONS, Case
+from medrm.readouts import writes_rewards, writes_text
+from medrm.schema import DIMENSIONS, Case, Response
+from medrm.scorer.verdict_rules import EVALUATE_AGAIN, label_of
 
 OFFICIAL_FOLDER = "official"
 
@@ -59,53 +59,65 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
         setup = replace(setup, protocol=protocol)
     if "parser" in setup.settings:
         setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
-    said = _said(folder, setup)
-    _check_whole(folder, said, setup, benchmark)
-    rows = [
-        row
+    responses = _responses(folder, setup)
+    _check_complete(folder, responses, setup, benchmark)
+    verdicts = [
+        verdict
         for case in benchmark.cases
-        for row in rows_of(said[case.case_id], case, setup, benchmark.dimensions)
+        for verdict in verdicts_under(setup, case, responses[case.case_id], benchmark.dimensions)
     ]
     write_setup(folder, setup, benchmark)
-    result = conclude(setup, benchmark, said, rows, folder)
+    result = conclude(setup, benchmark, responses, verdicts, folder)
     if writes_text(setup.readout) and "official" in result["protocols"]:
-        write_official(folder / OFFICIAL_FOLDER, benchmark.cases, said)
+        write_official(folder / OFFICIAL_FOLDER, benchmark.cases, responses)
     return result
 
 
-def _said(folder: Path, setup: Setup) -> dict[str, Said]:
+def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
     path = folder / RESPONSES_FILE
-    if not path.is_file():
-        return scores_of(read_rows(folder / VERDICTS_FILE))
+    if not path.is_file() and (folder / VERDICTS_FILE).is_file():
+        raise DataError(
+            f"{folder} has no {RESPONSES_FILE}: version 0.1 kept none of reward models, so it "
+            "cannot be scored again. `medrm compare` and `medrm report` take it as it is; to score "
+            "it again, start the same `medrm evaluate` again, which asks the model anew."
+        )
     responses = list(read_responses(path))
     for response in responses:
         if response.dimension not in (None, *setup.dimensions):
             raise DataError(
                 f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
-                f"evaluation is about {', '.join(setup.dimensions)}. {AGAIN}"
+                f"evaluation is about {', '.join(setup.dimensions)}. {EVALUATE_AGAIN}"
             )
-    return calls_of(responses, setup.dimensions)
+    return by_case(responses, setup.dimensions)
 
 
-def _check_whole(
-    folder: Path, said: Mapping[str, Said], setup: Setup, benchmark: Benchmark
+def _check_complete(
+    folder: Path,
+    responses: Mapping[str, Sequence[Response]],
+    setup: Setup,
+    benchmark: Benchmark,
 ) -> None:
     judged = set(setup.dimensions) & set(benchmark.dimensions)
-    known = {case.case_id: len(case.answers) for case in benchmark.cases}
+    answers = {case.case_id: len(case.answers) for case in benchmark.cases}
+    missing, foreign = answers.keys() - responses.keys(), responses.keys() - answers.keys()
     problems = [
-        *(f"{name}: nothing was said about it" for name in sorted(known.keys() - said.keys())),
-        *(f"{name}: is no case of the evaluation" for name in sorted(said.keys() - known.keys())),
+        *(f"{case_id}: nothing was said about it" for case_id in sorted(missing)),
+        *(f"{case_id}: is no case of the evaluation" for case_id in sorted(foreign)),
         *(
-            f"{name}: {'calls' if one.responses else 'scores'} are missing or doubled"
-            for name, one in said.items()
-            if name in known and not (one.whole and one.covers(judged, known[name]))
+            f"{case_id}: {'scores' if writes_rewards(setup.readout) else 'calls'} are missing or "
+            "doubled"
+            for case_id, calls in responses.items()
+            if case_id in answers
+            and not (is_complete(calls) and covers(calls, judged, answers[case_id]))
         ),
     ]
     if problems:
-        raise DataError(report(f"{folder} holds no whole evaluation. {AGAIN}", problems))
+        raise DataError(report(f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", problems))
 
 
-def write_official(folder: Path, cases: Sequence[Case], said: Mapping[str, Said]) -> None:
+def write_official(
+    folder: Path, cases: Sequence[Case], responses: Mapping[str, Sequence[Response]]
+) -> None:
     """Writes what the released scorer's second half reads, by organ.
 
     `responses/<organ>.jsonl`: the raw replies of the stored order, with the fields `question_id`,
@@ -117,7 +129,7 @@ def write_official(folder: Path, cases: Sequence[Case], said: Mapping[str, Said]
     Args:
         folder: to write.
         cases: all of the benchmark.
-        said: by a judge that wrote about all dimensions in one reply.
+        responses: to each case, of a judge that wrote about all dimensions in one reply.
     """
     organs: dict[str, list[Case]] = {}
     for case in cases:
@@ -133,7 +145,7 @@ def write_official(folder: Path, cases: Sequence[Case], said: Mapping[str, Said]
                 {
                     "question_id": case.case_id,
                     "modality_type": organ,
-                    "chosen_answer": said[case.case_id].responses[0].text or "",
+                    "chosen_answer": responses[case.case_id][0].text or "",
                 }
                 for case in group
             ),

@@ -32,8 +32,9 @@ from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_start, gives_skeleton
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.token_counts import count_tokens, processor_digest
+from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
-from medrm.scorer.open import LoadedModel, Measurable, ScorerOptions, open_scorer
+from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
 from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, saved_folder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class ReportRow:
     """
 
     name: str
-    open: Callable[[], Measurable]
+    open: Callable[[], Scorer]
     weights: str | None = None
     benchmark: Benchmark | None = None
 
@@ -206,7 +207,7 @@ class RunContext:
         loaded: LoadedModel,
         readout: str | None = None,
         dimensions: Sequence[str] | None = None,
-    ) -> Measurable:
+    ) -> Scorer:
         """Returns a scorer of a model in memory.
 
         Args:

@@ -14,7 +14,6 @@ from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError, DataError, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.scoring import NOT_OFFICIAL, can_be_official
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig
 from medrm.readouts import readout_names
@@ -22,6 +21,7 @@ from medrm.schema import DIMENSIONS
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
 from medrm.scorer.specs import ScorerPlan, plan_scorer
+from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
 
 
 @dataclass(frozen=True)

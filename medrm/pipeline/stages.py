@@ -21,15 +21,15 @@ from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
 from medrm.data.store.indexed_cases import column
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
-from medrm.evaluation.records.journal import RESPONSES_FILE
-from medrm.evaluation.records.responses import read_responses
+from medrm.evaluation.records.responses import RESPONSES_FILE, read_responses
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.save_load import saved_identity
 from medrm.pipeline.context import ReportRow, RunContext
 from medrm.pipeline.evaluate import refuse_trained_images
 from medrm.pipeline.fit import add_statistics, train_adapter, train_probe
 from medrm.schema import DIMENSIONS, Case
-from medrm.scorer.open import JudgeRecord, LoadedModel, Measurable, open_scorer
+from medrm.scorer import Scorer
+from medrm.scorer.open import JudgeRecord, LoadedModel, open_scorer
 from medrm.scorer.readouts.reward import RewardModel
 from medrm.scorer.specs import saved_folder
 
@@ -86,7 +86,7 @@ def _measure(context: RunContext, rows: Iterable[ReportRow]) -> dict[str, float]
 def _judge_rows(context: RunContext) -> Iterator[ReportRow]:
     """Yields a judge's base by the run's readout, as the adapter will be, and by its JSON."""
 
-    def open_base() -> Measurable:
+    def open_base() -> Scorer:
         return context.scorer(_checked_base(context))
 
     yield ReportRow("before", open_base, context.base_weights)
@@ -131,7 +131,7 @@ def _with_average(
     """
     scorer = context.scorer(base, readout)
 
-    def open_average() -> Measurable:
+    def open_average() -> Scorer:
         responses = read_responses(context.folder(name) / RESPONSES_FILE)
         record = JudgeRecord(responses, scorer.dimensions, scorer.settings)
         return open_scorer(record, "verdict_averaged")
@@ -170,7 +170,7 @@ def _start_rows(context: RunContext) -> Iterator[ReportRow]:
     """Yields what training starts from: a head as it was drawn, one trained alone, an adapter."""
     wanted = context.run.evaluation.controls
 
-    def with_head(build: Callable[[], PreTrainedModel]) -> Measurable:
+    def with_head(build: Callable[[], PreTrainedModel]) -> Scorer:
         return context.scorer(context.in_memory(build()))
 
     if context.objective.head_spec is not None and "untrained_head" in wanted:

@@ -1,1 +1,44 @@
-"""The one inference path: cases in, scores and verdicts out."""
+"""The one inference path: cases in, responses out. Imports no torch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from medrm.schema import Case, Response
+
+
+class Scorer(Protocol):
+    """What can be evaluated: a reward model, a judge, or a readout of a base model.
+
+    Attributes:
+        readout: how verdicts are read from it, a name of `medrm.readouts.READOUTS`.
+    """
+
+    readout: str
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of the D dimensions that it scores or is asked about."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a response, by name.
+
+        What belongs to one readout alone stands there alone.
+        """
+
+    @property
+    def lookahead(self) -> int | None:
+        """How many cases it computes together, so that they may change each other's rounding.
+
+        None: what it says of a case depends on the case alone.
+        """
+
+    def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
+        """Yields all responses to each case, the cases in their order.
+
+        Rewards come in one response of order "forward". A judge yields all calls of the forward
+        order, then the same calls in the reversed order. What cannot be read has a state that says
+        so; nothing is raised for it.
+        """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,10 +11,11 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.errors import ConfigError
+from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels
-from medrm.scorer.runner import Prompts
-from medrm.scorer.token_logprobs import flat_states, log_probabilities, token_places
+from medrm.scorer.runner import Array, BatchRunner, PromptRows
+from medrm.scorer.token_logprobs import flat_states, token_logprobs, token_positions
 
 
 class Span(NamedTuple):
@@ -50,86 +51,108 @@ def turn_end(processor: ProcessorMixin) -> TurnEnd:
 
 
 class AnswerTokens:
-    """Finds answers in the rows of a collator and reads their tokens' log-probabilities.
+    """Finds answers in rendered rows and reads their tokens' log-probabilities.
 
     A token belongs to an answer where it shares a character with it.
 
     Args:
-        collator: whose rows end with the answer's turn.
-        ended: whether rows stop at the token that ends the turn, which then counts as the answer's
-            last one, as in training. Else an empty answer is as likely as an immediate end.
+        processor: of the model.
+        turn_ends: whether rows stop at the token that ends the turn, which then counts as the
+            answer's last one, as in training. Else an empty answer is as likely as an immediate
+            end.
     """
 
-    def __init__(self, collator: Collator, ended: bool) -> None:
-        self._collator = collator
-        self._end = turn_end(collator.processor)
-        self._ended = ended
+    def __init__(self, processor: ProcessorMixin, turn_ends: bool) -> None:
+        self._collator = Collator(processor, "turn_end")
+        self._end = turn_end(processor)
+        self._turn_ends = turn_ends
 
-    def prompts(self, case: Case) -> Prompts[list[Span]]:
-        """Returns the rows of a case and the answers' places in them.
-
-        Raises:
-            ConfigError: the chat template rewrites answers.
-        """
-        rows = self._collator.answer_rows(case)
-        if self._ended:
-            rows = [
-                row._replace(text=row.text.removesuffix(self._end.after) + self._end.ending)
-                for row in rows
-            ]
-        _, answers = self._collator.plain(case)
-        return Prompts(
-            case, rows, [self._span(row.text, a) for row, a in zip(rows, answers, strict=True)]
+    def runner(
+        self,
+        model: PreTrainedModel,
+        read: Callable[[BatchFeature, list[PromptRows[list[Span]]]], list[Array]],
+        batch_rows: int,
+        max_length: int | None,
+    ) -> BatchRunner[Case, list[Span], Array]:
+        """Returns what runs `read` over the rows of cases; their details are answers' spans."""
+        return BatchRunner(
+            self._collator,
+            prompts=self._prompts,
+            rows=lambda case: len(case.answers),
+            read=read,
+            batch_rows=batch_rows,
+            max_length=max_length,
+            forks=self._forks if shares_prefix(model) else None,
         )
 
-    def forks(self, prompts: Sequence[Prompts[list[Span]]], pixels: Pixels) -> BatchFeature:
-        """Returns the forked batch of several cases."""
-        return self._collator.fork([prompt.rows for prompt in prompts], pixels)
-
-    def log_probabilities(
+    def logprobs(
         self, model: PreTrainedModel, features: BatchFeature, spans: Sequence[Span]
     ) -> tuple[Tensor, ...]:
         """Returns log p of each answer's tokens given all before them, one tensor for each row.
 
         Args:
             model: a stock model.
-            features: of rows, or forked; on the model's device.
+            features: of rows, or with shared prefixes; on the model's device.
             spans: of the rows.
         """
         states, ids = flat_states(model, features), features["input_ids"].flatten()
-        read, asked = [], []
-        for span, places in zip(spans, token_places(features), strict=True):
-            stop = len(places) - span.after
-            read.append(places[stop - span.tokens - 1 : stop - 1])
-            asked.append(places[stop - span.tokens : stop])
-        before, tokens = (torch.cat(parts).to(states.device) for parts in (read, asked))
-        found = log_probabilities(model, states[before], ids[tokens][:, None])
-        return torch.split(found[:, 0], [span.tokens for span in spans])
+        before, predicted = [], []
+        for span, positions in zip(spans, token_positions(features), strict=True):
+            stop = len(positions) - span.after
+            # The state before a token predicts it.
+            before.append(positions[stop - span.tokens - 1 : stop - 1])
+            predicted.append(positions[stop - span.tokens : stop])
+        state_index, token_index = (
+            torch.cat(indices).to(states.device) for indices in (before, predicted)
+        )
+        logprobs = token_logprobs(model, states[state_index], ids[token_index][:, None])
+        return torch.split(logprobs[:, 0], [span.tokens for span in spans])
+
+    def _prompts(self, case: Case) -> PromptRows[list[Span]]:
+        """Returns the rows of a case and where the answers' tokens lie in them.
+
+        Raises:
+            ConfigError: the chat template rewrites answers.
+        """
+        rows = self._collator.answer_rows(case)
+        if self._turn_ends:
+            rows = [
+                row._replace(text=row.text.removesuffix(self._end.after) + self._end.ending)
+                for row in rows
+            ]
+        _, answers = self._collator.plain(case)
+        spans = [self._span(row.text, answer) for row, answer in zip(rows, answers, strict=True)]
+        return PromptRows(case, rows, spans)
+
+    def _forks(self, prompts: Sequence[PromptRows[list[Span]]], pixels: Pixels) -> BatchFeature:
+        return self._collator.fork([prompt.rows for prompt in prompts], pixels)
 
     def _span(self, text: str, answer: str) -> Span:
         """Returns the answer's tokens.
 
         Counted from the end, where no image placeholder will grow into many tokens.
         """
-        behind = self._end.ending if self._ended else self._end.after
-        end = len(text) - len(behind)
-        written = [words for words in (answer, answer.strip()) if text[:end].endswith(words)]
-        if not text.endswith(behind) or not written:
+        suffix = self._end.ending if self._turn_ends else self._end.after
+        end = len(text) - len(suffix)
+        # Some templates strip a turn's text.
+        rendered = [form for form in (answer, answer.strip()) if text[:end].endswith(form)]
+        if not text.endswith(suffix) or not rendered:
             raise ConfigError(
                 f"The chat template rewrites answers: {answer[:40]!r} is not what stands before "
-                f"{behind!r}. Use the chat template of the base model's own processor."
+                f"{suffix!r}. Use the chat template of the base model's own processor."
             )
-        start = end - len(written[0])
-        if self._ended:
+        start = end - len(rendered[0])
+        if self._turn_ends:
             end = len(text)
         offsets = self._collator.processor.tokenizer(
             text,
             add_special_tokens=self._collator.adds_special_tokens(text),
             return_offsets_mapping=True,
         )["offset_mapping"]
-        places = [
-            place
-            for place, (first, last) in enumerate(offsets)
+        indices = [
+            index
+            for index, (first, last) in enumerate(offsets)
+            # Of an empty answer: the token that begins where it would stand.
             if (first < end and last > start) or (start == end == first < last)
         ]
-        return Span(len(places), len(offsets) - 1 - places[-1])
+        return Span(len(indices), len(offsets) - 1 - indices[-1])

@@ -69,7 +69,7 @@ class MockEngine:
 
     Attributes:
         name: "mock"; the rule is to a mock what the weights are to a model.
-        window: None, each case is judged by itself.
+        lookahead: None, each case is judged by itself.
 
     Args:
         name: one of `MOCKS`.
@@ -85,7 +85,7 @@ class MockEngine:
                 f"{', '.join(PREFIX + known for known in MOCKS)}.{nearest(name, MOCKS)}"
             )
         self.name = "mock"
-        self.window: int | None = None
+        self.lookahead: int | None = None
         self._mock = name
 
     @property

@@ -8,10 +8,10 @@ module makes an object of a readout's class (tests/scorer/test_open.py walks the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftModel
@@ -26,7 +26,8 @@ from medrm.models.families import family_of
 from medrm.models.image_smoke_test import check_image_reaches
 from medrm.models.save_load import load_adapter, saved_identity
 from medrm.readouts import READOUTS
-from medrm.schema import DIMENSIONS, Case, Response
+from medrm.schema import DIMENSIONS, Response
+from medrm.scorer import Scorer
 from medrm.scorer.engines.base import Engine
 from medrm.scorer.engines.openai_engine import OpenAIEngine
 from medrm.scorer.engines.transformers_engine import TransformersEngine
@@ -37,7 +38,7 @@ from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from medrm.scorer.readouts.generative_judge import Judge
 from medrm.scorer.readouts.implicit_reward import ImplicitReward
 from medrm.scorer.readouts.reward import RewardModel
-from medrm.scorer.runner import BATCH_ROWS, Scored
+from medrm.scorer.runner import BATCH_ROWS
 from medrm.scorer.specs import (
     ScorerPlan,
     find_saved,
@@ -52,27 +53,6 @@ logger = logging.getLogger(__name__)
 
 Saved = RewardModel | ImplicitReward | Judge | ConstrainedJson
 """What `load` gives."""
-
-
-class Measurable(Protocol):
-    """What can be evaluated: a reward model, a judge, or a readout of a base model."""
-
-    readout: str
-
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        """The names of its columns."""
-
-    @property
-    def window(self) -> int | None:
-        """How many cases it computes together; None: each by itself."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What besides its weights could change a number, by name."""
-
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
-        """Yields what it says of every case: a judge in the forward order, then in the reversed."""
 
 
 class LoadedModel(NamedTuple):
@@ -172,7 +152,7 @@ def open_scorer(
     dimensions: Sequence[str] = DIMENSIONS,
     judge: JudgeOptions | None = None,
     options: ScorerOptions = DEFAULTS,
-) -> Measurable:
+) -> Scorer:
     """Opens a model for scoring.
 
     Args:
@@ -267,7 +247,7 @@ def _base_options(name: str, options: ScorerOptions) -> ModelOptions:
     )
 
 
-def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Measurable:
+def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
     """Returns the readout of a model in memory.
 
     What is too long for a model's own positions is not read. The max_length of a training run is
@@ -290,9 +270,7 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Measurable:
     return _construct(plan.readout, model, processor, prompt, **limits)
 
 
-def _judge(
-    engine: Engine, plan: ScorerPlan, plain: Callable[[str], str] | None = None
-) -> Measurable:
+def _judge(engine: Engine, plan: ScorerPlan, plain: Callable[[str], str] | None = None) -> Scorer:
     """Returns a judge whose replies an engine writes.
 
     Args:
@@ -313,9 +291,9 @@ def _judge(
     )
 
 
-def _construct(readout: str, *arguments: Any, **options: Any) -> Measurable:
+def _construct(readout: str, *arguments: Any, **options: Any) -> Scorer:
     """Returns an object of a readout's class; `medrm.readouts.Readout` says what it is given."""
-    return cast("Measurable", implementation_of(readout)(*arguments, **options))
+    return cast("Scorer", implementation_of(readout)(*arguments, **options))
 
 
 def _vllm(name: str, plan: ScorerPlan, options: ScorerOptions) -> VllmEngine:

@@ -1,7 +1,16 @@
-"""Runs any readout over any number of cases in bounded memory; results keep the cases' order.
+"""Runs a readout over any number of cases in bounded memory; outputs keep the cases' order.
 
-A window of cases is sorted by length, cut into batches, read, and given back in its own order.
-While one batch is computed, a thread decodes and processes the next.
+    items -> lookahead of 8 x batch_rows items -> batches of similar length -> values, in order
+
+Each lookahead is sorted by number of images and length, so that a batch holds little padding, and
+cut into batches of at most `batch_rows` rows. While the device computes one batch, a thread decodes
+and tokenises the next:
+
+    thread:  encode 0 | encode 1  | encode 2  | ...
+    device:           | compute 0 | compute 1 | ...
+
+Shape legend: an item is a case, or several requests about one case; it has R rows, which are never
+split between batches. A batch is [rows of all its items, L].
 """
 
 from __future__ import annotations
@@ -19,7 +28,7 @@ from numpy.typing import NDArray
 from transformers import BatchFeature
 
 from medrm.errors import DataError
-from medrm.schema import Case, Order, Response
+from medrm.schema import Case, State
 from medrm.scorer.collator import Collator, Pixels, Row, decode_into, kind
 from medrm.scorer.token_logprobs import longest_rows
 
@@ -28,170 +37,161 @@ Item = TypeVar("Item")
 Detail = TypeVar("Detail")
 Value = TypeVar("Value")
 
-WINDOW = 8
-"""Cases held at a time, for each row of a batch; with pairs a window is 16 batches."""
+LOOKAHEAD_PER_ROW = 8
+"""Items computed together for each row of a batch; of pairs that is 16 batches."""
 
 BATCH_ROWS = 32
 """Rows computed at once unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What a scorer says about one presentation of a case.
-
-    Attributes:
-        case: as given.
-        order: "reversed" shows the second answer first; scalar scores have one order only.
-        scores: [K, D] of a scalar model; None for a judge, or where there is a reason.
-        reason: why a scalar model has no scores: "bad_image" or "too_long".
-        responses: every call of a judge about this order: one, or one for each dimension, times the
-            votes.
-    """
-
-    case: Case
-    order: Order
-    scores: Array | None = None
-    reason: str | None = None
-    responses: tuple[Response, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prompts(Generic[Detail]):
-    """The rows of one case, and what a readout needs to know beside the tensors."""
+class PromptRows(Generic[Detail]):
+    """The rows of one item, and what a readout needs to know beside the tensors."""
 
     case: Case
     rows: list[Row]
     detail: Detail
 
 
-class Reading(NamedTuple, Generic[Detail, Value]):
-    """What was read from one case: values, or the reason why there are none."""
+class PromptOutput(NamedTuple, Generic[Detail, Value]):
+    """What was computed for one item: values, or a state other than "ok" that says why not."""
 
-    prompts: Prompts[Detail]
+    prompts: PromptRows[Detail]
     values: Value | None
-    reason: str | None
+    state: State
+
+    @property
+    def reason(self) -> str | None:
+        """The state where it is not "ok", as a `Response` gives it."""
+        return None if self.state == "ok" else self.state
 
 
-def _itself(case: Case) -> Case:
+class _EncodedBatch(NamedTuple, Generic[Detail]):
+    """The rows of a batch and their tensors; items whose state is not "ok" are not among these."""
+
+    prompts: list[PromptRows[Detail]]
+    states: list[State]
+    features: BatchFeature | None
+
+    @property
+    def readable(self) -> list[PromptRows[Detail]]:
+        return [
+            prompts
+            for prompts, state in zip(self.prompts, self.states, strict=True)
+            if state == "ok"
+        ]
+
+
+def _case_itself(case: Case) -> Case:
     return case
 
 
 @dataclass(frozen=True, slots=True)
-class Readout(Generic[Item, Detail, Value]):
-    """How items become rows and rows become values; an item is a case, or calls about one.
+class BatchRunner(Generic[Item, Detail, Value]):
+    """Batches items, encodes them and lets a readout compute their values.
 
     Attributes:
-        collator: encodes the rows.
-        prompts: the rows of an item; runs in the preparing thread.
-        rows: how many rows an item costs.
-        read: one value for each item of an encoded batch.
-        forks: makes a batch in which what the rows of an item share stands once; None: the rows are
-            separate.
+        collator: of the model's processor.
+        prompts: makes the rows of an item.
+        rows: how many rows an item costs when it is computed.
+        read: returns one value for each item of an encoded batch.
         batch_rows: most rows computed at once; an item is never split.
         max_length: tokens of the longest row that is read, image tokens included; None: no limit.
+        forks: makes a batch in which what the rows of an item share stands once; None: the rows are
+            separate.
         case: of an item.
     """
 
     collator: Collator
-    prompts: Callable[[Item], Prompts[Detail]]
+    prompts: Callable[[Item], PromptRows[Detail]]
     rows: Callable[[Item], int]
-    read: Callable[[BatchFeature, list[Prompts[Detail]]], list[Value]]
+    read: Callable[[BatchFeature, list[PromptRows[Detail]]], list[Value]]
     batch_rows: int = BATCH_ROWS
     max_length: int | None = None
-    forks: Callable[[Sequence[Prompts[Detail]], Pixels], BatchFeature] | None = None
-    case: Callable[[Any], Case] = _itself
+    forks: Callable[[Sequence[PromptRows[Detail]], Pixels], BatchFeature] | None = None
+    case: Callable[[Any], Case] = _case_itself
 
     @property
-    def window(self) -> int:
-        """How many items are computed together: rounding depends on the company."""
-        return WINDOW * self.batch_rows
+    def lookahead(self) -> int:
+        """How many items are computed together: rounding depends on the batch composition."""
+        return LOOKAHEAD_PER_ROW * self.batch_rows
 
-    def over(self, items: Iterable[Item]) -> Iterator[Reading[Detail, Value]]:
-        """Yields a reading for every item, in order.
+    def run(self, items: Iterable[Item]) -> Iterator[PromptOutput[Detail, Value]]:
+        """Yields an output for every item, in order.
 
-        What cannot be read has its reason; any other failure is raised.
+        An unreadable image and an over-long row are states; any other failure is raised.
         """
         remaining = iter(items)
         with ThreadPoolExecutor(1) as pool:
-            while window := list(islice(remaining, self.window)):
-                yield from self._window(window, pool)
+            while lookahead := list(islice(remaining, self.lookahead)):
+                yield from self._run_lookahead(lookahead, pool)
 
-    def _window(self, items: list[Item], pool: ThreadPoolExecutor) -> list[Reading[Detail, Value]]:
-        readings: dict[int, Reading[Detail, Value]] = {}
+    def _run_lookahead(
+        self, items: list[Item], pool: ThreadPoolExecutor
+    ) -> list[PromptOutput[Detail, Value]]:
+        outputs: dict[int, PromptOutput[Detail, Value]] = {}
         costs = [self.rows(item) for item in items]
         batches = plan([self.case(item) for item in items], costs, self.batch_rows)
-        pending = pool.submit(self._prepare, [items[place] for place in batches[0]])
-        for number, places in enumerate(batches):
-            prepared = pending.result()
+        pending = pool.submit(self._encode, [items[index] for index in batches[0]])
+        for number, indices in enumerate(batches):
+            encoded = pending.result()
             if number + 1 < len(batches):
-                following = [items[place] for place in batches[number + 1]]
-                pending = pool.submit(self._prepare, following)
-            readings.update(zip(places, self._read(prepared), strict=True))
-        return [readings[place] for place in range(len(items))]
+                following = [items[index] for index in batches[number + 1]]
+                pending = pool.submit(self._encode, following)
+            outputs.update(zip(indices, self._compute(encoded), strict=True))
+        return [outputs[index] for index in range(len(items))]
 
-    def _prepare(self, items: list[Item]) -> _Prepared[Detail]:
-        """Encodes what can be read of a batch; the rest gets its reason."""
+    def _encode(self, items: list[Item]) -> _EncodedBatch[Detail]:
+        """Encodes what can be read of a batch.
+
+        Only the processor knows how many tokens an image becomes. So over-long rows show themselves
+        once the batch is encoded, and the rest is encoded again without them.
+        """
         pixels: Pixels = {}
-        prompts: list[Prompts[Detail]] = []
-        reasons: list[str | None] = []
+        prompts: list[PromptRows[Detail]] = []
+        states: list[State] = []
         for item in items:
-            prompt = self.prompts(item)
-            reason = None
+            prompts.append(self.prompts(item))
             try:
-                decode_into(pixels, prompt.case.images)
+                decode_into(pixels, prompts[-1].case.images)
+                states.append("ok")
             except DataError:
-                reason = "bad_image"
-            prompts.append(prompt)
-            reasons.append(reason)
-        features = self._encode(prompts, reasons, pixels)
-        if features is not None and self.max_length is not None:
-            readable = [place for place, reason in enumerate(reasons) if reason is None]
-            lengths = longest_rows(features, [len(prompts[place].rows) for place in readable])
-            too_long = max(lengths) > self.max_length
-            for place, length in zip(readable, lengths, strict=True):
-                if length > self.max_length:
-                    reasons[place] = "too_long"
-            if too_long:
-                features = self._encode(prompts, reasons, pixels)
-        return _Prepared(prompts, reasons, features)
+                states.append("bad_image")
+        batch = self._with_features(prompts, states, pixels)
+        if batch.features is None or self.max_length is None:
+            return batch
+        row_counts = [len(prompt.rows) for prompt in batch.readable]
+        lengths = iter(longest_rows(batch.features, row_counts))
+        fitting: list[State] = [
+            "too_long" if state == "ok" and next(lengths) > self.max_length else state
+            for state in states
+        ]
+        return batch if fitting == states else self._with_features(prompts, fitting, pixels)
 
-    def _encode(
-        self, prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None], pixels: Pixels
-    ) -> BatchFeature | None:
-        readable = _readable(prompts, reasons)
-        if not readable:
-            return None
+    def _with_features(
+        self, prompts: list[PromptRows[Detail]], states: list[State], pixels: Pixels
+    ) -> _EncodedBatch[Detail]:
+        batch = _EncodedBatch(prompts, states, None)
+        if not batch.readable:
+            return batch
         if self.forks is not None:
-            return self.forks(readable, pixels)
-        return self.collator.encode([row for prompt in readable for row in prompt.rows], pixels)
+            return batch._replace(features=self.forks(batch.readable, pixels))
+        rows = [row for prompt in batch.readable for row in prompt.rows]
+        return batch._replace(features=self.collator.encode(rows, pixels))
 
-    def _read(self, prepared: _Prepared[Detail]) -> list[Reading[Detail, Value]]:
-        prompts, reasons, features = prepared
-        readable = _readable(prompts, reasons)
+    def _compute(self, batch: _EncodedBatch[Detail]) -> list[PromptOutput[Detail, Value]]:
         values: Iterator[Value] = iter(())
-        if features is not None:
+        if batch.features is not None:
             with torch.inference_mode():
-                values = iter(self.read(features, readable))
+                values = iter(self.read(batch.features, batch.readable))
         return [
-            Reading(prompt, next(values) if reason is None else None, reason)
-            for prompt, reason in zip(prompts, reasons, strict=True)
+            PromptOutput(prompts, next(values) if state == "ok" else None, state)
+            for prompts, state in zip(batch.prompts, batch.states, strict=True)
         ]
 
 
-def _readable(
-    prompts: Sequence[Prompts[Detail]], reasons: Sequence[str | None]
-) -> list[Prompts[Detail]]:
-    return [prompt for prompt, reason in zip(prompts, reasons, strict=True) if reason is None]
-
-
-class _Prepared(NamedTuple, Generic[Detail]):
-    prompts: list[Prompts[Detail]]
-    reasons: list[str | None]
-    features: BatchFeature | None
-
-
 def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[list[int]]:
-    """Returns batches of places in `cases`: of one kind (see `kind`) and alike in length.
+    """Returns batches of indices into `cases`: alike in number of images and in length.
 
     Args:
         cases: any number.
@@ -199,20 +199,19 @@ def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[l
         batch_rows: most rows of a batch that holds more than one case.
     """
 
-    def length(place: int) -> tuple[int, int]:
-        case = cases[place]
+    def length(index: int) -> tuple[int, int]:
+        case = cases[index]
         return kind(case), len(case.question) + max(map(len, case.answers))
 
     batches: list[list[int]] = []
-    used = 0
-    for place in sorted(range(len(cases)), key=length):
-        cost = costs[place]
-        apart = batches and kind(cases[batches[-1][0]]) != kind(cases[place])
-        if not batches or apart or used + cost > batch_rows:
+    used_rows = 0
+    for index in sorted(range(len(cases)), key=length):
+        other_images = batches and kind(cases[batches[-1][0]]) != kind(cases[index])
+        if not batches or other_images or used_rows + costs[index] > batch_rows:
             batches.append([])
-            used = 0
-        batches[-1].append(place)
-        used += cost
+            used_rows = 0
+        batches[-1].append(index)
+        used_rows += costs[index]
     return batches
 
 
@@ -220,11 +219,17 @@ def text_digest(rows: Iterable[Row]) -> str:
     """Returns the SHA-256 of the rows' texts and images."""
     digest = hashlib.sha256()
     for row in rows:
-        for part in (row.text, *(ref.digest for ref in row.images)):
-            digest.update(part.encode() + b"\0")
+        for field in (row.text, *(ref.digest for ref in row.images)):
+            digest.update(field.encode() + b"\0")
     return digest.hexdigest()
 
 
 def to_numpy(tensor: torch.Tensor) -> Any:
     """Returns a float32 array on the host."""
     return tensor.float().cpu().numpy()
+
+
+def split_by_item(rows: Array, prompts: Sequence[PromptRows[Any]]) -> list[Array]:
+    """Returns the values [rows, ...] of a batch item by item, [R, ...] each."""
+    ends = np.cumsum([len(prompt.rows) for prompt in prompts])
+    return np.split(rows, ends[:-1])

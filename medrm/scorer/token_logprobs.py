@@ -18,36 +18,37 @@ _LOGITS_AT_ONCE = 1024
 """Positions whose logits over the whole vocabulary are held at a time."""
 
 
-def token_places(features: BatchFeature) -> list[Tensor]:
-    """Returns for each row the places of its tokens in order, counted through the whole batch.
+def token_positions(features: BatchFeature) -> list[Tensor]:
+    """Returns for each row the positions of its tokens in order, counted through the whole batch.
 
-    A row of a forked batch is a prefix with one of its branches.
+    A row of a batch with shared prefixes is a prefix with one of its branches.
 
     Args:
-        features: of rows, or forked.
+        features: of rows, or with shared prefixes.
     """
-    fork = features.get(SHARED_PREFIX)
-    if fork is not None:
-        return [torch.tensor(row) for row in fork.branch_rows]
+    shared = features.get(SHARED_PREFIX)
+    if shared is not None:
+        return [torch.tensor(row) for row in shared.branch_rows]
     mask = features["attention_mask"]
     return [
-        own.nonzero()[:, 0] + row * mask.shape[1] for row, own in enumerate(mask.cpu().unbind())
+        row_mask.nonzero()[:, 0] + row * mask.shape[1]
+        for row, row_mask in enumerate(mask.cpu().unbind())
     ]
 
 
-def longest_rows(features: BatchFeature, rows: Sequence[int]) -> list[int]:
+def longest_rows(features: BatchFeature, row_counts: Sequence[int]) -> list[int]:
     """Returns the tokens of each case's longest row.
 
     Args:
-        features: of rows, or forked.
-        rows: how many of them belong to each case.
+        features: of rows, or with shared prefixes.
+        row_counts: how many rows belong to each case.
     """
-    fork = features.get(SHARED_PREFIX)
-    if fork is not None:
-        lengths = zip(fork.prefix_lengths, fork.branch_lengths, strict=True)
-        return [prefix + max(own) for prefix, own in lengths]
+    shared = features.get(SHARED_PREFIX)
+    if shared is not None:
+        lengths = zip(shared.prefix_lengths, shared.branch_lengths, strict=True)
+        return [prefix + max(branches) for prefix, branches in lengths]
     counts = iter(features["attention_mask"].sum(dim=1).tolist())
-    return [max(islice(counts, number)) for number in rows]
+    return [max(islice(counts, row_count)) for row_count in row_counts]
 
 
 def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
@@ -58,9 +59,14 @@ def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
 
 
 def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
-    """Returns the states at the last token of each branch of a forked batch, [branches, H]."""
-    places = torch.tensor([row[-1] for row in features[SHARED_PREFIX].branch_rows])
-    return flat_states(model, features)[places]
+    """Returns the states at the last token of each branch, [branches, H].
+
+    Args:
+        model: a stock model.
+        features: with shared prefixes.
+    """
+    last_tokens = torch.tensor([row[-1] for row in features[SHARED_PREFIX].branch_rows])
+    return flat_states(model, features)[last_tokens]
 
 
 def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
@@ -69,7 +75,7 @@ def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     return states
 
 
-def log_probabilities(model: PreTrainedModel, states: Tensor, tokens: Tensor) -> Tensor:
+def token_logprobs(model: PreTrainedModel, states: Tensor, tokens: Tensor) -> Tensor:
     """Returns log p(token | what the state has seen) in fp32, [N, C].
 
     Args:
@@ -80,8 +86,8 @@ def log_probabilities(model: PreTrainedModel, states: Tensor, tokens: Tensor) ->
     head = cast(Any, model).get_output_embeddings()
     return torch.cat(
         [
-            log_softmax(head(part).float(), dim=-1).gather(1, asked)
-            for part, asked in zip(
+            log_softmax(head(chunk).float(), dim=-1).gather(1, chunk_tokens)
+            for chunk, chunk_tokens in zip(
                 torch.split(states, _LOGITS_AT_ONCE),
                 torch.split(tokens, _LOGITS_AT_ONCE),
                 strict=True,

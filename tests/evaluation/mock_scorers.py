@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
 from medrm.data.case_set import CaseSet
 from medrm.evaluation.benchmark import Benchmark
 from medrm.schema import Case, Order, PairLabel, RankingLabel, Response
-from medrm.scorer.runner import Scored
 
 SHARES = {"A": (1.0, 0.0, 0.0), "B": (0.0, 0.0, 1.0), "tie": (0.0, 1.0, 0.0), "-": (0.5, 0.0, 0.5)}
 DIMENSIONS = ("accuracy", "overall")
 
-
-Said = partial(Scored, order="forward", scores=None, reason=None)
-"""What a scalar model yields for one case."""
 
 Answered = partial(
     Response,
@@ -31,6 +28,17 @@ Answered = partial(
     state="ok",
 )
 """One call of a judge; `case_id` and `order` are left to give."""
+
+
+def rewarded(
+    case: Case, scores: np.ndarray | None, dimensions: Sequence[str] = ("accuracy",), **others: str
+) -> Response:
+    """A reward model's response to a case: scores [K, D], or a `state` that says why none."""
+    rewards = None
+    if scores is not None:
+        rewards = dict(zip(dimensions, map(tuple, scores.T.tolist()), strict=True))
+    made = {"readout": "reward", "finish_reason": None, "reason": others.get("state"), **others}
+    return Answered(case.case_id, "forward", rewards=rewards, **made)
 
 
 def make_cases(accuracy: str = "AABB", overall: str = "") -> list[Case]:
@@ -74,7 +82,8 @@ class Rewards:
     """A scalar model whose scores of a case are what `rule` returns; None is an unread case."""
 
     readout = "reward"
-    window = None
+    lookahead = None
+    settings: ClassVar[dict[str, object]] = {}
 
     def __init__(
         self,
@@ -84,14 +93,15 @@ class Rewards:
         self.rule = rule
         self.dimensions = dimensions
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         for case in cases:
             scores = self.rule(case)
             if scores is None:
-                yield Said(case, reason="bad_image")
+                yield rewarded(case, None, state="bad_image")
             else:
                 column = np.array(scores, dtype=np.float32)[:, None]
-                yield Said(case, scores=np.repeat(column, len(self.dimensions), axis=1))
+                repeated = np.repeat(column, len(self.dimensions), axis=1)
+                yield rewarded(case, repeated, self.dimensions)
 
 
 class Judge:
@@ -99,12 +109,13 @@ class Judge:
 
     readout = "verdict_probability"
     dimensions = ("accuracy",)
-    window = None
+    lookahead = None
+    settings: ClassVar[dict[str, object]] = {}
 
     def __init__(self, rule: Callable[[Case, str], float | None]) -> None:
         self.rule = rule
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         for case in cases:
             for order in ("forward", "reversed"):
                 first = self.rule(case, order)
@@ -117,8 +128,7 @@ class Judge:
                 if first is not None:
                     row = (0.9 * first, 0.9 * (1 - first), 0.9)
                     said["probabilities"] = {"accuracy": row}
-                response = Answered(case.case_id, order, **said)
-                yield Scored(case, order, responses=(response,))
+                yield Answered(case.case_id, order, **said)
 
 
 class Writer:
@@ -127,7 +137,8 @@ class Writer:
     A reply that equals `cut` was stopped by the limit.
     """
 
-    window = None
+    lookahead = None
+    settings: ClassVar[dict[str, object]] = {}
 
     def __init__(
         self,
@@ -144,17 +155,14 @@ class Writer:
         self.asked = dimensions if per_dimension else (None,)
         self.cut = cut
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         for case in cases:
             for order in ("forward", "reversed"):
-                responses = tuple(
-                    self.respond(case, order, name, vote)
-                    for name in self.asked[::-1]
-                    for vote in range(self.votes)
-                )
-                yield Scored(case, order, responses=responses)
+                for name in self.asked[::-1]:
+                    for vote in range(self.votes):
+                        yield self.reply(case, order, name, vote)
 
-    def respond(self, case: Case, order: Order, name: str | None, vote: int) -> Response:
+    def reply(self, case: Case, order: Order, name: str | None, vote: int) -> Response:
         text = self.rule(case, order, name, vote)
         said = {"dimension": name, "vote": vote, "readout": self.readout, "text": text}
         if text is None:

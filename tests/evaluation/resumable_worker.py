@@ -15,8 +15,7 @@ from accelerate import PartialState
 from mock_scorers import make_benchmark, make_cases
 
 from medrm.evaluation.evaluator import evaluate
-from medrm.schema import DIMENSIONS, Case
-from medrm.scorer.runner import Scored
+from medrm.schema import DIMENSIONS, Case, Response
 
 CASES = 24
 
@@ -26,17 +25,17 @@ class Slow:
 
     def __init__(self, scorer: Any, asked: Path) -> None:
         self.scorer, self.asked = scorer, asked
-        self.readout, self.dimensions, self.window = (
-            *(scorer.readout, scorer.dimensions, scorer.window),
+        self.readout, self.dimensions, self.lookahead = (
+            *(scorer.readout, scorer.dimensions, scorer.lookahead),
         )
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
-        for scored in self.scorer.judge(cases):
-            if scored.order == "forward":
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
+        for response in self.scorer.respond(cases):
+            if response.order == "forward":
                 with self.asked.open("a") as file:
-                    file.write(f"{scored.case.case_id}\n")
+                    file.write(f"{response.case_id}\n")
             time.sleep(0.05)
-            yield scored
+            yield response
 
 
 def service(folder: Path, url: str) -> Any:

@@ -12,7 +12,7 @@ from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.evaluation.report import Report
 from medrm.schema import Case
 from medrm.scorer.readouts.verdict_averaged import AveragedOrders
@@ -38,7 +38,7 @@ def test_position_cancels_out(tmp_path: Path) -> None:
     report = averaged(tmp_path, first_slot_with_a_hint)
     assert report["protocols"]["robust"]["dimensions"]["accuracy"]["accuracy"] == 1.0
     assert report["protocols"]["robust"]["dimensions"]["accuracy"]["consistency"] is None
-    for row in read_rows(tmp_path / "averaged" / "verdicts.jsonl"):
+    for row in read_verdicts(tmp_path / "averaged" / "verdicts.jsonl"):
         mean = 0.6 if row.label == "A" else 0.4  # of 0.9 and 0.3, of 0.7 and 0.1
         assert row.order == "forward"
         assert row.probability_a == row.score_a == pytest.approx(mean)
@@ -47,7 +47,7 @@ def test_position_cancels_out(tmp_path: Path) -> None:
 
 def test_position_alone_is_a_tie(tmp_path: Path) -> None:
     averaged(tmp_path, lambda _, order: 0.8125 if order == "forward" else 0.1875)
-    rows = read_rows(tmp_path / "averaged" / "verdicts.jsonl")
+    rows = read_verdicts(tmp_path / "averaged" / "verdicts.jsonl")
     assert {row.outcome for row in rows} == {"tie"}
 
 
@@ -56,7 +56,7 @@ def test_an_order_that_was_not_read_leaves_the_case_unread(tmp_path: Path) -> No
         return None if case.case_id == "case-000" and order == "reversed" else 0.75
 
     averaged(tmp_path, rule)
-    rows = read_rows(tmp_path / "averaged" / "verdicts.jsonl")
+    rows = read_verdicts(tmp_path / "averaged" / "verdicts.jsonl")
     unread = [(row.case_id, row.reason) for row in rows if row.outcome == "unread"]
     assert set(unread) == {("case-000", "too_long")}
 
@@ -65,9 +65,9 @@ def test_no_mass_on_either_answer_is_unread_not_a_number(tmp_path: Path) -> None
     averaged(tmp_path, first_slot_with_a_hint)
     responses = list(read_responses(tmp_path / "judge" / "responses.jsonl"))
     responses[1] = replace(responses[1], probabilities={"accuracy": (0.0, 0.0, 0.0)})
-    first, second = AveragedOrders(responses, ("accuracy",), {}).judge(BENCHMARK.cases[:2])
-    assert (first.scores, first.reason) == (None, "no_mass")
-    assert second.scores is not None
+    first, second = AveragedOrders(responses, ("accuracy",), {}).respond(BENCHMARK.cases[:2])
+    assert (first.rewards, first.reason) == (None, "no_mass")
+    assert second.rewards is not None
 
 
 def test_what_is_left_of_a_gain_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,8 +19,7 @@ from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.report import read_report
 from medrm.evaluation.rescore import rescore
-from medrm.schema import DIMENSIONS, Case
-from medrm.scorer.runner import Scored
+from medrm.schema import DIMENSIONS, Case, Response
 
 CASES = 8
 BENCHMARK = make_benchmark(make_cases("ABBABAAB"))
@@ -34,13 +34,13 @@ class Stopping(Writer):
 
     def __init__(self, window: int | None = None, stop: int | None = None) -> None:
         super().__init__(lambda *_: PROMPTS["json"].verdict(dict.fromkeys(DIMENSIONS, "A")).text)
-        self.window, self.stop = window, stop
+        self.lookahead, self.stop = window, stop
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
-        for number, scored in enumerate(super().judge(cases)):
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
+        for number, response in enumerate(super().respond(cases)):
             if number // 2 == self.stop:
                 raise Stopped
-            yield scored
+            yield response
 
 
 def run(folder: Path, scorer: object = None, weights: str | None = "w", **changes: Any) -> None:
@@ -109,19 +109,19 @@ def test_the_same_command_mends_a_damaged_line(
     }[kind]
     run(tmp_path, scorer, benchmark=both)
     whole = contents(tmp_path)
-    path = tmp_path / ("verdicts.jsonl" if kind == "scores" else "responses.jsonl")
+    path = tmp_path / "responses.jsonl"
     lines = path.read_text("utf-8").splitlines()
-    damaged = (2, 4) if kind == "apart" else (1, 2)
+    damaged = {"judge": (1, 2), "apart": (2, 4), "scores": (1,)}[kind]
     for number in damaged:  # all that says anything of one case on one dimension
         lines[number - 1] = line
     path.write_text("\n".join(lines) + "\n", "utf-8")
     with pytest.raises(DataError, match=f"line {damaged[0]}, is not a .*Start the same"):
         rescore(tmp_path)
     asked: list[str] = []
-    scorer.judge = lambda cases, judge=scorer.judge: judge(noted(cases, asked))
+    scorer.respond = lambda cases, respond=scorer.respond: respond(noted(cases, asked))
     run(tmp_path, scorer, benchmark=both)
     assert asked == ["case-000"]
-    assert [f"line {number}, is damaged" in caplog.text for number in damaged] == [True, True]
+    assert all(f"line {number}, is damaged" in caplog.text for number in damaged)
     assert contents(tmp_path) == whole
 
 
@@ -132,9 +132,10 @@ def noted(cases: Sequence[Case], asked: list[str]) -> Sequence[Case]:
 
 def test_a_dimension_of_which_nothing_is_left_is_missed(tmp_path: Path) -> None:
     run(tmp_path, Rewards(oracle, TWO), benchmark=make_benchmark(make_cases("AB", "AB"), TWO))
-    path = tmp_path / "verdicts.jsonl"
-    rows = path.read_text("utf-8").splitlines(keepends=True)
-    path.write_text("".join(rows[2:]), "utf-8")
+    path = tmp_path / "responses.jsonl"
+    first, second = map(json.loads, path.read_text("utf-8").splitlines())
+    del first["rewards"]["overall"]
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n", "utf-8")
     with pytest.raises(DataError, match="case-000: scores are missing"):
         rescore(tmp_path)
 

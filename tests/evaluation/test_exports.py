@@ -19,7 +19,7 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.exports import write_exports
 from medrm.evaluation.exports.hub_entries import dataset_id
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.evaluation.report import read_json
 from medrm.evaluation.tables import writers as text
 from medrm.schema import DIMENSIONS, Case, Order
@@ -126,7 +126,7 @@ def test_verdicts_are_those_of_both_sides(run: Path) -> None:
     rows = [
         (side, row)
         for side in ("before", "after")
-        for row in read_rows(run / f"evaluation/{side}/verdicts.jsonl")
+        for row in read_verdicts(run / f"evaluation/{side}/verdicts.jsonl")
     ]
     assert len(table) == len(rows)
     for shown, (side, row) in zip(table, rows, strict=True):

@@ -12,8 +12,8 @@ from mock_scorers import make_benchmark
 from medrm.evaluation.benchmark import METRICS, Benchmark
 from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
 from medrm.evaluation.measures.best_of_n import WEIGHTS
-from medrm.evaluation.records.verdicts import Reading, row_of
 from medrm.schema import Case, Label, PairLabel, RankingLabel, Verdict
+from medrm.scorer.verdict_rules import labelled
 
 A = PairLabel((1.0, 0.0, 0.0))
 B = PairLabel((0.0, 0.0, 1.0))
@@ -30,12 +30,12 @@ def benchmark(cases: Sequence[Case], metric: str, *groups: str) -> Benchmark:
     return Benchmark("hand-made", source, groups, (), (metric,))
 
 
-def judged(one: Case, reading: Reading, order: Order = "forward") -> Verdict:
-    return row_of(one, "overall", "robust", order, reading)
+def judged(one: Case, outcome: str | int, order: Order = "forward", **others: object) -> Verdict:
+    return labelled(one, Verdict(one.case_id, "overall", "robust", order, outcome, **others))
 
 
 def read(one: Case, outcome: str, order: Order = "forward") -> Verdict:
-    return judged(one, Reading(outcome), order)
+    return judged(one, outcome, order)
 
 
 def scored(one: Case, *scores: float) -> Verdict:
@@ -43,7 +43,7 @@ def scored(one: Case, *scores: float) -> Verdict:
     outcome: str | int = top[0] if len(top) == 1 else "tie"
     if len(scores) == 2 and isinstance(outcome, int):
         outcome = "AB"[outcome]
-    return judged(one, Reading(outcome, None, None, scores))
+    return judged(one, outcome, scores=scores)
 
 
 def test_only_what_the_benchmark_asks_for_is_computed() -> None:
@@ -109,7 +109,7 @@ def test_a_shared_top_score_counts_in_part() -> None:
         scored(cases[1], 5, 5, 5, 1),
         scored(cases[2], 2, 1, 0, 0),
         scored(cases[3], 1, 1),
-        judged(cases[4], Reading("unread", "too_long")),
+        judged(cases[4], "unread", reason="too_long"),
     ]
     found = benchmark_metrics(rows, benchmark(cases, "best_of_n", "subset"))
     math_score, focus = (1 + 1 / 3) / 2, (0 + 0.5 + 0) / 3
@@ -167,7 +167,7 @@ def test_equal_right_answers_have_no_spread(right: float, wrong: float, margin: 
 
 def test_an_unread_prompt_of_ties_is_wrong() -> None:
     cases = [tied("ref:0", 3, 0), tied("tied:0", 3, 0, 1)]
-    rows = [judged(one, Reading("unread", "too_long")) for one in cases]
+    rows = [judged(one, "unread", reason="too_long") for one in cases]
     found = benchmark_metrics(rows, benchmark(cases, "ties"))["overall"]["ties"]
     assert found["score"] == 0.0
     assert benchmark_metrics(rows[:1], benchmark(cases, "ties"))["overall"]["ties"]["score"] is None

@@ -15,10 +15,10 @@ from mock_scorers import Answered, Writer, make_benchmark, make_cases
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.scoring import rows_from_responses
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.evaluation.report import read_report
 from medrm.schema import DIMENSIONS, Order, Response, Verdict
+from medrm.scorer.verdict_rules import verdicts_of
 
 CASE = make_cases("A")[0]
 Call = partial(Answered, CASE.case_id)
@@ -31,7 +31,7 @@ def verdict(letter: str, **others: str) -> str:
 def rows(
     calls: Sequence[Response], protocol: str = "robust", asked: Sequence[str] = DIMENSIONS
 ) -> list[Verdict]:
-    return rows_from_responses(CASE, calls, asked, ("accuracy", "overall"), (protocol,))
+    return verdicts_of(CASE, calls, asked, ("accuracy", "overall"), (protocol,))
 
 
 def read(calls: Sequence[Response], protocol: str = "robust") -> tuple[object, object, object]:
@@ -144,7 +144,7 @@ def test_a_dimension_besides_the_six_has_no_official_verdict() -> None:
     """The released scorer knows no other; counted as wrong it would look like a bad judge."""
     asked = (*DIMENSIONS, "safety")
     call = Call("forward", text=json.dumps(dict.fromkeys(asked, "A")))
-    found = rows_from_responses(CASE, [call], asked, ("accuracy", "safety"))
+    found = verdicts_of(CASE, [call], asked, ("accuracy", "safety"))
     assert [(row.protocol, row.dimension, row.outcome) for row in found] == [
         ("robust", "accuracy", "A"),
         ("robust", "safety", "A"),
@@ -161,7 +161,7 @@ def test_of_more_than_two_answers_the_one_that_wins_most_is_preferred() -> None:
             Call("forward", text=letter and verdict(letter), pair=pair)
             for letter, pair in zip(letters, ((0, 1), (0, 2), (1, 2)), strict=True)
         ]
-        (row,) = rows_from_responses(case, calls, DIMENSIONS, ("accuracy",))
+        (row,) = verdicts_of(case, calls, DIMENSIONS, ("accuracy",))
         assert row.protocol == "robust"
         return row.outcome, row.scores
 
@@ -171,7 +171,7 @@ def test_of_more_than_two_answers_the_one_that_wins_most_is_preferred() -> None:
     assert preferred("", "", "B") == (2, (0.0, 0.0, 0.5))
     assert preferred("", "", "") == ("unread", None)
     shown = [Call("reversed", text=verdict("A"), pair=pair) for pair in ((0, 1), (0, 2), (1, 2))]
-    (row,) = rows_from_responses(case, shown, DIMENSIONS, ("accuracy",))
+    (row,) = verdicts_of(case, shown, DIMENSIONS, ("accuracy",))
     assert (row.outcome, row.scores) == (2, (0.0, 0.5, 1.0))  # A is the one shown first
 
 
@@ -198,11 +198,11 @@ def test_rows_can_be_made_again_from_the_file(tmp_path: Path) -> None:
     again = [
         row
         for case in benchmark.cases
-        for row in rows_from_responses(
+        for row in verdicts_of(
             case, [one for one in responses if one.case_id == case.case_id], asked, ("accuracy",)
         )
     ]
-    written = read_rows(tmp_path / "verdicts.jsonl")
+    written = read_verdicts(tmp_path / "verdicts.jsonl")
 
     def key(row: Verdict) -> tuple[str, ...]:
         return row.case_id, row.dimension, row.protocol, row.order

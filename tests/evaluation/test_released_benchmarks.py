@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mock_scorers import rewarded
 from released_samples import SAMPLES
 
 from medrm.cli import main
@@ -19,8 +20,7 @@ from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
 from medrm.evaluation.report_page import write_page
 from medrm.evaluation.rescore import rescore
-from medrm.schema import DIMENSIONS, Case, PairLabel, RankingLabel
-from medrm.scorer.runner import Scored
+from medrm.schema import DIMENSIONS, Case, PairLabel, RankingLabel, Response
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ class Oracle:
     """Six heads that know the label of the benchmark's dimension; the others know nothing."""
 
     readout = "reward"
-    window = None
+    lookahead = None
     dimensions = DIMENSIONS
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         for case in cases:
             scores = np.zeros((len(case.answers), len(DIMENSIONS)), np.float32)
             for name, label in case.labels.items():
@@ -49,7 +49,7 @@ class Oracle:
                     scores[list(label.rankings[0][0]), column] = 1.0
                 elif isinstance(label, PairLabel) and isinstance(label.choice, int):
                     scores[label.choice, column] = 1.0
-            yield Scored(case, "forward", scores, None)
+            yield rewarded(case, scores, DIMENSIONS)
 
 
 def found(folder: Path) -> dict[str, Any]:

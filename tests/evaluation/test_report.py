@@ -10,18 +10,18 @@ import pytest
 from mock_scorers import (
     Judge,
     Rewards,
-    Said,
     make_benchmark,
     make_cases,
     oracle,
     ranked_case,
+    rewarded,
 )
 
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.scoring import rows_from_said, said_of
-from medrm.evaluation.records.verdicts import read_rows, write_rows
+from medrm.evaluation.records.verdicts import read_verdicts, write_verdicts
 from medrm.evaluation.report import read_report
+from medrm.scorer.verdict_rules import verdicts_of
 from medrm.statistics import mean_interval
 
 ROW_KEYS = [
@@ -30,7 +30,7 @@ ROW_KEYS = [
 ]
 RESPONSE_KEYS = [
     *("case_id", "order", "dimension", "vote", "readout", "prompt_digest", "text"),
-    *("probabilities", "finish_reason", "state", "reason"),
+    *("probabilities", "finish_reason", "state", "reason", "rewards"),
 ]
 
 
@@ -56,7 +56,9 @@ def test_scalar_rows(tmp_path: Path) -> None:
     assert (rows[0]["score_a"], rows[0]["score_b"]) == (1, 0)
     assert rows[0]["probability_a"] == pytest.approx(1 / (1 + np.exp(-1)))
     assert rows[0]["groups"] == {"organ": "brain"}
-    assert not (tmp_path / "responses.jsonl").exists()
+    responses = lines(tmp_path / "responses.jsonl")
+    assert [list(line) for line in responses] == [RESPONSE_KEYS] * 4
+    assert [line["rewards"] for line in responses] == [{"accuracy": [1.0, 0.0]}] * 4
 
 
 def test_always_a(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_oracle_and_equal_scores(tmp_path: Path) -> None:
     )
     assert accuracy_of(report)["accuracy"] == 0.0
     assert report["protocols"]["official"]["micro"]["accuracy"] == 0.0
-    assert {row.outcome for row in read_rows(tmp_path / "verdicts.jsonl")} == {"tie"}
+    assert {row.outcome for row in read_verdicts(tmp_path / "verdicts.jsonl")} == {"tie"}
 
 
 def test_unread_cases_stay_and_are_wrong(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_unread_cases_stay_and_are_wrong(tmp_path: Path) -> None:
     assert (measures["accuracy"], measures["n"], measures["coverage"]) == (0.75, 4, 0.75)
     assert report["protocols"]["official"]["micro"]["accuracy"] == 0.75
     assert report["unread"] == {"bad_image": 1}
-    row = read_rows(tmp_path / "verdicts.jsonl")[0]
+    row = read_verdicts(tmp_path / "verdicts.jsonl")[0]
     assert (row.outcome, row.reason, row.score_a) == ("unread", "bad_image", None)
     assert report["verdict_mass"] is None
 
@@ -185,7 +187,7 @@ def test_protocol_choice_and_leftovers(tmp_path: Path) -> None:
         Rewards(oracle), benchmark, tmp_path, "mock", overwrite=True, protocol="robust"
     )
     assert set(report["protocols"]) == {"robust"}
-    files = ["cases.jsonl", "evaluation.json", "report.json", "verdicts.jsonl"]
+    files = ["cases.jsonl", "evaluation.json", "report.json", "responses.jsonl", "verdicts.jsonl"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     with pytest.raises(ConfigError, match="Did you mean 'official'"):
         evaluate(Rewards(oracle), benchmark, tmp_path, "mock", protocol="offical")
@@ -205,25 +207,23 @@ def test_evaluating_twice_writes_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_rows_survive_the_file(tmp_path: Path) -> None:
-    said = [Said(case, scores=np.array([[0.1], [0.3]], np.float32)) for case in make_cases("A-")]
-    said.append(Said(ranked_case(0, 1), scores=np.arange(4, dtype=np.float32)[:, None]))
+    scored = [(case, np.array([[0.1], [0.3]], np.float32)) for case in make_cases("A-")]
+    scored.append((ranked_case(0, 1), np.arange(4, dtype=np.float32)[:, None]))
     names = ("accuracy",)
     rows = [
         row
-        for one in said
-        for row in rows_from_said(
-            one.case, said_of([one], names), names, (*names, "overall"), "reward"
-        )
+        for case, scores in scored
+        for row in verdicts_of(case, [rewarded(case, scores)], names, (*names, "overall"))
     ]
-    write_rows(tmp_path / "verdicts.jsonl", rows)
-    assert read_rows(tmp_path / "verdicts.jsonl") == rows
+    write_verdicts(tmp_path / "verdicts.jsonl", rows)
+    assert read_verdicts(tmp_path / "verdicts.jsonl") == rows
 
 
 def test_likelihood_states_no_probability() -> None:
     (case,) = make_cases("A")
     names = ("accuracy",)
-    said = said_of([Said(case, scores=np.array([[-1.0], [-2.0]], np.float32))], names)
-    (row,) = rows_from_said(case, said, names, names, "likelihood", ("robust",))
+    response = rewarded(case, np.array([[-1.0], [-2.0]], np.float32), readout="likelihood")
+    (row,) = verdicts_of(case, [response], names, names, ("robust",))
     assert (row.outcome, row.probability_a, row.score_a) == ("A", None, -1.0)
 
 
@@ -236,7 +236,7 @@ def test_what_cannot_be_a_verdict_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="creativity"):
         evaluate(Rewards(oracle, ("creativity",)), benchmark, tmp_path, "mock")
     forgetful = Rewards(oracle)
-    forgetful.judge = lambda cases: iter([Said(cases[0], scores=np.zeros((2, 1)))])
+    forgetful.respond = lambda cases: iter([rewarded(cases[0], np.zeros((2, 1)))])
     with pytest.raises(RuntimeError, match="passed over 1 cases"):
         evaluate(forgetful, benchmark, tmp_path, "mock", overwrite=True)
     assert not (tmp_path / "report.json").exists()
@@ -247,7 +247,7 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         read_report(tmp_path)
     (tmp_path / "verdicts.jsonl").write_text('{"case_id": "x"}\n', encoding="utf-8")
     with pytest.raises(DataError, match="line 1"):
-        read_rows(tmp_path / "verdicts.jsonl")
+        read_verdicts(tmp_path / "verdicts.jsonl")
 
 
 def test_ties_are_scored_apart(tmp_path: Path) -> None:

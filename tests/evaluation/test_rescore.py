@@ -14,7 +14,7 @@ from medrm.chat import PROMPTS
 from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.evaluation.rescore import rescore
 from medrm.schema import DIMENSIONS, Case
 
@@ -51,7 +51,7 @@ def test_nothing_changes(tmp_path: Path, name: str) -> None:
     for _ in range(2):
         rescore(tmp_path)
         assert contents(tmp_path) == before
-    file = tmp_path / ("responses.jsonl" if name != "rewards" else "verdicts.jsonl")
+    file = tmp_path / "responses.jsonl"
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     random.Random(0).shuffle(lines)
     file.write_text("".join(lines), encoding="utf-8")
@@ -74,7 +74,7 @@ def test_another_protocol(tmp_path: Path) -> None:
     assert (tmp_path / "official.csv").exists()
     rescore(tmp_path, "robust")
     assert not (tmp_path / "official.csv").exists()
-    assert {row.protocol for row in read_rows(tmp_path / "verdicts.jsonl")} == {"robust"}
+    assert {row.protocol for row in read_verdicts(tmp_path / "verdicts.jsonl")} == {"robust"}
     with pytest.raises(ConfigError, match="Did you mean 'robust'"):
         rescore(tmp_path, "robus")
 
@@ -131,7 +131,7 @@ def test_replies_are_read_again(tmp_path: Path) -> None:
     path = tmp_path / "responses.jsonl"
     path.write_text(path.read_text().replace("no idea", '{\\"accuracy\\": \\"B\\"}'))
     rescore(tmp_path)
-    rows = [row for row in read_rows(tmp_path / "verdicts.jsonl") if row.case_id == "case-002"]
+    rows = [row for row in read_verdicts(tmp_path / "verdicts.jsonl") if row.case_id == "case-002"]
     assert {(row.order, row.outcome) for row in rows if row.protocol == "robust"} == {
         *(("forward", "B"), ("reversed", "A"))
     }
@@ -175,5 +175,25 @@ def test_what_changes_rounding_alone_bars_no_comparison(tmp_path: Path) -> None:
     assert report["settings"] == {"dtype": "float32"}
     assert report["rounding"] == {"attn_implementation": "eager"}
     before = contents(tmp_path)
+    rescore(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_an_evaluation_of_rewards_by_version_0_1_says_what_to_do(tmp_path: Path) -> None:
+    """That version kept no responses of reward models; their verdicts compare and report."""
+    evaluate(SCORERS["rewards"], make_benchmark(make_cases("AB", "AB"), TWO), tmp_path, "m")
+    (tmp_path / "responses.jsonl").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(DataError, match=r"kept none of reward models.*start the same"):
+        rescore(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_lines_of_a_judge_of_version_0_1_are_read(tmp_path: Path) -> None:
+    evaluate(SCORERS["judge"], make_benchmark(make_cases("AB")), tmp_path, "m")
+    before, path = contents(tmp_path), tmp_path / "responses.jsonl"
+    records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert {record.pop("rewards") for record in records} == {None}
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
     rescore(tmp_path)
     assert contents(tmp_path) == before

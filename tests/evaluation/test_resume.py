@@ -15,19 +15,26 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from loopback_openai import LoopbackOpenAI, completion
-from mock_scorers import Answered, Rewards, Writer, make_benchmark, make_cases, oracle
+from mock_scorers import (
+    Answered,
+    Rewards,
+    Writer,
+    make_benchmark,
+    make_cases,
+    oracle,
+    rewarded,
+)
 from resumable_worker import CASES
 
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.folder import held
+from medrm.evaluation.folder import locked
 from medrm.evaluation.records.journal import Journal
-from medrm.evaluation.records.scoring import Said
 from medrm.schema import DIMENSIONS, Case, Response
-from medrm.scorer.runner import Scored
 
 WORKER = Path(__file__).parent / "resumable_worker.py"
 BENCHMARK = make_benchmark(make_cases("ABBABAAB" * 2))
@@ -43,7 +50,7 @@ class Counting:
     def __init__(
         self, scorer: Rewards | Writer, window: int | None = None, stop: int | None = None
     ) -> None:
-        self.scorer, self.stop, self.window = scorer, stop, window
+        self.scorer, self.stop, self.lookahead = scorer, stop, window
         self.readout, self.dimensions = scorer.readout, scorer.dimensions
         self.windows: list[list[str]] = []
 
@@ -51,14 +58,14 @@ class Counting:
     def asked(self) -> list[str]:
         return [case_id for window in self.windows for case_id in window]
 
-    def judge(self, cases: Sequence[Case]) -> Iterator[Scored]:
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         self.windows.append([])
-        for scored in self.scorer.judge(cases):
-            if scored.order == "forward":
+        for response in self.scorer.respond(cases):
+            if response.case_id not in self.windows[-1]:
                 if len(self.asked) == self.stop:
                     raise Stopped
-                self.windows[-1].append(scored.case.case_id)
-            yield scored
+                self.windows[-1].append(response.case_id)
+            yield response
 
 
 def write(case: Case, order: str, name: str | None, vote: int) -> str:
@@ -135,7 +142,7 @@ def test_a_damaged_line_costs_its_own_case(tmp_path: Path, line: bytes) -> None:
 def test_two_evaluations_do_not_share_a_folder(tmp_path: Path) -> None:
     run(tmp_path, Counting(SCORERS["scores"]))
     before = contents(tmp_path)
-    with held(tmp_path), pytest.raises(ConfigError, match="Another evaluation is writing"):
+    with locked(tmp_path), pytest.raises(ConfigError, match="Another evaluation is writing"):
         run(tmp_path, Counting(SCORERS["votes"]), overwrite=True)
     assert contents(tmp_path) == before
     run(tmp_path, Counting(SCORERS["votes"]), overwrite=True)
@@ -145,8 +152,8 @@ def test_failed_calls_are_asked_again(tmp_path: Path) -> None:
     """Refusals, long prompts and bad images are answers; a service that fails is none."""
 
     class Failing(Writer):
-        def respond(self, case: Case, *call: object) -> object:
-            response = super().respond(case, *call)
+        def reply(self, case: Case, *call: object) -> object:
+            response = super().reply(case, *call)
             failed = {"state": "error", "reason": "HTTP 500", "text": None}
             changes = {"case-003": failed, "case-005": {"state": "too_long", "text": None}}
             return dataclasses.replace(response, **changes.get(case.case_id, {}))
@@ -289,21 +296,22 @@ def test_two_processes_are_killed(tmp_path: Path) -> None:
 def test_each_process_has_a_journal_of_its_own(tmp_path: Path) -> None:
     """Of another rank, another evaluation or unknown weights nothing is taken over."""
     asked = ("accuracy",)
-    said = {
-        "judge": Said("case-001", tuple(calls("case-001"))),
-        "scores": Said("case-001", scores={"accuracy": (0.1, 0.25)}),
-        "reason": Said("case-001", reason="bad_image"),
+    (case,) = make_cases("A")
+    responses = {
+        "judge": tuple(calls("case-000")),
+        "scores": (rewarded(case, np.array([[0.1], [0.25]])),),
+        "reason": (rewarded(case, None, state="bad_image"),),
     }
-    for name, one in said.items():
+    for name, one in responses.items():
         folder = tmp_path / name
         folder.mkdir()
         journal = Journal(folder, "address", asked, rank=1, processes=2)
         journal.start([])
         journal.append(one)
         journal.close()
-        assert Journal(folder, "address", asked, 1, 2).known == {"case-001": one}
+        assert Journal(folder, "address", asked, 1, 2).responses == {"case-000": one}
         for address, rank in (("address", 0), ("another", 1), (None, 1)):
-            assert Journal(folder, address, asked, rank, 2).known == {}
+            assert Journal(folder, address, asked, rank, 2).responses == {}
         assert not (folder / "responses.jsonl").exists()
         journal.remove()
         assert not list(folder.iterdir())

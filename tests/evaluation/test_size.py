@@ -9,9 +9,10 @@ from pathlib import Path
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.records.verdicts import Reading, row_of, write_rows
+from medrm.evaluation.records.verdicts import write_verdicts
 from medrm.evaluation.report import build_report, write_report
 from medrm.schema import DIMENSIONS, Case, Order, PairLabel, Protocol, Verdict
+from medrm.scorer.verdict_rules import labelled
 
 SHOWN: tuple[tuple[Protocol, Order], ...] = (
     ("official", "forward"),
@@ -28,8 +29,11 @@ def judged(cases: list[Case], skill: float, generator: random.Random) -> list[Ve
             for protocol, order in SHOWN:
                 says_a = is_a == (generator.random() < skill)
                 chance = 0.5 + generator.random() / 2
-                reading = Reading("A" if says_a else "B", None, chance if says_a else 1 - chance)
-                rows.append(row_of(case, dimension, protocol, order, reading))
+                verdict = Verdict(
+                    *(case.case_id, dimension, protocol, order, "A" if says_a else "B"),
+                    probability_a=chance if says_a else 1 - chance,
+                )
+                rows.append(labelled(case, verdict))
     return rows
 
 
@@ -59,7 +63,7 @@ def test_1026_cases_in_two_orders_on_six_dimensions(tmp_path: Path) -> None:
     for name, skill in (("before", 0.6), ("after", 0.68)):
         rows = judged(cases, skill, generator)
         (tmp_path / name).mkdir()
-        write_rows(tmp_path / name / "verdicts.jsonl", rows)
+        write_verdicts(tmp_path / name / "verdicts.jsonl", rows)
         report = build_report(rows, [], benchmark, name, "generate", DIMENSIONS, {})
         write_report(tmp_path / name, report)
     result = compare(tmp_path / "before", tmp_path / "after")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from medrm.evaluation.records.verdicts import Reading, label_of, read_rows, row_of, write_rows
-from medrm.schema import Case, PairLabel, RankingLabel
+from medrm.evaluation.records.verdicts import read_verdicts, write_verdicts
+from medrm.schema import Case, PairLabel, RankingLabel, Verdict
+from medrm.scorer.verdict_rules import label_of, labelled
 
 
 def ranked(*rankings: tuple[tuple[int, ...], ...]) -> RankingLabel:
@@ -33,12 +34,12 @@ def test_what_most_votes_put_on_top_is_the_label(
 def test_each_of_the_best_answers_is_right(tmp_path: Path) -> None:
     case = Case("c", (), "q", ("a", "b", "c"), {"overall": ranked(((0, 2), (1,)))})
     rows = [
-        row_of(case, "overall", "robust", "forward", Reading(outcome))
+        labelled(case, Verdict("c", "overall", "robust", "forward", outcome))
         for outcome in (0, 1, 2, "tie", "unread")
     ]
     assert [row.correct for row in rows] == [1, 0, 1, 0, 0]
-    write_rows(tmp_path / "verdicts.jsonl", rows)
-    assert read_rows(tmp_path / "verdicts.jsonl") == rows
+    write_verdicts(tmp_path / "verdicts.jsonl", rows)
+    assert read_verdicts(tmp_path / "verdicts.jsonl") == rows
 
 
 def test_a_pair_keeps_its_letters() -> None:

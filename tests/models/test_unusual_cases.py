@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 from prefix_cases import case, reward_model
+from presentations import by_order
 from tiny import TINY_FAMILIES, make_tiny, tiny_image
 
 from medrm.config import ModelOptions
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
+from medrm.scorer.caller_case import image_ref
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.contextual import orders
 from medrm.scorer.readouts.likelihood import Likelihood
-from medrm.scorer.readouts.reward import RewardModel, image_ref
+from medrm.scorer.readouts.reward import RewardModel
 
 OPENING = "The chest radiograph shows clear lungs and no acute abnormality. " * 6
 
@@ -141,15 +143,16 @@ def test_the_longest_row_that_is_read_is_the_same(family: str) -> None:
     for limit in sorted({length + by for length in lengths for by in (-1, 0)}):
         limited = dataclasses.replace(contract, max_length=limit)
         one, other = (
-            list(RewardModel(model, processor, limited).judge(cases))
-            for model in (separate, shared)
+            by_order(RewardModel(model, processor, limited), cases) for model in (separate, shared)
         )
         reasons = ["too_long" if length > limit else None for length in lengths]
         assert [scored.reason for scored in one] == [scored.reason for scored in other] == reasons
         for first, second in zip(one, other, strict=True):
             if first.scores is not None:
                 assert abs(first.scores - second.scores).max() <= 1e-5
-        read = (Likelihood(m, processor, max_length=limit).judge(cases) for m in (separate, shared))
+        read = (
+            by_order(Likelihood(m, processor, max_length=limit), cases) for m in (separate, shared)
+        )
         for first, second in zip(*read, strict=True):
             assert first.reason == second.reason
             if first.scores is not None:

@@ -20,6 +20,7 @@ from judging import (
     judged,
     judged_cases,
 )
+from presentations import by_order
 from torch import Tensor
 from transformers import Trainer
 from trl.trainer import base_trainer
@@ -62,7 +63,7 @@ def test_supervision_reaches_the_right_letters(judging: Build, tmp_path: Path) -
     skeleton = ConstrainedJson(
         built.model.eval(), built.collator.processor, prompt, dimensions=("accuracy",)
     )
-    for scored in skeleton.judge(judged_cases(12, 700)):
+    for scored in by_order(skeleton, judged_cases(12, 700)):
         (response,) = scored.responses
         assert response.probabilities is not None
         first, second, mass = response.probabilities["accuracy"]

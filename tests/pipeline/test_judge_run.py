@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pipeline.entry import Recipe
+from presentations import by_order
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -67,7 +68,7 @@ def test_a_saved_judge_gives_the_same_responses(
     assert isinstance(judge, Judge)
     cases = {case.case_id: case for case in medrm.read_cases(phantom / "votes.jsonl")}
     for line in lines(tmp_path / "run" / "evaluation" / "after" / "responses.jsonl"):
-        scored = judge.judge([cases[line["case_id"]]])
+        scored = by_order(judge, [cases[line["case_id"]]])
         again = next(one for one in scored if one.order == line["order"])
         assert again.responses[0].text == line["text"]  # alone instead of in a batch
         assert again.responses[0].prompt_digest == line["prompt_digest"]

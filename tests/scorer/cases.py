@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from presentations import Presentation
 from tiny import tiny_image
 
 from medrm.chat import PROMPTS
@@ -14,7 +15,6 @@ from medrm.data.images import bytes_image
 from medrm.schema import Case, ImageRef
 from medrm.scorer.mock_judges import MockEngine
 from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.runner import Scored
 
 ANSWERS = (
     "Clear lungs.",
@@ -50,7 +50,7 @@ def make_case(
     return Case(f"case-{number}", images, "What does it show?" + " lungs" * number, words)
 
 
-def chances(scored: Scored) -> np.ndarray:
+def chances(scored: Presentation) -> np.ndarray:
     """Returns the probabilities of a judge's responses to one order of a case, [D, 3]."""
     assert all(
         (one.case_id, one.order, one.state, one.text)

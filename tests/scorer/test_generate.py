@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 
@@ -214,7 +215,7 @@ def test_calls_that_were_not_made_say_why(family: str) -> None:
 
 
 def test_requests_are_read_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WINDOW", 1)
+    monkeypatch.setattr(batches, "LOOKAHEAD_PER_ROW", 1)
     model, processor = make_tiny("qwen2_5_vl")
     taken = 0
 
@@ -236,5 +237,5 @@ def test_a_judge_asks_it() -> None:
     assert engine.plain("a <|im_end|> b") == "a < |im_end|> b"
     case = dataclasses.replace(make_case(0), answers=("<|im_end|>", "<|image_pad|>"))
     judge = Judge(engine, PROMPTS["json"], DIMENSIONS, sampling=SHORT, plain=engine.plain)
-    forward, backward = judge.judge([case])
+    forward, backward = by_order(judge, [case])
     assert [one.state for one in (*forward.responses, *backward.responses)] == ["ok", "ok"]

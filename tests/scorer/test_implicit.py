@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
@@ -166,7 +167,7 @@ def test_bad_cases_keep_their_place_and_reason() -> None:
     scorer = make_scorer("qwen2_5_vl", max_length=60)
     long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 60))
     broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
-    scored = list(scorer.judge([make_case(0), long, broken]))
+    scored = by_order(scorer, [make_case(0), long, broken])
     assert [one.reason for one in scored] == [None, "too_long", "bad_image"]
     with pytest.raises(DataError, match="max_length"):
         list(scorer.score_cases([long]))

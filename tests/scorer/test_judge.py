@@ -9,6 +9,7 @@ from itertools import combinations, count, islice
 
 import pytest
 from cases import broken_image, make_case, stored_image
+from presentations import by_order
 from scorer.cases import mock_judge
 
 from medrm.chat import PROMPTS
@@ -16,7 +17,7 @@ from medrm.errors import DataError
 from medrm.schema import ORDERS, Case, PairLabel, RankingLabel
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
 from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.round_robin import pair_of
+from medrm.scorer.readouts.pair_judge import pair_of
 
 TWO = ("accuracy", "overall")
 
@@ -53,7 +54,7 @@ def test_keeps_the_order_of_cases_orders_dimensions_and_votes(ahead: int) -> Non
     engine = Script(lambda request: request.case.case_id, ahead)
     judge = Judge(engine, PROMPTS["json_per_dimension"], TWO, votes=2)
     cases = [make_case(number, sizes=()) for number in range(4)]
-    found = list(judge.judge(iter(cases)))
+    found = by_order(judge, iter(cases))
     assert [(scored.case, scored.order) for scored in found] == [
         (case, order) for case in cases for order in ("forward", "reversed")
     ]
@@ -72,7 +73,7 @@ def test_keeps_the_order_of_cases_orders_dimensions_and_votes(ahead: int) -> Non
 def test_shows_the_second_answer_first_in_reverse_and_one_dimension_at_a_time() -> None:
     engine = Script(lambda request: "?")
     case = Case("one", (stored_image(1), stored_image(2)), "Q?", ("first", "second"))
-    list(Judge(engine, PROMPTS["json_per_dimension"], TWO).judge([case]))
+    by_order(Judge(engine, PROMPTS["json_per_dimension"], TWO), [case])
     for request, order, name in zip(
         engine.asked, ("forward",) * 2 + ("reversed",) * 2, TWO * 2, strict=True
     ):
@@ -89,7 +90,7 @@ def test_reads_cases_no_further_than_the_engine() -> None:
             taken.append(number)
             yield make_case(number, sizes=())
 
-    found = Judge(Script(lambda _: "?", ahead=6), PROMPTS["json"], TWO).judge(endless())
+    found = Judge(Script(lambda _: "?", ahead=6), PROMPTS["json"], TWO).respond(endless())
     assert len(list(islice(found, 20))) == 20
     assert len(taken) <= 13
 
@@ -97,7 +98,7 @@ def test_reads_cases_no_further_than_the_engine() -> None:
 def test_of_more_than_two_answers_every_two_are_compared() -> None:
     cases = [make_case(number, answers=k, sizes=()) for number, k in enumerate([3, 2, 4])]
     engine = Script(lambda request: letters("A"))
-    found = list(Judge(engine, PROMPTS["json_per_dimension"], TWO).judge(cases))
+    found = by_order(Judge(engine, PROMPTS["json_per_dimension"], TWO), cases)
     assert [(scored.case, scored.order) for scored in found] == [
         (case, order) for case in cases for order in ORDERS
     ]
@@ -123,7 +124,7 @@ def test_breaks_up_control_tokens_before_the_prompt() -> None:
     engine = Script(lambda request: "?")
     case = Case("one", (), "Q <end>", ("<end> a", "b"))
     judge = Judge(engine, PROMPTS["json"], TWO, plain=lambda text: text.replace("<end>", "< end>"))
-    list(judge.judge([case]))
+    by_order(judge, [case])
     text = json.dumps(engine.asked[0].messages)
     assert "<end>" not in text
     assert text.count("< end>") == 2
@@ -131,7 +132,7 @@ def test_breaks_up_control_tokens_before_the_prompt() -> None:
 
 def test_a_failed_call_keeps_its_state() -> None:
     failed = Completion(None, None, "error", "HTTP 503", "digest")
-    (scored, _) = Judge(Script(lambda _: failed), PROMPTS["json"], TWO).judge([make_case(0)])
+    (scored, _) = by_order(Judge(Script(lambda _: failed), PROMPTS["json"], TWO), [make_case(0)])
     (response,) = scored.responses
     assert (response.state, response.reason, response.prompt_digest) == (
         "error",
@@ -200,7 +201,7 @@ def test_settings_name_all_that_could_change_a_response() -> None:
 def test_the_seed_of_a_call_is_its_own_and_nothing_elses() -> None:
     engine = Script(lambda request: "?")
     cases = [make_case(number, sizes=()) for number in range(3)]
-    list(Judge(engine, PROMPTS["json_per_dimension"], TWO, votes=3).judge(cases))
+    by_order(Judge(engine, PROMPTS["json_per_dimension"], TWO, votes=3), cases)
     seeds = [call_seed(request, Sampling()) for request in engine.asked]
     assert len(set(seeds)) == len(seeds) == 36
     assert all(0 <= seed < 2**31 for seed in seeds)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from presentations import by_order
 from scorer.cases import mock_judge
 
 from medrm.errors import ConfigError
 from medrm.parsers import parse_verdict
 from medrm.schema import DIMENSIONS, Case, PairLabel
 from medrm.scorer.mock_judges import MOCKS, REFUSAL, MockEngine
-from medrm.scorer.readouts.generative_judge import preferences
+from medrm.scorer.verdict_rules import verdicts_of
 
 LABELS = {
     "accuracy": PairLabel((0.0, 0.0, 1.0), 3),
@@ -26,14 +27,18 @@ CASES = [
 ]
 
 
+CHOICES = {"A": 0, "B": 1, "tie": "tie", "unread": None}
+
+
 def stored(name: str, cases: list[Case] = CASES) -> dict[str, dict[str, list[int | str | None]]]:
     """Case to dimension to the choice in each order, in the stored frame."""
     choices: dict[str, dict[str, list[int | str | None]]] = {}
-    for scored in mock_judge(name, DIMENSIONS).judge(cases):
-        for dimension, found in preferences(scored, DIMENSIONS).items():
-            choices.setdefault(scored.case.case_id, {}).setdefault(dimension, []).append(
-                found.choice
-            )
+    for scored in by_order(mock_judge(name, DIMENSIONS), cases):
+        for verdict in verdicts_of(
+            scored.case, scored.responses, DIMENSIONS, DIMENSIONS, ("robust",)
+        ):
+            by_dimension = choices.setdefault(verdict.case_id, {})
+            by_dimension.setdefault(verdict.dimension, []).append(CHOICES[verdict.outcome])
     return choices
 
 
@@ -79,7 +84,7 @@ def test_oracle_says_the_labels_and_of_ties_the_first_stored() -> None:
 @pytest.mark.parametrize("parser", ["official", "strict"])
 def test_one_case_in_ten_of_the_malformed_oracle_is_read_by_no_parser(parser: str) -> None:
     unread = set()
-    for scored in mock_judge("oracle-malformed-10", DIMENSIONS).judge(CASES):
+    for scored in by_order(mock_judge("oracle-malformed-10", DIMENSIONS), CASES):
         (response,) = scored.responses
         parsed = parse_verdict(response.text or "", parser)  # type: ignore[arg-type]
         if set(parsed.outcomes.values()) == {None}:
@@ -98,7 +103,7 @@ def test_one_case_in_ten_of_the_malformed_oracle_is_read_by_no_parser(parser: st
 @pytest.mark.parametrize("parser", ["official", "strict"])
 def test_a_refusal_is_read_by_no_parser(parser: str) -> None:
     assert REFUSAL == "I'm sorry, I can't help with that."
-    for scored in mock_judge("refuse", DIMENSIONS).judge(CASES[:3]):
+    for scored in by_order(mock_judge("refuse", DIMENSIONS), CASES[:3]):
         (response,) = scored.responses
         assert (response.text, response.state, response.finish_reason) == (REFUSAL, "ok", "stop")
         outcomes = parse_verdict(REFUSAL, parser).outcomes  # type: ignore[arg-type]
@@ -107,7 +112,7 @@ def test_a_refusal_is_read_by_no_parser(parser: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(MOCKS) - {"refuse", "oracle-malformed-10"}))
 def test_both_parsers_read_the_same_in_a_reply(name: str) -> None:
-    for scored in mock_judge(name, DIMENSIONS).judge(CASES[:20]):
+    for scored in by_order(mock_judge(name, DIMENSIONS), CASES[:20]):
         text = scored.responses[0].text or ""
         assert parse_verdict(text, "official").outcomes == parse_verdict(text, "strict").outcomes
 

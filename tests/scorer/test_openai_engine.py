@@ -27,6 +27,7 @@ from loopback_openai import (
     question,
     run,
 )
+from presentations import by_order
 
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
@@ -68,7 +69,7 @@ def test_sends_what_the_service_documents(start: Start, tmp_path: Path) -> None:
     sampling = Sampling(temperature=0.5, max_new_tokens=77, seed=3)
     prompt = PROMPTS["json"]
     judge = Judge(engine(service, tmp_path), prompt, ["overall"], sampling=sampling)
-    list(judge.judge([Case("c", (stored_image(1),), "Q?", ("a", "b"))]))
+    by_order(judge, [Case("c", (stored_image(1),), "Q?", ("a", "b"))])
     body = next(body for body in service.bodies if "Answer A:\na\n" in question(body))
     assert body["model"] == "a-model"
     assert (body["temperature"], body["max_completion_tokens"]) == (0.5, 77)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from presentations import by_order
 from scorer.cases import broken_image, chances, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
@@ -19,8 +20,8 @@ from medrm.models.prefix_sharing import kv_cache as prefix_module
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts.likelihood import Likelihood
+from medrm.scorer.readouts.pair_judge import pair_of
 from medrm.scorer.readouts.verdict_probability import VerdictProbability
-from medrm.scorer.round_robin import pair_of
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 
@@ -63,20 +64,21 @@ def mean_likelihood(model: Any, processor: Any, case: Case, answer: str) -> floa
 def test_likelihood_is_the_mean_over_the_answers_own_tokens(family: str) -> None:
     model, processor = make_tiny(family)
     cases = mixed_cases()
-    for scored in Likelihood(model, processor, dimensions=DIMENSIONS).judge(cases):
+    for scored in by_order(Likelihood(model, processor, dimensions=DIMENSIONS), cases):
         expected = [
             mean_likelihood(model, processor, scored.case, answer) for answer in scored.case.answers
         ]
         assert scored.scores.shape == (2, 3)
         assert np.abs(scored.scores - np.array(expected)[:, None]).max() <= 1e-5
-        assert scored.responses == ()
+        (response,) = scored.responses
+        assert (response.text, response.probabilities) == (None, None)
         assert scored.order == "forward"
 
 
 def test_likelihood_takes_any_number_of_answers_and_an_empty_one() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = dataclasses.replace(make_case(0), answers=("", "one", " two "))
-    (scored,) = Likelihood(model, processor).judge([case])
+    (scored,) = by_order(Likelihood(model, processor), [case])
     assert scored.scores.shape == (3, 6)
     assert np.isfinite(scored.scores).all()
     messages = chat.answer_messages(case.question, 1, "")
@@ -89,13 +91,13 @@ def test_likelihood_takes_any_number_of_answers_and_an_empty_one() -> None:
 def test_template_that_trims_answers_is_followed() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     spaced = dataclasses.replace(make_case(0), answers=("  one lungs ", "two"))
-    trimmed = dataclasses.replace(spaced, answers=("one lungs", "two"))
+    trimmed = dataclasses.replace(spaced, case_id="trimmed", answers=("one lungs", "two"))
     processor.chat_template = processor.chat_template.replace("c['text']", "c['text'] | trim")
-    first, second = Likelihood(model, processor).judge([spaced, trimmed])
+    first, second = by_order(Likelihood(model, processor), [spaced, trimmed])
     assert np.array_equal(first.scores, second.scores)
     processor.chat_template = processor.chat_template.replace("| trim", "| upper")
     with pytest.raises(ConfigError, match="rewrites answers"):
-        list(Likelihood(model, processor).judge([spaced]))
+        by_order(Likelihood(model, processor), [spaced])
 
 
 def verdict(model: Any, processor: Any, case: Case, shown: tuple[str, str], name: str) -> Any:
@@ -114,7 +116,7 @@ def test_verdict_is_the_probability_after_the_prompt(family: str, shared_prefix:
     model, processor = make_tiny(family, shared_prefix=shared_prefix)
     cases = mixed_cases()
     scorer = VerdictProbability(model, processor, dimensions=DIMENSIONS)
-    scored = list(scorer.judge(cases))
+    scored = by_order(scorer, cases)
     assert [(one.case.case_id, one.order) for one in scored] == [
         (case.case_id, order) for case in cases for order in ("forward", "reversed")
     ]
@@ -146,9 +148,9 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
     place = len(ids) - ids[::-1].index(letters[0]) - 1
     assert processor.tokenizer.decode(ids[place - 1 : place + 1]) == ": A"
     expected = found[place - 1, letters].exp().numpy()
-    forward, _ = VerdictProbability(model, processor, dimensions=("overall",)).judge([case])
+    forward, _ = by_order(VerdictProbability(model, processor, dimensions=("overall",)), [case])
     assert np.abs(chances(forward)[0, :2] - expected).max() <= 1e-6
-    (scored,) = Likelihood(model, processor).judge([case])
+    (scored,) = by_order(Likelihood(model, processor), [case])
     messages = chat.answer_messages(case.question, 1, case.answers[0])
     ids, found = log_probabilities(
         model, processor, case, chat.render(processor, messages, "turn_end")
@@ -162,12 +164,12 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
 @pytest.mark.parametrize("family", ["gemma3", "mllama"])
 def test_unshared_families_need_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = make_tiny(family)
-    whole = [chances(one) for one in VerdictProbability(model, processor).judge([make_case(0)])]
+    whole = [chances(one) for one in by_order(VerdictProbability(model, processor), [make_case(0)])]
     claimed = dataclasses.replace(FAMILIES[family], shared_cache=True)
     monkeypatch.setattr(prefix_module, "family_of", lambda config: claimed)
     sharing = VerdictProbability(model, processor)
     try:
-        shared = [chances(one) for one in sharing.judge([make_case(0)])]
+        shared = [chances(one) for one in by_order(sharing, [make_case(0)])]
     except RuntimeError:
         return  # a sliding cache refuses to forget
     assert np.abs(np.array(whole) - np.array(shared)).max() > 1e-5 * np.max(whole)
@@ -179,7 +181,7 @@ def test_company_changes_nothing(scorer: Any) -> None:
     cases = mixed_cases()
 
     def read(rows: int) -> list[np.ndarray]:
-        found = scorer(model, processor, batch_rows=rows).judge(cases)
+        found = by_order(scorer(model, processor, batch_rows=rows), cases)
         return [chances(one) if one.scores is None else one.scores for one in found]
 
     for alone, together in zip(read(1), read(32), strict=True):
@@ -196,7 +198,7 @@ def bad_cases() -> list[Case]:
 def test_bad_cases_keep_their_place_and_reason() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     cases = bad_cases()
-    scored = list(Likelihood(model, processor, max_length=400).judge(cases))
+    scored = by_order(Likelihood(model, processor, max_length=400), cases)
     assert [one.case for one in scored] == cases
     assert [one.reason for one in scored] == [None, "too_long", "bad_image", None]
     assert all((one.scores is None) == bool(one.reason) for one in scored)
@@ -205,7 +207,7 @@ def test_bad_cases_keep_their_place_and_reason() -> None:
 def test_calls_that_were_not_made_say_why() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     cases = bad_cases()
-    scored = list(VerdictProbability(model, processor, max_length=400).judge(cases))
+    scored = by_order(VerdictProbability(model, processor, max_length=400), cases)
     forward = [one for one in scored if one.order == "forward"]
     assert [one.case for one in forward] == cases
     states = ["ok", "too_long", "bad_image", "ok"]
@@ -221,10 +223,10 @@ def test_of_more_than_two_answers_every_two_are_compared_by_verdict() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = make_case(0, answers=3)
     judge = VerdictProbability(model, processor)
-    forward, backward = judge.judge([case])
+    forward, backward = by_order(judge, [case])
     assert (forward.case, backward.order) == (case, "reversed")
     assert [call.pair for call in forward.responses[::6]] == [(0, 1), (0, 2), (1, 2)]
-    (alone, _) = judge.judge([pair_of(case, (0, 2))])
+    (alone, _) = by_order(judge, [pair_of(case, (0, 2))])
     for one, other in zip(forward.responses[6:12], alone.responses, strict=True):
         (mine, theirs) = ((call.probabilities or {}) for call in (one, other))
         assert mine.keys() == theirs.keys()
@@ -235,7 +237,9 @@ def test_of_more_than_two_answers_every_two_are_compared_by_verdict() -> None:
 def test_one_dimension_and_equal_answers() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = dataclasses.replace(make_case(0), answers=("same", "same"))
-    forward, backward = VerdictProbability(model, processor, dimensions=("overall",)).judge([case])
+    forward, backward = by_order(
+        VerdictProbability(model, processor, dimensions=("overall",)), [case]
+    )
     assert chances(forward).shape == (1, 3)
     swapped = chances(backward)[:, [1, 0, 2]]
     assert np.abs(chances(forward) - swapped).max() <= 1e-6

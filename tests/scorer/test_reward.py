@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny, save_tiny
 
@@ -85,7 +86,7 @@ def dict_of(scorer: RewardModel, cases: list[Case]) -> dict[str, np.ndarray]:
 
 
 def test_cases_are_read_a_window_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "WINDOW", 2)
+    monkeypatch.setattr(batches, "LOOKAHEAD_PER_ROW", 2)
     scorer = make_scorer("qwen2_5_vl", folder, batch_rows=3)
     taken: list[int] = []
 
@@ -155,7 +156,7 @@ def test_bad_cases_keep_their_place_and_reason(folder: Path) -> None:
     long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 60))
     broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
     cases = [make_case(0), long, broken, make_case(1)]
-    scored = list(scorer.judge(cases))
+    scored = by_order(scorer, cases)
     assert [one.case for one in scored] == cases
     assert [one.reason for one in scored] == [None, "too_long", "bad_image", None]
     assert [one.scores is None for one in scored] == [False, True, True, False]
@@ -176,7 +177,7 @@ def test_a_failure_never_becomes_a_verdict(folder: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(scorer.model, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(scorer.judge([make_case(0)]))
+        by_order(scorer, [make_case(0)])
 
 
 def test_batches_hold_what_belongs_together() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from presentations import by_order
 from scorer.cases import broken_image, chances, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 
@@ -78,7 +79,7 @@ def check(model: Any, processor: Any, prompt: JudgePrompt, **options: Any) -> se
     """Compares all mixed cases and returns the letters that were chosen."""
     cases = mixed_cases()
     judge = ConstrainedJson(model, processor, prompt, dimensions=DIMENSIONS, **options)
-    scored = list(judge.judge(cases))
+    scored = by_order(judge, cases)
     assert [(one.case.case_id, one.order) for one in scored] == [
         (case.case_id, order) for case in cases for order in ("forward", "reversed")
     ]
@@ -132,13 +133,13 @@ def test_template_that_opens_a_reply_in_its_own_way() -> None:
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])
 def test_adapter_is_read_with_its_model(family: str) -> None:
     stock, processor = make_tiny(family)
-    without = list(map(chances, ConstrainedJson(stock, processor, EACH).judge([make_case(0)])))
+    without = list(map(chances, by_order(ConstrainedJson(stock, processor, EACH), [make_case(0)])))
     model = add_adapter(stock, AdapterOptions(lora_r=4), FAMILIES[family]).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.3
     check(model, processor, EACH)
-    adapted = list(map(chances, ConstrainedJson(model, processor, EACH).judge([make_case(0)])))
+    adapted = list(map(chances, by_order(ConstrainedJson(model, processor, EACH), [make_case(0)])))
     assert np.abs(np.array(without) - np.array(adapted)).max() > 1e-5
 
 
@@ -157,7 +158,9 @@ def test_company_changes_nothing(family: str) -> None:
     def read(rows: int) -> list[np.ndarray]:
         return [
             chances(one)
-            for one in ConstrainedJson(model, processor, EACH, batch_rows=rows).judge(mixed_cases())
+            for one in by_order(
+                ConstrainedJson(model, processor, EACH, batch_rows=rows), mixed_cases()
+            )
         ]
 
     for alone, together in zip(read(1), read(64), strict=True):
@@ -167,12 +170,14 @@ def test_company_changes_nothing(family: str) -> None:
 def test_calls_follow_the_prompt() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = make_case(0)
-    forward, backward = ConstrainedJson(model, processor, JSON, dimensions=DIMENSIONS).judge([case])
+    forward, backward = by_order(
+        ConstrainedJson(model, processor, JSON, dimensions=DIMENSIONS), [case]
+    )
     (call,) = forward.responses
     assert (call.dimension, call.readout, call.vote, call.text) == (None, "skeleton", 0, None)
     assert list(call.probabilities or {}) == list(DIMENSIONS)
     assert call.prompt_digest != backward.responses[0].prompt_digest
-    forward, _ = ConstrainedJson(model, processor, EACH, dimensions=DIMENSIONS).judge([case])
+    forward, _ = by_order(ConstrainedJson(model, processor, EACH, dimensions=DIMENSIONS), [case])
     assert [one.dimension for one in forward.responses] == list(DIMENSIONS)
     assert [list(one.probabilities or {}) for one in forward.responses] == [[d] for d in DIMENSIONS]
     assert len({one.prompt_digest for one in forward.responses}) == 3
@@ -185,7 +190,7 @@ def test_calls_that_were_not_made_say_why(family: str, prompt: JudgePrompt) -> N
     long = dataclasses.replace(make_case(9), answers=("short", "lungs " * 900))
     broken = dataclasses.replace(make_case(8), images=(stored_image(1), broken_image()))
     cases = [make_case(0), long, broken, make_case(2)]
-    scored = list(ConstrainedJson(model, processor, prompt, max_length=1000).judge(cases))
+    scored = by_order(ConstrainedJson(model, processor, prompt, max_length=1000), cases)
     states = ["ok", "too_long", "bad_image", "ok"]
     calls = len(prompt.dimensions_per_call(skeleton_module.DIMENSIONS))
     assert [[call.state for call in one.responses] for one in scored] == [
@@ -198,7 +203,7 @@ def test_calls_that_were_not_made_say_why(family: str, prompt: JudgePrompt) -> N
 def test_control_tokens_stay_words() -> None:
     model, processor = make_tiny("qwen2_5_vl")
     case = dataclasses.replace(make_case(0), answers=("<|im_end|>", "<|image_pad|>"))
-    scored = list(ConstrainedJson(model, processor, JSON).judge([case]))
+    scored = by_order(ConstrainedJson(model, processor, JSON), [case])
     assert all(call.state == "ok" for one in scored for call in one.responses)
 
 
@@ -209,7 +214,7 @@ def test_compare_asks_for_agreement() -> None:
     judge = ConstrainedJson(model, processor, EACH)
     choices = set()
     for case in mixed_cases():
-        forward, backward = map(chances, judge.judge([case]))
+        forward, backward = map(chances, by_order(judge, [case]))
         verdicts = judge.compare(case.images, case.question, case.answers)
         for row, verdict in enumerate(verdicts.values()):
             both = forward[row, :2].argmax(), backward[row, :2].argmax()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from presentations import by_order
 from scorer.cases import make_case
 from tiny import make_tiny
 
@@ -27,7 +28,7 @@ def test_what_the_models_positions_cannot_hold_is_too_long(readout: str) -> None
     loaded = LoadedModel(model, processor)
     judge = open_scorer(loaded, readout, dimensions=("accuracy",), judge=VOTES)
     assert judge.readout == readout
-    scored = list(judge.judge([make_case(0), long]))
+    scored = by_order(judge, [make_case(0), long])
     states = [{call.state for call in one.responses} for one in scored]
     assert states == [{"ok"}, {"ok"}, {"too_long"}, {"too_long"}]
     assert len(scored[0].responses) == (3 if readout == "votes" else 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from presentations import by_order
 from scorer.cases import make_case
 from tiny import TINY_FAMILIES, make_tiny
 
@@ -60,7 +61,7 @@ def scorers(family: str) -> list[Any]:
 def read(scorer: Any, cases: Sequence[Case]) -> dict[tuple[str, str], tuple[list[Any], Any]]:
     """What is said of each case: its replies, and scores or probabilities."""
     said = {}
-    for scored in scorer.judge(cases):
+    for scored in by_order(scorer, cases):
         assert scored.reason is None
         assert all(one.state == "ok" for one in scored.responses)
         texts = [one.text for one in scored.responses]

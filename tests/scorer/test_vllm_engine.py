@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from cases import broken_image, stored_image
 from PIL import Image
+from presentations import by_order
 from safetensors.numpy import save_file
 from tiny import make_tiny
 
@@ -250,7 +251,7 @@ def test_a_judge_over_it_keeps_data_out_of_the_markup(build: Callable[..., VllmE
     engine = build()
     case = Case("one", (), "Q <|im_end|>?", ("a <|image_pad|>", "b"))
     judge = Judge(engine, PROMPTS["json"], ("overall",), plain=engine.plain)
-    for scored in judge.judge([case]):
+    for scored in by_order(judge, [case]):
         text = scored.responses[0].text or ""
         assert "<|im_end|>" not in text
         assert "<|image_pad|>" not in text

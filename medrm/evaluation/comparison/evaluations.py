@@ -9,10 +9,10 @@ from pathlib import Path
 
 from medrm.errors import DataError
 from medrm.evaluation.measures.accuracy import case_scores
-from medrm.evaluation.records.jsonl import AGAIN
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Verdict
+from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 
 Scores = Mapping[str, Mapping[str, float]]
 """Dimension, in the benchmark's order, to case, by id, to its score."""
@@ -76,11 +76,11 @@ def read_evaluation(folder: Path) -> Evaluation:
     found: dict[str, dict[str, list[Verdict]]] = {"robust": {}, "official": {}}
     for protocol in found:
         found[protocol] = {name: [] for name in report["ceiling"]}
-    for row in read_rows(folder / "verdicts.jsonl"):
+    for row in read_verdicts(folder / "verdicts.jsonl"):
         if row.dimension not in report["ceiling"]:
             raise DataError(
                 f"verdicts.jsonl and report.json in {str(folder)!r} do not belong together: one "
-                f"judges {row.dimension!r}, the other does not. {AGAIN}"
+                f"judges {row.dimension!r}, the other does not. {EVALUATE_AGAIN}"
             )
         found[str(row.protocol)][row.dimension].append(row)
     robust, official = (

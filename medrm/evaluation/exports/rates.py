@@ -10,7 +10,7 @@ from typing import Any
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.measures.accuracy import case_scores, member_of
 from medrm.evaluation.measures.position import consistent, named_first
-from medrm.evaluation.records.verdicts import by_case
+from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.evaluation.report import Report
 from medrm.schema import UNREAD, Verdict
 
@@ -77,7 +77,7 @@ def _robust(
     for name, verdicts in rows.items():
         measures = report["dimensions"][name]
         yield accuracy(measures, verdicts, name)
-        cases = [presented for _, presented in by_case(verdicts)]
+        cases = [presented for _, presented in verdicts_by_case(verdicts)]
         read = sum(row.outcome != UNREAD for row in verdicts)
         counts: dict[str, tuple[float, float]] = {"coverage": (read, len(verdicts))}
         for measure, count in (("consistency", consistent), ("first_rate", named_first)):

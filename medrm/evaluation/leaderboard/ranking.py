@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medrm.evaluation.measures.accuracy import case_scores
-from medrm.evaluation.records.verdicts import read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.schema import Verdict
 from medrm.statistics import Floats, mean_interval, rank_ranges, sign_flip_test
 
@@ -39,7 +39,7 @@ def read_judged(folder: Path) -> Judged:
     """
     of_dimension: dict[str, list[Verdict]] = {}
     clusters = {}
-    for row in read_rows(folder / "verdicts.jsonl"):
+    for row in read_verdicts(folder / "verdicts.jsonl"):
         if row.protocol == "robust":
             of_dimension.setdefault(row.dimension, []).append(row)
             clusters[row.case_id] = row.cluster

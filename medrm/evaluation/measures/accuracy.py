@@ -11,8 +11,9 @@ from medrm.evaluation.measures.confidence_measures import calibration_measures
 from medrm.evaluation.measures.contributions import contributions, mean_of_rates
 from medrm.evaluation.measures.gain import Answered, answered
 from medrm.evaluation.measures.position import position_measures
-from medrm.evaluation.records.verdicts import by_case, label_of
+from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
+from medrm.scorer.verdict_rules import label_of
 from medrm.statistics import cohen_kappa, gwet_ac1, mean, mean_interval, small_cell_interval
 
 NOT_STATED = "not stated"
@@ -36,7 +37,7 @@ def case_scores(rows: Iterable[Verdict]) -> dict[str, float]:
         rows: of one dimension and one protocol.
     """
     scores = {}
-    for case_id, presentations in by_case(rows):
+    for case_id, presentations in verdicts_by_case(rows):
         correct = [row.correct for row in presentations if row.correct is not None]
         if correct:
             scores[case_id] = fmean(correct)
@@ -52,7 +53,7 @@ def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
     right. `bounds`: the accuracy if all that is unread were wrong, and if it were
     right.
     """
-    cases = [presented for _, presented in by_case(rows)]
+    cases = [presented for _, presented in verdicts_by_case(rows)]
     labelled = [row for row in rows if row.correct is not None]
     tied = [row for row in rows if row.label == TIE]
     single = [row for row in labelled if not isinstance(row.label, tuple)]

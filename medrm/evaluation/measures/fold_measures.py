@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.evaluation.measures.accuracy import accuracy_measures
-from medrm.evaluation.records.verdicts import by_case
+from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.schema import LETTERS, Verdict
 from medrm.statistics import calibration, fit_temperature
 
@@ -90,7 +90,7 @@ def _log_odds(rows: Sequence[Verdict]) -> tuple[NDArray[np.float64], list[bool]]
     The probability is the mean over the presented orders, as in `calibration_measures`.
     """
     chances, labels = [], []
-    for _, presented in by_case(rows):
+    for _, presented in verdicts_by_case(rows):
         stated = [row.probability_a for row in presented if row.probability_a is not None]
         if presented[0].label in LETTERS and len(stated) == len(presented):
             chances.append(fmean(stated))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from medrm.evaluation.records.verdicts import by_case
+from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.schema import UNREAD, Verdict
 
 
@@ -44,7 +44,7 @@ def split_gain(
 def answered(rows: Iterable[Verdict], cases: Collection[str]) -> Answered:
     """Returns what was read of some cases; each counts with the mean over its presentations."""
     read = right = 0.0
-    for case_id, presentations in by_case(rows):
+    for case_id, presentations in verdicts_by_case(rows):
         if case_id in cases:
             seen = [row for row in presentations if row.outcome != UNREAD]
             read += len(seen) / len(presentations)

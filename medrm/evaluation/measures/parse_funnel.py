@@ -7,17 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.records.scoring import CUT_OFF, is_official
 from medrm.parsers import Parsed, Parser, parse_verdict
-from medrm.readouts import writes_text
+from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import UNREAD, Response
+from medrm.scorer.verdict_rules import CUT_OFF, is_official
 
 NONE = "none"
 """The stage of a reply that no rule could read."""
 
 
 def parsing_measures(responses: Sequence[Response], asked: Sequence[str]) -> dict[str, Any] | None:
-    """Returns `parsing`: what became of a judge's calls; None for a scalar model.
+    """Returns `parsing`: what became of a judge's calls; None for rewards.
 
     `official` counts the replies that the released scorer's rules read (first vote, forward order),
     `strict` all replies. Both are None where nothing was written, `official` also where less than
@@ -27,7 +27,7 @@ def parsing_measures(responses: Sequence[Response], asked: Sequence[str]) -> dic
         responses: all of an evaluation.
         asked: the judge's dimensions.
     """
-    if not responses:
+    if not responses or writes_rewards(responses[0].readout):
         return None
     replies = [one for one in responses if writes_text(one.readout) and one.state == "ok"]
     first = [

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.scoring import is_official
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
-from medrm.evaluation.records.verdicts import label_of, read_rows
+from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.parsers import parse_verdict
-from medrm.readouts import writes_text
+from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import Case, ImageRef, Label, RankingLabel, Response, Verdict
+from medrm.scorer.verdict_rules import is_official, label_of
 
 LONGEST_REPLY = 2_000
 """Characters that are shown of a reply, or fewer where there are very many."""
@@ -119,7 +119,7 @@ def _label(label: Label, answers: int) -> dict[str, Any]:
 
 def _verdicts(folder: Path) -> dict[str, dict[str, list[list[Any]]]]:
     """Case -> dimension -> its presentations under the robust protocol, the stored order first."""
-    rows = read_rows(folder / "verdicts.jsonl")
+    rows = read_verdicts(folder / "verdicts.jsonl")
     chosen = [row for row in rows if row.protocol == "robust"] or rows
     found: dict[str, dict[str, list[list[Any]]]] = {}
     for row in sorted(chosen, key=lambda row: row.order):
@@ -143,7 +143,8 @@ def _replies(folder: Path, asked: Sequence[str]) -> dict[str, list[dict[str, Any
     path = folder / "responses.jsonl"
     found: dict[str, list[dict[str, Any]]] = {}
     for response in read_responses(path) if path.is_file() else ():
-        if writes_text(response.readout) or response.state != "ok":
+        failed = response.state != "ok" and not writes_rewards(response.readout)
+        if writes_text(response.readout) or failed:
             found.setdefault(response.case_id, []).append(_reply(response, asked))
     return found
 

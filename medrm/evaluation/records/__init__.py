@@ -1,1 +1,1 @@
-"""What an evaluation folder holds line by line: verdicts, readings, replies, cases."""
+"""What an evaluation folder holds line by line: responses, verdicts, cases."""

@@ -10,13 +10,9 @@ from typing import Any, TypeVar
 
 from medrm.errors import DataError
 from medrm.files import write_atomically
+from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 
 Line = TypeVar("Line")
-
-AGAIN = (
-    "Start the same `medrm evaluate` again: it keeps what is intact and asks for the rest alone."
-)
-"""What to do about a damaged evaluation."""
 
 UNFIT = (ValueError, TypeError, KeyError, AttributeError)
 """What is raised for a line whose values are not those of its kind."""
@@ -77,6 +73,6 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Line], what: str) -
                 parsed = parse(record_of(line))
             except UNFIT as error:
                 raise DataError(
-                    f"{path}, line {number}, is not a {what}: {error}. {AGAIN}"
+                    f"{path}, line {number}, is not a {what}: {error}. {EVALUATE_AGAIN}"
                 ) from error
             yield parsed

@@ -84,12 +84,12 @@ class Engine(Protocol):
 
     Attributes:
         name: of the engine, whatever the model: a setting that two runs should share.
-        window: how many cases it computes together, so that they may change each other's rounding;
-            None: each by itself.
+        lookahead: how many cases it computes together, so that they may change each other's
+            rounding; None: each by itself.
     """
 
     name: str
-    window: int | None
+    lookahead: int | None
 
     @property
     def settings(self) -> Mapping[str, Any]:

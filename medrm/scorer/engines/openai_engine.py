@@ -81,7 +81,7 @@ class OpenAIEngine:
 
     Attributes:
         name: "openai".
-        window: None, each case is judged by itself.
+        lookahead: None, each case is judged by itself.
 
     Args:
         model: as the service calls it.
@@ -113,7 +113,7 @@ class OpenAIEngine:
         self._url = _checked_url(base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL)
         self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY", ""), self._url)
         self.name = "openai"
-        self.window: int | None = None
+        self.lookahead: int | None = None
         self._model = model
         self._concurrency = concurrency
         self._cache = cache_dir or medrm_cache() / "replies"

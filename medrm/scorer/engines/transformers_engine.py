@@ -21,41 +21,32 @@ from transformers import (
 from medrm import chat
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
-from medrm.schema import Case
 from medrm.scorer.answer_logprobs import turn_end
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
-from medrm.scorer.probability_responses import state_of
-from medrm.scorer.runner import BATCH_ROWS, WINDOW, Prompts, Readout, text_digest
+from medrm.scorer.runner import BATCH_ROWS, LOOKAHEAD_PER_ROW, BatchRunner, PromptRows, text_digest
 from medrm.scorer.settings import model_settings
 
 
-class Group(NamedTuple):
-    """Requests about one case that follow one another."""
-
-    case: Case
-    requests: list[Request]
-
-
-class Replying(NamedTuple):
-    """What a group asks, beside the encoded rows.
+class RequestPrompts(NamedTuple):
+    """Successive requests about one case, beside the encoded rows.
 
     Attributes:
-        requests: of the group.
+        requests: about the case.
         digests: of each request's prompt.
         encoded: token ids of the encoded row; none where every prompt is computed whole.
         orders: for each order, the token ids of its distinct prompts.
-        which: for each request, the place of its prompt among those of all orders.
+        prompt_index: for each request, the index of its prompt among those of all orders.
     """
 
     requests: list[Request]
     digests: list[str]
     encoded: list[int]
     orders: list[list[list[int]]]
-    which: list[int]
+    prompt_index: list[int]
 
 
-class Written(NamedTuple):
+class GeneratedTokens(NamedTuple):
     """A reply in tokens, without the one that ends it."""
 
     tokens: list[int]
@@ -69,14 +60,14 @@ class TransformersEngine:
     the logits (https://arxiv.org/abs/1611.01144, equation 1), from a generator of the call's own
     (`call_seed`). Both ignore the sampling settings that a checkpoint ships, such as penalties for
     repetition, which a JSON reply is full of. A reply depends on its own request alone; two tokens
-    that are equally probable up to rounding may change places with the company.
+    that are equally probable up to rounding may change places with the batch composition.
 
     Replies end with a token that the checkpoint or its tokenizer names as the end, or with the one
     that ends a turn in the chat template.
 
     Attributes:
         name: "transformers".
-        window: how many cases are computed together.
+        lookahead: how many cases are computed together.
 
     Args:
         model: a stock model, or one with an adapter.
@@ -97,7 +88,7 @@ class TransformersEngine:
     ) -> None:
         self._model = without_adapter(model)
         self._processor = processor
-        self.window: int | None = WINDOW * batch_rows
+        self.lookahead: int | None = LOOKAHEAD_PER_ROW * batch_rows
         self._batch_rows = batch_rows
         self._max_length = max_length
         self._shares = shares_cache(self._model)
@@ -116,73 +107,71 @@ class TransformersEngine:
         return chat.break_control_tokens(text, self._control)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
-        """Yields one completion for each request, in order, a window of cases at a time.
+        """Yields one completion for each request, in order, a lookahead of cases at a time.
 
         Requests that share their beginning should follow one another.
         """
-        readout: Readout[Group, Replying, list[Written]] = Readout(
+        runner: BatchRunner[list[Request], RequestPrompts, list[GeneratedTokens]] = BatchRunner(
             self._collator,
-            prompts=self._shared_prompts if self._shares else self._whole_prompts,
-            rows=lambda group: len(group.requests),
-            read=partial(self._write_shared if self._shares else self._write_whole, sampling),
+            prompts=self._shared_prompts if self._shares else self._separate_prompts,
+            rows=len,
+            read=partial(self._write_shared if self._shares else self._write_separate, sampling),
             batch_rows=self._batch_rows,
             max_length=self._max_length,
-            case=lambda group: group.case,
+            case=lambda group: group[0].case,
         )
-        for prompts, replies, reason in readout.over(grouped(requests, self._batch_rows)):
-            digests = prompts.detail.digests
-            if replies is None:
+        for output in runner.run(grouped(requests, self._batch_rows)):
+            digests = output.prompts.detail.digests
+            if output.values is None:
                 for digest in digests:
-                    yield Completion(None, None, state_of(reason), reason, digest)
+                    yield Completion(None, None, output.state, output.reason, digest)
                 continue
             # Decoded here, where no other thread uses the tokenizer.
-            for reply, digest in zip(replies, digests, strict=True):
+            for reply, digest in zip(output.values, digests, strict=True):
                 text = self._processor.tokenizer.decode(reply.tokens, skip_special_tokens=True)
                 ended = "stop" if reply.ended else "length"
                 yield Completion(text, ended, "ok", prompt_digest=digest)
 
-    def _rows(self, group: Group) -> list[Row]:
+    def _rows(self, group: list[Request]) -> list[Row]:
         return [
             Row(
                 chat.render(self._processor, request.messages, "generation_prompt"),
-                group.case.images,
+                request.case.images,
             )
-            for request in group.requests
+            for request in group
         ]
 
-    def _whole_prompts(self, group: Group) -> Prompts[Replying]:
+    def _separate_prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
         rows = self._rows(group)
         digests = [text_digest([row]) for row in rows]
-        return Prompts(group.case, rows, Replying(group.requests, digests, [], [], []))
+        return PromptRows(group[0].case, rows, RequestPrompts(group, digests, [], [], []))
 
-    def _shared_prompts(self, group: Group) -> Prompts[Replying]:
+    def _shared_prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
         """Returns one row, the longest, and the tokens of every distinct prompt."""
         rows = self._rows(group)
         digests = [text_digest([row]) for row in rows]
-        asked = [
-            (request.order, row.text) for request, row in zip(group.requests, rows, strict=True)
-        ]
-        distinct = sorted(dict.fromkeys(asked))
+        prompts = [(request.order, row.text) for request, row in zip(group, rows, strict=True)]
+        distinct = sorted(dict.fromkeys(prompts))  # votes repeat their prompt
         ids = self._collator.token_ids([text for _, text in distinct])
-        longest = max(range(len(ids)), key=lambda place: len(ids[place]))
+        longest = max(range(len(ids)), key=lambda index: len(ids[index]))
         orders: dict[str, list[list[int]]] = {}
-        for (order, _), prompt in zip(distinct, ids, strict=True):
-            orders.setdefault(order, []).append(prompt)
-        return Prompts(
-            group.case,
-            [Row(distinct[longest][1], group.case.images)],
-            Replying(
-                group.requests,
+        for (order, _), prompt_ids in zip(distinct, ids, strict=True):
+            orders.setdefault(order, []).append(prompt_ids)
+        return PromptRows(
+            group[0].case,
+            [Row(distinct[longest][1], group[0].case.images)],
+            RequestPrompts(
+                group,
                 digests,
                 ids[longest],
                 list(orders.values()),
-                [distinct.index(one) for one in asked],
+                [distinct.index(prompt) for prompt in prompts],
             ),
         )
 
     def _write_shared(
-        self, sampling: Sampling, features: BatchFeature, prompts: list[Prompts[Replying]]
-    ) -> list[list[Written]]:
+        self, sampling: Sampling, features: BatchFeature, prompts: list[PromptRows[RequestPrompts]]
+    ) -> list[list[GeneratedTokens]]:
         details = [prompt.detail for prompt in prompts]
         prefix, states = read_branches(
             self._model,
@@ -190,39 +179,42 @@ class TransformersEngine:
             [detail.encoded for detail in details],
             [detail.orders for detail in details],
         )
-        chosen, start = [], 0
+        # From one row for each distinct prompt to one for each request.
+        prompt_rows, start = [], 0
         for detail in details:
-            chosen += [start + place for place in detail.which]
+            prompt_rows += [start + index for index in detail.prompt_index]
             start += sum(map(len, detail.orders))
-        prefix.select(chosen)
-        states = states[chosen]
+        prefix.select(prompt_rows)
+        states = states[prompt_rows]
         head = cast(Any, self._model).get_output_embeddings()
         noise = Noise([call_seed(r, sampling) for d in details for r in d.requests], sampling)
-        replies = [Written([], False) for _ in chosen]
-        writing = list(range(len(chosen)))
+        replies = [GeneratedTokens([], False) for _ in prompt_rows]
+        unfinished = list(
+            range(len(prompt_rows))
+        )  # of the replies; the rows of `states` are theirs
         for step in range(sampling.max_new_tokens):
-            tokens = noise.drawn(head(states).float(), writing).argmax(dim=-1).tolist()
-            for row, token in zip(writing, tokens, strict=True):
+            tokens = noise.add(head(states).float(), unfinished).argmax(dim=-1).tolist()
+            for row, token in zip(unfinished, tokens, strict=True):
                 if token in self._stops:
                     replies[row] = replies[row]._replace(ended=True)
                 else:
                     replies[row].tokens.append(token)
-            going = [place for place, row in enumerate(writing) if not replies[row].ended]
-            if not going or step + 1 == sampling.max_new_tokens:
+            going_on = [index for index, row in enumerate(unfinished) if not replies[row].ended]
+            if not going_on or step + 1 == sampling.max_new_tokens:
                 break
-            if len(going) < len(writing):
-                prefix.select(going)
-                writing = [writing[place] for place in going]
-            states = prefix.extend([replies[row].tokens[-1:] for row in writing])
+            if len(going_on) < len(unfinished):
+                prefix.select(going_on)
+                unfinished = [unfinished[index] for index in going_on]
+            states = prefix.extend([replies[row].tokens[-1:] for row in unfinished])
         return _by_group(replies, details)
 
-    def _write_whole(
-        self, sampling: Sampling, features: BatchFeature, prompts: list[Prompts[Replying]]
-    ) -> list[list[Written]]:
+    def _write_separate(
+        self, sampling: Sampling, features: BatchFeature, prompts: list[PromptRows[RequestPrompts]]
+    ) -> list[list[GeneratedTokens]]:
         details = [prompt.detail for prompt in prompts]
         features = features.to(self._model.device)
         noise = Noise([call_seed(r, sampling) for d in details for r in d.requests], sampling)
-        written = cast(Any, self._model).generate(
+        generated = cast(Any, self._model).generate(
             **features,
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=sampling.max_new_tokens,
@@ -235,9 +227,9 @@ class TransformersEngine:
             logits_processor=LogitsProcessorList([noise]),
         )
         replies = []
-        for row in written[:, features["input_ids"].shape[1] :].tolist():
+        for row in generated[:, features["input_ids"].shape[1] :].tolist():
             length = next((n for n, token in enumerate(row) if token in self._stops), len(row))
-            replies.append(Written(row[:length], length < len(row)))
+            replies.append(GeneratedTokens(row[:length], length < len(row)))
         return _by_group(replies, details)
 
 
@@ -255,10 +247,10 @@ class Noise(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Returns the numbers for all rows, [rows, V]; transformers calls this at each step."""
-        return self.drawn(scores, range(len(self._generators)))
+        return self.add(scores, range(len(self._generators)))
 
-    def drawn(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        """Returns the numbers [N, V] of the given rows; each call advances their generators."""
+    def add(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        """Returns the numbers [N, V] of these rows; each call advances their generators."""
         if self._temperature == 0:
             return logits
         # In double precision and on the host: a float32 can be 0 or 1, and devices draw otherwise.
@@ -272,16 +264,16 @@ class Noise(LogitsProcessor):
         return logits / self._temperature + gumbel.to(logits)
 
 
-def grouped(requests: Iterable[Request], most: int) -> Iterator[Group]:
-    """Yields successive requests about the same case together, at most `most` of them."""
+def grouped(requests: Iterable[Request], limit: int) -> Iterator[list[Request]]:
+    """Yields successive requests about the same case together, at most `limit` of them."""
     group: list[Request] = []
     for request in requests:
-        if group and (request.case is not group[0].case or len(group) == most):
-            yield Group(group[0].case, group)
+        if group and (request.case is not group[0].case or len(group) == limit):
+            yield group
             group = []
         group.append(request)
     if group:
-        yield Group(group[0].case, group)
+        yield group
 
 
 def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[int]:
@@ -296,6 +288,8 @@ def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[
     return frozenset(stops - {None})
 
 
-def _by_group(replies: Sequence[Written], details: Sequence[Replying]) -> list[list[Written]]:
+def _by_group(
+    replies: Sequence[GeneratedTokens], details: Sequence[RequestPrompts]
+) -> list[list[GeneratedTokens]]:
     remaining = iter(replies)
     return [[next(remaining) for _ in detail.requests] for detail in details]

@@ -48,7 +48,7 @@ class VllmEngine:
 
     Attributes:
         name: "vllm".
-        window: how many cases are computed together.
+        lookahead: how many cases are computed together.
         settings: what besides the weights and the request could change a reply.
 
     Args:
@@ -112,7 +112,7 @@ class VllmEngine:
         )
         self._processor = processor
         self._control = None if processor is None else chat.control_tokens(processor)
-        self.window: int | None = batch_requests
+        self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
             "vllm": vllm_version,
             "dtype": dtype,

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from medrm.chat import JudgePrompt
-from medrm.data.images import decode
-from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
-from medrm.parsers import PARSER_VERSION, Outcome, majority, parse_verdict, stored_outcome
-from medrm.schema import LETTERS, ORDERS, TIE, UNREAD, Case, Choice, Order, Response, Verdict
+from medrm.parsers import PARSER_VERSION
+from medrm.schema import ORDERS, Case, Order, Response
 from medrm.scorer.engines.base import Completion, Engine, Request, Sampling
-from medrm.scorer.readouts.reward import ImageInput, given_case
-from medrm.scorer.round_robin import in_pairs
-from medrm.scorer.runner import Scored
+from medrm.scorer.readouts.pair_judge import PairJudge
 
 GREEDY = Sampling()
 
 
-class Judge:
+class Judge(PairJudge):
     """Asks an engine which of two answers is better.
 
     Attributes:
@@ -61,9 +57,9 @@ class Judge:
         self._plain = plain
 
     @property
-    def window(self) -> int | None:
+    def lookahead(self) -> int | None:
         """How many cases the engine computes together; None: each by itself."""
-        return self._engine.window
+        return self._engine.lookahead
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -80,48 +76,21 @@ class Judge:
             "parser": PARSER_VERSION,
         }
 
-    def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
-        """Yields the responses of every case, first of its forward order, then of the reversed one.
-
-        Of more than two answers every two are compared. Cases are read as far as the engine reads
-        its requests.
-        """
-        return in_pairs(self._judge, cases)
-
-    def _judge(self, pairs: Iterable[Case]) -> Iterator[Scored]:
-        asked: deque[tuple[Case, list[Request]]] = deque()
+    def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
+        waiting: deque[list[Request]] = deque()
 
         def requests() -> Iterator[Request]:
             for pair in pairs:
-                asked.append((pair, self._requests(pair)))
-                yield from asked[-1][1]
+                waiting.append(self._requests(pair))
+                yield from waiting[-1]
 
-        completed: list[Completion] = []
+        responses: list[Response] = []
         for completion in self._engine.complete(requests(), self._sampling):
-            completed.append(completion)
-            if len(completed) == len(asked[0][1]):
-                yield from self._scored(*asked.popleft(), completed)
-                completed = []
-
-    def compare(
-        self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
-    ) -> dict[str, Verdict]:
-        """Returns the preferred answer on each dimension, read by the strict parser.
-
-        An answer is preferred where both orders, each by the majority of its votes, say so. Where
-        they differ there is no choice, and the reason is "orders_disagree".
-
-        Args:
-            images: any number, none included.
-            question: about the images.
-            answers: two.
-
-        Raises:
-            DataError: other than two answers, or an image that cannot be read.
-        """
-        case = pair_case(images, question, answers)
-        forward, backward = (preferences(scored, self.dimensions) for scored in self.judge([case]))
-        return {name: agreed(name, forward[name], backward[name]) for name in self.dimensions}
+            responses.append(self._response(waiting[0][len(responses)], completion))
+            if len(responses) == len(waiting[0]):
+                yield responses
+                waiting.popleft()
+                responses = []
 
     def _requests(self, case: Case) -> list[Request]:
         """Returns the calls of a case, one after another, so that an engine can share a prefix."""
@@ -143,17 +112,6 @@ class Judge:
                 ]
         return requests
 
-    def _scored(
-        self, case: Case, requests: Sequence[Request], completions: Sequence[Completion]
-    ) -> Iterator[Scored]:
-        responses = [
-            self._response(request, completion)
-            for request, completion in zip(requests, completions, strict=True)
-        ]
-        half = len(responses) // 2
-        for order, calls in zip(ORDERS, (responses[:half], responses[half:]), strict=True):
-            yield Scored(case, order, responses=tuple(calls))
-
     def _response(self, request: Request, completion: Completion) -> Response:
         return Response(
             case_id=request.case.case_id,
@@ -168,65 +126,3 @@ class Judge:
             state=completion.state,
             reason=completion.reason,
         )
-
-
-class Preference(NamedTuple):
-    """Which stored answer one order prefers; None where it has no majority, and why."""
-
-    choice: Choice | None
-    reason: str | None
-
-
-def preferences(scored: Scored, dimensions: Sequence[str]) -> dict[str, Preference]:
-    """Returns what most votes of one order prefer on each dimension, read by the strict parser.
-
-    Votes that cannot be read abstain.
-    """
-    votes: dict[str, list[Outcome]] = {name: [] for name in dimensions}
-    reasons: dict[str, str] = {}
-    for response in scored.responses:
-        names = dimensions if response.dimension is None else (response.dimension,)
-        if response.text is None:
-            reasons |= dict.fromkeys(names, response.reason or response.state)
-            continue
-        parsed = parse_verdict(response.text, "strict", names)
-        for name, outcome in parsed.outcomes.items():
-            if outcome is None:
-                reasons[name] = parsed.reason or "unread"
-            else:
-                votes[name].append(stored_outcome(outcome, scored.order))
-    return {name: _preference(votes[name], reasons.get(name)) for name in dimensions}
-
-
-def _preference(votes: Sequence[Outcome], reason: str | None) -> Preference:
-    most = majority(votes)
-    if most is None:
-        return Preference(None, "votes_split" if votes else reason)
-    return Preference("tie" if most == "tie" else "AB".index(most), None)
-
-
-def agreed(dimension: str, forward: Preference, backward: Preference) -> Verdict:
-    """Returns the choice in which both orders agree, or why there is none."""
-    reason = forward.reason or backward.reason
-    if reason is None and forward.choice != backward.choice:
-        reason = "orders_disagree"
-    choice = forward.choice
-    outcome = LETTERS[choice] if isinstance(choice, int) else TIE
-    return Verdict("compare", dimension, None, "both", UNREAD if reason else outcome, reason)
-
-
-def pair_case(images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Case:
-    """Returns a case of two answers given by a caller.
-
-    Raises:
-        DataError: other than two answers, or an image that cannot be read.
-    """
-    if len(answers) != 2:
-        raise DataError(
-            f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
-            "pairs, or use a reward model."
-        )
-    case = given_case("compare", images, question, answers)
-    for ref in case.images:
-        decode(ref)
-    return case

@@ -10,16 +10,13 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.errors import AdapterError
 from medrm.models.adapter_config import AdapterConfig
-from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
-from medrm.schema import Case
 from medrm.scorer.answer_logprobs import AnswerTokens, Span
-from medrm.scorer.collator import Collator
-from medrm.scorer.readouts.reward import AnswerScorer, by_case
-from medrm.scorer.runner import BATCH_ROWS, Array, Prompts, Readout, to_numpy
+from medrm.scorer.readouts.answer_scorer import SavedScorer
+from medrm.scorer.runner import BATCH_ROWS, Array, PromptRows, split_by_item, to_numpy
 
 
-class ImplicitReward(AnswerScorer):
+class ImplicitReward(SavedScorer):
     """beta x (log p(answer) with the adapter - log p(answer) without it).
 
     DPO's implicit reward (https://arxiv.org/abs/2305.18290, section 5), up to a constant of the
@@ -57,29 +54,22 @@ class ImplicitReward(AnswerScorer):
             )
         self._adapted = model
         self._beta = contract.implicit_beta
-        collator = Collator(processor, "turn_end")
-        self._answers = AnswerTokens(collator, ended=True)
-        readout: Readout[Case, list[Span], Array] = Readout(
-            collator,
-            prompts=self._answers.prompts,
-            rows=lambda case: len(case.answers),
-            read=self._read,
-            batch_rows=batch_rows,
-            max_length=contract.max_length,
-            forks=self._answers.forks if shares_prefix(without_adapter(model)) else None,
+        self._answers = AnswerTokens(processor, turn_ends=True)
+        runner = self._answers.runner(
+            without_adapter(model), self._read, batch_rows, contract.max_length
         )
-        super().__init__(model, processor, contract, readout)
+        super().__init__(model, contract, runner)
 
-    def _read(self, features: BatchFeature, prompts: list[Prompts[list[Span]]]) -> list[Array]:
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
         features = features.to(self._adapted.device)
         spans = [span for prompt in prompts for span in prompt.detail]
         adapted = self._sums(features, spans)
         with self._adapted.disable_adapter():
             base = self._sums(features, spans)
         rewards = to_numpy(self._beta * (adapted - base))
-        return by_case(np.repeat(rewards[:, None], len(self.dimensions), axis=1), prompts)
+        return split_by_item(np.repeat(rewards[:, None], len(self.dimensions), axis=1), prompts)
 
     def _sums(self, features: BatchFeature, spans: list[Span]) -> Tensor:
         """Returns log p of each whole answer, [rows], in double precision."""
-        parts = self._answers.log_probabilities(without_adapter(self._adapted), features, spans)
-        return torch.stack([part.double().sum() for part in parts])
+        logprobs = self._answers.logprobs(without_adapter(self._adapted), features, spans)
+        return torch.stack([answer.double().sum() for answer in logprobs])

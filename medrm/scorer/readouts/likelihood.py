@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.schema import DIMENSIONS, Case
+from medrm.schema import DIMENSIONS
 from medrm.scorer.answer_logprobs import AnswerTokens, Span
-from medrm.scorer.collator import Collator
-from medrm.scorer.readouts.reward import by_case
-from medrm.scorer.runner import BATCH_ROWS, Array, Prompts, Readout, Scored, to_numpy
-from medrm.scorer.settings import model_settings
+from medrm.scorer.readouts.answer_scorer import AnswerScorer
+from medrm.scorer.runner import BATCH_ROWS, Array, PromptRows, split_by_item, to_numpy
 
 
-class Likelihood:
+class Likelihood(AnswerScorer):
     """Scores an answer by the mean log-probability of its tokens, given images and question.
 
     The score is the same on each dimension. Only the answer's own tokens count, not those that end
@@ -26,12 +22,11 @@ class Likelihood:
 
     Attributes:
         readout: "likelihood".
-        dimensions: names of the D equal columns.
 
     Args:
         model: a stock model.
         processor: of the model.
-        dimensions: what to call the columns.
+        dimensions: what to call the D equal columns.
         batch_rows: most rows (case and answer) computed at once.
         max_length: longest row that is read, in tokens; None: no limit.
     """
@@ -47,38 +42,12 @@ class Likelihood:
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
     ) -> None:
-        self.dimensions = tuple(dimensions)
-        self._model = model
-        self._collator = Collator(processor, "turn_end")
-        self._answers = AnswerTokens(self._collator, ended=False)
-        self._readout: Readout[Case, list[Span], Array] = Readout(
-            self._collator,
-            prompts=self._answers.prompts,
-            rows=lambda case: len(case.answers),
-            read=self._read,
-            batch_rows=batch_rows,
-            max_length=max_length,
-            forks=self._answers.forks if shares_prefix(model) else None,
-        )
+        self._answers = AnswerTokens(processor, turn_ends=False)
+        runner = self._answers.runner(model, self._read, batch_rows, max_length)
+        super().__init__(model, dimensions, runner)
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What besides the weights could change a score."""
-        return model_settings(self._model, self._collator.processor)
-
-    @property
-    def window(self) -> int:
-        """How many cases are computed together."""
-        return self._readout.window
-
-    def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
-        """Yields scores [K, D] for every case; one that cannot be scored has its reason."""
-        for prompts, values, reason in self._readout.over(cases):
-            scores = None if values is None else np.repeat(values, len(self.dimensions), axis=1)
-            yield Scored(prompts.case, "forward", scores, reason)
-
-    def _read(self, features: BatchFeature, prompts: list[Prompts[list[Span]]]) -> list[Array]:
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
         spans = [span for prompt in prompts for span in prompt.detail]
-        parts = self._answers.log_probabilities(self._model, features.to(self._model.device), spans)
-        means = torch.stack([part.mean() for part in parts])
-        return by_case(to_numpy(means)[:, None], prompts)
+        logprobs = self._answers.logprobs(self.model, features.to(self.model.device), spans)
+        means = to_numpy(torch.stack([answer.mean() for answer in logprobs]))
+        return split_by_item(np.repeat(means[:, None], len(self.dimensions), axis=1), prompts)

@@ -1,4 +1,11 @@
-"""The JSON frame of a verdict in tokens, and a reply that is filled in letter by letter."""
+"""The JSON of a verdict in tokens, and a reply in which the letters are chosen one by one.
+
+For two dimensions, where underscores are the letters:
+
+    {"accuracy": "_", "overall": "_"}
+    step of letter 1: feed {"accuracy": "   compare A with B
+    step of letter 2: feed A", "overall": "   compare A with B
+"""
 
 from __future__ import annotations
 
@@ -26,8 +33,8 @@ _MOST_LETTERS = 12
 _OTHER_TOKENIZER = "Use the chat template and tokenizer of the base model's own processor."
 
 
-class Step(NamedTuple):
-    """One letter of a reply, in tokens.
+class LetterStep(NamedTuple):
+    """How one letter of a reply is chosen, in tokens.
 
     Attributes:
         feed: what stands before the compared tokens and was not read in the step before.
@@ -40,7 +47,7 @@ class Step(NamedTuple):
     letters: tuple[int, int]
 
 
-class Frame:
+class ResponseTemplate:
     """How the replies to one kind of call are tokenised, learned from those to a short prompt.
 
     A reply is always complete: letters that are not chosen yet are A. Its tokens may join a letter
@@ -49,7 +56,7 @@ class Frame:
 
     Attributes:
         names: the D dimensions that the call asks about.
-        opened: tokens of the whole conversation's end from the reply on, all letters A.
+        all_a: tokens of the whole conversation's end from the reply on, all letters A.
 
     Args:
         collator: of the processor.
@@ -74,7 +81,7 @@ class Frame:
         texts = [self._render(probe, ""), *(self._text(probe, reply) for reply in replies)]
         empty, *rows = collator.token_ids(texts)
         start = first_difference([empty, rows[0]])
-        self.opened = rows[0][start:]
+        self.all_a = rows[0][start:]
         self._replies = {reply: row[start:] for reply, row in zip(replies, rows, strict=True)}
         self._steps = self._all_steps()
 
@@ -82,7 +89,7 @@ class Frame:
         """Returns the conversation with a reply whose letters are all A."""
         return self._text(messages, ("A",) * len(self.names))
 
-    def step(self, letters: Letters) -> Step:
+    def step(self, letters: Letters) -> LetterStep:
         """Returns the step that chooses the letter after `letters`."""
         return self._steps[letters]
 
@@ -92,26 +99,26 @@ class Frame:
         Raises:
             ConfigError: the reply is not tokenised as after the short prompt.
         """
-        if ids[-len(self.opened) :] != self.opened:
+        if ids[-len(self.all_a) :] != self.all_a:
             raise ConfigError(
                 f"A verdict is tokenised differently from prompt to prompt. {_OTHER_TOKENIZER}"
             )
-        return ids[: -len(self.opened)]
+        return ids[: -len(self.all_a)]
 
-    def _all_steps(self) -> dict[Letters, Step]:
-        steps: dict[Letters, Step] = {}
+    def _all_steps(self) -> dict[Letters, LetterStep]:
+        steps: dict[Letters, LetterStep] = {}
         for count in range(len(self.names)):
             rest = ("A",) * (len(self.names) - count - 1)
             for letters in product("AB", repeat=count):
-                first, second = (self._replies[(*letters, own, *rest)] for own in "AB")
-                place = first_difference([first, second])
+                first, second = (self._replies[(*letters, letter, *rest)] for letter in "AB")
+                index = first_difference([first, second])
                 before = len(steps[letters[:-1]].reply) if letters else -1
-                if place <= before:
+                if index <= before:
                     raise ConfigError(
                         f"The tokenizer joins two letters of a verdict. {_OTHER_TOKENIZER}"
                     )
-                feed = first[max(before, 0) : place]
-                steps[letters] = Step(feed, first[:place], (first[place], second[place]))
+                feed = first[max(before, 0) : index]
+                steps[letters] = LetterStep(feed, first[:index], (first[index], second[index]))
         return steps
 
     def _text(self, messages: list[Message], letters: Letters) -> str:
@@ -124,23 +131,23 @@ class Frame:
 
 
 @dataclass
-class Draft:
+class ReplyDraft:
     """A reply of which some letters are chosen.
 
     Attributes:
-        frame: of the reply.
+        template: of the reply.
         letters: chosen so far.
         shown: for each of them the probabilities of A and B.
     """
 
-    frame: Frame
+    template: ResponseTemplate
     letters: Letters = ()
     shown: list[tuple[float, float]] = field(default_factory=list)
 
     @property
-    def step(self) -> Step:
+    def step(self) -> LetterStep:
         """How the next letter is chosen."""
-        return self.frame.step(self.letters)
+        return self.template.step(self.letters)
 
     def choose(self, first: float, second: float) -> None:
         """Chooses the next letter by the probabilities of A and B."""

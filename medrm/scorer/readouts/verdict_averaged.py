@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from medrm.schema import ORDERS, Case, Response
-from medrm.scorer.runner import Array, Scored
+from medrm.scorer.readouts.answer_scorer import rewards_by_dimension
+from medrm.scorer.runner import Array
 
 
 class AveragedOrders:
@@ -22,7 +24,7 @@ class AveragedOrders:
         readout: "verdict_averaged".
         dimensions: what the judge was asked about.
         settings: what besides the weights could change a probability.
-        window: None; what is said of a case depends on the case alone.
+        lookahead: None; what is said of a case depends on the case alone.
 
     Args:
         responses: of a judge that was read by probabilities, on pairs, in both orders.
@@ -31,7 +33,7 @@ class AveragedOrders:
     """
 
     readout = "verdict_averaged"
-    window = None
+    lookahead = None
 
     def __init__(
         self,
@@ -41,31 +43,43 @@ class AveragedOrders:
     ) -> None:
         self.dimensions = tuple(dimensions)
         self.settings = settings
-        self._said: dict[str, list[Response]] = {}
+        self._by_case: dict[str, list[Response]] = {}
         for response in responses:
-            self._said.setdefault(response.case_id, []).append(response)
+            self._by_case.setdefault(response.case_id, []).append(response)
 
-    def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
-        """Yields the mean probabilities of both answers, or the reason why there are none."""
+    def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
+        """Yields the mean probabilities of both answers as rewards, or why there are none."""
         for case in cases:
-            responses = self._said[case.case_id]
-            failed = next((one for one in responses if one.state != "ok"), None)
+            responses = self._by_case[case.case_id]
+            failed = next((call for call in responses if call.state != "ok"), None)
+            averaged = Response(
+                case_id=case.case_id,
+                order="forward",
+                dimension=None,
+                vote=0,
+                readout=self.readout,
+                prompt_digest="",
+                text=None,
+                probabilities=None,
+                finish_reason=None,
+                state="ok",
+            )
             if failed is not None:
-                yield Scored(case, "forward", reason=failed.reason or failed.state)
+                yield replace(averaged, state=failed.state, reason=failed.reason or failed.state)
                 continue
-            scores = self._scores(responses)
-            if np.isfinite(scores).all():
-                yield Scored(case, "forward", scores)
+            means = self._means(responses)
+            if np.isfinite(means).all():
+                yield replace(averaged, rewards=rewards_by_dimension(self.dimensions, means))
             else:
-                yield Scored(case, "forward", reason="no_mass")
+                yield replace(averaged, state="error", reason="no_mass")
 
-    def _scores(self, responses: Sequence[Response]) -> Array:
+    def _means(self, responses: Sequence[Response]) -> Array:
         """Returns [2 answers, D]; not a number where an order names neither answer."""
         chances = np.full((len(ORDERS), 2, len(self.dimensions)), np.nan, dtype=np.float32)
         for response in responses:
             for name, (first, second, _) in (response.probabilities or {}).items():
-                place = ORDERS.index(response.order), slice(None), self.dimensions.index(name)
+                cell = ORDERS.index(response.order), slice(None), self.dimensions.index(name)
                 total = first + second
-                chances[place] = (first / total, second / total) if total else np.nan
+                chances[cell] = (first / total, second / total) if total else np.nan
         means: Array = chances.mean(axis=0)
         return means

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
-from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import share_prefixes
 from medrm.models.prefix_sharing.kv_cache import (
     Prefix,
@@ -26,19 +25,20 @@ from medrm.models.prefix_sharing.kv_cache import (
 from medrm.models.reward_model import last_attended
 from medrm.schema import DIMENSIONS, ORDERS, Case
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.probability_responses import probability_response
-from medrm.scorer.round_robin import in_pairs
+from medrm.scorer.readouts.probability_readout import (
+    CallPrompts,
+    CasePrompts,
+    ProbabilityCall,
+    ProbabilityReadout,
+)
 from medrm.scorer.runner import (
     BATCH_ROWS,
     Array,
-    Prompts,
-    Readout,
-    Scored,
+    PromptRows,
     text_digest,
     to_numpy,
 )
-from medrm.scorer.settings import model_settings
-from medrm.scorer.token_logprobs import branch_ends, hidden_states, log_probabilities
+from medrm.scorer.token_logprobs import branch_ends, hidden_states, token_logprobs
 
 
 class Ending(NamedTuple):
@@ -56,24 +56,11 @@ class Ending(NamedTuple):
 
     @property
     def longest(self) -> int:
-        """The place of the dimension with the longest tail."""
-        return max(range(len(self.tails)), key=lambda place: len(self.tails[place]))
+        """The index of the dimension with the longest tail."""
+        return max(range(len(self.tails)), key=lambda index: len(self.tails[index]))
 
 
-class Asked(NamedTuple):
-    """What is asked about one case, beside the encoded rows.
-
-    Attributes:
-        digests: of the prompts of each order.
-        middles: for each order, the tokens between what both orders share and the tail; none where
-            every prompt is computed whole.
-    """
-
-    digests: list[str]
-    middles: list[list[int]]
-
-
-class VerdictProbability:
+class VerdictProbability(ProbabilityReadout):
     """Asks which of two answers is better, in both orders, and reads P("A") and P("B").
 
     One prompt for each order and dimension; the prompt's last position gives the probabilities of
@@ -106,60 +93,17 @@ class VerdictProbability:
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
     ) -> None:
-        self.dimensions = tuple(dimensions)
-        self._model = model
-        self._collator = Collator(processor)
-        shares, forks = shares_cache(model), shares_prefix(model)
-        read = self._read_forked if forks else self._read_whole
-        read = self._read_shared if shares else read
+        super().__init__(model, Collator(processor), dimensions)
         self._ending = self._find_ending()
-        rows = len(ORDERS) * (1 if shares else len(self.dimensions))
-        self._readout: Readout[Case, Asked, Array] = Readout(
-            self._collator,
-            prompts=self._shared_prompts if forks else self._whole_prompts,
-            rows=lambda _: rows,
-            read=read,
-            batch_rows=batch_rows,
-            max_length=max_length,
-        )
+        row_count = len(ORDERS) * (1 if shares_cache(model) else len(self.dimensions))
+        self._runner = self._build_runner(row_count, batch_rows, max_length)
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a probability."""
         messages = chat.verdict_messages("question", 1, ("first", "second"), "dimension")
-        asked = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
-        settings = model_settings(self._model, self._collator.processor)
-        return {**settings, "verdict_prompt_digest": asked}
-
-    @property
-    def window(self) -> int:
-        """How many cases are computed together."""
-        return self._readout.window
-
-    def judge(self, cases: Iterable[Case]) -> Iterator[Scored]:
-        """Yields the probabilities of both orders of every case, or the reason why not.
-
-        Of more than two answers every two are compared.
-        """
-        return in_pairs(self._judge, cases)
-
-    def _judge(self, pairs: Iterable[Case]) -> Iterator[Scored]:
-        for prompts, values, reason in self._readout.over(pairs):
-            for place, order in enumerate(ORDERS):
-                responses = tuple(
-                    probability_response(
-                        prompts.case.case_id,
-                        order,
-                        self.readout,
-                        name,
-                        (name,),
-                        prompts.detail.digests[place],
-                        None if values is None else values[place, column : column + 1],
-                        reason,
-                    )
-                    for column, name in enumerate(self.dimensions)
-                )
-                yield Scored(prompts.case, order, responses=responses)
+        digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+        return {**super().settings, "verdict_prompt_digest": digest}
 
     def _text(
         self, question: str, images: int, pair: tuple[str, str], dimension: str, reply: str = "A"
@@ -189,22 +133,36 @@ class VerdictProbability:
             for pair in ((first, second), (second, first))
         ]
 
-    def _whole_prompts(self, case: Case) -> Prompts[Asked]:
-        orders = self._rows(case, self.dimensions)
-        digests = [text_digest(rows) for rows in orders]
-        return Prompts(case, [row for rows in orders for row in rows], Asked(digests, []))
+    def _calls(self, digests: Sequence[str]) -> list[ProbabilityCall]:
+        """Returns the calls about a case; those of one order have one digest."""
+        return [
+            ProbabilityCall(order, name, (name,), digest)
+            for order, digest in zip(ORDERS, digests, strict=True)
+            for name in self.dimensions
+        ]
 
-    def _shared_prompts(self, case: Case) -> Prompts[Asked]:
-        """Returns one row, the forward order of the longest prompt, and how the orders differ."""
+    def _separate_prompts(self, case: Case) -> PromptRows[CallPrompts]:
+        by_order = self._rows(case, self.dimensions)
+        calls = self._calls([text_digest(rows) for rows in by_order])
+        rows = [row for rows in by_order for row in rows]
+        return PromptRows(case, rows, CallPrompts(calls, [], []))
+
+    def _shared_prompts(self, case: Case) -> PromptRows[CallPrompts]:
+        """Returns one row, the forward order of the longest prompt, and how the orders differ.
+
+        `CallPrompts.prompts` has for each order the tokens between what both orders share and the
+        tail.
+        """
         longest = self._ending.longest
-        orders = self._rows(case, self.dimensions[longest : longest + 1])
+        by_order = self._rows(case, self.dimensions[longest : longest + 1])
         cut = self._ending.after + len(self._ending.tails[longest])
-        ids = [row[:-cut] for row in self._collator.token_ids([rows[0].text for rows in orders])]
+        ids = [row[:-cut] for row in self._collator.token_ids([rows[0].text for rows in by_order])]
         start = shared_length(ids)
+        calls = self._calls([text_digest(rows) for rows in by_order])
         middles = [row[start:] for row in ids]
-        return Prompts(case, orders[0], Asked([text_digest(rows) for rows in orders], middles))
+        return PromptRows(case, by_order[0], CallPrompts(calls, middles, []))
 
-    def _read_whole(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
+    def _read_separate(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
         features = features.to(self._model.device)
         tails = self._ending.tails * (len(ORDERS) * len(prompts))
         lengths = self._prompt_lengths(features, tails)
@@ -212,33 +170,33 @@ class VerdictProbability:
         states = hidden_states(self._model, BatchFeature({**features, "attention_mask": mask}))
         return self._probabilities(last_attended(states, mask))
 
-    def _read_shared(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
+    def _read_cached(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
         features = features.to(self._model.device)
         tails, lengths = self._ending.tails, self._shared_lengths(features, prompts)
-        middles = [prompt.detail.middles for prompt in prompts]
+        middles = [prompt.detail.prompts for prompt in prompts]
         prefix = Prefix.of(self._model, features, lengths)
         prefix.select([row for row in range(len(prompts)) for _ in ORDERS])
-        prefix.extend([order for orders in middles for order in orders])
+        prefix.extend([middle for by_order in middles for middle in by_order])
         states = []
         for tail in tails:
             states.append(prefix.extend([tail] * (len(ORDERS) * len(prompts))))
             prefix.retract(len(tail))
         return self._probabilities(torch.stack(states, dim=1).flatten(0, 1))
 
-    def _read_forked(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> list[Array]:
+    def _read_forked(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
         branches = [
-            [[*middle, *tail] for middle in prompt.detail.middles for tail in self._ending.tails]
+            [[*middle, *tail] for middle in prompt.detail.prompts for tail in self._ending.tails]
             for prompt in prompts
         ]
         lengths = self._shared_lengths(features, prompts).tolist()
         batch = share_prefixes(features, family_of(self._model.config), lengths, branches)
         return self._probabilities(branch_ends(self._model, batch.to(self._model.device)))
 
-    def _shared_lengths(self, features: BatchFeature, prompts: list[Prompts[Asked]]) -> Tensor:
+    def _shared_lengths(self, features: BatchFeature, prompts: CasePrompts) -> Tensor:
         """Returns the tokens that both orders of each case share, [cases]."""
         longest = self._ending.tails[self._ending.longest]
         lengths = self._prompt_lengths(features, [longest] * len(prompts)) - len(longest)
-        middles = [len(prompt.detail.middles[0]) for prompt in prompts]
+        middles = [len(prompt.detail.prompts[0]) for prompt in prompts]
         return lengths - torch.tensor(middles, device=lengths.device)
 
     def _prompt_lengths(self, features: BatchFeature, tails: list[list[int]]) -> Tensor:
@@ -259,10 +217,10 @@ class VerdictProbability:
         return lengths
 
     def _probabilities(self, states: Tensor) -> list[Array]:
-        """Returns for each case [2 orders, D, 3] from states [cases x 2 x D, H]."""
+        """Returns for each case [2 orders x D, 1, 3] from states [cases x 2 x D, H]."""
         letters = torch.tensor(self._ending.letters, device=states.device)
-        asked = letters.expand(len(states), -1)
-        chances = log_probabilities(self._model, states, asked).exp()
+        chances = token_logprobs(self._model, states, letters.expand(len(states), -1)).exp()
         shown = chances.view(-1, len(ORDERS), len(self.dimensions), 2)
         stored = torch.stack([shown[:, 0], shown[:, 1].flip(-1)], dim=1)
-        return list(to_numpy(torch.cat([stored, stored.sum(dim=-1, keepdim=True)], dim=-1)))
+        triples = torch.cat([stored, stored.sum(dim=-1, keepdim=True)], dim=-1)
+        return list(to_numpy(triples.flatten(1, 2).unsqueeze(2)))
