@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from transformers import TrainingArguments
@@ -20,37 +20,36 @@ from medrm.objectives.losses import PAIR_LOSSES
 Fixed = dict[str, tuple[object, str]]
 """Name of an argument to its one accepted value, and why."""
 
+_COUNTS = (
+    "global_batch_cases",
+    "max_tokens_per_batch",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
+
 
 @dataclass
 class CommonArguments:
     """What all objectives share; goes before a class of transformers' or TRL's in the bases.
 
-    `fixed` and `counts` say which values an objective refuses.
+    Attributes:
+        fixed: values that an objective takes over.
     """
 
     fixed: ClassVar[Fixed] = {}
-    counts: ClassVar[tuple[str, ...]] = (
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-        "gradient_accumulation_steps",
-    )
-    """Arguments that are numbers from 1 on, or None."""
 
     # Other defaults than TRL's and transformers'.
-    lr_scheduler_type: SchedulerType | str = field(
-        default="cosine", metadata={"help": "Course of the learning rates."}
-    )
+    lr_scheduler_type: SchedulerType | str = option("cosine", "Course of the learning rates.")
     warmup_steps: float = option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
-    save_strategy: SaveStrategy | str = field(
-        default="steps", metadata={"help": "When a checkpoint is written."}
-    )
+    save_strategy: SaveStrategy | str = option("steps", "When a checkpoint is written.")
     save_steps: float = option(0.2, "Every so many steps; below 1: a share of all steps.")
     save_total_limit: int | None = option(2, "Most checkpoints kept, the best among them.")
     logging_steps: float = option(10, "Every so many steps; below 1: a share of all steps.")
     logging_nan_inf_filter: bool = option(False, "Hide losses that are no numbers from the log.")
     # The argument parser reads the second member of the union.
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="tensorboard", metadata={"help": "Where metrics go besides metrics.jsonl."}
+    report_to: None | str | list[str] = option(  # noqa: RUF036
+        "tensorboard", "Where metrics go besides metrics.jsonl."
     )
     remove_unused_columns: bool | None = option(False, "Always false here.")
 
@@ -82,8 +81,8 @@ class CommonArguments:
         ]
         problems += [
             f"{name} is {values[name]}; give 1 or more"
-            for name in self.counts
-            if values[name] is not None and values[name] < 1
+            for name in _COUNTS
+            if values.get(name) is not None and values[name] < 1
         ]
         if values["num_train_epochs"] <= 0:
             problems.append(f"num_train_epochs is {values['num_train_epochs']}; give more than 0")
@@ -94,8 +93,8 @@ class CommonArguments:
 class MeasuredArguments(CommonArguments):
     """Of objectives whose loss on the development split chooses the checkpoint."""
 
-    eval_strategy: IntervalStrategy | str = field(
-        default="steps", metadata={"help": "When the development split is measured."}
+    eval_strategy: IntervalStrategy | str = option(
+        "steps", "When the development split is measured."
     )
     eval_steps: float | None = option(0.2, "Every so many steps; below 1: a share of all steps.")
     load_best_model_at_end: bool = option(
@@ -120,12 +119,6 @@ class BradleyTerryConfig(MeasuredArguments, TrainingArguments):  # type: ignore[
         "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
         "dataloader_drop_last": (False, "every case is learned from in every epoch"),
     }
-    counts: ClassVar[tuple[str, ...]] = (
-        "global_batch_cases",
-        "max_tokens_per_batch",
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-    )
 
     global_batch_cases: int = option(
         32, "Cases of one optimiser step, whatever the devices and micro-batches."

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,12 +23,12 @@ from medrm.objectives.objective import (
     Objective,
     TrainingInputs,
     autocast_under_deepspeed,
+    report_unlearned,
     visible_gpu_problems,
 )
 from medrm.objectives.probe import (
     PooledHead,
     learned_from,
-    lookup,
     pooled_states,
     trains_head_alone,
 )
@@ -39,8 +37,6 @@ from medrm.objectives.token_budget import Layout, check_budget, layout_of
 from medrm.objectives.trainer import PreferenceTrainer
 from medrm.schema import Case
 from medrm.scorer.contextual import refuse_separate
-
-logger = logging.getLogger(__name__)
 
 
 def head_spec(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> HeadSpec:
@@ -138,13 +134,10 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
     head = head_of(model)
     check(run, head.spec.dimensions, inputs.train, inputs.development)
     targets = make_targets(args, head.spec)
-    for cases in (inputs.train, inputs.development):
-        _report_unlabelled(cases, targets)
-    inputs = replace(
-        inputs,
-        train=_labelled(inputs.train, targets),
-        development=_labelled(inputs.development, targets),
-    )
+    labelled = [_labelled(cases, targets) for cases in (inputs.train, inputs.development)]
+    for cases, learned in zip((inputs.train, inputs.development), labelled, strict=True):
+        report_unlearned(len(cases), len(learned), f"vote_targets {targets.vote_targets}")
+    inputs = replace(inputs, train=labelled[0], development=labelled[1])
     all_cases = concatenate(inputs.train, inputs.development)
     _start_ties(head, inputs.train)
     autocast_under_deepspeed(args)
@@ -164,8 +157,7 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
     args.gradient_checkpointing = vars(args)["activation_checkpointing"] = False
     cases = concatenate(learned_from(args, inputs.train, lengths), inputs.development)
     states = pooled_states(model, args, encode, cases, lengths)
-    make_rows = functools.partial(lookup, states)
-    return PreferenceTrainer(inputs, args, targets, make_rows, layout, PooledHead(head))
+    return PreferenceTrainer(inputs, args, targets, states.rows, layout, PooledHead(head))
 
 
 def _zero3() -> bool:
@@ -175,15 +167,6 @@ def _zero3() -> bool:
 def _labelled(cases: Sequence[Case], targets: Targets) -> Sequence[Case]:
     """Returns the cases with something to learn from."""
     return select(cases, np.flatnonzero(targets.weights_of(cases).sum(axis=1) > 0))
-
-
-def _report_unlabelled(cases: Sequence[Case], targets: Targets) -> None:
-    unlabelled = len(cases) - len(_labelled(cases, targets))
-    if unlabelled:
-        logger.warning(
-            "%d of %d cases carry no label to learn from (vote_targets %s)",
-            unlabelled, len(cases), targets.vote_targets,
-        )  # fmt: skip
 
 
 def _start_ties(head: RewardHead, train: Sequence[Case]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
 from medrm.models.reward_model import HeadSpec
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,20 @@ def fit_for_training(
         for case, reason in zip(select(cases, np.flatnonzero(long)), reasons, strict=True)
     ]
     return select(cases, np.flatnonzero(~long)), excluded
+
+
+def report_unlearned(cases: int, learned: int, rule: str) -> None:
+    """Warns of cases that teach nothing.
+
+    Args:
+        cases: how many there are.
+        learned: how many of them are learned from.
+        rule: the options that say which labels are learned.
+    """
+    if learned < cases:
+        logger.warning(
+            "%d of %d cases carry no label to learn from (%s)", cases - learned, cases, rule
+        )
 
 
 def visible_gpu_problems(args: TrainingArguments) -> list[str]:

@@ -59,11 +59,6 @@ def trains_head_alone(model: PreTrainedModel | PeftModel) -> bool:
     return all(id(p) in head for p in model.parameters() if p.requires_grad)
 
 
-def lookup(states: PooledStates, cases: Sequence[Case]) -> dict[str, Tensor]:
-    """Returns the rows of cases: their states, one for each answer, case-major."""
-    return {"states": torch.cat([states.of(case) for case in cases])}
-
-
 @dataclass(frozen=True)
 class PooledStates:
     """What the head reads of cases.
@@ -80,6 +75,10 @@ class PooledStates:
         """Returns the states of a case, (K, O, H)."""
         start = self.starts[case.case_id]
         return self.values[start : start + len(case.answers)]
+
+    def rows(self, cases: Sequence[Case]) -> dict[str, Tensor]:
+        """Returns the inputs of `PooledHead`: one row for each answer, case-major."""
+        return {"states": torch.cat([self.of(case) for case in cases])}
 
 
 def learned_from(

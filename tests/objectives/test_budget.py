@@ -169,7 +169,7 @@ def test_the_probe_computes_what_it_learns_from_and_leaves_no_file(
     assert len(seen) == len(set(seen)) == 8 + len(built.development)
     assert not list(tmp_path.rglob("*.bin"))
     assert trainer.train().global_step == 2
-    states = trainer.data_collator.args[0].args[0]
+    states = trainer.data_collator.args[0].__self__
     assert states.of(built.development[0]).shape[0] == 2
     with pytest.raises(KeyError):
         states.of(next(case for case in built.train if case.case_id not in seen))

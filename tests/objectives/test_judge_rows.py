@@ -6,11 +6,12 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judging import FIRST, SECOND, TIE, judged
+from judging import FIRST, SECOND, TIE, Judging, judged
 
 from medrm.chat import PROMPTS, rationale_letters
 from medrm.errors import DataError
@@ -19,9 +20,10 @@ from medrm.objectives.judge.judge_examples import (
     filler_answer,
     judge_examples,
     learned_answer,
-    report_unlearned,
 )
+from medrm.objectives.judge.judge_training import run_examples
 from medrm.objectives.judge.rationales import read_rationales
+from medrm.objectives.objective import TrainingInputs
 from medrm.parsers import parse_verdict
 from medrm.schema import Case, PairLabel
 
@@ -96,15 +98,18 @@ def test_flips_keep_the_filler() -> None:
     assert set(drawn) == set(BOTH)
 
 
-def test_cases_that_teach_nothing_are_counted(caplog: Any) -> None:
+def test_cases_that_teach_nothing_are_counted(judging: Callable[..., Judging], caplog: Any) -> None:
     ranked = Case("three", (), "?", ("a", "b", "c"), {"accuracy": PairLabel(FIRST)})
     cases = [judged(1, accuracy=FIRST), judged(2, accuracy=TIE), judged(3, accuracy=SPLIT), ranked]
-    rows = judge_examples(cases, BOTH, JSON, "majority")
-    assert {row.case.case_id for row in rows} == {"case-1"}
-    report_unlearned(cases, rows, "majority")
-    assert "3 of 4 cases carry no label to learn from (label_rule majority" in caplog.text
-    report_unlearned(cases[:1], rows, "majority")
-    assert len(caplog.records) == 1
+    built = judging("judge_sft")
+    examples = run_examples(
+        TrainingInputs(built.run, built.model, built.collator, cases, cases[:1], {})
+    )
+    assert {example.case.case_id for example in examples.train} == {"case-1"}
+    warnings = [r.getMessage() for r in caplog.records if r.name.startswith("medrm")]
+    assert warnings == [
+        "3 of 4 cases carry no label to learn from (label_rule majority; two answers each)"
+    ]
 
 
 def test_reasons_name_the_shown_answers_and_end_with_our_letter() -> None:

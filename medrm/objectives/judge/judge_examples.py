@@ -8,7 +8,6 @@ orders of a case name the same answer and position says nothing. Imports no torc
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from typing import Literal, NamedTuple
 
 from medrm.chat import JudgePrompt
 from medrm.schema import ORDERS, Case, Order, PairLabel
-
-logger = logging.getLogger(__name__)
 
 LabelRule = Literal["majority", "plurality", "sampled"]
 """Which labels are learned, and as what; `learned_answer` explains."""
@@ -180,14 +177,3 @@ def _example(
 
 def _with_letters_swapped(sentence: str) -> str:
     return _ANSWER_NAME.sub(lambda match: match[1] + _OTHER[match[2]], sentence)
-
-
-def report_unlearned(cases: Sequence[Case], examples: Sequence[JudgeExample], rule: str) -> None:
-    """Warns of cases that teach nothing."""
-    learned = {example.case.case_id for example in examples}
-    unlearned = len({case.case_id for case in cases} - learned)
-    if unlearned:
-        logger.warning(
-            "%d of %d cases carry no label to learn from (label_rule %s; two answers each)",
-            unlearned, len(cases), rule,
-        )  # fmt: skip

@@ -24,12 +24,12 @@ from medrm.objectives.judge.judge_examples import (
     LabelRule,
     Rationales,
     judge_examples,
-    report_unlearned,
 )
 from medrm.objectives.judge.rationales import read_rationales
 from medrm.objectives.objective import (
     TrainingInputs,
     autocast_under_deepspeed,
+    report_unlearned,
     visible_gpu_problems,
 )
 from medrm.objectives.trainer import MetricsFile
@@ -125,7 +125,8 @@ def run_examples(inputs: TrainingInputs) -> RunExamples:
     splits = []
     for cases in (inputs.train, inputs.development):
         splits.append(judge_examples(cases, dimensions, prompt, rule, rationales))
-        report_unlearned(cases, splits[-1], rule)
+        learned = {example.case.case_id for example in splits[-1]}
+        report_unlearned(len(cases), len(learned), f"label_rule {rule}; two answers each")
     return RunExamples(prompt, *splits)
 
 
