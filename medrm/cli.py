@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from medrm import __version__
-from medrm.config import CommandParser, JudgeOptions, ModelOptions
+from medrm.config import CommandParser, JudgeOptions, add_options
 from medrm.errors import MedrmError, printable
-from medrm.readouts import readout_names
+from medrm.pipeline.requests import EvalRequest, LeaderboardRequest
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
@@ -90,32 +90,30 @@ def _say(problem: str) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.evaluate import EvalRequest, evaluate_model
+    from medrm.pipeline.evaluate import evaluate_model
 
     evaluate_model(EvalRequest(**_options_of(EvalRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
-    from medrm.pipeline.run_leaderboard import LeaderboardRun, run_leaderboard
+    from medrm.pipeline.run_leaderboard import run_leaderboard
 
-    command = (sys.executable, "-m", "medrm", "evaluate")
-    options = _options_of(LeaderboardRun, arguments)
-    return 0 if run_leaderboard(LeaderboardRun(**options, evaluate=command)) else 1
+    arguments.evaluate = (sys.executable, "-m", "medrm", "evaluate")
+    options = _options_of(LeaderboardRequest, arguments)
+    return 0 if run_leaderboard(LeaderboardRequest(**options)) else 1
 
 
 def _options_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the fields of an options class that the command line has set.
+    """Returns the fields of a request that the command line has set, those of a judge as one."""
 
-    Those of a judge, which `_add_judge_options` has added, come as one `JudgeOptions`.
-    """
-    values = vars(arguments)
-    options = {field.name: values[field.name] for field in fields(group) if field.name in values}
-    judge = {
-        field.name: values[field.name] for field in fields(JudgeOptions) if field.name in values
-    }
+    def values_of(options: type) -> dict[str, Any]:
+        names = {field.name for field in fields(options)}
+        return {name: value for name, value in vars(arguments).items() if name in names}
+
+    judge = values_of(JudgeOptions)
     if arguments.readout == "votes":
         judge["judge_readout"] = "votes"
-    return {**options, "output_dir": Path(arguments.output_dir), "judge": JudgeOptions(**judge)}
+    return {**values_of(group), "judge": JudgeOptions(**judge)}
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -271,9 +269,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
-    from medrm.throughput_options import add_options
+    from medrm.throughput_options import add_throughput_options
 
-    add_options(parser)
+    add_throughput_options(parser)
     parser.set_defaults(action=_throughput)
 
 
@@ -302,42 +300,8 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `medrm evaluate`, shared with evaluation/evaluate.py."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="adapter folder, hub repo, base model such as phantom-base, a service's model, or "
-        "mock:NAME",
-    )
-    parser.add_argument("--revision", help="branch, tag or commit of a hub repo")
-    parser.add_argument("--benchmark", required=True, help="a name in evaluation/benchmarks/")
-    parser.add_argument("--data_root", help="where the benchmark's files lie")
-    parser.add_argument("--protocol", choices=("official", "robust", "both"), default="both")
-    parser.add_argument("--department_map", help="YAML or JSON file: organ to department")
-    _add_readout(parser)
-    parser.add_argument(
-        "--engine",
-        choices=("transformers", "vllm", "openai"),
-        default="transformers",
-        help="what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)",
-    )
-    _add_judge_options(parser, ("shared_prefix",))
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
-    parser.add_argument("--name", help="under which the model is reported (default: its own)")
-    parser.add_argument(
-        "--no_images",
-        action="store_true",
-        help="keep no small copies of the images, for data that may not be shared",
-    )
-    parser.add_argument(
-        "--output_dir",
-        required=True,
-        help="evaluation folder to write; a part of the same evaluation in it is continued",
-    )
-    parser.add_argument(
-        "--overwrite_output_dir",
-        action="store_true",
-        help="replace another evaluation in output_dir instead of refusing to start",
-    )
+    add_options(parser, EvalRequest)
+    _add_judge_options(parser)
     parser.set_defaults(action=_evaluate)
 
 
@@ -346,45 +310,14 @@ def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "leaderboard", help="a name in evaluation/leaderboards/, or a YAML file of that form"
     )
-    parser.add_argument("--output_dir", required=True, help="folder for the models and the table")
-    parser.add_argument("--benchmark", help="in place of the one that the leaderboard names")
-    parser.add_argument("--data_root", help="where the benchmark's files lie")
-    parser.add_argument("--only", nargs="+", default=[], help="names of the models to evaluate")
-    parser.add_argument(
-        "--primary_dimension", help="dimension to rank by (default: overall, else the first)"
-    )
-    parser.add_argument(
-        "--trust_remote_code",
-        action="store_true",
-        help="run the code of the checkpoints that the list marks so",
-    )
-    _add_readout(parser)
+    add_options(parser, LeaderboardRequest)
     _add_judge_options(parser)
     parser.set_defaults(action=_leaderboard)
 
 
-def _add_readout(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--readout",
-        choices=readout_names("judge", "base"),
-        help="how a judge or a base model is read (default: as it was saved; a base: generate)",
-    )
-
-
-def _add_judge_options(parser: argparse.ArgumentParser, names: Sequence[str] = ()) -> None:
-    """Adds how a judge is asked and those options of the model, as the configuration has them."""
-    judge = [
-        own for own in fields(JudgeOptions) if own.name not in ("judge_readout", "init_adapter")
-    ]
-    for option in (*judge, *(own for own in fields(ModelOptions) if own.name in names)):
-        parser.add_argument(
-            f"--{option.name}",
-            # Not the field's type: once a run was parsed, it is no longer what is written there.
-            type=type(option.default) if isinstance(option.default, (int, float)) else str,
-            choices=("on", "off") if option.default == "on" else None,
-            default=option.default,
-            help=option.metadata["help"],
-        )
+def _add_judge_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how a judge that was not trained is asked; `--readout` says how it is read."""
+    add_options(parser, JudgeOptions, without=("judge_readout", "init_adapter"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import typing
 from dataclasses import dataclass
 from typing import Literal
 
-from medrm.config import option
+from medrm.config import add_options, option
 from medrm.errors import ConfigError
 
 TASKS = ("train", "score")
@@ -88,28 +87,11 @@ class ThroughputOptions:
         )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_throughput_options(parser: argparse.ArgumentParser) -> None:
     """Adds the fields of `ThroughputOptions` as options of a command."""
-    hints = typing.get_type_hints(ThroughputOptions)
-    defaults = dataclasses.asdict(ThroughputOptions())
-    model_or_shape = parser.add_mutually_exclusive_group()
-    for field in dataclasses.fields(ThroughputOptions):
-        name, default, hint = f"--{field.name}", defaults[field.name], hints[field.name]
-        text = field.metadata["help"]
-        if isinstance(default, bool):
-            parser.add_argument(name, action="store_true", help=text)
-        elif isinstance(default, list):
-            text += f" (default {' '.join(map(str, default))})"
-            parser.add_argument(name, nargs="+", type=type(default[0]), default=default, help=text)
-        else:
-            group = model_or_shape if field.name in ("model", "shape") else parser
-            group.add_argument(
-                name,
-                type=int if isinstance(default, int) else str,
-                choices=typing.get_args(hint) if typing.get_origin(hint) is Literal else None,
-                default=default,
-                help=text if default is None else f"{text} (default {default})",
-            )
+    model_or_shape = ("model", "shape")
+    add_options(parser.add_mutually_exclusive_group(), ThroughputOptions, model_or_shape)
+    add_options(parser, ThroughputOptions, without=model_or_shape)
 
 
 def parsed_options(arguments: argparse.Namespace) -> ThroughputOptions:

@@ -1,6 +1,6 @@
 """What one run is told: groups of options and the strict parser."""
 
-from medrm.config.command_line import CommandParser
+from medrm.config.command_line import CommandParser, add_options
 from medrm.config.data import DataOptions
 from medrm.config.field import option
 from medrm.config.help import help_text
@@ -23,6 +23,7 @@ __all__ = [
     "JudgeOptions",
     "ModelOptions",
     "Run",
+    "add_options",
     "help_text",
     "option",
     "parse_run",

@@ -1,11 +1,14 @@
-"""An argument parser that names the nearest of what it accepts, as the parser of a run does."""
+"""The command line of `medrm`: options from dataclasses, and the nearest word to a misspelt one."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+import typing
 from collections.abc import Collection, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from medrm.errors import nearest, printable
 
@@ -64,3 +67,43 @@ class CommandParser(argparse.ArgumentParser):
         if problems:
             text = f"{' '.join(problems)} Accepted: {', '.join(accepted)}.\n"
             self.exit(2, f"{self.prog}: error: {printable(text)}")
+
+
+def add_options(
+    parser: Any, group: type, names: Collection[str] = (), *, without: Collection[str] = ()
+) -> None:
+    """Adds the fields of a dataclass that `option` declares as options of a command.
+
+    Args:
+        parser: or a group of one.
+        group: the dataclass.
+        names: which fields; none: all.
+        without: which fields are left out.
+    """
+    hints = typing.get_type_hints(group)  # HfArgumentParser overwrites `type` of the fields
+    for field in dataclasses.fields(group):
+        if "help" not in field.metadata or field.name in without:
+            continue
+        if names and field.name not in names:
+            continue
+        hint, text = hints[field.name], field.metadata["help"]
+        make_list: Any = field.default_factory
+        listed = make_list is not dataclasses.MISSING
+        default: Any = make_list() if listed else field.default
+        required = default is dataclasses.MISSING
+        if default is False:
+            parser.add_argument(f"--{field.name}", action="store_true", help=text)
+            continue
+        if default and not required:
+            text += f" (default {' '.join(map(str, default)) if listed else default})"
+        literal = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+        types = (hint, *typing.get_args(hint))
+        parser.add_argument(
+            f"--{field.name}",
+            type=next((each for each in (Path, int, float) if each in types), str),
+            nargs="+" if listed else None,
+            choices=field.metadata.get("choices", literal),
+            required=required,
+            default=None if required else default,
+            help=text,
+        )

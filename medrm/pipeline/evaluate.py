@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from accelerate import PartialState
 
-from medrm.config import JudgeOptions
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError, DataError, report
@@ -16,51 +13,13 @@ from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig
+from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import readout_names
 from medrm.schema import DIMENSIONS
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
 from medrm.scorer.specs import ScorerPlan, plan_scorer
 from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
-
-
-@dataclass(frozen=True)
-class EvalRequest:
-    """What one `medrm evaluate` is asked to do.
-
-    Attributes:
-        model: adapter folder, hub repository, base model, `mock:NAME`, or a service's model.
-        benchmark: a name in evaluation/benchmarks/.
-        output_dir: evaluation folder to write.
-        judge: how a judge is asked.
-        readout: how the model is read; None: as it was saved, a base as a generating judge.
-        engine: what runs it: transformers, vllm or openai.
-        protocol: "official", "robust" or "both".
-        revision: branch, tag or commit of a hub repository.
-        data_root: where the benchmark's files lie.
-        department_map: file of organ to department.
-        trust_remote_code: whether code that the checkpoint ships may run.
-        name: under which the model is reported; None: its own.
-        no_images: whether small copies of the images are left out.
-        overwrite_output_dir: whether another evaluation in `output_dir` is replaced.
-        shared_prefix: as in `ModelOptions`.
-    """
-
-    model: str
-    benchmark: str
-    output_dir: Path
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
-    readout: str | None = None
-    engine: str = "transformers"
-    protocol: str = "both"
-    revision: str | None = None
-    data_root: str | None = None
-    department_map: str | None = None
-    trust_remote_code: bool = False
-    name: str | None = None
-    no_images: bool = False
-    overwrite_output_dir: bool = False
-    shared_prefix: Literal["on", "off"] = "on"
 
 
 def evaluate_model(request: EvalRequest) -> None:

@@ -12,7 +12,6 @@ import logging
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from medrm.evaluation.leaderboard.standings import (
     standings,
 )
 from medrm.evaluation.report import Report, read_json, read_report, write_json
+from medrm.pipeline.requests import LeaderboardRequest
 
 REQUEST_FILE = "request.json"
 """What an entry was asked for, written when its evaluation is whole."""
@@ -44,36 +44,7 @@ logger = logging.getLogger(__name__)
 Request = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class LeaderboardRun:
-    """What one `medrm leaderboard` is asked to do.
-
-    Attributes:
-        leaderboard: a name in evaluation/leaderboards/, or a YAML file.
-        output_dir: gets a folder for each model, and the table.
-        evaluate: the words that start `medrm evaluate` in a new process.
-        judge: how the judges are asked; an entry's own options come before it.
-        readout: how the models are read; None: as `medrm evaluate` reads them.
-        benchmark: a name in evaluation/benchmarks/; None: the leaderboard's.
-        data_root: where the benchmark's files lie.
-        only: names of entries; empty: all.
-        primary_dimension: what the models are ranked by; None: overall, else the first.
-        trust_remote_code: whether entries that are marked so may run their checkpoint's code.
-    """
-
-    leaderboard: str
-    output_dir: Path
-    evaluate: Sequence[str]
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
-    readout: str | None = None
-    benchmark: str | None = None
-    data_root: str | None = None
-    only: Sequence[str] = ()
-    primary_dimension: str | None = None
-    trust_remote_code: bool = False
-
-
-def run_leaderboard(asked: LeaderboardRun) -> bool:
+def run_leaderboard(asked: LeaderboardRequest) -> bool:
     """Evaluates the entries that have no result yet, and leaves one table.
 
     Returns:
@@ -118,7 +89,7 @@ def skip_reason(entry: Entry, *, trust_remote_code: bool) -> str | None:
 
 
 def _write(
-    asked: LeaderboardRun,
+    asked: LeaderboardRequest,
     name: str,
     benchmark: Benchmark,
     primary: str,
@@ -129,7 +100,7 @@ def _write(
     return table
 
 
-def options_of(entry: Entry, asked: LeaderboardRun) -> dict[str, Any]:
+def options_of(entry: Entry, asked: LeaderboardRequest) -> dict[str, Any]:
     """Returns how an entry's judge is asked: its own options before those of the whole list."""
     common = {
         "readout": asked.readout,
@@ -206,7 +177,7 @@ def _finished(entry: Entry, folder: Path, request: Request) -> Outcome | None:
         return None
 
 
-def _outcome(entry: Entry, request: Request, folder: Path, asked: LeaderboardRun) -> Outcome:
+def _outcome(entry: Entry, request: Request, folder: Path, asked: LeaderboardRequest) -> Outcome:
     """Skips or evaluates one entry."""
     reason = skip_reason(entry, trust_remote_code=asked.trust_remote_code)
     if reason is not None:
@@ -234,7 +205,7 @@ def _outcome(entry: Entry, request: Request, folder: Path, asked: LeaderboardRun
 
 
 def evaluate_command(
-    entry: Entry, request: Request, folder: Path, asked: LeaderboardRun
+    entry: Entry, request: Request, folder: Path, asked: LeaderboardRequest
 ) -> list[str]:
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
     words = {

@@ -15,7 +15,8 @@ import pytest
 from medrm.cli import main
 from medrm.evaluation.leaderboard.standings import Entry
 from medrm.pipeline import run_leaderboard as leaderboard
-from medrm.pipeline.run_leaderboard import LeaderboardRun, evaluate_command
+from medrm.pipeline.requests import LeaderboardRequest
+from medrm.pipeline.run_leaderboard import evaluate_command
 
 LIST = """
 benchmark: phantom
@@ -182,7 +183,7 @@ def test_wrong_options_stop_before_the_first_model(
 def test_a_model_id_is_data(tmp_path: Path) -> None:
     entry = Entry("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
     request = {"benchmark": {"name": "phantom"}, "options": {"votes": 1}}
-    asked = LeaderboardRun("list", tmp_path, ("medrm", "evaluate"))
+    asked = LeaderboardRequest("list", ("medrm", "evaluate"), tmp_path)
     command = evaluate_command(entry, request, tmp_path, asked)
     assert command[:3] == ["medrm", "evaluate", "--model=--output_dir=/tmp/x; rm -rf ~"]
     assert "--trust_remote_code" not in command

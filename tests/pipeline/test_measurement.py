@@ -12,7 +12,8 @@ from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
 from medrm.models.save_load import saved_identity
 from medrm.pipeline import evaluate
-from medrm.pipeline.evaluate import EvalRequest, evaluate_model
+from medrm.pipeline.evaluate import evaluate_model
+from medrm.pipeline.requests import EvalRequest
 from medrm.scorer.open import DEFAULTS
 from medrm.scorer.open import identity_of as weights_of
 
