@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +29,17 @@ from transformers import Trainer
 
 import medrm
 from medrm.config import AdapterOptions, ModelOptions, Run, option, parse_run
+from medrm.data.case_set import CaseSet
 from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.registry import FORMATS
 from medrm.data.row_tables import RowTable
 from medrm.data.sources import DataFormat, Description
+from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.pages.document import Section
 from medrm.evaluation.pages.sections import SECTIONS, PageContent
 from medrm.evaluation.report_page import write_page
+from medrm.evaluation.rescore import rescore
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_processor
@@ -46,8 +50,10 @@ from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.losses import PAIR_LOSSES, PairLoss
 from medrm.objectives.objective import TrainingInputs
-from medrm.schema import Case, PairLabel
+from medrm.readouts import READOUTS, Readout
+from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.collator import Collator
+from medrm.scorer.open import open_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 DIMENSIONS = ("overall",)
@@ -213,6 +219,52 @@ def test_a_pair_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = trained_by(toy_run(tmp_path / "run", "--ties", "hinge"))
     # Rewards of a fresh head lie close together, where the hinge gives 1 and the logistic 0.69.
     assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(1.0, abs=0.25)
+
+
+class WordCount:
+    """The toy readout: an answer's reward is how many words it has."""
+
+    readout = "word_count"
+    lookahead = None
+
+    def __init__(
+        self, model: Any, processor: Any, *, dimensions: Sequence[str], batch_rows: int
+    ) -> None:
+        self.dimensions = tuple(dimensions)
+        self.settings = {"vocabulary": model.config.get_text_config().vocab_size}
+
+    def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
+        for case in cases:
+            counts = tuple(float(len(answer.split())) for answer in case.answers)
+            rewards = dict.fromkeys(self.dimensions, counts)
+            yield Response(
+                case.case_id, "forward", None, 0, self.readout, "", None, None, None, "ok",
+                rewards=rewards,
+            )  # fmt: skip
+
+
+def test_a_readout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_scorer` opens it, an evaluation records what it says, and scores it again."""
+    module = ModuleType("toy_readout")
+    module.WordCount = WordCount  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_readout", module)
+    base = str(save_tiny("qwen2_5_vl", tmp_path / "base"))
+    with pytest.raises(medrm.errors.ConfigError, match="readout 'word_count'"):
+        open_scorer(base, "word_count", dimensions=DIMENSIONS)
+    toy = Readout("word_count", "base", "rewards", "toy_readout:WordCount", official=False)
+    monkeypatch.setitem(READOUTS, "word_count", toy)
+    scorer = open_scorer(base, "word_count", dimensions=DIMENSIONS)
+    assert isinstance(scorer, WordCount)
+    cases = [
+        replace(pair(number), answers=("One word more.", "Yes."), cluster=str(number))
+        for number in range(4)
+    ]
+    source = CaseSet("toys", "1", "d" * 64, cases, dimensions=DIMENSIONS)
+    report = evaluate(scorer, Benchmark("toys", source), tmp_path / "out", "a model")
+    assert report["readout"] == "word_count"
+    assert report["protocols"]["robust"]["dimensions"]["overall"]["accuracy"] == 0.5
+    assert "official" not in report["protocols"] or not report["protocols"]["official"]["micro"]
+    assert rescore(tmp_path / "out")["protocols"] == report["protocols"]
 
 
 def read_toy(table: RowTable, _: Path, __: Sequence[Description]) -> ReadResult | None:
