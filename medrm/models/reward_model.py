@@ -1,8 +1,19 @@
 """The reward model: a stock image-and-text model whose class is swapped and that carries a head.
 
+    batch of rows x L tokens        keys of the processor, and `SharedPrefixBatch` where prefixes
+      |                             are shared
+      v   model.model               the stock model without its LM head, which stays and never runs
+    hidden states [rows, L, H]
+      |
+      v   `reward_states`           here the reward is read: at the last token of each
+    states [answers, O, H]          answer's row or branch, in each of O orders (1 unless answers
+      |                             see each other)
+      v   model.score               `RewardHead`, fp32
+    rewards [answers, O, D]  ->  mean over orders  ->  `RewardOutput.rewards` [answers, D]
+
 The module names stay those of the stock class and the head is one more module, `score`. So the
 adapter of a reward model also loads on the stock model, and a full checkpoint names the stock
-architecture. The language-model head stays in place and is never run.
+architecture.
 """
 
 from __future__ import annotations
@@ -122,14 +133,15 @@ class RewardHead(nn.Module):
 
 
 def last_attended(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Returns the state of each row's last attended position, [rows, H], for either padding side.
+    """Returns the state of each row's last attended token, [rows, H], for either padding side.
 
     Args:
         states: [rows, L, H].
         attention_mask: [rows, L], 1 where there is a token.
     """
-    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    last = (attention_mask.long() * places).argmax(dim=1)
+    # Largest where the last 1 stands; counted from 1, so that the first token counts as well.
+    counts = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    last = (attention_mask.long() * counts).argmax(dim=1)
     return states[torch.arange(states.shape[0], device=states.device), last]
 
 
@@ -139,16 +151,22 @@ class RewardModelMixin:
     model: nn.Module
     score: nn.Module
 
-    def pooled(
+    def reward_states(
         self,
         attention_mask: Tensor | None = None,
         shared_prefix: SharedPrefixBatch | None = None,
         **inputs: Any,
     ) -> Tensor:
-        """Returns the states after the final norm at which each answer is read, [rows, O, H].
+        """Returns the states after the final norm at which each reward is read, [answers, O, H].
 
-        That is each row's last attended position, or in a forked batch each branch's last one. O is
-        1, or the number of orders in which answers that see each other are read.
+        In a batch of separate rows that is each row's last attended token, in a shared-prefix batch
+        the last token of each answer in its branch (`reward_indices`). O is 1, or the number of
+        orders in which answers that see each other are read.
+
+        Args:
+            attention_mask: [rows, L] of separate rows.
+            shared_prefix: of a shared-prefix batch, which has no mask.
+            inputs: the other keys of the batch.
         """
         if shared_prefix is not None:
             states = shared_prefix_states(cast(PreTrainedModel, self), shared_prefix, **inputs)
@@ -158,11 +176,8 @@ class RewardModelMixin:
         return last_attended(output.last_hidden_state, attention_mask)[:, None]
 
     def forward(self, **inputs: Any) -> RewardOutput:
-        """Returns the rewards of each row, or of each answer of a forked batch.
-
-        The LM head is not run.
-        """
-        rewards, tie_logits = self.score(self.pooled(**inputs))
+        """Returns the rewards of each row, or of each answer of a shared-prefix batch."""
+        rewards, tie_logits = self.score(self.reward_states(**inputs))
         return RewardOutput(rewards=rewards.mean(dim=1), tie_logits=tie_logits)
 
     def enable_input_require_grads(self) -> None:
@@ -208,9 +223,9 @@ def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
-def pooled(model: PreTrainedModel | PeftModel, **batch: Any) -> Tensor:
-    """Returns what the head reads, [rows, O, H], for all keys of a batch; see `forward`."""
-    return cast(RewardModelMixin, without_adapter(model)).pooled(**batch)
+def reward_states(model: PreTrainedModel | PeftModel, **batch: Any) -> Tensor:
+    """Returns what the head reads, [answers, O, H]; see `RewardModelMixin.reward_states`."""
+    return cast(RewardModelMixin, without_adapter(model)).reward_states(**batch)
 
 
 def has_head(model: PreTrainedModel | PeftModel) -> bool:

@@ -32,7 +32,13 @@ from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 
 from medrm.data.store.indexed_cases import TokenCounts, column, select
-from medrm.models.reward_model import RewardHead, RewardOutput, head_of, pooled, without_adapter
+from medrm.models.reward_model import (
+    RewardHead,
+    RewardOutput,
+    head_of,
+    reward_states,
+    without_adapter,
+)
 from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.token_budget import layout_of, make_plan
 from medrm.schema import Case
@@ -156,7 +162,7 @@ def _pooled(
 ) -> Tensor:
     """Returns what the head reads of a batch, (rows, O, H) on the CPU."""
     with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-        states: Tensor = pooled(model, **inputs.to(args.device)).cpu()
+        states: Tensor = reward_states(model, **inputs.to(args.device)).cpu()
     return states
 
 

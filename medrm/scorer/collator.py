@@ -20,8 +20,12 @@ from medrm.data.images import ImageFacts, decode
 from medrm.data.store.indexed_cases import TOKEN_COUNT
 from medrm.errors import ConfigError
 from medrm.models.families import family_of_processor
-from medrm.models.prefix_sharing.batch import share_prefixes
-from medrm.models.prefix_sharing.kv_cache import ends_of, first_difference, shared_length
+from medrm.models.prefix_sharing.batch import (
+    first_difference,
+    prefix_ends,
+    share_prefixes,
+    shared_length,
+)
 from medrm.schema import Case, ImageRef
 from medrm.scorer.contextual import joined, orders
 
@@ -159,7 +163,7 @@ class Collator:
         starts = self._starts(ids, openings)
         features = self.encode([rows[0] for rows in cases], pixels)
         tails = [[row[start:] for row in own] for own, start in zip(ids, starts, strict=True)]
-        ends = ends_of(features, [own[0] for own in ids], starts)
+        ends = prefix_ends(features, [own[0] for own in ids], starts)
         family = family_of_processor(type(self.processor).__name__)
         if openings is None:
             return share_prefixes(features, family, ends, tails)

@@ -18,7 +18,7 @@ from medrm import chat
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES
-from medrm.models.prefix_sharing.kv_cache import continued
+from medrm.models.prefix_sharing.batch import append_tokens
 from medrm.objectives.judge import judge_grpo
 from medrm.schema import Case
 from medrm.scorer.collator import Row
@@ -106,7 +106,7 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
         prompt, reply = row_ids[:-reply_length], row_ids[-reply_length:]
         index = next(k for k, e in enumerate(encoded) if e["input_ids"][0].tolist() == prompt)
         matched.add(len(prompt))
-        rows = continued(encoded[index], [len(prompt)], [reply])
+        rows = append_tokens(encoded[index], [len(prompt)], [reply])
         with torch.no_grad(), built.model.disable_adapter():
             logits = base(**rows).logits[0, len(prompt) - 1 : -1]
         wanted = logits.log_softmax(-1).gather(1, torch.tensor(reply)[:, None])[:, 0]

@@ -1,10 +1,19 @@
-"""Attention of forked batches: in each layer two stock calls, prefixes first, then branches.
+"""Attention of shared-prefix batches: in each layer two calls, prefixes first, then branches.
 
-The prefixes attend causally; the keys of a branch are [prefix, own]. No mask over the whole batch
-is ever built.
+No mask over all tokens of the batch is ever built. A layer's queries, keys and values are gathered
+by case (`batch.py` has the row they come from) and attended to in two calls:
+
+                       keys and values                      seen by the second token of a branch
+    B prefixes         P tokens of the prefix
+    B x K branches     P of the prefix, R of the branch     P P P . | a a .
+
+The prefixes attend causally, as stock rows. Each branch attends to its case's prefix and, causally,
+to itself. The two outputs are scattered back to where the tokens stand in the batch. All cases may
+differ in length: shorter prefixes and branches are padded, and what is computed for the padding is
+dropped.
 
 Shape legend: B cases, K answers, P and R tokens of the longest prefix and branch, rows x L tokens
-of the batch, A heads, d their size.
+of the batch, A heads, d their size. Indices count through all rows x L tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +27,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -28,28 +38,29 @@ from medrm.models.prefix_sharing.batch import SHARED_ATTENTION, SharedPrefixBatc
 
 
 @dataclass
-class _Layout:
+class AttentionLayout:
     """A `SharedPrefixBatch` as the attention needs it, on the model's device.
 
     Attributes:
-        prefix: [B, P] place of each prefix token, 0 where there is none; None: they are the first
-            B x P tokens as they stand.
-        branch: [B, K, R] likewise; None: the tokens behind them as they stand.
-        back: [rows x L] place of each token among the B x P + B x K x R computed ones; None: as
-            they stand.
+        prefix_index: [B, P] index of each prefix token, 0 for padding; None: the prefixes are the
+            first B x P tokens of the batch as they stand.
+        branch_index: [B, K, R] likewise; None: the branches are the tokens behind them.
+        scatter_index: [rows x L] for each token of the batch which of the B x P + B x K x R
+            computed ones it is; None: they are in the batch's order.
         shape: B, K, P, R.
-        prefixes: [B] tokens of each prefix.
-        blocks: [B, P] number of the image block that a token belongs to, -1 for text; None where
+        prefix_lengths: [B] tokens of each prefix.
+        image_numbers: [B, P] which image of its case a token belongs to, -1 for text; None where
             image tokens see backward only.
-        masks: by window, times of repetition and precision, made when first asked for.
+        masks: by sliding window, query heads for each key head and precision; made when first
+            asked for, and shared by all layers.
     """
 
-    prefix: Tensor | None
-    branch: Tensor | None
-    back: Tensor | None
+    prefix_index: Tensor | None
+    branch_index: Tensor | None
+    scatter_index: Tensor | None
     shape: tuple[int, int, int, int]
-    prefixes: Tensor
-    blocks: Tensor | None = None
+    prefix_lengths: Tensor
+    image_numbers: Tensor | None = None
     masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor | None, Tensor]] = (
         dataclasses.field(default_factory=dict)
     )
@@ -79,33 +90,37 @@ class _Layout:
 
     def _prefix_mask(self, window: int | None) -> Tensor | None:
         length = self.shape[2]
-        if self.blocks is None and (window is None or window >= length):
+        if self.image_numbers is None and (window is None or window >= length):
             return None
-        places = torch.arange(length, device=self.prefixes.device)
-        behind = places[:, None] - places
-        seen = (behind >= 0)[None]
-        if self.blocks is not None:
-            same = self.blocks[:, :, None] == self.blocks[:, None]
-            seen = seen | (same & (self.blocks >= 0)[:, :, None])
+        tokens = torch.arange(length, device=self.prefix_lengths.device)
+        distance = tokens[:, None] - tokens  # from the query back to the key
+        seen = (distance >= 0)[None]
+        if self.image_numbers is not None:
+            numbers = self.image_numbers
+            same_image = (numbers[:, :, None] == numbers[:, None]) & (numbers >= 0)[:, :, None]
+            seen = seen | same_image
         if window is not None:
-            seen = seen & (behind < window)
+            seen = seen & (distance < window)
         return seen[:, None]
 
     def _branch_mask(self, window: int | None, groups: int) -> Tensor:
-        _, answers, length, own = self.shape
-        device = self.prefixes.device
+        _, answers, prefix_length, branch_length = self.shape
+        device = self.prefix_lengths.device
         # Cases alike need one mask, which the attention spreads over them.
-        prefixes = self.prefixes[:1] if self.prefix is None else self.prefixes
-        places, tokens = torch.arange(length, device=device), torch.arange(own, device=device)
-        query = prefixes[:, None] + tokens
-        shared = (places < prefixes[:, None])[:, None].expand(-1, own, -1)
-        behind = tokens[:, None] - tokens
-        mine = (behind >= 0)[None].expand(len(prefixes), -1, -1)
+        lengths = self.prefix_lengths[:1] if self.prefix_index is None else self.prefix_lengths
+        prefix_tokens = torch.arange(prefix_length, device=device)
+        branch_tokens = torch.arange(branch_length, device=device)
+        # Of the padded prefix [B, P] the branch sees the case's own tokens, of itself those before.
+        sees_prefix = (prefix_tokens < lengths[:, None])[:, None].expand(-1, branch_length, -1)
+        distance = branch_tokens[:, None] - branch_tokens
+        sees_branch = (distance >= 0)[None].expand(len(lengths), -1, -1)
         if window is not None:
-            shared = shared & (query[:, :, None] - places < window)
-            mine = mine & (behind < window)
-        seen = torch.cat([shared, mine], dim=-1).repeat(1, groups, 1)
-        return seen.repeat_interleave(1 if self.prefix is None else answers, dim=0)[:, None]
+            # A branch's first token stands one behind the last of its own case's prefix.
+            positions = lengths[:, None] + branch_tokens
+            sees_prefix = sees_prefix & (positions[:, :, None] - prefix_tokens < window)
+            sees_branch = sees_branch & (distance < window)
+        seen = torch.cat([sees_prefix, sees_branch], dim=-1).repeat(1, groups, 1)
+        return seen.repeat_interleave(1 if self.prefix_index is None else answers, dim=0)[:, None]
 
 
 def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -114,56 +129,63 @@ def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
-def _layout(shared_prefix: SharedPrefixBatch, device: torch.device) -> _Layout:
-    cases, answers = len(shared_prefix.prefix_lengths), max(map(len, shared_prefix.branch_lengths))
-    prefix = max(shared_prefix.prefix_lengths)
-    lengths = set(itertools.chain.from_iterable(shared_prefix.branch_lengths))
-    branch = max(lengths)
-    shape = (cases, answers, prefix, branch)
-    tokens = torch.tensor(shared_prefix.prefix_lengths, device=device)
-    alike = set(shared_prefix.prefix_lengths) == {prefix} and lengths == {branch}
-    if (
-        shared_prefix.packed
-        and alike
-        and {len(own) for own in shared_prefix.branch_lengths} == {answers}
-    ):
-        return _Layout(None, None, None, shape, tokens)
-    prefixes, branches = (
-        torch.zeros(cases, prefix).long(),
-        torch.zeros(cases, answers, branch).long(),
+def _layout(batch: SharedPrefixBatch, device: torch.device) -> AttentionLayout:
+    cases, answers = len(batch.prefix_lengths), max(map(len, batch.branch_lengths))
+    lengths = set(itertools.chain.from_iterable(batch.branch_lengths))
+    shape = (cases, answers, max(batch.prefix_lengths), max(lengths))
+    prefix_lengths = torch.tensor(batch.prefix_lengths)
+    counts = set(map(len, batch.branch_lengths))
+    if batch.packed and len(set(batch.prefix_lengths)) == len(lengths) == len(counts) == 1:
+        # No prefix and no branch is padded, so no token need be gathered.
+        return AttentionLayout(None, None, None, shape, prefix_lengths.to(device))
+    prefix_index, is_prefix = _ranges(torch.tensor(batch.prefix_starts), prefix_lengths)
+    branch_index, is_branch = _ranges(
+        # [B, K]; cases with fewer answers are filled up with branches of no token.
+        pad_sequence([torch.tensor(starts) for starts in batch.branch_starts], batch_first=True),
+        pad_sequence([torch.tensor(lengths) for lengths in batch.branch_lengths], batch_first=True),
     )
-    back = torch.zeros(
-        shared_prefix.row_length if shared_prefix.packed else cases * shared_prefix.row_length
-    ).long()
-    for case, (start, length) in enumerate(
-        zip(shared_prefix.prefix_starts, shared_prefix.prefix_lengths, strict=True)
-    ):
-        prefixes[case, :length] = torch.arange(start, start + length)
-        first = case * prefix
-        back[start : start + length] = torch.arange(first, first + length)
-    for case, (starts, own) in enumerate(
-        zip(shared_prefix.branch_starts, shared_prefix.branch_lengths, strict=True)
-    ):
-        for answer, (start, length) in enumerate(zip(starts, own, strict=True)):
-            branches[case, answer, :length] = torch.arange(start, start + length)
-            first = cases * prefix + (case * answers + answer) * branch
-            back[start : start + length] = torch.arange(first, first + length)
-    prefixes, branches, back = (index.to(device) for index in (prefixes, branches, back))
-    return _Layout(prefixes, branches, back, shape, tokens)
+    index = torch.cat([prefix_index.flatten(), branch_index.flatten()])
+    real = torch.cat([is_prefix.flatten(), is_branch.flatten()])
+    scatter_index = torch.zeros(batch.row_length * (1 if batch.packed else cases)).long()
+    scatter_index[index[real]] = torch.arange(len(index))[real]
+    return AttentionLayout(
+        prefix_index.to(device),
+        branch_index.to(device),
+        scatter_index.to(device),
+        shape,
+        prefix_lengths.to(device),
+    )
 
 
-def _parts(heads: Tensor, layout: _Layout) -> tuple[Tensor, Tensor]:
+def _ranges(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ranges of indices, 0 behind their ends, and whether an element is inside its range.
+
+    Args:
+        starts: [...] first index of each.
+        lengths: [...] of each.
+
+    Returns:
+        both [..., longest].
+    """
+    offsets = torch.arange(int(lengths.max()))
+    inside = offsets < lengths[..., None]
+    return (starts[..., None] + offsets).where(inside, 0), inside
+
+
+def _gather(heads: Tensor, layout: AttentionLayout) -> tuple[Tensor, Tensor]:
     """Splits [rows, A, L, d] into prefixes [B, A, P, d] and branches [B, K, A, R, d]."""
     cases, answers, prefix, branch = layout.shape
-    if layout.prefix is None or layout.branch is None:
+    if layout.prefix_index is None or layout.branch_index is None:
         size = heads.shape[-1]
-        first, rest = torch.split(heads[0], [cases * prefix, cases * answers * branch], dim=1)
-        return (
-            first.reshape(-1, cases, prefix, size).transpose(0, 1),
-            rest.reshape(-1, cases, answers, branch, size).permute(1, 2, 0, 3, 4),
+        prefixes, branches = torch.split(
+            heads[0], [cases * prefix, cases * answers * branch], dim=1
         )
-    tokens = heads.transpose(1, 2).flatten(0, 1)
-    return tokens[layout.prefix].transpose(1, 2), tokens[layout.branch].transpose(2, 3)
+        return (
+            prefixes.reshape(-1, cases, prefix, size).transpose(0, 1),
+            branches.reshape(-1, cases, answers, branch, size).permute(1, 2, 0, 3, 4),
+        )
+    tokens = heads.transpose(1, 2).flatten(0, 1)  # [rows x L, A, d]
+    return tokens[layout.prefix_index].transpose(1, 2), tokens[layout.branch_index].transpose(2, 3)
 
 
 def shared_prefix_attention(
@@ -172,66 +194,71 @@ def shared_prefix_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    prefix_layout: _Layout | None = None,
+    prefix_layout: AttentionLayout | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Attends as transformers' sdpa does; where a batch is forked, prefix first, then branches.
+    """Attends as transformers' sdpa does; with a layout, prefixes first, then branches.
 
-    On a CPU bf16 is computed in fp32. A forked batch knows no dropout (`load_base` turns it off).
+    On a CPU bf16 is computed in fp32. Shared-prefix batches know no dropout (`load_base` turns it
+    off).
 
     Returns:
         [rows, L, A, d], and no weights.
     """
-    parts = (query, key, value)
+    heads = (query, key, value)
     if query.device.type != "cpu":
-        return _attend(module, parts, attention_mask, settings, prefix_layout), None
+        return _attend(module, heads, attention_mask, settings, prefix_layout), None
     # On a CPU the kernel for bf16 takes short rows up to eight times as long backward.
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast("cpu", enabled=False):
-        wide = (query.float(), key.float(), value.float())
-        output = _attend(module, wide, attention_mask, settings, prefix_layout)
+        heads = (query.float(), key.float(), value.float())
+        output = _attend(module, heads, attention_mask, settings, prefix_layout)
     return output.to(value.dtype), None
 
 
 def _attend(
     module: nn.Module,
-    parts: tuple[Tensor, Tensor, Tensor],
+    heads: tuple[Tensor, Tensor, Tensor],
     attention_mask: Tensor | None,
     settings: Mapping[str, Any],
-    prefix_layout: _Layout | None,
+    layout: AttentionLayout | None,
 ) -> Tensor:
     """Returns [rows, L, A, d] of queries, keys and values, each [rows, A or fewer, L, d]."""
-    query, key, value = parts
+    query, key, value = heads
     # Cross-attention to an image has no causal order; each row attends to its own image.
-    if prefix_layout is None or not vars(module).get("is_causal", False):
+    if layout is None or not vars(module).get("is_causal", False):
         plain, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return plain
     scaling = settings["scaling"]
-    _, answers, _, branch = prefix_layout.shape
-    heads, size = query.shape[1], query.shape[-1]
-    groups = heads // key.shape[1]
+    _, answers, _, branch_length = layout.shape
+    query_heads, key_heads, size = query.shape[1], key.shape[1], query.shape[-1]
+    groups = query_heads // key_heads
     # For its backward the attention would keep what it makes of a boolean mask, in every layer.
     dtype = query.dtype if torch.is_grad_enabled() else torch.bool
-    prefix_mask, branch_mask = prefix_layout.masks_of(settings.get("sliding_window"), groups, dtype)
-    (shared_query, own_query), (shared_key, own_key), (shared_value, own_value) = (
-        _parts(part, prefix_layout) for part in parts
+    prefix_mask, branch_mask = layout.masks_of(settings.get("sliding_window"), groups, dtype)
+    (prefix_query, branch_query), (prefix_key, branch_key), (prefix_value, branch_value) = (
+        _gather(tensor, layout) for tensor in heads
     )
-    shared, _ = sdpa_attention_forward(
-        module, shared_query, shared_key, shared_value, prefix_mask, scaling=scaling
+    # [B, P, A, d]
+    prefix_output, _ = sdpa_attention_forward(
+        module, prefix_query, prefix_key, prefix_value, prefix_mask, scaling=scaling
     )
+    # Keys and values [B x K, key heads, P + R, d]: each branch behind a view of its case's prefix.
     keys, values = (
-        torch.cat([before[:, None].expand(-1, answers, -1, -1, -1), after], dim=3).flatten(0, 1)
-        for before, after in ((shared_key, own_key), (shared_value, own_value))
+        torch.cat([prefix[:, None].expand(-1, answers, -1, -1, -1), branch], dim=3).flatten(0, 1)
+        for prefix, branch in ((prefix_key, branch_key), (prefix_value, branch_value))
     )
     # The queries that share a key head stand one behind the other: no key is copied for them.
-    folded = own_query.reshape(-1, key.shape[1], groups * branch, size)
-    own = scaled_dot_product_attention(folded, keys, values, attn_mask=branch_mask, scale=scaling)
-    own = own.reshape(-1, heads, branch, size).transpose(1, 2)
-    computed = torch.cat([shared.flatten(0, 1), own.flatten(0, 1)])
-    if prefix_layout.back is not None:
-        computed = computed[prefix_layout.back]
-    return computed.view(query.shape[0], query.shape[2], heads, size)
+    folded = branch_query.reshape(-1, key_heads, groups * branch_length, size)
+    branch_output = scaled_dot_product_attention(
+        folded, keys, values, attn_mask=branch_mask, scale=scaling
+    )
+    branch_output = branch_output.reshape(-1, query_heads, branch_length, size).transpose(1, 2)
+    output = torch.cat([prefix_output.flatten(0, 1), branch_output.flatten(0, 1)])
+    if layout.scatter_index is not None:
+        output = output[layout.scatter_index]
+    return output.view(query.shape[0], query.shape[2], query_heads, size)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)
@@ -239,7 +266,7 @@ AttentionMaskInterface.register(SHARED_ATTENTION, sdpa_mask)
 
 
 def enable_prefix_sharing(model: PreTrainedModel) -> None:
-    """Lets a stock model read forked batches; other batches are read as before, to the bit.
+    """Lets a stock model read shared-prefix batches; others are read as before, to the bit.
 
     Args:
         model: whose rows may share their prefix (see `sharing_problem`).
@@ -256,53 +283,13 @@ def _decoder_settings(model: PreTrainedModel) -> Any:
     return cast(Any, model.get_submodule(family_of(model.config).decoder)).config
 
 
-def _positions(model: Any, shared_prefix: SharedPrefixBatch, inputs: Mapping[str, Any]) -> Tensor:
-    """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
-
-    The model's own positions of the tokens as they stand, counted from each case's first token;
-    those of a branch follow its case's prefix.
-    """
-    ids = inputs["input_ids"]
-    rows, width = ids.shape
-    if "image_grid_thw" in inputs:
-        standing, _ = model.get_rope_index(
-            ids,
-            mm_token_type_ids=inputs["mm_token_type_ids"],
-            image_grid_thw=inputs["image_grid_thw"],
-        )
-    else:
-        standing = torch.arange(width, device=ids.device).expand(rows, -1)
-    source, origin, ahead = torch.zeros(3, rows * width).long()
-    source[:] = torch.arange(rows * width)
-    origin[:] = source
-    for start, length, starts, own in zip(
-        shared_prefix.prefix_starts,
-        shared_prefix.prefix_lengths,
-        shared_prefix.branch_starts,
-        shared_prefix.branch_lengths,
-        strict=True,
-    ):
-        origin[start : start + length] = start
-        for first, tokens in zip(starts, own, strict=True):
-            source[first : first + tokens] = start + length - 1
-            origin[first : first + tokens] = start
-            ahead[first : first + tokens] = torch.arange(1, tokens + 1)
-    flat = standing.flatten(-2)
-    source, origin, ahead = (part.to(ids.device) for part in (source, origin, ahead))
-    places = flat[..., source]
-    if places.ndim > 1:  # M-RoPE goes on from the longest side of an image
-        places = torch.where(ahead > 0, places.amax(dim=0), places)
-    positions: Tensor = places - flat[..., origin] + ahead
-    return positions.view(*flat.shape[:-1], rows, width)
-
-
 def shared_prefix_states(
     model: PreTrainedModel, shared_prefix: SharedPrefixBatch, **inputs: Any
 ) -> Tensor:
     """Returns the states after the final norm, [rows x L, H]; the LM head is not run.
 
     Args:
-        model: with forks enabled.
+        model: whose attention shares prefixes.
         shared_prefix: of the batch.
         inputs: the other keys of the batch.
 
@@ -317,12 +304,12 @@ def shared_prefix_states(
     backbone = cast(Any, model).model
     ids = inputs["input_ids"]
     layout = _layout(shared_prefix, ids.device)
-    if family_of(model.config).image_blocks and "token_type_ids" in inputs:
-        layout.blocks = _image_blocks(inputs["token_type_ids"].flatten(), shared_prefix, layout)
     # A mask of four dimensions keeps the model from making one; the attention does not look at it.
     unused: Any = ids.new_zeros(1, 1, 1, 1)
     if family_of(model.config).image_blocks:
         unused = dict.fromkeys(("full_attention", "sliding_attention"), unused)
+        if "token_type_ids" in inputs:
+            layout.image_numbers = _image_numbers(inputs["token_type_ids"].flatten(), layout)
     output = backbone(
         **inputs,
         attention_mask=unused,
@@ -334,15 +321,60 @@ def shared_prefix_states(
     return states
 
 
-def _image_blocks(types: Tensor, shared_prefix: SharedPrefixBatch, layout: _Layout) -> Tensor:
-    """Returns [B, P], the number of each token's image in its case, -1 for text."""
-    cases, _, prefix, _ = layout.shape
-    own = (
-        types[: cases * prefix].view(cases, prefix)
-        if layout.prefix is None
-        else types[layout.prefix]
-    )
-    pictured = own == 1
-    before = pad(pictured, (1, 0))[:, :-1]
-    number = (pictured & ~before).long().cumsum(dim=1) - 1
-    return torch.where(pictured, number, -1)
+def _positions(model: Any, batch: SharedPrefixBatch, inputs: Mapping[str, Any]) -> Tensor:
+    """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
+
+    The model counts the tokens as they stand in the row. From that a prefix token's position is
+    its count less that of its prefix's first token; the n-th token of a branch stands n behind the
+    last token of its prefix.
+    """
+    ids = inputs["input_ids"]
+    rows, row_length = ids.shape
+    if "image_grid_thw" in inputs:
+        counted, _ = model.get_rope_index(
+            ids,
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+        )
+    else:
+        counted = torch.arange(row_length, device=ids.device).expand(rows, -1)
+    counted = counted.flatten(-2)
+    # [rows x L] which token's count is taken, which token's is the origin, and steps beyond it.
+    taken, origin = torch.arange(rows * row_length).repeat(2, 1)
+    steps = torch.zeros(rows * row_length).long()
+    for start, length, branch_starts, branch_lengths in zip(
+        batch.prefix_starts,
+        batch.prefix_lengths,
+        batch.branch_starts,
+        batch.branch_lengths,
+        strict=True,
+    ):
+        origin[start : start + length] = start
+        for first, token_count in zip(branch_starts, branch_lengths, strict=True):
+            branch = slice(first, first + token_count)
+            taken[branch] = start + length - 1
+            origin[branch] = start
+            steps[branch] = torch.arange(1, token_count + 1)
+    taken, origin, steps = (index.to(ids.device) for index in (taken, origin, steps))
+    positions = counted[..., taken]
+    if positions.ndim > 1:  # M-RoPE goes on from the longest side of an image
+        positions = torch.where(steps > 0, positions.amax(dim=0), positions)
+    positions = positions - counted[..., origin] + steps
+    return cast(Tensor, positions.view(*counted.shape[:-1], rows, row_length))
+
+
+def _image_numbers(types: Tensor, layout: AttentionLayout) -> Tensor:
+    """Returns [B, P], which image of its case each prefix token belongs to, -1 for text.
+
+    Args:
+        types: [rows x L] 1 for image tokens; tokens of one image stand next to each other.
+        layout: of the batch.
+    """
+    cases, _, length, _ = layout.shape
+    if layout.prefix_index is None:
+        prefix_types = types[: cases * length].view(cases, length)
+    else:
+        prefix_types = types[layout.prefix_index]
+    is_image = prefix_types == 1
+    is_first = is_image & ~pad(is_image, (1, 0))[:, :-1]
+    return torch.where(is_image, is_first.long().cumsum(dim=1) - 1, -1)

@@ -16,13 +16,13 @@ from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.families import family_of
-from medrm.models.prefix_sharing.batch import share_prefixes
-from medrm.models.prefix_sharing.kv_cache import (
-    continued,
-    ends_of,
-    read_branches,
+from medrm.models.prefix_sharing.batch import (
+    append_tokens,
+    prefix_ends,
+    share_prefixes,
     shared_length,
 )
+from medrm.models.prefix_sharing.kv_cache import read_branches
 from medrm.models.reward_model import last_attended, without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case
 from medrm.scorer.collator import Collator, Row
@@ -190,7 +190,7 @@ class ConstrainedJson(ProbabilityReadout):
         """Reads the calls of a case as branches of one prefix, once for each letter."""
         drafts = self._drafts(prompts)
         starts = [shared_length(prompt.detail.prompts) for prompt in prompts]
-        ends = ends_of(features, [prompt.detail.encoded for prompt in prompts], starts)
+        ends = prefix_ends(features, [prompt.detail.encoded for prompt in prompts], starts)
         family = family_of(self._model.config)
         for _ in range(self._letter_count):
             remaining = iter(drafts)
@@ -214,7 +214,7 @@ class ConstrainedJson(ProbabilityReadout):
             )
         ]
         for _ in range(self._letter_count):
-            rows = continued(features, prompt_lengths, [draft.step.reply for draft in drafts])
+            rows = append_tokens(features, prompt_lengths, [draft.step.reply for draft in drafts])
             states = hidden_states(self._model, rows)
             self._choose(last_attended(states, rows["attention_mask"]), drafts)
         return self._values(prompts, drafts)

@@ -19,7 +19,7 @@ import numpy as np
 from medrm import chat
 from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
-from medrm.models.prefix_sharing.kv_cache import first_difference
+from medrm.models.prefix_sharing.batch import first_difference
 from medrm.schema import Order
 from medrm.scorer.collator import Collator
 from medrm.scorer.runner import Array

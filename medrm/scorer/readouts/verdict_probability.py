@@ -14,14 +14,8 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
-from medrm.models.prefix_sharing.batch import share_prefixes
-from medrm.models.prefix_sharing.kv_cache import (
-    Prefix,
-    first_difference,
-    mask_of,
-    shared_length,
-    shares_cache,
-)
+from medrm.models.prefix_sharing.batch import first_difference, share_prefixes, shared_length
+from medrm.models.prefix_sharing.kv_cache import CachedPrefix, leading_mask, shares_cache
 from medrm.models.reward_model import last_attended
 from medrm.schema import DIMENSIONS, ORDERS, Case
 from medrm.scorer.collator import Collator, Row
@@ -166,7 +160,7 @@ class VerdictProbability(ProbabilityReadout):
         features = features.to(self._model.device)
         tails = self._ending.tails * (len(ORDERS) * len(prompts))
         lengths = self._prompt_lengths(features, tails)
-        mask = mask_of(lengths, features["input_ids"].shape[1])
+        mask = leading_mask(lengths, features["input_ids"].shape[1])
         states = hidden_states(self._model, BatchFeature({**features, "attention_mask": mask}))
         return self._probabilities(last_attended(states, mask))
 
@@ -174,7 +168,7 @@ class VerdictProbability(ProbabilityReadout):
         features = features.to(self._model.device)
         tails, lengths = self._ending.tails, self._shared_lengths(features, prompts)
         middles = [prompt.detail.prompts for prompt in prompts]
-        prefix = Prefix.of(self._model, features, lengths)
+        prefix = CachedPrefix.read(self._model, features, lengths)
         prefix.select([row for row in range(len(prompts)) for _ in ORDERS])
         prefix.extend([middle for by_order in middles for middle in by_order])
         states = []
