@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from medrm.data.images import ImageFacts, decode
-from medrm.data.store.case_records import text_hash
-from medrm.data.store.indexed_cases import Indices, column, list_column
+from medrm.data.store.indexed_cases import column, list_column
 from medrm.schema import Case, ImageRef
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class SamePicture:
     original: ImageRef
     copy: ImageRef
     how: Sameness
+
+
+_Match = tuple[int, int, Sameness]
+"""The numbers of an original and of its copy, and how it was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +88,16 @@ def find_leaks(
 
 def _shared_texts(train: Sequence[Case], benchmark: Sequence[Case]) -> Iterator[str]:
     """Yields a sentence for each text-only case that is in both."""
-    train_indices, benchmark_indices = (
+    train_indices, indices = (
         np.flatnonzero(column(cases, "image_count") == 0) for cases in (train, benchmark)
     )
-    hashes = column(train, "text_hash")[train_indices]
-    repeated = np.isin(column(benchmark, "text_hash")[benchmark_indices], hashes)
-    for index in benchmark_indices[repeated].tolist():
-        case = benchmark[index]
-        original = train[int(train_indices[hashes == text_hash(case)][-1])]
+    train_hashes = column(train, "text_hash")[train_indices]
+    hashes = column(benchmark, "text_hash")[indices]
+    for number in np.flatnonzero(np.isin(hashes, train_hashes)).tolist():
+        original = train_indices[train_hashes == hashes[number]][-1]
         yield (
-            f"text-only benchmark case {case.case_id!r} has the question and the answers of "
-            f"training case {original.case_id!r}"
+            f"text-only benchmark case {benchmark[int(indices[number])].case_id!r} has the "
+            f"question and the answers of training case {train[int(original)].case_id!r}"
         )
 
 
@@ -126,11 +129,12 @@ class _DistinctImages:
 
     def __init__(self, cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> None:
         self._cases = cases
-        shown, case_indices = list_column(cases, "image_digests")
-        case_indices, shown = case_indices[shown != b""], shown[shown != b""]
-        digests, first = np.unique(shown, return_index=True)
+        all_digests, case_indices = list_column(cases, "image_digests")
+        readable = all_digests != b""
+        case_indices, all_digests = case_indices[readable], all_digests[readable]
+        digests, first = np.unique(all_digests, return_index=True)
         # An image that is shown more than once is called as where it is shown last.
-        last = len(shown) - 1 - np.unique(shown[::-1], return_index=True)[1]
+        last = len(all_digests) - 1 - np.unique(all_digests[::-1], return_index=True)[1]
         order = np.argsort(first)
         self.digests: NDArray[np.bytes_] = digests[order]
         self._case_indices = case_indices[last][order]
@@ -162,58 +166,45 @@ class _DistinctImages:
 def _same_pictures(
     originals: _DistinctImages, copies: _DistinctImages, synthetic: bool
 ) -> list[SamePicture]:
-    one_set, same_by_copy = originals is copies, dict[int, SamePicture]()
-    if not one_set:
-        for copy, original in _equal(copies.digests, originals.digests):
-            same_by_copy[copy] = SamePicture(
-                originals.ref(original), copies.ref(copy), "the same bytes"
-            )
-    for copy, original in _equal(copies.pixel_digests, originals.pixel_digests):
-        itself = originals.digests[original] == copies.digests[copy]
-        if copy not in same_by_copy and copies.pixel_digests[copy] and not itself:
-            same_by_copy[copy] = SamePicture(
-                originals.ref(original), copies.ref(copy), "the same pixels"
-            )
-    pairs = [same_by_copy[copy] for copy in sorted(same_by_copy)]
-    if synthetic:
-        return pairs
-    remaining = [copy for copy in range(len(copies)) if one_set or copy not in same_by_copy]
-    # In one set each two images count once, else each copy once.
-    seen: set[frozenset[str]] = {_pair_key(same, one_set) for same in pairs}
-    for same in _nearly_the_same(originals, copies, np.array(remaining, dtype=np.int64)):
-        if (key := _pair_key(same, one_set)) not in seen:
-            seen.add(key)
-            pairs.append(same)
-    return pairs
-
-
-def _pair_key(same: SamePicture, one_set: bool) -> frozenset[str]:
-    digests = (same.original.digest, same.copy.digest)
-    return frozenset(digests if one_set else digests[1:])
+    one_set = originals is copies
+    equal_pixels = _equal(copies.pixel_digests, originals.pixel_digests)
+    equal_bytes = () if one_set else _equal(copies.digests, originals.digests)
+    # The number of each copy to that of its original, and how it was found.
+    exact: dict[int, tuple[int, Sameness]] = {
+        copy: (original, "the same pixels")
+        for copy, original in equal_pixels
+        if not (one_set and copy == original)
+    }
+    exact |= {copy: (original, "the same bytes") for copy, original in equal_bytes}
+    matches: list[_Match] = [(original, copy, how) for copy, (original, how) in exact.items()]
+    matches.sort(key=itemgetter(1))
+    if not synthetic:
+        matches += _nearly_the_same(originals, copies)
+    same: dict[object, SamePicture] = {}
+    for original, copy, how in matches:
+        # In one set each two images count once, else each copy.
+        key = frozenset((original, copy)) if one_set else copy
+        if key not in same:
+            same[key] = SamePicture(originals.ref(original), copies.ref(copy), how)
+    return list(same.values())
 
 
 def _equal(values: NDArray[np.bytes_], originals: NDArray[np.bytes_]) -> Iterator[tuple[int, int]]:
     """Yields the indices of values that are also among the originals, and their first index there.
 
-    >>> list(_equal(np.array([b"x", b"b", b"b"]), np.array([b"a", b"b", b"b"])))
-    [(1, 1), (2, 1)]
+    Empty values are equal to none.
+
+    >>> list(_equal(np.array([b"x", b"b", b"", b"b"]), np.array([b"", b"b", b"b"])))
+    [(1, 1), (3, 1)]
     """
     distinct, first = np.unique(originals, return_index=True)
     ranks = np.searchsorted(distinct, values)
-    for index in np.flatnonzero(np.isin(values, distinct)).tolist():
+    for index in np.flatnonzero(np.isin(values, distinct) & (values != b"")).tolist():
         yield index, int(first[ranks[index]])
 
 
-def _nearly_the_same(
-    originals: _DistinctImages, copies: _DistinctImages, remaining: Indices
-) -> Iterator[SamePicture]:
-    """Yields pairs whose perceptual hashes are close and whose pixels pass the check.
-
-    Args:
-        originals: the images that may have been copied.
-        copies: the images that may be copies.
-        remaining: which of the copies are compared.
-    """
+def _nearly_the_same(originals: _DistinctImages, copies: _DistinctImages) -> Iterator[_Match]:
+    """Yields pairs whose perceptual hashes are close and whose pixels pass the check."""
 
     @lru_cache(maxsize=1024)  # 64 KiB each
     def small_grey(ref: ImageRef) -> NDArray[np.float32]:
@@ -221,7 +212,7 @@ def _nearly_the_same(
         return np.asarray(image, dtype=np.float32)
 
     decoded_originals = np.flatnonzero(originals.pixel_digests != b"")
-    decoded_copies = remaining[copies.pixel_digests[remaining] != b""]
+    decoded_copies = np.flatnonzero(copies.pixel_digests != b"")
     at_once = max(1, _COMPARED_AT_ONCE // max(1, len(decoded_originals)))
     for start in range(0, len(decoded_copies), at_once):
         chunk = decoded_copies[start : start + at_once]
@@ -229,10 +220,9 @@ def _nearly_the_same(
             copies.hashes[chunk][:, None] ^ originals.hashes[decoded_originals][None, :]
         )
         for row, position in np.argwhere(differing_bits <= HASH_BITS).tolist():
-            original_index, copy_index = int(decoded_originals[position]), int(chunk[row])
-            if originals.digests[original_index] == copies.digests[copy_index]:
+            original, copy = int(decoded_originals[position]), int(chunk[row])
+            if originals.digests[original] == copies.digests[copy]:
                 continue
-            original, copy = originals.ref(original_index), copies.ref(copy_index)
-            difference = np.abs(small_grey(original) - small_grey(copy)).mean()
-            if difference <= GREY_DIFFERENCE:
-                yield SamePicture(original, copy, "nearly the same pixels")
+            greys = small_grey(originals.ref(original)), small_grey(copies.ref(copy))
+            if np.abs(greys[0] - greys[1]).mean() <= GREY_DIFFERENCE:
+                yield original, copy, "nearly the same pixels"

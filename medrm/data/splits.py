@@ -77,7 +77,7 @@ def split_by_cluster(
     fractions: Sequence[float],
     seed: int,
     same_images: Iterable[tuple[str, str]] = (),
-) -> NDArray[np.uint8]:
+) -> NDArray[np.int32]:
     """Returns the part of each case, parts of about the given fractions, no cluster in two parts.
 
     Clusters are taken in the order of a hash of seed and name, and each goes to the part that lacks
@@ -100,16 +100,8 @@ def split_by_cluster(
             "positive shares that sum to 1, such as 0.7,0.1,0.2."
         )
     blocks, sizes, names = linked_blocks(cases, same_images)
-    filled = [0] * len(fractions)
-    part_of_block = np.zeros(len(sizes), np.uint8)
-    for block in _shuffled(seed, names).tolist():
-        lacking = [
-            fraction * len(cases) - count for fraction, count in zip(fractions, filled, strict=True)
-        ]
-        number = lacking.index(max(lacking))
-        part_of_block[block] = number
-        filled[number] += int(sizes[block])
-    if not all(filled):
+    part_of_block = _fill(_shuffled(seed, names), sizes, fractions)
+    if len(np.unique(part_of_block)) < len(fractions):
         raise DataError(
             f"{len(cases)} cases of {len(sizes)} clusters (patients, studies or images) cannot be "
             f"split into {len(fractions)} parts of shares {', '.join(map(str, fractions))}: a part "
@@ -145,13 +137,29 @@ def folds_by_cluster(
             f"cut into {folds} folds; each needs at least one cluster. Give more cases, or fewer "
             "folds."
         )
-    filled = [0] * folds
-    fold_of_block = np.zeros(len(sizes), np.int32)
     order = _shuffled(seed, names)
-    for block in order[np.argsort(-sizes[order], kind="stable")].tolist():
-        fold_of_block[block] = fold = filled.index(min(filled))
-        filled[fold] += int(sizes[block])
-    return fold_of_block[blocks]
+    largest_first = order[np.argsort(-sizes[order], kind="stable")]
+    return _fill(largest_first, sizes, [1 / folds] * folds)[blocks]
+
+
+def _fill(
+    order: NDArray[np.int64], sizes: NDArray[np.int64], fractions: Sequence[float]
+) -> NDArray[np.int32]:
+    """Returns the part of each block; in their order, each goes to the part that lacks most.
+
+    Args:
+        order: the blocks.
+        sizes: of the blocks, in cases.
+        fractions: of each part.
+    """
+    targets = np.array(fractions) * sizes.sum()
+    filled = np.zeros(len(fractions))
+    part_of_block = np.zeros(len(sizes), np.int32)
+    for block in order.tolist():
+        number = int((targets - filled).argmax())
+        part_of_block[block] = number
+        filled[number] += sizes[block]
+    return part_of_block
 
 
 def parts_of(
@@ -164,7 +172,7 @@ def parts_of(
         part_of_case: the part of each case, from `split_by_cluster` or `folds_by_cluster`.
         count: of the parts.
     """
-    return [select(cases, np.flatnonzero(part_of_case == part)) for part in range(count)]
+    return [select(cases, np.flatnonzero(part_of_case == number)) for number in range(count)]
 
 
 def linked_blocks(

@@ -136,7 +136,9 @@ def prepare_data(run: Run) -> DataSplits:
         ConfigError: a name that does not exist.
     """
     options = run.data
-    source, benchmark = _sources(options)
+    source = _trained_set(options).source
+    separate = options.train_data is not None and options.benchmark is not None
+    benchmark = _benchmark(options) if separate else None
     facts, copies = _examine_images(source, benchmark)
     if benchmark is not None:
         fractions = (1 - options.development_share, options.development_share)
@@ -144,7 +146,7 @@ def prepare_data(run: Run) -> DataSplits:
     else:
         train, development, test = _split(source, options.shares, copies)
         benchmark = benchmark_from_cases(options.benchmark or source.name, source, test)
-    return _checked(options, source, facts, (train, development, benchmark))
+    return _checked(options, source, facts, train, development, benchmark)
 
 
 def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
@@ -160,7 +162,7 @@ def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
         ConfigError: a name that does not exist.
     """
     options = run.data
-    benchmark = _crossfit_benchmark(options)
+    benchmark = _trained_set(options)
     source, cases = benchmark.source, benchmark.cases
     facts, copies = _examine_images(source, None)
     fractions = (1 - options.development_share, options.development_share)
@@ -168,14 +170,14 @@ def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
     splits_of_folds = []
     fold_of_case = folds_by_cluster(cases, options.crossfit, SPLIT_SEED, copies)
     for fold in range(options.crossfit):
-        others = select(cases, np.flatnonzero(fold_of_case != fold))
-        part_of_case = split_by_cluster(others, fractions, SPLIT_SEED, copies)
-        train, development = parts_of(others, part_of_case, 2)
+        learned = select(cases, np.flatnonzero(fold_of_case != fold))
+        part_of_case = split_by_cluster(learned, fractions, SPLIT_SEED, copies)
+        train, development = parts_of(learned, part_of_case, 2)
         judged = select(cases, np.flatnonzero(fold_of_case == fold))
         fold_benchmark = replace(
             benchmark_from_cases(benchmark.name, source, judged), groups=benchmark.groups
         )
-        splits = _checked(options, source, facts, (train, development, fold_benchmark))
+        splits = _checked(options, source, facts, train, development, fold_benchmark)
         if splits.dimensions != dimensions:
             missing = ", ".join(set(dimensions) - set(splits.dimensions))
             raise DataError(
@@ -237,7 +239,9 @@ def _checked(
     options: DataOptions,
     source: CaseSet,
     facts: StoredFacts,
-    parts: tuple[Sequence[Case], Sequence[Case], Benchmark],
+    train: Sequence[Case],
+    development: Sequence[Case],
+    benchmark: Benchmark,
 ) -> DataSplits:
     """Returns the splits of a run, with no problem left in them.
 
@@ -245,9 +249,10 @@ def _checked(
         options: of the run.
         source: the set that is trained on.
         facts: of the images of source and benchmark.
-        parts: training cases, development cases and the benchmark.
+        train: cases of the source to learn from.
+        development: cases of the source that choose the checkpoint.
+        benchmark: what is measured on.
     """
-    train, development, benchmark = parts
     dimensions = _dimensions(options, train)
     primary = _primary(options, dimensions)
     for name, cases in (("benchmark", benchmark.cases), ("development part", development)):
@@ -279,16 +284,8 @@ def _checked(
     )
 
 
-def _sources(options: DataOptions) -> tuple[CaseSet, Benchmark | None]:
-    """Reads the set to train on, and the benchmark where it is a set of its own."""
-    if options.train_data is None:
-        return _benchmark(options).source, None
-    source = read_set(options.train_data, *_reading(options))
-    return source, None if options.benchmark is None else _benchmark(options)
-
-
-def _crossfit_benchmark(options: DataOptions) -> Benchmark:
-    """Reads the one set of a cross-fitted run; a named benchmark keeps its published numbers."""
+def _trained_set(options: DataOptions) -> Benchmark:
+    """Reads the set to train on; where it is a named benchmark, it keeps its published numbers."""
     if options.train_data is None:
         return _benchmark(options)
     source = read_set(options.train_data, *_reading(options))

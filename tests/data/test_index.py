@@ -119,7 +119,7 @@ def test_a_set_is_read_once(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise AssertionError("the set is read, or a case decoded")
 
     monkeypatch.setattr(load, "_read_file", never)
-    monkeypatch.setattr(CaseIndex, "record", never)
+    monkeypatch.setattr(CaseIndex, "case_json", never)
     again = read_set(str(mixed))
     assert (again.digest, again.dimensions) == (first.digest, ("accuracy", "overall", "own"))
     assert again.agreement == first.agreement
@@ -249,7 +249,7 @@ def test_an_index_in_use_outlives_a_change(mixed: Path) -> None:
     assert running[5].images[0].problem is not None
 
 
-@pytest.mark.parametrize("name", ["index.json", "cases.arrow", "clusters.npy", "sources.arrow"])
+@pytest.mark.parametrize("name", ["index.json", "cases.arrow", "clusters.npy"])
 def test_a_torn_index_is_built_again(mixed: Path, name: str) -> None:
     whole = cases_of(mixed)
     expected = list(whole)

@@ -64,7 +64,7 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
     run = parse_run(words, argument_classes(), asset("recipes/quickstart/bradley_terry.yaml"))
     decoded = [0]
-    CaseIndex.record = _counting(CaseIndex.record, decoded)
+    CaseIndex.case_json = _counting(CaseIndex.case_json, decoded)
     times = [time.perf_counter()]
     splits = prepare_data(run)
     times.append(time.perf_counter())

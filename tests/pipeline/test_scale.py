@@ -24,7 +24,7 @@ def test_a_known_set_starts_without_a_pass_over_its_cases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(large_set, "IMAGES", 40)
-    monkeypatch.setattr(CaseIndex, "record", CaseIndex.record)  # restored after each count
+    monkeypatch.setattr(CaseIndex, "case_json", CaseIndex.case_json)  # restored after each count
     votes = write_votes(tmp_path / "set", 2000)
     first, again = (start(votes, tmp_path / "run", steps=1) for _ in range(2))
     assert first["cases"] == again["cases"] == 2000

@@ -13,8 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import count, takewhile
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medrm.assets import cache_dir
@@ -49,11 +49,9 @@ logger = logging.getLogger(__name__)
 VERSION = 3
 """Of the files of an index; raised whenever the same set would give others."""
 
-_SOURCES_FILE, _KEYS_FILE = "sources.arrow", "keys.arrow"
-_SOURCES = pa.schema({"path": pa.binary(), "status": pa.list_(pa.int64())})
+_CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))
 _KEYS = pa.schema({"keys": pa.list_(pa.string())})
 _CASES_AT_ONCE = 1024
-_REMEMBERED_PATHS = 2**16
 
 
 def open_index(
@@ -80,10 +78,10 @@ def open_index(
     """
     versions = list(map(_file_version, files))
     # What an image shows depends on the library that decodes it.
-    content = [
+    key_fields = [
         VERSION, version("pillow"), versions, identity, dataclasses.asdict(rules), departments
     ]  # fmt: skip
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps(key_fields, sort_keys=True).encode()).hexdigest()[:32]
     folders = (cache_dir() / "index" / f"{key}-{number}" for number in count())
     existing = list(takewhile(Path.is_dir, folders))
     if existing:
@@ -120,21 +118,20 @@ def _file_version(path: Path) -> list[Any]:
 def _changed_file(folder: Path) -> str | None:
     """Returns a file of an index, or an image of its cases, that is not as when it was built."""
     try:
-        CaseIndex(folder)
-        sources = read_table(folder / _SOURCES_FILE)
+        index = CaseIndex(folder)
     except (OSError, ValueError, EOFError):
         return str(folder)
-    for batch in sources.to_batches():
-        for path, status in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if status != status_of(os.fsdecode(path)):
-                return os.fsdecode(path)
+    image_files = pc.unique(pc.list_flatten(index.table["image_files"])).to_pylist()
+    for path, status in (*index.about["table_files"], *map(json.loads, image_files)):
+        if status != status_of(path):
+            return str(path)
     return None
 
 
 def order_dimensions(dimensions: Collection[str]) -> tuple[str, ...]:
     """Returns dimensions in their order: the benchmark's six first, then by name."""
-    others = sorted(set(dimensions) - {*DIMENSIONS})
-    return (*(name for name in DIMENSIONS if name in dimensions), *others)
+    further = sorted(set(dimensions) - {*DIMENSIONS})
+    return (*(name for name in DIMENSIONS if name in dimensions), *further)
 
 
 def joint_digest(digests: NDArray[np.bytes_]) -> str:
@@ -149,105 +146,83 @@ def _build(
     rules: LabelRules,
     departments: Mapping[str, str],
 ) -> None:
+    """Writes the files of an index into a folder."""
+    started = time.time_ns()
     agreement, voters = AgreementTally(), Voters()
+    tables: dict[tuple[str, ...], int] = {}
+    dimensions: dict[str, None] = {}
+    cases_path, keys_path = folder / CASES_FILE, folder / "keys.arrow"
+    with (
+        pa.ipc.new_file(str(cases_path), _CASES) as cases_file,
+        pa.ipc.new_file(str(keys_path), _KEYS) as keys_file,
+    ):
+        labelled = _labelled(result.drafts, rules, agreement, voters)
+        for batch in batched(labelled, _CASES_AT_ONCE):
+            cases = [_case(draft, labels, departments) for draft, labels in batch]
+            records = [
+                case_record(case, tables) | {"image_files": _image_files(case, started)}
+                for case in cases
+            ]
+            cases_file.write_batch(pa.RecordBatch.from_pylist(records, schema=_CASES))
+            keys = [{"keys": cluster_keys(draft)} for draft, _ in batch]
+            keys_file.write_batch(pa.RecordBatch.from_pylist(keys, schema=_KEYS))
+            dimensions |= dict.fromkeys(name for case in cases for name in case.labels)
+    digests = to_numpy(read_table(cases_path)["digest"])
+    if not len(digests):
+        raise DataError(
+            f"{source} holds no case that can be used ({len(result.excluded)} rows were set "
+            "aside); give at least one."
+        )
+    np.save(folder / CLUSTERS_FILE, cluster_names(read_table(keys_path)["keys"]))
+    keys_path.unlink()  # it names patients
+    about = {
+        "dimensions": list(dimensions),
+        "tables": list(tables),
+        "table_files": [[path, status_of(path)] for files in tables for path in files],
+        "digest": joint_digest(digests),
+        "excluded": list(map(dataclasses.astuple, result.excluded)),
+        "agreement": {
+            name: dataclasses.astuple(of_dimension)
+            for name, of_dimension in agreement.agreements().items()
+        },
+    }
+    (folder / INDEX_FILE).write_text(json.dumps(about), encoding="utf-8")
+
+
+def _labelled(
+    drafts: Iterable[CaseDraft], rules: LabelRules, agreement: AgreementTally, voters: Voters
+) -> Iterator[tuple[CaseDraft, Mapping[str, Label]]]:
+    """Yields drafts with their labels, and counts their votes in `agreement` and `voters`."""
     # Dawid-Skene learns from all votes at once.
     streams = rules.aggregation == "shares"
-    with ExitStack() as files:
-        writer = _IndexWriter(folder, departments, files)
-        for drafts in batched(result.drafts, _CASES_AT_ONCE) if streams else [list(result.drafts)]:
-            agreement.add(drafts)
-            voters.add(drafts)
-            if not streams:
-                voters.check(rules)
-            labelled = zip(drafts, labels_of(drafts, rules), strict=True)
-            for batch in batched(labelled, _CASES_AT_ONCE):
-                writer.add(batch)
-        if not writer.case_count:
-            raise DataError(
-                f"{source} holds no case that can be used ({len(result.excluded)} rows were set "
-                "aside); give at least one."
-            )
-        voters.check(rules)
-        writer.add_tables()
-    agreements = agreement.agreements()
-    writer.conclude(
-        {
-            "excluded": [dataclasses.astuple(excluded) for excluded in result.excluded],
-            "agreement": {name: dataclasses.astuple(agreements[name]) for name in agreements},
-        }
-    )
+    for batch in batched(drafts, _CASES_AT_ONCE) if streams else [list(drafts)]:
+        agreement.add(batch)
+        voters.add(batch)
+        if not streams:
+            voters.check(rules)
+        yield from zip(batch, labels_of(batch, rules), strict=True)
+    voters.check(rules)
 
 
-class _IndexWriter:
-    """Writes the files of an index batch by batch; `files` closes them."""
-
-    def __init__(self, folder: Path, departments: Mapping[str, str], files: ExitStack) -> None:
-        self.case_count = 0
-        self._started = time.time_ns()
-        self._folder, self._departments = folder, departments
-        self._writers = {
-            name: files.enter_context(pa.ipc.new_file(str(folder / name), schema))
-            for name, schema in (
-                (CASES_FILE, SCHEMA), (_KEYS_FILE, _KEYS), (_SOURCES_FILE, _SOURCES)
-            )
-        }  # fmt: skip
-        self._paths: set[str] = set()
-        self._tables: dict[tuple[str, ...], int] = {}
-        self._dimensions: dict[str, None] = {}
-
-    def add(self, drafts: Sequence[tuple[CaseDraft, Mapping[str, Label]]]) -> None:
-        """Appends the cases of drafts and their labels."""
-        cases = [self._case(draft, labels) for draft, labels in drafts]
-        self._write(CASES_FILE, SCHEMA, [case_record(case, self._tables) for case in cases])
-        self._write(_KEYS_FILE, _KEYS, [{"keys": cluster_keys(draft)} for draft, _ in drafts])
-        self._write(_SOURCES_FILE, _SOURCES, list(self._image_files(cases)))
-        self._dimensions |= dict.fromkeys(name for case in cases for name in case.labels)
-        self.case_count += len(cases)
-
-    def add_tables(self) -> None:
-        """Notes the files of the tables that hold images."""
-        self._write(
-            _SOURCES_FILE,
-            _SOURCES,
-            [_source(path, status_of(path)) for files in self._tables for path in files],
-        )
-
-    def conclude(self, about: Mapping[str, Any]) -> None:
-        """Writes what is known once all cases are written and the files closed."""
-        keys_path = self._folder / _KEYS_FILE
-        clusters = cluster_names(read_table(keys_path)["keys"])
-        keys_path.unlink()  # it names patients
-        np.save(self._folder / CLUSTERS_FILE, clusters)
-        content = {
-            "dimensions": list(self._dimensions),
-            "tables": list(self._tables),
-            "digest": joint_digest(to_numpy(read_table(self._folder / CASES_FILE)["digest"])),
-            **about,
-        }
-        (self._folder / INDEX_FILE).write_text(json.dumps(content), encoding="utf-8")
-
-    def _write(self, file: str, schema: pa.Schema, records: list[dict[str, Any]]) -> None:
-        self._writers[file].write_batch(pa.RecordBatch.from_pylist(records, schema=schema))
-
-    def _case(self, draft: CaseDraft, labels: Mapping[str, Label]) -> Case:
-        groups = dict(draft.groups)
-        if "department" not in groups and groups.get("organ") in self._departments:
-            groups["department"] = self._departments[groups["organ"]]
-        return Case(draft.case_id, draft.images, draft.question, draft.answers, labels, "", groups)
-
-    def _image_files(self, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-        """Yields what tells image files from other versions, some of them perhaps repeatedly."""
-        for ref in (ref for case in cases for ref in case.images):
-            path = (ref.read.link or ref.read.path) if isinstance(ref.read, StoredFile) else ""
-            if path and path not in self._paths:
-                if len(self._paths) >= _REMEMBERED_PATHS:
-                    self._paths.clear()
-                self._paths.add(path)
-                # One that changes while it is read counts as changed at the next start.
-                status = status_of(path)
-                changing = max(status[1:], default=0) >= self._started
-                yield _source(path, [] if changing else status)
+def _case(draft: CaseDraft, labels: Mapping[str, Label], departments: Mapping[str, str]) -> Case:
+    groups = dict(draft.groups)
+    if "department" not in groups and groups.get("organ") in departments:
+        groups["department"] = departments[groups["organ"]]
+    return Case(draft.case_id, draft.images, draft.question, draft.answers, labels, "", groups)
 
 
-def _source(path: str, status: list[int]) -> dict[str, Any]:
-    return {"path": os.fsencode(path), "status": status}
+def _image_files(case: Case, started: int) -> list[str]:
+    """Returns path and status of each image file of a case, in JSON.
+
+    Args:
+        case: whose images were just read.
+        started: when the building of the index began, in ns.
+    """
+    files = []
+    for read in (ref.read for ref in case.images if isinstance(ref.read, StoredFile)):
+        path = read.link or read.path
+        status = status_of(path)
+        # A file that changes while it is read counts as changed at the next start.
+        changing = max(status[1:], default=0) >= started
+        files.append(json.dumps([path, [] if changing else status]))
+    return files

@@ -22,14 +22,14 @@ def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
         fill(draft)
 
 
-def write_cache_file(path: Path, content: bytes) -> None:
+def write_cache_file(path: Path, data: bytes) -> None:
     """Makes a file appear complete or not at all.
 
     Raises:
         ConfigError: the cache cannot be written.
     """
     with _unwritable_refused(path.parent):
-        write_atomically(path, [content])
+        write_atomically(path, [data])
 
 
 @contextmanager

@@ -37,39 +37,34 @@ _SCHEMA = pa.schema(
         "mode": pa.string(),
     }
 )
-"""`digest`, by which the rows are ordered, and the fields of `ImageFacts`."""
+"""`digest` and the fields of `ImageFacts`."""
 
 _ROWS_AT_ONCE = 1024
 
 
 class StoredFacts(Mapping[str, ImageFacts]):
-    """The facts of the images of some sets by digest, read from their files when asked for.
+    """The facts of images by digest, read from their file when asked for.
 
     Attributes:
         unreadable: digests of the images that cannot be decoded.
     """
 
-    def __init__(self, tables: Sequence[pa.Table]) -> None:
-        self._facts = [(to_numpy(table["digest"]), table.drop("digest")) for table in tables]
-        damaged = (table.filter(pc.is_valid(table["problem"])) for table in tables)
-        self.unreadable = np.concatenate([to_numpy(table["digest"]) for table in damaged])
+    def __init__(self, table: pa.Table) -> None:
+        self._digests, self._rows = np.unique(to_numpy(table["digest"]), return_index=True)
+        self._facts = table.drop("digest")
+        self.unreadable = to_numpy(table.filter(pc.is_valid(table["problem"]))["digest"])
 
     def __getitem__(self, digest: str) -> ImageFacts:
-        for digests, facts in self._facts:
-            row = int(np.searchsorted(digests, np.bytes_(digest)))
-            if row < len(digests) and digests[row] == digest.encode():
-                return ImageFacts(**facts.slice(row, 1).to_pylist()[0])
-        raise KeyError(digest)
+        number = int(np.searchsorted(self._digests, np.bytes_(digest)))
+        if number == len(self) or self._digests[number] != digest.encode():
+            raise KeyError(digest)
+        return ImageFacts(**self._facts.slice(self._rows[number], 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[str]:
-        everything = np.unique(np.concatenate([digests for digests, _ in self._facts]))
-        return map(bytes.decode, everything.tolist())
+        return map(bytes.decode, self._digests.tolist())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __bool__(self) -> bool:
-        return any(len(digests) for digests, _ in self._facts)
+        return len(self._digests)
 
 
 def stored_facts(
@@ -81,7 +76,7 @@ def stored_facts(
         indexes: of the sets.
         progress: called with the number done and the number of distinct images of a set.
     """
-    return StoredFacts([_facts_table(index, progress) for index in indexes])
+    return StoredFacts(pa.concat_tables(_facts_table(index, progress) for index in indexes))
 
 
 def _facts_table(index: CaseIndex, progress: Callable[[int, int], None] | None) -> pa.Table:
@@ -89,14 +84,10 @@ def _facts_table(index: CaseIndex, progress: Callable[[int, int], None] | None) 
     with suppress(FileNotFoundError, ValueError):  # there is none, or it is torn
         return read_table(path)
     records = _facts_records(index, progress or (lambda done, total: None))
-    batches = [
-        pa.RecordBatch.from_pylist(batch, schema=_SCHEMA)
-        for batch in batched(records, _ROWS_AT_ONCE)
-    ]
-    table = pa.Table.from_batches(batches, _SCHEMA).sort_by("digest").combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, _SCHEMA) as writer:
-        writer.write_table(table)
+        for batch in batched(records, _ROWS_AT_ONCE):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
     write_cache_file(path, sink.getvalue().to_pybytes())
     return read_table(path)
 
@@ -105,10 +96,10 @@ def _facts_records(
     index: CaseIndex, progress: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
     """Yields a row of `_SCHEMA` for each distinct image, in the order of their first cases."""
-    shown, case_indices = list_column(IndexedCases(index), "image_digests")
-    first = np.sort(np.unique(shown, return_index=True)[1])
-    first = first[shown[first] != b""]
-    digests = shown[first].tolist()
+    all_digests, case_indices = list_column(IndexedCases(index), "image_digests")
+    first = np.sort(np.unique(all_digests, return_index=True)[1])
+    first = first[all_digests[first] != b""]
+    digests = all_digests[first].tolist()
 
     def image(digest: bytes, case_number: int) -> ImageRef:
         images = index.case(case_number).images

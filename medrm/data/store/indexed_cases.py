@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 
 from medrm.data.store.cache import write_cache_file
 from medrm.data.store.case_records import (
-    CONTENT_COLUMNS,
     LABEL,
     SCHEMA,
-    case_of,
     case_record,
+    decode_case,
     label_numbers,
 )
 from medrm.schema import Case
@@ -64,7 +63,6 @@ class CaseIndex:
         self.about: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         self.table = read_table(folder / CASES_FILE)
         self.clusters = np.load(folder / CLUSTERS_FILE, mmap_mode="r")
-        self._content = self.table.select(CONTENT_COLUMNS)
         self.case = lru_cache(DECODED_CASES)(self._case)
 
     def __reduce__(self) -> tuple[type[CaseIndex], tuple[Path]]:
@@ -73,23 +71,13 @@ class CaseIndex:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def record(self, index: int) -> dict[str, Any]:
-        """Returns the row of a case."""
-        rows: list[dict[str, Any]] = self._content.slice(index, 1).to_pylist()
-        return rows[0]
+    def case_json(self, number: int) -> str:
+        """Returns a case as it is stored."""
+        return str(self.table["case_json"][number].as_py())
 
-    def _case(self, index: int) -> Case:
-        return case_of(self.record(index), self.clusters[index].decode(), self.about["tables"])
-
-    def labels(self, dimension: str) -> NDArray[Any]:
-        """Returns the labels on a dimension, `LABEL` for each case."""
-        if dimension not in self.about["dimensions"]:
-            return np.zeros(len(self), LABEL)
-        number = self.about["dimensions"].index(dimension)
-        chunks = self.table["labels"].chunks
-        return self.cached_array(
-            f"labels-{number}", lambda: np.concatenate([_labels(c, dimension) for c in chunks])
-        )
+    def _case(self, number: int) -> Case:
+        cluster = self.clusters[number].decode()
+        return decode_case(self.case_json(number), cluster, self.about["tables"])
 
     def cached_json(self, name: str, compute: Callable[[], Any]) -> Any:
         """Returns the content of a JSON file of the index, computed where there is none.
@@ -101,9 +89,9 @@ class CaseIndex:
         path = self.folder / f"{name}.json"
         with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or one that is torn
             return json.loads(path.read_bytes())
-        content = json.dumps(compute()).encode()
-        write_cache_file(path, content)
-        return json.loads(content)
+        encoded = json.dumps(compute()).encode()
+        write_cache_file(path, encoded)
+        return json.loads(encoded)
 
     def cached_array(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Returns the array in a file of the index, mapped into memory; see `cached_json`."""
@@ -196,12 +184,9 @@ def list_column(cases: Sequence[Case], name: str) -> tuple[NDArray[Any], Indices
         The values, those of one case after those of another, and the index of each value's case.
     """
     table, indices = _table_of(cases)
-    counts = pc.list_value_length(table[name]).to_numpy().astype(np.int64)
-    starts, counts = (np.cumsum(counts) - counts)[indices], counts[indices]
-    case_indices = np.repeat(np.arange(len(counts)), counts)
-    # The number of each value among those of its case.
-    numbers = np.arange(len(case_indices)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return to_numpy(pc.list_flatten(table[name]))[starts[case_indices] + numbers], case_indices
+    lists = table[name].take(pa.array(indices))
+    counts = pc.list_value_length(lists).to_numpy()
+    return to_numpy(pc.list_flatten(lists)), np.repeat(np.arange(len(indices)), counts)
 
 
 def cluster_column(cases: Sequence[Case]) -> NDArray[np.bytes_]:
@@ -214,10 +199,16 @@ def cluster_column(cases: Sequence[Case]) -> NDArray[np.bytes_]:
 
 def label_column(cases: Sequence[Case], dimension: str) -> NDArray[Any]:
     """Returns the labels on a dimension, `LABEL` for each case."""
-    if isinstance(cases, IndexedCases):
-        labels: NDArray[Any] = cases.case_index.labels(dimension)[cases.indices]
-        return labels
-    return np.array([label_numbers(case.labels.get(dimension)) for case in cases], dtype=LABEL)
+    if not isinstance(cases, IndexedCases):
+        return np.array([label_numbers(case.labels.get(dimension)) for case in cases], dtype=LABEL)
+    index = cases.case_index
+    if dimension not in index.about["dimensions"]:
+        return np.zeros(len(cases), LABEL)
+    labels: NDArray[Any] = index.cached_array(
+        f"labels-{index.about['dimensions'].index(dimension)}",
+        lambda: np.concatenate([_labels(c, dimension) for c in index.table["labels"].chunks]),
+    )
+    return labels[cases.indices]
 
 
 def tokens_of(
@@ -237,12 +228,9 @@ def to_numpy(values: pa.ChunkedArray) -> NDArray[Any]:
     if not pa.types.is_fixed_size_binary(values.type):
         numbers: NDArray[Any] = values.to_numpy()
         return numbers
+    array = values.combine_chunks()
     dtype = np.dtype(f"S{values.type.byte_width}")
-    chunks = [
-        np.frombuffer(chunk.buffers()[1], dtype)[chunk.offset : chunk.offset + len(chunk)]
-        for chunk in values.chunks
-    ]
-    return chunks[0] if len(chunks) == 1 else np.concatenate([np.zeros(0, dtype), *chunks])
+    return np.frombuffer(array.buffers()[1] or b"", dtype)[array.offset :][: len(array)]
 
 
 def _table_of(cases: Sequence[Case]) -> tuple[pa.Table, Indices]:
