@@ -26,23 +26,27 @@ class AdapterError(MedrmError):
     """A saved model does not match its contract. Cure: save it again or load the right base."""
 
 
-def nearest(given: str, accepted: Iterable[str]) -> str:
-    """Returns `" Did you mean 'x'?"` for the closest accepted name, or an empty string."""
-    match = difflib.get_close_matches(given, list(accepted), n=1, cutoff=0.6)
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """Returns `" Did you mean 'x'?"` for the closest accepted name, or an empty string.
+
+    >>> nearest("lora_rr", ["lora_r", "head"])
+    " Did you mean 'lora_r'?"
+    """
+    match = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.6)
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
-def report(title: str, problems: Sequence[str], most: int = 20) -> str:
-    """Returns one message for all problems of one input, at most `most` of them in full."""
-    lines = [f"- {problem}" for problem in problems[:most]]
-    if len(problems) > most:
-        lines.append(f"- ... and {len(problems) - most} more")
+def report(title: str, problems: Sequence[str], limit: int = 20) -> str:
+    """Returns one message for all problems of one input, at most `limit` of them in full."""
+    lines = [f"- {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"- ... and {len(problems) - limit} more")
     return "\n".join([title, *lines])
 
 
 def printable(text: str) -> str:
     """Returns text of unknown origin without control characters, which could drive a terminal."""
-    return "".join(part if part in "\n\t" or part.isprintable() else "\ufffd" for part in text)
+    return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
 
 
 def first_line(error: Exception) -> str:

@@ -99,7 +99,7 @@ def test_types_of_yaml(default: Path) -> None:
     assert run.adapter.use_rslora
     assert run.data.dimensions == ["accuracy", "overall"]
     assert run.training.dimension_weights == ["accuracy=2", "overall=1"]
-    assert run.data.shares == (0.5, 0.2, 0.3)
+    assert run.data.split_fractions == (0.5, 0.2, 0.3)
     assert run.training.warmup_steps == 0.1
 
 

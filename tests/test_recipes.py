@@ -159,7 +159,7 @@ def test_a_recipe_is_complete(path: Path) -> None:
 def test_a_judge_learns_one_part_of_the_benchmark_and_is_measured_on_another(path: Path) -> None:
     run = parse(["--config", str(path)])
     assert (run.data.train_data, run.data.benchmark) == (None, "med_rewardbench")
-    assert run.data.shares == (0.7, 0.1, 0.2)
+    assert run.data.split_fractions == (0.7, 0.1, 0.2)
     assert run.training.label_rule == "majority"
     per_dimension = path.stem == "judge_sft_per_dimension_lora"
     assert run.judge.judge_prompt == ("json_per_dimension" if per_dimension else "json")

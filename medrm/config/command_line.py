@@ -21,7 +21,7 @@ REMOVED = dict.fromkeys(
 """Options of version 0.1 that are gone, each with what to do instead."""
 
 
-def unknown_name(kind: str, name: str, accepted: Collection[str]) -> str:
+def unknown_name(role: str, name: str, accepted: Collection[str]) -> str:
     """Returns what is wrong with a name that is not accepted: removed, or unknown.
 
     >>> unknown_name("key", "lora_rr", ["lora_r", "lora_alpha"])
@@ -29,8 +29,8 @@ def unknown_name(kind: str, name: str, accepted: Collection[str]) -> str:
     """
     instead = REMOVED.get(name.lstrip("-"))
     if instead is not None:
-        return f"{kind} {name!r} was removed in 0.2.0: {instead}."
-    return f"unknown {kind} {name!r}.{nearest(name, accepted)}"
+        return f"{role} {name!r} was removed in 0.2.0: {instead}."
+    return f"unknown {role} {name!r}.{nearest(name, accepted)}"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -61,9 +61,9 @@ class CommandParser(argparse.ArgumentParser):
         self._refuse("option", names, self._option_string_actions)
         return super().parse_known_args(argv, namespace)
 
-    def _refuse(self, kind: str, words: Sequence[str], accepted: Any) -> None:
-        """Ends with status 2 and all problems of a kind, where a word is not accepted."""
-        problems = [unknown_name(kind, word, accepted) for word in words if word not in accepted]
+    def _refuse(self, role: str, names: Sequence[str], accepted: Any) -> None:
+        """Ends with status 2 and all problems where a command or an option is not accepted."""
+        problems = [unknown_name(role, name, accepted) for name in names if name not in accepted]
         if problems:
             text = f"{' '.join(problems)} Accepted: {', '.join(accepted)}.\n"
             self.exit(2, f"{self.prog}: error: {printable(text)}")

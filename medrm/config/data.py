@@ -9,7 +9,7 @@ from typing import Literal
 from medrm.config.field import option
 from medrm.errors import ConfigError
 
-DEFAULT_SHARES = (0.7, 0.1, 0.2)
+DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
 FEWEST_FOLDS, MOST_FOLDS = 2, 20
 
 
@@ -66,14 +66,11 @@ class DataOptions:
             problems.append(f"development_share is {self.development_share}; give 0 < share < 1")
         if not 0 <= self.max_excluded_share <= 1:
             problems.append(f"max_excluded_share is {self.max_excluded_share}; give 0 to 1")
-        try:
-            _ = self.shares
-        except ConfigError as error:
-            problems.append(str(error))
-        try:
-            _ = self.weights_by_annotator
-        except ConfigError as error:
-            problems.append(str(error))
+        for parsed in ("split_fractions", "weights_by_annotator"):
+            try:
+                getattr(self, parsed)
+            except ConfigError as error:
+                problems.append(str(error))
         if self.data_root is not None and self.benchmark is None:
             problems.append("data_root needs --benchmark NAME: it is where that benchmark lies")
         if None not in (self.train_data, self.benchmark, self.split_by_cluster):
@@ -118,8 +115,8 @@ class DataOptions:
         if self.annotator_weights is None:
             return None
         try:
-            given = json.loads(self.annotator_weights)
-            weights = {str(name): float(weight) for name, weight in given.items()}
+            written = json.loads(self.annotator_weights)
+            weights = {str(name): float(weight) for name, weight in written.items()}
         except (ValueError, TypeError, AttributeError):
             weights = {}
         if not weights or min(weights.values()) <= 0:
@@ -130,21 +127,21 @@ class DataOptions:
         return weights
 
     @property
-    def shares(self) -> tuple[float, ...]:
-        """The shares of train, development and test.
+    def split_fractions(self) -> tuple[float, ...]:
+        """The fractions of train, development and test.
 
         Raises:
             ConfigError: not three positive numbers that sum to 1.
         """
         if self.split_by_cluster is None:
-            return DEFAULT_SHARES
+            return DEFAULT_FRACTIONS
         try:
-            shares = tuple(float(part) for part in self.split_by_cluster.split(","))
+            fractions = tuple(map(float, self.split_by_cluster.split(",")))
         except ValueError:
-            shares = ()
-        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            fractions = ()
+        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
             raise ConfigError(
                 f"split_by_cluster is {self.split_by_cluster!r}; give three positive shares that "
                 "sum to 1, such as 0.7,0.1,0.2"
             )
-        return shares
+        return fractions

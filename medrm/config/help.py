@@ -49,33 +49,33 @@ USED = {
     "reward_weights": "Weights of the rewards: agreement, format, consistency of reasons.",
     "max_completion_length": "",
 }
-"""What runs set of transformers' and TRL's arguments, in short words where medrm has no own."""
+"""The arguments of transformers and TRL that runs set; empty: the library's text is shown."""
 
 _NARROWEST, _INDENT = 100, 29
 
 _LIBRARIES = ("transformers", "trl")
 
-Entries = dict[str, tuple[Any, type]]
+Declarations = dict[str, tuple[Any, type]]
 """Objective to an option's field and the class that holds it."""
 
 
-def help_text(words: Sequence[str], objectives: Mapping[str, Callable[[], type]]) -> str | None:
-    """Returns what the words ask to be told; None: they do not ask.
+def help_text(argv: Sequence[str], objectives: Mapping[str, Callable[[], type]]) -> str | None:
+    """Returns the help that a command line asks for; None: it asks for none.
 
     Args:
-        words: those after the program's name; `--help` asks for medrm's own options and the
+        argv: the words after the program's name; `--help` asks for medrm's own options and the
             trainers' most used, `--help_all [OBJECTIVE]` for every option of a run.
         objectives: objective name to a function that imports its training-arguments class.
 
     Raises:
         ConfigError: there is no such objective.
     """
-    if {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(argv):
         return _short_help(objectives)
-    if "--help_all" not in words:
+    if "--help_all" not in argv:
         return None
-    after = words[words.index("--help_all") + 1 :]
-    name = after[0] if after else ObjectiveOptions.objective
+    following = argv[argv.index("--help_all") + 1 :]
+    name = following[0] if following else ObjectiveOptions.objective
     return str(run_parser(training_class(name, "--help_all", objectives)).format_help())
 
 
@@ -96,29 +96,29 @@ def _short_help(objectives: Mapping[str, Callable[[], type]]) -> str:
             _describe(section, {"": (field, group)})
     for title, options in _training(objectives).items():
         section = parser.add_argument_group(title)
-        for entries in options:
-            _describe(section, entries)
+        for declarations in options:
+            _describe(section, declarations)
     return parser.format_help()
 
 
-def _training(objectives: Mapping[str, Callable[[], type]]) -> dict[str, list[Entries]]:
+def _training(objectives: Mapping[str, Callable[[], type]]) -> dict[str, list[Declarations]]:
     """Returns what is shown of the objectives' arguments, by the title that it stands under."""
-    found: dict[str, Entries] = {}
+    declared: dict[str, Declarations] = {}
     for objective, load in objectives.items():
         training = load()
         fields = {field.name: field for field in dataclasses.fields(training)}
-        theirs = _of_libraries(training) | USED.keys()
-        for name in (*(own for own in fields if own not in theirs), *USED):
+        not_ours = _of_libraries(training) | USED.keys()
+        for name in (*(name for name in fields if name not in not_ours), *USED):
             if name in fields:
-                found.setdefault(name, {})[objective] = (fields[name], training)
+                declared.setdefault(name, {})[objective] = (fields[name], training)
     common = "Training, with the options that most runs set"
-    sections: dict[str, list[Entries]] = {}
-    for name, entries in found.items():
-        several = "s" if len(entries) > 1 else ""
-        title = f"Objective{several} {', '.join(entries)}"
-        shared = name in USED and len(entries) > len(objectives) / 2
-        sections.setdefault(common if shared else title, []).append(entries)
-    return dict(sorted(sections.items(), key=lambda item: item[0] == common))
+    sections: dict[str, list[Declarations]] = {}
+    for name, declarations in declared.items():
+        plural = "s" if len(declarations) > 1 else ""
+        title = f"Objective{plural} {', '.join(declarations)}"
+        is_common = name in USED and len(declarations) > len(objectives) / 2
+        sections.setdefault(common if is_common else title, []).append(declarations)
+    return dict(sorted(sections.items(), key=lambda section: section[0] == common))
 
 
 def _of_libraries(training: type) -> set[str]:
@@ -131,26 +131,26 @@ def _of_libraries(training: type) -> set[str]:
     }
 
 
-def _describe(section: Any, entries: Entries) -> None:
+def _describe(section: Any, declarations: Declarations) -> None:
     """Adds an option with its values and the defaults that it has for the objectives."""
-    field, group = next(iter(entries.values()))
+    field, group = next(iter(declarations.values()))
     notes = []
     hint = typing.get_type_hints(group)[field.name]
     literals = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
     if choices := field.metadata.get("choices", literals):
         notes.append(" | ".join(choices))
-    defaults = {name: _written(own.default) for name, (own, _) in entries.items()}
-    most = Counter(defaults.values()).most_common(1)[0][0]
-    others = [f"{name} {value or 'none'}" for name, value in defaults.items() if value != most]
-    if most is not None or others:
-        notes.append("; ".join([f"default {most}", *others]))
+    defaults = {name: _written(declared.default) for name, (declared, _) in declarations.items()}
+    usual = Counter(defaults.values()).most_common(1)[0][0]
+    unusual = [f"{name} {value or 'none'}" for name, value in defaults.items() if value != usual]
+    if usual is not None or unusual:
+        notes.append("; ".join([f"default {usual}", *unusual]))
     text = USED.get(field.name) or field.metadata["help"]
-    shown = f"{text} [{', '.join(notes)}]" if notes else text
-    section.add_argument(f"--{field.name}", action="store_true", help=shown)
+    described = f"{text} [{', '.join(notes)}]" if notes else text
+    section.add_argument(f"--{field.name}", action="store_true", help=described)
 
 
 def _written(default: Any) -> str | None:
-    """Returns a default as a recipe has it; None: it goes without saying, or cannot be said."""
+    """Returns a default as a recipe writes it; None: there is none, or it is false."""
     if default is None or default is False or default is dataclasses.MISSING:
         return None
     if default is True:

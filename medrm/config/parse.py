@@ -24,13 +24,7 @@ _FORBIDDEN = {
     "hub_token": "tokens come from the environment alone: set HF_TOKEN and leave the key out",
     "push_to_hub_token": "tokens come from the environment alone: set HF_TOKEN",
 }
-_DATA_KEYS = (
-    "train_data",
-    "benchmark",
-    "data_root",
-    "dimensions",
-    "split_by_cluster",
-)
+_DATA_KEYS = ("train_data", "benchmark", "data_root", "dimensions", "split_by_cluster")
 """Keys of the default recipe that speak of its data and fall with it."""
 _OBJECTIVE_KEYS = (
     "reward_template",
@@ -42,8 +36,9 @@ _OBJECTIVE_KEYS = (
 )
 """Keys of the default recipe that speak of its objective and fall with it."""
 
-Sources = dict[str, tuple[str, list[str]]]
-"""Key to where it stands (a file, or the command line) and its words."""
+Sources = dict[str, tuple[str, list[str] | None]]
+"""Key to its origin (a file, or the command line) and its values; None: given as null, so that it
+keeps its default, but must exist."""
 
 
 class _StopError(Exception):
@@ -61,8 +56,12 @@ class _Strict(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (the base class reads it so)
-        first: [kind for kind in kinds if first not in "oO" or kind[0] != "tag:yaml.org,2002:bool"]
-        for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        first: [
+            (tag, regex)
+            for tag, regex in resolvers
+            if first not in "oO" or tag != "tag:yaml.org,2002:bool"
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -89,46 +88,41 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file; give the path of a YAML recipe")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if content is None:
+    if recipe is None:
         return {}
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"{path} holds {type(content).__name__}; a recipe is `key: value` lines")
-    return content
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise ConfigError(f"{path} holds {type(recipe).__name__}; a recipe is `key: value` lines")
+    return recipe
 
 
 def _command_line(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, list[str]]]]:
     """Splits `--key value ...` into the config path and (key, values) in order."""
-    config: str | None = None
-    given: list[tuple[str, list[str]]] = []
+    options: list[tuple[str, list[str]]] = []
     for word in argv:
         if word.startswith("--"):
             key, equals, value = word[2:].partition("=")
-            given.append((key.replace("-", "_"), [value] if equals else []))
-        elif given:
-            given[-1][1].append(word)
+            options.append((key.replace("-", "_"), [value] if equals else []))
+        elif options:
+            options[-1][1].append(word)
         else:
             raise ConfigError(f"{word!r} stands alone; options are written --key value")
-    rest = []
-    for key, values in given:
-        if key == "config":
-            if len(values) != 1:
-                raise ConfigError("--config takes one path, the YAML recipe")
-            config = values[0]
-        else:
-            rest.append((key, values))
-    return config, rest
+    configs = [values for key, values in options if key == "config"]
+    if any(len(values) != 1 for values in configs):
+        raise ConfigError("--config takes one path, the YAML recipe")
+    overrides = [(key, values) for key, values in options if key != "config"]
+    return configs[-1][0] if configs else None, overrides
 
 
-def _as_words(value: Any) -> list[str]:
+def _as_words(value: Any) -> list[str] | None:
     """Writes one YAML value as the command line would."""
+    if value is None:
+        return None
     if isinstance(value, list):
-        return [str(part) for part in value]
-    if isinstance(value, dict):
-        return [json.dumps(value)]
-    return [str(value)]
+        return list(map(str, value))
+    return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _list_names() -> set[str]:
@@ -141,14 +135,14 @@ def _check_words(
 ) -> list[str]:
     """Returns every problem of the keys and values, each key tried alone."""
     problems = []
-    for key, (origin, words) in sources.items():
-        if key in _FORBIDDEN:
+    for key, (origin, values) in sources.items():
+        if key in _FORBIDDEN and values is not None:
             problems.append(f"{origin}: key {key!r}: {_FORBIDDEN[key]}")
         elif key not in accepted:
             problems.append(f"{origin}: {unknown_name('key', key, accepted)}")
-        else:
+        elif values is not None:
             try:
-                parser.parse_args([f"--{key}", *words])
+                parser.parse_args([f"--{key}", *values])
             except _StopError as stop:
                 text = str(stop).removeprefix("argument ")
                 problems.append(f"{origin}: {text}")
@@ -173,26 +167,19 @@ def parse_run(
     """
     config, overrides = _command_line(argv)
     path = Path(config) if config else default_config
-    unknown: dict[str, str] = {}
-    sources: Sources = {}
-    for key, value in read_yaml(path).items():
-        if value is None:
-            unknown[key] = str(path)
-        else:
-            sources[key] = (str(path), _as_words(value))
-    own = sources.get("objective", ("", []))[1]
-    given = {key for key, words in overrides if (key, words) != ("objective", own)}
-    fallen = _fallen(given, default=path.resolve() == default_config.resolve())
-    sources = {key: value for key, value in sources.items() if key not in fallen}
-    for key, words in overrides:
-        if words == ["null"]:
-            sources.pop(key, None)
-            unknown[key] = "command line"
-        else:
-            sources[key] = ("command line", words)
+    sources: Sources = {
+        key: (str(path), _as_words(value)) for key, value in read_yaml(path).items()
+    }
+    _, recipe_objective = sources.get("objective", ("", None))
+    changed = {key for key, values in overrides if (key, values) != ("objective", recipe_objective)}
+    replaced = _replaced_keys(changed, default=path.resolve() == default_config.resolve())
+    sources = {key: source for key, source in sources.items() if key not in replaced}
+    for key, values in overrides:
+        sources[key] = ("command line", None if values == ["null"] else values)
     _split_lists(sources)
-    origin, objective = sources.get("objective", ("", [ObjectiveOptions.objective]))
-    return _build(training_class(" ".join(objective), origin, objectives), sources, unknown)
+    origin, objective = sources.get("objective", ("", None))
+    name = ObjectiveOptions.objective if objective is None else " ".join(objective)
+    return _build(training_class(name, origin, objectives), sources)
 
 
 def training_class(name: str, origin: str, objectives: Mapping[str, Callable[[], type]]) -> type:
@@ -214,32 +201,34 @@ def training_class(name: str, origin: str, objectives: Mapping[str, Callable[[],
     return objectives[name]()
 
 
-def _fallen(given: set[str], *, default: bool) -> tuple[str, ...]:
-    """Returns the keys of a recipe that fall with what the command line gives.
+def _replaced_keys(changed: set[str], *, default: bool) -> tuple[str, ...]:
+    """Returns the keys of a recipe that fall with the keys that the command line changes.
 
     A recipe may replace its own folder, never one that the user names. The default recipe also
     leaves data and objective to the command line.
     """
-    data = _DATA_KEYS if default and given & {"train_data", "benchmark"} else ()
-    objective = _OBJECTIVE_KEYS if default and "objective" in given else ()
-    output = ("overwrite_output_dir",) if "output_dir" in given else ()
+    data = _DATA_KEYS if default and changed & {"train_data", "benchmark"} else ()
+    objective = _OBJECTIVE_KEYS if default and "objective" in changed else ()
+    output = ("overwrite_output_dir",) if "output_dir" in changed else ()
     return (*data, *objective, *output)
 
 
 def _split_lists(sources: Sources) -> None:
-    """Splits the words of list options at commas.
+    """Splits the values of list options at commas.
 
     Raises:
         ConfigError: a list that must not be empty is.
     """
     for key in _list_names() & sources.keys():
-        origin, words = sources[key]
-        parts = [part.strip() for word in words for part in word.split(",")]
-        sources[key] = (origin, [part for part in parts if part])
-        if key == "controls" and not words:
-            sources[key] = (origin, [NO_CONTROLS])
-        if not sources[key][1]:
+        origin, values = sources[key]
+        if values is None:
+            continue
+        names = [name.strip() for value in values for name in value.split(",") if name.strip()]
+        if key == "controls" and not values:
+            names = [NO_CONTROLS]
+        if not names:
             raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
+        sources[key] = (origin, names)
 
 
 def run_parser(training: type) -> Any:
@@ -259,32 +248,28 @@ def run_parser(training: type) -> Any:
     return parser
 
 
-def _build(training: Any, sources: Sources, left_out: Mapping[str, str]) -> Run:
-    """Parses checked words into the groups and the objective's training arguments.
-
-    Keys of `left_out` were given as null: they keep their defaults, but must exist.
-    """
+def _build(training: Any, sources: Sources) -> Run:
+    """Parses the values into the groups and the objective's training arguments."""
     parser = run_parser(training)
-    accepted = {
-        f.name for group in (*GROUPS, training) for f in dataclasses.fields(group) if f.init
-    }
-    strange: Sources = {
-        key: (origin, []) for key, origin in left_out.items() if key not in accepted
-    }
-    problems = _check_words(parser, {**sources, **strange}, accepted)
+    groups: tuple[Any, ...] = (*GROUPS, training)
+    names_of = [{f.name for f in dataclasses.fields(group) if f.init} for group in groups]
+    problems = _check_words(parser, sources, set().union(*names_of))
     if problems:
         raise ConfigError(report("The configuration has problems.", problems))
-    words = [word for key, (_, values) in sources.items() for word in (f"--{key}", *values)]
-    parsed = vars(parser.parse_args(words))
+    argv = [
+        word
+        for key, (_, values) in sources.items()
+        if values is not None
+        for word in (f"--{key}", *values)
+    ]
+    parsed = vars(parser.parse_args(argv))
     problems = [
         f"{sources[key][0]}: {key} is {value}; give a finite number"
         for key, value in parsed.items()
         if isinstance(value, float) and not math.isfinite(value) and key in sources
     ]
     built: list[Any] = []
-    groups: tuple[Any, ...] = (*GROUPS, training)
-    for group in groups:
-        names = {f.name for f in dataclasses.fields(group) if f.init}
+    for group, names in zip(groups, names_of, strict=True):
         try:
             built.append(group(**{name: parsed[name] for name in names}))
         except (ValueError, ImportError) as error:

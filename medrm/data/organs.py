@@ -78,11 +78,11 @@ def read_department_map(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ConfigError(f"department_map {path}: there is no such file; {wanted}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
+        departments = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"department_map {path} cannot be parsed ({error}); {wanted}.") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) for pair in content.items() for name in pair
+    if not isinstance(departments, dict) or not all(
+        isinstance(name, str) for pair in departments.items() for name in pair
     ):
         raise ConfigError(f"department_map {path} holds no mapping of names to names; {wanted}.")
-    return {canonical_organ(organ): department for organ, department in content.items()}
+    return {canonical_organ(organ): department for organ, department in departments.items()}

@@ -144,7 +144,7 @@ def prepare_data(run: Run) -> DataSplits:
         fractions = (1 - options.development_share, options.development_share)
         train, development = _split(source, fractions, copies)
     else:
-        train, development, test = _split(source, options.shares, copies)
+        train, development, test = _split(source, options.split_fractions, copies)
         benchmark = benchmark_from_cases(options.benchmark or source.name, source, test)
     return _checked(options, source, facts, train, development, benchmark)
 
@@ -372,4 +372,4 @@ def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: floa
                 lines,
             )
         )
-    logger.warning("%s", report(f"{text}; set aside:", lines, most=5))
+    logger.warning("%s", report(f"{text}; set aside:", lines, limit=5))

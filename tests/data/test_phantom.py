@@ -203,7 +203,7 @@ def _text_features(cases: list[PhantomCase]) -> np.ndarray:
         for sign, answer in zip((1.0, -1.0), case.answers, strict=True):
             tokens = answer.replace(".", " .").split()
             keys = [*tokens, *(f"{a} {b}" for a, b in itertools.pairwise(tokens))]
-            keys += [f"{case.kind}: {token}" for token in tokens]
+            keys += [f"{case.question_type}: {token}" for token in tokens]
             for key in set(keys):
                 row[words.setdefault(key, len(words))] = (
                     row.get(words.setdefault(key, len(words)), 0.0) + sign

@@ -36,7 +36,7 @@ class PhantomCase:
 
     owner: int
     readings: Readings
-    kind: str
+    question_type: str
     question: str
     answers: tuple[str, str]
     truth: Votes
@@ -66,7 +66,7 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
         order[1] = order[0]
     told = (readings.pair[order[0]], readings.pair[order[1]])
     form = list(FORMS)[rng.integers(len(FORMS))]
-    kind, question = draw_question(readings.focus, form, rng)
+    question_type, question = draw_question(readings.focus, form, rng)
     complete, on_topic, insight, responsive = (_flaws(rng) for _ in range(4))
     answers = []
     for answer in range(2):
@@ -91,7 +91,7 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
     return PhantomCase(
         owner=owner(index),
         readings=readings,
-        kind=kind,
+        question_type=question_type,
         question=question,
         answers=(answers[0], answers[1]),
         truth=preferences,

@@ -36,13 +36,13 @@ def draw_votes(preferences: Votes, rng: np.random.Generator) -> dict[str, Votes]
     votes: dict[str, Votes] = {}
     for row, (expert, error) in zip(chances, EXPERTS.items(), strict=True):
         votes[expert] = {}
-        for (mistaken, which), name in zip(row, DIMENSIONS, strict=True):
+        for (mistaken, direction), name in zip(row, DIMENSIONS, strict=True):
             seen = preferences[name]
             if mistaken < error:
                 if seen == "tie":
-                    seen = "A" if which < 0.5 else "B"
+                    seen = "A" if direction < 0.5 else "B"
                 else:
-                    seen = "tie" if which < _BLUR else "BA"["AB".index(seen)]
+                    seen = "tie" if direction < _BLUR else "BA"["AB".index(seen)]
             votes[expert][name] = seen
     return votes
 
@@ -51,9 +51,9 @@ def majority(votes: Mapping[str, Votes]) -> Votes:
     """Returns the dimensions in which more than half of the experts prefer one answer."""
     labels: Votes = {}
     for name in DIMENSIONS:
-        given = [vote[name] for vote in votes.values()]
+        on_dimension = [vote[name] for vote in votes.values()]
         for answer in "AB":
-            if 2 * given.count(answer) > len(given):
+            if 2 * on_dimension.count(answer) > len(votes):
                 labels[name] = answer
     return labels
 

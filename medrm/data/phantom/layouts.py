@@ -135,7 +135,7 @@ def _row(seed: int, index: int, case: PhantomCase, image: bytes) -> dict[str, ob
         "answer2_text": case.answers[1],
         "dataset": "phantom",
         "modality_type": facts.organ,  # as released; the scorer sorts the rows by it
-        "question_type": case.kind,
+        "question_type": case.question_type,
         "image_id": image_id,
         "body_part": facts.organ,
         "modality": facts.modality,

@@ -72,8 +72,8 @@ def lesion_sentence(facts: Facts) -> str:
     if not facts.count:
         return "There is no lesion."
     verb, noun = ("is", "lesion") if facts.count == 1 else ("are", "lesions")
-    kind = f"{NUMBERS[facts.count]} {facts.size} {facts.shade} {noun}"
-    return f"There {verb} {kind} on the {facts.side}."
+    lesions = f"{NUMBERS[facts.count]} {facts.size} {facts.shade} {noun}"
+    return f"There {verb} {lesions} on the {facts.side}."
 
 
 def focus_sentence(facts: Facts, focus: str) -> str:
@@ -110,7 +110,7 @@ def compose(facts: Facts, focus: str, style: Style, rng: np.random.Generator) ->
 
 
 def draw_question(focus: str, form: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Returns the kind of the question (general or the focus) and the question with its form."""
+    """Returns the type of the question (general or the focus) and the question with its form."""
     general = rng.random() < 0.5
     questions = GENERAL_QUESTIONS if general else (FOCUS_QUESTIONS[focus],)
     question = questions[rng.integers(len(questions))]
