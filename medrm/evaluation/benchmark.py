@@ -1,4 +1,7 @@
-"""A benchmark: labelled cases with a name, a digest and the numbers others published on it."""
+"""A benchmark: labelled cases with a name, a digest and the numbers others published on it.
+
+To add one: write `evaluation/benchmarks/NAME.yaml`; `source` names its data in `data/`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,11 @@ from medrm.data.labels import LabelRules
 from medrm.data.readers.phantom_set import phantom_folder
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.errors import ConfigError, nearest, report
+from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.schema import Case
 
 FOLDER = "evaluation/benchmarks"
 GROUPS = ("organ", "department", "modality")
-METRICS = ("macro_group", "acc_plus", "best_of_n", "ties", "macro_f1")
-"""What a benchmark's authors compute besides accuracies; formulas in `measures.metrics`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Benchmark:
 
     `source` holds the cases, their digest, and the reachable accuracy by dimension where that is
     known. `groups` names the properties of a case by which results are broken down. `metrics` are
-    those of its authors, by their names in `measures.metrics`.
+    those of its authors, by their names in `measures.benchmark_metrics.METRICS`.
     """
 
     name: str

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 from medrm.data.case_set import CaseSet, digest_of
 from medrm.errors import ConfigError, DataError, nearest, report
-from medrm.evaluation.benchmark import METRICS, Benchmark, Published
+from medrm.evaluation.benchmark import Benchmark, Published
+from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.fold_measures import fold_measures
 from medrm.evaluation.records.journal import JOURNALS
 from medrm.evaluation.records.responses import RESPONSES_FILE

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from medrm.errors import DataError
@@ -18,7 +19,7 @@ from medrm.evaluation.measures.accuracy import (
     official_measures,
     robust_measures,
 )
-from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
+from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.length import length_measures
 from medrm.evaluation.measures.parse_funnel import kind_of, parsing_measures, verdict_mass
 from medrm.evaluation.measures.structure import structure_measures
@@ -82,8 +83,8 @@ def build_report(
         "length": _length(robust, benchmark),
         "baselines": baselines(benchmark.cases, benchmark.dimensions),
         "published": [
-            {"model": one.model, "accuracy": one.accuracy, "source": one.source}
-            for one in benchmark.published
+            {"model": number.model, "accuracy": number.accuracy, "source": number.source}
+            for number in benchmark.published
         ],
     }
 
@@ -128,6 +129,34 @@ def _protocols(rows: Sequence[Verdict], benchmark: Benchmark, label: str) -> dic
             "groups": groups,
         }
     return protocols
+
+
+def benchmark_metrics(rows: Sequence[Verdict], benchmark: Benchmark) -> dict[str, Any]:
+    """Returns `metrics`: dimension -> metric of the benchmark's authors -> numbers.
+
+    Each is averaged over the presented orders; rows of the robust protocol count where there are
+    any.
+    """
+    robust = [row for row in rows if row.protocol == "robust"] or rows
+    cases = {case.case_id: case for case in benchmark.cases} if benchmark.metrics else {}
+    numbers: dict[str, Any] = {}
+    for dimension in benchmark.dimensions if benchmark.metrics else ():
+        judged = [row for row in robust if row.dimension == dimension]
+        orders = [[row for row in judged if row.order == o] for o in ("forward", "reversed")]
+        presented = [order for order in orders if order]
+        if presented:
+            numbers[dimension] = {
+                name: _averaged([METRICS[name](o, cases, benchmark.groups) for o in presented])
+                for name in benchmark.metrics
+            }
+    return numbers
+
+
+def _averaged(orders: Sequence[Any]) -> Any:
+    """Returns numbers of the same names averaged one by one; None where one of them is None."""
+    if isinstance(orders[0], dict):
+        return {name: _averaged([numbers[name] for numbers in orders]) for name in orders[0]}
+    return None if None in orders else fmean(orders)
 
 
 def _length(robust: Sequence[Verdict], benchmark: Benchmark) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Literal
 import pytest
 from mock_scorers import make_benchmark
 
-from medrm.evaluation.benchmark import METRICS, Benchmark
-from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
+from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.best_of_n import WEIGHTS
+from medrm.evaluation.report import benchmark_metrics
 from medrm.schema import Case, Label, PairLabel, RankingLabel, Verdict
 from medrm.scorer.verdict_rules import labelled
 

@@ -15,9 +15,10 @@ from released_samples import SAMPLES
 
 from medrm.cli import main
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import METRICS, load_benchmark, read_settings
+from medrm.evaluation.benchmark import load_benchmark, read_settings
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.measures.benchmark_metrics import benchmark_metrics
+from medrm.evaluation.measures.benchmark_metrics import METRICS
+from medrm.evaluation.report import benchmark_metrics
 from medrm.evaluation.report_page import write_page
 from medrm.evaluation.rescore import rescore
 from medrm.schema import DIMENSIONS, Case, PairLabel, RankingLabel, Response
@@ -147,7 +148,7 @@ def test_every_metric_has_a_benchmark_and_a_formula(root: Path) -> None:
     used = {metric for name in SAMPLES for metric in read_settings(name)["metrics"]}
     assert used == set(METRICS)
     benchmark = load_benchmark("rewardbench_2", sample("rewardbench_2", root))
-    assert benchmark_metrics([], replace(benchmark, metrics=METRICS)) == {}
+    assert benchmark_metrics([], replace(benchmark, metrics=tuple(METRICS))) == {}
 
 
 def test_a_metric_that_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

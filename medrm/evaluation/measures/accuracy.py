@@ -105,14 +105,15 @@ def group_measures(
     rows: Sequence[Verdict], group: str, dimensions: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """Returns the accuracy by a property of the case: member -> dimension -> measures."""
-    found: dict[str, dict[str, list[Verdict]]] = {}
+    rows_of: dict[str, dict[str, list[Verdict]]] = {}
     for row in rows:
-        found.setdefault(member_of(row, group), {}).setdefault(row.dimension, []).append(row)
+        rows_of.setdefault(member_of(row, group), {}).setdefault(row.dimension, []).append(row)
     return {
         member: {
-            name: accuracy_measures(found[member].get(name, []), small=True) for name in dimensions
+            name: accuracy_measures(rows_of[member].get(name, []), small=True)
+            for name in dimensions
         }
-        for member in sorted(found)
+        for member in sorted(rows_of)
     }
 
 
@@ -156,15 +157,17 @@ def mean_scores(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def joint_scores(rows: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
     """Returns, for cases labelled on all dimensions, the share of orders that are right on all."""
-    right: dict[str, dict[str, list[float]]] = {}
+    correct_by_order: dict[str, dict[str, list[float]]] = {}
     for chosen in rows.values():
         for row in chosen:
             if row.correct is not None:
-                right.setdefault(row.case_id, {}).setdefault(row.order, []).append(row.correct)
+                correct_by_order.setdefault(row.case_id, {}).setdefault(row.order, []).append(
+                    row.correct
+                )
     return {
-        case_id: fmean(min(of_order) for of_order in right[case_id].values())
-        for case_id in sorted(right)
-        if all(len(of_order) == len(rows) for of_order in right[case_id].values())
+        case_id: fmean(min(of_order) for of_order in correct_by_order[case_id].values())
+        for case_id in sorted(correct_by_order)
+        if all(len(of_order) == len(rows) for of_order in correct_by_order[case_id].values())
     }
 
 

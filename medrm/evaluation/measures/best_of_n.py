@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from medrm.evaluation.benchmark import Benchmark
 from medrm.schema import LETTERS, UNREAD, Case, Verdict
 from medrm.statistics import mean
 
@@ -40,7 +39,7 @@ class _Prompt(NamedTuple):
 
 
 def best_of_n(
-    rows: Sequence[Verdict], cases: Mapping[str, Case], benchmark: Benchmark
+    rows: Sequence[Verdict], cases: Mapping[str, Case], groups: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the score of each subset and the unweighted mean over them.
 
@@ -54,12 +53,12 @@ def best_of_n(
             subsets.setdefault(name, []).append(_credit(row))
     scores: dict[str, float | None] = {name: fmean(subsets[name]) for name in sorted(subsets)}
     if any(row.groups.get(SUBSET) == TIES for row in rows):
-        scores[TIES] = ties(rows, cases, benchmark)["score"]
+        scores[TIES] = ties(rows, cases, groups)["score"]
     return {"mean": mean(scores.values()), "subsets": scores}
 
 
 def ties(
-    rows: Sequence[Verdict], cases: Mapping[str, Case], benchmark: Benchmark
+    rows: Sequence[Verdict], cases: Mapping[str, Case], groups: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the parts of the Ties score and, weighted by `WEIGHTS`, the score.
 
@@ -77,19 +76,17 @@ def ties(
     both = sorted(forms["ref"].keys() & forms["tied"].keys())
     if not both:
         return dict.fromkeys(("score", *WEIGHTS))
-    tied = [forms["tied"][prompt] for prompt in both]
-    pairs = [
-        (min(one.margin, forms["ref"][prompt].margin), one.spread)
-        for prompt, one in zip(both, tied, strict=True)
-    ]
-    parts = {
-        "tied_accuracy": fmean(one.accurate for one in forms["tied"].values()),
-        "ref_accuracy": fmean(one.accurate for one in forms["ref"].values()),
-        "correctness_preferred": fmean(one.margin > one.spread for one in tied),
+    tied = [forms["tied"][name] for name in both]
+    gaps = [min(forms[form][name].margin for form in forms) for name in both]
+    pairs = [(gap, prompt.spread) for gap, prompt in zip(gaps, tied, strict=True)]
+    terms = {
+        "tied_accuracy": fmean(prompt.accurate for prompt in forms["tied"].values()),
+        "ref_accuracy": fmean(prompt.accurate for prompt in forms["ref"].values()),
+        "correctness_preferred": fmean(prompt.margin > prompt.spread for prompt in tied),
         "correctness_preferred_hard": fmean(gap > spread for gap, spread in pairs),
         "margin": fmean(_relative(gap, spread) for gap, spread in pairs),
     }
-    return {"score": sum(WEIGHTS[name] * parts[name] for name in WEIGHTS), **parts}
+    return {"score": sum(WEIGHTS[name] * terms[name] for name in WEIGHTS), **terms}
 
 
 def _labelled(rows: Sequence[Verdict]) -> list[Verdict]:
@@ -110,10 +107,10 @@ def _prompt(row: Verdict) -> _Prompt:
     scores = _scores(row)
     if scores is None:
         return _Prompt(False, 0.0, 0.0)
-    right = [score for index, score in enumerate(scores) if index in _right(row)]
-    wrong = [score for index, score in enumerate(scores) if index not in _right(row)]
-    margin = min(right) - max(wrong)
-    return _Prompt(margin > 0, max(right) - min(right), margin)
+    preferred = [score for index, score in enumerate(scores) if index in _right(row)]
+    rejected = [score for index, score in enumerate(scores) if index not in _right(row)]
+    margin = min(preferred) - max(rejected)
+    return _Prompt(margin > 0, max(preferred) - min(preferred), margin)
 
 
 def _scores(row: Verdict) -> tuple[float, ...] | None:

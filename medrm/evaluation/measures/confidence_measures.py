@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -11,33 +12,32 @@ from medrm.schema import LETTERS
 from medrm.statistics import calibration
 
 
-def calibration_measures(cases: Sequence[Presented]) -> dict[str, Any] | None:
+def calibration_measures(cases: Iterable[Presented]) -> dict[str, Any] | None:
     """Returns the fields of `medrm.statistics.Calibration` for one dimension.
 
-    Over pairs labelled A or B, with the mean over the presented orders of the probability that A is
-    better, as in section 3 of Wang, Zhang and Choi (arXiv 2503.03064). None where no probability
-    is stated; a case with an order that has none is left out, so `n` says how many there are.
+    None where no probability is stated; a case with an order that has none is left out, so `n`
+    says how many there are.
     """
-    known = [
-        (fmean(stated), case[0].label == LETTERS[0])
-        for case in cases
-        if case[0].label in LETTERS and len(stated := _stated(case)) == len(case)
-    ]
-    if not known:
+    probabilities, labels = stated_probabilities(cases)
+    if not labels:
         return None
-    found = calibration([chance for chance, _ in known], [is_a for _, is_a in known])
-    return {
-        "n": found.n,
-        "ece": found.ece,
-        "ece_debiased": found.ece_debiased,
-        "brier": found.brier,
-        "nll": found.nll,
-        "auroc": found.auroc,
-        "accuracy_at_80": found.accuracy_at_80,
-        "bins": [one._asdict() for one in found.bins],
-        "risk_coverage": [list(point) for point in found.risk_coverage],
+    measured = calibration(probabilities, labels)
+    return asdict(measured) | {
+        "bins": [cell._asdict() for cell in measured.bins],
+        "risk_coverage": [list(point) for point in measured.risk_coverage],
     }
 
 
-def _stated(case: Presented) -> list[float]:
-    return [row.probability_a for row in case if row.probability_a is not None]
+def stated_probabilities(cases: Iterable[Presented]) -> tuple[list[float], list[bool]]:
+    """Returns the probability that A is better, and whether A is the label, of each pair.
+
+    Over pairs labelled A or B, the mean over the presented orders, as in section 3 of Wang, Zhang
+    and Choi (arXiv 2503.03064).
+    """
+    probabilities, labels = [], []
+    for rows in cases:
+        stated = [row.probability_a for row in rows if row.probability_a is not None]
+        if rows[0].label in LETTERS and len(stated) == len(rows):
+            probabilities.append(fmean(stated))
+            labels.append(rows[0].label == LETTERS[0])
+    return probabilities, labels

@@ -54,8 +54,8 @@ def mean_of_rates(rates: Sequence[Contributions]) -> Floats | None:
 
     Rates in which nothing counts are left out; None where nothing counts in any.
     """
-    known = [one.linearised() for one in rates if one.rate is not None]
-    if not known:
+    values = [rate.linearised() for rate in rates if rate.rate is not None]
+    if not values:
         return None
-    mean: Floats = np.mean(known, axis=0)
+    mean: Floats = np.mean(values, axis=0)
     return mean

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.benchmark import Benchmark
 from medrm.schema import LETTERS, Case, PairLabel, Verdict
 from medrm.statistics import mean
 
@@ -22,7 +21,7 @@ CRITERIA = "criteria"
 
 
 def macro_f1(
-    rows: Sequence[Verdict], cases: Mapping[str, Case], benchmark: Benchmark
+    rows: Sequence[Verdict], cases: Mapping[str, Case], groups: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the balanced F1 against every physician's label.
 
@@ -35,7 +34,7 @@ def macro_f1(
         criteria.setdefault(row.groups.get(CATEGORY, ""), []).append(row)
     scores = {name: balanced_f1(criteria[name], cases) for name in sorted(criteria)}
     numbers: dict[str, Any] = {"pooled": balanced_f1(rows, cases), "macro": mean(scores.values())}
-    for group in benchmark.groups:
+    for group in groups:
         members: dict[str, set[str]] = {}
         for row in rows:
             members.setdefault(row.groups.get(group, ""), set()).add(row.groups.get(CATEGORY, ""))
@@ -51,23 +50,23 @@ def balanced_f1(rows: Sequence[Verdict], cases: Mapping[str, Case]) -> float | N
 
     Every label of a physician is one comparison. A verdict that says neither, such as a tie or one
     that is unread, agrees with nobody and is a prediction of neither class. A class that is never
-    said has an F1 of 0; the authors' script leaves it out of its means.
+    predicted has an F1 of 0; the authors' script leaves it out of its means.
 
     Args:
         rows: of one dimension and order; `A` says that the criterion is met.
         cases: whose labels keep the physicians' shares and number.
     """
-    agreed, said, seen = [0, 0], [0, 0], [0, 0]
+    agreed, predicted, labelled = [0, 0], [0, 0], [0, 0]
     for row in rows:
         label = cases[row.case_id].labels.get(row.dimension)
         if not isinstance(label, PairLabel):
             continue
-        counts = [round(label.shares[place] * label.votes) for place in (0, 2)]
+        counts = [round(label.shares[index] * label.votes) for index in (0, 2)]
         for number, letter in enumerate(LETTERS):
-            seen[number] += counts[number]
+            labelled[number] += counts[number]
             if row.outcome == letter:
-                said[number] += sum(counts)
+                predicted[number] += sum(counts)
                 agreed[number] += counts[number]
-    if not all(seen):
+    if not all(labelled):
         return None
-    return fmean(2 * agreed[number] / (said[number] + seen[number]) for number in (0, 1))
+    return fmean(2 * agreed[k] / (predicted[k] + labelled[k]) for k in (0, 1))

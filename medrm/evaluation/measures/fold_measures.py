@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medrm.evaluation.measures.accuracy import accuracy_measures
+from medrm.evaluation.measures.confidence_measures import stated_probabilities
 from medrm.evaluation.records.verdicts import verdicts_by_case
-from medrm.schema import LETTERS, Verdict
+from medrm.schema import Verdict
 from medrm.statistics import calibration, fit_temperature
 
-_LEAST_CHANCE = 1e-9
+_LEAST_PROBABILITY = 1e-9
 """A probability of 0 or 1 has no log odds."""
 
 
@@ -85,17 +85,9 @@ def _robust(rows: Sequence[Verdict], dimension: str) -> list[Verdict]:
 
 
 def _log_odds(rows: Sequence[Verdict]) -> tuple[NDArray[np.float64], list[bool]]:
-    """The log odds of A on each pair, and whether A is the label.
-
-    The probability is the mean over the presented orders, as in `calibration_measures`.
-    """
-    chances, labels = [], []
-    for _, presented in verdicts_by_case(rows):
-        stated = [row.probability_a for row in presented if row.probability_a is not None]
-        if presented[0].label in LETTERS and len(stated) == len(presented):
-            chances.append(fmean(stated))
-            labels.append(presented[0].label == "A")
-    clipped = np.array(chances, dtype=np.float64).clip(_LEAST_CHANCE, 1 - _LEAST_CHANCE)
+    """The log odds of A on each pair, and whether A is the label."""
+    probabilities, labels = stated_probabilities(cases for _, cases in verdicts_by_case(rows))
+    clipped = np.array(probabilities).clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     return np.log(clipped / (1 - clipped)), labels
 
 

@@ -30,26 +30,26 @@ def split_gain(
         after: rows of the same dimension.
         cases: that count; at least one, all with a majority label.
     """
-    early, late = answered(before, cases), answered(after, cases)
-    old = late.accuracy if early.accuracy is None else early.accuracy
-    new = early.accuracy if late.accuracy is None else late.accuracy
-    if old is None or new is None:
+    first, second = answered(before, cases), answered(after, cases)
+    a0 = second.accuracy if first.accuracy is None else first.accuracy
+    a1 = first.accuracy if second.accuracy is None else second.accuracy
+    if a0 is None or a1 is None:
         return {"judgement": 0.0, "format": 0.0}
     return {
-        "judgement": (early.coverage + late.coverage) / 2 * (new - old),
-        "format": (old + new) / 2 * (late.coverage - early.coverage),
+        "judgement": (first.coverage + second.coverage) / 2 * (a1 - a0),
+        "format": (a0 + a1) / 2 * (second.coverage - first.coverage),
     }
 
 
 def answered(rows: Iterable[Verdict], cases: Collection[str]) -> Answered:
     """Returns what was read of some cases; each counts with the mean over its presentations."""
-    read = right = 0.0
+    read = correct = 0.0
     for case_id, presentations in verdicts_by_case(rows):
         if case_id in cases:
-            seen = [row for row in presentations if row.outcome != UNREAD]
-            read += len(seen) / len(presentations)
-            right += sum(row.correct or 0.0 for row in seen) / len(presentations)
-    return Answered(read / len(cases), right / read if read else None)
+            read_rows = [row for row in presentations if row.outcome != UNREAD]
+            read += len(read_rows) / len(presentations)
+            correct += sum(row.correct or 0.0 for row in read_rows) / len(presentations)
+    return Answered(read / len(cases), correct / read if read else None)
 
 
 def gains(

@@ -27,7 +27,7 @@ Lengths = Mapping[str, tuple[int, ...]]
 
 
 class _Choice(NamedTuple):
-    """One presentation that names A or B."""
+    """A presentation that names A or B."""
 
     chose_a: bool
     label_is_a: bool
@@ -67,9 +67,9 @@ def length_measures(cases: Sequence[Presented], lengths: Lengths) -> dict[str, A
         if row.outcome in LETTERS
     ]
     rate, of_label = mean([c.longer for c in named]), mean([c.longer_label for c in named])
-    right: dict[bool, list[float]] = {True: [], False: []}
+    accuracies: dict[bool, list[float]] = {True: [], False: []}
     for case, difference in chosen:
-        right[(case[0].label == LETTERS[0]) == (difference > 0)].append(
+        accuracies[(case[0].label == LETTERS[0]) == (difference > 0)].append(
             fmean(row.correct or 0.0 for row in case)
         )
     coefficient, bounds = _regression(named)
@@ -78,8 +78,8 @@ def length_measures(cases: Sequence[Presented], lengths: Lengths) -> dict[str, A
         "longer_rate": rate,
         "longer_rate_label": of_label,
         "bias": None if rate is None or of_label is None else rate - of_label,
-        "accuracy_longer": mean(right[True]),
-        "accuracy_shorter": mean(right[False]),
+        "accuracy_longer": mean(accuracies[True]),
+        "accuracy_shorter": mean(accuracies[False]),
         "coefficient": coefficient,
         "ci95": bounds,
     }
@@ -92,8 +92,8 @@ def _difference(lengths: tuple[int, ...]) -> int:
 def _regression(named: Sequence[_Choice]) -> tuple[float | None, list[float] | None]:
     """The coefficient of length with its interval."""
     ordered = sorted(named)  # so that the order of the rows changes nothing
-    names, groups = np.unique([one.cluster for one in ordered], return_inverse=True)
-    differences = np.array([one.difference for one in ordered], dtype=np.float64)
+    names, groups = np.unique([choice.cluster for choice in ordered], return_inverse=True)
+    differences = np.array([choice.difference for choice in ordered], dtype=np.float64)
     if len(names) < LEAST_CLUSTERS or differences.std() == 0.0:
         return None, None
     from statsmodels.genmod.families import Binomial  # a second to import
@@ -102,11 +102,11 @@ def _regression(named: Sequence[_Choice]) -> tuple[float | None, list[float] | N
     columns = np.column_stack(
         [
             np.ones(len(ordered)),
-            [1.0 if one.label_is_a else -1.0 for one in ordered],
+            [1.0 if choice.label_is_a else -1.0 for choice in ordered],
             np.tanh(differences / differences.std()),
         ]
     )
-    model = GLM(np.array([float(one.chose_a) for one in ordered]), columns, family=Binomial())
+    model = GLM(np.array([float(choice.chose_a) for choice in ordered]), columns, family=Binomial())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be fitted is seen from the coefficients
         fitted = model.fit(maxiter=50, cov_type="cluster", cov_kwds={"groups": groups})

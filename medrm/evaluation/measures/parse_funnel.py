@@ -16,7 +16,9 @@ NONE = "none"
 """The stage of a reply that no rule could read."""
 
 
-def parsing_measures(responses: Sequence[Response], asked: Sequence[str]) -> dict[str, Any] | None:
+def parsing_measures(
+    responses: Sequence[Response], dimensions: Sequence[str]
+) -> dict[str, Any] | None:
     """Returns `parsing`: what became of a judge's calls; None for rewards.
 
     `official` counts the replies that the released scorer's rules read (first vote, forward order),
@@ -25,22 +27,26 @@ def parsing_measures(responses: Sequence[Response], asked: Sequence[str]) -> dic
 
     Args:
         responses: all of an evaluation.
-        asked: the judge's dimensions.
+        dimensions: the judge's dimensions.
     """
     if not responses or writes_rewards(responses[0].readout):
         return None
-    replies = [one for one in responses if writes_text(one.readout) and one.state == "ok"]
+    replies = [
+        response
+        for response in responses
+        if writes_text(response.readout) and response.state == "ok"
+    ]
     first = [
-        one
-        for one in replies
-        if one.vote == 0 and one.order == "forward" and is_official(one, asked)
+        response
+        for response in replies
+        if response.vote == 0 and response.order == "forward" and is_official(response, dimensions)
     ]
     return {
         "calls": len(responses),
-        "states": _counts(one.state for one in responses),
-        "finish_reasons": _counts(one.finish_reason or NONE for one in replies),
-        "official": _official(first, asked) if first else None,
-        "strict": _funnel(_parsed(replies, asked, "strict")) if replies else None,
+        "states": _counts(response.state for response in responses),
+        "finish_reasons": _counts(response.finish_reason or NONE for response in replies),
+        "official": _official(first, dimensions) if first else None,
+        "strict": _funnel(_parsed(replies, dimensions, "strict")) if replies else None,
     }
 
 
@@ -51,9 +57,9 @@ def verdict_mass(responses: Sequence[Response]) -> float | None:
     """
     masses = [
         mass
-        for one in responses
-        if one.probabilities is not None
-        for _, _, mass in one.probabilities.values()
+        for response in responses
+        if response.probabilities is not None
+        for _, _, mass in response.probabilities.values()
     ]
     return fmean(masses) if masses else None
 
@@ -63,33 +69,42 @@ def kind_of(reason: str | None) -> str:
     return (reason or UNREAD).partition(":")[0]
 
 
-def _official(replies: Sequence[Response], asked: Sequence[str]) -> dict[str, Any]:
+def _official(replies: Sequence[Response], dimensions: Sequence[str]) -> dict[str, Any]:
     """The funnel, and the dropped replies of which the strict parser reads some dimension."""
-    found = _parsed(replies, asked, "official")
-    strict = _parsed((one for one, parsed in found if parsed.stage is None), asked, "strict")
+    parsed_replies = _parsed(replies, dimensions, "official")
+    strict = _parsed(
+        (reply for reply, parsed in parsed_replies if parsed.stage is None), dimensions, "strict"
+    )
     return {
-        **_funnel(found),
+        **_funnel(parsed_replies),
         "voided_but_readable": sum(any(parsed.outcomes.values()) for _, parsed in strict),
     }
 
 
 def _parsed(
-    replies: Iterable[Response], asked: Sequence[str], parser: Parser
+    replies: Iterable[Response], dimensions: Sequence[str], parser: Parser
 ) -> list[tuple[Response, Parsed]]:
     return [
-        (one, parse_verdict(one.text or "", parser, [one.dimension] if one.dimension else asked))
-        for one in replies
+        (
+            response,
+            parse_verdict(
+                response.text or "",
+                parser,
+                [response.dimension] if response.dimension else dimensions,
+            ),
+        )
+        for response in replies
     ]
 
 
-def _funnel(found: Sequence[tuple[Response, Parsed]]) -> dict[str, Any]:
+def _funnel(parsed_replies: Sequence[tuple[Response, Parsed]]) -> dict[str, Any]:
     """Counts of replies: by the rule that read them, and by why not all of one was read."""
     return {
-        "stages": _counts(parsed.stage or NONE for _, parsed in found),
-        "suspect": sum(parsed.suspect for _, parsed in found),
+        "stages": _counts(parsed.stage or NONE for _, parsed in parsed_replies),
+        "suspect": sum(parsed.suspect for _, parsed in parsed_replies),
         "unread": _counts(
-            CUT_OFF if one.finish_reason == "length" else kind_of(parsed.reason)
-            for one, parsed in found
+            CUT_OFF if reply.finish_reason == "length" else kind_of(parsed.reason)
+            for reply, parsed in parsed_replies
             if None in parsed.outcomes.values()
         ),
     }

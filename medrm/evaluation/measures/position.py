@@ -41,8 +41,8 @@ def position_measures(cases: Sequence[Presented]) -> dict[str, Any]:
         for row in case
         if row.label in LETTERS
     ]
-    first = mean([right for order, label, right in scored if label == SHOWN_FIRST[order]])
-    second = mean([right for order, label, right in scored if label != SHOWN_FIRST[order]])
+    first = mean([correct for order, label, correct in scored if label == SHOWN_FIRST[order]])
+    second = mean([correct for order, label, correct in scored if label != SHOWN_FIRST[order]])
     return {
         "consistency": consistent(cases).rate,
         "first_rate": named_first(cases).rate,

@@ -41,7 +41,7 @@ def sheets_of(rows: Sequence[Verdict]) -> Sheets:
         in_order = outcomes.setdefault(row.case_id, {})
         in_order.setdefault(row.order, {})[row.dimension] = row.outcome
     return {
-        case_id: Sheet(labels[case_id], [shown for _, shown in sorted(outcomes[case_id].items())])
+        case_id: Sheet(labels[case_id], [named for _, named in sorted(outcomes[case_id].items())])
         for case_id in sorted(labels)
     }
 
@@ -83,22 +83,22 @@ def all_same(sheets: Sheets, dimensions: Sequence[str]) -> tuple[Contributions, 
     """Returns how often the judge, and the experts, name one answer on all dimensions."""
     judged, experts = [], []
     for sheet in sheets.values():
-        whole = _whole(sheet, dimensions)
-        same = sum(_one_answer(shown, dimensions) for shown in whole)
-        judged.append((float(same), float(len(whole))))
-        label = float(_one_answer(sheet.labels, dimensions)) * len(whole)
-        experts.append((label, float(len(whole))))
+        complete = _complete(sheet, dimensions)
+        same = sum(_one_answer(outcomes, dimensions) for outcomes in complete)
+        judged.append((float(same), float(len(complete))))
+        label = float(_one_answer(sheet.labels, dimensions)) * len(complete)
+        experts.append((label, float(len(complete))))
     return contributions(judged), contributions(experts)
 
 
-def _whole(sheet: Sheet, dimensions: Sequence[str]) -> list[Mapping[str, Outcome]]:
+def _complete(sheet: Sheet, dimensions: Sequence[str]) -> list[Mapping[str, Outcome]]:
     """The presentations that were read on all dimensions, of a case with labels on all."""
     if any(sheet.labels.get(name) not in LETTERS for name in dimensions):
         return []
     return [
-        shown
-        for shown in sheet.presentations
-        if all(shown.get(name, UNREAD) != UNREAD for name in dimensions)
+        outcomes
+        for outcomes in sheet.presentations
+        if all(outcomes.get(name, UNREAD) != UNREAD for name in dimensions)
     ]
 
 
@@ -109,18 +109,20 @@ def _one_answer(named: Mapping[str, Expected | None], dimensions: Sequence[str])
 def _overall_vs_parts(
     sheets: Sheets, dimensions: Sequence[str]
 ) -> tuple[Contributions, Contributions]:
-    parts = [name for name in dimensions if name != OVERALL]
+    specific = [name for name in dimensions if name != OVERALL]
     judged, experts = [], []
     for sheet in sheets.values():
-        whole = _whole(sheet, dimensions) if OVERALL in dimensions and len(parts) > 1 else []
-        judged += [_agrees(shown, parts) for shown in whole]
-        experts += [_agrees(sheet.labels, parts) for _ in whole]
+        complete = (
+            _complete(sheet, dimensions) if OVERALL in dimensions and len(specific) > 1 else []
+        )
+        judged += [_agrees(outcomes, specific) for outcomes in complete]
+        experts += [_agrees(sheet.labels, specific) for _ in complete]
     return contributions(judged), contributions(experts)
 
 
-def _agrees(named: Mapping[str, Expected | None], parts: Sequence[str]) -> tuple[float, float]:
-    """Whether overall is what most parts say, and whether one answer has most parts."""
-    counts = Counter(named[name] for name in parts)
+def _agrees(named: Mapping[str, Expected | None], specific: Sequence[str]) -> tuple[float, float]:
+    """Whether overall is what most of the others say, and whether one answer has most of them."""
+    counts = Counter(named[name] for name in specific)
     first, second = (counts[letter] for letter in LETTERS)
     if first == second:
         return 0.0, 0.0
@@ -140,11 +142,11 @@ def _phi(
     ]
     verdicts = [
         [
-            _SIGNS.get(shown.get(name), np.nan) if sheet.labels.get(name) in LETTERS else np.nan
+            _SIGNS.get(outcomes.get(name), np.nan) if sheet.labels.get(name) in LETTERS else np.nan
             for name in dimensions
         ]
         for sheet in sheets.values()
-        for shown in sheet.presentations
+        for outcomes in sheet.presentations
     ]
     return _listed(phi_matrix(np.array(verdicts))), _listed(phi_matrix(np.array(labels)))
 

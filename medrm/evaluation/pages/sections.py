@@ -22,7 +22,7 @@ from medrm.evaluation.report import robust_of
 from medrm.evaluation.run_files import RunFiles
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW
-from medrm.evaluation.tables.sentences import gain_sentence, metric_lines
+from medrm.evaluation.tables.summary_lines import gain_sentence, metric_lines
 from medrm.evaluation.tables.table import Table, counted
 
 Context = Mapping[str, Any]

@@ -15,7 +15,7 @@ from medrm.evaluation.report import Report
 from medrm.evaluation.tables.audit_tables import label_table, organ_table, rule_table
 from medrm.evaluation.tables.comparison_tables import comparison_table, control_table
 from medrm.evaluation.tables.report_tables import accuracy_table, position_table
-from medrm.evaluation.tables.sentences import (
+from medrm.evaluation.tables.summary_lines import (
     comparison_lines,
     joint_lines,
     metric_lines,
