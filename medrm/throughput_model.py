@@ -32,7 +32,7 @@ from medrm.models.families import Family, family_of
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
-from medrm.pipeline.manifest import git_commit, versions
+from medrm.pipeline.run_folder import git_commit, versions
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 from medrm.throughput_options import ThroughputOptions

@@ -31,7 +31,7 @@ from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.save_load import save_adapter
 from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.pipeline.manifest import write_manifest
+from medrm.pipeline.run_folder import write_manifest
 from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.specs import judge_spec
 

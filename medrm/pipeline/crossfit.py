@@ -23,16 +23,19 @@ from accelerate import PartialState
 from medrm.config import Run
 from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.compare import compare
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.report_page import write_page
-from medrm.evaluation.tables.terminal import print_comparison
 from medrm.pipeline.context import ReportRow, RunContext, stage
-from medrm.pipeline.fit import last_checkpoint, resume_point
-from medrm.pipeline.manifest import write_manifest
 from medrm.pipeline.prepare_data import DataSplits, agreement_lines, ceiling_lines, prepare_folds
-from medrm.pipeline.run_folder import FOLDS, clear
+from medrm.pipeline.run_folder import (
+    FOLDS,
+    compare_rows,
+    last_checkpoint,
+    resume_point,
+    start_folder,
+    write_manifest,
+)
 from medrm.pipeline.stages import DEVELOPMENT, StageResults, check_start_is_blind, run_stages
 from medrm.readouts import READOUTS
 
@@ -53,19 +56,14 @@ def train_folds(run: Run, output: Path) -> None:
     """
     state = PartialState()
     with stage("data"), state.main_process_first():
-        whole, splits_of_folds = prepare_folds(run)
-    check_start_is_blind(run, whole)
+        benchmark, splits_of_folds = prepare_folds(run)
+    check_start_is_blind(run, benchmark)
     contexts = _contexts(run, splits_of_folds, output)
-    summary = _summary(whole, [context.splits for context in contexts])
+    summary = _summary(benchmark, [context.splits for context in contexts])
     resumed = bool(resume_point(run.training.resume_from_checkpoint))
     if resumed:
         _check_same(output, run, summary)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        clear(output, run)
-        write_manifest(output / "run.json", run, summary, state.num_processes)
-        logger.info("%s", _describe(whole, summary))
-    state.wait_for_everyone()
+    start_folder(output, run, summary, _describe(benchmark, summary))
     for number, context in enumerate(contexts, start=1):
         if resumed and (context.output / DONE).is_file():
             logger.info("fold %d of %d: done before", number, len(contexts))
@@ -73,7 +71,7 @@ def train_folds(run: Run, output: Path) -> None:
         with stage(f"fold {number} of {len(contexts)}"):
             _run_fold(context)
     if state.is_main_process:
-        _conclude(run, whole, contexts[0].splits.primary, output)
+        _conclude(run, benchmark, contexts[0].splits.primary, output)
     state.wait_for_everyone()
 
 
@@ -121,30 +119,25 @@ def _run_fold(context: RunContext) -> None:
         torch.cuda.empty_cache()
 
 
-def _conclude(run: Run, whole: Benchmark, primary: str, output: Path) -> None:
+def _conclude(run: Run, benchmark: Benchmark, primary: str, output: Path) -> None:
     """Pools the folds, compares, and writes the page."""
     folders = [output / FOLDS / str(number) for number in range(1, run.data.crossfit + 1)]
     stage_results = [StageResults(**read_json(folder / DONE)) for folder in folders]
     if stage_results[0].development:
         _settle_before(folders, stage_results)
     controls = [
-        name for name in stage_results[0].controls if all(name in c.controls for c in stage_results)
+        name
+        for name in stage_results[0].controls
+        if all(name in results.controls for results in stage_results)
     ]
     for name in ("before", "after", *controls):
-        parts = [Fold(folder / "evaluation" / name) for folder in folders]
-        if name == "after":
-            parts = [Fold(part.folder, _development(part.folder)) for part in parts]
-        pool(parts, whole, primary, output / "evaluation" / name)
-    comparison = compare(
-        output / "evaluation" / "before",
-        output / "evaluation" / "after",
-        primary=primary,
-        controls={name: output / "evaluation" / name for name in controls},
-        allowed_differences=run.evaluation.allowed_differences,
-        output_dir=output,
-        notes=notes_of_folds(run.data.crossfit, run.training.seed),
-    )
-    print_comparison(comparison)
+        folds = [
+            Fold(folder, _development(folder) if name == "after" else None)
+            for folder in (fold / "evaluation" / name for fold in folders)
+        ]
+        pool(folds, benchmark, primary, output / "evaluation" / name)
+    notes = notes_of_folds(run.data.crossfit, run.training.seed)
+    compare_rows(output, run, primary, controls, notes)
     page = write_page(output)
     logger.info(
         "report: %s\n%d adapters, each of which has seen a part of what is measured, so that "
@@ -163,7 +156,7 @@ def _settle_before(folders: Sequence[Path], stage_results: Sequence[StageResults
     names = [
         name
         for name in stage_results[0].development
-        if all(name in c.development for c in stage_results)
+        if all(name in results.development for results in stage_results)
     ]
     means = {name: fmean(results.development[name] for results in stage_results) for name in names}
     better = max(names, key=lambda name: means[name])
@@ -175,25 +168,25 @@ def _settle_before(folders: Sequence[Path], stage_results: Sequence[StageResults
     logger.info(
         "before: %s (development, mean over the folds: %s)",
         better,
-        ", ".join(f"{name} {value:.3f}" for name, value in means.items()),
+        ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in means.items()),
     )
 
 
-def _summary(whole: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dict[str, Any]:
+def _summary(benchmark: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dict[str, Any]:
     """Returns the data section of run.json: the set once, and what each fold holds."""
     summaries = [splits.summary() for splits in splits_of_folds]
     first = summaries[0]
     return {
-        "train": {**first["train"], "cases": len(whole.cases)},
+        "train": {**first["train"], "cases": len(benchmark.cases)},
         "benchmark": {
             **first["benchmark"],
-            "digest": whole.source.digest,
-            "cases": len(whole.cases),
+            "digest": benchmark.source.digest,
+            "cases": len(benchmark.cases),
         },
         "dimensions": first["dimensions"],
         "primary_dimension": first["primary_dimension"],
         "excluded": list(
-            {entry["case_id"]: entry for s in summaries for entry in s["excluded"]}.values()
+            {case["case_id"]: case for each in summaries for case in each["excluded"]}.values()
         ),
         "crossfit": {
             "folds": len(splits_of_folds),
@@ -215,19 +208,19 @@ def _summary(whole: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dict[st
     }
 
 
-def _describe(whole: Benchmark, summary: dict[str, Any]) -> str:
+def _describe(benchmark: Benchmark, summary: dict[str, Any]) -> str:
     """Returns what the terminal says of the data."""
     folds = summary["crossfit"]["per_fold"]
     lines = [
-        f"{whole.name}: {len(whole.cases)} cases in {whole.clusters} clusters, cut into "
-        f"{len(folds)} folds"
+        f"{benchmark.name}: {len(benchmark.cases)} cases in {benchmark.clusters} clusters, cut "
+        f"into {len(folds)} folds"
     ]
     lines += [
         f"fold {fold['fold']}: judges {fold['cases']} cases in {fold['clusters']} clusters, learns "
         f"from {fold['train']}, chooses by {fold['development']}"
         for fold in folds
     ]
-    return "\n".join([*lines, *agreement_lines(whole.source), *ceiling_lines(whole)])
+    return "\n".join([*lines, *agreement_lines(benchmark.source), *ceiling_lines(benchmark)])
 
 
 def _check_same(output: Path, run: Run, summary: dict[str, Any]) -> None:

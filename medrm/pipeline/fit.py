@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from accelerate.state import AcceleratorState
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
-from medrm.config import Run
 from medrm.data.store.indexed_cases import concatenate, list_column
 from medrm.models.adapter import freeze_backbone
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config, update_adapter_config
@@ -24,6 +22,7 @@ from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.probe import gathered_head
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.progress import show_training
+from medrm.pipeline.run_folder import checkpoint_of
 from medrm.scorer.readouts.reward import RewardModel
 
 
@@ -71,7 +70,7 @@ def train_adapter(context: RunContext) -> None:
     model = context.trainable()
     trainer = build_trainer(context, model, context.output, "training")
     with stage("training"):
-        trainer.train(resume_from_checkpoint=_start(run, context.output))
+        trainer.train(resume_from_checkpoint=checkpoint_of(run, context.output))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if PartialState().is_main_process:
         save_adapter(
@@ -82,40 +81,6 @@ def train_adapter(context: RunContext) -> None:
             state_dict,
         )
     PartialState().wait_for_everyone()
-
-
-def resume_point(given: str | None) -> str | bool | None:
-    """Returns what the Trainer takes: a checkpoint's folder, or True for the last one."""
-    if given is not None and given.lower() in ("true", "false"):
-        return given.lower() == "true"
-    return given
-
-
-def _start(run: Run, output: Path) -> str | bool | None:
-    """Where the training goes on; Trainer's own choice of the last one takes half a checkpoint."""
-    point = resume_point(run.training.resume_from_checkpoint)
-    return last_checkpoint(output) if point is True else point
-
-
-def last_checkpoint(output: Path) -> str | None:
-    """Returns the latest checkpoint's folder, None where there is none.
-
-    Its state is written last: a folder without it is what a killed run had half written.
-    """
-    found: dict[int, Path] = {}
-    for folder in output.glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if step.isdecimal() and _is_whole(folder / "trainer_state.json"):
-            found[int(step)] = folder
-    return str(found[max(found)]) if found else None
-
-
-def _is_whole(state: Path) -> bool:
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
 
 
 def contract_of(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:

@@ -1,14 +1,28 @@
-"""The folder of a run: whether it may be written, and what an earlier run left in it."""
+"""The folder of a run: whether it may be written, its manifest and its comparison."""
 
 from __future__ import annotations
 
+import json
+import logging
+import platform
 import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
 
 from medrm.config import Run
 from medrm.errors import ConfigError
+from medrm.evaluation.compare import compare
+from medrm.evaluation.tables.terminal import print_comparison
+from medrm.files import write_atomically
 from medrm.hub import check_push
-from medrm.pipeline.fit import last_checkpoint, resume_point
+
+logger = logging.getLogger(__name__)
 
 STALE = (
     "adapter",
@@ -24,6 +38,21 @@ STALE = (
 """What a run writes and an overwriting run removes; checkpoint-* as well."""
 
 FOLDS = "folds"
+
+PACKAGES = (
+    "medrm",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "deepspeed",
+    "bitsandbytes",
+    "numpy",
+    "pillow",
+)
+"""Libraries that decide numbers."""
 
 
 def check_output(output: Path, run: Run) -> None:
@@ -52,21 +81,64 @@ def check_output(output: Path, run: Run) -> None:
 
 
 def _check_resumable(output: Path, run: Run) -> None:
-    given = run.training.resume_from_checkpoint
-    point = resume_point(given)
+    option = run.training.resume_from_checkpoint
+    point = resume_point(option)
     if run.data.crossfit:
         if point is not True or not (output / "run.json").is_file():
             raise ConfigError(
-                f"resume_from_checkpoint is {given}: a cross-fitted run goes on in its own folder. "
-                "Give true, with the output_dir of a stopped run that has the same options."
+                f"resume_from_checkpoint is {option}: a cross-fitted run goes on in its own "
+                "folder. Give true, with the output_dir of a stopped run that has the same options."
             )
         return
     folder = last_checkpoint(output) if point is True else point
     if not isinstance(folder, str) or not Path(folder, "trainer_state.json").is_file():
         raise ConfigError(
-            f"resume_from_checkpoint is {given}: no checkpoint there. Give the folder of one, or "
+            f"resume_from_checkpoint is {option}: no checkpoint there. Give the folder of one, or "
             "true with the output_dir of a stopped run."
         )
+
+
+def start_folder(output: Path, run: Run, data: Mapping[str, Any], description: str) -> None:
+    """Clears the run folder and writes its manifest, before the first step.
+
+    Args:
+        output: the run folder.
+        run: all options.
+        data: the data section of run.json.
+        description: what the terminal says of the data.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        clear(output, run)  # only now: a run that cannot start leaves the earlier one alone
+        write_manifest(output / "run.json", run, data, state.num_processes)
+        logger.info("%s", description)
+    state.wait_for_everyone()
+
+
+def compare_rows(
+    output: Path, run: Run, primary: str, controls: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """Compares `after` with `before` and the controls; writes and prints the comparison.
+
+    Args:
+        output: the run folder.
+        run: all options.
+        primary: dimension of the headline.
+        controls: names of the evaluation folders that stand beside the headline.
+        notes: what the reader of the headline must know.
+    """
+    evaluations = output / "evaluation"
+    comparison = compare(
+        evaluations / "before",
+        evaluations / "after",
+        primary=primary,
+        controls={name: evaluations / name for name in controls},
+        allowed_differences=run.evaluation.allowed_differences,
+        output_dir=output,
+        notes=notes,
+    )
+    print_comparison(comparison)
 
 
 def clear(output: Path, run: Run) -> None:
@@ -74,13 +146,87 @@ def clear(output: Path, run: Run) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if resume_point(run.training.resume_from_checkpoint) or not (output / "run.json").exists():
         return
-    for entry in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
-        if entry.is_dir():
-            shutil.rmtree(entry)
+    for stale in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
+        if stale.is_dir():
+            shutil.rmtree(stale)
         else:
-            entry.unlink(missing_ok=True)
+            stale.unlink(missing_ok=True)
+
+
+def resume_point(option: str | None) -> str | bool | None:
+    """Returns what `resume_from_checkpoint` means: a checkpoint's folder, or True for the last."""
+    if option is not None and option.lower() in ("true", "false"):
+        return option.lower() == "true"
+    return option
+
+
+def checkpoint_of(run: Run, output: Path) -> str | bool | None:
+    """Returns where the training goes on; the Trainer's own choice takes half a checkpoint."""
+    point = resume_point(run.training.resume_from_checkpoint)
+    return last_checkpoint(output) if point is True else point
+
+
+def last_checkpoint(output: Path) -> str | None:
+    """Returns the latest checkpoint's folder, None where there is none.
+
+    Its state is written last: a folder without it is what a killed run had half written.
+    """
+    checkpoints: dict[int, Path] = {}
+    for folder in output.glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if step.isdecimal() and _is_complete(folder / "trainer_state.json"):
+            checkpoints[int(step)] = folder
+    return str(checkpoints[max(checkpoints)]) if checkpoints else None
+
+
+def _is_complete(state: Path) -> bool:
+    with suppress(FileNotFoundError, ValueError):
+        json.loads(state.read_text(encoding="utf-8"))
+        return True
+    return False
 
 
 def repo_of(run: Run) -> str:
     """Returns where the adapter is pushed: hub_model_id, else the run folder's name."""
     return str(run.training.hub_model_id or Path(run.training.output_dir).resolve().name)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that decide numbers."""
+    installed = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the checkout that medrm runs from, "+dirty" when changed, else None."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        return head + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int) -> None:
+    """Writes the resolved configuration, versions, commit, seed, device and data digests."""
+    manifest = {
+        "config": run.resolved(),
+        "seed": run.training.seed,
+        "device": str(run.training.device),
+        "processes": processes,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "data": data,
+    }
+    # A killed run can be gone on with only if this file is complete.
+    write_atomically(path, [json.dumps(manifest, indent=2, default=str).encode(), b"\n"])
