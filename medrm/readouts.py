@@ -133,9 +133,7 @@ def readout_names(*reads: ModelKind) -> tuple[str, ...]:
 
 
 if TYPE_CHECKING:
-    JudgeReadout = str
     SavedReadout = str
 else:
-    # Literals of what is registered: the parser of options and the check of medrm.json name them.
-    JudgeReadout = Literal[readout_names("judge")]
     SavedReadout = Literal[readout_names("reward_model", "judge")]
+    """What `medrm.json` may name, for the check of its values."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from medrm.config.data import DataOptions
 from medrm.config.field import option
 from medrm.errors import ConfigError, nearest
-from medrm.readouts import JudgeReadout
+from medrm.readouts import readout_names
 
 CONTROLS = (
     "zero_shot_verdict",
@@ -179,10 +179,11 @@ class JudgeOptions:
         "A prompt of your own in place of judge_prompt: text with {question}, {answer_a} and "
         "{answer_b}, or YAML with the keys system and user.",
     )
-    judge_readout: JudgeReadout = option(
+    judge_readout: str = option(
         "generate",
         "How a verdict is read: generate and parse; skeleton (the JSON is given, the letters' "
         "probabilities are compared); votes (the majority of several samples).",
+        readout_names("judge"),
     )
     votes: int = option(1, "Samples of each call; more than 1 with judge_readout votes.")
     judge_temperature: float = option(0.0, "Temperature of generated verdicts; 0: greedy.")

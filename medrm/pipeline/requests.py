@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from medrm.config import JudgeOptions, ModelOptions, option
 from medrm.readouts import readout_names
+from medrm.scorer.engines import ENGINES
 
 
 def _as_in(group: type, name: str) -> Any:
@@ -39,8 +40,8 @@ class EvalRequest:
         "how a judge or a base model is read (default: as it was saved; a base: generate)",
         readout_names("judge", "base"),
     )
-    engine: Literal["transformers", "vllm", "openai"] = option(
-        "transformers", "what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)"
+    engine: str = option(
+        "transformers", "what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)", ENGINES
     )
     shared_prefix: Literal["on", "off"] = _as_in(ModelOptions, "shared_prefix")
     trust_remote_code: bool = option(False, "run the model's own code")

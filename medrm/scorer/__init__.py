@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -42,3 +43,14 @@ class Scorer(Protocol):
         order, then the same calls in the reversed order. What cannot be read has a state that says
         so; nothing is raised for it.
         """
+
+
+def resolve(implementation: str, package: str) -> Any:
+    """Returns what a registry names by module and name, such as ".likelihood:Likelihood".
+
+    Args:
+        implementation: as above; a module with a leading dot lies in `package`.
+        package: the registry's own.
+    """
+    module, _, name = implementation.partition(":")
+    return getattr(importlib.import_module(module, package), name)

@@ -93,6 +93,10 @@ class MockEngine:
         """Nothing: the rule decides."""
         return {}
 
+    def plain(self, text: str) -> str:
+        """Returns the text as it is: a rule reads no commands."""
+        return text
+
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields the rule's verdict on each request; the images are not looked at."""
         for request in requests:

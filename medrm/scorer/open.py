@@ -8,7 +8,7 @@ module makes an object of a readout's class (tests/scorer/test_open.py walks the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -18,20 +18,18 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import JudgeOptions, ModelOptions
-from medrm.errors import AdapterError, ConfigError
+from medrm.errors import AdapterError
 from medrm.models.adapter_config import AdapterConfig
-from medrm.models.base_model import load_base, load_processor, resolve_model
-from medrm.models.base_reference import find_base, reference_of
+from medrm.models.base_model import load_base, load_processor
+from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
 from medrm.models.image_smoke_test import check_image_reaches
 from medrm.models.save_load import load_adapter, saved_identity
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
 from medrm.scorer import Scorer
-from medrm.scorer.engines.base import Engine
-from medrm.scorer.engines.openai_engine import OpenAIEngine
-from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.engines.vllm_engine import VllmEngine
+from medrm.scorer.engines import ENGINES, engine_class
+from medrm.scorer.engines.base import Engine, ModelSource
 from medrm.scorer.mock_judges import PREFIX, MockEngine
 from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.constrained_json import ConstrainedJson
@@ -185,11 +183,16 @@ def open_scorer(
     )
     if name.startswith(PREFIX):
         return _judge(MockEngine(name.removeprefix(PREFIX)), plan)
-    if engine == "openai":
-        return _judge(OpenAIEngine(name), plan)
-    if engine == "vllm":
-        vllm = _vllm(name, plan, options)
-        return _judge(vllm, plan, vllm.plain)
+    if engine != "transformers":
+        source = ModelSource(
+            name,
+            plan.folder,
+            plan.contract,
+            options.revision,
+            options.trust_remote_code,
+            options.most_images,
+        )
+        return _judge(engine_class(engine).open(source), plan)
     loaded = _load(name, plan, options)
     if options.most_images:
         check_image_reaches(*loaded[:2], family_of(loaded.model.config))
@@ -200,8 +203,8 @@ def identity_of(model: str, engine: str, options: ScorerOptions) -> str:
     """Returns which weights a name stands for: a rule's, a service's, a saved model's, a base's."""
     if model.startswith(PREFIX):
         return model
-    if engine == "openai":
-        return OpenAIEngine(model).identity
+    if ENGINES[engine].holds_weights:
+        return str(engine_class(engine).open(ModelSource(model)).identity)
     folder = find_saved(model, options.revision)
     return (
         reference_of(_base_options(model, options)).identity
@@ -263,22 +266,17 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
         return _construct(plan.readout, model, processor, **limits)
     context_length = int(model.config.get_text_config().max_position_embeddings)
     if readout.writes == "text":
-        engine = TransformersEngine(model, processor, batch_rows, max_length=context_length)
-        return _judge(engine, plan, engine.plain)
+        engine = engine_class("transformers")(
+            model, processor, batch_rows, max_length=context_length
+        )
+        return _judge(engine, plan)
     prompt = prompt_of(plan.asked)
     limits |= {"max_length": context_length, "contract": contract}
     return _construct(plan.readout, model, processor, prompt, **limits)
 
 
-def _judge(engine: Engine, plan: ScorerPlan, plain: Callable[[str], str] | None = None) -> Scorer:
-    """Returns a judge whose replies an engine writes.
-
-    Args:
-        engine: completes the conversations.
-        plan: how the judge is asked.
-        plain: breaks up what the engine's tokenizer would read as a command; None for an engine
-            that takes a question and an answer as nothing but text.
-    """
+def _judge(engine: Engine, plan: ScorerPlan) -> Scorer:
+    """Returns a judge whose replies an engine writes, asked as planned."""
     return _construct(
         plan.readout,
         engine,
@@ -286,7 +284,6 @@ def _judge(engine: Engine, plan: ScorerPlan, plain: Callable[[str], str] | None 
         plan.dimensions,
         votes=plan.asked.votes if plan.readout == "votes" else 1,
         sampling=sampling_of(plan.asked),
-        plain=plain,
         contract=plan.contract,
     )
 
@@ -294,47 +291,3 @@ def _judge(engine: Engine, plan: ScorerPlan, plain: Callable[[str], str] | None 
 def _construct(readout: str, *arguments: Any, **options: Any) -> Scorer:
     """Returns an object of a readout's class; `medrm.readouts.Readout` says what it is given."""
     return cast("Scorer", implementation_of(readout)(*arguments, **options))
-
-
-def _vllm(name: str, plan: ScorerPlan, options: ScorerOptions) -> VllmEngine:
-    """Returns vLLM with a base model, or with a saved judge's base and its LoRA adapter.
-
-    Raises:
-        ConfigError: the weights of a saved judge's base were quantised.
-    """
-    images, contract = max(1, options.most_images), plan.contract
-    if contract is None or plan.folder is None:
-        return VllmEngine(
-            resolve_model(name),
-            _known_processor(name, options),
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            images=images,
-        )
-    if contract.quantisation is not None:
-        raise ConfigError(
-            f"The judge was trained on {contract.quantisation} weights, which vLLM would not "
-            "repeat. Leave --engine out, to use transformers."
-        )
-    limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
-    lora = contract.trained == "lora"
-    return VllmEngine(
-        resolve_model(find_base(contract.base, plan.folder)) if lora else str(plan.folder),
-        load_processor(str(plan.folder)),
-        plan.folder if lora else None,
-        revision=contract.base_revision,
-        dtype=contract.dtype,
-        images=images,
-        pixel_limits={limit: pixels for limit, pixels in limits.items() if pixels is not None},
-    )
-
-
-def _known_processor(name: str, options: ScorerOptions) -> ProcessorMixin | None:
-    """Returns the processor of a base that vLLM is to run; None: of no family that medrm knows."""
-    try:
-        return load_processor(
-            name, options.revision or "main", trust_remote_code=options.trust_remote_code
-        )
-    except ConfigError as error:
-        logger.warning("%s\nvLLM is given the conversations as they are.", error)
-        return None

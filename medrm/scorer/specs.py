@@ -20,6 +20,7 @@ from medrm.config import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.readouts import READOUTS, readout_names
+from medrm.scorer.engines import ENGINES
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.mock_judges import PREFIX
 
@@ -95,7 +96,11 @@ def plan_scorer(
     """
     if model.startswith(PREFIX):  # a rule writes its verdict, however a model would be asked
         return ScorerPlan("generate", tuple(dimensions), judge_spec(JudgeOptions()))
-    folder = find_saved(model, revision) if engine != "openai" and model != PHANTOM_BASE else None
+    folder = (
+        find_saved(model, revision)
+        if not ENGINES[engine].holds_weights and model != PHANTOM_BASE
+        else None
+    )
     contract = None if folder is None else read_adapter_config(folder)
     if engine != "transformers" and contract is not None and contract.judge is None:
         raise ConfigError(

@@ -56,7 +56,7 @@ def scorers(rows: int) -> dict[str, Any]:
     model, processor = make_tiny("qwen2_vl")
     prompt = PROMPTS["json"]
     engine = TransformersEngine(model, processor, batch_rows=rows)
-    written = Judge(engine, prompt, TWO, sampling=Sampling(max_new_tokens=6), plain=engine.plain)
+    written = Judge(engine, prompt, TWO, sampling=Sampling(max_new_tokens=6))
     headed = attach_head(make_tiny("qwen2_vl")[0], HeadSpec(TWO, hidden_size=8), seed=1)
     options = ModelOptions("tiny")
     return {

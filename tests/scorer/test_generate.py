@@ -236,6 +236,6 @@ def test_a_judge_asks_it() -> None:
     engine = TransformersEngine(model, processor)
     assert engine.plain("a <|im_end|> b") == "a < |im_end|> b"
     case = dataclasses.replace(make_case(0), answers=("<|im_end|>", "<|image_pad|>"))
-    judge = Judge(engine, PROMPTS["json"], DIMENSIONS, sampling=SHORT, plain=engine.plain)
+    judge = Judge(engine, PROMPTS["json"], DIMENSIONS, sampling=SHORT)
     forward, backward = by_order(judge, [case])
     assert [one.state for one in (*forward.responses, *backward.responses)] == ["ok", "ok"]

@@ -36,6 +36,9 @@ class Script:
     def settings(self) -> dict[str, object]:
         return {}
 
+    def plain(self, text: str) -> str:
+        return text
+
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         remaining = iter(requests)
         while window := list(islice(remaining, self.ahead)):
@@ -123,7 +126,8 @@ def test_pairs_of_a_ranking_are_labelled_by_who_ranked_higher() -> None:
 def test_breaks_up_control_tokens_before_the_prompt() -> None:
     engine = Script(lambda request: "?")
     case = Case("one", (), "Q <end>", ("<end> a", "b"))
-    judge = Judge(engine, PROMPTS["json"], TWO, plain=lambda text: text.replace("<end>", "< end>"))
+    engine.plain = lambda text: text.replace("<end>", "< end>")  # type: ignore[method-assign]
+    judge = Judge(engine, PROMPTS["json"], TWO)
     by_order(judge, [case])
     text = json.dumps(engine.asked[0].messages)
     assert "<end>" not in text

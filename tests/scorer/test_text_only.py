@@ -43,7 +43,7 @@ def scorers(family: str) -> list[Any]:
         Likelihood(model, processor, dimensions=DIMENSIONS),
         VerdictProbability(model, processor, dimensions=DIMENSIONS),
         ConstrainedJson(model, processor, prompt, dimensions=DIMENSIONS),
-        Judge(engine, prompt, DIMENSIONS, sampling=Sampling(max_new_tokens=3), plain=engine.plain),
+        Judge(engine, prompt, DIMENSIONS, sampling=Sampling(max_new_tokens=3)),
     ]
     headed, _ = make_tiny(family)
     attach_head(headed, HeadSpec(DIMENSIONS), seed=1)

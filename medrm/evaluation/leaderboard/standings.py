@@ -17,9 +17,9 @@ from medrm.evaluation.leaderboard.ranking import Judged, rankings
 from medrm.evaluation.measures.accuracy import best_rule
 from medrm.evaluation.report import Report
 from medrm.readouts import readout_names
+from medrm.scorer.engines import ENGINES
 
 FOLDER = "evaluation/leaderboards"
-ENGINES = ("transformers", "vllm", "openai")
 
 _LONGEST = 200
 _REVISION = re.compile(r"[\w][\w./-]*")

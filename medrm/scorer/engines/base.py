@@ -11,10 +11,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medrm.chat import Message
 from medrm.schema import Case, Order, State
+
+if TYPE_CHECKING:
+    from medrm.models.adapter_config import AdapterConfig
 
 TOO_LONG = re.compile(
     r"context.?(length|window|size)|max(imum)?[ _]model[ _]len|longer than the max"
@@ -79,6 +83,27 @@ class Completion:
     prompt_digest: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model an engine is to run.
+
+    Attributes:
+        model: as it was named: a base model, a saved judge, or what a service calls it.
+        folder: of a saved judge; None for any other.
+        contract: of a saved judge; None for any other.
+        revision: branch, tag or commit of a base on the hub.
+        trust_remote_code: whether code that a base's checkpoint ships may run.
+        most_images: most images of a case.
+    """
+
+    model: str
+    folder: Path | None = None
+    contract: AdapterConfig | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    most_images: int = 1
+
+
 class Engine(Protocol):
     """Whatever completes conversations.
 
@@ -94,6 +119,13 @@ class Engine(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights and the request could change a reply."""
+        ...
+
+    def plain(self, text: str) -> str:
+        """Returns a question or an answer as the engine can take it as nothing but text.
+
+        Where a tokenizer would read parts of it as commands, these are broken up.
+        """
         ...
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:

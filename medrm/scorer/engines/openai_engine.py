@@ -7,9 +7,7 @@ for twice. Replies are kept on disk (`reply_cache`); failures and empty replies 
 
 from __future__ import annotations
 
-import base64
 import email.utils
-import io
 import json
 import logging
 import os
@@ -20,27 +18,24 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import lru_cache
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
 import httpx2
-from PIL import Image, UnidentifiedImageError
 
 from medrm.assets import cache_dir as medrm_cache
 from medrm.chat import Message
-from medrm.data.images import decode
 from medrm.errors import ConfigError, DataError, first_line
-from medrm.schema import ImageRef
 from medrm.scorer.engines.base import (
     TOO_LONG,
     Completion,
+    ModelSource,
     Request,
     Sampling,
     call_seed,
-    with_images,
 )
+from medrm.scorer.engines.image_urls import messages_with_urls
 from medrm.scorer.engines.reply_cache import Reply, read_reply, reply_key, write_reply
 
 DEFAULT_URL = "https://api.openai.com/v1"
@@ -49,7 +44,6 @@ LONGEST_WAIT_S = 60.0
 _WINDOW = 4
 """Requests read ahead for each that is under way, so that a slow reply holds up no other."""
 
-_AS_STORED = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _REPEATED = (408, 409, 429)
 
 _INSTEAD = {"max_completion_tokens": "max_tokens", "temperature": None, "seed": None}
@@ -124,6 +118,15 @@ class OpenAIEngine:
         self._reached = False
         self._jitter = random.Random()
 
+    @classmethod
+    def open(cls, source: ModelSource) -> OpenAIEngine:
+        """Returns the engine of a service's model."""
+        return cls(source.model)
+
+    def plain(self, text: str) -> str:
+        """Returns the text as it is: services keep it apart from their commands."""
+        return text
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """Nothing that is known here: the service decides."""
@@ -179,7 +182,7 @@ class OpenAIEngine:
         if kept is not None:
             return Completion(*kept, "ok", prompt_digest=request.digest)
         try:
-            messages = _with_urls(request)
+            messages = messages_with_urls(request)
         except DataError as error:
             return Completion(None, None, "bad_image", str(error), request.digest)
         completion = self._reply(call, request, messages)
@@ -319,47 +322,6 @@ def _checked_key(key: str, url: str) -> str:
     if not key.isascii() or not key.isprintable():
         raise ConfigError("OPENAI_API_KEY holds characters that no key has. Set it anew.")
     return key
-
-
-def _with_urls(request: Request) -> list[Message]:
-    """Returns the conversation as the service takes it; turns without images are plain text.
-
-    Raises:
-        DataError: an image cannot be decoded.
-    """
-    parts = [
-        {"type": "image_url", "image_url": {"url": _data_url(ref)}} for ref in request.case.images
-    ]
-    messages = with_images(request.messages, parts)
-    for message in messages:
-        if all(part["type"] == "text" for part in message["content"]):
-            message["content"] = "\n".join(part["text"] for part in message["content"])
-    return messages
-
-
-@lru_cache(maxsize=16)
-def _data_url(ref: ImageRef) -> str:
-    """Returns the stored bytes where every viewer sees in them what `decode` gives, else a PNG.
-
-    Viewers disagree on deep greys, transparency, rotation marks and several frames.
-
-    Raises:
-        DataError: the image cannot be decoded.
-    """
-    image = decode(ref)
-    stored = ref.read()
-    kind = None
-    try:
-        with Image.open(io.BytesIO(stored), formats=tuple(_AS_STORED)) as opened:
-            if opened.convert("RGB").tobytes() == image.tobytes():
-                kind = _AS_STORED.get(str(opened.format))
-    except UnidentifiedImageError:
-        pass
-    if kind is None:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        kind, stored = "image/png", buffer.getvalue()
-    return f"data:{kind};base64,{base64.b64encode(stored).decode()}"
 
 
 def _read(response: httpx2.Response) -> Completion | _Failure:

@@ -7,8 +7,9 @@ signatures vLLM documents (`LLM`, `LLM.chat`, `SamplingParams`, `LoRARequest`), 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,14 @@ from safetensors import SafetensorError, safe_open
 from medrm import chat
 from medrm.data.images import decode
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
+from medrm.models.base_model import load_processor, resolve_model
+from medrm.models.base_reference import find_base
 from medrm.models.families import FAMILIES
 from medrm.schema import State
 from medrm.scorer.engines.base import (
     TOO_LONG,
     Completion,
+    ModelSource,
     Request,
     Sampling,
     call_seed,
@@ -37,7 +41,34 @@ BATCH_REQUESTS = 128
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for `max_lora_rank`."""
 
+_log = logging.getLogger(__name__)
+
 _VISION = sorted({f".{family.vision.split('.')[-1]}." for family in FAMILIES.values()})
+
+
+@dataclass(frozen=True)
+class VllmModel:
+    """Which model vLLM loads.
+
+    Attributes:
+        name: of the base, or a folder with whole weights.
+        adapter: folder of a LoRA adapter; None: the model as it is.
+        revision: branch, tag or commit of a hub id; None: its main branch.
+        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, but never fp32.
+        trust_remote_code: whether code of the checkpoint may run.
+        most_images: most images of a case.
+        max_length: longest prompt and reply, in tokens; None: the model's own.
+        pixel_limits: `min_pixels` and `max_pixels` of an image; empty: the model's own.
+    """
+
+    name: str
+    adapter: Path | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    most_images: int = 1
+    max_length: int | None = None
+    pixel_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 class VllmEngine:
@@ -52,17 +83,9 @@ class VllmEngine:
         settings: what besides the weights and the request could change a reply.
 
     Args:
-        model: of the base, or a folder with whole weights.
+        model: which one.
         processor: of the model; its chat template decides where a system turn goes. None for a
             model of no family that medrm knows: the conversation goes as it is.
-        adapter: folder of a LoRA adapter; None: the model as it is.
-        revision: branch, tag or commit of a hub id; None: its main branch.
-        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, but never fp32.
-        trust_remote_code: whether code of the checkpoint may run.
-        images: most images of a case.
-        max_model_len: longest prompt and reply, in tokens; None: the model's own.
-        seed: of the engine; every call has a seed of its own.
-        pixel_limits: `min_pixels` and `max_pixels` of an image; None: the model's own.
         batch_requests: calls handed to vLLM at once; their images are in memory.
 
     Raises:
@@ -74,17 +97,8 @@ class VllmEngine:
 
     def __init__(
         self,
-        model: str,
+        model: VllmModel,
         processor: ProcessorMixin | None,
-        adapter: Path | None = None,
-        *,
-        revision: str | None = None,
-        dtype: str = "auto",
-        trust_remote_code: bool = False,
-        images: int = 1,
-        max_model_len: int | None = None,
-        seed: int = 0,
-        pixel_limits: Mapping[str, int] | None = None,
         batch_requests: int = BATCH_REQUESTS,
     ) -> None:
         try:
@@ -96,18 +110,20 @@ class VllmEngine:
                 f"vLLM cannot be imported ({first_line(error)}). Install it with "
                 '`pip install "medrm[vllm]"`, or leave the engine out to use transformers.'
             ) from error
-        lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _rank(adapter)}
-        self._lora = None if adapter is None else LoRARequest(adapter.name, 1, str(adapter))
+        lora, self._lora = {}, None
+        if model.adapter is not None:
+            lora = {"enable_lora": True, "max_lora_rank": _rank(model.adapter)}
+            self._lora = LoRARequest(model.adapter.name, 1, str(model.adapter))
         self._params = SamplingParams
         self._llm = LLM(
-            model=model,
-            revision=revision,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            limit_mm_per_prompt={"image": images},
-            max_model_len=max_model_len,
-            seed=seed,
-            mm_processor_kwargs=dict(pixel_limits) if pixel_limits else None,
+            model=model.name,
+            revision=model.revision,
+            dtype=model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            limit_mm_per_prompt={"image": model.most_images},
+            max_model_len=model.max_length,
+            seed=0,  # every call has a seed of its own
+            mm_processor_kwargs=dict(model.pixel_limits) or None,
             **lora,
         )
         self._processor = processor
@@ -115,10 +131,44 @@ class VllmEngine:
         self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
             "vllm": vllm_version,
-            "dtype": dtype,
-            "max_length": max_model_len,
+            "dtype": model.dtype,
+            "max_length": model.max_length,
         }
         self._batch_requests = batch_requests
+
+    @classmethod
+    def open(cls, source: ModelSource) -> VllmEngine:
+        """Returns vLLM with a base model, or with a saved judge's base and its LoRA adapter.
+
+        Raises:
+            ConfigError: the weights of a saved judge's base were quantised.
+        """
+        contract, folder = source.contract, source.folder
+        images = max(1, source.most_images)
+        if contract is None or folder is None:
+            model = VllmModel(
+                resolve_model(source.model),
+                revision=source.revision,
+                trust_remote_code=source.trust_remote_code,
+                most_images=images,
+            )
+            return cls(model, _known_processor(source))
+        if contract.quantisation is not None:
+            raise ConfigError(
+                f"The judge was trained on {contract.quantisation} weights, which vLLM would not "
+                "repeat. Leave --engine out, to use transformers."
+            )
+        limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
+        is_lora = contract.trained == "lora"
+        model = VllmModel(
+            resolve_model(find_base(contract.base, folder)) if is_lora else str(folder),
+            folder if is_lora else None,
+            revision=contract.base_revision,
+            dtype=contract.dtype,
+            most_images=images,
+            pixel_limits={name: pixels for name, pixels in limits.items() if pixels is not None},
+        )
+        return cls(model, load_processor(str(folder)))
 
     def plain(self, text: str) -> str:
         """Returns the text with the model's control tokens broken up."""
@@ -132,13 +182,13 @@ class VllmEngine:
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         pixels: dict[str, Image.Image] = {}
-        bad: dict[int, str] = {}
+        bad_images: dict[int, str] = {}
         conversations, params = [], []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             try:
                 conversations.append(self._conversation(request, pixels))
             except DataError as error:
-                bad[place] = str(error)
+                bad_images[index] = str(error)
                 continue
             params.append(
                 self._params(
@@ -148,9 +198,9 @@ class VllmEngine:
                 )
             )
         replies = iter(self._chat(conversations, params))
-        for place, request in enumerate(requests):
-            if place in bad:
-                yield Completion(None, None, "bad_image", bad[place], request.digest)
+        for index, request in enumerate(requests):
+            if index in bad_images:
+                yield Completion(None, None, "bad_image", bad_images[index], request.digest)
                 continue
             yield replace(next(replies), prompt_digest=request.digest)
 
@@ -163,12 +213,13 @@ class VllmEngine:
         for ref in request.case.images:
             if not ref.digest or ref.digest not in pixels:
                 pixels[ref.digest] = decode(ref)
-        parts = [
+        images = [
             {"type": "image_pil", "image_pil": pixels[ref.digest]} for ref in request.case.images
         ]
-        known = self._processor
-        messages = request.messages if known is None else chat.fit_roles(known, request.messages)
-        return with_images(messages, parts)
+        messages = request.messages
+        if self._processor is not None:
+            messages = chat.fit_roles(self._processor, messages)
+        return with_images(messages, images)
 
     def _chat(self, conversations: list[list[chat.Message]], params: list[Any]) -> list[Completion]:
         """Returns the replies; a batch that holds a refused prompt is halved until that is alone.
@@ -192,6 +243,17 @@ class VllmEngine:
         return [Completion(reply.text, reply.finish_reason, "ok") for reply in first]
 
 
+def _known_processor(source: ModelSource) -> ProcessorMixin | None:
+    """Returns the processor of a base that vLLM is to run; None: of no family that medrm knows."""
+    try:
+        return load_processor(
+            source.model, source.revision or "main", trust_remote_code=source.trust_remote_code
+        )
+    except ConfigError as error:
+        _log.warning("%s\nvLLM is given the conversations as they are.", error)
+        return None
+
+
 def _rank(adapter: Path) -> int:
     """Returns the least rank that vLLM can be told and that holds the adapter.
 
@@ -213,9 +275,9 @@ def _rank(adapter: Path) -> int:
         problems.append("it is a DoRA adapter")
     if config.get("modules_to_save"):
         problems.append(f"it holds whole modules ({', '.join(config['modules_to_save'])})")
-    if any(part in name for name in names for part in _VISION):
+    if any(module in name for name in names for module in _VISION):
         problems.append("it adapts the vision tower, which vLLM would leave as it was")
     if problems:
         problems.append("leave the engine out, to use transformers; or merge the adapter")
         raise ConfigError(report(f"vLLM cannot run the adapter {adapter}.", problems))
-    return next(known for known in _RANKS if known >= rank)
+    return next(accepted for accepted in _RANKS if accepted >= rank)

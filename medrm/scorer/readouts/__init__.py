@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from medrm.readouts import READOUTS
+from medrm.scorer import resolve
 
 
 def implementation_of(readout: str) -> Any:
@@ -14,5 +14,4 @@ def implementation_of(readout: str) -> Any:
     Args:
         readout: one of the names in `medrm.readouts.READOUTS`.
     """
-    module, _, name = READOUTS[readout].implementation.partition(":")
-    return getattr(importlib.import_module(module, __name__), name)
+    return resolve(READOUTS[readout].implementation, __name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medrm.chat import JudgePrompt
@@ -30,9 +30,6 @@ class Judge(PairJudge):
         dimensions: what to ask about.
         votes: samples of each call.
         sampling: how replies are drawn.
-        plain: breaks up what the engine's tokenizer would read as a command
-            (`chat.break_control_tokens`); None for an engine that takes a question and an answer
-            as nothing but text.
         contract: of a saved judge.
     """
 
@@ -44,7 +41,6 @@ class Judge(PairJudge):
         *,
         votes: int = 1,
         sampling: Sampling = GREEDY,
-        plain: Callable[[str], str] | None = None,
         contract: AdapterConfig | None = None,
     ) -> None:
         self.dimensions = tuple(dimensions)
@@ -54,7 +50,6 @@ class Judge(PairJudge):
         self._prompt = prompt
         self._votes = votes
         self._sampling = sampling
-        self._plain = plain
 
     @property
     def lookahead(self) -> int | None:
@@ -94,9 +89,8 @@ class Judge(PairJudge):
 
     def _requests(self, case: Case) -> list[Request]:
         """Returns the calls of a case, one after another, so that an engine can share a prefix."""
-        plain = self._plain or str
-        question = plain(case.question)
-        first, second = map(plain, case.answers)
+        question = self._engine.plain(case.question)
+        first, second = map(self._engine.plain, case.answers)
         shown: dict[Order, tuple[str, str]] = {
             "forward": (first, second),
             "reversed": (second, first),
