@@ -22,6 +22,8 @@ pytestmark = pytest.mark.distributed
 
 TESTS = Path(__file__).resolve().parent.parent
 WORKER = TESTS / "distributed" / "worker.py"
+IMPORTED_FROM = (TESTS.parent, TESTS, TESTS / "objectives")
+"""What workers import comes from this checkout, whatever is installed."""
 
 
 def free_port() -> int:
@@ -50,7 +52,7 @@ def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *argument
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
          str(worker), str(folder / "run"), *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS / "objectives")])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, IMPORTED_FROM))},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
