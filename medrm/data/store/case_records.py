@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +85,7 @@ def case_record(case: Case, tables: dict[tuple[str, ...], int]) -> dict[str, Any
         "case_id": case.case_id,
         "question": case.question,
         "answers": case.answers,
-        "labels": {dimension: asdict(label) for dimension, label in case.labels.items()},
+        "labels": {dimension: _label_fields(label) for dimension, label in case.labels.items()},
         "groups": dict(case.groups),
         "images": [
             [ref.name, ref.digest, ref.problem, _location(ref, tables)] for ref in case.images
@@ -129,11 +128,16 @@ def decode_case(case_json: str, cluster: str, tables: Sequence[Sequence[str]]) -
     )
 
 
-def _label(fields: Mapping[str, Any]) -> Label:
-    if "shares" in fields:
-        first, tie, second = fields["shares"]
-        return PairLabel((first, tie, second), fields["votes"])
-    return RankingLabel(tuple(tuple(map(tuple, ranking)) for ranking in fields["rankings"]))
+def _label_fields(label: Label) -> Sequence[Any]:
+    """Returns the rankings, or votes and shares of a pair."""
+    return label.rankings if isinstance(label, RankingLabel) else (label.votes, *label.shares)
+
+
+def _label(fields: Sequence[Any]) -> Label:
+    if isinstance(fields[0], list):
+        return RankingLabel(tuple(tuple(map(tuple, ranking)) for ranking in fields))
+    votes, first, tie, second = fields
+    return PairLabel((first, tie, second), votes)
 
 
 def _location(ref: ImageRef, tables: dict[tuple[str, ...], int]) -> str | list[Any] | None:

@@ -96,13 +96,15 @@ class CaseIndex:
     def cached_array(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Returns the array in a file of the index, mapped into memory; see `cached_json`."""
         path = self.folder / f"{name}.npy"
-        with suppress(FileNotFoundError, ValueError, EOFError):  # none, or one that is torn
-            array: NDArray[Any] = np.load(path, mmap_mode="r")
-            return array
-        buffer = io.BytesIO()
-        np.save(buffer, compute())
-        write_cache_file(path, buffer.getvalue())
-        return self.cached_array(name, compute)
+        array: NDArray[Any]
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (FileNotFoundError, ValueError, EOFError):  # none, or one that is torn
+            buffer = io.BytesIO()
+            np.save(buffer, compute())
+            write_cache_file(path, buffer.getvalue())
+            array = np.load(path, mmap_mode="r")
+        return array
 
 
 class IndexedCases(Sequence[Case]):
