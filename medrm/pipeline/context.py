@@ -138,7 +138,7 @@ class RunContext:
 
     def check_image(self, model: PreTrainedModel) -> None:
         """Stops the run when images do not reach the model."""
-        if self.splits.pictured:
+        if self.splits.has_images:
             check_image_reaches(model, self.processor, self.family)
 
     @cached_property

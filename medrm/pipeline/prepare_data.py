@@ -56,7 +56,7 @@ class DataSplits:
     source: CaseSet
 
     @property
-    def pictured(self) -> bool:
+    def has_images(self) -> bool:
         """Whether any case has an image."""
         return bool(self.facts)
 
@@ -270,8 +270,8 @@ def _checked(
                 leaks.fatal,
             )
         )
-    train, unusable_train = usable(train, dimensions, facts)
-    development, unusable_development = usable(development, dimensions, facts)
+    train, unusable_train = set_aside_unusable(train, dimensions, facts)
+    development, unusable_development = set_aside_unusable(development, dimensions, facts)
     excluded = (*source.excluded, *unusable_train, *unusable_development)
     check_excluded(excluded, len(train) + len(development), options.max_excluded_share)
     if not train or not development:
@@ -331,7 +331,7 @@ def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
     )
 
 
-def usable(
+def set_aside_unusable(
     cases: Sequence[Case], dimensions: Sequence[str], facts: Mapping[str, ImageFacts]
 ) -> tuple[Sequence[Case], list[Excluded]]:
     """Sets aside cases that cannot be trained on: an unreadable image, or no label to learn."""
