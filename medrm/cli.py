@@ -162,9 +162,12 @@ def _phantom(arguments: argparse.Namespace) -> None:
     from medrm.data.phantom import write_phantom
 
     ceiling = write_phantom(Path(arguments.output), cases=arguments.cases, seed=arguments.seed)
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
+    reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
     logging.getLogger(__name__).info(
-        "%d phantom cases in %s\nreachable accuracy: %s", arguments.cases, arguments.output, shown
+        "%d phantom cases in %s\nreachable accuracy: %s",
+        arguments.cases,
+        arguments.output,
+        reachable,
     )
 
 

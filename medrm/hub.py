@@ -50,8 +50,8 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
     before_readout = comparison["before"]["readout"]
-    kind = "judge" if contract.judge else "reward model"
-    title = f"{contract.base_model} {kind} ({contract.objective})"
+    model_type = "judge" if contract.judge else "reward model"
+    title = f"{contract.base_model} {model_type} ({contract.objective})"
     text = _template().render(
         header=_Plain(f"---\n{_metadata(contract, run, after, title)}---"),
         title=title,
@@ -174,16 +174,16 @@ def _trained(contract: AdapterConfig, config: dict[str, Any]) -> str:
     if contract.trained == "lora" and config["init_adapter"]:
         return f"the LoRA adapter {_start(config['init_adapter'])}, trained further"
     if contract.trained == "lora":
-        kind = "DoRA" if config["use_dora"] else "LoRA"
-        return f"{kind} of rank {config['lora_r']} (alpha {config['lora_alpha']}){head}"
+        method = "DoRA" if config["use_dora"] else "LoRA"
+        return f"{method} of rank {config['lora_r']} (alpha {config['lora_alpha']}){head}"
     return f"all weights{head}" if contract.trained == "full" else "the head alone"
 
 
-def _start(given: str) -> str:
+def _start(adapter: str) -> str:
     """Returns the name of the adapter that training went on from: a repository, or a run's name."""
-    path = Path(given)
+    path = Path(adapter)
     if not path.is_dir():
-        return given
+        return adapter
     return path.resolve().parent.name if path.name == "adapter" else path.resolve().name
 
 
@@ -205,8 +205,8 @@ def _qualifying(comparison: Comparison) -> list[str]:
 def _of_primary(comparison: Comparison, report: Report) -> dict[str, Any]:
     """Returns the measures of one evaluation on the primary dimension."""
     measures = report["protocols"]["robust"]["dimensions"]
-    found: dict[str, Any] = measures[comparison["primary"]["dimension"]]
-    return found
+    primary: dict[str, Any] = measures[comparison["primary"]["dimension"]]
+    return primary
 
 
 _CONTROL_COLUMNS = {

@@ -20,16 +20,16 @@ QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one recipe and returns the exit status: 0 done, 2 the user's input is wrong."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    return guarded(lambda: run(words))
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    return guarded(lambda: run(arguments))
 
 
-def run(words: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Parses first: a mistyped key fails before the libraries of a run are loaded."""
-    if (text := help_text(words, argument_classes())) is not None:
+    if (text := help_text(arguments, argument_classes())) is not None:
         sys.stdout.write(f"{__doc__}\n{text}")
         return
-    parsed = parse_run(words, argument_classes(), asset(QUICKSTART))
+    parsed = parse_run(arguments, argument_classes(), asset(QUICKSTART))
     from accelerate import PartialState
 
     from medrm.pipeline.train import train

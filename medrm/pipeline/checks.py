@@ -56,11 +56,11 @@ def check_options(run: Run, objective: Objective) -> None:
 
 def _changed(group: Any, why: str, names: Collection[str] = ()) -> list[str]:
     """Returns the options of a group (of those names, or all) that have not their defaults."""
-    given = dataclasses.asdict(group)
+    values = dataclasses.asdict(group)
     return [
-        f"{field.name} is {given[field.name]!r}; leave it out: {why}"
+        f"{field.name} is {values[field.name]!r}; leave it out: {why}"
         for field in dataclasses.fields(group)
-        if (not names or field.name in names) and given[field.name] != field.default
+        if (not names or field.name in names) and values[field.name] != field.default
     ]
 
 
@@ -72,10 +72,10 @@ def _applicable(run: Run, objective: Objective) -> list[str]:
         zero_shot = ["zero_shot_verdict", "zero_shot_averaged", "zero_shot_likelihood"]
         return [*zero_shot, *heads, *IMAGE_ABLATIONS]
     prompt = load_prompt(run.judge.judge_prompt, run.judge.prompt_file)
-    given = ["base_skeleton", "base_averaged", "skeleton"]
-    given = given if gives_skeleton(readout, prompt.rationale) else []
-    start = ["init_adapter"] if run.judge.init_adapter else []
-    return [*given, *start, *IMAGE_ABLATIONS]
+    with_json = ["base_skeleton", "base_averaged", "skeleton"]
+    with_json = with_json if gives_skeleton(readout, prompt.rationale) else []
+    start_adapter = ["init_adapter"] if run.judge.init_adapter else []
+    return [*with_json, *start_adapter, *IMAGE_ABLATIONS]
 
 
 def gives_skeleton(readout: str, rationale: bool) -> bool:
@@ -100,16 +100,16 @@ def check_start(run: Run) -> None:
     if start is None:
         return
     contract = read_adapter_config(saved_folder(start))
-    base, own = contract.base, reference_of(run.model)
-    weights = _quantisation(run.model)
-    wrong = {
-        f"its base is {_named(base)}, the run's is {_named(own)}": base != own,
+    base, run_base = contract.base, reference_of(run.model)
+    quantisation = _quantisation(run.model)
+    mismatches = {
+        f"its base is {_named(base)}, the run's is {_named(run_base)}": base != run_base,
         f"its base's weights are {contract.quantisation or 'not quantised'}, the run's are "
-        f"{weights or 'not quantised'}": contract.quantisation != weights,
+        f"{quantisation or 'not quantised'}": contract.quantisation != quantisation,
         f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
         "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
     }
-    problems = [problem for problem, present in wrong.items() if present]
+    problems = [problem for problem, differs in mismatches.items() if differs]
     if problems:
         raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
 

@@ -111,15 +111,13 @@ class RunContext:
             lambda: objective.lengths(run, collator, splits.dimensions, cases, splits.facts),
             key if objective.readout(run) == "reward" else None,
         )
-        parts, excluded = [], list(splits.excluded)
-        for part in (splits.train, splits.development):
-            kept, long = fit_for_training(part, lengths, options.max_length)
-            parts.append(kept)
-            excluded += long
-        check_excluded(excluded, sum(map(len, parts)), run.data.max_excluded_share)
+        train, long_train = fit_for_training(splits.train, lengths, options.max_length)
+        development, long = fit_for_training(splits.development, lengths, options.max_length)
+        excluded = (*splits.excluded, *long_train, *long)
+        check_excluded(excluded, len(train) + len(development), run.data.max_excluded_share)
         if objective.check_lengths is not None:
-            objective.check_lengths(run, concatenate(*parts), lengths)
-        splits = replace(splits, train=parts[0], development=parts[1], excluded=tuple(excluded))
+            objective.check_lengths(run, concatenate(train, development), lengths)
+        splits = replace(splits, train=train, development=development, excluded=excluded)
         return cls(run, splits, objective, processor, family, collator, lengths, output)
 
     def folder(self, name: str) -> Path:

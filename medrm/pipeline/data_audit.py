@@ -39,24 +39,24 @@ def audit_source(
         DataError: the set cannot be read, and no kind of `fail_on` is found in its files.
     """
     check_kinds(fail_on, train_data is not None)
-    found = stored_findings(source)
+    findings = stored_findings(source)
     try:
-        checked = read_set(source, department_map=department_map)
+        case_set = read_set(source, department_map=department_map)
     except DataError as error:
-        refused: Audit = {"name": source, "refused": str(error), "findings": found}
-        _write(refused, output)
-        if any(found.values()):
-            print_findings(found)
-        if any(found.get(kind) for kind in fail_on):
+        refusal: Audit = {"name": source, "refused": str(error), "findings": findings}
+        _write(refusal, output)
+        if any(findings.values()):
+            print_findings(findings)
+        if any(findings.get(finding) for finding in fail_on):
             return False
         raise
     train = read_set(train_data) if train_data is not None else None
     with counting("images") as progress:
-        facts = examine([*checked.cases, *(train.cases if train else ())], progress)
-    result = audit(checked, facts, found, train)
+        facts = examine([*case_set.cases, *(train.cases if train else ())], progress)
+    result = audit(case_set, facts, findings, train)
     _write(result, output)
     print_audit(result)
-    return not any(result["findings"][kind] for kind in fail_on)
+    return not any(result["findings"][finding] for finding in fail_on)
 
 
 def _write(result: Audit, output: Path | None) -> None:

@@ -109,7 +109,9 @@ def add_statistics(context: RunContext, scorer: RewardModel) -> None:
     """Adds mean and standard deviation of the development cases' scores to the contract."""
     if not PartialState().is_main_process:
         return
-    scores = np.concatenate([own for _, own in scorer.score_cases(context.splits.development)])
+    scores = np.concatenate(
+        [rewards for _, rewards in scorer.score_cases(context.splits.development)]
+    )
     statistics = {
         name: {"mean": float(column.mean()), "std": float(column.std())}
         for name, column in zip(scorer.dimensions, scores.T, strict=True)

@@ -77,8 +77,8 @@ class TrainingBar(TrainerCallback):
         if "eval_loss" in logs:
             # A reward model's accuracy, or a judge's share of right tokens.
             accuracy = {
-                words: logs[name]
-                for name, words in (
+                label: logs[name]
+                for name, label in (
                     ("eval_accuracy", "accuracy"),
                     ("eval_mean_token_accuracy", "tokens right"),
                     ("eval_rewards/accuracies", "pairs right"),
@@ -90,7 +90,7 @@ class TrainingBar(TrainerCallback):
                 + ", ".join(
                     [
                         f"{logs['eval_loss']:.4f}",
-                        *(f"{words} {value:.3f}" for words, value in accuracy.items()),
+                        *(f"{label} {value:.3f}" for label, value in accuracy.items()),
                     ]
                 )
             )

@@ -34,17 +34,17 @@ from medrm.evaluation.report import Report, read_json, read_report, write_json
 from medrm.pipeline.requests import LeaderboardRequest
 
 REQUEST_FILE = "request.json"
-"""What an entry was asked for, written when its evaluation is whole."""
+"""What an entry was asked for, written when its evaluation is complete."""
 
 LOG_FILE = "log.txt"
 _LAST_LINES = 5
 
 logger = logging.getLogger(__name__)
 
-Request = dict[str, Any]
+EntryRequest = dict[str, Any]
 
 
-def run_leaderboard(asked: LeaderboardRequest) -> bool:
+def run_leaderboard(request: LeaderboardRequest) -> bool:
     """Evaluates the entries that have no result yet, and leaves one table.
 
     Returns:
@@ -53,63 +53,60 @@ def run_leaderboard(asked: LeaderboardRequest) -> bool:
     Raises:
         MedrmError: the list, the options or the benchmark are not as they should be.
     """
-    board = read_leaderboard(asked.leaderboard)
-    chosen = chosen_entries(board, asked.only)
-    options = {entry.name: options_of(entry, asked) for entry in board.entries}
-    _check_options(board.entries, options, asked.judge.prompt_file)
-    benchmark = load_benchmark(asked.benchmark or board.benchmark, asked.data_root)
-    primary = primary_dimension(benchmark, asked.primary_dimension)
+    board = read_leaderboard(request.leaderboard)
+    chosen = chosen_entries(board, request.only)
+    options = {candidate.name: options_of(candidate, request) for candidate in board.entries}
+    _check_options(board.entries, options, request.judge.prompt_file)
+    benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
+    primary = primary_dimension(benchmark, request.primary_dimension)
     outcomes: dict[str, Outcome] = {}
-    for entry in board.entries:
-        request = _request(entry, options[entry.name], asked.judge.prompt_file, benchmark)
-        folder = asked.output_dir / entry.slug
-        found = _finished(entry, folder, request)
-        if found is not None:
-            outcomes[entry.name] = found
-            if entry in chosen:
-                logger.info("%s: evaluated before, not repeated (%s)", entry.name, folder)
-        elif entry in chosen:
-            outcomes[entry.name] = _outcome(entry, request, folder, asked)
-            _write(asked, board.name, benchmark, primary, outcomes)
-    print_leaderboard(_write(asked, board.name, benchmark, primary, outcomes))
-    return all(one.state != "failed" for one in outcomes.values())
+    for candidate in board.entries:
+        entry_request = _request(
+            candidate, options[candidate.name], request.judge.prompt_file, benchmark
+        )
+        folder = request.output_dir / candidate.slug
+        finished = _finished(candidate, folder, entry_request)
+        if finished is not None:
+            outcomes[candidate.name] = finished
+            if candidate in chosen:
+                logger.info("%s: evaluated before, not repeated (%s)", candidate.name, folder)
+        elif candidate in chosen:
+            outcomes[candidate.name] = _outcome(candidate, entry_request, folder, request)
+            _write(request, board.name, benchmark, primary, outcomes)
+    print_leaderboard(_write(request, board.name, benchmark, primary, outcomes))
+    return all(outcome.state != "failed" for outcome in outcomes.values())
 
 
-def skip_reason(entry: Entry, *, trust_remote_code: bool) -> str | None:
+def skip_reason(candidate: Entry, *, trust_remote_code: bool) -> str | None:
     """Returns why an entry cannot be evaluated here; None where it can be tried."""
-    if entry.model is None:
-        return entry.note or "it has no published checkpoint"
-    if entry.remote_code and not trust_remote_code:
+    if candidate.model is None:
+        return candidate.note or "it has no published checkpoint"
+    if candidate.remote_code and not trust_remote_code:
         return "needs the code of its checkpoint; --trust_remote_code allows it"
-    if entry.proprietary and not os.environ.get("OPENAI_API_KEY"):
+    if candidate.proprietary and not os.environ.get("OPENAI_API_KEY"):
         return "proprietary, and no OPENAI_API_KEY in the environment"
-    if entry.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+    if candidate.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         return 'runs on vLLM, which is not installed (pip install "medrm[vllm]")'
     return None
 
 
 def _write(
-    asked: LeaderboardRequest,
+    request: LeaderboardRequest,
     name: str,
     benchmark: Benchmark,
     primary: str,
     outcomes: Mapping[str, Outcome],
 ) -> dict[str, Any]:
     table = standings(name, benchmark, primary, list(outcomes.values()))
-    write_leaderboard(asked.output_dir, table)
+    write_leaderboard(request.output_dir, table)
     return table
 
 
-def options_of(entry: Entry, asked: LeaderboardRequest) -> dict[str, Any]:
+def options_of(candidate: Entry, request: LeaderboardRequest) -> dict[str, Any]:
     """Returns how an entry's judge is asked: its own options before those of the whole list."""
-    common = {
-        "readout": asked.readout,
-        "judge_prompt": asked.judge.judge_prompt,
-        "votes": asked.judge.votes,
-        "judge_temperature": asked.judge.judge_temperature,
-        "max_new_tokens": asked.judge.max_new_tokens,
-    }
-    merged = {**common, **entry.options}
+    names = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
+    common = {name: value for name, value in vars(request.judge).items() if name in names}
+    merged = {"readout": request.readout, **common, **candidate.options}
     return {name: value for name, value in merged.items() if value is not None}
 
 
@@ -122,28 +119,28 @@ def _check_options(
         ConfigError: names the entries.
     """
     problems = []
-    for entry in entries:
-        values = dict(options[entry.name])
+    for candidate in entries:
+        values = dict(options[candidate.name])
         readout = "votes" if values.pop("readout", None) == "votes" else "generate"
         try:
             JudgeOptions(**values, judge_readout=readout)
             load_prompt(values["judge_prompt"], prompt_file)
         except ConfigError as error:
-            problems.append(f"{entry.name}: {error}")
+            problems.append(f"{candidate.name}: {error}")
     if problems:
         raise ConfigError(report("The options of the list do not go together.", problems))
 
 
 def _request(
-    entry: Entry, options: Mapping[str, Any], prompt_file: str | None, benchmark: Benchmark
-) -> Request:
+    candidate: Entry, options: Mapping[str, Any], prompt_file: str | None, benchmark: Benchmark
+) -> EntryRequest:
     """Returns what could change the result of an entry."""
     return {
-        "name": entry.name,
-        "model": entry.model,
-        "files": _fingerprint(entry.model),
-        "revision": entry.revision,
-        "engine": entry.engine,
+        "name": candidate.name,
+        "model": candidate.model,
+        "files": _fingerprint(candidate.model),
+        "revision": candidate.revision,
+        "engine": candidate.engine,
         "options": dict(options),
         "prompt": load_prompt(options["judge_prompt"], prompt_file).digest,
         "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
@@ -154,75 +151,77 @@ def _fingerprint(model: str | None) -> str | None:
     """Returns a digest of the names, sizes and times of a local folder's files; None elsewhere."""
     if model is None or not Path(model).is_dir():
         return None
-    found = [
+    files = [
         (path.relative_to(model).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(Path(model).rglob("*"))
         if path.is_file()
     ]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def _finished(entry: Entry, folder: Path, request: Request) -> Outcome | None:
+def _finished(candidate: Entry, folder: Path, entry_request: EntryRequest) -> Outcome | None:
     """Returns what an earlier evaluation found that was asked for the same."""
     if not (folder / REQUEST_FILE).is_file():
         return None
     try:
-        if read_json(folder / REQUEST_FILE) != request:
+        if read_json(folder / REQUEST_FILE) != entry_request:
             return None
-        found = read_report(folder)
-        if found["benchmark"]["digest"] != request["benchmark"]["digest"]:
+        evaluated = read_report(folder)
+        if evaluated["benchmark"]["digest"] != entry_request["benchmark"]["digest"]:
             return None
-        return Outcome(entry, "done", found, judged=read_judged(folder))
+        return Outcome(candidate, "done", evaluated, judged=read_judged(folder))
     except DataError:
         return None
 
 
-def _outcome(entry: Entry, request: Request, folder: Path, asked: LeaderboardRequest) -> Outcome:
+def _outcome(
+    candidate: Entry, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
+) -> Outcome:
     """Skips or evaluates one entry."""
-    reason = skip_reason(entry, trust_remote_code=asked.trust_remote_code)
+    reason = skip_reason(candidate, trust_remote_code=request.trust_remote_code)
     if reason is not None:
-        logger.info("%s: skipped: %s", entry.name, reason)
-        return Outcome(entry, "skipped", reason=reason)
-    logger.info("%s: evaluating (%s) ...", entry.name, folder / LOG_FILE)
+        logger.info("%s: skipped: %s", candidate.name, reason)
+        return Outcome(candidate, "skipped", reason=reason)
+    logger.info("%s: evaluating (%s) ...", candidate.name, folder / LOG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (REQUEST_FILE, "report.json"):
         (folder / name).unlink(missing_ok=True)
     with (folder / LOG_FILE).open("w", encoding="utf-8") as log:
         status = subprocess.run(
-            evaluate_command(entry, request, folder, asked),
+            evaluate_command(candidate, entry_request, folder, request),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-    reason, found = _result(folder, status)
+    reason, evaluated = _result(folder, status)
     if reason is not None:
-        logger.error("%s: failed: %s", entry.name, reason)
-        return Outcome(entry, "failed", reason=reason)
-    write_json(folder / REQUEST_FILE, request)
-    logger.info("%s: done", entry.name)
-    return Outcome(entry, "done", found, judged=read_judged(folder))
+        logger.error("%s: failed: %s", candidate.name, reason)
+        return Outcome(candidate, "failed", reason=reason)
+    write_json(folder / REQUEST_FILE, entry_request)
+    logger.info("%s: done", candidate.name)
+    return Outcome(candidate, "done", evaluated, judged=read_judged(folder))
 
 
 def evaluate_command(
-    entry: Entry, request: Request, folder: Path, asked: LeaderboardRequest
+    candidate: Entry, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
 ) -> list[str]:
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
-    words = {
-        "model": entry.model,
-        "name": entry.name,
-        "revision": entry.revision,
-        "engine": entry.engine,
-        "benchmark": request["benchmark"]["name"],
-        "data_root": asked.data_root,
-        "prompt_file": asked.judge.prompt_file,
+    options = {
+        "model": candidate.model,
+        "name": candidate.name,
+        "revision": candidate.revision,
+        "engine": candidate.engine,
+        "benchmark": entry_request["benchmark"]["name"],
+        "data_root": request.data_root,
+        "prompt_file": request.judge.prompt_file,
         "output_dir": folder,
-        **request["options"],
+        **entry_request["options"],
     }
-    command = [*asked.evaluate]
-    command += [f"--{key}={value}" for key, value in words.items() if value is not None]
+    command = [*request.evaluate]
+    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
     command.append("--overwrite_output_dir")  # of an entry that was asked otherwise before
-    if entry.remote_code and asked.trust_remote_code:
+    if candidate.remote_code and request.trust_remote_code:
         command.append("--trust_remote_code")
     return command
 
@@ -231,11 +230,11 @@ def _result(folder: Path, status: int) -> tuple[str | None, Report | None]:
     """Returns why the evaluation failed, or its report."""
     if status:
         return _why(folder / LOG_FILE, status), None
-    found = read_report(folder)
-    parsing = found["parsing"]
+    evaluated = read_report(folder)
+    parsing = evaluated["parsing"]
     if parsing is not None and "error" in parsing["states"] and "ok" not in parsing["states"]:
         return f"no call was answered: {_first_reason(folder)}", None
-    return None, found
+    return None, evaluated
 
 
 def _first_reason(folder: Path) -> str:

@@ -132,10 +132,10 @@ def plan_readout(
         ConfigError: a readout or an option that is not for this model.
     """
     if contract is None:
-        asked, readout = judge_spec(judge), readout or judge.judge_readout
+        options_spec, readout = judge_spec(judge), readout or judge.judge_readout
         if readout not in readout_names("base"):
-            _check_judge_readout(readout, asked)
-        return ScorerPlan(readout, tuple(dimensions), asked)
+            _check_judge_readout(readout, options_spec)
+        return ScorerPlan(readout, tuple(dimensions), options_spec)
     spec = _sampled_as_asked(contract, judge)
     if spec is None and readout not in (None, contract.readout):
         raise ConfigError(
@@ -168,9 +168,9 @@ def _sampled_as_asked(contract: AdapterConfig, judge: JudgeOptions) -> JudgeSpec
         if contract.judge is not None and name in changed
     }
     if changed:
-        what = "no judge" if contract.judge is None else "a judge that keeps its prompt"
+        trained_as = "no judge" if contract.judge is None else "a judge that keeps its prompt"
         raise ConfigError(
-            f"The model was trained, as {contract.objective}: {what}. Leave out "
+            f"The model was trained, as {contract.objective}: {trained_as}. Leave out "
             f"{', '.join(f'--{name}' for name in changed)}."
         )
     return None if contract.judge is None else replace(contract.judge, **sampling)
