@@ -2,7 +2,7 @@
 
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.data import DataOptions
-from medrm.config.field import option
+from medrm.config.field import option, positive_weights
 from medrm.config.help import help_text
 from medrm.config.options import (
     CONTROLS,
@@ -27,4 +27,5 @@ __all__ = [
     "help_text",
     "option",
     "parse_run",
+    "positive_weights",
 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Literal
 
-from medrm.config.field import option
+from medrm.config.field import option, positive_weights
 from medrm.errors import ConfigError
 
 DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
@@ -114,17 +113,9 @@ class DataOptions:
         """
         if self.annotator_weights is None:
             return None
-        try:
-            written = json.loads(self.annotator_weights)
-            weights = {str(name): float(weight) for name, weight in written.items()}
-        except (ValueError, TypeError, AttributeError):
-            weights = {}
-        if not weights or min(weights.values()) <= 0:
-            raise ConfigError(
-                f"annotator_weights is {self.annotator_weights!r}; give positive numbers by "
-                'annotator, such as {"senior": 2}'
-            )
-        return weights
+        return positive_weights(
+            "annotator_weights", self.annotator_weights, "annotator", '{"senior": 2}'
+        )
 
     @property
     def split_fractions(self) -> tuple[float, ...]:

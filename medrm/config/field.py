@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Collection
 from dataclasses import field
 from typing import Any
+
+from medrm.errors import ConfigError
 
 
 def option(default: Any, text: str, choices: Collection[str] | None = None) -> Any:
@@ -20,3 +24,26 @@ def option(default: Any, text: str, choices: Collection[str] | None = None) -> A
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def positive_weights(option_name: str, written: str, names: str, example: str) -> dict[str, float]:
+    """Returns the weights by name that an option states as a JSON object.
+
+    Args:
+        option_name: for the message.
+        written: JSON.
+        names: what the weights are of, for the message.
+        example: of such an object.
+
+    Raises:
+        ConfigError: it maps no names to positive, finite numbers.
+    """
+    try:
+        weights = {str(name): float(weight) for name, weight in json.loads(written).items()}
+    except (ValueError, TypeError, AttributeError):
+        weights = {"": 0.0}
+    if not weights or not all(0 < weight < math.inf for weight in weights.values()):
+        raise ConfigError(
+            f"{option_name} is {written!r}; give positive numbers by {names}, such as {example}"
+        )
+    return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
@@ -52,49 +52,12 @@ class LabelRules:
             raise ConfigError("Label rules: " + "; ".join(problems) + ".")
 
 
-@dataclass
-class Voters:
-    """Who voted, and whether some votes are rankings: what label rules must fit."""
-
-    annotators: set[str] = field(default_factory=set)
-    rankings: bool = False
-
-    def add(self, drafts: Iterable[CaseDraft]) -> None:
-        """Counts the votes of drafts in."""
-        for draft in drafts:
-            for cast in draft.votes.values():
-                self.annotators.update(vote.annotator for vote in cast)
-                self.rankings |= any(isinstance(vote.value, tuple) for vote in cast)
-
-    def check(self, rules: LabelRules) -> None:
-        """Refuses rules that do not fit the votes.
-
-        Raises:
-            ConfigError: rankings and rules for pairs, an annotator without a weight, or too few
-                annotators to learn from.
-        """
-        if self.rankings and rules != LabelRules():
-            raise ConfigError(
-                "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
-                "rankings of more than two answers. Use the defaults, or label the pairs apart."
-            )
-        if rules.weights is not None and (missing := sorted(self.annotators - set(rules.weights))):
-            raise ConfigError(
-                f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
-            )
-        if rules.aggregation == "dawid_skene" and len(self.annotators) < 3:
-            raise ConfigError(
-                "Label rules: dawid_skene needs three annotators or more, the votes have "
-                f"{len(self.annotators)}. Use shares."
-            )
-
-
 def labels_of(drafts: Sequence[CaseDraft], rules: LabelRules) -> list[dict[str, Label]]:
     """Returns each draft's labels; a dimension on which no vote counts is left out.
 
     Args:
         drafts: any; all of a set where `aggregation` learns from all votes at once.
-        rules: that fit the votes; `Voters.check`.
+        rules: that fit the votes; `VoteTally.check`.
     """
     posteriors = _dawid_skene(drafts) if rules.aggregation == "dawid_skene" else {}
     return [
@@ -181,20 +144,47 @@ class Agreement:
     annotators: int
 
 
-class AgreementTally:
-    """Counts votes draft by draft; of equal units only the number is kept."""
+class VoteTally:
+    """Counts votes draft by draft: who voted and how often they agree, not the votes themselves."""
 
     def __init__(self) -> None:
+        self._annotators: set[str] = set()
+        self._has_rankings = False
         self._units: dict[str, Counter[Unit]] = defaultdict(Counter)
-        self._annotators: dict[str, set[str]] = defaultdict(set)
+        self._compared: dict[str, set[str]] = defaultdict(set)
 
     def add(self, drafts: Iterable[CaseDraft]) -> None:
         """Counts the votes of drafts in."""
         for draft in drafts:
             for dimension, votes in draft.votes.items():
+                annotators = {vote.annotator for vote in votes}
+                self._annotators |= annotators
+                self._has_rankings |= any(isinstance(vote.value, tuple) for vote in votes)
                 if len(votes) > 1:
-                    self._annotators[dimension].update(vote.annotator for vote in votes)
+                    self._compared[dimension] |= annotators
                     self._units[dimension].update(frozenset(unit.items()) for unit in _units(votes))
+
+    def check(self, rules: LabelRules) -> None:
+        """Refuses rules that do not fit the votes.
+
+        Raises:
+            ConfigError: rankings and rules for pairs, an annotator without a weight, or too few
+                annotators to learn from.
+        """
+        if self._has_rankings and rules != LabelRules():
+            raise ConfigError(
+                "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
+                "rankings of more than two answers. Use the defaults, or label the pairs apart."
+            )
+        if rules.weights is not None and (missing := sorted(self._annotators - set(rules.weights))):
+            raise ConfigError(
+                f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
+            )
+        if rules.aggregation == "dawid_skene" and len(self._annotators) < 3:
+            raise ConfigError(
+                "Label rules: dawid_skene needs three annotators or more, the votes have "
+                f"{len(self._annotators)}. Use shares."
+            )
 
     def agreements(self) -> dict[str, Agreement]:
         """Returns the agreement on each dimension that at least two annotators judged in some case.
@@ -203,7 +193,7 @@ class AgreementTally:
         `krippendorff`.
         """
         return {
-            dimension: _agreement(units, len(self._annotators[dimension]))
+            dimension: _agreement(units, len(self._compared[dimension]))
             for dimension, units in self._units.items()
         }
 

@@ -9,52 +9,25 @@ import yaml
 
 from medrm.errors import ConfigError
 
-ORGANS = (
-    "abdomen",
-    "brain",
-    "breast",
-    "chest",
-    "eye",
-    "foot",
-    "gastrointestinal_tract",
-    "heart",
-    "lower_limb",
-    "lung",
-    "oral_cavity",
-    "pelvic_cavity",
-    "upper_limb",
-)
+_SYNONYMS: dict[str, tuple[str, ...]] = {
+    "abdomen": ("abdominal",),
+    "brain": ("head", "cranial"),
+    "breast": ("mammary",),
+    "chest": ("thorax", "thoracic"),
+    "eye": ("eyes", "ocular", "retina"),
+    "foot": ("feet",),
+    "gastrointestinal_tract": ("gi", "gi_tract", "gastrointestinal", "digestive_tract"),
+    "heart": ("cardiac",),
+    "lower_limb": ("leg", "lower_extremity", "lower_limbs"),
+    "lung": ("lungs", "pulmonary"),
+    "oral_cavity": ("mouth", "oral"),
+    "pelvic_cavity": ("pelvis", "pelvic"),
+    "upper_limb": ("arm", "upper_extremity", "upper_limbs"),
+}
+ORGANS = tuple(_SYNONYMS)
 """The thirteen organs of Med-RewardBench, as its files are named."""
 
-_ALIASES = {
-    "abdominal": "abdomen",
-    "head": "brain",
-    "cranial": "brain",
-    "mammary": "breast",
-    "thorax": "chest",
-    "thoracic": "chest",
-    "eyes": "eye",
-    "ocular": "eye",
-    "retina": "eye",
-    "feet": "foot",
-    "gi": "gastrointestinal_tract",
-    "gi_tract": "gastrointestinal_tract",
-    "gastrointestinal": "gastrointestinal_tract",
-    "digestive_tract": "gastrointestinal_tract",
-    "cardiac": "heart",
-    "leg": "lower_limb",
-    "lower_extremity": "lower_limb",
-    "lower_limbs": "lower_limb",
-    "lungs": "lung",
-    "pulmonary": "lung",
-    "mouth": "oral_cavity",
-    "oral": "oral_cavity",
-    "pelvis": "pelvic_cavity",
-    "pelvic": "pelvic_cavity",
-    "arm": "upper_limb",
-    "upper_extremity": "upper_limb",
-    "upper_limbs": "upper_limb",
-}
+_CANONICAL = {name: organ for organ in ORGANS for name in (organ, *_SYNONYMS[organ])}
 
 
 def canonical_organ(name: str) -> str:
@@ -63,9 +36,8 @@ def canonical_organ(name: str) -> str:
     >>> canonical_organ("GI tract"), canonical_organ("Lower Limb"), canonical_organ("Knee joint")
     ('gastrointestinal_tract', 'lower_limb', 'Knee joint')
     """
-    plain = re.sub(r"[\s\-]+", "_", name.strip().lower())
-    plain = _ALIASES.get(plain, plain)
-    return plain if plain in ORGANS else name.strip()
+    written = re.sub(r"[\s\-]+", "_", name.strip().lower())
+    return _CANONICAL.get(written, name.strip())
 
 
 def read_department_map(path: Path) -> dict[str, str]:

@@ -5,7 +5,6 @@ Their names are TRL's and transformers'.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,7 +12,7 @@ from typing import ClassVar, Literal
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from medrm.config import option
+from medrm.config import option, positive_weights
 from medrm.errors import ConfigError
 from medrm.objectives.losses import PAIR_LOSSES
 
@@ -234,14 +233,7 @@ class BradleyTerryConfig(MeasuredArguments, TrainingArguments):  # type: ignore[
         Raises:
             ConfigError: not a mapping of names to positive numbers.
         """
-        try:
-            weights = json.loads(self.dimension_weights or "{}")
-            weights = {str(name): float(weight) for name, weight in weights.items()}
-        except (ValueError, TypeError, AttributeError):
-            weights = {"": 0.0}
-        if not all(0 < weight < math.inf for weight in weights.values()):
-            raise ConfigError(
-                f"dimension_weights is {self.dimension_weights!r}; give positive numbers by "
-                'dimension, such as {"accuracy": 2, "overall": 0.5}'
-            )
-        return weights
+        if self.dimension_weights in (None, "", "{}"):
+            return {}
+        example = '{"accuracy": 2, "overall": 0.5}'
+        return positive_weights("dimension_weights", self.dimension_weights, "dimension", example)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,25 +17,16 @@ from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import Description, Source, hub_table
 from medrm.errors import DataError, report
+from medrm.schema import ImageRef
 
 _IMAGE_MARK = "<image>"
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
-@dataclass(frozen=True)
-class PreferenceColumns:
-    """Which column holds what; the defaults are TRL's. `groups`: group name to column.
-
-    A preference is one vote on `dimension`.
-    """
-
-    prompt: str = "prompt"
-    chosen: str = "chosen"
-    rejected: str = "rejected"
-    images: str = "images"
-    case_id: str = "case_id"
-    dimension: str = "overall"
-    groups: Mapping[str, str] = field(default_factory=dict)
+_COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "images", "case_id")}
+"""What is read of a row, and the column that TRL keeps it in. A `dataset.yaml` may name others; its
+columns of anything else are groups."""
+_TRL = Description("TRL", "preferences")
 
 
 class _Turn(NamedTuple):
@@ -53,52 +44,44 @@ def read_preferences_by_columns(
     table: RowTable, path: Path, descriptions: Sequence[Description]
 ) -> ReadResult | None:
     """Reads a file that has TRL's columns, or all columns of a set described in `data/`."""
-    stated, trl = set(table.columns), PreferenceColumns()
-    has_answer = bool({trl.chosen, trl.rejected} & stated)
+    stated = set(table.columns)
+    has_answer = bool({"chosen", "rejected"} & stated)
     matching = (
-        preference_columns(description)
+        description
         for description in descriptions
         if description.form == "preferences" and set(description.columns.values()) <= stated
     )
-    fallback = next(matching, trl if has_answer else None)
-    columns = trl if has_answer and trl.prompt in stated else fallback
-    return None if columns is None else read_preferences(table, path, columns)
+    fallback = next(matching, _TRL if has_answer else None)
+    description = _TRL if has_answer and "prompt" in stated else fallback
+    return None if description is None else read_preferences(table, path, description)
 
 
 def open_hub_preferences(description: Description) -> Source:
     """Returns the rows of one split of a hub data set."""
     table, commit = hub_table(description)
-    columns = preference_columns(description)
-    read = partial(read_preferences, table, Path(description.hub_id), columns)
+    read = partial(read_preferences, table, Path(description.hub_id), description)
     return Source(list(map(Path, table.files)), read, commit)
 
 
-def preference_columns(description: Description) -> PreferenceColumns:
-    """Returns the columns of a described set; what is no column of a preference is a group."""
-    names = {field.name for field in fields(PreferenceColumns)} - {"groups", "dimension"}
-    columns = {key: column for key, column in description.columns.items() if key in names}
-    groups = {key: column for key, column in description.columns.items() if key not in names}
-    return PreferenceColumns(**columns, dimension=description.dimension, groups=groups)
-
-
-def read_preferences(table: RowTable, path: Path, columns: PreferenceColumns) -> ReadResult:
+def read_preferences(table: RowTable, path: Path, description: Description) -> ReadResult:
     """Returns the cases of preference rows; rows that are no comparison are set aside with the
     reason.
 
-    Which answer is stored first follows from a hash of the case id, so that its place tells
-    nothing.
+    A preference is one vote on the description's dimension. Which answer is stored first follows
+    from a hash of the case id, so that its position tells nothing.
 
     Raises:
         DataError: every missing column, wrong row and image path, in one message.
     """
     excluded: list[Excluded] = []
-    return ReadResult(_drafts(table, path, columns, excluded), excluded)
+    return ReadResult(_drafts(table, path, description, excluded), excluded)
 
 
 def _drafts(
-    table: RowTable, path: Path, columns: PreferenceColumns, excluded: list[Excluded]
+    table: RowTable, path: Path, description: Description, excluded: list[Excluded]
 ) -> Iterator[CaseDraft]:
-    problems = missing_columns(table.columns, (columns.chosen, columns.rejected))
+    columns = _COLUMNS | dict(description.columns)
+    problems = missing_columns(table.columns, (columns["chosen"], columns["rejected"]))
     ids = array("q")
     for index, (location, row) in enumerate(table.rows if not problems else ()):
         case_id = _case_id(row, index, columns)
@@ -112,60 +95,65 @@ def _drafts(
         if isinstance(texts, str):
             excluded.append(Excluded(case_id, texts))
         else:
-            yield _draft(case_id, images, texts, row, columns)
+            yield _draft(case_id, images, texts, row, description)
     _, first = np.unique(np.array(ids), return_index=True)
     for index in np.setdiff1d(np.arange(len(ids)), first).tolist():
         location, row = table.rows[index]
         case_id = _case_id(row, index, columns)
-        problems.append(f"{location}: {columns.case_id} {case_id!r} occurs twice")
+        problems.append(f"{location}: {columns['case_id']} {case_id!r} occurs twice")
     problems[:0] = table.problems
     if problems:
         raise DataError(report(f"{path} has {len(problems)} problems.", problems))
 
 
-def _case_id(row: Row, index: int, columns: PreferenceColumns) -> str:
+def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
     """Returns a row's id, which may be the number 0; of a row that states none its number."""
-    stated = row.get(columns.case_id)
+    stated = row.get(columns["case_id"])
     return f"row-{index + 1:06d}" if stated in (None, "") else str(stated)
 
 
-def _image_column(row: Row, columns: PreferenceColumns) -> str:
+def _image_column(row: Row, columns: Mapping[str, str]) -> str:
     """Returns the column of images; TRL accepts `image` as well."""
-    return columns.images if columns.images in row else "image"
+    return columns["images"] if columns["images"] in row else "image"
 
 
 def _draft(
-    case_id: str, images: tuple[Any, ...], texts: _Texts, row: Row, columns: PreferenceColumns
+    case_id: str, images: tuple[ImageRef, ...], texts: _Texts, row: Row, description: Description
 ) -> CaseDraft:
     second = hashlib.sha256(case_id.encode()).digest()[0] % 2
     answers = (texts.rejected, texts.chosen) if second else (texts.chosen, texts.rejected)
-    mapped = {group: row[column] for group, column in columns.groups.items() if column in row}
-    groups = read_groups({**{key: row.get(key) for key in GROUPS}, **mapped}, (*GROUPS, *mapped))
+    named = {
+        group: row[column]
+        for group, column in description.columns.items()
+        if group not in _COLUMNS and column in row
+    }
     return CaseDraft(
         case_id,
         images,
         texts.question,
         answers,
-        {columns.dimension: [Vote("preference", second)]},
+        {description.dimension: [Vote("preference", second)]},
         read_independent(row),
-        groups,
+        read_groups({**{group: row.get(group) for group in GROUPS}, **named}, (*GROUPS, *named)),
     )
 
 
-def _texts(row: Row, columns: PreferenceColumns, images: int) -> _Texts | str:
+def _texts(row: Row, columns: Mapping[str, str], images: int) -> _Texts | str:
     """Returns question and answers of a row, or why the row is set aside.
 
     Raises:
         DataError: values of a wrong type, or more image marks than images.
     """
-    prompt = _turns(row.get(columns.prompt), columns.prompt, "user")
-    chosen = _turns(row.get(columns.chosen), columns.chosen, "assistant")
-    rejected = _turns(row.get(columns.rejected), columns.rejected, "assistant")
+    prompt = _turns(row.get(columns["prompt"]), columns["prompt"], "user")
+    chosen = _turns(row.get(columns["chosen"]), columns["chosen"], "assistant")
+    rejected = _turns(row.get(columns["rejected"]), columns["rejected"], "assistant")
     if not prompt:
         prompt, chosen, rejected = _implicit_prompt(chosen, rejected)
     marks = sum(turn.text.count(_IMAGE_MARK) for turn in prompt)
     if marks > images:
-        raise DataError(f"the prompt refers to {marks} images, {columns.images!r} holds {images}")
+        raise DataError(
+            f"the prompt refers to {marks} images, {columns['images']!r} holds {images}"
+        )
     if [turn.role for turn in prompt] not in (["user"], ["system", "user"]):
         return f"the prompt is a conversation of {len(prompt)} turns, not one question"
     if [turn.role for turn in (*chosen, *rejected)] != ["assistant"] * 2:
@@ -215,15 +203,17 @@ def _implicit_prompt(
     """
     if len(chosen) == len(rejected) == 1:
         first, second = chosen[0].text, rejected[0].text
-        length = next(
-            (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-            min(len(first), len(second)),
-        )
+        length = _common_length(first, second)
         while length and not first[length - 1].isspace():
             length -= 1
         question = [_Turn("user", first[:length].strip())]
         return question, [_Turn("assistant", first[length:])], [_Turn("assistant", second[length:])]
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
-    return chosen[:shared], chosen[shared:], rejected[shared:]
+    # One turn at least remains of each, for an answer.
+    shared = min(_common_length(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
+    return chosen[: max(0, shared)], chosen[max(0, shared) :], rejected[max(0, shared) :]
+
+
+def _common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Returns how many characters, or turns, both begin with."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -28,7 +28,7 @@ from medrm.assets import cache_dir
 from medrm.data.batched import batched
 from medrm.data.drafts import CaseDraft, ReadResult
 from medrm.data.images import StoredFile
-from medrm.data.labels import AgreementTally, LabelRules, Voters, labels_of
+from medrm.data.labels import LabelRules, VoteTally, labels_of
 from medrm.data.splits import cluster_keys, cluster_names
 from medrm.data.store.cache import fill_cache_folder
 from medrm.data.store.case_records import SCHEMA, case_record
@@ -148,7 +148,7 @@ def _build(
 ) -> None:
     """Writes the files of an index into a folder."""
     started = time.time_ns()
-    agreement, voters = AgreementTally(), Voters()
+    tally = VoteTally()
     tables: dict[tuple[str, ...], int] = {}
     dimensions: dict[str, None] = {}
     cases_path, keys_path = folder / CASES_FILE, folder / "keys.arrow"
@@ -156,7 +156,7 @@ def _build(
         pa.ipc.new_file(str(cases_path), _CASES) as cases_file,
         pa.ipc.new_file(str(keys_path), _KEYS) as keys_file,
     ):
-        labelled = _labelled(result.drafts, rules, agreement, voters)
+        labelled = _labelled(result.drafts, rules, tally)
         for batch in batched(labelled, _CASES_AT_ONCE):
             cases = [_case(draft, labels, departments) for draft, labels in batch]
             records = [
@@ -183,25 +183,24 @@ def _build(
         "excluded": list(map(dataclasses.astuple, result.excluded)),
         "agreement": {
             name: dataclasses.astuple(of_dimension)
-            for name, of_dimension in agreement.agreements().items()
+            for name, of_dimension in tally.agreements().items()
         },
     }
     (folder / INDEX_FILE).write_text(json.dumps(about), encoding="utf-8")
 
 
 def _labelled(
-    drafts: Iterable[CaseDraft], rules: LabelRules, agreement: AgreementTally, voters: Voters
+    drafts: Iterable[CaseDraft], rules: LabelRules, tally: VoteTally
 ) -> Iterator[tuple[CaseDraft, Mapping[str, Label]]]:
-    """Yields drafts with their labels, and counts their votes in `agreement` and `voters`."""
+    """Yields drafts with their labels, and counts their votes."""
     # Dawid-Skene learns from all votes at once.
     streams = rules.aggregation == "shares"
     for batch in batched(drafts, _CASES_AT_ONCE) if streams else [list(drafts)]:
-        agreement.add(batch)
-        voters.add(batch)
+        tally.add(batch)
         if not streams:
-            voters.check(rules)
+            tally.check(rules)
         yield from zip(batch, labels_of(batch, rules), strict=True)
-    voters.check(rules)
+    tally.check(rules)
 
 
 def _case(draft: CaseDraft, labels: Mapping[str, Label], departments: Mapping[str, str]) -> Case:
