@@ -3,9 +3,9 @@
 Why an optimiser step is exactly `global_batch_cases` cases, whatever the devices and micro-batches:
 the step comes first, and is cut up only afterwards.
 
-1. Draw. Seed and epoch alone shuffle the N cases. With G = `global_batch_cases`, step s is cases
-   [s G, (s + 1) G) of that order; the last step of an epoch may be smaller. Neither the number of
-   processes P nor any limit of a micro-batch is asked.
+1. Draw. Seed and epoch alone shuffle the N cases. With the effective batch size
+   G = `global_batch_cases`, step s is cases [s G, (s + 1) G) of that order; the last step of an
+   epoch may be smaller. Neither the number of processes P nor any limit of a micro-batch matters.
 2. Cut. The G cases are cut into at most R x P micro-batches. R, the rounds, is how many of them
    each process runs in every step: the gradient accumulation, which Trainer wants constant, and so
    the most that any step needs.

@@ -115,16 +115,10 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
 
 
 def _encoded(built: Judging, messages: Any) -> Any:
-    images = [
-        content["image"] for m in messages for content in m["content"] if content["type"] == "image"
-    ]
+    segments = [segment for m in messages for segment in m["content"]]
+    images = [segment["image"] for segment in segments if segment["type"] == "image"]
     plain = [
-        {
-            **m,
-            "content": [
-                {k: v for k, v in content.items() if k != "image"} for content in m["content"]
-            ],
-        }
+        {**m, "content": [{k: v for k, v in seg.items() if k != "image"} for seg in m["content"]]}
         for m in messages
     ]
     text = chat.render(built.collator.processor, plain, "generation_prompt")
