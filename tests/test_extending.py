@@ -53,6 +53,8 @@ from medrm.objectives.objective import TrainingInputs
 from medrm.readouts import READOUTS, Readout
 from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.collator import Collator
+from medrm.scorer.engines import ENGINES, EngineEntry
+from medrm.scorer.engines.base import Completion, ModelSource, Request, Sampling
 from medrm.scorer.open import open_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,6 +223,15 @@ def test_a_pair_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(1.0, abs=0.25)
 
 
+def toy_benchmark() -> Benchmark:
+    """Four cases; the longer answer comes first and is right in every second one."""
+    cases = [
+        replace(pair(number), answers=("One word more.", "Yes."), cluster=str(number))
+        for number in range(4)
+    ]
+    return Benchmark("toys", CaseSet("toys", "1", "d" * 64, cases, dimensions=DIMENSIONS))
+
+
 class WordCount:
     """The toy readout: an answer's reward is how many words it has."""
 
@@ -255,16 +266,47 @@ def test_a_readout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(READOUTS, "word_count", toy)
     scorer = open_scorer(base, "word_count", dimensions=DIMENSIONS)
     assert isinstance(scorer, WordCount)
-    cases = [
-        replace(pair(number), answers=("One word more.", "Yes."), cluster=str(number))
-        for number in range(4)
-    ]
-    source = CaseSet("toys", "1", "d" * 64, cases, dimensions=DIMENSIONS)
-    report = evaluate(scorer, Benchmark("toys", source), tmp_path / "out", "a model")
+    report = evaluate(scorer, toy_benchmark(), tmp_path / "out", "a model")
     assert report["readout"] == "word_count"
     assert report["protocols"]["robust"]["dimensions"]["overall"]["accuracy"] == 0.5
     assert "official" not in report["protocols"] or not report["protocols"]["official"]["micro"]
     assert rescore(tmp_path / "out")["protocols"] == report["protocols"]
+
+
+class ToyEngine:
+    """The toy engine: writes that the first answer shown is better, whatever it is asked."""
+
+    name = "toy"
+    lookahead = None
+
+    def __init__(self, model: str) -> None:
+        self.settings = {"model": model}
+
+    @classmethod
+    def open(cls, source: ModelSource) -> ToyEngine:
+        return cls(source.model)
+
+    def plain(self, text: str) -> str:
+        return text
+
+    def complete(self, requests: Iterable[Request], _: Sampling) -> Iterator[Completion]:
+        for request in requests:
+            text = json.dumps(dict.fromkeys(request.dimensions, "A"))
+            yield Completion(text, "stop", "ok", prompt_digest=request.digest)
+
+
+def test_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`open_scorer` opens it, and its replies become verdicts."""
+    module = ModuleType("toy_engine")
+    module.ToyEngine = ToyEngine  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_engine", module)
+    entry = EngineEntry("toy", "toy_engine:ToyEngine", holds_weights=True)
+    monkeypatch.setitem(ENGINES, "toy", entry)
+    judge = open_scorer("a model", engine="toy")
+    report = evaluate(judge, toy_benchmark(), tmp_path / "out", "a model")
+    overall = report["protocols"]["robust"]["dimensions"]["overall"]
+    assert (overall["accuracy"], overall["first_rate"], overall["coverage"]) == (0.5, 1.0, 1.0)
+    assert (judge.settings["engine"], judge.settings["model"]) == ("toy", "a model")
 
 
 def read_toy(table: RowTable, _: Path, __: Sequence[Description]) -> ReadResult | None:
