@@ -97,7 +97,7 @@ def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
     for organ in sorted(inputs - labels):
         problems.append(f"parquet/{organ}.parquet has no {organ}.jsonl beside it")
     for organ in sorted(labels & inputs):
-        answers = _read_labels(open_table(folder / f"{organ}.jsonl"), organ, problems)
+        answers = _read_labels(open_table(folder / f"{organ}.jsonl"), problems)
         table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary)
         for draft in _join(table, organ, answers, problems):
             first_organ = organ_of.setdefault(draft.case_id, organ)
@@ -112,9 +112,7 @@ def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
         raise DataError(report(f"{folder} has {len(problems)} problems.", problems))
 
 
-def _read_labels(
-    table: RowTable, organ: str, problems: list[str]
-) -> dict[str, dict[str, list[Vote]]]:
+def _read_labels(table: RowTable, problems: list[str]) -> dict[str, dict[str, list[Vote]]]:
     """Returns the votes by question id; the released label counts as one vote of one expert."""
     labels: dict[str, dict[str, list[Vote]]] = {}
     for location, row in table.rows:
