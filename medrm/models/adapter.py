@@ -12,21 +12,16 @@ from medrm.models.families import Family
 from medrm.models.reward_model import HEAD, has_head, head_of
 
 
-def is_quantised(model: PreTrainedModel) -> bool:
-    """Returns whether bitsandbytes holds the weights."""
-    return bool(getattr(model, "is_quantized", False))
-
-
 def _linears(model: PreTrainedModel, prefix: str) -> list[str]:
     """Returns the full names of the linear layers below a module, quantised ones included.
 
     Bare suffixes such as `q_proj` would also match the vision tower.
     """
-    part = model.get_submodule(prefix)
-    return [f"{prefix}.{name}" for name, m in part.named_modules() if isinstance(m, nn.Linear)]
+    modules = model.get_submodule(prefix).named_modules()
+    return [f"{prefix}.{name}" for name, module in modules if isinstance(module, nn.Linear)]
 
 
-def _first_unread_layer(config: PreTrainedConfig) -> int | None:
+def _first_unused_layer(config: PreTrainedConfig) -> int | None:
     """Returns the vision tower's first layer whose output nobody reads (LLaVA stops early)."""
     layer = getattr(config, "vision_feature_layer", None)
     if not isinstance(layer, int):
@@ -41,17 +36,17 @@ def _vision_linears(model: PreTrainedModel, family: Family) -> list[str]:
 
     Left out: SigLIP's pooling head and layers above the one that is read; they get no gradient.
     """
-    unread = _first_unread_layer(model.config)
+    unused = _first_unused_layer(model.config)
     depth = getattr(model.config.vision_config, "num_hidden_layers", 0)
     skipped = [".head."]
-    if unread is not None:
-        skipped += [f".layers.{layer}." for layer in range(unread, depth)]
+    if unused is not None:
+        skipped += [f".layers.{layer}." for layer in range(unused, depth)]
     names = _linears(model, family.vision)
-    return [name for name in names if not any(part in name for part in skipped)]
+    return [name for name in names if not any(fragment in name for fragment in skipped)]
 
 
 def lora_config(model: PreTrainedModel, options: AdapterOptions, family: Family) -> LoraConfig:
-    """Returns the LoRA settings: every linear layer of the language model, the head kept whole."""
+    """Returns the LoRA settings: every linear layer of the language model, the head in full."""
     targets = _linears(model, family.decoder)
     if options.lora_vision:
         targets += _vision_linears(model, family)
@@ -77,7 +72,7 @@ def wrap(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
         config: which layers, which rank.
         seed: of the new weights; the global generator is left as it was.
     """
-    if is_quantised(model):
+    if getattr(model, "is_quantized", False):  # bitsandbytes holds the weights
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):

@@ -247,7 +247,7 @@ def _from_json(path: Path, record: dict[str, Any], record_class: type[Record]) -
         )
     values = dict(record)
     for name, hint in hints.items():
-        nested = next((part for part in get_args(hint) if dataclasses.is_dataclass(part)), None)
+        nested = next(filter(dataclasses.is_dataclass, get_args(hint)), None)
         if nested is not None and isinstance(record[name], dict):
             values[name] = _from_json(path, record[name], cast(Any, nested))
         elif not _fits(record[name], hint):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,17 +153,17 @@ def _quantisation(options: ModelOptions, family: Family) -> Any:
     )
 
 
-def _usable(given: torch.device | str) -> torch.device:
+def _usable(device: torch.device | str) -> torch.device:
     """Returns a device.
 
     Raises:
         ConfigError: torch cannot use it here.
     """
     try:
-        return torch.empty(0, device=given).device
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {str(given)!r} cannot be used here: {first_line(error).rstrip('.')}. Give "
+            f"device {str(device)!r} cannot be used here: {first_line(error).rstrip('.')}. Give "
             "cpu, or cuda where torch sees a GPU."
         ) from error
 
@@ -176,14 +176,14 @@ def _dtype(options: ModelOptions, device: torch.device) -> torch.dtype | str:
 
 def _disable_dropout(config: PreTrainedConfig) -> None:
     """Sets every dropout of the base to zero: noise in a reward drowns small differences."""
-    for part in (config, *(vars(config)[name] for name in config.sub_configs)):
-        for name, value in vars(part).items():
+    for section in (config, *(vars(config)[name] for name in config.sub_configs)):
+        for name, value in vars(section).items():
             if "dropout" in name and isinstance(value, float):
-                setattr(part, name, 0.0)
+                setattr(section, name, 0.0)
 
 
 @contextmanager
-def _whole_weights() -> Iterator[None]:
+def _unpartitioned_weights() -> Iterator[None]:
     """Keeps transformers from splitting the weights over processes while they are read.
 
     With ZeRO-3 on, `from_pretrained` leaves empty parameters that only a DeepSpeed engine can run;
@@ -239,7 +239,7 @@ def load_base(
         dtype: precision of the weights, in place of the options'.
 
     Raises:
-        ConfigError: not found, of no known family, not whole, in pickles, the attention needs a
+        ConfigError: not found, of no known family, incomplete, in pickles, the attention needs a
             package that is not installed, or the device is not there.
     """
     device = _usable(device)
@@ -250,9 +250,9 @@ def load_base(
     placement = {} if quantisation is None else {"device_map": {"": device}}
     loader: Any = AutoModelForImageTextToText
     where = resolve_model(name)
-    with readable(f"The base model {name!r}"), _attention(options), _whole_weights():
+    with readable(f"The base model {name!r}"), _attention(options), _unpartitioned_weights():
         refuse_other_weights(where, config, revision)
-        model, found = loader.from_pretrained(
+        model, loading_info = loader.from_pretrained(
             where,
             config=config,
             revision=revision,
@@ -265,27 +265,21 @@ def load_base(
             output_loading_info=True,
             **placement,
         )
-    if found["missing_keys"] or found["mismatched_keys"]:
-        other = [key for key, *_ in found["mismatched_keys"]]
-        wrong = sorted([*found["missing_keys"], *other])
+    mismatched = [key for key, *_ in loading_info["mismatched_keys"]]
+    unfilled = sorted([*loading_info["missing_keys"], *mismatched])
+    if unfilled:
         raise ConfigError(
-            f"The checkpoint {name!r} does not fill the model: {len(wrong)} "
-            f"weights are missing or of another shape, such as {wrong[0]}. Give a complete one."
+            f"The checkpoint {name!r} does not fill the model: {len(unfilled)} "
+            f"weights are missing or of another shape, such as {unfilled[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
     deduplicate_images(model, family_of(config))
-    if options.shared_prefix == "on":
-        _share_prefix(model)
-    return model.eval()  # type: ignore[no-any-return]
-
-
-def _share_prefix(model: PreTrainedModel) -> None:
-    """Lets the answers of a case share their prefix where that is exact."""
     problem = sharing_problem(model.config)
-    if problem is None:
+    if options.shared_prefix == "on" and problem is None:
         enable_prefix_sharing(model)
-    else:
+    elif options.shared_prefix == "on":
         logger.info("the answers of a case run as separate rows: %s", problem)
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Family:
@@ -325,7 +319,7 @@ def load_processor(
         for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
         if value is not None
     }
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with readable(f"The processor of {name_or_path!r}"):
         family = _processor_family(where, revision, trust_remote_code)
         if limits and not family.pixel_limits:
@@ -336,14 +330,12 @@ def load_processor(
         cls: Any = getattr(transformers, family.processor)
         settings, _ = cls.get_processor_dict(where, revision=revision)
         images: Any = AutoImageProcessor
-        parts: dict[str, Callable[[], Any]] = {
-            "image_processor": lambda: images.from_pretrained(
-                where, backend="pil", **limits, **shared
-            ),
-            "tokenizer": lambda: AutoTokenizer.from_pretrained(where, **shared),
-            "video_processor": lambda: video_stand_in(str(family.video_processor)),
+        components: dict[str, Any] = {
+            "image_processor": images.from_pretrained(where, backend="pil", **limits, **source),
+            "tokenizer": AutoTokenizer.from_pretrained(where, **source),
+            "video_processor": family.video_processor and video_stand_in(family.video_processor),
         }
-        made: ProcessorMixin = cls.from_args_and_dict(
-            [parts[name]() for name in cls.get_attributes()], settings
+        processor: ProcessorMixin = cls.from_args_and_dict(
+            [components[name] for name in cls.get_attributes()], settings
         )
-    return made
+    return processor

@@ -30,27 +30,31 @@ _BROKEN = (
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Turns what a checkpoint's files make transformers raise into a ConfigError."""
+def readable(subject: str) -> Iterator[None]:
+    """Turns what a checkpoint's files make transformers raise into a ConfigError.
+
+    Args:
+        subject: what is read, as the message names it.
+    """
     try:
         yield
     except MedrmError:
         raise
     except _BROKEN as error:
-        said = first_line(error)
+        reason = first_line(error)
         if not isinstance(error, (OSError, ValueError, ImportError)):
-            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(
-            f"{what} cannot be loaded: {said.rstrip('.')}. Give a folder with a whole model in "
-            "safetensors, a hub id that is reachable or already in the cache, or "
+            f"{subject} cannot be loaded: {reason.rstrip('.')}. Give a folder with a whole model "
+            "in safetensors, a hub id that is reachable or already in the cache, or "
             f"{PHANTOM_BASE} (while offline, hub ids work only from the cache)."
         ) from error
 
 
 def checkpoint_file(where: str, name: str, revision: str) -> Path | None:
     """Returns a file of a checkpoint, or None where it has none of that name."""
-    found = cached_file(where, name, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if found is None else Path(found)
+    path = cached_file(where, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
 
 
 def refuse_other_weights(where: str, config: PreTrainedConfig, revision: str) -> None:
@@ -66,9 +70,9 @@ def refuse_other_weights(where: str, config: PreTrainedConfig, revision: str) ->
     if path is None:
         return
     named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    wrong = sorted(n for n in named if Path(n).name != n or Path(n).suffix != ".safetensors")
-    if wrong:
+    refused = sorted(n for n in named if Path(n).name != n or Path(n).suffix != ".safetensors")
+    if refused:
         raise ConfigError(
-            f"{path} names {wrong[0]!r}; accepted are safetensors files beside it. Pickles can run "
-            "code when they are read. Convert the checkpoint to safetensors."
+            f"{path} names {refused[0]!r}; accepted are safetensors files beside it. Pickles can "
+            "run code when they are read. Convert the checkpoint to safetensors."
         )

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from medrm.models.families import Family
 
@@ -78,23 +76,13 @@ def _split(
     }, lengths
 
 
-@dataclass
-class TowerOutput(ModelOutput):
-    """The fields of a vision tower's output that a family may read."""
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    hidden_states: tuple[Tensor | None, ...] | None = None
-    deepstack_features: tuple[Tensor, ...] | None = None
-
-
 class DeduplicatingTower:
     """What the swapped class adds to a vision tower."""
 
     family: Family
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the tower's output for all images, each different one computed once."""
+        """Returns what the model reads of the tower's output, equal images computed once."""
         compute: Callable[..., Any] = super().forward  # type: ignore[misc]
         inputs: dict[int | str, Any] = dict(enumerate(args))
         inputs.update(kwargs)
@@ -126,7 +114,7 @@ class DeduplicatingTower:
             computed = output.get(name)
             several = isinstance(computed, (tuple, list))
             features[name] = tuple(map(repeat, computed)) if several else repeat(computed)
-        return TowerOutput(**features)
+        return type(output)(**features)
 
 
 def deduplicate_images(model: PreTrainedModel, family: Family) -> bool:

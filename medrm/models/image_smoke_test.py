@@ -1,4 +1,4 @@
-"""The check at start-up that an image reaches the reward, made with images of its own."""
+"""The check at start-up that an image reaches the reward, on a noise image and a uniform one."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SMALLEST_CHANGE = 1e-6
 
 def _batch(processor: Any, image: Image.Image) -> dict[str, Tensor]:
     """Returns one question about one image, [1, L] and the image's tensors."""
-    content = [{"type": "image"}, {"type": "text", "text": "What does the image show?"}]
+    question = [{"type": "image"}, {"type": "text", "text": "What does the image show?"}]
     text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
     )
     return dict(processor(text=[text], images=[[image]], return_tensors="pt"))
 
@@ -38,14 +38,20 @@ def _differ(first: Tensor, second: Tensor) -> bool:
 def _run(
     model: PreTrainedModel, family: Family, batch: dict[str, Tensor]
 ) -> tuple[Tensor | None, Tensor]:
-    """Returns the vision tower's output (None if it did not run) and the last hidden state."""
-    seen: list[Tensor] = []
+    """Returns the vision tower's output, None if it did not run, and the last state, [1, H].
+
+    Args:
+        model: a stock or a reward model.
+        family: its family.
+        batch: one row.
+    """
+    outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         features = output[family.features[0]]
         # Of the hidden states those alone are there that the model reads.
         tensors = features if isinstance(features, (tuple, list)) else (features,)
-        seen.append(next(tensor for tensor in reversed(tensors) if tensor is not None))
+        outputs.append(next(tensor for tensor in reversed(tensors) if tensor is not None))
 
     handle = model.get_submodule(family.vision).register_forward_hook(keep)
     batch = {name: value.to(model.device) for name, value in batch.items()}
@@ -54,9 +60,8 @@ def _run(
             states = model.get_submodule("model")(**batch, use_cache=False).last_hidden_state
     finally:
         handle.remove()
-    return (seen[0].float() if seen else None), last_attended(
-        states, batch["attention_mask"]
-    ).float()
+    state = last_attended(states, batch["attention_mask"])
+    return (outputs[0].float() if outputs else None), state.float()
 
 
 def check_image_reaches(
@@ -80,7 +85,7 @@ def check_image_reaches(
     training = base.training
     base.train(False)
     try:
-        (first, first_state), (second, second_state) = (
+        (noise_features, noise_state), (grey_features, grey_state) = (
             _run(base, family, _batch(processor, image)) for image in images
         )
     except (ValueError, TemplateError) as error:
@@ -88,15 +93,15 @@ def check_image_reaches(
     finally:
         base.train(training)
     lost = None
-    if first is None or second is None:
+    if noise_features is None or grey_features is None:
         lost = "the vision tower did not run, so the processor's pixels were dropped"
-    elif not first.isfinite().all():
+    elif not noise_features.isfinite().all():
         lost = "the vision tower gives numbers that are not finite"
-    elif not _differ(first, second):
+    elif not _differ(noise_features, grey_features):
         lost = "the vision tower gives the same features for noise and for a uniform image"
-    elif not first_state.isfinite().all():
+    elif not noise_state.isfinite().all():
         lost = "the decoder gives numbers that are not finite"
-    elif not _differ(first_state, second_state):
+    elif not _differ(noise_state, grey_state):
         lost = "the image features do not change the hidden state that the reward is read from"
     if lost is not None:
         raise ConfigError(_lost(base, family, lost))

@@ -91,20 +91,20 @@ class RewardHead(nn.Module):
     def __init__(self, inputs: int, spec: HeadSpec, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        width = spec.hidden_size or inputs
-        self.spec = dataclasses.replace(spec, hidden_size=width if spec.kind == "mlp" else None)
-        count = len(spec.dimensions)
+        hidden = spec.hidden_size or inputs
+        self.spec = dataclasses.replace(spec, hidden_size=hidden if spec.kind == "mlp" else None)
+        outputs = len(spec.dimensions)
         # No output bias: only differences of rewards enter the likelihood of a preference.
         if spec.kind == "mlp":
             self.layers = nn.Sequential(
-                _linear(inputs, width, bias=True, generator=generator),
+                _linear(inputs, hidden, bias=True, generator=generator),
                 nn.SiLU(),
-                _linear(width, count, bias=False, generator=generator),
+                _linear(hidden, outputs, bias=False, generator=generator),
             )
         else:
-            self.layers = nn.Sequential(_linear(inputs, count, bias=False, generator=generator))
+            self.layers = nn.Sequential(_linear(inputs, outputs, bias=False, generator=generator))
         self.tie_logit = (
-            nn.Parameter(torch.zeros(count, dtype=torch.float32)) if spec.ties != "none" else None
+            nn.Parameter(torch.zeros(outputs, dtype=torch.float32)) if spec.ties != "none" else None
         )
         tied = torch.tensor([name in spec.tied_dimensions for name in spec.dimensions])
         self.register_buffer("tied", tied, persistent=False)
@@ -112,7 +112,7 @@ class RewardHead(nn.Module):
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns rewards [..., D] and tie logits [D] (or None) for states [..., H].
 
-        The tie logits come from here, where parameters split over processes are whole.
+        The tie logits come from here, where parameters split over processes are gathered.
         """
         with torch.autocast(states.device.type, enabled=False):
             rewards = self.layers(states.float())
@@ -124,11 +124,11 @@ class RewardHead(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RewardHead:
         """Moves the head with the model but refuses to change its precision."""
 
-        def moved(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
@@ -193,14 +193,6 @@ class RewardModelMixin:
         self._require_grads_hooks = [self._require_grads_hook]
 
 
-def reward_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Returns the stock class with rewards for output, under the stock class's own name.
-
-    The name is what `save_pretrained` writes as architecture.
-    """
-    return type(stock.__name__, (RewardModelMixin, stock), {"__module__": stock.__module__})
-
-
 def attach_head(model: PreTrainedModel, spec: HeadSpec, seed: int) -> PreTrainedModel:
     """Makes a reward model of a stock model, in place: adds `score` and swaps the class.
 
@@ -214,18 +206,16 @@ def attach_head(model: PreTrainedModel, spec: HeadSpec, seed: int) -> PreTrained
     """
     head = RewardHead(model.config.get_text_config().hidden_size, spec, seed)
     model.add_module(HEAD, head.to(model.device))
-    model.__class__ = reward_class(type(model))
+    stock = type(model)
+    # Under the stock class's name, which `save_pretrained` writes as architecture.
+    attributes = {"__module__": stock.__module__}
+    model.__class__ = type(stock.__name__, (RewardModelMixin, stock), attributes)
     return model
 
 
 def without_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Returns the model inside a PEFT model (its layers keep the adapter), or itself."""
     return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-
-
-def reward_states(model: PreTrainedModel | PeftModel, **batch: Any) -> Tensor:
-    """Returns what the head reads, [answers, O, H]; see `RewardModelMixin.reward_states`."""
-    return cast(RewardModelMixin, without_adapter(model)).reward_states(**batch)
 
 
 def has_head(model: PreTrainedModel | PeftModel) -> bool:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,6 @@ from medrm.models.reward_model import (
     RewardHead,
     RewardOutput,
     head_of,
-    reward_states,
     without_adapter,
 )
 from medrm.objectives.arguments import BradleyTerryConfig
@@ -162,7 +162,8 @@ def _pooled(
 ) -> Tensor:
     """Returns what the head reads of a batch, (rows, O, H) on the CPU."""
     with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-        states: Tensor = reward_states(model, **inputs.to(args.device)).cpu()
+        reward_model: Any = without_adapter(model)
+        states: Tensor = reward_model.reward_states(**inputs.to(args.device)).cpu()
     return states
 
 

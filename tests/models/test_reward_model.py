@@ -15,7 +15,6 @@ from medrm.models.reward_model import (
     attach_head,
     head_of,
     last_attended,
-    reward_states,
 )
 
 EVERY_FAMILY = pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -43,7 +42,7 @@ def test_every_processor_key_is_used_and_lm_head_is_not_run(family, tiny_folder)
     model, processor = reward_model(tiny_folder(family))
     model.lm_head.register_forward_hook(lambda *_: pytest.fail("the LM head ran"))
     inputs = batch(processor, family)
-    expected = model.score(reward_states(model, **inputs)[:, 0])[0]
+    expected = model.score(model.reward_states(**inputs)[:, 0])[0]
     torch.testing.assert_close(rewards(model, inputs), expected, rtol=0, atol=0)
 
 

@@ -44,15 +44,8 @@ SHARED_PREFIX = "shared_prefix"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token: 0 is text or padding, else it belongs to an image."""
 
-_STATEFUL_DECODERS = (
-    "qwen3_5_text",
-    "qwen3_next",
-    "mamba",
-    "mamba2",
-    "jamba",
-    "bamba",
-    "falcon_h1",
-    "lfm2",
+_STATEFUL_DECODERS = frozenset(
+    ("qwen3_5_text", "qwen3_next", "mamba", "mamba2", "jamba", "bamba", "falcon_h1", "lfm2")
 )
 """Language models (`model_type`) that can never share a prefix."""
 
