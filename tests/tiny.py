@@ -122,14 +122,14 @@ def _llava(name: str, hidden: int) -> Built:
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>"]
     tokenizer = train_tokenizer(special, chatml("<image>\n"), eos="<|im_end|>", pad="<|endoftext|>")
     image_token = tokenizer.convert_tokens_to_ids("<image>")
-    kind = "qwen2" if name == "llava_onevision" else "llama"
-    text = _text(tokenizer, hidden, model_type=kind)
+    decoder_type = "qwen2" if name == "llava_onevision" else "llama"
+    text = _text(tokenizer, hidden, model_type=decoder_type)
     size = {"height": 28, "width": 28}
     grids = [[28, 56], [56, 28], [56, 56]]
     clip = _tower(
         hidden, model_type="clip_vision_model", num_hidden_layers=3, projection_dim=hidden
     )
-    parts: dict[str, Any] = {
+    components: dict[str, Any] = {
         "tokenizer": tokenizer,
         "patch_size": 14,
         "vision_feature_select_strategy": "default",
@@ -160,12 +160,12 @@ def _llava(name: str, hidden: int) -> Built:
             image_grid_pinpoints=grids,
         )
         images = hf.LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=grids)
-        parts = {
+        components = {
             "tokenizer": tokenizer,
             "num_image_tokens": 4,
             "vision_feature_select_strategy": "full",
         }
-    return config, {"image_processor": images} | parts
+    return config, {"image_processor": images} | components
 
 
 def _internvl(name: str, hidden: int) -> Built:
@@ -295,12 +295,12 @@ def _idefics(name: str, hidden: int) -> Built:
         "max_image_size": {"longest_edge": 28},
         "do_image_splitting": False,
     }
-    parts: dict[str, Any] = {"tokenizer": tokenizer, "image_seq_len": 4}
+    components: dict[str, Any] = {"tokenizer": tokenizer, "image_seq_len": 4}
     if name == "idefics3":
-        return hf.Idefics3Config(**settings), parts | {
+        return hf.Idefics3Config(**settings), components | {
             "image_processor": Idefics3ImageProcessorPil(**sizes)
         }
-    return hf.SmolVLMConfig(**settings), parts | {
+    return hf.SmolVLMConfig(**settings), components | {
         "image_processor": SmolVLMImageProcessorPil(**sizes)
     }
 
@@ -333,13 +333,13 @@ def make_tiny(
         hidden: hidden size; NF4 quantisation needs 64.
         shared_prefix: whether it reads what the answers of a case share once.
     """
-    config, parts = _BUILDERS[family](family, hidden)
+    config, components = _BUILDERS[family](family, hidden)
     video = FAMILIES[family].video_processor
     if video is not None:
-        parts["video_processor"] = video_stand_in(video)
-    tokenizer = parts["tokenizer"]
+        components["video_processor"] = video_stand_in(video)
+    tokenizer = components["tokenizer"]
     processor_class: Any = getattr(hf, FAMILIES[family].processor)
-    processor = processor_class(**parts, chat_template=tokenizer.chat_template)
+    processor = processor_class(**components, chat_template=tokenizer.chat_template)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.AutoModelForImageTextToText.from_config(config)

@@ -73,16 +73,18 @@ def loss(model: Any, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]
 def dense_rewards(model: Any, batch: Any) -> torch.Tensor:
     """Returns the rewards of one forked case by stock attention under one mask over its row."""
     stock = without_adapter(model)
-    fork = batch[SHARED_PREFIX]
-    (prefix,), (lengths,) = fork.prefix_lengths, fork.branch_lengths
-    parts = [torch.full((count,), part) for part, count in enumerate((prefix, *lengths))]
-    segments = torch.cat(parts)
-    places = torch.arange(fork.row_length)
-    seen = places[:, None] >= places
+    shared = batch[SHARED_PREFIX]
+    (prefix,), (lengths,) = shared.prefix_lengths, shared.branch_lengths
+    segment_numbers = [
+        torch.full((count,), segment) for segment, count in enumerate((prefix, *lengths))
+    ]
+    segments = torch.cat(segment_numbers)
+    indices = torch.arange(shared.row_length)
+    seen = indices[:, None] >= indices
     seen &= (segments == 0) | (segments[:, None] == segments)
     inputs = {name: value for name, value in batch.items() if name != SHARED_PREFIX}
-    own = [torch.arange(prefix), *(torch.arange(count) + prefix for count in lengths)]
-    positions = torch.cat(own)[None]
+    counted = [torch.arange(prefix), *(torch.arange(count) + prefix for count in lengths)]
+    positions = torch.cat(counted)[None]
     if "image_grid_thw" in inputs:
         single = inputs["input_ids"][:, : prefix + lengths[0]]
         rotary, _ = stock.model.get_rope_index(

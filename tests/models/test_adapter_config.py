@@ -49,9 +49,9 @@ def test_saved_rewards_are_bit_identical(family, tiny_folder, tmp_path):
     # On the stock model, with plain PEFT: the same language model (the head needs medrm).
     stock = PeftModel.from_pretrained(load_base(ModelOptions(str(base))), str(folder))
     with torch.no_grad():
-        states = stock.get_base_model().model(**inputs, use_cache=False).last_hidden_state
-        known = again.get_base_model().model(**inputs, use_cache=False).last_hidden_state
-    assert torch.equal(states, known)
+        stock_states = stock.get_base_model().model(**inputs, use_cache=False).last_hidden_state
+        loaded_states = again.get_base_model().model(**inputs, use_cache=False).last_hidden_state
+    assert torch.equal(stock_states, loaded_states)
 
     for path in folder.rglob("*"):
         assert str(base.parent).encode() not in path.read_bytes(), f"{path.name} tells a local path"
@@ -290,8 +290,8 @@ def test_a_local_base_is_found_through_the_run(saved, tmp_path):
     moved = tmp_path / "elsewhere" / "llava-32"
     (tmp_path / "llava-32").rename(moved)
     (tmp_path / "run.json").write_text(json.dumps({"config": {"model_name_or_path": str(moved)}}))
-    found = rewards(load_adapter(saved)[0], batch(load_processor(str(saved)), "llava"))
-    assert torch.equal(found, expected)
+    moved_rewards = rewards(load_adapter(saved)[0], batch(load_processor(str(saved)), "llava"))
+    assert torch.equal(moved_rewards, expected)
 
 
 def test_the_shipped_base_is_recorded_under_its_name(tiny_folder, tmp_path, monkeypatch):

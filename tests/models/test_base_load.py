@@ -30,13 +30,15 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_family_and_its_modules_are_found(family, tiny_folder):
     model = load_base(ModelOptions(str(tiny_folder(family))))
-    found = family_of(model.config)
-    assert found is FAMILIES[family]
-    assert model.get_submodule(found.decoder) is model.get_decoder()
-    assert model.get_submodule(found.vision) is model.get_encoder(modality="image")
-    projector = [found.projector] if found.projector else []
-    parts = [found.decoder, found.vision, *projector]
-    inside = [n for n, _ in model.named_parameters() if n.startswith(tuple(f"{p}." for p in parts))]
+    recognised = family_of(model.config)
+    assert recognised is FAMILIES[family]
+    assert model.get_submodule(recognised.decoder) is model.get_decoder()
+    assert model.get_submodule(recognised.vision) is model.get_encoder(modality="image")
+    projector = [recognised.projector] if recognised.projector else []
+    modules = [recognised.decoder, recognised.vision, *projector]
+    inside = [
+        n for n, _ in model.named_parameters() if n.startswith(tuple(f"{p}." for p in modules))
+    ]
     outside = {n for n, _ in model.named_parameters()} - set(inside)
     assert outside <= {"lm_head.weight", "model.image_newline"}
     assert not model.training
@@ -97,13 +99,13 @@ def test_an_unknown_family_says_what_to_add():
 
 
 def test_a_family_is_added_by_its_entry_alone(tiny_folder, monkeypatch):
-    entry = FAMILIES["llava_onevision"]
+    onevision = FAMILIES["llava_onevision"]
     monkeypatch.delitem(FAMILIES, "llava_onevision")
     folder = str(tiny_folder("llava_onevision"))
     with pytest.raises(ConfigError, match="belongs to no known family"):
         load_base(ModelOptions(folder))
     changed = {"name": "toy", "video_processor": "ToyVideoProcessor", "sharing_decoders": ("toy",)}
-    monkeypatch.setitem(FAMILIES, "toy", dataclasses.replace(entry, **changed))
+    monkeypatch.setitem(FAMILIES, "toy", dataclasses.replace(onevision, **changed))
     model = load_base(ModelOptions(folder))
     assert family_of(model.config).name == "toy"
     assert not shares_prefix(model)

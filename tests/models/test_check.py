@@ -31,8 +31,8 @@ def test_images_reach_the_model(family, tiny_folder):
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_each_of_two_images_changes_the_reward(family, tiny_folder):
     model, processor = reward_model(tiny_folder(family))
-    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What is seen?"}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    question = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "What is seen?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": question}], tokenize=False)
 
     def score(first, second):
         images = [tiny_image(first, 60, 40), tiny_image(second, 40, 60)]
@@ -51,8 +51,8 @@ class WithoutPixels:
         self._processor = processor
 
     def __call__(self, **inputs):
-        kept = ("input_ids", "attention_mask")
-        return {k: v for k, v in self._processor(**inputs).items() if k in kept}
+        text_keys = ("input_ids", "attention_mask")
+        return {k: v for k, v in self._processor(**inputs).items() if k in text_keys}
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
@@ -79,22 +79,22 @@ def test_a_dead_projector_stops_the_run():
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("module", "message"),
     [
         ("model.vision_tower", "vision tower gives numbers that are not finite"),
         ("model.multi_modal_projector", "decoder gives numbers that are not finite"),
         ("model.language_model", "decoder gives numbers that are not finite"),
     ],
 )
-def test_numbers_that_are_none_stop_the_run(part, said):
+def test_numbers_that_are_none_stop_the_run(module, message):
     model, processor = make_tiny("llava")
-    next(model.get_submodule(part).parameters()).data.fill_(float("nan"))
-    with pytest.raises(ConfigError, match=said):
+    next(model.get_submodule(module).parameters()).data.fill_(float("nan"))
+    with pytest.raises(ConfigError, match=message):
         check_image_reaches(model, processor, FAMILIES["llava"])
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (None, "does not have a chat template"),
         ("{{ messages[0].role }}", "Found total 0 <image> tokens and 1 images"),
@@ -102,11 +102,11 @@ def test_numbers_that_are_none_stop_the_run(part, said):
         ("{% if %}", "Expected an expression"),
     ],
 )
-def test_a_template_without_the_image_stops_the_run(template, said):
+def test_a_template_without_the_image_stops_the_run(template, message):
     model, processor = make_tiny("llava")
     processor.chat_template = template
     model.train()
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         check_image_reaches(model, processor, FAMILIES["llava"])
     assert model.training
 

@@ -29,30 +29,30 @@ def contextual(family: str, count: int) -> tuple[object, Collator]:
 def test_rewards_are_those_of_plain_rows_with_all_answers(family):
     """Each order is written out as one conversation and read by the model's plain forward."""
     model, collator = contextual(family, 2)
-    found = model(**collator.forks(CASES)).rewards.detach()
+    rewards = model(**collator.forks(CASES)).rewards.detach()
     expected = []
-    for one in CASES:
-        opening = collator.opening(one)
-        tails = [row.text.removeprefix(opening) for row in collator.answer_rows(one)]
-        own = torch.zeros(len(tails), 2)
+    for pictured in CASES:
+        opening = collator.opening(pictured)
+        tails = [row.text.removeprefix(opening) for row in collator.answer_rows(pictured)]
+        answer_rewards = torch.zeros(len(tails), 2)
         for order in orders(len(tails), 2):
             read = ""
             for k in order:
                 read += tails[k]
-                row = collator.encode([Row(opening + read, one.images)])
-                own[k] += model(**row).rewards[0].detach() / 2
-        expected.append(own)
-    torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=1e-5)
+                row = collator.encode([Row(opening + read, pictured.images)])
+                answer_rewards[k] += model(**row).rewards[0].detach() / 2
+        expected.append(answer_rewards)
+    torch.testing.assert_close(rewards, torch.cat(expected), rtol=0, atol=1e-5)
 
 
-def test_order_of_the_answers_and_company_change_nothing_but_the_others_answers_do():
+def test_order_and_other_cases_change_nothing_but_other_answers_do():
     model, collator = contextual("qwen2_5_vl", 2)
     pair = CASES[0]
     turned = dataclasses.replace(pair, answers=pair.answers[::-1])
-    first, again = (model(**collator.forks([one])).rewards.detach() for one in (pair, turned))
+    first, again = (model(**collator.forks([single])).rewards.detach() for single in (pair, turned))
     torch.testing.assert_close(first, again.flip(0), rtol=0, atol=1e-5)
-    company = model(**collator.forks(CASES)).rewards.detach()[:2]
-    torch.testing.assert_close(first, company, rtol=0, atol=1e-5)
+    beside_others = model(**collator.forks(CASES)).rewards.detach()[:2]
+    torch.testing.assert_close(first, beside_others, rtol=0, atol=1e-5)
     other = dataclasses.replace(pair, answers=(pair.answers[0], "Something else"))
     changed = model(**collator.forks([other])).rewards.detach()
     assert (changed[0] - first[0]).abs().max() > 1e-4
@@ -62,31 +62,31 @@ def test_gradients_reach_the_model_through_every_order():
     model, collator = contextual("qwen2_5_vl", 4)
     _, gradients = loss(model, collator.forks([case(0, ("a", "b b", "c c c"))]))
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    fork = collator.forks(CASES)[SHARED_PREFIX]
-    assert [len(own) for own in fork.branch_lengths] == [2, 4, 4]
-    assert {len(read) for own in fork.reward_tokens for read in own} == {4}
+    shared = collator.forks(CASES)[SHARED_PREFIX]
+    assert [len(lengths) for lengths in shared.branch_lengths] == [2, 4, 4]
+    assert {len(answer) for answers in shared.reward_tokens for answer in answers} == {4}
 
 
 @pytest.mark.parametrize("answers", [1, 2, 3, 5])
 def test_every_two_answers_stand_both_ways_equally_often(answers):
-    for most in (2, 4, 6, 100):
-        shown = orders(answers, most)
-        assert len(shown) == len(set(shown)) <= most
+    for limit in (2, 4, 6, 100):
+        answer_orders = orders(answers, limit)
+        assert len(answer_orders) == len(set(answer_orders)) <= limit
         for i, j in combinations(range(answers), 2):
-            ahead = [order.index(i) < order.index(j) for order in shown]
-            assert sum(ahead) * 2 == len(ahead)
+            first_before_second = [order.index(i) < order.index(j) for order in answer_orders]
+            assert sum(first_before_second) * 2 == len(first_before_second)
 
 
 def test_lengths_count_the_row_with_all_answers():
     _, collator = contextual("llava", 2)
-    cases = [dataclasses.replace(one, images=()) for one in CASES]
-    fork = collator.forks(cases)[SHARED_PREFIX]
+    cases = [dataclasses.replace(pictured, images=()) for pictured in CASES]
+    shared = collator.forks(cases)[SHARED_PREFIX]
     counted = collator.tokens(cases, {})
     assert counted["longest"].tolist() == [
-        prefix + max(own)
-        for prefix, own in zip(fork.prefix_lengths, fork.branch_lengths, strict=True)
+        prefix + max(branch_lengths)
+        for prefix, branch_lengths in zip(shared.prefix_lengths, shared.branch_lengths, strict=True)
     ]
-    assert counted["unique"].sum() == fork.row_length
+    assert counted["unique"].sum() == shared.row_length
 
 
 def test_a_saved_model_scores_as_it_was_trained_and_never_separately():

@@ -23,8 +23,8 @@ IMAGES = {"a": (0, 60, 40), "b": (1, 90, 60), "c": (2, 40, 60)}
 def make(name: str, seed: int = 0) -> tuple[Any, Callable[[str], dict[str, Any]]]:
     """A frozen reward model, and what makes rows of the images named by letters."""
     model, processor = make_tiny(name, seed)
-    content = [{"type": "image"}, {"type": "text", "text": "What does it show?"}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    question = [{"type": "image"}, {"type": "text", "text": "What does it show?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": question}], tokenize=False)
 
     def rows(letters: str) -> dict[str, Any]:
         images = [[tiny_image(*IMAGES[letter])] for letter in letters]

@@ -39,18 +39,18 @@ from medrm.scorer.token_logprobs import token_places
 EVERY_FAMILY = pytest.mark.parametrize("family", TINY_FAMILIES)
 
 
-def check(model: Any, separate: Any, shared: Any, most: float = 1e-5) -> None:
+def check(model: Any, separate: Any, shared: Any, tolerance: float = 1e-5) -> None:
     """Compares rewards, loss and all gradients of one batch made in two ways."""
-    expected, wanted = loss(model, separate)
-    found, gradients = loss(model, shared)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0, atol=most)
-    assert wanted
-    assert wanted.keys() == gradients.keys()
-    largest = max(gradient.abs().max() for gradient in wanted.values())
-    for name, gradient in wanted.items():
+    expected_rewards, expected_gradients = loss(model, separate)
+    rewards, gradients = loss(model, shared)
+    assert rewards.dtype == torch.float32
+    torch.testing.assert_close(rewards, expected_rewards, rtol=0, atol=tolerance)
+    assert expected_gradients
+    assert expected_gradients.keys() == gradients.keys()
+    largest = max(gradient.abs().max() for gradient in expected_gradients.values())
+    for name, gradient in expected_gradients.items():
         torch.testing.assert_close(
-            gradients[name], gradient, rtol=0, atol=float(most * largest), msg=name
+            gradients[name], gradient, rtol=0, atol=float(tolerance * largest), msg=name
         )
 
 
@@ -72,9 +72,9 @@ def test_scores_loss_and_gradients_are_those_of_separate_rows(family, checkpoint
 def test_answers_of_one_length_need_no_gathering(family):
     model, collator = reward_model(family)
     pairs = equal_pairs()
-    fork = collator.forks(pairs)[SHARED_PREFIX]
-    assert len(set(fork.prefix_lengths)) == 1
-    assert len({length for own in fork.branch_lengths for length in own}) == 1
+    shared = collator.forks(pairs)[SHARED_PREFIX]
+    assert len(set(shared.prefix_lengths)) == 1
+    assert len({length for lengths in shared.branch_lengths for length in lengths}) == 1
     check(model, collator.rows(pairs), collator.forks(pairs))
 
 
@@ -82,22 +82,22 @@ def test_answers_of_one_length_need_no_gathering(family):
 def test_all_layers_share_one_mask(gradients, monkeypatch):
     """Made once in a forward; no layer keeps one of its own for its backward."""
     model, collator = reward_model("llava")
-    given = []
+    masks_seen = []
     attention = attention_module.scaled_dot_product_attention
 
-    def spied(*parts, **settings):
-        given.append(settings["attn_mask"])
-        return attention(*parts, **settings)
+    def spied(*heads, **settings):
+        masks_seen.append(settings["attn_mask"])
+        return attention(*heads, **settings)
 
     monkeypatch.setattr(attention_module, "scaled_dot_product_attention", spied)
-    kept = []
-    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    saved = []
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
     with torch.set_grad_enabled(gradients), keep:
         model(**collator.forks(CASES))
-    assert len(given) == 2
-    assert given[0] is given[1]
-    assert (given[0].dtype == torch.bool) == (not gradients)
-    masks = [tensor for tensor in kept if tensor.shape == given[0].shape]
+    assert len(masks_seen) == 2
+    assert masks_seen[0] is masks_seen[1]
+    assert (masks_seen[0].dtype == torch.bool) == (not gradients)
+    masks = [tensor for tensor in saved if tensor.shape == masks_seen[0].shape]
     assert len(masks) == 2 * gradients
     assert len({tensor.data_ptr() for tensor in masks}) == gradients
 
@@ -105,7 +105,7 @@ def test_all_layers_share_one_mask(gradients, monkeypatch):
 @EVERY_FAMILY
 def test_text_only_cases(family):
     model, collator = reward_model(family)
-    cases = [dataclasses.replace(one, images=()) for one in CASES]
+    cases = [dataclasses.replace(pictured, images=()) for pictured in CASES]
     check(model, collator.rows(cases), collator.forks(cases))
 
 
@@ -132,13 +132,15 @@ def test_bf16_agrees_within_its_rounding(family):
 @EVERY_FAMILY
 def test_other_batches_are_read_as_before_to_the_bit(family):
     plain, processor = make_tiny(family, shared_prefix=False)
-    forking, _ = make_tiny(family)
+    sharing, _ = make_tiny(family)
     assert not shares_prefix(plain)
-    assert shares_prefix(forking)
+    assert shares_prefix(sharing)
     inputs = Collator(processor).rows(CASES[:2])
     with torch.inference_mode():
-        expected, found = (one.model(**inputs).last_hidden_state for one in (plain, forking))
-    assert torch.equal(found, expected)
+        plain_states, states = (
+            stock.model(**inputs).last_hidden_state for stock in (plain, sharing)
+        )
+    assert torch.equal(states, plain_states)
 
 
 @pytest.mark.parametrize("family", DENSE)
@@ -147,8 +149,8 @@ def test_one_row_under_a_dense_mask_agrees(family):
     model, collator = reward_model(family)
     with torch.inference_mode():
         expected = dense_rewards(model, collator.forks(CASES[:1]))
-        found = model(**collator.forks(CASES[:1])).rewards
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        rewards = model(**collator.forks(CASES[:1])).rewards
+    torch.testing.assert_close(rewards, expected, rtol=0, atol=1e-5)
 
 
 def test_sliding_window_counts_the_tokens_of_a_branchs_own_path():
@@ -209,17 +211,17 @@ def test_qlora(family, tiny_folder):
     )
     collator = Collator(load_processor(folder))
     # NF4 weights are multiplied in bf16 (bnb_4bit_compute_dtype).
-    check(model, collator.rows(CASES), collator.forks(CASES), most=2e-2)
+    check(model, collator.rows(CASES), collator.forks(CASES), tolerance=2e-2)
 
 
 @EVERY_FAMILY
-def test_places_name_the_tokens_of_each_row(family):
+def test_indices_name_the_tokens_of_each_row(family):
     _, collator = reward_model(family)
     separate, shared = collator.rows(CASES), collator.forks(CASES)
     rows = [
-        features["input_ids"].flatten()[places].tolist()
+        features["input_ids"].flatten()[indices].tolist()
         for features in (separate, shared)
-        for places in token_places(features)
+        for indices in token_places(features)
     ]
     count = len(rows) // 2
     assert rows[:count] == rows[count:]
@@ -227,15 +229,15 @@ def test_places_name_the_tokens_of_each_row(family):
 
 
 def test_a_packed_batch_holds_each_token_once():
-    fork = SharedPrefixBatch((3, 2), ((2, 1), (1, 4)), row_length=13, packed=True)
-    places = [place for row in fork.branch_rows for place in row]
-    assert set(places) == set(range(13))
-    assert fork.branch_rows[0] == [0, 1, 2, 5, 6]
-    assert fork.branch_rows[3] == [3, 4, 9, 10, 11, 12]
-    assert fork.reward_indices == [[6], [7], [8], [12]]
+    shared = SharedPrefixBatch((3, 2), ((2, 1), (1, 4)), row_length=13, packed=True)
+    indices = [index for row in shared.branch_rows for index in row]
+    assert set(indices) == set(range(13))
+    assert shared.branch_rows[0] == [0, 1, 2, 5, 6]
+    assert shared.branch_rows[3] == [3, 4, 9, 10, 11, 12]
+    assert shared.reward_indices == [[6], [7], [8], [12]]
 
 
-def test_a_model_that_does_not_fork_refuses_a_forked_batch():
+def test_a_model_without_prefix_sharing_refuses_its_batches():
     """Its attention would look past the fork without a word."""
     model, processor = make_tiny("qwen2_5_vl", shared_prefix=False)
     attach_head(model, GRADIENTS, seed=1)
@@ -243,7 +245,7 @@ def test_a_model_that_does_not_fork_refuses_a_forked_batch():
         model(**Collator(processor).forks(CASES))
 
 
-def test_what_cannot_fork_has_a_reason_and_runs_separately(tiny_folder, caplog):
+def test_what_cannot_share_has_a_reason_and_runs_separately(tiny_folder, caplog):
     for family in TINY_FAMILIES:
         assert sharing_problem(make_tiny(family)[0].config) is None
     config = make_tiny("llava")[0].config

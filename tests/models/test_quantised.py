@@ -47,16 +47,20 @@ def test_qlora_trains_and_round_trips(family, option, tiny_folder):
 
 def _check_what_is_quantised(model, family):
     """The decoder's linear layers and nothing else; all other weights are fp32."""
-    kinds = {
+    defining_modules = {
         name: type(module).__module__
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and "lora_" not in name
     }
-    quantised = {name for name, kind in kinds.items() if kind.startswith("bitsandbytes")}
+    quantised = {
+        name
+        for name, defining_module in defining_modules.items()
+        if defining_module.startswith("bitsandbytes")
+    }
     decoder = FAMILIES[family].decoder
-    assert quantised == {name for name in kinds if name.startswith(f"{decoder}.")}
-    kept = [p for name, p in model.named_parameters() if ".base_layer." not in name]
-    assert {p.dtype for p in kept} == {torch.float32}
+    assert quantised == {name for name in defining_modules if name.startswith(f"{decoder}.")}
+    unquantised = [p for name, p in model.named_parameters() if ".base_layer." not in name]
+    assert {p.dtype for p in unquantised} == {torch.float32}
     assert all(p.dtype == torch.float32 for p in head_of(model).parameters())
 
 

@@ -30,10 +30,10 @@ def test_batch_and_padding_side_do_not_change_rewards(family, tiny_folder):
         ]
     )
     for side in ("right", "left"):
-        together = rewards(model, batch(processor, family, side=side))
-        assert together.shape == (2, 2)
-        assert together.dtype == torch.float32
-        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+        batched = rewards(model, batch(processor, family, side=side))
+        assert batched.shape == (2, 2)
+        assert batched.dtype == torch.float32
+        torch.testing.assert_close(batched, alone, rtol=0, atol=1e-5)
     assert (alone[0] - alone[1]).abs().min() > 1e-4
 
 
@@ -57,7 +57,7 @@ def test_processor_survives_pickling(family, tiny_folder):
 @pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
 def test_pooling_reads_the_last_attended_position(mask):
     states = torch.arange(5.0)[None, :, None].expand(1, 5, 3)
-    last = max(place for place, attended in enumerate(mask) if attended)
+    last = max(index for index, attended in enumerate(mask) if attended)
     assert last_attended(states, torch.tensor([mask])).tolist() == [[float(last)] * 3]
 
 

@@ -28,8 +28,8 @@ def edit(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def refused(folder, said, **options):
-    with pytest.raises(ConfigError, match=said):
+def refused(folder, message, **options):
+    with pytest.raises(ConfigError, match=message):
         load_base(ModelOptions(str(folder), **options))
 
 
@@ -50,8 +50,8 @@ def test_an_index_names_safetensors_of_its_own_folder_alone(
     (folder / WEIGHTS).unlink()
     save_file(weights, tmp_path / "outside.safetensors")
     torch.save({"x": Code()}, folder / "shard.bin")
-    content = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
-    (folder / (name or INDEX)).write_text(json.dumps(content))
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, shard)}
+    (folder / (name or INDEX)).write_text(json.dumps(index))
     if name is not None:
         edit(folder / "config.json", transformers_weights=name)
     refused(folder, f"names '{shard}'; accepted are safetensors")
@@ -65,7 +65,7 @@ def test_a_sharded_checkpoint_loads(folder):
     assert (folder / INDEX).exists()
     again = load_base(ModelOptions(str(folder)))
     pairs = zip(model.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(one, two) for one, two in pairs)
+    assert all(torch.equal(before, after) for before, after in pairs)
 
 
 def test_an_adapter_beside_the_weights_is_refused(folder):
@@ -113,16 +113,16 @@ def test_code_and_attention_that_a_config_names_are_left_alone(folder, monkeypat
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>Not found</html>", b"version https://git-lfs.github.com/spec/v1\n"]
+    "data", [b"", b"<html>Not found</html>", b"version https://git-lfs.github.com/spec/v1\n"]
 )
-def test_weights_that_are_none_are_refused(folder, content):
-    (folder / WEIGHTS).write_bytes(content)
+def test_weights_that_are_none_are_refused(folder, data):
+    (folder / WEIGHTS).write_bytes(data)
     refused(folder, "cannot be loaded: SafetensorError")
 
 
 def test_torn_weights_are_refused(folder):
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
     refused(folder, "cannot be loaded: SafetensorError")
 
 
@@ -135,7 +135,7 @@ def test_a_weight_of_another_shape_is_named(folder):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"dtype": "float999"}, "float999"),
         ({"text_config": 5}, "'text_config' with value 5"),
@@ -144,9 +144,9 @@ def test_a_weight_of_another_shape_is_named(folder):
         ({"quantization_config": 3}, "has no attribute"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(folder, changes, said):
+def test_a_config_that_makes_no_sense_is_refused(folder, changes, message):
     edit(folder / "config.json", **changes)
-    refused(folder, said)
+    refused(folder, message)
 
 
 def test_an_index_without_a_map_is_refused(folder):
@@ -155,7 +155,7 @@ def test_an_index_without_a_map_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "text"),
     [
         ("processor_config.json", "{"),
         ("processor_config.json", "[]"),
@@ -165,8 +165,8 @@ def test_an_index_without_a_map_is_refused(folder):
         ("tokenizer_config.json", "[]"),
     ],
 )
-def test_a_processor_that_makes_no_sense_is_refused(folder, name, content):
-    (folder / name).write_text(content)
+def test_a_processor_that_makes_no_sense_is_refused(folder, name, text):
+    (folder / name).write_text(text)
     with pytest.raises(ConfigError, match=r"The processor of .* cannot be loaded: "):
         load_processor(str(folder))
 

@@ -43,7 +43,7 @@ def pictures(*sizes: tuple[int, int]) -> tuple[ImageRef, ...]:
 def batches(processor: Any) -> dict[str, list[Case]]:
     """Cases by what is unusual in them."""
     spelled, end = processor.image_token, processor.tokenizer.eos_token
-    words = {
+    answer_texts = {
         "empty": [("", "Yes"), ("", ""), ("a", "")],
         "begins alike": [("The heart", "The heart is", "The heart is big"), ("Lungs", "Lung")],
         "identical": [("same", "same"), ("same words here",) * 4],
@@ -55,14 +55,14 @@ def batches(processor: Any) -> dict[str, list[Case]]:
         "white space": [(" ", "\n", "\n\n x ")],
         "scripts": [("\u00e9", "\u00e8"), ("\u80ba\u90e8", "\U0001fac1", "\U0001fac0")],
     }
-    found = {
-        name: [case(seed, own) for seed, own in enumerate(answers)]
-        for name, answers in words.items()
+    by_oddity = {
+        name: [case(seed, texts) for seed, texts in enumerate(answers)]
+        for name, answers in answer_texts.items()
     }
-    first, second, third = found["empty"]
+    first, second, third = by_oddity["empty"]
     two, three = pictures((60, 40), (40, 60)), pictures((28, 28), (50, 50), (30, 90))
     sizes = ((28, 28), (200, 30), (30, 200))
-    return found | {
+    return by_oddity | {
         "no image": [
             dataclasses.replace(first, images=()),
             dataclasses.replace(second, images=(), question=""),
@@ -89,15 +89,15 @@ def test_rewards_are_those_of_single_rows(family: str) -> None:
     for name, cases in batches(collator.processor).items():
         with torch.inference_mode():
             expected = alone(
-                model, [r for own in cases for r in collator.answer_rows(own)], collator
+                model, [r for single in cases for r in collator.answer_rows(single)], collator
             )
-            found = {
+            rewards_by_batch = {
                 "rows": model(**collator.rows(cases)).rewards,
                 "padded on the left": model(**left.rows(cases)).rewards,
                 "forks": model(**collator.forks(cases)).rewards,
                 "single forks": torch.cat([model(**collator.forks([c])).rewards for c in cases]),
             }
-        for way, rewards in found.items():
+        for way, rewards in rewards_by_batch.items():
             torch.testing.assert_close(
                 rewards, expected, rtol=0, atol=1e-5, msg=lambda m, n=f"{name}, {way}": f"{n}: {m}"
             )
@@ -110,22 +110,22 @@ def test_answers_that_see_each_other_are_those_of_plain_rows(family: str) -> Non
     for name, cases in batches(collator.processor).items():
         expected = []
         with torch.inference_mode():
-            found = model(**collator.forks(cases)).rewards
-            for one in cases:
-                opening = collator.opening(one)
-                tails = [row.text.removeprefix(opening) for row in collator.answer_rows(one)]
-                shown = orders(len(tails), 2)
-                own = torch.zeros(len(tails), 2)
-                for order in shown:
-                    words = [tails[k] for k in order]
+            rewards = model(**collator.forks(cases)).rewards
+            for odd_case in cases:
+                opening = collator.opening(odd_case)
+                tails = [row.text.removeprefix(opening) for row in collator.answer_rows(odd_case)]
+                answer_orders = orders(len(tails), 2)
+                answer_rewards = torch.zeros(len(tails), 2)
+                for order in answer_orders:
+                    ordered_tails = [tails[k] for k in order]
                     rows = [
-                        Row(opening + "".join(words[: k + 1]), one.images)
-                        for k in range(len(words))
+                        Row(opening + "".join(ordered_tails[: k + 1]), odd_case.images)
+                        for k in range(len(ordered_tails))
                     ]
-                    own[list(order)] += alone(model, rows, plain) / len(shown)
-                expected.append(own)
+                    answer_rewards[list(order)] += alone(model, rows, plain) / len(answer_orders)
+                expected.append(answer_rewards)
         torch.testing.assert_close(
-            found, torch.cat(expected), rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            rewards, torch.cat(expected), rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
@@ -137,17 +137,25 @@ def test_the_longest_row_that_is_read_is_the_same(family: str) -> None:
     for model in (shared, separate):
         attach_head(model, HeadSpec(("accuracy", "overall")), seed=1)
     contract = new_adapter_config(shared, processor, ModelOptions(), "bradley_terry", "reward")
-    cases = [own for name in ("empty", "nine answers") for own in batches(processor)[name]]
+    cases = [
+        odd_case for name in ("empty", "nine answers") for odd_case in batches(processor)[name]
+    ]
     collator = Collator(processor)
-    lengths = [int(collator.rows([own])["attention_mask"].sum(dim=1).max()) for own in cases]
+    lengths = [
+        int(collator.rows([odd_case])["attention_mask"].sum(dim=1).max()) for odd_case in cases
+    ]
     for limit in sorted({length + by for length in lengths for by in (-1, 0)}):
         limited = dataclasses.replace(contract, max_length=limit)
-        one, other = (
+        separate_results, shared_results = (
             by_order(RewardModel(model, processor, limited), cases) for model in (separate, shared)
         )
         reasons = ["too_long" if length > limit else None for length in lengths]
-        assert [scored.reason for scored in one] == [scored.reason for scored in other] == reasons
-        for first, second in zip(one, other, strict=True):
+        assert (
+            [scored.reason for scored in separate_results]
+            == [scored.reason for scored in shared_results]
+            == reasons
+        )
+        for first, second in zip(separate_results, shared_results, strict=True):
             if first.scores is not None:
                 assert abs(first.scores - second.scores).max() <= 1e-5
         read = (
