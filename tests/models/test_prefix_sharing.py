@@ -34,7 +34,7 @@ from medrm.models.prefix_sharing.attention import enable_prefix_sharing, shares_
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, SharedPrefixBatch, sharing_problem
 from medrm.models.reward_model import attach_head, without_adapter
 from medrm.scorer.collator import Collator
-from medrm.scorer.token_logprobs import token_places
+from medrm.scorer.token_logprobs import token_positions
 
 EVERY_FAMILY = pytest.mark.parametrize("family", TINY_FAMILIES)
 
@@ -221,7 +221,7 @@ def test_indices_name_the_tokens_of_each_row(family):
     rows = [
         features["input_ids"].flatten()[indices].tolist()
         for features in (separate, shared)
-        for indices in token_places(features)
+        for indices in token_positions(features)
     ]
     count = len(rows) // 2
     assert rows[:count] == rows[count:]
