@@ -14,16 +14,16 @@ import medrm
 from medrm.cli import guarded, main
 
 
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What is printed where the words are refused with status 2."""
     with pytest.raises(SystemExit) as stop:
-        main(words)
+        main(arguments)
     assert stop.value.code == 2
     return capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "given", "meant"),
+    ("arguments", "problem", "meant"),
     [
         (["evalute", "--model", "x"], "command 'evalute'", "'evaluate'"),
         (["data", "phantm", "--cases", "3"], "command 'phantm'", "'phantom'"),
@@ -37,10 +37,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_a_misspelt_word_names_the_nearest(
-    capsys: pytest.CaptureFixture[str], words: list[str], given: str, meant: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str, meant: str
 ) -> None:
-    message = refusal(capsys, *words)
-    assert f"unknown {given}. Did you mean {meant}? Accepted: " in message
+    message = refusal(capsys, *arguments)
+    assert f"unknown {problem}. Did you mean {meant}? Accepted: " in message
     assert "Traceback" not in message
 
 
@@ -62,11 +62,11 @@ def test_a_missing_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_package_is_the_command() -> None:
-    shown = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-m", "medrm", "--version"], capture_output=True, text=True, check=False
     )
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("medrm ")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("medrm ")
 
 
 def test_a_path_that_may_not_be_used_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,8 +83,8 @@ def test_run_folders_are_compared_by_their_trained_models(
     runs = {name: tmp_path / name for name in ("first", "second")}
     for judge, run in zip(("mock:longer", "mock:oracle"), runs.values(), strict=True):
         after = run / "evaluation" / "after"
-        words = ["--model", judge, "--benchmark", "phantom", "--output_dir", str(after)]
-        assert main(["evaluate", *words, "--no_images"]) == 0
+        arguments = ["--model", judge, "--benchmark", "phantom", "--output_dir", str(after)]
+        assert main(["evaluate", *arguments, "--no_images"]) == 0
         (run / "run.json").write_text("{}")
     assert main(["compare", *map(str, runs.values()), "--primary_dimension", "accuracy"]) == 0
     written = runs["second"] / "evaluation" / "after" / "comparison.json"

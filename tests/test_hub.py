@@ -45,14 +45,14 @@ class Fixed:
     dimensions = ("accuracy",)
     lookahead = None
 
-    def __init__(self, readout: str, right: Sequence[bool]) -> None:
-        self.readout, self.right = readout, right
+    def __init__(self, readout: str, correct: Sequence[bool]) -> None:
+        self.readout, self.correct = readout, correct
 
     def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
-        for case, right in zip(cases, self.right, strict=True):
+        for case, is_correct in zip(cases, self.correct, strict=True):
             yield Response(
                 *(case.case_id, "forward", None, 0, self.readout, "", None, None, None, "ok"),
-                rewards={"accuracy": (1.0, 0.0) if right else (0.0, 1.0)},
+                rewards={"accuracy": (1.0, 0.0) if is_correct else (0.0, 1.0)},
             )
 
 
@@ -78,11 +78,18 @@ def write_run(folder: Path, name: str = HOSTILE, synthetic: bool = True) -> Path
     run_dir.mkdir()
     contract = new_adapter_config(model, processor, options, "bradley_terry", "reward")
     save_adapter(run_dir / "adapter", model, processor, contract)
-    words = ["--train_data", "x", "--model_name_or_path", str(base), "--output_dir", str(run_dir)]
+    arguments = [
+        "--train_data",
+        "x",
+        "--model_name_or_path",
+        str(base),
+        "--output_dir",
+        str(run_dir),
+    ]
     recipe = folder / "recipe.yaml"
     recipe.write_text("use_cpu: true\nlora_r: 4\n")
     run = parse_run(
-        ["--config", str(recipe), *words], {"bradley_terry": lambda: BradleyTerryConfig}, recipe
+        ["--config", str(recipe), *arguments], {"bradley_terry": lambda: BradleyTerryConfig}, recipe
     )
     train = {"name": name, "revision": "local", "digest": "e" * 64, "cases": 123}
     write_manifest(run_dir / "run.json", run, {"train": train}, processes=1)
@@ -181,9 +188,9 @@ def test_the_snippet_runs(
 
 
 def rewritten(path: Path, change: Callable[[Any], None]) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    change(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
 
 
 @pytest.fixture
@@ -191,27 +198,27 @@ def copied(run_dir: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_dir, tmp_path / "copied"))
 
 
-def of_trl(content: Any) -> None:
-    del content["config"]["global_batch_cases"]
-    content["config"] |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+def of_trl(record: Any) -> None:
+    del record["config"]["global_batch_cases"]
+    record["config"] |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
 
 
 def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
     start = tmp_path / "sft_run" / "adapter"
     start.mkdir(parents=True)
 
-    def from_sft(content: Any) -> None:
-        of_trl(content)
-        content["config"]["init_adapter"] = str(start)
+    def from_sft(record: Any) -> None:
+        of_trl(record)
+        record["config"]["init_adapter"] = str(start)
 
-    def twice(content: Any) -> None:
-        content["protocols"]["robust"]["dimensions"]["accuracy"] |= {
+    def twice(record: Any) -> None:
+        record["protocols"]["robust"]["dimensions"]["accuracy"] |= {
             "coverage": 0.75, "consistency": 0.625
         }  # fmt: skip
 
     note = "Part of the gain is position."
     rewritten(copied / "run.json", from_sft)
-    rewritten(copied / "comparison.json", lambda content: content.update(notes=[note]))
+    rewritten(copied / "comparison.json", lambda record: record.update(notes=[note]))
     rewritten(copied / "evaluation" / "before" / "report.json", twice)
     adapter = copied / "adapter"
     judge = {"judge": judge_spec(JudgeOptions()), "head": None, "readout": "generate"}
@@ -328,6 +335,6 @@ def test_a_pushed_folder_loads_back_with_the_same_scores(
     assert "optimizer.pt" not in files
     assert files["README.md"].decode() == card
     assert hub.private["user/reward-model"] in (True, "private")
-    for name, content in files.items():
-        assert str(run_dir.parent).encode() not in content, name
+    for name, data in files.items():
+        assert str(run_dir.parent).encode() not in data, name
     assert json.loads(files["medrm.json"])["objective"] == "bradley_terry"

@@ -28,8 +28,8 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set that shares nothing with `phantom`, written by the command."""
     folder = tmp_path_factory.mktemp("other")
-    words = ["data", "phantom", "--cases", "16", "--seed", "12", "--output", str(folder)]
-    assert medrm_command(words) == 0
+    arguments = ["data", "phantom", "--cases", "16", "--seed", "12", "--output", str(folder)]
+    assert medrm_command(arguments) == 0
     return folder
 
 
@@ -40,7 +40,7 @@ def recipe(base: Path, tmp_path: Path) -> Recipe:
     def run(**options: object) -> int:
         judge = str(options.get("objective", "")).startswith("judge")
         answers = options.get("dpo_pairs") == "answers"
-        words = {
+        arguments = {
             "model_name_or_path": base,
             "output_dir": tmp_path / "run",
             "max_steps": 4,
@@ -54,7 +54,7 @@ def recipe(base: Path, tmp_path: Path) -> Recipe:
             **options,
         }
         return load_main("recipes/train_rm.py")(
-            [word for key, value in words.items() for word in (f"--{key}", str(value))]
+            [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
         )
 
     return run

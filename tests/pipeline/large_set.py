@@ -61,8 +61,8 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
         "report_to": "none",
         "output_dir": folder / "run",
     }
-    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
-    run = parse_run(words, argument_classes(), asset("recipes/quickstart/bradley_terry.yaml"))
+    arguments = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+    run = parse_run(arguments, argument_classes(), asset("recipes/quickstart/bradley_terry.yaml"))
     decoded = [0]
     CaseIndex.case_json = _counting(CaseIndex.case_json, decoded)
     times = [time.perf_counter()]
@@ -88,9 +88,9 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
 
 
 def _counting(read: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
-    def counted(*given: Any) -> Any:
+    def counted(*arguments: Any) -> Any:
         calls[0] += 1
-        return read(*given)
+        return read(*arguments)
 
     return counted
 

@@ -111,10 +111,12 @@ CASES: list[tuple[Callable[[Path], dict[str, object]], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "words"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("make", "arguments"), CASES, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_bad_input_ends_with_status_2(
     make: Callable[[Path], dict[str, object]],
-    words: list[str],
+    arguments: list[str],
     recipe: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,6 +130,6 @@ def test_bad_input_ends_with_status_2(
     assert recipe(**make(tmp_path)) == 2
     message = capsys.readouterr().err
     assert "Error:" in message
-    for word in words:
+    for word in arguments:
         assert word in message
     assert not (tmp_path / "run" / "adapter").exists()

@@ -20,10 +20,10 @@ from medrm.scorer.specs import judge_spec
 
 
 def run_of(objective: str, **options: object) -> Run:
-    given = {"objective": objective, "use_cpu": True, **options}
-    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    values = {"objective": objective, "use_cpu": True, **options}
+    arguments = [word for key, value in values.items() for word in (f"--{key}", str(value))]
     default = asset("recipes/quickstart/bradley_terry.yaml")
-    return parse_run(words, argument_classes(), default)
+    return parse_run(arguments, argument_classes(), default)
 
 
 def refusal(run: Run) -> str:
@@ -126,26 +126,26 @@ def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Pa
     run = run_of("judge_grpo", init_adapter=tmp_path)
     with pytest.raises(AdapterError, match=r"medrm\.json"):
         check_start(run)
-    right = judge_contract(run)
-    write_adapter_config(tmp_path, right)
+    fitting = judge_contract(run)
+    write_adapter_config(tmp_path, fitting)
     check_start(run)
-    for change, words in (
+    for change, message in (
         ({"base_digest": "0" * 64}, "its base is phantom-base (000000000000), the run's is"),
         ({"base_revision": "abc"}, "its base is phantom-base (abc), the run's is phantom-base"),
         ({"quantisation": "nf4"}, "weights are nf4, the run's are not quantised"),
         ({"judge": None}, "not as a judge"),
         ({"trained": "full"}, "whole weights"),
     ):
-        write_adapter_config(tmp_path, replace(right, **change))
+        write_adapter_config(tmp_path, replace(fitting, **change))
         with pytest.raises(ConfigError, match="cannot be gone on from") as error:
             check_start(run)
-        assert words in str(error.value)
+        assert message in str(error.value)
 
 
 def test_the_other_reading_of_the_dpo_baseline_is_an_override() -> None:
     recipe = asset("recipes/qwen2_vl_7b/judge_dpo_lora.yaml")
-    (words,) = re.findall(r"reward: (--dpo_pairs .*)\.\n", recipe.read_text(encoding="utf-8"))
-    argv = ["--config", str(recipe), "--use_cpu", "true", *words.split()]
+    (arguments,) = re.findall(r"reward: (--dpo_pairs .*)\.\n", recipe.read_text(encoding="utf-8"))
+    argv = ["--config", str(recipe), "--use_cpu", "true", *arguments.split()]
     run = parse_run(argv, argument_classes(), recipe)
     objective = load_objective(run.objective)
     check_options(run, objective)

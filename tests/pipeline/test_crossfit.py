@@ -41,15 +41,17 @@ def test_each_case_is_judged_once_by_a_model_that_never_saw_it(
         pooled = lines(run / "evaluation" / name / "verdicts.jsonl")
         robust = {(row["case_id"], row["cluster"]) for row in pooled if row["protocol"] == "robust"}
         assert len(robust) == len(cases) == len({case_id for case_id, _ in robust})
-        own = [
+        controls_alone = [
             lines(run / "folds" / f"{n}" / "evaluation" / name / "verdicts.jsonl")
             for n in (1, 2, 3)
         ]
-        assert sorted(map(str, pooled)) == sorted(str(row) for rows in own for row in rows)
+        assert sorted(map(str, pooled)) == sorted(
+            str(row) for rows in controls_alone for row in rows
+        )
         assert read(run / "evaluation" / name / "report.json")["benchmark"]["cases"] == len(cases)
     check_folds(run, cases)
-    whole = read(run / "run.json")["data"]["train"]["digest"]
-    assert read(run / "evaluation" / "after" / "report.json")["benchmark"]["digest"] == whole
+    set_digest = read(run / "run.json")["data"]["train"]["digest"]
+    assert read(run / "evaluation" / "after" / "report.json")["benchmark"]["digest"] == set_digest
     comparison = read(run / "comparison.json")
     assert comparison["primary"]["n"] > 20
     assert comparison["comparable"]
@@ -70,9 +72,11 @@ def check_folds(run: Path, cases: list[medrm.Case]) -> None:
         contract = read(folder / "adapter" / "medrm.json")
         rows = lines(folder / "evaluation" / "after" / "verdicts.jsonl")
         judged = [case for case in cases if case.case_id in {row["case_id"] for row in rows}]
-        shown = {facts[image.digest].pixel_digest for case in judged for image in case.images}
+        judged_pixels = {
+            facts[image.digest].pixel_digest for case in judged for image in case.images
+        }
         assert contract["training_pixel_digests"]
-        assert not shown & set(contract["training_pixel_digests"])
+        assert not judged_pixels & set(contract["training_pixel_digests"])
         assert planned["cases"] == measured["cases"] == len(judged)
         assert planned["train"] + planned["development"] + planned["cases"] == len(cases)
         assert measured["temperature"] > 0
@@ -127,8 +131,8 @@ def test_a_judge_is_cross_fitted(recipe: Recipe, other: Path, tmp_path: Path) ->
     assert recipe(**options, crossfit=2) == 0
     run, cases = tmp_path / "run", medrm.read_cases(other)
     for name in ("before", "after", "skeleton"):
-        said = lines(run / "evaluation" / name / "responses.jsonl")
-        assert Counter(line["case_id"] for line in said) == {case.case_id: 2 for case in cases}
+        responses = lines(run / "evaluation" / name / "responses.jsonl")
+        assert Counter(line["case_id"] for line in responses) == {case.case_id: 2 for case in cases}
     for fold in read(run / "evaluation" / "after" / "report.json")["crossfit"]["per_fold"]:
         assert fold["calibration"] is None  # a written verdict has no probability
         assert fold["temperature"] is None

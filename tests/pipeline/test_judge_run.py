@@ -38,8 +38,10 @@ def test_a_judge_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_pa
         "before", "after", *controls.split(",")
     }  # fmt: skip
     for folder in (run / "evaluation").iterdir():
-        own = set() if folder.name == "base_averaged" else {"responses.jsonl"}
-        assert {"verdicts.jsonl", "report.json", *own} <= {path.name for path in folder.iterdir()}
+        recorded = set() if folder.name == "base_averaged" else {"responses.jsonl"}
+        assert {"verdicts.jsonl", "report.json", *recorded} <= {
+            path.name for path in folder.iterdir()
+        }
     comparison = read(run / "comparison.json")
     assert comparison["comparable"]
     assert set(comparison["controls"]) == set(controls.split(","))
@@ -69,20 +71,20 @@ def test_a_saved_judge_gives_the_same_responses(
     cases = {case.case_id: case for case in medrm.read_cases(phantom / "votes.jsonl")}
     for line in lines(tmp_path / "run" / "evaluation" / "after" / "responses.jsonl"):
         scored = by_order(judge, [cases[line["case_id"]]])
-        again = next(one for one in scored if one.order == line["order"])
+        again = next(response for response in scored if response.order == line["order"])
         assert again.responses[0].text == line["text"]  # alone instead of in a batch
         assert again.responses[0].prompt_digest == line["prompt_digest"]
-    words = ["evaluate", "--model", str(tmp_path / "run" / "adapter"), "--benchmark", "phantom"]
-    words += ["--data_root", str(other), "--output_dir", str(tmp_path / "again")]
+    arguments = ["evaluate", "--model", str(tmp_path / "run" / "adapter"), "--benchmark", "phantom"]
+    arguments += ["--data_root", str(other), "--output_dir", str(tmp_path / "again")]
     sampled = ["--readout", "votes", "--votes", "3", "--judge_temperature", "1"]
-    assert medrm_command([*words, *sampled, "--max_new_tokens", "2"]) == 0
+    assert medrm_command([*arguments, *sampled, "--max_new_tokens", "2"]) == 0
     report = read(tmp_path / "again" / "report.json")
     assert (report["settings"]["votes"], report["settings"]["max_new_tokens"]) == (3, 2)
     assert len(lines(tmp_path / "again" / "responses.jsonl")) == 6 * report["benchmark"]["cases"]
     capsys.readouterr()
-    assert medrm_command([*words, "--judge_prompt", "json_short"]) == 2
+    assert medrm_command([*arguments, "--judge_prompt", "json_short"]) == 2
     assert "keeps its prompt. Leave out --judge_prompt." in capsys.readouterr().err
-    assert medrm_command([*words, "--readout", "likelihood"]) == 2
+    assert medrm_command([*arguments, "--readout", "likelihood"]) == 2
     assert "is scored by generate" in capsys.readouterr().err
 
 
@@ -168,9 +170,9 @@ def test_grpo_needs_a_judge_to_start_from(
 def test_mocks_from_the_command_line(
     phantom: Path, tmp_path: Path, mock: str, accuracy: float, consistency: float
 ) -> None:
-    words = ["evaluate", "--model", f"mock:{mock}", "--benchmark", "phantom"]
-    words += ["--data_root", str(phantom), "--output_dir", str(tmp_path / "out")]
-    assert medrm_command(words) == 0
+    arguments = ["evaluate", "--model", f"mock:{mock}", "--benchmark", "phantom"]
+    arguments += ["--data_root", str(phantom), "--output_dir", str(tmp_path / "out")]
+    assert medrm_command(arguments) == 0
     report = read(tmp_path / "out" / "report.json")
     measures = report["protocols"]["robust"]["dimensions"]["accuracy"]
     assert measures["accuracy"] == accuracy
@@ -181,11 +183,11 @@ def test_mocks_from_the_command_line(
 def test_a_base_from_the_command_line(
     base: Path, other: Path, tmp_path: Path, readout: str
 ) -> None:
-    words = ["evaluate", "--model", str(base), "--benchmark", "phantom", "--readout", readout]
-    words += ["--data_root", str(other), "--output_dir", str(tmp_path), "--max_new_tokens", "4"]
+    arguments = ["evaluate", "--model", str(base), "--benchmark", "phantom", "--readout", readout]
+    arguments += ["--data_root", str(other), "--output_dir", str(tmp_path), "--max_new_tokens", "4"]
     if readout == "votes":
-        words += ["--votes", "3", "--judge_temperature", "1"]
-    assert medrm_command(words) == 0
+        arguments += ["--votes", "3", "--judge_temperature", "1"]
+    assert medrm_command(arguments) == 0
     report = read(tmp_path / "report.json")
     assert report["readout"] == readout
     assert set(report["protocols"]) == {"official", "robust"}

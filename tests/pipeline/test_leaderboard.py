@@ -42,10 +42,10 @@ class Board:
         self.started: list[list[str]] = []
         self._data = data
 
-    def run(self, *words: str) -> int:
+    def run(self, *arguments: str) -> int:
         self.started.clear()
         common = ["--data_root", str(self._data), "--output_dir", str(self.output)]
-        return main(["leaderboard", str(self.list), *common, *words])
+        return main(["leaderboard", str(self.list), *common, *arguments])
 
     def process(self, command: list[str], *, stdout: Any, **_: Any) -> Any:
         """Evaluates in this process, to spare the start of a new one."""
@@ -57,8 +57,8 @@ class Board:
     @property
     def names(self) -> list[str]:
         """The models that were evaluated by the last run."""
-        given = [word for command in self.started for word in command]
-        return [word.removeprefix("--name=") for word in given if word.startswith("--name=")]
+        options = [word for command in self.started for word in command]
+        return [word.removeprefix("--name=") for word in options if word.startswith("--name=")]
 
     @property
     def table(self) -> dict[str, Any]:
@@ -88,10 +88,10 @@ def test_one_table_from_all_that_could_be_evaluated(
     assert oracle["dimensions"]["overall"]["official_micro"] == 1.0
     assert refuser["dimensions"]["overall"]["coverage"] == 0.0
     assert refuser["dimensions"]["overall"]["consistency"] == 0.0
-    assert [one["name"] for one in table["failed"]] == ["Stranger"]
+    assert [row["name"] for row in table["failed"]] == ["Stranger"]
     assert "nobody/nothing" in table["failed"][0]["reason"]
     assert "Traceback" not in table["failed"][0]["reason"]
-    reasons = {one["name"]: one["reason"] for one in table["skipped"]}
+    reasons = {row["name"]: row["reason"] for row in table["skipped"]}
     assert "--trust_remote_code" in reasons["Coder"]
     assert reasons["Unpublished"] == "Weights are not public."
     assert "OPENAI_API_KEY" in reasons["Served"]
@@ -100,26 +100,26 @@ def test_one_table_from_all_that_could_be_evaluated(
     with (board.output / "leaderboard.csv").open(encoding="utf-8") as lines:
         assert len(list(csv.DictReader(lines))) == 8
     assert "| 1 | Oracle | 100.0" in (board.output / "leaderboard.md").read_text()
-    shown = capsys.readouterr().out
-    assert shown.index("Oracle") < shown.index("Longer") < shown.index("failed: Stranger")
+    printed = capsys.readouterr().out
+    assert printed.index("Oracle") < printed.index("Longer") < printed.index("failed: Stranger")
 
 
 def test_models_are_told_apart_by_their_verdicts(board: Board) -> None:
     assert board.run("--only", "Longer", "Oracle", "Refuser") == 0
     overall = {row["name"]: row["dimensions"]["overall"] for row in board.table["models"]}
-    assert [one["rank_range"] for one in overall.values()] == [[1, 1], [2, 2], [3, 3]]
+    assert [measures["rank_range"] for measures in overall.values()] == [[1, 1], [2, 2], [3, 3]]
     assert overall["Refuser"]["to_best"]["delta"] == -1.0
     page = (board.output / "leaderboard.html").read_text()
     assert "Oracle is the best of 3 models on overall, with 95 % confidence." in page
 
 
 def test_what_was_evaluated_is_not_repeated(board: Board, caplog: pytest.LogCaptureFixture) -> None:
-    words = ("--only", "Longer", "Oracle")
-    assert board.run(*words) == 0
+    arguments = ("--only", "Longer", "Oracle")
+    assert board.run(*arguments) == 0
     assert board.names == ["Longer", "Oracle"]
     before = board.table
     with caplog.at_level("INFO", logger=leaderboard.__name__):
-        assert board.run(*words) == 0
+        assert board.run(*arguments) == 0
     assert board.names == []
     assert "Oracle: evaluated before, not repeated" in caplog.text
     assert board.table == before
@@ -141,8 +141,8 @@ def test_a_broken_off_evaluation_is_repeated(board: Board) -> None:
 
 def test_other_settings_are_evaluated_anew(board: Board) -> None:
     assert board.run("--only", "Oracle") == 0
-    for words in (["--max_new_tokens", "9"], ["--judge_prompt", "json_per_dimension"]):
-        assert board.run("--only", "Oracle", *words) == 0
+    for arguments in (["--max_new_tokens", "9"], ["--judge_prompt", "json_per_dimension"]):
+        assert board.run("--only", "Oracle", *arguments) == 0
         assert board.names == ["Oracle"]
     text = board.list.read_text().replace('"mock:oracle"}', '"mock:longer"}')
     board.list.write_text(text)
@@ -157,13 +157,13 @@ def test_an_entry_may_ask_its_judge_otherwise(board: Board) -> None:
     )
     board.list.write_text(text)
     assert board.run("--only", "Oracle", "Longer", "--max_new_tokens", "9") == 0
-    given = {command[5]: command for command in board.started}
-    assert "--max_new_tokens=77" in given["--name=Oracle"]
-    assert "--max_new_tokens=9" in given["--name=Longer"]
+    commands = {command[5]: command for command in board.started}
+    assert "--max_new_tokens=77" in commands["--name=Oracle"]
+    assert "--max_new_tokens=9" in commands["--name=Longer"]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--only", "Orakle"], "Did you mean 'Oracle'"),
         (["--primary_dimension", "acuracy"], "Did you mean 'accuracy'"),
@@ -173,24 +173,24 @@ def test_an_entry_may_ask_its_judge_otherwise(board: Board) -> None:
     ],
 )
 def test_wrong_options_stop_before_the_first_model(
-    words: list[str], message: str, board: Board, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, board: Board, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert board.run(*words) == 2
+    assert board.run(*arguments) == 2
     assert message in capsys.readouterr().err
     assert board.started == []
 
 
 def test_a_model_id_is_data(tmp_path: Path) -> None:
-    entry = Entry("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
-    request = {"benchmark": {"name": "phantom"}, "options": {"votes": 1}}
-    asked = LeaderboardRequest("list", ("medrm", "evaluate"), tmp_path)
-    command = evaluate_command(entry, request, tmp_path, asked)
+    candidate = Entry("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
+    entry_request = {"benchmark": {"name": "phantom"}, "options": {"votes": 1}}
+    request = LeaderboardRequest("list", ("medrm", "evaluate"), tmp_path)
+    command = evaluate_command(candidate, entry_request, tmp_path, request)
     assert command[:3] == ["medrm", "evaluate", "--model=--output_dir=/tmp/x; rm -rf ~"]
     assert "--trust_remote_code" not in command
-    trusting = replace(asked, trust_remote_code=True)
-    assert "--trust_remote_code" in evaluate_command(entry, request, tmp_path, trusting)
+    trusting = replace(request, trust_remote_code=True)
+    assert "--trust_remote_code" in evaluate_command(candidate, entry_request, tmp_path, trusting)
     plain = Entry("a", "b")
-    assert "--trust_remote_code" not in evaluate_command(plain, request, tmp_path, trusting)
+    assert "--trust_remote_code" not in evaluate_command(plain, entry_request, tmp_path, trusting)
 
 
 def test_a_killed_process_is_a_failed_entry(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_a_killed_process_is_a_failed_entry(board: Board, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("medrm.pipeline.run_leaderboard.subprocess.run", killed)
     assert board.run("--only", "Oracle", "Longer") == 1
-    reasons = [one["reason"] for one in board.table["failed"]]
+    reasons = [row["reason"] for row in board.table["failed"]]
     assert reasons == ["loading\n(killed by signal 9)"] * 2
 
 

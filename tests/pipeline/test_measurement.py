@@ -49,8 +49,8 @@ def test_an_adapter_is_its_weights_and_how_much_they_count(adapter: Path) -> Non
         assert (saved_identity(adapter) != first) == (change(before) != before)
         path.write_text(before)
     weights = adapter / "adapter_model.safetensors"
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    weight_bytes = weights.read_bytes()
+    weights.write_bytes(weight_bytes[:-1] + bytes([weight_bytes[-1] ^ 1]))
     assert saved_identity(adapter) != first
 
 

@@ -164,7 +164,7 @@ def test_a_corrupt_training_image_is_set_aside_and_listed(
     assert case_id in capsys.readouterr().err
     assert recipe(**options, max_steps=1, max_excluded_share=0.05) == 0
     excluded = read(tmp_path / "run" / "run.json")["data"]["excluded"]
-    assert [entry["case_id"] for entry in excluded] == [case_id]
+    assert [case["case_id"] for case in excluded] == [case_id]
 
 
 def test_a_corrupt_benchmark_image_stays_in_the_denominator(

@@ -36,13 +36,13 @@ def test_a_known_set_starts_without_a_pass_over_its_cases(
 @pytest.mark.slow
 def test_cost_is_linear_and_memory_flat(tmp_path: Path) -> None:
     """Ten times the cases: ten times the reading, no more memory, and no later start."""
-    found = {
+    costs = {
         cases: [_measured(write_votes(tmp_path / "set", cases), tmp_path) for _ in range(2)]
         for cases in (1_000, 10_000)
     }
-    read = {cases: first["data_s"] + first["lengths_s"] for cases, (first, _) in found.items()}
+    read = {cases: first["data_s"] + first["lengths_s"] for cases, (first, _) in costs.items()}
     assert read[10_000] < 15 * read[1_000]
-    (_, small), (first, again) = found[1_000], found[10_000]
+    (_, small), (first, again) = costs[1_000], costs[10_000]
     assert again["data_s"] + again["lengths_s"] < 1
     assert again["data_s"] + again["lengths_s"] < read[10_000] / 5
     assert again["training_s"] < 2 * small["training_s"] + 2

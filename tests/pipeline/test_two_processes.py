@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 
-def launch(root: Path, folder: Path, name: str, words: list[str]) -> Path:
+def launch(root: Path, folder: Path, name: str, arguments: list[str]) -> Path:
     """Runs train_rm.py by a shipped launch file on the CPU, in two processes where it has more."""
     config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
     config["use_cpu"] = True  # the flag --cpu would start one process and say nothing
@@ -27,7 +27,7 @@ def launch(root: Path, folder: Path, name: str, words: list[str]) -> Path:
     written.write_text(yaml.safe_dump(config), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
-         "recipes/train_rm.py", *words, "--output_dir", str(folder / name)],
+         "recipes/train_rm.py", *arguments, "--output_dir", str(folder / name)],
         cwd=root, env=os.environ, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
@@ -40,8 +40,8 @@ def read(path: Path) -> Any:
 
 def scores(run: Path, name: str) -> dict[tuple[str, str], tuple[float, float]]:
     rows = (run / "evaluation" / name / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [json.loads(row) for row in rows]
-    return {(r["case_id"], r["dimension"]): (r["score_a"], r["score_b"]) for r in found}
+    verdicts = [json.loads(row) for row in rows]
+    return {(r["case_id"], r["dimension"]): (r["score_a"], r["score_b"]) for r in verdicts}
 
 
 @pytest.mark.distributed
@@ -55,17 +55,17 @@ def test_two_processes_do_the_whole_job(
         "model_name_or_path": base, "train_data": phantom, "max_steps": 3, "global_batch_cases": 8,
         "bf16": "false", "report_to": "none", "controls": "zero_shot_likelihood,frozen_probe",
     }  # fmt: skip
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    one, two = launch(root, tmp_path, "cpu", words), launch(root, tmp_path, name, words)
-    assert [read(run / "run.json")["processes"] for run in (one, two)] == [1, 2]
+    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    single, both = launch(root, tmp_path, "cpu", arguments), launch(root, tmp_path, name, arguments)
+    assert [read(run / "run.json")["processes"] for run in (single, both)] == [1, 2]
     for row in ("zero_shot_likelihood", "frozen_probe", "after"):
-        ours, theirs = scores(one, row), scores(two, row)
+        ours, theirs = scores(single, row), scores(both, row)
         assert ours.keys() == theirs.keys()
         # Three optimiser steps apart only by the order of sums.
         np.testing.assert_allclose(
             [theirs[key] for key in ours], list(ours.values()), atol=2e-3, rtol=0
         )
-    assert (two / "report.html").is_file()
+    assert (both / "report.html").is_file()
 
 
 @pytest.mark.distributed
@@ -74,23 +74,26 @@ def test_two_processes_cross_fit(root: Path, base: Path, other: Path, tmp_path: 
         "model_name_or_path": base, "train_data": other, "max_steps": 2, "global_batch_cases": 4,
         "bf16": "false", "report_to": "none", "controls": "zero_shot_likelihood", "crossfit": 2,
     }  # fmt: skip
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    one, two = launch(root, tmp_path, "cpu", words), launch(root, tmp_path, "ddp", words)
+    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    single, both = (
+        launch(root, tmp_path, "cpu", arguments),
+        launch(root, tmp_path, "ddp", arguments),
+    )
     for row in ("zero_shot_likelihood", "after"):
-        ours, theirs = scores(one, row), scores(two, row)
+        ours, theirs = scores(single, row), scores(both, row)
         assert ours.keys() == theirs.keys()
         np.testing.assert_allclose(
             [theirs[key] for key in ours], list(ours.values()), atol=2e-3, rtol=0
         )
-    assert read(one / "run.json")["data"] == read(two / "run.json")["data"]
-    assert (two / "report.html").is_file()
+    assert read(single / "run.json")["data"] == read(both / "run.json")["data"]
+    assert (both / "report.html").is_file()
 
 
 def replies(run: Path, name: str) -> dict[tuple[str, str], Any]:
     lines = (run / "evaluation" / name / "responses.jsonl").read_text("utf-8").splitlines()
-    found = [json.loads(line) for line in lines]
-    assert len({(r["case_id"], r["order"]) for r in found}) == len(found)
-    return {(r["case_id"], r["order"]): r["text"] or r["probabilities"] for r in found}
+    responses = [json.loads(line) for line in lines]
+    assert len({(r["case_id"], r["order"]) for r in responses}) == len(responses)
+    return {(r["case_id"], r["order"]): r["text"] or r["probabilities"] for r in responses}
 
 
 @pytest.mark.distributed
@@ -105,15 +108,15 @@ def test_two_processes_do_the_whole_job_of_a_judge(
         "objective": "judge_sft", "max_new_tokens": 8, "report_to": "none",
         "per_device_train_batch_size": 2, "controls": "base_skeleton,skeleton",
     }  # fmt: skip
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    twice = [*words, "--gradient_accumulation_steps", "2"]
-    one, two = launch(root, tmp_path, "cpu", twice), launch(root, tmp_path, name, words)
-    assert replies(one, "before") == replies(two, "before")
-    wanted, found = (replies(run, "skeleton") for run in (one, two))
-    assert wanted.keys() == found.keys()
+    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    twice = [*arguments, "--gradient_accumulation_steps", "2"]
+    single, both = launch(root, tmp_path, "cpu", twice), launch(root, tmp_path, name, arguments)
+    assert replies(single, "before") == replies(both, "before")
+    wanted, replied = (replies(run, "skeleton") for run in (single, both))
+    assert wanted.keys() == replied.keys()
     for key, shares in wanted.items():
         for dimension, chances in shares.items():
-            np.testing.assert_allclose(found[key][dimension], chances, atol=2e-3)
-    assert set(read(two / "comparison.json")["controls"]) == {"base_skeleton", "skeleton"}
-    base_shares = replies(two, "base_skeleton")
-    assert any(base_shares[key] != found[key] for key in found)
+            np.testing.assert_allclose(replied[key][dimension], chances, atol=2e-3)
+    assert set(read(both / "comparison.json")["controls"]) == {"base_skeleton", "skeleton"}
+    base_shares = replies(both, "base_skeleton")
+    assert any(base_shares[key] != replied[key] for key in replied)
