@@ -84,7 +84,7 @@ def check_kinds(kinds: Sequence[str], with_training: bool) -> None:
     Raises:
         ConfigError: unknown kinds, or leaks without training data.
     """
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [name for name in kinds if name not in KINDS]
     if unknown:
         raise ConfigError(
             f"--fail_on {' '.join(unknown)}: no kind of finding; accepted are {', '.join(KINDS)}."
@@ -97,7 +97,7 @@ def check_kinds(kinds: Sequence[str], with_training: bool) -> None:
 def audit(
     checked: CaseSet,
     facts: Mapping[str, ImageFacts],
-    found: stored.Findings | None = None,
+    file_findings: stored.Findings | None = None,
     train: CaseSet | None = None,
 ) -> Audit:
     """Returns the audit of a set as JSON values; `findings` maps each kind to its sentences.
@@ -105,7 +105,7 @@ def audit(
     Args:
         checked: what is audited.
         facts: of the images of both sets (`images.examine`).
-        found: what its files hold (`stored.stored_findings`).
+        stored_findings: what its files hold (`stored.stored_findings`).
         train: training cases that should share nothing with it.
     """
     cases = checked.cases
@@ -117,7 +117,7 @@ def audit(
     }
     organs = _organs(cases, checked.dimensions)
     findings = {
-        **{kind: (found or {}).get(kind, []) for kind in stored.KINDS},
+        **{name: (file_findings or {}).get(name, []) for name in stored.KINDS},
         "missing_dimensions": _missing(cases, labels),
         "duplicates": _duplicates(cases),
         "copies": _copies(checked, facts),
@@ -149,8 +149,8 @@ def _summary(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> dict[str, Any
     """Returns what the set is, and what its images are."""
     cases = checked.cases
     clusters = Counter(_cluster(case) for case in cases)
-    own = _facts(cases, facts)
-    readable = [fact for fact in own.values() if fact.problem is None]
+    distinct = _facts(cases, facts)
+    readable = [fact for fact in distinct.values() if fact.problem is None]
     sizes = sorted(((fact.width, fact.height) for fact in readable), key=_area)
     return {
         "name": checked.name,
@@ -161,8 +161,8 @@ def _summary(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> dict[str, Any
         "excluded_rows": len(checked.excluded),
         "text_only": sum(not case.images for case in cases),
         "images": {
-            "distinct": len(own),
-            "unreadable": len(own) - len(readable),
+            "distinct": len(distinct),
+            "unreadable": len(distinct) - len(readable),
             "modes": dict(Counter(fact.mode for fact in readable)),
             "smallest": sizes[0] if sizes else None,
             "largest": sizes[-1] if sizes else None,
@@ -247,10 +247,10 @@ def _organs(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, dict[
             members[case.groups["organ"]].append(case)
     return {
         organ: {
-            "cases": len(own),
-            "labels": {name: _labels(own, name, None) for name in dimensions},
+            "cases": len(of_organ),
+            "labels": {name: _labels(of_organ, name, None) for name in dimensions},
         }
-        for organ, own in sorted(members.items())
+        for organ, of_organ in sorted(members.items())
     }
 
 
@@ -259,44 +259,44 @@ def _outside(bounds: Sequence[float] | None, band: tuple[float, float]) -> bool:
 
 
 def _unbalanced(labels: Mapping[str, Any], organs: Mapping[str, Any]) -> list[str]:
-    cells = [(name, one, EVEN) for name, one in labels.items()]
+    cells = [(name, spread, EVEN) for name, spread in labels.items()]
     if len(organs) > 1:
         cells += [
-            (f"{organ}, {name}", one, EVEN_IN_ORGAN)
+            (f"{organ}, {name}", spread, EVEN_IN_ORGAN)
             for organ, members in organs.items()
-            for name, one in members["labels"].items()
+            for name, spread in members["labels"].items()
         ]
     return [
-        f"{where}: A in {one['A']} of {one['A'] + one['B']} A/B labels"
-        for where, one, band in cells
-        if one["A"] + one["B"] >= LEAST_CASES and _outside(one["a_ci95"], band)
+        f"{where}: A in {spread['A']} of {spread['A'] + spread['B']} A/B labels"
+        for where, spread, band in cells
+        if spread["A"] + spread["B"] >= LEAST_CASES and _outside(spread["a_ci95"], band)
     ]
 
 
 def _lengths(labels: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name}: the longer answer in {one['longer_share']:.1%} of {one['unequal_lengths']} labels"
-        for name, one in labels.items()
-        if one["unequal_lengths"] >= LEAST_CASES and _outside(one["longer_ci95"], LENGTH)
+        f"{name}: the longer answer in {row['longer_share']:.1%} of {row['unequal_lengths']} labels"
+        for name, row in labels.items()
+        if row["unequal_lengths"] >= LEAST_CASES and _outside(row["longer_ci95"], LENGTH)
     ]
 
 
-def _too_many(labels: Mapping[str, Any], key: str, most: float, words: str) -> list[str]:
+def _too_many(labels: Mapping[str, Any], key: str, limit: float, description: str) -> list[str]:
     return [
-        f"{name}: {one[key]} of {one['n']} labels {words}"
-        for name, one in labels.items()
-        if one["n"] >= LEAST_CASES and one[key] > most * one["n"]
+        f"{name}: {row[key]} of {row['n']} labels {description}"
+        for name, row in labels.items()
+        if row["n"] >= LEAST_CASES and row[key] > limit * row["n"]
     ]
 
 
 def _slight(labels: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name}: alpha {one['agreement']['alpha']:.2f} over {one['agreement']['units']} pairs"
-        for name, one in labels.items()
-        if one["agreement"] is not None
-        and one["agreement"]["units"] >= LEAST_CASES
-        and one["agreement"]["alpha"] is not None
-        and one["agreement"]["alpha"] < LEAST_ALPHA
+        f"{name}: alpha {row['agreement']['alpha']:.2f} over {row['agreement']['units']} pairs"
+        for name, row in labels.items()
+        if row["agreement"] is not None
+        and row["agreement"]["units"] >= LEAST_CASES
+        and row["agreement"]["alpha"] is not None
+        and row["agreement"]["alpha"] < LEAST_ALPHA
     ]
 
 
@@ -304,9 +304,9 @@ def _missing(cases: Sequence[Case], labels: Mapping[str, Any]) -> list[str]:
     if not labels:
         return ["no case has a label on any dimension"]
     return [
-        f"{name}: {len(cases) - one['cases']} of {len(cases)} cases have no label"
-        for name, one in labels.items()
-        if one["cases"] < len(cases)
+        f"{name}: {len(cases) - row['cases']} of {len(cases)} cases have no label"
+        for name, row in labels.items()
+        if row["cases"] < len(cases)
     ]
 
 
@@ -328,7 +328,7 @@ def _copies(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> list[str]:
             if ref.digest:
                 names[ref.digest].add(ref.name)
                 clusters[ref.digest].add(_cluster(case))
-    found = [
+    findings = [
         f"the same bytes under {len(n)} names: {', '.join(sorted(n))}"
         for n in names.values()
         if len(n) > 1
@@ -339,7 +339,7 @@ def _copies(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> list[str]:
         if not clusters[original] & clusters[copy]:
             both = f"{same.original.name} and {same.copy.name}, in different clusters"
             pairs.setdefault(frozenset((original, copy)), f"{same.how}: {both}")
-    return found + list(pairs.values())
+    return findings + list(pairs.values())
 
 
 def _bad_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:
@@ -353,13 +353,13 @@ def _bad_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[
 
 def _odd_modes(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:
     members: dict[str, list[str]] = defaultdict(list)
-    names = {ref.digest: ref.name for case in cases for ref in case.images}
+    name_of = {ref.digest: ref.name for case in cases for ref in case.images}
     for digest, fact in _facts(cases, facts).items():
         if fact.problem is None and fact.mode not in PLAIN_MODES:
-            members[fact.mode].append(names[digest])
+            members[fact.mode].append(name_of[digest])
     return [
-        f"mode {mode}: {len(shown)} image{'s' if len(shown) > 1 else ''}, such as {shown[0]}"
-        for mode, shown in members.items()
+        f"mode {mode}: {len(names)} image{'s' if len(names) > 1 else ''}, such as {names[0]}"
+        for mode, names in members.items()
     ]
 
 

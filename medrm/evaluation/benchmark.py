@@ -65,6 +65,17 @@ class Benchmark:
         """How many independent groups of cases there are."""
         return len(np.unique(cluster_column(self.cases)))
 
+    def identity(self) -> dict[str, Any]:
+        """Returns what reports say of the benchmark: its name, its data, how many cases it has."""
+        return {
+            "name": self.name,
+            "revision": self.source.revision,
+            "digest": self.source.digest,
+            "cases": len(self.cases),
+            "clusters": self.clusters,
+            "synthetic": self.source.synthetic,
+        }
+
 
 def benchmark_names() -> list[str]:
     """Returns the names that `load_benchmark` knows."""
@@ -96,7 +107,7 @@ def load_benchmark(
             "Cases of your own are measured with --train_data, whose test part is the benchmark."
         )
     settings = read_settings(name)
-    published = tuple(Published(**entry) for entry in settings.get("published", []))
+    published = tuple(Published(**number) for number in settings.get("published", []))
     groups = tuple(settings.get("groups", GROUPS))
     return Benchmark(
         name,
@@ -115,9 +126,9 @@ def read_settings(name: str) -> dict[str, Any]:
     """
     path = asset(f"{FOLDER}/{name}.yaml")
     settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    known = ("source", "cases", "seed", "groups", "metrics", "published")
+    accepted = ("source", "cases", "seed", "groups", "metrics", "published")
     problems = [
-        f"unknown key {key!r}.{nearest(key, known)}" for key in settings.keys() - set(known)
+        f"unknown key {key!r}.{nearest(key, accepted)}" for key in settings.keys() - set(accepted)
     ]
     problems += [
         f"metric {name!r} is unknown; known: {', '.join(METRICS)}.{nearest(name, METRICS)}"
@@ -138,14 +149,14 @@ def benchmark_from_cases(name: str, source: CaseSet, cases: Sequence[Case]) -> B
 
     The ceiling stays that of the whole set: what the same experts leave within reach.
     """
-    part = replace(
+    chosen = replace(
         source,
         cases=cases,
         digest=digest_of(cases),
         dimensions=dimensions_of(cases),
         excluded=(),
     )
-    return Benchmark(name, part)
+    return Benchmark(name, chosen)
 
 
 def _cases(

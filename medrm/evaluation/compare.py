@@ -9,9 +9,8 @@ from typing import Any
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.evaluation.comparison.evaluations import Evaluation, read_evaluation
 from medrm.evaluation.comparison.gate import OTHER_DATA, check_declared, find_differences
-from medrm.evaluation.comparison.image_use import pictures
-from medrm.evaluation.comparison.non_inferiority import guardrails
-from medrm.evaluation.comparison.notes import notes_of
+from medrm.evaluation.comparison.non_inferiority import non_inferiority_checks
+from medrm.evaluation.comparison.notes import image_use, interval_words, notes_of
 from medrm.evaluation.comparison.pairing import (
     cells,
     detectable,
@@ -70,10 +69,10 @@ def compare(
     comparison["notes"] = list(dict.fromkeys([*notes, *notes_of(before, after, comparison)]))
     comparison["verdict"] = _verdict(comparison)
     comparison["headline"] = headline_sentence(comparison)
-    place = Path(output_dir or home_of(after_dir))
-    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(output_dir or home_of(after_dir))
+    folder.mkdir(parents=True, exist_ok=True)
     ordered = {name: comparison[name] for name in (*_FIRST, *comparison)}
-    write_json(place / "comparison.json", ordered)
+    write_json(folder / "comparison.json", ordered)
     return ordered
 
 
@@ -100,7 +99,7 @@ def _compared(
     """Everything that is measured, before it is judged."""
     pairing = pair(before, after, before.scores, after.scores)
     dimensions = dimension_entries(before, after, pairing)
-    entry = {name: dimensions[primary][name] for name in _ENTRY}
+    difference = {name: dimensions[primary][name] for name in _KEYS}
     against = {
         name: _control(name, read_evaluation(Path(folder)), after, primary)
         for name, folder in controls.items()
@@ -112,8 +111,8 @@ def _compared(
         "benchmark": after.report["benchmark"],
         "before": {key: before.report[key] for key in ("model", "weights", "readout")},
         "after": {key: after.report[key] for key in ("model", "weights", "readout")},
-        "primary": {**entry, "p": dimensions[primary]["p_unadjusted"]},
-        "pictures": pictures(entry, against),
+        "primary": {**difference, "p": dimensions[primary]["p_unadjusted"]},
+        "pictures": image_use(difference, against),
         "minimum_detectable": detectable(pairing, primary),
         "dimensions": dimensions,
         "mean": mean_entry(pairing),
@@ -123,19 +122,19 @@ def _compared(
         "forward_only": forward_entries(before, after, dimensions),
         "gain": _gain(before, after),
         "controls": against,
-        "guardrails": guardrails(before, after, primary),
+        "guardrails": non_inferiority_checks(before, after, primary),
         "cells": cells(pairing, after.groups, list(groups)),
     }
 
 
-_ENTRY = ("dimension", "before", "after", "delta", "ci95", "p", "n", "clusters", "ceiling")
+_KEYS = ("dimension", "before", "after", "delta", "ci95", "p", "n", "clusters", "ceiling")
 
 
 def headline_sentence(comparison: Comparison) -> str:
     """Returns the comparison in words: numbers, interval, what differs, and the verdict."""
-    entry = comparison["primary"]
-    if entry["delta"] is None:
-        return f"Not shown: {entry['dimension']} was not judged by both on any labelled case."
+    difference = comparison["primary"]
+    if difference["delta"] is None:
+        return f"Not shown: {difference['dimension']} was not judged by both on any labelled case."
     changes = comparison["differences"]
     named = ", ".join(
         f"{name} ({_brief(change['before'])} -> {_brief(change['after'])})"
@@ -145,16 +144,16 @@ def headline_sentence(comparison: Comparison) -> str:
         sentence = f"Not shown: the evaluations differ in more than was declared: {named}."
         return sentence if changes.keys() & OTHER_DATA else f"{sentence} {_declaration(comparison)}"
     interval = "no interval below two clusters"
-    if entry["ci95"]:
-        low, high = entry["ci95"]
-        interval = f"95 % CI {100 * low:+.1f} to {100 * high:+.1f}"
-    p = "p < 0.001" if entry["p"] < 0.001 else f"p = {entry['p']:.3f}"
+    if difference["ci95"]:
+        interval = interval_words(difference["ci95"])
+    p = "p < 0.001" if difference["p"] < 0.001 else f"p = {difference['p']:.3f}"
     sentence = (
-        f"{comparison['verdict']} on {entry['dimension']}: {100 * entry['before']:.1f} % -> "
-        f"{100 * entry['after']:.1f} %, {100 * entry['delta']:+.1f} points ({interval}, {p}; "
-        f"{entry['n']} cases in {entry['clusters']} clusters)."
+        f"{comparison['verdict']} on {difference['dimension']}: "
+        f"{100 * difference['before']:.1f} % -> {100 * difference['after']:.1f} %, "
+        f"{100 * difference['delta']:+.1f} points ({interval}, {p}; "
+        f"{difference['n']} cases in {difference['clusters']} clusters)."
     )
-    failed = [name for name, rail in comparison["guardrails"].items() if rail["state"] == "failed"]
+    failed = _failed_checks(comparison)
     if failed:
         sentence += f" Failed guardrails: {', '.join(failed)}."
     return sentence + (f" Declared difference besides the weights: {named}." if named else "")
@@ -176,10 +175,10 @@ def _brief(value: Any) -> Any:
     return value[:12] if isinstance(value, str) and len(value) == DIGEST_LENGTH else value
 
 
-def _primary(given: str | None, before: Evaluation, after: Evaluation) -> str:
+def _primary(requested: str | None, before: Evaluation, after: Evaluation) -> str:
     """The dimension of the headline."""
     both = [name for name in after.judged if name in before.judged]
-    if given is None:
+    if requested is None:
         labelled = [name for name in both if after.scores[name]]
         if not labelled:
             raise DataError(
@@ -187,12 +186,12 @@ def _primary(given: str | None, before: Evaluation, after: Evaluation) -> str:
                 "Evaluate both models on the same benchmark."
             )
         return "overall" if "overall" in labelled else labelled[0]
-    if given not in both:
+    if requested not in both:
         raise ConfigError(
-            f"The primary dimension {given!r} was not judged in both evaluations; judged in both: "
-            f"{', '.join(both) or 'none'}.{nearest(given, both)}"
+            f"The primary dimension {requested!r} was not judged in both evaluations; judged in "
+            f"both: {', '.join(both) or 'none'}.{nearest(requested, both)}"
         )
-    return given
+    return requested
 
 
 def _control(name: str, control: Evaluation, after: Evaluation, primary: str) -> dict[str, Any]:
@@ -202,15 +201,15 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"Control {name!r} ({str(control.folder)!r}) did not judge the cases of "
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
-    entry: dict[str, Any] = {"dimension": primary, **dict.fromkeys(_ENTRY[1:]), "n": 0}
-    entry |= {"clusters": 0, "ceiling": after.report["ceiling"][primary]}
+    difference: dict[str, Any] = {"dimension": primary, **dict.fromkeys(_KEYS[1:]), "n": 0}
+    difference |= {"clusters": 0, "ceiling": after.report["ceiling"][primary]}
     if primary in control.scores:
-        old, new = ({primary: side.scores[primary]} for side in (control, after))
-        pairing = pair(control, after, old, new)
-        entry |= paired_entry(pairing.before[:, 0], pairing.after[:, 0], pairing.clusters)
-        if entry["n"]:
-            entry["p"] = sign_flip_test(pairing.differences, pairing.clusters).p[0]
-    return entry
+        scores = [{primary: side.scores[primary]} for side in (control, after)]
+        pairing = pair(control, after, *scores)
+        difference |= paired_entry(pairing.before[:, 0], pairing.after[:, 0], pairing.clusters)
+        if difference["n"]:
+            difference["p"] = sign_flip_test(pairing.differences, pairing.clusters).p[0]
+    return difference
 
 
 def _gain(before: Evaluation, after: Evaluation) -> dict[str, dict[str, float]] | None:
@@ -218,19 +217,24 @@ def _gain(before: Evaluation, after: Evaluation) -> dict[str, dict[str, float]] 
     if before.report["parsing"] is None or after.report["parsing"] is None:
         return None
     shared = {
-        name: early.keys() & after.scores[name].keys()
-        for name, early in before.scores.items()
+        name: scores.keys() & after.scores[name].keys()
+        for name, scores in before.scores.items()
         if name in after.scores
     }
     return gains(before.robust, after.robust, shared)
 
 
 def _verdict(comparison: Comparison) -> str:
-    entry = comparison["primary"]
-    if not comparison["comparable"] or entry["ci95"] is None:
+    difference = comparison["primary"]
+    if not comparison["comparable"] or difference["ci95"] is None:
         return "Not shown"
-    low, high = entry["ci95"]
-    failed = any(rail["state"] == "failed" for rail in comparison["guardrails"].values())
-    if low > 0 and entry["p"] < SIGNIFICANCE and not failed:
+    low, high = difference["ci95"]
+    if low > 0 and difference["p"] < SIGNIFICANCE and not _failed_checks(comparison):
         return "Improved"
     return "Regressed" if high < 0 else "Not shown"
+
+
+def _failed_checks(comparison: Comparison) -> list[str]:
+    """The names of what got worse and must not."""
+    checks = comparison["guardrails"].items()
+    return [name for name, check in checks if check["state"] == "failed"]

@@ -37,10 +37,10 @@ def build_report(
     benchmark: Benchmark,
     model: str,
     readout: str,
-    asked: Sequence[str],
+    dimensions: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Report:
-    """Returns the content of `report.json` (each entry is explained in evaluation/README.md).
+    """Returns `report.json` (each of its keys is explained in evaluation/README.md).
 
     Args:
         rows: of all cases and scored dimensions, under one or both protocols.
@@ -48,7 +48,7 @@ def build_report(
         benchmark: what was judged.
         model: the name under which the model is reported.
         readout: how a verdict was read from it.
-        asked: the dimensions that it scores or is asked about.
+        dimensions: that it scores or is asked about.
         settings: what besides the weights could change a number, such as dtype or image limits.
 
     `weights` (their identity), `rounding` and `crossfit` are left to who knows them.
@@ -57,21 +57,14 @@ def build_report(
     judged = [name for name in benchmark.dimensions if name in scored]
     robust = [row for row in rows if row.protocol == "robust"]
     return {
-        "benchmark": {
-            "name": benchmark.name,
-            "revision": benchmark.source.revision,
-            "digest": benchmark.source.digest,
-            "cases": len(benchmark.cases),
-            "clusters": benchmark.clusters,
-            "synthetic": benchmark.source.synthetic,
-        },
+        "benchmark": benchmark.identity(),
         "model": model,
         "weights": None,
         "rounding": {},
         "readout": readout,
         "crossfit": None,
-        "dimensions": list(asked),
-        "parsing": parsing_measures(responses, asked),
+        "dimensions": list(dimensions),
+        "parsing": parsing_measures(responses, dimensions),
         "verdict_mass": verdict_mass(responses),
         "settings": dict(settings),
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
@@ -205,13 +198,13 @@ def read_report(folder: Path) -> Report:
         raise DataError(
             f"{str(folder)!r} holds no report.json. Give a folder that `medrm evaluate` wrote."
         )
-    content = read_json(path)
-    if "structure" not in content:
+    contents = read_json(path)
+    if "structure" not in contents:
         raise DataError(
             f"{path} was written by another version of medrm: it lacks 'structure'. Evaluate the "
             "model again."
         )
-    return content
+    return contents
 
 
 def robust_of(report: Report) -> Mapping[str, Any]:
@@ -220,9 +213,9 @@ def robust_of(report: Report) -> Mapping[str, Any]:
     return measures
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, [text.encode(), b"\n"])
 
 
@@ -233,21 +226,21 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: it is not one.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}. Run again what wrote it.") from error
-    if not isinstance(content, dict):
+    if not isinstance(contents, dict):
         raise DataError(f"{path} holds no JSON object. Run again what wrote it.")
-    return content
+    return contents
 
 
 def _unread(rows: Sequence[Verdict]) -> dict[str, int]:
     """Cases with an unread presentation, counted by kind of reason; robust where that was run."""
     protocol = "robust" if any(row.protocol == "robust" for row in rows) else "official"
-    found = {
+    unread = {
         (kind_of(row.reason), row.case_id)
         for row in rows
         if row.outcome == UNREAD and row.protocol == protocol
     }
-    reasons = sorted(reason for reason, _ in found)
+    reasons = sorted(reason for reason, _ in unread)
     return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}

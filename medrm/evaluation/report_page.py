@@ -37,7 +37,7 @@ def write_page(folder: Path, images: bool = True) -> Path:
         images,
     )
     manifest = folder / "run.json"
-    content = PageContent(
+    page = PageContent(
         run,
         read_json(manifest) if manifest.is_file() else {},
         {name: Markup(svg) for name, svg in inline_figures(run).items()},
@@ -48,7 +48,7 @@ def write_page(folder: Path, images: bool = True) -> Path:
         _title(run),
         "report/header.html.jinja",
         SECTIONS,
-        content,
+        page,
         script=None if samples is None else "browser.js",
         data=None if samples is None else samples.data,
     )

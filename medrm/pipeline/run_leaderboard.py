@@ -23,8 +23,8 @@ from medrm.evaluation.leaderboard.leaderboard_page import write_leaderboard
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard
 from medrm.evaluation.leaderboard.ranking import read_judged
 from medrm.evaluation.leaderboard.standings import (
-    Entry,
-    Outcome,
+    ListedModel,
+    ModelResult,
     chosen_entries,
     primary_dimension,
     read_leaderboard,
@@ -59,7 +59,7 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     _check_options(board.entries, options, request.judge.prompt_file)
     benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
     primary = primary_dimension(benchmark, request.primary_dimension)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, ModelResult] = {}
     for candidate in board.entries:
         entry_request = _request(
             candidate, options[candidate.name], request.judge.prompt_file, benchmark
@@ -77,7 +77,7 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     return all(outcome.state != "failed" for outcome in outcomes.values())
 
 
-def skip_reason(candidate: Entry, *, trust_remote_code: bool) -> str | None:
+def skip_reason(candidate: ListedModel, *, trust_remote_code: bool) -> str | None:
     """Returns why an entry cannot be evaluated here; None where it can be tried."""
     if candidate.model is None:
         return candidate.note or "it has no published checkpoint"
@@ -95,14 +95,14 @@ def _write(
     name: str,
     benchmark: Benchmark,
     primary: str,
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, ModelResult],
 ) -> dict[str, Any]:
     table = standings(name, benchmark, primary, list(outcomes.values()))
     write_leaderboard(request.output_dir, table)
     return table
 
 
-def options_of(candidate: Entry, request: LeaderboardRequest) -> dict[str, Any]:
+def options_of(candidate: ListedModel, request: LeaderboardRequest) -> dict[str, Any]:
     """Returns how an entry's judge is asked: its own options before those of the whole list."""
     names = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
     common = {name: value for name, value in vars(request.judge).items() if name in names}
@@ -111,7 +111,7 @@ def options_of(candidate: Entry, request: LeaderboardRequest) -> dict[str, Any]:
 
 
 def _check_options(
-    entries: Sequence[Entry], options: Mapping[str, Mapping[str, Any]], prompt_file: str | None
+    entries: Sequence[ListedModel], options: Mapping[str, Mapping[str, Any]], prompt_file: str | None
 ) -> None:
     """Refuses options that do not go together before anything is evaluated.
 
@@ -132,7 +132,7 @@ def _check_options(
 
 
 def _request(
-    candidate: Entry, options: Mapping[str, Any], prompt_file: str | None, benchmark: Benchmark
+    candidate: ListedModel, options: Mapping[str, Any], prompt_file: str | None, benchmark: Benchmark
 ) -> EntryRequest:
     """Returns what could change the result of an entry."""
     return {
@@ -159,7 +159,7 @@ def _fingerprint(model: str | None) -> str | None:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def _finished(candidate: Entry, folder: Path, entry_request: EntryRequest) -> Outcome | None:
+def _finished(candidate: ListedModel, folder: Path, entry_request: EntryRequest) -> ModelResult | None:
     """Returns what an earlier evaluation found that was asked for the same."""
     if not (folder / REQUEST_FILE).is_file():
         return None
@@ -169,19 +169,19 @@ def _finished(candidate: Entry, folder: Path, entry_request: EntryRequest) -> Ou
         evaluated = read_report(folder)
         if evaluated["benchmark"]["digest"] != entry_request["benchmark"]["digest"]:
             return None
-        return Outcome(candidate, "done", evaluated, judged=read_judged(folder))
+        return ModelResult(candidate, "done", evaluated, judged=read_judged(folder))
     except DataError:
         return None
 
 
 def _outcome(
-    candidate: Entry, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
-) -> Outcome:
+    candidate: ListedModel, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
+) -> ModelResult:
     """Skips or evaluates one entry."""
     reason = skip_reason(candidate, trust_remote_code=request.trust_remote_code)
     if reason is not None:
         logger.info("%s: skipped: %s", candidate.name, reason)
-        return Outcome(candidate, "skipped", reason=reason)
+        return ModelResult(candidate, "skipped", reason=reason)
     logger.info("%s: evaluating (%s) ...", candidate.name, folder / LOG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (REQUEST_FILE, "report.json"):
@@ -197,14 +197,14 @@ def _outcome(
     reason, evaluated = _result(folder, status)
     if reason is not None:
         logger.error("%s: failed: %s", candidate.name, reason)
-        return Outcome(candidate, "failed", reason=reason)
+        return ModelResult(candidate, "failed", reason=reason)
     write_json(folder / REQUEST_FILE, entry_request)
     logger.info("%s: done", candidate.name)
-    return Outcome(candidate, "done", evaluated, judged=read_judged(folder))
+    return ModelResult(candidate, "done", evaluated, judged=read_judged(folder))
 
 
 def evaluate_command(
-    candidate: Entry, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
+    candidate: ListedModel, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
 ) -> list[str]:
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
     options = {

@@ -12,7 +12,7 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.comparison.evaluations import read_evaluation
-from medrm.evaluation.comparison.non_inferiority import MARGINS, guardrails
+from medrm.evaluation.comparison.non_inferiority import MARGINS, non_inferiority_checks
 from medrm.evaluation.evaluator import evaluate
 from medrm.schema import Case, RankingLabel
 
@@ -199,7 +199,7 @@ def test_noise_fails_a_guardrail_of_margin_zero_seldom(tmp_path: Path) -> None:
 
             evaluate(Rewards(rule), benchmark, tmp_path / name, name, "robust", overwrite=True)
         sides = [read_evaluation(tmp_path / name) for name in ("before", "after")]
-        rail = guardrails(*sides, "accuracy")["balanced_accuracy"]
+        rail = non_inferiority_checks(*sides, "accuracy")["balanced_accuracy"]
         failed += rail["state"] == "failed"
         losses += rail["loss"] > 0
     assert losses > 8

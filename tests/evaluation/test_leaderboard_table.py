@@ -25,8 +25,8 @@ from medrm.evaluation.leaderboard.leaderboard_tables import (
 )
 from medrm.evaluation.leaderboard.ranking import Judged
 from medrm.evaluation.leaderboard.standings import (
-    Entry,
-    Outcome,
+    ListedModel,
+    ModelResult,
     chosen_entries,
     leaderboard_names,
     primary_dimension,
@@ -92,12 +92,16 @@ def table(primary: str = "overall") -> dict[str, Any]:
     strong = {"judged": judged(accuracy=24, overall=38)}
     note = {"note": "a | note"}
     outcomes = [
-        Outcome(Entry("weak", "mock:a"), "done", report(0.9, 0.5), judged=judged(36, 20)),
-        Outcome(Entry("strong", "mock:b", **note), "done", report(0.6, 0.95), **strong),
-        Outcome(Entry("also strong", "mock:c"), "done", report(0.6, 0.95), **strong),
-        Outcome(Entry("narrow", "mock:d"), "done", report(0.7, None), judged=judged(28, None)),
-        Outcome(Entry("broken", "x/y"), "failed", reason="Error: <b>no</b>\nsecond | line"),
-        Outcome(Entry("closed", None), "skipped", reason="not published"),
+        ModelResult(ListedModel("weak", "mock:a"), "done", report(0.9, 0.5), judged=judged(36, 20)),
+        ModelResult(ListedModel("strong", "mock:b", **note), "done", report(0.6, 0.95), **strong),
+        ModelResult(ListedModel("also strong", "mock:c"), "done", report(0.6, 0.95), **strong),
+        ModelResult(
+            ListedModel("narrow", "mock:d"), "done", report(0.7, None), judged=judged(28, None)
+        ),
+        ModelResult(
+            ListedModel("broken", "x/y"), "failed", reason="Error: <b>no</b>\nsecond | line"
+        ),
+        ModelResult(ListedModel("closed", None), "skipped", reason="not published"),
     ]
     return standings("mine", benchmark(), primary, outcomes)
 
@@ -165,8 +169,8 @@ def test_markdown_is_neither_broken_nor_driven_by_data() -> None:
 
 
 def test_the_terminal_table_is_not_driven_by_data() -> None:
-    outcomes = [Outcome(Entry("[red]x[/red]", "m"), "done", report(0.5, 0.5))]
-    outcomes += [Outcome(Entry("bad", "m"), "failed", reason="\x1b[2J[bold]gone")]
+    outcomes = [ModelResult(ListedModel("[red]x[/red]", "m"), "done", report(0.5, 0.5))]
+    outcomes += [ModelResult(ListedModel("bad", "m"), "failed", reason="\x1b[2J[bold]gone")]
     stream = io.StringIO()
     print_leaderboard(
         standings("mine", benchmark(), "overall", outcomes), Console(file=stream, width=80)
@@ -195,7 +199,9 @@ def test_the_page_says_what_the_ranks_leave_open() -> None:
 
 
 def test_a_model_alone_is_not_the_best() -> None:
-    outcomes = [Outcome(Entry("one", "m"), "done", report(0.5, 0.5), judged=judged(20, 20))]
+    outcomes = [
+        ModelResult(ListedModel("one", "m"), "done", report(0.5, 0.5), judged=judged(20, 20))
+    ]
     page = leaderboard_page(standings("mine", benchmark(), "overall", outcomes))
     assert "1 model judged all cases on overall: nothing is ranked." in page
     page = leaderboard_page(standings("mine", benchmark(), "overall", []))
@@ -203,10 +209,10 @@ def test_a_model_alone_is_not_the_best() -> None:
 
 
 def test_the_page_is_one_file_that_data_cannot_drive() -> None:
-    hostile = Entry("<script>alert(1)</script>", "m", note='"><img src=x onerror=alert(1)>')
+    hostile = ListedModel("<script>alert(1)</script>", "m", note='"><img src=x onerror=alert(1)>')
     outcomes = [
-        Outcome(hostile, "done", report(0.5, 0.5), judged=judged(20, 20)),
-        Outcome(Entry("bad", "m"), "failed", reason="\x1b[2J</td><script>x</script>"),
+        ModelResult(hostile, "done", report(0.5, 0.5), judged=judged(20, 20)),
+        ModelResult(ListedModel("bad", "m"), "failed", reason="\x1b[2J</td><script>x</script>"),
     ]
     page = leaderboard_page(standings("mine", benchmark(), "overall", outcomes))
     assert "<script" not in page
@@ -283,7 +289,7 @@ def test_an_unknown_leaderboard_is_refused(name: str) -> None:
 
 def test_no_name_leaves_the_output_folder() -> None:
     for name in ("../../etc/passwd", "..\\x", "/abs", "a/../b", "C:\\x", "leaderboard.json", "A b"):
-        slug = Entry(name, "m").slug
+        slug = ListedModel(name, "m").slug
         assert Path(slug).name == slug
         assert not set(slug) & set("./\\: ")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medrm.cli import main
-from medrm.evaluation.leaderboard.standings import Entry
+from medrm.evaluation.leaderboard.standings import ListedModel
 from medrm.pipeline import run_leaderboard as leaderboard
 from medrm.pipeline.requests import LeaderboardRequest
 from medrm.pipeline.run_leaderboard import evaluate_command
@@ -181,7 +181,7 @@ def test_wrong_options_stop_before_the_first_model(
 
 
 def test_a_model_id_is_data(tmp_path: Path) -> None:
-    candidate = Entry("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
+    candidate = ListedModel("--name", "--output_dir=/tmp/x; rm -rf ~", remote_code=True)
     entry_request = {"benchmark": {"name": "phantom"}, "options": {"votes": 1}}
     request = LeaderboardRequest("list", ("medrm", "evaluate"), tmp_path)
     command = evaluate_command(candidate, entry_request, tmp_path, request)
@@ -189,7 +189,7 @@ def test_a_model_id_is_data(tmp_path: Path) -> None:
     assert "--trust_remote_code" not in command
     trusting = replace(request, trust_remote_code=True)
     assert "--trust_remote_code" in evaluate_command(candidate, entry_request, tmp_path, trusting)
-    plain = Entry("a", "b")
+    plain = ListedModel("a", "b")
     assert "--trust_remote_code" not in evaluate_command(plain, entry_request, tmp_path, trusting)
 
 

@@ -73,18 +73,19 @@ def read_evaluation(folder: Path) -> Evaluation:
         DataError: it is incomplete, or was not judged under the robust protocol.
     """
     report = read_report(folder)
-    found: dict[str, dict[str, list[Verdict]]] = {"robust": {}, "official": {}}
-    for protocol in found:
-        found[protocol] = {name: [] for name in report["ceiling"]}
+    rows_of: dict[str, dict[str, list[Verdict]]] = {"robust": {}, "official": {}}
+    for protocol in rows_of:
+        rows_of[protocol] = {name: [] for name in report["ceiling"]}
     for row in read_verdicts(folder / "verdicts.jsonl"):
         if row.dimension not in report["ceiling"]:
             raise DataError(
                 f"verdicts.jsonl and report.json in {str(folder)!r} do not belong together: one "
                 f"judges {row.dimension!r}, the other does not. {EVALUATE_AGAIN}"
             )
-        found[str(row.protocol)][row.dimension].append(row)
+        rows_of[str(row.protocol)][row.dimension].append(row)
     robust, official = (
-        {name: rows for name, rows in of_protocol.items() if rows} for of_protocol in found.values()
+        {name: rows for name, rows in of_protocol.items() if rows}
+        for of_protocol in rows_of.values()
     )
     if not robust:
         raise DataError(

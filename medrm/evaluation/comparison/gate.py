@@ -33,12 +33,14 @@ def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[st
     same_readout = before.report["readout"] == after.report["readout"]
     if same_readout:
         pairs["orders"] = (before.orders, after.orders)
-    early, late = before.report["settings"], after.report["settings"]
-    for name in sorted({*early, *late}):
-        if same_readout or (name in early and name in late):
-            pairs[name] = (early.get(name), late.get(name))
+    settings = (before.report["settings"], after.report["settings"])
+    for name in sorted({*settings[0], *settings[1]}):
+        if same_readout or all(name in of_side for of_side in settings):
+            pairs[name] = (settings[0].get(name), settings[1].get(name))
     differences = {
-        name: {"before": old, "after": new} for name, (old, new) in pairs.items() if old != new
+        name: {"before": values[0], "after": values[1]}
+        for name, values in pairs.items()
+        if values[0] != values[1]
     }
     if before.clusters.keys() != after.clusters.keys():
         differences["cases"] = {
@@ -61,24 +63,24 @@ def check_declared(declared: Sequence[str], *reports: Report) -> None:
     Raises:
         ConfigError: names what is unknown.
     """
-    known = [*NAMES, *sorted({name for one in reports for name in one["settings"]})]
+    names = [*NAMES, *sorted({name for side in reports for name in side["settings"]})]
     problems = [
-        f"{name!r} is not compared.{nearest(name, known)}" for name in declared if name not in known
+        f"{name!r} is not compared.{nearest(name, names)}" for name in declared if name not in names
     ]
     if problems:
         raise ConfigError(
             report(
-                f"allowed_differences: {len(problems)} unknown. Accepted: {', '.join(known)}.",
+                f"allowed_differences: {len(problems)} unknown. Accepted: {', '.join(names)}.",
                 problems,
             )
         )
 
 
-def _labels(one: Evaluation, other: Evaluation) -> set[tuple[Any, ...]]:
-    """Labels and clusters of the first evaluation, where both have judged."""
+def _labels(evaluation: Evaluation, other: Evaluation) -> set[tuple[Any, ...]]:
+    """Labels and clusters of an evaluation, where another has judged as well."""
     return {
         (row.case_id, row.dimension, row.label, row.cluster)
-        for name, rows in one.robust.items()
+        for name, rows in evaluation.robust.items()
         if name in other.robust
         for row in rows
         if row.case_id in other.clusters

@@ -1,7 +1,7 @@
 """What must not get worse while the accuracy gets better; imports no torch.
 
-A guardrail fails where the paired loss is larger than its margin and its 95 % interval lies above
-zero. A loss that is noise therefore fails one guardrail in forty, even where the margin is zero;
+A check fails where the paired loss is larger than its margin and its 95 % interval lies above
+zero. A loss that is noise therefore fails one check in forty, even where the margin is zero;
 the rule "any loss fails" would fail every other good model.
 """
 
@@ -26,27 +26,30 @@ MARGINS = {
     "balanced_accuracy": 0.0,
     "halo": 0.0,
 }
-"""How much worse a guardrail may get: `first_rate` in its distance from one half, `halo` in what
+"""How much worse a measure may get: `first_rate` in its distance from one half, `halo` in what
 lies above the experts' own."""
 
 _ROUNDING = 1e-12
 
 
-def guardrails(before: Evaluation, after: Evaluation, primary: str) -> dict[str, dict[str, Any]]:
-    """Returns the guardrails on the primary dimension, over the cases that both have judged.
+def non_inferiority_checks(
+    before: Evaluation, after: Evaluation, primary: str
+) -> dict[str, dict[str, Any]]:
+    """Returns `guardrails` of `comparison.json`: the checks on the primary dimension.
 
-    Each has `before`, `after`, `loss` (how much worse it got), `ci95` of the loss, `margin` and
-    `state`: held, failed, or skipped where one side has no such number.
+    They are over the cases that both have judged. Each has `before`, `after`, `loss` (how much
+    worse it got), `ci95` of the loss, `margin` and `state`: held, failed, or skipped where one side
+    has no such number.
     """
-    old, new = _by_case(before, primary), _by_case(after, primary)
-    cases = sorted(old.keys() & new.keys())
+    by_case = [_by_case(side, primary) for side in (before, after)]
+    cases = sorted(by_case[0].keys() & by_case[1].keys())
     clusters = [after.clusters[case] for case in cases]
-    sides = [[side[case] for case in cases] for side in (old, new)]
+    sides = [[of_side[case] for case in cases] for of_side in by_case]
     return {
-        "coverage": _rail("coverage", [_coverage(side) for side in sides], clusters),
-        "consistency": _rail("consistency", [_consistency(side) for side in sides], clusters),
+        "coverage": _check("coverage", [_coverage(side) for side in sides], clusters),
+        "consistency": _check("consistency", [_consistency(side) for side in sides], clusters),
         "first_rate": _first_rate(sides, clusters),
-        "balanced_accuracy": _rail("balanced_accuracy", [_balanced(s) for s in sides], clusters),
+        "balanced_accuracy": _check("balanced_accuracy", [_balanced(s) for s in sides], clusters),
         "halo": _halo(before, after),
     }
 
@@ -58,32 +61,36 @@ def _by_case(evaluation: Evaluation, dimension: str) -> dict[str, list[Verdict]]
     return cases
 
 
-def _rail(name: str, values: Sequence[Floats | None], clusters: Sequence[str]) -> dict[str, Any]:
-    """A guardrail of which more is better.
+def _check(name: str, values: Sequence[Floats | None], clusters: Sequence[str]) -> dict[str, Any]:
+    """A check of a measure of which more is better.
 
     Args:
         name: in `MARGINS`.
         values: of each side, (n) whose mean is the number; None: it has none.
         clusters: of the n cases.
     """
-    early, late = values
-    means = [None if one is None or not len(one) else float(one.mean()) for one in values]
-    loss = None if early is None or late is None else early - late
-    return _judged(name, means, loss, clusters)
+    means = [None if value is None or not len(value) else float(value.mean()) for value in values]
+    return _judged(name, means, _fall(values), clusters)
+
+
+def _fall(values: Sequence[Floats | None]) -> Floats | None:
+    """By how much each case fell from before to after; None where a side has no values."""
+    before, after = values
+    return None if before is None or after is None else before - after
 
 
 def _judged(
     name: str, means: Sequence[float | None], loss: Floats | None, clusters: Sequence[str]
 ) -> dict[str, Any]:
-    rail: dict[str, Any] = {"before": means[0], "after": means[1], "loss": None, "ci95": None}
-    rail |= {"margin": MARGINS[name], "state": "skipped"}
+    check: dict[str, Any] = {"before": means[0], "after": means[1], "loss": None, "ci95": None}
+    check |= {"margin": MARGINS[name], "state": "skipped"}
     if loss is None or not len(loss):
-        return rail
+        return check
     interval = mean_interval(loss.tolist(), clusters)
     clear = interval.low is None or interval.low > _ROUNDING
     failed = interval.mean > MARGINS[name] + _ROUNDING and clear
     state = "failed" if failed else "held"
-    return rail | {"loss": interval.mean, "ci95": interval.bounds, "state": state}
+    return check | {"loss": interval.mean, "ci95": interval.bounds, "state": state}
 
 
 def _coverage(side: Sequence[Presented]) -> Floats:
@@ -96,19 +103,17 @@ def _consistency(side: Sequence[Presented]) -> Floats | None:
 
 def _first_rate(sides: Sequence[Sequence[Presented]], clusters: Sequence[str]) -> dict[str, Any]:
     rates = [named_first(side) if in_both_orders(side) else None for side in sides]
-    means = [None if one is None else one.rate for one in rates]
-    away = [None if one is None else _distance(one) for one in rates]
-    early, late = away
-    loss = None if early is None or late is None else late - early
-    return _judged("first_rate", means, loss, clusters)
+    means = [None if rate is None else rate.rate for rate in rates]
+    closeness = [None if rate is None else _closeness(rate) for rate in rates]
+    return _judged("first_rate", means, _fall(closeness), clusters)
 
 
-def _distance(rate: Contributions) -> Floats | None:
-    """Values whose mean is the rate's distance from one half."""
+def _closeness(rate: Contributions) -> Floats | None:
+    """Values whose mean is minus the rate's distance from one half."""
     if rate.rate is None:
         return None
-    away = rate.linearised() - 0.5
-    return away if rate.rate >= 0.5 else -away
+    distance = rate.linearised() - 0.5
+    return -distance if rate.rate >= 0.5 else distance
 
 
 def _balanced(side: Sequence[Presented]) -> Floats | None:
@@ -118,8 +123,10 @@ def _balanced(side: Sequence[Presented]) -> Floats | None:
     return mean_of_rates(
         [
             contributions(
-                (float(np.mean([row.correct for row in case])), 1.0) if own == label else (0.0, 0.0)
-                for own, case in zip(named, side, strict=True)
+                (float(np.mean([row.correct for row in case])), 1.0)
+                if answer == label
+                else (0.0, 0.0)
+                for answer, case in zip(named, side, strict=True)
             )
             for label in sorted(labels, key=str)
         ]
@@ -146,8 +153,6 @@ def _halo(before: Evaluation, after: Evaluation) -> dict[str, Any]:
             continue
         halo = judged.rate - experts.rate
         means.append(halo)
-        above = judged.linearised() - experts.linearised()
+        above = experts.linearised() - judged.linearised()
         values.append(above if halo > 0 else np.zeros(len(cases)))
-    early, late = values
-    loss = None if early is None or late is None else late - early
-    return _judged("halo", means, loss, [after.clusters[case] for case in cases])
+    return _judged("halo", means, _fall(values), [after.clusters[case] for case in cases])

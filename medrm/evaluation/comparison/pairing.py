@@ -50,34 +50,39 @@ class Pairing:
         return self.after - self.before
 
 
-def pair(before: Evaluation, after: Evaluation, early: Scores, late: Scores) -> Pairing:
+def pair(
+    before: Evaluation, after: Evaluation, before_scores: Scores, after_scores: Scores
+) -> Pairing:
     """Returns the scores of two evaluations on what both have judged.
 
     Args:
         before: evaluation before training.
         after: of the trained model.
-        early: some scores of the first.
-        late: the same scores of the second.
+        before_scores: some scores of the first.
+        after_scores: the same scores of the second.
 
     Raises:
         DataError: they have no case in common.
     """
-    names = [name for name in after.report["ceiling"] if name in early and name in late]
+    names = [
+        name for name in after.report["ceiling"] if name in before_scores and name in after_scores
+    ]
     cases = sorted(before.clusters.keys() & after.clusters.keys())
     if not cases:
         raise DataError(
             f"{str(before.folder)!r} and {str(after.folder)!r} have no case in common. "
             "Evaluate both models on the same benchmark."
         )
-    old, new = (
+    columns = [
         np.array([[of[name].get(case, np.nan) for name in names] for case in cases]).reshape(
             len(cases), len(names)
         )
-        for of in (early, late)
-    )
-    either = np.isnan(old) | np.isnan(new)
-    old[either] = new[either] = np.nan
-    return Pairing(names, cases, [after.clusters[case] for case in cases], old, new)
+        for of in (before_scores, after_scores)
+    ]
+    missing = np.isnan(columns[0]) | np.isnan(columns[1])
+    for scores in columns:
+        scores[missing] = np.nan
+    return Pairing(names, cases, [after.clusters[case] for case in cases], *columns)
 
 
 def paired_entry(
@@ -88,16 +93,16 @@ def paired_entry(
     Rows with NaN are left out; all is None where nothing else is left. `widest` is the largest
     difference that there could be.
     """
-    kept = ~(np.isnan(before) | np.isnan(after))
-    entry: Entry = {**dict.fromkeys(("before", "after", "delta", "ci95")), "n": int(kept.sum())}
-    entry["clusters"] = 0
-    if not kept.any():
-        return entry
-    chosen = [cluster for cluster, keep in zip(clusters, kept, strict=True) if keep]
-    interval = mean_interval((after - before)[kept].tolist(), chosen, span=(-widest, widest))
-    return entry | {
-        "before": fmean(before[kept]),
-        "after": fmean(after[kept]),
+    paired = ~(np.isnan(before) | np.isnan(after))
+    difference: Entry = dict.fromkeys(("before", "after", "delta", "ci95"))
+    difference |= {"n": int(paired.sum()), "clusters": 0}
+    if not paired.any():
+        return difference
+    chosen = [cluster for cluster, keep in zip(clusters, paired, strict=True) if keep]
+    interval = mean_interval((after - before)[paired].tolist(), chosen, span=(-widest, widest))
+    return difference | {
+        "before": fmean(before[paired]),
+        "after": fmean(after[paired]),
         "delta": interval.mean,
         "ci95": interval.bounds,
         "clusters": interval.clusters,
@@ -116,21 +121,26 @@ def dimension_entries(before: Evaluation, after: Evaluation, pairing: Pairing) -
     resampled = bootstrap_intervals(pairing.differences, pairing.clusters)
     entries: dict[str, Entry] = {}
     for name, ceiling in after.report["ceiling"].items():
-        entry = {"dimension": name, **_alone(name, before, after), "p": None, "ceiling": ceiling}
+        difference = {
+            "dimension": name,
+            **_unpaired(name, before, after),
+            "p": None,
+            "ceiling": ceiling,
+        }
         if name in pairing.names:
             column = pairing.names.index(name)
-            old, new = pairing.before[:, column], pairing.after[:, column]
-            entry |= paired_entry(old, new, pairing.clusters)
-            if entry["n"]:
+            scores = pairing.before[:, column], pairing.after[:, column]
+            difference |= paired_entry(*scores, pairing.clusters)
+            if difference["n"]:
                 bounds = resampled[column]
-                entry |= {
+                difference |= {
                     "p": test.adjusted[column],
                     "p_unadjusted": test.p[column],
                     "p_holm": by_holm.get(column),
                     "ci95_bootstrap": None if bounds is None else list(bounds),
-                    **_transitions(old, new),
+                    **_transitions(*scores),
                 }
-        entries[name] = dict.fromkeys(_MORE) | entry
+        entries[name] = dict.fromkeys(_MORE) | difference
     return entries
 
 
@@ -140,16 +150,11 @@ _MORE = (
 )
 
 
-def _alone(name: str, before: Evaluation, after: Evaluation) -> Entry:
+def _unpaired(name: str, before: Evaluation, after: Evaluation) -> Entry:
     """A dimension as either side has judged it."""
-    early, late = before.scores.get(name), after.scores.get(name)
-    return {
-        "before": fmean(early.values()) if early else None,
-        "after": fmean(late.values()) if late else None,
-        **dict.fromkeys(("delta", "ci95")),
-        "n": 0,
-        "clusters": 0,
-    }
+    scores = {"before": before.scores.get(name), "after": after.scores.get(name)}
+    means = {side: fmean(of.values()) if of else None for side, of in scores.items()}
+    return {**means, "delta": None, "ci95": None, "n": 0, "clusters": 0}
 
 
 def _transitions(before: Floats, after: Floats) -> Entry:
@@ -168,12 +173,13 @@ def _transitions(before: Floats, after: Floats) -> Entry:
 
 
 def simple_entries(
-    before: Evaluation, after: Evaluation, early: Scores, late: Scores
+    before: Evaluation, after: Evaluation, before_scores: Scores, after_scores: Scores
 ) -> dict[str, Entry]:
     """Returns before, after, difference and interval of other scores, by dimension."""
-    pairing = pair(before, after, early, late)
-    columns = zip(pairing.names, pairing.before.T, pairing.after.T, strict=True)
-    return {name: paired_entry(old, new, pairing.clusters) for name, old, new in columns}
+    pairing = pair(before, after, before_scores, after_scores)
+    columns = zip(pairing.before.T, pairing.after.T, strict=True)
+    entries = [paired_entry(*scores, pairing.clusters) for scores in columns]
+    return dict(zip(pairing.names, entries, strict=True))
 
 
 def forward_entries(
@@ -192,10 +198,9 @@ def forward_entries(
     if before.orders == after.orders == ["forward"]:
         return None
     entries = simple_entries(before, after, before.forward_scores, after.forward_scores)
-    for name, entry in entries.items():
-        whole = dimensions[name]["delta"]
-        known = entry["delta"] is not None and whole is not None
-        entry["position"] = entry["delta"] - whole if known else None
+    for name, difference in entries.items():
+        deltas = (difference["delta"], dimensions[name]["delta"])
+        difference["position"] = None if None in deltas else deltas[0] - deltas[1]
     return entries
 
 
@@ -211,8 +216,8 @@ def mean_entry(pairing: Pairing) -> Entry:
             }
             for name, column in zip(pairing.names, scores.T, strict=True)
         }
-        found = mean_scores(of_dimension)
-        values.append(np.array([found.get(case, np.nan) for case in pairing.cases]))
+        means = mean_scores(of_dimension)
+        values.append(np.array([means.get(case, np.nan) for case in pairing.cases]))
     return paired_entry(values[0], values[1], pairing.clusters)
 
 
@@ -223,19 +228,20 @@ def detectable(pairing: Pairing, primary: str) -> Entry:
     changed, or where even changes in one direction, the mean absolute difference, are no such gain.
     """
     column = pairing.differences[:, pairing.names.index(primary)]
-    kept = ~np.isnan(column)
-    entry: Entry = {"n": int(kept.sum()), "design_effect": None, "discordance": None}
-    entry["points"] = None
-    if not kept.any():
-        return entry
-    chosen = [name for name, keep in zip(pairing.clusters, kept, strict=True) if keep]
-    effect = mean_interval(column[kept].tolist(), chosen).design_effect
-    discordance = float((column[kept] ** 2).mean())
-    entry |= {"design_effect": effect, "discordance": discordance}
+    paired = ~np.isnan(column)
+    least_gain: Entry = {"n": int(paired.sum()), "design_effect": None, "discordance": None}
+    least_gain["points"] = None
+    if not paired.any():
+        return least_gain
+    chosen = [name for name, keep in zip(pairing.clusters, paired, strict=True) if keep]
+    effect = mean_interval(column[paired].tolist(), chosen).design_effect
+    discordance = float((column[paired] ** 2).mean())
+    least_gain |= {"design_effect": effect, "discordance": discordance}
     if discordance and len({*chosen}) > 1 and (effect is None or effect > 0):
-        least = minimum_detectable(entry["n"], discordance, effect or 1.0)
-        entry["points"] = least if least <= float(np.abs(column[kept]).mean()) else None
-    return entry
+        least = minimum_detectable(least_gain["n"], discordance, effect or 1.0)
+        within_reach = least <= float(np.abs(column[paired]).mean())
+        least_gain["points"] = least if within_reach else None
+    return least_gain
 
 
 def cells(
@@ -257,17 +263,17 @@ def _cells(pairing: Pairing, groups: Mapping[str, Mapping[str, str]], group: str
     members: dict[str, list[int]] = {}
     for index, case in enumerate(pairing.cases):
         members.setdefault(groups[case].get(group) or NOT_STATED, []).append(index)
-    found: list[Entry] = []
+    cells_of_group: list[Entry] = []
     for member in sorted(members):
         chosen = members[member]
         clusters = [pairing.clusters[index] for index in chosen]
-        old, new = pairing.before[chosen], pairing.after[chosen]
-        test = sign_flip_test(new - old, clusters)
+        before, after = pairing.before[chosen], pairing.after[chosen]
+        test = sign_flip_test(after - before, clusters)
         for column, name in enumerate(pairing.names):
-            entry = paired_entry(old[:, column], new[:, column], clusters)
-            entry["p"] = test.p[column] if entry["n"] else None
-            found.append({"member": member, "dimension": name, **entry, "p_bh": None})
-    tested = [cell for cell in found if cell["p"] is not None]
-    for cell, p in zip(tested, benjamini_hochberg([one["p"] for one in tested]), strict=True):
+            cell = paired_entry(before[:, column], after[:, column], clusters)
+            cell["p"] = test.p[column] if cell["n"] else None
+            cells_of_group.append({"member": member, "dimension": name, **cell, "p_bh": None})
+    tested = [cell for cell in cells_of_group if cell["p"] is not None]
+    for cell, p in zip(tested, benjamini_hochberg([cell["p"] for cell in tested]), strict=True):
         cell["p_bh"] = p
-    return found
+    return cells_of_group

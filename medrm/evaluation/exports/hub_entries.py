@@ -24,13 +24,19 @@ def benchmark_results(report: Report) -> list[EvalResult]:
     The robust ones carry their interval; the official ones are means over cases.
     """
     robust = robust_of(report)
-    found = [
-        _result(report, f"robust accuracy ({name})", one["accuracy"], n=one["n"], ci95=one["ci95"])
-        for name, one in robust.items()
-        if one is not None and one["accuracy"] is not None
+    results = [
+        _result(
+            report,
+            f"robust accuracy ({name})",
+            measures["accuracy"],
+            n=measures["n"],
+            ci95=measures["ci95"],
+        )
+        for name, measures in robust.items()
+        if measures is not None and measures["accuracy"] is not None
     ]
     official = report["protocols"].get("official", {}).get("micro", {})
-    return found + [
+    return results + [
         _result(report, f"official accuracy ({name})", value)
         for name, value in official.items()
         if value is not None
@@ -72,12 +78,12 @@ def eval_results(report: Report) -> str:
         EvalResultEntry(
             dataset_id=dataset_id(benchmark["name"]),
             task_id=name,
-            value=one["accuracy"],
+            value=measures["accuracy"],
             dataset_revision=benchmark["revision"],
-            notes=_notes(report, one),
+            notes=_notes(report, measures),
         )
-        for name, one in robust.items()
-        if one is not None and one["accuracy"] is not None
+        for name, measures in robust.items()
+        if measures is not None and measures["accuracy"] is not None
     ]
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
 

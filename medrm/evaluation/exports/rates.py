@@ -141,12 +141,12 @@ def _rate(
 
 def comparison_rates(comparison: Comparison) -> Iterator[Rate]:
     """Yields the differences of a comparison, and the shares of cases behind them."""
-    for name, entry in comparison["dimensions"].items():
-        if entry["n"]:
-            yield _difference("difference", entry, entry["p_unadjusted"], entry["p"])
+    for name, difference in comparison["dimensions"].items():
+        if difference["n"]:
+            yield _difference("difference", difference, difference["p_unadjusted"], difference["p"])
             for count in ("both_right", "fixed", "broken", "both_wrong"):
-                share = entry[count] / entry["n"]
-                yield _rate("difference", count, name, share, entry[count], entry["n"])
+                share = difference[count] / difference["n"]
+                yield _rate("difference", count, name, share, difference[count], difference["n"])
     for group, cells in comparison["cells"].items():
         for cell in cells:
             if cell["delta"] is not None:
@@ -158,20 +158,20 @@ def comparison_rates(comparison: Comparison) -> Iterator[Rate]:
 
 def _difference(
     side: str,
-    entry: Mapping[str, Any],
+    difference: Mapping[str, Any],
     p: float | None,
     adjusted: float | None = None,
     group: str = "",
 ) -> Rate:
-    low, high = entry["ci95"] or (None, None)
+    low, high = difference["ci95"] or (None, None)
     return Rate(
-        *(side, "robust", "accuracy", entry["dimension"], group, entry.get("member", "")),
-        entry["delta"],
-        entry["delta"] * entry["n"],
-        entry["n"],
+        *(side, "robust", "accuracy", difference["dimension"], group, difference.get("member", "")),
+        difference["delta"],
+        difference["delta"] * difference["n"],
+        difference["n"],
         low,
         high,
         p,
         adjusted,
-        entry["clusters"],
+        difference["clusters"],
     )

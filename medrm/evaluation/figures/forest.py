@@ -18,9 +18,9 @@ def forest(run: RunFiles) -> Figure | None:
     if run.comparison is None:
         return None
     differences = [
-        (name, entry, entry["p"] is not None and entry["p"] < SIGNIFICANCE)
-        for name, entry in run.comparison["dimensions"].items()
-        if entry["delta"] is not None
+        (name, difference, difference["p"] is not None and difference["p"] < SIGNIFICANCE)
+        for name, difference in run.comparison["dimensions"].items()
+        if difference["delta"] is not None
     ]
     if not differences:
         return None
@@ -33,11 +33,11 @@ def forest(run: RunFiles) -> Figure | None:
     figure, axes = canvas.row_chart(
         "Accuracy after minus before, in points", names, 66 + 19 * len(names), bottom=34, right=104
     )
-    for row, (name, entry, clear) in enumerate(differences):
-        delta, bounds = entry["delta"], entry["ci95"]
+    for row, (name, difference, clear) in enumerate(differences):
+        delta, bounds = difference["delta"], difference["ci95"]
         low, high = bounds or (delta, delta)
         axes.plot([100 * low, 100 * high], [row, row], color=canvas.NEW, linewidth=1.6)
-        shape = "D" if name == "mean" and entry is mean else "o"
+        shape = "D" if name == "mean" and difference is mean else "o"
         fill = canvas.NEW if clear else canvas.BACK
         canvas.dot(axes, 100 * delta, row, canvas.NEW, fill, shape=shape)
         interval = f" ({100 * low:+.1f}, {100 * high:+.1f})" if bounds else ""

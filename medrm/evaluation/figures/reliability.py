@@ -63,7 +63,9 @@ def reliability(run: RunFiles) -> Figure | None:
 def risk_coverage(run: RunFiles) -> Figure | None:
     """Returns the share of wrong verdicts among the surest ones; None without probabilities."""
     calibrations = {
-        side: found for side, found in _calibrations(run).items() if found["risk_coverage"]
+        side: calibration
+        for side, calibration in _calibrations(run).items()
+        if calibration["risk_coverage"]
     }
     if not calibrations:
         return None

@@ -84,8 +84,8 @@ def _dimensions(page: _Content) -> Mapping[str, Any] | None:
     names = sorted(page.standings["dimensions"], key=lambda name: name != primary)
     rows = []
     for model in page.standings["models"]:
-        entries = [model["dimensions"][name] for name in names]
-        cells = [f"{percent(entry['accuracy'])} ({rank_range(entry)})" for entry in entries]
+        measures = [model["dimensions"][name] for name in names]
+        cells = [f"{percent(of['accuracy'])} ({rank_range(of)})" for of in measures]
         rows.append([model["name"], *cells])
     caption = "Accuracy in percent, and in brackets the ranks that it leaves open"
     return {"table": Table(caption, ["model", *names], rows)} if len(names) > 1 else None

@@ -68,20 +68,20 @@ def ranking_table(standings: Standings, rule: float | None = None) -> Table:
     rows = []
     for model in standings["models"]:
         entries = model["dimensions"]
-        entry = entries[primary]
-        best = entry["to_best"]
-        accuracy = with_interval(entry["accuracy"], entry["ci95"])
+        measures = entries[primary]
+        best = measures["to_best"]
+        accuracy = with_interval(measures["accuracy"], measures["ci95"])
         cells: dict[str, Cell] = {
             "model": model["name"],
-            "rank": rank_range(entry),
-            "drawn": Track(None, entry["accuracy"], rule, entry["ci95"], model["name"]),
+            "rank": rank_range(measures),
+            "drawn": Track(None, measures["accuracy"], rule, measures["ci95"], model["name"]),
             "accuracy (95 % CI)": accuracy,
             "to the best (95 % CI)": points(best) if best else DASH,
             "p": p_value(best["p"]) if best else DASH,
-            "official": percent(entry["official_micro"]),
-            "macro": percent(entry["official_macro"]),
-            "read": percent(entry["coverage"]),
-            "consistent": percent(entry["consistency"]),
+            "official": percent(measures["official_micro"]),
+            "macro": percent(measures["official_macro"]),
+            "read": percent(measures["coverage"]),
+            "consistent": percent(measures["consistency"]),
         }
         cells |= {_column(name): percent(entries[name]["accuracy"]) for name in _others(standings)}
         rows.append(cells)
@@ -123,7 +123,7 @@ def leaderboard_csv(standings: Standings) -> str:
             *(
                 value
                 for name in standings["dimensions"]
-                for value in _measures(model["dimensions"][name])
+                for value in _csv_values(model["dimensions"][name])
             ),
         ]
         for model in standings["models"]
@@ -137,13 +137,13 @@ def leaderboard_csv(standings: Standings) -> str:
     return to_csv(["rank", *_IDENTITY, "state", *measures], rows)
 
 
-def _measures(entry: Mapping[str, Any]) -> Iterator[Any]:
+def _csv_values(measures: Mapping[str, Any]) -> Iterator[Any]:
     """Yields the values of `_MEASURES`."""
-    best = entry["to_best"] or {"delta": None, "ci95": None, "p": None}
-    yield from (entry["accuracy"], *(entry["ci95"] or (None, None)), entry["n"])
-    yield from (entry[key] for key in ("official_micro", "official_macro"))
-    yield from (entry[key] for key in ("coverage", "consistency"))
-    yield from entry["rank_range"] or (None, None)
+    best = measures["to_best"] or {"delta": None, "ci95": None, "p": None}
+    yield from (measures["accuracy"], *(measures["ci95"] or (None, None)), measures["n"])
+    yield from (measures[key] for key in ("official_micro", "official_macro"))
+    yield from (measures[key] for key in ("coverage", "consistency"))
+    yield from measures["rank_range"] or (None, None)
     yield from (best["delta"], *(best["ci95"] or (None, None)), best["p"])
 
 
@@ -152,10 +152,10 @@ def leaderboard_markdown(standings: Standings) -> str:
     table, primary = ranking_table(standings), standings["primary"]
     columns = {"rank": "rank", "model": "model", "accuracy (95 % CI)": f"{primary} (95 % CI)"}
     columns |= {_column(name): name for name in _others(standings)} | {n: n for n in COLUMNS}
-    parts = [f"# {markdown_text(table.caption)}\n"]
+    blocks = [f"# {markdown_text(table.caption)}\n"]
     if table.rows:
-        parts.append(to_markdown(table.pick(columns, ""), left=(1,)))
-    parts.append(f"{explained(COLUMNS)}\n\n{RANKS}\n")
+        blocks.append(to_markdown(table.pick(columns, ""), left=(1,)))
+    blocks.append(f"{explained(COLUMNS)}\n\n{RANKS}\n")
     compared = [
         row
         for row, model in zip(table.rows, standings["models"], strict=True)
@@ -164,33 +164,33 @@ def leaderboard_markdown(standings: Standings) -> str:
     if compared:
         columns = {"model": "model", "to the best (95 % CI)": "points (95 % CI)", "p": "p"}
         best = replace(table, rows=compared).pick(columns, "")
-        parts.append(f"## Difference to the best\n\n{TO_BEST}\n\n{to_markdown(best)}")
+        blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{to_markdown(best)}")
     for state in ("failed", "skipped"):
         if standings[state]:
             rows = [[model["name"], model["reason"]] for model in standings[state]]
             reasons = to_markdown(Table("", ("model", "reason"), rows), left=(0, 1))
-            parts.append(f"## {state.capitalize()}\n\n{reasons}")
+            blocks.append(f"## {state.capitalize()}\n\n{reasons}")
     notes = [
         f"- {markdown_text(model['name'])}: {markdown_text(model['note'])}"
         for model in standings["models"]
         if model["note"]
     ]
     if notes:
-        parts.append("\n".join(["## Notes", "", *notes, ""]))
-    return "\n".join(parts)
+        blocks.append("\n".join(["## Notes", "", *notes, ""]))
+    return "\n".join(blocks)
 
 
 def print_leaderboard(standings: Standings, console: Console | None = None) -> None:
     """Prints the ranked models, and below them those without a result and why."""
     console = console or Console()
-    table, others = ranking_table(standings), _others(standings)
+    table, unranked = ranking_table(standings), _others(standings)
     if table.rows:
         columns = {"rank": "rank", "model": "model"}
         primary = {"accuracy (95 % CI)": f"{standings['primary']} (95 % CI)"}
         ranking = table.pick(columns | primary | {name: name for name in COLUMNS})
         console.print(to_terminal(ranking, left=(1,), wrapped=(1,)))
-        if others:
-            headings = {_column(name): _abbreviated(name) for name in others}
+        if unranked:
+            headings = {_column(name): _abbreviated(name) for name in unranked}
             rest = table.pick(columns | headings, "The other dimensions")
             console.print(to_terminal(rest, left=(1,), wrapped=(1,)))
     for row in missing_table(standings).rows:
@@ -211,7 +211,7 @@ def explained(names: Iterable[str]) -> str:
     return f"{meanings}. All are shares on the dimension that ranks."
 
 
-def rank_range(entry: Mapping[str, Any]) -> str:
+def rank_range(measures: Mapping[str, Any]) -> str:
     """Returns a range of ranks as `2-4`, or as `2` where there is one; a dash where none is."""
-    bounds: Sequence[int] | None = entry["rank_range"]
+    bounds: Sequence[int] | None = measures["rank_range"]
     return DASH if bounds is None else "-".join(str(rank) for rank in dict.fromkeys(bounds))

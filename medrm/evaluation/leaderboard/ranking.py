@@ -59,7 +59,7 @@ def rankings(models: Mapping[str, Judged], dimension: str) -> dict[str, dict[str
         of the sign-flip test, adjusted by max-T for all models that are compared with the best one;
         None for the best model itself.
     """
-    judged = {name: one.scores.get(dimension, {}) for name, one in models.items()}
+    judged = {name: model.scores.get(dimension, {}) for name, model in models.items()}
     cases = sorted({case for scores in judged.values() for case in scores})
     names = sorted(name for name, scores in judged.items() if scores and len(scores) == len(cases))
     if not names:
@@ -83,8 +83,8 @@ def _distances(scores: Floats, best: int, clusters: list[str]) -> list[dict[str,
     """Returns how far each model lies from the best one."""
     differences = (scores - scores[best]).T  # (n, models)
     p = sign_flip_test(differences, clusters).adjusted
-    found = []
+    rows = []
     for column, adjusted in zip(differences.T, p, strict=True):
         interval = mean_interval(column.tolist(), clusters, span=(-1.0, 1.0))
-        found.append({"delta": interval.mean, "ci95": interval.bounds, "p": adjusted})
-    return found
+        rows.append({"delta": interval.mean, "ci95": interval.bounds, "p": adjusted})
+    return rows

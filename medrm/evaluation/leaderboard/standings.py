@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.leaderboard.ranking import Judged, rankings
 from medrm.evaluation.measures.accuracy import best_rule
-from medrm.evaluation.report import Report
+from medrm.evaluation.report import Report, robust_of
 from medrm.readouts import readout_names
 from medrm.scorer.engines import ENGINES
 
@@ -26,8 +26,8 @@ _REVISION = re.compile(r"[\w][\w./-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One model of a leaderboard.
+class ListedModel:
+    """A model that a leaderboard names.
 
     Attributes:
         name: under which it is reported.
@@ -61,14 +61,14 @@ class Leaderboard:
 
     name: str
     benchmark: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ListedModel, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one entry: its report and what it judged, or why there is none."""
+class ModelResult:
+    """What became of a listed model: its report and what it judged, or why there is none."""
 
-    entry: Entry
+    listed: ListedModel
     state: Literal["done", "skipped", "failed"]
     report: Report | None = None
     reason: str | None = None
@@ -109,41 +109,41 @@ def read_leaderboard(name: str) -> Leaderboard:
     """
     path = _path(name)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        listing = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("models"), list):
+    if not isinstance(listing, dict) or not isinstance(listing.get("models"), list):
         raise ConfigError(f"{path} is no leaderboard; give the keys benchmark and models (a list).")
-    problems = _unknown(content, ("benchmark", "models"), "")
-    if not isinstance(content.get("benchmark"), str):
+    problems = _unknown(listing, ("benchmark", "models"), "")
+    if not isinstance(listing.get("benchmark"), str):
         problems.append("key 'benchmark' is missing: a name in evaluation/benchmarks/")
     entries = []
-    for number, item in enumerate(content["models"], 1):
-        found = _entry_problems(item, f"entry {number}: ")
-        problems += found
-        if not found:
-            entries.append(Entry(**item))
+    for number, item in enumerate(listing["models"], 1):
+        wrong_keys = _entry_problems(item, f"entry {number}: ")
+        problems += wrong_keys
+        if not wrong_keys:
+            entries.append(ListedModel(**item))
     problems += _clashes(entries)
     if problems:
         raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
-    return Leaderboard(path.stem, content["benchmark"], tuple(entries))
+    return Leaderboard(path.stem, listing["benchmark"], tuple(entries))
 
 
-def chosen_entries(leaderboard: Leaderboard, only: Sequence[str]) -> tuple[Entry, ...]:
+def chosen_entries(leaderboard: Leaderboard, only: Sequence[str]) -> tuple[ListedModel, ...]:
     """Returns the entries of those names; all of them where none is named.
 
     Raises:
         ConfigError: a name is not in the list.
     """
-    names = [entry.name for entry in leaderboard.entries]
+    names = [listed.name for listed in leaderboard.entries]
     problems = [f"{name!r}.{nearest(name, names)}" for name in only if name not in names]
     if problems:
         title = f"--only names what leaderboard {leaderboard.name!r} does not hold:"
         raise ConfigError(report(title, [*problems, f"known: {', '.join(names)}"]))
-    return tuple(one for one in leaderboard.entries if not only or one.name in only)
+    return tuple(listed for listed in leaderboard.entries if not only or listed.name in only)
 
 
-def primary_dimension(benchmark: Benchmark, asked: str | None) -> str:
+def primary_dimension(benchmark: Benchmark, requested: str | None) -> str:
     """Returns the dimension to rank by: the one asked for, else overall, else the first.
 
     Raises:
@@ -152,18 +152,18 @@ def primary_dimension(benchmark: Benchmark, asked: str | None) -> str:
     names = benchmark.dimensions
     if not names:
         raise ConfigError(f"Benchmark {benchmark.name!r} labels nothing; give one with labels.")
-    if asked is None:
+    if requested is None:
         return "overall" if "overall" in names else names[0]
-    if asked not in names:
+    if requested not in names:
         raise ConfigError(
-            f"primary_dimension is {asked!r}; benchmark {benchmark.name!r} labels "
-            f"{', '.join(names)}.{nearest(asked, names)}"
+            f"primary_dimension is {requested!r}; benchmark {benchmark.name!r} labels "
+            f"{', '.join(names)}.{nearest(requested, names)}"
         )
-    return asked
+    return requested
 
 
 def standings(
-    leaderboard: str, benchmark: Benchmark, primary: str, outcomes: Sequence[Outcome]
+    leaderboard: str, benchmark: Benchmark, primary: str, outcomes: Sequence[ModelResult]
 ) -> dict[str, Any]:
     """Returns the content of `leaderboard.json`: the models by rank, then those without a result.
 
@@ -171,10 +171,10 @@ def standings(
     one that is not scored on it stands last, without a rank. The range of ranks that its cases
     leave open stands beside it, for models that judged all of them.
     """
-    judged = {one.entry.name: one.judged for one in outcomes if one.judged is not None}
-    places = {name: rankings(judged, name) for name in benchmark.dimensions}
+    judged = {result.listed.name: result.judged for result in outcomes if result.judged is not None}
+    ranks = {name: rankings(judged, name) for name in benchmark.dimensions}
     rows = [
-        _row(outcome.entry, outcome.report, places)
+        _row(outcome.listed, outcome.report, ranks)
         for outcome in outcomes
         if outcome.report is not None
     ]
@@ -186,42 +186,40 @@ def standings(
     ]
     return {
         "leaderboard": leaderboard,
-        "benchmark": {
-            "name": benchmark.name,
-            "revision": benchmark.source.revision,
-            "digest": benchmark.source.digest,
-            "cases": len(benchmark.cases),
-            "clusters": benchmark.clusters,
-            "synthetic": benchmark.source.synthetic,
-        },
+        "benchmark": benchmark.identity(),
         "primary": primary,
         "best_rule": _best_rule(outcomes, primary),
         "dimensions": list(benchmark.dimensions),
         "models": ranked,
-        "failed": [_without(one) for one in outcomes if one.state == "failed"],
-        "skipped": [_without(one) for one in outcomes if one.state == "skipped"],
+        **{
+            state: [
+                {**_identity(result.listed), "reason": result.reason}
+                for result in outcomes
+                if result.state == state
+            ]
+            for state in ("failed", "skipped")
+        },
     }
 
 
-def _best_rule(outcomes: Sequence[Outcome], dimension: str) -> dict[str, Any] | None:
+def _best_rule(outcomes: Sequence[ModelResult], dimension: str) -> dict[str, Any] | None:
     """Returns the rule that is most often right without a model; every report has the same."""
     for outcome in outcomes:
         if outcome.report is not None:
-            found = best_rule(outcome.report["baselines"], dimension)
-            return None if found is None else {"name": found[0], "accuracy": found[1]}
+            rule = best_rule(outcome.report["baselines"], dimension)
+            return None if rule is None else {"name": rule[0], "accuracy": rule[1]}
     return None
 
 
 def _row(
-    entry: Entry, report: Report, places: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    listed: ListedModel, report: Report, ranks: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    protocols = report["protocols"]
-    robust = protocols.get("robust", {}).get("dimensions", {})
-    official = protocols.get("official", {})
+    """Returns a ranked model; `ranks` leads from dimension and name to what `rankings` says."""
+    robust, official = robust_of(report), report["protocols"].get("official", {})
     measures = ("accuracy", "ci95", "n", "coverage", "consistency")
     unranked = {"rank_range": None, "to_best": None}
     return {
-        **_identity(entry),
+        **_identity(listed),
         "readout": report["readout"],
         "settings": report["settings"],
         "dimensions": {
@@ -229,26 +227,19 @@ def _row(
                 **{measure: (robust.get(name) or {}).get(measure) for measure in measures},
                 "official_micro": official.get("micro", {}).get(name),
                 "official_macro": official.get("macro", {}).get(name),
-                **ranks.get(entry.name, unranked),
+                **by_model.get(listed.name, unranked),
             }
-            for name, ranks in places.items()
+            for name, by_model in ranks.items()
         },
     }
 
 
-def _identity(entry: Entry) -> dict[str, Any]:
+def _identity(listed: ListedModel) -> dict[str, Any]:
     return {
-        "name": entry.name,
-        "model": entry.model,
-        "revision": entry.revision,
-        "engine": entry.engine,
-        "folder": entry.slug,
-        "note": entry.note,
+        **{key: getattr(listed, key) for key in ("name", "model", "revision", "engine")},
+        "folder": listed.slug,
+        "note": listed.note,
     }
-
-
-def _without(outcome: Outcome) -> dict[str, Any]:
-    return {**_identity(outcome.entry), "reason": outcome.reason}
 
 
 def _accuracy(row: Mapping[str, Any], dimension: str) -> float:
@@ -276,11 +267,11 @@ def _path(name: str) -> Path:
     return asset(f"{FOLDER}/{name}.yaml")
 
 
-def _unknown(given: Mapping[Any, Any], known: Sequence[str], where: str) -> list[str]:
+def _unknown(settings: Mapping[Any, Any], accepted: Sequence[str], where: str) -> list[str]:
     return [
-        f"{where}unknown key {key!r}.{nearest(str(key), known)}"
-        for key in given
-        if key not in known
+        f"{where}unknown key {key!r}.{nearest(str(key), accepted)}"
+        for key in settings
+        if key not in accepted
     ]
 
 
@@ -288,8 +279,7 @@ def _entry_problems(item: Any, where: str) -> list[str]:
     """Returns what is wrong with one entry of the list."""
     if not isinstance(item, dict):
         return [f"{where}{item!r} is not a mapping of keys to values"]
-    known = tuple(one.name for one in fields(Entry))
-    problems = _unknown(item, known, where)
+    problems = _unknown(item, tuple(_TYPES), where)
     problems += [f"{where}key {key!r} is missing" for key in ("name", "model") if key not in item]
     problems += _type_problems(item, _TYPES, where)
     if problems:
@@ -317,14 +307,14 @@ def _entry_problems(item: Any, where: str) -> list[str]:
 
 
 def _type_problems(
-    given: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], where: str
+    settings: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], where: str
 ) -> list[str]:
     """Returns the values of another type than is accepted; true and false are no numbers."""
     return [
-        f"{where}{key} is {given[key]!r}; give "
-        + " or ".join("null" if one is type(None) else one.__name__ for one in accepted)
+        f"{where}{key} is {settings[key]!r}; give "
+        + " or ".join("null" if t is type(None) else t.__name__ for t in accepted)
         for key, accepted in types.items()
-        if key in given and type(given[key]) not in accepted
+        if key in settings and type(settings[key]) not in accepted
     ]
 
 
@@ -336,15 +326,15 @@ def _is_name(text: str) -> bool:
     return _is_text(text) and re.search(r"[a-zA-Z0-9_]", text) is not None
 
 
-def _clashes(entries: Sequence[Entry]) -> list[str]:
+def _clashes(entries: Sequence[ListedModel]) -> list[str]:
     """Returns the entries that would write into one folder."""
     first: dict[str, str] = {}
     problems = []
-    for entry in entries:
-        if entry.slug in first:
+    for listed in entries:
+        if listed.slug in first:
             problems.append(
-                f"entries {first[entry.slug]!r} and {entry.name!r} would share the folder "
-                f"{entry.slug!r}; rename one"
+                f"entries {first[listed.slug]!r} and {listed.name!r} would share the folder "
+                f"{listed.slug!r}; rename one"
             )
-        first.setdefault(entry.slug, entry.name)
+        first.setdefault(listed.slug, listed.name)
     return problems

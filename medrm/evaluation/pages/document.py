@@ -49,7 +49,7 @@ def render_page(
     title: str,
     header: str,
     sections: Mapping[str, Section[Content]],
-    content: Content,
+    page: Content,
     *,
     script: str | None = None,
     data: Any = None,
@@ -61,22 +61,22 @@ def render_page(
         header: template of what stands above the contents.
         sections: name, also the anchor, to section, in their order. One whose template gives
             nothing is left out.
-        content: what the page is made of; templates know it as `page`.
+        page: what the page is made of; templates know it by this name.
         script: file in `templates/` that brings the page to life; None: none.
         data: what the script reads, as JSON.
     """
     environment = _environment()
     bodies: dict[str, tuple[str, Markup]] = {}
     for name, section in sections.items():
-        context = section.context(content)
+        context = section.context(page)
         if context is not None:
-            text = _template(environment, section.template).render(page=content, **context).strip()
+            text = _template(environment, section.template).render(page=page, **context).strip()
             if text:
                 bodies[name] = (section.heading, Markup(text))
     code = None if script is None else (FOLDER / script).read_text(encoding="utf-8")
     return environment.get_template("base.html.jinja").render(
         title=title,
-        header=Markup(environment.get_template(header).render(page=content)),
+        header=Markup(environment.get_template(header).render(page=page)),
         sections=bodies,
         policy=_policy(code),
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),

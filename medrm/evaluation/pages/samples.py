@@ -47,13 +47,13 @@ class Samples:
 
 
 def read_samples(
-    folders: Mapping[str, Path], asked: Mapping[str, Sequence[str]], primary: str, images: bool
+    folders: Mapping[str, Path], judged: Mapping[str, Sequence[str]], primary: str, images: bool
 ) -> Samples | None:
     """Returns the cases of evaluation folders side by side; None where no cases are kept.
 
     Args:
         folders: side of the page to evaluation folder; the cases are those of the last one.
-        asked: side to the dimensions its model was asked about.
+        judged: side to the dimensions its model was asked about.
         primary: the dimension that is looked at first.
         images: whether pictures go into the page; else their digests alone do.
     """
@@ -61,11 +61,11 @@ def read_samples(
     if not (last / CASES_FILE).is_file():
         return None
     cases = read_stored_cases(last)
-    dimensions = list(dict.fromkeys(name for names in asked.values() for name in names))
+    dimensions = list(dict.fromkeys(name for names in judged.values() for name in names))
     labelled = {name for case in cases for name in case.labels}
     dimensions = [name for name in dimensions if name in labelled]
     verdicts = {side: _verdicts(folder) for side, folder in folders.items()}
-    replies = {side: _replies(folder, asked[side]) for side, folder in folders.items()}
+    replies = {side: _replies(folder, judged[side]) for side, folder in folders.items()}
     gallery = _gallery(cases) if images else _Gallery([], {}, 0, 0)
     longest = _longest(replies.values())
     data = {
@@ -76,7 +76,7 @@ def read_samples(
         "images": gallery.pictures,
         "cases": [
             {
-                **_case(case, dimensions, gallery.places),
+                **_case(case, dimensions, gallery.indices),
                 "v": [verdicts[side].get(case.case_id, {}) for side in folders],
                 "r": [
                     [_cut(reply, longest) for reply in replies[side].get(case.case_id, [])]
@@ -89,13 +89,13 @@ def read_samples(
     return Samples(data, gallery.left_out, gallery.missing)
 
 
-def _case(case: Case, dimensions: Sequence[str], places: Mapping[str, int]) -> dict[str, Any]:
+def _case(case: Case, dimensions: Sequence[str], indices: Mapping[str, int]) -> dict[str, Any]:
     """Identity, question (q), answers (a), images (i), groups (g) and labels (l) of a case."""
     return {
         "id": case.case_id,
         "q": case.question,
         "a": case.answers,
-        "i": [_image(ref, places) for ref in case.images],
+        "i": [_image(ref, indices) for ref in case.images],
         "g": dict(case.groups),
         "l": {
             name: _label(case.labels[name], len(case.answers))
@@ -105,51 +105,57 @@ def _case(case: Case, dimensions: Sequence[str], places: Mapping[str, int]) -> d
     }
 
 
-def _image(ref: ImageRef, places: Mapping[str, int]) -> list[Any]:
-    """Place in the gallery (null: not in the page), digest, and why it cannot be shown."""
-    return [places.get(ref.digest), ref.digest, ref.problem]
+def _image(ref: ImageRef, indices: Mapping[str, int]) -> list[Any]:
+    """Index in the gallery (null: not in the page), digest, and why it cannot be shown."""
+    return [indices.get(ref.digest), ref.digest, ref.problem]
 
 
 def _label(label: Label, answers: int) -> dict[str, Any]:
     """The majority (c), the vote shares (s), the number of votes (n), and rankings (k)."""
     choice, shares = label_of(label, answers)
-    entry = {"c": choice, "s": [round(share, 4) for share in shares or ()], "n": label.votes}
-    return {**entry, "k": label.rankings} if isinstance(label, RankingLabel) else entry
+    majority: dict[str, Any] = {
+        "c": choice,
+        "s": [round(share, 4) for share in shares or ()],
+        "n": label.votes,
+    }
+    if isinstance(label, RankingLabel):
+        majority["k"] = label.rankings
+    return majority
 
 
 def _verdicts(folder: Path) -> dict[str, dict[str, list[list[Any]]]]:
     """Case -> dimension -> its presentations under the robust protocol, the stored order first."""
     rows = read_verdicts(folder / "verdicts.jsonl")
     chosen = [row for row in rows if row.protocol == "robust"] or rows
-    found: dict[str, dict[str, list[list[Any]]]] = {}
+    verdicts: dict[str, dict[str, list[list[Any]]]] = {}
     for row in sorted(chosen, key=lambda row: row.order):
-        found.setdefault(row.case_id, {}).setdefault(row.dimension, []).append(_verdict(row))
-    return found
+        verdicts.setdefault(row.case_id, {}).setdefault(row.dimension, []).append(_verdict(row))
+    return verdicts
 
 
 def _verdict(row: Verdict) -> list[Any]:
     """Outcome, 1 right or 0 wrong, why unread, probability of the first answer, scores."""
     scores: Sequence[float | None] = row.scores or (row.score_a, row.score_b)
-    known = [float(f"{score:.4g}") for score in scores if score is not None]
+    rounded = [float(f"{score:.4g}") for score in scores if score is not None]
     chance = None if row.probability_a is None else round(row.probability_a, 4)
-    cells = [row.outcome, row.correct, row.reason, chance, known or None]
+    cells = [row.outcome, row.correct, row.reason, chance, rounded or None]
     while cells[-1] is None and len(cells) > 2:
         cells.pop()
     return cells
 
 
-def _replies(folder: Path, asked: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _replies(folder: Path, dimensions: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Case -> the calls of a judge about it; empty for scalar models and for probabilities."""
     path = folder / "responses.jsonl"
-    found: dict[str, list[dict[str, Any]]] = {}
+    replies: dict[str, list[dict[str, Any]]] = {}
     for response in read_responses(path) if path.is_file() else ():
         failed = response.state != "ok" and not writes_rewards(response.readout)
         if writes_text(response.readout) or failed:
-            found.setdefault(response.case_id, []).append(_reply(response, asked))
-    return found
+            replies.setdefault(response.case_id, []).append(_reply(response, dimensions))
+    return replies
 
 
-def _reply(response: Response, asked: Sequence[str]) -> dict[str, Any]:
+def _reply(response: Response, dimensions: Sequence[str]) -> dict[str, Any]:
     """One call: what was written, and how both parsers read it."""
     reply: dict[str, Any] = {"o": response.order, "t": response.text}
     if response.dimension is not None:
@@ -162,11 +168,11 @@ def _reply(response: Response, asked: Sequence[str]) -> dict[str, Any]:
         reply["cut"] = 1
     if response.state != "ok":
         return {**reply, "e": response.reason or response.state}
-    names = asked if response.dimension is None else [response.dimension]
+    names = dimensions if response.dimension is None else [response.dimension]
     strict = parse_verdict(response.text or "", "strict", names)
     reply["s"] = [strict.stage or "none", strict.reason]
     first = response.order == "forward" and response.vote == 0 and response.pair is None
-    if first and is_official(response, asked):
+    if first and is_official(response, dimensions):
         official = parse_verdict(response.text or "", "official", names)
         reply["f"] = [official.stage or "none", official.reason]
         if official.suspect:
@@ -190,20 +196,20 @@ def _cut(reply: Mapping[str, Any], longest: int) -> dict[str, Any]:
 
 def _groups(cases: Iterable[Case]) -> dict[str, list[str]]:
     """By what the cases can be filtered: organ, department, modality and source, to members."""
-    found: dict[str, set[str]] = {}
+    members_of: dict[str, set[str]] = {}
     for case in cases:
         for group, member in case.groups.items():
             if group in ("organ", "department", "modality", "source"):
-                found.setdefault(group, set()).add(member)
-    return {group: sorted(members) for group, members in found.items() if len(members) > 1}
+                members_of.setdefault(group, set()).add(member)
+    return {group: sorted(members) for group, members in members_of.items() if len(members) > 1}
 
 
 @dataclass(frozen=True)
 class _Gallery:
-    """The pictures of a page as data addresses; `places` leads from digest to picture."""
+    """The pictures of a page as data addresses; `indices` leads from digest to picture."""
 
     pictures: list[str]
-    places: dict[str, int]
+    indices: dict[str, int]
     left_out: int
     missing: int
 
@@ -211,17 +217,17 @@ class _Gallery:
 def _gallery(cases: Iterable[Case]) -> _Gallery:
     """Each distinct image once, in the cases' order, as many as the page may hold."""
     pictures: list[str] = []
-    places: dict[str, int] = {}
+    indices: dict[str, int] = {}
     distinct = {ref.digest: ref for case in cases for ref in case.images}
     size = left_out = missing = 0
     for digest, ref in distinct.items():
-        content = b"" if ref.problem else ref.read()
-        if (content[:4], content[8:12]) != _WEBP:
+        image = b"" if ref.problem else ref.read()
+        if (image[:4], image[8:12]) != _WEBP:
             missing += 1
-        elif size + len(content) > ALL_IMAGES:
+        elif size + len(image) > ALL_IMAGES:
             left_out += 1
         else:
-            size += len(content)
-            places[digest] = len(pictures)
-            pictures.append(f"data:image/webp;base64,{base64.b64encode(content).decode()}")
-    return _Gallery(pictures, places, left_out, missing)
+            size += len(image)
+            indices[digest] = len(pictures)
+            pictures.append(f"data:image/webp;base64,{base64.b64encode(image).decode()}")
+    return _Gallery(pictures, indices, left_out, missing)

@@ -84,16 +84,16 @@ def _with_case_links(table: Table, page: PageContent) -> Table:
     if page.samples is None or page.run.comparison is None:
         return table
     cells = []
-    for name, entry in page.run.comparison["dimensions"].items():
+    for name, difference in page.run.comparison["dimensions"].items():
         links = [
             Markup('<a href="#show={}&amp;dimension={}">{}</a>').format(
-                key, quote(name), entry[key]
+                key, quote(name), difference[key]
             )
-            if entry[key]
-            else str(entry[key])
+            if difference[key]
+            else str(difference[key])
             for key in ("fixed", "broken")
         ]
-        cells.append("-" if entry["fixed"] is None else Markup(" / ").join(links))
+        cells.append("-" if difference["fixed"] is None else Markup(" / ").join(links))
     return table.with_cells("fixed / broken", cells)
 
 
@@ -112,8 +112,8 @@ def _groups(page: PageContent) -> Context:
         if page.samples is not None and group in page.samples.data["groups"]:
             link = Markup('<a href="#by-{}={}&amp;dimension={}">{}</a>')
             members = [str(row[0]) for row in table.rows]
-            words = [(quote(group), quote(member), quote(primary), member) for member in members]
-            table = table.with_cells("member", [link.format(*texts) for texts in words])
+            links = [(quote(group), quote(member), quote(primary), member) for member in members]
+            table = table.with_cells("member", [link.format(*texts) for texts in links])
         columns = {name: name for name in table.columns if name != "clusters"}
         columns |= {"member": group, "n": "cases"}
         caption = f"Accuracy on {primary} by {group}, in percent"

@@ -42,7 +42,7 @@ def rule_table(audit: Audit) -> Table:
             {
                 "dimension": name,
                 "A/B": str(labels["A"] + labels["B"]),
-                **{words: percent(labels["rules"][rule]) for rule, words in SHOWN_RULES.items()},
+                **{label: percent(labels["rules"][rule]) for rule, label in SHOWN_RULES.items()},
                 "gain": DASH
                 if gain is None
                 else f"{100 * gain['independent']:.1f}-{100 * gain['clustered']:.1f}",

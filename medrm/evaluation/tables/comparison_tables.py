@@ -63,8 +63,8 @@ def comparison_table(
     """
     primary = comparison["primary"]["dimension"]
     rows = [
-        {**_paired_cells(name, entry), **_read_cells(sides or {}, name)}
-        for name, entry in comparison["dimensions"].items()
+        {**_paired_cells(name, difference), **_read_cells(sides or {}, name)}
+        for name, difference in comparison["dimensions"].items()
     ]
     styles: dict[int, Style] = {
         index: "primary" for index, row in enumerate(rows) if row["dimension"] == primary
@@ -85,19 +85,21 @@ def comparison_table(
     return table_of(title, rows, note, styles)
 
 
-def _paired_cells(name: str, entry: Mapping[str, Any]) -> dict[str, Cell]:
-    """The cells of a paired difference; what its entry has no number for is a dash."""
-    fixed = entry.get("fixed")
+def _paired_cells(name: str, difference: Mapping[str, Any]) -> dict[str, Cell]:
+    """The cells of a paired difference; what its difference has no number for is a dash."""
+    fixed = difference.get("fixed")
     return {
         "dimension": name,
-        "drawn": Track(entry["before"], entry["after"], entry.get("ceiling"), None, name),
-        "before": percent(entry["before"]),
-        "after": percent(entry["after"]),
-        "difference (95 % CI)": points(entry),
-        "p": p_value(entry.get("p")),
-        "fixed / broken": DASH if fixed is None else f"{fixed} / {entry['broken']}",
-        "n": str(entry.get("n", DASH)),
-        "ceiling": percent(entry.get("ceiling")),
+        "drawn": Track(
+            difference["before"], difference["after"], difference.get("ceiling"), None, name
+        ),
+        "before": percent(difference["before"]),
+        "after": percent(difference["after"]),
+        "difference (95 % CI)": points(difference),
+        "p": p_value(difference.get("p")),
+        "fixed / broken": DASH if fixed is None else f"{fixed} / {difference['broken']}",
+        "n": str(difference.get("n", DASH)),
+        "ceiling": percent(difference.get("ceiling")),
     }
 
 
@@ -118,7 +120,8 @@ def card_table(comparison: Comparison, after: Report) -> Table:
     entries = comparison["dimensions"].items()
     names = [f"{name} (primary)" if name == primary else name for name, _ in entries]
     accuracies = [
-        with_interval(entry["after"], (robust[name] or {}).get("ci95")) for name, entry in entries
+        with_interval(difference["after"], (robust[name] or {}).get("ci95"))
+        for name, difference in entries
     ]
     columns = ("dimension", "before", "after", "difference (95 % CI)", "p", "n", "ceiling")
     headings = dict(zip(columns, columns, strict=True))
@@ -139,27 +142,29 @@ def control_table(
     """
     controls = {} if comparison is None else comparison["controls"]
     rows: list[dict[str, Cell]] = []
-    for name, entry in controls.items():
-        words = CONTROLS.get(name, name)
+    for name, difference in controls.items():
+        label = CONTROLS.get(name, name)
         rows.append(
             {
-                "control": words,
-                "drawn": Track(entry["before"], entry["after"], entry["ceiling"], None, words),
-                "accuracy": percent(entry["before"]),
-                "difference (95 % CI)": points(entry),
-                "p": p_value(entry["p"]),
+                "control": label,
+                "drawn": Track(
+                    difference["before"], difference["after"], difference["ceiling"], None, label
+                ),
+                "accuracy": percent(difference["before"]),
+                "difference (95 % CI)": points(difference),
+                "p": p_value(difference["p"]),
             }
         )
     if report is not None:
         after = (robust_of(report).get(primary) or {}).get("accuracy")
         ceiling = report["ceiling"].get(primary)
-        for rule, words in RULES.items():
+        for rule, label in RULES.items():
             accuracy = (report["baselines"].get(rule) or {}).get(primary)
             drawn: Cell = ""
             if accuracy is not None and after is not None:
-                drawn = Track(accuracy, after, ceiling, None, f"rule: {words}")
+                drawn = Track(accuracy, after, ceiling, None, f"rule: {label}")
             rows.append(
-                {"control": f"rule: {words}", "drawn": drawn, "accuracy": percent(accuracy)}
+                {"control": f"rule: {label}", "drawn": drawn, "accuracy": percent(accuracy)}
             )
     caption = "" if comparison is None else percent(comparison["primary"]["after"])
     return table_of(f"{primary}: trained adapter {caption} against", rows)
@@ -174,23 +179,23 @@ def group_table(
     a labelled case are left out.
     """
     rows: list[dict[str, Cell]] = []
-    for entry in _group_entries(report, comparison, group, dimension):
-        member = entry["member"]
+    for difference in _group_entries(report, comparison, group, dimension):
+        member = difference["member"]
         if comparison is None:
-            accuracy, bounds = entry["accuracy"], entry["ci95"]
+            accuracy, bounds = difference["accuracy"], difference["ci95"]
             cells: dict[str, Cell] = {
                 "drawn": Track(None, accuracy, None, bounds, member),
                 "accuracy (95 % CI)": with_interval(accuracy, bounds),
             }
         else:
             cells = {
-                "drawn": Track(entry["before"], entry["after"], label=member),
-                "before": percent(entry["before"]),
-                "after": percent(entry["after"]),
-                "difference (95 % CI)": points(entry),
-                "p (BH)": p_value(entry["p_bh"]),
+                "drawn": Track(difference["before"], difference["after"], label=member),
+                "before": percent(difference["before"]),
+                "after": percent(difference["after"]),
+                "difference (95 % CI)": points(difference),
+                "p (BH)": p_value(difference["p_bh"]),
             }
-        counts = {"n": str(entry["n"]), "clusters": str(entry["clusters"])}
+        counts = {"n": str(difference["n"]), "clusters": str(difference["clusters"])}
         rows.append({"member": member, **cells, **counts})
     few: dict[int, Style] = {
         index: "few" for index, row in enumerate(rows) if int(str(row["n"])) < FEW
@@ -211,8 +216,8 @@ def _group_entries(
         entries = [
             cell for cell in comparison["cells"].get(group, ()) if cell["dimension"] == dimension
         ]
-    labelled = [entry for entry in entries if entry["n"]]
-    return sorted(labelled, key=lambda entry: (-entry["n"], entry["member"]))
+    labelled = [difference for difference in entries if difference["n"]]
+    return sorted(labelled, key=lambda difference: (-difference["n"], difference["member"]))
 
 
 def cell_tables(comparison: Comparison) -> list[Table]:
@@ -241,12 +246,12 @@ def transitions_table(comparison: Comparison) -> Table:
     rows = [
         {
             "dimension": name,
-            **{key.replace("_", " "): str(entry[key]) for key in keys},
-            "McNemar mid-p": p_value(entry.get("p_mcnemar")),
-            "Holm p": p_value(entry.get("p_holm")),
+            **{key.replace("_", " "): str(difference[key]) for key in keys},
+            "McNemar mid-p": p_value(difference.get("p_mcnemar")),
+            "Holm p": p_value(difference.get("p_holm")),
         }
-        for name, entry in comparison["dimensions"].items()
-        if entry.get("both_right") is not None
+        for name, difference in comparison["dimensions"].items()
+        if difference.get("both_right") is not None
     ]
     note = (
         f"{FIXED_LEGEND} McNemar's test assumes independent cases and stands for reference. Holm: "

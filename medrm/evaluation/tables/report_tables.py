@@ -288,10 +288,10 @@ def parsing_tables(sides: Sides) -> list[Table]:
     for parser, note in _PARSER_NOTES.items():
         of_sides = [(report["parsing"] or {}).get(parser) or {} for report in sides.values()]
         rows = []
-        for key, words in {"stages": "read by rule", "unread": "not wholly read"}.items():
+        for key, label in {"stages": "read by rule", "unread": "not wholly read"}.items():
             counts = [of_side.get(key, {}) for of_side in of_sides]
             rows += [
-                [f"{words}: {name}", *(str(of_side.get(name, 0)) for of_side in counts)]
+                [f"{label}: {name}", *(str(of_side.get(name, 0)) for of_side in counts)]
                 for name in sorted({name for of_side in counts for name in of_side})
             ]
         if parser == "official":

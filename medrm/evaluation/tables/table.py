@@ -98,9 +98,9 @@ def signed(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:+.1f}"
 
 
-def decimal(value: float | None, places: int = 3) -> str:
+def decimal(value: float | None, digits: int = 3) -> str:
     """Returns a number with three decimals, or with as many as are asked for."""
-    return DASH if value is None else f"{value:.{places}f}"
+    return DASH if value is None else f"{value:.{digits}f}"
 
 
 def with_interval(value: float | None, bounds: Sequence[float] | None) -> str:
@@ -110,14 +110,13 @@ def with_interval(value: float | None, bounds: Sequence[float] | None) -> str:
     return f"{percent(value)} ({percent(max(0.0, bounds[0]))}, {percent(min(1.0, bounds[1]))})"
 
 
-def points(entry: Mapping[str, Any]) -> str:
+def points(difference: Mapping[str, Any]) -> str:
     """Returns `delta` with `ci95`, cut at 100 points for reading only, in percentage points."""
-    bounds = entry.get("ci95")
-    if entry["delta"] is None or bounds is None:
-        return signed(entry["delta"])
-    return (
-        f"{signed(entry['delta'])} ({signed(max(-1.0, bounds[0]))}, {signed(min(1.0, bounds[1]))})"
-    )
+    bounds = difference.get("ci95")
+    if difference["delta"] is None or bounds is None:
+        return signed(difference["delta"])
+    low, high = max(-1.0, bounds[0]), min(1.0, bounds[1])
+    return f"{signed(difference['delta'])} ({signed(low)}, {signed(high)})"
 
 
 def p_value(value: float | None) -> str:

@@ -46,11 +46,11 @@ def to_terminal(
     """Returns a table for `rich`, readable from 80 columns on where few columns are picked.
 
     Args:
-        table: to be shown; the primary row is bold.
+        table: to be terminal_table; the primary row is bold.
         left: indices of the columns of words, which are aligned left.
         wrapped: indices of the columns whose cells are folded where the terminal is narrow.
     """
-    shown = TerminalTable(
+    terminal_table = TerminalTable(
         title=plain(table.caption),
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -58,7 +58,7 @@ def to_terminal(
         pad_edge=False,
     )
     for index, heading in enumerate(table.columns):
-        shown.add_column(
+        terminal_table.add_column(
             plain(heading),
             justify="left" if index in left else "right",
             no_wrap=index not in wrapped,
@@ -66,8 +66,8 @@ def to_terminal(
         )
     for index, row in enumerate(table.rows):
         bold = "bold" if table.styles.get(index) == "primary" else ""
-        shown.add_row(*(plain(str(cell)) for cell in row), style=bold)
-    return shown
+        terminal_table.add_row(*(plain(str(cell)) for cell in row), style=bold)
+    return terminal_table
 
 
 def plain(text: str) -> Text:
