@@ -105,7 +105,7 @@ def audit(
     Args:
         checked: what is audited.
         facts: of the images of both sets (`images.examine`).
-        stored_findings: what its files hold (`stored.stored_findings`).
+        file_findings: what its files hold (`stored.stored_findings`).
         train: training cases that should share nothing with it.
     """
     cases = checked.cases
