@@ -111,7 +111,9 @@ def options_of(candidate: ListedModel, request: LeaderboardRequest) -> dict[str,
 
 
 def _check_options(
-    entries: Sequence[ListedModel], options: Mapping[str, Mapping[str, Any]], prompt_file: str | None
+    entries: Sequence[ListedModel],
+    options: Mapping[str, Mapping[str, Any]],
+    prompt_file: str | None,
 ) -> None:
     """Refuses options that do not go together before anything is evaluated.
 
@@ -132,7 +134,10 @@ def _check_options(
 
 
 def _request(
-    candidate: ListedModel, options: Mapping[str, Any], prompt_file: str | None, benchmark: Benchmark
+    candidate: ListedModel,
+    options: Mapping[str, Any],
+    prompt_file: str | None,
+    benchmark: Benchmark,
 ) -> EntryRequest:
     """Returns what could change the result of an entry."""
     return {
@@ -159,7 +164,9 @@ def _fingerprint(model: str | None) -> str | None:
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def _finished(candidate: ListedModel, folder: Path, entry_request: EntryRequest) -> ModelResult | None:
+def _finished(
+    candidate: ListedModel, folder: Path, entry_request: EntryRequest
+) -> ModelResult | None:
     """Returns what an earlier evaluation found that was asked for the same."""
     if not (folder / REQUEST_FILE).is_file():
         return None
