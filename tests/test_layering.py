@@ -19,7 +19,7 @@ import medrm
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("schema", "assets", "files", "readouts"),
+    ("schema", "assets", "files", "readouts", "progress_bar"),
     ("config", "statistics"),
     ("models", "data", "chat", "parsers"),
     ("scorer",),

@@ -14,9 +14,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 
 from medrm.errors import ConfigError, DataError, printable
 from medrm.evaluation.benchmark import Benchmark
@@ -38,6 +37,7 @@ from medrm.evaluation.records.responses import (
     write_responses,
 )
 from medrm.evaluation.report import Report
+from medrm.progress_bar import progress_bar
 from medrm.schema import Case, Response, Verdict
 from medrm.scorer import Scorer
 
@@ -205,15 +205,7 @@ def _respond(
     scorer: Scorer, batches: Iterable[Sequence[Case]], name: str, total: int, done: int
 ) -> Iterator[Responses]:
     """Yields the responses to each case as soon as it is complete; a terminal shows progress."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    show = os.environ.get("RANK", "0") == "0" and console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not show) as bar:
+    with progress_bar(TimeRemainingColumn(), show=os.environ.get("RANK", "0") == "0") as bar:
         label = escape(printable(f"{name} ({scorer.readout})"))
         task = bar.add_task(label, total=total, completed=done)
         for cases in batches:

@@ -73,12 +73,12 @@ def _applicable(run: Run, objective: Objective) -> list[str]:
         return [*zero_shot, *heads, *IMAGE_ABLATIONS]
     prompt = load_prompt(run.judge.judge_prompt, run.judge.prompt_file)
     with_json = ["base_skeleton", "base_averaged", "skeleton"]
-    with_json = with_json if gives_skeleton(readout, prompt.rationale) else []
+    with_json = with_json if skeleton_control_applies(readout, prompt.rationale) else []
     start_adapter = ["init_adapter"] if run.judge.init_adapter else []
     return [*with_json, *start_adapter, *IMAGE_ABLATIONS]
 
 
-def gives_skeleton(readout: str, rationale: bool) -> bool:
+def skeleton_control_applies(readout: str, rationale: bool) -> bool:
     """Whether a judge is also read with its JSON given, as a control.
 
     Not where reasons come first, nor where the run reads it so anyway.
@@ -86,7 +86,7 @@ def gives_skeleton(readout: str, rationale: bool) -> bool:
     return not rationale and readout != "skeleton"
 
 
-def check_start(run: Run) -> None:
+def check_init_adapter(run: Run) -> None:
     """Refuses an `init_adapter` that the run cannot go on from, by its contract alone.
 
     Args:

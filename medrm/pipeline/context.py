@@ -29,7 +29,7 @@ from medrm.models.reward_model import attach_head, has_head
 from medrm.models.save_load import load_adapter, saved_identity
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
-from medrm.pipeline.checks import check_start, gives_skeleton
+from medrm.pipeline.checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.token_counts import count_tokens, processor_digest
 from medrm.scorer import Scorer
@@ -97,7 +97,7 @@ class RunContext:
         processor = load_processor(
             *where, options.min_pixels, options.max_pixels, options.trust_remote_code
         )
-        check_start(run)
+        check_init_adapter(run)
         collator = Collator(
             processor, options.reward_template, contextual_orders=options.contextual_orders
         )
@@ -150,10 +150,10 @@ class RunContext:
         return judge_spec(self.run.judge) if self.readout in JUDGE_READOUTS else None
 
     @property
-    def can_be_given(self) -> bool:
+    def has_skeleton_control(self) -> bool:
         """Whether a judge is also read with its JSON given."""
         spec = self.judge_spec
-        return spec is not None and gives_skeleton(self.readout, spec.rationale)
+        return spec is not None and skeleton_control_applies(self.readout, spec.rationale)
 
     def with_head(self) -> PreTrainedModel:
         """Returns a fresh base with a head drawn from the run's seed; without one, the base."""

@@ -36,7 +36,7 @@ from medrm.pipeline.run_folder import (
     start_folder,
     write_manifest,
 )
-from medrm.pipeline.stages import DEVELOPMENT, StageResults, check_start_is_blind, run_stages
+from medrm.pipeline.stages import DEVELOPMENT, StageResults, refuse_seen_init_adapter, run_stages
 from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def train_folds(run: Run, output: Path) -> None:
     state = PartialState()
     with stage("data"), state.main_process_first():
         benchmark, splits_of_folds = prepare_folds(run)
-    check_start_is_blind(run, benchmark)
+    refuse_seen_init_adapter(run, benchmark)
     contexts = _contexts(run, splits_of_folds, output)
     summary = _summary(benchmark, [context.splits for context in contexts])
     resumed = bool(resume_point(run.training.resume_from_checkpoint))

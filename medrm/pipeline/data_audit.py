@@ -12,7 +12,7 @@ from medrm.errors import DataError
 from medrm.evaluation.audit import Audit, audit, check_kinds
 from medrm.evaluation.report import write_json
 from medrm.evaluation.tables.terminal import print_audit, print_findings
-from medrm.pipeline.counting import counting
+from medrm.progress_bar import counting
 
 
 def audit_source(

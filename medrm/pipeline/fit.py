@@ -77,13 +77,13 @@ def train_adapter(context: RunContext) -> None:
             context.output / "adapter",
             model,
             context.processor,
-            contract_of(context, model),
+            trained_config(context, model),
             state_dict,
         )
     PartialState().wait_for_everyone()
 
 
-def contract_of(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:
+def trained_config(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:
     """Returns the contract of the trained model, with what it was trained on."""
     run, facts = context.run, context.splits.facts
     cases = concatenate(context.splits.train, context.splits.development)

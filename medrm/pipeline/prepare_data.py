@@ -29,7 +29,7 @@ from medrm.data.store.indexed_cases import (
 )
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
-from medrm.pipeline.counting import counting
+from medrm.progress_bar import counting
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -22,6 +14,15 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+
+from medrm.progress_bar import progress_bar
+
+_ACCURACY = {
+    "eval_accuracy": "accuracy",
+    "eval_mean_token_accuracy": "tokens right",
+    "eval_rewards/accuracies": "pairs right",
+}
+"""How right a reward model, a judge's tokens and a judge's pairs are, and how that is said."""
 
 
 class TrainingBar(TrainerCallback):
@@ -33,18 +34,8 @@ class TrainingBar(TrainerCallback):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        note = TextColumn("{task.fields[note]}")
+        self.bar = progress_bar(TimeElapsedColumn(), TimeRemainingColumn(), note)
         self.task = self.bar.add_task(name, total=None, note="")
 
     def on_train_begin(
@@ -75,25 +66,12 @@ class TrainingBar(TrainerCallback):
         if "loss" in logs:
             self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
         if "eval_loss" in logs:
-            # A reward model's accuracy, or a judge's share of right tokens.
-            accuracy = {
-                label: logs[name]
-                for name, label in (
-                    ("eval_accuracy", "accuracy"),
-                    ("eval_mean_token_accuracy", "tokens right"),
-                    ("eval_rewards/accuracies", "pairs right"),
-                )
-                if name in logs
-            }
-            self.bar.console.print(
-                f"{self.name}, step {state.global_step} of {state.max_steps}: development loss "
-                + ", ".join(
-                    [
-                        f"{logs['eval_loss']:.4f}",
-                        *(f"{label} {value:.3f}" for label, value in accuracy.items()),
-                    ]
-                )
-            )
+            measures = [f"development loss {logs['eval_loss']:.4f}"]
+            measures += [
+                f"{_ACCURACY[name]} {logs[name]:.3f}" for name in _ACCURACY if name in logs
+            ]
+            step = f"step {state.global_step} of {state.max_steps}"
+            self.bar.console.print(f"{self.name}, {step}: {', '.join(measures)}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -53,7 +53,7 @@ class StageResults:
     controls: list[str]
 
 
-def check_start_is_blind(run: Run, benchmark: Benchmark) -> None:
+def refuse_seen_init_adapter(run: Run, benchmark: Benchmark) -> None:
     """Refuses to go on from an adapter that was trained on what is measured.
 
     Raises:
@@ -98,7 +98,7 @@ def _judge_rows(context: RunContext) -> Iterator[ReportRow]:
             ", ".join(DIMENSIONS),
         )
     wanted = {"base_skeleton", "base_averaged"} & {*context.run.evaluation.controls}
-    if wanted and context.can_be_given:
+    if wanted and context.has_skeleton_control:
         base = context.in_memory(context.base())
         yield from _with_average(context, "base_skeleton", base, "skeleton", "base_averaged")
 
@@ -195,7 +195,7 @@ def _trained_rows(context: RunContext) -> Iterator[ReportRow]:
     yield ReportRow("after", lambda: scorer, weights)
     for name, benchmark in _picture_benchmarks(context):
         yield ReportRow(name, lambda: scorer, weights, benchmark)
-    if "skeleton" in wanted and context.can_be_given:
+    if "skeleton" in wanted and context.has_skeleton_control:
         yield ReportRow("skeleton", partial(context.scorer, saved, "skeleton"), weights)
 
 

@@ -16,7 +16,7 @@ from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.crossfit import train_folds
 from medrm.pipeline.prepare_data import prepare_data
 from medrm.pipeline.run_folder import check_output, compare_rows, repo_of, start_folder
-from medrm.pipeline.stages import check_start_is_blind, run_stages
+from medrm.pipeline.stages import refuse_seen_init_adapter, run_stages
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def train_one(run: Run, output: Path) -> None:
     state = PartialState()
     with stage("data"), state.main_process_first():
         splits = prepare_data(run)
-    check_start_is_blind(run, splits.benchmark)
+    refuse_seen_init_adapter(run, splits.benchmark)
     context = RunContext.prepare(run, splits, output)
     start_folder(output, run, context.splits.summary(), context.splits.describe())
     results = run_stages(context)

@@ -15,7 +15,7 @@ from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter_config import AdapterConfig, write_adapter_config
 from medrm.models.base_reference import reference_of
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
-from medrm.pipeline.checks import check_options, check_start
+from medrm.pipeline.checks import check_init_adapter, check_options
 from medrm.scorer.specs import judge_spec
 
 
@@ -125,10 +125,10 @@ def judge_contract(run: Run) -> AdapterConfig:
 def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Path) -> None:
     run = run_of("judge_grpo", init_adapter=tmp_path)
     with pytest.raises(AdapterError, match=r"medrm\.json"):
-        check_start(run)
+        check_init_adapter(run)
     fitting = judge_contract(run)
     write_adapter_config(tmp_path, fitting)
-    check_start(run)
+    check_init_adapter(run)
     for change, message in (
         ({"base_digest": "0" * 64}, "its base is phantom-base (000000000000), the run's is"),
         ({"base_revision": "abc"}, "its base is phantom-base (abc), the run's is phantom-base"),
@@ -138,7 +138,7 @@ def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Pa
     ):
         write_adapter_config(tmp_path, replace(fitting, **change))
         with pytest.raises(ConfigError, match="cannot be gone on from") as error:
-            check_start(run)
+            check_init_adapter(run)
         assert message in str(error.value)
 
 
