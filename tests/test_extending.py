@@ -67,7 +67,7 @@ def pair(number: int) -> Case:
     return Case(f"case-{number}", (), "What does the image show?", answers, {"overall": label})
 
 
-def toy_run(folder: Path, *words: str) -> Run:
+def toy_run(folder: Path, *options: str) -> Run:
     """A run of one step on a CPU, as the command line gives it."""
     settings = {
         "model_name_or_path": str(save_tiny("qwen2_5_vl", folder / "base")),
@@ -76,9 +76,9 @@ def toy_run(folder: Path, *words: str) -> Run:
         "per_device_train_batch_size": "2", "eval_strategy": "no", "save_strategy": "no",
         "load_best_model_at_end": "false", "report_to": "none", "use_cpu": "true",
     }  # fmt: skip
-    given = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    arguments = [text for key, value in settings.items() for text in (f"--{key}", value)]
     recipe = ROOT / "recipes" / "quickstart" / "bradley_terry.yaml"
-    return parse_run([*given, *words], argument_classes(), recipe)
+    return parse_run([*arguments, *options], argument_classes(), recipe)
 
 
 def trained_by(run: Run) -> tuple[Trainer, Any]:
@@ -153,13 +153,13 @@ def test_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.family == "toy"
     save_adapter(tmp_path / "adapter", adapted, processor, config)
     saved: Any = medrm.load(tmp_path / "adapter")
-    rewards, others = (
+    rewards, with_other_image = (
         saved.score([tiny_image(seed)], "What is it?", ["Clear lungs.", "A nodule."])
         for seed in (0, 1)
     )
     assert rewards.shape == (2, 1)
     assert np.isfinite(rewards).all()
-    assert not np.allclose(rewards, others, atol=1e-7)  # the image reaches the head
+    assert not np.allclose(rewards, with_other_image, atol=1e-7)  # the image reaches the head
 
 
 @dataclass
@@ -211,16 +211,16 @@ def test_an_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def hinge(difference: Tensor, shares: Tensor, margin: Tensor | None) -> Tensor:
-    """Returns s_first max(0, 1 - d) + s_second max(0, 1 + d)."""
-    return shares[..., 0] * relu(1 - difference) + shares[..., 2] * relu(1 + difference)
+    """Returns s_first max(0, 10 - d) + s_second max(0, 10 + d)."""
+    return shares[..., 0] * relu(10 - difference) + shares[..., 2] * relu(10 + difference)
 
 
 def test_a_pair_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a value of `ties`, and the trainer's loss is its."""
     monkeypatch.setitem(PAIR_LOSSES, "hinge", PairLoss(hinge))
     trainer, _ = trained_by(toy_run(tmp_path / "run", "--ties", "hinge"))
-    # Rewards of a fresh head lie close together, where the hinge gives 1 and the logistic 0.69.
-    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(1.0, abs=0.25)
+    # Rewards of a fresh head lie close together, where the hinge gives 10 and the logistic 0.7.
+    assert trainer.state.log_history[-1]["train_loss"] == pytest.approx(10, abs=1)
 
 
 def toy_benchmark() -> Benchmark:
@@ -300,8 +300,8 @@ def test_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("toy_engine")
     module.ToyEngine = ToyEngine  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "toy_engine", module)
-    entry = EngineEntry("toy", "toy_engine:ToyEngine", holds_weights=True)
-    monkeypatch.setitem(ENGINES, "toy", entry)
+    toy = EngineEntry("toy", "toy_engine:ToyEngine", holds_weights=True)
+    monkeypatch.setitem(ENGINES, "toy", toy)
     judge = open_scorer("a model", engine="toy")
     report = evaluate(judge, toy_benchmark(), tmp_path / "out", "a model")
     overall = report["protocols"]["robust"]["dimensions"]["overall"]
@@ -312,14 +312,9 @@ def test_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def read_toy(table: RowTable, _: Path, __: Sequence[Description]) -> ReadResult | None:
     if set(table.columns) != {"number", "better", "worse"}:
         return None
+    votes = {"overall": [Vote("author", 1)]}
     return ReadResult(
-        CaseDraft(
-            row["number"],
-            (),
-            "Which?",
-            (row["worse"], row["better"]),
-            {"overall": [Vote("author", 1)]},
-        )
+        CaseDraft(row["number"], (), "Which?", (row["worse"], row["better"]), votes)
         for _, row in table.rows
     )
 
@@ -380,9 +375,17 @@ def test_a_benchmark(tmp_path: Path) -> None:
         for n, (word, order) in enumerate([("even", [0, 1]), ("odd", [1, 0]), ("even", [1, 0])])
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["--model", "mock:longer", "--benchmark", "toy", "--data_root", str(tmp_path)]
+    arguments = ["--model", "mock:longer", "--benchmark", "toy", "--data_root", str(tmp_path)]
     subprocess.run(
-        [sys.executable, "-m", "medrm", "evaluate", *words, "--output_dir", str(tmp_path / "out")],
+        [
+            sys.executable,
+            "-m",
+            "medrm",
+            "evaluate",
+            *arguments,
+            "--output_dir",
+            str(tmp_path / "out"),
+        ],
         check=True,
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
