@@ -41,7 +41,7 @@ def map_paths(text: str) -> Iterator[str]:
 def defines(path: Path, name: str) -> bool:
     """Whether a module defines a function, a class, a method or a constant of that name."""
     body: list[ast.stmt] = ast.parse(path.read_text(encoding="utf-8")).body
-    for part in name.split("."):
+    for step in name.split("."):
         named = {
             node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)
         }
@@ -54,7 +54,7 @@ def defines(path: Path, name: str) -> bool:
             if isinstance(node, ast.Assign | ast.AnnAssign)
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         ]
-        return any(isinstance(target, ast.Name) and target.id == part for target in targets)
+        return any(isinstance(target, ast.Name) and target.id == step for target in targets)
     return True
 
 
@@ -120,7 +120,7 @@ def test_the_layers_are_those_of_the_test(page: str) -> None:
     assert [tuple(line.split(" | ")) for line in lines] == list(reversed(ROWS))
 
 
-@pytest.mark.parametrize("words", ["chat/nowhere.py", "hub.py::no_such", "schema.py::Case.no"])
-def test_the_guard_sees_what_is_missing(words: str, root: Path) -> None:
-    assert problems(f"It is in `{words}`.", root / "medrm") == [words]
+@pytest.mark.parametrize("reference", ["chat/nowhere.py", "hub.py::no_such", "schema.py::Case.no"])
+def test_the_guard_sees_what_is_missing(reference: str, root: Path) -> None:
+    assert problems(f"It is in `{reference}`.", root / "medrm") == [reference]
     assert problems("`schema.py::Verdict.correct`, `chat/`", root / "medrm") == []

@@ -85,20 +85,22 @@ NO_TORCH = (
 
 def modules(root: Path) -> dict[str, ast.Module]:
     """Every module of the package and every entry script below `root`, parsed."""
-    found = {}
+    paths = {}
     for path in sorted((root / "medrm").rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+        names = path.relative_to(root).with_suffix("").parts
+        paths[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
     for folder in ("recipes", "evaluation"):
-        found |= {f"{folder}/*.py:{path.stem}": path for path in (root / folder).rglob("*.py")}
-    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in found.items()}
+        paths |= {f"{folder}/*.py:{path.stem}": path for path in (root / folder).rglob("*.py")}
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
 def packages(root: Path) -> set[str]:
     return {".".join(p.parent.relative_to(root).parts) for p in root.rglob("medrm/**/__init__.py")}
 
 
-def imports(name: str, tree: ast.Module, known: set[str], folders: set[str]) -> Iterator[str]:
+def imports(
+    name: str, tree: ast.Module, module_names: set[str], folders: set[str]
+) -> Iterator[str]:
     """The modules of ours that `tree` imports, wherever in the file it does so."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -110,10 +112,10 @@ def imports(name: str, tree: ast.Module, known: set[str], folders: set[str]) -> 
         elif isinstance(node, ast.ImportFrom):
             base = origin(name, node, folders)
             for alias in node.names if base.split(".")[0] == "medrm" else ():
-                whole = f"{base}.{alias.name}"
+                target = f"{base}.{alias.name}"
                 real = LAZY.get(alias.name, base) if base == "medrm" else base
-                yield whole if whole in known else real
-        elif isinstance(node, ast.Constant) and node.value in known:
+                yield target if target in module_names else real
+        elif isinstance(node, ast.Constant) and node.value in module_names:
             yield str(node.value)
 
 
@@ -121,9 +123,9 @@ def origin(name: str, node: ast.ImportFrom, folders: set[str]) -> str:
     """The absolute name of what `node` in module `name` imports from."""
     if not node.level:
         return node.module or ""
-    parts = name.split(".")
-    parts = parts[: len(parts) - node.level + (name in folders)]
-    return ".".join([*parts, *([node.module] if node.module else [])])
+    names = name.split(".")
+    names = names[: len(names) - node.level + (name in folders)]
+    return ".".join([*names, *([node.module] if node.module else [])])
 
 
 def row(name: str) -> tuple[int, str]:
@@ -216,9 +218,9 @@ def test_the_guard_sees_a_violation(tmp_path: Path, where: str, text: str, expec
         files[f"{folder}/__init__.py"] = ""
     files |= dict.fromkeys(("errors.py", "schema.py", "config.py", "statistics.py", "chat.py"), "")
     files |= {"__init__.py": "", "scorer/open.py": ""}
-    for name, content in files.items():
+    for name, source in files.items():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text(content)
+        (package / name).write_text(source)
     assert violations(tmp_path) == []
     (package / where).write_text(text)
     assert any(expected in problem for problem in violations(tmp_path))

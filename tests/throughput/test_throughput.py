@@ -43,12 +43,12 @@ def tiny(**changes: Any) -> ThroughputOptions:
     return ThroughputOptions(**{**TINY, **changes})
 
 
-def command(*words: str) -> list[str]:
-    named = {
-        name: value for name, value in TINY.items() if "--model" not in words or name != "shape"
+def command(*options: str) -> list[str]:
+    sizes = {
+        key: value for key, value in TINY.items() if "--model" not in options or key != "shape"
     }
-    given = [word for name, value in named.items() for word in (f"--{name}", str(value))]
-    return ["throughput", *given, *words]
+    arguments = [text for key, value in sizes.items() for text in (f"--{key}", str(value))]
+    return ["throughput", *arguments, *options]
 
 
 def measured(subject: Subject, task: str, answers: int, cases: int = 1) -> Measurement:
@@ -72,8 +72,8 @@ def subject() -> Subject:
 
 def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "throughput.json"
-    words = ["--answers", "2", "3", "--rounds", "3", "--output", str(path)]
-    assert cli.main(command(*words)) == 0
+    options = ["--answers", "2", "3", "--rounds", "3", "--output", str(path)]
+    assert cli.main(command(*options)) == 0
     report = json.loads(path.read_text())
     assert {"shape", "device", "dtype", "threads", "versions", "rows"} <= report.keys()
     assert (report["device"], report["dtype"], report["threads"]) == ("cpu", "float32", 1)
@@ -94,19 +94,19 @@ def test_the_report_has_its_schema(tmp_path: Path, capsys: pytest.CaptureFixture
         )
         assert row["padded_share"] == 0
         assert 0 < row["share_of_bound"] < 1.5
-    shown = capsys.readouterr().out
-    assert "tiny: decoder of 0.1 M" in shown
-    assert max(map(len, shown.splitlines())) <= 80
+    output = capsys.readouterr().out
+    assert "tiny: decoder of 0.1 M" in output
+    assert max(map(len, output.splitlines())) <= 80
     for name in ("ideal: ", "bound: "):
-        assert name in shown
-    assert "Not all" not in shown
+        assert name in output
+    assert "Not all" not in output
 
 
 def test_quick_is_a_quarter_of_the_tokens_and_two_tasks() -> None:
-    whole, quick = ThroughputOptions(), ThroughputOptions(quick=True)
-    assert whole.plan == [(task, answers) for task in ("train", "score") for answers in (2, 4, 8)]
+    full, quick = ThroughputOptions(), ThroughputOptions(quick=True)
+    assert full.plan == [(task, answers) for task in ("train", "score") for answers in (2, 4, 8)]
     assert quick.plan == [("train", 2), ("score", 8)]
-    assert (whole.tokens, quick.tokens) == ((1024, 64, 160), (256, 16, 40))
+    assert (full.tokens, quick.tokens) == ((1024, 64, 160), (256, 16, 40))
     assert tiny(quick=True).tokens == (3, 5, 2)
     assert ThroughputOptions(quick=True, tasks=["score"]).plan == [("score", 8)]
     assert tiny(quick=True, question_tokens=3, answer_tokens=1).tokens == (3, 3, 1)
@@ -143,9 +143,9 @@ def test_what_was_measured_outlives_a_stop(
     report = json.loads(path.read_text())
     assert [row["answers"] for row in report["rows"]] == [2] * 2
     assert not report["complete"]
-    shown = capsys.readouterr().out
-    assert shown.count("shared_prefix") == 1
-    assert "Not all was measured" in shown
+    output = capsys.readouterr().out
+    assert output.count("shared_prefix") == 1
+    assert "Not all was measured" in output
 
 
 def test_what_does_not_fit_on_the_device_is_left_out(
@@ -192,35 +192,35 @@ def test_a_path_that_cannot_be_written_fails_before_the_model_is_made(
 
 
 def test_a_row_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[tuple[int, int | None, str]] = []
+    updates: list[tuple[int, int | None, str]] = []
 
     class Bar(Progress):
         def update(self, task_id: TaskID, **changes: Any) -> None:
             super().update(task_id, **changes)
             task = self.tasks[0]
-            said.append((int(task.completed), int(task.total or 0), task.description))
+            updates.append((int(task.completed), int(task.total or 0), task.description))
 
     monkeypatch.setattr(throughput_module, "Progress", Bar)
     run_throughput(tiny(tasks=["score"], answers=[2], rounds=2))
-    assert [place for place, *_ in said] == list(range(1, 7))
-    assert {total for _, total, _ in said} == {6}
-    assert said[0][2] == "score, 2 answers: warm-up, separate"
-    assert said[-1][2] == "score, 2 answers: round 2, shared_prefix"
+    assert [completed for completed, *_ in updates] == list(range(1, 7))
+    assert {total for _, total, _ in updates} == {6}
+    assert updates[0][2] == "score, 2 answers: warm-up, separate"
+    assert updates[-1][2] == "score, 2 answers: round 2, shared_prefix"
 
 
 def test_a_checkpoint_on_a_gpu_is_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it was saved in: the help says so, and shapes are."""
-    asked: list[Any] = []
+    arguments: list[Any] = []
 
-    def load(*given: Any) -> Any:
-        asked.extend(given[1:])
+    def load(*loaded: Any) -> Any:
+        arguments.extend(loaded[1:])
         raise ConfigError("asked")
 
     monkeypatch.setattr(model_module, "_device", lambda options: torch.device("cuda"))
     monkeypatch.setattr(model_module, "load_base", load)
     with pytest.raises(ConfigError, match="asked"):
         make_subject(ThroughputOptions(model="phantom-base"))
-    assert asked == [torch.device("cuda"), torch.bfloat16]
+    assert arguments == [torch.device("cuda"), torch.bfloat16]
 
 
 def test_batches_are_moved_before_the_clock_runs(
@@ -253,7 +253,7 @@ def test_variants_compute_the_same_and_less(subject: Subject) -> None:
         assert separate.flops > shared.flops > 0
         assert separate.tower_flops == 3 * shared.tower_flops > 0
     after = subject.model.parameters()
-    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def test_training_counts_its_backward_but_no_gradients_of_frozen_weights(subject: Subject) -> None:
@@ -266,8 +266,10 @@ def test_training_counts_its_backward_but_no_gradients_of_frozen_weights(subject
 
 def test_checkpointing_computes_more() -> None:
     plain, saving = (make_subject(tiny(gradient_checkpointing=on)) for on in (False, True))
-    one, two = (measured(each, "train", 2, cases=4).variants[1] for each in (plain, saving))
-    assert two.flops > 1.2 * one.flops
+    without, checkpointed = (
+        measured(subject, "train", 2, cases=4).variants[1] for subject in (plain, saving)
+    )
+    assert checkpointed.flops > 1.2 * without.flops
 
 
 def test_memory_is_less_where_a_prefix_is_shared_and_activations_are_computed_twice() -> None:
@@ -301,13 +303,13 @@ def test_other_rewards_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_checkpoint_with_its_processor(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model", "phantom-base", "--tasks", "score", "--answers", "2", "--rounds", "1"]
-    assert cli.main(command(*words)) == 0
+    options = ["--model", "phantom-base", "--tasks", "score", "--answers", "2", "--rounds", "1"]
+    assert cli.main(command(*options)) == 0
     assert "phantom-base: decoder of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "message"),
     [
         (["--answers", "1"], "answers is [1]"),
         (["--tasks", "sleep"], "tasks is ['sleep']"),
@@ -319,10 +321,10 @@ def test_a_checkpoint_with_its_processor(capsys: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_wrong_input_is_named(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(command(*words)) == 2
-    assert said in capsys.readouterr().err
+    assert cli.main(command(*options)) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_and_a_shape_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
