@@ -45,8 +45,8 @@ def defines(path: Path, name: str) -> bool:
         named = {
             node.name: node for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)
         }
-        if part in named:
-            body = named[part].body
+        if step in named:
+            body = named[step].body
             continue
         targets = [
             target
