@@ -69,7 +69,7 @@ def test_scores_loss_and_gradients_are_those_of_separate_rows(family, checkpoint
 
 
 @EVERY_FAMILY
-def test_answers_of_one_length_need_no_gathering(family):
+def test_answers_of_one_length_agree(family):
     model, collator = reward_model(family)
     pairs = equal_pairs()
     shared = collator.forks(pairs)[SHARED_PREFIX]

@@ -19,7 +19,6 @@ of the batch, A heads, d their size. Indices count through all rows x L tokens.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -42,12 +41,10 @@ class AttentionLayout:
     """A `SharedPrefixBatch` as the attention needs it, on the model's device.
 
     Attributes:
-        prefix_index: [B, P] index of each prefix token, 0 for padding; None: the prefixes are the
-            first B x P tokens of the batch as they stand.
-        branch_index: [B, K, R] likewise; None: the branches are the tokens behind them.
+        prefix_index: [B, P] index of each prefix token, 0 for padding.
+        branch_index: [B, K, R] likewise.
         scatter_index: [rows x L] for each token of the batch which of the B x P + B x K x R
-            computed ones it is; None: they are in the batch's order.
-        shape: B, K, P, R.
+            computed ones it is.
         prefix_lengths: [B] tokens of each prefix.
         image_numbers: [B, P] which image of its case a token belongs to, -1 for text; None where
             image tokens see backward only.
@@ -55,10 +52,9 @@ class AttentionLayout:
             asked for, and shared by all layers.
     """
 
-    prefix_index: Tensor | None
-    branch_index: Tensor | None
-    scatter_index: Tensor | None
-    shape: tuple[int, int, int, int]
+    prefix_index: Tensor
+    branch_index: Tensor
+    scatter_index: Tensor
     prefix_lengths: Tensor
     image_numbers: Tensor | None = None
     masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor | None, Tensor]] = (
@@ -76,8 +72,8 @@ class AttentionLayout:
             dtype: of masks that are added; bool: true where a key is seen.
 
         Returns:
-            [B, 1, P, P], None where that is plainly causal, and one for each branch, [B x K or 1,
-            1, groups x R, P + R].
+            [B, 1, P, P], None where that is plainly causal, and one for each branch, [B x K, 1,
+            groups x R, P + R].
         """
         key = (window, groups, dtype)
         if key not in self.masks:
@@ -89,7 +85,7 @@ class AttentionLayout:
         return self.masks[key]
 
     def _prefix_mask(self, window: int | None) -> Tensor | None:
-        length = self.shape[2]
+        length = self.prefix_index.shape[1]
         if self.image_numbers is None and (window is None or window >= length):
             return None
         tokens = torch.arange(length, device=self.prefix_lengths.device)
@@ -104,10 +100,9 @@ class AttentionLayout:
         return seen[:, None]
 
     def _branch_mask(self, window: int | None, groups: int) -> Tensor:
-        _, answers, prefix_length, branch_length = self.shape
-        device = self.prefix_lengths.device
-        # Cases alike need one mask, which the attention spreads over them.
-        lengths = self.prefix_lengths[:1] if self.prefix_index is None else self.prefix_lengths
+        _, answers, branch_length = self.branch_index.shape
+        prefix_length, lengths = self.prefix_index.shape[1], self.prefix_lengths
+        device = lengths.device
         prefix_tokens = torch.arange(prefix_length, device=device)
         branch_tokens = torch.arange(branch_length, device=device)
         # Of the padded prefix [B, P] the branch sees the case's own tokens, of itself those before.
@@ -120,7 +115,7 @@ class AttentionLayout:
             sees_prefix = sees_prefix & (positions[:, :, None] - prefix_tokens < window)
             sees_branch = sees_branch & (distance < window)
         seen = torch.cat([sees_prefix, sees_branch], dim=-1).repeat(1, groups, 1)
-        return seen.repeat_interleave(1 if self.prefix_index is None else answers, dim=0)[:, None]
+        return seen.repeat_interleave(answers, dim=0)[:, None]
 
 
 def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -130,29 +125,24 @@ def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _layout(batch: SharedPrefixBatch, device: torch.device) -> AttentionLayout:
-    cases, answers = len(batch.prefix_lengths), max(map(len, batch.branch_lengths))
-    lengths = set(itertools.chain.from_iterable(batch.branch_lengths))
-    shape = (cases, answers, max(batch.prefix_lengths), max(lengths))
+    """Returns the layout of a batch, made in main memory and moved in one go."""
     prefix_lengths = torch.tensor(batch.prefix_lengths)
-    counts = set(map(len, batch.branch_lengths))
-    if batch.packed and len(set(batch.prefix_lengths)) == len(lengths) == len(counts) == 1:
-        # No prefix and no branch is padded, so no token need be gathered.
-        return AttentionLayout(None, None, None, shape, prefix_lengths.to(device))
     prefix_index, is_prefix = _ranges(torch.tensor(batch.prefix_starts), prefix_lengths)
     branch_index, is_branch = _ranges(
         # [B, K]; cases with fewer answers are filled up with branches of no token.
         pad_sequence([torch.tensor(starts) for starts in batch.branch_starts], batch_first=True),
         pad_sequence([torch.tensor(lengths) for lengths in batch.branch_lengths], batch_first=True),
     )
+    # The inverse: which of the computed tokens, in the order of the two outputs, each token is.
     index = torch.cat([prefix_index.flatten(), branch_index.flatten()])
     real = torch.cat([is_prefix.flatten(), is_branch.flatten()])
-    scatter_index = torch.zeros(batch.row_length * (1 if batch.packed else cases)).long()
+    rows = 1 if batch.packed else len(batch.prefix_lengths)
+    scatter_index = torch.zeros(rows * batch.row_length).long()
     scatter_index[index[real]] = torch.arange(len(index))[real]
     return AttentionLayout(
         prefix_index.to(device),
         branch_index.to(device),
         scatter_index.to(device),
-        shape,
         prefix_lengths.to(device),
     )
 
@@ -174,16 +164,6 @@ def _ranges(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gather(heads: Tensor, layout: AttentionLayout) -> tuple[Tensor, Tensor]:
     """Splits [rows, A, L, d] into prefixes [B, A, P, d] and branches [B, K, A, R, d]."""
-    cases, answers, prefix, branch = layout.shape
-    if layout.prefix_index is None or layout.branch_index is None:
-        size = heads.shape[-1]
-        prefixes, branches = torch.split(
-            heads[0], [cases * prefix, cases * answers * branch], dim=1
-        )
-        return (
-            prefixes.reshape(-1, cases, prefix, size).transpose(0, 1),
-            branches.reshape(-1, cases, answers, branch, size).permute(1, 2, 0, 3, 4),
-        )
     tokens = heads.transpose(1, 2).flatten(0, 1)  # [rows x L, A, d]
     return tokens[layout.prefix_index].transpose(1, 2), tokens[layout.branch_index].transpose(2, 3)
 
@@ -231,7 +211,7 @@ def _attend(
         plain, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return plain
     scaling = settings["scaling"]
-    _, answers, _, branch_length = layout.shape
+    _, answers, branch_length = layout.branch_index.shape
     query_heads, key_heads, size = query.shape[1], key.shape[1], query.shape[-1]
     groups = query_heads // key_heads
     # For its backward the attention would keep what it makes of a boolean mask, in every layer.
@@ -255,10 +235,8 @@ def _attend(
         folded, keys, values, attn_mask=branch_mask, scale=scaling
     )
     branch_output = branch_output.reshape(-1, query_heads, branch_length, size).transpose(1, 2)
-    output = torch.cat([prefix_output.flatten(0, 1), branch_output.flatten(0, 1)])
-    if layout.scatter_index is not None:
-        output = output[layout.scatter_index]
-    return output.view(query.shape[0], query.shape[2], query_heads, size)
+    computed = torch.cat([prefix_output.flatten(0, 1), branch_output.flatten(0, 1)])
+    return computed[layout.scatter_index].view(query.shape[0], query.shape[2], query_heads, size)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)
@@ -370,11 +348,6 @@ def _image_numbers(types: Tensor, layout: AttentionLayout) -> Tensor:
         types: [rows x L] 1 for image tokens; tokens of one image stand next to each other.
         layout: of the batch.
     """
-    cases, _, length, _ = layout.shape
-    if layout.prefix_index is None:
-        prefix_types = types[: cases * length].view(cases, length)
-    else:
-        prefix_types = types[layout.prefix_index]
-    is_image = prefix_types == 1
+    is_image = types[layout.prefix_index] == 1
     is_first = is_image & ~pad(is_image, (1, 0))[:, :-1]
     return torch.where(is_image, is_first.long().cumsum(dim=1) - 1, -1)
