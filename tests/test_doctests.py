@@ -16,7 +16,7 @@ EXAMPLES = {
     "medrm.schema": 3,
     "medrm.statistics.agreement": 1,
     "medrm.statistics.intervals": 1,
-    "medrm.statistics.multiplicity": 1,
+    "medrm.statistics.significance": 1,
 }
 """Module to the least number of docstrings with examples."""
 

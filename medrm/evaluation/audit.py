@@ -16,7 +16,8 @@ from medrm.data.store.case_records import plain_text
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.measures.accuracy import baselines
 from medrm.schema import Case, PairLabel
-from medrm.statistics import minimum_detectable, small_cell_interval
+from medrm.statistics.intervals import small_cell_interval
+from medrm.statistics.significance import minimum_detectable
 
 LEAST_CASES = 30
 """Shares over fewer cases are shown, but are no finding."""

@@ -23,7 +23,7 @@ from medrm.evaluation.comparison.pairing import (
 )
 from medrm.evaluation.measures.gain import gains
 from medrm.evaluation.report import write_json
-from medrm.statistics import sign_flip_test
+from medrm.statistics.significance import sign_flip_test
 
 Comparison = dict[str, Any]
 

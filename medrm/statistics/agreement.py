@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medrm.statistics.clusters import Floats
+from medrm.statistics.intervals import Floats
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:

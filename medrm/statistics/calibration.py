@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
-from medrm.statistics.clusters import Floats
+from medrm.statistics.intervals import Floats
 
 BINS = 10
 """Bins of equal mass, fewer where a bin would hold fewer than `_PER_BIN` cases."""

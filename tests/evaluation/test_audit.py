@@ -20,7 +20,7 @@ from medrm.data.phantom import write_phantom
 from medrm.evaluation.audit import KINDS, audit
 from medrm.evaluation.tables.terminal import print_audit
 from medrm.schema import Case, Choice, ImageRef, PairLabel, RankingLabel
-from medrm.statistics import minimum_detectable
+from medrm.statistics.significance import minimum_detectable
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

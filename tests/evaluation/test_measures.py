@@ -20,7 +20,7 @@ from medrm.evaluation.measures.accuracy import baselines
 from medrm.evaluation.measures.contributions import contributions, mean_of_rates
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Case, PairLabel
-from medrm.statistics import bootstrap_intervals, mean_interval, small_cell_interval
+from medrm.statistics.intervals import bootstrap_intervals, mean_interval, small_cell_interval
 
 A, B, TIE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)
 

@@ -20,7 +20,7 @@ from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.folds import notes_of_folds
 from medrm.evaluation.report import read_json, write_json
 from medrm.schema import DIMENSIONS, Case
-from medrm.statistics import benjamini_hochberg, holm, mcnemar_midp, minimum_detectable
+from medrm.statistics.significance import benjamini_hochberg, holm, mcnemar_midp, minimum_detectable
 
 SETTINGS = {"dtype": "float32", "max_pixels": None, "torch": "2.13"}
 

@@ -11,7 +11,7 @@ from medrm.errors import DataError
 from medrm.evaluation.leaderboard.ranking import Judged, rankings, read_judged
 from medrm.evaluation.records.verdicts import write_verdicts
 from medrm.schema import Verdict
-from medrm.statistics import mean_interval
+from medrm.statistics.intervals import mean_interval
 
 CASES = [f"c{i:02d}" for i in range(60)]
 

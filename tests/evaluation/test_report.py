@@ -22,7 +22,7 @@ from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.records.verdicts import read_verdicts, write_verdicts
 from medrm.evaluation.report import read_report
 from medrm.scorer.verdict_rules import verdicts_of
-from medrm.statistics import mean_interval
+from medrm.statistics.intervals import mean_interval
 
 ROW_KEYS = [
     *("case_id", "dimension", "protocol", "order", "outcome", "reason", "label", "label_shares"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medrm.statistics import cohen_kappa, gwet_ac1, phi_matrix
+from medrm.statistics.agreement import cohen_kappa, gwet_ac1, phi_matrix
 
 
 def test_kappa_by_hand() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from medrm.statistics import Calibration, calibration, fit_temperature
+from medrm.statistics.calibration import Calibration, calibration, fit_temperature
 
 
 def judge(n: int, sharpness: float, seed: int) -> Calibration:

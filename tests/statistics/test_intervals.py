@@ -11,7 +11,7 @@ from scipy import stats
 from simulated import SHAPES, names_of, scores
 from statsmodels.stats.proportion import proportion_confint
 
-from medrm.statistics import (
+from medrm.statistics.intervals import (
     Interval,
     bootstrap_intervals,
     mean_interval,

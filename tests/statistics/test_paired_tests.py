@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from medrm.statistics import (
+from medrm.statistics.significance import (
     benjamini_hochberg,
     binomial_midp,
     holm,

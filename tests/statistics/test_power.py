@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from medrm.statistics import minimum_detectable, power_of
+from medrm.statistics.significance import minimum_detectable, power_of
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated import SHAPES, names_of, scores
 
-from medrm.statistics import rank_ranges
+from medrm.statistics.significance import rank_ranges
 
 
 def test_equal_models_share_a_range_and_sure_differences_do_not() -> None:

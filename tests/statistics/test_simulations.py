@@ -12,15 +12,13 @@ import pytest
 from simulated import SHAPES, changes, least, most, names_of, scores
 from statsmodels.stats.multitest import multipletests
 
-from medrm.statistics import (
+from medrm.statistics.intervals import bootstrap_intervals, mean_interval, small_cell_interval
+from medrm.statistics.significance import (
     benjamini_hochberg,
-    bootstrap_intervals,
     holm,
     mcnemar_midp,
-    mean_interval,
     power_of,
     sign_flip_test,
-    small_cell_interval,
 )
 
 LEVEL = 0.05

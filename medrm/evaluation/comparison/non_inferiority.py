@@ -17,7 +17,7 @@ from medrm.evaluation.measures.contributions import Contributions, contributions
 from medrm.evaluation.measures.position import Presented, consistent, in_both_orders, named_first
 from medrm.evaluation.measures.structure import all_same, sheets_of
 from medrm.schema import UNREAD, Verdict
-from medrm.statistics import Floats, mean_interval
+from medrm.statistics.intervals import Floats, mean_interval
 
 MARGINS = {
     "coverage": 0.01,

@@ -12,13 +12,11 @@ import numpy as np
 from medrm.errors import DataError
 from medrm.evaluation.comparison.evaluations import Evaluation, Scores
 from medrm.evaluation.measures.accuracy import NOT_STATED, mean_scores
-from medrm.statistics import (
-    Floats,
+from medrm.statistics.intervals import Floats, bootstrap_intervals, mean_interval
+from medrm.statistics.significance import (
     benjamini_hochberg,
-    bootstrap_intervals,
     holm,
     mcnemar_midp,
-    mean_interval,
     minimum_detectable,
     sign_flip_test,
 )

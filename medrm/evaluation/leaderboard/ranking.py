@@ -15,7 +15,8 @@ import numpy as np
 from medrm.evaluation.measures.accuracy import case_scores
 from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.schema import Verdict
-from medrm.statistics import Floats, mean_interval, rank_ranges, sign_flip_test
+from medrm.statistics.intervals import Floats, mean_interval
+from medrm.statistics.significance import rank_ranges, sign_flip_test
 
 
 @dataclass(frozen=True, slots=True)

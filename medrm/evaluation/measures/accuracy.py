@@ -14,7 +14,8 @@ from medrm.evaluation.measures.position import position_measures
 from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
 from medrm.scorer.verdict_rules import label_of
-from medrm.statistics import cohen_kappa, gwet_ac1, mean, mean_interval, small_cell_interval
+from medrm.statistics.agreement import cohen_kappa, gwet_ac1
+from medrm.statistics.intervals import mean, mean_interval, small_cell_interval
 
 NOT_STATED = "not stated"
 """The row of cases that name no organ, or whatever they are grouped by."""

@@ -15,7 +15,7 @@ from medrm.evaluation.measures.accuracy import member_of
 from medrm.evaluation.measures.best_of_n import best_of_n, ties
 from medrm.evaluation.measures.criteria import macro_f1
 from medrm.schema import Case, Verdict
-from medrm.statistics import mean
+from medrm.statistics.intervals import mean
 
 Numbers = dict[str, Any]
 """Names to numbers, or to further names."""

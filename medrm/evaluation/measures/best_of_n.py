@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from medrm.schema import LETTERS, UNREAD, Case, Verdict
-from medrm.statistics import mean
+from medrm.statistics.intervals import mean
 
 SUBSET = "subset"
 TIES = "Ties"

@@ -9,7 +9,7 @@ from typing import Any
 
 from medrm.evaluation.measures.position import Presented
 from medrm.schema import LETTERS
-from medrm.statistics import calibration
+from medrm.statistics.calibration import calibration
 
 
 def calibration_measures(cases: Iterable[Presented]) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medrm.statistics import Floats
+from medrm.statistics.intervals import Floats
 
 
 class Contributions(NamedTuple):

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from medrm.schema import LETTERS, Case, PairLabel, Verdict
-from medrm.statistics import mean
+from medrm.statistics.intervals import mean
 
 CATEGORY = "category"
 """The group that names the criterion."""

@@ -17,7 +17,7 @@ from medrm.evaluation.measures.accuracy import accuracy_measures
 from medrm.evaluation.measures.confidence_measures import stated_probabilities
 from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.schema import Verdict
-from medrm.statistics import calibration, fit_temperature
+from medrm.statistics.calibration import calibration, fit_temperature
 
 _LEAST_PROBABILITY = 1e-9
 """A probability of 0 or 1 has no log odds."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from medrm.evaluation.measures.position import Presented
 from medrm.schema import LETTERS
-from medrm.statistics import mean
+from medrm.statistics.intervals import mean
 
 LEAST_DIFFERENCE = 30
 """Characters by which the lengths must differ by more (the convention of AlpacaEval)."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from medrm.evaluation.measures.contributions import Contributions, contributions
 from medrm.schema import LETTERS, TIE, UNREAD, Verdict
-from medrm.statistics import binomial_midp, mean
+from medrm.statistics.intervals import mean
+from medrm.statistics.significance import binomial_midp
 
 Presented = Sequence[Verdict]
 """The rows of one case on one dimension, one for each presented order."""

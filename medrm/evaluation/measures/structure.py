@@ -14,7 +14,8 @@ import numpy as np
 
 from medrm.evaluation.measures.contributions import Contributions, contributions
 from medrm.schema import LETTERS, UNREAD, Expected, Outcome, Verdict
-from medrm.statistics import Floats, phi_matrix
+from medrm.statistics.agreement import phi_matrix
+from medrm.statistics.intervals import Floats
 
 OVERALL = "overall"
 
