@@ -217,11 +217,11 @@ class Response:
     dimension: str | None
     vote: int
     readout: str
-    prompt_digest: str
-    text: str | None
-    probabilities: Mapping[str, tuple[float, float, float]] | None
-    finish_reason: str | None
-    state: State
+    prompt_digest: str = ""
+    text: str | None = None
+    probabilities: Mapping[str, tuple[float, float, float]] | None = None
+    finish_reason: str | None = None
+    state: State = "ok"
     reason: str | None = None
     rewards: Mapping[str, tuple[float, ...]] | None = None
     pair: tuple[int, int] | None = None

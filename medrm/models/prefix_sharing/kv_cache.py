@@ -95,11 +95,12 @@ class CachedPrefix:
         self.next_positions = self.next_positions + lengths
         return last_attended(states, added_mask)
 
-    def retract(self, token_count: int) -> None:
-        """Forgets the last tokens, which every row has had."""
-        self.cache.crop(-token_count)
-        self.mask = self.mask[:, :-token_count]
-        self.next_positions = self.next_positions - token_count
+    def retract(self, lengths: Sequence[int]) -> None:
+        """Forgets the tokens of the last `extend`, of which each row had so many."""
+        longest = max(lengths)
+        self.cache.crop(-longest)
+        self.mask = self.mask[:, :-longest]
+        self.next_positions = self.next_positions - torch.tensor(lengths, device=self.mask.device)
 
 
 def read_branches(

@@ -64,15 +64,12 @@ class AnswerScorer:
             if output.values is not None:
                 rewards = rewards_by_dimension(self.dimensions, output.values)
             yield Response(
-                case_id=output.prompts.case.case_id,
+                output.prompts.case.case_id,
                 order="forward",
                 dimension=None,
                 vote=0,
                 readout=self.readout,
                 prompt_digest=text_digest(output.prompts.rows),
-                text=None,
-                probabilities=None,
-                finish_reason=None,
                 state=output.state,
                 reason=output.reason,
                 rewards=rewards,

@@ -115,7 +115,6 @@ class Judge(PairJudge):
             readout=self.readout,
             prompt_digest=completion.prompt_digest,
             text=completion.text,
-            probabilities=None,
             finish_reason=completion.finish_reason,
             state=completion.state,
             reason=completion.reason,

@@ -1,37 +1,64 @@
-"""What readouts share that compare a judge's two possible answers by their probabilities."""
+"""A judge in memory that is read by the probabilities of the letters in its verdict.
+
+The reply is given but for its letters. At each letter, left to right, the two complete replies with
+A and with B there are tokenised, and their first differing tokens are compared: each one's
+probability after all that stands before it. That includes the letters before; of those the more
+probable one stands there (A where they are equal), so the reading is greedy. A letter that is not
+chosen yet is A in both replies.
+
+    prompt, {"accuracy": "   P(A) P(B)   A", "overall": "   P(A) P(B)   ...
+
+Image and question, and the answers in each order, are computed once where the family allows it.
+Other families take one pass over the whole prompt for each letter.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from transformers import BatchFeature, PreTrainedModel
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from medrm import chat
+from medrm.chat import Message
 from medrm.errors import DataError
+from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.prefix_sharing.kv_cache import shares_cache
-from medrm.schema import Case, Order, Response, Verdict
+from medrm.models.prefix_sharing.batch import (
+    append_tokens,
+    prefix_ends,
+    share_prefixes,
+    shared_length,
+)
+from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
+from medrm.models.reward_model import last_attended, without_adapter
+from medrm.schema import ORDERS, Case, Order, Response, Verdict
 from medrm.scorer.caller_case import ImageInput
-from medrm.scorer.collator import Collator
+from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts.pair_judge import PairJudge
-from medrm.scorer.runner import Array, BatchRunner, PromptRows
+from medrm.scorer.readouts.response_template import ReplyDraft, ReplyPrompt, ResponseTemplate
+from medrm.scorer.runner import Array, BatchRunner, PromptRows, text_digest
 from medrm.scorer.settings import model_settings
+from medrm.scorer.token_logprobs import branch_ends, hidden_states, token_logprobs
 
 
 class ProbabilityCall(NamedTuple):
-    """One call of a judge whose letters' probabilities are read.
+    """One call of a judge.
 
     Attributes:
         order: in which the answers are shown.
         dimension: the one that is asked about; None: all in one reply.
-        dimensions: all that the call asks about.
+        messages: the conversation before the reply.
         digest: SHA-256 of the prompt.
     """
 
     order: Order
     dimension: str | None
-    dimensions: tuple[str, ...]
+    messages: list[Message]
     digest: str
 
 
@@ -40,8 +67,7 @@ class CallPrompts(NamedTuple):
 
     Attributes:
         calls: the forward order first.
-        prompts: token ids of what the calls do not share with the encoded row; none where every
-            prompt is a row of its own.
+        prompts: token ids of each call's prompt; none where every prompt is a row of its own.
         encoded: token ids of the encoded row, in which an image is one placeholder.
     """
 
@@ -55,67 +81,56 @@ CasePrompts = list[PromptRows[CallPrompts]]
 
 
 class ProbabilityReadout(PairJudge):
-    """A judge in memory that is read by P("A") and P("B") at each letter of its verdict.
+    """Asks which of two answers is better, in both orders, and reads P("A") and P("B").
 
     The values of a case are [calls, dimensions of a call, 3]: the probabilities of naming the first
     stored answer and the second, and their sum.
 
     Args:
-        model: a stock model; one with an adapter without its wrapper.
-        collator: of the model's processor.
+        model: a stock model, or one with an adapter.
+        processor: of the model.
+        prompt: how it is asked, and what it replies.
         dimensions: what to ask about.
+        batch_rows: most rows (calls) computed at once.
+        max_length: longest prompt with its reply that is read, in tokens; None: no limit.
+
+    Raises:
+        ConfigError: the tokenizer joins the letters of a reply.
     """
 
     readout: str
-    _runner: BatchRunner[Case, CallPrompts, Array]
 
     def __init__(
-        self, model: PreTrainedModel, collator: Collator, dimensions: Sequence[str]
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        prompt: ReplyPrompt,
+        dimensions: Sequence[str],
+        batch_rows: int,
+        max_length: int | None,
     ) -> None:
         self.dimensions = tuple(dimensions)
-        self._model = model
-        self._collator = collator
-
-    def _build_runner(
-        self, row_count: int, batch_rows: int, max_length: int | None
-    ) -> BatchRunner[Case, CallPrompts, Array]:
-        """Returns what runs this readout in the way that shares most and is exact for the model.
-
-        Args:
-            row_count: rows computed for a case.
-            batch_rows: most rows computed at once.
-            max_length: longest prompt that is read, in tokens; None: no limit.
-        """
-        shares = shares_prefix(self._model)
+        self._model = without_adapter(model)
+        self._prompt = prompt
+        self._collator = Collator(processor)
+        self._templates = {
+            name: ResponseTemplate(
+                self._collator, prompt, self.dimensions if name is None else (name,)
+            )
+            for name in prompt.dimensions_per_call(self.dimensions)
+        }
+        self._letter_count = max(len(template.names) for template in self._templates.values())
+        shares, caches = shares_prefix(self._model), shares_cache(self._model)
+        row_count = len(ORDERS) * (1 if caches else len(self._templates))
         read = self._read_forked if shares else self._read_separate
-        return BatchRunner(
+        self._runner: BatchRunner[Case, CallPrompts, Array] = BatchRunner(
             self._collator,
             prompts=self._shared_prompts if shares else self._separate_prompts,
             rows=lambda _: row_count,
-            read=self._read_cached if shares_cache(self._model) else read,
+            read=self._read_cached if caches else read,
             batch_rows=batch_rows,
             max_length=max_length,
         )
-
-    @abstractmethod
-    def _separate_prompts(self, case: Case) -> PromptRows[CallPrompts]:
-        """Returns a row for each call."""
-
-    @abstractmethod
-    def _shared_prompts(self, case: Case) -> PromptRows[CallPrompts]:
-        """Returns one row, and the tokens in which the calls differ from it."""
-
-    @abstractmethod
-    def _read_separate(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
-        """Returns the values of each case; every prompt is computed by itself."""
-
-    @abstractmethod
-    def _read_forked(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
-        """Returns the values of each case; its calls are branches of one prefix."""
-
-    @abstractmethod
-    def _read_cached(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
-        """Returns the values of each case; its calls continue one cached prefix."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -126,27 +141,6 @@ class ProbabilityReadout(PairJudge):
     def lookahead(self) -> int:
         """How many cases are computed together."""
         return self._runner.lookahead
-
-    def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
-        for output in self._runner.run(pairs):
-            yield [
-                Response(
-                    case_id=output.prompts.case.case_id,
-                    order=call.order,
-                    dimension=call.dimension,
-                    vote=0,
-                    readout=self.readout,
-                    prompt_digest=call.digest,
-                    text=None,
-                    probabilities=None
-                    if output.values is None
-                    else _by_dimension(call.dimensions, output.values[index]),
-                    finish_reason=None,
-                    state=output.state,
-                    reason=output.reason,
-                )
-                for index, call in enumerate(output.prompts.detail.calls)
-            ]
 
     def compare(
         self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
@@ -166,12 +160,164 @@ class ProbabilityReadout(PairJudge):
                 )
         return verdicts
 
+    def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
+        for output in self._runner.run(pairs):
+            yield [
+                Response(
+                    output.prompts.case.case_id,
+                    call.order,
+                    call.dimension,
+                    vote=0,
+                    readout=self.readout,
+                    prompt_digest=call.digest,
+                    probabilities=None
+                    if output.values is None
+                    else self._by_dimension(call, output.values[index]),
+                    state=output.state,
+                    reason=output.reason,
+                )
+                for index, call in enumerate(output.prompts.detail.calls)
+            ]
 
-def _by_dimension(
-    dimensions: Sequence[str], chances: Array
-) -> dict[str, tuple[float, float, float]]:
-    """Returns the probabilities [D, 3] by dimension."""
-    return {
-        name: (first, second, mass)
-        for name, (first, second, mass) in zip(dimensions, chances.tolist(), strict=True)
-    }
+    def _by_dimension(
+        self, call: ProbabilityCall, chances: Array
+    ) -> dict[str, tuple[float, float, float]]:
+        """Returns the probabilities [D, 3] by dimension."""
+        names = self._templates[call.dimension].names
+        return {
+            name: (first, second, mass)
+            for name, (first, second, mass) in zip(names, chances.tolist(), strict=True)
+        }
+
+    def _calls(self, case: Case) -> list[ProbabilityCall]:
+        """Returns the calls about a case, the forward order first."""
+        question, answers = self._collator.plain(case)
+        return [
+            ProbabilityCall(order, name, messages, self._digest(case, messages))
+            for order, shown in zip(ORDERS, (answers, answers[::-1]), strict=True)
+            for name, template in self._templates.items()
+            for messages in (
+                self._prompt.messages(
+                    question, len(case.images), (shown[0], shown[1]), template.names
+                ),
+            )
+        ]
+
+    def _digest(self, case: Case, messages: list[Message]) -> str:
+        sent = chat.render(self._collator.processor, messages, "generation_prompt")
+        return text_digest([Row(sent, case.images)])
+
+    def _text(self, call: ProbabilityCall) -> str:
+        """Returns a call's conversation with a reply whose letters are all A."""
+        return self._templates[call.dimension].text(call.messages)
+
+    def _separate_prompts(self, case: Case) -> PromptRows[CallPrompts]:
+        calls = self._calls(case)
+        rows = [Row(self._text(call), case.images) for call in calls]
+        return PromptRows(case, rows, CallPrompts(calls, [], []))
+
+    def _shared_prompts(self, case: Case) -> PromptRows[CallPrompts]:
+        """Returns one row, that of the longest prompt, and the tokens of each call's prompt."""
+        calls = self._calls(case)
+        texts = list(map(self._text, calls))
+        ids = self._collator.token_ids(texts)
+        longest = max(range(len(ids)), key=lambda index: len(ids[index]))
+        prompts = [
+            self._templates[call.dimension].before_reply(call_ids)
+            for call, call_ids in zip(calls, ids, strict=True)
+        ]
+        rows = [Row(texts[longest], case.images)]
+        return PromptRows(case, rows, CallPrompts(calls, prompts, ids[longest]))
+
+    def _drafts(self, prompts: CasePrompts) -> list[ReplyDraft]:
+        """Returns an empty reply for each call of each case."""
+        return [
+            ReplyDraft(self._templates[call.dimension])
+            for prompt in prompts
+            for call in prompt.detail.calls
+        ]
+
+    def _read_cached(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+        """Reads the calls behind cached prefixes: what they share is read once.
+
+        A case has two rows, one for each order. All calls of an order continue its row one after
+        the other, letter by letter, so that no more than these rows are in memory.
+        """
+        drafts = self._drafts(prompts)
+        ids = (call_ids for prompt in prompts for call_ids in prompt.detail.prompts)
+        # Each call's prompt with the beginning of its reply, and what those of an order share.
+        opened = [
+            [*call_ids, *draft.step.feed] for call_ids, draft in zip(ids, drafts, strict=True)
+        ]
+        call_count = len(self._templates)
+        by_order = [opened[row : row + call_count] for row in range(0, len(opened), call_count)]
+        stems = [calls[0][: shared_length(calls)] if calls[1:] else calls[0] for calls in by_order]
+        by_case = [
+            [[stem] for stem in stems[row : row + len(ORDERS)]]
+            for row in range(0, len(stems), len(ORDERS))
+        ]
+        encoded = [prompt.detail.encoded for prompt in prompts]
+        prefix, states = read_branches(
+            self._model, features.to(self._model.device), encoded, by_case
+        )
+        for call in range(call_count):
+            replies = drafts[call::call_count]
+            tails = [calls[call][len(stem) :] for calls, stem in zip(by_order, stems, strict=True)]
+            if call_count > 1:
+                states = prefix.extend(tails)
+            for column in range(self._letter_count):
+                if column:
+                    states = prefix.extend([reply.step.feed for reply in replies])
+                self._choose(states, replies)
+            if call + 1 < call_count:
+                prefix.retract([len(tail) for tail in tails])
+        return self._values(prompts, drafts)
+
+    def _read_forked(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+        """Reads the calls of a case as branches of one prefix, once for each letter."""
+        drafts = self._drafts(prompts)
+        starts = [shared_length(prompt.detail.prompts) for prompt in prompts]
+        ends = prefix_ends(features, [prompt.detail.encoded for prompt in prompts], starts)
+        family = family_of(self._model.config)
+        for _ in range(self._letter_count):
+            remaining = iter(drafts)
+            branches = [
+                [[*ids[start:], *next(remaining).step.reply] for ids in prompt.detail.prompts]
+                for prompt, start in zip(prompts, starts, strict=True)
+            ]
+            batch = share_prefixes(features, family, ends, branches).to(self._model.device)
+            self._choose(branch_ends(self._model, batch), drafts)
+        return self._values(prompts, drafts)
+
+    def _read_separate(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+        """Reads every prompt by itself, once for each letter."""
+        drafts = self._drafts(prompts)
+        features = features.to(self._model.device)
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        prompt_lengths = [
+            len(draft.template.before_reply(row[:length]))
+            for draft, row, length in zip(
+                drafts, features["input_ids"].tolist(), lengths, strict=True
+            )
+        ]
+        for _ in range(self._letter_count):
+            rows = append_tokens(features, prompt_lengths, [draft.step.reply for draft in drafts])
+            states = hidden_states(self._model, rows)
+            self._choose(last_attended(states, rows["attention_mask"]), drafts)
+        return self._values(prompts, drafts)
+
+    def _choose(self, states: Tensor, drafts: Sequence[ReplyDraft]) -> None:
+        """Notes the probabilities of each draft's next letter and chooses it."""
+        letters = torch.tensor([draft.step.letters for draft in drafts], device=states.device)
+        for draft, (first, second) in zip(
+            drafts, token_logprobs(self._model, states, letters).exp().tolist(), strict=True
+        ):
+            draft.choose(first, second)
+
+    def _values(self, prompts: CasePrompts, drafts: Sequence[ReplyDraft]) -> list[Array]:
+        """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
+        remaining = iter(drafts)
+        return [
+            np.stack([next(remaining).chances(call.order) for call in prompt.detail.calls])
+            for prompt in prompts
+        ]

@@ -52,18 +52,7 @@ class AveragedOrders:
         for case in cases:
             responses = self._by_case[case.case_id]
             failed = next((call for call in responses if call.state != "ok"), None)
-            averaged = Response(
-                case_id=case.case_id,
-                order="forward",
-                dimension=None,
-                vote=0,
-                readout=self.readout,
-                prompt_digest="",
-                text=None,
-                probabilities=None,
-                finish_reason=None,
-                state="ok",
-            )
+            averaged = Response(case.case_id, "forward", None, 0, self.readout)
             if failed is not None:
                 yield replace(averaged, state=failed.state, reason=failed.reason or failed.state)
                 continue
