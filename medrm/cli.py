@@ -30,7 +30,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain("%(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in (
         "bitsandbytes",
@@ -44,7 +44,7 @@ def quiet_libraries() -> None:
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
-class _Plain(logging.Formatter):
+class _PrintableFormatter(logging.Formatter):
     """Keeps control characters of data out of the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -28,7 +28,7 @@ PUBLISHED = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md"})
 _REFUSED = (401, 403)
 
 
-class _Plain(str):
+class _MarkdownText(str):
     """Text of the template's own making, put into the card as it is."""
 
 
@@ -53,18 +53,18 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     model_type = "judge" if contract.judge else "reward model"
     title = f"{contract.base_model} {model_type} ({contract.objective})"
     text = _template().render(
-        header=_Plain(f"---\n{_metadata(contract, run, after, title)}---"),
+        header=_MarkdownText(f"---\n{_metadata(contract, run, after, title)}---"),
         title=title,
         contract=contract,
         comparison=comparison,
         qualifying=_qualifying(comparison),
         after=after,
-        dimensions=_Plain(to_markdown(card_table(comparison, after))),
+        dimensions=_MarkdownText(to_markdown(card_table(comparison, after))),
         answered=[_of_primary(comparison, report) for report in (before, after)],
-        controls=_Plain(_controls(comparison)),
+        controls=_MarkdownText(_controls(comparison)),
         before_words=READOUTS[before_readout].description or before_readout,
         trained=_trained(contract, run["config"]),
-        load_name=_Plain(_load_name(folder, run["config"])),
+        load_name=_MarkdownText(_load_name(folder, run["config"])),
         data=run["data"]["train"],
         config=run["config"],
         step=_step(contract, run["config"]),
@@ -158,7 +158,7 @@ def _template() -> Any:
 
 def _escape(value: object) -> object:
     """Returns text on one line, without Markdown or HTML; other values as they are."""
-    if not isinstance(value, str) or isinstance(value, _Plain):
+    if not isinstance(value, str) or isinstance(value, _MarkdownText):
         return value
     return markdown_text(value)
 
@@ -187,13 +187,13 @@ def _start(adapter: str) -> str:
     return path.resolve().parent.name if path.name == "adapter" else path.resolve().name
 
 
-def _step(contract: AdapterConfig, config: dict[str, Any]) -> _Plain:
+def _step(contract: AdapterConfig, config: dict[str, Any]) -> _MarkdownText:
     """Returns what one optimiser step learns from, as a row of the card's table."""
     if "global_batch_cases" in config:
-        return _Plain(f"cases per step | {config['global_batch_cases']}")
+        return _MarkdownText(f"cases per step | {config['global_batch_cases']}")
     rows = config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
     unit = {"judge_dpo": "pairs", "judge_grpo": "completions"}.get(contract.objective, "rows")
-    return _Plain(f"{unit} per step and process | {rows}")
+    return _MarkdownText(f"{unit} per step and process | {rows}")
 
 
 def _qualifying(comparison: Comparison) -> list[str]:
