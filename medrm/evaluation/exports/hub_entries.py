@@ -23,39 +23,34 @@ def benchmark_results(report: Report) -> list[EvalResult]:
 
     The robust ones carry their interval; the official ones are means over cases.
     """
-    robust = robust_of(report)
-    results = [
-        _result(
-            report,
-            f"robust accuracy ({name})",
-            measures["accuracy"],
-            n=measures["n"],
-            ci95=measures["ci95"],
-        )
-        for name, measures in robust.items()
-        if measures is not None and measures["accuracy"] is not None
-    ]
+    dataset = report["benchmark"]
     official = report["protocols"].get("official", {}).get("micro", {})
-    return results + [
-        _result(report, f"official accuracy ({name})", value)
-        for name, value in official.items()
+    metrics: list[tuple[str, float | None, dict[str, Any] | None]] = [
+        (f"robust accuracy ({name})", of["accuracy"], {"n": of["n"], "ci95": of["ci95"]})
+        for name, of in _scored(report).items()
+    ]
+    metrics += [(f"official accuracy ({name})", value, None) for name, value in official.items()]
+    return [
+        EvalResult(
+            task_type=_TASK,
+            dataset_type=dataset_id(dataset["name"]),
+            dataset_name=dataset["name"],
+            dataset_revision=dataset["revision"],
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=value,
+            metric_args=details,
+            verified=False,
+        )
+        for name, value, details in metrics
         if value is not None
     ]
 
 
-def _result(report: Report, name: str, value: float, **details: Any) -> EvalResult:
-    benchmark = report["benchmark"]
-    return EvalResult(
-        task_type=_TASK,
-        dataset_type=dataset_id(benchmark["name"]),
-        dataset_name=benchmark["name"],
-        dataset_revision=benchmark["revision"],
-        metric_type="accuracy",
-        metric_name=name,
-        metric_value=value,
-        metric_args=details or None,
-        verified=False,
-    )
+def _scored(report: Report) -> dict[str, Any]:
+    """The robust measures of the dimensions that have an accuracy."""
+    robust = robust_of(report).items()
+    return {name: of for name, of in robust if of is not None and of["accuracy"] is not None}
 
 
 def model_index(report: Report) -> str:
@@ -73,7 +68,6 @@ def eval_results(report: Report) -> str:
     dimension.
     """
     benchmark = report["benchmark"]
-    robust = robust_of(report)
     entries = [
         EvalResultEntry(
             dataset_id=dataset_id(benchmark["name"]),
@@ -82,8 +76,7 @@ def eval_results(report: Report) -> str:
             dataset_revision=benchmark["revision"],
             notes=_notes(report, measures),
         )
-        for name, measures in robust.items()
-        if measures is not None and measures["accuracy"] is not None
+        for name, measures in _scored(report).items()
     ]
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
 

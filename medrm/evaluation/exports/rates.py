@@ -59,15 +59,8 @@ def evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iter
         stages = ((report["parsing"] or {}).get(parser) or {}).get("stages", {})
         total = sum(stages.values())
         for stage, count in stages.items():
-            measure = f"replies read by rule: {stage}"
-            yield Rate(
-                side,
-                f"{parser} parser",
-                measure,
-                value=count / total,
-                numerator=count,
-                denominator=total,
-            )
+            labels = (side, f"{parser} parser", f"replies read by rule: {stage}", "", "", "")
+            yield Rate(*labels, count / total, count, total)
 
 
 def _robust(

@@ -85,9 +85,11 @@ def heatmap(run: RunFiles) -> Figure | None:
     height = 112 + 18 * len(names)
     figure, axes = canvas.row_chart(title, names, height, bottom=20, right=right, top=92)
     largest = max(abs(cell["delta"]) for cell in cells.values()) or 1.0
-    for (member, name), cell in cells.items():
-        if member in members and name in columns:
-            row, column = members.index(member), columns.index(name)
+    for row, member in enumerate(members):
+        for column, name in enumerate(columns):
+            cell = cells.get((member, name))
+            if cell is None:
+                continue
             strength = _STRONGEST * cell["delta"] / largest
             canvas.tile(axes, row, column, strength, f"{100 * cell['delta']:+.0f}", 8)
             if cell["p_bh"] is not None and cell["p_bh"] < SIGNIFICANCE:

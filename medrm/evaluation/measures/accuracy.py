@@ -85,21 +85,28 @@ def accuracy_measures(rows: Sequence[Verdict], *, small: bool = False) -> dict[s
         rows: of one dimension.
         small: whether these may be few cases, so that Wilson's interval is taken.
     """
-    scores = case_scores(rows)
-    cluster_of = {row.case_id: row.cluster for row in rows}
+    clusters = {row.case_id: row.cluster for row in rows}
+    return interval_measures(case_scores(rows), clusters, small=small)
+
+
+def interval_measures(
+    scores: Mapping[str, float], clusters: Mapping[str, str], *, small: bool = False
+) -> dict[str, Any]:
+    """Returns the mean of cases' scores as `accuracy`, with `ci95`, `n` and the clusters.
+
+    Args:
+        scores: of each case, by its id.
+        clusters: case id to cluster.
+        small: whether these may be few cases, so that Wilson's interval is taken.
+    """
+    keys = ("ci95", "n", "clusters", "largest_cluster", "design_effect")
     if not scores:
-        none: dict[str, Any] = {"accuracy": None, "ci95": None, "n": 0, "clusters": 0}
-        return none | {"largest_cluster": 0, "design_effect": None}
+        return {"accuracy": None, **dict(zip(keys, (None, 0, 0, 0, None), strict=True))}
     interval_of = small_cell_interval if small else mean_interval
-    interval = interval_of(list(scores.values()), [cluster_of[case_id] for case_id in scores])
-    return {
-        "accuracy": interval.mean,
-        "ci95": interval.bounds,
-        "n": interval.n,
-        "clusters": interval.clusters,
-        "largest_cluster": interval.largest_cluster,
-        "design_effect": interval.design_effect,
-    }
+    interval = interval_of(list(scores.values()), [clusters[case_id] for case_id in scores])
+    values = (interval.bounds, interval.n, interval.clusters)
+    spread = (interval.largest_cluster, interval.design_effect)
+    return {"accuracy": interval.mean, **dict(zip(keys, (*values, *spread), strict=True))}
 
 
 def group_measures(
@@ -173,15 +180,8 @@ def joint_scores(rows: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
 
 
 def _mean_entry(scores: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, Any]:
-    if not scores:
-        return {"accuracy": None, "ci95": None, "n": 0, "clusters": 0}
-    interval = mean_interval(list(scores.values()), [clusters[case_id] for case_id in scores])
-    return {
-        "accuracy": interval.mean,
-        "ci95": interval.bounds,
-        "n": interval.n,
-        "clusters": interval.clusters,
-    }
+    measures = interval_measures(scores, clusters)
+    return {key: measures[key] for key in ("accuracy", "ci95", "n", "clusters")}
 
 
 def balanced_accuracy(labelled: Sequence[Verdict]) -> float | None:

@@ -125,7 +125,8 @@ def _groups(page: PageContent) -> Context:
 def _changed(page: PageContent) -> Context | None:
     if page.run.comparison is None:
         return None
-    return {"table": comparison_tables.transitions_table(page.run.comparison)}
+    table = comparison_tables.transitions_table(page.run.comparison)
+    return {"table": table, "legend": comparison_tables.FIXED_LEGEND}
 
 
 _POSITION = (

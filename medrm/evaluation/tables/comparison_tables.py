@@ -234,7 +234,6 @@ def cell_tables(comparison: Comparison) -> list[Table]:
                 f"Difference in points by {group} and dimension",
                 [group, *names],
                 [[name, *(row.get(key, DASH) for key in names)] for name, row in members.items()],
-                "* p below 0.05 after Benjamini and Hochberg's adjustment over all cells.",
             )
         )
     return tables
@@ -253,11 +252,7 @@ def transitions_table(comparison: Comparison) -> Table:
         for name, difference in comparison["dimensions"].items()
         if difference.get("both_right") is not None
     ]
-    note = (
-        f"{FIXED_LEGEND} McNemar's test assumes independent cases and stands for reference. Holm: "
-        "of the sign-flip test over clusters, adjusted for looking at all dimensions."
-    )
-    return table_of("Cases by what they were before and are after", rows, note)
+    return table_of("Cases by what they were before and are after", rows)
 
 
 def non_inferiority_table(comparison: Comparison) -> Table:
@@ -272,9 +267,4 @@ def non_inferiority_table(comparison: Comparison) -> Table:
         }
         for name, check in comparison["guardrails"].items()
     ]
-    return table_of(
-        f"Guardrails on {comparison['primary']['dimension']}",
-        rows,
-        "Percent. A failed guardrail forbids the word Improved. Skipped: one side has no such "
-        "value, as a scalar reward has only one presented order.",
-    )
+    return table_of(f"Guardrails on {comparison['primary']['dimension']}", rows)

@@ -106,7 +106,6 @@ def _accuracy_cells(
 
 def _by_dimension(
     caption: str,
-    note: str,
     sides: Sides,
     columns: Mapping[str, tuple[str, Format]],
     read: Callable[[Report, str], Mapping[str, Any]],
@@ -116,7 +115,6 @@ def _by_dimension(
 
     Args:
         caption: of the table.
-        note: its legend.
         sides: the reports.
         columns: heading to the key of a number and how it is written.
         read: returns the numbers of a report on a dimension.
@@ -132,9 +130,8 @@ def _by_dimension(
         judged = any(robust_of(report).get(name) for report in sides.values())
         if judged and (needed is None or cells[needed] != DASH):
             rows.append({"dimension": name, **cells})
-    if any(ABSENT in cell for row in rows for cell in row.values()):
-        note = f"{note} {ABSENT_LEGEND}"
-    return table_of(caption, rows, note)
+    absent = any(ABSENT in cell for row in rows for cell in row.values())
+    return table_of(caption, rows, ABSENT_LEGEND if absent else "")
 
 
 def _robust(report: Report, dimension: str) -> Mapping[str, Any]:
@@ -145,9 +142,6 @@ def position_table(sides: Sides) -> Table:
     """Returns what the presented order does to the verdicts; no row for scalar models."""
     return _by_dimension(
         "Position: what the order of the answers does",
-        "Percent. Same verdict in both orders, where unread is not the same. Names the first: 50 "
-        "has no position bias. Gap: points of accuracy where the better answer is shown first, "
-        "above where it is shown second.",
         sides,
         {
             "same verdict": ("consistency", percent),
@@ -171,8 +165,6 @@ def agreement_table(sides: Sides) -> Table:
     """Returns accuracy's relatives: agreement with the experts, bounds, what was read."""
     return _by_dimension(
         "Agreement with the experts",
-        "Percent. Bounds: the accuracy if all that is unread were wrong, and if it were right. "
-        "Kappa (Cohen) and AC1 (Gwet) take off what chance would give.",
         sides,
         {
             "read": ("coverage", percent),
@@ -191,9 +183,6 @@ def length_table(sides: Sides) -> Table:
     """Returns whether the longer answer is preferred beyond what the experts do."""
     return _by_dimension(
         "Length: whether longer answers win",
-        "Pairs whose answers differ by more than 30 characters. Bias: how much more often than the "
-        "experts. Coefficient: of the length difference, in a logistic model of the choice that "
-        "knows the experts' label.",
         sides,
         {
             "names the longer": ("longer_rate", percent),
@@ -213,8 +202,6 @@ def calibration_table(sides: Sides) -> Table:
     """Returns how far stated probabilities are to be believed; no row where none are stated."""
     return _by_dimension(
         "Calibration of the stated probabilities",
-        "Lower is better for ECE, Brier and log loss. AUROC: whether confidence tells right from "
-        "wrong. Surest 80 %: accuracy (percent) where the least sure fifth is set aside.",
         sides,
         {
             "ECE": ("ece", decimal),
@@ -251,7 +238,6 @@ def halo_table(sides: Sides) -> Table:
         "Halo: one answer on all dimensions",
         (*columns, "overall follows the parts", "experts do"),
         rows,
-        "Percent of what was read on all dimensions, of pairs labelled on all.",
     )
 
 
@@ -274,18 +260,10 @@ def correlation_tables(report: Report) -> list[Table]:
     ]
 
 
-_PARSER_NOTES = {
-    "strict": "The strict parser reads every reply of every order.",
-    "official": "The official parser reads the first reply of the stored order. Suspect: read "
-    "by a rule of the released scorer that is known to misread. Voided but readable: dropped "
-    "as a whole by it, although the strict parser reads a part.",
-}
-
-
-def parsing_tables(sides: Sides) -> list[Table]:
+def parsing_tables(sides: Sides) -> dict[str, Table]:
     """Returns, for each parser, the counts of replies: read, not wholly read, suspect."""
-    tables = []
-    for parser, note in _PARSER_NOTES.items():
+    tables = {}
+    for parser in ("strict", "official"):
         of_sides = [(report["parsing"] or {}).get(parser) or {} for report in sides.values()]
         rows = []
         for key, label in {"stages": "read by rule", "unread": "not wholly read"}.items():
@@ -300,7 +278,7 @@ def parsing_tables(sides: Sides) -> list[Table]:
                 for key in ("suspect", "voided_but_readable")
             ]
         if any(of_sides):
-            tables.append(Table(f"Replies, {parser} parser", ["", *sides], rows, note))
+            tables[parser] = Table(f"Replies, {parser} parser", ["", *sides], rows)
     return tables
 
 
@@ -376,5 +354,4 @@ def folds_table(crossfit: Mapping[str, Any] | None) -> Table:
                 "ECE, scaled": decimal(errors[1]),
             }
         )
-    note = "Each temperature was fitted on development cases of its fold's own training data."
-    return table_of("Folds", rows, note)
+    return table_of("Folds", rows)
