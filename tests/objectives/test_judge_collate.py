@@ -69,16 +69,19 @@ def test_the_verdict_and_the_turns_end_are_learned_exactly(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"])
-def test_tokens_are_those_of_scoring(family: str) -> None:
+def test_tokens_are_those_of_scoring(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The prompt as an engine is sent it, then the reply."""
     collator, renderer = parts(family)
     prompt = PROMPTS["rationale_json"]
     rows = judge_examples(CASES, DIMENSIONS, prompt, "majority")
     batch = batch_of(renderer, rows, prompt)
-    judge = Judge(
-        MockEngine("always-a"), prompt, DIMENSIONS,
-        plain=partial(chat.break_control_tokens, control=chat.control_tokens(collator.processor)),
-    )  # fmt: skip
+    engine = MockEngine("always-a")
+    monkeypatch.setattr(
+        engine,
+        "plain",
+        partial(chat.break_control_tokens, control=chat.control_tokens(collator.processor)),
+    )
+    judge = Judge(engine, prompt, DIMENSIONS)
     sent = [request for case in CASES for request in judge._requests(case)]
     assert len(sent) == len(rows)
     for index, (row, request) in enumerate(zip(rows, sent, strict=True)):
