@@ -49,71 +49,40 @@ class Readout:
         return self.writes == "probabilities" or self.rewards_are is not None
 
 
-READOUTS: dict[str, Readout] = {
-    readout.name: readout
-    for readout in (
-        Readout(
-            "reward",
-            reads="reward_model",
-            writes="rewards",
-            implementation=".reward:RewardModel",
-            rewards_are="log_odds",
-        ),
-        Readout(
-            "implicit_reward",
-            reads="reward_model",
-            writes="rewards",
-            implementation=".implicit_reward:ImplicitReward",
-            rewards_are="log_odds",
-        ),
-        Readout(
-            "generate",
-            reads="judge",
-            writes="text",
-            implementation=".generative_judge:Judge",
-            description="asked for its verdict in both orders with the same prompt",
-        ),
-        Readout(
-            "skeleton",
-            reads="judge",
-            writes="probabilities",
-            implementation=".constrained_json:ConstrainedJson",
-            description=(
-                "asked in both orders with the same prompt, the JSON of the verdict given"
-            ),
-        ),
-        Readout(
-            "votes",
-            reads="judge",
-            writes="text",
-            implementation=".generative_judge:Judge",
-            description="asked for several verdicts in both orders with the same prompt",
-        ),
-        Readout(
-            "verdict_probability",
-            reads="base",
-            writes="probabilities",
-            implementation=".verdict_probability:VerdictProbability",
-            description=("asked for its verdict in both orders, read from the probability of it"),
-        ),
-        Readout(
-            "likelihood",
-            reads="base",
-            writes="rewards",
-            implementation=".likelihood:Likelihood",
-            description=(
-                "read by how likely it finds each answer (mean log probability of its tokens)"
-            ),
-        ),
-        Readout(
-            "verdict_averaged",
-            reads="responses",
-            writes="rewards",
-            implementation=".verdict_averaged:AveragedOrders",
-            rewards_are="probabilities",
-        ),
-    )
-}
+_READOUTS = (
+    Readout("reward", "reward_model", "rewards", ".reward:RewardModel", rewards_are="log_odds"),
+    Readout(
+        *("implicit_reward", "reward_model", "rewards", ".implicit_reward:ImplicitReward"),
+        rewards_are="log_odds",
+    ),
+    Readout(
+        *("generate", "judge", "text", ".generative_judge:Judge"),
+        description="asked for its verdict in both orders with the same prompt",
+    ),
+    Readout(
+        *("skeleton", "judge", "probabilities", ".constrained_json:ConstrainedJson"),
+        description="asked in both orders with the same prompt, the JSON of the verdict given",
+    ),
+    Readout(
+        *("votes", "judge", "text", ".generative_judge:Judge"),
+        description="asked for several verdicts in both orders with the same prompt",
+    ),
+    Readout(
+        *("verdict_probability", "base", "probabilities"),
+        ".verdict_probability:VerdictProbability",
+        description="asked for its verdict in both orders, read from the probability of it",
+    ),
+    Readout(
+        *("likelihood", "base", "rewards", ".likelihood:Likelihood"),
+        description="read by how likely it finds each answer (mean log probability of its tokens)",
+    ),
+    Readout(
+        *("verdict_averaged", "responses", "rewards", ".verdict_averaged:AveragedOrders"),
+        rewards_are="probabilities",
+    ),
+)
+
+READOUTS: dict[str, Readout] = {readout.name: readout for readout in _READOUTS}
 """All readouts by name, in the order in which messages list them."""
 
 

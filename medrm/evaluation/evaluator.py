@@ -153,19 +153,19 @@ def _ask(
         and not has_failed(earlier)
         and covers(earlier, judged, len(case.answers))
     }
-    kept, batches = _split(cases, reusable, scorer.lookahead)
-    if kept:
-        _log.info("%d of %d cases are there already.", len(kept), len(cases))
-    journal.start(kept.values())
-    responses = dict(kept)
+    reused, batches = _split(cases, reusable, scorer.lookahead)
+    if reused:
+        _log.info("%d of %d cases are there already.", len(reused), len(cases))
+    journal.start(reused.values())
+    responses = dict(reused)
     by_id = {case.case_id: case for case in cases}
     verdicts = [
         verdict
-        for case_id, calls in kept.items()
+        for case_id, calls in reused.items()
         for verdict in verdicts_under(setup, by_id[case_id], calls, benchmark.dimensions)
     ]
     try:
-        for calls in _respond(scorer, batches, benchmark.name, len(cases), len(kept)):
+        for calls in _respond(scorer, batches, benchmark.name, len(cases), len(reused)):
             case = by_id[calls[0].case_id]
             verdicts += verdicts_under(setup, case, calls, benchmark.dimensions)
             journal.append(calls)
@@ -188,17 +188,17 @@ def _split(
         lookahead: how many cases are computed together; None: each by itself.
     """
     if lookahead is None:
-        kept = {name: reusable[name] for name in (c.case_id for c in cases) if name in reusable}
+        reused = {name: reusable[name] for name in (c.case_id for c in cases) if name in reusable}
         missing = [case for case in cases if case.case_id not in reusable]
-        return kept, [missing] if missing else []
-    kept, batches = {}, []
+        return reused, [missing] if missing else []
+    reused, batches = {}, []
     for start in range(0, len(cases), lookahead):
         batch = cases[start : start + lookahead]
         if all(case.case_id in reusable for case in batch):
-            kept |= {case.case_id: reusable[case.case_id] for case in batch}
+            reused |= {case.case_id: reusable[case.case_id] for case in batch}
         else:
             batches.append(batch)
-    return kept, batches
+    return reused, batches
 
 
 def _respond(

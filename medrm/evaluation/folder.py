@@ -85,13 +85,13 @@ class Setup:
         """
         if self.weights is None:
             return None
-        content = {
+        decisive = {
             **{name: value for name, value in asdict(self).items() if name not in _FREE},
             "settings": {k: value for k, value in self.settings.items() if k != "parser"},
             "schema": _SCHEMA,
             "cases": [digest_of([case]) for case in cases],
         }
-        canonical = json.dumps(content, sort_keys=True)
+        canonical = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -184,22 +184,25 @@ def _earlier(path: Path) -> dict[str, Any]:
 
 
 def _refusal(
-    folder: Path, there: Sequence[Path], earlier: Mapping[str, Any], asked: Mapping[str, Any]
+    folder: Path, there: Sequence[Path], earlier: Mapping[str, Any], request: Mapping[str, Any]
 ) -> str:
     """Says what lies in the folder and what was asked."""
     ways = "another --output_dir, or --overwrite_output_dir to replace what is there"
-    old, new = (_named(one) for one in (earlier, asked))
-    if not old:
+    earlier_values, requested_values = (_named(record) for record in (earlier, request))
+    if not earlier_values:
         files = ", ".join(path.name for path in there)
         return f"{folder} holds {files}, and nothing says of which evaluation. Give {ways}."
     problems = [
-        f"{name}: {old.get(name)} there, {new.get(name)} asked"
-        for name in dict.fromkeys([*new, *old])
-        if old.get(name) != new.get(name)
+        f"{name}: {earlier_values.get(name)} there, {requested_values.get(name)} asked"
+        for name in dict.fromkeys([*requested_values, *earlier_values])
+        if earlier_values.get(name) != requested_values.get(name)
     ]
-    if new["weights"] is None:
+    if requested_values["weights"] is None:
         problems = ["weights: nothing says whether they are the same"]
-    models = [f"{one.get('model')!r} on {_about(one).get('name')!r}" for one in (earlier, asked)]
+    models = [
+        f"{record.get('model')!r} on {_about(record).get('name')!r}"
+        for record in (earlier, request)
+    ]
     return report(
         f"{folder} holds another evaluation, of {models[0]}; asked for is {models[1]}. Give the "
         f"options of that one to go on with it, {ways}.",
@@ -212,10 +215,10 @@ def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     if not record:
         return {}
     settings = record.get("settings")
-    own = settings if isinstance(settings, dict) else {}
+    setting_values = settings if isinstance(settings, dict) else {}
     return {
         **{name: record.get(name) for name in _DECISIVE},
-        **{f"setting {name}": value for name, value in own.items() if name != "parser"},
+        **{f"setting {name}": value for name, value in setting_values.items() if name != "parser"},
         **{f"benchmark's {name}": _about(record).get(name) for name in ("source", "digest")},
     }
 
@@ -246,7 +249,7 @@ def _record(setup: Setup, benchmark: Benchmark) -> dict[str, Any]:
         "metrics": benchmark.metrics,
         "ceiling": dict(source.ceiling),
         "synthetic": source.synthetic,
-        "published": [asdict(one) for one in benchmark.published],
+        "published": [asdict(row) for row in benchmark.published],
     }
     address = setup.address(benchmark.cases)
     record = {"address": address, **asdict(setup), "benchmark": about}
@@ -272,7 +275,7 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         del record["address"]
         about = record.pop("benchmark")
         setup = Setup(**{**record, "dimensions": tuple(record["dimensions"])})
-        published = tuple(Published(**one) for one in about.pop("published"))
+        published = tuple(Published(**row) for row in about.pop("published"))
         groups, metrics = tuple(about.pop("groups")), tuple(about.pop("metrics"))
         name = about.pop("name")
         about["name"] = about.pop("source")
@@ -287,7 +290,9 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
 def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
     check_protocol(setup.protocol)
     objects = (setup.settings, source.ceiling)
-    if not isinstance(setup.readout, str) or not all(isinstance(one, dict) for one in objects):
+    if not isinstance(setup.readout, str) or not all(
+        isinstance(mapping, dict) for mapping in objects
+    ):
         raise TypeError("readout, settings or ceiling is of another kind")
     if not set(metrics) <= set(METRICS):
         raise TypeError(f"metrics are {', '.join(metrics)}")

@@ -111,13 +111,13 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
 
 def _weights(folds: Sequence[Fold]) -> str | None:
     """The identity of the folds' weights: their common one, or the digest of all."""
-    found = [fold.setup.weights for fold in folds]
-    known = [weights for weights in found if weights is not None]
-    if len(known) < len(found):
+    identities = [fold.setup.weights for fold in folds]
+    named = [weights for weights in identities if weights is not None]
+    if len(named) < len(identities):
         return None
-    if len(set(known)) == 1:
-        return known[0]
-    return hashlib.sha256("\n".join(known).encode()).hexdigest()
+    if len(set(named)) == 1:
+        return named[0]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
 
 def _pool_cases(folds: Sequence[Fold], benchmark: Benchmark, output_dir: Path) -> Benchmark:
@@ -142,10 +142,10 @@ def _pool_cases(folds: Sequence[Fold], benchmark: Benchmark, output_dir: Path) -
 
 
 def _check_alike(folds: Sequence[Fold]) -> None:
-    first, *others = ({name: vars(fold.setup)[name] for name in ALIKE} for fold in folds)
+    first, *later_folds = ({name: vars(fold.setup)[name] for name in ALIKE} for fold in folds)
     problems = [
         f"{name}: {first[name]} in fold 1, {other[name]} in fold {number}"
-        for number, other in enumerate(others, start=2)
+        for number, other in enumerate(later_folds, start=2)
         for name in ALIKE
         if other[name] != first[name]
     ]

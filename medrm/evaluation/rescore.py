@@ -1,7 +1,6 @@
-"""`medrm rescore`: reads and scores again what a model has said; neither a model nor torch.
+"""`medrm rescore`: derives an evaluation anew from its responses; needs neither model nor torch.
 
-Verdicts and report are derived anew from `responses.jsonl`. The order of its lines plays no part,
-and nothing changes twice.
+The order of the lines in `responses.jsonl` plays no part, and nothing changes twice.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.token_budget import Layout, check_budget, layout_of
 from medrm.objectives.trainer import PreferenceTrainer
 from medrm.schema import Case
-from medrm.scorer.contextual import refuse_separate
+from medrm.scorer.contextual import check_contextual
 
 
 def head_spec(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> HeadSpec:
@@ -143,7 +143,7 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
     autocast_under_deepspeed(args)
     args.ddp_find_unused_parameters = _leaves_parameters_unused(run, all_cases)
     base, collator = without_adapter(model), inputs.collator
-    refuse_separate(collator.contextual_orders, shares_prefix(base))
+    check_contextual(collator.contextual_orders, shares_prefix(base))
     encode = collator.forks if shares_prefix(base) else collator.rows
     layout = layout_of(base)
     check_budget(args.max_tokens_per_batch, all_cases, lengths, layout)

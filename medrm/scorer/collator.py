@@ -1,7 +1,13 @@
-"""Turns cases into batches: the one place where text and pixels become tensors.
+"""Turns cases into batches: only here do text and pixels become tensors.
 
-Shape legend: rows = (case, answer), case-major; L tokens, padding on the right
-unless told otherwise.
+    case -> K rows, each text with image placeholders -> processor -> batch
+
+Separate rows, of cases with K and K' answers:          [K + K', L], padding on the right
+With shared prefixes (medrm.models.prefix_sharing):     [prefix | answer 1 | ... | answer K]
+
+The processor, not the tokenizer, knows how many tokens an image becomes. So the prefix is encoded
+by the processor with its images, and the answers behind it, which are text, by the tokenizer.
+Shape legend: rows are (case, answer), case by case; L tokens of the longest row.
 """
 
 from __future__ import annotations
@@ -27,7 +33,7 @@ from medrm.models.prefix_sharing.batch import (
     shared_length,
 )
 from medrm.schema import Case, ImageRef
-from medrm.scorer.contextual import joined, orders
+from medrm.scorer.contextual import answer_orders, join_answers
 
 _TOKENIZED_AT_ONCE = 1024
 
@@ -58,12 +64,12 @@ def decode_into(pixels: Pixels, images: Iterable[ImageRef]) -> None:
             pixels[ref.digest] = decode(ref)
 
 
-def kind(case: Case) -> int:
-    """Returns what the cases of one batch should have in common: the number of images.
+def image_count(case: Case) -> int:
+    """Returns the number of images, which the cases of one batch should have in common.
 
     Processors refuse rows with and without images together. Mllama fills up rows with fewer images,
     and its words before an image attend to the fill too, so that a row's numbers move in the fourth
-    decimal with its company.
+    decimal with the batch composition.
     """
     return len(case.images)
 
@@ -74,7 +80,7 @@ class Collator:
     Every key that the processor returns is passed on: Qwen-VL without `mm_token_type_ids` and
     Gemma 3 without `token_type_ids` give other numbers without any error. Nothing is truncated.
 
-    A batch holds either cases with images or cases without; better still, of one `kind`.
+    A batch holds either cases with images or cases without; better still, with equal `image_count`.
 
     Args:
         processor: of the model.
@@ -134,7 +140,7 @@ class Collator:
         With contextual orders each branch holds all answers, in another order.
 
         Args:
-            cases: of one kind.
+            cases: with equal `image_count`.
             pixels: images that are decoded already.
 
         Raises:
@@ -162,12 +168,15 @@ class Collator:
         ids = self._ids_of(cases)
         starts = self._starts(ids, openings)
         features = self.encode([rows[0] for rows in cases], pixels)
-        tails = [[row[start:] for row in own] for own, start in zip(ids, starts, strict=True)]
-        ends = prefix_ends(features, [own[0] for own in ids], starts)
+        tails = [
+            [row[start:] for row in branch_ids]
+            for branch_ids, start in zip(ids, starts, strict=True)
+        ]
+        ends = prefix_ends(features, [branch_ids[0] for branch_ids in ids], starts)
         family = family_of_processor(type(self.processor).__name__)
         if openings is None:
             return share_prefixes(features, family, ends, tails)
-        contexts = [joined(own, self.contextual_orders) for own in tails]
+        contexts = [join_answers(branch_ids, self.contextual_orders) for branch_ids in tails]
         branches, reads = zip(*contexts, strict=True)
         return share_prefixes(features, family, ends, branches, reads)
 
@@ -191,8 +200,8 @@ class Collator:
             return starts
         before = self.token_ids(openings)
         return [
-            min(start, first_difference([own[0], opening]))
-            for start, own, opening in zip(starts, ids, before, strict=True)
+            min(start, first_difference([row_ids[0], opening]))
+            for start, row_ids, opening in zip(starts, ids, before, strict=True)
         ]
 
     def encode(self, rows: Sequence[Row], pixels: Pixels | None = None) -> BatchFeature:
@@ -207,10 +216,10 @@ class Collator:
             ValueError: rows with and without images in one batch.
             ConfigError: the chat template loses or invents images.
         """
-        known = dict(pixels or {})
+        decoded = dict(pixels or {})
         for row in rows:
-            decode_into(known, row.images)
-        images = [[known[ref.digest] for ref in row.images] for row in rows]
+            decode_into(decoded, row.images)
+        images = [[decoded[ref.digest] for ref in row.images] for row in rows]
         return self._process([row.text for row in rows], images)
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -247,8 +256,8 @@ class Collator:
         while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
             encoded = self._ids_of([rows(case) for case in chunk])
             lengths += [
-                max(map(len, own), default=0) + self._tokens_of_images(case, facts)
-                for case, own in zip(chunk, encoded, strict=True)
+                max(map(len, row_ids), default=0) + self._tokens_of_images(case, facts)
+                for case, row_ids in zip(chunk, encoded, strict=True)
             ]
         return lengths
 
@@ -271,15 +280,17 @@ class Collator:
             )
             for case, rows, start in zip(chunk, ids, starts, strict=True):
                 tails = [len(row) - start for row in rows]
-                branches = len(orders(len(rows), self.contextual_orders)) if contextual else 1
+                branches = (
+                    len(answer_orders(len(rows), self.contextual_orders)) if contextual else 1
+                )
                 images = self._tokens_of_images(case, facts)
                 longest = start + (sum(tails) if contextual else max(tails))
                 counts.append((longest + images, start + branches * sum(tails) + images))
         return np.array(counts, dtype=TOKEN_COUNT)
 
     def _tokens_of_images(self, case: Case, facts: Mapping[str, ImageFacts]) -> int:
-        known = [facts[ref.digest] for ref in case.images if ref.digest in facts]
-        sizes = tuple((fact.width, fact.height) for fact in known if fact.problem is None)
+        image_facts = [facts[ref.digest] for ref in case.images if ref.digest in facts]
+        sizes = tuple((fact.width, fact.height) for fact in image_facts if fact.problem is None)
         return self.image_tokens(sizes)
 
     def image_tokens(self, sizes: Sizes) -> int:
@@ -293,8 +304,8 @@ class Collator:
                 self.processor, chat.answer_messages("?", len(sizes), "."), self.reward_template
             )
             blanks = [Image.new("RGB", size) for size in sizes]
-            whole = self._process([text], [blanks])["input_ids"].shape[1]
-            self._image_tokens[sizes] = whole - len(self.token_ids([text])[0])
+            token_count = self._process([text], [blanks])["input_ids"].shape[1]
+            self._image_tokens[sizes] = token_count - len(self.token_ids([text])[0])
         return self._image_tokens[sizes]
 
     def _process(self, texts: list[str], images: list[list[Image.Image]]) -> BatchFeature:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from medrm.errors import ConfigError
 
 
-def refuse_separate(orders: int, shares: bool) -> None:
+def check_contextual(orders: int, shares: bool) -> None:
     """Refuses to read answers that see each other as separate rows, where none would.
 
     Raises:
@@ -31,21 +31,21 @@ Read = tuple[int, int]
 """An order's number, and the tokens of its row behind the prefix up to where an answer is read."""
 
 
-def orders(answers: int, most: int) -> list[tuple[int, ...]]:
+def answer_orders(answers: int, limit: int) -> list[tuple[int, ...]]:
     """Returns different orders of K answers: the stored one, its reverse, and so on by rotation.
 
     Args:
         answers: K.
-        most: 1, or an even number, so that every two answers stand both ways equally often.
+        limit: 1, or an even number, so that every two answers stand both ways equally often.
     """
-    found: list[tuple[int, ...]] = []
+    permutations: list[tuple[int, ...]] = []
     for first in range(answers):
         rotated = (*range(first, answers), *range(first))
-        found += [rotated, rotated[::-1]]
-    return list(dict.fromkeys(found))[:most]
+        permutations += [rotated, rotated[::-1]]
+    return list(dict.fromkeys(permutations))[:limit]
 
 
-def joined(
+def join_answers(
     tails: Sequence[Sequence[int]], count: int
 ) -> tuple[list[list[int]], list[tuple[Read, ...]]]:
     """Returns the rows of a case behind its prefix, and where in them each answer is read.
@@ -57,11 +57,11 @@ def joined(
     Returns:
         token ids of each different order, and [K][count] reads.
     """
-    shown = orders(len(tails), count)
-    rows = [list(itertools.chain.from_iterable(tails[k] for k in order)) for order in shown]
+    permutations = answer_orders(len(tails), count)
+    rows = [list(itertools.chain.from_iterable(tails[k] for k in order)) for order in permutations]
     ends = [
         dict(zip(order, itertools.accumulate(len(tails[k]) for k in order), strict=True))
-        for order in shown
+        for order in permutations
     ]
-    again = [number % len(shown) for number in range(count)]
+    again = [number % len(permutations) for number in range(count)]
     return rows, [tuple((number, ends[number][k]) for number in again) for k in range(len(tails))]

@@ -82,7 +82,7 @@ class MockEngine:
         if name not in _RULES:
             raise ConfigError(
                 f"mock judge {name!r} is unknown; accepted: "
-                f"{', '.join(PREFIX + known for known in MOCKS)}.{nearest(name, MOCKS)}"
+                f"{', '.join(PREFIX + mock for mock in MOCKS)}.{nearest(name, MOCKS)}"
             )
         self.name = "mock"
         self.lookahead: int | None = None

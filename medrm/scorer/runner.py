@@ -29,7 +29,7 @@ from transformers import BatchFeature
 
 from medrm.errors import DataError
 from medrm.schema import Case, State
-from medrm.scorer.collator import Collator, Pixels, Row, decode_into, kind
+from medrm.scorer.collator import Collator, Pixels, Row, decode_into, image_count
 from medrm.scorer.token_logprobs import longest_rows
 
 Array = NDArray[np.float32]
@@ -201,12 +201,12 @@ def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[l
 
     def length(index: int) -> tuple[int, int]:
         case = cases[index]
-        return kind(case), len(case.question) + max(map(len, case.answers))
+        return image_count(case), len(case.question) + max(map(len, case.answers))
 
     batches: list[list[int]] = []
     used_rows = 0
     for index in sorted(range(len(cases)), key=length):
-        other_images = batches and kind(cases[batches[-1][0]]) != kind(cases[index])
+        other_images = batches and image_count(cases[batches[-1][0]]) != image_count(cases[index])
         if not batches or other_images or used_rows + costs[index] > batch_rows:
             batches.append([])
             used_rows = 0

@@ -57,7 +57,7 @@ _PARSERS: dict[Protocol, Parser] = {"official": "official", "robust": "strict"}
 def verdicts_of(
     case: Case,
     responses: Sequence[Response],
-    asked: Sequence[str],
+    scorer_dimensions: Sequence[str],
     dimensions: Sequence[str],
     protocols: Sequence[Protocol] = PROTOCOLS,
 ) -> list[Verdict]:
@@ -69,7 +69,7 @@ def verdicts_of(
     Args:
         case: that was judged.
         responses: all of one or both orders.
-        asked: the scorer's dimensions.
+        scorer_dimensions: the scorer's dimensions.
         dimensions: the benchmark's dimensions; those that the scorer lacks have no verdict.
         protocols: by whose rules to read.
 
@@ -86,19 +86,23 @@ def verdicts_of(
             continue
         by_protocol: dict[Protocol, Mapping[str, Verdict]] = {}
         if "robust" in protocols:
-            by_protocol["robust"] = _robust_verdicts(calls, asked, answer_count)
+            by_protocol["robust"] = _robust_verdicts(calls, scorer_dimensions, answer_count)
         pair_shown_as_stored = order == "forward" and answer_count == 2
-        if "official" in protocols and pair_shown_as_stored and is_official(calls[0], asked):
+        if (
+            "official" in protocols
+            and pair_shown_as_stored
+            and is_official(calls[0], scorer_dimensions)
+        ):
             first_votes = [call for call in calls if call.vote == 0]
             by_protocol["official"] = {
                 name: verdict
                 for call in first_votes
-                for name, verdict in read_response(call, asked, "official").items()
+                for name, verdict in read_response(call, scorer_dimensions, "official").items()
                 # The released scorer knows no other dimensions.
                 if name in DIMENSIONS or not writes_text(call.readout)
             }
         for protocol, by_dimension in by_protocol.items():
-            for name in (name for name in dimensions if name in asked):
+            for name in (name for name in dimensions if name in scorer_dimensions):
                 if name in by_dimension:
                     verdicts.append(labelled(case, by_dimension[name]))
                 elif protocol == "robust" or name in DIMENSIONS:
@@ -126,26 +130,26 @@ def agreed_verdicts(
         reasons = [verdict.reason for verdict in verdicts if verdict.reason is not None]
         if not reasons and len({verdict.outcome for verdict in verdicts}) > 1:
             reasons = ["orders_disagree"]
-        chances = [verdict.probability_a for verdict in verdicts]
-        stated = [0.5 if chance is None else chance for chance in chances]
+        stated = [verdict.probability_a for verdict in verdicts]
+        mean = sum(0.5 if value is None else value for value in stated) / len(stated)
         agreed[name] = replace(
             verdicts[0],
             protocol=None,
             order="both",
             outcome=UNREAD if reasons else verdicts[0].outcome,
             reason=reasons[0] if reasons else None,
-            probability_a=sum(stated) / len(stated) if chances != [None] * len(chances) else None,
+            probability_a=None if set(stated) == {None} else mean,
             cluster="",
         )
     return agreed
 
 
-def is_official(response: Response, asked: Sequence[str]) -> bool:
+def is_official(response: Response, scorer_dimensions: Sequence[str]) -> bool:
     """Returns whether the official protocol can read a response; see `can_be_official`."""
-    return can_be_official(response.readout, response.dimension is not None, asked)
+    return can_be_official(response.readout, response.dimension is not None, scorer_dimensions)
 
 
-def can_be_official(readout: str, per_dimension: bool, asked: Sequence[str]) -> bool:
+def can_be_official(readout: str, per_dimension: bool, scorer_dimensions: Sequence[str]) -> bool:
     """Returns whether the official protocol can read what a readout writes.
 
     The released scorer reads a text only as one reply on all of its six dimensions. Rewards and
@@ -154,15 +158,17 @@ def can_be_official(readout: str, per_dimension: bool, asked: Sequence[str]) -> 
     Args:
         readout: how the model is read.
         per_dimension: whether each dimension is asked about in a call of its own.
-        asked: all dimensions that are asked about.
+        scorer_dimensions: all dimensions that are asked about.
     """
     if readout in READOUTS and not READOUTS[readout].official:
         return False
-    return not writes_text(readout) or (not per_dimension and set(DIMENSIONS) <= set(asked))
+    return not writes_text(readout) or (
+        not per_dimension and set(DIMENSIONS) <= set(scorer_dimensions)
+    )
 
 
 def read_response(
-    response: Response, asked: Sequence[str], protocol: Protocol = "robust"
+    response: Response, scorer_dimensions: Sequence[str], protocol: Protocol = "robust"
 ) -> dict[str, Verdict]:
     """Returns what one response says on the dimensions it is about, in terms of stored answers.
 
@@ -170,10 +176,10 @@ def read_response(
 
     Args:
         response: of any scorer.
-        asked: the scorer's dimensions.
+        scorer_dimensions: the scorer's dimensions.
         protocol: whose parser reads a reply.
     """
-    names = tuple(asked) if response.dimension is None else (response.dimension,)
+    names = tuple(scorer_dimensions) if response.dimension is None else (response.dimension,)
     unread = {
         name: Verdict(response.case_id, name, protocol, response.order, UNREAD) for name in names
     }
@@ -250,12 +256,12 @@ def label_of(label: Label | None, answers: int) -> tuple[Expected | None, tuple[
 
 
 def _robust_verdicts(
-    calls: Sequence[Response], asked: Sequence[str], answer_count: int
+    calls: Sequence[Response], scorer_dimensions: Sequence[str], answer_count: int
 ) -> dict[str, Verdict]:
     """Returns what the calls of one order say on each dimension, over all votes and pairs."""
     votes: dict[tuple[str, tuple[int, int] | None], list[Verdict]] = {}
     for call in calls:
-        for name, verdict in read_response(call, asked).items():
+        for name, verdict in read_response(call, scorer_dimensions).items():
             votes.setdefault((name, call.pair), []).append(verdict)
     by_dimension: dict[str, dict[tuple[int, int] | None, Verdict]] = {}
     for (name, pair), verdicts in votes.items():
@@ -281,8 +287,8 @@ def _majority(votes: Sequence[Verdict]) -> Verdict:
     if outcome is None:
         return replace(votes[0], outcome=UNREAD, reason="votes_split")
     decided = [letter for letter in read if letter in LETTERS]
-    chance = decided.count("A") / len(decided) if decided else None
-    return replace(votes[0], outcome=outcome, reason=None, probability_a=chance)
+    share = decided.count("A") / len(decided) if decided else None
+    return replace(votes[0], outcome=outcome, reason=None, probability_a=share)
 
 
 def _round_robin(by_pair: Mapping[tuple[int, int] | None, Verdict], answer_count: int) -> Verdict:
@@ -328,13 +334,13 @@ def _highest_reward(unread: Verdict, rewards: tuple[float, ...], readout: str) -
     if not all(map(math.isfinite, rewards)):
         raise ValueError(f"The model scored case {unread.case_id!r} with {rewards}.")
     scale = READOUTS[readout].rewards_are if readout in READOUTS else None
-    chance = None
+    probability = None
     if scale == "probabilities":
-        chance = rewards[0]
+        probability = rewards[0]
     elif scale == "log_odds" and len(rewards) == 2:
         # Bradley-Terry: P(A) = sigmoid(reward of A - reward of B); exp would overflow above 709.
-        chance = 1 / (1 + math.exp(min(rewards[1] - rewards[0], 700.0)))
-    return replace(unread, outcome=_best(rewards), probability_a=chance, scores=rewards)
+        probability = 1 / (1 + math.exp(min(rewards[1] - rewards[0], 700.0)))
+    return replace(unread, outcome=_best(rewards), probability_a=probability, scores=rewards)
 
 
 def _best(scores: Sequence[float]) -> Outcome:

@@ -16,7 +16,7 @@ from medrm.models.adapter_config import new_adapter_config
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.contextual import orders
+from medrm.scorer.contextual import answer_orders
 from medrm.scorer.readouts.reward import RewardModel
 
 
@@ -35,7 +35,7 @@ def test_rewards_are_those_of_plain_rows_with_all_answers(family):
         opening = collator.opening(pictured)
         tails = [row.text.removeprefix(opening) for row in collator.answer_rows(pictured)]
         answer_rewards = torch.zeros(len(tails), 2)
-        for order in orders(len(tails), 2):
+        for order in answer_orders(len(tails), 2):
             read = ""
             for k in order:
                 read += tails[k]
@@ -70,10 +70,10 @@ def test_gradients_reach_the_model_through_every_order():
 @pytest.mark.parametrize("answers", [1, 2, 3, 5])
 def test_every_two_answers_stand_both_ways_equally_often(answers):
     for limit in (2, 4, 6, 100):
-        answer_orders = orders(answers, limit)
-        assert len(answer_orders) == len(set(answer_orders)) <= limit
+        in_orders = answer_orders(answers, limit)
+        assert len(in_orders) == len(set(in_orders)) <= limit
         for i, j in combinations(range(answers), 2):
-            first_before_second = [order.index(i) < order.index(j) for order in answer_orders]
+            first_before_second = [order.index(i) < order.index(j) for order in in_orders]
             assert sum(first_before_second) * 2 == len(first_before_second)
 
 

@@ -21,7 +21,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.caller_case import image_ref
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.contextual import orders
+from medrm.scorer.contextual import answer_orders
 from medrm.scorer.readouts.likelihood import Likelihood
 from medrm.scorer.readouts.reward import RewardModel
 
@@ -114,15 +114,15 @@ def test_answers_that_see_each_other_are_those_of_plain_rows(family: str) -> Non
             for odd_case in cases:
                 opening = collator.opening(odd_case)
                 tails = [row.text.removeprefix(opening) for row in collator.answer_rows(odd_case)]
-                answer_orders = orders(len(tails), 2)
+                in_orders = answer_orders(len(tails), 2)
                 answer_rewards = torch.zeros(len(tails), 2)
-                for order in answer_orders:
+                for order in in_orders:
                     ordered_tails = [tails[k] for k in order]
                     rows = [
                         Row(opening + "".join(ordered_tails[: k + 1]), odd_case.images)
                         for k in range(len(ordered_tails))
                     ]
-                    answer_rewards[list(order)] += alone(model, rows, plain) / len(answer_orders)
+                    answer_rewards[list(order)] += alone(model, rows, plain) / len(in_orders)
                 expected.append(answer_rewards)
         torch.testing.assert_close(
             rewards, torch.cat(expected), rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"

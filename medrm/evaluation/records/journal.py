@@ -1,4 +1,4 @@
-"""What a scorer has said so far, on disk after every case: a killed evaluation goes on from there.
+"""The responses so far, on disk after every case: a killed evaluation goes on from there.
 
 The lines of a case are appended before the next one is asked for, so that a kill loses nothing; a
 power cut loses a second. A line that was torn is cut off. One process appends to `responses.jsonl`
@@ -43,7 +43,7 @@ class Journal:
     Args:
         folder: of the evaluation.
         address: of what is asked; None where nothing says whether earlier lines still hold.
-        asked: the scorer's dimensions.
+        scorer_dimensions: the scorer's dimensions.
         rank: number of this process.
         processes: how many there are.
     """
@@ -52,7 +52,7 @@ class Journal:
         self,
         folder: Path,
         address: str | None,
-        asked: Sequence[str],
+        scorer_dimensions: Sequence[str],
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -64,20 +64,22 @@ class Journal:
         self.responses: dict[str, tuple[Response, ...]] = {}
         if address is not None:
             for path in dict.fromkeys((final, self._path)):
-                calls = (call for call in _intact(path) if call.dimension in (None, *asked))
+                calls = (
+                    call for call in _intact(path) if call.dimension in (None, *scorer_dimensions)
+                )
                 self.responses |= {
                     case_id: responses
-                    for case_id, responses in by_case(calls, asked).items()
+                    for case_id, responses in by_case(calls, scorer_dimensions).items()
                     if is_complete(responses)
                 }
 
-    def start(self, kept: Iterable[Sequence[Response]]) -> None:
+    def start(self, reusable: Iterable[Sequence[Response]]) -> None:
         """Makes the journal hold exactly the responses that are kept, so that lines can follow."""
-        content = b"".join(map(_lines, kept))
-        if not content:
+        lines = b"".join(map(_lines, reusable))
+        if not lines:
             self._path.unlink(missing_ok=True)
-        elif not self._path.is_file() or self._path.read_bytes() != content:
-            write_atomically(self._path, [content])
+        elif not self._path.is_file() or self._path.read_bytes() != lines:
+            write_atomically(self._path, [lines])
 
     def append(self, responses: Sequence[Response]) -> None:
         """Adds the responses to a case; when this returns, they outlive the process."""
@@ -112,7 +114,7 @@ def _lines(responses: Iterable[Response]) -> bytes:
 
 
 def _intact(path: Path) -> Iterator[Response]:
-    """Yields the lines that were written whole; what a damaged one said is asked again."""
+    """Yields the responses of intact lines; what a damaged one held is asked again."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:

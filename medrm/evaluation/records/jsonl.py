@@ -1,4 +1,4 @@
-"""Files written whole or not at all, most of them of one JSON object a line."""
+"""Files of one JSON object a line."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ def _number(text: str) -> float:
     return number
 
 
-def read_lines(path: Path, parse: Callable[[dict[str, Any]], Line], what: str) -> Iterator[Line]:
+def read_lines(path: Path, parse: Callable[[dict[str, Any]], Line], noun: str) -> Iterator[Line]:
     """Yields what `parse` makes of each line.
 
     Args:
         path: of the file.
         parse: makes one object of a line's values; raises one of `UNFIT` where they do not fit.
-        what: one line is, for messages.
+        noun: what one line is, for messages.
 
     Raises:
         DataError: the file is missing, or a line is not one of ours.
     """
     if not path.is_file():
         raise DataError(
-            f"There are no {what}s at {path}. Give a folder that `medrm evaluate` has written."
+            f"There are no {noun}s at {path}. Give a folder that `medrm evaluate` has written."
         )
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -73,6 +73,6 @@ def read_lines(path: Path, parse: Callable[[dict[str, Any]], Line], what: str) -
                 parsed = parse(record_of(line))
             except UNFIT as error:
                 raise DataError(
-                    f"{path}, line {number}, is not a {what}: {error}. {EVALUATE_AGAIN}"
+                    f"{path}, line {number}, is not a {noun}: {error}. {EVALUATE_AGAIN}"
                 ) from error
             yield parsed

@@ -64,22 +64,26 @@ def has_failed(responses: Iterable[Response]) -> bool:
     return any(call.state == "error" for call in responses)
 
 
-def by_case(responses: Iterable[Response], asked: Sequence[str]) -> dict[str, tuple[Response, ...]]:
+def by_case(
+    responses: Iterable[Response], scorer_dimensions: Sequence[str]
+) -> dict[str, tuple[Response, ...]]:
     """Returns the responses to each case, in the order of their lines in `responses.jsonl`."""
     calls: dict[str, list[Response]] = {}
     for response in responses:
         calls.setdefault(response.case_id, []).append(response)
-    return {case_id: in_written_order(made, asked) for case_id, made in calls.items()}
+    return {case_id: in_written_order(made, scorer_dimensions) for case_id, made in calls.items()}
 
 
-def in_written_order(responses: Iterable[Response], asked: Sequence[str]) -> tuple[Response, ...]:
+def in_written_order(
+    responses: Iterable[Response], scorer_dimensions: Sequence[str]
+) -> tuple[Response, ...]:
     """Returns the responses to one case in the order of their lines.
 
     Args:
         responses: to the case.
-        asked: the scorer's dimensions.
+        scorer_dimensions: the scorer's dimensions.
     """
-    names = [None, *asked]
+    names = [None, *scorer_dimensions]
     return tuple(
         sorted(
             responses,

@@ -74,18 +74,18 @@ def _write_images(folder: Path, cases: Iterable[Case]) -> dict[str, str]:
         return {}
     folder.mkdir(exist_ok=True)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = pool.map(partial(_write_image, folder), distinct.values())
+        problems = pool.map(partial(_write_image, folder), distinct.values())
         return {
             digest: problem
-            for digest, problem in zip(distinct, found, strict=True)
+            for digest, problem in zip(distinct, problems, strict=True)
             if problem is not None
         }
 
 
 def _write_image(folder: Path, ref: ImageRef) -> str | None:
     """Writes one small copy, whole or not at all; returns why it cannot be made."""
-    place = folder / f"{ref.digest}.webp"
-    if place.is_file():
+    path = folder / f"{ref.digest}.webp"
+    if path.is_file():
         return None
     try:
         image = decode(ref)
@@ -94,7 +94,7 @@ def _write_image(folder: Path, ref: ImageRef) -> str | None:
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY)
-    write_atomically(place, [buffer.getvalue()])
+    write_atomically(path, [buffer.getvalue()])
     return None
 
 
@@ -134,11 +134,11 @@ def _case(folder: Path, record: dict[str, Any]) -> Case:
     texts = (case.case_id, case.question, case.cluster, *case.answers, *_names(case.groups))
     if len(case.answers) < 2 or not all(isinstance(text, str) for text in texts):
         raise TypeError("a case has an id, a question, two or more answers, a cluster and groups")
-    places = list(range(len(case.answers)))
+    answer_indices = list(range(len(case.answers)))
     for label in labels.values():
         rankings = label.rankings if isinstance(label, RankingLabel) else ()
-        if any(sorted(chain(*ranking)) != places for ranking in rankings):
-            raise ValueError(f"a ranking has each of {len(places)} answers once")
+        if any(sorted(chain(*ranking)) != answer_indices for ranking in rankings):
+            raise ValueError(f"a ranking has each of {len(answer_indices)} answers once")
     return case
 
 
@@ -158,9 +158,9 @@ def _label(record: dict[str, Any]) -> Label:
 
 
 def _image(folder: Path, name: str, digest: str, problem: str | None = None) -> ImageRef:
-    place = folder / f"{digest}.webp"
-    if problem is None and not (_DIGEST.fullmatch(digest) and place.is_file()):
+    path = folder / f"{digest}.webp"
+    if problem is None and not (_DIGEST.fullmatch(digest) and path.is_file()):
         problem = "no copy of it is kept with the evaluation"
-    elif problem is None and place.stat().st_size > _MOST_BYTES:
+    elif problem is None and path.stat().st_size > _MOST_BYTES:
         problem = "what is kept of it is no small copy"
-    return ImageRef(name, digest, partial(Path.read_bytes, place), problem)
+    return ImageRef(name, digest, partial(Path.read_bytes, path), problem)

@@ -34,7 +34,7 @@ from medrm.objectives.objective import (
 )
 from medrm.objectives.trainer import MetricsFile
 from medrm.schema import Case
-from medrm.scorer.collator import Collator, Row, kind
+from medrm.scorer.collator import Collator, Row, image_count
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def check_judge(
             f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton "
             "cannot give; read it with generate or votes"
         )
-    mixed = {bool(kind(case)) for case in cases} == {True, False}
+    mixed = {bool(image_count(case)) for case in cases} == {True, False}
     if mixed and max(options.per_device_train_batch_size, options.per_device_eval_batch_size) > 1:
         problems.append(
             "some cases have images and some have none, which processors refuse in one batch; set "
@@ -210,7 +210,7 @@ def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
     reason = family.unsupported.get(run.objective)
     if reason is not None:
         return [f"family {family.name}: {reason}; {advice}"]
-    several = sum(kind(case) > 1 for case in cases)
+    several = sum(image_count(case) > 1 for case in cases)
     reason = family.one_image_only.get(run.objective)
     if several and reason is not None:
         return [f"family {family.name}, {several} cases of several images: {reason}; {advice}"]

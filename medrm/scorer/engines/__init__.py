@@ -30,14 +30,13 @@ class EngineEntry:
     holds_weights: bool = False
 
 
-ENGINES: dict[str, EngineEntry] = {
-    entry.name: entry
-    for entry in (
-        EngineEntry("transformers", ".transformers_engine:TransformersEngine"),
-        EngineEntry("vllm", ".vllm_engine:VllmEngine"),
-        EngineEntry("openai", ".openai_engine:OpenAIEngine", holds_weights=True),
-    )
-}
+_ENGINES = (
+    EngineEntry("transformers", ".transformers_engine:TransformersEngine"),
+    EngineEntry("vllm", ".vllm_engine:VllmEngine"),
+    EngineEntry("openai", ".openai_engine:OpenAIEngine", holds_weights=True),
+)
+
+ENGINES: dict[str, EngineEntry] = {engine.name: engine for engine in _ENGINES}
 """All engines by name, in the order in which messages list them."""
 
 

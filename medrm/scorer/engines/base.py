@@ -51,8 +51,8 @@ class Request:
     @property
     def digest(self) -> str:
         """SHA-256 of the conversation and its images."""
-        content = [self.messages, [ref.digest for ref in self.case.images]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        conversation = [self.messages, [ref.digest for ref in self.case.images]]
+        return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +138,9 @@ class Engine(Protocol):
 
 
 def call_seed(request: Request, sampling: Sampling) -> int:
-    """Returns the seed of one call, in [0, 2^31): the same in whatever company it is made."""
-    parts = (sampling.seed, request.case.case_id, request.order, request.dimension, request.vote)
-    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    """Returns the seed of one call, in [0, 2^31): whatever the batch composition."""
+    identity = (sampling.seed, request.case.case_id, request.order, request.dimension, request.vote)
+    digest = hashlib.sha256(json.dumps(identity).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
@@ -149,14 +149,15 @@ def with_images(messages: Sequence[Message], images: Sequence[Any]) -> list[Mess
 
     Args:
         messages: with as many placeholders as there are images.
-        images: parts of a message's content, in the form that an engine takes.
+        images: segments of a message's content, in the form that an engine takes.
     """
-    parts = iter(images)
+    remaining = iter(images)
     return [
         {
             **message,
             "content": [
-                next(parts) if part["type"] == "image" else part for part in message["content"]
+                next(remaining) if segment["type"] == "image" else segment
+                for segment in message["content"]
             ],
         }
         for message in messages

@@ -28,8 +28,8 @@ def messages_with_urls(request: Request) -> list[Message]:
     ]
     messages = with_images(request.messages, images)
     for message in messages:
-        if all(part["type"] == "text" for part in message["content"]):
-            message["content"] = "\n".join(part["text"] for part in message["content"])
+        if all(segment["type"] == "text" for segment in message["content"]):
+            message["content"] = "\n".join(segment["text"] for segment in message["content"])
     return messages
 
 

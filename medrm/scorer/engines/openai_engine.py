@@ -178,9 +178,9 @@ class OpenAIEngine:
                 "vote": request.vote,
             }
         )
-        kept = read_reply(self._cache, key)
-        if kept is not None:
-            return Completion(*kept, "ok", prompt_digest=request.digest)
+        cached = read_reply(self._cache, key)
+        if cached is not None:
+            return Completion(*cached, "ok", prompt_digest=request.digest)
         try:
             messages = messages_with_urls(request)
         except DataError as error:
@@ -328,8 +328,8 @@ def _read(response: httpx2.Response) -> Completion | _Failure:
     """Returns the first choice's text; a refusal is a text like any other."""
     try:
         choice = response.json()["choices"][0]
-        content = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+        body = choice["message"].get("content") or choice["message"].get("refusal") or ""
+        text = body if isinstance(body, str) else "".join(segment["text"] for segment in body)
         return Completion(text, choice.get("finish_reason"), "ok")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return _Failure(f"HTTP {response.status_code}, but no chat completion")

@@ -25,17 +25,17 @@ class Reply(NamedTuple):
     finish_reason: str | None
 
 
-def reply_key(content: Mapping[str, Any]) -> str:
+def reply_key(request: Mapping[str, Any]) -> str:
     """Returns the key of what is asked: the SHA-256 of its canonical JSON."""
-    canonical = json.dumps({**content, "schema": SCHEMA}, sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps({**request, "schema": SCHEMA}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def read_reply(folder: Path, key: str) -> Reply | None:
     """Returns a kept reply; a missing or damaged file is none."""
     try:
-        content = json.loads(_place(folder, key).read_text(encoding="utf-8"))
-        text, finish_reason = str(content["text"]), content["finish_reason"]
+        record = json.loads(_path(folder, key).read_text(encoding="utf-8"))
+        text, finish_reason = str(record["text"]), record["finish_reason"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Reply(text, finish_reason)
@@ -43,10 +43,10 @@ def read_reply(folder: Path, key: str) -> Reply | None:
 
 def write_reply(folder: Path, key: str, reply: Reply) -> None:
     """Keeps a reply."""
-    place = _place(folder, key)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, [json.dumps(reply._asdict()).encode()])
+    path = _path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, [json.dumps(reply._asdict()).encode()])
 
 
-def _place(folder: Path, key: str) -> Path:
+def _path(folder: Path, key: str) -> Path:
     return folder / key[:2] / f"{key}.json"

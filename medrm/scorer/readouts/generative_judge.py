@@ -91,7 +91,7 @@ class Judge(PairJudge):
         """Returns the calls of a case, one after another, so that an engine can share a prefix."""
         question = self._engine.plain(case.question)
         first, second = map(self._engine.plain, case.answers)
-        shown: dict[Order, tuple[str, str]] = {
+        answers_shown: dict[Order, tuple[str, str]] = {
             "forward": (first, second),
             "reversed": (second, first),
         }
@@ -99,7 +99,9 @@ class Judge(PairJudge):
         for order in ORDERS:
             for dimension in self._prompt.dimensions_per_call(self.dimensions):
                 names = self.dimensions if dimension is None else (dimension,)
-                messages = self._prompt.messages(question, len(case.images), shown[order], names)
+                messages = self._prompt.messages(
+                    question, len(case.images), answers_shown[order], names
+                )
                 requests += [
                     Request(case, order, dimension, vote, messages, names)
                     for vote in range(self._votes)

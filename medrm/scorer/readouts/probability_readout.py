@@ -180,13 +180,13 @@ class ProbabilityReadout(PairJudge):
             ]
 
     def _by_dimension(
-        self, call: ProbabilityCall, chances: Array
+        self, call: ProbabilityCall, probabilities: Array
     ) -> dict[str, tuple[float, float, float]]:
         """Returns the probabilities [D, 3] by dimension."""
         names = self._templates[call.dimension].names
         return {
             name: (first, second, mass)
-            for name, (first, second, mass) in zip(names, chances.tolist(), strict=True)
+            for name, (first, second, mass) in zip(names, probabilities.tolist(), strict=True)
         }
 
     def _calls(self, case: Case) -> list[ProbabilityCall]:
@@ -194,12 +194,10 @@ class ProbabilityReadout(PairJudge):
         question, answers = self._collator.plain(case)
         return [
             ProbabilityCall(order, name, messages, self._digest(case, messages))
-            for order, shown in zip(ORDERS, (answers, answers[::-1]), strict=True)
+            for order, (first, second) in zip(ORDERS, (answers, answers[::-1]), strict=True)
             for name, template in self._templates.items()
             for messages in (
-                self._prompt.messages(
-                    question, len(case.images), (shown[0], shown[1]), template.names
-                ),
+                self._prompt.messages(question, len(case.images), (first, second), template.names),
             )
         ]
 
@@ -318,6 +316,6 @@ class ProbabilityReadout(PairJudge):
         """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
         remaining = iter(drafts)
         return [
-            np.stack([next(remaining).chances(call.order) for call in prompt.detail.calls])
+            np.stack([next(remaining).probabilities(call.order) for call in prompt.detail.calls])
             for prompt in prompts
         ]

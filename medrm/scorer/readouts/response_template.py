@@ -152,12 +152,12 @@ class ReplyDraft:
     Attributes:
         template: of the reply.
         letters: chosen so far.
-        shown: for each of them the probabilities of A and B.
+        letter_probabilities: for each of them the probabilities of A and B.
     """
 
     template: ResponseTemplate
     letters: Letters = ()
-    shown: list[tuple[float, float]] = field(default_factory=list)
+    letter_probabilities: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def step(self) -> LetterStep:
@@ -166,11 +166,11 @@ class ReplyDraft:
 
     def choose(self, first: float, second: float) -> None:
         """Chooses the next letter by the probabilities of A and B."""
-        self.shown.append((first, second))
+        self.letter_probabilities.append((first, second))
         self.letters += ("A" if first >= second else "B",)
 
-    def chances(self, order: Order) -> Array:
+    def probabilities(self, order: Order) -> Array:
         """Returns the probabilities of the first and second stored answer and their sum, [D, 3]."""
-        shown = np.array(self.shown, dtype=np.float32)
-        stored = shown if order == "forward" else shown[:, ::-1]
+        as_shown = np.array(self.letter_probabilities, dtype=np.float32)
+        stored = as_shown if order == "forward" else as_shown[:, ::-1]
         return np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1)

@@ -13,7 +13,7 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels
-from medrm.scorer.contextual import refuse_separate
+from medrm.scorer.contextual import check_contextual
 from medrm.scorer.readouts.answer_scorer import SavedScorer
 from medrm.scorer.runner import (
     BATCH_ROWS,
@@ -49,7 +49,7 @@ class RewardModel(SavedScorer):
         batch_rows: int = BATCH_ROWS,
     ) -> None:
         shares = shares_prefix(without_adapter(model))
-        refuse_separate(contract.contextual_orders, shares)
+        check_contextual(contract.contextual_orders, shares)
         runner: BatchRunner[Case, None, Array] = BatchRunner(
             Collator(
                 processor,

@@ -64,11 +64,11 @@ class AveragedOrders:
 
     def _means(self, responses: Sequence[Response]) -> Array:
         """Returns [2 answers, D]; not a number where an order names neither answer."""
-        chances = np.full((len(ORDERS), 2, len(self.dimensions)), np.nan, dtype=np.float32)
+        probabilities = np.full((len(ORDERS), 2, len(self.dimensions)), np.nan, dtype=np.float32)
         for response in responses:
             for name, (first, second, _) in (response.probabilities or {}).items():
                 cell = ORDERS.index(response.order), slice(None), self.dimensions.index(name)
                 total = first + second
-                chances[cell] = (first / total, second / total) if total else np.nan
-        means: Array = chances.mean(axis=0)
+                probabilities[cell] = (first / total, second / total) if total else np.nan
+        means: Array = probabilities.mean(axis=0)
         return means
