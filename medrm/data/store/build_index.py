@@ -52,6 +52,7 @@ VERSION = 3
 _CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))
 _KEYS = pa.schema({"keys": pa.list_(pa.string())})
 _CASES_AT_ONCE = 1024
+_REMEMBERED_PATHS = 2**16
 
 
 def open_index(
@@ -151,6 +152,7 @@ def _build(
     tally = VoteTally()
     tables: dict[tuple[str, ...], int] = {}
     dimensions: dict[str, None] = {}
+    noted_paths: set[str] = set()
     cases_path, keys_path = folder / CASES_FILE, folder / "keys.arrow"
     with (
         pa.ipc.new_file(str(cases_path), _CASES) as cases_file,
@@ -160,9 +162,12 @@ def _build(
         for batch in batched(labelled, _CASES_AT_ONCE):
             cases = [_case(draft, labels, departments) for draft, labels in batch]
             records = [
-                case_record(case, tables) | {"image_files": _image_files(case, started)}
+                case_record(case, tables)
+                | {"image_files": list(_image_files(case, started, noted_paths))}
                 for case in cases
             ]
+            if len(noted_paths) > _REMEMBERED_PATHS:
+                noted_paths.clear()
             cases_file.write_batch(pa.RecordBatch.from_pylist(records, schema=_CASES))
             keys = [{"keys": cluster_keys(draft)} for draft, _ in batch]
             keys_file.write_batch(pa.RecordBatch.from_pylist(keys, schema=_KEYS))
@@ -210,18 +215,19 @@ def _case(draft: CaseDraft, labels: Mapping[str, Label], departments: Mapping[st
     return Case(draft.case_id, draft.images, draft.question, draft.answers, labels, "", groups)
 
 
-def _image_files(case: Case, started: int) -> list[str]:
-    """Returns path and status of each image file of a case, in JSON.
+def _image_files(case: Case, started: int, noted_paths: set[str]) -> Iterator[str]:
+    """Yields path and status of each image file of a case, in JSON.
 
     Args:
         case: whose images were just read.
         started: when the building of the index began, in ns.
+        noted_paths: of files that were noted for other cases; those of this one are added.
     """
-    files = []
     for read in (ref.read for ref in case.images if isinstance(ref.read, StoredFile)):
         path = read.link or read.path
-        status = status_of(path)
-        # A file that changes while it is read counts as changed at the next start.
-        changing = max(status[1:], default=0) >= started
-        files.append(json.dumps([path, [] if changing else status]))
-    return files
+        if path not in noted_paths:
+            noted_paths.add(path)
+            status = status_of(path)
+            # A file that changes while it is read counts as changed at the next start.
+            changing = max(status[1:], default=0) >= started
+            yield json.dumps([path, [] if changing else status])
