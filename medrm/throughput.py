@@ -19,7 +19,7 @@ batches are made, and moved to the device, before the clock runs.
   do in the row's time at its best measured rate of matrix products.
 - peak_memory_bytes: on a GPU the most bytes of tensors at any moment of a step, the model included.
   On a CPU by how much the resident set of a child process grew at most while it made the model and
-  ran one step; so it holds what malloc keeps as well.
+  the batches of both variants and ran one step; its malloc gives freed tensors back at once.
 - padded_share: of the positions in the batch. All answers are equally long, so that what sharing
   gains is not mixed with what the absence of padding gains.
 
@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import resource
 import signal
 import statistics
@@ -243,6 +244,8 @@ def resident_bytes_of_step(measurement: Measurement, variant: str) -> int:
 
     The child is forked from a server that has imported this module and done nothing else.
     """
+    # By default glibc keeps large blocks, or not, by what was freed before: peaks would vary.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     arguments = (measurement.subject.options, measurement.task, measurement.answers, variant)
