@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.markup import escape
 from rich.progress import TimeRemainingColumn
@@ -49,15 +49,24 @@ Responses = tuple[Response, ...]
 _log = logging.getLogger(__name__)
 
 
+class NamedModel(NamedTuple):
+    """A model by the name under which it is reported, and which weights it has.
+
+    None: nothing says whether the weights are those of an earlier start.
+    """
+
+    name: str
+    weights: str | None = None
+
+
 def evaluate(
     scorer: Scorer,
     benchmark: Benchmark,
     output_dir: Path,
-    model_name: str,
+    model: str | NamedModel,
     protocol: str = "both",
     settings: Mapping[str, Any] | None = None,
     *,
-    identity: str | None = None,
     images: bool = False,
     overwrite: bool = False,
 ) -> Report:
@@ -70,11 +79,10 @@ def evaluate(
         scorer: the model and its readout.
         benchmark: what is judged.
         output_dir: the folder to write.
-        model_name: the name under which the model is reported.
+        model: the name under which it is reported, and which weights it has. Where nothing says
+            so, nothing is continued.
         protocol: `official`, `robust` or `both`.
         settings: what besides the weights could change a number; `compare` checks it.
-        identity: of the weights; None: nothing says whether they are those of an earlier start, so
-            that nothing is continued.
         images: whether small copies of the images are kept.
         overwrite: whether another evaluation that lies in the folder is replaced.
 
@@ -85,9 +93,10 @@ def evaluate(
     """
     _check(scorer, benchmark, protocol)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    name, weights = NamedModel(model) if isinstance(model, str) else model
     setup = Setup(
-        model_name,
-        identity,
+        name,
+        weights,
         scorer.readout,
         tuple(scorer.dimensions),
         dict(settings or {}),

@@ -18,7 +18,7 @@ from medrm.config import Run
 from medrm.data.store.indexed_cases import TokenCounts, concatenate
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import JudgeSpec, new_adapter_config
 from medrm.models.base_model import load_base, load_config, load_processor
@@ -252,13 +252,12 @@ class RunContext:
                 scorer,
                 row.benchmark or self.splits.benchmark,
                 self.folder(row.name),
-                model_name=f"{self.base_name} ({row.name})",
+                NamedModel(f"{self.base_name} ({row.name})", row.weights),
                 settings={
                     "min_pixels": options.min_pixels,
                     "max_pixels": options.max_pixels,
                     **scorer.settings,
                 },
-                identity=row.weights,
                 images=row.name == "after" and not self.run.evaluation.no_images,
                 overwrite=True,  # a resumed run has other weights
             )

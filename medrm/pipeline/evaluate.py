@@ -10,7 +10,7 @@ from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError, DataError, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig
 from medrm.pipeline.requests import EvalRequest
@@ -52,18 +52,18 @@ def evaluate_model(request: EvalRequest) -> None:
         model, readout, engine, dimensions=dimensions, judge=judge, options=options
     )
     contract = plan.contract
+    name = request.name or (Path(model).resolve().name if Path(model).exists() else model)
     result = evaluate(
         scorer,
         benchmark,
         request.output_dir,
-        model_name=request.name or (Path(model).resolve().name if Path(model).exists() else model),
+        NamedModel(name, identity_of(model, engine, options)),
         protocol=request.protocol,
         settings={
             "min_pixels": contract.min_pixels if contract else None,
             "max_pixels": contract.max_pixels if contract else None,
             **scorer.settings,
         },
-        identity=identity_of(model, engine, options),
         images=not request.no_images,
         overwrite=request.overwrite_output_dir,
     )

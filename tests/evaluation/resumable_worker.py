@@ -14,7 +14,7 @@ import torch
 from accelerate import PartialState
 from mock_scorers import make_benchmark, make_cases
 
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.schema import DIMENSIONS, Case, Response
 
 CASES = 24
@@ -81,9 +81,8 @@ def main() -> None:
         Slow(scorer, folder.parent / f"{folder.name}.asked"),
         make_benchmark(make_cases("ABBA" * (CASES // 4))),
         folder,
-        "a model",
+        NamedModel("a model", "these weights"),
         settings={"t": 0.1},
-        identity="these weights",
     )
     state.destroy_process_group()
 

@@ -16,7 +16,7 @@ from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 from medrm.chat import PROMPTS
 from medrm.cli import guarded, main
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.report import read_report
 from medrm.evaluation.rescore import rescore
 from medrm.schema import DIMENSIONS, Case, Response
@@ -44,8 +44,10 @@ class Stopping(Writer):
 
 
 def run(folder: Path, scorer: object = None, weights: str | None = "w", **changes: Any) -> None:
-    asked = {"settings": {"t": 0.1}, "identity": weights, "benchmark": BENCHMARK, **changes}
-    evaluate(scorer or Stopping(), asked.pop("benchmark"), folder, "m", **asked)
+    asked = {"settings": {"t": 0.1}, "benchmark": BENCHMARK, **changes}
+    evaluate(
+        scorer or Stopping(), asked.pop("benchmark"), folder, NamedModel("m", weights), **asked
+    )
 
 
 def contents(folder: Path) -> dict[str, str]:

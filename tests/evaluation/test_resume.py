@@ -31,7 +31,7 @@ from resumable_worker import CASES
 
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.folder import locked
 from medrm.evaluation.records.journal import Journal
 from medrm.schema import DIMENSIONS, Case, Response
@@ -77,8 +77,8 @@ SCORERS = {"votes": Writer(write, DIMENSIONS, votes=2), "scores": Rewards(oracle
 
 
 def run(folder: Path, scorer: Counting, weights: str | None = "w", **changes: object) -> None:
-    asked = {"settings": {"t": 0.1}, "identity": weights, "benchmark": BENCHMARK, **changes}
-    evaluate(scorer, asked.pop("benchmark"), folder, "m", **asked)
+    asked = {"settings": {"t": 0.1}, "benchmark": BENCHMARK, **changes}
+    evaluate(scorer, asked.pop("benchmark"), folder, NamedModel("m", weights), **asked)
 
 
 def contents(folder: Path) -> dict[str, str]:
