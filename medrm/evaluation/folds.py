@@ -37,7 +37,7 @@ class Fold:
     """The evaluation of one fold's cases.
 
     `development` is the folder in which the fold's model judged the development cases of its own
-    training; None: its probabilities, if any, are not calibrated.
+    training; where there is none, its probabilities, if any, are not calibrated.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Fold:
 
     def temperature(self, primary: str) -> float | None:
         """The temperature of its model's probabilities."""
-        if self.development is None:
+        if self.development is None or not self.development.is_dir():
             return None
         return temperature_of(read_verdicts(self.development / VERDICTS_FILE), primary)
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin, __version__
 
 from medrm.config import Run
-from medrm.data.store.indexed_cases import TokenCounts, concatenate
+from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCounts, concatenate
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
@@ -31,7 +36,7 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
-from medrm.pipeline.token_counts import count_tokens, processor_digest
+from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
 from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
@@ -264,3 +269,39 @@ class RunContext:
         check_declared(self.run.evaluation.allowed_differences, report)
         measures = report["protocols"]["robust"]["dimensions"][self.splits.primary]
         return float(measures["accuracy"] or 0.0)
+
+
+def count_tokens(
+    cases: Sequence[Case], count: Callable[[], Sequence[int] | NDArray[Any]], key: str | None
+) -> TokenCounts:
+    """Returns the tokens of each case.
+
+    Args:
+        cases: what `count` counts.
+        count: gives those of all, in their order.
+        key: tells all that the numbers depend on besides the cases; None: they are not kept.
+    """
+    if not isinstance(cases, IndexedCases):
+        return {case.case_id: tokens for case, tokens in zip(cases, count(), strict=True)}
+    index, indices = cases.case_index, cases.indices
+
+    def counts_of_index() -> NDArray[Any]:
+        counts = np.zeros(len(index), TOKEN_COUNT)
+        counts[indices] = np.array(count(), dtype=TOKEN_COUNT)
+        return counts
+
+    if key is None:
+        return counts_of_index()
+    name = hashlib.sha256(key.encode() + indices.tobytes()).hexdigest()[:32]
+    return index.cached_array(f"tokens-{name}", counts_of_index)
+
+
+def processor_digest(processor: ProcessorMixin) -> str:
+    """Returns a digest of a processor's files and of the library that runs it."""
+    digest = hashlib.sha256(__version__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -19,14 +19,13 @@ from medrm.chat import load_prompt
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError, DataError, printable, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
-from medrm.evaluation.leaderboard.leaderboard_page import write_leaderboard
-from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard
-from medrm.evaluation.leaderboard.ranking import read_judged
+from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard
 from medrm.evaluation.leaderboard.standings import (
     ListedModel,
     ModelResult,
     chosen_entries,
     primary_dimension,
+    read_judged,
     read_leaderboard,
     standings,
 )

@@ -1,24 +1,62 @@
-"""The run of `recipes/train_rm.py`: before, training, after, comparison, card, report."""
+"""The run of `recipes/train_rm.py`: one model, or one for each fold, from the data to the report.
+
+In a cross-fitted run one set is cut into folds by cluster. For each fold a model is trained on the
+others, with a development part of its own to choose by; together they judge every case once.
+"""
 
 from __future__ import annotations
 
+import copy
+import gc
+import json
 import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from medrm.config import Run
+from medrm.errors import ConfigError, report
+from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.folds import Fold, notes_of_folds, pool
+from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.report_page import write_page
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
 from medrm.pipeline.checks import check_options
-from medrm.pipeline.context import RunContext, stage
-from medrm.pipeline.crossfit import train_folds
-from medrm.pipeline.prepare_data import prepare_data
-from medrm.pipeline.run_folder import check_output, compare_rows, repo_of, start_folder
-from medrm.pipeline.stages import refuse_seen_init_adapter, run_stages
+from medrm.pipeline.context import ReportRow, RunContext, stage
+from medrm.pipeline.prepare_data import (
+    DataSplits,
+    agreement_lines,
+    ceiling_lines,
+    prepare_data,
+    prepare_folds,
+)
+from medrm.pipeline.run_folder import (
+    FOLDS,
+    check_output,
+    compare_rows,
+    last_checkpoint,
+    repo_of,
+    resume_point,
+    start_folder,
+    write_manifest,
+)
+from medrm.pipeline.stages import DEVELOPMENT, StageResults, refuse_seen_init_adapter, run_stages
+from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
+
+DONE = "fold.json"
+"""Written when a fold is finished; a run that goes on skips the folds that have it."""
+
+MAY_DIFFER = ("resume_from_checkpoint", "overwrite_output_dir", "output_dir")
+"""Options that say how a run starts and where it lies, not what it does."""
 
 
 def train(run: Run) -> None:
@@ -47,15 +85,185 @@ def train_one(run: Run, output: Path) -> None:
     results = run_stages(context)
     if state.is_main_process:
         compare_rows(output, run, splits.primary, results.controls)
-        conclude(run, output)
+        adapter = output / "adapter"
+        write_card(adapter, output)
+        logger.info("report: %s\nadapter: %s", write_page(output), adapter)
+        if run.training.push_to_hub:
+            logger.info("pushed: %s", push(adapter, repo_of(run), run.training.hub_private_repo))
     state.wait_for_everyone()
 
 
-def conclude(run: Run, output: Path) -> None:
-    """Writes card and report, and pushes where that is asked."""
-    adapter = output / "adapter"
-    write_card(adapter, output)
-    page = write_page(output)
-    logger.info("report: %s\nadapter: %s", page, adapter)
-    if run.training.push_to_hub:
-        logger.info("pushed: %s", push(adapter, repo_of(run), run.training.hub_private_repo))
+def train_folds(run: Run, output: Path) -> None:
+    """Trains and measures a model for each fold, pools their verdicts and compares.
+
+    Raises:
+        MedrmError: as in `train`; the run to go on with had other options or data.
+    """
+    state = PartialState()
+    with stage("data"), state.main_process_first():
+        benchmark, splits_of_folds = prepare_folds(run)
+    refuse_seen_init_adapter(run, benchmark)
+    contexts = [  # all first: what can be known to be wrong of any fold is raised here
+        _fold_context(run, splits, output / FOLDS / str(number))
+        for number, splits in enumerate(splits_of_folds, start=1)
+    ]
+    summary = _summary(benchmark, [context.splits for context in contexts])
+    resumed = bool(resume_point(run.training.resume_from_checkpoint))
+    if resumed:
+        _check_same(output, run, summary)
+    start_folder(output, run, summary, _describe(benchmark, summary))
+    for number, context in enumerate(contexts, start=1):
+        if resumed and (context.output / DONE).is_file():
+            logger.info("fold %d of %d: done before", number, len(contexts))
+            continue
+        with stage(f"fold {number} of {len(contexts)}"):
+            _run_fold(context)
+    if state.is_main_process:
+        _conclude(run, benchmark, contexts[0].splits.primary, output)
+    state.wait_for_everyone()
+
+
+def _fold_context(run: Run, splits: DataSplits, folder: Path) -> RunContext:
+    """Returns the context of one fold, which goes on from the last checkpoint that the fold has."""
+    arguments = copy.copy(run.training)
+    arguments.output_dir = str(folder)
+    goes_on = resume_point(run.training.resume_from_checkpoint) and last_checkpoint(folder)
+    arguments.resume_from_checkpoint = "true" if goes_on else None
+    return RunContext.prepare(replace(run, training=arguments), splits, folder)
+
+
+def _run_fold(context: RunContext) -> None:
+    """Runs the stages of one fold's model, and lets it judge its development cases."""
+    state = PartialState()
+    if state.is_main_process:
+        context.output.mkdir(parents=True, exist_ok=True)
+        manifest = context.output / "run.json"
+        write_manifest(manifest, context.run, context.splits.summary(), state.num_processes)
+    state.wait_for_everyone()
+    results = run_stages(context)
+    if READOUTS[context.readout].gives_probabilities:
+        benchmark = context.development_benchmark()
+        weights = context.saved_weights
+        context.measure(
+            ReportRow(DEVELOPMENT, lambda: context.scorer(context.saved()), weights, benchmark)
+        )
+    if state.is_main_process:
+        write_json(context.output / DONE, asdict(results))
+    state.wait_for_everyone()
+    gc.collect()  # trainers hold themselves in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _conclude(run: Run, benchmark: Benchmark, primary: str, output: Path) -> None:
+    """Pools the folds, compares, and writes the page."""
+    folders = [output / FOLDS / str(number) for number in range(1, run.data.crossfit + 1)]
+    stage_results = [StageResults(**read_json(folder / DONE)) for folder in folders]
+    if stage_results[0].development:
+        _settle_before(folders, stage_results)
+    controls = _in_all([results.controls for results in stage_results])
+    for name in ("before", "after", *controls):
+        evaluations = [folder / "evaluation" for folder in folders]
+        folds = [
+            Fold(path / name, path / DEVELOPMENT if name == "after" else None)
+            for path in evaluations
+        ]
+        pool(folds, benchmark, primary, output / "evaluation" / name)
+    notes = notes_of_folds(run.data.crossfit, run.training.seed)
+    compare_rows(output, run, primary, controls, notes)
+    logger.info(
+        "report: %s\n%d adapters, each of which has seen a part of what is measured, so that "
+        "none is published: %s",
+        write_page(output),
+        len(folders),
+        output / FOLDS / "*" / "adapter",
+    )
+
+
+def _in_all(names_of_folds: Sequence[Iterable[str]]) -> list[str]:
+    """Returns the names that every fold has, in the order of the first."""
+    first, *others = names_of_folds
+    return [name for name in first if all(name in names for names in others)]
+
+
+def _settle_before(folders: Sequence[Path], stage_results: Sequence[StageResults]) -> None:
+    """Makes `before` one readout in all folds: the one with the best mean on development cases."""
+    accuracies = [results.development for results in stage_results]
+    means = {name: fmean(of[name] for of in accuracies) for name in _in_all(accuracies)}
+    better = max(means, key=means.__getitem__)
+    for folder in folders:
+        before = folder / "evaluation" / "before"
+        shutil.rmtree(before, ignore_errors=True)  # a run that was killed right here has none
+        shutil.copytree(folder / "evaluation" / better, before)
+    shares = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in means.items())
+    logger.info("before: %s (development, mean over the folds: %s)", better, shares)
+
+
+def _summary(benchmark: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dict[str, Any]:
+    """Returns the data section of run.json: the set once, and what each fold holds."""
+    summaries = [splits.summary() for splits in splits_of_folds]
+    first, source, cases = summaries[0], benchmark.source, len(benchmark.cases)
+    excluded = {case["case_id"]: case for summary in summaries for case in summary["excluded"]}
+    per_fold = [
+        {
+            "fold": number,
+            "train": len(splits.train),
+            "development": len(splits.development),
+            "cases": len(splits.benchmark.cases),
+            "clusters": splits.benchmark.clusters,
+            "digest": splits.benchmark.source.digest,
+            "leaks": asdict(splits.leaks),
+        }
+        for number, splits in enumerate(splits_of_folds, start=1)
+    ]
+    return {
+        "train": {**first["train"], "cases": cases},
+        "benchmark": {**first["benchmark"], "digest": source.digest, "cases": cases},
+        "dimensions": first["dimensions"],
+        "primary_dimension": first["primary_dimension"],
+        "excluded": list(excluded.values()),
+        "crossfit": {"folds": len(splits_of_folds), "per_fold": per_fold},
+    }
+
+
+def _describe(benchmark: Benchmark, summary: dict[str, Any]) -> str:
+    """Returns what the terminal says of the data."""
+    folds = summary["crossfit"]["per_fold"]
+    return "\n".join(
+        [
+            f"{benchmark.name}: {len(benchmark.cases)} cases in {benchmark.clusters} clusters, "
+            f"cut into {len(folds)} folds",
+            *(
+                f"fold {fold['fold']}: judges {fold['cases']} cases in {fold['clusters']} "
+                f"clusters, learns from {fold['train']}, chooses by {fold['development']}"
+                for fold in folds
+            ),
+            *agreement_lines(benchmark.source),
+            *ceiling_lines(benchmark),
+        ]
+    )
+
+
+def _check_same(output: Path, run: Run, summary: dict[str, Any]) -> None:
+    """Refuses to go on with a run that had other options or other data.
+
+    Raises:
+        ConfigError: names them.
+    """
+    earlier = read_json(output / "run.json")
+    now = json.loads(json.dumps({"config": run.resolved(), "data": summary}, default=str))
+    problems = [
+        f"{name}: {earlier['config'].get(name)} then, {value} now"
+        for name, value in now["config"].items()
+        if name not in MAY_DIFFER and value != earlier["config"].get(name)
+    ]
+    if now["data"] != earlier["data"]:
+        problems.append("the data or its folds are other ones now")
+    if problems:
+        raise ConfigError(
+            report(
+                f"The run in {output} cannot be gone on with: its models would not belong "
+                "together. Give the same options, or --overwrite_output_dir true.",
+                problems,
+            )
+        )

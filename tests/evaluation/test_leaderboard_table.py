@@ -17,14 +17,15 @@ from rich.console import Console
 from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.leaderboard.leaderboard_page import leaderboard_page, write_leaderboard
 from medrm.evaluation.leaderboard.leaderboard_tables import (
     leaderboard_csv,
     leaderboard_markdown,
+    leaderboard_page,
     print_leaderboard,
+    write_leaderboard,
 )
-from medrm.evaluation.leaderboard.ranking import Judged
 from medrm.evaluation.leaderboard.standings import (
+    Judged,
     ListedModel,
     ModelResult,
     chosen_entries,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medrm.errors import DataError
-from medrm.evaluation.leaderboard.ranking import Judged, rankings, read_judged
+from medrm.evaluation.leaderboard.standings import Judged, rankings, read_judged
 from medrm.evaluation.records.verdicts import write_verdicts
 from medrm.schema import Verdict
 from medrm.statistics.intervals import mean_interval
