@@ -29,7 +29,7 @@ from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
 from medrm.scorer import Scorer
 from medrm.scorer.engines import ENGINES, engine_class
-from medrm.scorer.engines.base import Engine, ModelSource
+from medrm.scorer.engines.base import Engine, ModelSource, Sampling
 from medrm.scorer.mock_judges import PREFIX, MockEngine
 from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.constrained_json import ConstrainedJson
@@ -43,7 +43,6 @@ from medrm.scorer.specs import (
     plan_readout,
     plan_scorer,
     prompt_of,
-    sampling_of,
     saved_folder,
 )
 
@@ -283,7 +282,7 @@ def _judge(engine: Engine, plan: ScorerPlan) -> Scorer:
         prompt_of(plan.asked),
         plan.dimensions,
         votes=plan.asked.votes if plan.readout == "votes" else 1,
-        sampling=sampling_of(plan.asked),
+        sampling=Sampling(plan.asked.temperature, plan.asked.max_new_tokens),
         contract=plan.contract,
     )
 

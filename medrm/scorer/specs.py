@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -21,7 +21,6 @@ from medrm.errors import AdapterError, ConfigError, first_line, nearest
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.readouts import READOUTS, readout_names
 from medrm.scorer.engines import ENGINES
-from medrm.scorer.engines.base import Sampling
 from medrm.scorer.mock_judges import PREFIX
 
 JUDGE_READOUTS = readout_names("judge")
@@ -197,13 +196,8 @@ def judge_spec(options: JudgeOptions) -> JudgeSpec:
         ConfigError: the prompt is unknown, or its file is no prompt.
     """
     prompt = load_prompt(options.judge_prompt, options.prompt_file)
-    return JudgeSpec(
-        prompt=prompt.name,
-        prompt_version=prompt.version,
-        system=prompt.system,
-        user=prompt.user,
-        per_dimension=prompt.per_dimension,
-        rationale=prompt.rationale,
+    return JudgeSpec(  # its first fields are those of a prompt, in their order
+        *astuple(prompt),
         votes=options.votes,
         temperature=options.judge_temperature,
         max_new_tokens=options.max_new_tokens,
@@ -212,19 +206,7 @@ def judge_spec(options: JudgeOptions) -> JudgeSpec:
 
 def prompt_of(spec: JudgeSpec) -> JudgePrompt:
     """Returns the prompt that a spec describes."""
-    return JudgePrompt(
-        name=spec.prompt,
-        version=spec.prompt_version,
-        system=spec.system,
-        user=spec.user,
-        per_dimension=spec.per_dimension,
-        rationale=spec.rationale,
-    )
-
-
-def sampling_of(spec: JudgeSpec) -> Sampling:
-    """Returns how the replies of a spec are drawn."""
-    return Sampling(spec.temperature, spec.max_new_tokens)
+    return JudgePrompt(*astuple(spec)[: len(fields(JudgePrompt))])
 
 
 def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:

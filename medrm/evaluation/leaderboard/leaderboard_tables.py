@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
@@ -110,11 +111,11 @@ def _column(dimension: str) -> str:
 def missing_table(standings: Standings) -> Table:
     """Returns the models without a result, and why there is none."""
     rows = [
-        {"model": model["name"], "why there is none": f"{state}: {model['reason']}"}
+        [printable(model["name"]), printable(f"{state}: {model['reason']}")]
         for state in ("failed", "skipped")
         for model in standings[state]
     ]
-    return table_of("Models without a result", rows)
+    return Table("Models without a result", ("model", "why there is none"), rows)
 
 
 def leaderboard_csv(standings: Standings) -> str:
@@ -125,20 +126,18 @@ def leaderboard_csv(standings: Standings) -> str:
             model["rank"],
             *(model[key] for key in _IDENTITY),
             "done",
-            *(
-                value
-                for name in standings["dimensions"]
-                for value in _csv_values(model["dimensions"][name])
+            *chain.from_iterable(
+                _csv_values(model["dimensions"][name]) for name in standings["dimensions"]
             ),
         ]
         for model in standings["models"]
     ]
-    for state in ("failed", "skipped"):
-        rows += [
-            [None, *(model.get(key) for key in _IDENTITY), f"{state}: {model['reason']}"]
-            + [None] * len(measures)
-            for model in standings[state]
-        ]
+    rows += [
+        [None, *(model.get(key) for key in _IDENTITY), f"{state}: {model['reason']}"]
+        + [None] * len(measures)
+        for state in ("failed", "skipped")
+        for model in standings[state]
+    ]
     return to_csv(["rank", *_IDENTITY, "state", *measures], rows)
 
 
@@ -222,14 +221,6 @@ def rank_range(measures: Mapping[str, Any]) -> str:
     return DASH if bounds is None else "-".join(str(rank) for rank in dict.fromkeys(bounds))
 
 
-class _Content(NamedTuple):
-    """What the page is made of; `sentence` says what the ranks leave open."""
-
-    standings: Standings
-    benchmark: Mapping[str, Any]
-    sentence: str
-
-
 def write_leaderboard(folder: Path, standings: Standings) -> None:
     """Writes `leaderboard.json`, `leaderboard.csv`, `leaderboard.md` and `leaderboard.html`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -241,12 +232,11 @@ def write_leaderboard(folder: Path, standings: Standings) -> None:
 
 def leaderboard_page(standings: Standings) -> str:
     """Returns the page; everything from the list or from a model is escaped."""
-    benchmark = standings["benchmark"]
     return render_page(
-        f"Leaderboard on {benchmark['name']}",
+        f"Leaderboard on {standings['benchmark']['name']}",
         "leaderboard/header.html.jinja",
         SECTIONS,
-        _Content(standings, benchmark, _sentence(standings)),
+        {**standings, "sentence": _sentence(standings)},
     )
 
 
@@ -256,13 +246,13 @@ _RANKING = (
 )
 
 
-def _ranking(page: _Content) -> Mapping[str, Any] | None:
-    rule = page.standings["best_rule"]
-    table = ranking_table(page.standings, rule and rule["accuracy"])
+def _ranking(standings: Standings) -> Mapping[str, Any] | None:
+    rule = standings["best_rule"]
+    table = ranking_table(standings, rule and rule["accuracy"])
     if not table.rows:
         return None
     caption = (
-        f"Accuracy on {page.standings['primary']} in percent, over the presented orders. What "
+        f"Accuracy on {standings['primary']} in percent, over the presented orders. What "
         "could not be read counts as wrong."
     )
     return {
@@ -276,11 +266,11 @@ def _ranking(page: _Content) -> Mapping[str, Any] | None:
     }
 
 
-def _dimensions(page: _Content) -> Mapping[str, Any] | None:
-    primary = page.standings["primary"]
-    names = sorted(page.standings["dimensions"], key=lambda name: name != primary)
+def _dimensions(standings: Standings) -> Mapping[str, Any] | None:
+    primary = standings["primary"]
+    names = sorted(standings["dimensions"], key=lambda name: name != primary)
     rows = []
-    for model in page.standings["models"]:
+    for model in standings["models"]:
         measures = [model["dimensions"][name] for name in names]
         cells = [f"{percent(of['accuracy'])} ({rank_range(of)})" for of in measures]
         rows.append([model["name"], *cells])
@@ -288,30 +278,27 @@ def _dimensions(page: _Content) -> Mapping[str, Any] | None:
     return {"table": Table(caption, ["model", *names], rows)} if len(names) > 1 else None
 
 
-def _missing(page: _Content) -> Mapping[str, Any] | None:
-    table = missing_table(page.standings)
-    rows = [[printable(str(cell)) for cell in row] for row in table.rows]
-    return {"table": Table(table.caption, table.columns, rows)} if rows else None
+def _missing(standings: Standings) -> Mapping[str, Any] | None:
+    table = missing_table(standings)
+    return {"table": table} if table.rows else None
 
 
-def _models(page: _Content) -> Mapping[str, Any] | None:
-    models = page.standings["models"]
+def _models(standings: Standings) -> Mapping[str, Any] | None:
+    models = standings["models"]
+    columns = ("model", "source", "revision", "engine", "readout")
     rows = [
-        {
-            "model": model["name"],
-            "source": model["model"] or "-",
-            "revision": model["revision"] or "-",
-            "engine": model["engine"],
-            "readout": model["readout"],
-        }
+        [
+            *(model["name"], model["model"] or DASH, model["revision"] or DASH),
+            *(model["engine"], model["readout"]),
+        ]
         for model in models
     ]
     caption = "The folder of each model holds its verdicts, its replies and its report"
     notes = [(model["name"], model["note"]) for model in models if model["note"]]
-    return {"table": table_of(caption, rows), "notes": notes} if rows else None
+    return {"table": Table(caption, columns, rows), "notes": notes} if rows else None
 
 
-SECTIONS: dict[str, Section[_Content]] = {
+SECTIONS: dict[str, Section[Standings]] = {
     "ranking": Section("Ranks", "leaderboard/ranking.html.jinja", _ranking),
     "dimensions": Section("Every dimension", "leaderboard/dimensions.html.jinja", _dimensions),
     "missing": Section("Without a result", "leaderboard/missing.html.jinja", _missing),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from medrm.evaluation.report import Report, robust_of
 from medrm.readouts import readout_names
 from medrm.schema import Verdict
 from medrm.scorer.engines import ENGINES
-from medrm.statistics.intervals import Floats, mean_interval
+from medrm.statistics.intervals import mean_interval
 from medrm.statistics.significance import rank_ranges, sign_flip_test
 
 
@@ -73,27 +73,17 @@ def rankings(models: Mapping[str, Judged], dimension: str) -> dict[str, dict[str
     clusters = [models[names[0]].clusters[case] for case in cases]
     scores = np.array([[judged[name][case] for case in cases] for name in names])  # (models, n)
     best = int(scores.mean(axis=1).argmax())
-    distances = _distances(scores, best, clusters)
-    return {
-        name: {
-            "rank_range": list(bounds),
-            "to_best": None if number == best else distances[number],
-        }
-        for number, (name, bounds) in enumerate(
-            zip(names, rank_ranges(scores, clusters), strict=True)
-        )
-    }
-
-
-def _distances(scores: Floats, best: int, clusters: list[str]) -> list[dict[str, Any]]:
-    """Returns how far each model lies from the best one."""
     differences = (scores - scores[best]).T  # (n, models)
-    p = sign_flip_test(differences, clusters).adjusted
-    rows = []
-    for column, adjusted in zip(differences.T, p, strict=True):
-        interval = mean_interval(column.tolist(), clusters, span=(-1.0, 1.0))
-        rows.append({"delta": interval.mean, "ci95": interval.bounds, "p": adjusted})
-    return rows
+    adjusted = sign_flip_test(differences, clusters).adjusted
+    ranges = rank_ranges(scores, clusters)
+    ranked: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(names):
+        ranked[name] = {"rank_range": list(ranges[number]), "to_best": None}
+        if number != best:
+            interval = mean_interval(differences[:, number].tolist(), clusters, span=(-1.0, 1.0))
+            to_best = {"delta": interval.mean, "ci95": interval.bounds, "p": adjusted[number]}
+            ranked[name]["to_best"] = to_best
+    return ranked
 
 
 FOLDER = "evaluation/leaderboards"
@@ -191,16 +181,23 @@ def read_leaderboard(name: str) -> Leaderboard:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(listing, dict) or not isinstance(listing.get("models"), list):
         raise ConfigError(f"{path} is no leaderboard; give the keys benchmark and models (a list).")
-    problems = _unknown(listing, ("benchmark", "models"), "")
+    problems = _unknown(listing, ("benchmark", "models"))
     if not isinstance(listing.get("benchmark"), str):
         problems.append("key 'benchmark' is missing: a name in evaluation/benchmarks/")
     entries = []
     for number, item in enumerate(listing["models"], 1):
-        wrong_keys = _entry_problems(item, f"entry {number}: ")
-        problems += wrong_keys
-        if not wrong_keys:
+        wrong_values = _entry_problems(item)
+        problems += [f"entry {number}: {problem}" for problem in wrong_values]
+        if not wrong_values:
             entries.append(ListedModel(**item))
-    problems += _clashes(entries)
+    first_of_folder: dict[str, ListedModel] = {}
+    for listed in entries:
+        first = first_of_folder.setdefault(listed.slug, listed)
+        if first is not listed:
+            problems.append(
+                f"entries {first.name!r} and {listed.name!r} would share the folder "
+                f"{listed.slug!r}; rename one"
+            )
     if problems:
         raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
     return Leaderboard(path.stem, listing["benchmark"], tuple(entries))
@@ -250,11 +247,9 @@ def standings(
     """
     judged = {result.listed.name: result.judged for result in outcomes if result.judged is not None}
     ranks = {name: rankings(judged, name) for name in benchmark.dimensions}
-    rows = [
-        _row(outcome.listed, outcome.report, ranks)
-        for outcome in outcomes
-        if outcome.report is not None
-    ]
+    reports = [(result.listed, result.report) for result in outcomes if result.report is not None]
+    rule = best_rule(reports[0][1]["baselines"], primary) if reports else None  # alike in all
+    rows = [_row(listed, report, ranks) for listed, report in reports]
     rows.sort(key=lambda row: (-_accuracy(row, primary), row["name"].lower()))
     scores = [_accuracy(row, primary) for row in rows]
     ranked = [
@@ -265,7 +260,7 @@ def standings(
         "leaderboard": leaderboard,
         "benchmark": benchmark.identity(),
         "primary": primary,
-        "best_rule": _best_rule(outcomes, primary),
+        "best_rule": rule and {"name": rule[0], "accuracy": rule[1]},
         "dimensions": list(benchmark.dimensions),
         "models": ranked,
         **{
@@ -277,15 +272,6 @@ def standings(
             for state in ("failed", "skipped")
         },
     }
-
-
-def _best_rule(outcomes: Sequence[ModelResult], dimension: str) -> dict[str, Any] | None:
-    """Returns the rule that is most often right without a model; every report has the same."""
-    for outcome in outcomes:
-        if outcome.report is not None:
-            rule = best_rule(outcome.report["baselines"], dimension)
-            return None if rule is None else {"name": rule[0], "accuracy": rule[1]}
-    return None
 
 
 def _row(
@@ -344,21 +330,20 @@ def _path(name: str) -> Path:
     return asset(f"{FOLDER}/{name}.yaml")
 
 
-def _unknown(settings: Mapping[Any, Any], accepted: Sequence[str], where: str) -> list[str]:
+def _unknown(settings: Mapping[Any, Any], accepted: Collection[str]) -> list[str]:
     return [
-        f"{where}unknown key {key!r}.{nearest(str(key), accepted)}"
+        f"unknown key {key!r}.{nearest(str(key), accepted)}"
         for key in settings
         if key not in accepted
     ]
 
 
-def _entry_problems(item: Any, where: str) -> list[str]:
+def _entry_problems(item: Any) -> list[str]:
     """Returns what is wrong with one entry of the list."""
     if not isinstance(item, dict):
-        return [f"{where}{item!r} is not a mapping of keys to values"]
-    problems = _unknown(item, tuple(_TYPES), where)
-    problems += [f"{where}key {key!r} is missing" for key in ("name", "model") if key not in item]
-    problems += _type_problems(item, _TYPES, where)
+        return [f"{item!r} is not a mapping of keys to values"]
+    problems = [f"key {key!r} is missing" for key in ("name", "model") if key not in item]
+    problems += _unknown(item, _TYPES) + _type_problems(item, _TYPES)
     if problems:
         return problems
     checks: list[tuple[str, Callable[[str], bool], str]] = [
@@ -367,28 +352,25 @@ def _entry_problems(item: Any, where: str) -> list[str]:
         ("engine", lambda text: text in ENGINES, f"accepted: {', '.join(ENGINES)}"),
         ("revision", lambda text: bool(_REVISION.fullmatch(text)), "a branch, tag or commit"),
     ]
-    problems += [
-        f"{where}{key} is {item[key]!r}; {accepted}"
+    problems = [
+        f"{key} is {item[key]!r}; {accepted}"
         for key, accepts, accepted in checks
         if item.get(key) is not None and not accepts(item[key])
     ]
-    options = item.get("options", {})
-    accepted = readout_names("judge", "base")
+    options, accepted = item.get("options", {}), readout_names("judge", "base")
+    of_options = _unknown(options, _OPTIONS) + _type_problems(options, _OPTIONS)
     if options.get("readout") not in (None, *accepted):
-        problems.append(
-            f"{where}options: readout is {options['readout']!r}; accepted: {', '.join(accepted)}."
+        of_options.append(
+            f"readout is {options['readout']!r}; accepted: {', '.join(accepted)}."
             f"{nearest(str(options['readout']), accepted)}"
         )
-    problems += _unknown(options, tuple(_OPTIONS), f"{where}options: ")
-    return problems + _type_problems(options, _OPTIONS, f"{where}options: ")
+    return problems + [f"options: {problem}" for problem in of_options]
 
 
-def _type_problems(
-    settings: Mapping[str, Any], types: Mapping[str, tuple[type, ...]], where: str
-) -> list[str]:
+def _type_problems(settings: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> list[str]:
     """Returns the values of another type than is accepted; true and false are no numbers."""
     return [
-        f"{where}{key} is {settings[key]!r}; give "
+        f"{key} is {settings[key]!r}; give "
         + " or ".join("null" if t is type(None) else t.__name__ for t in accepted)
         for key, accepted in types.items()
         if key in settings and type(settings[key]) not in accepted
@@ -401,17 +383,3 @@ def _is_text(text: str) -> bool:
 
 def _is_name(text: str) -> bool:
     return _is_text(text) and re.search(r"[a-zA-Z0-9_]", text) is not None
-
-
-def _clashes(entries: Sequence[ListedModel]) -> list[str]:
-    """Returns the entries that would write into one folder."""
-    first: dict[str, str] = {}
-    problems = []
-    for listed in entries:
-        if listed.slug in first:
-            problems.append(
-                f"entries {first[listed.slug]!r} and {listed.name!r} would share the folder "
-                f"{listed.slug!r}; rename one"
-            )
-        first.setdefault(listed.slug, listed.name)
-    return problems
