@@ -196,12 +196,9 @@ def judge_spec(options: JudgeOptions) -> JudgeSpec:
         ConfigError: the prompt is unknown, or its file is no prompt.
     """
     prompt = load_prompt(options.judge_prompt, options.prompt_file)
-    return JudgeSpec(  # its first fields are those of a prompt, in their order
-        *astuple(prompt),
-        votes=options.votes,
-        temperature=options.judge_temperature,
-        max_new_tokens=options.max_new_tokens,
-    )
+    sampling = (options.votes, options.judge_temperature, options.max_new_tokens)
+    values = (*astuple(prompt), *sampling)  # a spec's first fields are those of a prompt
+    return JudgeSpec(*values)
 
 
 def prompt_of(spec: JudgeSpec) -> JudgePrompt:
