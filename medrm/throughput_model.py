@@ -27,11 +27,11 @@ from medrm.data.images import bytes_image
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_config, load_processor
-from medrm.models.deduplicate_images import stock_tower
 from medrm.models.families import Family, family_of
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
+from medrm.models.vision_tower import stock_tower
 from medrm.pipeline.run_folder import git_commit, versions
 from medrm.schema import Case
 from medrm.scorer.collator import Collator

@@ -123,4 +123,4 @@ def test_the_layers_are_those_of_the_test(page: str) -> None:
 @pytest.mark.parametrize("reference", ["chat/nowhere.py", "hub.py::no_such", "schema.py::Case.no"])
 def test_the_guard_sees_what_is_missing(reference: str, root: Path) -> None:
     assert problems(f"It is in `{reference}`.", root / "medrm") == [reference]
-    assert problems("`schema.py::Verdict.correct`, `chat/`", root / "medrm") == []
+    assert problems("`schema.py::Verdict.correct`, `data/`", root / "medrm") == []

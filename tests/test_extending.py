@@ -40,16 +40,14 @@ from medrm.evaluation.pages.document import Section
 from medrm.evaluation.pages.sections import SECTIONS, PageContent
 from medrm.evaluation.report_page import write_page
 from medrm.evaluation.rescore import rescore
-from medrm.models.adapter import add_adapter
+from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import FAMILIES, Family
 from medrm.models.reward_model import HeadSpec, attach_head, head_of
-from medrm.models.save_load import save_adapter
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
-from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.losses import PAIR_LOSSES, PairLoss
-from medrm.objectives.objective import TrainingInputs
+from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
 from medrm.readouts import READOUTS, Readout
 from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.collator import Collator

@@ -24,13 +24,12 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.hub import check_push, push, write_card
-from medrm.models.adapter import add_adapter
+from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config, update_adapter_config
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.models.save_load import save_adapter
-from medrm.objectives.arguments import BradleyTerryConfig
+from medrm.objectives.objective import BradleyTerryConfig
 from medrm.pipeline.run_folder import write_manifest
 from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.specs import judge_spec

@@ -1,15 +1,52 @@
-"""What trains: LoRA on exactly named linear layers, all of the language side, or the head alone."""
+"""What trains, and the adapter folder: written, and read back without making anything up.
+
+LoRA trains exactly named linear layers; else all of the language side trains, or the head alone.
+"""
 
 from __future__ import annotations
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
 
-from medrm.config import AdapterOptions
-from medrm.models.families import Family
-from medrm.models.reward_model import HEAD, has_head, head_of
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+    set_peft_model_state_dict,
+)
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+
+from medrm.config import AdapterOptions, ModelOptions
+from medrm.errors import AdapterError, report
+from medrm.models.adapter_config import (
+    MEDRM_FILE,
+    AdapterConfig,
+    find_base,
+    read_adapter_config,
+    template_digest,
+    weights_digest,
+    write_adapter_config,
+)
+from medrm.models.base_model import load_base, load_processor
+from medrm.models.families import Family, family_of
+from medrm.models.reward_model import HEAD, attach_head, has_head, head_of
+
+ADAPTER_FILE = "adapter_model.safetensors"
+LORA_FILE = "adapter_config.json"
+"""PEFT's settings of a LoRA adapter."""
+
+HEAD_FILE = "head.safetensors"
+"""The head where there is no adapter file: full fine-tuning and the frozen probe."""
 
 
 def _linears(model: PreTrainedModel, prefix: str) -> list[str]:
@@ -111,3 +148,187 @@ def freeze_backbone(model: PreTrainedModel) -> PreTrainedModel:
     model.requires_grad_(False)
     head_of(model).requires_grad_(True)
     return model
+
+
+def _tensors(
+    model: PreTrainedModel | PeftModel, state_dict: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Returns what the adapter or head file holds, by its names in the file."""
+    if isinstance(model, PeftModel):
+        # Otherwise PEFT asks the hub whether the base's vocabulary has grown.
+        return dict(
+            get_peft_model_state_dict(model, state_dict=state_dict, save_embedding_layers=False)
+        )
+    state = model.state_dict() if state_dict is None else state_dict
+    return {name: tensor for name, tensor in state.items() if name.startswith(f"{HEAD}.")}
+
+
+def _weights_file(config: AdapterConfig) -> str:
+    return ADAPTER_FILE if config.trained == "lora" else HEAD_FILE
+
+
+def save_adapter(
+    folder: Path,
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    config: AdapterConfig,
+    state_dict: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Writes everything `load_adapter` needs; `medrm.json` last, so that a torn folder is refused.
+
+    Args:
+        folder: made where it does not exist.
+        model: the trained model.
+        processor: its processor.
+        config: from `new_adapter_config`.
+        state_dict: the gathered weights where processes hold parts of them (ZeRO-3); call it on
+            the main process alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MEDRM_FILE).unlink(missing_ok=True)
+    tensors = _tensors(model, state_dict)
+    if isinstance(model, PeftModel):
+        lora = copy.copy(model.peft_config["default"])
+        lora.base_model_name_or_path = config.base_model
+        lora.revision = config.base_revision
+        lora.inference_mode = True
+        lora.target_modules = sorted(lora.target_modules)
+        lora.save_pretrained(str(folder))
+    elif config.trained == "full":
+        state = model.state_dict() if state_dict is None else state_dict
+        stock = {name: tensor for name, tensor in state.items() if name not in tensors}
+        model.save_pretrained(folder, state_dict=stock)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())},
+        folder / _weights_file(config),
+        # One entry: with two their order, and so the bytes of the file, would vary.
+        metadata={"dimensions": json.dumps(config.dimensions)},
+    )
+    processor.save_pretrained(folder)
+    write_adapter_config(folder, config)
+
+
+def _read_tensors(path: Path, config: AdapterConfig) -> dict[str, Tensor]:
+    """Reads the adapter or head file.
+
+    Raises:
+        AdapterError: missing, unreadable, or of other dimensions than the config.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        dimensions = json.loads(metadata.get("dimensions", "null"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}. Save the adapter again.") from error
+    if dimensions != list(config.dimensions):
+        raise AdapterError(
+            f"{path} was saved for the dimensions {dimensions}, {MEDRM_FILE} names "
+            f"{list(config.dimensions)}. The two files do not belong together; save again."
+        )
+    return tensors
+
+
+def _read_lora(folder: Path) -> LoraConfig:
+    """Reads adapter_config.json.
+
+    Raises:
+        AdapterError: missing or unreadable.
+    """
+    path = folder / LORA_FILE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        # The base is named by medrm.json; PEFT warns when this name is not the path it sees.
+        return LoraConfig.from_peft_type(**{**settings, "base_model_name_or_path": None})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}. Save the adapter again.") from error
+
+
+def _check_tensors(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Raises AdapterError unless both hold the same names with the same shapes."""
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"{name} is not expected" for name in sorted(tensors.keys() - expected.keys())]
+    problems += [
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(expected[name].shape)}"
+        for name in sorted(tensors.keys() & expected.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        raise AdapterError(
+            report(f"{path} does not fit the base model and {MEDRM_FILE}. Save it again:", problems)
+        )
+
+
+def load_adapter(
+    folder: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    shared_prefix: Literal["on", "off"] = "on",
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, AdapterConfig]:
+    """Loads a saved model, ready to score; nothing is ever made up for a missing part.
+
+    Args:
+        folder: as written by `save_adapter`.
+        device: where it goes.
+        dtype: precision of the base's weights; None: as trained, which gives the same scores.
+        attn_implementation: attention of transformers; None: as trained, which gives the same.
+        shared_prefix: as in `ModelOptions`.
+
+    Raises:
+        AdapterError: the folder does not match its config, or the base is another one.
+        ConfigError: the base model cannot be loaded.
+    """
+    config = read_adapter_config(folder)
+    processor = load_processor(str(folder))
+    if template_digest(processor) != config.chat_template_digest:
+        raise AdapterError(
+            f"The chat template in {folder} is not the one that {MEDRM_FILE} records, and other "
+            "prompts give other scores. Restore the template, or save the adapter again."
+        )
+    options = ModelOptions(
+        model_name_or_path=str(folder)
+        if config.trained == "full"
+        else find_base(config.base, folder),
+        model_revision=config.base_revision or "main",
+        attn_implementation=attn_implementation or config.attn_implementation,
+        shared_prefix=shared_prefix,
+        load_in_4bit=config.quantisation == "nf4",
+        load_in_8bit=config.quantisation == "int8",
+    )
+    base = load_base(options, device, dtype or getattr(torch, config.dtype))
+    if family_of(base.config).name != config.family:
+        raise AdapterError(
+            f"{MEDRM_FILE} in {folder} records the family {config.family!r}, the base is "
+            f"{family_of(base.config).name!r}. Give the base it was trained on."
+        )
+    model: PreTrainedModel | PeftModel = base
+    if config.head is not None:
+        model = attach_head(base, config.head, seed=0)
+    path = folder / _weights_file(config)
+    tensors = _read_tensors(path, config)
+    if config.trained == "lora":
+        model = wrap(base, _read_lora(folder), seed=0)
+        _check_tensors(path, tensors, _tensors(model))
+        set_peft_model_state_dict(model, tensors)
+    else:
+        _check_tensors(path, tensors, _tensors(model))
+        model.load_state_dict(tensors, strict=False)
+    return model.requires_grad_(False).eval(), processor, config
+
+
+def saved_identity(folder: Path) -> str:
+    """Returns which weights a saved model has: its base, and the digest of what was trained.
+
+    The digest covers the weights and, of a LoRA adapter, by how much they count.
+
+    Raises:
+        AdapterError: the folder has no valid config.
+    """
+    config = read_adapter_config(folder)
+    digest = hashlib.sha256(weights_digest(folder).encode())
+    if (folder / LORA_FILE).is_file():
+        digest.update((folder / LORA_FILE).read_bytes())
+    return f"{config.base.identity} + {config.trained} sha256:{digest.hexdigest()}"

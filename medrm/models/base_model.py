@@ -1,8 +1,8 @@
 """Loads base models and their processors: safetensors only, no remote code unless asked.
 
-Processors are put together from their parts with the PIL image backend, so that the same image
-gives the same pixels on every machine, and with a stand-in for the video part, which would need
-torchvision. medrm reads images only.
+Anyone may have written the files of a checkpoint. Processors are put together from their parts with
+the PIL image backend, so that the same image gives the same pixels on every machine, and with a
+stand-in for the video part, which would need torchvision. medrm reads images only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -28,18 +30,84 @@ from transformers import (
 )
 from transformers.integrations import deepspeed
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
+from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_torchvision_available
 
 from medrm.assets import PHANTOM_BASE, asset
 from medrm.config import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
-from medrm.models.checkpoint_files import checkpoint_file, readable, refuse_other_weights
-from medrm.models.deduplicate_images import deduplicate_images
 from medrm.models.families import Family, family_of, family_of_processor
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
+from medrm.models.vision_tower import deduplicate_images
 
 logger = logging.getLogger(__name__)
+
+_ALWAYS_THERE = ("sdpa", "eager")
+"""Attention that needs no package beside torch."""
+
+_BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers raises over files that are missing, torn or hold what they should not."""
+
+
+@contextmanager
+def readable(subject: str) -> Iterator[None]:
+    """Turns what a checkpoint's files make transformers raise into a ConfigError.
+
+    Args:
+        subject: what is read, as the message names it.
+    """
+    try:
+        yield
+    except MedrmError:
+        raise
+    except _BROKEN as error:
+        reason = first_line(error)
+        if not isinstance(error, (OSError, ValueError, ImportError)):
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(
+            f"{subject} cannot be loaded: {reason.rstrip('.')}. Give a folder with a whole model "
+            "in safetensors, a hub id that is reachable or already in the cache, or "
+            f"{PHANTOM_BASE} (while offline, hub ids work only from the cache)."
+        ) from error
+
+
+def checkpoint_file(where: str, name: str, revision: str) -> Path | None:
+    """Returns a file of a checkpoint, or None where it has none of that name."""
+    path = cached_file(where, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
+
+
+def refuse_other_weights(where: str, config: PreTrainedConfig, revision: str) -> None:
+    """Refuses an index of weights that names pickles, or files outside the checkpoint.
+
+    `use_safetensors` says which index is read, not what it names.
+
+    Raises:
+        ConfigError: it names one.
+    """
+    name = vars(config).get("transformers_weights") or SAFE_WEIGHTS_INDEX_NAME
+    path = checkpoint_file(where, name, revision) if name.endswith(".json") else None
+    if path is None:
+        return
+    named = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    refused = sorted(n for n in named if Path(n).name != n or Path(n).suffix != ".safetensors")
+    if refused:
+        raise ConfigError(
+            f"{path} names {refused[0]!r}; accepted are safetensors files beside it. Pickles can "
+            "run code when they are read. Convert the checkpoint to safetensors."
+        )
+
 
 # VideoProcessorMixin; BaseVideoProcessor in older versions.
 _VIDEO_PROCESSOR = str(processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"])
@@ -74,10 +142,6 @@ def video_stand_in(class_name: str) -> ImagesOnly:
     """Returns a stand-in under the real class's name, which is what is written to the config."""
     stand_in: ImagesOnly = type(class_name, (ImagesOnly,), {"__module__": __name__})()
     return stand_in
-
-
-_ALWAYS_THERE = ("sdpa", "eager")
-"""Attention that needs no package beside torch."""
 
 
 def resolve_model(name: str) -> str:
@@ -142,10 +206,9 @@ def _quantisation(options: ModelOptions, family: Family) -> Any:
         ) from error
     skip = ["lm_head", family.vision, *([family.projector] if family.projector else [])]
     settings: Any = transformers.BitsAndBytesConfig
-    if options.load_in_8bit:
-        return settings(load_in_8bit=True, llm_int8_skip_modules=skip)
     return settings(
-        load_in_4bit=True,
+        load_in_4bit=options.load_in_4bit,
+        load_in_8bit=options.load_in_8bit,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
@@ -227,9 +290,7 @@ def _attention(options: ModelOptions) -> Iterator[None]:
 
 
 def load_base(
-    options: ModelOptions,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    options: ModelOptions, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """Loads a base model in evaluation mode, without a head.
 
@@ -314,11 +375,8 @@ def load_processor(
         ConfigError: not found, of no known family, or limits given for a family without.
     """
     where = resolve_model(name_or_path)
-    limits = {
-        name: value
-        for name, value in (("min_pixels", min_pixels), ("max_pixels", max_pixels))
-        if value is not None
-    }
+    pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    limits = {name: value for name, value in pixels.items() if value is not None}
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with readable(f"The processor of {name_or_path!r}"):
         family = _processor_family(where, revision, trust_remote_code)

@@ -24,6 +24,9 @@ OBJECTIVES = {
 """Objective name to the module, of any package, that holds its `OBJECTIVE`; imported when used."""
 
 
+__all__ = ["OBJECTIVES", "argument_classes", "load_objective"]
+
+
 def load_objective(name: str) -> Objective:
     """Returns the objective of that name; imports torch and transformers.
 
@@ -41,6 +44,3 @@ def argument_classes() -> dict[str, Callable[[], type]]:
         return load_objective(name).config
 
     return {name: partial(config_of, name) for name in OBJECTIVES}
-
-
-__all__ = ["OBJECTIVES", "argument_classes", "load_objective"]

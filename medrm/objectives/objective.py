@@ -1,26 +1,49 @@
-"""What an objective is: training arguments, a readout, and how its trainer is built."""
+"""What an objective is: its training arguments, its readout, and how its trainer is built.
+
+The names of training arguments are TRL's and transformers'.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from medrm.config import Run
+from medrm.config import Run, option, positive_weights
 from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts
 from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
+from medrm.errors import ConfigError
 from medrm.models.reward_model import HeadSpec
+from medrm.objectives.losses import PAIR_LOSSES
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 
 logger = logging.getLogger(__name__)
+
+
+Fixed = dict[str, tuple[object, str]]
+"""Name of an argument to its one accepted value, and why."""
+
+METRICS = "metrics.jsonl"
+
+_COUNTS = (
+    "global_batch_cases",
+    "max_tokens_per_batch",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,30 @@ class Objective:
     build_trainer: Callable[[TrainingInputs], Trainer]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None = None
     check_lengths: Callable[[Run, Sequence[Case], TokenCounts], None] | None = None
+
+
+class MetricsFile(TrainerCallback):
+    """Writes metrics.jsonl: one line for each logging step; a resumed run goes on where it left."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
+    ) -> None:
+        """Drops the lines of steps that this run will take (again), and one that was torn."""
+        path = Path(str(args.output_dir), METRICS)
+        if state.is_world_process_zero and path.is_file():
+            lines = path.read_bytes().split(b"\n")[:-1]
+            step = state.global_step
+            past = [line for line in lines if step and json.loads(line)["step"] <= step]
+            path.write_bytes(b"".join(line + b"\n" for line in past))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
+    ) -> None:
+        """Appends one line."""
+        if state.is_world_process_zero and kwargs["logs"]:
+            line = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
+            with Path(str(args.output_dir), METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
 
 def fit_for_training(
@@ -132,3 +179,214 @@ def autocast_under_deepspeed(args: TrainingArguments) -> None:
     }
     args.bf16 = False
     args.mixed_precision = "no"
+
+
+@dataclass
+class CommonArguments:
+    """What all objectives share; goes before a class of transformers' or TRL's in the bases.
+
+    Attributes:
+        fixed: values that an objective takes over.
+    """
+
+    fixed: ClassVar[Fixed] = {}
+
+    # Other defaults than TRL's and transformers'.
+    lr_scheduler_type: SchedulerType | str = option("cosine", "Course of the learning rates.")
+    warmup_steps: float = option(0.05, "Steps of linear warm-up; below 1: a share of all steps.")
+    save_strategy: SaveStrategy | str = option("steps", "When a checkpoint is written.")
+    save_steps: float = option(0.2, "Every so many steps; below 1: a share of all steps.")
+    save_total_limit: int | None = option(2, "Most checkpoints kept, the best among them.")
+    logging_steps: float = option(10, "Every so many steps; below 1: a share of all steps.")
+    logging_nan_inf_filter: bool = option(False, "Hide losses that are no numbers from the log.")
+    # The argument parser reads the second member of the union.
+    report_to: None | str | list[str] = option(  # noqa: RUF036
+        "tensorboard", "Where metrics go besides metrics.jsonl."
+    )
+    remove_unused_columns: bool | None = option(False, "Always false here.")
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        if problems:
+            raise ConfigError("; ".join(problems))
+        values = vars(self)
+        # transformers from 5.22 on calls it `activation_checkpointing` and warns of the name that
+        # all versions accept, which recipes keep.
+        for suffix in ("", "_kwargs"):
+            newer = f"activation_checkpointing{suffix}"
+            if newer in values and values[newer] is None:
+                values[newer] = values[f"gradient_checkpointing{suffix}"]
+        super().__post_init__()  # type: ignore[misc] # of the class that comes next in the bases
+
+    def _problems(self) -> list[str]:
+        """Returns what is wrong with the values, a sentence each."""
+        values = vars(self)
+        problems = [
+            f"{name} is {values[name]!r}; leave it out: {why}"
+            for name, (accepted, why) in self.fixed.items()
+            if values[name] != accepted
+        ]
+        problems += [
+            f"{name} is {value}; give a finite number"
+            for name, value in values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        problems += [
+            f"{name} is {values[name]}; give 1 or more"
+            for name in _COUNTS
+            if values.get(name) is not None and values[name] < 1
+        ]
+        if values["num_train_epochs"] <= 0:
+            problems.append(f"num_train_epochs is {values['num_train_epochs']}; give more than 0")
+        return problems
+
+
+@dataclass
+class MeasuredArguments(CommonArguments):
+    """Of objectives whose loss on the development split chooses the checkpoint."""
+
+    eval_strategy: IntervalStrategy | str = option(
+        "steps", "When the development split is measured."
+    )
+    eval_steps: float | None = option(0.2, "Every so many steps; below 1: a share of all steps.")
+    load_best_model_at_end: bool = option(
+        True, "End with the checkpoint that is best on the development split."
+    )
+    metric_for_best_model: str | None = option("loss", "What is best: loss.")
+
+
+@dataclass
+class BradleyTerryConfig(MeasuredArguments, TrainingArguments):  # type: ignore[misc] # two unions
+    """Arguments of `transformers.TrainingArguments`, with other defaults, and of the loss."""
+
+    # The step planner takes these over.
+    fixed: ClassVar[Fixed] = {
+        "gradient_accumulation_steps": (
+            1,
+            "it follows from global_batch_cases, max_tokens_per_batch, per_device_train_batch_size "
+            "and the processes",
+        ),
+        "remove_unused_columns": (False, "cases have no columns"),
+        "label_smoothing_factor": (0.0, "use label_smoothing"),
+        "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
+        "dataloader_drop_last": (False, "every case is learned from in every epoch"),
+    }
+
+    global_batch_cases: int = option(
+        32, "Cases of one optimiser step, whatever the devices and micro-batches."
+    )
+    max_tokens_per_batch: int | None = option(
+        None,
+        "Most tokens that a device computes at once, in training and in measuring the development "
+        "split: of cases with a shared prefix that prefix once and every answer, else all rows at "
+        "the length of the longest. Cases of like length go together; the steps, their cases and "
+        "their loss stay what they are. A case that alone has more is an error. None: no limit.",
+    )
+    activation_offloading: bool = option(
+        False,
+        "Keep activations in the CPU's memory until the backward pass, as TRL does: with "
+        "gradient_checkpointing the checkpoints' inputs, else all of them, which takes more "
+        "copies. Without effect on a CPU.",
+    )
+    head_learning_rate: float = option(1e-3, "Learning rate of the reward head.")
+    ties: str = option(
+        "davidson",
+        "How ties enter the likelihood, with one learned parameter for each dimension that has "
+        "ties. davidson: given that there is no tie it is Bradley-Terry, so rewards mean the same "
+        "with and without ties, and it extends to rankings; rao_kupper: a threshold on the "
+        "difference, for experts who see small differences as ties; none: a tie is half a vote "
+        "for either answer.",
+        choices=PAIR_LOSSES,
+    )
+    vote_targets: Literal["shares", "majority"] = option(
+        "shares",
+        "What is learned of a pair's votes: their shares over first, tie and second, or the "
+        "choice of more than half of them (a pair without one is not learned).",
+    )
+    weight_by_votes: bool = option(
+        False, "Weigh a label by its number of votes; false: all labels weigh the same."
+    )
+    dimension_weights: str | None = option(
+        None, 'Weights of dimensions, such as {"accuracy": 2}; those not named weigh 1.'
+    )
+    margin: float = option(
+        0.0,
+        "By how much the preferred answer's reward is asked to lead (Llama 2) when all votes "
+        "agree, less in proportion to their lead. Needs vote_targets majority, ties none and no "
+        "smoothing.",
+    )
+    label_smoothing: float = option(
+        0.0, "Share of the votes taken to name the wrong answer, below 0.5."
+    )
+    center_rewards_coefficient: float = option(
+        0.0, "Weight of (r_1 + r_2)^2, which keeps rewards around zero (TRL suggests 0.01)."
+    )
+
+    # Other defaults than transformers'.
+    per_device_train_batch_size: int | None = option(  # type: ignore[assignment]
+        None,
+        "Most cases that a device learns from at once. None: 8; with max_tokens_per_batch as many "
+        "as fit, a whole step at most.",
+    )
+    per_device_eval_batch_size: int | None = option(  # type: ignore[assignment]
+        None, "Most cases that a device measures at once. None: as in training."
+    )
+    learning_rate: float = option(1e-4, "Learning rate of the adapter (or of the whole model).")
+    metric_for_best_model: str | None = option(
+        "loss",
+        "What is best: loss, accuracy, margin, or one dimension's, such as accuracy_overall.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.per_device_train_batch_size is None:
+            bounded = self.max_tokens_per_batch is not None
+            self.per_device_train_batch_size = self.global_batch_cases if bounded else 8
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = self.per_device_train_batch_size
+        super().__post_init__()
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        if not 0 <= self.label_smoothing < 0.5:
+            problems.append(f"label_smoothing is {self.label_smoothing}; give 0 <= share < 0.5")
+        for name in ("margin", "center_rewards_coefficient", "head_learning_rate"):
+            if vars(self)[name] < 0:
+                problems.append(f"{name} is {vars(self)[name]}; give 0 or more")
+        if self.ties not in PAIR_LOSSES:
+            problems.append(f"ties is {self.ties!r}; accepted: {', '.join(PAIR_LOSSES)}")
+        elif self.margin > 0:
+            problems += self._margin_conflicts()
+        try:
+            _ = self.weights_by_dimension
+        except ConfigError as error:
+            problems.append(str(error))
+        return problems
+
+    def _margin_conflicts(self) -> list[str]:
+        """Returns the options that a margin does not go with."""
+        conflicts = {
+            "vote_targets shares (a margin needs one preferred answer)": (
+                self.vote_targets == "shares"
+            ),
+            f"ties {self.ties} (the tie parameter would absorb it)": (
+                PAIR_LOSSES[self.ties].initial_tie is not None
+            ),
+            "label_smoothing (a smoothed label prefers both answers)": self.label_smoothing > 0,
+        }
+        return [
+            f"margin {self.margin} does not go with {option_and_reason}"
+            for option_and_reason, conflicting in conflicts.items()
+            if conflicting
+        ]
+
+    @property
+    def weights_by_dimension(self) -> dict[str, float]:
+        """The weights of the dimensions that are named.
+
+        Raises:
+            ConfigError: not a mapping of names to positive numbers.
+        """
+        if self.dimension_weights in (None, "", "{}"):
+            return {}
+        example = '{"accuracy": 2, "overall": 0.5}'
+        return positive_weights("dimension_weights", self.dimension_weights, "dimension", example)

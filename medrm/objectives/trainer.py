@@ -11,54 +11,144 @@ Three things are ours:
 - The metrics. Each process returns (cases, most answers, D) rewards with the cases' indices, padded
   to one shape for the gather; then every process computes loss, accuracy and margin over all cases.
 
+A case is a prefix of Lp tokens (question and images) and K answers of L1 ... LK. The layout of a
+batch says what its cases compute, of which `max_tokens_per_batch` is the limit:
+
+    "answers"   K rows per case, all padded to the longest row of the batch: K x max(Lp + Lk)
+    "cases"     one row per case, padded to the longest of the batch:        max(Lp + L1 + ... + LK)
+    "packed"    one row for the whole batch, not padded:                     Lp + L1 + ... + LK
+
 Shape legend: B cases of a micro-batch, `rows` one for each answer of each case, D dimensions.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import (
     EvalPrediction,
+    PreTrainedModel,
     Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
 )
 from trl.models import get_act_offloading_ctx_manager
 
 from medrm.data.batched import batched
-from medrm.data.store.indexed_cases import column
+from medrm.data.store.indexed_cases import TokenCounts, column, tokens_of
+from medrm.errors import ConfigError
+from medrm.models.families import family_of
+from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import RewardOutput, head_of
-from medrm.objectives.arguments import BradleyTerryConfig
-from medrm.objectives.objective import TrainingInputs
-from medrm.objectives.step_plan import Draw, StepPlan
+from medrm.objectives.objective import BradleyTerryConfig, MetricsFile, TrainingInputs
+from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.targets import Targets, tally
-from medrm.objectives.token_budget import Layout, make_plan
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
 
+Layout = Literal["answers", "cases", "packed"]
+"""What a row of a batch is: an answer, a case with its shared prefix, or the whole batch."""
+
 MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
 """Turns cases into the model's inputs, one row for each answer, case-major."""
-
-METRICS = "metrics.jsonl"
 
 _LABELS_AT_ONCE = 4096
 """Cases whose labels are in memory at once."""
 
 _PADDING = -1
 """Case index of rows that pad a batch up to its size: all processes must gather the same shape."""
+
+
+def layout_of(model: PreTrainedModel) -> Layout:
+    """Returns how a stock model's batches lie."""
+    if not shares_prefix(model):
+        return "answers"
+    return "cases" if family_of(model.config).rows_apart else "packed"
+
+
+def check_budget(
+    max_tokens: int | None, cases: Sequence[Case], lengths: TokenCounts, layout: Layout
+) -> None:
+    """Refuses a case that no batch can hold.
+
+    Args:
+        max_tokens: of a batch; None: no limit.
+        cases: any.
+        lengths: their tokens.
+        layout: of the batches.
+
+    Raises:
+        ConfigError: such a case.
+    """
+    if max_tokens is None:
+        return
+    tokens, rows = _row_tokens(cases, lengths, layout)
+    case_tokens = tokens if rows is None else tokens * rows
+    over = int((case_tokens > max_tokens).sum())
+    if over:
+        longest = int(case_tokens.argmax())
+        raise ConfigError(
+            f"max_tokens_per_batch is {max_tokens}, but {over} cases alone have more; the longest, "
+            f"{cases[longest].case_id!r}, has {case_tokens[longest]} tokens. Give at least "
+            f"{case_tokens[longest]}, or set long cases aside with max_length."
+        )
+
+
+def make_plan(
+    args: BradleyTerryConfig,
+    cases: Sequence[Case],
+    lengths: TokenCounts,
+    layout: Layout,
+    weights: NDArray[Any],
+    training: bool,
+) -> StepPlan:
+    """Returns the plan of a training, or of one pass over cases.
+
+    Args:
+        args: of the training.
+        cases: any.
+        lengths: their tokens.
+        layout: of the batches.
+        weights: summed label weight of each case.
+        training: whether steps are taken; else all cases are one step of one epoch.
+    """
+    tokens, budget = tokens_of(cases, lengths), None
+    global_batch_cases = args.global_batch_cases if training else len(cases)
+    if args.max_tokens_per_batch is not None:
+        tokens, rows = _row_tokens(cases, lengths, layout)
+        steps = math.ceil(len(cases) / global_batch_cases)
+        epochs = args.max_steps / steps if args.max_steps > 0 else args.num_train_epochs
+        budget = TokenBudget(args.max_tokens_per_batch, rows, math.ceil(epochs) if training else 1)
+    split = "train" if training else "eval"
+    return StepPlan(
+        lengths=tokens,
+        weights=weights,
+        image_counts=column(cases, "image_count"),
+        global_batch_cases=global_batch_cases,
+        micro_batch_cases=getattr(args, f"per_device_{split}_batch_size"),
+        processes=args.world_size,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        budget=budget,
+    )
+
+
+def _row_tokens(
+    cases: Sequence[Case], lengths: TokenCounts, layout: Layout
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """Returns the tokens of a row of each case, and its rows; None where nothing is padded."""
+    if layout == "answers":
+        return tokens_of(cases, lengths), column(cases, "answer_count").astype(np.int64)
+    unique = tokens_of(cases, lengths, "unique")
+    return unique, np.ones_like(unique) if layout == "cases" else None
 
 
 class DrawnCases(Dataset[tuple[Case, Draw]]):
@@ -101,37 +191,12 @@ def collate(
 
 def _activation_context(args: BradleyTerryConfig, model: nn.Module) -> AbstractContextManager[Any]:
     """Returns where activations are kept from the forward to the backward pass of a step."""
-    if not args.activation_offloading:
-        return nullcontext()
-    if args.device.type == "cpu":
+    manager: AbstractContextManager[Any] = nullcontext()
+    if args.activation_offloading and args.device.type == "cpu":
         logger.info("activation_offloading: the activations are in the CPU's memory as it is")
-        return nullcontext()
-    manager: AbstractContextManager[Any] = get_act_offloading_ctx_manager(model)
+    elif args.activation_offloading:
+        manager = get_act_offloading_ctx_manager(model)
     return manager
-
-
-class MetricsFile(TrainerCallback):
-    """Writes metrics.jsonl: one line for each logging step; a resumed run goes on where it left."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
-    ) -> None:
-        """Drops the lines of steps that this run will take (again), and one that was torn."""
-        path = Path(str(args.output_dir), METRICS)
-        if state.is_world_process_zero and path.is_file():
-            lines = path.read_bytes().split(b"\n")[:-1]
-            step = state.global_step
-            past = [line for line in lines if step and json.loads(line)["step"] <= step]
-            path.write_bytes(b"".join(line + b"\n" for line in past))
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
-    ) -> None:
-        """Appends one line."""
-        if state.is_world_process_zero and kwargs["logs"]:
-            line = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
-            with Path(str(args.output_dir), METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
 
 
 class PreferenceTrainer(Trainer):
@@ -185,9 +250,7 @@ class PreferenceTrainer(Trainer):
         self._tie_logits: Tensor | None = None
         self._activations = _activation_context(self.args, model)
 
-    def _loader(
-        self, cases: DrawnCases, plan: StepPlan, epoch: Callable[[], int]
-    ) -> DataLoader[Any]:
+    def _loader(self, cases: Any, plan: StepPlan, epoch: Callable[[], int]) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             cases,
@@ -206,10 +269,8 @@ class PreferenceTrainer(Trainer):
 
         So a resumed run meets the very cases that the straight run would have met.
         """
-        assert isinstance(self.train_dataset, DrawnCases)
-        return self._loader(
-            self.train_dataset, self._plan, lambda: self.state.global_step // self._plan.steps
-        )
+        steps = self._plan.steps
+        return self._loader(self.train_dataset, self._plan, lambda: self.state.global_step // steps)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Returns this process's share of the development cases, like lengths together.
@@ -219,7 +280,6 @@ class PreferenceTrainer(Trainer):
         """
         if eval_dataset not in (None, self.eval_dataset):
             raise ValueError("the trainer measures its own development cases alone")
-        assert isinstance(self.eval_dataset, DrawnCases)
         return self._loader(self.eval_dataset, self._eval_plan, lambda: 0)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

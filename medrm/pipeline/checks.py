@@ -11,8 +11,7 @@ from medrm.chat import load_prompt
 from medrm.config import CONTROLS, ModelOptions, Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import ConfigError, report
-from medrm.models.adapter_config import read_adapter_config
-from medrm.models.base_reference import BaseReference, reference_of
+from medrm.models.adapter_config import BaseReference, read_adapter_config, reference_of
 from medrm.objectives.objective import Objective
 from medrm.scorer.specs import JUDGE_READOUTS, saved_folder
 

@@ -24,14 +24,12 @@ from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCount
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
-from medrm.models.adapter import add_adapter
-from medrm.models.adapter_config import JudgeSpec, new_adapter_config
+from medrm.models.adapter import add_adapter, load_adapter, saved_identity
+from medrm.models.adapter_config import JudgeSpec, new_adapter_config, reference_of
 from medrm.models.base_model import load_base, load_config, load_processor
-from medrm.models.base_reference import reference_of
 from medrm.models.families import Family, family_of
-from medrm.models.image_smoke_test import check_image_reaches
 from medrm.models.reward_model import attach_head, has_head
-from medrm.models.save_load import load_adapter, saved_identity
+from medrm.models.vision_tower import check_image_reaches
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_init_adapter, skeleton_control_applies

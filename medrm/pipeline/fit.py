@@ -25,12 +25,11 @@ from transformers import (
 )
 
 from medrm.data.store.indexed_cases import concatenate, list_column
-from medrm.models.adapter import freeze_backbone
+from medrm.models.adapter import freeze_backbone, save_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config, update_adapter_config
 from medrm.models.reward_model import head_of
-from medrm.models.save_load import save_adapter
+from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
-from medrm.objectives.probe import gathered_head
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.run_folder import checkpoint_of
 from medrm.progress_bar import progress_bar

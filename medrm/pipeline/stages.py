@@ -22,8 +22,8 @@ from medrm.data.store.indexed_cases import column
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.records.responses import RESPONSES_FILE, read_responses
+from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
-from medrm.models.save_load import saved_identity
 from medrm.pipeline.context import ReportRow, RunContext
 from medrm.pipeline.evaluate import refuse_trained_images
 from medrm.pipeline.fit import add_statistics, train_adapter, train_probe

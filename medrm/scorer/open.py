@@ -19,12 +19,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
-from medrm.models.adapter_config import AdapterConfig
+from medrm.models.adapter import load_adapter, saved_identity
+from medrm.models.adapter_config import AdapterConfig, reference_of
 from medrm.models.base_model import load_base, load_processor
-from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
-from medrm.models.image_smoke_test import check_image_reaches
-from medrm.models.save_load import load_adapter, saved_identity
+from medrm.models.vision_tower import check_image_reaches
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
 from medrm.scorer import Scorer

@@ -15,9 +15,9 @@ from tiny import make_tiny
 from torch.nn.parallel import DistributedDataParallel
 
 from medrm.config import AdapterOptions
-from medrm.models.deduplicate_images import DeduplicatingTower, deduplicate_images
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.vision_tower import DeduplicatingTower, deduplicate_images
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from preferences import make_recipe, preferences
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from medrm.objectives.probe import gathered_head, trains_head_alone
+from medrm.objectives.bradley_terry import gathered_head, trains_head_alone
 
 
 def train(folder: Path, **options: Any) -> int:

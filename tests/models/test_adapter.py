@@ -11,11 +11,10 @@ from rows import batch, reward_model, rewards, train
 from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter, freeze_backbone
+from medrm.models.adapter import add_adapter, freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import head_of, without_adapter
-from medrm.models.save_load import load_adapter, save_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
 

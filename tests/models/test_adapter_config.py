@@ -17,7 +17,7 @@ from tiny import TINY_FAMILIES, save_tiny
 import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
-from medrm.models.adapter import freeze_backbone
+from medrm.models.adapter import freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import (
     new_adapter_config,
     read_adapter_config,
@@ -25,7 +25,6 @@ from medrm.models.adapter_config import (
 )
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.reward_model import head_of
-from medrm.models.save_load import load_adapter, save_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
 

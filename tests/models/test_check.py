@@ -11,7 +11,7 @@ from medrm.config import AdapterOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
-from medrm.models.image_smoke_test import check_image_reaches
+from medrm.models.vision_tower import check_image_reaches
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

@@ -12,10 +12,10 @@ from tiny import TINY_FAMILIES
 
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
+from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.base_model import load_base
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import head_of, without_adapter
-from medrm.models.save_load import load_adapter, save_adapter
 
 NEEDS_BITSANDBYTES = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed"

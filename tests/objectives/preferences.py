@@ -23,9 +23,8 @@ from medrm.data.images import bytes_image, examine
 from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import attach_head
-from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.bradley_terry import build_trainer, head_spec
-from medrm.objectives.objective import TrainingInputs
+from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
 from medrm.objectives.trainer import PreferenceTrainer
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 from medrm.scorer.collator import Collator

@@ -17,9 +17,9 @@ from tiny import TINY_FAMILIES, make_tiny
 from medrm.data.images import examine
 from medrm.errors import ConfigError
 from medrm.objectives import load_objective
-from medrm.objectives.arguments import BradleyTerryConfig
+from medrm.objectives.objective import BradleyTerryConfig
 from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
-from medrm.objectives.token_budget import layout_of
+from medrm.objectives.trainer import layout_of
 from medrm.scorer.collator import Collator
 
 COUNT = 203

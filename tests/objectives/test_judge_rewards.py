@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medrm.objectives.judge import judge_rewards
+from medrm.objectives.judge import judge_examples
 
 BOTH = ("accuracy", "overall")
 RIGHT = '{"accuracy": "A", "overall": "B"}'
@@ -14,7 +14,7 @@ RIGHT = '{"accuracy": "A", "overall": "B"}'
 
 def reward(name: str, text: str, **columns: Any) -> float:
     columns = {"dimensions": BOTH, "labels": {}, "rationale": False} | columns
-    (value,) = getattr(judge_rewards, name)(
+    (value,) = getattr(judge_examples, name)(
         prompts=[[]],
         completions=[[{"role": "assistant", "content": text}]],
         completion_ids=[[1]],

@@ -20,9 +20,9 @@ from medrm.objectives.judge.judge_examples import (
     filler_answer,
     judge_examples,
     learned_answer,
+    read_rationales,
 )
-from medrm.objectives.judge.judge_training import run_examples
-from medrm.objectives.judge.rationales import read_rationales
+from medrm.objectives.judge.judge_sft import run_examples
 from medrm.objectives.objective import TrainingInputs
 from medrm.parsers import parse_verdict
 from medrm.schema import Case, PairLabel
@@ -172,8 +172,6 @@ def test_reasons_are_read_and_every_bad_line_is_named(tmp_path: Path, caplog: An
 
 def test_rows_and_rewards_need_no_torch() -> None:
     code = (
-        "import sys; import medrm.objectives.judge.judge_examples; "
-        "import medrm.objectives.judge.rationales, "
-        "medrm.objectives.judge.judge_rewards; sys.exit('torch' in sys.modules)"
+        "import sys; import medrm.objectives.judge.judge_examples; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

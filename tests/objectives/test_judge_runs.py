@@ -32,9 +32,11 @@ from medrm.data.images import examine
 from medrm.errors import ConfigError, DataError
 from medrm.models.families import FAMILIES
 from medrm.objectives.judge import judge_grpo
-from medrm.objectives.judge.judge_arguments import JudgeDPOConfig, JudgeGRPOConfig, JudgeSFTConfig
 from medrm.objectives.judge.judge_collator import ConversationRenderer
+from medrm.objectives.judge.judge_dpo import JudgeDPOConfig
 from medrm.objectives.judge.judge_examples import judge_examples
+from medrm.objectives.judge.judge_grpo import JudgeGRPOConfig
+from medrm.objectives.judge.judge_sft import JudgeSFTConfig
 from medrm.scorer.readouts.constrained_json import ConstrainedJson
 
 Build = Callable[..., Judging]

@@ -18,8 +18,8 @@ from medrm.config import help_text, option, parse_run
 from medrm.errors import ConfigError
 from medrm.models.reward_model import head_of
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
-from medrm.objectives.arguments import BradleyTerryConfig
 from medrm.objectives.losses import PAIR_LOSSES, PairLoss, davidson
+from medrm.objectives.objective import BradleyTerryConfig
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart" / "bradley_terry.yaml"
 

@@ -18,9 +18,8 @@ from medrm.config import AdapterOptions
 from medrm.errors import ConfigError, DataError
 from medrm.models.reward_model import head_of
 from medrm.objectives import OBJECTIVES, load_objective
-from medrm.objectives.bradley_terry import head_spec
+from medrm.objectives.bradley_terry import PooledHead, head_spec
 from medrm.objectives.objective import fit_for_training
-from medrm.objectives.probe import PooledHead
 from medrm.schema import PairLabel
 
 Build = Callable[..., Recipe]

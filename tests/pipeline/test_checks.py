@@ -12,8 +12,7 @@ import pytest
 from medrm.assets import asset
 from medrm.config import JudgeOptions, Run, parse_run
 from medrm.errors import AdapterError, ConfigError
-from medrm.models.adapter_config import AdapterConfig, write_adapter_config
-from medrm.models.base_reference import reference_of
+from medrm.models.adapter_config import AdapterConfig, reference_of, write_adapter_config
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.pipeline.checks import check_init_adapter, check_options
 from medrm.scorer.specs import judge_spec

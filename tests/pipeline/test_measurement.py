@@ -10,7 +10,7 @@ import pytest
 from medrm.config import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
-from medrm.models.save_load import saved_identity
+from medrm.models.adapter import saved_identity
 from medrm.pipeline import evaluate
 from medrm.pipeline.evaluate import evaluate_model
 from medrm.pipeline.requests import EvalRequest

@@ -228,7 +228,7 @@ def test_text_only_and_several_answers(recipe: Recipe, tmp_path: Path) -> None:
 def test_an_image_without_effect_stops_the_run(
     recipe: Recipe, phantom: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    monkeypatch.setattr("medrm.models.image_smoke_test._batch", without_pixels)
+    monkeypatch.setattr("medrm.models.vision_tower._batch", without_pixels)
     assert recipe(train_data=phantom, max_steps=1) == 2
     assert "Images do not reach the model" in capsys.readouterr().err
 

@@ -17,12 +17,11 @@ from tiny import TINY_FAMILIES, make_tiny, save_tiny
 import medrm
 from medrm.config import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
-from medrm.models.adapter import add_adapter
+from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.models.save_load import save_adapter
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.open import load

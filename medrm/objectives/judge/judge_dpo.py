@@ -6,35 +6,72 @@ The reference is the adapter as it started: a fresh one is the base itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar, Literal
 
-from trl import DPOTrainer
+from trl import DPOConfig, DPOTrainer
 
-from medrm.config import Run
+from medrm.config import Run, option
 from medrm.data.images import ImageFacts
 from medrm.errors import ConfigError
-from medrm.objectives.judge.judge_arguments import JudgeDPOConfig
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
     preferred,
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
-from medrm.objectives.judge.judge_training import (
+from medrm.objectives.judge.judge_sft import (
+    FIXED_ROWS,
     RunExamples,
     WithReference,
+    WrittenVerdictArguments,
     check_judge,
     run_dimensions,
     run_examples,
     trainer_options,
     verdict_lengths,
 )
-from medrm.objectives.objective import Objective, TrainingInputs
+from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 
 ConversationPair = tuple[RenderedConversation, RenderedConversation]
 """What is preferred, and to what."""
+
+
+@dataclass
+class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] # TRL has no types
+    """Arguments of `trl.DPOConfig`. A step is counted in pairs, as with TRL."""
+
+    fixed: ClassVar[Fixed] = {
+        **FIXED_ROWS,
+        "precompute_ref_log_probs": (False, "TRL cannot do it with images"),
+        "sync_ref_model": (False, "the reference is the adapter as it started"),
+    }
+
+    dpo_pairs: Literal["verdicts", "answers"] = option(
+        "verdicts",
+        "What is preferred to what. verdicts: the right verdict to a wrong one; answers: the "
+        "better of the case's two answers to the other, on one dimension, scored by the implicit "
+        "reward: beta times the log-probability with the adapter less that without.",
+    )
+    flip: Literal["all", "one"] = option(
+        "all", "The letters that are wrong in a wrong verdict: all that are learned, or one."
+    )
+    learning_rate: float = option(5e-6, "Learning rate of the adapter.")
+
+    def _problems(self) -> list[str]:
+        problems = super()._problems()
+        if self.dpo_pairs == "answers" and self.flip != "all":
+            problems.append(
+                "flip is one; leave it out with dpo_pairs answers, which have no letters"
+            )
+        if self.dpo_pairs == "answers" and self.rationales is not None:
+            problems.append("rationales with dpo_pairs answers: leave them out; nothing is judged")
+        if self.beta <= 0:
+            problems.append(f"beta is {self.beta}; give more than 0")
+        return problems
 
 
 class JudgeDPOTrainer(WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types

@@ -1,20 +1,36 @@
-"""From labelled cases to what a judge should reply: one example for each call, in both orders.
+"""From labelled cases to what a judge should reply, and the rewards of what it replied.
 
-Which stored answer is learned to be better is decided once for a case and dimension, before any
-order; only then is it written as the letter under which an order shows that answer. So the two
-orders of a case name the same answer and position says nothing. Imports no torch.
+There is one example for each call, in both orders. Which stored answer is learned to be better is
+decided once for a case and dimension, before any order; only then is it written as the letter under
+which an order shows that answer. So the two orders of a case name the same answer and position says
+nothing. Where the prompt asks for reasons, a file of rationales has them.
+
+The verifiable rewards of GRPO are one number from 0 to 1 for each completion. Each has the form of
+TRL's reward functions: completions as conversations of one turn, and lists of the data's other
+columns. Letters are those that the prompt showed. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from medrm.chat import JudgePrompt
+from medrm.chat import JudgePrompt, rationale_letters
+from medrm.data.row_tables import JsonLines
+from medrm.errors import DataError, report
+from medrm.parsers import parse_verdict
 from medrm.schema import ORDERS, Case, Order, PairLabel
+
+logger = logging.getLogger(__name__)
+
+_FORM = '{"case_id": "...", "rationale": {"accuracy": "a sentence"}}'
+
 
 LabelRule = Literal["majority", "plurality", "sampled"]
 """Which labels are learned, and as what; `learned_answer` explains."""
@@ -22,8 +38,79 @@ LabelRule = Literal["majority", "plurality", "sampled"]
 Rationales = Mapping[str, Mapping[str, str]]
 """Case id to dimension to a sentence, which calls the stored answers Answer A and Answer B."""
 
+Completions = Sequence[Sequence[Mapping[str, Any]]]
+
 _ANSWER_NAME = re.compile(r"\b([Aa]nswer )([AB])\b")
+
+_OBJECT = re.compile(r"^\s*\{", re.MULTILINE)
 _OTHER = {"A": "B", "B": "A"}
+
+
+def read_rationales(
+    path: Path, dimensions: Collection[str], case_ids: Collection[str]
+) -> Rationales:
+    """Returns case id to dimension to a sentence, of the cases that are learned from.
+
+    Sentences call the stored answers Answer A and Answer B and name no verdict: that is added.
+
+    Args:
+        path: JSONL, one line for each case: `case_id`, and `rationale`, dimension to a sentence.
+        dimensions: those that are learned; sentences about others are left out.
+        case_ids: of training and development; other lines are counted, and left out.
+
+    Raises:
+        DataError: the file cannot be read; every line that is not as it should be.
+    """
+    rationales: dict[str, dict[str, str]] = {}
+    invalid_json: list[str] = []
+    problems: list[str] = []
+    try:
+        for line_name, record in JsonLines(path, invalid_json):
+            problem = _problem(record)
+            if not problem and record["case_id"] in rationales:
+                problem = f"case {record['case_id']!r} stands twice"
+            if problem:
+                problems.append(f"{line_name}: {problem}")
+            else:
+                rationales[record["case_id"]] = {
+                    name: sentence.strip() for name, sentence in record["rationale"].items()
+                }
+    except OSError as error:
+        raise DataError(
+            f"rationales {path} cannot be read: {error}. Give a JSONL file of lines like {_FORM}."
+        ) from error
+    if invalid_json or problems:
+        raise DataError(
+            report(
+                f"Rationales {path} have problems; a line is like {_FORM}.",
+                [*invalid_json, *problems],
+            )
+        )
+    unknown = len(rationales.keys() - set(case_ids))
+    if unknown:
+        logger.warning(
+            "%d of %d rationales belong to no training or development case",
+            unknown, len(rationales),
+        )  # fmt: skip
+    return {
+        case_id: {name: text for name, text in sentences.items() if name in dimensions}
+        for case_id, sentences in rationales.items()
+        if case_id in case_ids
+    }
+
+
+def _problem(record: Mapping[str, Any]) -> str:
+    """Returns what is wrong with the object of one line; "" where nothing is."""
+    if record.keys() != {"case_id", "rationale"}:
+        return "not an object with the keys case_id and rationale"
+    if not isinstance(record["case_id"], str) or not isinstance(record["rationale"], dict):
+        return "case_id is no text, or rationale no object"
+    for name, sentence in record["rationale"].items():
+        if not isinstance(sentence, str) or not sentence.strip():
+            return f"{name}: {sentence!r} is no sentence"
+        if len(sentence.splitlines()) > 1 or "better:" in sentence:
+            return f"{name}: a sentence is one line without 'better:'"
+    return ""
 
 
 class TargetReply(NamedTuple):
@@ -177,3 +264,82 @@ def _example(
 
 def _with_letters_swapped(sentence: str) -> str:
     return _ANSWER_NAME.sub(lambda match: match[1] + _OTHER[match[2]], sentence)
+
+
+def _text(completion: Sequence[Mapping[str, Any]]) -> str:
+    return str(completion[0]["content"])
+
+
+def agreement(
+    completions: Completions,
+    dimensions: Sequence[tuple[str, ...]],
+    labels: Sequence[Mapping[str, str]],
+    **columns: Any,
+) -> list[float]:
+    """Returns the share of labelled dimensions whose letter the verdict names.
+
+    Args:
+        completions: B replies.
+        dimensions: what each was asked about.
+        labels: the experts' letters, of some of the dimensions.
+        columns: not looked at.
+    """
+    rewards = []
+    for completion, names, letters in zip(completions, dimensions, labels, strict=True):
+        outcomes = parse_verdict(_text(completion), "strict", names).outcomes
+        correct_count = sum(outcomes[name] == letter for name, letter in letters.items())
+        rewards.append(correct_count / len(letters))
+    return rewards
+
+
+def format(
+    completions: Completions,
+    dimensions: Sequence[tuple[str, ...]],
+    rationale: Sequence[bool],
+    **columns: Any,
+) -> list[float]:
+    """Returns 1 where a reply is one JSON object with a letter for each dimension and no more.
+
+    Args:
+        completions: B replies.
+        dimensions: what each was asked about.
+        rationale: whether reasons may stand before the object.
+        columns: not looked at.
+    """
+    return [
+        float(_well_formed(_text(completion), names, reasons))
+        for completion, names, reasons in zip(completions, dimensions, rationale, strict=True)
+    ]
+
+
+def _well_formed(text: str, dimensions: Sequence[str], rationale: bool) -> bool:
+    opened = _OBJECT.search(text)
+    if opened is None or (text[: opened.start()].strip() and not rationale):
+        return False
+    try:
+        # Pairs, so that a key that stands twice is seen.
+        pairs = json.loads(text[opened.start() :], object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return False
+    names = sorted(name for name, _ in pairs)
+    return names == sorted(dimensions) and all(letter in ("A", "B") for _, letter in pairs)
+
+
+def consistency(
+    completions: Completions, dimensions: Sequence[tuple[str, ...]], **columns: Any
+) -> list[float]:
+    """Returns the share of dimensions whose reasons end with the letter that the verdict names.
+
+    Args:
+        completions: B replies.
+        dimensions: what each was asked about.
+        columns: not looked at.
+    """
+    rewards = []
+    for completion, names in zip(completions, dimensions, strict=True):
+        text = _text(completion)
+        outcomes = parse_verdict(text, "strict", names).outcomes
+        reasons = rationale_letters(text, names)
+        same = sum(reasons.get(name) == outcomes[name] for name in names if name in reasons)
+        rewards.append(same / len(names))
+    return rewards

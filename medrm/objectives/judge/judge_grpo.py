@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import ProcessorMixin
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from medrm import chat
 from medrm.chat import JudgePrompt
-from medrm.config import Run
+from medrm.config import Run, option
 from medrm.errors import ConfigError
-from medrm.objectives.judge import judge_rewards
-from medrm.objectives.judge.judge_arguments import JudgeGRPOConfig
 from medrm.objectives.judge.judge_collator import prompt_messages
-from medrm.objectives.judge.judge_training import (
+from medrm.objectives.judge.judge_examples import agreement, consistency, format
+from medrm.objectives.judge.judge_sft import (
+    FIXED,
+    JudgeArguments,
     RunExamples,
     WithReference,
     check_judge,
@@ -26,9 +28,33 @@ from medrm.objectives.judge.judge_training import (
     trainer_options,
     verdict_lengths,
 )
-from medrm.objectives.objective import Objective, TrainingInputs
+from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into
+
+
+@dataclass
+class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL has no types
+    """Arguments of `trl.GRPOConfig`. A step is counted in completions, as with TRL.
+
+    The rewards, in the order of `reward_weights`: agreement with the labels, format, and, where the
+    prompt asks for reasons, their consistency with the verdict. No checkpoint is chosen by the
+    development split: to measure it, every row would have to be generated each time.
+    """
+
+    fixed: ClassVar[Fixed] = {
+        **FIXED,
+        "sync_ref_model": (False, "TRL cannot do it with an adapter"),
+        "log_completions_hub_repo": (None, "nothing but the adapter is pushed"),
+        "load_best_model_at_end": (False, "no loss of GRPO says which checkpoint is best"),
+        "chat_template_kwargs": (None, "the template is used as in scoring"),
+        "shuffle_dataset": (True, "every epoch is shuffled by the seed"),
+    }
+
+    learning_rate: float = option(1e-5, "Learning rate of the adapter.")
+    max_completion_length: int | None = option(
+        None, "Most tokens of a sampled verdict. None: max_new_tokens."
+    )
 
 
 class JudgeGRPOTrainer(WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
@@ -37,8 +63,8 @@ class JudgeGRPOTrainer(WithReference, GRPOTrainer):  # type: ignore[misc] # TRL 
 
 def rewards_of(prompt: JudgePrompt) -> list[Any]:
     """Returns the reward functions for a prompt, in the order of `reward_weights`."""
-    rewards = [judge_rewards.agreement, judge_rewards.format]
-    return [*rewards, judge_rewards.consistency] if prompt.rationale else rewards
+    rewards = [agreement, format]
+    return [*rewards, consistency] if prompt.rationale else rewards
 
 
 def check(

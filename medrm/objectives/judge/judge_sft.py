@@ -1,26 +1,302 @@
-"""Supervised judges: TRL's `SFTTrainer` learns to write the experts' verdict, and nothing else."""
+"""Supervised judges, whose `SFTTrainer` learns to write the experts' verdict and nothing else.
+
+The other objectives of judges share its arguments, checks, examples and lengths.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from trl import SFTTrainer
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from trl import SFTConfig, SFTTrainer
 
-from medrm.objectives.judge.judge_arguments import JudgeSFTConfig
+from medrm.chat import JudgePrompt, load_prompt
+from medrm.config import Run, option
+from medrm.data.case_set import dimensions_of
+from medrm.data.images import ImageFacts
+from medrm.errors import ConfigError, DataError, report
+from medrm.models.base_model import load_config
+from medrm.models.families import family_of
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
+    numbered,
     supervised,
 )
-from medrm.objectives.judge.judge_training import (
-    RunExamples,
-    WithoutExtras,
-    check_judge,
-    run_examples,
-    trainer_options,
-    verdict_lengths,
+from medrm.objectives.judge.judge_examples import (
+    JudgeExample,
+    LabelRule,
+    Rationales,
+    judge_examples,
+    read_rationales,
 )
-from medrm.objectives.objective import Objective, TrainingInputs
+from medrm.objectives.objective import (
+    CommonArguments,
+    Fixed,
+    MeasuredArguments,
+    MetricsFile,
+    Objective,
+    TrainingInputs,
+    autocast_under_deepspeed,
+    report_unlearned,
+    visible_gpu_problems,
+)
+from medrm.schema import Case
+from medrm.scorer.collator import Collator, Row, image_count
+
+FIXED: Fixed = {
+    "remove_unused_columns": (False, "rows are numbers that the collator looks up"),
+    "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
+    "train_sampling_strategy": ("random", "every epoch is shuffled by the seed"),
+    "label_smoothing_factor": (0.0, "TRL's losses do not take it"),
+    "model_init_kwargs": (None, "the base model is loaded by the options of the model"),
+    "pad_to_multiple_of": ("auto", "rows are padded to the longest of their batch"),
+    "use_liger_kernel": (False, "it replaces the forward pass that TRL reads its losses from"),
+}
+FIXED_ROWS: Fixed = {
+    **FIXED,
+    "padding_free": (False, "rows with images are padded"),
+    "truncation_mode": ("keep_start", "nothing is truncated; max_length sets cases aside"),
+    "dataset_num_proc": (None, "rows are made by the data loader's workers"),
+    "pad_token": (None, "the processor's own is used"),
+}
+
+
+@dataclass
+class JudgeArguments(CommonArguments):
+    """What the arguments of all judges share; goes before a class of TRL's in the bases."""
+
+    label_rule: Literal["majority", "plurality", "sampled"] = option(
+        "majority",
+        "Which labels are learned. majority: those on which more than half of the votes name one "
+        "answer; plurality: those on which more votes name one answer than the other, ties aside; "
+        "sampled: all, each as one answer drawn with its share of the votes (half of the ties).",
+    )
+
+    # Other defaults than TRL's.
+    bf16: bool | None = option(False, "Train in bfloat16 mixed precision.")
+    gradient_checkpointing: bool | None = option(
+        None, "Recompute activations in the backward pass: less memory, more time."
+    )
+
+
+@dataclass
+class WrittenVerdictArguments(MeasuredArguments, JudgeArguments):
+    """Of judges that learn verdicts written beforehand, not their own."""
+
+    rationales: str | None = option(
+        None,
+        "JSONL file of reasons to give before the verdict (case_id, and rationale: dimension to a "
+        "sentence that speaks of Answer A and Answer B as stored), for a judge_prompt that asks "
+        "for them.",
+    )
+
+
+@dataclass
+class JudgeSFTConfig(WrittenVerdictArguments, SFTConfig):  # type: ignore[misc] # TRL has no types
+    """Arguments of `trl.SFTConfig`. An optimiser step is, as with TRL, per_device_train_batch_size
+    x gradient_accumulation_steps x processes rows; a case has a row for each order and call.
+    """
+
+    fixed: ClassVar[Fixed] = {
+        **FIXED_ROWS,
+        "packing": (False, "rows with images cannot be packed"),
+        "eval_packing": (None, "rows with images cannot be packed"),
+        "assistant_only_loss": (False, "the loss covers the verdict alone"),
+        "completion_only_loss": (None, "the loss covers the verdict alone"),
+        "chat_template_path": (None, "the base model's own chat template is used"),
+        "eos_token": (None, "the base model's own is used"),
+        "dataset_kwargs": (None, "rows come from the cases"),
+        "dataset_text_field": ("text", "rows come from the cases"),
+        "shuffle_dataset": (False, "every epoch is shuffled by the seed"),
+    }
+
+    learning_rate: float = option(1e-4, "Learning rate of the adapter (or of the whole model).")
+
+
+@dataclass(frozen=True)
+class RunExamples:
+    """The examples of one run; numbers count those of training first, then development."""
+
+    prompt: JudgePrompt
+    train: list[JudgeExample]
+    development: list[JudgeExample]
+
+    def __getitem__(self, number: int) -> JudgeExample:
+        count = len(self.train)
+        return self.train[number] if number < count else self.development[number - count]
+
+
+class WithoutExtras:
+    """Leaves out what TRL's trainers do beside training; goes before one of them in the bases."""
+
+    def _send_telemetry(self) -> None:
+        """Sends nothing."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes nothing: the adapter folder has a card of its own."""
+
+
+class WithReference(WithoutExtras):
+    """Of an adapter beside which TRL may keep a frozen copy of its start as the reference."""
+
+    model: PeftModel
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Loads the trained adapter, too: older versions load the reference beside it alone."""
+        super()._load_from_checkpoint(  # type: ignore[misc] # of the trainer behind it
+            resume_from_checkpoint, model
+        )
+        weights = load_peft_weights(resume_from_checkpoint, device="cpu")
+        set_peft_model_state_dict(self.model, weights)
+
+
+def judge_prompt(run: Run) -> JudgePrompt:
+    """Returns the prompt of the run's judge.
+
+    Raises:
+        ConfigError: there is none of that name, or the file is no prompt.
+    """
+    return load_prompt(run.judge.judge_prompt, run.judge.prompt_file)
+
+
+def run_dimensions(run: Run, train: Sequence[Case]) -> tuple[str, ...]:
+    """Returns what the judge is asked about: what the run names, else what its labels mention."""
+    return tuple(dict.fromkeys(run.data.dimensions or dimensions_of(train)))
+
+
+def trainer_options(
+    inputs: TrainingInputs, train_count: int, development_count: int
+) -> dict[str, Any]:
+    """Returns the keyword arguments that all of TRL's trainers are built with.
+
+    Args:
+        inputs: of the training.
+        train_count: examples of training, whose numbers start at 0.
+        development_count: examples of development, whose numbers follow.
+    """
+    arguments = copy.copy(inputs.run.training)
+    # TRL would cut at max_length what the run has set aside already.
+    vars(arguments)["max_length"] = None
+    autocast_under_deepspeed(arguments)
+    return {
+        "model": inputs.model,
+        "args": arguments,
+        "train_dataset": numbered(train_count),
+        "eval_dataset": numbered(development_count, train_count),
+        "processing_class": inputs.collator.processor,
+        "callbacks": [MetricsFile()],
+    }
+
+
+def run_examples(inputs: TrainingInputs) -> RunExamples:
+    """Returns the examples of a run's cases; cases that teach nothing are counted in a warning.
+
+    Raises:
+        ConfigError: the prompt is none.
+        DataError: bad rationales.
+    """
+    run, dimensions = inputs.run, run_dimensions(inputs.run, inputs.train)
+    prompt, rule = judge_prompt(run), run.training.label_rule
+    rationales = run_rationales(run, dimensions, [*inputs.train, *inputs.development])
+    splits = []
+    for cases in (inputs.train, inputs.development):
+        splits.append(judge_examples(cases, dimensions, prompt, rule, rationales))
+        learned = {example.case.case_id for example in splits[-1]}
+        report_unlearned(len(cases), len(learned), f"label_rule {rule}; two answers each")
+    return RunExamples(prompt, *splits)
+
+
+def run_rationales(run: Run, dimensions: Sequence[str], cases: Sequence[Case]) -> Rationales | None:
+    """Returns the sentences that the run's file of rationales has for its cases; None without one.
+
+    Raises:
+        DataError: the file is not as it should be.
+    """
+    options = run.training
+    if not isinstance(options, WrittenVerdictArguments) or options.rationales is None:
+        return None
+    return read_rationales(Path(options.rationales), dimensions, {case.case_id for case in cases})
+
+
+def verdict_lengths(
+    run: Run,
+    collator: Collator,
+    dimensions: Sequence[str],
+    cases: Sequence[Case],
+    facts: Mapping[str, ImageFacts],
+) -> list[int]:
+    """Returns the tokens of each case's longest call with its verdict; see `Objective.lengths`."""
+    prompt, renderer = judge_prompt(run), ConversationRenderer.of(collator)
+    rule: LabelRule = run.training.label_rule
+    rationales = run_rationales(run, dimensions, cases)
+
+    def rows(case: Case) -> list[Row]:
+        examples = judge_examples([case], dimensions, prompt, rule, rationales)
+        return [renderer.verdict(example, prompt).row for example in examples]
+
+    return collator.lengths(cases, facts, rows)
+
+
+def check_judge(
+    run: Run, dimensions: Sequence[str], train: Sequence[Case], development: Sequence[Case]
+) -> None:
+    """Refuses what can be known to be wrong of a judge without its model; see `Objective.check`.
+
+    Raises:
+        ConfigError: options that do not fit each other, the family, the devices or the cases.
+        DataError: no case with a label to learn from, or bad rationales.
+    """
+    prompt, cases, options = judge_prompt(run), [*train, *development], run.training
+    takes_rationales = isinstance(options, WrittenVerdictArguments)
+    if takes_rationales and options.rationales is not None and not prompt.rationale:
+        raise ConfigError(
+            f"rationales are given, but judge_prompt {prompt.name} asks for none; set "
+            "judge_prompt rationale_json, or leave rationales out"
+        )
+    problems = [*visible_gpu_problems(options), *_family_problems(run, cases)]
+    if prompt.rationale and run.judge.judge_readout == "skeleton":
+        problems.append(
+            f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton "
+            "cannot give; read it with generate or votes"
+        )
+    mixed = {bool(image_count(case)) for case in cases} == {True, False}
+    if mixed and max(options.per_device_train_batch_size, options.per_device_eval_batch_size) > 1:
+        problems.append(
+            "some cases have images and some have none, which processors refuse in one batch; set "
+            "per_device_train_batch_size and per_device_eval_batch_size to 1, or give cases of one "
+            "kind"
+        )
+    if problems:
+        raise ConfigError(report(f"The objective {run.objective} cannot be trained so.", problems))
+    for split, split_cases in (("training", train), ("development", development)):
+        if not judge_examples(split_cases, dimensions, prompt, options.label_rule):
+            raise DataError(
+                f"none of {len(split_cases)} {split} cases has two answers and a label for "
+                f"{', '.join(dimensions)} under label_rule {options.label_rule}; give labelled "
+                "cases"
+            )
+    run_rationales(run, dimensions, cases)
+
+
+def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
+    """Returns why TRL cannot train the run's family by its objective."""
+    model = run.model
+    config = load_config(model.model_name_or_path, model.model_revision, model.trust_remote_code)
+    family, advice = family_of(config), "train another family, or by another objective"
+    reason = family.unsupported.get(run.objective)
+    if reason is not None:
+        return [f"family {family.name}: {reason}; {advice}"]
+    several = sum(image_count(case) > 1 for case in cases)
+    reason = family.one_image_only.get(run.objective)
+    if several and reason is not None:
+        return [f"family {family.name}, {several} cases of several images: {reason}; {advice}"]
+    return []
 
 
 class JudgeSFTTrainer(WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL has no types

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from medrm import chat
 from medrm.data.images import decode
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
+from medrm.models.adapter_config import find_base
 from medrm.models.base_model import load_processor, resolve_model
-from medrm.models.base_reference import find_base
 from medrm.models.families import FAMILIES
 from medrm.schema import State
 from medrm.scorer.engines.base import (
