@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from medrm.cli import add_evaluate, guarded
-from medrm.config import CommandParser
+from medrm.config.command_line import CommandParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

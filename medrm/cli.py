@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medrm import __version__
-from medrm.config import CommandParser, JudgeOptions, add_options
+from medrm.config.command_line import CommandParser, add_options
+from medrm.config.options import JudgeOptions
 from medrm.errors import MedrmError, printable
 from medrm.pipeline.requests import EvalRequest, LeaderboardRequest
 

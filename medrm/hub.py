@@ -29,7 +29,7 @@ _REFUSED = (401, 403)
 
 
 class _MarkdownText(str):
-    """Text of the template's own making, put into the card as it is."""
+    """Markdown of the card's own making, which is not escaped."""
 
 
 def write_card(folder: Path, run_dir: Path) -> Path:
@@ -47,9 +47,11 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     """
     contract = read_adapter_config(folder)
     run = read_json(run_dir / "run.json")
+    config = run["config"]
     before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
     before_readout = comparison["before"]["readout"]
+    pictured, primary = comparison["pictures"], comparison["primary"]["dimension"]
     model_type = "judge" if contract.judge else "reward model"
     title = f"{contract.base_model} {model_type} ({contract.objective})"
     text = _template().render(
@@ -57,17 +59,23 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         title=title,
         contract=contract,
         comparison=comparison,
-        qualifying=_qualifying(comparison),
+        # What the reader of the headline must know.
+        qualifying=[*([pictured["sentence"]] if pictured else []), *comparison["notes"]],
         after=after,
         dimensions=_MarkdownText(to_markdown(card_table(comparison, after))),
-        answered=[_of_primary(comparison, report) for report in (before, after)],
+        answered=[
+            report["protocols"]["robust"]["dimensions"][primary] for report in (before, after)
+        ],
         controls=_MarkdownText(_controls(comparison)),
         before_words=READOUTS[before_readout].description or before_readout,
-        trained=_trained(contract, run["config"]),
-        load_name=_MarkdownText(_load_name(folder, run["config"])),
+        trained=_trained(contract, config),
+        # The repository where one is named, else the folder.
+        load_name=_MarkdownText(
+            re.sub(r"[^\w./-]", "", str(config["hub_model_id"] or folder.name))
+        ),
         data=run["data"]["train"],
-        config=run["config"],
-        step=_step(contract, run["config"]),
+        config=config,
+        step=_step(contract, config),
         seed=run["seed"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     )
@@ -114,7 +122,11 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
     """
     read_adapter_config(folder)
     check_push(repo_id)
-    files = sorted(path.name for path in folder.iterdir() if _is_published(path))
+    files = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.is_file() and not path.is_symlink() and path.suffix in PUBLISHED
+    )
     api = HfApi()
     try:
         created = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -138,10 +150,6 @@ def _no_token(repo_id: str) -> str:
     )
 
 
-def _is_published(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and path.suffix in PUBLISHED
-
-
 def _template() -> Any:
     """Returns the card's template; every value put into it is escaped for Markdown."""
     environment = Environment(
@@ -161,12 +169,6 @@ def _escape(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, _MarkdownText):
         return value
     return markdown_text(value)
-
-
-def _load_name(folder: Path, config: dict[str, Any]) -> str:
-    """Returns what the snippet loads: the repository where one is named, else the folder."""
-    name = str(config["hub_model_id"] or folder.name)
-    return re.sub(r"[^\w./-]", "", name)
 
 
 def _trained(contract: AdapterConfig, config: dict[str, Any]) -> str:
@@ -196,19 +198,6 @@ def _step(contract: AdapterConfig, config: dict[str, Any]) -> _MarkdownText:
     return _MarkdownText(f"{unit} per step and process | {rows}")
 
 
-def _qualifying(comparison: Comparison) -> list[str]:
-    """Returns what the reader of the headline must know."""
-    pictured = comparison["pictures"]
-    return [*([] if pictured is None else [pictured["sentence"]]), *comparison["notes"]]
-
-
-def _of_primary(comparison: Comparison, report: Report) -> dict[str, Any]:
-    """Returns the measures of one evaluation on the primary dimension."""
-    measures = report["protocols"]["robust"]["dimensions"]
-    primary: dict[str, Any] = measures[comparison["primary"]["dimension"]]
-    return primary
-
-
 _CONTROL_COLUMNS = {
     "control": "control",
     "accuracy": "accuracy",
@@ -228,7 +217,7 @@ def _controls(comparison: Comparison) -> str:
 def _metadata(contract: AdapterConfig, run: dict[str, Any], after: Report, title: str) -> str:
     """Returns the YAML header, with the accuracies after training as model-index."""
     named = contract.base_digest is None or contract.base_model == PHANTOM_BASE
-    results = benchmark_results(after)
+    results, train_data = benchmark_results(after), run["data"]["train"]["name"]
     data = ModelCardData(
         base_model=contract.base_model if named else None,
         library_name="peft" if contract.trained == "lora" else "transformers",
@@ -240,14 +229,8 @@ def _metadata(contract: AdapterConfig, run: dict[str, Any], after: Report, title
             "medical",
             contract.objective.replace("_", "-"),
         ],
-        datasets=[run["data"]["train"]["name"]]
-        if _is_hub_id(run["data"]["train"]["name"])
-        else None,
+        datasets=[train_data] if re.fullmatch(r"[\w-]+/[\w.-]+", train_data) else None,
         model_name=title if results else None,
         eval_results=results or None,
     )
     return data.to_yaml() + "\n"
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"[\w-]+/[\w.-]+", name) is not None

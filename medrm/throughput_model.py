@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from medrm.assets import PHANTOM_BASE
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.data.images import bytes_image
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter

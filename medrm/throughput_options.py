@@ -7,7 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from medrm.config import add_options, option
+from medrm.config.command_line import add_options
+from medrm.config.options import option
 from medrm.errors import ConfigError
 
 TASKS = ("train", "score")

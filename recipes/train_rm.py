@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from medrm.assets import asset
 from medrm.cli import guarded
-from medrm.config import help_text, parse_run
+from medrm.config.command_line import help_text
+from medrm.config.parse import parse_run
 from medrm.objectives import argument_classes
 
 QUICKSTART = "recipes/quickstart/bradley_terry.yaml"

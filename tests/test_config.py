@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from medrm.config import (
+from medrm.config.options import (
     CONTROLS,
     AdapterOptions,
     DataOptions,
     EvaluationOptions,
     ModelOptions,
-    Run,
-    parse_run,
 )
+from medrm.config.parse import Run, parse_run
 from medrm.errors import ConfigError
 from medrm.objectives import argument_classes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = {
-    "medrm.config.command_line": 1,
+    "medrm.config.parse": 1,
     "medrm.data.case_set": 1,
     "medrm.data.organs": 1,
     "medrm.parsers": 1,

@@ -28,7 +28,8 @@ from torch.nn.functional import relu
 from transformers import Trainer
 
 import medrm
-from medrm.config import AdapterOptions, ModelOptions, Run, option, parse_run
+from medrm.config.options import AdapterOptions, ModelOptions, option
+from medrm.config.parse import Run, parse_run
 from medrm.data.case_set import CaseSet
 from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.registry import FORMATS

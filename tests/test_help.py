@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pipeline.entry import load_main
 
-from medrm.config.help import USED
-from medrm.config.options import GROUPS
+from medrm.config.command_line import USED
+from medrm.config.parse import GROUPS
 from medrm.objectives import argument_classes
 
 ROOT = Path(__file__).parents[1]

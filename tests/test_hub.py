@@ -17,7 +17,8 @@ import yaml
 from loopback_hub import LoopbackHub
 from tiny import save_tiny, tiny_image
 
-from medrm.config import AdapterOptions, JudgeOptions, ModelOptions, parse_run
+from medrm.config.options import AdapterOptions, JudgeOptions, ModelOptions
+from medrm.config.parse import parse_run
 from medrm.data.case_set import CaseSet
 from medrm.errors import AdapterError, ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark

@@ -44,7 +44,7 @@ NO_TORCH = (
     "medrm.schema",
     "medrm.files",
     "medrm.readouts",
-    "medrm.config",
+    "medrm.config.command_line",
     "medrm.statistics.agreement",
     "medrm.statistics.calibration",
     "medrm.statistics.significance",

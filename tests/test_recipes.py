@@ -18,7 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from tiny import save_tiny
 
 from medrm.cli import add_evaluate, build_parser
-from medrm.config import Run, parse_run
+from medrm.config.parse import Run, parse_run
 from medrm.data.phantom import write_phantom
 from medrm.data.registry import read_description
 from medrm.data.sources import description_names

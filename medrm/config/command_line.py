@@ -1,36 +1,23 @@
-"""The command line of `medrm`: options from dataclasses, and the nearest word to a misspelt one."""
+"""The command lines of `medrm` and of a run: options from dataclasses, and their help.
+
+What `train_rm.py --help` prints are medrm's own options in full, and the trainers' most used.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import enum
+import shutil
 import sys
 import typing
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from medrm.errors import nearest, printable
-
-_IMAGE_FEATURES = (
-    "leave it out; equal images of a batch go through the vision tower once without it"
-)
-REMOVED = dict.fromkeys(
-    ("image_feature_memory_mb", "image_feature_dir", "image_feature_dir_mb"), _IMAGE_FEATURES
-)
-"""Options of version 0.1 that are gone, each with what to do instead."""
-
-
-def unknown_name(role: str, name: str, accepted: Collection[str]) -> str:
-    """Returns what is wrong with a name that is not accepted: removed, or unknown.
-
-    >>> unknown_name("key", "lora_rr", ["lora_r", "lora_alpha"])
-    "unknown key 'lora_rr'. Did you mean 'lora_r'?"
-    """
-    instead = REMOVED.get(name.lstrip("-"))
-    if instead is not None:
-        return f"{role} {name!r} was removed in 0.2.0: {instead}."
-    return f"unknown {role} {name!r}.{nearest(name, accepted)}"
+from medrm.config.parse import GROUPS, ObjectiveOptions, run_parser, training_class, unknown_name
+from medrm.errors import printable
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -107,3 +94,147 @@ def add_options(
             default=None if required else default,
             help=text,
         )
+
+
+USED = {
+    "output_dir": "Folder of the run.",
+    "seed": "Seed of everything that is drawn.",
+    "num_train_epochs": "Passes through the training cases.",
+    "max_steps": "Optimiser steps, in place of num_train_epochs where above 0.",
+    "per_device_train_batch_size": "",
+    "per_device_eval_batch_size": "",
+    "gradient_accumulation_steps": "Micro-batches of a judge's step; a reward model's is planned.",
+    "learning_rate": "",
+    "lr_scheduler_type": "",
+    "warmup_steps": "",
+    "weight_decay": "Weight decay, of all but biases and norms.",
+    "max_grad_norm": "Largest norm of a step's gradient; 0: any.",
+    "bf16": "Train in bfloat16 mixed precision.",
+    "use_cpu": "Leave a GPU alone.",
+    "gradient_checkpointing": "Recompute activations: less memory, more time.",
+    "activation_offloading": "",
+    "dataloader_num_workers": "Processes that load images beside the training.",
+    "eval_steps": "The development split is measured every so many steps; below 1: a share.",
+    "save_steps": "A checkpoint is written every so many steps; below 1: a share.",
+    "save_total_limit": "",
+    "load_best_model_at_end": "",
+    "metric_for_best_model": "",
+    "logging_steps": "",
+    "report_to": "",
+    "resume_from_checkpoint": "Go on: true with the output_dir of a stopped run, or a checkpoint.",
+    "push_to_hub": "Push the adapter with its card when all is done.",
+    "hub_model_id": "Where to; by default the name of output_dir.",
+    "hub_private_repo": "Push to a private repository.",
+    "beta": "Weight of staying near the reference model.",
+    "num_generations": "Verdicts sampled for each prompt.",
+    "temperature": "Temperature of sampled verdicts.",
+    "reward_weights": "Weights of the rewards: agreement, format, consistency of reasons.",
+    "max_completion_length": "",
+}
+"""The arguments of transformers and TRL that runs set; empty: the library's text is shown."""
+
+_NARROWEST, _INDENT = 100, 29
+
+_LIBRARIES = ("transformers", "trl")
+
+Declarations = dict[str, tuple[Any, type]]
+"""Objective to an option's field and the class that holds it."""
+
+
+def help_text(argv: Sequence[str], objectives: Mapping[str, Callable[[], type]]) -> str | None:
+    """Returns the help that a command line asks for; None: it asks for none.
+
+    Args:
+        argv: the words after the program's name; `--help` asks for medrm's own options and the
+            trainers' most used, `--help_all [OBJECTIVE]` for every option of a run.
+        objectives: objective name to a function that imports its training-arguments class.
+
+    Raises:
+        ConfigError: there is no such objective.
+    """
+    if {"-h", "--help"} & set(argv):
+        return _short_help(objectives)
+    if "--help_all" not in argv:
+        return None
+    following = argv[argv.index("--help_all") + 1 :]
+    name = following[0] if following else ObjectiveOptions.objective
+    return str(run_parser(training_class(name, "--help_all", objectives)).format_help())
+
+
+def _short_help(objectives: Mapping[str, Callable[[], type]]) -> str:
+    width = shutil.get_terminal_size(fallback=(_NARROWEST, 24)).columns
+    parser = argparse.ArgumentParser(
+        usage=argparse.SUPPRESS,
+        epilog="transformers' and TRL's other options are accepted as well: --help_all lists every "
+        "option of a run, --help_all judge_sft those of another objective.",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=_INDENT, width=width
+        ),
+    )
+    for group in sorted(GROUPS, key=lambda group: group is not ObjectiveOptions):
+        section = parser.add_argument_group(str(group.__doc__).rstrip("."))
+        for field in dataclasses.fields(group):
+            _describe(section, {"": (field, group)})
+    for title, options in _training(objectives).items():
+        section = parser.add_argument_group(title)
+        for declarations in options:
+            _describe(section, declarations)
+    return parser.format_help()
+
+
+def _training(objectives: Mapping[str, Callable[[], type]]) -> dict[str, list[Declarations]]:
+    """Returns what is shown of the objectives' arguments, by the title that it stands under."""
+    declared: dict[str, Declarations] = {}
+    for objective, load in objectives.items():
+        training = load()
+        fields = {field.name: field for field in dataclasses.fields(training)}
+        not_ours = _of_libraries(training) | USED.keys()
+        for name in (*(name for name in fields if name not in not_ours), *USED):
+            if name in fields:
+                declared.setdefault(name, {})[objective] = (fields[name], training)
+    common = "Training, with the options that most runs set"
+    sections: dict[str, list[Declarations]] = {}
+    for name, declarations in declared.items():
+        plural = "s" if len(declarations) > 1 else ""
+        title = f"Objective{plural} {', '.join(declarations)}"
+        is_common = name in USED and len(declarations) > len(objectives) / 2
+        sections.setdefault(common if is_common else title, []).append(declarations)
+    return dict(sorted(sections.items(), key=lambda section: section[0] == common))
+
+
+def _of_libraries(training: type) -> set[str]:
+    """Returns the names of the arguments that transformers or TRL declare."""
+    return {
+        field.name
+        for base in training.__mro__
+        if dataclasses.is_dataclass(base) and base.__module__.split(".")[0] in _LIBRARIES
+        for field in dataclasses.fields(base)
+    }
+
+
+def _describe(section: Any, declarations: Declarations) -> None:
+    """Adds an option with its values and the defaults that it has for the objectives."""
+    field, group = next(iter(declarations.values()))
+    notes = []
+    hint = typing.get_type_hints(group)[field.name]
+    literals = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    if choices := field.metadata.get("choices", literals):
+        notes.append(" | ".join(choices))
+    defaults = {name: _written(declared.default) for name, (declared, _) in declarations.items()}
+    usual = Counter(defaults.values()).most_common(1)[0][0]
+    unusual = [f"{name} {value or 'none'}" for name, value in defaults.items() if value != usual]
+    if usual is not None or unusual:
+        notes.append("; ".join([f"default {usual}", *unusual]))
+    text = USED.get(field.name) or field.metadata["help"]
+    described = f"{text} [{', '.join(notes)}]" if notes else text
+    section.add_argument(f"--{field.name}", action="store_true", help=described)
+
+
+def _written(default: Any) -> str | None:
+    """Returns a default as a recipe writes it; None: there is none, or it is false."""
+    if default is None or default is False or default is dataclasses.MISSING:
+        return None
+    if default is True:
+        return "true"
+    return str(default.value if isinstance(default, enum.Enum) else default)

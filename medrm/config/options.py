@@ -6,13 +6,199 @@ The training arguments are not here: they belong to the objective.
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medrm.config.data import DataOptions
-from medrm.config.field import option
 from medrm.errors import ConfigError, nearest
 from medrm.readouts import readout_names
+
+
+def option(default: Any, text: str, choices: Collection[str] | None = None) -> Any:
+    """Returns a dataclass field with its one description.
+
+    Args:
+        default: of the option.
+        text: that `--help` shows.
+        choices: the accepted values, such as a registry, whose later entries are accepted as well;
+            None: those of the annotated type.
+    """
+    metadata = {"help": text} if choices is None else {"help": text, "choices": choices}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def positive_weights(option_name: str, written: str, names: str, example: str) -> dict[str, float]:
+    """Returns the weights by name that an option states as a JSON object.
+
+    Args:
+        option_name: for the message.
+        written: JSON.
+        names: what the weights are of, for the message.
+        example: of such an object.
+
+    Raises:
+        ConfigError: it maps no names to positive, finite numbers.
+    """
+    try:
+        weights = {str(name): float(weight) for name, weight in json.loads(written).items()}
+    except (ValueError, TypeError, AttributeError):
+        weights = {"": 0.0}
+    if not weights or not all(0 < weight < math.inf for weight in weights.values()):
+        raise ConfigError(
+            f"{option_name} is {written!r}; give positive numbers by {names}, such as {example}"
+        )
+    return weights
+
+
+def refuse(*checks: tuple[bool, str]) -> None:
+    """Refuses options of which something is wrong.
+
+    Args:
+        checks: whether something is wrong, and what.
+
+    Raises:
+        ConfigError: all that is wrong, in one message.
+    """
+    if problems := [problem for is_wrong, problem in checks if is_wrong]:
+        raise ConfigError("; ".join(problems))
+
+
+DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
+FEWEST_FOLDS, MOST_FOLDS = 2, 20
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is learned from and measured on."""
+
+    train_data: str | None = option(
+        None, "Training cases: a file or folder, a name in data/, or a hub data set id."
+    )
+    benchmark: str | None = option(
+        None,
+        "What is measured: a name in evaluation/benchmarks/. None: the training data's test part.",
+    )
+    data_root: str | None = option(None, "Where the benchmark's files lie.")
+    dimensions: list[str] | None = option(
+        None, "Dimensions to learn, comma separated. None: those that the training labels mention."
+    )
+    primary_dimension: list[str] | None = option(
+        None,
+        "The dimension of the headline; of several, comma separated, the first that is labelled, "
+        "where `any` is the first of all. None: overall where labelled, else the first.",
+    )
+    split_by_cluster: str | None = option(
+        None,
+        "Shares of train, development and test when one set serves for all (default 0.7,0.1,0.2).",
+    )
+    development_share: float = option(
+        0.1,
+        "Share of the training clusters kept for choosing, with a benchmark of its own or folds.",
+    )
+    crossfit: int = option(
+        0,
+        "Folds of a cross-fitted run, 2 to 20, in which one set serves for all: a model is trained "
+        "for each, on the other folds, and judges it. 0: one model, one test part.",
+    )
+    aggregation: Literal["shares", "dawid_skene"] = option(
+        "shares", "How votes become label shares: as counted, or weighted by Dawid-Skene."
+    )
+    vote_ties: Literal["keep", "split", "drop"] = option(
+        "keep", "Tie votes: kept as they are, half a vote for each answer, or not counted."
+    )
+    annotator_weights: str | None = option(
+        None, 'Weight of every annotator\'s votes, such as {"senior": 2, "junior": 1}.'
+    )
+    department_map: str | None = option(None, "YAML or JSON file: organ to department.")
+    max_excluded_share: float = option(
+        0.01, "Largest share of training cases that may be set aside (bad images, over-long)."
+    )
+
+    def __post_init__(self) -> None:
+        unparsed = []
+        for name in ("split_fractions", "weights_by_annotator"):
+            try:
+                getattr(self, name)
+            except ConfigError as error:
+                unparsed.append((True, str(error)))
+        two_sets = None not in (self.train_data, self.benchmark)
+        folds, has_split = self.crossfit, self.split_by_cluster is not None
+        refuse(
+            (
+                not 0 < self.development_share < 1,
+                f"development_share is {self.development_share}; give 0 < share < 1",
+            ),
+            (
+                not 0 <= self.max_excluded_share <= 1,
+                f"max_excluded_share is {self.max_excluded_share}; give 0 to 1",
+            ),
+            *unparsed,
+            (
+                self.data_root is not None and self.benchmark is None,
+                "data_root needs --benchmark NAME: it is where that benchmark lies",
+            ),
+            (
+                two_sets and has_split,
+                "split_by_cluster splits one set, but train_data and benchmark are two; leave it "
+                "out, or give one of them (development_share splits the training data)",
+            ),
+            (
+                folds != 0 and not FEWEST_FOLDS <= folds <= MOST_FOLDS,
+                f"crossfit is {folds}; give {FEWEST_FOLDS} to {MOST_FOLDS} folds, or 0 for none",
+            ),
+            (
+                folds != 0 and two_sets,
+                "crossfit cuts one set into folds, but train_data and benchmark are two; leave one "
+                "of them out (--benchmark null, where a recipe names it)",
+            ),
+            (
+                folds != 0 and has_split,
+                "crossfit judges every case, so there is no test part; leave split_by_cluster out "
+                "(development_share is what each model keeps of its training folds to choose by)",
+            ),
+            (
+                self.train_data is None and self.benchmark is None,
+                "there is nothing to train on: give --train_data PATH_OR_NAME or --benchmark NAME",
+            ),
+        )
+
+    @property
+    def weights_by_annotator(self) -> dict[str, float] | None:
+        """The annotators' weights, None where none is given.
+
+        Raises:
+            ConfigError: not a mapping of names to positive numbers.
+        """
+        if self.annotator_weights is None:
+            return None
+        return positive_weights(
+            "annotator_weights", self.annotator_weights, "annotator", '{"senior": 2}'
+        )
+
+    @property
+    def split_fractions(self) -> tuple[float, ...]:
+        """The fractions of train, development and test.
+
+        Raises:
+            ConfigError: not three positive numbers that sum to 1.
+        """
+        if self.split_by_cluster is None:
+            return DEFAULT_FRACTIONS
+        try:
+            fractions = tuple(map(float, self.split_by_cluster.split(",")))
+        except ValueError:
+            fractions = ()
+        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+            raise ConfigError(
+                f"split_by_cluster is {self.split_by_cluster!r}; give three positive shares that "
+                "sum to 1, such as 0.7,0.1,0.2"
+            )
+        return fractions
+
 
 CONTROLS = (
     "zero_shot_verdict",
@@ -79,21 +265,28 @@ class ModelOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.load_in_4bit and self.load_in_8bit:
-            raise ConfigError("load_in_4bit and load_in_8bit exclude each other; choose one")
-        count = self.contextual_orders
-        if count < 0 or (count > 1 and count % 2):
-            raise ConfigError(
-                f"contextual_orders is {count}; give 0, 1 or an even number, so that every two "
-                "answers stand both ways equally often"
-            )
-        if count and self.shared_prefix == "off":
-            raise ConfigError("contextual_orders needs shared_prefix on: an answer's row is a fork")
-        options = dataclasses.asdict(self)
-        names = ("min_pixels", "max_pixels", "max_length", "head_hidden_size")
-        for name in names:
-            if options[name] is not None and options[name] < 1:
-                raise ConfigError(f"{name} is {options[name]}; give 1 or more, or leave it out")
+        orders = self.contextual_orders
+        sizes = ("min_pixels", "max_pixels", "max_length", "head_hidden_size")
+        stated = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}
+        refuse(
+            (
+                self.load_in_4bit and self.load_in_8bit,
+                "load_in_4bit and load_in_8bit exclude each other; choose one",
+            ),
+            (
+                orders < 0 or (orders > 1 and orders % 2 == 1),
+                f"contextual_orders is {orders}; give 0, 1 or an even number, so that every two "
+                "answers stand both ways equally often",
+            ),
+            (
+                orders != 0 and self.shared_prefix == "off",
+                "contextual_orders needs shared_prefix on: an answer's row is a fork",
+            ),
+            *(
+                (size < 1, f"{name} is {size}; give 1 or more, or leave it out")
+                for name, size in stated.items()
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -151,19 +344,6 @@ class EvaluationOptions:
             )
 
 
-def check_together(model: ModelOptions, adapter: AdapterOptions) -> None:
-    """Refuses options of two groups that exclude each other.
-
-    Raises:
-        ConfigError: full fine-tuning of quantised weights.
-    """
-    if not adapter.use_peft and (model.load_in_4bit or model.load_in_8bit):
-        raise ConfigError(
-            "use_peft false trains all weights, which load_in_4bit and load_in_8bit freeze; leave "
-            "out one of them"
-        )
-
-
 @dataclass(frozen=True)
 class JudgeOptions:
     """How a generative judge is asked and read; reward models leave these as they are."""
@@ -193,61 +373,20 @@ class JudgeOptions:
     )
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.votes < 1 or self.max_new_tokens < 1:
-            problems.append(
-                f"votes {self.votes}, max_new_tokens {self.max_new_tokens}: give 1 or more"
-            )
-        if self.judge_temperature < 0:
-            problems.append(f"judge_temperature is {self.judge_temperature}; give 0 or more")
         sampled = self.judge_readout == "votes"
-        if sampled != (self.votes > 1) or (sampled and self.judge_temperature == 0):
-            problems.append(
+        refuse(
+            (
+                self.votes < 1 or self.max_new_tokens < 1,
+                f"votes {self.votes}, max_new_tokens {self.max_new_tokens}: give 1 or more",
+            ),
+            (
+                self.judge_temperature < 0,
+                f"judge_temperature is {self.judge_temperature}; give 0 or more",
+            ),
+            (
+                sampled != (self.votes > 1) or (sampled and self.judge_temperature == 0),
                 f"judge_readout {self.judge_readout} with votes {self.votes} and judge_temperature "
                 f"{self.judge_temperature}: several votes need judge_readout votes and a "
-                "temperature above 0, and it needs them"
-            )
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-
-@dataclass(frozen=True)
-class ObjectiveOptions:
-    """Which objective trains."""
-
-    objective: str = option(
-        "bradley_terry",
-        "How preferences become a loss: bradley_terry (a reward model); judge_sft, judge_dpo or "
-        "judge_grpo (a generative judge).",
-    )
-
-
-GROUPS = (
-    DataOptions,
-    ModelOptions,
-    AdapterOptions,
-    EvaluationOptions,
-    JudgeOptions,
-    ObjectiveOptions,
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One resolved run. `training` is the objective's subclass of transformers' arguments."""
-
-    data: DataOptions
-    model: ModelOptions
-    adapter: AdapterOptions
-    evaluation: EvaluationOptions
-    judge: JudgeOptions
-    objective: str
-    training: Any
-
-    def resolved(self) -> dict[str, Any]:
-        """Returns every option by its flat name, as written to run.json."""
-        flat: dict[str, Any] = {"objective": self.objective}
-        for group in (self.data, self.model, self.adapter, self.evaluation, self.judge):
-            flat.update(dataclasses.asdict(group))
-        flat.update(self.training.to_dict())
-        return flat
+                "temperature above 0, and it needs them",
+            ),
+        )

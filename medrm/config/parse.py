@@ -1,4 +1,4 @@
-"""The strict parser of a run: one flat YAML recipe plus `--key value`.
+"""One run, and its strict parser: one flat YAML recipe plus `--key value`.
 
 The training arguments belong to the objective, whose class is passed to `parse_run`, so that this
 module stays below it.
@@ -10,14 +10,22 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from medrm.config.command_line import unknown_name
-from medrm.config.options import GROUPS, NO_CONTROLS, ObjectiveOptions, Run, check_together
+from medrm.config.options import (
+    NO_CONTROLS,
+    AdapterOptions,
+    DataOptions,
+    EvaluationOptions,
+    JudgeOptions,
+    ModelOptions,
+    option,
+)
 from medrm.errors import ConfigError, nearest, report
 
 _FORBIDDEN = {
@@ -36,17 +44,81 @@ _OBJECTIVE_KEYS = (
 )
 """Keys of the default recipe that speak of its objective and fall with it."""
 
+REMOVED = dict.fromkeys(
+    ("image_feature_memory_mb", "image_feature_dir", "image_feature_dir_mb"),
+    "leave it out; equal images of a batch go through the vision tower once without it",
+)
+"""Options of version 0.1 that are gone, each with what to do instead."""
+
+
+def unknown_name(role: str, name: str, accepted: Collection[str]) -> str:
+    """Returns what is wrong with a name that is not accepted: removed, or unknown.
+
+    >>> unknown_name("key", "lora_rr", ["lora_r", "lora_alpha"])
+    "unknown key 'lora_rr'. Did you mean 'lora_r'?"
+    """
+    instead = REMOVED.get(name.lstrip("-"))
+    if instead is not None:
+        return f"{role} {name!r} was removed in 0.2.0: {instead}."
+    return f"unknown {role} {name!r}.{nearest(name, accepted)}"
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """Which objective trains."""
+
+    objective: str = option(
+        "bradley_terry",
+        "How preferences become a loss: bradley_terry (a reward model); judge_sft, judge_dpo or "
+        "judge_grpo (a generative judge).",
+    )
+
+
+GROUPS = (
+    DataOptions,
+    ModelOptions,
+    AdapterOptions,
+    EvaluationOptions,
+    JudgeOptions,
+    ObjectiveOptions,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One resolved run. `training` is the objective's subclass of transformers' arguments."""
+
+    data: DataOptions
+    model: ModelOptions
+    adapter: AdapterOptions
+    evaluation: EvaluationOptions
+    judge: JudgeOptions
+    objective: str
+    training: Any
+
+    def __post_init__(self) -> None:
+        if not self.adapter.use_peft and (self.model.load_in_4bit or self.model.load_in_8bit):
+            raise ConfigError(
+                "use_peft false trains all weights, which load_in_4bit and load_in_8bit freeze; "
+                "leave out one of them"
+            )
+
+    def resolved(self) -> dict[str, Any]:
+        """Returns every option by its flat name, as written to run.json."""
+        flat: dict[str, Any] = {"objective": self.objective}
+        for group in (self.data, self.model, self.adapter, self.evaluation, self.judge):
+            flat.update(dataclasses.asdict(group))
+        flat.update(self.training.to_dict())
+        return flat
+
+
 Sources = dict[str, tuple[str, list[str] | None]]
 """Key to its origin (a file, or the command line) and its values; None: given as null, so that it
 keeps its default, but must exist."""
 
 
-class _StopError(Exception):
-    """Carries argparse's message out of the parser."""
-
-
 def _raise(message: str) -> NoReturn:
-    raise _StopError(message)
+    raise ConfigError(message)
 
 
 class _Strict(yaml.SafeLoader):
@@ -125,11 +197,6 @@ def _as_words(value: Any) -> list[str] | None:
     return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def _list_names() -> set[str]:
-    """Returns the options of ours that take a list and accept commas."""
-    return {f.name for group in GROUPS for f in dataclasses.fields(group) if "list" in str(f.type)}
-
-
 def _check_words(
     parser: argparse.ArgumentParser, sources: Sources, accepted: set[str]
 ) -> list[str]:
@@ -143,9 +210,8 @@ def _check_words(
         elif values is not None:
             try:
                 parser.parse_args([f"--{key}", *values])
-            except _StopError as stop:
-                text = str(stop).removeprefix("argument ")
-                problems.append(f"{origin}: {text}")
+            except ConfigError as error:
+                problems.append(f"{origin}: {str(error).removeprefix('argument ')}")
     return problems
 
 
@@ -219,7 +285,9 @@ def _split_lists(sources: Sources) -> None:
     Raises:
         ConfigError: a list that must not be empty is.
     """
-    for key in _list_names() & sources.keys():
+    fields = (field for group in GROUPS for field in dataclasses.fields(group))
+    lists = {field.name for field in fields if "list" in str(field.type)}
+    for key in lists & sources.keys():
         origin, values = sources[key]
         if values is None:
             continue
@@ -277,5 +345,4 @@ def _build(training: Any, sources: Sources) -> Run:
     if problems:
         raise ConfigError(report("The configuration has problems.", problems))
     data, model, adapter, evaluation, judge, objective, arguments = built
-    check_together(model, adapter)
     return Run(data, model, adapter, evaluation, judge, objective.objective, arguments)

@@ -29,7 +29,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.assets import PHANTOM_BASE
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of

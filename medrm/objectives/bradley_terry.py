@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 from transformers import BatchFeature, PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from medrm.config import Run
+from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TokenCounts, column, concatenate, select
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.models.prefix_sharing.attention import shares_prefix

@@ -19,7 +19,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from medrm.config import Run, option, positive_weights
+from medrm.config.options import option, positive_weights
+from medrm.config.parse import Run
 from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts
 from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of

@@ -8,7 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 from medrm.chat import load_prompt
-from medrm.config import CONTROLS, ModelOptions, Run
+from medrm.config.options import CONTROLS, ModelOptions
+from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import ConfigError, report
 from medrm.models.adapter_config import BaseReference, read_adapter_config, reference_of

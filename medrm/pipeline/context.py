@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, __version__
 
-from medrm.config import Run
+from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCounts, concatenate
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared

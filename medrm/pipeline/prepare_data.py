@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from medrm.config import DataOptions, Run
+from medrm.config.options import DataOptions
+from medrm.config.parse import Run
 from medrm.data.case_set import CaseSet, dimensions_of, read_set
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.drafts import Excluded

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from medrm.config import JudgeOptions, ModelOptions, option
+from medrm.config.options import JudgeOptions, ModelOptions, option
 from medrm.readouts import readout_names
 from medrm.scorer.engines import ENGINES
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from medrm.config import Run
+from medrm.config.parse import Run
 from medrm.errors import ConfigError
 from medrm.evaluation.compare import compare
 from medrm.evaluation.tables.terminal import print_comparison

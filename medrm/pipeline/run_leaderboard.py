@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.chat import load_prompt
-from medrm.config import JudgeOptions
+from medrm.config.options import JudgeOptions
 from medrm.errors import ConfigError, DataError, printable, report
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard

@@ -16,7 +16,7 @@ from functools import partial
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from medrm.config import Run
+from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
 from medrm.data.store.indexed_cases import column
 from medrm.errors import DataError

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from medrm.config import Run
+from medrm.config.parse import Run
 from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folds import Fold, notes_of_folds, pool

@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.config import JudgeOptions, ModelOptions
+from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
 from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, reference_of

@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 
 from medrm.assets import PHANTOM_BASE
 from medrm.chat import JudgePrompt, load_prompt
-from medrm.config import JudgeOptions
+from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.readouts import READOUTS, readout_names

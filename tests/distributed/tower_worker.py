@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny import make_tiny
 from torch.nn.parallel import DistributedDataParallel
 
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.vision_tower import DeduplicatingTower, deduplicate_images

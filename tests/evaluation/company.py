@@ -15,7 +15,7 @@ from mock_scorers import make_benchmark, make_cases
 from tiny import make_tiny, tiny_image
 
 from medrm.chat import PROMPTS
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.data.images import bytes_image
 from medrm.evaluation.evaluator import evaluate
 from medrm.models.adapter_config import new_adapter_config

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tiny import make_tiny, tiny_image
 
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX

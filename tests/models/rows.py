@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tiny import tiny_image
 
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
 from medrm.models.base_model import load_base, load_processor

@@ -10,7 +10,7 @@ from peft import PeftModel
 from rows import batch, reward_model, rewards, train
 from tiny import TINY_FAMILIES, make_tiny
 
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.families import FAMILIES

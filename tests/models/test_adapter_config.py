@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY_FAMILIES, save_tiny
 
 import medrm
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter import freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import (

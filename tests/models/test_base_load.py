@@ -20,7 +20,7 @@ from transformers.integrations.deepspeed import (
     unset_hf_deepspeed_config,
 )
 
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.base_model import load_base, load_config, load_processor, resolve_model
 from medrm.models.families import FAMILIES, family_of, family_of_processor

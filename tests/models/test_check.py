@@ -7,7 +7,7 @@ import torch
 from rows import batch, reward_model, rewards
 from tiny import TINY_FAMILIES, make_tiny, tiny_image
 
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES

@@ -10,7 +10,7 @@ import torch
 from prefix_cases import CASES, case, loss, reward_model
 from tiny import TINY_FAMILIES, make_tiny
 
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX

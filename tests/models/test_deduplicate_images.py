@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import TINY_FAMILIES, make_tiny, save_tiny, tiny_image
 
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base
 from medrm.models.families import FAMILIES

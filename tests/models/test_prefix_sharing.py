@@ -24,7 +24,7 @@ from prefix_cases import (
 )
 from tiny import TINY_FAMILIES, make_tiny
 
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base, load_processor

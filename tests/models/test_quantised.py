@@ -10,7 +10,7 @@ import torch
 from rows import batch, rewards, trained
 from tiny import TINY_FAMILIES
 
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.base_model import load_base

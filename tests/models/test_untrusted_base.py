@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.base_model import load_base, load_config, load_processor
 

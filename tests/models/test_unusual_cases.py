@@ -15,7 +15,7 @@ from prefix_cases import case, reward_model
 from presentations import by_order
 from tiny import TINY_FAMILIES, make_tiny, tiny_image
 
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef

@@ -12,14 +12,14 @@ from preferences import image
 from tiny import make_tiny
 from torch import Tensor
 
-from medrm.config import (
+from medrm.config.options import (
     AdapterOptions,
     DataOptions,
     EvaluationOptions,
     JudgeOptions,
     ModelOptions,
-    Run,
 )
+from medrm.config.parse import Run
 from medrm.data.images import examine
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES

@@ -11,14 +11,14 @@ from typing import Any
 
 from tiny import make_tiny, tiny_image
 
-from medrm.config import (
+from medrm.config.options import (
     AdapterOptions,
     DataOptions,
     EvaluationOptions,
     JudgeOptions,
     ModelOptions,
-    Run,
 )
+from medrm.config.parse import Run
 from medrm.data.images import bytes_image, examine
 from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.families import FAMILIES

@@ -15,7 +15,7 @@ from preferences import Recipe, make_recipe
 from test_training import one_step_gradients
 from torch.autograd.graph import saved_tensors_hooks
 
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.objectives import bradley_terry
 from medrm.objectives import trainer as trainer_module
 

@@ -26,7 +26,7 @@ from transformers import Trainer
 from trl.trainer import base_trainer
 
 from medrm.chat import load_prompt
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.config.parse import run_parser
 from medrm.data.images import examine
 from medrm.errors import ConfigError, DataError

@@ -15,7 +15,7 @@ from tiny import TINY_FAMILIES, save_tiny
 from torch import Tensor
 
 from medrm import chat
-from medrm.config import ModelOptions
+from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing.batch import append_tokens

@@ -14,7 +14,9 @@ from preferences import DIMENSIONS, Recipe, make_recipe, preferences
 from torch import Tensor
 from torch.nn.functional import relu
 
-from medrm.config import help_text, option, parse_run
+from medrm.config.command_line import help_text
+from medrm.config.options import option
+from medrm.config.parse import parse_run
 from medrm.errors import ConfigError
 from medrm.models.reward_model import head_of
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective

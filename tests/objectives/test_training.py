@@ -14,7 +14,7 @@ import torch
 from preferences import DIMENSIONS, Recipe, make_recipe, preference, preferences
 from torch import Tensor
 
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError, DataError
 from medrm.models.reward_model import head_of
 from medrm.objectives import OBJECTIVES, load_objective

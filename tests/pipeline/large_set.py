@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.assets import asset
-from medrm.config import parse_run
+from medrm.config.parse import parse_run
 from medrm.data.phantom import write_phantom
 from medrm.data.store.indexed_cases import CaseIndex
 

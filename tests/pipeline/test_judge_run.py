@@ -17,7 +17,7 @@ from torch import Tensor
 
 import medrm
 from medrm.cli import main as medrm_command
-from medrm.config import JudgeOptions
+from medrm.config.options import JudgeOptions
 from medrm.scorer.readouts.generative_judge import Judge
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medrm.config import JudgeOptions
+from medrm.config.options import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.evaluation.report import read_report
 from medrm.models.adapter import saved_identity
@@ -59,7 +59,7 @@ def adapter(tmp_path: Path) -> Path:
     """A folder with all that names a model, and few bytes of weights."""
     from tiny import make_tiny
 
-    from medrm.config import ModelOptions
+    from medrm.config.options import ModelOptions
     from medrm.models.adapter_config import new_adapter_config, write_adapter_config
     from medrm.models.reward_model import HeadSpec, attach_head
 

@@ -14,7 +14,7 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm import chat
 from medrm.chat import PROMPTS, JudgePrompt
-from medrm.config import AdapterOptions
+from medrm.config.options import AdapterOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.families import FAMILIES
 from medrm.schema import Case

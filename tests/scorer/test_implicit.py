@@ -14,7 +14,7 @@ from tiny import TINY_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
 
 from medrm import chat
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config

@@ -15,7 +15,7 @@ from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny, save_tiny
 
 import medrm
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config

@@ -9,7 +9,7 @@ from presentations import by_order
 from scorer.cases import make_case
 from tiny import make_tiny
 
-from medrm.config import JudgeOptions, ModelOptions
+from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head

@@ -13,7 +13,7 @@ from scorer.cases import make_case
 from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.chat import PROMPTS
-from medrm.config import AdapterOptions, ModelOptions
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.families import FAMILIES

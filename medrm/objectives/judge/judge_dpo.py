@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 
 from trl import DPOConfig, DPOTrainer
 
-from medrm.config import Run, option
+from medrm.config.options import option
+from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.errors import ConfigError
 from medrm.objectives.judge.judge_collator import (

@@ -13,7 +13,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from medrm import chat
 from medrm.chat import JudgePrompt
-from medrm.config import Run, option
+from medrm.config.options import option
+from medrm.config.parse import Run
 from medrm.errors import ConfigError
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
