@@ -30,7 +30,9 @@ def paths_in(text: str) -> Iterator[tuple[str, str]]:
 def map_paths(text: str) -> Iterator[str]:
     """The files and folders of the map, which is indented by folder."""
     folders: list[str] = []
-    for line in section(text, "The map").split("```")[1].strip("\n").splitlines():
+    for line in (
+        section(text, "The map").split("```text")[1].split("```")[0].strip("\n").splitlines()
+    ):
         depth = (len(line) - len(line.lstrip())) // 2
         name = line.split()[0]
         yield "".join([*folders[:depth], name])
