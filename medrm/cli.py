@@ -160,7 +160,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
-    from medrm.data.phantom import write_phantom
+    from medrm.data.phantom.layouts import write_phantom
 
     ceiling = write_phantom(Path(arguments.output), cases=arguments.cases, seed=arguments.seed)
     reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())

@@ -30,11 +30,9 @@ from transformers import Trainer
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions, option
 from medrm.config.parse import Run, parse_run
-from medrm.data.case_set import CaseSet
-from medrm.data.drafts import CaseDraft, ReadResult, Vote
-from medrm.data.registry import FORMATS
+from medrm.data.case_set import FORMATS, CaseSet
 from medrm.data.row_tables import RowTable
-from medrm.data.sources import DataFormat, Description
+from medrm.data.sources import CaseDraft, DataFormat, Description, ReadResult, Vote
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.pages.document import Section

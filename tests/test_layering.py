@@ -51,7 +51,7 @@ NO_TORCH = (
     "medrm.chat",
     "medrm.parsers",
     "medrm.data.case_set",
-    "medrm.data.phantom",
+    "medrm.data.phantom.layouts",
     "medrm.data.store.image_facts",
     "medrm.data.readers.benchmarks",
     "medrm.evaluation.records.stored_cases",

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from medrm.data.phantom.facts import draw_facts
-from medrm.data.phantom.render import render
+from medrm.data.phantom.pictures import draw_facts, render
 from medrm.models.base_model import load_processor
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"

@@ -51,7 +51,7 @@ def ablate_images(
         return blank_images(cases, facts)
     if name == "shuffled_images":
         return shuffled_images(cases, facts, synthetic)
-    return without_images(cases, facts)
+    return [replace(case, images=()) if _readable(case, facts) else case for case in cases]
 
 
 def blank_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[Case]:
@@ -65,11 +65,6 @@ def blank_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list
         replace(case, images=tuple(map(blank, case.images))) if _readable(case, facts) else case
         for case in cases
     ]
-
-
-def without_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[Case]:
-    """Returns the cases as text alone."""
-    return [replace(case, images=()) if _readable(case, facts) else case for case in cases]
 
 
 def shuffled_images(

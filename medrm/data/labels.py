@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from medrm.data.drafts import CaseDraft, Vote
+from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import ConfigError
 from medrm.schema import Choice, Label, PairLabel, RankingLabel
 

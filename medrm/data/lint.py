@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medrm.data.case_set import named_description
 from medrm.data.readers.med_rewardbench import FOLDER, hub_layout
-from medrm.data.readers.phantom_set import phantom_folder
-from medrm.data.readers.votes_jsonl import VOTES_FILE, read_vote
-from medrm.data.registry import named_description
+from medrm.data.readers.votes_jsonl import VOTES_FILE, phantom_folder, read_vote
 from medrm.data.row_tables import Row, open_table
 from medrm.data.sources import description_names
 from medrm.errors import DataError

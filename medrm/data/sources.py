@@ -1,18 +1,63 @@
-"""What a data format is, what a `dataset.yaml` says, and how files come from the hub."""
+"""Where cases come from: formats, descriptions, files of the hub, and what a reader returns."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medrm.assets import asset, cache_dir
-from medrm.data.drafts import ReadResult
 from medrm.data.row_tables import RowTable, dataset_table
 from medrm.errors import ConfigError, DataError, first_line
+from medrm.schema import Choice, ImageRef, Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One annotator's vote on one dimension: a choice for a pair, a ranking for more answers."""
+
+    annotator: str
+    value: Choice | Ranking
+
+
+@dataclass(slots=True)
+class CaseDraft:
+    """A case as its source states it: votes, not yet labels; cluster keys, not yet a cluster.
+
+    `votes` maps each dimension to its votes. `independent` holds keys such as `patient:17`: cases
+    that share one belong to one cluster.
+    """
+
+    case_id: str
+    images: tuple[ImageRef, ...]
+    question: str
+    answers: tuple[str, ...]
+    votes: dict[str, list[Vote]] = field(default_factory=dict)
+    independent: list[str] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A case or row that was set aside, and why."""
+
+    case_id: str
+    reason: str
+
+
+@dataclass
+class ReadResult:
+    """What a reader returns: drafts of cases, read as they are asked for, and rows set aside.
+
+    Problems are raised when all drafts were asked for; only then is `excluded` complete.
+    """
+
+    drafts: Iterable[CaseDraft]
+    excluded: list[Excluded] = field(default_factory=list)
+
 
 DESCRIPTION = "dataset.yaml"
 ABOUT_FILE = "dataset.json"
@@ -22,7 +67,7 @@ ABOUT_FILE = "dataset.json"
 class Description:
     """One `data/<name>/dataset.yaml`.
 
-    `form` is the data format, a name of `medrm.data.registry.FORMATS`; `source` its hub id, none
+    `form` is the data format, a name of `medrm.data.case_set.FORMATS`; `source` its hub id, none
     where the user brings the files or the set is drawn; `revision` the branch, tag or commit that
     is loaded; `split` the split that is read; `files` the patterns of the files of a released
     benchmark, its tables and images; `columns` the columns of its rows or of preference rows by
@@ -36,9 +81,9 @@ class Description:
     revision: str = "main"
     split: str = "train"
     dimension: str = "overall"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    files: Sequence[str] = ()
-    subsets: Mapping[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    subsets: dict[str, str] = field(default_factory=dict)
     cases: int = 0
     seed: int = 0
 
@@ -75,7 +120,7 @@ class Source:
 class DataFormat:
     """A form of annotation: how a source of that form is recognised, and who reads it.
 
-    A format is one file in `medrm/data/readers/` and one entry in `medrm.data.registry.FORMATS`.
+    A format is one file in `medrm/data/readers/` and one entry in `medrm.data.case_set.FORMATS`.
     Each attribute is one way in which users bring data; None where the format does not come so.
 
     Attributes:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medrm.data.drafts import CaseDraft
+from medrm.data.sources import CaseDraft
 from medrm.data.store.indexed_cases import cluster_column, list_column, select
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case

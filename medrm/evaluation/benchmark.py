@@ -16,7 +16,7 @@ import yaml
 from medrm.assets import asset, asset_names
 from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.labels import LabelRules
-from medrm.data.readers.phantom_set import phantom_folder
+from medrm.data.readers.votes_jsonl import phantom_folder
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.measures.benchmark_metrics import METRICS

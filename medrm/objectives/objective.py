@@ -21,8 +21,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy, Scheduler
 
 from medrm.config.options import option, positive_weights
 from medrm.config.parse import Run
-from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts
+from medrm.data.sources import Excluded
 from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
 from medrm.errors import ConfigError
 from medrm.models.reward_model import HeadSpec

@@ -16,9 +16,9 @@ from medrm.config.options import DataOptions
 from medrm.config.parse import Run
 from medrm.data.case_set import CaseSet, dimensions_of, read_set
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
-from medrm.data.drafts import Excluded
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import LabelRules
+from medrm.data.sources import Excluded
 from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
 from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable_cases
 from medrm.data.store.indexed_cases import (

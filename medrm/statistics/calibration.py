@@ -105,6 +105,9 @@ def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> C
     order = np.lexsort((correct, confidence))
     confidence, correct = confidence[order], correct[order]
     bins = _bins(confidence, correct)
+    points = min(POINTS, len(label))
+    coverage = np.arange(1, points + 1) / points
+    risk = _risk(confidence, correct, coverage)
     clipped = np.clip(probability, _CLIP, 1 - _CLIP)
     likelihood = np.where(label == 1.0, clipped, 1 - clipped)
     return Calibration(
@@ -116,7 +119,7 @@ def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> C
         auroc=_auroc(confidence, correct),
         accuracy_at_80=1 - float(_risk(confidence, correct, np.array([0.8]))[0]),
         bins=bins,
-        risk_coverage=_curve(confidence, correct),
+        risk_coverage=list(zip(coverage.tolist(), risk.tolist(), strict=True)),
     )
 
 
@@ -181,13 +184,6 @@ def _auroc(confidence: Floats, correct: Floats) -> float | None:
     below = errors[np.searchsorted(confidence, confidence, side="left")]
     up_to = errors[np.searchsorted(confidence, confidence, side="right")]
     return float((correct * (below + up_to) / 2).sum() / (correct.sum() * errors[-1]))
-
-
-def _curve(confidence: Floats, correct: Floats) -> list[tuple[float, float]]:
-    points = min(POINTS, len(confidence))
-    coverage = np.arange(1, points + 1) / points
-    risk = _risk(confidence, correct, coverage)
-    return list(zip(coverage.tolist(), risk.tolist(), strict=True))
 
 
 def _risk(confidence: Floats, correct: Floats, coverage: Floats) -> Floats:

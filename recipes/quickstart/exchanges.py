@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrm.data.phantom import facts as phantom
-from medrm.data.phantom import sentences as text
+from medrm.data.phantom import draws as text
+from medrm.data.phantom import pictures as phantom
 
 CHECKS, LETTERS, PAIRS = 3, 2, 2
 CHECK_FORMS = (

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import rotate_half
 
-from medrm.data.phantom import facts as phantom
-from medrm.data.phantom.render import SIDE_PIXELS, Picture, render
+from medrm.data.phantom import pictures as phantom
+from medrm.data.phantom.pictures import SIDE_PIXELS, Picture, render
 
 CELL = PATCH * MERGE
 GRID = SIDE_PIXELS // CELL  # 4 x 4 visual tokens

@@ -12,8 +12,7 @@ from exchanges import draw_exchanges
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from medrm.data.phantom.facts import draw_facts
-from medrm.data.phantom.render import SIDE_PIXELS
+from medrm.data.phantom.pictures import SIDE_PIXELS, draw_facts
 
 Model = transformers.Qwen2_5_VLForConditionalGeneration
 TextTokenizer = transformers.PreTrainedTokenizerFast

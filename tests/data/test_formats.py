@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from files import write_lines
 
-from medrm.data.case_set import read_cases, read_set
-from medrm.data.drafts import CaseDraft, ReadResult, Vote
-from medrm.data.registry import FORMATS
+from medrm.data.case_set import FORMATS, read_cases, read_set
 from medrm.data.row_tables import RowTable, open_table
-from medrm.data.sources import DataFormat, Description, Source
+from medrm.data.sources import CaseDraft, DataFormat, Description, ReadResult, Source, Vote
 from medrm.errors import ConfigError, DataError
 
 ROWS = [{"item": "a", "good": "Yes.", "bad": "No."}, {"item": "b", "good": "Two.", "bad": "One."}]

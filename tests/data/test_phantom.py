@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrm.data.phantom import write_phantom
-from medrm.data.phantom.draws import PhantomCase, draw_case, draw_picture, owner
-from medrm.data.phantom.experts import EXPERTS, ceiling, draw_votes, majority, truth
-from medrm.data.phantom.facts import FOCI, ORGANS, contradict, draw_facts
-from medrm.data.phantom.render import render
+from medrm.data.phantom.draws import (
+    EXPERTS,
+    PhantomCase,
+    ceiling,
+    draw_case,
+    draw_picture,
+    draw_votes,
+    majority,
+    owner,
+    truth,
+)
+from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.pictures import FOCI, ORGANS, contradict, draw_facts, render
 from medrm.errors import ConfigError
 from medrm.schema import DIMENSIONS
 

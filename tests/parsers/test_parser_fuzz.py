@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from medrm.parsers import Parser, parse_verdict
-from medrm.parsers.objects import scan
+from medrm.parsers.strict import scan
 from medrm.schema import DIMENSIONS
 
 PARSERS: tuple[Parser, ...] = ("official", "strict")

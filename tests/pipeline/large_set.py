@@ -18,7 +18,7 @@ from typing import Any
 
 from medrm.assets import asset
 from medrm.config.parse import parse_run
-from medrm.data.phantom import write_phantom
+from medrm.data.phantom.layouts import write_phantom
 from medrm.data.store.indexed_cases import CaseIndex
 
 IMAGES = 200

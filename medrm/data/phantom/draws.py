@@ -1,18 +1,193 @@
 """Seed and number -> one phantom case: picture, question, two answers, truth and votes.
 
 Case `index` of a seed is the same in a set of any size.
+
+Nothing in a text may tell which answer is right. That holds by construction: a case is built from
+two readings of which a fair coin, thrown after all texts are fixed, makes one true. Sentence forms,
+completeness, extra sentences, order and question depend on the pair of readings alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from medrm.data.phantom.experts import Votes, draw_votes, truth
-from medrm.data.phantom.facts import Facts, contradict, draw_facts, draw_focus
-from medrm.data.phantom.render import Picture, render
-from medrm.data.phantom.sentences import FORMS, PLAIN, Style, compose, draw_question
+from medrm.data.phantom.pictures import Facts, Picture, contradict, draw_facts, draw_focus, render
+from medrm.schema import DIMENSIONS
+
+_ARTICLES = {"CT": "a CT", "MR": "an MR"}
+NUMBERS = ("no", "one", "two", "three")
+
+OFF_TOPIC = (
+    "The clinic opens at nine.",
+    "Parking is free today.",
+    "The scanner was new.",
+)
+INSIGHTS = (
+    "A follow up would help.",
+    "An older image would help to compare.",
+    "Blood tests could explain it.",
+)
+PLAIN = "plain"
+FORMS = {
+    "finding": "Start with the word Finding.",
+    "done": "End with the word Done.",
+    "list": "Write a list.",
+}
+GENERAL_QUESTIONS = (
+    "What does the image show?",
+    "Describe the image.",
+    "Is there a lesion?",
+    "Is the study normal?",
+)
+FOCUS_QUESTIONS = {
+    "modality": "How was the image made?",
+    "count": "How many lesions are there?",
+    "side": "Which side is affected?",
+    "size": "How large is the finding?",
+    "shade": "How bright is the finding?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How an answer is written: its quality apart from being right. `form` is PLAIN or of FORMS."""
+
+    complete: bool
+    off_topic: bool
+    insight: bool
+    form: str
+
+
+def name(organ: str) -> str:
+    """Returns the organ as it stands in a sentence."""
+    return organ.replace("_", " ")
+
+
+def modality_sentence(facts: Facts) -> str:
+    """Returns one sentence with modality and organ."""
+    return f"This is {_ARTICLES[facts.modality]} image of the {name(facts.organ)}."
+
+
+def lesion_sentence(facts: Facts) -> str:
+    """Returns one sentence with everything about the lesions."""
+    if not facts.count:
+        return "There is no lesion."
+    verb, noun = ("is", "lesion") if facts.count == 1 else ("are", "lesions")
+    lesions = f"{NUMBERS[facts.count]} {facts.size} {facts.shade} {noun}"
+    return f"There {verb} {lesions} on the {facts.side}."
+
+
+def focus_sentence(facts: Facts, focus: str) -> str:
+    """Returns one sentence with the fact named `focus` alone."""
+    if focus == "count":
+        if not facts.count:
+            return "There is no lesion."
+        verb, noun = ("is", "lesion") if facts.count == 1 else ("are", "lesions")
+        return f"There {verb} {NUMBERS[facts.count]} {noun}."
+    return {
+        "modality": f"This is {_ARTICLES[facts.modality]} image.",
+        "side": f"The finding is on the {facts.side}.",
+        "size": f"The finding is {facts.size}.",
+        "shade": f"The finding is {facts.shade}.",
+    }[focus]
+
+
+def compose(facts: Facts, focus: str, style: Style, rng: np.random.Generator) -> str:
+    """Returns an answer that states `facts`, or of them only `focus` when it is not complete."""
+    if style.complete:
+        sentences = [modality_sentence(facts), lesion_sentence(facts)]
+    else:
+        sentences = [focus_sentence(facts, focus)]
+    if style.off_topic:
+        sentences.append(OFF_TOPIC[rng.integers(len(OFF_TOPIC))])
+    if style.insight:
+        sentences.append(INSIGHTS[rng.integers(len(INSIGHTS))])
+    if style.form == "list":
+        return "\n".join(f"- {sentence}" for sentence in sentences)
+    text = " ".join(sentences)
+    if style.form == "finding":
+        return f"Finding: {text}"
+    return f"{text} Done." if style.form == "done" else text
+
+
+def draw_question(focus: str, form: str, rng: np.random.Generator) -> tuple[str, str]:
+    """Returns the type of the question (general or the focus) and the question with its form."""
+    general = rng.random() < 0.5
+    questions = GENERAL_QUESTIONS if general else (FOCUS_QUESTIONS[focus],)
+    question = questions[rng.integers(len(questions))]
+    return "general" if general else focus, f"{question} {FORMS[form]}"
+
+
+EXPERTS = {"expert-1": 0.08, "expert-2": 0.12, "expert-3": 0.16}
+"""How often each expert errs, per pair and dimension."""
+
+_BLUR = 0.1
+"""The share of errors in which a clear difference is taken for a tie."""
+
+_OVERALL_WEIGHTS = dict(zip(DIMENSIONS[:-1], (2.0, 1.0, 0.8, 0.5, 0.7), strict=True))
+
+Votes = dict[str, str]
+
+
+def truth(first: Mapping[str, float], second: Mapping[str, float]) -> Votes:
+    """Returns the noiseless preference per dimension from both answers' quality per dimension."""
+    gaps = {name: first[name] - second[name] for name in _OVERALL_WEIGHTS}
+    gaps["overall"] = sum(weight * gaps[name] for name, weight in _OVERALL_WEIGHTS.items())
+    # 1e-9: the weighted sum of opposite gaps is zero only up to rounding.
+    return {
+        name: "A" if gaps[name] > 1e-9 else "B" if gaps[name] < -1e-9 else "tie"
+        for name in DIMENSIONS
+    }
+
+
+def draw_votes(preferences: Votes, rng: np.random.Generator) -> dict[str, Votes]:
+    """Returns annotator -> dimension -> vote; an error flips, blurs or invents a preference."""
+    chances = rng.random((len(EXPERTS), len(DIMENSIONS), 2))
+    votes: dict[str, Votes] = {}
+    for row, (expert, error) in zip(chances, EXPERTS.items(), strict=True):
+        votes[expert] = {}
+        for (mistaken, direction), name in zip(row, DIMENSIONS, strict=True):
+            seen = preferences[name]
+            if mistaken < error:
+                if seen == "tie":
+                    seen = "A" if direction < 0.5 else "B"
+                else:
+                    seen = "tie" if direction < _BLUR else "BA"["AB".index(seen)]
+            votes[expert][name] = seen
+    return votes
+
+
+def majority(votes: Mapping[str, Votes]) -> Votes:
+    """Returns the dimensions in which more than half of the experts prefer one answer."""
+    labels: Votes = {}
+    for name in DIMENSIONS:
+        on_dimension = [vote[name] for vote in votes.values()]
+        for answer in "AB":
+            if 2 * on_dimension.count(answer) > len(votes):
+                labels[name] = answer
+    return labels
+
+
+def ceiling(truths: Sequence[Votes], labels: Sequence[Votes]) -> dict[str, float]:
+    """Returns the accuracy against the majority labels of a model that knows the truth.
+
+    Over the pairs with a majority for one answer; where the answers are truly equal, half of such
+    labels can be met. Dimensions without any such pair are left out.
+    """
+    reachable: dict[str, float] = {}
+    for name in DIMENSIONS:
+        met = [
+            0.5 if true[name] == "tie" else float(true[name] == label[name])
+            for true, label in zip(truths, labels, strict=True)
+            if name in label
+        ]
+        if met:
+            reachable[name] = round(sum(met) / len(met), 4)
+    return reachable
+
 
 _SHARED_EVERY = 20
 """Each 20th case is a second case about the previous case's image and patient."""

@@ -12,9 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from medrm.data.phantom.draws import PhantomCase, draw_case, draw_picture, owner
-from medrm.data.phantom.experts import Votes, ceiling, majority
-from medrm.data.phantom.facts import ANATOMIES
+from medrm.data.phantom.draws import (
+    PhantomCase,
+    Votes,
+    ceiling,
+    draw_case,
+    draw_picture,
+    majority,
+    owner,
+)
+from medrm.data.phantom.pictures import ANATOMIES
 from medrm.errors import ConfigError
 
 VERSION = "2"

@@ -16,10 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.images import file_image
 from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table, row_images
-from medrm.data.sources import DataFormat, Description, Source, hub_files
+from medrm.data.sources import (
+    CaseDraft,
+    DataFormat,
+    Description,
+    ReadResult,
+    Source,
+    Vote,
+    hub_files,
+)
 from medrm.errors import DataError, report
 from medrm.schema import ImageRef
 

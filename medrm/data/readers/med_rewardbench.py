@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.organs import ORGANS, canonical_organ
 from medrm.data.readers.votes_jsonl import VOTES_FILE, dimension_problem, read_vote
 from medrm.data.row_tables import (
@@ -19,7 +17,15 @@ from medrm.data.row_tables import (
     parquet_table,
     row_images,
 )
-from medrm.data.sources import Description, Source, hub_files, read_about
+from medrm.data.sources import (
+    CaseDraft,
+    Description,
+    ReadResult,
+    Source,
+    Vote,
+    hub_files,
+    read_about,
+)
 from medrm.errors import ConfigError, DataError, report
 from medrm.schema import ImageRef
 
@@ -41,15 +47,14 @@ def open_layout(folder: Path) -> Source:
             "For the votes name the file itself.",
             folder / VOTES_FILE, FOLDER,
         )  # fmt: skip
-    return Source(_files(folder), partial(_read_layout, folder, folder), about=about)
+    return _source(folder, folder, "local", about)
 
 
 def open_hub_layout(description: Description) -> Source:
     """Returns the set of a hub repository in the released layout."""
     folder = hub_layout(description)
     # A snapshot's files are links into the folder of the repository.
-    read = partial(_read_layout, folder, folder.parent.parent)
-    return Source(_files(folder), read, folder.name, read_about(folder))
+    return _source(folder, folder.parent.parent, folder.name, read_about(folder))
 
 
 def hub_layout(description: Description) -> Path:
@@ -70,13 +75,14 @@ def hub_layout(description: Description) -> Path:
     return folder
 
 
-def _files(root: Path) -> list[Path]:
+def _source(root: Path, boundary: Path, revision: str, about: Mapping[str, Any]) -> Source:
     folder = root / FOLDER
-    return sorted([*folder.glob("*.jsonl"), *folder.glob("parquet/*.parquet")])
+    files = sorted([*folder.glob("*.jsonl"), *folder.glob("parquet/*.parquet")])
+    return Source(files, lambda: ReadResult(_drafts(folder, boundary)), revision, about)
 
 
-def _read_layout(root: Path, boundary: Path) -> ReadResult:
-    """Returns the cases of `root/pair_gt_all`, organ by organ, in the order of the inputs.
+def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
+    """Yields the cases of a folder `pair_gt_all`, organ by organ, in the order of the inputs.
 
     `boundary` is the folder that no link may leave.
 
@@ -84,10 +90,6 @@ def _read_layout(root: Path, boundary: Path) -> ReadResult:
         DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
             message.
     """
-    return ReadResult(_drafts(root / FOLDER, boundary))
-
-
-def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
     problems: list[str] = []
     organ_of: dict[str, str] = {}
     labels = {path.stem for path in folder.glob("*.jsonl")}

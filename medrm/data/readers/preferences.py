@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.data.drafts import CaseDraft, Excluded, ReadResult, Vote
 from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
-from medrm.data.sources import Description, Source, hub_table
+from medrm.data.sources import CaseDraft, Description, Excluded, ReadResult, Source, Vote, hub_table
 from medrm.errors import DataError, report
 from medrm.schema import ImageRef
 
@@ -87,7 +86,9 @@ def _drafts(
         case_id = _case_id(row, index, columns)
         ids.append(hash(case_id))
         try:
-            images = row_images(table, index, row, _image_column(row, columns))
+            # TRL accepts `image` as well.
+            image_column = columns["images"] if columns["images"] in row else "image"
+            images = row_images(table, index, row, image_column)
             texts = _texts(row, columns, len(images))
         except DataError as error:
             problems.append(f"{location}: {error}")
@@ -110,11 +111,6 @@ def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
     """Returns a row's id, which may be the number 0; of a row that states none its number."""
     stated = row.get(columns["case_id"])
     return f"row-{index + 1:06d}" if stated in (None, "") else str(stated)
-
-
-def _image_column(row: Row, columns: Mapping[str, str]) -> str:
-    """Returns the column of images; TRL accepts `image` as well."""
-    return columns["images"] if columns["images"] in row else "image"
 
 
 def _draft(
@@ -144,9 +140,9 @@ def _texts(row: Row, columns: Mapping[str, str], images: int) -> _Texts | str:
     Raises:
         DataError: values of a wrong type, or more image marks than images.
     """
-    prompt = _turns(row.get(columns["prompt"]), columns["prompt"], "user")
-    chosen = _turns(row.get(columns["chosen"]), columns["chosen"], "assistant")
-    rejected = _turns(row.get(columns["rejected"]), columns["rejected"], "assistant")
+    prompt = _turns(row, columns["prompt"], "user")
+    chosen = _turns(row, columns["chosen"], "assistant")
+    rejected = _turns(row, columns["rejected"], "assistant")
     if not prompt:
         prompt, chosen, rejected = _implicit_prompt(chosen, rejected)
     marks = sum(turn.text.count(_IMAGE_MARK) for turn in prompt)
@@ -164,8 +160,9 @@ def _texts(row: Row, columns: Mapping[str, str], images: int) -> _Texts | str:
     return _Texts(question, chosen[0].text, rejected[0].text)
 
 
-def _turns(value: Any, column: str, role: str) -> list[_Turn]:
-    """Returns a text, which is one turn of `role`, or a list of messages as turns."""
+def _turns(row: Row, column: str, role: str) -> list[_Turn]:
+    """Returns the text in a column, which is one turn of `role`, or its messages as turns."""
+    value = row.get(column)
     if value is None:
         return []
     if isinstance(value, str):

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medrm.assets import cache_dir
 from medrm.data.batched import batched
-from medrm.data.drafts import CaseDraft, ReadResult, Vote
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
-from medrm.data.sources import Description
+from medrm.data.sources import CaseDraft, Description, ReadResult, Source, Vote, read_about
+from medrm.data.store.cache import fill_cache_folder
 from medrm.errors import DataError, nearest, report
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
@@ -61,9 +62,27 @@ def read_votes_by_columns(
     return read_votes(table, path) if "votes" in table.columns else None
 
 
-def read_votes_file(path: Path) -> ReadResult:
-    """Reads a file that holds votes; see `read_votes`."""
-    return read_votes(open_table(path), path)
+def open_phantom(description: Description) -> Source:
+    """Returns the drawn set of `description.cases` cases and `description.seed`, read as votes."""
+    folder = phantom_folder(description.cases, description.seed)
+    votes = folder / VOTES_FILE
+    return Source(
+        [votes], lambda: read_votes(open_table(votes), votes), folder.name, read_about(folder)
+    )
+
+
+def phantom_folder(cases: int, seed: int) -> Path:
+    """Returns the folder of a phantom set, drawn once and kept in the cache.
+
+    Raises:
+        ConfigError: the cache cannot be written.
+    """
+    from medrm.data.phantom.layouts import VERSION, write_phantom
+
+    folder = cache_dir() / "phantom" / f"version{VERSION}-seed{seed}-cases{cases}"
+    if not folder.is_dir():
+        fill_cache_folder(folder, lambda draft: write_phantom(draft, cases=cases, seed=seed))
+    return folder
 
 
 def read_votes(table: RowTable, path: Path) -> ReadResult:

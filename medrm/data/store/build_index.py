@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from medrm.assets import cache_dir
 from medrm.data.batched import batched
-from medrm.data.drafts import CaseDraft, ReadResult
 from medrm.data.images import StoredFile
 from medrm.data.labels import LabelRules, VoteTally, labels_of
+from medrm.data.sources import CaseDraft, ReadResult
 from medrm.data.splits import cluster_keys, cluster_names
 from medrm.data.store.cache import fill_cache_folder
 from medrm.data.store.case_records import SCHEMA, case_record
