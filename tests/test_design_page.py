@@ -30,9 +30,8 @@ def paths_in(text: str) -> Iterator[tuple[str, str]]:
 def map_paths(text: str) -> Iterator[str]:
     """The files and folders of the map, which is indented by folder."""
     folders: list[str] = []
-    for line in (
-        section(text, "The map").split("```text")[1].split("```")[0].strip("\n").splitlines()
-    ):
+    block = section(text, "The map").split("```text")[1].split("```")[0]
+    for line in block.strip("\n").splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
         name = line.split()[0]
         yield "".join([*folders[:depth], name])
