@@ -189,7 +189,12 @@ def _training(objectives: Mapping[str, Callable[[], type]]) -> dict[str, list[De
     for objective, load in objectives.items():
         training = load()
         fields = {field.name: field for field in dataclasses.fields(training)}
-        not_ours = _of_libraries(training) | USED.keys()
+        not_ours = USED.keys() | {
+            field.name
+            for base in training.__mro__
+            if dataclasses.is_dataclass(base) and base.__module__.split(".")[0] in _LIBRARIES
+            for field in dataclasses.fields(base)
+        }
         for name in (*(name for name in fields if name not in not_ours), *USED):
             if name in fields:
                 declared.setdefault(name, {})[objective] = (fields[name], training)
@@ -201,16 +206,6 @@ def _training(objectives: Mapping[str, Callable[[], type]]) -> dict[str, list[De
         is_common = name in USED and len(declarations) > len(objectives) / 2
         sections.setdefault(common if is_common else title, []).append(declarations)
     return dict(sorted(sections.items(), key=lambda section: section[0] == common))
-
-
-def _of_libraries(training: type) -> set[str]:
-    """Returns the names of the arguments that transformers or TRL declare."""
-    return {
-        field.name
-        for base in training.__mro__
-        if dataclasses.is_dataclass(base) and base.__module__.split(".")[0] in _LIBRARIES
-        for field in dataclasses.fields(base)
-    }
 
 
 def _describe(section: Any, declarations: Declarations) -> None:

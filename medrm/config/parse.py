@@ -232,7 +232,7 @@ def parse_run(
         ConfigError: every unknown key and wrong value, all in one message.
     """
     config, overrides = _command_line(argv)
-    path = Path(config) if config else default_config
+    path = Path(config or default_config)
     sources: Sources = {
         key: (str(path), _as_words(value)) for key, value in read_yaml(path).items()
     }

@@ -205,7 +205,8 @@ def _user_files(described: str, path: Path) -> Source | None:
     if open_files is None:
         return None
     opened = open_files(description, path)
-    if opened is None and path.is_dir() and not _is_set(path):
+    is_set = any(form.marks(path) for form in FORMATS.values()) or (path / DESCRIPTION).is_file()
+    if opened is None and path.is_dir() and not is_set:
         raise DataError(
             f"{path} holds no {', '.join(description.files)} (data/{described}/README.md), and "
             f"neither {_markers()}. Give the folder that holds one of them."
@@ -254,12 +255,6 @@ def _open_folder(folder: Path) -> tuple[str, Source]:
         f"{folder} holds neither {_markers()}. Give such a folder, or name the file "
         f"({', '.join(SUFFIXES)}) itself."
     )
-
-
-def _is_set(folder: Path) -> bool:
-    """Tells whether a folder is a set, whichever benchmark was asked for."""
-    marked = any(data_format.marks(folder) for data_format in FORMATS.values())
-    return marked or (folder / DESCRIPTION).is_file()
 
 
 def _markers() -> str:

@@ -47,22 +47,18 @@ def ablate_images(
     Raises:
         DataError: the pictures of all cases belong together, so that none can be exchanged.
     """
-    if name == "blank_images":
-        return blank_images(cases, facts)
     if name == "shuffled_images":
         return shuffled_images(cases, facts, synthetic)
-    return [replace(case, images=()) if _readable(case, facts) else case for case in cases]
-
-
-def blank_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[Case]:
-    """Returns the cases with each image replaced by uniform mid-grey of its size."""
 
     def blank(ref: ImageRef) -> ImageRef:
+        """Returns uniform mid-grey of the image's size."""
         size = (facts[ref.digest].width, facts[ref.digest].height)
         return bytes_image(f"blank {size[0]} x {size[1]}", partial(_grey_png, *size))
 
     return [
-        replace(case, images=tuple(map(blank, case.images))) if _readable(case, facts) else case
+        replace(case, images=tuple(map(blank, case.images if name == "blank_images" else ())))
+        if _readable(case, facts)
+        else case
         for case in cases
     ]
 

@@ -80,8 +80,11 @@ def _label(
     if posterior is not None:
         mass.update(posterior)
     else:
-        for choice, weight in _weighted(votes, rules):
-            mass[choice] += weight
+        weights = rules.weights or {}
+        for vote in votes:
+            assert not isinstance(vote.value, tuple)
+            # An annotator without a weight is refused once all votes are known.
+            mass[vote.value] += weights.get(vote.annotator, 1.0)
     count = len(votes)
     if rules.ties == "split":
         half = mass.pop("tie", 0.0) / 2
@@ -97,13 +100,6 @@ def _label(
     return PairLabel((first, tie, second), count)
 
 
-def _weighted(votes: Iterable[Vote], rules: LabelRules) -> Iterable[tuple[Choice, float]]:
-    for vote in votes:
-        assert not isinstance(vote.value, tuple)
-        # An annotator without a weight is refused once all votes are known.
-        yield vote.value, 1.0 if rules.weights is None else rules.weights.get(vote.annotator, 1.0)
-
-
 def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choice, float]]:
     """Returns the posterior over the choices for each (draft index, dimension)."""
     import pandas as pd  # type: ignore[import-untyped]  # it ships no types
@@ -113,14 +109,13 @@ def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choi
     for index, draft in enumerate(drafts):
         for dimension, votes in draft.votes.items():
             votes_on[dimension] += [(index, vote.annotator, str(vote.value)) for vote in votes]
-    names: dict[str, Choice] = {str(choice): choice for choice in _CHOICES}
     posteriors: dict[tuple[int, str], dict[Choice, float]] = {}
     for dimension, rows in votes_on.items():
         frame = pd.DataFrame(rows, columns=["task", "worker", "label"])
         fitted = DawidSkene(n_iter=100).fit_predict_proba(frame)
         for index, row in fitted.iterrows():
             posteriors[index, dimension] = {
-                names[name]: float(row[name]) for name in fitted.columns
+                choice: float(row[str(choice)]) for choice in _CHOICES if str(choice) in row
             }
     return posteriors
 

@@ -7,19 +7,8 @@ from typing import Literal
 
 from medrm.errors import ConfigError, nearest
 from medrm.parsers import official, strict
-from medrm.parsers.parsed import Outcome, Parsed, majority, stored_outcome
+from medrm.parsers.parsed import Parsed
 from medrm.schema import DIMENSIONS
-
-__all__ = [
-    "PARSERS",
-    "PARSER_VERSION",
-    "Outcome",
-    "Parsed",
-    "Parser",
-    "majority",
-    "parse_verdict",
-    "stored_outcome",
-]
 
 Parser = Literal["official", "strict"]
 """The released scorer's rules, misreadings included, or our own."""

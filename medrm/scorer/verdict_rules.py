@@ -16,7 +16,8 @@ from itertools import combinations
 from typing import get_args
 
 from medrm.errors import DataError
-from medrm.parsers import Parser, majority, parse_verdict, stored_outcome
+from medrm.parsers import Parser, parse_verdict
+from medrm.parsers.parsed import majority, stored_outcome
 from medrm.readouts import READOUTS, writes_rewards, writes_text
 from medrm.schema import (
     DIMENSIONS,

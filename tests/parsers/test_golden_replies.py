@@ -11,7 +11,8 @@ import pytest
 
 import medrm
 from medrm.errors import ConfigError
-from medrm.parsers import Parsed, parse_verdict
+from medrm.parsers import parse_verdict
+from medrm.parsers.parsed import Parsed
 from medrm.schema import DIMENSIONS
 
 ALL_A, ALL_B, NONE = "A" * 6, "B" * 6, "-" * 6

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from medrm.parsers import Parsed, parse_verdict
+from medrm.parsers import parse_verdict
+from medrm.parsers.parsed import Parsed
 
 TWO = ("accuracy", "overall")
 A, B = '{"accuracy": "A", "overall": "A"}', '{"accuracy": "B", "overall": "B"}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medrm.parsers import majority, stored_outcome
+from medrm.parsers.parsed import majority, stored_outcome
 
 
 @pytest.mark.parametrize(

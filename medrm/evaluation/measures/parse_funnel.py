@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.parsers import Parsed, Parser, parse_verdict
+from medrm.parsers import Parser, parse_verdict
+from medrm.parsers.parsed import Parsed
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import UNREAD, Response
 from medrm.scorer.verdict_rules import CUT_OFF, is_official
