@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from medrm.errors import ConfigError, DataError, nearest
-from medrm.evaluation.comparison.evaluations import Evaluation, read_evaluation
-from medrm.evaluation.comparison.gate import OTHER_DATA, check_declared, find_differences
+from medrm.evaluation.comparison.evaluations import (
+    OTHER_DATA,
+    Evaluation,
+    check_declared,
+    find_differences,
+    read_evaluation,
+)
 from medrm.evaluation.comparison.non_inferiority import non_inferiority_checks
-from medrm.evaluation.comparison.notes import image_use, interval_words, notes_of
 from medrm.evaluation.comparison.pairing import (
     cells,
     detectable,
@@ -21,7 +25,7 @@ from medrm.evaluation.comparison.pairing import (
     paired_entry,
     simple_entries,
 )
-from medrm.evaluation.measures.gain import gains
+from medrm.evaluation.measures.accuracy import split_gain
 from medrm.evaluation.report import write_json
 from medrm.statistics.significance import sign_flip_test
 
@@ -30,6 +34,16 @@ Comparison = dict[str, Any]
 SIGNIFICANCE = 0.05
 
 DIGEST_LENGTH = 64
+
+AVERAGED = ("zero_shot_averaged", "base_averaged")
+"""The controls that average a base's verdict over both orders."""
+
+WITHOUT_IMAGES = {
+    "blank_images": "with blank images",
+    "shuffled_images": "with another case's images",
+    "text_only": "without images",
+}
+"""The controls that take the picture away, in words."""
 
 
 def compare(
@@ -97,7 +111,7 @@ def _compared(
     before: Evaluation, after: Evaluation, primary: str, controls: Mapping[str, Path]
 ) -> Comparison:
     """Everything that is measured, before it is judged."""
-    pairing = pair(before, after, before.scores, after.scores)
+    pairing = pair(before, after)
     dimensions = dimension_entries(before, after, pairing)
     difference = {name: dimensions[primary][name] for name in _KEYS}
     against = {
@@ -106,24 +120,23 @@ def _compared(
     }
     official = before.official and after.official
     groups = after.report["protocols"]["robust"]["groups"]
+    identity = ("model", "weights", "readout")
     return {
         "differences": find_differences(before, after),
         "benchmark": after.report["benchmark"],
-        "before": {key: before.report[key] for key in ("model", "weights", "readout")},
-        "after": {key: after.report[key] for key in ("model", "weights", "readout")},
+        "before": {key: before.report[key] for key in identity},
+        "after": {key: after.report[key] for key in identity},
         "primary": {**difference, "p": dimensions[primary]["p_unadjusted"]},
         "pictures": image_use(difference, against),
         "minimum_detectable": detectable(pairing, primary),
         "dimensions": dimensions,
         "mean": mean_entry(pairing),
-        "official": simple_entries(before, after, before.official_scores, after.official_scores)
-        if official
-        else None,
+        "official": simple_entries(before, after, "official") if official else None,
         "forward_only": forward_entries(before, after, dimensions),
         "gain": _gain(before, after),
         "controls": against,
         "guardrails": non_inferiority_checks(before, after, primary),
-        "cells": cells(pairing, after.groups, list(groups)),
+        "cells": {group: cells(pairing, after.judged_cases, group) for group in groups},
     }
 
 
@@ -132,40 +145,35 @@ _KEYS = ("dimension", "before", "after", "delta", "ci95", "p", "n", "clusters", 
 
 def headline_sentence(comparison: Comparison) -> str:
     """Returns the comparison in words: numbers, interval, what differs, and the verdict."""
-    difference = comparison["primary"]
+    difference, changes = comparison["primary"], comparison["differences"]
+    dimension = difference["dimension"]
     if difference["delta"] is None:
-        return f"Not shown: {difference['dimension']} was not judged by both on any labelled case."
-    changes = comparison["differences"]
+        return f"Not shown: {dimension} was not judged by both on any labelled case."
     named = ", ".join(
         f"{name} ({_brief(change['before'])} -> {_brief(change['after'])})"
         for name, change in changes.items()
     )
     if not comparison["comparable"]:
         sentence = f"Not shown: the evaluations differ in more than was declared: {named}."
-        return sentence if changes.keys() & OTHER_DATA else f"{sentence} {_declaration(comparison)}"
-    interval = "no interval below two clusters"
-    if difference["ci95"]:
-        interval = interval_words(difference["ci95"])
+        if changes.keys() & OTHER_DATA:
+            return sentence
+        names = dict.fromkeys([*comparison["allowed_differences"], *changes])
+        return (
+            f"{sentence} Where that is meant, the recipe says so: allowed_differences: "
+            f"[{', '.join(names)}] (medrm compare: --allowed_differences {' '.join(names)})."
+        )
+    bounds = difference["ci95"]
+    interval = interval_words(bounds) if bounds else "no interval below two clusters"
     p = "p < 0.001" if difference["p"] < 0.001 else f"p = {difference['p']:.3f}"
     sentence = (
-        f"{comparison['verdict']} on {difference['dimension']}: "
+        f"{comparison['verdict']} on {dimension}: "
         f"{100 * difference['before']:.1f} % -> {100 * difference['after']:.1f} %, "
         f"{100 * difference['delta']:+.1f} points ({interval}, {p}; "
         f"{difference['n']} cases in {difference['clusters']} clusters)."
     )
-    failed = _failed_checks(comparison)
-    if failed:
+    if failed := _failed_checks(comparison):
         sentence += f" Failed guardrails: {', '.join(failed)}."
     return sentence + (f" Declared difference besides the weights: {named}." if named else "")
-
-
-def _declaration(comparison: Comparison) -> str:
-    """What would have declared the differences."""
-    names = dict.fromkeys([*comparison["allowed_differences"], *comparison["differences"]])
-    return (
-        f"Where that is meant, the recipe says so: allowed_differences: [{', '.join(names)}] "
-        f"(medrm compare: --allowed_differences {' '.join(names)})."
-    )
 
 
 def _brief(value: Any) -> Any:
@@ -177,9 +185,9 @@ def _brief(value: Any) -> Any:
 
 def _primary(requested: str | None, before: Evaluation, after: Evaluation) -> str:
     """The dimension of the headline."""
-    both = [name for name in after.judged if name in before.judged]
+    both = [name for name in after.robust if name in before.robust]
     if requested is None:
-        labelled = [name for name in both if after.scores[name]]
+        labelled = [name for name in both if after.scores["robust"][name]]
         if not labelled:
             raise DataError(
                 f"{str(before.folder)!r} and {str(after.folder)!r} share no dimension with labels. "
@@ -203,12 +211,12 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
         )
     difference: dict[str, Any] = {"dimension": primary, **dict.fromkeys(_KEYS[1:]), "n": 0}
     difference |= {"clusters": 0, "ceiling": after.report["ceiling"][primary]}
-    if primary in control.scores:
-        scores = [{primary: side.scores[primary]} for side in (control, after)]
-        pairing = pair(control, after, *scores)
-        difference |= paired_entry(pairing.before[:, 0], pairing.after[:, 0], pairing.clusters)
+    pairing = pair(control, after)
+    if primary in pairing.names:
+        difference |= pairing.entry(primary)
         if difference["n"]:
-            difference["p"] = sign_flip_test(pairing.differences, pairing.clusters).p[0]
+            changes = pairing.differences[:, [pairing.names.index(primary)]]
+            difference["p"] = sign_flip_test(changes, pairing.clusters).p[0]
     return difference
 
 
@@ -216,12 +224,12 @@ def _gain(before: Evaluation, after: Evaluation) -> dict[str, dict[str, float]] 
     """Judgement and format in each dimension's difference; None unless both sides are judges."""
     if before.report["parsing"] is None or after.report["parsing"] is None:
         return None
-    shared = {
-        name: scores.keys() & after.scores[name].keys()
-        for name, scores in before.scores.items()
-        if name in after.scores
+    scores = [side.scores["robust"] for side in (before, after)]
+    return {
+        name: split_gain(before.robust[name], after.robust[name], shared)
+        for name in scores[0]
+        if (shared := scores[0][name].keys() & scores[1].get(name, {}).keys())
     }
-    return gains(before.robust, after.robust, shared)
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -238,3 +246,146 @@ def _failed_checks(comparison: Comparison) -> list[str]:
     """The names of what got worse and must not."""
     checks = comparison["guardrails"].items()
     return [name for name, check in checks if check["state"] == "failed"]
+
+
+def interval_words(bounds: Sequence[float]) -> str:
+    """Returns the interval of a difference in points."""
+    return f"95 % CI {100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}"
+
+
+def image_use(primary: Mapping[str, Any], controls: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns `pictures` of `comparison.json`: how much of the accuracy needs the picture.
+
+    None where no control takes the picture away, or there is no headline.
+
+    Args:
+        primary: the headline's difference.
+        controls: name to the difference of the trained model from it.
+    """
+    without = {
+        name: {
+            "accuracy": controls[name]["before"],
+            **{key: controls[name][key] for key in ("delta", "ci95", "p")},
+        }
+        for name in WITHOUT_IMAGES
+        if name in controls and controls[name]["delta"] is not None
+    }
+    if not without or primary["delta"] is None:
+        return None
+    losses = [_loss(control, WITHOUT_IMAGES[name]) for name, control in without.items()]
+    listed = losses[0] if len(losses) == 1 else f"{', '.join(losses[:-1])} and {losses[-1]}"
+    sentence = (
+        f"The trained model's {100 * primary['after']:.1f} % on {primary['dimension']} become "
+        f"{listed}."
+    )
+    if not any(control["ci95"] and control["ci95"][0] > 0 for control in without.values()):
+        sentence += " It is not shown that the model needs the picture."
+    return {
+        "dimension": primary["dimension"],
+        "after": primary["after"],
+        "controls": without,
+        "sentence": sentence,
+    }
+
+
+def _loss(control: Mapping[str, Any], how: str) -> str:
+    change = f"{-100 * control['delta']:+.1f} points"
+    if control["ci95"] is not None:
+        change += f", {interval_words([-bound for bound in reversed(control['ci95'])])}"
+    return f"{100 * control['accuracy']:.1f} % {how} ({change})"
+
+
+def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any]) -> list[str]:
+    """Returns what qualifies the gain on the primary dimension."""
+    primary = comparison["primary"]["dimension"]
+    crossfit = after.report["crossfit"]
+    notes = [] if crossfit is None else [conditional_on(crossfit["folds"])]
+    reports = (before.report, after.report)
+    weights, rounding = ([report[key] for report in reports] for key in ("weights", "rounding"))
+    if weights[0] is not None and weights[0] == weights[1]:
+        notes.append("Both evaluations are of the same weights.")
+    stated = rounding[0].keys() & rounding[1].keys()
+    changed = sorted(name for name in stated if rounding[0][name] != rounding[1][name])
+    if changed:
+        notes.append(
+            f"Computed with another {' and '.join(changed)}, which changes rounding alone."
+        )
+    if comparison["primary"]["delta"] is None:
+        return notes
+    # Of several votes the official protocol reads one, so that not only the format can differ.
+    written = all(r["parsing"] is not None and r["readout"] != "votes" for r in reports)
+    for key, countings, gain_words, loss_words in _EXCESSES:
+        entry = (comparison[key] or {}).get(primary)
+        if entry is None or (key == "official" and not written):
+            continue
+        lost = _excess(before, after, primary, countings)
+        if lost is not None:
+            notes.append(
+                f"Part of the {gain_words}: of its {100 * entry['delta']:+.1f} points on "
+                f"{primary}, {lost} vanish when {loss_words}."
+            )
+    return notes + _averaged_notes(comparison)
+
+
+_EXCESSES = (
+    (
+        *("official", ("official", "forward"), "official gain is output format"),
+        "the same replies are read by the strict parser",
+    ),
+    (
+        *("forward_only", ("forward", "robust"), "gain in the stored order is position"),
+        "both orders count",
+    ),
+)
+"""Of a gain that another counting of the same replies may lessen: its key in `comparison.json`, how
+it and the other are counted, and in words what it is and when it vanishes."""
+
+
+def _averaged_notes(comparison: Mapping[str, Any]) -> list[str]:
+    """What is left of the gain where the base judges better once its orders are averaged."""
+    base = comparison["primary"]["before"]
+    notes = []
+    for name in AVERAGED:
+        control = comparison["controls"].get(name)
+        if control is None or control["delta"] is None or control["before"] <= base:
+            continue
+        bounds, gain = control["ci95"], f"{100 * control['delta']:+.1f} points"
+        clear = bounds is not None and bounds[0] > 0
+        notes.append(
+            f"{'Part of the gain is' if clear else 'It is not shown that the gain is more than'} "
+            "the base's position bias: with the probabilities of both orders averaged it is right "
+            f"in {100 * control['before']:.1f} % on {control['dimension']}, not in "
+            f"{100 * base:.1f} %; against that the trained model is at "
+            f"{gain if bounds is None else f'{gain} ({interval_words(bounds)})'}."
+        )
+    return notes
+
+
+def conditional_on(folds: int) -> str:
+    """Returns what the intervals of a cross-fitted evaluation leave out."""
+    return (
+        f"Conditional on these k = {folds} models: the intervals say how the cases vary, not how "
+        "the models of another cut or seed would."
+    )
+
+
+def _excess(
+    before: Evaluation, after: Evaluation, dimension: str, countings: tuple[str, str]
+) -> str | None:
+    """By how much a gain exceeds another on the same cases, where that is clear of zero.
+
+    None where it is not, or where nothing was gained.
+
+    Args:
+        before: evaluation before training.
+        after: of the trained model.
+        dimension: of both gains.
+        countings: how the scores of the gain and those of the other gain are counted.
+    """
+    gain, other = (pair(before, after, counting) for counting in countings)
+    changes = [p.differences[:, p.names.index(dimension)] for p in (other, gain)]
+    difference = paired_entry(changes[0], changes[1], gain.clusters, widest=2.0)
+    bounds = difference["ci95"]
+    if bounds is None or bounds[0] <= 0 or difference["after"] <= 0:
+        return None
+    return f"{100 * difference['delta']:.1f} ({interval_words(bounds)})"

@@ -18,7 +18,7 @@ from pathlib import Path
 from medrm.data.case_set import digest_of
 from medrm.errors import DataError, report
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.comparison.notes import conditional_on
+from medrm.evaluation.compare import conditional_on
 from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
 from medrm.evaluation.measures.fold_measures import temperature_of
 from medrm.evaluation.records.jsonl import read_lines, write_lines

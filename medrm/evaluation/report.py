@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,12 +22,12 @@ from medrm.evaluation.measures.accuracy import (
     mean_measures,
     official_measures,
     robust_measures,
+    verdicts_by_dimension,
 )
 from medrm.evaluation.measures.benchmark_metrics import METRICS
-from medrm.evaluation.measures.length import length_measures
+from medrm.evaluation.measures.biases import length_measures, structure_measures
 from medrm.evaluation.measures.parse_funnel import kind_of, parsing_measures, verdict_mass
-from medrm.evaluation.measures.structure import structure_measures
-from medrm.evaluation.records.verdicts import verdicts_by_case
+from medrm.evaluation.records.verdicts import verdicts_by, verdicts_by_case
 from medrm.files import write_atomically
 from medrm.readouts import writes_text
 from medrm.schema import UNREAD, Response, Verdict
@@ -53,9 +57,12 @@ def build_report(
 
     `weights` (their identity), `rounding` and `crossfit` are left to who knows them.
     """
-    scored = {row.dimension for row in rows}
-    judged = [name for name in benchmark.dimensions if name in scored]
-    robust = [row for row in rows if row.protocol == "robust"]
+    robust, official = (
+        verdicts_by_dimension(rows, protocol, benchmark.dimensions)
+        for protocol in ("robust", "official")
+    )
+    judged = robust or official
+    lengths = {case.case_id: tuple(map(len, case.answers)) for case in benchmark.cases}
     return {
         "benchmark": benchmark.identity(),
         "model": model,
@@ -68,17 +75,17 @@ def build_report(
         "verdict_mass": verdict_mass(responses),
         "settings": dict(settings),
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
-        "not_scored": [name for name in benchmark.dimensions if name not in scored],
-        "unread": _unread(rows),
-        "protocols": _protocols(rows, benchmark, official_label(readout, settings)),
+        "not_scored": [name for name in benchmark.dimensions if name not in judged],
+        "unread": _unread(chain.from_iterable(judged.values())),
+        "protocols": _protocols(robust, official, benchmark, official_label(readout, settings)),
         "metrics": benchmark_metrics(rows, benchmark),
-        "structure": structure_measures(robust, judged) if robust else None,
-        "length": _length(robust, benchmark),
+        "structure": structure_measures(chain.from_iterable(robust.values()), list(robust)),
+        "length": {
+            name: length_measures(verdicts_by_case(chosen).values(), lengths)
+            for name, chosen in robust.items()
+        },
         "baselines": baselines(benchmark.cases, benchmark.dimensions),
-        "published": [
-            {"model": number.model, "accuracy": number.accuracy, "source": number.source}
-            for number in benchmark.published
-        ],
+        "published": list(map(asdict, benchmark.published)),
     }
 
 
@@ -93,32 +100,28 @@ def official_label(readout: str, settings: Mapping[str, Any]) -> str:
     return f"official scorer, {f'prompt file {name}' if version == '0' else 'medrm prompt'}"
 
 
-def _protocols(rows: Sequence[Verdict], benchmark: Benchmark, label: str) -> dict[str, Any]:
-    """Returns the measures under each protocol that judged."""
+def _protocols(
+    robust: Mapping[str, Sequence[Verdict]],
+    official: Mapping[str, Sequence[Verdict]],
+    benchmark: Benchmark,
+    label: str,
+) -> dict[str, Any]:
+    """Returns the measures under each protocol that judged, from the rows of each dimension."""
     protocols: dict[str, Any] = {}
-    official = [row for row in rows if row.protocol == "official"]
     if official:
-        protocols["official"] = {
-            "label": label,
-            **official_measures(official, benchmark.dimensions),
-        }
-    robust = [row for row in rows if row.protocol == "robust"]
+        measures = official_measures(official, benchmark.dimensions)
+        protocols["official"] = {"label": label, **measures}
     if robust:
-        of_dimension = {
-            name: [row for row in robust if row.dimension == name] for name in benchmark.dimensions
-        }
+        named = {name for rows in robust.values() for row in rows for name in row.groups}
         groups = {
             group: group_measures(robust, group, benchmark.dimensions)
             for group in benchmark.groups
-            if any(group in row.groups for row in robust)
+            if group in named
         }
-        judged = {name: chosen for name, chosen in of_dimension.items() if chosen}
+        measured = {name: robust_measures(rows) for name, rows in robust.items()}
         protocols["robust"] = {
-            "dimensions": {
-                name: robust_measures(chosen) if chosen else None
-                for name, chosen in of_dimension.items()
-            },
-            "means": mean_measures(judged, groups),
+            "dimensions": {name: measured.get(name) for name in benchmark.dimensions},
+            "means": mean_measures(robust, groups),
             "groups": groups,
         }
     return protocols
@@ -130,19 +133,22 @@ def benchmark_metrics(rows: Sequence[Verdict], benchmark: Benchmark) -> dict[str
     Each is averaged over the presented orders; rows of the robust protocol count where there are
     any.
     """
-    robust = [row for row in rows if row.protocol == "robust"] or rows
-    cases = {case.case_id: case for case in benchmark.cases} if benchmark.metrics else {}
-    numbers: dict[str, Any] = {}
-    for dimension in benchmark.dimensions if benchmark.metrics else ():
-        judged = [row for row in robust if row.dimension == dimension]
-        orders = [[row for row in judged if row.order == o] for o in ("forward", "reversed")]
-        presented = [order for order in orders if order]
-        if presented:
-            numbers[dimension] = {
-                name: _averaged([METRICS[name](o, cases, benchmark.groups) for o in presented])
-                for name in benchmark.metrics
-            }
-    return numbers
+    if not benchmark.metrics:
+        return {}
+    judged = verdicts_by_dimension(rows, "robust", benchmark.dimensions)
+    judged = judged or verdicts_by_dimension(rows, "official", benchmark.dimensions)
+    cases = {case.case_id: case for case in benchmark.cases}
+    orders = {
+        dimension: verdicts_by(chosen, attrgetter("order")).values()
+        for dimension, chosen in judged.items()
+    }
+    return {
+        dimension: {
+            name: _averaged([METRICS[name](order, cases, benchmark.groups) for order in presented])
+            for name in benchmark.metrics
+        }
+        for dimension, presented in orders.items()
+    }
 
 
 def _averaged(orders: Sequence[Any]) -> Any:
@@ -152,31 +158,15 @@ def _averaged(orders: Sequence[Any]) -> Any:
     return None if None in orders else fmean(orders)
 
 
-def _length(robust: Sequence[Verdict], benchmark: Benchmark) -> dict[str, Any]:
-    """Returns `length`: dimension to what the answers' lengths have to do with the verdicts."""
-    lengths = {case.case_id: tuple(map(len, case.answers)) for case in benchmark.cases}
-    of_dimension: dict[str, list[Verdict]] = {name: [] for name in benchmark.dimensions}
-    for row in robust:
-        of_dimension[row.dimension].append(row)
-    return {
-        name: length_measures([presented for _, presented in verdicts_by_case(rows)], lengths)
-        for name, rows in of_dimension.items()
-        if rows
-    }
-
-
 def official_csv(report: Report) -> str:
     """Returns the released scorer's table: `modality`, `model`, `<dimension>_acc`, 4 decimals."""
     official = report["protocols"]["official"]
-    dimensions = list(official["micro"])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["modality", "model", *(f"{name}_acc" for name in dimensions)])
+    table.writerow(["modality", "model", *(f"{name}_acc" for name in official["micro"])])
     for organ, cells in official["organs"].items():
-        values = [cells[name] for name in dimensions]
-        table.writerow(
-            [organ, report["model"], *("" if cell is None else f"{cell:.4f}" for cell in values)]
-        )
+        rates = ("" if rate is None else f"{rate:.4f}" for rate in cells.values())
+        table.writerow([organ, report["model"], *rates])
     return text.getvalue()
 
 
@@ -234,13 +224,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _unread(rows: Sequence[Verdict]) -> dict[str, int]:
-    """Cases with an unread presentation, counted by kind of reason; robust where that was run."""
-    protocol = "robust" if any(row.protocol == "robust" for row in rows) else "official"
-    unread = {
-        (kind_of(row.reason), row.case_id)
-        for row in rows
-        if row.outcome == UNREAD and row.protocol == protocol
-    }
-    reasons = sorted(reason for reason, _ in unread)
-    return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+def _unread(rows: Iterable[Verdict]) -> dict[str, int]:
+    """Cases with an unread presentation, counted by kind of reason, of one protocol."""
+    unread = {(kind_of(row.reason), row.case_id) for row in rows if row.outcome == UNREAD}
+    return dict(Counter(reason for reason, _ in sorted(unread)))

@@ -17,7 +17,7 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.measures.accuracy import baselines
-from medrm.evaluation.measures.contributions import contributions, mean_of_rates
+from medrm.evaluation.measures.biases import contributions, mean_of_rates
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Case, PairLabel
 from medrm.statistics.intervals import bootstrap_intervals, mean_interval, small_cell_interval

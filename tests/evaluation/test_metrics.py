@@ -10,8 +10,7 @@ import pytest
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.measures.benchmark_metrics import METRICS
-from medrm.evaluation.measures.best_of_n import WEIGHTS
+from medrm.evaluation.measures.benchmark_metrics import METRICS, WEIGHTS
 from medrm.evaluation.report import benchmark_metrics
 from medrm.schema import Case, Label, PairLabel, RankingLabel, Verdict
 from medrm.scorer.verdict_rules import labelled

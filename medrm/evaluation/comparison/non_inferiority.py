@@ -7,16 +7,26 @@ the rule "any loss fails" would fail every other good model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from medrm.evaluation.comparison.evaluations import Evaluation
-from medrm.evaluation.measures.contributions import Contributions, contributions, mean_of_rates
-from medrm.evaluation.measures.position import Presented, consistent, in_both_orders, named_first
-from medrm.evaluation.measures.structure import all_same, sheets_of
-from medrm.schema import UNREAD, Verdict
+from medrm.evaluation.measures.biases import (
+    Presented,
+    all_same,
+    consistent,
+    contributions,
+    excess,
+    in_both_orders,
+    mean_of_rates,
+    named_first,
+    signs_of,
+)
+from medrm.evaluation.records.verdicts import verdicts_by_case
+from medrm.schema import UNREAD
 from medrm.statistics.intervals import Floats, mean_interval
 
 MARGINS = {
@@ -28,6 +38,9 @@ MARGINS = {
 }
 """How much worse a measure may get: `first_rate` in its distance from one half, `halo` in what
 lies above the experts' own."""
+
+Measured = tuple[float | None, Floats | None]
+"""A measure, and values (n) whose mean is the larger the better it is, one for each of n cases."""
 
 _ROUNDING = 1e-12
 
@@ -41,118 +54,89 @@ def non_inferiority_checks(
     worse it got), `ci95` of the loss, `margin` and `state`: held, failed, or skipped where one side
     has no such number.
     """
-    by_case = [_by_case(side, primary) for side in (before, after)]
-    cases = sorted(by_case[0].keys() & by_case[1].keys())
+    by_case = [verdicts_by_case(side.robust[primary]) for side in (before, after)]
+    cases = [case for case in by_case[0] if case in by_case[1]]
     clusters = [after.clusters[case] for case in cases]
-    sides = [[of_side[case] for case in cases] for of_side in by_case]
+    both = [name for name in after.robust if name in before.robust]
+    measured = []
+    for side, of_side in zip((before, after), by_case, strict=True):
+        presented = [of_side[case] for case in cases]
+        measured.append(
+            {
+                "coverage": _coverage(presented),
+                "consistency": _consistency(presented),
+                "first_rate": _first_rate(presented),
+                "balanced_accuracy": _balanced(presented),
+                "halo": _halo(side, both, set(cases)),
+            }
+        )
     return {
-        "coverage": _check("coverage", [_coverage(side) for side in sides], clusters),
-        "consistency": _check("consistency", [_consistency(side) for side in sides], clusters),
-        "first_rate": _first_rate(sides, clusters),
-        "balanced_accuracy": _check("balanced_accuracy", [_balanced(s) for s in sides], clusters),
-        "halo": _halo(before, after),
+        name: _check(margin, clusters, *(of_side[name] for of_side in measured))
+        for name, margin in MARGINS.items()
     }
 
 
-def _by_case(evaluation: Evaluation, dimension: str) -> dict[str, list[Verdict]]:
-    cases: dict[str, list[Verdict]] = {}
-    for row in evaluation.robust[dimension]:
-        cases.setdefault(row.case_id, []).append(row)
-    return cases
-
-
-def _check(name: str, values: Sequence[Floats | None], clusters: Sequence[str]) -> dict[str, Any]:
-    """A check of a measure of which more is better.
-
-    Args:
-        name: in `MARGINS`.
-        values: of each side, (n) whose mean is the number; None: it has none.
-        clusters: of the n cases.
-    """
-    means = [None if value is None or not len(value) else float(value.mean()) for value in values]
-    return _judged(name, means, _fall(values), clusters)
-
-
-def _fall(values: Sequence[Floats | None]) -> Floats | None:
-    """By how much each case fell from before to after; None where a side has no values."""
-    before, after = values
-    return None if before is None or after is None else before - after
-
-
-def _judged(
-    name: str, means: Sequence[float | None], loss: Floats | None, clusters: Sequence[str]
+def _check(
+    margin: float, clusters: Sequence[str], before: Measured, after: Measured
 ) -> dict[str, Any]:
-    check: dict[str, Any] = {"before": means[0], "after": means[1], "loss": None, "ci95": None}
-    check |= {"margin": MARGINS[name], "state": "skipped"}
-    if loss is None or not len(loss):
+    check: dict[str, Any] = {"before": before[0], "after": after[0], "loss": None, "ci95": None}
+    check |= {"margin": margin, "state": "skipped"}
+    if before[1] is None or after[1] is None or not clusters:
         return check
-    interval = mean_interval(loss.tolist(), clusters)
+    interval = mean_interval((before[1] - after[1]).tolist(), clusters)
     clear = interval.low is None or interval.low > _ROUNDING
-    failed = interval.mean > MARGINS[name] + _ROUNDING and clear
-    state = "failed" if failed else "held"
+    state = "failed" if clear and interval.mean > margin + _ROUNDING else "held"
     return check | {"loss": interval.mean, "ci95": interval.bounds, "state": state}
 
 
-def _coverage(side: Sequence[Presented]) -> Floats:
-    return np.array([np.mean([row.outcome != UNREAD for row in case]) for case in side])
+def _mean_of(values: Floats | None) -> Measured:
+    """A measure that is the mean of the cases' values."""
+    return None if values is None or not len(values) else float(values.mean()), values
 
 
-def _consistency(side: Sequence[Presented]) -> Floats | None:
-    return consistent(side).numerator if in_both_orders(side) else None
+def _coverage(cases: Sequence[Presented]) -> Measured:
+    return _mean_of(np.array([fmean(row.outcome != UNREAD for row in case) for case in cases]))
 
 
-def _first_rate(sides: Sequence[Sequence[Presented]], clusters: Sequence[str]) -> dict[str, Any]:
-    rates = [named_first(side) if in_both_orders(side) else None for side in sides]
-    means = [None if rate is None else rate.rate for rate in rates]
-    closeness = [None if rate is None else _closeness(rate) for rate in rates]
-    return _judged("first_rate", means, _fall(closeness), clusters)
+def _consistency(cases: Sequence[Presented]) -> Measured:
+    return _mean_of(consistent(cases).numerator if in_both_orders(cases) else None)
 
 
-def _closeness(rate: Contributions) -> Floats | None:
-    """Values whose mean is minus the rate's distance from one half."""
-    if rate.rate is None:
-        return None
-    distance = rate.linearised() - 0.5
-    return -distance if rate.rate >= 0.5 else distance
+def _first_rate(cases: Sequence[Presented]) -> Measured:
+    """The values' mean is minus the rate's distance from one half."""
+    first = named_first(cases)
+    if not in_both_orders(cases) or first.rate is None:
+        return None, None
+    distance = first.linearised() - 0.5
+    return first.rate, -distance if first.rate >= 0.5 else distance
 
 
-def _balanced(side: Sequence[Presented]) -> Floats | None:
-    """Values whose mean is the mean recall over the labels that name one answer."""
-    named = [None if case[0].correct is None else case[0].label for case in side]
+def _balanced(cases: Sequence[Presented]) -> Measured:
+    """The mean recall over the labels that name one answer."""
+    named = [None if case[0].correct is None else case[0].label for case in cases]
     labels = {label for label in named if label is not None and not isinstance(label, tuple)}
-    return mean_of_rates(
-        [
+    scores = [fmean(row.correct or 0.0 for row in case) for case in cases]
+    return _mean_of(
+        mean_of_rates(
             contributions(
-                (float(np.mean([row.correct for row in case])), 1.0)
-                if answer == label
-                else (0.0, 0.0)
-                for answer, case in zip(named, side, strict=True)
+                (score, 1.0) if answer == label else (0.0, 0.0)
+                for answer, score in zip(named, scores, strict=True)
             )
             for label in sorted(labels, key=str)
-        ]
+        )
     )
 
 
-def _halo(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+def _halo(evaluation: Evaluation, dimensions: Sequence[str], cases: Collection[str]) -> Measured:
     """Halo on the dimensions both have judged; only what lies above the experts' own counts.
 
     A base that guesses each dimension anew has less of it than the experts, and rises to theirs
     when it learns: no loss.
     """
-    names = [name for name in after.judged if name in before.judged]
-    values: list[Floats | None] = []
-    means: list[float | None] = []
-    cases = sorted(before.clusters.keys() & after.clusters.keys())
-    for side in (before, after):
-        rows = [row for name in names for row in side.robust[name]]
-        sheets = sheets_of(rows)
-        judged, experts = all_same({case: sheets[case] for case in cases}, names)
-        if len(names) < 2 or judged.rate is None or experts.rate is None:
-            values.append(None)
-            means.append(None)
-            continue
-        halo = judged.rate - experts.rate
-        means.append(halo)
-        above = experts.linearised() - judged.linearised()
-        values.append(above if halo > 0 else np.zeros(len(cases)))
-    return _judged("halo", means, _fall(values), [after.clusters[case] for case in cases])
+    rows = (row for name in dimensions for row in evaluation.robust[name] if row.case_id in cases)
+    judged, experts = all_same(signs_of(rows, dimensions))
+    halo = excess(judged.rate, experts.rate)
+    if len(dimensions) < 2 or halo is None:
+        return None, None
+    above = experts.linearised() - judged.linearised()
+    return halo, above if halo > 0 else np.zeros(len(above))

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from medrm.errors import DataError
-from medrm.evaluation.comparison.evaluations import Evaluation, Scores
-from medrm.evaluation.measures.accuracy import NOT_STATED, mean_scores
-from medrm.statistics.intervals import Floats, bootstrap_intervals, mean_interval
+from medrm.evaluation.comparison.evaluations import Evaluation
+from medrm.evaluation.measures.accuracy import mean_scores, member_of, score_matrix
+from medrm.evaluation.measures.biases import excess
+from medrm.schema import Verdict
+from medrm.statistics.intervals import Floats, bootstrap_intervals, mean, mean_interval
 from medrm.statistics.significance import (
     benjamini_hochberg,
     holm,
@@ -47,40 +49,42 @@ class Pairing:
         """After minus before, of shape (n, D)."""
         return self.after - self.before
 
+    def entry(self, name: str) -> Entry:
+        """Returns before, after and their difference on a dimension, see `paired_entry`."""
+        column = self.names.index(name)
+        return paired_entry(self.before[:, column], self.after[:, column], self.clusters)
 
-def pair(
-    before: Evaluation, after: Evaluation, before_scores: Scores, after_scores: Scores
-) -> Pairing:
+    def of_cases(self, chosen: Sequence[int]) -> Pairing:
+        """Returns some of the cases, given by their indices."""
+        cases, clusters = (
+            [names[index] for index in chosen] for names in (self.cases, self.clusters)
+        )
+        return Pairing(self.names, cases, clusters, self.before[chosen], self.after[chosen])
+
+
+def pair(before: Evaluation, after: Evaluation, counting: str = "robust") -> Pairing:
     """Returns the scores of two evaluations on what both have judged.
 
     Args:
         before: evaluation before training.
         after: of the trained model.
-        before_scores: some scores of the first.
-        after_scores: the same scores of the second.
+        counting: which of `Evaluation.scores`.
 
     Raises:
         DataError: they have no case in common.
     """
-    names = [
-        name for name in after.report["ceiling"] if name in before_scores and name in after_scores
-    ]
+    scores = [side.scores[counting] for side in (before, after)]
+    names = [name for name in after.report["ceiling"] if all(name in of_side for of_side in scores)]
     cases = sorted(before.clusters.keys() & after.clusters.keys())
     if not cases:
         raise DataError(
             f"{str(before.folder)!r} and {str(after.folder)!r} have no case in common. "
             "Evaluate both models on the same benchmark."
         )
-    columns = [
-        np.array([[of[name].get(case, np.nan) for name in names] for case in cases]).reshape(
-            len(cases), len(names)
-        )
-        for of in (before_scores, after_scores)
-    ]
-    missing = np.isnan(columns[0]) | np.isnan(columns[1])
-    for scores in columns:
-        scores[missing] = np.nan
-    return Pairing(names, cases, [after.clusters[case] for case in cases], *columns)
+    first, second = (score_matrix({n: of_side[n] for n in names}, cases) for of_side in scores)
+    first[np.isnan(second)] = np.nan
+    second[np.isnan(first)] = np.nan
+    return Pairing(names, cases, [after.clusters[case] for case in cases], first, second)
 
 
 def paired_entry(
@@ -91,18 +95,17 @@ def paired_entry(
     Rows with NaN are left out; all is None where nothing else is left. `widest` is the largest
     difference that there could be.
     """
-    paired = ~(np.isnan(before) | np.isnan(after))
-    difference: Entry = dict.fromkeys(("before", "after", "delta", "ci95"))
-    difference |= {"n": int(paired.sum()), "clusters": 0}
-    if not paired.any():
-        return difference
-    chosen = [cluster for cluster, keep in zip(clusters, paired, strict=True) if keep]
+    paired = np.flatnonzero(~np.isnan(after - before)).tolist()
+    if not paired:
+        return {**dict.fromkeys(("before", "after", "delta", "ci95")), "n": 0, "clusters": 0}
+    chosen = [clusters[index] for index in paired]
     interval = mean_interval((after - before)[paired].tolist(), chosen, span=(-widest, widest))
-    return difference | {
+    return {
         "before": fmean(before[paired]),
         "after": fmean(after[paired]),
         "delta": interval.mean,
         "ci95": interval.bounds,
+        "n": len(paired),
         "clusters": interval.clusters,
     }
 
@@ -119,25 +122,22 @@ def dimension_entries(before: Evaluation, after: Evaluation, pairing: Pairing) -
     resampled = bootstrap_intervals(pairing.differences, pairing.clusters)
     entries: dict[str, Entry] = {}
     for name, ceiling in after.report["ceiling"].items():
-        difference = {
-            "dimension": name,
-            **_unpaired(name, before, after),
-            "p": None,
-            "ceiling": ceiling,
-        }
+        scores = [side.scores["robust"].get(name, {}).values() for side in (before, after)]
+        difference: Entry = {"dimension": name, "before": mean(scores[0]), "after": mean(scores[1])}
+        difference |= {"delta": None, "ci95": None, "n": 0, "clusters": 0}
+        difference |= {"p": None, "ceiling": ceiling}
         if name in pairing.names:
+            difference |= pairing.entry(name)
+        if difference["n"]:
             column = pairing.names.index(name)
-            scores = pairing.before[:, column], pairing.after[:, column]
-            difference |= paired_entry(*scores, pairing.clusters)
-            if difference["n"]:
-                bounds = resampled[column]
-                difference |= {
-                    "p": test.adjusted[column],
-                    "p_unadjusted": test.p[column],
-                    "p_holm": by_holm.get(column),
-                    "ci95_bootstrap": None if bounds is None else list(bounds),
-                    **_transitions(*scores),
-                }
+            bounds = resampled[column]
+            difference |= {
+                "p": test.adjusted[column],
+                "p_unadjusted": test.p[column],
+                "p_holm": by_holm.get(column),
+                "ci95_bootstrap": None if bounds is None else list(bounds),
+                **_transitions(pairing.before[:, column], pairing.after[:, column]),
+            }
         entries[name] = dict.fromkeys(_MORE) | difference
     return entries
 
@@ -146,13 +146,6 @@ _MORE = (
     *("p_unadjusted", "p_holm", "p_mcnemar", "ci95_bootstrap"),
     *("fixed", "broken", "both_right", "both_wrong"),
 )
-
-
-def _unpaired(name: str, before: Evaluation, after: Evaluation) -> Entry:
-    """A dimension as either side has judged it."""
-    scores = {"before": before.scores.get(name), "after": after.scores.get(name)}
-    means = {side: fmean(of.values()) if of else None for side, of in scores.items()}
-    return {**means, "delta": None, "ci95": None, "n": 0, "clusters": 0}
 
 
 def _transitions(before: Floats, after: Floats) -> Entry:
@@ -170,14 +163,10 @@ def _transitions(before: Floats, after: Floats) -> Entry:
     }
 
 
-def simple_entries(
-    before: Evaluation, after: Evaluation, before_scores: Scores, after_scores: Scores
-) -> dict[str, Entry]:
+def simple_entries(before: Evaluation, after: Evaluation, counting: str) -> dict[str, Entry]:
     """Returns before, after, difference and interval of other scores, by dimension."""
-    pairing = pair(before, after, before_scores, after_scores)
-    columns = zip(pairing.before.T, pairing.after.T, strict=True)
-    entries = [paired_entry(*scores, pairing.clusters) for scores in columns]
-    return dict(zip(pairing.names, entries, strict=True))
+    pairing = pair(before, after, counting)
+    return {name: pairing.entry(name) for name in pairing.names}
 
 
 def forward_entries(
@@ -195,28 +184,20 @@ def forward_entries(
     """
     if before.orders == after.orders == ["forward"]:
         return None
-    entries = simple_entries(before, after, before.forward_scores, after.forward_scores)
+    entries = simple_entries(before, after, "forward")
     for name, difference in entries.items():
-        deltas = (difference["delta"], dimensions[name]["delta"])
-        difference["position"] = None if None in deltas else deltas[0] - deltas[1]
+        difference["position"] = excess(difference["delta"], dimensions[name]["delta"])
     return entries
 
 
 def mean_entry(pairing: Pairing) -> Entry:
     """Returns the unweighted mean of the dimensions' accuracies before and after."""
-    values = []
-    for scores in (pairing.before, pairing.after):
-        of_dimension = {
-            name: {
-                case: score
-                for case, score in zip(pairing.cases, column.tolist(), strict=True)
-                if not np.isnan(score)
-            }
-            for name, column in zip(pairing.names, scores.T, strict=True)
-        }
-        means = mean_scores(of_dimension)
-        values.append(np.array([means.get(case, np.nan) for case in pairing.cases]))
-    return paired_entry(values[0], values[1], pairing.clusters)
+    labelled = pairing.of_cases(np.flatnonzero(~np.isnan(pairing.before).all(axis=1)).tolist())
+    before, after = (mean_scores(scores) for scores in (labelled.before, labelled.after))
+    none = np.zeros(0)
+    return paired_entry(
+        none if before is None else before, none if after is None else after, labelled.clusters
+    )
 
 
 def detectable(pairing: Pairing, primary: str) -> Entry:
@@ -226,52 +207,43 @@ def detectable(pairing: Pairing, primary: str) -> Entry:
     changed, or where even changes in one direction, the mean absolute difference, are no such gain.
     """
     column = pairing.differences[:, pairing.names.index(primary)]
-    paired = ~np.isnan(column)
-    least_gain: Entry = {"n": int(paired.sum()), "design_effect": None, "discordance": None}
+    paired = np.flatnonzero(~np.isnan(column)).tolist()
+    least_gain: Entry = {"n": len(paired), "design_effect": None, "discordance": None}
     least_gain["points"] = None
-    if not paired.any():
+    if not paired:
         return least_gain
-    chosen = [name for name, keep in zip(pairing.clusters, paired, strict=True) if keep]
-    effect = mean_interval(column[paired].tolist(), chosen).design_effect
-    discordance = float((column[paired] ** 2).mean())
+    changes = column[paired]
+    interval = mean_interval(changes.tolist(), [pairing.clusters[index] for index in paired])
+    effect, discordance = interval.design_effect, float((changes**2).mean())
     least_gain |= {"design_effect": effect, "discordance": discordance}
-    if discordance and len({*chosen}) > 1 and (effect is None or effect > 0):
-        least = minimum_detectable(least_gain["n"], discordance, effect or 1.0)
-        within_reach = least <= float(np.abs(column[paired]).mean())
-        least_gain["points"] = least if within_reach else None
+    if discordance and interval.clusters > 1 and (effect is None or effect > 0):
+        least = minimum_detectable(len(paired), discordance, effect or 1.0)
+        least_gain["points"] = least if least <= float(np.abs(changes).mean()) else None
     return least_gain
 
 
-def cells(
-    pairing: Pairing, groups: Mapping[str, Mapping[str, str]], names: Sequence[str]
-) -> dict[str, list[Entry]]:
-    """Returns the difference in every cell of member and dimension, by group; exploratory.
+def cells(pairing: Pairing, judged_cases: Mapping[str, Verdict], group: str) -> list[Entry]:
+    """Returns the difference in every cell of a group's member and dimension; exploratory.
 
-    `p_bh` is adjusted over all cells of a group by Benjamini and Hochberg.
+    `p_bh` is adjusted over all cells of the group by Benjamini and Hochberg.
 
     Args:
         pairing: of the robust scores.
-        groups: of each case.
-        names: of the groups to look at, such as organ.
+        judged_cases: a verdict on each case, which has the case's groups.
+        group: to look at, such as organ.
     """
-    return {name: _cells(pairing, groups, name) for name in names}
-
-
-def _cells(pairing: Pairing, groups: Mapping[str, Mapping[str, str]], group: str) -> list[Entry]:
     members: dict[str, list[int]] = {}
     for index, case in enumerate(pairing.cases):
-        members.setdefault(groups[case].get(group) or NOT_STATED, []).append(index)
-    cells_of_group: list[Entry] = []
-    for member in sorted(members):
-        chosen = members[member]
-        clusters = [pairing.clusters[index] for index in chosen]
-        before, after = pairing.before[chosen], pairing.after[chosen]
-        test = sign_flip_test(after - before, clusters)
-        for column, name in enumerate(pairing.names):
-            cell = paired_entry(before[:, column], after[:, column], clusters)
-            cell["p"] = test.p[column] if cell["n"] else None
-            cells_of_group.append({"member": member, "dimension": name, **cell, "p_bh": None})
-    tested = [cell for cell in cells_of_group if cell["p"] is not None]
+        members.setdefault(member_of(judged_cases[case], group), []).append(index)
+    entries: list[Entry] = []
+    for member, chosen in sorted(members.items()):
+        of_member = pairing.of_cases(chosen)
+        test = sign_flip_test(of_member.differences, of_member.clusters)
+        for name, p in zip(pairing.names, test.p, strict=True):
+            cell = of_member.entry(name)
+            cell["p"] = p if cell["n"] else None
+            entries.append({"member": member, "dimension": name, **cell, "p_bh": None})
+    tested = [cell for cell in entries if cell["p"] is not None]
     for cell, p in zip(tested, benjamini_hochberg([cell["p"] for cell in tested]), strict=True):
         cell["p_bh"] = p
-    return cells_of_group
+    return entries

@@ -8,8 +8,12 @@ from functools import partial
 from typing import Any
 
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.measures.accuracy import case_scores, member_of
-from medrm.evaluation.measures.position import consistent, named_first
+from medrm.evaluation.measures.accuracy import (
+    case_scores,
+    member_of,
+    verdicts_by_dimension,
+)
+from medrm.evaluation.measures.biases import consistent, named_first
 from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.evaluation.report import Report
 from medrm.schema import UNREAD, Verdict
@@ -49,11 +53,7 @@ def evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iter
     protocols = report["protocols"]
     for protocol, rates in {"robust": _robust, "official": _official}.items():
         if protocol in protocols:
-            by_dimension: dict[str, list[Verdict]] = {name: [] for name in report["ceiling"]}
-            for row in rows:
-                if row.protocol == protocol:
-                    by_dimension[row.dimension].append(row)
-            judged = {name: verdicts for name, verdicts in by_dimension.items() if verdicts}
+            judged = verdicts_by_dimension(rows, protocol, report["ceiling"])
             yield from rates(side, protocols[protocol], judged)
     for parser in ("strict", "official"):
         stages = ((report["parsing"] or {}).get(parser) or {}).get("stages", {})
@@ -70,7 +70,7 @@ def _robust(
     for name, verdicts in rows.items():
         measures = report["dimensions"][name]
         yield accuracy(measures, verdicts, name)
-        cases = [presented for _, presented in verdicts_by_case(verdicts)]
+        cases = list(verdicts_by_case(verdicts).values())
         read = sum(row.outcome != UNREAD for row in verdicts)
         counts: dict[str, tuple[float, float]] = {"coverage": (read, len(verdicts))}
         for measure, count in (("consistency", consistent), ("first_rate", named_first)):

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from operator import attrgetter, itemgetter
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.measures.confidence_measures import calibration_measures
-from medrm.evaluation.measures.contributions import contributions, mean_of_rates
-from medrm.evaluation.measures.gain import Answered, answered
-from medrm.evaluation.measures.position import position_measures
-from medrm.evaluation.records.verdicts import verdicts_by_case
+import numpy as np
+
+from medrm.evaluation.measures.biases import (
+    Contributions,
+    Presented,
+    mean_of_rates,
+    position_measures,
+)
+from medrm.evaluation.records.verdicts import verdicts_by, verdicts_by_case
 from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
 from medrm.scorer.verdict_rules import label_of
 from medrm.statistics.agreement import cohen_kappa, gwet_ac1
-from medrm.statistics.intervals import mean, mean_interval, small_cell_interval
+from medrm.statistics.calibration import calibration
+from medrm.statistics.intervals import Floats, mean, mean_interval, small_cell_interval
 
 NOT_STATED = "not stated"
 """The row of cases that name no organ, or whatever they are grouped by."""
@@ -31,18 +39,34 @@ RULES = {
 """What can be right without a model, in words."""
 
 
+def verdicts_by_dimension(
+    rows: Iterable[Verdict], protocol: str, dimensions: Iterable[str]
+) -> dict[str, list[Verdict]]:
+    """Returns the rows under one protocol of each dimension that was judged.
+
+    Args:
+        rows: under one or both protocols.
+        protocol: official or robust.
+        dimensions: all of the benchmark, in the order of the result.
+    """
+    rows_of: dict[str, list[Verdict]] = {name: [] for name in dimensions}
+    for row in rows:
+        if row.protocol == protocol:
+            rows_of[row.dimension].append(row)
+    return {name: chosen for name, chosen in rows_of.items() if chosen}
+
+
 def case_scores(rows: Iterable[Verdict]) -> dict[str, float]:
     """Returns, for each case with a majority label, its mean score over the presented orders.
 
     Args:
         rows: of one dimension and one protocol.
     """
-    scores = {}
-    for case_id, presentations in verdicts_by_case(rows):
-        correct = [row.correct for row in presentations if row.correct is not None]
-        if correct:
-            scores[case_id] = fmean(correct)
-    return scores
+    labelled = verdicts_by_case(row for row in rows if row.correct is not None)
+    return {
+        case_id: fmean(row.correct or 0.0 for row in presented)
+        for case_id, presented in labelled.items()
+    }
 
 
 def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
@@ -54,28 +78,92 @@ def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
     right. `bounds`: the accuracy if all that is unread were wrong, and if it were
     right.
     """
-    cases = [presented for _, presented in verdicts_by_case(rows)]
+    cases = list(verdicts_by_case(rows).values())
     labelled = [row for row in rows if row.correct is not None]
     tied = [row for row in rows if row.label == TIE]
     single = [row for row in labelled if not isinstance(row.label, tuple)]
-    outcomes = [str(row.outcome) for row in single]
-    labels = [str(row.label) for row in single]
+    outcomes, labels = [str(row.outcome) for row in single], [str(row.label) for row in single]
     measures = accuracy_measures(rows)
-    read = answered(rows, {row.case_id for row in labelled}) if labelled else Answered(0.0, None)
+    coverage, parsed_accuracy = answered(rows, {row.case_id for row in labelled})
     accuracy = measures["accuracy"]
     return {
         **measures,
         "n_tie": len({row.case_id for row in tied}),
-        "tie_accuracy": share(tied, lambda row: row.outcome == TIE) if tied else None,
-        "coverage": share(rows, lambda row: row.outcome != UNREAD),
-        "parsed_accuracy": read.accuracy,
-        "bounds": None if accuracy is None else [accuracy, accuracy + (1 - read.coverage)],
+        "tie_accuracy": mean(row.outcome == TIE for row in tied),
+        "coverage": mean(row.outcome != UNREAD for row in rows),
+        "parsed_accuracy": parsed_accuracy,
+        "bounds": None if accuracy is None else [accuracy, accuracy + (1 - coverage)],
         **position_measures(cases),
         "kappa": cohen_kappa(outcomes, labels),
         "ac1": gwet_ac1(outcomes, labels),
         "balanced_accuracy": balanced_accuracy(single),
         "calibration": calibration_measures(cases),
     }
+
+
+def calibration_measures(cases: Iterable[Presented]) -> dict[str, Any] | None:
+    """Returns the fields of `medrm.statistics.Calibration` for one dimension.
+
+    None where no probability is stated; a case with an order that has none is left out, so `n`
+    says how many there are.
+    """
+    probabilities, labels = stated_probabilities(cases)
+    if not labels:
+        return None
+    measured = calibration(probabilities, labels)
+    return asdict(measured) | {
+        "bins": [cell._asdict() for cell in measured.bins],
+        "risk_coverage": [list(point) for point in measured.risk_coverage],
+    }
+
+
+def stated_probabilities(cases: Iterable[Presented]) -> tuple[list[float], list[bool]]:
+    """Returns the probability that A is better, and whether A is the label, of each pair.
+
+    Over pairs labelled A or B, the mean over the presented orders, as in section 3 of Wang, Zhang
+    and Choi (arXiv 2503.03064).
+    """
+    probabilities, labels = [], []
+    for rows in cases:
+        stated = [row.probability_a for row in rows if row.probability_a is not None]
+        if rows[0].label in LETTERS and len(stated) == len(rows):
+            probabilities.append(fmean(stated))
+            labels.append(rows[0].label == LETTERS[0])
+    return probabilities, labels
+
+
+def answered(rows: Iterable[Verdict], cases: Collection[str]) -> tuple[float, float | None]:
+    """Returns the share of some cases' presentations that were read, and the accuracy on those.
+
+    Each case counts with the mean over its presentations.
+    """
+    read = correct = 0.0
+    for presented in verdicts_by_case(row for row in rows if row.case_id in cases).values():
+        read_rows = [row for row in presented if row.outcome != UNREAD]
+        read += len(read_rows) / len(presented)
+        correct += sum(row.correct or 0.0 for row in read_rows) / len(presented)
+    return (read / len(cases) if cases else 0.0), (correct / read if read else None)
+
+
+def split_gain(
+    before: Iterable[Verdict], after: Iterable[Verdict], cases: Collection[str]
+) -> dict[str, float]:
+    """Returns `judgement` and `format`, which sum to the difference in accuracy exactly.
+
+    With coverage c and accuracy a on what was read, accuracy = c a, and
+    c1 a1 - c0 a0 = (c0 + c1)/2 (a1 - a0) + (a0 + a1)/2 (c1 - c0). Where one side has read nothing
+    there is no judgement to compare, and all of the difference is format.
+
+    Args:
+        before: rows of one dimension.
+        after: rows of the same dimension.
+        cases: that count; at least one, all with a majority label.
+    """
+    (c0, a0), (c1, a1) = answered(before, cases), answered(after, cases)
+    a0, a1 = (a1 if a0 is None else a0), (a0 if a1 is None else a1)
+    if a0 is None or a1 is None:
+        return {"judgement": 0.0, "format": 0.0}
+    return {"judgement": (c0 + c1) / 2 * (a1 - a0), "format": (a0 + a1) / 2 * (c1 - c0)}
 
 
 def accuracy_measures(rows: Sequence[Verdict], *, small: bool = False) -> dict[str, Any]:
@@ -99,29 +187,33 @@ def interval_measures(
         clusters: case id to cluster.
         small: whether these may be few cases, so that Wilson's interval is taken.
     """
-    keys = ("ci95", "n", "clusters", "largest_cluster", "design_effect")
     if not scores:
-        return {"accuracy": None, **dict(zip(keys, (None, 0, 0, 0, None), strict=True))}
+        counts = dict.fromkeys(("n", "clusters", "largest_cluster"), 0)
+        return {"accuracy": None, "ci95": None, **counts, "design_effect": None}
     interval_of = small_cell_interval if small else mean_interval
     interval = interval_of(list(scores.values()), [clusters[case_id] for case_id in scores])
-    values = (interval.bounds, interval.n, interval.clusters)
-    spread = (interval.largest_cluster, interval.design_effect)
-    return {"accuracy": interval.mean, **dict(zip(keys, (*values, *spread), strict=True))}
+    counts = {name: getattr(interval, name) for name in ("n", "clusters", "largest_cluster")}
+    effect = {"design_effect": interval.design_effect}
+    return {"accuracy": interval.mean, "ci95": interval.bounds, **counts, **effect}
 
 
 def group_measures(
-    rows: Sequence[Verdict], group: str, dimensions: Sequence[str]
+    rows: Mapping[str, Sequence[Verdict]], group: str, dimensions: Iterable[str]
 ) -> dict[str, dict[str, Any]]:
-    """Returns the accuracy by a property of the case: member -> dimension -> measures."""
-    rows_of: dict[str, dict[str, list[Verdict]]] = {}
-    for row in rows:
-        rows_of.setdefault(member_of(row, group), {}).setdefault(row.dimension, []).append(row)
+    """Returns the accuracy by a property of the case: member -> dimension -> measures.
+
+    Args:
+        rows: dimension to its rows, of the judged dimensions.
+        group: a property that cases have.
+        dimensions: all of the benchmark.
+    """
+    rows_of = {name: verdicts_by_member(chosen, group) for name, chosen in rows.items()}
     return {
         member: {
-            name: accuracy_measures(rows_of[member].get(name, []), small=True)
+            name: accuracy_measures(rows_of.get(name, {}).get(member, ()), small=True)
             for name in dimensions
         }
-        for member in sorted(rows_of)
+        for member in sorted(set(chain.from_iterable(rows_of.values())))
     }
 
 
@@ -139,80 +231,89 @@ def mean_measures(
         groups: `protocols.robust.groups`.
     """
     scores = {name: case_scores(chosen) for name, chosen in rows.items()}
+    cases = sorted(set(chain.from_iterable(scores.values())))
+    values = mean_scores(score_matrix(scores, cases))
     clusters = {row.case_id: row.cluster for chosen in rows.values() for row in chosen}
+    aggregates = {
+        "mean": {} if values is None else dict(zip(cases, values.tolist(), strict=True)),
+        "joint": joint_scores(rows),
+    }
+    measures = {name: interval_measures(of, clusters) for name, of in aggregates.items()}
     organs = groups.get("organ", {}).values()
     return {
-        "mean": _mean_entry(mean_scores(scores), clusters),
-        "joint": _mean_entry(joint_scores(rows), clusters),
+        **{
+            name: {key: entry[key] for key in ("accuracy", "ci95", "n", "clusters")}
+            for name, entry in measures.items()
+        },
         "macro": {name: mean(cells[name]["accuracy"] for cells in organs) for name in rows},
     }
 
 
-def mean_scores(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Returns a value for each labelled case; their mean is the mean of the dimensions' means.
+def score_matrix(scores: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> Floats:
+    """Returns the scores of n cases on D dimensions, (n, D), NaN where a case has none.
 
     Args:
         scores: dimension to case to score.
+        cases: ids of the n cases.
     """
-    cases = sorted({case_id for of_case in scores.values() for case_id in of_case})
-    rates = [
-        contributions((of_case.get(case_id, 0.0), float(case_id in of_case)) for case_id in cases)
-        for of_case in scores.values()
-    ]
-    values = mean_of_rates(rates) if cases else None
-    return {} if values is None else dict(zip(cases, values.tolist(), strict=True))
+    columns = [[of_case.get(case_id, np.nan) for case_id in cases] for of_case in scores.values()]
+    return np.array(columns, dtype=np.float64).reshape(len(scores), len(cases)).T
+
+
+def mean_scores(scores: Floats) -> Floats | None:
+    """Returns n values whose mean is the mean of the dimensions' means; None without a score.
+
+    Args:
+        scores: of n cases on D dimensions, (n, D), NaN where a case has none.
+    """
+    columns = zip(np.nan_to_num(scores).T, (~np.isnan(scores)).T.astype(float), strict=True)
+    return mean_of_rates(Contributions(*column) for column in columns)
 
 
 def joint_scores(rows: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
     """Returns, for cases labelled on all dimensions, the share of orders that are right on all."""
-    correct_by_order: dict[str, dict[str, list[float]]] = {}
-    for chosen in rows.values():
-        for row in chosen:
-            if row.correct is not None:
-                correct_by_order.setdefault(row.case_id, {}).setdefault(row.order, []).append(
-                    row.correct
-                )
-    return {
-        case_id: fmean(min(of_order) for of_order in correct_by_order[case_id].values())
-        for case_id in sorted(correct_by_order)
-        if all(len(of_order) == len(rows) for of_order in correct_by_order[case_id].values())
-    }
-
-
-def _mean_entry(scores: Mapping[str, float], clusters: Mapping[str, str]) -> dict[str, Any]:
-    measures = interval_measures(scores, clusters)
-    return {key: measures[key] for key in ("accuracy", "ci95", "n", "clusters")}
+    labelled = (row for row in chain.from_iterable(rows.values()) if row.correct is not None)
+    scores = {}
+    for case_id, presented in verdicts_by_case(labelled).items():
+        orders = verdicts_by(presented, attrgetter("order")).values()
+        if all(len(of_order) == len(rows) for of_order in orders):
+            scores[case_id] = fmean(min(row.correct or 0.0 for row in of) for of in orders)
+    return scores
 
 
 def balanced_accuracy(labelled: Sequence[Verdict]) -> float | None:
     """Returns the mean recall over the labels that occur: a constant letter reaches 1/2 at most."""
-    labels = sorted({str(row.label) for row in labelled})
-    recalls = [
-        fmean(row.correct or 0.0 for row in labelled if str(row.label) == label) for label in labels
-    ]
-    return mean(recalls)
+    by_label = verdicts_by(labelled, lambda row: str(row.label))
+    return mean(fmean(row.correct or 0.0 for row in chosen) for chosen in by_label.values())
 
 
-def official_measures(rows: Sequence[Verdict], dimensions: Sequence[str]) -> dict[str, Any]:
+def official_measures(
+    rows: Mapping[str, Sequence[Verdict]], dimensions: Iterable[str]
+) -> dict[str, Any]:
     """Returns `protocols.official`: the released scorer's table, and its micro and macro means.
 
     The released scorer has one row for each organ; its denominators are the distinct ids with a
     label A or B, whatever is unread or tied is wrong. It computes no mean: `micro` is over cases,
     `macro` over organs.
+
+    Args:
+        rows: dimension to its rows, of the judged dimensions.
+        dimensions: all of the benchmark.
     """
-    organs = sorted({member_of(row, "organ") for row in rows})
-    table: dict[str, dict[str, float | None]] = {organ: {} for organ in organs}
-    micro: dict[str, float | None] = {}
-    macro: dict[str, float | None] = {}
-    for dimension in dimensions:
-        chosen = [row for row in rows if row.dimension == dimension]
-        micro[dimension] = mean(case_scores(chosen).values())
-        for organ in organs:
-            of_organ = [row for row in chosen if member_of(row, "organ") == organ]
-            table[organ][dimension] = mean(case_scores(of_organ).values())
-        cells = [table[organ][dimension] for organ in organs]
-        macro[dimension] = mean(cells)
-    return {"micro": micro, "macro": macro, "organs": table}
+    scores = {name: case_scores(rows.get(name, ())) for name in dimensions}
+    organ_of = {r.case_id: member_of(r, "organ") for r in chain.from_iterable(rows.values())}
+    table = {
+        organ: {
+            name: mean(score for case_id, score in of.items() if organ_of[case_id] == organ)
+            for name, of in scores.items()
+        }
+        for organ in sorted({*organ_of.values()})
+    }
+    return {
+        "micro": {name: mean(of.values()) for name, of in scores.items()},
+        "macro": {name: mean(cells[name] for cells in table.values()) for name in scores},
+        "organs": table,
+    }
 
 
 def baselines(
@@ -225,42 +326,35 @@ def baselines(
     `first_slot`: whichever is shown first, over both orders of pairs (None where a case has more
     than two answers); `random`: what a coin expects, 1/K with K answers of which one is right.
     """
-    table: dict[str, dict[str, float | None]] = {name: {} for name in RULES}
-    for dimension in dimensions:
-        labelled = [
-            (case, label)
-            for case in cases
-            if (label := label_of(case.labels.get(dimension), len(case.answers))[0]) is not None
-            and label != TIE
-        ]
-        for name, accuracy in _rules(labelled).items():
-            table[name][dimension] = accuracy
-    return table
+    reached = {name: _rules(cases, name) for name in dimensions}
+    return {rule: {name: reached[name].get(rule) for name in dimensions} for rule in RULES}
 
 
-def _rules(labelled: Sequence[tuple[Case, Expected]]) -> dict[str, float | None]:
-    """What each rule reaches on cases with a label for one answer."""
+def _rules(cases: Sequence[Case], dimension: str) -> dict[str, float | None]:
+    """What each rule reaches on cases with a label for an answer; empty without any."""
+    labelled = [
+        ([len(answer) for answer in case.answers], right)
+        for case in cases
+        if (right := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
+    ]
     if not labelled:
-        return dict.fromkeys(RULES)
-    best = [_indices(label) for _, label in labelled]
-    counts = Counter(index for indices in best for index in indices)
-    longest = [max(range(len(c.answers)), key=lambda k: len(c.answers[k])) for c, _ in labelled]
-    pairs = all(len(case.answers) == 2 for case, _ in labelled)
+        return {}
+    counts = Counter(chain.from_iterable(right for _, right in labelled))
     return {
-        "always_a": counts[0] / len(best),
-        "always_b": counts[1] / len(best),
-        "majority": max(counts.values()) / len(best),
-        "longer": fmean(a in b for a, b in zip(longest, best, strict=True)),
-        "first_slot": 0.5 if pairs else None,
-        "random": fmean(len(b) / len(c.answers) for (c, _), b in zip(labelled, best, strict=True)),
+        "always_a": counts[0] / len(labelled),
+        "always_b": counts[1] / len(labelled),
+        "majority": max(counts.values()) / len(labelled),
+        "longer": fmean(lengths.index(max(lengths)) in right for lengths, right in labelled),
+        "first_slot": 0.5 if all(len(lengths) == 2 for lengths, _ in labelled) else None,
+        "random": fmean(len(right) / len(lengths) for lengths, right in labelled),
     }
 
 
-def _indices(label: Expected) -> tuple[int, ...]:
-    """The answers that are right."""
-    if isinstance(label, tuple):
-        return label
-    return (LETTERS.index(label),) if isinstance(label, str) else (label,)
+def right_answers(label: Expected | None) -> tuple[int, ...]:
+    """Returns the indices of the answers that are right; none without a majority for an answer."""
+    if isinstance(label, str):
+        return (LETTERS.index(label),) if label in LETTERS else ()
+    return (label,) if isinstance(label, int) else label or ()
 
 
 def best_rule(
@@ -270,19 +364,15 @@ def best_rule(
 
     Of equal ones it is the one that `RULES` names first; None where no case is labelled.
     """
-    best = None
-    for name in RULES:
-        value = table[name][dimension]
-        if value is not None and (best is None or value > best[1]):
-            best = (name, value)
-    return best
-
-
-def share(rows: Sequence[Verdict], condition: Callable[[Verdict], bool]) -> float:
-    """Returns the share of `rows` (not empty) that meet a condition."""
-    return fmean(condition(row) for row in rows)
+    reached = [(name, rate) for name in RULES if (rate := table[name][dimension]) is not None]
+    return max(reached, key=itemgetter(1), default=None)
 
 
 def member_of(row: Verdict, group: str) -> str:
     """Returns what the case of a row is in a group."""
     return row.groups.get(group) or NOT_STATED
+
+
+def verdicts_by_member(rows: Iterable[Verdict], group: str) -> dict[str, list[Verdict]]:
+    """Returns the rows of each member of a group, sorted by the member."""
+    return verdicts_by(rows, lambda row: member_of(row, group))

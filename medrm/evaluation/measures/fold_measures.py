@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medrm.evaluation.measures.accuracy import accuracy_measures
-from medrm.evaluation.measures.confidence_measures import stated_probabilities
+from medrm.evaluation.measures.accuracy import accuracy_measures, stated_probabilities
 from medrm.evaluation.records.verdicts import verdicts_by_case
 from medrm.schema import Verdict
 from medrm.statistics.calibration import calibration, fit_temperature
@@ -86,7 +85,7 @@ def _robust(rows: Sequence[Verdict], dimension: str) -> list[Verdict]:
 
 def _log_odds(rows: Sequence[Verdict]) -> tuple[NDArray[np.float64], list[bool]]:
     """The log odds of A on each pair, and whether A is the label."""
-    probabilities, labels = stated_probabilities(cases for _, cases in verdicts_by_case(rows))
+    probabilities, labels = stated_probabilities(verdicts_by_case(rows).values())
     clipped = np.array(probabilities).clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     return np.log(clipped / (1 - clipped)), labels
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medrm.parsers import Parser, parse_verdict
@@ -12,6 +11,7 @@ from medrm.parsers.parsed import Parsed
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import UNREAD, Response
 from medrm.scorer.verdict_rules import CUT_OFF, is_official
+from medrm.statistics.intervals import mean
 
 NONE = "none"
 """The stage of a reply that no rule could read."""
@@ -32,15 +32,11 @@ def parsing_measures(
     """
     if not responses or writes_rewards(responses[0].readout):
         return None
-    replies = [
-        response
-        for response in responses
-        if writes_text(response.readout) and response.state == "ok"
-    ]
+    replies = [call for call in responses if writes_text(call.readout) and call.state == "ok"]
     first = [
-        response
-        for response in replies
-        if response.vote == 0 and response.order == "forward" and is_official(response, dimensions)
+        reply
+        for reply in replies
+        if reply.vote == 0 and reply.order == "forward" and is_official(reply, dimensions)
     ]
     return {
         "calls": len(responses),
@@ -56,13 +52,8 @@ def verdict_mass(responses: Sequence[Response]) -> float | None:
 
     Where it is small, the verdicts compare two things the model would hardly ever say.
     """
-    masses = [
-        mass
-        for response in responses
-        if response.probabilities is not None
-        for _, _, mass in response.probabilities.values()
-    ]
-    return fmean(masses) if masses else None
+    stated = [response.probabilities.values() for response in responses if response.probabilities]
+    return mean(mass for of_dimension in stated for _, _, mass in of_dimension)
 
 
 def kind_of(reason: str | None) -> str:
@@ -73,29 +64,20 @@ def kind_of(reason: str | None) -> str:
 def _official(replies: Sequence[Response], dimensions: Sequence[str]) -> dict[str, Any]:
     """The funnel, and the dropped replies of which the strict parser reads some dimension."""
     parsed_replies = _parsed(replies, dimensions, "official")
-    strict = _parsed(
-        (reply for reply, parsed in parsed_replies if parsed.stage is None), dimensions, "strict"
-    )
-    return {
-        **_funnel(parsed_replies),
-        "voided_but_readable": sum(any(parsed.outcomes.values()) for _, parsed in strict),
-    }
+    dropped = (reply for reply, parsed in parsed_replies if parsed.stage is None)
+    strict = _parsed(dropped, dimensions, "strict")
+    readable = sum(any(parsed.outcomes.values()) for _, parsed in strict)
+    return {**_funnel(parsed_replies), "voided_but_readable": readable}
 
 
 def _parsed(
     replies: Iterable[Response], dimensions: Sequence[str], parser: Parser
 ) -> list[tuple[Response, Parsed]]:
-    return [
-        (
-            response,
-            parse_verdict(
-                response.text or "",
-                parser,
-                [response.dimension] if response.dimension else dimensions,
-            ),
-        )
-        for response in replies
-    ]
+    parsed_replies = []
+    for reply in replies:
+        names = [reply.dimension] if reply.dimension else dimensions
+        parsed_replies.append((reply, parse_verdict(reply.text or "", parser, names)))
+    return parsed_replies
 
 
 def _funnel(parsed_replies: Sequence[tuple[Response, Parsed]]) -> dict[str, Any]:
@@ -111,6 +93,6 @@ def _funnel(parsed_replies: Sequence[tuple[Response, Parsed]]) -> dict[str, Any]
     }
 
 
-def _counts(names: Iterable[str]) -> Mapping[str, int]:
+def _counts(names: Iterable[str]) -> dict[str, int]:
     """How often each name occurs, the most frequent first, then by name."""
-    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+    return dict(Counter(sorted(names)).most_common())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medrm.evaluation.compare import Comparison
-from medrm.evaluation.measures.criteria import CRITERIA
+from medrm.evaluation.measures.benchmark_metrics import CRITERIA
 from medrm.evaluation.report import Report
 from medrm.evaluation.tables.comparison_tables import CONTROLS
 from medrm.evaluation.tables.table import counted, percent, with_interval
