@@ -22,12 +22,12 @@ class Readout:
         name: as `--readout`, `medrm.json` and `responses.jsonl` have it.
         reads: what kind of model.
         writes: which field of a `Response` it fills.
-        implementation: module and class, such as ".likelihood:Likelihood"; a module with a leading
-            dot lies in `medrm.scorer.readouts`. A reward model's class is called with (model,
-            processor, contract, batch_rows), a base's with (model, processor, dimensions=...,
-            batch_rows=...), a judge's with (model, processor, prompt, dimensions=...,
-            batch_rows=..., max_length=..., contract=...). One that writes text has an engine in
-            place of model and processor.
+        implementation: module and class, such as ".answer_rewards:Likelihood"; a module with a
+            leading dot lies in `medrm.scorer.readouts`. A reward model's class is called with
+            (model, processor, contract, batch_rows), a base's with (model, processor,
+            dimensions=..., batch_rows=...), a judge's with (model, processor, prompt,
+            dimensions=..., batch_rows=..., max_length=..., contract=...). One that writes text has
+            an engine in place of model and processor.
         official: whether the official protocol reads it at all; of a text, only one reply on all
             six dimensions.
         rewards_are: "log_odds" where differences of rewards are those of Bradley-Terry,
@@ -50,34 +50,36 @@ class Readout:
 
 
 _READOUTS = (
-    Readout("reward", "reward_model", "rewards", ".reward:RewardModel", rewards_are="log_odds"),
     Readout(
-        *("implicit_reward", "reward_model", "rewards", ".implicit_reward:ImplicitReward"),
+        "reward", "reward_model", "rewards", ".answer_rewards:RewardModel", rewards_are="log_odds"
+    ),
+    Readout(
+        *("implicit_reward", "reward_model", "rewards", ".answer_rewards:ImplicitReward"),
         rewards_are="log_odds",
     ),
     Readout(
-        *("generate", "judge", "text", ".generative_judge:Judge"),
+        *("generate", "judge", "text", ".pair_judge:Judge"),
         description="asked for its verdict in both orders with the same prompt",
     ),
     Readout(
-        *("skeleton", "judge", "probabilities", ".constrained_json:ConstrainedJson"),
+        *("skeleton", "judge", "probabilities", ".verdict_letters:ConstrainedJson"),
         description="asked in both orders with the same prompt, the JSON of the verdict given",
     ),
     Readout(
-        *("votes", "judge", "text", ".generative_judge:Judge"),
+        *("votes", "judge", "text", ".pair_judge:Judge"),
         description="asked for several verdicts in both orders with the same prompt",
     ),
     Readout(
         *("verdict_probability", "base", "probabilities"),
-        ".verdict_probability:VerdictProbability",
+        ".verdict_letters:VerdictProbability",
         description="asked for its verdict in both orders, read from the probability of it",
     ),
     Readout(
-        *("likelihood", "base", "rewards", ".likelihood:Likelihood"),
+        *("likelihood", "base", "rewards", ".answer_rewards:Likelihood"),
         description="read by how likely it finds each answer (mean log probability of its tokens)",
     ),
     Readout(
-        *("verdict_averaged", "responses", "rewards", ".verdict_averaged:AveragedOrders"),
+        *("verdict_averaged", "responses", "rewards", ".pair_judge:AveragedOrders"),
         rewards_are="probabilities",
     ),
 )

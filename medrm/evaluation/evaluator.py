@@ -28,7 +28,7 @@ from medrm.evaluation.folder import (
     verdicts_under,
 )
 from medrm.evaluation.records.journal import Journal
-from medrm.evaluation.records.responses import (
+from medrm.evaluation.records.jsonl import (
     RESPONSES_FILE,
     covers,
     has_failed,

@@ -23,9 +23,8 @@ from medrm.evaluation.benchmark import Benchmark, Published
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.fold_measures import fold_measures
 from medrm.evaluation.records.journal import JOURNALS
-from medrm.evaluation.records.responses import RESPONSES_FILE
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, write_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
-from medrm.evaluation.records.verdicts import VERDICTS_FILE, write_verdicts
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
 from medrm.schema import Case, Response, Verdict

@@ -21,10 +21,16 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import conditional_on
 from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
 from medrm.evaluation.measures.fold_measures import temperature_of
-from medrm.evaluation.records.jsonl import read_lines, write_lines
-from medrm.evaluation.records.responses import RESPONSES_FILE, read_responses, write_responses
+from medrm.evaluation.records.jsonl import (
+    RESPONSES_FILE,
+    VERDICTS_FILE,
+    read_lines,
+    read_responses,
+    read_verdicts,
+    write_lines,
+    write_responses,
+)
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
-from medrm.evaluation.records.verdicts import VERDICTS_FILE, read_verdicts
 from medrm.evaluation.report import Report
 from medrm.schema import Response, Verdict
 

@@ -27,7 +27,7 @@ from medrm.evaluation.measures.accuracy import (
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
 from medrm.evaluation.measures.parse_funnel import kind_of, parsing_measures, verdict_mass
-from medrm.evaluation.records.verdicts import verdicts_by, verdicts_by_case
+from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
 from medrm.files import write_atomically
 from medrm.readouts import writes_text
 from medrm.schema import UNREAD, Response, Verdict

@@ -21,15 +21,15 @@ from medrm.evaluation.folder import (
     write_setup,
 )
 from medrm.evaluation.measures.accuracy import NOT_STATED
-from medrm.evaluation.records.jsonl import write_lines
-from medrm.evaluation.records.responses import (
+from medrm.evaluation.records.jsonl import (
     RESPONSES_FILE,
+    VERDICTS_FILE,
     by_case,
     covers,
     is_complete,
     read_responses,
+    write_lines,
 )
-from medrm.evaluation.records.verdicts import VERDICTS_FILE
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
 from medrm.readouts import writes_rewards, writes_text

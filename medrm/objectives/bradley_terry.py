@@ -58,7 +58,7 @@ from medrm.objectives.objective import (
 from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.trainer import Layout, PreferenceTrainer, check_budget, layout_of, make_plan
 from medrm.schema import Case
-from medrm.scorer.contextual import check_contextual
+from medrm.scorer.collator import check_contextual
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from medrm.objectives.objective import TrainingInputs
 from medrm.pipeline.context import RunContext, stage
 from medrm.pipeline.run_folder import checkpoint_of
 from medrm.progress_bar import progress_bar
-from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.readouts.answer_rewards import RewardModel
 
 
 def build_trainer(

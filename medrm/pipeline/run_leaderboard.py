@@ -29,7 +29,7 @@ from medrm.evaluation.leaderboard.standings import (
     read_leaderboard,
     standings,
 )
-from medrm.evaluation.report import Report, read_json, read_report, write_json
+from medrm.evaluation.report import read_json, read_report, write_json
 from medrm.pipeline.requests import LeaderboardRequest
 
 REQUEST_FILE = "request.json"
@@ -54,8 +54,7 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     """
     board = read_leaderboard(request.leaderboard)
     chosen = chosen_entries(board, request.only)
-    options = {candidate.name: options_of(candidate, request) for candidate in board.entries}
-    _check_options(board.entries, options, request.judge.prompt_file)
+    options = _checked_options(board.entries, request)
     benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
     primary = primary_dimension(benchmark, request.primary_dimension)
     outcomes: dict[str, ModelResult] = {}
@@ -101,35 +100,32 @@ def _write(
     return table
 
 
-def options_of(candidate: ListedModel, request: LeaderboardRequest) -> dict[str, Any]:
-    """Returns how an entry's judge is asked: its own options before those of the whole list."""
-    names = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
-    common = {name: value for name, value in vars(request.judge).items() if name in names}
-    merged = {"readout": request.readout, **common, **candidate.options}
-    return {name: value for name, value in merged.items() if value is not None}
-
-
-def _check_options(
-    entries: Sequence[ListedModel],
-    options: Mapping[str, Mapping[str, Any]],
-    prompt_file: str | None,
-) -> None:
-    """Refuses options that do not go together before anything is evaluated.
+def _checked_options(
+    entries: Sequence[ListedModel], request: LeaderboardRequest
+) -> dict[str, dict[str, Any]]:
+    """Returns how each entry's judge is asked: its own options before those of the whole list.
 
     Raises:
-        ConfigError: names the entries.
+        ConfigError: names the entries whose options do not go together.
     """
-    problems = []
+    names = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
+    common = {"readout": request.readout} | {name: getattr(request.judge, name) for name in names}
+    options, problems = {}, []
     for candidate in entries:
-        values = dict(options[candidate.name])
-        readout = "votes" if values.pop("readout", None) == "votes" else "generate"
+        merged = {**common, **candidate.options}
+        judge = {name: merged[name] for name in names}
+        readout = "votes" if merged["readout"] == "votes" else "generate"
         try:
-            JudgeOptions(**values, judge_readout=readout)
-            load_prompt(values["judge_prompt"], prompt_file)
+            JudgeOptions(**judge, judge_readout=readout)
+            load_prompt(judge["judge_prompt"], request.judge.prompt_file)
         except ConfigError as error:
             problems.append(f"{candidate.name}: {error}")
+        options[candidate.name] = {
+            name: value for name, value in merged.items() if value is not None
+        }
     if problems:
         raise ConfigError(report("The options of the list do not go together.", problems))
+    return options
 
 
 def _request(
@@ -140,15 +136,16 @@ def _request(
 ) -> EntryRequest:
     """Returns what could change the result of an entry."""
     return {
-        "name": candidate.name,
-        "model": candidate.model,
+        **_named(candidate),
         "files": _fingerprint(candidate.model),
-        "revision": candidate.revision,
-        "engine": candidate.engine,
         "options": dict(options),
         "prompt": load_prompt(options["judge_prompt"], prompt_file).digest,
         "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
     }
+
+
+def _named(candidate: ListedModel) -> dict[str, Any]:
+    return {key: getattr(candidate, key) for key in ("model", "name", "revision", "engine")}
 
 
 def _fingerprint(model: str | None) -> str | None:
@@ -172,12 +169,15 @@ def _finished(
     try:
         if read_json(folder / REQUEST_FILE) != entry_request:
             return None
-        evaluated = read_report(folder)
-        if evaluated["benchmark"]["digest"] != entry_request["benchmark"]["digest"]:
-            return None
-        return ModelResult(candidate, "done", evaluated, judged=read_judged(folder))
+        finished = _done(candidate, folder)
+        evaluated = read_report(folder)["benchmark"]
+        return finished if evaluated["digest"] == entry_request["benchmark"]["digest"] else None
     except DataError:
         return None
+
+
+def _done(candidate: ListedModel, folder: Path) -> ModelResult:
+    return ModelResult(candidate, "done", read_report(folder), judged=read_judged(folder))
 
 
 def _outcome(
@@ -200,13 +200,13 @@ def _outcome(
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-    reason, evaluated = _result(folder, status)
+    reason = _failure(folder, status)
     if reason is not None:
         logger.error("%s: failed: %s", candidate.name, reason)
         return ModelResult(candidate, "failed", reason=reason)
     write_json(folder / REQUEST_FILE, entry_request)
     logger.info("%s: done", candidate.name)
-    return ModelResult(candidate, "done", evaluated, judged=read_judged(folder))
+    return _done(candidate, folder)
 
 
 def evaluate_command(
@@ -214,10 +214,7 @@ def evaluate_command(
 ) -> list[str]:
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
     options = {
-        "model": candidate.model,
-        "name": candidate.name,
-        "revision": candidate.revision,
-        "engine": candidate.engine,
+        **_named(candidate),
         "benchmark": entry_request["benchmark"]["name"],
         "data_root": request.data_root,
         "prompt_file": request.judge.prompt_file,
@@ -232,22 +229,16 @@ def evaluate_command(
     return command
 
 
-def _result(folder: Path, status: int) -> tuple[str | None, Report | None]:
-    """Returns why the evaluation failed, or its report."""
+def _failure(folder: Path, status: int) -> str | None:
+    """Returns why an evaluation failed: its log's end, or why no call was answered; else None."""
     if status:
-        return _why(folder / LOG_FILE, status), None
-    evaluated = read_report(folder)
-    parsing = evaluated["parsing"]
-    if parsing is not None and "error" in parsing["states"] and "ok" not in parsing["states"]:
-        return f"no call was answered: {_first_reason(folder)}", None
-    return None, evaluated
-
-
-def _first_reason(folder: Path) -> str:
-    """Returns why the first call got no reply."""
+        return _why(folder / LOG_FILE, status)
+    parsing = read_report(folder)["parsing"]
+    if parsing is None or "error" not in parsing["states"] or "ok" in parsing["states"]:
+        return None
     with (folder / "responses.jsonl").open(encoding="utf-8") as lines:
-        line = next(lines, "{}")
-    return str(json.loads(line).get("reason") or "see responses.jsonl")
+        first = json.loads(next(lines, "{}"))
+    return f"no call was answered: {first.get('reason') or 'see responses.jsonl'}"
 
 
 def _why(log: Path, status: int) -> str:

@@ -21,7 +21,7 @@ from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
 from medrm.data.store.indexed_cases import column
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
-from medrm.evaluation.records.responses import RESPONSES_FILE, read_responses
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, read_responses
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
 from medrm.pipeline.context import ReportRow, RunContext
@@ -30,7 +30,7 @@ from medrm.pipeline.fit import add_statistics, train_adapter, train_probe
 from medrm.schema import DIMENSIONS, Case
 from medrm.scorer import Scorer
 from medrm.scorer.open import JudgeRecord, LoadedModel, open_scorer
-from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.readouts.answer_rewards import RewardModel
 from medrm.scorer.specs import saved_folder
 
 logger = logging.getLogger(__name__)

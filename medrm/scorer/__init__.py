@@ -46,7 +46,7 @@ class Scorer(Protocol):
 
 
 def resolve(implementation: str, package: str) -> Any:
-    """Returns what a registry names by module and name, such as ".likelihood:Likelihood".
+    """Returns what a registry names by module and name, such as ".answer_rewards:Likelihood".
 
     Args:
         implementation: as above; a module with a leading dot lies in `package`.

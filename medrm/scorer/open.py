@@ -31,10 +31,9 @@ from medrm.scorer.engines import ENGINES, engine_class
 from medrm.scorer.engines.base import Engine, ModelSource, Sampling
 from medrm.scorer.mock_judges import PREFIX, MockEngine
 from medrm.scorer.readouts import implementation_of
-from medrm.scorer.readouts.constrained_json import ConstrainedJson
-from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.readouts.implicit_reward import ImplicitReward
-from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.readouts.answer_rewards import ImplicitReward, RewardModel
+from medrm.scorer.readouts.pair_judge import Judge
+from medrm.scorer.readouts.verdict_letters import ConstrainedJson
 from medrm.scorer.runner import BATCH_ROWS
 from medrm.scorer.specs import (
     ScorerPlan,

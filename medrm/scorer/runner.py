@@ -20,17 +20,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
-from transformers import BatchFeature
+from peft import PeftModel
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.errors import DataError
+from medrm.models.adapter_config import template_digest
+from medrm.models.prefix_sharing.attention import shares_prefix
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
+from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, State
 from medrm.scorer.collator import Collator, Pixels, Row, decode_into, image_count
-from medrm.scorer.token_logprobs import longest_rows
 
 Array = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -215,6 +220,21 @@ def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[l
     return batches
 
 
+def longest_rows(features: BatchFeature, row_counts: Sequence[int]) -> list[int]:
+    """Returns the tokens of each case's longest row.
+
+    Args:
+        features: of rows, or with shared prefixes.
+        row_counts: how many rows belong to each case.
+    """
+    shared = features.get(SHARED_PREFIX)
+    if shared is not None:
+        lengths = zip(shared.prefix_lengths, shared.branch_lengths, strict=True)
+        return [prefix + max(branches) for prefix, branches in lengths]
+    counts = iter(features["attention_mask"].sum(dim=1).tolist())
+    return [max(islice(counts, row_count)) for row_count in row_counts]
+
+
 def text_digest(rows: Iterable[Row]) -> str:
     """Returns the SHA-256 of the rows' texts and images."""
     digest = hashlib.sha256()
@@ -233,3 +253,31 @@ def split_by_item(rows: Array, prompts: Sequence[PromptRows[Any]]) -> list[Array
     """Returns the values [rows, ...] of a batch item by item, [R, ...] each."""
     ends = np.cumsum([len(prompt.rows) for prompt in prompts])
     return np.split(rows, ends[:-1])
+
+
+def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> dict[str, Any]:
+    """Returns precision, attention, chat template and library versions: the same for all readouts.
+
+    Args:
+        model: a stock model, or one with a head or an adapter.
+        processor: of the model.
+    """
+    base = without_adapter(model)
+    config = cast(Any, base.config)
+    return {
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "quantisation": _quantisation(config),
+        "attn_implementation": config._attn_implementation,
+        "shared_prefix": shares_prefix(base),
+        "chat_template_digest": template_digest(processor),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _quantisation(config: Any) -> str | None:
+    """Returns "nf4", "int8" or None, as a contract names it."""
+    settings = vars(config).get("quantization_config")
+    if settings is None:
+        return None
+    return "int8" if settings.load_in_8bit else str(settings.bnb_4bit_quant_type)

@@ -23,11 +23,9 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.readouts.constrained_json import ConstrainedJson
-from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.readouts.likelihood import Likelihood
-from medrm.scorer.readouts.reward import RewardModel
-from medrm.scorer.readouts.verdict_probability import VerdictProbability
+from medrm.scorer.readouts.answer_rewards import Likelihood, RewardModel
+from medrm.scorer.readouts.pair_judge import Judge
+from medrm.scorer.readouts.verdict_letters import ConstrainedJson, VerdictProbability
 
 TWO = ("accuracy", "overall")
 

@@ -42,7 +42,7 @@ def service(folder: Path, url: str) -> Any:
     """A judge behind the service."""
     from medrm.chat import PROMPTS
     from medrm.scorer.engines.openai_engine import OpenAIEngine
-    from medrm.scorer.readouts.generative_judge import Judge
+    from medrm.scorer.readouts.pair_judge import Judge
 
     engine = OpenAIEngine(
         "a-model", url, "a-key", concurrency=2, cache_dir=folder.parent / "replies", wait_s=0.01
@@ -57,8 +57,8 @@ def local(kind: str) -> Any:
     from medrm.chat import PROMPTS
     from medrm.scorer.engines.base import Sampling
     from medrm.scorer.engines.transformers_engine import TransformersEngine
-    from medrm.scorer.readouts.generative_judge import Judge
-    from medrm.scorer.readouts.likelihood import Likelihood
+    from medrm.scorer.readouts.answer_rewards import Likelihood
+    from medrm.scorer.readouts.pair_judge import Judge
 
     torch.manual_seed(0)
     model, processor = make_tiny("qwen2_vl")

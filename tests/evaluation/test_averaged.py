@@ -11,11 +11,10 @@ from mock_scorers import Judge, Rewards, make_benchmark, make_cases, oracle
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.verdicts import read_verdicts
+from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.report import Report
 from medrm.schema import Case
-from medrm.scorer.readouts.verdict_averaged import AveragedOrders
+from medrm.scorer.readouts.pair_judge import AveragedOrders
 
 BENCHMARK = make_benchmark(make_cases("AB" * 20))
 

@@ -19,7 +19,7 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.exports import write_exports
 from medrm.evaluation.exports.hub_entries import dataset_id
-from medrm.evaluation.records.verdicts import read_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.evaluation.report import read_json
 from medrm.evaluation.tables import writers as text
 from medrm.schema import DIMENSIONS, Case, Order

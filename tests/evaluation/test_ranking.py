@@ -9,7 +9,7 @@ import pytest
 
 from medrm.errors import DataError
 from medrm.evaluation.leaderboard.standings import Judged, rankings, read_judged
-from medrm.evaluation.records.verdicts import write_verdicts
+from medrm.evaluation.records.jsonl import write_verdicts
 from medrm.schema import Verdict
 from medrm.statistics.intervals import mean_interval
 

@@ -14,8 +14,7 @@ from mock_scorers import Answered, Writer, make_benchmark, make_cases
 
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.responses import read_responses
-from medrm.evaluation.records.verdicts import read_verdicts
+from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.report import read_report
 from medrm.schema import DIMENSIONS, Order, Response, Verdict
 from medrm.scorer.verdict_rules import verdicts_of

@@ -19,7 +19,7 @@ from mock_scorers import (
 
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.verdicts import read_verdicts, write_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts, write_verdicts
 from medrm.evaluation.report import read_report
 from medrm.scorer.verdict_rules import verdicts_of
 from medrm.statistics.intervals import mean_interval

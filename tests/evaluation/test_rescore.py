@@ -14,7 +14,7 @@ from medrm.chat import PROMPTS
 from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.verdicts import read_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.evaluation.rescore import rescore
 from medrm.schema import DIMENSIONS, Case
 

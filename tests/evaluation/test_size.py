@@ -9,7 +9,7 @@ from pathlib import Path
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.records.verdicts import write_verdicts
+from medrm.evaluation.records.jsonl import write_verdicts
 from medrm.evaluation.report import build_report, write_report
 from medrm.schema import DIMENSIONS, Case, Order, PairLabel, Protocol, Verdict
 from medrm.scorer.verdict_rules import labelled

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medrm.evaluation.records.verdicts import read_verdicts, write_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts, write_verdicts
 from medrm.schema import Case, PairLabel, RankingLabel, Verdict
 from medrm.scorer.verdict_rules import label_of, labelled
 

@@ -15,9 +15,8 @@ from medrm.errors import ConfigError
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.scorer.collator import Collator, Row
-from medrm.scorer.contextual import answer_orders
-from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.collator import Collator, Row, answer_orders
+from medrm.scorer.readouts.answer_rewards import RewardModel
 
 
 def contextual(family: str, count: int) -> tuple[object, Collator]:

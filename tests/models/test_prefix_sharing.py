@@ -34,7 +34,7 @@ from medrm.models.prefix_sharing.attention import enable_prefix_sharing, shares_
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, SharedPrefixBatch, sharing_problem
 from medrm.models.reward_model import attach_head, without_adapter
 from medrm.scorer.collator import Collator
-from medrm.scorer.token_logprobs import token_positions
+from medrm.scorer.logprobs import token_positions
 
 EVERY_FAMILY = pytest.mark.parametrize("family", TINY_FAMILIES)
 

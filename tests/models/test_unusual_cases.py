@@ -20,10 +20,8 @@ from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
 from medrm.scorer.caller_case import image_ref
-from medrm.scorer.collator import Collator, Row
-from medrm.scorer.contextual import answer_orders
-from medrm.scorer.readouts.likelihood import Likelihood
-from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.collator import Collator, Row, answer_orders
+from medrm.scorer.readouts.answer_rewards import Likelihood, RewardModel
 
 OPENING = "The chest radiograph shows clear lungs and no acute abnormality. " * 6
 

@@ -24,7 +24,7 @@ from medrm.objectives.judge.judge_collator import (
 from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply, judge_examples
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.mock_judges import MockEngine
-from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.pair_judge import Judge
 
 JSON = PROMPTS["json"]
 TURN_END = {"gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>"}

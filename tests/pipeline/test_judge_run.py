@@ -18,7 +18,7 @@ from torch import Tensor
 import medrm
 from medrm.cli import main as medrm_command
 from medrm.config.options import JudgeOptions
-from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.pair_judge import Judge
 
 
 def read(path: Path) -> Any:

@@ -14,7 +14,7 @@ from medrm.chat import PROMPTS
 from medrm.data.images import bytes_image
 from medrm.schema import Case, ImageRef
 from medrm.scorer.mock_judges import MockEngine
-from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.pair_judge import Judge
 
 ANSWERS = (
     "Clear lungs.",

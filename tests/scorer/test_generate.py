@@ -22,7 +22,7 @@ from medrm.scorer import runner as batches
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Completion, Request, Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine, stop_tokens
-from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.pair_judge import Judge
 from medrm.scorer.runner import text_digest
 
 DIMENSIONS = ("accuracy", "overall")

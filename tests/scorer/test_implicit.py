@@ -22,7 +22,7 @@ from medrm.models.families import FAMILIES
 from medrm.objectives.judge.judge_collator import ConversationRenderer
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.readouts.implicit_reward import ImplicitReward
+from medrm.scorer.readouts.answer_rewards import ImplicitReward
 
 BETA = 0.3
 

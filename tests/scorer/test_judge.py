@@ -16,8 +16,7 @@ from medrm.chat import PROMPTS
 from medrm.errors import DataError
 from medrm.schema import ORDERS, Case, PairLabel, RankingLabel
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
-from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.readouts.pair_judge import pair_of
+from medrm.scorer.readouts.pair_judge import Judge, pair_of
 
 TWO = ("accuracy", "overall")
 

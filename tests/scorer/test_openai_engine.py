@@ -34,7 +34,7 @@ from medrm.errors import ConfigError
 from medrm.schema import Case
 from medrm.scorer.engines.base import Request, Sampling, call_seed
 from medrm.scorer.engines.openai_engine import OpenAIEngine
-from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.pair_judge import Judge
 
 
 def test_keeps_the_order_and_never_has_more_calls_under_way_than_allowed(

@@ -19,9 +19,9 @@ from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing import kv_cache as prefix_module
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.readouts.likelihood import Likelihood
+from medrm.scorer.readouts.answer_rewards import Likelihood
 from medrm.scorer.readouts.pair_judge import pair_of
-from medrm.scorer.readouts.verdict_probability import VerdictProbability
+from medrm.scorer.readouts.verdict_letters import VerdictProbability
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 

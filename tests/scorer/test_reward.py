@@ -25,7 +25,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.open import load
-from medrm.scorer.readouts.reward import RewardModel
+from medrm.scorer.readouts.answer_rewards import RewardModel
 
 DIMENSIONS = ("accuracy", "overall")
 

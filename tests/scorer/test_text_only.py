@@ -21,12 +21,9 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
-from medrm.scorer.readouts.constrained_json import ConstrainedJson
-from medrm.scorer.readouts.generative_judge import Judge
-from medrm.scorer.readouts.implicit_reward import ImplicitReward
-from medrm.scorer.readouts.likelihood import Likelihood
-from medrm.scorer.readouts.reward import RewardModel
-from medrm.scorer.readouts.verdict_probability import VerdictProbability
+from medrm.scorer.readouts.answer_rewards import ImplicitReward, Likelihood, RewardModel
+from medrm.scorer.readouts.pair_judge import Judge
+from medrm.scorer.readouts.verdict_letters import ConstrainedJson, VerdictProbability
 
 DIMENSIONS = ("accuracy", "overall")
 TEXTS = [make_case(number, sizes=()) for number in range(3)]

@@ -27,7 +27,7 @@ from medrm.errors import AdapterError, ConfigError
 from medrm.schema import Case
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
 from medrm.scorer.engines.vllm_engine import VllmEngine, VllmModel
-from medrm.scorer.readouts.generative_judge import Judge
+from medrm.scorer.readouts.pair_judge import Judge
 
 GREEDY = Sampling()
 LANGUAGE = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"

@@ -16,7 +16,7 @@ from typing import Any
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.errors import report as report_of
 from medrm.evaluation.measures.accuracy import case_scores, verdicts_by_dimension
-from medrm.evaluation.records.verdicts import VERDICTS_FILE, read_verdicts
+from medrm.evaluation.records.jsonl import VERDICTS_FILE, read_verdicts
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN

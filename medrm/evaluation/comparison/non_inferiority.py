@@ -25,7 +25,7 @@ from medrm.evaluation.measures.biases import (
     named_first,
     signs_of,
 )
-from medrm.evaluation.records.verdicts import verdicts_by_case
+from medrm.evaluation.records.jsonl import verdicts_by_case
 from medrm.schema import UNREAD
 from medrm.statistics.intervals import Floats, mean_interval
 

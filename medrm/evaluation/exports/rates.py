@@ -14,7 +14,7 @@ from medrm.evaluation.measures.accuracy import (
     verdicts_by_dimension,
 )
 from medrm.evaluation.measures.biases import consistent, named_first
-from medrm.evaluation.records.verdicts import verdicts_by_case
+from medrm.evaluation.records.jsonl import verdicts_by_case
 from medrm.evaluation.report import Report
 from medrm.schema import UNREAD, Verdict
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from medrm.evaluation.exports.hub_entries import eval_results, model_index
 from medrm.evaluation.exports.rates import Rate, comparison_rates, evaluation_rates
 from medrm.evaluation.figures import write_plots
-from medrm.evaluation.records.verdicts import read_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.evaluation.run_files import RunFiles, read_run
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table

@@ -15,7 +15,7 @@ from medrm.assets import asset, asset_names
 from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.measures.accuracy import best_rule, case_scores
-from medrm.evaluation.records.verdicts import read_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.evaluation.report import Report, robust_of
 from medrm.readouts import readout_names
 from medrm.schema import Verdict

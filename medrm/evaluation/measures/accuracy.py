@@ -18,7 +18,7 @@ from medrm.evaluation.measures.biases import (
     mean_of_rates,
     position_measures,
 )
-from medrm.evaluation.records.verdicts import verdicts_by, verdicts_by_case
+from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
 from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
 from medrm.scorer.verdict_rules import label_of
 from medrm.statistics.agreement import cohen_kappa, gwet_ac1

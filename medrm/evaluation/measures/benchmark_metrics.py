@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from medrm.evaluation.measures.accuracy import right_answers, verdicts_by_member
-from medrm.evaluation.records.verdicts import verdicts_by
+from medrm.evaluation.records.jsonl import verdicts_by
 from medrm.schema import LETTERS, UNREAD, Case, PairLabel, Verdict
 from medrm.statistics.intervals import mean
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.evaluation.measures.accuracy import accuracy_measures, stated_probabilities
-from medrm.evaluation.records.verdicts import verdicts_by_case
+from medrm.evaluation.records.jsonl import verdicts_by_case
 from medrm.schema import Verdict
 from medrm.statistics.calibration import calibration, fit_temperature
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medrm.evaluation.records.responses import read_responses
+from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
-from medrm.evaluation.records.verdicts import read_verdicts
 from medrm.parsers import parse_verdict
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import Case, ImageRef, Label, RankingLabel, Response, Verdict

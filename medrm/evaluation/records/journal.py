@@ -14,11 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from medrm.evaluation.records.jsonl import UNFIT, line_of, record_of
-from medrm.evaluation.records.responses import (
+from medrm.evaluation.records.jsonl import (
     RESPONSES_FILE,
+    UNFIT,
     by_case,
     is_complete,
+    line_of,
+    record_of,
     response_of,
     response_record,
 )

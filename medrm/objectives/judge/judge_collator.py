@@ -28,8 +28,8 @@ from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
 from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply
 from medrm.schema import Case, ImageRef
-from medrm.scorer.answer_logprobs import TurnEnd, turn_end
 from medrm.scorer.collator import Collator, Row
+from medrm.scorer.logprobs import TurnEnd, turn_end
 
 IGNORED = -100
 """The label of a token that is not learned, as torch's cross-entropy has it."""

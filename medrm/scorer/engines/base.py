@@ -1,21 +1,29 @@
 """What a judge asks an engine, and what it gets back; imports no torch.
 
 An engine turns conversations into replies. It knows nothing of verdicts: a `Judge` writes the
-requests and parsers read the replies.
+requests and parsers read the replies. Here is also what services need: images of a conversation as
+data addresses, and replies that are kept.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from PIL import Image, UnidentifiedImageError
 
 from medrm.chat import Message
-from medrm.schema import Case, Order, State
+from medrm.data.images import decode
+from medrm.files import write_atomically
+from medrm.schema import Case, ImageRef, Order, State
 
 if TYPE_CHECKING:
     from medrm.models.adapter_config import AdapterConfig
@@ -162,3 +170,86 @@ def with_images(messages: Sequence[Message], images: Sequence[Any]) -> list[Mess
         }
         for message in messages
     ]
+
+
+_AS_STORED = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+"""Formats that are sent as they are stored."""
+
+
+def messages_with_urls(request: Request) -> list[Message]:
+    """Returns the conversation as the service takes it; turns without images are plain text.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    images = [
+        {"type": "image_url", "image_url": {"url": _data_url(ref)}} for ref in request.case.images
+    ]
+    messages = with_images(request.messages, images)
+    for message in messages:
+        if all(segment["type"] == "text" for segment in message["content"]):
+            message["content"] = "\n".join(segment["text"] for segment in message["content"])
+    return messages
+
+
+@lru_cache(maxsize=16)
+def _data_url(ref: ImageRef) -> str:
+    """Returns the stored bytes where every viewer sees in them what `decode` gives, else a PNG.
+
+    Viewers disagree on deep greys, transparency, rotation marks and several frames.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
+    image = decode(ref)
+    stored = ref.read()
+    media_type = None
+    try:
+        with Image.open(io.BytesIO(stored), formats=tuple(_AS_STORED)) as opened:
+            if opened.convert("RGB").tobytes() == image.tobytes():
+                media_type = _AS_STORED.get(str(opened.format))
+    except UnidentifiedImageError:
+        pass
+    if media_type is None:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        media_type, stored = "image/png", buffer.getvalue()
+    return f"data:{media_type};base64,{base64.b64encode(stored).decode()}"
+
+
+SCHEMA = 1
+"""Counted up when the meaning of a key or a file changes."""
+
+
+class Reply(NamedTuple):
+    """What a service replied."""
+
+    text: str
+    finish_reason: str | None
+
+
+def reply_key(request: Mapping[str, Any]) -> str:
+    """Returns the key of what is asked: the SHA-256 of its canonical JSON."""
+    canonical = json.dumps({**request, "schema": SCHEMA}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_reply(folder: Path, key: str) -> Reply | None:
+    """Returns a kept reply; a missing or damaged file is none."""
+    try:
+        record = json.loads(_path(folder, key).read_text(encoding="utf-8"))
+        text, finish_reason = str(record["text"]), record["finish_reason"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Reply(text, finish_reason)
+
+
+def write_reply(folder: Path, key: str, reply: Reply) -> None:
+    """Keeps a reply."""
+    path = _path(folder, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, [json.dumps(reply._asdict()).encode()])
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / key[:2] / f"{key}.json"

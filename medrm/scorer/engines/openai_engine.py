@@ -31,12 +31,15 @@ from medrm.scorer.engines.base import (
     TOO_LONG,
     Completion,
     ModelSource,
+    Reply,
     Request,
     Sampling,
     call_seed,
+    messages_with_urls,
+    read_reply,
+    reply_key,
+    write_reply,
 )
-from medrm.scorer.engines.image_urls import messages_with_urls
-from medrm.scorer.engines.reply_cache import Reply, read_reply, reply_key, write_reply
 
 DEFAULT_URL = "https://api.openai.com/v1"
 CONNECT_TIMEOUT_S = 20.0

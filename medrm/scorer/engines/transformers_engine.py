@@ -21,11 +21,17 @@ from transformers import (
 from medrm import chat
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
-from medrm.scorer.answer_logprobs import turn_end
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
-from medrm.scorer.runner import BATCH_ROWS, LOOKAHEAD_PER_ROW, BatchRunner, PromptRows, text_digest
-from medrm.scorer.settings import model_settings
+from medrm.scorer.logprobs import turn_end
+from medrm.scorer.runner import (
+    BATCH_ROWS,
+    LOOKAHEAD_PER_ROW,
+    BatchRunner,
+    PromptRows,
+    model_settings,
+    text_digest,
+)
 
 
 class RequestPrompts(NamedTuple):

@@ -10,12 +10,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
+from typing import Any
 
-from medrm.schema import Case, Label, PairLabel, RankingLabel, Response, Verdict
+import numpy as np
+
+from medrm.chat import JudgePrompt
+from medrm.models.adapter_config import AdapterConfig
+from medrm.parsers import PARSER_VERSION
+from medrm.schema import ORDERS, Case, Label, Order, PairLabel, RankingLabel, Response, Verdict
 from medrm.scorer.caller_case import ImageInput, caller_pair
+from medrm.scorer.engines.base import Completion, Engine, Request, Sampling
+from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
+from medrm.scorer.runner import Array
 from medrm.scorer.verdict_rules import agreed_verdicts
 
 Pair = tuple[int, int]
@@ -109,3 +118,174 @@ def _pair_label(label: Label, pair: Pair) -> Label:
         wins[1 + (first > second) - (first < second)] += 1
     total = len(label.rankings)
     return PairLabel((wins[0] / total, wins[1] / total, wins[2] / total), total)
+
+
+GREEDY = Sampling()
+
+
+class Judge(PairJudge):
+    """Asks an engine which of two answers is better.
+
+    Attributes:
+        dimensions: what is asked about.
+        readout: "generate", or "votes" where each call is sampled several times.
+        contract: of the saved judge, None for any other.
+
+    Args:
+        engine: completes the conversations.
+        prompt: how it is asked.
+        dimensions: what to ask about.
+        votes: samples of each call.
+        sampling: how replies are drawn.
+        contract: of a saved judge.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: JudgePrompt,
+        dimensions: Sequence[str],
+        *,
+        votes: int = 1,
+        sampling: Sampling = GREEDY,
+        contract: AdapterConfig | None = None,
+    ) -> None:
+        self.dimensions = tuple(dimensions)
+        self.readout = "votes" if votes > 1 else "generate"
+        self.contract = contract
+        self._engine = engine
+        self._prompt = prompt
+        self._votes = votes
+        self._sampling = sampling
+
+    @property
+    def lookahead(self) -> int | None:
+        """How many cases the engine computes together; None: each by itself."""
+        return self._engine.lookahead
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a response."""
+        return {
+            "engine": self._engine.name,
+            **self._engine.settings,
+            "prompt": f"{self._prompt.name} {self._prompt.version}",
+            "prompt_digest": self._prompt.digest,
+            "votes": self._votes,
+            "temperature": self._sampling.temperature,
+            "max_new_tokens": self._sampling.max_new_tokens,
+            "seed": self._sampling.seed,
+            "parser": PARSER_VERSION,
+        }
+
+    def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
+        waiting: deque[list[Request]] = deque()
+
+        def requests() -> Iterator[Request]:
+            for pair in pairs:
+                waiting.append(self._requests(pair))
+                yield from waiting[-1]
+
+        responses: list[Response] = []
+        for completion in self._engine.complete(requests(), self._sampling):
+            responses.append(self._response(waiting[0][len(responses)], completion))
+            if len(responses) == len(waiting[0]):
+                yield responses
+                waiting.popleft()
+                responses = []
+
+    def _requests(self, case: Case) -> list[Request]:
+        """Returns the calls of a case, one after another, so that an engine can share a prefix."""
+        question = self._engine.plain(case.question)
+        first, second = map(self._engine.plain, case.answers)
+        answers_shown: dict[Order, tuple[str, str]] = {
+            "forward": (first, second),
+            "reversed": (second, first),
+        }
+        requests = []
+        for order in ORDERS:
+            for dimension in self._prompt.dimensions_per_call(self.dimensions):
+                names = self.dimensions if dimension is None else (dimension,)
+                messages = self._prompt.messages(
+                    question, len(case.images), answers_shown[order], names
+                )
+                requests += [
+                    Request(case, order, dimension, vote, messages, names)
+                    for vote in range(self._votes)
+                ]
+        return requests
+
+    def _response(self, request: Request, completion: Completion) -> Response:
+        return Response(
+            case_id=request.case.case_id,
+            order=request.order,
+            dimension=request.dimension,
+            vote=request.vote,
+            readout=self.readout,
+            prompt_digest=completion.prompt_digest,
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            state=completion.state,
+            reason=completion.reason,
+        )
+
+
+class AveragedOrders:
+    """Averages P(an answer is better) over the two orders, so that position cancels out.
+
+    Balanced position calibration (https://arxiv.org/abs/2305.17926, section 4.2) with probabilities
+    in place of written scores. Each order counts alike: of the two answers' probabilities in it
+    only the ratio is used.
+
+    Attributes:
+        readout: "verdict_averaged".
+        dimensions: what the judge was asked about.
+        settings: what besides the weights could change a probability.
+        lookahead: None; what is said of a case depends on the case alone.
+
+    Args:
+        responses: of a judge that was read by probabilities, on pairs, in both orders.
+        dimensions: what it was asked about.
+        settings: its own.
+    """
+
+    readout = "verdict_averaged"
+    lookahead = None
+
+    def __init__(
+        self,
+        responses: Iterable[Response],
+        dimensions: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.dimensions = tuple(dimensions)
+        self.settings = settings
+        self._by_case: dict[str, list[Response]] = {}
+        for response in responses:
+            self._by_case.setdefault(response.case_id, []).append(response)
+
+    def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
+        """Yields the mean probabilities of both answers as rewards, or why there are none."""
+        for case in cases:
+            responses = self._by_case[case.case_id]
+            failed = next((call for call in responses if call.state != "ok"), None)
+            averaged = Response(case.case_id, "forward", None, 0, self.readout)
+            if failed is not None:
+                yield replace(averaged, state=failed.state, reason=failed.reason or failed.state)
+                continue
+            means = self._means(responses)
+            if np.isfinite(means).all():
+                yield replace(averaged, rewards=rewards_by_dimension(self.dimensions, means))
+            else:
+                yield replace(averaged, state="error", reason="no_mass")
+
+    def _means(self, responses: Sequence[Response]) -> Array:
+        """Returns [2 answers, D]; not a number where an order names neither answer."""
+        probabilities = np.full((len(ORDERS), 2, len(self.dimensions)), np.nan, dtype=np.float32)
+        for response in responses:
+            for name, (first, second, _) in (response.probabilities or {}).items():
+                cell = ORDERS.index(response.order), slice(None), self.dimensions.index(name)
+                total = first + second
+                probabilities[cell] = (first / total, second / total) if total else np.nan
+        means: Array = probabilities.mean(axis=0)
+        return means

@@ -39,11 +39,10 @@ from medrm.models.reward_model import last_attended, without_adapter
 from medrm.schema import ORDERS, Case, Order, Response, Verdict
 from medrm.scorer.caller_case import ImageInput
 from medrm.scorer.collator import Collator, Row
+from medrm.scorer.logprobs import branch_ends, hidden_states, token_logprobs
 from medrm.scorer.readouts.pair_judge import PairJudge
 from medrm.scorer.readouts.response_template import ReplyDraft, ReplyPrompt, ResponseTemplate
-from medrm.scorer.runner import Array, BatchRunner, PromptRows, text_digest
-from medrm.scorer.settings import model_settings
-from medrm.scorer.token_logprobs import branch_ends, hidden_states, token_logprobs
+from medrm.scorer.runner import Array, BatchRunner, PromptRows, model_settings, text_digest
 
 
 class ProbabilityCall(NamedTuple):

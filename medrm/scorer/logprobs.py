@@ -1,21 +1,91 @@
-"""Where an answer's tokens lie in a rendered conversation, and how probable they are."""
+"""Where an answer's tokens lie in a rendered conversation, and how probable tokens are to a model.
+
+The LM head runs only where it is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import log_softmax
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.errors import ConfigError
-from medrm.models.prefix_sharing.attention import shares_prefix
+from medrm.models.prefix_sharing.attention import shared_prefix_states, shares_prefix
+from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels
 from medrm.scorer.runner import Array, BatchRunner, PromptRows
-from medrm.scorer.token_logprobs import flat_states, token_logprobs, token_positions
+
+_LOGITS_AT_ONCE = 1024
+"""Positions whose logits over the whole vocabulary are held at a time."""
+
+
+def token_positions(features: BatchFeature) -> list[Tensor]:
+    """Returns for each row the positions of its tokens in order, counted through the whole batch.
+
+    A row of a batch with shared prefixes is a prefix with one of its branches.
+
+    Args:
+        features: of rows, or with shared prefixes.
+    """
+    shared = features.get(SHARED_PREFIX)
+    if shared is not None:
+        return [torch.tensor(row) for row in shared.branch_rows]
+    mask = features["attention_mask"]
+    return [
+        row_mask.nonzero()[:, 0] + row * mask.shape[1]
+        for row, row_mask in enumerate(mask.cpu().unbind())
+    ]
+
+
+def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states after the final norm of all tokens, padding included, [tokens, H]."""
+    if SHARED_PREFIX in features:
+        return shared_prefix_states(model, **features)
+    return hidden_states(model, features).flatten(0, 1)
+
+
+def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states at the last token of each branch, [branches, H].
+
+    Args:
+        model: a stock model.
+        features: with shared prefixes.
+    """
+    last_tokens = torch.tensor([row[-1] for row in features[SHARED_PREFIX].branch_rows])
+    return flat_states(model, features)[last_tokens]
+
+
+def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
+    """Returns the states after the final norm, [rows, L, H]."""
+    states: Tensor = cast(Any, model).model(**features, use_cache=False).last_hidden_state
+    return states
+
+
+def token_logprobs(model: PreTrainedModel, states: Tensor, tokens: Tensor) -> Tensor:
+    """Returns log p(token | what the state has seen) in fp32, [N, C].
+
+    Args:
+        model: a stock model.
+        states: [N, H].
+        tokens: [N, C], the tokens asked about at each state.
+    """
+    head = cast(Any, model).get_output_embeddings()
+    return torch.cat(
+        [
+            log_softmax(head(chunk).float(), dim=-1).gather(1, chunk_tokens)
+            for chunk, chunk_tokens in zip(
+                torch.split(states, _LOGITS_AT_ONCE),
+                torch.split(tokens, _LOGITS_AT_ONCE),
+                strict=True,
+            )
+        ]
+    )
 
 
 class Span(NamedTuple):

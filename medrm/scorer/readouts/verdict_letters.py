@@ -1,4 +1,4 @@
-"""The base model as a judge: the probability of its verdict, without generating it."""
+"""Judges that are read by probabilities: which conversation is held, and which letters are read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm import chat
-from medrm.chat import Message, VerdictText
+from medrm.chat import JudgePrompt, Message, VerdictText
+from medrm.errors import ConfigError
+from medrm.models.adapter_config import AdapterConfig
 from medrm.schema import DIMENSIONS, Case
 from medrm.scorer.collator import Row
 from medrm.scorer.readouts.probability_readout import ProbabilityCall, ProbabilityReadout
@@ -87,3 +90,55 @@ class VerdictProbability(ProbabilityReadout):
             if call.dimension == self._longest
         }
         return [call._replace(digest=digests[call.order]) for call in calls]
+
+
+class ConstrainedJson(ProbabilityReadout):
+    """A judge that replies with the JSON of its prompt and chooses the letters alone.
+
+    Attributes:
+        readout: "skeleton".
+        dimensions: what is asked about.
+        contract: of the saved judge, None for any other.
+
+    Args:
+        model: a stock model, or one with an adapter.
+        processor: of the model.
+        prompt: how it is asked.
+        dimensions: what to ask about.
+        batch_rows: most rows (calls) computed at once.
+        max_length: longest prompt with its reply that is read, in tokens; None: no limit.
+        contract: of a saved judge.
+
+    Raises:
+        ConfigError: the prompt asks for reasons, which cannot be given, or the tokenizer joins the
+            letters of a reply.
+    """
+
+    readout = "skeleton"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        prompt: JudgePrompt,
+        *,
+        dimensions: Sequence[str] = DIMENSIONS,
+        batch_rows: int = BATCH_ROWS,
+        max_length: int | None = None,
+        contract: AdapterConfig | None = None,
+    ) -> None:
+        if prompt.rationale:
+            raise ConfigError(
+                f"The prompt {prompt.name!r} asks for reasons before the verdict, and the readout "
+                "'skeleton' gives the whole reply but its letters. Choose the readout 'generate' "
+                "or 'votes', or a prompt without reasons such as 'json'."
+            )
+        super().__init__(model, processor, prompt, dimensions, batch_rows, max_length)
+        self.contract = contract
+        self._asked_by = f"{prompt.name} {prompt.version}", prompt.digest
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a response."""
+        name, digest = self._asked_by
+        return {**super().settings, "prompt": name, "prompt_digest": digest}

@@ -1,0 +1,345 @@
+"""Readouts that give every answer of a case a number: a reward or a likelihood.
+
+A trained reward model has a head on the last hidden state of each answer's row. A model that DPO
+trained on answers implies a reward: by how much it prefers an answer. A base model says before any
+training how likely an answer is to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+
+from medrm.data.images import decode
+from medrm.errors import AdapterError, DataError
+from medrm.models.adapter_config import AdapterConfig
+from medrm.models.prefix_sharing.attention import shares_prefix
+from medrm.models.reward_model import without_adapter
+from medrm.schema import DIMENSIONS, Case, Response, Verdict
+from medrm.scorer.caller_case import ImageInput, caller_case
+from medrm.scorer.collator import Collator, Pixels, check_contextual
+from medrm.scorer.logprobs import AnswerTokens, Span
+from medrm.scorer.runner import (
+    BATCH_ROWS,
+    Array,
+    BatchRunner,
+    PromptRows,
+    model_settings,
+    split_by_item,
+    text_digest,
+    to_numpy,
+)
+from medrm.scorer.verdict_rules import agreed_verdicts
+
+
+class AnswerScorer:
+    """Scores the answers of a case, each alone unless trained otherwise; higher is better.
+
+    Only differences between answers to the same question about the same images mean anything.
+
+    Attributes:
+        dimensions: names of the D columns of the scores.
+        model: with its head or adapter, if any.
+        processor: of the base model.
+
+    Args:
+        model: as above.
+        dimensions: as above.
+        runner: computes the scores [K, D] of each case.
+    """
+
+    readout: str
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        dimensions: Sequence[str],
+        runner: BatchRunner[Case, Any, Array],
+    ) -> None:
+        self.model = model
+        self.processor: ProcessorMixin = runner.collator.processor
+        self.dimensions = tuple(dimensions)
+        self._runner = runner
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a score."""
+        return model_settings(self.model, self.processor)
+
+    @property
+    def lookahead(self) -> int:
+        """How many cases are computed together."""
+        return self._runner.lookahead
+
+    def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
+        """Yields the rewards of every case; one that cannot be scored has a state that says why."""
+        for output in self._runner.run(cases):
+            rewards = None
+            if output.values is not None:
+                rewards = rewards_by_dimension(self.dimensions, output.values)
+            yield Response(
+                output.prompts.case.case_id,
+                order="forward",
+                dimension=None,
+                vote=0,
+                readout=self.readout,
+                prompt_digest=text_digest(output.prompts.rows),
+                state=output.state,
+                reason=output.reason,
+                rewards=rewards,
+            )
+
+
+class SavedScorer(AnswerScorer):
+    """A scorer of answers that was trained and saved: what `medrm.load` gives.
+
+    Attributes:
+        contract: what the model was saved with.
+
+    Args:
+        model: from `load_adapter`.
+        contract: from the same folder.
+        runner: computes the scores [K, D] of each case.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        contract: AdapterConfig,
+        runner: BatchRunner[Case, Any, Array],
+    ) -> None:
+        super().__init__(model, contract.dimensions, runner)
+        self.contract = contract
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a score."""
+        return {**super().settings, "max_length": self.contract.max_length}
+
+    def score(self, images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Array:
+        """Returns the rewards of the answers, float32 [K, D].
+
+        Args:
+            images: any number, none included.
+            question: about the images.
+            answers: one or more.
+
+        Raises:
+            DataError: no answer, a text in place of a list of answers, an unreadable image, or more
+                tokens than the model was trained on.
+        """
+        if not answers:
+            raise DataError("score() was given no answer; give at least one.")
+        case = caller_case("score", images, question, answers)
+        return next(rewards for _, rewards in self.score_cases([case]))
+
+    def score_cases(self, cases: Iterable[Case]) -> Iterator[tuple[Case, Array]]:
+        """Yields (case, rewards [K, D]) in the order of the cases, in bounded memory.
+
+        Args:
+            cases: any iterable; read a window at a time.
+
+        Raises:
+            DataError: a case has an unreadable image or is over-long; `respond` goes on there.
+        """
+        for output in self._runner.run(cases):
+            case = output.prompts.case
+            if output.values is None:
+                for ref in case.images:
+                    decode(ref)  # the reason of an unreadable image is in its own message
+                raise DataError(
+                    f"Case {case.case_id!r} cannot be scored ({output.reason}): its longest row "
+                    f"has more than {self.contract.max_length} tokens, the model's max_length. "
+                    "Shorten the texts or scale the images down."
+                )
+            yield case, output.values
+
+    def compare(
+        self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+    ) -> dict[str, Verdict]:
+        """Returns the preferred answer on each dimension.
+
+        Equal scores at the top are a tie, and nothing else is: a learned tie parameter shapes the
+        training alone. `probability_a` of a pair is that of Bradley-Terry: the sigmoid of the
+        difference of the scores.
+
+        Args:
+            images: any number, none included.
+            question: about the images.
+            answers: two or more.
+
+        Raises:
+            DataError: fewer than two answers, or what `score` raises.
+        """
+        if len(answers) < 2:
+            raise DataError(f"compare() was given {len(answers)} answers; give at least two.")
+        case = caller_case("compare", images, question, answers)
+        responses = list(self.respond([case]))
+        if responses[0].rewards is None:
+            next(self.score_cases([case]))  # says why
+        return agreed_verdicts(case, responses, self.dimensions)
+
+
+def rewards_by_dimension(dimensions: Sequence[str], scores: Array) -> dict[str, tuple[float, ...]]:
+    """Returns the scores [K, D] as a `Response` has them: the K numbers of each dimension."""
+    return {name: tuple(column) for name, column in zip(dimensions, scores.T.tolist(), strict=True)}
+
+
+class RewardModel(SavedScorer):
+    """A trained reward model: one score for each answer and dimension.
+
+    Attributes:
+        readout: "reward".
+
+    Args:
+        model: from `load_adapter`.
+        processor: from the same folder.
+        contract: from the same folder.
+        batch_rows: most rows (case and answer) computed at once; a case is never split. In fp32 it
+            changes no score by more than 1e-5.
+    """
+
+    readout = "reward"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        contract: AdapterConfig,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        shares = shares_prefix(without_adapter(model))
+        check_contextual(contract.contextual_orders, shares)
+        runner: BatchRunner[Case, None, Array] = BatchRunner(
+            Collator(
+                processor,
+                contract.reward_template,
+                contextual_orders=contract.contextual_orders,
+            ),
+            prompts=self._prompts,
+            rows=lambda case: len(case.answers),
+            read=self._read,
+            batch_rows=batch_rows,
+            max_length=contract.max_length,
+            forks=self._forks if shares else None,
+        )
+        super().__init__(model, contract, runner)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a reward."""
+        return {**super().settings, "reward_template": self.contract.reward_template}
+
+    def _prompts(self, case: Case) -> PromptRows[None]:
+        return PromptRows(case, self._runner.collator.answer_rows(case), None)
+
+    def _forks(self, prompts: Sequence[PromptRows[None]], pixels: Pixels) -> BatchFeature:
+        return self._runner.collator.forks([prompt.case for prompt in prompts], pixels)
+
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[None]]) -> list[Array]:
+        rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)
+        return split_by_item(rewards, prompts)
+
+
+class ImplicitReward(SavedScorer):
+    """beta x (log p(answer) with the adapter - log p(answer) without it).
+
+    DPO's implicit reward (https://arxiv.org/abs/2305.18290, section 5), up to a constant of the
+    question. The probability is that of all the answer's tokens and of the token that ends its
+    turn. It is one number for an answer, the same on each dimension.
+
+    Attributes:
+        readout: "implicit_reward".
+
+    Args:
+        model: with the adapter that DPO trained.
+        processor: of the base model.
+        contract: with DPO's beta.
+        batch_rows: most rows (case and answer) computed at once; a case is never split.
+
+    Raises:
+        AdapterError: there is no adapter to take off, or no beta.
+    """
+
+    readout = "implicit_reward"
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        processor: ProcessorMixin,
+        contract: AdapterConfig,
+        batch_rows: int = BATCH_ROWS,
+    ) -> None:
+        if not isinstance(model, PeftModel) or contract.implicit_beta is None:
+            lacking = "an adapter" if contract.implicit_beta is not None else "its implicit_beta"
+            raise AdapterError(
+                f"An implicit reward needs {lacking}: it compares the model with its adapter and "
+                "without it, times DPO's beta. Train one with objective judge_dpo, dpo_pairs "
+                "answers and use_peft."
+            )
+        self._adapted = model
+        self._beta = contract.implicit_beta
+        self._answers = AnswerTokens(processor, turn_ends=True)
+        runner = self._answers.runner(
+            without_adapter(model), self._read, batch_rows, contract.max_length
+        )
+        super().__init__(model, contract, runner)
+
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
+        features = features.to(self._adapted.device)
+        spans = [span for prompt in prompts for span in prompt.detail]
+        adapted = self._sums(features, spans)
+        with self._adapted.disable_adapter():
+            base = self._sums(features, spans)
+        rewards = to_numpy(self._beta * (adapted - base))
+        return split_by_item(np.repeat(rewards[:, None], len(self.dimensions), axis=1), prompts)
+
+    def _sums(self, features: BatchFeature, spans: list[Span]) -> Tensor:
+        """Returns log p of each whole answer, [rows], in double precision."""
+        logprobs = self._answers.logprobs(without_adapter(self._adapted), features, spans)
+        return torch.stack([answer.double().sum() for answer in logprobs])
+
+
+class Likelihood(AnswerScorer):
+    """Scores an answer by the mean log-probability of its tokens, given images and question.
+
+    The score is the same on each dimension. Only the answer's own tokens count, not those that end
+    the turn; an empty answer is as likely as an immediate end.
+
+    Attributes:
+        readout: "likelihood".
+
+    Args:
+        model: a stock model.
+        processor: of the model.
+        dimensions: what to call the D equal columns.
+        batch_rows: most rows (case and answer) computed at once.
+        max_length: longest row that is read, in tokens; None: no limit.
+    """
+
+    readout = "likelihood"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        *,
+        dimensions: Sequence[str] = DIMENSIONS,
+        batch_rows: int = BATCH_ROWS,
+        max_length: int | None = None,
+    ) -> None:
+        self._answers = AnswerTokens(processor, turn_ends=False)
+        runner = self._answers.runner(model, self._read, batch_rows, max_length)
+        super().__init__(model, dimensions, runner)
+
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
+        spans = [span for prompt in prompts for span in prompt.detail]
+        logprobs = self._answers.logprobs(self.model, features.to(self.model.device), spans)
+        means = to_numpy(torch.stack([answer.mean() for answer in logprobs]))
+        return split_by_item(np.repeat(means[:, None], len(self.dimensions), axis=1), prompts)
