@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations, product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -267,10 +268,16 @@ def _verdict(record: dict[str, Any]) -> Verdict:
     return verdict
 
 
-def verdicts_by_case(verdicts: Iterable[Verdict]) -> Iterator[tuple[str, list[Verdict]]]:
-    """Yields (case id, its verdicts), sorted by case id: no number depends on their order."""
-    cases: dict[str, list[Verdict]] = {}
+def verdicts_by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
+    """Returns the verdicts on each case, sorted by case id: no number depends on their order."""
+    return verdicts_by(verdicts, attrgetter("case_id"))
+
+
+def verdicts_by(
+    verdicts: Iterable[Verdict], key: Callable[[Verdict], str]
+) -> dict[str, list[Verdict]]:
+    """Returns the verdicts that share a key, sorted by the key."""
+    shared: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        cases.setdefault(verdict.case_id, []).append(verdict)
-    for case_id in sorted(cases):
-        yield case_id, cases[case_id]
+        shared.setdefault(key(verdict), []).append(verdict)
+    return dict(sorted(shared.items()))
