@@ -59,11 +59,6 @@ class Fold:
         """Its verdicts."""
         return read_verdicts(self.folder / VERDICTS_FILE)
 
-    @cached_property
-    def responses(self) -> list[Response]:
-        """Its responses."""
-        return list(read_responses(self.folder / RESPONSES_FILE))
-
     def temperature(self, primary: str) -> float | None:
         """The temperature of its model's probabilities."""
         if self.development is None or not self.development.is_dir():
@@ -92,8 +87,7 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
         DataError: a fold is incomplete, the folds were not read alike, or a case was judged more
             than once or never.
     """
-    _check_alike(folds)
-    _check_once(folds, benchmark)
+    _check(folds, benchmark)
     crossfit = {
         "primary": primary,
         "assignment": {
@@ -108,8 +102,9 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
     benchmark = _pool_cases(folds, benchmark, output_dir)
     write_setup(output_dir, setup, benchmark)
     responses: dict[str, list[Response]] = {case.case_id: [] for case in benchmark.cases}
-    for response in chain.from_iterable(fold.responses for fold in folds):
-        responses[response.case_id].append(response)
+    for fold in folds:
+        for response in read_responses(fold.folder / RESPONSES_FILE):
+            responses[response.case_id].append(response)
     write_responses(output_dir / RESPONSES_FILE, chain.from_iterable(responses.values()))
     verdicts = [verdict for fold in folds for verdict in fold.verdicts]
     return conclude(setup, benchmark, responses, verdicts, output_dir)
@@ -147,35 +142,25 @@ def _pool_cases(folds: Sequence[Fold], benchmark: Benchmark, output_dir: Path) -
     )
 
 
-def _check_alike(folds: Sequence[Fold]) -> None:
+def _check(folds: Sequence[Fold], benchmark: Benchmark) -> None:
+    """Refuses folds that were not read alike, or that do not judge every case once."""
     first, *later_folds = ({name: vars(fold.setup)[name] for name in ALIKE} for fold in folds)
-    problems = [
+    unlike = [
         f"{name}: {first[name]} in fold 1, {other[name]} in fold {number}"
         for number, other in enumerate(later_folds, start=2)
         for name in ALIKE
         if other[name] != first[name]
     ]
-    if problems:
-        raise DataError(
-            report(
-                "The folds were not read alike, so their verdicts cannot be pooled. Run again with "
-                "--overwrite_output_dir true.",
-                problems,
-            )
-        )
-
-
-def _check_once(folds: Sequence[Fold], benchmark: Benchmark) -> None:
     judged = Counter(case_id for fold in folds for case_id in {v.case_id for v in fold.verdicts})
     wanted = {case.case_id for case in benchmark.cases}
-    problems = [f"{name}: judged in {count} folds" for name, count in judged.items() if count > 1]
-    problems += [f"{name}: judged in no fold" for name in sorted(wanted - judged.keys())]
-    problems += [f"{name}: no case of the benchmark" for name in sorted(judged.keys() - wanted)]
-    if problems:
-        raise DataError(
-            report(
-                "The folds do not judge every case of the benchmark once. Run again with "
-                "--overwrite_output_dir true.",
-                problems,
+    not_once = [f"{name}: judged in {count} folds" for name, count in judged.items() if count > 1]
+    not_once += [f"{name}: judged in no fold" for name in sorted(wanted - judged.keys())]
+    not_once += [f"{name}: no case of the benchmark" for name in sorted(judged.keys() - wanted)]
+    for title, problems in (
+        ("The folds were not read alike, so their verdicts cannot be pooled.", unlike),
+        ("The folds do not judge every case of the benchmark once.", not_once),
+    ):
+        if problems:
+            raise DataError(
+                report(f"{title} Run again with --overwrite_output_dir true.", problems)
             )
-        )

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from medrm.chat import load_prompt
-from medrm.config.options import CONTROLS, ModelOptions
+from medrm.config.options import CONTROLS
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import ConfigError, report
@@ -101,7 +101,8 @@ def check_init_adapter(run: Run) -> None:
         return
     contract = read_adapter_config(saved_folder(start))
     base, run_base = contract.base, reference_of(run.model)
-    quantisation = _quantisation(run.model)
+    options = run.model
+    quantisation = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
     mismatches = {
         f"its base is {_named(base)}, the run's is {_named(run_base)}": base != run_base,
         f"its base's weights are {contract.quantisation or 'not quantised'}, the run's are "
@@ -112,10 +113,6 @@ def check_init_adapter(run: Run) -> None:
     problems = [problem for problem, differs in mismatches.items() if differs]
     if problems:
         raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
-
-
-def _quantisation(options: ModelOptions) -> str | None:
-    return "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
 
 
 def _named(origin: BaseReference) -> str:

@@ -29,7 +29,6 @@ from medrm.models.adapter_config import JudgeSpec, new_adapter_config, reference
 from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.families import Family, family_of
 from medrm.models.reward_model import attach_head, has_head
-from medrm.models.vision_tower import check_image_reaches
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.checks import check_init_adapter, skeleton_control_applies
@@ -136,11 +135,6 @@ class RunContext:
     def base(self) -> PreTrainedModel:
         """Loads the base model afresh; no stage inherits what another did to it."""
         return load_base(self.run.model, self.run.training.device).requires_grad_(False)
-
-    def check_image(self, model: PreTrainedModel) -> None:
-        """Stops the run when images do not reach the model."""
-        if self.splits.has_images:
-            check_image_reaches(model, self.processor, self.family)
 
     @cached_property
     def readout(self) -> str:

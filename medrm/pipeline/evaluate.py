@@ -18,7 +18,7 @@ from medrm.readouts import readout_names
 from medrm.schema import DIMENSIONS
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
-from medrm.scorer.specs import ScorerPlan, plan_scorer
+from medrm.scorer.specs import plan_scorer
 from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
 
 
@@ -38,7 +38,11 @@ def evaluate_model(request: EvalRequest) -> None:
     plan = plan_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, revision=request.revision
     )
-    _check_protocol(request.protocol, plan)
+    per_dimension = plan.judge is not None and plan.judge.per_dimension
+    if request.protocol == "official" and not can_be_official(
+        plan.readout, per_dimension, plan.dimensions
+    ):
+        raise ConfigError(NOT_OFFICIAL)
     if plan.contract is not None:
         refuse_trained_images(plan.contract, benchmark)
     options = ScorerOptions(
@@ -82,17 +86,6 @@ def _asked_about(request: EvalRequest, benchmark: Benchmark) -> tuple[str, ...]:
     return (
         DIMENSIONS if judges and {*benchmark.dimensions} <= {*DIMENSIONS} else benchmark.dimensions
     )
-
-
-def _check_protocol(protocol: str, plan: ScorerPlan) -> None:
-    """Refuses the official protocol for what it cannot read, before any weights are loaded.
-
-    Raises:
-        ConfigError: the judge is asked about each dimension apart, or not about all six.
-    """
-    per_dimension = plan.judge is not None and plan.judge.per_dimension
-    if protocol == "official" and not can_be_official(plan.readout, per_dimension, plan.dimensions):
-        raise ConfigError(NOT_OFFICIAL)
 
 
 def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None:

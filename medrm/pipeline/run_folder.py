@@ -174,16 +174,11 @@ def last_checkpoint(output: Path) -> str | None:
     checkpoints: dict[int, Path] = {}
     for folder in output.glob("checkpoint-*"):
         step = folder.name.removeprefix("checkpoint-")
-        if step.isdecimal() and _is_complete(folder / "trainer_state.json"):
-            checkpoints[int(step)] = folder
+        if step.isdecimal():
+            with suppress(FileNotFoundError, ValueError):
+                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+                checkpoints[int(step)] = folder
     return str(checkpoints[max(checkpoints)]) if checkpoints else None
-
-
-def _is_complete(state: Path) -> bool:
-    with suppress(FileNotFoundError, ValueError):
-        json.loads(state.read_text(encoding="utf-8"))
-        return True
-    return False
 
 
 def repo_of(run: Run) -> str:
@@ -205,16 +200,15 @@ def git_commit() -> str | None:
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
-    try:
-        head = _git(folder, "rev-parse", "HEAD")
-        return head + ("+dirty" if _git(folder, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    with suppress(OSError, subprocess.CalledProcessError):
+        dirty = git("status", "--porcelain", "-uno")
+        return git("rev-parse", "HEAD") + ("+dirty" if dirty else "")
+    return None
 
 
 def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from statistics import fmean
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
@@ -24,6 +26,7 @@ from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, read_responses
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
+from medrm.models.vision_tower import check_image_reaches
 from medrm.pipeline.context import ReportRow, RunContext
 from medrm.pipeline.evaluate import refuse_trained_images
 from medrm.pipeline.fit import add_statistics, train_adapter, train_probe
@@ -156,14 +159,34 @@ def _choose_before(context: RunContext, accuracy: dict[str, float]) -> dict[str,
     development = {
         name.removesuffix(suffix): share for name, share in accuracy.items() if suffix in name
     }
-    better = max(development, key=lambda name: development[name])
     if PartialState().is_main_process:
         for name in development:
             shutil.rmtree(context.folder(name + suffix))
-        shutil.copytree(context.folder(better), context.folder("before"), dirs_exist_ok=True)
-    shares = ", ".join(f"{name} {share:.3f}" for name, share in development.items())
-    logger.info("before: %s (development: %s)", better, shares)
+        settle_before([context.output / "evaluation"], [development])
     return development
+
+
+def settle_before(evaluations: Sequence[Path], accuracies: Sequence[Mapping[str, float]]) -> None:
+    """Makes the readout that is best on the development cases `before`, the same in all folds.
+
+    Args:
+        evaluations: the folder of the evaluations of each fold, or of the one model.
+        accuracies: of the readouts that each measured on its development cases.
+    """
+    means = {name: fmean(shares[name] for shares in accuracies) for name in in_all(accuracies)}
+    better = max(means, key=means.__getitem__)
+    for folder in evaluations:  # a run that was stopped right here may have one
+        shutil.rmtree(folder / "before", ignore_errors=True)
+        shutil.copytree(folder / better, folder / "before")
+    shares = ", ".join(f"{name} {share:.3f}" for name, share in means.items())
+    of_folds = ", mean over the folds" if len(evaluations) > 1 else ""
+    logger.info("before: %s (development%s: %s)", better, of_folds, shares)
+
+
+def in_all(names_of_folds: Sequence[Iterable[str]]) -> list[str]:
+    """Returns the names that every fold has, in the order of the first."""
+    first, *others = names_of_folds
+    return [name for name in first if all(name in names for names in others)]
 
 
 def _start_rows(context: RunContext) -> Iterator[ReportRow]:
@@ -219,7 +242,8 @@ def _picture_benchmarks(context: RunContext) -> Iterator[tuple[str, Benchmark]]:
 def _checked_base(context: RunContext) -> LoadedModel:
     """Returns a fresh base that images reach."""
     base = context.base()
-    context.check_image(base)
+    if context.splits.has_images:
+        check_image_reaches(base, context.processor, context.family)
     return context.in_memory(base)
 
 

@@ -10,11 +10,9 @@ import copy
 import gc
 import json
 import logging
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,7 +45,14 @@ from medrm.pipeline.run_folder import (
     start_folder,
     write_manifest,
 )
-from medrm.pipeline.stages import DEVELOPMENT, StageResults, refuse_seen_init_adapter, run_stages
+from medrm.pipeline.stages import (
+    DEVELOPMENT,
+    StageResults,
+    in_all,
+    refuse_seen_init_adapter,
+    run_stages,
+    settle_before,
+)
 from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
@@ -158,12 +163,13 @@ def _run_fold(context: RunContext) -> None:
 def _conclude(run: Run, benchmark: Benchmark, primary: str, output: Path) -> None:
     """Pools the folds, compares, and writes the page."""
     folders = [output / FOLDS / str(number) for number in range(1, run.data.crossfit + 1)]
+    evaluations = [folder / "evaluation" for folder in folders]
     stage_results = [StageResults(**read_json(folder / DONE)) for folder in folders]
     if stage_results[0].development:
-        _settle_before(folders, stage_results)
-    controls = _in_all([results.controls for results in stage_results])
+        accuracies = [results.development for results in stage_results]
+        settle_before(evaluations, accuracies)
+    controls = in_all([results.controls for results in stage_results])
     for name in ("before", "after", *controls):
-        evaluations = [folder / "evaluation" for folder in folders]
         folds = [
             Fold(path / name, path / DEVELOPMENT if name == "after" else None)
             for path in evaluations
@@ -178,25 +184,6 @@ def _conclude(run: Run, benchmark: Benchmark, primary: str, output: Path) -> Non
         len(folders),
         output / FOLDS / "*" / "adapter",
     )
-
-
-def _in_all(names_of_folds: Sequence[Iterable[str]]) -> list[str]:
-    """Returns the names that every fold has, in the order of the first."""
-    first, *others = names_of_folds
-    return [name for name in first if all(name in names for names in others)]
-
-
-def _settle_before(folders: Sequence[Path], stage_results: Sequence[StageResults]) -> None:
-    """Makes `before` one readout in all folds: the one with the best mean on development cases."""
-    accuracies = [results.development for results in stage_results]
-    means = {name: fmean(of[name] for of in accuracies) for name in _in_all(accuracies)}
-    better = max(means, key=means.__getitem__)
-    for folder in folders:
-        before = folder / "evaluation" / "before"
-        shutil.rmtree(before, ignore_errors=True)  # a run that was killed right here has none
-        shutil.copytree(folder / "evaluation" / better, before)
-    shares = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in means.items())
-    logger.info("before: %s (development, mean over the folds: %s)", better, shares)
 
 
 def _summary(benchmark: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dict[str, Any]:

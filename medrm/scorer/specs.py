@@ -7,12 +7,7 @@ from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from medrm.assets import PHANTOM_BASE
 from medrm.chat import JudgePrompt, load_prompt
@@ -35,13 +30,8 @@ _SAMPLING = {
 }
 """Options that sample a saved judge otherwise than it was saved, and their fields in its spec."""
 
-_UNREACHABLE = (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    EntryNotFoundError,
-    OSError,
-)
+_UNREACHABLE = (HFValidationError, EntryNotFoundError, OSError)
+"""What the hub's client raises; its HTTP errors are an OSError."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +85,8 @@ def plan_scorer(
     """
     if model.startswith(PREFIX):  # a rule writes its verdict, however a model would be asked
         return ScorerPlan("generate", tuple(dimensions), judge_spec(JudgeOptions()))
-    folder = (
-        find_saved(model, revision)
-        if not ENGINES[engine].holds_weights and model != PHANTOM_BASE
-        else None
-    )
+    named = ENGINES[engine].holds_weights or model == PHANTOM_BASE
+    folder = None if named else find_saved(model, revision)
     contract = None if folder is None else read_adapter_config(folder)
     if engine != "transformers" and contract is not None and contract.judge is None:
         raise ConfigError(
