@@ -16,7 +16,7 @@ from PIL import Image
 
 from medrm.evaluation.figures import inline_figures, write_plots
 from medrm.evaluation.figures.canvas import BACK, ROLES, drawing
-from medrm.evaluation.figures.forest import forest
+from medrm.evaluation.figures.comparison_plots import forest
 from medrm.evaluation.run_files import RunFiles
 
 ALL = {

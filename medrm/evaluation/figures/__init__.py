@@ -1,6 +1,7 @@
 """Figures of a run or of one evaluation, for the page and as files; imports no torch.
 
-To add a figure: write a function of the run's files in a file of its own, drawn on `canvas.sheet`,
+To add a figure: write a function of the run's files in one of these modules, drawn on
+`canvas.sheet`,
 and put it into `FIGURES`. A section of the page shows it by its name.
 """
 
@@ -12,27 +13,21 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from medrm.evaluation.figures.bias import halo, length, position
+from medrm.evaluation.figures import comparison_plots, model_plots
 from medrm.evaluation.figures.canvas import drawing, svg_inline, write_figure
-from medrm.evaluation.figures.forest import forest
-from medrm.evaluation.figures.group_plots import dumbbell, heatmap
-from medrm.evaluation.figures.reliability import reliability, risk_coverage
-from medrm.evaluation.figures.replies import funnel
-from medrm.evaluation.figures.training import training
-from medrm.evaluation.figures.transitions import transitions
 from medrm.evaluation.run_files import RunFiles
 
 FIGURES: dict[str, Callable[[RunFiles], Figure | None]] = {
-    "forest": forest,
-    "heatmap": heatmap,
-    "transitions": transitions,
-    "position": position,
-    "reliability": reliability,
-    "risk_coverage": risk_coverage,
-    "length": length,
-    "halo": halo,
-    "funnel": funnel,
-    "training": training,
+    "forest": comparison_plots.forest,
+    "heatmap": comparison_plots.heatmap,
+    "transitions": comparison_plots.transitions,
+    "position": model_plots.position,
+    "reliability": model_plots.reliability,
+    "risk_coverage": model_plots.risk_coverage,
+    "length": model_plots.length,
+    "halo": model_plots.halo,
+    "funnel": model_plots.funnel,
+    "training": model_plots.training,
 }
 """Name to what draws the figure; None where the run has no data for it."""
 
@@ -58,5 +53,7 @@ def _drawn(run: RunFiles) -> Iterator[tuple[str, Figure]]:
     """Yields each figure under its name, a dumbbell for each grouping; call it inside `drawing`."""
     figures = {name: draw(run) for name, draw in FIGURES.items()}
     for group in run.comparison["cells"] if run.comparison else ():
-        figures[f"dumbbell_{re.sub(r'[^A-Za-z0-9_-]', '_', group)}"] = dumbbell(run, group)
+        figures[f"dumbbell_{re.sub(r'[^A-Za-z0-9_-]', '_', group)}"] = comparison_plots.dumbbell(
+            run, group
+        )
     yield from ((name, figure) for name, figure in figures.items() if figure is not None)

@@ -19,7 +19,6 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from medrm.evaluation.tables.table import short as shortened
 from medrm.evaluation.tables.table import text_width
 
 INK, SOFT, LINE, BACK = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
@@ -43,9 +42,6 @@ WIDTH = 324.0
 
 SMALL = 8.0
 """Points of the smaller text."""
-
-LONGEST = 22
-"""Characters that are shown of a name."""
 
 _RESOLUTION = 200
 """Dots per inch of a PNG."""
@@ -119,16 +115,6 @@ def note(figure: Figure, text: str) -> None:
     figure.text(4 / WIDTH, 4 / height, text, va="bottom", size=SMALL, color=SOFT)
 
 
-def named(names: Sequence[str], longest: int = LONGEST) -> list[str]:
-    """Returns names from data as they are shown: on one line, printable, not too long."""
-    return [short(name, longest) for name in names]
-
-
-def short(name: str, longest: int = LONGEST) -> str:
-    """Returns a name from data on one line, printable, of at most `longest` characters' width."""
-    return shortened(name, longest)
-
-
 def margin(names: Sequence[str]) -> float:
     """Returns the points that names of 9 points need at the left of the axes."""
     return 16 + 4.9 * max(map(text_width, names), default=0)
@@ -168,20 +154,16 @@ def percent_axis(chart: Axes) -> None:
 
 
 def value_axis(chart: Axes) -> None:
-    """Gives the y axis small numbers and faint lines."""
+    """Lets the y axis start at 0, with small numbers and faint lines."""
+    chart.set_ylim(bottom=0)
     chart.tick_params(axis="y", labelsize=SMALL, labelcolor=SOFT)
     chart.grid(axis="y", color=LINE, linewidth=0.5)
 
 
 def beside(chart: Axes, row: float, text: str, colour: str = INK) -> None:
     """Writes the value of a row at the right of the axes."""
-    style: dict[str, Any] = {
-        "textcoords": "offset points",
-        "va": "center",
-        "size": SMALL,
-        "color": colour,
-    }
-    chart.annotate(text, (1, row), (6, 0), xycoords=("axes fraction", "data"), **style)
+    style: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    chart.annotate(text, (1, row), (6, 0), va="center", size=SMALL, color=colour, **style)
 
 
 def list_beside(
@@ -209,19 +191,24 @@ def dot(
     chart.plot(x, y, color=colour, alpha=alpha, clip_on=False, **style)
 
 
-def bar(
-    chart: Axes,
-    row: float,
-    start: float,
-    size: float,
-    label: str,
-    colour: str,
-    ink: str,
-    alpha: float = 1.0,
+def stacked_bar(
+    chart: Axes, row: float, pieces: Sequence[tuple[int, str, str, float]], least_labelled: float
 ) -> None:
-    """Draws a piece of a row's bar, with its label in the middle."""
-    chart.barh(row, size, 0.72, start, color=colour, alpha=alpha)
-    chart.text(start + size / 2, row, label, ha="center", va="center", size=7.5, color=ink)
+    """Draws a row's bar from 0 to 100 %, a piece for each count in proportion to it.
+
+    Args:
+        chart: with a percent axis.
+        row: of the bar.
+        pieces: count, colour, colour of its label, and opacity, from left to right.
+        least_labelled: percent from which a piece holds its count.
+    """
+    total, start = sum(count for count, *_ in pieces) or 1, 0.0
+    for count, colour, ink, alpha in pieces:
+        size = 100 * count / total
+        label = str(count) if size >= least_labelled else ""
+        chart.barh(row, size, 0.72, start, color=colour, alpha=alpha)
+        chart.text(start + size / 2, row, label, ha="center", va="center", size=7.5, color=ink)
+        start += size
 
 
 def tile(chart: Axes, row: int, column: int, strength: float, text: str, font_size: float) -> None:
@@ -231,13 +218,19 @@ def tile(chart: Axes, row: int, column: int, strength: float, text: str, font_si
     chart.text(column, row, text, ha="center", va="center", size=font_size)
 
 
-def legend(figure: Figure, names: Sequence[tuple[str, str]]) -> None:
-    """Writes coloured squares with their names in one line at the bottom of a figure."""
-    left, bottom = 6.0, 4 / (72 * figure.get_size_inches()[1])
-    for label, colour in names:
-        figure.text(left / WIDTH, bottom, "\u25a0", color=colour, size=10, va="bottom")
-        figure.text((left + 10) / WIDTH, bottom, label, color=SOFT, size=SMALL, va="bottom")
-        left += 20 + 4.6 * len(label)
+def legend_entry(
+    figure: Figure,
+    label: str,
+    left: float,
+    bottom: float,
+    colour: str,
+    alpha: float | None = None,
+    gap: float = 10,
+) -> None:
+    """Writes a coloured square at a place of a figure (points), and its name `gap` beside it."""
+    height = bottom / (72 * figure.get_size_inches()[1])
+    figure.text(left / WIDTH, height, "\u25a0", va="bottom", color=colour, alpha=alpha, size=10)
+    figure.text((left + gap) / WIDTH, height, label, va="bottom", color=SOFT, size=SMALL)
 
 
 def svg_inline(figure: Figure, name: str) -> str:

@@ -129,7 +129,7 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def short(name: str, longest: int) -> str:
+def short(name: str, longest: int = 22) -> str:
     """Returns a name from data on one line, printable, of at most `longest` characters' width."""
     text = " ".join(printable(name).split())
     if text_width(text) <= longest:
