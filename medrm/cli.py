@@ -151,7 +151,7 @@ def _rescore(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.exports import write_exports
-    from medrm.evaluation.report_page import write_page
+    from medrm.evaluation.pages.report_page import write_page
 
     page = write_page(Path(arguments.folder), images=not arguments.no_images)
     logging.getLogger(__name__).info("%s", page)

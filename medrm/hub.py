@@ -17,8 +17,7 @@ from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results
 from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
-from medrm.evaluation.tables.table import percent
-from medrm.evaluation.tables.writers import markdown_text, to_markdown
+from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.readouts import READOUTS
 

@@ -36,8 +36,7 @@ from medrm.data.sources import CaseDraft, DataFormat, Description, ReadResult, V
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.pages.document import Section
-from medrm.evaluation.pages.sections import SECTIONS, PageContent
-from medrm.evaluation.report_page import write_page
+from medrm.evaluation.pages.report_page import SECTIONS, PageContent, write_page
 from medrm.evaluation.rescore import rescore
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config

@@ -22,8 +22,8 @@ from medrm.config.parse import Run
 from medrm.errors import ConfigError, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
+from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import read_json, write_json
-from medrm.evaluation.report_page import write_page
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
 from medrm.pipeline.checks import check_options

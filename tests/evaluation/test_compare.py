@@ -15,7 +15,7 @@ from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.report_page import write_page
+from medrm.evaluation.pages.report_page import write_page
 from medrm.schema import Case
 
 Z = 1.959963984540054

@@ -17,11 +17,10 @@ from pyarrow import parquet
 from medrm.cli import main
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.exports import write_exports
-from medrm.evaluation.exports.hub_entries import dataset_id
+from medrm.evaluation.exports import dataset_id, write_exports
 from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.evaluation.report import read_json
-from medrm.evaluation.tables import writers as text
+from medrm.evaluation.tables import table as text
 from medrm.schema import DIMENSIONS, Case, Order
 
 FORMULA = "=HYPERLINK(1) & 50% of $x_1$ | a_b\\"

@@ -24,7 +24,7 @@ from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.pages import samples
 from medrm.evaluation.pages.document import safe_json
-from medrm.evaluation.report_page import write_page
+from medrm.evaluation.pages.report_page import write_page
 from medrm.schema import DIMENSIONS, Case, ImageRef
 
 HOSTILE = "</script><script>alert('x')</script><!--<img src=x onerror=alert(1)>\u2028\u2029&lt;"

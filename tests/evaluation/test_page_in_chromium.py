@@ -22,7 +22,7 @@ from PIL import Image
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.report_page import write_page
+from medrm.evaluation.pages.report_page import write_page
 from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel
 
 playwright = pytest.importorskip("playwright.sync_api")

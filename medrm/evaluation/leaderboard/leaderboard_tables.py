@@ -19,18 +19,16 @@ from medrm.evaluation.tables.table import (
     Cell,
     Table,
     Track,
+    markdown_text,
     p_value,
     percent,
+    plain,
     points,
     table_of,
-    with_interval,
-)
-from medrm.evaluation.tables.writers import (
-    markdown_text,
-    plain,
     to_csv,
     to_markdown,
     to_terminal,
+    with_interval,
 )
 
 Standings = Mapping[str, Any]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medrm.evaluation.tables.table import percent, points
@@ -25,7 +25,18 @@ FOLDER = Path(__file__).parent / "templates"
 Content = TypeVar("Content")
 """What a page is made of."""
 
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(FOLDER),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters.update(percent=percent, points=points)
+"""It escapes everything and accepts no unknown name."""
 
 
 @dataclass(frozen=True)
@@ -65,30 +76,27 @@ def render_page(
         script: file in `templates/` that brings the page to life; None: none.
         data: what the script reads, as JSON.
     """
-    environment = _environment()
     bodies: dict[str, tuple[str, Markup]] = {}
     for name, section in sections.items():
-        context = section.context(page)
+        context, template = section.context(page), section.template
         if context is not None:
-            text = _template(environment, section.template).render(page=page, **context).strip()
+            if isinstance(template, Path):
+                body = _ENVIRONMENT.from_string(template.read_text(encoding="utf-8"))
+            else:
+                body = _ENVIRONMENT.get_template(template)
+            text = body.render(page=page, **context).strip()
             if text:
                 bodies[name] = (section.heading, Markup(text))
     code = None if script is None else (FOLDER / script).read_text(encoding="utf-8")
-    return environment.get_template("base.html.jinja").render(
+    return _ENVIRONMENT.get_template("base.html.jinja").render(
         title=title,
-        header=Markup(environment.get_template(header).render(page=page)),
+        header=Markup(_ENVIRONMENT.get_template(header).render(page=page)),
         sections=bodies,
         policy=_policy(code),
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=None if code is None else Markup(code),
         data=None if data is None else Markup(safe_json(data)),
     )
-
-
-def _template(environment: Environment, template: str | Path) -> Template:
-    if isinstance(template, Path):
-        return environment.from_string(template.read_text(encoding="utf-8"))
-    return environment.get_template(template)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,10 +106,7 @@ def write_text(path: Path, text: str) -> None:
 
 def safe_json(value: Any) -> str:
     """Returns compact JSON, in ASCII, that can end no `<script>` element and opens no comment."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
-    for character, escape in _ESCAPES.items():
-        text = text.replace(character, escape)
-    return text
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).translate(_ESCAPES)
 
 
 def _policy(script: str | None) -> str:
@@ -109,24 +114,9 @@ def _policy(script: str | None) -> str:
 
     A script is allowed by the hash of its text (W3C, Content Security Policy Level 3, 2.3.1).
     """
-    allowed = "'none'"
-    if script is not None:
-        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
-        allowed = f"'sha256-{digest}'"
+    digest = hashlib.sha256((script or "").encode("utf-8")).digest()
+    allowed = f"'sha256-{base64.b64encode(digest).decode()}'" if script is not None else "'none'"
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
-
-
-def _environment() -> Environment:
-    """A Jinja environment that escapes everything and accepts no unknown name."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, points=points)
-    return environment

@@ -15,7 +15,7 @@ from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
 from medrm.parsers import parse_verdict
 from medrm.readouts import writes_rewards, writes_text
-from medrm.schema import Case, ImageRef, Label, RankingLabel, Response, Verdict
+from medrm.schema import Case, Label, RankingLabel, Response, Verdict
 from medrm.scorer.verdict_rules import is_official, label_of
 
 LONGEST_REPLY = 2_000
@@ -60,41 +60,47 @@ def read_samples(
     if not (last / CASES_FILE).is_file():
         return None
     cases = read_stored_cases(last)
-    dimensions = list(dict.fromkeys(name for names in judged.values() for name in names))
     labelled = {name for case in cases for name in case.labels}
-    dimensions = [name for name in dimensions if name in labelled]
-    verdicts = {side: _verdicts(folder) for side, folder in folders.items()}
-    replies = {side: _replies(folder, judged[side]) for side, folder in folders.items()}
-    gallery = _gallery(cases) if images else _Gallery([], {}, 0, 0)
-    longest = _longest(replies.values())
+    asked = dict.fromkeys(name for names in judged.values() for name in names)
+    dimensions = [name for name in asked if name in labelled]
+    verdicts = [_verdicts(folder) for folder in folders.values()]
+    replies = [_replies(folder, judged[side]) for side, folder in folders.items()]
+    count = sum(len(calls) for of_side in replies for calls in of_side.values())
+    longest = min(LONGEST_REPLY, ALL_REPLIES // max(count, 1))
+    pictures, left_out, missing = _pictures(cases) if images else ({}, 0, 0)
+    indices = {digest: index for index, digest in enumerate(pictures)}
     data = {
         "dimensions": dimensions,
         "primary": primary,
         "sides": list(folders),
         "groups": _groups(cases),
-        "images": gallery.pictures,
+        "images": list(pictures.values()),
         "cases": [
             {
-                **_case(case, dimensions, gallery.indices),
-                "v": [verdicts[side].get(case.case_id, {}) for side in folders],
+                **_case(case, dimensions, indices),
+                "v": [of_side.get(case.case_id, {}) for of_side in verdicts],
                 "r": [
-                    [_cut(reply, longest) for reply in replies[side].get(case.case_id, [])]
-                    for side in folders
+                    [_cut(reply, longest) for reply in of_side.get(case.case_id, [])]
+                    for of_side in replies
                 ],
             }
             for case in cases
         ],
     }
-    return Samples(data, gallery.left_out, gallery.missing)
+    return Samples(data, left_out, missing)
 
 
 def _case(case: Case, dimensions: Sequence[str], indices: Mapping[str, int]) -> dict[str, Any]:
-    """Identity, question (q), answers (a), images (i), groups (g) and labels (l) of a case."""
+    """Identity, question (q), answers (a), images (i), groups (g) and labels (l) of a case.
+
+    An image: its index among the pictures (null: not in the page), digest, and why it cannot be
+    shown.
+    """
     return {
         "id": case.case_id,
         "q": case.question,
         "a": case.answers,
-        "i": [_image(ref, indices) for ref in case.images],
+        "i": [[indices.get(ref.digest), ref.digest, ref.problem] for ref in case.images],
         "g": dict(case.groups),
         "l": {
             name: _label(case.labels[name], len(case.answers))
@@ -104,22 +110,12 @@ def _case(case: Case, dimensions: Sequence[str], indices: Mapping[str, int]) -> 
     }
 
 
-def _image(ref: ImageRef, indices: Mapping[str, int]) -> list[Any]:
-    """Index in the gallery (null: not in the page), digest, and why it cannot be shown."""
-    return [indices.get(ref.digest), ref.digest, ref.problem]
-
-
 def _label(label: Label, answers: int) -> dict[str, Any]:
     """The majority (c), the vote shares (s), the number of votes (n), and rankings (k)."""
     choice, shares = label_of(label, answers)
-    majority: dict[str, Any] = {
-        "c": choice,
-        "s": [round(share, 4) for share in shares or ()],
-        "n": label.votes,
-    }
-    if isinstance(label, RankingLabel):
-        majority["k"] = label.rankings
-    return majority
+    rounded = [round(share, 4) for share in shares or ()]
+    rankings = {"k": label.rankings} if isinstance(label, RankingLabel) else {}
+    return {"c": choice, "s": rounded, "n": label.votes, **rankings}
 
 
 def _verdicts(folder: Path) -> dict[str, dict[str, list[list[Any]]]]:
@@ -156,15 +152,14 @@ def _replies(folder: Path, dimensions: Sequence[str]) -> dict[str, list[dict[str
 
 def _reply(response: Response, dimensions: Sequence[str]) -> dict[str, Any]:
     """One call: what was written, and how both parsers read it."""
+    marks = {
+        "d": response.dimension,
+        "n": response.vote or None,
+        "p": response.pair,
+        "cut": 1 if response.finish_reason == "length" else None,
+    }
     reply: dict[str, Any] = {"o": response.order, "t": response.text}
-    if response.dimension is not None:
-        reply["d"] = response.dimension
-    if response.vote:
-        reply["n"] = response.vote
-    if response.pair is not None:
-        reply["p"] = response.pair
-    if response.finish_reason == "length":
-        reply["cut"] = 1
+    reply |= {key: mark for key, mark in marks.items() if mark is not None}
     if response.state != "ok":
         return {**reply, "e": response.reason or response.state}
     names = dimensions if response.dimension is None else [response.dimension]
@@ -174,15 +169,8 @@ def _reply(response: Response, dimensions: Sequence[str]) -> dict[str, Any]:
     if first and is_official(response, dimensions):
         official = parse_verdict(response.text or "", "official", names)
         reply["f"] = [official.stage or "none", official.reason]
-        if official.suspect:
-            reply["x"] = 1
+        reply |= {"x": 1} if official.suspect else {}
     return reply
-
-
-def _longest(replies: Iterable[Mapping[str, Sequence[Mapping[str, Any]]]]) -> int:
-    """The characters that may be shown of a reply."""
-    count = sum(len(calls) for by_case in replies for calls in by_case.values())
-    return min(LONGEST_REPLY, ALL_REPLIES // max(count, 1))
 
 
 def _cut(reply: Mapping[str, Any], longest: int) -> dict[str, Any]:
@@ -203,23 +191,14 @@ def _groups(cases: Iterable[Case]) -> dict[str, list[str]]:
     return {group: sorted(members) for group, members in members_of.items() if len(members) > 1}
 
 
-@dataclass(frozen=True)
-class _Gallery:
-    """The pictures of a page as data addresses; `indices` leads from digest to picture."""
+def _pictures(cases: Iterable[Case]) -> tuple[dict[str, str], int, int]:
+    """Each distinct image once, in the cases' order, as many as the page may hold.
 
-    pictures: list[str]
-    indices: dict[str, int]
-    left_out: int
-    missing: int
-
-
-def _gallery(cases: Iterable[Case]) -> _Gallery:
-    """Each distinct image once, in the cases' order, as many as the page may hold."""
-    pictures: list[str] = []
-    indices: dict[str, int] = {}
-    distinct = {ref.digest: ref for case in cases for ref in case.images}
+    Digest to data address; how many are left out for their size; of how many no copy is kept.
+    """
+    pictures: dict[str, str] = {}
     size = left_out = missing = 0
-    for digest, ref in distinct.items():
+    for digest, ref in {ref.digest: ref for case in cases for ref in case.images}.items():
         image = b"" if ref.problem else ref.read()
         if (image[:4], image[8:12]) != _WEBP:
             missing += 1
@@ -227,6 +206,5 @@ def _gallery(cases: Iterable[Case]) -> _Gallery:
             left_out += 1
         else:
             size += len(image)
-            indices[digest] = len(pictures)
-            pictures.append(f"data:image/webp;base64,{base64.b64encode(image).decode()}")
-    return _Gallery(pictures, indices, left_out, missing)
+            pictures[digest] = f"data:image/webp;base64,{base64.b64encode(image).decode()}"
+    return pictures, left_out, missing

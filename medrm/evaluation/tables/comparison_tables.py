@@ -9,13 +9,21 @@ from typing import Any
 from medrm.evaluation.compare import SIGNIFICANCE, Comparison
 from medrm.evaluation.measures.accuracy import RULES
 from medrm.evaluation.report import Report, robust_of
-from medrm.evaluation.tables.report_tables import ABSENT, ABSENT_LEGEND, Sides, across
+from medrm.evaluation.tables.report_tables import (
+    ABSENT,
+    ABSENT_LEGEND,
+    Sides,
+    accuracy_cells,
+    across,
+)
 from medrm.evaluation.tables.table import (
     DASH,
     Cell,
+    Columns,
     Style,
     Table,
     Track,
+    cells_of,
     p_value,
     percent,
     points,
@@ -87,14 +95,12 @@ def comparison_table(
 
 def _paired_cells(name: str, difference: Mapping[str, Any]) -> dict[str, Cell]:
     """The cells of a paired difference; what its difference has no number for is a dash."""
-    fixed = difference.get("fixed")
+    before, after, fixed = difference["before"], difference["after"], difference.get("fixed")
     return {
         "dimension": name,
-        "drawn": Track(
-            difference["before"], difference["after"], difference.get("ceiling"), None, name
-        ),
-        "before": percent(difference["before"]),
-        "after": percent(difference["after"]),
+        "drawn": Track(before, after, difference.get("ceiling"), None, name),
+        "before": percent(before),
+        "after": percent(after),
         "difference (95 % CI)": points(difference),
         "p": p_value(difference.get("p")),
         "fixed / broken": DASH if fixed is None else f"{fixed} / {difference['broken']}",
@@ -116,18 +122,22 @@ def _read_cells(sides: Sides, dimension: str) -> dict[str, Cell]:
 def card_table(comparison: Comparison, after: Report) -> Table:
     """Returns the accuracies of a model card: after training with their interval."""
     primary, robust = comparison["primary"]["dimension"], robust_of(after)
-    table = comparison_table(comparison, mean=False)
-    entries = comparison["dimensions"].items()
-    names = [f"{name} (primary)" if name == primary else name for name, _ in entries]
+    compared = comparison["dimensions"]
+    names = [f"{name} (primary)" if name == primary else name for name in compared]
     accuracies = [
         with_interval(difference["after"], (robust[name] or {}).get("ci95"))
-        for name, difference in entries
+        for name, difference in compared.items()
     ]
     columns = ("dimension", "before", "after", "difference (95 % CI)", "p", "n", "ceiling")
-    headings = dict(zip(columns, columns, strict=True))
-    headings |= {"difference (95 % CI)": "difference", "p": "p (adjusted)"}
+    headings = {"difference (95 % CI)": "difference", "p": "p (adjusted)"}
+    table = comparison_table(comparison, mean=False)
     table = table.with_cells("dimension", names).with_cells("after", accuracies)
-    return replace(table.pick(headings, caption=""), note="")
+    return replace(table.pick(columns, "", headings), note="")
+
+
+_CONTROL = {"control": "dimension", "accuracy": "before"}
+_CONTROL |= {name: name for name in ("drawn", "difference (95 % CI)", "p")}
+"""Column of the controls to that of a paired difference."""
 
 
 def control_table(
@@ -140,32 +150,19 @@ def control_table(
         primary: the dimension.
         report: of the trained model, for the rules that need no model.
     """
-    controls = {} if comparison is None else comparison["controls"]
     rows: list[dict[str, Cell]] = []
-    for name, difference in controls.items():
-        label = CONTROLS.get(name, name)
-        rows.append(
-            {
-                "control": label,
-                "drawn": Track(
-                    difference["before"], difference["after"], difference["ceiling"], None, label
-                ),
-                "accuracy": percent(difference["before"]),
-                "difference (95 % CI)": points(difference),
-                "p": p_value(difference["p"]),
-            }
-        )
+    for name, difference in comparison["controls"].items() if comparison else ():
+        cells = _paired_cells(CONTROLS.get(name, name), difference)
+        rows.append({heading: cells[column] for heading, column in _CONTROL.items()})
     if report is not None:
         after = (robust_of(report).get(primary) or {}).get("accuracy")
         ceiling = report["ceiling"].get(primary)
-        for rule, label in RULES.items():
-            accuracy = (report["baselines"].get(rule) or {}).get(primary)
+        for rule, words in RULES.items():
+            label, accuracy = f"rule: {words}", (report["baselines"].get(rule) or {}).get(primary)
             drawn: Cell = ""
             if accuracy is not None and after is not None:
-                drawn = Track(accuracy, after, ceiling, None, f"rule: {label}")
-            rows.append(
-                {"control": f"rule: {label}", "drawn": drawn, "accuracy": percent(accuracy)}
-            )
+                drawn = Track(accuracy, after, ceiling, None, label)
+            rows.append({"control": label, "drawn": drawn, "accuracy": percent(accuracy)})
     caption = "" if comparison is None else percent(comparison["primary"]["after"])
     return table_of(f"{primary}: trained adapter {caption} against", rows)
 
@@ -178,46 +175,31 @@ def group_table(
     Of a comparison it holds the cells of the group, of one evaluation its members. Members without
     a labelled case are left out.
     """
-    rows: list[dict[str, Cell]] = []
-    for difference in _group_entries(report, comparison, group, dimension):
-        member = difference["member"]
-        if comparison is None:
-            accuracy, bounds = difference["accuracy"], difference["ci95"]
-            cells: dict[str, Cell] = {
-                "drawn": Track(None, accuracy, None, bounds, member),
-                "accuracy (95 % CI)": with_interval(accuracy, bounds),
-            }
-        else:
-            cells = {
-                "drawn": Track(difference["before"], difference["after"], label=member),
-                "before": percent(difference["before"]),
-                "after": percent(difference["after"]),
-                "difference (95 % CI)": points(difference),
-                "p (BH)": p_value(difference["p_bh"]),
-            }
-        counts = {"n": str(difference["n"]), "clusters": str(difference["clusters"])}
-        rows.append({"member": member, **cells, **counts})
-    few: dict[int, Style] = {
-        index: "few" for index, row in enumerate(rows) if int(str(row["n"])) < FEW
-    }
-    exploratory = "" if comparison is None else "; exploratory"
-    caption = f"Accuracy in percent on {dimension} by {group}{exploratory}."
-    return table_of(caption, rows, styles=few) if rows else None
-
-
-def _group_entries(
-    report: Report, comparison: Comparison | None, group: str, dimension: str
-) -> list[Mapping[str, Any]]:
-    """The numbers of each member of a group on one dimension, most cases first."""
     if comparison is None:
         members = report["protocols"].get("robust", {}).get("groups", {}).get(group, {})
-        entries = [{**cells[dimension], "member": name} for name, cells in members.items()]
+        measured = [{**cells[dimension], "member": name} for name, cells in members.items()]
+        columns, exploratory = ["drawn", "accuracy (95 % CI)"], ""
     else:
-        entries = [
-            cell for cell in comparison["cells"].get(group, ()) if cell["dimension"] == dimension
-        ]
-    labelled = [difference for difference in entries if difference["n"]]
-    return sorted(labelled, key=lambda difference: (-difference["n"], difference["member"]))
+        cells = comparison["cells"].get(group, ())
+        measured = [cell for cell in cells if cell["dimension"] == dimension]
+        columns = ["drawn", "before", "after", "difference (95 % CI)", "p (BH)"]
+        exploratory = "; exploratory"
+    labelled = [numbers for numbers in measured if numbers["n"]]
+    labelled.sort(key=lambda numbers: (-numbers["n"], numbers["member"]))
+    rows: list[dict[str, Cell]] = []
+    for numbers in labelled:
+        member = numbers["member"]
+        if comparison is None:
+            cells_of_member = accuracy_cells(member, numbers, None)
+        else:
+            cells_of_member = _paired_cells(member, numbers) | {"p (BH)": p_value(numbers["p_bh"])}
+        counts = {"n": str(numbers["n"]), "clusters": str(numbers["clusters"])}
+        rows.append({"member": member, **{key: cells_of_member[key] for key in columns}, **counts})
+    few: dict[int, Style] = {
+        index: "few" for index, numbers in enumerate(labelled) if numbers["n"] < FEW
+    }
+    caption = f"Accuracy in percent on {dimension} by {group}{exploratory}."
+    return table_of(caption, rows, styles=few) if rows else None
 
 
 def cell_tables(comparison: Comparison) -> list[Table]:
@@ -229,42 +211,40 @@ def cell_tables(comparison: Comparison) -> list[Table]:
         for cell in cells:
             mark = " *" if cell["p_bh"] is not None and cell["p_bh"] < SIGNIFICANCE else ""
             members.setdefault(cell["member"], {})[cell["dimension"]] = signed(cell["delta"]) + mark
-        tables.append(
-            Table(
-                f"Difference in points by {group} and dimension",
-                [group, *names],
-                [[name, *(row.get(key, DASH) for key in names)] for name, row in members.items()],
-            )
-        )
+        rows = [[name, *(row.get(key, DASH) for key in names)] for name, row in members.items()]
+        caption = f"Difference in points by {group} and dimension"
+        tables.append(Table(caption, [group, *names], rows))
     return tables
+
+
+_TRANSITIONS: Columns = {
+    **{
+        key.replace("_", " "): (key, str) for key in ("both_right", "fixed", "broken", "both_wrong")
+    },
+    "McNemar mid-p": ("p_mcnemar", p_value),
+    "Holm p": ("p_holm", p_value),
+}
 
 
 def transitions_table(comparison: Comparison) -> Table:
     """Returns what became of every case, by dimension."""
-    keys = ("both_right", "fixed", "broken", "both_wrong")
     rows = [
-        {
-            "dimension": name,
-            **{key.replace("_", " "): str(difference[key]) for key in keys},
-            "McNemar mid-p": p_value(difference.get("p_mcnemar")),
-            "Holm p": p_value(difference.get("p_holm")),
-        }
+        {"dimension": name, **cells_of(difference, _TRANSITIONS)}
         for name, difference in comparison["dimensions"].items()
         if difference.get("both_right") is not None
     ]
     return table_of("Cases by what they were before and are after", rows)
 
 
+_CHECKED: Columns = {
+    **{name: (name, percent) for name in ("before", "after")},
+    "may lose": ("margin", percent),
+    "state": ("state", str),
+}
+
+
 def non_inferiority_table(comparison: Comparison) -> Table:
     """Returns what must not get worse, and whether it did."""
-    rows = [
-        {
-            "measure": name.replace("_", " "),
-            "before": percent(check["before"]),
-            "after": percent(check["after"]),
-            "may lose": percent(check.get("margin")),
-            "state": check["state"],
-        }
-        for name, check in comparison["guardrails"].items()
-    ]
+    checks = comparison["guardrails"].items()
+    rows = [{"measure": name.replace("_", " "), **cells_of(of, _CHECKED)} for name, of in checks]
     return table_of(f"Guardrails on {comparison['primary']['dimension']}", rows)

@@ -15,9 +15,11 @@ from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.table import (
     DASH,
     Cell,
+    Columns,
     Style,
     Table,
     Track,
+    cells_of,
     decimal,
     percent,
     signed,
@@ -26,9 +28,6 @@ from medrm.evaluation.tables.table import (
 )
 
 Sides = Mapping[str, Report]
-
-Format = Callable[[Any], str]
-"""How a number that is there is written."""
 
 ABSENT = "n/a"
 """One side's value where only the other side has one."""
@@ -43,7 +42,7 @@ _DIGEST = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{16,}\b")
 _SHORT_RULES = {"always_a": "A", "always_b": "B"}
 
 
-def across(values: Iterable[Any], write: Format = percent) -> str:
+def across(values: Iterable[Any], write: Callable[[Any], str] = percent) -> str:
     """Returns the value of every side; a dash where no side has one.
 
     Counts that are the same on every side stand there once.
@@ -67,32 +66,35 @@ def accuracy_table(report: Report, *, mean: bool = False, unscored: str = DASH) 
     official = protocols.get("official", {}).get("micro", {})
     rows: list[dict[str, Cell]] = []
     for name, ceiling in report["ceiling"].items():
-        rule = best_rule(report["baselines"], name)
-        rows.append(
-            {
-                **_accuracy_cells(name, robust.get(name), ceiling, unscored),
-                "official": percent(official.get(name)),
-                "read": percent((robust.get(name) or {}).get("coverage")),
-                "same verdict": percent((robust.get(name) or {}).get("consistency")),
-                "best rule": DASH
-                if rule is None
-                else f"{_SHORT_RULES.get(rule[0], rule[0])} {percent(rule[1])}",
-                "ceiling": percent(ceiling),
-            }
-        )
+        measures, rule = robust.get(name) or {}, best_rule(report["baselines"], name)
+        cells = accuracy_cells(name, measures, ceiling, unscored)
+        cells["official"] = percent(official.get(name))
+        cells["read"] = percent(measures.get("coverage"))
+        cells["same verdict"] = percent(measures.get("consistency"))
+        cells["best rule"] = DASH
+        if rule is not None:
+            cells["best rule"] = f"{_SHORT_RULES.get(rule[0], rule[0])} {percent(rule[1])}"
+        rows.append({**cells, "ceiling": percent(ceiling)})
     styles: dict[int, Style] = {}
     overall = protocols.get("robust", {}).get("means", {}).get("mean")
     if mean and overall and overall["accuracy"] is not None and len(robust) > 1:
         styles[len(rows)] = "sum"
-        rows.append(_accuracy_cells("mean", overall, None, unscored))
+        rows.append(accuracy_cells("mean", overall, None, unscored))
     title = f"{report['model']} on {report['benchmark']['name']} ({report['readout']})"
     return table_of(title, rows, styles=styles)
 
 
-def _accuracy_cells(
-    name: str, measures: Mapping[str, Any] | None, ceiling: float | None, unscored: str
+def accuracy_cells(
+    name: str, measures: Mapping[str, Any] | None, ceiling: float | None, unscored: str = DASH
 ) -> dict[str, Cell]:
-    """The cells that say how accurate a model is; `measures` is None where it was not scored."""
+    """Returns the cells that say how accurate a model is.
+
+    Args:
+        name: of the row.
+        measures: None where it was not scored.
+        ceiling: the accuracy that can be reached; None where it is not known.
+        unscored: what stands in place of the accuracy where there is none.
+    """
     if not measures:
         return {"dimension": name, "drawn": "", "accuracy (95 % CI)": unscored, "n": DASH}
     accuracy, bounds = measures["accuracy"], measures["ci95"]
@@ -107,7 +109,7 @@ def _accuracy_cells(
 def _by_dimension(
     caption: str,
     sides: Sides,
-    columns: Mapping[str, tuple[str, Format]],
+    columns: Columns,
     read: Callable[[Report, str], Mapping[str, Any]],
     needed: str | None = None,
 ) -> Table:
@@ -217,47 +219,38 @@ def calibration_table(sides: Sides) -> Table:
     )
 
 
+_HALO = (
+    ("all the same", "all_same", percent),
+    ("experts do", "all_same_label", percent),
+    ("halo, points", "halo", signed),
+    ("overall follows the parts", "overall_vs_parts", percent),
+    ("experts do", "overall_vs_parts_label", percent),
+)
+"""Heading, key and form; two columns have the same heading."""
+
+
 def halo_table(sides: Sides) -> Table:
     """Returns whether the dimensions are told apart as far as the experts do."""
-    structures = {
-        side: report["structure"] for side, report in sides.items() if report["structure"]
-    }
     rows = [
-        [
-            side,
-            percent(structure["all_same"]),
-            percent(structure["all_same_label"]),
-            signed(structure["halo"]),
-            percent(structure["overall_vs_parts"]),
-            percent(structure["overall_vs_parts_label"]),
-        ]
-        for side, structure in structures.items()
+        [side, *(write(report["structure"][key]) for _, key, write in _HALO)]
+        for side, report in sides.items()
+        if report["structure"]
     ]
-    columns = ("", "all the same", "experts do", "halo, points")
-    return Table(
-        "Halo: one answer on all dimensions",
-        (*columns, "overall follows the parts", "experts do"),
-        rows,
-    )
+    columns = ("", *(heading for heading, _, _ in _HALO))
+    return Table("Halo: one answer on all dimensions", columns, rows)
 
 
 def correlation_tables(report: Report) -> list[Table]:
     """Returns the correlations of the dimensions' verdicts, of the model and of the experts."""
     structure = report["structure"] or {}
     names = structure.get("dimensions", [])
-    captions = {"phi": "Verdicts of the model", "phi_label": "Labels of the experts"}
-    return [
-        Table(
-            f"{caption}, phi",
-            ["", *names],
-            [
-                [name, *(decimal(value, 2) for value in values)]
-                for name, values in zip(names, structure[key], strict=True)
-            ],
-        )
-        for key, caption in captions.items()
-        if structure.get(key)
-    ]
+    captions = {"phi": "Verdicts of the model, phi", "phi_label": "Labels of the experts, phi"}
+    tables = []
+    for key, caption in captions.items():
+        rows = zip(names, structure.get(key) or (), strict=False)
+        cells = [[name, *(decimal(value, 2) for value in values)] for name, values in rows]
+        tables += [Table(caption, ["", *names], cells)] if cells else []
+    return tables
 
 
 def parsing_tables(sides: Sides) -> dict[str, Table]:
@@ -320,16 +313,12 @@ def published_table(report: Report) -> Table:
 def settings_table(sides: Sides) -> Table:
     """Returns what besides the weights could change a number."""
     reports = sides.values()
-    settings = {name for report in reports for name in report["settings"]}
-    rows = [
-        ["model", *(report["model"] for report in reports)],
-        ["readout", *(report["readout"] for report in reports)],
-        ["weights", *(_setting(report.get("weights") or "not stated") for report in reports)],
-        *(
-            [name, *(_setting(report["settings"].get(name)) for report in reports)]
-            for name in sorted(settings)
-        ),
-    ]
+    rows = [[key, *(report[key] for report in reports)] for key in ("model", "readout")]
+    rows.append(
+        ["weights", *(_setting(report.get("weights") or "not stated") for report in reports)]
+    )
+    for name in sorted({name for report in reports for name in report["settings"]}):
+        rows.append([name, *(_setting(report["settings"].get(name)) for report in reports)])
     return Table("Models and settings", ["", *sides], rows)
 
 
@@ -339,19 +328,20 @@ def _setting(value: Any) -> str:
     return DASH if value is None else _DIGEST.sub(r"\1...", str(value))
 
 
+_FOLD: Columns = {
+    **{name: (name, str) for name in ("fold", "cases", "clusters")},
+    "accuracy": ("accuracy", percent),
+    "temperature": ("temperature", decimal),
+    "ECE": ("raw", decimal),
+    "ECE, scaled": ("scaled", decimal),
+}
+
+
 def folds_table(crossfit: Mapping[str, Any] | None) -> Table:
     """Returns the folds of a cross-fitted run, each judged by a model of its own."""
     rows = []
     for fold in (crossfit or {}).get("per_fold", ()):
         calibration = fold.get("calibration") or {}
-        errors = [(calibration.get(key) or {}).get("ece") for key in ("raw", "scaled")]
-        rows.append(
-            {
-                **{key: str(fold[key]) for key in ("fold", "cases", "clusters")},
-                "accuracy": percent(fold["accuracy"]),
-                "temperature": decimal(fold["temperature"]),
-                "ECE": decimal(errors[0]),
-                "ECE, scaled": decimal(errors[1]),
-            }
-        )
+        errors = {key: (calibration.get(key) or {}).get("ece") for key in ("raw", "scaled")}
+        rows.append(cells_of(fold | errors, _FOLD))
     return table_of("Folds", rows)

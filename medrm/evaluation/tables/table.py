@@ -1,21 +1,50 @@
-"""The one model of every table that medrm shows, and how its numbers are written; imports no torch.
+"""The one model of every table that medrm shows, and how it is written; imports no torch.
 
 A table is built once, as text, by a function of `tables/` or `leaderboard/leaderboard_tables.py`,
-and written by `tables.writers` (terminal, Markdown, LaTeX, CSV) or by the page's macro `grid`.
-Each form picks the columns that it has room for.
+and written for the terminal, in Markdown, in LaTeX and as CSV, or by the page's macro `grid` of
+`pages/templates/macros.html.jinja`. Each form picks the columns that it has room for. Text of data
+stays text in each of them.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
+
+from rich import box
+from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from medrm.errors import printable
 
 DASH = "-"
 """What stands where a number is not known or does not apply."""
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~&$])")
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    # Behind the end of a row these would be arguments of it.
+    "[": "{[}",
+    "*": "{*}",
+    "\u2192": r"$\rightarrow$",
+    "\ufffd": "?",
+    **{character: f"\\{character}" for character in "{}$&#%_"},
+}
+
+_FORMULA = ("=", "+", "-", "@")
+"""What a spreadsheet takes for the start of a formula (OWASP, CSV injection)."""
 
 
 class Track(NamedTuple):
@@ -29,6 +58,9 @@ class Track(NamedTuple):
 
 
 Cell = str | Track
+
+Columns = Mapping[str, tuple[str, Callable[[Any], str]]]
+"""Heading to the key of a number, and how a number that is there is written."""
 
 Style = Literal["primary", "sum", "few"]
 """Of a row: the headline's dimension, below a line (means and the like), or of few cases."""
@@ -53,17 +85,24 @@ class Table:
     styles: Mapping[int, Style] = field(default_factory=dict)
 
     def pick(
-        self, columns: Mapping[str, str] | Collection[str], caption: str | None = None
+        self,
+        columns: Mapping[str, str] | Collection[str],
+        caption: str | None = None,
+        headings: Mapping[str, str] = MappingProxyType({}),
     ) -> Table:
-        """Returns the table with these columns alone; a mapping gives them other headings."""
-        headings = (
-            columns if isinstance(columns, Mapping) else dict(zip(columns, columns, strict=True))
-        )
-        indices = [list(self.columns).index(name) for name in headings]
+        """Returns the table with these columns alone.
+
+        Args:
+            columns: to keep, in this order; a mapping gives them other headings.
+            caption: another one; None: the same.
+            headings: other headings of some of the columns.
+        """
+        named = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
+        indices = [list(self.columns).index(name) for name in named]
         return replace(
             self,
             caption=self.caption if caption is None else caption,
-            columns=list(headings.values()),
+            columns=[headings.get(name, heading) for name, heading in named.items()],
             rows=[[row[index] for index in indices] for row in self.rows],
         )
 
@@ -86,6 +125,14 @@ def table_of(
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[row.get(name, DASH) for name in columns] for row in rows]
     return Table(caption, columns, cells, note, styles or {})
+
+
+def cells_of(numbers: Mapping[str, Any], columns: Columns) -> dict[str, Cell]:
+    """Returns the cells of a row: each heading's number as it is written, a dash for None."""
+    return {
+        heading: DASH if numbers.get(key) is None else write(numbers[key])
+        for heading, (key, write) in columns.items()
+    }
 
 
 def percent(value: float | None) -> str:
@@ -142,3 +189,101 @@ def short(name: str, longest: int = 22) -> str:
 def text_width(text: str) -> int:
     """Returns the width of a text in characters, of which wide ones such as Chinese count twice."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WFA" else 1 for letter in text)
+
+
+def to_terminal(
+    table: Table, left: Collection[int] = (0,), wrapped: Collection[int] = ()
+) -> TerminalTable:
+    """Returns a table for `rich`, readable from 80 columns on where few columns are picked.
+
+    Args:
+        table: to be terminal_table; the primary row is bold.
+        left: indices of the columns of words, which are aligned left.
+        wrapped: indices of the columns whose cells are folded where the terminal is narrow.
+    """
+    terminal_table = TerminalTable(
+        title=plain(table.caption),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    for index, heading in enumerate(table.columns):
+        terminal_table.add_column(
+            plain(heading),
+            justify="left" if index in left else "right",
+            no_wrap=index not in wrapped,
+            overflow="fold" if index in wrapped else "ellipsis",
+        )
+    for index, row in enumerate(table.rows):
+        bold = "bold" if table.styles.get(index) == "primary" else ""
+        terminal_table.add_row(*(plain(str(cell)) for cell in row), style=bold)
+    return terminal_table
+
+
+def plain(text: str) -> Text:
+    """Returns text that comes from data as it is: neither markup nor control characters."""
+    return Text(printable(text))
+
+
+def to_markdown(table: Table, left: Collection[int] = (0,)) -> str:
+    """Returns a table in Markdown, its caption and its note as the line above.
+
+    Args:
+        table: to be written.
+        left: indices of the columns of words, which are aligned left.
+    """
+    marks = ["---" if index in left else "---:" for index in range(len(table.columns))]
+    ruler = f"| {' | '.join(marks)} |"
+    head, *rows = (
+        f"| {' | '.join(markdown_text(str(cell)).replace('>', '&gt;') for cell in cells)} |"
+        for cells in (table.columns, *table.rows)
+    )
+    above = markdown_text(f"{table.caption} {table.note}")
+    return "\n".join([*([above, ""] if above else []), head, ruler, *rows, ""])
+
+
+def to_latex(table: Table) -> str:
+    """Returns a table in LaTeX, its note in the caption; it needs the package booktabs."""
+    head, *rows = (
+        f"{' & '.join(latex_text(str(cell)) for cell in cells)} \\\\"
+        for cells in (table.columns, *table.rows)
+    )
+    for index in sorted(table.styles, reverse=True):
+        if index and table.styles[index] == "sum":
+            rows.insert(index, r"\midrule")
+    caption = latex_text(f"{table.caption} {table.note}")
+    alignment = f"l{'r' * (len(table.columns) - 1)}"
+    above = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    above += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", head, r"\midrule"]
+    below = [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+    return "\n".join([*above, *rows, *below])
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns CSV; text of data is harmless in a spreadsheet, numbers are unrounded."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in (columns, *rows):
+        writer.writerow(spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row)
+    return file.getvalue()
+
+
+def markdown_text(text: str) -> str:
+    """Returns text on one line that is neither Markdown nor HTML."""
+    return _MARKDOWN.sub(r"\\\1", _one_line(text)).replace("<", "&lt;")
+
+
+def latex_text(text: str) -> str:
+    """Returns text on one line without LaTeX commands."""
+    return "".join(_LATEX.get(character, character) for character in _one_line(text))
+
+
+def spreadsheet_text(text: str) -> str:
+    """Returns text that no spreadsheet takes for a formula."""
+    flat = _one_line(text)
+    return f"'{flat}" if flat.startswith(_FORMULA) else flat
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())

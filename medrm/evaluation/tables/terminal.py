@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from medrm.errors import printable
-from medrm.evaluation.audit import DISCORDANCE, Audit
+from medrm.evaluation.audit import DISCORDANCE, SHOWN_RULES, Audit
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.report import Report
-from medrm.evaluation.tables.audit_tables import label_table, organ_table, rule_table
 from medrm.evaluation.tables.comparison_tables import comparison_table, control_table
 from medrm.evaluation.tables.report_tables import accuracy_table, position_table
 from medrm.evaluation.tables.summary_lines import (
@@ -21,10 +20,22 @@ from medrm.evaluation.tables.summary_lines import (
     metric_lines,
     parsing_lines,
 )
-from medrm.evaluation.tables.table import counted
-from medrm.evaluation.tables.writers import plain, to_terminal
+from medrm.evaluation.tables.table import (
+    DASH,
+    Table,
+    counted,
+    decimal,
+    percent,
+    plain,
+    short,
+    table_of,
+    to_terminal,
+)
 
 _MOST_FINDINGS = 10
+
+_LONGEST_HEADING = 8
+"""Characters of a dimension's name over a column of percentages."""
 
 _COLOURS = {"Improved": "green", "Regressed": "red", "Not shown": "yellow"}
 
@@ -32,22 +43,11 @@ _ACCURACY = ("dimension", "accuracy (95 % CI)", "official", "n", "read", "best r
 
 _POSITION = ("dimension", "same verdict", "names the first", "right in both", "kappa", "AC1")
 
-_COMPARISON = {
-    "dimension": "dimension",
-    "before": "before",
-    "after": "after",
-    "difference (95 % CI)": "delta (95 % CI)",
-    "p": "p adj.",
-    "n": "n",
-    "ceiling": "ceiling",
-}
+_COMPARISON = ("dimension", "before", "after", "difference (95 % CI)", "p", "n", "ceiling")
+_COMPARISON_HEADINGS = {"difference (95 % CI)": "delta (95 % CI)", "p": "p adj."}
 
-_CONTROLS = {
-    "control": "control",
-    "accuracy": "accuracy",
-    "difference (95 % CI)": "adapter minus control",
-    "p": "p",
-}
+_CONTROLS = ("control", "accuracy", "difference (95 % CI)", "p")
+_CONTROL_HEADINGS = {"difference (95 % CI)": "adapter minus control"}
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -72,10 +72,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Prints a comparison: each dimension, the controls, and the verdict in one sentence."""
     console = console or Console()
-    console.print(to_terminal(comparison_table(comparison).pick(_COMPARISON)))
+    compared = comparison_table(comparison).pick(_COMPARISON, headings=_COMPARISON_HEADINGS)
+    console.print(to_terminal(compared))
     if comparison["controls"]:
         controls = control_table(comparison, comparison["primary"]["dimension"])
-        console.print(to_terminal(controls.pick(_CONTROLS)))
+        console.print(to_terminal(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS)))
     for line in comparison_lines(comparison):
         console.print(plain(line))
     colour = _COLOURS[comparison["verdict"]]
@@ -93,8 +94,8 @@ def print_audit(audit: Audit, console: Console | None = None) -> None:
         )
     )
     if audit["labels"]:
-        tables = [label_table(audit), rule_table(audit)]
-        tables += [organ_table(audit)] if audit["organs"] else []
+        tables = [_label_table(audit), _rule_table(audit)]
+        tables += [_organ_table(audit)] if audit["organs"] else []
         for table in tables:
             console.print(to_terminal(table, wrapped=range(1, len(table.columns))))
         console.print(
@@ -108,23 +109,18 @@ def print_audit(audit: Audit, console: Console | None = None) -> None:
 
 def _audit_lines(audit: Audit) -> list[str]:
     """What an audit says below its tables: groups, images, what is shared with training data."""
-    lines = [
-        f"{group}: {counted(dict(sorted(counts.items())))}"
-        for group, counts in audit["groups"].items()
-        if counts
-    ]
+    counts = {group: dict(sorted(members.items())) for group, members in audit["groups"].items()}
+    lines = [f"{group}: {counted(members)}" for group, members in counts.items() if members]
     if audit["organs"]:
         name, least = min(audit["organs"].items(), key=lambda organ: int(organ[1]["cases"]))
         lines.append(f"smallest organ: {name}, {least['cases']} cases")
     images: Mapping[str, Any] = audit["images"]
     if images["distinct"]:
-        sizes = [
-            f"{size[0]} x {size[1]}" for key in ("smallest", "largest") if (size := images[key])
-        ]
+        sizes = [f"{w} x {h}" for w, h in filter(None, (images["smallest"], images["largest"]))]
+        modes = counted(dict(sorted(images["modes"].items()))) or "none readable"
         lines.append(
-            f"images: {images['distinct']} distinct "
-            f"({counted(dict(sorted(images['modes'].items()))) or 'none readable'}), "
-            f"{' to '.join(sizes)} pixels, {images['unreadable']} unreadable"
+            f"images: {images['distinct']} distinct ({modes}), {' to '.join(sizes)} pixels, "
+            f"{images['unreadable']} unreadable"
         )
     if audit["leaks"]:
         lines.append(
@@ -146,3 +142,50 @@ def print_findings(findings: Mapping[str, Sequence[str]], console: Console | Non
                 console.print(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
     if not any(findings.values()):
         console.print("no findings")
+
+
+_CHOICES = ("A", "tie", "B")
+
+
+def _label_table(audit: Audit) -> Table:
+    """How the labels of each dimension are spread, and how far the votes agree."""
+    rows = []
+    for name, labels in audit["labels"].items():
+        agreement, total = labels["agreement"] or {}, labels["n"]
+        rows.append(
+            {
+                "dimension": name,
+                "cases": str(labels["cases"]),
+                **{key: percent(labels[key] / total if total else None) for key in _CHOICES},
+                "no majority": str(labels["no_majority"]),
+                "missing": str(audit["cases"] - labels["cases"]),
+                "votes": str(labels["votes"]),
+                "agree": percent(agreement.get("raw")),
+                "alpha": decimal(agreement.get("alpha"), 2),
+            }
+        )
+    return table_of("labels: A, tie, B and the agreement of votes in percent", rows)
+
+
+def _rule_table(audit: Audit) -> Table:
+    """What rules that need no model reach, and the gain that the labels can show."""
+    rows = []
+    for name, labels in audit["labels"].items():
+        gain, pairs = labels["detectable"], labels["A"] + labels["B"]
+        shares = {label: percent(labels["rules"][rule]) for rule, label in SHOWN_RULES.items()}
+        reach = (
+            [f"{100 * gain[key]:.1f}" for key in ("independent", "clustered")] if gain else [DASH]
+        )
+        rows.append({"dimension": name, "A/B": str(pairs), **shares, "gain": "-".join(reach)})
+    return table_of("right without a model, in percent of the A/B labels", rows)
+
+
+def _organ_table(audit: Audit) -> Table:
+    """The share of labels A in each organ."""
+    rows = []
+    for organ, members in audit["organs"].items():
+        shares = [labels["rules"]["always_a"] for labels in members["labels"].values()]
+        rows.append([organ, str(members["cases"]), *map(percent, shares)])
+    names = [short(name, _LONGEST_HEADING) for name in audit["labels"]]
+    caption = "always A in an organ, in percent; always B is the rest"
+    return Table(caption, ("organ", "cases", *names), rows)

@@ -1,8 +1,9 @@
-"""The sections of a run's or an evaluation's page: one literal registry, `SECTIONS`; no torch.
+"""`report.html`: one page of a run or of one evaluation, from what lies in its folder; no torch.
 
-To add a section: write a function that returns what its template shows (or None where there is
-nothing to show), a template in `templates/report/`, and an entry in `SECTIONS`. From outside the
-package an entry may name a template by its path.
+It needs no model. Every section of the registry `SECTIONS` is optional but the headline. To add
+one: write a function that returns what its template shows (or None where there is nothing to show),
+a template in `templates/report/`, and an entry in `SECTIONS`. From outside the package an entry may
+name a template by its path.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from medrm.evaluation.pages.document import Section
-from medrm.evaluation.pages.samples import Samples
-from medrm.evaluation.report import robust_of
-from medrm.evaluation.run_files import RunFiles
+from medrm.errors import DataError
+from medrm.evaluation.figures import inline_figures
+from medrm.evaluation.pages.document import Section, render_page, write_text
+from medrm.evaluation.pages.samples import Samples, read_samples
+from medrm.evaluation.report import read_json, robust_of
+from medrm.evaluation.run_files import RunFiles, read_run
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW
 from medrm.evaluation.tables.summary_lines import gain_sentence, metric_lines
@@ -55,28 +59,28 @@ class PageContent:
 
 def _headline(page: PageContent) -> Context:
     run = page.run
-    consistencies = [
-        (measures or {}).get("consistency")
+    in_both_orders = any(
+        (measures or {}).get("consistency") is not None
         for report in run.sides.values()
         for measures in robust_of(report).values()
-    ]
-    in_both_orders = any(value is not None for value in consistencies)
-    caption = "Accuracy in percent over the presented orders, difference in points."
+    )
+    same_verdict = ["same verdict"] if in_both_orders else []
     if run.comparison is None:
         caption = "Accuracy in percent, over the presented orders."
         table = report_tables.accuracy_table(run.after, mean=True, unscored="not scored")
-        names = ["dimension", "drawn", "accuracy (95 % CI)", "official", "read", "ceiling", "n"]
-        names[5:5] = ["same verdict"] if in_both_orders else []
+        names = ["dimension", "drawn", "accuracy (95 % CI)", "official", "read", *same_verdict]
+        names += ["ceiling", "n"]
     else:
+        caption = "Accuracy in percent over the presented orders, difference in points."
         table = comparison_tables.comparison_table(
             run.comparison, run.sides, official=[run.primary]
         )
         table = _with_case_links(table, page)
         names = ["dimension", "drawn", "before", "after", "difference (95 % CI)", "p"]
-        names += ["fixed / broken", *(["same verdict"] if in_both_orders else []), "read", "n"]
-    columns = {name: {"p": "adjusted p", "n": "cases"}.get(name, name) for name in names}
+        names += ["fixed / broken", *same_verdict, "read", "n"]
     caption += " What could not be read counts as wrong."
-    return {"table": table.pick(columns, caption), "in_both_orders": in_both_orders}
+    table = table.pick(names, caption, {"p": "adjusted p", "n": "cases"})
+    return {"table": table, "in_both_orders": in_both_orders}
 
 
 def _with_case_links(table: Table, page: PageContent) -> Table:
@@ -98,14 +102,9 @@ def _with_case_links(table: Table, page: PageContent) -> Table:
 
 
 def _groups(page: PageContent) -> Context:
-    run, primary = page.run, page.run.primary
-    groups = (
-        run.after["protocols"].get("robust", {}).get("groups", {})
-        if run.comparison is None
-        else run.comparison["cells"]
-    )
-    tables = {}
-    for group in groups:
+    run, primary, tables = page.run, page.run.primary, {}
+    groups = run.after["protocols"].get("robust", {}).get("groups", {})
+    for group in groups if run.comparison is None else run.comparison["cells"]:
         table = comparison_tables.group_table(run.after, run.comparison, group, primary)
         if table is None:
             continue
@@ -114,10 +113,9 @@ def _groups(page: PageContent) -> Context:
             members = [str(row[0]) for row in table.rows]
             links = [(quote(group), quote(member), quote(primary), member) for member in members]
             table = table.with_cells("member", [link.format(*texts) for texts in links])
-        columns = {name: name for name in table.columns if name != "clusters"}
-        columns |= {"member": group, "n": "cases"}
+        names = [name for name in table.columns if name != "clusters"]
         caption = f"Accuracy on {primary} by {group}, in percent"
-        tables[group] = table.pick(columns, caption)
+        tables[group] = table.pick(names, caption, {"member": group, "n": "cases"})
     cells = [] if run.comparison is None else comparison_tables.cell_tables(run.comparison)
     return {"tables": tables, "cells": [table for table in cells if table.rows], "few": FEW}
 
@@ -161,21 +159,13 @@ def _calibration(page: PageContent) -> Context | None:
 
 def _controls(page: PageContent) -> Context:
     comparison, primary = page.run.comparison, page.run.primary
-    caption = f"What else could explain it, on {primary}. Accuracy in percent"
-    columns = {name: name for name in ("control", "drawn", "accuracy")}
+    caption, names = f"What else could explain it, on {primary}. Accuracy in percent", []
     if comparison is not None and comparison["controls"]:
         caption += ", difference in points"
-        columns |= {"difference (95 % CI)": "adapter minus control (95 % CI)", "p": "p"}
+        names = ["difference (95 % CI)", "p"]
     table = comparison_tables.control_table(comparison, primary, page.run.after)
-    return {"table": table.pick(columns, f"{caption}.")}
-
-
-def _training(page: PageContent) -> Context | None:
-    return {} if "training" in page.figures else None
-
-
-def _cases(page: PageContent) -> Context | None:
-    return None if page.samples is None else {}
+    headings = {"difference (95 % CI)": "adapter minus control (95 % CI)"}
+    return {"table": table.pick(["control", "drawn", "accuracy", *names], f"{caption}.", headings)}
 
 
 def _others(page: PageContent) -> Context:
@@ -184,8 +174,8 @@ def _others(page: PageContent) -> Context:
     for side, report in reversed(sides.items()):
         table = report_tables.official_table({side: report})
         if table is not None:
-            columns = {"organ": "organ"}
-            columns |= {f"{name}_acc": name for name in report["protocols"]["official"]["micro"]}
+            names = report["protocols"]["official"]["micro"]
+            columns = {"organ": "organ", **{f"{name}_acc": name for name in names}}
             tables[side] = table.pick(columns, f"The released scorer's table, {side}")
     return {
         "metrics": {side: metric_lines(report) for side, report in sides.items()},
@@ -198,12 +188,13 @@ def _method(page: PageContent) -> Context:
     return {
         "settings": report_tables.settings_table(page.run.sides),
         "folds": report_tables.folds_table(page.run.after.get("crossfit")),
-        "manifest": {key: _pretty(value) for key, value in page.manifest.items()},
+        "manifest": {
+            key: value
+            if isinstance(value, str)
+            else json.dumps(value, indent=2, ensure_ascii=False)
+            for key, value in page.manifest.items()
+        },
     }
-
-
-def _pretty(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _notes(page: PageContent) -> Context:
@@ -233,6 +224,14 @@ def _notes(page: PageContent) -> Context:
     return {"remarks": remarks}
 
 
+def _training(page: PageContent) -> Context | None:
+    return {} if "training" in page.figures else None
+
+
+def _cases(page: PageContent) -> Context | None:
+    return None if page.samples is None else {}
+
+
 SECTIONS: dict[str, Section[PageContent]] = {
     "headline": Section("Every dimension", "report/headline.html.jinja", _headline),
     "groups": Section("Organ by organ", "report/groups.html.jinja", _groups),
@@ -248,3 +247,51 @@ SECTIONS: dict[str, Section[PageContent]] = {
     "notes": Section("Notes and limits", "report/notes.html.jinja", _notes),
 }
 """Name, also the anchor, of each section to what it is, in the order of the page."""
+
+
+def write_page(folder: Path, images: bool = True) -> Path:
+    """Writes `report.html` into a run folder or an evaluation folder and returns its path.
+
+    Args:
+        folder: of a run, with `comparison.json`, or of one evaluation.
+        images: whether the kept copies of the images go into the page.
+
+    Raises:
+        DataError: the folder is neither, or an earlier version wrote its files.
+    """
+    folder = Path(folder)
+    run = _read(folder)
+    judged = {side: report["dimensions"] for side, report in run.sides.items()}
+    samples = read_samples(run.evaluation_folders(folder), judged, run.primary, images)
+    manifest, path = folder / "run.json", folder / "report.html"
+    contents = read_json(manifest) if manifest.is_file() else {}
+    figures = {name: Markup(svg) for name, svg in inline_figures(run).items()}
+    page = PageContent(run, contents, figures, samples, images)
+    browser: dict[str, Any] = (
+        {} if samples is None else {"script": "browser.js", "data": samples.data}
+    )
+    text = render_page(_title(run), "report/header.html.jinja", SECTIONS, page, **browser)
+    write_text(path, text)
+    return path
+
+
+def _read(folder: Path) -> RunFiles:
+    if not any((folder / name).is_file() for name in ("comparison.json", "report.json")):
+        raise DataError(
+            f"{str(folder)!r} holds neither comparison.json nor report.json. Give the folder of a "
+            "finished run, or of one evaluation."
+        )
+    run = read_run(folder)
+    if run.comparison is not None and "cells" not in run.comparison:
+        raise DataError(
+            f"comparison.json in {str(folder)!r} was written by an earlier version of medrm. "
+            "Run `medrm compare` on its two evaluations again, with this folder as --output_dir."
+        )
+    return run
+
+
+def _title(run: RunFiles) -> str:
+    name = run.after["benchmark"]["name"]
+    if run.comparison is None:
+        return f"medrm: {run.after['model']}, {name}"
+    return f"medrm: {run.comparison['verdict']} on {run.primary}, {name}"
