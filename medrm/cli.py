@@ -33,13 +33,7 @@ def quiet_libraries() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name in (
-        "bitsandbytes",
-        "httpx2",
-        "huggingface_hub",
-        "DeepSpeed",
-        "torch.distributed",
-    ):
+    for name in ("bitsandbytes", "httpx2", "huggingface_hub", "DeepSpeed", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
         # DeepSpeed sets its level anew when it is imported; a filter stays.
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
@@ -164,25 +158,15 @@ def _phantom(arguments: argparse.Namespace) -> None:
 
     ceiling = write_phantom(Path(arguments.output), cases=arguments.cases, seed=arguments.seed)
     reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
-    logging.getLogger(__name__).info(
-        "%d phantom cases in %s\nreachable accuracy: %s",
-        arguments.cases,
-        arguments.output,
-        reachable,
-    )
+    made = f"{arguments.cases} phantom cases in {arguments.output}"
+    logging.getLogger(__name__).info("%s\nreachable accuracy: %s", made, reachable)
 
 
 def _audit(arguments: argparse.Namespace) -> int:
     from medrm.pipeline.data_audit import audit_source
 
-    clean = audit_source(
-        arguments.source,
-        arguments.train_data,
-        arguments.fail_on,
-        Path(arguments.output) if arguments.output else None,
-        Path(arguments.department_map) if arguments.department_map else None,
-    )
-    return 0 if clean else 1
+    names = ("source", "train_data", "fail_on", "output", "department_map")
+    return 0 if audit_source(*(getattr(arguments, name) for name in names)) else 1
 
 
 def _throughput(arguments: argparse.Namespace) -> None:
@@ -297,8 +281,10 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="end with status 1 where a kind of finding occurs; data/README.md lists the kinds",
     )
-    parser.add_argument("--department_map", help="YAML or JSON file: organ to department")
-    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument(
+        "--department_map", type=Path, help="YAML or JSON file: organ to department"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.set_defaults(action=_audit)
 
 

@@ -31,8 +31,8 @@ from medrm.models.families import Family, family_of
 from medrm.models.reward_model import attach_head, has_head
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
-from medrm.pipeline.checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
+from medrm.pipeline.run_folder import check_init_adapter, skeleton_control_applies
 from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator

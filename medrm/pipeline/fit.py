@@ -19,9 +19,7 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from medrm.data.store.indexed_cases import concatenate, list_column
@@ -150,27 +148,18 @@ class TrainingBar(TrainerCallback):
         self.bar = progress_bar(TimeElapsedColumn(), TimeRemainingColumn(), note)
         self.task = self.bar.add_task(name, total=None, note="")
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Starts the bar where the training starts or resumes."""
         if state.is_world_process_zero:
             self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
             self.bar.start()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Moves the bar."""
         self.bar.update(self.task, completed=state.global_step)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any
     ) -> None:
         """Shows the loss beside the bar, and a line for each measurement."""
         if not state.is_world_process_zero or logs is None:
@@ -185,9 +174,7 @@ class TrainingBar(TrainerCallback):
             step = f"step {state.global_step} of {state.max_steps}"
             self.bar.console.print(f"{self.name}, {step}: {', '.join(measures)}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Ends the bar."""
         self.bar.stop()
 

@@ -56,11 +56,6 @@ class DataSplits:
     leaks: LeakReport
     source: CaseSet
 
-    @property
-    def has_images(self) -> bool:
-        """Whether any case has an image."""
-        return bool(self.facts)
-
     def describe(self) -> str:
         """Returns what the terminal says of the data."""
         benchmark = self.benchmark

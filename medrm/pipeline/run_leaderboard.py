@@ -58,6 +58,12 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
     primary = primary_dimension(benchmark, request.primary_dimension)
     outcomes: dict[str, ModelResult] = {}
+
+    def write() -> dict[str, Any]:
+        table = standings(board.name, benchmark, primary, list(outcomes.values()))
+        write_leaderboard(request.output_dir, table)
+        return table
+
     for candidate in board.entries:
         entry_request = _request(
             candidate, options[candidate.name], request.judge.prompt_file, benchmark
@@ -70,8 +76,8 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
                 logger.info("%s: evaluated before, not repeated (%s)", candidate.name, folder)
         elif candidate in chosen:
             outcomes[candidate.name] = _outcome(candidate, entry_request, folder, request)
-            _write(request, board.name, benchmark, primary, outcomes)
-    print_leaderboard(_write(request, board.name, benchmark, primary, outcomes))
+            write()
+    print_leaderboard(write())
     return all(outcome.state != "failed" for outcome in outcomes.values())
 
 
@@ -86,18 +92,6 @@ def skip_reason(candidate: ListedModel, *, trust_remote_code: bool) -> str | Non
     if candidate.engine == "vllm" and importlib.util.find_spec("vllm") is None:
         return 'runs on vLLM, which is not installed (pip install "medrm[vllm]")'
     return None
-
-
-def _write(
-    request: LeaderboardRequest,
-    name: str,
-    benchmark: Benchmark,
-    primary: str,
-    outcomes: Mapping[str, ModelResult],
-) -> dict[str, Any]:
-    table = standings(name, benchmark, primary, list(outcomes.values()))
-    write_leaderboard(request.output_dir, table)
-    return table
 
 
 def _checked_options(

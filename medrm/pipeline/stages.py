@@ -193,20 +193,17 @@ def _start_rows(context: RunContext) -> Iterator[ReportRow]:
     """Yields what training starts from: a head as it was drawn, one trained alone, an adapter."""
     wanted = context.run.evaluation.controls
 
-    def with_head(build: Callable[[], PreTrainedModel]) -> Scorer:
+    def open_built(build: Callable[[], PreTrainedModel]) -> Scorer:
         return context.scorer(context.in_memory(build()))
 
     if context.objective.head_spec is not None and "untrained_head" in wanted:
-        yield ReportRow("untrained_head", partial(with_head, context.with_head))
+        yield ReportRow("untrained_head", partial(open_built, context.with_head))
     if context.objective.head_spec is not None and "frozen_probe" in wanted:
-        yield ReportRow("frozen_probe", partial(with_head, partial(train_probe, context)))
+        yield ReportRow("frozen_probe", partial(open_built, partial(train_probe, context)))
     start = context.run.judge.init_adapter
     if start is not None and "init_adapter" in wanted:
-        yield ReportRow(
-            "init_adapter",
-            lambda: context.scorer(context.in_memory(context.trainable())),
-            saved_identity(saved_folder(start)),
-        )
+        weights = saved_identity(saved_folder(start))
+        yield ReportRow("init_adapter", partial(open_built, context.trainable), weights)
 
 
 def _trained_rows(context: RunContext) -> Iterator[ReportRow]:
@@ -242,7 +239,7 @@ def _picture_benchmarks(context: RunContext) -> Iterator[tuple[str, Benchmark]]:
 def _checked_base(context: RunContext) -> LoadedModel:
     """Returns a fresh base that images reach."""
     base = context.base()
-    if context.splits.has_images:
+    if context.splits.facts:
         check_image_reaches(base, context.processor, context.family)
     return context.in_memory(base)
 

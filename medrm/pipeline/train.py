@@ -26,7 +26,6 @@ from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import read_json, write_json
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
-from medrm.pipeline.checks import check_options
 from medrm.pipeline.context import ReportRow, RunContext, stage
 from medrm.pipeline.prepare_data import (
     DataSplits,
@@ -37,6 +36,7 @@ from medrm.pipeline.prepare_data import (
 )
 from medrm.pipeline.run_folder import (
     FOLDS,
+    check_options,
     check_output,
     compare_rows,
     last_checkpoint,

@@ -129,12 +129,7 @@ def load(
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
-    options = ScorerOptions(
-        device=device,
-        batch_rows=batch_rows,
-        attn_implementation=attn_implementation,
-        shared_prefix=shared_prefix,
-    )
+    options = ScorerOptions(None, device, batch_rows, attn_implementation, shared_prefix)
     scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
     return cast("Saved", scorer)
 
@@ -171,12 +166,7 @@ def open_scorer(
         return _read(model, plan, options.batch_rows)
     name = str(model)
     plan = plan_scorer(
-        name,
-        readout,
-        engine,
-        dimensions=dimensions,
-        judge=judge,
-        revision=options.revision,
+        name, readout, engine, dimensions=dimensions, judge=judge, revision=options.revision
     )
     if name.startswith(PREFIX):
         return _judge(MockEngine(name.removeprefix(PREFIX)), plan)
@@ -203,11 +193,9 @@ def identity_of(model: str, engine: str, options: ScorerOptions) -> str:
     if ENGINES[engine].holds_weights:
         return str(engine_class(engine).open(ModelSource(model)).identity)
     folder = find_saved(model, options.revision)
-    return (
-        reference_of(_base_options(model, options)).identity
-        if folder is None
-        else saved_identity(folder)
-    )
+    if folder is not None:
+        return saved_identity(folder)
+    return reference_of(_base_options(model, options)).identity
 
 
 def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
@@ -263,13 +251,10 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
         return _construct(plan.readout, model, processor, **limits)
     context_length = int(model.config.get_text_config().max_position_embeddings)
     if readout.writes == "text":
-        engine = engine_class("transformers")(
-            model, processor, batch_rows, max_length=context_length
-        )
-        return _judge(engine, plan)
-    prompt = prompt_of(plan.asked)
+        transformers = engine_class("transformers")
+        return _judge(transformers(model, processor, batch_rows, max_length=context_length), plan)
     limits |= {"max_length": context_length, "contract": contract}
-    return _construct(plan.readout, model, processor, prompt, **limits)
+    return _construct(plan.readout, model, processor, prompt_of(plan.asked), **limits)
 
 
 def _judge(engine: Engine, plan: ScorerPlan) -> Scorer:

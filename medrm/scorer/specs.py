@@ -202,9 +202,16 @@ def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
     Raises:
         AdapterError: it is a run folder, which holds the model as `adapter`.
     """
-    if Path(path_or_repo).is_dir():
-        _refuse_run_folder(Path(path_or_repo))
-        return Path(path_or_repo) if Path(path_or_repo, MEDRM_FILE).is_file() else None
+    folder = Path(path_or_repo)
+    if folder.is_dir():
+        adapter = folder / "adapter"
+        if (folder / MEDRM_FILE).is_file():
+            return folder
+        if (adapter / MEDRM_FILE).is_file():
+            raise AdapterError(
+                f"{path_or_repo!r} is a run folder, no model. Did you mean {adapter}?"
+            )
+        return None
     try:
         hf_hub_download(path_or_repo, MEDRM_FILE, revision=revision)
     except _UNREACHABLE:
@@ -221,8 +228,7 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
     folder = Path(path_or_repo)
     if not folder.is_dir():
         folder = _download(str(path_or_repo), revision)
-    _refuse_run_folder(folder)
-    if not (folder / MEDRM_FILE).is_file():
+    if find_saved(str(folder)) is None:
         raise AdapterError(
             f"{str(path_or_repo)!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
             "model has neither head nor judge's prompt; train one with recipes/train_rm.py, whose "
@@ -230,12 +236,6 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
             "folder of a run, such as RUN/adapter."
         )
     return folder
-
-
-def _refuse_run_folder(folder: Path) -> None:
-    adapter = folder / "adapter"
-    if (adapter / MEDRM_FILE).is_file() and not (folder / MEDRM_FILE).is_file():
-        raise AdapterError(f"{str(folder)!r} is a run folder, no model. Did you mean {adapter}?")
 
 
 def _download(repo: str, revision: str | None) -> Path:

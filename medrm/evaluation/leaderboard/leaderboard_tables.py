@@ -74,12 +74,11 @@ def ranking_table(standings: Standings, rule: float | None = None) -> Table:
         entries = model["dimensions"]
         measures = entries[primary]
         best = measures["to_best"]
-        accuracy = with_interval(measures["accuracy"], measures["ci95"])
         cells: dict[str, Cell] = {
             "model": model["name"],
             "rank": rank_range(measures),
             "drawn": Track(None, measures["accuracy"], rule, measures["ci95"], model["name"]),
-            "accuracy (95 % CI)": accuracy,
+            "accuracy (95 % CI)": with_interval(measures["accuracy"], measures["ci95"]),
             "to the best (95 % CI)": points(best) if best else DASH,
             "p": p_value(best["p"]) if best else DASH,
             "official": percent(measures["official_micro"]),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import yaml
@@ -152,15 +152,9 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
 """What an entry may ask for, and its types; a prompt file is the user's alone to name."""
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "model": (str, type(None)),
-    "engine": (str,),
-    "remote_code": (bool,),
-    "proprietary": (bool,),
-    "revision": (str, type(None)),
-    "note": (str, type(None)),
-    "options": (dict,),
-}
+    name: get_args(hint) or (hint,) for name, hint in get_type_hints(ListedModel).items()
+} | {"options": (dict,)}
+"""The keys of an entry, and their types."""
 
 
 def leaderboard_names() -> list[str]:

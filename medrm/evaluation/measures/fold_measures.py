@@ -36,14 +36,13 @@ def fold_measures(
         assignment: case id to fold, counted from 1.
         temperatures: of each fold's model, None where it gives no probabilities.
     """
-    by_fold: dict[int, list[Verdict]] = {number + 1: [] for number in range(len(temperatures))}
-    for row in rows:
-        by_fold[assignment[row.case_id]].append(row)
     return {
         "folds": len(temperatures),
         "per_fold": [
-            _measures(number, by_fold[number], primary, temperature)
-            for number, temperature in enumerate(temperatures, start=1)
+            _measures(
+                number, [row for row in rows if assignment[row.case_id] == number], primary, scale
+            )
+            for number, scale in enumerate(temperatures, start=1)
         ],
     }
 
