@@ -25,7 +25,7 @@ from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.evaluations import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.models.adapter import add_adapter, load_adapter, saved_identity
-from medrm.models.adapter_config import JudgeSpec, new_adapter_config, reference_of
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config, reference_of
 from medrm.models.base_model import load_base, load_config, load_processor
 from medrm.models.families import Family, family_of
 from medrm.models.reward_model import attach_head, has_head
@@ -190,12 +190,17 @@ class RunContext:
 
     def in_memory(self, model: PreTrainedModel | PeftModel) -> LoadedModel:
         """Returns a model that was not saved: for controls, never for "after"."""
-        contract = None
-        if has_head(model):
-            contract = new_adapter_config(
-                model, self.processor, self.run.model, self.run.objective, self.readout
-            )
+        contract = self.new_contract(model) if has_head(model) else None
         return LoadedModel(model.requires_grad_(False).eval(), self.processor, contract)
+
+    def new_contract(
+        self, model: PreTrainedModel | PeftModel, dimensions: Sequence[str] | None = None
+    ) -> AdapterConfig:
+        """Returns the contract of a model as it is now; `dimensions` as `new_adapter_config`."""
+        run = self.run
+        return new_adapter_config(
+            model, self.processor, run.model, run.objective, self.readout, dimensions
+        )
 
     def scorer(
         self,

@@ -55,7 +55,6 @@ def evaluate_model(request: EvalRequest) -> None:
     scorer = open_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, options=options
     )
-    contract = plan.contract
     name = request.name or (Path(model).resolve().name if Path(model).exists() else model)
     result = evaluate(
         scorer,
@@ -64,8 +63,7 @@ def evaluate_model(request: EvalRequest) -> None:
         NamedModel(name, identity_of(model, engine, options)),
         protocol=request.protocol,
         settings={
-            "min_pixels": contract.min_pixels if contract else None,
-            "max_pixels": contract.max_pixels if contract else None,
+            **{name: getattr(plan.contract, name, None) for name in ("min_pixels", "max_pixels")},
             **scorer.settings,
         },
         images=not request.no_images,

@@ -24,7 +24,7 @@ from transformers import (
 
 from medrm.data.store.indexed_cases import concatenate, list_column
 from medrm.models.adapter import freeze_backbone, save_adapter
-from medrm.models.adapter_config import AdapterConfig, new_adapter_config, update_adapter_config
+from medrm.models.adapter_config import AdapterConfig, update_adapter_config
 from medrm.models.reward_model import head_of
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
@@ -96,16 +96,8 @@ def trained_config(context: RunContext, model: PreTrainedModel | PeftModel) -> A
     run, facts = context.run, context.splits.facts
     cases = concatenate(context.splits.train, context.splits.development)
     images = {digest.decode() for digest in np.unique(list_column(cases, "image_digests")[0])}
-    contract = new_adapter_config(
-        model,
-        context.processor,
-        run.model,
-        run.objective,
-        context.readout,
-        context.splits.dimensions,
-    )
     return replace(
-        contract,
+        context.new_contract(model, context.splits.dimensions),
         judge=context.judge_spec,
         implicit_beta=run.training.beta if context.readout == "implicit_reward" else None,
         training_data_digest=context.splits.source.digest,

@@ -207,10 +207,7 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if plan.folder is not None:
         model, processor, _ = load_adapter(
-            plan.folder,
-            device,
-            attn_implementation=options.attn_implementation,
-            shared_prefix=options.shared_prefix,
+            plan.folder, device, None, options.attn_implementation, options.shared_prefix
         )
         return LoadedModel(model, processor, plan.contract)
     if Path(name, "adapter_config.json").is_file():
