@@ -100,15 +100,15 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
 
 def _options_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns the fields of a request that the command line has set, those of a judge as one."""
-
-    def values_of(options: type) -> dict[str, Any]:
-        names = {field.name for field in fields(options)}
-        return {name: value for name, value in vars(arguments).items() if name in names}
-
-    judge = values_of(JudgeOptions)
+    judge = _values_of(JudgeOptions, arguments)
     if arguments.readout == "votes":
         judge["judge_readout"] = "votes"
-    return {**values_of(group), "judge": JudgeOptions(**judge)}
+    return {**_values_of(group, arguments), "judge": JudgeOptions(**judge)}
+
+
+def _values_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    names = {field.name for field in fields(group)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -171,9 +171,9 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _throughput(arguments: argparse.Namespace) -> None:
     from medrm.throughput import run_throughput
-    from medrm.throughput_options import parsed_options
+    from medrm.throughput_options import ThroughputOptions
 
-    run_throughput(parsed_options(arguments))
+    run_throughput(ThroughputOptions(**_values_of(ThroughputOptions, arguments)))
 
 
 def _positive(text: str) -> int:
@@ -257,9 +257,11 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
-    from medrm.throughput_options import add_throughput_options
+    from medrm.throughput_options import ThroughputOptions
 
-    add_throughput_options(parser)
+    model_or_shape = ("model", "shape")
+    add_options(parser.add_mutually_exclusive_group(), ThroughputOptions, model_or_shape)
+    add_options(parser, ThroughputOptions, without=model_or_shape)
     parser.set_defaults(action=_throughput)
 
 

@@ -33,6 +33,7 @@ most; the report's shape says so, and its numbers are for a first look.
 
 from __future__ import annotations
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -49,16 +50,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Column, Table
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
 
-from medrm.errors import ConfigError, printable
+from medrm.errors import ConfigError
 from medrm.evaluation.report import write_json
+from medrm.evaluation.tables.table import table_of
+from medrm.evaluation.tables.writers import plain, to_terminal
+from medrm.files import PARTIAL
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject
 from medrm.throughput_options import ThroughputOptions
@@ -128,10 +130,7 @@ class Measurement:
 
     def inputs(self, variant: Variant) -> dict[str, Any]:
         """Returns a variant's batch on the model's device."""
-        return {
-            name: value.to(self.subject.base.device) if isinstance(value, Tensor) else value
-            for name, value in variant.batch.items()
-        }
+        return dict(BatchFeature({**variant.batch}).to(self.subject.base.device))
 
     def step(self, inputs: Mapping[str, Any]) -> Tensor:
         """Runs one step and returns the rewards, [B x K, 1].
@@ -281,15 +280,34 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
     output = None if options.output is None else Path(options.output)
     if output is not None:
         _check_writable(output)
-    subject = make_subject(options)
+    subject, console = make_subject(options), Console(stderr=True)
     rows: list[Row] = []
     report = {**facts(subject), "complete": False, "rows": rows}
+    plan = ", ".join(f"{task} with {answers} answers" for task, answers in options.plan)
+    console.print(f"Measuring, {options.rounds} rounds each: {plan} ...", highlight=False)
+    # The bar's thread takes time from what is measured.
+    settings: dict[str, Any] = {
+        "transient": True,
+        "disable": not console.is_terminal,
+        "refresh_per_second": 1,
+    }
     try:
-        for missing, measured_rows in _measured(subject):
-            rows += measured_rows
-            report["complete"] = not missing
-            if output is not None:
-                write_json(output, report)
+        with Progress(console=console, **settings) as bar:
+            for task, answers in options.plan:
+                name = f"{task}, {answers} answers"
+                try:
+                    measured = _rows(Measurement(subject, task, answers), name, bar)
+                except torch.OutOfMemoryError:
+                    subject.model.zero_grad(set_to_none=True)
+                    advice = "give fewer cases or gradient_checkpointing"
+                    console.print(f"{name}: does not fit on the GPU; {advice}", highlight=False)
+                    continue
+                ratio = measured[1]["ratio_to_separate"]["median"]
+                console.print(f"{name}: {SHARED} {ratio:.2f}x", highlight=False)
+                rows += measured
+                report["complete"] = len(rows) == len(measured) * len(options.plan)
+                if output is not None:
+                    write_json(output, report)
     finally:
         if rows:
             print_rows(report)
@@ -298,48 +316,17 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
 
 def _check_writable(output: Path) -> None:
     """Tries to write beside a file, so that a path that is wrong costs no measurement."""
-    problem = "Is a directory" if output.is_dir() else None
-    if problem is None:
-        partial = output.with_name(output.name + ".partial")
-        try:
-            partial.touch()
-            partial.unlink()
-        except OSError as error:
-            problem = str(error.strerror)
-    if problem is not None:
+    try:
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        partial = output.with_name(output.name + PARTIAL)
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
         raise ConfigError(
-            f"--output {output} cannot be written ({problem}). Give the path of a file in an "
-            "existing folder."
-        )
-
-
-def _measured(subject: Subject) -> Iterator[tuple[int, list[Row]]]:
-    """Yields the rows of each task and number of answers, and how many of these are missing."""
-    options, console = subject.options, Console(stderr=True)
-    missing = len(options.plan)
-    plan = ", ".join(f"{task} with {answers} answers" for task, answers in options.plan)
-    console.print(f"Measuring, {options.rounds} rounds each: {plan} ...", highlight=False)
-    with Progress(
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        refresh_per_second=1,  # the bar's thread takes time from what is measured
-    ) as bar:
-        for task, answers in options.plan:
-            name = f"{task}, {answers} answers"
-            try:
-                rows = _rows(Measurement(subject, task, answers), name, bar)
-            except torch.OutOfMemoryError:
-                subject.model.zero_grad(set_to_none=True)
-                console.print(
-                    f"{name}: does not fit on the GPU; give fewer cases or gradient_checkpointing",
-                    highlight=False,
-                )
-                continue
-            missing -= 1
-            ratio = rows[1]["ratio_to_separate"]["median"]
-            console.print(f"{name}: {SHARED} {ratio:.2f}x", highlight=False)
-            yield missing, rows
+            f"--output {output} cannot be written ({error.strerror}). Give the path of a file in "
+            "an existing folder."
+        ) from error
 
 
 def _rows(measurement: Measurement, name: str, bar: Progress) -> list[Row]:
@@ -361,29 +348,28 @@ def _rows(measurement: Measurement, name: str, bar: Progress) -> list[Row]:
 def print_rows(report: Mapping[str, Any]) -> None:
     """Prints the rows of a throughput.json."""
     console, shape = Console(), report["shape"]
-    names = [Column(name, no_wrap=True) for name in ("task", "K", "variant")]
-    numbers = ("cases/s", "ratio", "spread", "ideal", "bound", "MiB")
-    columns = [Column(name, justify="right", no_wrap=True) for name in numbers]
-    table = Table(*names, *columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for row in report["rows"]:
-        ratio = row["ratio_to_separate"]
-        table.add_row(
-            row["task"],
-            str(row["answers"]),
-            row["variant"],
-            f"{row['cases_per_s']:.3g}",
-            f"{ratio['median']:.2f}",
-            f"{ratio['min']:.2f}-{ratio['max']:.2f}",
-            f"{row['ideal_ratio']:.2f}",
-            f"{row['share_of_bound']:.0%}",
-            f"{row['peak_memory_bytes'] / 2**20:,.0f}",
-        )
+    cells = [
+        {
+            "task": row["task"],
+            "K": str(row["answers"]),
+            "variant": row["variant"],
+            "cases/s": f"{row['cases_per_s']:.3g}",
+            "ratio": "{median:.2f}".format(**row["ratio_to_separate"]),
+            "spread": "{min:.2f}-{max:.2f}".format(**row["ratio_to_separate"]),
+            "ideal": f"{row['ideal_ratio']:.2f}",
+            "bound": f"{row['share_of_bound']:.0%}",
+            "MiB": f"{row['peak_memory_bytes'] / 2**20:,.0f}",
+        }
+        for row in report["rows"]
+    ]
     padded = max(row["padded_share"] for row in report["rows"])
     console.print(
-        f"{printable(shape['name'])}: decoder of {shape['decoder_parameters'] / 1e6:,.1f} M "
-        f"parameters, {shape['prefix_tokens']} shared tokens and {shape['answer_tokens']} of each "
-        f"answer; {report['device']}, {report['dtype']}, {report['threads']} threads.",
-        table,
+        plain(
+            f"{shape['name']}: decoder of {shape['decoder_parameters'] / 1e6:,.1f} M "
+            f"parameters, {shape['prefix_tokens']} shared tokens and {shape['answer_tokens']} of "
+            f"each answer; {report['device']}, {report['dtype']}, {report['threads']} threads."
+        ),
+        to_terminal(table_of("", cells), left=(0, 1, 2)),
         "ratio: to separate rows, round by round. ideal: if time went by tokens alone.\n"
         "bound: how much a step reaches of the device's rate in bare matrix products.\n"
         "MiB: most memory at once, the model included.",

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from medrm.config.command_line import add_options
 from medrm.config.options import option
 from medrm.errors import ConfigError
 
 TASKS = ("train", "score")
 
-_FEWEST_QUESTION_TOKENS = 3
-"""Two of the question's tokens are the start and the end of the image."""
+_LEAST = {"question_tokens": 3}
+"""The least value of an option, where it is not 1; two tokens start and end the image."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,11 @@ class ThroughputOptions:
     output: str | None = option(None, "JSON file to write.")
 
     def __post_init__(self) -> None:
-        problems = []
-        for name, value in dataclasses.asdict(self).items():
-            least = _FEWEST_QUESTION_TOKENS if name == "question_tokens" else 1
-            if type(value) is int and value < least:
-                problems.append(f"{name} is {value}; give {least} or more")
+        problems = [
+            f"{name} is {value}; give {_LEAST.get(name, 1)} or more"
+            for name, value in vars(self).items()
+            if type(value) is int and value < _LEAST.get(name, 1)
+        ]
         if not self.answers or min(self.answers) < 2 or max(self.answers) > 8:
             problems.append(f"answers is {self.answers}; give numbers from 2 to 8")
         if not self.tasks or not set(self.tasks) <= set(TASKS):
@@ -77,29 +74,9 @@ class ThroughputOptions:
         ]
 
     @property
-    def tokens(self) -> tuple[int, int, int]:
+    def tokens(self) -> tuple[int, ...]:
         """The tokens to measure with: of the image, the question and each answer."""
-        if not self.quick:
-            return self.image_tokens, self.question_tokens, self.answer_tokens
-        return (
-            max(1, self.image_tokens // 4),
-            max(_FEWEST_QUESTION_TOKENS, self.question_tokens // 4),
-            max(1, self.answer_tokens // 4),
+        return tuple(
+            max(_LEAST.get(name, 1), vars(self)[name] // (4 if self.quick else 1))
+            for name in ("image_tokens", "question_tokens", "answer_tokens")
         )
-
-
-def add_throughput_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the fields of `ThroughputOptions` as options of a command."""
-    model_or_shape = ("model", "shape")
-    add_options(parser.add_mutually_exclusive_group(), ThroughputOptions, model_or_shape)
-    add_options(parser, ThroughputOptions, without=model_or_shape)
-
-
-def parsed_options(arguments: argparse.Namespace) -> ThroughputOptions:
-    """Returns the options of a parsed command.
-
-    Raises:
-        ConfigError: a value is not accepted.
-    """
-    names = (field.name for field in dataclasses.fields(ThroughputOptions))
-    return ThroughputOptions(**{name: getattr(arguments, name) for name in names})
