@@ -306,7 +306,10 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
     all_cases = concatenate(inputs.train, inputs.development)
     _start_ties(head, inputs.train)
     autocast_under_deepspeed(args)
-    args.ddp_find_unused_parameters = _leaves_parameters_unused(run, all_cases)
+    # A step may leave trained weights out, which DDP must then look for: without an image neither
+    # an adapted vision tower nor cross-attention to it runs.
+    without_image = bool((column(all_cases, "image_count") == 0).any())
+    args.ddp_find_unused_parameters = without_image or run.adapter.lora_vision
     base, collator = without_adapter(model), inputs.collator
     check_contextual(collator.contextual_orders, shares_prefix(base))
     encode = collator.forks if shares_prefix(base) else collator.rows
@@ -344,14 +347,6 @@ def _start_ties(head: RewardHead, train: Sequence[Case]) -> None:
         for index, name in enumerate(head.spec.dimensions):
             if name in head.spec.tied_dimensions and 0 < shares[name] < 1:
                 head.tie_logit[index] = initial_tie(shares[name])
-
-
-def _leaves_parameters_unused(run: Run, cases: Sequence[Case]) -> bool:
-    """Returns whether a step may leave trained weights out, which DDP must then look for.
-
-    Without an image neither an adapted vision tower nor cross-attention to it runs.
-    """
-    return bool((column(cases, "image_count") == 0).any()) or run.adapter.lora_vision
 
 
 def _checkpoint_activations(args: BradleyTerryConfig, model: PreTrainedModel | PeftModel) -> None:

@@ -19,6 +19,7 @@ of the batch, A heads, d their size. Indices count through all rows x L tokens.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -77,16 +78,17 @@ class AttentionLayout:
         """
         key = (window, groups, dtype)
         if key not in self.masks:
-            prefix, branch = self._prefix_mask(window), self._branch_mask(window, groups)
+            reach = math.inf if window is None else window
+            prefix, branch = self._prefix_mask(reach), self._branch_mask(reach, groups)
             self.masks[key] = (
                 None if prefix is None else _mask_in(prefix, dtype),
                 _mask_in(branch, dtype),
             )
         return self.masks[key]
 
-    def _prefix_mask(self, window: int | None) -> Tensor | None:
+    def _prefix_mask(self, reach: float) -> Tensor | None:
         length = self.prefix_index.shape[1]
-        if self.image_numbers is None and (window is None or window >= length):
+        if self.image_numbers is None and reach >= length:
             return None
         tokens = torch.arange(length, device=self.prefix_lengths.device)
         distance = tokens[:, None] - tokens  # from the query back to the key
@@ -95,25 +97,21 @@ class AttentionLayout:
             numbers = self.image_numbers
             same_image = (numbers[:, :, None] == numbers[:, None]) & (numbers >= 0)[:, :, None]
             seen = seen | same_image
-        if window is not None:
-            seen = seen & (distance < window)
-        return seen[:, None]
+        return (seen & (distance < reach))[:, None]
 
-    def _branch_mask(self, window: int | None, groups: int) -> Tensor:
+    def _branch_mask(self, reach: float, groups: int) -> Tensor:
         _, answers, branch_length = self.branch_index.shape
         prefix_length, lengths = self.prefix_index.shape[1], self.prefix_lengths
         device = lengths.device
         prefix_tokens = torch.arange(prefix_length, device=device)
         branch_tokens = torch.arange(branch_length, device=device)
+        # A branch's first token stands one behind the last of its own case's prefix.
+        positions = lengths[:, None] + branch_tokens
         # Of the padded prefix [B, P] the branch sees the case's own tokens, of itself those before.
-        sees_prefix = (prefix_tokens < lengths[:, None])[:, None].expand(-1, branch_length, -1)
+        sees_prefix = (prefix_tokens < lengths[:, None])[:, None]
+        sees_prefix = sees_prefix & (positions[:, :, None] - prefix_tokens < reach)
         distance = branch_tokens[:, None] - branch_tokens
-        sees_branch = (distance >= 0)[None].expand(len(lengths), -1, -1)
-        if window is not None:
-            # A branch's first token stands one behind the last of its own case's prefix.
-            positions = lengths[:, None] + branch_tokens
-            sees_prefix = sees_prefix & (positions[:, :, None] - prefix_tokens < window)
-            sees_branch = sees_branch & (distance < window)
+        sees_branch = ((distance >= 0) & (distance < reach)).expand(len(lengths), -1, -1)
         seen = torch.cat([sees_prefix, sees_branch], dim=-1).repeat(1, groups, 1)
         return seen.repeat_interleave(answers, dim=0)[:, None]
 
@@ -291,7 +289,7 @@ def shared_prefix_states(
     output = backbone(
         **inputs,
         attention_mask=unused,
-        position_ids=_positions(backbone, shared_prefix, inputs),
+        position_ids=_positions(backbone, layout, inputs),
         use_cache=False,
         prefix_layout=layout,
     )
@@ -299,7 +297,7 @@ def shared_prefix_states(
     return states
 
 
-def _positions(model: Any, batch: SharedPrefixBatch, inputs: Mapping[str, Any]) -> Tensor:
+def _positions(model: Any, layout: AttentionLayout, inputs: Mapping[str, Any]) -> Tensor:
     """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
 
     The model counts the tokens as they stand in the row. From that a prefix token's position is
@@ -316,29 +314,17 @@ def _positions(model: Any, batch: SharedPrefixBatch, inputs: Mapping[str, Any]) 
         )
     else:
         counted = torch.arange(row_length, device=ids.device).expand(rows, -1)
-    counted = counted.flatten(-2)
-    # [rows x L] which token's count is taken, which token's is the origin, and steps beyond it.
-    taken, origin = torch.arange(rows * row_length).repeat(2, 1)
-    steps = torch.zeros(rows * row_length).long()
-    for start, length, branch_starts, branch_lengths in zip(
-        batch.prefix_starts,
-        batch.prefix_lengths,
-        batch.branch_starts,
-        batch.branch_lengths,
-        strict=True,
-    ):
-        origin[start : start + length] = start
-        for first, token_count in zip(branch_starts, branch_lengths, strict=True):
-            branch = slice(first, first + token_count)
-            taken[branch] = start + length - 1
-            origin[branch] = start
-            steps[branch] = torch.arange(1, token_count + 1)
-    taken, origin, steps = (index.to(ids.device) for index in (taken, origin, steps))
-    positions = counted[..., taken]
-    if positions.ndim > 1:  # M-RoPE goes on from the longest side of an image
-        positions = torch.where(steps > 0, positions.amax(dim=0), positions)
-    positions = positions - counted[..., origin] + steps
-    return cast(Tensor, positions.view(*counted.shape[:-1], rows, row_length))
+    prefixes = counted.flatten(-2)[..., layout.prefix_index]  # [axes, B, P], of M-RoPE 3 axes
+    prefixes = prefixes - prefixes[..., :1]
+    lengths = layout.prefix_lengths[:, None].expand(*prefixes.shape[:-1], 1)
+    last = prefixes.gather(-1, lengths - 1)[..., None]
+    if last.ndim > 3:  # M-RoPE goes on from the longest side of an image
+        last = last.amax(dim=0, keepdim=True)
+    _, answers, branch_length = layout.branch_index.shape
+    steps = torch.arange(1, branch_length + 1, device=ids.device)
+    branches = (last + steps).expand(*prefixes.shape[:-1], answers, -1)  # [axes, B, K, R]
+    computed = torch.cat([prefixes.flatten(-2), branches.flatten(-3)], dim=-1)
+    return computed[..., layout.scatter_index].view(*counted.shape[:-2], rows, -1)
 
 
 def _image_numbers(types: Tensor, layout: AttentionLayout) -> Tensor:
