@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -260,11 +260,23 @@ def ranking_terms(
         )
     coefficients = [0.0] * (2**answers - 1)
     stages = [0.0] * (2**answers - 1)
+    weight = 1 / max(1, len(rankings))
     for ranking in rankings:
         worse = 0
         # From the last place up, so that what is left below each place is known.
         for tied in reversed(ranking):
-            _add_choice(coefficients, stages, tied, worse, models_ties, 1 / len(rankings))
+            if models_ties:
+                coefficients[_set_number(tied) - 1] += weight
+                stages[(_set_number(tied) | worse) - 1] += weight
+            else:
+                # All orders of the tied answers are equally likely: each is chosen once, and before
+                # every choice each subset of the size that is still left is equally likely to be
+                # what is left.
+                for answer in tied:
+                    coefficients[_set_number([answer]) - 1] += weight
+                for remaining in _subsets(tied):
+                    probability = weight / math.comb(len(tied), len(remaining))
+                    stages[(_set_number(remaining) | worse) - 1] += probability
             worse |= _set_number(tied)
     return coefficients, stages
 
@@ -274,25 +286,7 @@ def _set_number(answers: Iterable[int]) -> int:
     return sum(1 << answer for answer in answers)
 
 
-def _add_choice(
-    coefficients: list[float],
-    stages: list[float],
-    tied: Sequence[int],
-    worse: int,
-    models_ties: bool,
-    weight: float,
-) -> None:
-    """Adds the choice of the answers `tied` while the set `worse` is left below them."""
-    if models_ties:
-        chosen = _set_number(tied)
-        coefficients[chosen - 1] += weight
-        stages[(chosen | worse) - 1] += weight
-        return
-    # All orders of the tied answers are equally likely: each is chosen once, and before every
-    # choice each subset of the size that is still left is equally likely to be what is left.
-    for answer in tied:
-        coefficients[(1 << answer) - 1] += weight
-    for size in range(1, len(tied) + 1):
-        probability = weight / math.comb(len(tied), size)
-        for remaining in itertools.combinations(tied, size):
-            stages[(_set_number(remaining) | worse) - 1] += probability
+def _subsets(answers: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yields the subsets of a set of answers that hold at least one."""
+    for size in range(1, len(answers) + 1):
+        yield from itertools.combinations(answers, size)
