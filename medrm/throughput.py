@@ -58,8 +58,7 @@ from transformers import BatchFeature
 
 from medrm.errors import ConfigError
 from medrm.evaluation.report import write_json
-from medrm.evaluation.tables.table import table_of
-from medrm.evaluation.tables.writers import plain, to_terminal
+from medrm.evaluation.tables.table import plain, table_of, to_terminal
 from medrm.files import PARTIAL
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject

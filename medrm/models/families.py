@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from transformers import PreTrainedConfig
 
@@ -87,19 +88,14 @@ def _qwen(
     )
 
 
-def _idefics(name: str, processor: str, video_processor: str | None) -> Family:
-    """Returns an Idefics3-like entry: other module names."""
-    return Family(
-        name=name,
-        model_types=(name,),
-        processor=processor,
-        video_processor=video_processor,
-        decoder="model.text_model",
-        vision="model.vision_model",
-        projector="model.connector",
-        images_by_row=True,
-    )
-
+_idefics = partial(
+    Family,
+    decoder="model.text_model",
+    vision="model.vision_model",
+    projector="model.connector",
+    images_by_row=True,
+)
+"""An Idefics3-like entry: other module names."""
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -162,8 +158,8 @@ FAMILIES: dict[str, Family] = {
                 "(aspect_ratio_ids, cross_attention_mask)"
             },
         ),
-        _idefics("idefics3", "Idefics3Processor", None),
-        _idefics("smolvlm", "SmolVLMProcessor", "SmolVLMVideoProcessor"),
+        _idefics("idefics3", ("idefics3",), "Idefics3Processor"),
+        _idefics("smolvlm", ("smolvlm",), "SmolVLMProcessor", "SmolVLMVideoProcessor"),
     )
 }
 """Name to family."""
