@@ -6,8 +6,9 @@ and one module with its implementation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, overload
 
 ModelKind = Literal["reward_model", "judge", "base", "responses"]
 """What a readout reads: a saved reward model; a judge, saved or a base that is asked like one; a
@@ -98,13 +99,43 @@ def writes_rewards(readout: str) -> bool:
     return readout in READOUTS and READOUTS[readout].writes == "rewards"
 
 
-def readout_names(*reads: ModelKind) -> tuple[str, ...]:
-    """Returns the names of the readouts of these kinds of model, in the registry's order."""
-    return tuple(name for name, readout in READOUTS.items() if readout.reads in reads)
+class ReadoutNames(Sequence[str]):
+    """The names of the readouts of some kinds of model, in the registry's order.
+
+    They are looked up each time, so that a readout registered later is among them.
+
+    Args:
+        reads: the kinds of model.
+    """
+
+    def __init__(self, *reads: ModelKind) -> None:
+        self._reads = reads
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(name for name, readout in READOUTS.items() if readout.reads in self._reads)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        """Returns a name, or some of them."""
+        return self._names()[index]
+
+    def __len__(self) -> int:
+        return len(self._names())
 
 
-if TYPE_CHECKING:
-    SavedReadout = str
-else:
-    SavedReadout = Literal[readout_names("reward_model", "judge")]
-    """What `medrm.json` may name, for the check of its values."""
+JUDGE_READOUTS = ReadoutNames("judge")
+"""How a judge's verdict can be read."""
+
+OPTION_READOUTS = ReadoutNames("judge", "base")
+"""What `--readout` accepts."""
+
+BASE_READOUTS = ReadoutNames("base")
+"""How a base model can be read without asking it for a verdict as a judge."""
+
+SAVED_READOUTS = ReadoutNames("reward_model", "judge")
+"""What `medrm.json` may name."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medrm.errors import ConfigError, nearest
-from medrm.readouts import readout_names
+from medrm.readouts import JUDGE_READOUTS
 
 
 def option(default: Any, text: str, choices: Collection[str] | None = None) -> Any:
@@ -363,7 +363,7 @@ class JudgeOptions:
         "generate",
         "How a verdict is read: generate and parse; skeleton (the JSON is given, the letters' "
         "probabilities are compared); votes (the majority of several samples).",
-        readout_names("judge"),
+        JUDGE_READOUTS,
     )
     votes: int = option(1, "Samples of each call; more than 1 with judge_readout votes.")
     judge_temperature: float = option(0.0, "Temperature of generated verdicts; 0: greedy.")

@@ -34,7 +34,7 @@ from medrm.errors import AdapterError, ConfigError, nearest, report
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
-from medrm.readouts import SavedReadout
+from medrm.readouts import SAVED_READOUTS
 
 RUN_FILE = "run.json"
 
@@ -194,7 +194,7 @@ class AdapterConfig:
     base_digest: str | None
     family: str
     objective: str
-    readout: SavedReadout
+    readout: str = field(metadata={"choices": SAVED_READOUTS})
     trained: Literal["lora", "full", "head"]
     dimensions: tuple[str, ...]
     head: HeadSpec | None
@@ -344,8 +344,12 @@ def _from_json(path: Path, record: dict[str, Any], record_class: type[Record]) -
             report(f"{path} does not fit this version of medrm. Save the adapter again:", problems)
         )
     values = dict(record)
+    fields = dataclasses.fields(cast(Any, record_class))
+    choices = {field.name: field.metadata.get("choices") for field in fields}
     for name, hint in hints.items():
         nested = next(filter(dataclasses.is_dataclass, get_args(hint)), None)
+        if names := choices[name]:  # a registry, to which entries may have been added
+            hint = Literal[tuple(names)]
         if nested is not None and isinstance(record[name], dict):
             values[name] = _from_json(path, record[name], cast(Any, nested))
         elif not _fits(record[name], hint):

@@ -33,11 +33,12 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.run_folder import check_init_adapter, skeleton_control_applies
+from medrm.readouts import JUDGE_READOUTS
 from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
 from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
-from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, saved_folder
+from medrm.scorer.specs import judge_spec, saved_folder
 
 logger = logging.getLogger(__name__)
 

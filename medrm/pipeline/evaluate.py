@@ -14,7 +14,7 @@ from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig
 from medrm.pipeline.requests import EvalRequest
-from medrm.readouts import readout_names
+from medrm.readouts import BASE_READOUTS
 from medrm.schema import DIMENSIONS
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
@@ -80,7 +80,7 @@ def _asked_about(request: EvalRequest, benchmark: Benchmark) -> tuple[str, ...]:
     them: the released scorer drops a reply that lacks any.
     """
     readout = request.readout or request.judge.judge_readout
-    judges = request.model.startswith(PREFIX) or readout not in readout_names("base")
+    judges = request.model.startswith(PREFIX) or readout not in BASE_READOUTS
     return (
         DIMENSIONS if judges and {*benchmark.dimensions} <= {*DIMENSIONS} else benchmark.dimensions
     )

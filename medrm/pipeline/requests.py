@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medrm.config.options import JudgeOptions, ModelOptions, option
-from medrm.readouts import readout_names
+from medrm.readouts import OPTION_READOUTS
 from medrm.scorer.engines import ENGINES
 
 
@@ -38,7 +38,7 @@ class EvalRequest:
     readout: str | None = option(
         None,
         "how a judge or a base model is read (default: as it was saved; a base: generate)",
-        readout_names("judge", "base"),
+        OPTION_READOUTS,
     )
     engine: str = option(
         "transformers", "what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)", ENGINES

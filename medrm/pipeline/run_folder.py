@@ -27,7 +27,8 @@ from medrm.files import write_atomically
 from medrm.hub import check_push
 from medrm.models.adapter_config import BaseReference, read_adapter_config, reference_of
 from medrm.objectives.objective import Objective
-from medrm.scorer.specs import JUDGE_READOUTS, saved_folder
+from medrm.readouts import JUDGE_READOUTS
+from medrm.scorer.specs import saved_folder
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,9 @@ from medrm.chat import JudgePrompt, load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
-from medrm.readouts import READOUTS, readout_names
+from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
-
-JUDGE_READOUTS = readout_names("judge")
 
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """What is fetched from the hub: weights, settings, tokenizer; never pickles or code."""
@@ -119,7 +117,7 @@ def plan_readout(
     """
     if contract is None:
         options_spec, readout = judge_spec(judge), readout or judge.judge_readout
-        if readout not in readout_names("base"):
+        if readout not in BASE_READOUTS:
             _check_judge_readout(readout, options_spec)
         return ScorerPlan(readout, tuple(dimensions), options_spec)
     spec = _sampled_as_asked(contract, judge)

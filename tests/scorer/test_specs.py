@@ -13,8 +13,9 @@ from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.readouts import JUDGE_READOUTS
 from medrm.scorer.open import LoadedModel, open_scorer
-from medrm.scorer.specs import JUDGE_READOUTS, judge_spec, prompt_of
+from medrm.scorer.specs import judge_spec, prompt_of
 
 SHORT = JudgeOptions(max_new_tokens=3)
 VOTES = JudgeOptions(judge_readout="votes", votes=3, judge_temperature=0.7, max_new_tokens=3)

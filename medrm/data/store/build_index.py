@@ -46,7 +46,7 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Of the files of an index; raised whenever the same set would give others."""
 
 _CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))

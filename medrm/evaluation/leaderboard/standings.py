@@ -17,7 +17,7 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.measures.accuracy import best_rule, case_scores
 from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.evaluation.report import Report, robust_of
-from medrm.readouts import readout_names
+from medrm.readouts import OPTION_READOUTS
 from medrm.schema import Verdict
 from medrm.scorer.engines import ENGINES
 from medrm.statistics.intervals import mean_interval
@@ -351,7 +351,7 @@ def _entry_problems(item: Any) -> list[str]:
         for key, accepts, accepted in checks
         if item.get(key) is not None and not accepts(item[key])
     ]
-    options, accepted = item.get("options", {}), readout_names("judge", "base")
+    options, accepted = item.get("options", {}), OPTION_READOUTS
     of_options = _unknown(options, _OPTIONS) + _type_problems(options, _OPTIONS)
     if options.get("readout") not in (None, *accepted):
         of_options.append(
