@@ -29,7 +29,7 @@ from torch.nn.functional import relu
 from transformers import Trainer
 
 import medrm
-from medrm.config.options import AdapterOptions, JudgeOptions, ModelOptions, option
+from medrm.config.options import AdapterOptions, ModelOptions, option
 from medrm.config.parse import Run, parse_run
 from medrm.data.case_set import FORMATS, CaseSet
 from medrm.data.row_tables import RowTable
@@ -40,11 +40,7 @@ from medrm.evaluation.pages.document import Section
 from medrm.evaluation.pages.report_page import SECTIONS, PageContent, write_page
 from medrm.evaluation.rescore import rescore
 from medrm.models.adapter import add_adapter, save_adapter
-from medrm.models.adapter_config import (
-    new_adapter_config,
-    read_adapter_config,
-    write_adapter_config,
-)
+from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import FAMILIES, Family
 from medrm.models.reward_model import HeadSpec, attach_head, head_of
@@ -59,7 +55,6 @@ from medrm.scorer.engines.base import Completion, ModelSource, Request, Sampling
 from medrm.scorer.open import open_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests" / "golden"
 DIMENSIONS = ("overall",)
 
 
@@ -273,33 +268,6 @@ def test_a_readout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["protocols"]["robust"]["dimensions"]["overall"]["accuracy"] == 0.5
     assert "official" not in report["protocols"] or not report["protocols"]["official"]["micro"]
     assert rescore(tmp_path / "out")["protocols"] == report["protocols"]
-
-
-def test_a_readout_of_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an option's value, opens a base as a judge, and may be what `medrm.json` names."""
-
-    class ToyLetters(ConstrainedJson):
-        readout = "toy_letters"
-
-    module = ModuleType("toy_letters")
-    module.ToyLetters = ToyLetters  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "toy_letters", module)
-    toy = Readout("toy_letters", "judge", "probabilities", "toy_letters:ToyLetters")
-    monkeypatch.setitem(READOUTS, "toy_letters", toy)
-    scorer = open_scorer(
-        str(save_tiny("qwen2_5_vl", tmp_path / "base")),
-        dimensions=DIMENSIONS,
-        judge=JudgeOptions(judge_readout="toy_letters"),
-    )
-    assert isinstance(scorer, ToyLetters)
-    assert {response.readout for response in scorer.respond([pair(0)])} == {"toy_letters"}
-    saved = read_adapter_config(GOLDEN / "judge_adapter")
-    (tmp_path / "saved").mkdir()
-    write_adapter_config(tmp_path / "saved", replace(saved, readout="toy_letters"))
-    assert read_adapter_config(tmp_path / "saved").readout == "toy_letters"
-    monkeypatch.delitem(READOUTS, "toy_letters")
-    with pytest.raises(medrm.errors.AdapterError, match="toy_letters"):
-        read_adapter_config(tmp_path / "saved")
 
 
 class ToyEngine:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from presentations import by_order
 from scorer.cases import make_case
-from tiny import make_tiny
+from tiny import make_tiny, save_tiny
 
 from medrm.config.options import JudgeOptions, ModelOptions
-from medrm.errors import ConfigError
-from medrm.models.adapter_config import new_adapter_config
+from medrm.errors import AdapterError, ConfigError
+from medrm.models.adapter_config import (
+    new_adapter_config,
+    read_adapter_config,
+    write_adapter_config,
+)
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.readouts import JUDGE_READOUTS
+from medrm.readouts import JUDGE_READOUTS, READOUTS, Readout
 from medrm.scorer.open import LoadedModel, open_scorer
+from medrm.scorer.readouts.verdict_letters import ConstrainedJson
 from medrm.scorer.specs import judge_spec, prompt_of
 
 SHORT = JudgeOptions(max_new_tokens=3)
@@ -61,3 +69,34 @@ def test_a_reward_model_is_read_in_no_other_way() -> None:
     assert open_scorer(loaded, "reward").readout == "reward"
     with pytest.raises(ConfigError, match="readout 'votes' is for judges"):
         open_scorer(loaded, "votes")
+
+
+def test_a_readout_from_outside_reads_judges(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an option's value, opens a base as a judge, and may be what `medrm.json` names."""
+
+    class ToyLetters(ConstrainedJson):
+        readout = "toy_letters"
+
+    module = ModuleType("toy_letters")
+    module.ToyLetters = ToyLetters  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_letters", module)
+    toy = Readout("toy_letters", "judge", "probabilities", "toy_letters:ToyLetters")
+    monkeypatch.setitem(READOUTS, "toy_letters", toy)
+    scorer = open_scorer(
+        str(save_tiny("qwen2_5_vl", tmp_path / "base")),
+        dimensions=("overall",),
+        judge=JudgeOptions(judge_readout="toy_letters"),
+    )
+    assert isinstance(scorer, ToyLetters)
+    assert {response.readout for response in scorer.respond([make_case("one", [])])} == {
+        "toy_letters"
+    }
+    saved = read_adapter_config(root / "tests" / "golden" / "judge_adapter")
+    (tmp_path / "saved").mkdir()
+    write_adapter_config(tmp_path / "saved", dataclasses.replace(saved, readout="toy_letters"))
+    assert read_adapter_config(tmp_path / "saved").readout == "toy_letters"
+    monkeypatch.delitem(READOUTS, "toy_letters")
+    with pytest.raises(AdapterError, match="toy_letters"):
+        read_adapter_config(tmp_path / "saved")
