@@ -90,9 +90,7 @@ def test_a_readout_from_outside_reads_judges(
         judge=JudgeOptions(judge_readout="toy_letters"),
     )
     assert isinstance(scorer, ToyLetters)
-    assert {response.readout for response in scorer.respond([make_case("one", [])])} == {
-        "toy_letters"
-    }
+    assert {response.readout for response in scorer.respond([make_case(1)])} == {"toy_letters"}
     saved = read_adapter_config(root / "tests" / "golden" / "judge_adapter")
     (tmp_path / "saved").mkdir()
     write_adapter_config(tmp_path / "saved", dataclasses.replace(saved, readout="toy_letters"))
