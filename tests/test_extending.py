@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from medrm.scorer.readouts.constrained_json import ConstrainedJson
 from tiny import save_tiny, tiny_image
 from tiny_text import chatml, train_tokenizer
 from torch import Tensor
