@@ -132,9 +132,9 @@ def prepare_data(run: Run) -> DataSplits:
         ConfigError: a name that does not exist.
     """
     options = run.data
-    source = _trained_set(options).source
+    source = _read(options, trained=True).source
     separate = options.train_data is not None and options.benchmark is not None
-    benchmark = _benchmark(options) if separate else None
+    benchmark = _read(options, trained=False) if separate else None
     facts, copies = _examine_images(source, benchmark)
     if benchmark is not None:
         fractions = (1 - options.development_share, options.development_share)
@@ -158,7 +158,7 @@ def prepare_folds(run: Run) -> tuple[Benchmark, tuple[DataSplits, ...]]:
         ConfigError: a name that does not exist.
     """
     options = run.data
-    benchmark = _trained_set(options)
+    benchmark = _read(options, trained=True)
     source, cases = benchmark.source, benchmark.cases
     facts, copies = _examine_images(source, None)
     fractions = (1 - options.development_share, options.development_share)
@@ -280,22 +280,14 @@ def _checked(
     )
 
 
-def _trained_set(options: DataOptions) -> Benchmark:
-    """Reads the set to train on; where it is a named benchmark, it keeps its published numbers."""
-    if options.train_data is None:
-        return _benchmark(options)
-    source = read_set(options.train_data, *_reading(options))
-    return Benchmark(source.name, source)
-
-
-def _benchmark(options: DataOptions) -> Benchmark:
-    return load_benchmark(str(options.benchmark), options.data_root, *_reading(options))
-
-
-def _reading(options: DataOptions) -> tuple[LabelRules, Path | None]:
-    """Returns how votes become labels, and the file of organ to department."""
+def _read(options: DataOptions, *, trained: bool) -> Benchmark:
+    """Reads the benchmark, or the set to train on; a benchmark keeps its published numbers."""
     rules = LabelRules(options.vote_ties, options.weights_by_annotator, options.aggregation)
-    return rules, Path(options.department_map) if options.department_map else None
+    departments = Path(options.department_map) if options.department_map else None
+    if trained and options.train_data is not None:
+        source = read_set(options.train_data, rules, departments)
+        return Benchmark(source.name, source)
+    return load_benchmark(str(options.benchmark), options.data_root, rules, departments)
 
 
 def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:

@@ -220,7 +220,10 @@ def start_folder(output: Path, run: Run, data: Mapping[str, Any], description: s
     state = PartialState()
     state.wait_for_everyone()
     if state.is_main_process:
-        clear(output, run)  # only now: a run that cannot start leaves the earlier one alone
+        output.mkdir(parents=True, exist_ok=True)
+        resumed = resume_point(run.training.resume_from_checkpoint)
+        if not resumed and (output / "run.json").exists():
+            _clear(output)  # only now: a run that cannot start leaves the earlier one alone
         write_manifest(output / "run.json", run, data, state.num_processes)
         logger.info("%s", description)
     state.wait_for_everyone()
@@ -251,11 +254,8 @@ def compare_rows(
     print_comparison(comparison)
 
 
-def clear(output: Path, run: Run) -> None:
-    """Makes the run folder; what an earlier run left there goes, unless it is resumed."""
-    output.mkdir(parents=True, exist_ok=True)
-    if resume_point(run.training.resume_from_checkpoint) or not (output / "run.json").exists():
-        return
+def _clear(output: Path) -> None:
+    """Removes what an earlier run left in the folder."""
     for stale in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
         if stale.is_dir():
             shutil.rmtree(stale)

@@ -11,14 +11,14 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medrm.chat import load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.errors import ConfigError, DataError, printable, report
-from medrm.evaluation.benchmark import Benchmark, load_benchmark
+from medrm.evaluation.benchmark import load_benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard
 from medrm.evaluation.leaderboard.standings import (
     ListedModel,
@@ -54,7 +54,7 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     """
     board = read_leaderboard(request.leaderboard)
     chosen = chosen_entries(board, request.only)
-    options = _checked_options(board.entries, request)
+    requests = _entry_requests(board.entries, request)
     benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
     primary = primary_dimension(benchmark, request.primary_dimension)
     outcomes: dict[str, ModelResult] = {}
@@ -65,9 +65,10 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
         return table
 
     for candidate in board.entries:
-        entry_request = _request(
-            candidate, options[candidate.name], request.judge.prompt_file, benchmark
-        )
+        entry_request = {
+            **requests[candidate.name],
+            "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
+        }
         folder = request.output_dir / candidate.slug
         finished = _finished(candidate, folder, entry_request)
         if finished is not None:
@@ -94,48 +95,37 @@ def skip_reason(candidate: ListedModel, *, trust_remote_code: bool) -> str | Non
     return None
 
 
-def _checked_options(
+def _entry_requests(
     entries: Sequence[ListedModel], request: LeaderboardRequest
-) -> dict[str, dict[str, Any]]:
-    """Returns how each entry's judge is asked: its own options before those of the whole list.
+) -> dict[str, EntryRequest]:
+    """Returns what, besides the benchmark, could change the result of each entry.
+
+    An entry's own options come before those of the whole list.
 
     Raises:
         ConfigError: names the entries whose options do not go together.
     """
     names = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
     common = {"readout": request.readout} | {name: getattr(request.judge, name) for name in names}
-    options, problems = {}, []
+    requests, problems = {}, []
     for candidate in entries:
-        merged = {**common, **candidate.options}
-        judge = {name: merged[name] for name in names}
-        readout = "votes" if merged["readout"] == "votes" else "generate"
+        options = {**common, **candidate.options}
+        readout = "votes" if options["readout"] == "votes" else "generate"
         try:
-            JudgeOptions(**judge, judge_readout=readout)
-            load_prompt(judge["judge_prompt"], request.judge.prompt_file)
+            JudgeOptions(**{name: options[name] for name in names}, judge_readout=readout)
+            prompt = load_prompt(options["judge_prompt"], request.judge.prompt_file)
         except ConfigError as error:
             problems.append(f"{candidate.name}: {error}")
-        options[candidate.name] = {
-            name: value for name, value in merged.items() if value is not None
+            continue
+        requests[candidate.name] = {
+            **_named(candidate),
+            "files": _fingerprint(candidate.model),
+            "options": {name: value for name, value in options.items() if value is not None},
+            "prompt": prompt.digest,
         }
     if problems:
         raise ConfigError(report("The options of the list do not go together.", problems))
-    return options
-
-
-def _request(
-    candidate: ListedModel,
-    options: Mapping[str, Any],
-    prompt_file: str | None,
-    benchmark: Benchmark,
-) -> EntryRequest:
-    """Returns what could change the result of an entry."""
-    return {
-        **_named(candidate),
-        "files": _fingerprint(candidate.model),
-        "options": dict(options),
-        "prompt": load_prompt(options["judge_prompt"], prompt_file).digest,
-        "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
-    }
+    return requests
 
 
 def _named(candidate: ListedModel) -> dict[str, Any]:

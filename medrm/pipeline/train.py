@@ -75,12 +75,7 @@ def train(run: Run) -> None:
     check_output(output, run)
     if run.data.crossfit:
         train_folds(run, output)
-    else:
-        train_one(run, output)
-
-
-def train_one(run: Run, output: Path) -> None:
-    """Trains one model and measures it on the benchmark."""
+        return
     state = PartialState()
     with stage("data"), state.main_process_first():
         splits = prepare_data(run)
