@@ -55,8 +55,8 @@ Ranking = tuple[tuple[int, ...], ...]
 class ImageRef:
     """One stored image: never pixels, only where they are and what they are.
 
-    `digest` is the SHA-256 of the stored bytes in hex; empty when the bytes cannot be had, and then
-    `problem` says why.
+    `digest` is the SHA-256 of the stored bytes in hex; empty when the bytes are unavailable, and
+    then `problem` says why.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Verdict:
     """Which answer one presentation of a case prefers on one dimension: a line of `verdicts.jsonl`.
 
     What `compare()` of a loaded model returns is one as well, of order "both", without protocol and
-    label; such a one never enters a file.
+    label; such verdicts are never written to a file.
 
     Attributes:
         case_id: of the case that was judged.

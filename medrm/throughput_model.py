@@ -295,7 +295,7 @@ def matmul_rate(
     rows = min(tokens, _BUSY_ROWS)
     generator = torch.Generator(device).manual_seed(0)
     for inputs, outputs in (widths, widths[::-1]):
-        # Not ones: the clock of a GPU goes by the power that the numbers take.
+        # Random, not ones: a GPU's clock depends on the power that the operands cost.
         states, weight = (
             torch.randn(size, inputs, dtype=dtype, device=device, generator=generator)
             for size in (rows, outputs)

@@ -110,8 +110,9 @@ def same_pictures(
     """Returns for each distinct image of `copies` one of `originals` that shows the same picture.
 
     Given one set twice, it finds its stored copies: an image is never compared with itself, and
-    every two that look nearly alike are returned, for likeness does not pass on: two images may be
-    like a third one and not like each other. A perceptual hit counts only after the pixel check.
+    every two that look nearly alike are returned, for similarity is not transitive: two images
+    may be like a third one and not like each other. A perceptual hit counts only after the pixel
+    check.
     """
     images = _DistinctImages(originals, facts)
     candidates = images if originals is copies else _DistinctImages(copies, facts)
@@ -133,7 +134,7 @@ class _DistinctImages:
         readable = all_digests != b""
         case_indices, all_digests = case_indices[readable], all_digests[readable]
         digests, first = np.unique(all_digests, return_index=True)
-        # An image that is shown more than once is called as where it is shown last.
+        # An image that is shown more than once is named by its last occurrence.
         last = len(all_digests) - 1 - np.unique(all_digests[::-1], return_index=True)[1]
         order = np.argsort(first)
         self.digests: NDArray[np.bytes_] = digests[order]
@@ -182,7 +183,7 @@ def _same_pictures(
         matches += _nearly_the_same(originals, copies)
     same: dict[object, SamePicture] = {}
     for original, copy, how in matches:
-        # In one set each two images count once, else each copy.
+        # Within one set each pair of images counts once, else each copy.
         key = frozenset((original, copy)) if one_set else copy
         if key not in same:
             same[key] = SamePicture(originals.ref(original), copies.ref(copy), how)

@@ -149,7 +149,7 @@ class VoteTally:
         self._compared: dict[str, set[str]] = defaultdict(set)
 
     def add(self, drafts: Iterable[CaseDraft]) -> None:
-        """Counts the votes of drafts in."""
+        """Adds the drafts' votes to the tally."""
         for draft in drafts:
             for dimension, votes in draft.votes.items():
                 annotators = {vote.annotator for vote in votes}

@@ -122,6 +122,23 @@ class DataFormat:
 
     A format is one file in `medrm/data/readers/` and one entry in `medrm.data.case_set.FORMATS`.
     Each attribute is one way in which users bring data; None where the format does not come so.
+    Rows of a file need `read_table` alone:
+
+        def read_toy(table, path, descriptions):
+            if "toy_id" not in table.columns:
+                return None  # another format's
+            drafts = (
+                CaseDraft(
+                    row["toy_id"], (), row["question"], (row["first"], row["second"]),
+                    votes={"overall": [Vote("reader-1", 0)]},  # 0: the first answer; or 1, "tie"
+                )
+                for _, row in table.rows
+            )
+            return ReadResult(drafts)
+
+        FORMATS["toy"] = DataFormat(read_table=read_toy)
+
+    The index in the cache does not know a reader's code: clear the cache when the reader changes.
 
     Attributes:
         marker: the file, or with a slash at the end the folder, that makes a folder a set of this

@@ -21,7 +21,7 @@ from medrm.schema import Case
 def cluster_keys(draft: CaseDraft) -> list[str]:
     """Returns what a case has in common with those it depends on: patient, study and images.
 
-    Of a text-only case it is the question in place of images.
+    For a text-only case the question is used in place of images.
     """
     images = [f"image:{ref.digest or ref.name}" for ref in draft.images]
     return [*draft.independent, *(images or [f"question:{draft.question}"])]

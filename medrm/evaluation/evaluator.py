@@ -2,7 +2,9 @@
 
     cases -> scorer.respond -> responses.jsonl (after every case) -> verdicts -> report
 
-Started again, an evaluation asks only for what is not on the disk yet.
+Started again, an evaluation of the same weights, settings and cases (`Setup.address`) keeps the
+cases that are complete on the disk (`_split`) and asks for the others; cases that were computed
+together (`lookahead`) are kept or asked together, so that no rounding changes.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def _unpartitioned_weights() -> Iterator[None]:
 
 @contextmanager
 def _attention(options: ModelOptions) -> Iterator[None]:
-    """Says what attention can be had where the one asked for cannot.
+    """Explains which attention is available when the requested one is not.
 
     Raises:
         ConfigError: it is not installed, or would be fetched from the hub as code.

@@ -2,7 +2,7 @@
 
     batch of rows x L tokens        keys of the processor, and `SharedPrefixBatch` where prefixes
       |                             are shared
-      v   model.model               the stock model without its LM head, which stays and never runs
+      v   model.model               the stock model; its LM head is kept but never run
     hidden states [rows, L, H]
       |
       v   `reward_states`           here the reward is read: at the last token of each
@@ -61,7 +61,8 @@ class RewardOutput(ModelOutput):
     """What a reward model returns.
 
     Attributes:
-        rewards: [rows, D], fp32.
+        rewards: [answers, D], fp32. A row of the batch holds one answer or, where prefixes are
+            shared, several; they stand here in the order of the batch.
         tie_logits: [D], fp32, or None without a model of ties. Minus infinity means no tie.
             Davidson: nu = exp(tie_logit); Rao-Kupper: theta = 1 + exp(tie_logit).
     """

@@ -42,8 +42,8 @@ _SMALLEST_CHANGE = 1e-6
 def first_equal(images: Sequence[Sequence[Tensor]]) -> list[int]:
     """Returns for each image the index of the first equal one, which may be its own.
 
-    Checksums, computed where the tensors lie and copied to main memory in one go, say which images
-    may be equal; only those are compared element by element.
+    Checksums, computed where the tensors lie and copied to main memory in a single transfer, say
+    which images may be equal; only those are compared element by element.
 
     Args:
         images: the tensors of each image (pixels, grid, ...), equally many for all.
@@ -184,7 +184,7 @@ def _run(
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         features = output[family.features[0]]
-        # Of the hidden states those alone are there that the model reads.
+        # Only the hidden states that the model reads are kept.
         tensors = features if isinstance(features, (tuple, list)) else (features,)
         outputs.append(next(tensor for tensor in reversed(tensors) if tensor is not None))
 

@@ -184,7 +184,7 @@ def autocast_under_deepspeed(args: TrainingArguments) -> None:
 
 @dataclass
 class CommonArguments:
-    """What all objectives share; goes before a class of transformers' or TRL's in the bases.
+    """What all objectives share; precedes a class of transformers' or TRL's in the list of bases.
 
     Attributes:
         fixed: values that an objective takes over.

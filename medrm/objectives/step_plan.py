@@ -77,7 +77,7 @@ class StepPlan:
         image_counts: images of each case. Cases of different counts never share a micro-batch, nor
             does a round (the micro-batches that all processes run at once) mix them: with and
             without images, different modules run, and processes that wait for each other's
-            parameters would wait for ever.
+            parameters would deadlock.
         global_batch_cases: cases of one optimiser step.
         micro_batch_cases: most cases of one micro-batch.
         processes: how many processes train.
@@ -136,7 +136,7 @@ class StepPlan:
         scale = 1 / math.fsum(self.weights[case] for case in cases)
         groups = self._by_image_count(cases)
         rounds = self._fewest_rounds(groups)
-        # Rounds that this step does not need go where a process has most cases at once.
+        # Rounds that this step does not need go to the group with the most cases a round.
         for _ in range(self.rounds - sum(rounds.values())):
             fullest = max(rounds, key=lambda count: len(groups[count]) / rounds[count])
             rounds[fullest] += 1
@@ -169,7 +169,7 @@ class StepPlan:
         """Cuts cases of falling length into at most `slots` micro-batches of like cost.
 
         Without a budget a micro-batch costs its cases. With one it costs its tokens: the limit is
-        the lowest that so many micro-batches can keep, and slots left over halve the dearest ones.
+        the lowest that so many micro-batches can keep, and spare slots split the costliest ones.
         """
         if self.budget is None:
             bounds = [len(cases) * slot // slots for slot in range(slots + 1)]
@@ -180,12 +180,12 @@ class StepPlan:
         )
         batches = self._fill(cases, budget, limit)
         while len(batches) < min(slots, len(cases)):
-            dearest = max(
+            costliest = max(
                 (index for index, batch in enumerate(batches) if len(batch) > 1),
                 key=lambda index: self._tokens(batches[index], budget),
             )
-            batch, half = batches[dearest], len(batches[dearest]) // 2
-            batches[dearest : dearest + 1] = batch[:half], batch[half:]
+            batch, half = batches[costliest], len(batches[costliest]) // 2
+            batches[costliest : costliest + 1] = batch[:half], batch[half:]
         return batches
 
     def _tokens(self, cases: Sequence[int], budget: TokenBudget) -> int:

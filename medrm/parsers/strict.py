@@ -3,8 +3,8 @@
 1. Thinking is not read: all up to the last closing tag; where it never ends, nothing is read.
 2. The verdict is the last complete object that names an asked dimension (keys and values without
    regard to case and outer spaces). Prose and code fences around it do not matter.
-   An object that names none passes for the one object nested in it, at any depth, that does; two
-   of these are an ambiguity, and nothing is read.
+   An object that names none is replaced by the one object nested in it, at any depth, that does;
+   two of these are an ambiguity, and nothing is read.
 3. A dimension is A, B or tie. One that is missing, has another value, or has two, is None; so is
    one for which an object that starts later and never ends says otherwise.
 4. Where one dimension is asked for, the whole reply may also be `A`, `B` or `tie`.

@@ -332,5 +332,5 @@ def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int
         "git_commit": git_commit(),
         "data": data,
     }
-    # A killed run can be gone on with only if this file is complete.
+    # A killed run can be resumed only if this file is complete.
     write_atomically(path, [json.dumps(manifest, indent=2, default=str).encode(), b"\n"])

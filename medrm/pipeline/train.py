@@ -150,7 +150,7 @@ def _run_fold(context: RunContext) -> None:
     if state.is_main_process:
         write_json(context.output / DONE, asdict(results))
     state.wait_for_everyone()
-    gc.collect()  # trainers hold themselves in circles
+    gc.collect()  # trainers contain reference cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

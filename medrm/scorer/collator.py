@@ -10,8 +10,8 @@ by the processor with its images, and the answers behind it, which are text, by 
 
 Contextual orders are listwise scoring in one pass, as in MR2-RM (https://arxiv.org/abs/2604.10966):
 a case as a few rows, each with all answers in another order, in which they see earlier ones. There
-a reward hangs on the order of the answers; here it is the mean over orders in which every two
-answers stand both ways.
+a reward depends on the order of the answers; here it is the mean over orders in which each pair
+of answers appears both ways round.
 
 Shape legend: rows are (case, answer), case by case; L tokens of the longest row.
 """

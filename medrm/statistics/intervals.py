@@ -52,7 +52,7 @@ def cluster_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Float
 
 
 def labelled_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
-    """Returns sums and numbers of the values that are no NaN by cluster, both of shape (G, D).
+    """Returns sums and numbers of the non-NaN values by cluster, both of shape (G, D).
 
     Args:
         values: shape (n, D); NaN where a case has no label.

@@ -157,7 +157,7 @@ def minimum_detectable(
     strictest of m tests after Holm, give level / m.
 
     Raises:
-        ValueError: a share is none, or there is no case.
+        ValueError: a share is not in (0, 1), or there is no case.
     """
     size = _effective(n, discordance, design_effect)
     if not 0 < level < power < 1:
@@ -176,7 +176,7 @@ def power_of(
     z = z(1 - level/2), q the discordance, d the gain.
 
     Raises:
-        ValueError: the gain exceeds the discordance, a share is none, or there is no case.
+        ValueError: the gain exceeds the discordance, a share is not in (0, 1), or there is no case.
     """
     size = _effective(n, discordance, design_effect)
     if abs(gain) > discordance:

@@ -141,7 +141,7 @@ def consistent(cases: Sequence[Presented]) -> Contributions:
 def named_first(cases: Sequence[Presented]) -> Contributions:
     """Returns, of the A/B verdicts on pairs read in both orders, the share for the one shown first.
 
-    Content cancels there, so a departure from 1/2 is a position effect.
+    The quality of the answers cancels out there, so a departure from 1/2 is a position effect.
     """
     first = [_names_first(case) if _read_twice(case) else [] for case in cases]
     return contributions((sum(named), len(named)) for named in first)

@@ -1,8 +1,10 @@
 """The responses so far, on disk after every case: a killed evaluation goes on from there.
 
-The lines of a case are appended before the next one is asked for, so that a kill loses nothing; a
-power cut loses a second. A line that was torn is cut off. One process appends to `responses.jsonl`
-itself, several each to a journal of their own until the final file is written. Imports no torch.
+The lines of a case are appended as soon as the scorer has yielded them. A scorer that computes many
+cases together (its `lookahead`) yields them together, so that a kill costs at most one lookahead;
+where each case is asked alone, as of a service, it costs nothing. A power cut costs a second more.
+A line that was torn is cut off. One process appends to `responses.jsonl` itself, several each to a
+journal of their own until the final file is written. Imports no torch.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ def _lines(responses: Iterable[Response]) -> bytes:
 
 
 def _intact(path: Path) -> Iterator[Response]:
-    """Yields the responses of intact lines; what a damaged one held is asked again."""
+    """Yields the responses of intact lines; the requests of damaged lines are repeated."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:

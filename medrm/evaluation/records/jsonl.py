@@ -134,7 +134,7 @@ def covers(responses: Sequence[Response], dimensions: Iterable[str], answer_coun
 
 
 def has_failed(responses: Iterable[Response]) -> bool:
-    """Returns whether a call came to nothing that another attempt may bring."""
+    """Returns whether a call failed in a way that a retry may fix."""
     return any(call.state == "error" for call in responses)
 
 

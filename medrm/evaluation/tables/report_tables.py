@@ -164,7 +164,7 @@ def _flips(flips: Mapping[str, Any]) -> str:
 
 
 def agreement_table(sides: Sides) -> Table:
-    """Returns accuracy's relatives: agreement with the experts, bounds, what was read."""
+    """Returns measures related to accuracy: agreement with the experts, bounds, coverage."""
     return _by_dimension(
         "Agreement with the experts",
         sides,

@@ -123,7 +123,7 @@ def _mask_in(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _layout(batch: SharedPrefixBatch, device: torch.device) -> AttentionLayout:
-    """Returns the layout of a batch, made in main memory and moved in one go."""
+    """Returns the layout of a batch, made in main memory and moved in a single transfer."""
     prefix_lengths = torch.tensor(batch.prefix_lengths)
     prefix_index, is_prefix = _ranges(torch.tensor(batch.prefix_starts), prefix_lengths)
     branch_index, is_branch = _ranges(
@@ -186,7 +186,7 @@ def shared_prefix_attention(
     heads = (query, key, value)
     if query.device.type != "cpu":
         return _attend(module, heads, attention_mask, settings, prefix_layout), None
-    # On a CPU the kernel for bf16 takes short rows up to eight times as long backward.
+    # On a CPU the bf16 kernel's backward is up to eight times slower on short rows.
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
     with torch.autocast("cpu", enabled=False):
@@ -212,7 +212,7 @@ def _attend(
     _, answers, branch_length = layout.branch_index.shape
     query_heads, key_heads, size = query.shape[1], key.shape[1], query.shape[-1]
     groups = query_heads // key_heads
-    # For its backward the attention would keep what it makes of a boolean mask, in every layer.
+    # Else the attention would save a float copy of the boolean mask for backward, in every layer.
     dtype = query.dtype if torch.is_grad_enabled() else torch.bool
     prefix_mask, branch_mask = layout.masks_of(settings.get("sliding_window"), groups, dtype)
     (prefix_query, branch_query), (prefix_key, branch_key), (prefix_value, branch_value) = (

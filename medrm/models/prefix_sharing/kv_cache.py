@@ -66,7 +66,7 @@ class CachedPrefix:
         backbone(**{**inputs, "attention_mask": mask}, past_key_values=cache, use_cache=True)
         if "image_grid_thw" not in features:
             return cls(backbone, cache, mask, lengths, None)
-        # M-RoPE counts an image by its longer side; the model has just noted by how much.
+        # M-RoPE counts an image by its longer side; the model has stored the offset just now.
         return cls(backbone, cache, mask, lengths + backbone.rope_deltas[:, 0], 3)
 
     def select(self, rows: Sequence[int]) -> None:
@@ -77,7 +77,7 @@ class CachedPrefix:
         self.next_positions = self.next_positions[index]
 
     def extend(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Reads on by the given tokens of each row and returns the last one's states, [rows, H]."""
+        """Feeds the given tokens to each row and returns the last one's states, [rows, H]."""
         device = self.mask.device
         lengths = torch.tensor([len(row) for row in rows], device=device)
         longest = int(lengths.max())
@@ -96,7 +96,7 @@ class CachedPrefix:
         return last_attended(states, added_mask)
 
     def retract(self, lengths: Sequence[int]) -> None:
-        """Forgets the tokens of the last `extend`, of which each row had so many."""
+        """Forgets the tokens of the last `extend`: `lengths[i]` of row i."""
         longest = max(lengths)
         self.cache.crop(-longest)
         self.mask = self.mask[:, :-longest]

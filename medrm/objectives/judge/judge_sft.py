@@ -70,7 +70,7 @@ FIXED_ROWS: Fixed = {
 
 @dataclass
 class JudgeArguments(CommonArguments):
-    """What the arguments of all judges share; goes before a class of TRL's in the bases."""
+    """What the arguments of all judges share; precedes a class of TRL's in the list of bases."""
 
     label_rule: Literal["majority", "plurality", "sampled"] = option(
         "majority",
@@ -144,7 +144,7 @@ class WithoutExtras:
 
 
 class WithReference(WithoutExtras):
-    """Of an adapter beside which TRL may keep a frozen copy of its start as the reference."""
+    """Options of trainers that may keep a frozen copy of the initial adapter as the reference."""
 
     model: PeftModel
 
