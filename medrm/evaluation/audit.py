@@ -109,7 +109,7 @@ def audit(
         file_findings: what its files hold (`stored.stored_findings`).
         train: training cases that should share nothing with it.
     """
-    cases = checked.cases
+    cases, clusters = checked.cases, Counter(map(_cluster, checked.cases))
     leaks: LeakReport | None = None
     if train is not None:
         leaks = find_leaks(train.cases, cases, facts, checked.synthetic and train.synthetic)
@@ -134,7 +134,14 @@ def audit(
         "leaks": list(leaks.fatal) if leaks else [],
     }
     return {
-        **_summary(checked, facts),
+        "name": checked.name,
+        "digest": checked.digest,
+        "cases": len(cases),
+        "clusters": len(clusters),
+        "largest_cluster": max(clusters.values()),
+        "excluded_rows": len(checked.excluded),
+        "text_only": sum(not case.images for case in cases),
+        "images": _images(_facts(cases, facts)),
         "labels": labels,
         "organs": organs,
         "groups": {
@@ -146,37 +153,22 @@ def audit(
     }
 
 
-def _summary(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> dict[str, Any]:
-    """Returns what the set is, and what its images are."""
-    cases = checked.cases
-    clusters = Counter(_cluster(case) for case in cases)
-    distinct = _facts(cases, facts)
+def _images(distinct: Mapping[str, ImageFacts]) -> dict[str, Any]:
+    """Returns how many images there are, of which modes and sizes."""
     readable = [fact for fact in distinct.values() if fact.problem is None]
-    sizes = sorted(((fact.width, fact.height) for fact in readable), key=_area)
+    sizes = [(fact.width, fact.height) for fact in readable]
+    sizes.sort(key=lambda size: size[0] * size[1])
     return {
-        "name": checked.name,
-        "digest": checked.digest,
-        "cases": len(cases),
-        "clusters": len(clusters),
-        "largest_cluster": max(clusters.values()),
-        "excluded_rows": len(checked.excluded),
-        "text_only": sum(not case.images for case in cases),
-        "images": {
-            "distinct": len(distinct),
-            "unreadable": len(distinct) - len(readable),
-            "modes": dict(Counter(fact.mode for fact in readable)),
-            "smallest": sizes[0] if sizes else None,
-            "largest": sizes[-1] if sizes else None,
-        },
+        "distinct": len(distinct),
+        "unreadable": len(distinct) - len(readable),
+        "modes": dict(Counter(fact.mode for fact in readable)),
+        "smallest": sizes[0] if sizes else None,
+        "largest": sizes[-1] if sizes else None,
     }
 
 
 def _cluster(case: Case) -> str:
     return case.cluster or case.case_id
-
-
-def _area(size: tuple[int, int]) -> int:
-    return size[0] * size[1]
 
 
 def _facts(cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> dict[str, ImageFacts]:
@@ -185,11 +177,31 @@ def _facts(cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> dict[str, 
 
 
 def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) -> dict[str, Any]:
-    """Returns how the labels of a dimension are spread, and what rules make of them."""
+    """Returns how the labels of a dimension are spread, and what rules make of them.
+
+    The rules' shares have intervals. `detectable` is the least gain that a paired test finds with
+    power 80 %, where `DISCORDANCE` of the cases change: `independent` if the cases of a cluster
+    have nothing in common, `clustered` if they change together (the design effect is then the mean
+    cluster size, weighted by size; Kish 1965).
+    """
     labelled = [case for case in cases if dimension in case.labels]
-    counts = Counter(
-        label.choice for case in labelled if isinstance(label := case.labels[dimension], PairLabel)
-    )
+    choices = [
+        (label.choice, case)
+        for case in labelled
+        if isinstance(label := case.labels[dimension], PairLabel)
+    ]
+    counts = Counter(choice for choice, _ in choices)
+    pairs = [(float(choice == 0), case) for choice, case in choices if choice in (0, 1)]
+    clusters = [_cluster(case) for _, case in pairs]
+    longer, unequal = [], []
+    for first, case in pairs:
+        a, b = map(len, case.answers)
+        if a != b:
+            longer.append(float(bool(first) == (a > b)))
+            unequal.append(_cluster(case))
+    effect = sum(size**2 for size in Counter(clusters).values()) / max(len(pairs), 1)
+    effects = {"independent": 1.0, "clustered": effect}
+    table = baselines(labelled, [dimension])
     return {
         "cases": len(labelled),
         "n": counts.total(),
@@ -199,45 +211,22 @@ def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) 
         "no_majority": counts[None],
         "votes": sum(case.labels[dimension].votes for case in labelled),
         "agreement": None if agreement is None else asdict(agreement),
-        **_rules(labelled, dimension),
-    }
-
-
-def _rules(cases: Sequence[Case], dimension: str) -> dict[str, Any]:
-    """Returns the accuracy of each rule, intervals of the shares, and the gain that can be shown.
-
-    The gain is the least that a paired test finds with power 80 %, where `DISCORDANCE` of the cases
-    change: `independent` if the cases of a cluster have nothing in common, `clustered` if they
-    change together (the design effect is then the mean cluster size, weighted by size; Kish 1965).
-    """
-    first, longer, clusters, unequal = [], [], [], []
-    for case in cases:
-        label = case.labels.get(dimension)
-        if not isinstance(label, PairLabel) or label.choice not in (0, 1):
-            continue
-        first.append(float(label.choice == 0))
-        clusters.append(_cluster(case))
-        a, b = map(len, case.answers)
-        if a != b:
-            longer.append(float((label.choice == 0) == (a > b)))
-            unequal.append(_cluster(case))
-    sizes = Counter(clusters).values()
-    table = baselines(cases, [dimension])
-    detectable = None
-    if first:
-        effect = sum(size**2 for size in sizes) / len(first)
-        detectable = {
-            "independent": minimum_detectable(len(first), DISCORDANCE),
-            "clustered": minimum_detectable(len(first), DISCORDANCE, effect),
-        }
-    return {
         "rules": {rule: table[rule][dimension] for rule in SHOWN_RULES},
-        "a_ci95": small_cell_interval(first, clusters).bounds if first else None,
+        "a_ci95": _interval([first for first, _ in pairs], clusters),
         "unequal_lengths": len(longer),
         "longer_share": sum(longer) / len(longer) if longer else None,
-        "longer_ci95": small_cell_interval(longer, unequal).bounds if longer else None,
-        "detectable": detectable,
+        "longer_ci95": _interval(longer, unequal),
+        "detectable": {
+            name: minimum_detectable(len(pairs), DISCORDANCE, value)
+            for name, value in effects.items()
+        }
+        if pairs
+        else None,
     }
+
+
+def _interval(values: Sequence[float], clusters: Sequence[str]) -> Sequence[float] | None:
+    return small_cell_interval(values, clusters).bounds if values else None
 
 
 def _organs(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -261,12 +250,9 @@ def _outside(bounds: Sequence[float] | None, band: tuple[float, float]) -> bool:
 
 def _unbalanced(labels: Mapping[str, Any], organs: Mapping[str, Any]) -> list[str]:
     cells = [(name, spread, EVEN) for name, spread in labels.items()]
-    if len(organs) > 1:
-        cells += [
-            (f"{organ}, {name}", spread, EVEN_IN_ORGAN)
-            for organ, members in organs.items()
-            for name, spread in members["labels"].items()
-        ]
+    for organ, members in organs.items() if len(organs) > 1 else ():
+        of_organ = members["labels"].items()
+        cells += [(f"{organ}, {name}", spread, EVEN_IN_ORGAN) for name, spread in of_organ]
     return [
         f"{where}: A in {spread['A']} of {spread['A'] + spread['B']} A/B labels"
         for where, spread, band in cells
@@ -291,13 +277,12 @@ def _too_many(labels: Mapping[str, Any], key: str, limit: float, description: st
 
 
 def _slight(labels: Mapping[str, Any]) -> list[str]:
+    agreements = [(name, row["agreement"]) for name, row in labels.items() if row["agreement"]]
     return [
-        f"{name}: alpha {row['agreement']['alpha']:.2f} over {row['agreement']['units']} pairs"
-        for name, row in labels.items()
-        if row["agreement"] is not None
-        and row["agreement"]["units"] >= LEAST_CASES
-        and row["agreement"]["alpha"] is not None
-        and row["agreement"]["alpha"] < LEAST_ALPHA
+        f"{name}: alpha {agreement['alpha']:.2f} over {agreement['units']} pairs"
+        for name, agreement in agreements
+        if agreement["units"] >= LEAST_CASES and (agreement["alpha"] or 0) < LEAST_ALPHA
+        if agreement["alpha"] is not None
     ]
 
 

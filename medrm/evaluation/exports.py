@@ -200,25 +200,11 @@ def _share(measure: str, numerator: float, denominator: float, value: float | No
     return {"measure": measure, "value": quotient, **counts}
 
 
-_COMPARED = {
-    "dimension": "dimension",
-    "before": "before",
-    "after": "after",
-    "difference (95 % CI)": "difference (95 % CI)",
-    "p": "p (adjusted)",
-    "fixed / broken": "fixed / broken",
-    "n": "n",
-    "ceiling": "ceiling",
-}
-
-_ALONE = {
-    "dimension": "dimension",
-    "accuracy (95 % CI)": "accuracy (95 % CI)",
-    "official": "official",
-    "read": "read",
-    "same verdict": "same in both orders",
-    "n": "n",
-}
+_COMPARED = (
+    *("dimension", "before", "after", "difference (95 % CI)", "p"),
+    *("fixed / broken", "n", "ceiling"),
+)
+_ALONE = ("dimension", "accuracy (95 % CI)", "official", "read", "same verdict", "n")
 
 
 def _dimension_table(run: RunFiles) -> Table:
@@ -229,9 +215,10 @@ def _dimension_table(run: RunFiles) -> Table:
         f"{benchmark['clusters']} clusters."
     )
     if run.comparison is None:
-        return accuracy_table(run.after).pick(_ALONE, f"{run.after['model']}. {caption}")
+        headings = {"same verdict": "same in both orders"}
+        return accuracy_table(run.after).pick(_ALONE, f"{run.after['model']}. {caption}", headings)
     table = comparison_table(run.comparison, official=list(run.after["ceiling"]))
-    return table.pick(_COMPARED, caption)
+    return table.pick(_COMPARED, caption, {"p": "p (adjusted)"})
 
 
 def _organ_table(run: RunFiles) -> Table | None:
@@ -239,12 +226,9 @@ def _organ_table(run: RunFiles) -> Table | None:
     table = group_table(run.after, run.comparison, "organ", run.primary)
     if table is None:
         return None
-    columns = {name: name for name in table.columns if name != "drawn"} | {"member": "organ"}
-    if run.comparison is None:
-        columns.pop("clusters")
-    else:
-        columns["p (BH)"] = "p (BH over all cells)"
-    return table.pick(columns)
+    left_out = ("drawn", "clusters") if run.comparison is None else ("drawn",)
+    names = [name for name in table.columns if name not in left_out]
+    return table.pick(names, headings={"member": "organ", "p (BH)": "p (BH over all cells)"})
 
 
 _NUMBERS = pa.list_(pa.float64())
@@ -367,10 +351,8 @@ def eval_results(report: Report) -> str:
 def _notes(report: Report, measures: dict[str, Any]) -> str:
     """How the number was taken."""
     orders = "one order" if measures["consistency"] is None else "both orders"
-    interval = ""
-    if measures["ci95"] is not None:
-        low, high = measures["ci95"]
-        interval = f", 95 % interval {low:.4f} to {high:.4f}"
+    low, high = measures["ci95"] or (None, None)
+    interval = "" if low is None else f", 95 % interval {low:.4f} to {high:.4f}"
     return (
         f"accuracy, robust protocol, {orders}, unread is wrong, readout {report['readout']}, "
         f"{measures['n']} cases in {measures['clusters']} clusters{interval}"

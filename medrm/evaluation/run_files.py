@@ -32,9 +32,8 @@ class RunFiles:
     @property
     def sides(self) -> dict[str, Report]:
         """The reports by name: `before` and `after`, or `model` alone."""
-        if self.before is None:
-            return {"model": self.after}
-        return {"before": self.before, "after": self.after}
+        before, after = self.before, self.after
+        return {"model": after} if before is None else {"before": before, "after": after}
 
     @property
     def primary(self) -> str:

@@ -21,7 +21,12 @@ from matplotlib.figure import Figure
 
 from medrm.evaluation.tables.table import text_width
 
-INK, SOFT, LINE, BACK = "#1b1f24", "#57606a", "#d0d7de", "#ffffff"
+_STYLE = matplotlib.rc_params_from_file(
+    str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
+)
+
+INK, SOFT, LINE = (_STYLE[key] for key in ("text.color", "axes.labelcolor", "axes.edgecolor"))
+BACK = "#ffffff"
 OLD, NEW, GOOD, BAD = "#d55e00", "#0072b2", "#0071b3", "#d45d01"
 """Vermillion and blue of Okabe and Ito. Each role has a value of its own, so that it can be told
 from its colour."""
@@ -45,28 +50,6 @@ SMALL = 8.0
 
 _RESOLUTION = 200
 """Dots per inch of a PNG."""
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.0,
-    "font.family": "sans-serif",
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": SOFT,
-    "axes.labelsize": SMALL,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": SOFT,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": 9.0,
-    "figure.facecolor": "none",
-    "svg.fonttype": "none",
-}
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
@@ -143,7 +126,7 @@ def rows(chart: Axes, names: Sequence[str]) -> None:
     """Makes the y axis a list of rows from top to bottom, without a line."""
     chart.set_yticks(range(len(names)), names)
     chart.set_ylim(len(names) - 0.4, -0.6)
-    chart.tick_params(axis="y", length=0)
+    chart.tick_params(axis="y", length=0, labelsize=9, labelcolor=INK)
     chart.spines["left"].set_visible(False)
 
 
@@ -154,9 +137,8 @@ def percent_axis(chart: Axes) -> None:
 
 
 def value_axis(chart: Axes) -> None:
-    """Lets the y axis start at 0, with small numbers and faint lines."""
+    """Lets the y axis start at 0, with faint lines."""
     chart.set_ylim(bottom=0)
-    chart.tick_params(axis="y", labelsize=SMALL, labelcolor=SOFT)
     chart.grid(axis="y", color=LINE, linewidth=0.5)
 
 
@@ -239,11 +221,12 @@ def svg_inline(figure: Figure, name: str) -> str:
     The same figure gives the same bytes. `name` keeps its ids apart from those of other figures.
     """
     root = ElementTree.fromstring(_svg(figure, name))
+    values = [value for element in root.iter() for value in element.attrib.values()]
     used = {
         identity
-        for element in root.iter()
-        for value in element.attrib.values()
-        for identity in (*_REFERENCE.findall(value), *_LINKED.findall(value))
+        for value in values
+        for pattern in (_REFERENCE, _LINKED)
+        for identity in pattern.findall(value)
     }
     for element in list(root.iter()):
         _tidy(element, used, f"{name}-")

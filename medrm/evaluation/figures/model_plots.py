@@ -68,7 +68,6 @@ def position(run: RunFiles) -> Figure | None:
             lines = [f"{number} {short(name, 18)}", f" {after[0]:.1f} | {after[1]:.1f}"]
             canvas.list_beside(axes, lines, height, 0.055, canvas.INK, "normal", 1.08, "baseline")
     axes.set(xlim=(0, 100), ylim=(0, 100))
-    axes.tick_params(axis="y", labelsize=canvas.SMALL, labelcolor=canvas.SOFT)
     axes.set(xlabel="preferred answer shown first", ylabel="shown second")
     sides = "" if run.before is None else "hollow: before, filled: after; "
     canvas.note(figure, f"{sides}on the diagonal the order does not matter")
@@ -183,7 +182,6 @@ def reliability(run: RunFiles) -> Figure | None:
         canvas.list_beside(upper, lines, 1 - 0.5 * number, 0.1, colour)
     for axes in (upper, lower):
         axes.set(xlim=(48, 101), ylim=(0, 101))
-        axes.tick_params(axis="y", labelsize=canvas.SMALL, labelcolor=canvas.SOFT)
     upper.tick_params(axis="x", labelbottom=False)
     upper.set_ylabel("right (%)")
     lower.set(xlabel="confidence in the named answer (%)", ylabel="less sure (%)")

@@ -283,12 +283,11 @@ def official_table(sides: Sides) -> Table | None:
     """
     rows: list[list[str]] = []
     styles: dict[int, Style] = {}
-    tables = {side: report["protocols"].get("official") for side, report in sides.items()}
     official: Mapping[str, Any] = {}
-    for side, report in sides.items():
-        official = tables[side] or official
-        if tables[side] is None:
+    for report in sides.values():
+        if "official" not in report["protocols"]:
             continue
+        official = report["protocols"]["official"]
         styles |= {len(rows): "sum", len(rows) + len(official["organs"]): "sum"}
         means = {"mean over cases": official["micro"], "mean over organs": official["macro"]}
         rows += [
