@@ -32,17 +32,16 @@ from medrm.schema import UNREAD, Expected, Verdict
 
 FOLDER = "exports"
 
-_SUMMARY = (
-    *("side", "protocol", "measure", "dimension", "group", "member"),
-    *("value", "numerator", "denominator", "ci95_low", "ci95_high", "p", "p_adjusted", "clusters"),
-)
-"""Columns of summary.csv, empty where a number has no such part.
+_LABELS = ("side", "protocol", "measure", "dimension", "group", "member")
+_COUNTS = ("value", "numerator", "denominator")
+_TESTS = ("p", "p_adjusted", "clusters")
+"""Columns of summary.csv, empty where a number has no such part; the interval stands before these.
 
 `value` is numerator / denominator, as it stands in report.json or comparison.json.
 """
 
 Rate = dict[str, Any]
-"""A row of summary.csv."""
+"""A row of summary.csv by column, its interval as `ci95`."""
 
 
 def write_exports(folder: Path) -> Path:
@@ -63,9 +62,9 @@ def write_exports(folder: Path) -> Path:
         "after" if side == "model" else side: read_verdicts(where / "verdicts.jsonl")
         for side, where in run.evaluation_folders(folder).items()
     }
-    rates = [[rate.get(column) for column in _SUMMARY] for rate in _rates(run, verdicts)]
+    columns = (*_LABELS, *_COUNTS, "ci95_low", "ci95_high", *_TESTS)
     texts = {
-        "summary.csv": to_csv(_SUMMARY, rates),
+        "summary.csv": to_csv(columns, map(_summary_row, _rates(run, verdicts))),
         "model_index.yaml": model_index(run.after),
         "eval_results.yaml": eval_results(run.after),
     }
@@ -82,6 +81,11 @@ def write_exports(folder: Path) -> Path:
     _write_verdicts(target / "verdicts.parquet", verdicts)
     write_plots(run, target / "plots")
     return target
+
+
+def _summary_row(rate: Rate) -> list[Any]:
+    interval = rate.get("ci95") or (None, None)
+    return [*map(rate.get, (*_LABELS, *_COUNTS)), *interval, *map(rate.get, _TESTS)]
 
 
 def _rates(run: RunFiles, verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator[Rate]:
@@ -102,8 +106,9 @@ def _evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Ite
                 yield {"side": side, "protocol": protocol, **rate}
     for parser in ("strict", "official"):
         stages = ((report["parsing"] or {}).get(parser) or {}).get("stages", {})
+        total = sum(stages.values())
         for stage, count in stages.items():
-            share = _share(f"replies read by rule: {stage}", count, sum(stages.values()))
+            share = _rate(f"replies read by rule: {stage}", count / total, count, total)
             yield {"side": side, "protocol": f"{parser} parser", **share}
 
 
@@ -115,10 +120,10 @@ def _protocol_rates(
     The official protocol has means over cases and of organs, and nothing beside the accuracy.
     """
     robust = "dimensions" in measured
-    whole = measured["dimensions" if robust else "micro"]
+    of_dimension = measured["dimensions" if robust else "micro"]
     for name, verdicts in judged.items():
-        yield {"dimension": name, **_accuracy(whole[name], verdicts)}
-        for share in _shares(whole[name], verdicts) if robust else ():
+        yield {"dimension": name, **_accuracy(of_dimension[name], verdicts)}
+        for share in _shares(of_dimension[name], verdicts) if robust else ():
             yield {"dimension": name, **share}
     groups = measured["groups"] if robust else {"organ": measured["organs"]}
     for group, members in groups.items():
@@ -134,16 +139,8 @@ def _accuracy(measures: Mapping[str, Any] | float | None, rows: Sequence[Verdict
     if not isinstance(measures, Mapping):  # the official protocol has no interval
         measures = {"accuracy": measures}
     scores = case_scores(rows)
-    low, high = measures.get("ci95") or (None, None)
-    return {
-        "measure": "accuracy",
-        "value": measures["accuracy"],
-        "numerator": sum(scores.values()),
-        "denominator": len(scores),
-        "ci95_low": low,
-        "ci95_high": high,
-        "clusters": measures.get("clusters"),
-    }
+    rate = _rate("accuracy", measures["accuracy"], sum(scores.values()), len(scores))
+    return rate | {key: measures.get(key) for key in ("ci95", "clusters")}
 
 
 def _shares(measures: Mapping[str, Any], rows: Sequence[Verdict]) -> Iterator[Rate]:
@@ -158,7 +155,7 @@ def _shares(measures: Mapping[str, Any], rows: Sequence[Verdict]) -> Iterator[Ra
         counts[measure] = (round((measures[measure] or 0) * measures["n"]), measures["n"])
     for measure, (numerator, denominator) in counts.items():
         if measures[measure] is not None:
-            yield _share(measure, numerator, denominator, measures[measure])
+            yield _rate(measure, measures[measure], numerator, denominator)
 
 
 def _comparison_rates(comparison: Comparison) -> Iterator[Rate]:
@@ -168,8 +165,9 @@ def _comparison_rates(comparison: Comparison) -> Iterator[Rate]:
         if difference["n"]:
             tests = {"p": difference["p_unadjusted"], "p_adjusted": difference["p"]}
             yield _difference(difference) | side | tests
-            for count in ("both_right", "fixed", "broken", "both_wrong"):
-                share = _share(count, difference[count], difference["n"])
+            for outcome in ("both_right", "fixed", "broken", "both_wrong"):
+                count, n = difference[outcome], difference["n"]
+                share = _rate(outcome, count / n, count, n)
                 yield {**side, "protocol": "robust", "dimension": name, **share}
     for group, cells in comparison["cells"].items():
         for cell in cells:
@@ -183,21 +181,15 @@ def _comparison_rates(comparison: Comparison) -> Iterator[Rate]:
 def _difference(difference: Mapping[str, Any]) -> Rate:
     """A paired difference in accuracy with its interval and its p value."""
     delta, n = difference["delta"], difference["n"]
-    low, high = difference["ci95"] or (None, None)
-    return {
-        "protocol": "robust",
-        **{key: difference.get(key) for key in ("dimension", "member", "p", "clusters")},
-        **_share("accuracy", delta * n, n, delta),
-        "ci95_low": low,
-        "ci95_high": high,
-    }
+    keys = ("dimension", "member", "ci95", "p", "clusters")
+    rate = {"protocol": "robust", **_rate("accuracy", delta, delta * n, n)}
+    return rate | {key: difference.get(key) for key in keys}
 
 
-def _share(measure: str, numerator: float, denominator: float, value: float | None = None) -> Rate:
-    """The columns of a share; its value as a report states it, else the quotient."""
-    quotient = numerator / denominator if value is None else value
+def _rate(measure: str, value: float | None, numerator: float, denominator: float) -> Rate:
+    """The columns of a rate with its counts."""
     counts = {"numerator": numerator, "denominator": denominator}
-    return {"measure": measure, "value": quotient, **counts}
+    return {"measure": measure, "value": value, **counts}
 
 
 _COMPARED = (

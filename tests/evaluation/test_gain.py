@@ -12,7 +12,7 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.tables.summary_lines import gain_sentence
+from medrm.evaluation.tables.comparison_tables import gain_sentence
 from medrm.schema import Case
 
 SETTINGS = {

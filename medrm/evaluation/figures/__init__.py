@@ -41,19 +41,14 @@ def inline_figures(run: RunFiles) -> dict[str, str]:
 def write_plots(run: RunFiles, folder: Path) -> list[Path]:
     """Writes each figure as `<name>.svg` and `<name>.png` and returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = []
     with drawing():
-        for name, figure in _drawn(run):
-            write_figure(figure, name, folder)
-            names.append(name)
-    return [folder / f"{name}.{suffix}" for name in names for suffix in ("svg", "png")]
+        return [path for name, figure in _drawn(run) for path in write_figure(figure, name, folder)]
 
 
 def _drawn(run: RunFiles) -> Iterator[tuple[str, Figure]]:
     """Yields each figure under its name, a dumbbell for each grouping; call it inside `drawing`."""
     figures = {name: draw(run) for name, draw in FIGURES.items()}
     for group in run.comparison["cells"] if run.comparison else ():
-        figures[f"dumbbell_{re.sub(r'[^A-Za-z0-9_-]', '_', group)}"] = comparison_plots.dumbbell(
-            run, group
-        )
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", group)
+        figures[f"dumbbell_{name}"] = comparison_plots.dumbbell(run, group)
     yield from ((name, figure) for name, figure in figures.items() if figure is not None)

@@ -237,11 +237,13 @@ def svg_inline(figure: Figure, name: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def write_figure(figure: Figure, name: str, folder: Path) -> None:
-    """Writes `<name>.svg` and `<name>.png` in light colours on white."""
+def write_figure(figure: Figure, name: str, folder: Path) -> tuple[Path, Path]:
+    """Writes `<name>.svg` and `<name>.png` in light colours on white and returns their paths."""
+    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     figure.patch.set_facecolor(BACK)
-    (folder / f"{name}.svg").write_bytes(_svg(figure, name))
-    figure.savefig(folder / f"{name}.png", metadata={"Software": None}, dpi=_RESOLUTION)
+    svg.write_bytes(_svg(figure, name))
+    figure.savefig(png, metadata={"Software": None}, dpi=_RESOLUTION)
+    return svg, png
 
 
 def _svg(figure: Figure, name: str) -> bytes:

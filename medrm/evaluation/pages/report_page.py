@@ -25,8 +25,7 @@ from medrm.evaluation.pages.samples import Samples, read_samples
 from medrm.evaluation.report import read_json, robust_of
 from medrm.evaluation.run_files import RunFiles, read_run
 from medrm.evaluation.tables import comparison_tables, report_tables
-from medrm.evaluation.tables.comparison_tables import FEW
-from medrm.evaluation.tables.summary_lines import gain_sentence, metric_lines
+from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
 from medrm.evaluation.tables.table import Table, counted
 
 Context = Mapping[str, Any]
@@ -178,7 +177,7 @@ def _others(page: PageContent) -> Context:
             columns = {"organ": "organ", **{f"{name}_acc": name for name in names}}
             tables[side] = table.pick(columns, f"The released scorer's table, {side}")
     return {
-        "metrics": {side: metric_lines(report) for side, report in sides.items()},
+        "metrics": {side: report_tables.metric_lines(report) for side, report in sides.items()},
         "published": report_tables.published_table(page.run.after),
         "official": tables,
     }

@@ -1,4 +1,4 @@
-"""Tables of a comparison: dimensions, controls, groups, transitions, what must not get worse."""
+"""Tables and sentences of a comparison: dimensions, controls, groups, what must not get worse."""
 
 from __future__ import annotations
 
@@ -157,8 +157,9 @@ def control_table(
     if report is not None:
         after = (robust_of(report).get(primary) or {}).get("accuracy")
         ceiling = report["ceiling"].get(primary)
-        for rule, words in RULES.items():
-            label, accuracy = f"rule: {words}", (report["baselines"].get(rule) or {}).get(primary)
+        for rule, description in RULES.items():
+            label = f"rule: {description}"
+            accuracy = (report["baselines"].get(rule) or {}).get(primary)
             drawn: Cell = ""
             if accuracy is not None and after is not None:
                 drawn = Track(accuracy, after, ceiling, None, label)
@@ -248,3 +249,50 @@ def non_inferiority_table(comparison: Comparison) -> Table:
     checks = comparison["guardrails"].items()
     rows = [{"measure": name.replace("_", " "), **cells_of(of, _CHECKED)} for name, of in checks]
     return table_of(f"Guardrails on {comparison['primary']['dimension']}", rows)
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """Returns what stands beside the headline, one sentence or two each."""
+    gain, pictures = gain_sentence(comparison), comparison["pictures"]
+    lines = [gain] if gain else []
+    if pictures is not None:
+        lines.append(pictures["sentence"])
+    official = (comparison["official"] or {}).get(comparison["primary"]["dimension"])
+    if official is not None and official["delta"] is not None:
+        lines.append(
+            f"Official protocol on {comparison['primary']['dimension']}: "
+            f"{percent(official['before'])} % -> {percent(official['after'])} %."
+        )
+    least = comparison["minimum_detectable"]["points"]
+    if least is not None:
+        lines.append(f"Smallest gain that such cases show (power 80 %): {100 * least:.1f} points.")
+    return [*lines, *comparison["notes"]]
+
+
+def gain_sentence(comparison: Comparison) -> str | None:
+    """Returns what the primary dimension's difference consists of; None unless both are judges.
+
+    Where one side wrote nothing that could be read, the split says nothing about judgement.
+    """
+    dimension, coverage = comparison["primary"]["dimension"], comparison["guardrails"]["coverage"]
+    gain = (comparison["gain"] or {}).get(dimension)
+    if gain is None:
+        return None
+    mute = [side for side in ("before", "after") if coverage[side] == 0]
+    if not mute:
+        return (
+            f"Of the difference on {dimension}, {100 * gain['judgement']:+.1f} points come from "
+            f"judging better what was read, {100 * gain['format']:+.1f} points from how much could "
+            "be read."
+        )
+    sentence = (
+        f"Nothing could be read {' and '.join(mute)} on {dimension}, so the difference says "
+        "nothing about judging better."
+    )
+    control = comparison["controls"].get("base_skeleton")
+    if "before" in mute and control is not None:
+        sentence += (
+            f" With the JSON given, the base is right in {percent(control['before'])} % "
+            f"({CONTROLS['base_skeleton']})."
+        )
+    return sentence

@@ -7,10 +7,11 @@ about both reads "before > after", with an arrow.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from medrm.evaluation.measures.accuracy import best_rule
+from medrm.evaluation.measures.benchmark_metrics import CRITERIA
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.table import (
     DASH,
@@ -344,3 +345,27 @@ def folds_table(crossfit: Mapping[str, Any] | None) -> Table:
         errors = {key: (calibration.get(key) or {}).get("ece") for key in ("raw", "scaled")}
         rows.append(cells_of(fold | errors, _FOLD))
     return table_of("Folds", rows)
+
+
+_IMPLIED_LEVELS = ("members", "subset", "subsets")
+"""Levels of a metric that a line leaves out."""
+
+
+def metric_lines(report: Report) -> list[str]:
+    """Returns a line for each metric of the benchmark's authors, in percent."""
+    return [
+        f"Metric {metric} ({dimension}): "
+        + ", ".join(f"{name} {percent(value)}" for name, value in _flat(numbers))
+        + "."
+        for dimension, metrics in report["metrics"].items()
+        for metric, numbers in metrics.items()
+    ]
+
+
+def _flat(numbers: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | None]]:
+    """Yields the numbers with their names joined; without HealthBench's 34 criteria."""
+    for name, value in numbers.items():
+        if not isinstance(value, Mapping):
+            yield f"{prefix}{name}", value
+        elif name != CRITERIA:
+            yield from _flat(value, prefix if name in _IMPLIED_LEVELS else f"{prefix}{name} ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,14 +12,12 @@ from medrm.errors import printable
 from medrm.evaluation.audit import DISCORDANCE, SHOWN_RULES, Audit
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.report import Report
-from medrm.evaluation.tables.comparison_tables import comparison_table, control_table
-from medrm.evaluation.tables.report_tables import accuracy_table, position_table
-from medrm.evaluation.tables.summary_lines import (
+from medrm.evaluation.tables.comparison_tables import (
     comparison_lines,
-    joint_lines,
-    metric_lines,
-    parsing_lines,
+    comparison_table,
+    control_table,
 )
+from medrm.evaluation.tables.report_tables import accuracy_table, metric_lines, position_table
 from medrm.evaluation.tables.table import (
     DASH,
     Table,
@@ -30,6 +28,7 @@ from medrm.evaluation.tables.table import (
     short,
     table_of,
     to_terminal,
+    with_interval,
 )
 
 _MOST_FINDINGS = 10
@@ -59,14 +58,54 @@ def print_report(report: Report, console: Console | None = None) -> None:
     position = position_table({"model": report})
     if position.rows:
         console.print(to_terminal(position.pick(_POSITION, "both orders")))
-    lines = [*joint_lines(report), *metric_lines(report)]
+    lines = [*_joint_lines(report), *metric_lines(report)]
     if report["unread"]:
         lines.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
-    lines += parsing_lines(report["parsing"])
+    lines += _parsing_lines(report["parsing"])
     if report["verdict_mass"] is not None:
         lines.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
-    for line in lines:
-        console.print(plain(line))
+    _print_lines(lines, console)
+
+
+def _joint_lines(report: Report) -> list[str]:
+    """What the dimensions say jointly, one sentence for each measure."""
+    means, structure = report["protocols"].get("robust", {}).get("means"), report["structure"]
+    if means is None or structure is None:
+        return []
+    mean, joint = (
+        with_interval(means[key]["accuracy"], means[key]["ci95"]) for key in ("mean", "joint")
+    )
+    lines = []
+    if means["mean"]["n"]:
+        lines.append(f"Mean over the dimensions: {mean} %.")
+    if means["joint"]["n"]:
+        lines.append(f"Right on all at once: {joint} % of {means['joint']['n']} cases.")
+    if structure["halo"] is not None:
+        lines.append(
+            f"One answer on all dimensions: {percent(structure['all_same'])} %, the experts "
+            f"{percent(structure['all_same_label'])} % ({structure['cases']} cases)."
+        )
+    return lines
+
+
+def _parsing_lines(parsing: Mapping[str, Any] | None) -> list[str]:
+    """How a judge's replies were read, one sentence for each parser."""
+    if parsing is None:
+        return []
+    lines = []
+    if set(parsing["states"]) != {"ok"}:
+        lines.append(f"Calls: {counted(parsing['states'])}.")
+    for parser in ("strict", "official"):
+        counts = parsing[parser]
+        if counts:
+            notes = {
+                name.replace("_", " "): counts[name]
+                for name in ("suspect", "voided_but_readable")
+                if counts.get(name)
+            }
+            stages = counted({**counts["stages"], **notes})
+            lines.append(f"Replies read by the {parser} parser: {stages}.")
+    return lines
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
@@ -77,8 +116,7 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     if comparison["controls"]:
         controls = control_table(comparison, comparison["primary"]["dimension"])
         console.print(to_terminal(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS)))
-    for line in comparison_lines(comparison):
-        console.print(plain(line))
+    _print_lines(comparison_lines(comparison), console)
     colour = _COLOURS[comparison["verdict"]]
     console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
 
@@ -102,8 +140,7 @@ def print_audit(audit: Audit, console: Console | None = None) -> None:
             f"gain: what a paired test shows with power 80 % where {DISCORDANCE:.0%} of the cases "
             "change, in points; cases of a cluster independent - changing together."
         )
-    for line in _audit_lines(audit):
-        console.print(plain(line))
+    _print_lines(_audit_lines(audit), console)
     print_findings(audit["findings"], console)
 
 
@@ -136,8 +173,7 @@ def print_findings(findings: Mapping[str, Sequence[str]], console: Console | Non
     for name, sentences in findings.items():
         if sentences:
             console.print(plain(f"{name}: {len(sentences)}"))
-            for sentence in sentences[:_MOST_FINDINGS]:
-                console.print(plain(f"  {sentence}"))
+            _print_lines([f"  {text}" for text in sentences[:_MOST_FINDINGS]], console)
             if len(sentences) > _MOST_FINDINGS:
                 console.print(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
     if not any(findings.values()):
@@ -189,3 +225,8 @@ def _organ_table(audit: Audit) -> Table:
     names = [short(name, _LONGEST_HEADING) for name in audit["labels"]]
     caption = "always A in an organ, in percent; always B is the rest"
     return Table(caption, ("organ", "cases", *names), rows)
+
+
+def _print_lines(lines: Iterable[str], console: Console) -> None:
+    for line in lines:
+        console.print(plain(line))
