@@ -137,9 +137,14 @@ def holm(p: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.2, 0.02])
     [0.03, 0.2, 0.04]
     """
-    from statsmodels.stats.multitest import multipletests  # 0.7 s to import
-
-    return list(map(float, multipletests(p, method="holm")[1])) if len(p) else []
+    # By hand, because statsmodels' multipletests collects all garbage, 0.1 s, at each call.
+    unadjusted = np.asarray(p, dtype=np.float64)
+    order = np.argsort(unadjusted, kind="stable")
+    # The smallest counts m times, the next m - 1 times, ...; none may fall below one before it.
+    stepped = np.maximum.accumulate(np.arange(len(p), 0, -1) * unadjusted[order])
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return list(map(float, adjusted))
 
 
 def minimum_detectable(
