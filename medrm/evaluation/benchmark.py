@@ -107,15 +107,21 @@ def load_benchmark(
             "Cases of your own are measured with --train_data, whose test part is the benchmark."
         )
     settings = read_settings(name)
-    published = tuple(Published(**number) for number in settings.get("published", []))
-    groups = tuple(settings.get("groups", GROUPS))
-    return Benchmark(
-        name,
-        _cases(settings, data_root, rules, department_map),
-        groups,
-        published,
-        tuple(settings.get("metrics", [])),
-    )
+    if data_root is not None and not Path(data_root).exists():
+        raise ConfigError(
+            f"data_root {data_root!r} does not exist; give the folder or file that holds the "
+            "benchmark's cases"
+        )
+    if data_root is not None:
+        source = read_set(data_root, rules, department_map, described=settings["source"])
+    elif "seed" in settings:
+        folder = phantom_folder(settings["cases"], settings["seed"])
+        source = replace(read_set(str(folder), rules, department_map), revision=folder.name)
+    else:
+        source = read_set(settings["source"], rules, department_map)
+    published = tuple(Published(**number) for number in settings.get("published", ()))
+    groups, metrics = settings.get("groups", GROUPS), settings.get("metrics", ())
+    return Benchmark(name, source, tuple(groups), published, tuple(metrics))
 
 
 def read_settings(name: str) -> dict[str, Any]:
@@ -149,30 +155,6 @@ def benchmark_from_cases(name: str, source: CaseSet, cases: Sequence[Case]) -> B
 
     The ceiling stays that of the whole set: what the same experts leave within reach.
     """
-    chosen = replace(
-        source,
-        cases=cases,
-        digest=digest_of(cases),
-        dimensions=dimensions_of(cases),
-        excluded=(),
-    )
+    digest, dimensions = digest_of(cases), dimensions_of(cases)
+    chosen = replace(source, cases=cases, digest=digest, dimensions=dimensions, excluded=())
     return Benchmark(name, chosen)
-
-
-def _cases(
-    settings: dict[str, Any],
-    data_root: str | None,
-    rules: LabelRules | None,
-    department_map: Path | None,
-) -> CaseSet:
-    if data_root is not None:
-        if not Path(data_root).exists():
-            raise ConfigError(
-                f"data_root {data_root!r} does not exist; give the folder or file that holds the "
-                "benchmark's cases"
-            )
-        return read_set(data_root, rules, department_map, described=settings["source"])
-    if "seed" in settings:
-        folder = phantom_folder(settings["cases"], settings["seed"])
-        return replace(read_set(str(folder), rules, department_map), revision=folder.name)
-    return read_set(settings["source"], rules, department_map)

@@ -1,4 +1,7 @@
-"""The paired before/after comparison of two evaluation folders; needs no model and no torch."""
+"""The paired before/after comparison of two evaluation folders, as numbers and in sentences.
+
+Needs no model and no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from medrm.errors import ConfigError, DataError, nearest
-from medrm.evaluation.comparison.evaluations import (
+from medrm.evaluation.comparison.gate import (
     OTHER_DATA,
-    Evaluation,
     check_declared,
     find_differences,
-    read_evaluation,
+    non_inferiority_checks,
 )
-from medrm.evaluation.comparison.non_inferiority import non_inferiority_checks
 from medrm.evaluation.comparison.pairing import (
+    UNPAIRED,
+    Evaluation,
     cells,
-    detectable,
-    dimension_entries,
-    forward_entries,
-    mean_entry,
     pair,
     paired_entry,
-    simple_entries,
+    paired_measures,
+    read_evaluation,
 )
 from medrm.evaluation.measures.accuracy import split_gain
 from medrm.evaluation.report import write_json
@@ -111,14 +111,13 @@ def _compared(
     before: Evaluation, after: Evaluation, primary: str, controls: Mapping[str, Path]
 ) -> Comparison:
     """Everything that is measured, before it is judged."""
-    pairing = pair(before, after)
-    dimensions = dimension_entries(before, after, pairing)
-    difference = {name: dimensions[primary][name] for name in _KEYS}
+    measured = paired_measures(before, after, primary)
+    entry = measured["dimensions"][primary]
+    difference = {name: entry[name] for name in _KEYS}
     against = {
         name: _control(name, read_evaluation(Path(folder)), after, primary)
         for name, folder in controls.items()
     }
-    official = before.official and after.official
     groups = after.report["protocols"]["robust"]["groups"]
     identity = ("model", "weights", "readout")
     return {
@@ -126,17 +125,13 @@ def _compared(
         "benchmark": after.report["benchmark"],
         "before": {key: before.report[key] for key in identity},
         "after": {key: after.report[key] for key in identity},
-        "primary": {**difference, "p": dimensions[primary]["p_unadjusted"]},
+        "primary": {**difference, "p": entry["p_unadjusted"]},
         "pictures": image_use(difference, against),
-        "minimum_detectable": detectable(pairing, primary),
-        "dimensions": dimensions,
-        "mean": mean_entry(pairing),
-        "official": simple_entries(before, after, "official") if official else None,
-        "forward_only": forward_entries(before, after, dimensions),
+        **measured,
         "gain": _gain(before, after),
         "controls": against,
         "guardrails": non_inferiority_checks(before, after, primary),
-        "cells": {group: cells(pairing, after.judged_cases, group) for group in groups},
+        "cells": {group: cells(before, after, group) for group in groups},
     }
 
 
@@ -209,8 +204,8 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"Control {name!r} ({str(control.folder)!r}) did not judge the cases of "
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
-    difference: dict[str, Any] = {"dimension": primary, **dict.fromkeys(_KEYS[1:]), "n": 0}
-    difference |= {"clusters": 0, "ceiling": after.report["ceiling"][primary]}
+    ceiling = after.report["ceiling"][primary]
+    difference = dict.fromkeys(_KEYS) | UNPAIRED | {"dimension": primary, "ceiling": ceiling}
     pairing = pair(control, after)
     if primary in pairing.names:
         difference |= pairing.entry(primary)
@@ -263,29 +258,22 @@ def image_use(primary: Mapping[str, Any], controls: Mapping[str, Any]) -> dict[s
         controls: name to the difference of the trained model from it.
     """
     without = {
-        name: {
-            "accuracy": controls[name]["before"],
-            **{key: controls[name][key] for key in ("delta", "ci95", "p")},
-        }
+        name: {"accuracy": control["before"]} | {k: control[k] for k in ("delta", "ci95", "p")}
         for name in WITHOUT_IMAGES
-        if name in controls and controls[name]["delta"] is not None
+        if (control := controls.get(name)) is not None and control["delta"] is not None
     }
     if not without or primary["delta"] is None:
         return None
     losses = [_loss(control, WITHOUT_IMAGES[name]) for name, control in without.items()]
-    listed = losses[0] if len(losses) == 1 else f"{', '.join(losses[:-1])} and {losses[-1]}"
+    listed = " and ".join(filter(None, (", ".join(losses[:-1]), losses[-1])))
     sentence = (
         f"The trained model's {100 * primary['after']:.1f} % on {primary['dimension']} become "
         f"{listed}."
     )
     if not any(control["ci95"] and control["ci95"][0] > 0 for control in without.values()):
         sentence += " It is not shown that the model needs the picture."
-    return {
-        "dimension": primary["dimension"],
-        "after": primary["after"],
-        "controls": without,
-        "sentence": sentence,
-    }
+    stated = {key: primary[key] for key in ("dimension", "after")}
+    return {**stated, "controls": without, "sentence": sentence}
 
 
 def _loss(control: Mapping[str, Any], how: str) -> str:

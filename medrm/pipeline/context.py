@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, ProcessorMixin, __version__
 from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCounts, concatenate
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
-from medrm.evaluation.comparison.evaluations import check_declared
+from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.models.adapter import add_adapter, load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config, reference_of

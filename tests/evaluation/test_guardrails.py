@@ -11,8 +11,8 @@ import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle, ranked_case
 
 from medrm.evaluation.compare import compare
-from medrm.evaluation.comparison.evaluations import read_evaluation
-from medrm.evaluation.comparison.non_inferiority import MARGINS, non_inferiority_checks
+from medrm.evaluation.comparison.gate import MARGINS, non_inferiority_checks
+from medrm.evaluation.comparison.pairing import read_evaluation
 from medrm.evaluation.evaluator import evaluate
 from medrm.schema import Case, RankingLabel
 

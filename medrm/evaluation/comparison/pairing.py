@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from medrm.errors import DataError
-from medrm.evaluation.comparison.evaluations import Evaluation
-from medrm.evaluation.measures.accuracy import mean_scores, member_of, score_matrix
+from medrm.evaluation.measures.accuracy import (
+    case_scores,
+    mean_scores,
+    member_of,
+    score_matrix,
+    verdicts_by_dimension,
+)
 from medrm.evaluation.measures.biases import excess
+from medrm.evaluation.records.jsonl import VERDICTS_FILE, read_verdicts
+from medrm.evaluation.report import Report, read_report
 from medrm.schema import Verdict
+from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 from medrm.statistics.intervals import Floats, bootstrap_intervals, mean, mean_interval
 from medrm.statistics.significance import (
     benjamini_hochberg,
@@ -23,7 +34,81 @@ from medrm.statistics.significance import (
     sign_flip_test,
 )
 
+Scores = Mapping[str, Mapping[str, float]]
+"""Dimension, in the benchmark's order, to case, by id, to its score."""
+
 Entry = dict[str, Any]
+
+UNPAIRED: Entry = {**dict.fromkeys(("before", "after", "delta", "ci95")), "n": 0, "clusters": 0}
+"""The difference where both have judged no case."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation folder: its report and its verdict rows by dimension, for each protocol."""
+
+    folder: Path
+    report: Report
+    robust: Mapping[str, list[Verdict]]
+    official: Mapping[str, list[Verdict]]
+
+    @cached_property
+    def scores(self) -> dict[str, Scores]:
+        """The score of each case with a majority label, counted in three ways.
+
+        `robust`: the mean over the presented orders; `forward`: in the stored order only;
+        `official`: under the official protocol.
+        """
+        forward = {
+            name: [row for row in rows if row.order == "forward"]
+            for name, rows in self.robust.items()
+        }
+        counted = {"robust": self.robust, "forward": forward, "official": self.official}
+        return {
+            counting: {name: case_scores(rows) for name, rows in of_dimension.items()}
+            for counting, of_dimension in counted.items()
+        }
+
+    @cached_property
+    def judged_cases(self) -> dict[str, Verdict]:
+        """One verdict on every judged case, which has its cluster and its groups."""
+        return {row.case_id: row for row in chain.from_iterable(self.robust.values())}
+
+    @cached_property
+    def clusters(self) -> dict[str, str]:
+        """The cluster of every judged case."""
+        return {case_id: row.cluster for case_id, row in self.judged_cases.items()}
+
+    @cached_property
+    def orders(self) -> list[str]:
+        """The orders in which cases were presented."""
+        return sorted({row.order for row in chain.from_iterable(self.robust.values())})
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Reads an evaluation folder.
+
+    Raises:
+        DataError: it is incomplete, or was not judged under the robust protocol.
+    """
+    report = read_report(folder)
+    rows = read_verdicts(folder / VERDICTS_FILE)
+    foreign = [row.dimension for row in rows if row.dimension not in report["ceiling"]]
+    if foreign:
+        raise DataError(
+            f"{VERDICTS_FILE} and report.json in {str(folder)!r} do not belong together: one "
+            f"judges {foreign[0]!r}, the other does not. {EVALUATE_AGAIN}"
+        )
+    robust, official = (
+        verdicts_by_dimension(rows, protocol, report["ceiling"])
+        for protocol in ("robust", "official")
+    )
+    if not robust:
+        raise DataError(
+            f"{str(folder)!r} was not judged under the robust protocol, which a comparison needs. "
+            "Evaluate again with --protocol both."
+        )
+    return Evaluation(folder, report, robust, official)
 
 
 @dataclass(frozen=True)
@@ -97,7 +182,7 @@ def paired_entry(
     """
     paired = np.flatnonzero(~np.isnan(after - before)).tolist()
     if not paired:
-        return {**dict.fromkeys(("before", "after", "delta", "ci95")), "n": 0, "clusters": 0}
+        return UNPAIRED
     chosen = [clusters[index] for index in paired]
     interval = mean_interval((after - before)[paired].tolist(), chosen, span=(-widest, widest))
     return {
@@ -107,6 +192,20 @@ def paired_entry(
         "ci95": interval.bounds,
         "n": len(paired),
         "clusters": interval.clusters,
+    }
+
+
+def paired_measures(before: Evaluation, after: Evaluation, primary: str) -> Entry:
+    """Returns what `comparison.json` says of the differences in score, but for the groups."""
+    pairing = pair(before, after)
+    dimensions = dimension_entries(before, after, pairing)
+    official = before.official and after.official
+    return {
+        "minimum_detectable": detectable(pairing, primary),
+        "dimensions": dimensions,
+        "mean": mean_entry(pairing),
+        "official": simple_entries(before, after, "official") if official else None,
+        "forward_only": forward_entries(before, after, dimensions),
     }
 
 
@@ -122,10 +221,9 @@ def dimension_entries(before: Evaluation, after: Evaluation, pairing: Pairing) -
     resampled = bootstrap_intervals(pairing.differences, pairing.clusters)
     entries: dict[str, Entry] = {}
     for name, ceiling in after.report["ceiling"].items():
-        scores = [side.scores["robust"].get(name, {}).values() for side in (before, after)]
-        difference: Entry = {"dimension": name, "before": mean(scores[0]), "after": mean(scores[1])}
-        difference |= {"delta": None, "ci95": None, "n": 0, "clusters": 0}
-        difference |= {"p": None, "ceiling": ceiling}
+        difference: Entry = {"dimension": name, **UNPAIRED, "p": None, "ceiling": ceiling}
+        for key, side in (("before", before), ("after", after)):
+            difference[key] = mean(side.scores["robust"].get(name, {}).values())
         if name in pairing.names:
             difference |= pairing.entry(name)
         if difference["n"]:
@@ -222,19 +320,20 @@ def detectable(pairing: Pairing, primary: str) -> Entry:
     return least_gain
 
 
-def cells(pairing: Pairing, judged_cases: Mapping[str, Verdict], group: str) -> list[Entry]:
+def cells(before: Evaluation, after: Evaluation, group: str) -> list[Entry]:
     """Returns the difference in every cell of a group's member and dimension; exploratory.
 
     `p_bh` is adjusted over all cells of the group by Benjamini and Hochberg.
 
     Args:
-        pairing: of the robust scores.
-        judged_cases: a verdict on each case, which has the case's groups.
+        before: evaluation before training.
+        after: of the trained model.
         group: to look at, such as organ.
     """
+    pairing = pair(before, after)
     members: dict[str, list[int]] = {}
     for index, case in enumerate(pairing.cases):
-        members.setdefault(member_of(judged_cases[case], group), []).append(index)
+        members.setdefault(member_of(after.judged_cases[case], group), []).append(index)
     entries: list[Entry] = []
     for member, chosen in sorted(members.items()):
         of_member = pairing.of_cases(chosen)

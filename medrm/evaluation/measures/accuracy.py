@@ -207,7 +207,10 @@ def group_measures(
         group: a property that cases have.
         dimensions: all of the benchmark.
     """
-    rows_of = {name: verdicts_by_member(chosen, group) for name, chosen in rows.items()}
+    rows_of = {
+        name: verdicts_by(chosen, lambda row: member_of(row, group))
+        for name, chosen in rows.items()
+    }
     return {
         member: {
             name: accuracy_measures(rows_of.get(name, {}).get(member, ()), small=True)
@@ -234,19 +237,16 @@ def mean_measures(
     cases = sorted(set(chain.from_iterable(scores.values())))
     values = mean_scores(score_matrix(scores, cases))
     clusters = {row.case_id: row.cluster for chosen in rows.values() for row in chosen}
-    aggregates = {
-        "mean": {} if values is None else dict(zip(cases, values.tolist(), strict=True)),
-        "joint": joint_scores(rows),
-    }
-    measures = {name: interval_measures(of, clusters) for name, of in aggregates.items()}
+    measures: dict[str, Any] = {}
+    for name, of_case in (
+        ("mean", {} if values is None else dict(zip(cases, values.tolist(), strict=True))),
+        ("joint", joint_scores(rows)),
+    ):
+        entry = interval_measures(of_case, clusters)
+        measures[name] = {key: entry[key] for key in ("accuracy", "ci95", "n", "clusters")}
     organs = groups.get("organ", {}).values()
-    return {
-        **{
-            name: {key: entry[key] for key in ("accuracy", "ci95", "n", "clusters")}
-            for name, entry in measures.items()
-        },
-        "macro": {name: mean(cells[name]["accuracy"] for cells in organs) for name in rows},
-    }
+    macro = {name: mean(cells[name]["accuracy"] for cells in organs) for name in rows}
+    return measures | {"macro": macro}
 
 
 def score_matrix(scores: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> Floats:
@@ -288,7 +288,7 @@ def balanced_accuracy(labelled: Sequence[Verdict]) -> float | None:
 
 
 def official_measures(
-    rows: Mapping[str, Sequence[Verdict]], dimensions: Iterable[str]
+    rows: Mapping[str, Sequence[Verdict]], dimensions: Sequence[str]
 ) -> dict[str, Any]:
     """Returns `protocols.official`: the released scorer's table, and its micro and macro means.
 
@@ -300,19 +300,14 @@ def official_measures(
         rows: dimension to its rows, of the judged dimensions.
         dimensions: all of the benchmark.
     """
-    scores = {name: case_scores(rows.get(name, ())) for name in dimensions}
-    organ_of = {r.case_id: member_of(r, "organ") for r in chain.from_iterable(rows.values())}
-    table = {
-        organ: {
-            name: mean(score for case_id, score in of.items() if organ_of[case_id] == organ)
-            for name, of in scores.items()
-        }
-        for organ in sorted({*organ_of.values()})
+    organs = {
+        organ: {name: cell["accuracy"] for name, cell in cells.items()}
+        for organ, cells in group_measures(rows, "organ", dimensions).items()
     }
     return {
-        "micro": {name: mean(of.values()) for name, of in scores.items()},
-        "macro": {name: mean(cells[name] for cells in table.values()) for name in scores},
-        "organs": table,
+        "micro": {name: mean(case_scores(rows.get(name, ())).values()) for name in dimensions},
+        "macro": {name: mean(cells[name] for cells in organs.values()) for name in dimensions},
+        "organs": organs,
     }
 
 
@@ -371,8 +366,3 @@ def best_rule(
 def member_of(row: Verdict, group: str) -> str:
     """Returns what the case of a row is in a group."""
     return row.groups.get(group) or NOT_STATED
-
-
-def verdicts_by_member(rows: Iterable[Verdict], group: str) -> dict[str, list[Verdict]]:
-    """Returns the rows of each member of a group, sorted by the member."""
-    return verdicts_by(rows, lambda row: member_of(row, group))

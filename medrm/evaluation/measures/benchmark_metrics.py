@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from medrm.evaluation.measures.accuracy import right_answers, verdicts_by_member
+from medrm.evaluation.measures.accuracy import member_of, right_answers
 from medrm.evaluation.records.jsonl import verdicts_by
 from medrm.schema import LETTERS, UNREAD, Case, PairLabel, Verdict
 from medrm.statistics.intervals import mean
@@ -62,10 +62,7 @@ def macro_group(
     """
     numbers: Numbers = {"overall": _accuracy(rows)}
     for group in groups:
-        accuracies = {
-            name: _accuracy(of_member)
-            for name, of_member in verdicts_by_member(rows, group).items()
-        }
+        accuracies = _by_member(rows, group, _accuracy)
         numbers[group] = {"macro": mean(accuracies.values()), "members": accuracies}
     return numbers
 
@@ -76,11 +73,15 @@ def acc_plus(rows: Sequence[Verdict], cases: Mapping[str, Case], groups: Sequenc
     ACC+ is the share of prompts all of whose pairs are judged right (MM-RLHF, arXiv 2502.10391,
     `cal_performance_mmreward_bench.py`).
     """
-    numbers: Numbers = {"overall": _acc_plus(rows)}
-    for group in groups:
-        members = verdicts_by_member(rows, group)
-        numbers[group] = {name: _acc_plus(of_member) for name, of_member in members.items()}
-    return numbers
+    by_group = {group: _by_member(rows, group, _acc_plus) for group in groups}
+    return {"overall": _acc_plus(rows), **by_group}
+
+
+def _by_member(
+    rows: Sequence[Verdict], group: str, measure: Callable[[Sequence[Verdict]], Any]
+) -> Numbers:
+    members = verdicts_by(rows, lambda row: member_of(row, group))
+    return {name: measure(of_member) for name, of_member in members.items()}
 
 
 def _acc_plus(rows: Sequence[Verdict]) -> dict[str, float | None]:

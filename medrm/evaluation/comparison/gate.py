@@ -1,24 +1,30 @@
-"""What must not get worse while the accuracy gets better; imports no torch.
+"""What a claim passes: evaluations that can be compared, and what must not get worse.
 
-A check fails where the paired loss is larger than its margin and its 95 % interval lies above
-zero. A loss that is noise therefore fails one check in forty, even where the margin is zero;
-the rule "any loss fails" would fail every other good model.
+Two evaluations may differ in their weights; any other difference that was not declared beforehand
+blocks the headline.
+
+While the accuracy gets better, some measures must not get worse. A check fails where the paired
+loss is larger than its margin and its 95 % interval lies above zero. A loss that is noise therefore
+fails one check in forty, even where the margin is zero; the rule "any loss fails" would fail every
+other good model. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from medrm.evaluation.comparison.evaluations import Evaluation
+from medrm.errors import ConfigError, nearest, report
+from medrm.evaluation.comparison.pairing import Evaluation
 from medrm.evaluation.measures.biases import (
+    Contributions,
     Presented,
     all_same,
     consistent,
-    contributions,
     excess,
     in_both_orders,
     mean_of_rates,
@@ -26,8 +32,16 @@ from medrm.evaluation.measures.biases import (
     signs_of,
 )
 from medrm.evaluation.records.jsonl import verdicts_by_case
+from medrm.evaluation.report import Report
 from medrm.schema import UNREAD
 from medrm.statistics.intervals import Floats, mean_interval
+
+NAMES = ("benchmark", "cases", "labels", "readout", "dimensions", "orders")
+"""What is compared besides the settings."""
+
+OTHER_DATA = {"benchmark", "cases", "labels"}
+"""Differences that leave nothing to compare; a recipe has no reason to declare them."""
+
 
 MARGINS = {
     "coverage": 0.01,
@@ -43,6 +57,64 @@ Measured = tuple[float | None, Floats | None]
 """A measure, and values (n) whose mean is the larger the better it is, one for each of n cases."""
 
 _ROUNDING = 1e-12
+
+
+def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[str, Any]]:
+    """Returns everything but the weights in which two evaluations differ: name -> both values.
+
+    Settings that only one side has, and the presented orders, belong to the readout: they count
+    only where the readout is the same. A setting that both have counts always.
+    """
+    same_readout = before.report["readout"] == after.report["readout"]
+    pairs: dict[str, tuple[Any, Any]] = {
+        "benchmark": (before.report["benchmark"]["digest"], after.report["benchmark"]["digest"]),
+        "readout": (before.report["readout"], after.report["readout"]),
+        "dimensions": (list(before.robust), list(after.robust)),
+        **({"orders": (before.orders, after.orders)} if same_readout else {}),
+    }
+    first, second = (side.report["settings"] for side in (before, after))
+    for name in sorted(first.keys() | second.keys() if same_readout else first.keys() & second):
+        pairs[name] = (first.get(name), second.get(name))
+    differences = {
+        name: {"before": values[0], "after": values[1]}
+        for name, values in pairs.items()
+        if values[0] != values[1]
+    }
+    cases = (before.clusters.keys(), after.clusters.keys())
+    if cases[0] != cases[1]:
+        counts = map(len, (*cases, cases[0] & cases[1]))
+        differences["cases"] = dict(zip(("before", "after", "shared"), counts, strict=True))
+    if _labels(before, after) != _labels(after, before):
+        differences["labels"] = {"before": "other labels or clusters", "after": "than these"}
+    return differences
+
+
+def _labels(evaluation: Evaluation, other: Evaluation) -> set[tuple[Any, ...]]:
+    """Labels and clusters of an evaluation, where another has judged as well."""
+    return {
+        (row.case_id, row.dimension, row.label, row.cluster)
+        for row in chain.from_iterable(evaluation.robust.values())
+        if row.dimension in other.robust and row.case_id in other.clusters
+    }
+
+
+def check_declared(declared: Sequence[str], *reports: Report) -> None:
+    """Raises unless every declared difference names something that is compared.
+
+    Args:
+        declared: the allowed differences.
+        reports: of the evaluations; their settings are compared.
+
+    Raises:
+        ConfigError: names what is unknown.
+    """
+    names = [*NAMES, *sorted({name for side in reports for name in side["settings"]})]
+    problems = [
+        f"{name!r} is not compared.{nearest(name, names)}" for name in declared if name not in names
+    ]
+    if problems:
+        accepted = f"{len(problems)} unknown. Accepted: {', '.join(names)}."
+        raise ConfigError(report(f"allowed_differences: {accepted}", problems))
 
 
 def non_inferiority_checks(
@@ -105,7 +177,7 @@ def _consistency(cases: Sequence[Presented]) -> Measured:
 def _first_rate(cases: Sequence[Presented]) -> Measured:
     """The values' mean is minus the rate's distance from one half."""
     first = named_first(cases)
-    if not in_both_orders(cases) or first.rate is None:
+    if first.rate is None:
         return None, None
     distance = first.linearised() - 0.5
     return first.rate, -distance if first.rate >= 0.5 else distance
@@ -113,18 +185,13 @@ def _first_rate(cases: Sequence[Presented]) -> Measured:
 
 def _balanced(cases: Sequence[Presented]) -> Measured:
     """The mean recall over the labels that name one answer."""
-    named = [None if case[0].correct is None else case[0].label for case in cases]
-    labels = {label for label in named if label is not None and not isinstance(label, tuple)}
-    scores = [fmean(row.correct or 0.0 for row in case) for case in cases]
-    return _mean_of(
-        mean_of_rates(
-            contributions(
-                (score, 1.0) if answer == label else (0.0, 0.0)
-                for answer, score in zip(named, scores, strict=True)
-            )
-            for label in sorted(labels, key=str)
-        )
-    )
+    single = [
+        case[0].correct is not None and not isinstance(case[0].label, tuple) for case in cases
+    ]
+    labels = np.array([str(case[0].label) for case in cases], dtype=np.str_)
+    scores = np.array([fmean(row.correct or 0.0 for row in case) for case in cases])
+    chosen = [np.array(single) & (labels == label) for label in np.unique(labels[single])]
+    return _mean_of(mean_of_rates(Contributions(scores * of, of * 1.0) for of in chosen))
 
 
 def _halo(evaluation: Evaluation, dimensions: Sequence[str], cases: Collection[str]) -> Measured:
