@@ -10,21 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medrm.errors import ConfigError, DataError, nearest
-from medrm.evaluation.comparison.gate import (
-    OTHER_DATA,
-    check_declared,
-    find_differences,
-    non_inferiority_checks,
-)
-from medrm.evaluation.comparison.pairing import (
-    UNPAIRED,
-    Evaluation,
-    cells,
-    pair,
-    paired_entry,
-    paired_measures,
-    read_evaluation,
-)
+from medrm.evaluation.comparison import gate, pairing
+from medrm.evaluation.comparison.pairing import Evaluation
 from medrm.evaluation.measures.accuracy import split_gain
 from medrm.evaluation.report import write_json
 from medrm.statistics.significance import sign_flip_test
@@ -73,8 +60,8 @@ def compare(
         DataError: a folder is incomplete, or no labelled case was judged by both.
         ConfigError: `primary` is no dimension of the benchmark, or a declared difference is none.
     """
-    before, after = read_evaluation(before_dir), read_evaluation(after_dir)
-    check_declared(allowed_differences, before.report, after.report)
+    before, after = pairing.read_evaluation(before_dir), pairing.read_evaluation(after_dir)
+    gate.check_declared(allowed_differences, before.report, after.report)
     comparison: Comparison = {
         **_compared(before, after, _primary(primary, before, after), controls or {}),
         "allowed_differences": list(allowed_differences),
@@ -111,27 +98,27 @@ def _compared(
     before: Evaluation, after: Evaluation, primary: str, controls: Mapping[str, Path]
 ) -> Comparison:
     """Everything that is measured, before it is judged."""
-    measured = paired_measures(before, after, primary)
-    entry = measured["dimensions"][primary]
-    difference = {name: entry[name] for name in _KEYS}
+    measured = pairing.paired_measures(before, after, primary)
+    headline = measured["dimensions"][primary]
+    difference = {name: headline[name] for name in _KEYS}
     against = {
-        name: _control(name, read_evaluation(Path(folder)), after, primary)
+        name: _control(name, pairing.read_evaluation(Path(folder)), after, primary)
         for name, folder in controls.items()
     }
     groups = after.report["protocols"]["robust"]["groups"]
     identity = ("model", "weights", "readout")
     return {
-        "differences": find_differences(before, after),
+        "differences": gate.find_differences(before, after),
         "benchmark": after.report["benchmark"],
         "before": {key: before.report[key] for key in identity},
         "after": {key: after.report[key] for key in identity},
-        "primary": {**difference, "p": entry["p_unadjusted"]},
+        "primary": {**difference, "p": headline["p_unadjusted"]},
         "pictures": image_use(difference, against),
         **measured,
         "gain": _gain(before, after),
         "controls": against,
-        "guardrails": non_inferiority_checks(before, after, primary),
-        "cells": {group: cells(before, after, group) for group in groups},
+        "guardrails": gate.non_inferiority_checks(before, after, primary),
+        "cells": {group: pairing.cells(before, after, group) for group in groups},
     }
 
 
@@ -150,7 +137,7 @@ def headline_sentence(comparison: Comparison) -> str:
     )
     if not comparison["comparable"]:
         sentence = f"Not shown: the evaluations differ in more than was declared: {named}."
-        if changes.keys() & OTHER_DATA:
+        if changes.keys() & gate.OTHER_DATA:
             return sentence
         names = dict.fromkeys([*comparison["allowed_differences"], *changes])
         return (
@@ -205,13 +192,15 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
     ceiling = after.report["ceiling"][primary]
-    difference = dict.fromkeys(_KEYS) | UNPAIRED | {"dimension": primary, "ceiling": ceiling}
-    pairing = pair(control, after)
-    if primary in pairing.names:
-        difference |= pairing.entry(primary)
+    difference = (
+        dict.fromkeys(_KEYS) | pairing.UNPAIRED | {"dimension": primary, "ceiling": ceiling}
+    )
+    paired = pairing.pair(control, after)
+    if primary in paired.names:
+        difference |= paired.entry(primary)
         if difference["n"]:
-            changes = pairing.differences[:, [pairing.names.index(primary)]]
-            difference["p"] = sign_flip_test(changes, pairing.clusters).p[0]
+            changes = paired.differences[:, [paired.names.index(primary)]]
+            difference["p"] = sign_flip_test(changes, paired.clusters).p[0]
     return difference
 
 
@@ -303,13 +292,13 @@ def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any
     # Of several votes the official protocol reads one, so that not only the format can differ.
     written = all(r["parsing"] is not None and r["readout"] != "votes" for r in reports)
     for key, countings, gain_words, loss_words in _EXCESSES:
-        entry = (comparison[key] or {}).get(primary)
-        if entry is None or (key == "official" and not written):
+        gain = (comparison[key] or {}).get(primary)
+        if gain is None or (key == "official" and not written):
             continue
         lost = _excess(before, after, primary, countings)
         if lost is not None:
             notes.append(
-                f"Part of the {gain_words}: of its {100 * entry['delta']:+.1f} points on "
+                f"Part of the {gain_words}: of its {100 * gain['delta']:+.1f} points on "
                 f"{primary}, {lost} vanish when {loss_words}."
             )
     return notes + _averaged_notes(comparison)
@@ -370,9 +359,9 @@ def _excess(
         dimension: of both gains.
         countings: how the scores of the gain and those of the other gain are counted.
     """
-    gain, other = (pair(before, after, counting) for counting in countings)
+    gain, other = (pairing.pair(before, after, counting) for counting in countings)
     changes = [p.differences[:, p.names.index(dimension)] for p in (other, gain)]
-    difference = paired_entry(changes[0], changes[1], gain.clusters, widest=2.0)
+    difference = pairing.paired_entry(changes[0], changes[1], gain.clusters, widest=2.0)
     bounds = difference["ci95"]
     if bounds is None or bounds[0] <= 0 or difference["after"] <= 0:
         return None

@@ -99,9 +99,9 @@ def _rates(run: RunFiles, verdicts: Mapping[str, Sequence[Verdict]]) -> Iterator
 def _evaluation_rates(side: str, report: Report, rows: Sequence[Verdict]) -> Iterator[Rate]:
     """Yields the rates of one evaluation under each protocol, then how its replies were read."""
     protocols = report["protocols"]
-    for protocol in ("robust", "official"):
+    robust, official = verdicts_by_dimension(rows, report["ceiling"])
+    for protocol, judged in (("robust", robust), ("official", official)):
         if protocol in protocols:
-            judged = verdicts_by_dimension(rows, protocol, report["ceiling"])
             for rate in _protocol_rates(protocols[protocol], judged):
                 yield {"side": side, "protocol": protocol, **rate}
     for parser in ("strict", "official"):

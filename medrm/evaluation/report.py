@@ -16,14 +16,7 @@ from typing import Any
 
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.measures.accuracy import (
-    baselines,
-    group_measures,
-    mean_measures,
-    official_measures,
-    robust_measures,
-    verdicts_by_dimension,
-)
+from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
 from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
@@ -63,10 +56,7 @@ def build_report(
 
     `weights` (their identity), `rounding` and `crossfit` are left to who knows them.
     """
-    robust, official = (
-        verdicts_by_dimension(rows, protocol, benchmark.dimensions)
-        for protocol in ("robust", "official")
-    )
+    robust, official = accuracy.verdicts_by_dimension(rows, benchmark.dimensions)
     judged = robust or official
     lengths = {case.case_id: tuple(map(len, case.answers)) for case in benchmark.cases}
     return {
@@ -90,7 +80,7 @@ def build_report(
             name: length_measures(verdicts_by_case(chosen).values(), lengths)
             for name, chosen in robust.items()
         },
-        "baselines": baselines(benchmark.cases, benchmark.dimensions),
+        "baselines": accuracy.baselines(benchmark.cases, benchmark.dimensions),
         "published": list(map(asdict, benchmark.published)),
     }
 
@@ -115,19 +105,19 @@ def _protocols(
     """Returns the measures under each protocol that judged, from the rows of each dimension."""
     protocols: dict[str, Any] = {}
     if official:
-        measures = official_measures(official, benchmark.dimensions)
+        measures = accuracy.official_measures(official, benchmark.dimensions)
         protocols["official"] = {"label": label, **measures}
     if robust:
         named = {name for rows in robust.values() for row in rows for name in row.groups}
         groups = {
-            group: group_measures(robust, group, benchmark.dimensions)
+            group: accuracy.group_measures(robust, group, benchmark.dimensions)
             for group in benchmark.groups
             if group in named
         }
-        measured = {name: robust_measures(rows) for name, rows in robust.items()}
+        measured = {name: accuracy.robust_measures(rows) for name, rows in robust.items()}
         protocols["robust"] = {
             "dimensions": {name: measured.get(name) for name in benchmark.dimensions},
-            "means": mean_measures(robust, groups),
+            "means": accuracy.mean_measures(robust, groups),
             "groups": groups,
         }
     return protocols
@@ -141,12 +131,11 @@ def benchmark_metrics(rows: Sequence[Verdict], benchmark: Benchmark) -> dict[str
     """
     if not benchmark.metrics:
         return {}
-    judged = verdicts_by_dimension(rows, "robust", benchmark.dimensions)
-    judged = judged or verdicts_by_dimension(rows, "official", benchmark.dimensions)
+    robust, official = accuracy.verdicts_by_dimension(rows, benchmark.dimensions)
     cases = {case.case_id: case for case in benchmark.cases}
     orders = {
         dimension: verdicts_by(chosen, attrgetter("order")).values()
-        for dimension, chosen in judged.items()
+        for dimension, chosen in (robust or official).items()
     }
     return {
         dimension: {

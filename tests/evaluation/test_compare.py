@@ -230,7 +230,7 @@ def test_folders_that_cannot_be_compared(tmp_path: Path, folder: Path) -> None:
 
 
 def test_comparing_and_scoring_again_need_no_torch() -> None:
-    names = ("compare", "report_page", "tables", "records.jsonl", "measures.accuracy")
+    names = ("compare", "pages.report_page", "tables", "records.jsonl", "measures.accuracy")
     modules = ", ".join(f"medrm.evaluation.{name}" for name in names)
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,17 +20,8 @@ import numpy as np
 
 from medrm.errors import ConfigError, nearest, report
 from medrm.evaluation.comparison.pairing import Evaluation
-from medrm.evaluation.measures.biases import (
-    Contributions,
-    Presented,
-    all_same,
-    consistent,
-    excess,
-    in_both_orders,
-    mean_of_rates,
-    named_first,
-    signs_of,
-)
+from medrm.evaluation.measures import biases
+from medrm.evaluation.measures.biases import Presented
 from medrm.evaluation.records.jsonl import verdicts_by_case
 from medrm.evaluation.report import Report
 from medrm.schema import UNREAD
@@ -130,18 +121,10 @@ def non_inferiority_checks(
     cases = [case for case in by_case[0] if case in by_case[1]]
     clusters = [after.clusters[case] for case in cases]
     both = [name for name in after.robust if name in before.robust]
-    measured = []
-    for side, of_side in zip((before, after), by_case, strict=True):
-        presented = [of_side[case] for case in cases]
-        measured.append(
-            {
-                "coverage": _coverage(presented),
-                "consistency": _consistency(presented),
-                "first_rate": _first_rate(presented),
-                "balanced_accuracy": _balanced(presented),
-                "halo": _halo(side, both, set(cases)),
-            }
-        )
+    measured = [
+        _measured([of_side[case] for case in cases]) | {"halo": _halo(side, both, set(cases))}
+        for side, of_side in zip((before, after), by_case, strict=True)
+    ]
     return {
         name: _check(margin, clusters, *(of_side[name] for of_side in measured))
         for name, margin in MARGINS.items()
@@ -166,17 +149,22 @@ def _mean_of(values: Floats | None) -> Measured:
     return None if values is None or not len(values) else float(values.mean()), values
 
 
-def _coverage(cases: Sequence[Presented]) -> Measured:
-    return _mean_of(np.array([fmean(row.outcome != UNREAD for row in case) for case in cases]))
-
-
-def _consistency(cases: Sequence[Presented]) -> Measured:
-    return _mean_of(consistent(cases).numerator if in_both_orders(cases) else None)
+def _measured(cases: Sequence[Presented]) -> dict[str, Measured]:
+    """The measures of one dimension."""
+    coverage = np.array([fmean(row.outcome != UNREAD for row in case) for case in cases])
+    return {
+        "coverage": _mean_of(coverage),
+        "consistency": _mean_of(
+            biases.consistent(cases).numerator if biases.in_both_orders(cases) else None
+        ),
+        "first_rate": _first_rate(cases),
+        "balanced_accuracy": _balanced(cases),
+    }
 
 
 def _first_rate(cases: Sequence[Presented]) -> Measured:
     """The values' mean is minus the rate's distance from one half."""
-    first = named_first(cases)
+    first = biases.named_first(cases)
     if first.rate is None:
         return None, None
     distance = first.linearised() - 0.5
@@ -191,7 +179,9 @@ def _balanced(cases: Sequence[Presented]) -> Measured:
     labels = np.array([str(case[0].label) for case in cases], dtype=np.str_)
     scores = np.array([fmean(row.correct or 0.0 for row in case) for case in cases])
     chosen = [np.array(single) & (labels == label) for label in np.unique(labels[single])]
-    return _mean_of(mean_of_rates(Contributions(scores * of, of * 1.0) for of in chosen))
+    return _mean_of(
+        biases.mean_of_rates(biases.Contributions(scores * of, of * 1.0) for of in chosen)
+    )
 
 
 def _halo(evaluation: Evaluation, dimensions: Sequence[str], cases: Collection[str]) -> Measured:
@@ -201,8 +191,8 @@ def _halo(evaluation: Evaluation, dimensions: Sequence[str], cases: Collection[s
     when it learns: no loss.
     """
     rows = (row for name in dimensions for row in evaluation.robust[name] if row.case_id in cases)
-    judged, experts = all_same(signs_of(rows, dimensions))
-    halo = excess(judged.rate, experts.rate)
+    judged, experts = biases.all_same(biases.signs_of(rows, dimensions))
+    halo = biases.excess(judged.rate, experts.rate)
     if len(dimensions) < 2 or halo is None:
         return None, None
     above = experts.linearised() - judged.linearised()

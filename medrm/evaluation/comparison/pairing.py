@@ -25,17 +25,8 @@ from medrm.evaluation.records.jsonl import VERDICTS_FILE, read_verdicts
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
+from medrm.statistics import significance
 from medrm.statistics.intervals import Floats, bootstrap_intervals, mean, mean_interval
-from medrm.statistics.significance import (
-    benjamini_hochberg,
-    holm,
-    mcnemar_midp,
-    minimum_detectable,
-    sign_flip_test,
-)
-
-Scores = Mapping[str, Mapping[str, float]]
-"""Dimension, in the benchmark's order, to case, by id, to its score."""
 
 Entry = dict[str, Any]
 
@@ -53,11 +44,12 @@ class Evaluation:
     official: Mapping[str, list[Verdict]]
 
     @cached_property
-    def scores(self) -> dict[str, Scores]:
+    def scores(self) -> dict[str, dict[str, dict[str, float]]]:
         """The score of each case with a majority label, counted in three ways.
 
         `robust`: the mean over the presented orders; `forward`: in the stored order only;
-        `official`: under the official protocol.
+        `official`: under the official protocol. Each is dimension, in the benchmark's order, to
+        case, by id, to its score.
         """
         forward = {
             name: [row for row in rows if row.order == "forward"]
@@ -99,10 +91,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{VERDICTS_FILE} and report.json in {str(folder)!r} do not belong together: one "
             f"judges {foreign[0]!r}, the other does not. {EVALUATE_AGAIN}"
         )
-    robust, official = (
-        verdicts_by_dimension(rows, protocol, report["ceiling"])
-        for protocol in ("robust", "official")
-    )
+    robust, official = verdicts_by_dimension(rows, report["ceiling"])
     if not robust:
         raise DataError(
             f"{str(folder)!r} was not judged under the robust protocol, which a comparison needs. "
@@ -141,9 +130,8 @@ class Pairing:
 
     def of_cases(self, chosen: Sequence[int]) -> Pairing:
         """Returns some of the cases, given by their indices."""
-        cases, clusters = (
-            [names[index] for index in chosen] for names in (self.cases, self.clusters)
-        )
+        cases = [self.cases[index] for index in chosen]
+        clusters = [self.clusters[index] for index in chosen]
         return Pairing(self.names, cases, clusters, self.before[chosen], self.after[chosen])
 
 
@@ -215,9 +203,11 @@ def dimension_entries(before: Evaluation, after: Evaluation, pairing: Pairing) -
     `p` is adjusted over the dimensions that both have judged. Where only one side has judged one,
     its own accuracy stands alone, without a difference.
     """
-    test = sign_flip_test(pairing.differences, pairing.clusters)
+    test = significance.sign_flip_test(pairing.differences, pairing.clusters)
     labelled = np.flatnonzero(~np.isnan(pairing.before).all(axis=0)).tolist()
-    by_holm = dict(zip(labelled, holm([test.p[index] for index in labelled]), strict=True))
+    by_holm = dict(
+        zip(labelled, significance.holm([test.p[index] for index in labelled]), strict=True)
+    )
     resampled = bootstrap_intervals(pairing.differences, pairing.clusters)
     entries: dict[str, Entry] = {}
     for name, ceiling in after.report["ceiling"].items():
@@ -257,7 +247,7 @@ def _transitions(before: Floats, after: Floats) -> Entry:
         "broken": broken,
         "both_right": int(((after == before) & (after == 1.0)).sum()),
         "both_wrong": int(((after == before) & (after < 1.0)).sum()),
-        "p_mcnemar": mcnemar_midp(fixed, broken),
+        "p_mcnemar": significance.mcnemar_midp(fixed, broken),
     }
 
 
@@ -315,7 +305,7 @@ def detectable(pairing: Pairing, primary: str) -> Entry:
     effect, discordance = interval.design_effect, float((changes**2).mean())
     least_gain |= {"design_effect": effect, "discordance": discordance}
     if discordance and interval.clusters > 1 and (effect is None or effect > 0):
-        least = minimum_detectable(len(paired), discordance, effect or 1.0)
+        least = significance.minimum_detectable(len(paired), discordance, effect or 1.0)
         least_gain["points"] = least if least <= float(np.abs(changes).mean()) else None
     return least_gain
 
@@ -337,12 +327,14 @@ def cells(before: Evaluation, after: Evaluation, group: str) -> list[Entry]:
     entries: list[Entry] = []
     for member, chosen in sorted(members.items()):
         of_member = pairing.of_cases(chosen)
-        test = sign_flip_test(of_member.differences, of_member.clusters)
+        test = significance.sign_flip_test(of_member.differences, of_member.clusters)
         for name, p in zip(pairing.names, test.p, strict=True):
             cell = of_member.entry(name)
             cell["p"] = p if cell["n"] else None
             entries.append({"member": member, "dimension": name, **cell, "p_bh": None})
     tested = [cell for cell in entries if cell["p"] is not None]
-    for cell, p in zip(tested, benjamini_hochberg([cell["p"] for cell in tested]), strict=True):
+    for cell, p in zip(
+        tested, significance.benjamini_hochberg([cell["p"] for cell in tested]), strict=True
+    ):
         cell["p_bh"] = p
     return entries

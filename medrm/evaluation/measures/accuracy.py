@@ -40,20 +40,24 @@ RULES = {
 
 
 def verdicts_by_dimension(
-    rows: Iterable[Verdict], protocol: str, dimensions: Iterable[str]
-) -> dict[str, list[Verdict]]:
-    """Returns the rows under one protocol of each dimension that was judged.
+    rows: Iterable[Verdict], dimensions: Collection[str]
+) -> tuple[dict[str, list[Verdict]], dict[str, list[Verdict]]]:
+    """Returns the robust rows and the official rows of each dimension that was judged.
 
     Args:
         rows: under one or both protocols.
-        protocol: official or robust.
-        dimensions: all of the benchmark, in the order of the result.
+        dimensions: all of the benchmark, in the order of the results.
     """
-    rows_of: dict[str, list[Verdict]] = {name: [] for name in dimensions}
+    rows_of: dict[str, dict[str, list[Verdict]]] = {
+        protocol: {name: [] for name in dimensions} for protocol in ("robust", "official")
+    }
     for row in rows:
-        if row.protocol == protocol:
-            rows_of[row.dimension].append(row)
-    return {name: chosen for name, chosen in rows_of.items() if chosen}
+        rows_of[str(row.protocol)][row.dimension].append(row)
+    robust, official = (
+        {name: chosen for name, chosen in of_protocol.items() if chosen}
+        for of_protocol in rows_of.values()
+    )
+    return robust, official
 
 
 def case_scores(rows: Iterable[Verdict]) -> dict[str, float]:
@@ -177,6 +181,9 @@ def accuracy_measures(rows: Sequence[Verdict], *, small: bool = False) -> dict[s
     return interval_measures(case_scores(rows), clusters, small=small)
 
 
+_INTERVAL = ("accuracy", "ci95", "n", "clusters", "largest_cluster", "design_effect")
+
+
 def interval_measures(
     scores: Mapping[str, float], clusters: Mapping[str, str], *, small: bool = False
 ) -> dict[str, Any]:
@@ -188,13 +195,11 @@ def interval_measures(
         small: whether these may be few cases, so that Wilson's interval is taken.
     """
     if not scores:
-        counts = dict.fromkeys(("n", "clusters", "largest_cluster"), 0)
-        return {"accuracy": None, "ci95": None, **counts, "design_effect": None}
+        return dict.fromkeys(_INTERVAL) | {"n": 0, "clusters": 0, "largest_cluster": 0}
     interval_of = small_cell_interval if small else mean_interval
     interval = interval_of(list(scores.values()), [clusters[case_id] for case_id in scores])
-    counts = {name: getattr(interval, name) for name in ("n", "clusters", "largest_cluster")}
-    effect = {"design_effect": interval.design_effect}
-    return {"accuracy": interval.mean, "ci95": interval.bounds, **counts, **effect}
+    measures = {"accuracy": interval.mean, "ci95": interval.bounds, **asdict(interval)}
+    return {name: measures[name] for name in _INTERVAL}
 
 
 def group_measures(
@@ -237,13 +242,11 @@ def mean_measures(
     cases = sorted(set(chain.from_iterable(scores.values())))
     values = mean_scores(score_matrix(scores, cases))
     clusters = {row.case_id: row.cluster for chosen in rows.values() for row in chosen}
+    means = {} if values is None else dict(zip(cases, values.tolist(), strict=True))
     measures: dict[str, Any] = {}
-    for name, of_case in (
-        ("mean", {} if values is None else dict(zip(cases, values.tolist(), strict=True))),
-        ("joint", joint_scores(rows)),
-    ):
-        entry = interval_measures(of_case, clusters)
-        measures[name] = {key: entry[key] for key in ("accuracy", "ci95", "n", "clusters")}
+    for name, of_case in (("mean", means), ("joint", joint_scores(rows))):
+        aggregate = interval_measures(of_case, clusters)
+        measures[name] = {key: aggregate[key] for key in ("accuracy", "ci95", "n", "clusters")}
     organs = groups.get("organ", {}).values()
     macro = {name: mean(cells[name]["accuracy"] for cells in organs) for name in rows}
     return measures | {"macro": macro}
@@ -328,20 +331,20 @@ def baselines(
 def _rules(cases: Sequence[Case], dimension: str) -> dict[str, float | None]:
     """What each rule reaches on cases with a label for an answer; empty without any."""
     labelled = [
-        ([len(answer) for answer in case.answers], right)
+        ([len(answer) for answer in case.answers], best)
         for case in cases
-        if (right := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
+        if (best := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
     ]
     if not labelled:
         return {}
-    counts = Counter(chain.from_iterable(right for _, right in labelled))
+    counts = Counter(chain.from_iterable(best for _, best in labelled))
     return {
         "always_a": counts[0] / len(labelled),
         "always_b": counts[1] / len(labelled),
         "majority": max(counts.values()) / len(labelled),
-        "longer": fmean(lengths.index(max(lengths)) in right for lengths, right in labelled),
+        "longer": fmean(lengths.index(max(lengths)) in best for lengths, best in labelled),
         "first_slot": 0.5 if all(len(lengths) == 2 for lengths, _ in labelled) else None,
-        "random": fmean(len(right) / len(lengths) for lengths, right in labelled),
+        "random": fmean(len(best) / len(lengths) for lengths, best in labelled),
     }
 
 

@@ -156,11 +156,11 @@ def _margin_and_spread(row: Verdict) -> tuple[float, float]:
 
     What could not be scored counts as answers of equal scores.
     """
-    scores, right = _scores(row), right_answers(row.label)
+    scores, best = _scores(row), right_answers(row.label)
     if scores is None:
         return 0.0, 0.0
-    preferred = [scores[index] for index in right]
-    rejected = [score for index, score in enumerate(scores) if index not in right]
+    preferred = [scores[index] for index in best]
+    rejected = [score for index, score in enumerate(scores) if index not in best]
     return min(preferred) - max(rejected), max(preferred) - min(preferred)
 
 

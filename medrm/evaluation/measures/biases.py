@@ -252,10 +252,10 @@ def all_same(signs: Signs) -> tuple[Contributions, Contributions]:
 
 def _overall_vs_parts(named: Floats, dimensions: Sequence[str]) -> float | None:
     """How often overall is what most of the others say, of complete presentations (P, D)."""
-    parts = [index for index, name in enumerate(dimensions) if name != OVERALL]
-    if OVERALL not in dimensions or len(parts) < 2:
+    specific = [index for index, name in enumerate(dimensions) if name != OVERALL]
+    if OVERALL not in dimensions or len(specific) < 2:
         return None
-    majority = np.sign(named[:, parts].sum(axis=1))
+    majority = np.sign(named[:, specific].sum(axis=1))
     agrees = majority == named[:, dimensions.index(OVERALL)]
     return mean(agrees[majority != 0].tolist())
 
