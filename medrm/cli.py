@@ -137,7 +137,7 @@ def _evaluation_folder(folder: str) -> Path:
 
 
 def _rescore(arguments: argparse.Namespace) -> None:
-    from medrm.evaluation.rescore import rescore
+    from medrm.evaluation.evaluator import rescore
     from medrm.evaluation.tables.terminal import print_report
 
     print_report(rescore(Path(arguments.folder), arguments.protocol))

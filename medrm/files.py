@@ -1,13 +1,18 @@
-"""Files and folders that appear complete or not at all, and whether one was changed since."""
+"""Files and folders that appear complete or not at all, and whether one was changed since.
+
+Also whether a value read from JSON is of an annotated type.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 PARTIAL = ".partial"
 """The suffix of a file that is being written; a process that was killed may leave one."""
@@ -68,3 +73,19 @@ def status_of(path: str | Path) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Returns whether a value read from JSON is of an annotated type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (Union, UnionType):
+        return any(fits(value, alternative) for alternative in arguments)
+    if origin is tuple:
+        return isinstance(value, list) and all(fits(element, arguments[0]) for element in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(fits(v, arguments[1]) for v in value.values())
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)

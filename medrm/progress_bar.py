@@ -9,14 +9,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
 
-def progress_bar(*columns: ProgressColumn, show: bool = True) -> Progress:
+def progress_bar(
+    *columns: ProgressColumn,
+    show: bool = True,
+    console: Console | None = None,
+    refreshes_per_second: float = 10,
+) -> Progress:
     """Returns a bar with name and count, and further columns behind them.
 
     Args:
         columns: such as the time that remains.
         show: whether a terminal shows it; one of several processes does.
+        console: where it is shown; None: standard error.
+        refreshes_per_second: how often it is drawn; each time costs what runs beside it.
     """
-    console = Console(stderr=True)
+    console = console or Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,6 +31,7 @@ def progress_bar(*columns: ProgressColumn, show: bool = True) -> Progress:
         *columns,
         console=console,
         transient=True,
+        refresh_per_second=refreshes_per_second,
         disable=not (show and console.is_terminal),
     )
 

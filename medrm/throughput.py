@@ -51,7 +51,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TimeRemainingColumn
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
@@ -61,6 +61,7 @@ from medrm.evaluation.report import write_json
 from medrm.evaluation.tables.table import plain, table_of, to_terminal
 from medrm.files import PARTIAL
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
+from medrm.progress_bar import progress_bar
 from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject
 from medrm.throughput_options import ThroughputOptions
 
@@ -284,14 +285,9 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
     report = {**facts(subject), "complete": False, "rows": rows}
     plan = ", ".join(f"{task} with {answers} answers" for task, answers in options.plan)
     console.print(f"Measuring, {options.rounds} rounds each: {plan} ...", highlight=False)
-    # The bar's thread takes time from what is measured.
-    settings: dict[str, Any] = {
-        "transient": True,
-        "disable": not console.is_terminal,
-        "refresh_per_second": 1,
-    }
     try:
-        with Progress(console=console, **settings) as bar:
+        # The bar's thread takes time from what is measured.
+        with progress_bar(TimeRemainingColumn(), console=console, refreshes_per_second=1) as bar:
             for task, answers in options.plan:
                 name = f"{task}, {answers} answers"
                 try:

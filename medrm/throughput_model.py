@@ -135,13 +135,13 @@ class Subject:
             answers: K.
         """
         _, question_tokens, answer_tokens = self.options.tokens
-        shortest = self.collator.forks([self._case(0, 2, (1, 1))])
+        shortest = self.collator.shared_rows([self._case(0, 2, (1, 1))])
         images = int((shortest["input_ids"] == self.base.config.image_token_id).sum())
         question = 1 + question_tokens + images - shortest[SHARED_PREFIX].prefix_lengths[0]
         answer = 1 + answer_tokens - shortest[SHARED_PREFIX].branch_lengths[0][0]
         word_counts = (max(1, question), max(1, answer))
         drawn = [self._case(index, answers, word_counts) for index in range(cases)]
-        return self.collator.rows(drawn), self.collator.forks(drawn)
+        return self.collator.rows(drawn), self.collator.shared_rows(drawn)
 
     def _case(self, seed: int, answers: int, word_counts: tuple[int, int]) -> Case:
         """Returns a random case.

@@ -34,10 +34,9 @@ from medrm.data.case_set import FORMATS, CaseSet
 from medrm.data.row_tables import RowTable
 from medrm.data.sources import CaseDraft, DataFormat, Description, ReadResult, Vote
 from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.pages.document import Section
 from medrm.evaluation.pages.report_page import SECTIONS, PageContent, write_page
-from medrm.evaluation.rescore import rescore
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_processor

@@ -69,7 +69,7 @@ NO_TORCH = (
     "medrm.scorer.engines",
     "medrm.scorer.readouts",
     "medrm.scorer.verdict_rules",
-    "medrm.evaluation.rescore",
+    "medrm.evaluation.evaluator",
     "medrm.evaluation.report",
     "medrm.evaluation.pages.report_page",
     "medrm.evaluation.pages.samples",

@@ -5,21 +5,27 @@
 Started again, an evaluation of the same weights, settings and cases (`Setup.address`) keeps the
 cases that are complete on the disk (`_split`) and asks for the others; cases that were computed
 together (`lookahead`) are kept or asked together, so that no rounding changes.
+
+`rescore` (`medrm rescore`) derives an evaluation anew from its responses; it needs neither model
+nor torch. The order of the lines in `responses.jsonl` plays no part, and nothing changes twice.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from rich.markup import escape
 from rich.progress import TimeRemainingColumn
 
-from medrm.errors import ConfigError, DataError, printable
+from medrm.errors import ConfigError, DataError, printable, report
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folder import (
     Setup,
@@ -27,21 +33,30 @@ from medrm.evaluation.folder import (
     conclude,
     locked,
     prepare,
+    read_setup,
     verdicts_under,
+    write_setup,
 )
-from medrm.evaluation.records.journal import Journal
+from medrm.evaluation.measures.accuracy import NOT_STATED
 from medrm.evaluation.records.jsonl import (
     RESPONSES_FILE,
+    VERDICTS_FILE,
+    Journal,
+    by_case,
     covers,
-    has_failed,
     in_written_order,
     is_complete,
+    read_responses,
+    write_lines,
     write_responses,
 )
 from medrm.evaluation.report import Report
+from medrm.parsers import PARSER_VERSION
 from medrm.progress_bar import progress_bar
-from medrm.schema import Case, Response, Verdict
+from medrm.readouts import writes_rewards, writes_text
+from medrm.schema import DIMENSIONS, Case, Response, Verdict
 from medrm.scorer import Scorer
+from medrm.scorer.verdict_rules import EVALUATE_AGAIN, label_of
 
 T = TypeVar("T")
 
@@ -123,7 +138,11 @@ def _continue(
     written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
     if processes > 1:
         responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
-    _check_all(benchmark, responses)
+    missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
+    if missing:
+        raise RuntimeError(
+            f"The scorer passed over {len(missing)} cases, such as {min(missing)!r}."
+        )
     if rank == 0 and not written:
         ordered = (call for case in benchmark.cases for call in responses[case.case_id])
         write_responses(folder / RESPONSES_FILE, ordered)
@@ -161,7 +180,7 @@ def _ask(
         case.case_id: earlier
         for case in cases
         if (earlier := journal.responses.get(case.case_id)) is not None
-        and not has_failed(earlier)
+        and all(call.state != "error" for call in earlier)  # a retry may fix it
         and covers(earlier, judged, len(case.answers))
     }
     reused, batches = _split(cases, reusable, scorer.lookahead)
@@ -198,17 +217,16 @@ def _split(
         reusable: responses by case.
         lookahead: how many cases are computed together; None: each by itself.
     """
-    if lookahead is None:
-        reused = {name: reusable[name] for name in (c.case_id for c in cases) if name in reusable}
-        missing = [case for case in cases if case.case_id not in reusable]
-        return reused, [missing] if missing else []
-    reused, batches = {}, []
-    for start in range(0, len(cases), lookahead):
-        batch = cases[start : start + lookahead]
+    reused: dict[str, Responses] = {}
+    batches: list[Sequence[Case]] = []
+    for start in range(0, len(cases), lookahead or 1):
+        batch = cases[start : start + (lookahead or 1)]
         if all(case.case_id in reusable for case in batch):
             reused |= {case.case_id: reusable[case.case_id] for case in batch}
         else:
             batches.append(batch)
+    if lookahead is None and batches:
+        batches = [list(chain.from_iterable(batches))]
     return reused, batches
 
 
@@ -229,14 +247,6 @@ def _respond(
                     bar.advance(task)
 
 
-def _check_all(benchmark: Benchmark, responses: Mapping[str, Responses]) -> None:
-    missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
-    if missing:
-        raise RuntimeError(
-            f"The scorer passed over {len(missing)} cases, such as {min(missing)!r}."
-        )
-
-
 def _gather(mine: list[T]) -> list[T]:
     """Returns the items of all processes."""
     from accelerate.utils import gather_object
@@ -249,3 +259,126 @@ def _wait_for_all(processes: int) -> None:
     """Waits until every process is here."""
     if processes > 1:
         _gather([0])
+
+
+OFFICIAL_FOLDER = "official"
+
+
+def rescore(folder: Path, protocol: str | None = None) -> Report:
+    """Writes `verdicts.jsonl`, `report.json` and `official.csv` anew and returns the report.
+
+    Of a judge that can be scored by the released scorer, `official/` gets what that scorer reads.
+
+    Args:
+        folder: of a finished evaluation.
+        protocol: `official`, `robust` or `both`; None: as it was evaluated.
+
+    Raises:
+        ConfigError: the protocol is unknown, or cannot read this judge.
+        DataError: a file is missing, is not one of ours, or lacks cases.
+    """
+    setup, benchmark = read_setup(folder)
+    if protocol is not None:
+        check_protocol(protocol)
+        setup = replace(setup, protocol=protocol)
+    if "parser" in setup.settings:
+        setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
+    responses = _responses(folder, setup)
+    _check_complete(folder, responses, setup, benchmark)
+    verdicts = [
+        verdict
+        for case in benchmark.cases
+        for verdict in verdicts_under(setup, case, responses[case.case_id], benchmark.dimensions)
+    ]
+    write_setup(folder, setup, benchmark)
+    result = conclude(setup, benchmark, responses, verdicts, folder)
+    if writes_text(setup.readout) and "official" in result["protocols"]:
+        write_official(folder / OFFICIAL_FOLDER, benchmark.cases, responses)
+    return result
+
+
+def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
+    path = folder / RESPONSES_FILE
+    if not path.is_file() and (folder / VERDICTS_FILE).is_file():
+        raise DataError(
+            f"{folder} has no {RESPONSES_FILE}: version 0.1 kept none of reward models, so it "
+            "cannot be scored again. `medrm compare` and `medrm report` take it as it is; to score "
+            "it again, start the same `medrm evaluate` again, which asks the model anew."
+        )
+    responses = list(read_responses(path))
+    for response in responses:
+        if response.dimension not in (None, *setup.dimensions):
+            raise DataError(
+                f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
+                f"evaluation is about {', '.join(setup.dimensions)}. {EVALUATE_AGAIN}"
+            )
+    return by_case(responses, setup.dimensions)
+
+
+def _check_complete(
+    folder: Path,
+    responses: Mapping[str, Sequence[Response]],
+    setup: Setup,
+    benchmark: Benchmark,
+) -> None:
+    judged = set(setup.dimensions) & set(benchmark.dimensions)
+    answers = {case.case_id: len(case.answers) for case in benchmark.cases}
+    missing, foreign = answers.keys() - responses.keys(), responses.keys() - answers.keys()
+    problems = [
+        *(f"{case_id}: nothing was said about it" for case_id in sorted(missing)),
+        *(f"{case_id}: is no case of the evaluation" for case_id in sorted(foreign)),
+        *(
+            f"{case_id}: {'scores' if writes_rewards(setup.readout) else 'calls'} are missing or "
+            "doubled"
+            for case_id, calls in responses.items()
+            if case_id in answers
+            and not (is_complete(calls) and covers(calls, judged, answers[case_id]))
+        ),
+    ]
+    if problems:
+        raise DataError(report(f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", problems))
+
+
+def write_official(
+    folder: Path, cases: Sequence[Case], responses: Mapping[str, Sequence[Response]]
+) -> None:
+    """Writes what the released scorer's second half reads, by organ.
+
+    `responses/<organ>.jsonl`: the raw replies of the stored order, with the fields `question_id`,
+    `modality_type` and `chosen_answer`. `labels/<organ>.jsonl`: `question_id` and `human_answer`
+    on all six dimensions; "none", which no reply equals, stands where the experts have no majority.
+    Source: github.com/meidandz/Med-RewardBench at commit 9b9d806, vlm/00_benchmark_full_pipeline.py
+    (`process_jsonl_file`, `evaluate_accuracy`).
+
+    Args:
+        folder: to write.
+        cases: all of the benchmark.
+        responses: to each case, of a judge that wrote about all dimensions in one reply.
+    """
+    organs: dict[str, list[Case]] = {}
+    for case in cases:
+        if len(case.answers) == 2:
+            organs.setdefault(case.groups.get("organ", NOT_STATED), []).append(case)
+    for name in ("responses", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for organ, group in organs.items():
+        file = re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"
+        replies = (
+            {
+                "question_id": case.case_id,
+                "modality_type": organ,
+                "chosen_answer": responses[case.case_id][0].text or "",
+            }
+            for case in group
+        )
+        labels = (
+            {
+                "question_id": case.case_id,
+                "human_answer": {
+                    name: label_of(case.labels.get(name), 2)[0] or "none" for name in DIMENSIONS
+                },
+            }
+            for case in group
+        )
+        write_lines(folder / "responses" / file, replies)
+        write_lines(folder / "labels" / file, labels)

@@ -22,8 +22,7 @@ from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, Published
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.fold_measures import fold_measures
-from medrm.evaluation.records.journal import JOURNALS
-from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, write_verdicts
+from medrm.evaluation.records.jsonl import JOURNALS, RESPONSES_FILE, VERDICTS_FILE, write_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL

@@ -31,6 +31,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.assets import PHANTOM_BASE
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
+from medrm.files import fits
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
@@ -352,7 +353,7 @@ def _from_json(path: Path, record: dict[str, Any], record_class: type[Record]) -
             hint = Literal[tuple(names)]
         if nested is not None and isinstance(record[name], dict):
             values[name] = _from_json(path, record[name], cast(Any, nested))
-        elif not _fits(record[name], hint):
+        elif not fits(record[name], hint):
             problems.append(
                 f"{name} is {json.dumps(record[name])[:80]}; accepted: {_json_type(hint)}"
             )
@@ -363,22 +364,6 @@ def _from_json(path: Path, record: dict[str, Any], record_class: type[Record]) -
             report(f"{path} holds values that are not accepted. Save the adapter again:", problems)
         )
     return record_class(**values)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Returns whether a value read from JSON is of an annotated type."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin in (Union, UnionType):
-        return any(_fits(value, alternative) for alternative in arguments)
-    if origin is tuple:
-        return isinstance(value, list) and all(_fits(element, arguments[0]) for element in value)
-    if origin is Mapping:
-        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _json_type(hint: Any) -> str:

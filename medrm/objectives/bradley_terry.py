@@ -312,7 +312,7 @@ def build_trainer(inputs: TrainingInputs) -> PreferenceTrainer:
     args.ddp_find_unused_parameters = without_image or run.adapter.lora_vision
     base, collator = without_adapter(model), inputs.collator
     check_contextual(collator.contextual_orders, shares_prefix(base))
-    encode = collator.forks if shares_prefix(base) else collator.rows
+    encode = collator.shared_rows if shares_prefix(base) else collator.rows
     layout = layout_of(base)
     check_budget(args.max_tokens_per_batch, all_cases, lengths, layout)
     if not trains_head_alone(model):

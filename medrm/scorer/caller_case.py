@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from medrm.data.images import bytes_image, decode
+from medrm.data.images import bytes_image
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
 
@@ -33,23 +33,6 @@ def caller_case(
         raise DataError(f"{function}() was given one image in place of a list; give [image].")
     references = tuple(image_ref(image, index) for index, image in enumerate(images))
     return Case(function, references, question, tuple(answers))
-
-
-def caller_pair(images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Case:
-    """Returns the case of two answers that a caller of a judge's `compare` describes.
-
-    Raises:
-        DataError: other than two answers, or an image that cannot be read.
-    """
-    if len(answers) != 2:
-        raise DataError(
-            f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
-            "pairs, or use a reward model."
-        )
-    case = caller_case("compare", images, question, answers)
-    for ref in case.images:
-        decode(ref)
-    return case
 
 
 def image_ref(image: ImageInput, index: int) -> ImageRef:

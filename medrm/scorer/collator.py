@@ -140,13 +140,29 @@ class Collator:
         """
         return self.encode([row for case in cases for row in self.answer_rows(case)])
 
-    def forks(self, cases: Sequence[Case], pixels: Pixels | None = None) -> BatchFeature:
+    def shared_rows(self, cases: Sequence[Case]) -> BatchFeature:
         """Returns the batch of `rows`, in which what the answers of a case share stands once.
+
+        Args:
+            cases: with equal `image_count`.
+
+        Raises: as `encode_shared`.
+        """
+        return self.encode_shared(cases, [self.answer_rows(case) for case in cases])
+
+    def encode_shared(
+        self,
+        cases: Sequence[Case],
+        case_rows: Sequence[Sequence[Row]],
+        pixels: Pixels | None = None,
+    ) -> BatchFeature:
+        """Returns the batch of cases' rows in which what the rows of a case share stands once.
 
         With contextual orders each branch holds all answers, in another order.
 
         Args:
             cases: with equal `image_count`.
+            case_rows: the rows of each.
             pixels: images that are decoded already.
 
         Raises:
@@ -154,33 +170,16 @@ class Collator:
             ValueError: cases with and without images in one batch.
             ConfigError: the processor changes the words behind the images.
         """
-        rows = [self.answer_rows(case) for case in cases]
-        openings = [self.opening(case) for case in cases] if self.contextual_orders else None
-        return self.fork(rows, pixels, openings)
-
-    def fork(
-        self,
-        cases: Sequence[Sequence[Row]],
-        pixels: Pixels | None = None,
-        openings: Sequence[str] | None = None,
-    ) -> BatchFeature:
-        """Returns the forked batch of the rows of several cases; see `forks`.
-
-        Args:
-            cases: the rows of each.
-            pixels: images that are decoded already.
-            openings: what stands before any answer of a case, where answers see each other.
-        """
-        ids = self._ids_of(cases)
-        starts = self._starts(ids, openings)
-        features = self.encode([rows[0] for rows in cases], pixels)
+        ids = self._ids_of(case_rows)
+        starts = self._starts(ids, cases)
+        features = self.encode([rows[0] for rows in case_rows], pixels)
         tails = [
             [row[start:] for row in branch_ids]
             for branch_ids, start in zip(ids, starts, strict=True)
         ]
         ends = prefix_ends(features, [branch_ids[0] for branch_ids in ids], starts)
         family = family_of_processor(type(self.processor).__name__)
-        if openings is None:
+        if not self.contextual_orders:
             return share_prefixes(features, family, ends, tails)
         contexts = [join_answers(branch_ids, self.contextual_orders) for branch_ids in tails]
         branches, reads = zip(*contexts, strict=True)
@@ -192,19 +191,17 @@ class Collator:
         messages = chat.answer_messages(question, len(case.images), "")[:1]
         return chat.render(self.processor, messages, "generation_prompt")
 
-    def _ids_of(self, cases: Sequence[Sequence[Row]]) -> list[list[list[int]]]:
+    def _ids_of(self, case_rows: Sequence[Sequence[Row]]) -> list[list[list[int]]]:
         """Returns the token ids of the rows of each case, an image as one placeholder."""
-        encoded = iter(self.token_ids([row.text for rows in cases for row in rows]))
-        return [list(islice(encoded, len(rows))) for rows in cases]
+        encoded = iter(self.token_ids([row.text for rows in case_rows for row in rows]))
+        return [list(islice(encoded, len(rows))) for rows in case_rows]
 
-    def _starts(
-        self, ids: Sequence[Sequence[Sequence[int]]], openings: Sequence[str] | None
-    ) -> list[int]:
-        """Returns how many tokens the rows of each case share; none of an answer with openings."""
+    def _starts(self, ids: Sequence[Sequence[Sequence[int]]], cases: Sequence[Case]) -> list[int]:
+        """Returns how many tokens a case's rows share; with contextual orders none of an answer."""
         starts = list(map(shared_length, ids))
-        if openings is None:
+        if not self.contextual_orders:
             return starts
-        before = self.token_ids(openings)
+        before = self.token_ids([self.opening(case) for case in cases])
         return [
             min(start, first_difference([row_ids[0], opening]))
             for start, row_ids, opening in zip(starts, ids, before, strict=True)
@@ -270,7 +267,7 @@ class Collator:
     def tokens(self, cases: Iterable[Case], facts: Mapping[str, ImageFacts]) -> NDArray[Any]:
         """Returns the true numbers of tokens, image tokens included: `TOKEN_COUNT` for each case.
 
-        They are those of `rows`, and with contextual orders those of `forks`.
+        They are those of `rows`, and with contextual orders those of `shared_rows`.
 
         Args:
             cases: any number.
@@ -281,9 +278,7 @@ class Collator:
         while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
             ids = self._ids_of([self.answer_rows(case) for case in chunk])
             contextual = bool(self.contextual_orders)
-            starts = self._starts(
-                ids, [self.opening(case) for case in chunk] if contextual else None
-            )
+            starts = self._starts(ids, chunk)
             for case, rows, start in zip(chunk, ids, starts, strict=True):
                 tails = [len(row) - start for row in rows]
                 branches = (

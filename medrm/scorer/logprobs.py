@@ -18,7 +18,7 @@ from medrm.errors import ConfigError
 from medrm.models.prefix_sharing.attention import shared_prefix_states, shares_prefix
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.schema import Case
-from medrm.scorer.collator import Collator, Pixels
+from medrm.scorer.collator import Collator
 from medrm.scorer.runner import Array, BatchRunner, PromptRows
 
 _LOGITS_AT_ONCE = 1024
@@ -152,7 +152,7 @@ class AnswerTokens:
             read=read,
             batch_rows=batch_rows,
             max_length=max_length,
-            forks=self._forks if shares_prefix(model) else None,
+            shares=shares_prefix(model),
         )
 
     def logprobs(
@@ -193,9 +193,6 @@ class AnswerTokens:
         _, answers = self._collator.plain(case)
         spans = [self._span(row.text, answer) for row, answer in zip(rows, answers, strict=True)]
         return PromptRows(case, rows, spans)
-
-    def _forks(self, prompts: Sequence[PromptRows[list[Span]]], pixels: Pixels) -> BatchFeature:
-        return self._collator.fork([prompt.rows for prompt in prompts], pixels)
 
     def _span(self, text: str, answer: str) -> Span:
         """Returns the answer's tokens.

@@ -25,24 +25,6 @@ Rule = Callable[[Case, Order, str], Stored]
 """The stored answer that is preferred, by case, presented order and dimension."""
 
 
-def _always_a(case: Case, order: Order, dimension: str) -> Stored:
-    return 0
-
-
-def _first_slot(case: Case, order: Order, dimension: str) -> Stored:
-    return 0 if order == "forward" else 1
-
-
-def _longer(case: Case, order: Order, dimension: str) -> Stored:
-    """Of answers of one length the first."""
-    return 1 if len(case.answers[1]) > len(case.answers[0]) else 0
-
-
-def _random(case: Case, order: Order, dimension: str) -> Stored:
-    """One coin for each case and order, the same on every dimension."""
-    return 1 if _hash(f"{case.case_id}\0{order}") % 2 else 0
-
-
 def _oracle(case: Case, order: Order, dimension: str) -> Stored:
     """The majority label; without one, or with a tie, the first stored answer.
 
@@ -53,13 +35,17 @@ def _oracle(case: Case, order: Order, dimension: str) -> Stored:
 
 
 _RULES: dict[str, Rule] = {
-    "always-a": _always_a,
-    "first-slot": _first_slot,
-    "longer": _longer,
-    "random": _random,
+    "always-a": lambda case, order, dimension: 0,
+    "first-slot": lambda case, order, dimension: 0 if order == "forward" else 1,
+    # Of answers of one length the first.
+    "longer": lambda case, order, dimension: (
+        1 if len(case.answers[1]) > len(case.answers[0]) else 0
+    ),
+    # One coin for each case and order, the same on every dimension.
+    "random": lambda case, order, dimension: 1 if _hash(f"{case.case_id}\0{order}") % 2 else 0,
     "oracle": _oracle,
     "oracle-malformed-10": _oracle,
-    "refuse": _always_a,
+    "refuse": lambda case, order, dimension: 0,
 }
 MOCKS = tuple(_RULES)
 

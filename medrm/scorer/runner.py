@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -102,7 +102,7 @@ class BatchRunner(Generic[Item, Detail, Value]):
         read: returns one value for each item of an encoded batch.
         batch_rows: most rows computed at once; an item is never split.
         max_length: tokens of the longest row that is read, image tokens included; None: no limit.
-        forks: makes a batch in which what the rows of an item share stands once; None: the rows are
+        shares: whether what the rows of an item share stands once in a batch; else they are
             separate.
         case: of an item.
     """
@@ -113,7 +113,7 @@ class BatchRunner(Generic[Item, Detail, Value]):
     read: Callable[[BatchFeature, list[PromptRows[Detail]]], list[Value]]
     batch_rows: int = BATCH_ROWS
     max_length: int | None = None
-    forks: Callable[[Sequence[PromptRows[Detail]], Pixels], BatchFeature] | None = None
+    shares: bool = False
     case: Callable[[Any], Case] = _case_itself
 
     @property
@@ -179,10 +179,14 @@ class BatchRunner(Generic[Item, Detail, Value]):
         batch = _EncodedBatch(prompts, states, None)
         if not batch.readable:
             return batch
-        if self.forks is not None:
-            return batch._replace(features=self.forks(batch.readable, pixels))
-        rows = [row for prompt in batch.readable for row in prompt.rows]
-        return batch._replace(features=self.collator.encode(rows, pixels))
+        cases = [prompt.case for prompt in batch.readable]
+        rows = [prompt.rows for prompt in batch.readable]
+        features = (
+            self.collator.encode_shared(cases, rows, pixels)
+            if self.shares
+            else self.collator.encode(list(chain.from_iterable(rows)), pixels)
+        )
+        return batch._replace(features=features)
 
     def _compute(self, batch: _EncodedBatch[Detail]) -> list[PromptOutput[Detail, Value]]:
         values: Iterator[Value] = iter(())

@@ -40,7 +40,7 @@ def gradients(family: str, shares: tuple[list[Case], list[Case]], shared_prefix:
         process_shares = [shares[state.process_index]]
     for cases in process_shares:
         rewards = model(
-            **(collator.forks(cases) if shared_prefix else collator.rows(cases))
+            **(collator.shared_rows(cases) if shared_prefix else collator.rows(cases))
         ).rewards
         (rewards * torch.linspace(1, 2, len(rewards))[:, None]).sum().backward()
     # DistributedDataParallel gives the mean over processes.

@@ -14,9 +14,8 @@ from evaluation.mock_scorers import Judge, Rewards, Writer, make_benchmark, make
 from medrm.data.case_set import digest_of
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
-from medrm.evaluation.evaluator import Scorer, evaluate
+from medrm.evaluation.evaluator import Scorer, evaluate, rescore
 from medrm.evaluation.folds import Fold, pool
-from medrm.evaluation.rescore import rescore
 from medrm.schema import Case
 
 CASES = make_cases("AABBABABBAtA", overall="ABABABABABAB")

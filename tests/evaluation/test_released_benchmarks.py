@@ -16,11 +16,10 @@ from released_samples import SAMPLES
 from medrm.cli import main
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import load_benchmark, read_settings
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import benchmark_metrics
-from medrm.evaluation.rescore import rescore
 from medrm.schema import DIMENSIONS, Case, PairLabel, RankingLabel, Response
 
 

@@ -13,9 +13,8 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 from medrm.chat import PROMPTS
 from medrm.cli import main
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.records.jsonl import read_verdicts
-from medrm.evaluation.rescore import rescore
 from medrm.schema import DIMENSIONS, Case
 
 DERIVED = ("evaluation.json", "cases.jsonl", "verdicts.jsonl", "report.json", "official.csv")

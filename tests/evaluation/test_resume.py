@@ -33,7 +33,7 @@ from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.folder import locked
-from medrm.evaluation.records.journal import Journal
+from medrm.evaluation.records.jsonl import Journal
 from medrm.schema import DIMENSIONS, Case, Response
 
 WORKER = Path(__file__).parent / "resumable_worker.py"

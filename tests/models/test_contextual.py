@@ -28,7 +28,7 @@ def contextual(family: str, count: int) -> tuple[object, Collator]:
 def test_rewards_are_those_of_plain_rows_with_all_answers(family):
     """Each order is written out as one conversation and read by the model's plain forward."""
     model, collator = contextual(family, 2)
-    rewards = model(**collator.forks(CASES)).rewards.detach()
+    rewards = model(**collator.shared_rows(CASES)).rewards.detach()
     expected = []
     for pictured in CASES:
         opening = collator.opening(pictured)
@@ -48,20 +48,22 @@ def test_order_and_other_cases_change_nothing_but_other_answers_do():
     model, collator = contextual("qwen2_5_vl", 2)
     pair = CASES[0]
     turned = dataclasses.replace(pair, answers=pair.answers[::-1])
-    first, again = (model(**collator.forks([single])).rewards.detach() for single in (pair, turned))
+    first, again = (
+        model(**collator.shared_rows([single])).rewards.detach() for single in (pair, turned)
+    )
     torch.testing.assert_close(first, again.flip(0), rtol=0, atol=1e-5)
-    beside_others = model(**collator.forks(CASES)).rewards.detach()[:2]
+    beside_others = model(**collator.shared_rows(CASES)).rewards.detach()[:2]
     torch.testing.assert_close(first, beside_others, rtol=0, atol=1e-5)
     other = dataclasses.replace(pair, answers=(pair.answers[0], "Something else"))
-    changed = model(**collator.forks([other])).rewards.detach()
+    changed = model(**collator.shared_rows([other])).rewards.detach()
     assert (changed[0] - first[0]).abs().max() > 1e-4
 
 
 def test_gradients_reach_the_model_through_every_order():
     model, collator = contextual("qwen2_5_vl", 4)
-    _, gradients = loss(model, collator.forks([case(0, ("a", "b b", "c c c"))]))
+    _, gradients = loss(model, collator.shared_rows([case(0, ("a", "b b", "c c c"))]))
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
-    shared = collator.forks(CASES)[SHARED_PREFIX]
+    shared = collator.shared_rows(CASES)[SHARED_PREFIX]
     assert [len(lengths) for lengths in shared.branch_lengths] == [2, 4, 4]
     assert {len(answer) for answers in shared.reward_tokens for answer in answers} == {4}
 
@@ -79,7 +81,7 @@ def test_every_two_answers_stand_both_ways_equally_often(answers):
 def test_lengths_count_the_row_with_all_answers():
     _, collator = contextual("llava", 2)
     cases = [dataclasses.replace(pictured, images=()) for pictured in CASES]
-    shared = collator.forks(cases)[SHARED_PREFIX]
+    shared = collator.shared_rows(cases)[SHARED_PREFIX]
     counted = collator.tokens(cases, {})
     assert counted["longest"].tolist() == [
         prefix + max(branch_lengths)
@@ -97,7 +99,7 @@ def test_a_saved_model_scores_as_it_was_trained_and_never_separately():
     )
     collator = Collator(processor, contextual_orders=2)
     with torch.inference_mode():
-        expected = model(**collator.forks(CASES[:1])).rewards.numpy()
+        expected = model(**collator.shared_rows(CASES[:1])).rewards.numpy()
     ((_, rewards),) = scorer.score_cases(CASES[:1])
     assert abs(rewards - expected).max() <= 1e-6
     separate, _ = make_tiny("qwen2_5_vl", shared_prefix=False)

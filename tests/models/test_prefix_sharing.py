@@ -65,17 +65,17 @@ def test_scores_loss_and_gradients_are_those_of_separate_rows(family, checkpoint
             model.enable_input_require_grads()
     model.train()
     for cases in (CASES, CASES[:1] * 2, CASES[1:2]):
-        check(model, collator.rows(cases), collator.forks(cases))
+        check(model, collator.rows(cases), collator.shared_rows(cases))
 
 
 @EVERY_FAMILY
 def test_answers_of_one_length_agree(family):
     model, collator = reward_model(family)
     pairs = equal_pairs()
-    shared = collator.forks(pairs)[SHARED_PREFIX]
+    shared = collator.shared_rows(pairs)[SHARED_PREFIX]
     assert len(set(shared.prefix_lengths)) == 1
     assert len({length for lengths in shared.branch_lengths for length in lengths}) == 1
-    check(model, collator.rows(pairs), collator.forks(pairs))
+    check(model, collator.rows(pairs), collator.shared_rows(pairs))
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -93,7 +93,7 @@ def test_all_layers_share_one_mask(gradients, monkeypatch):
     saved = []
     keep = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
     with torch.set_grad_enabled(gradients), keep:
-        model(**collator.forks(CASES))
+        model(**collator.shared_rows(CASES))
     assert len(masks_seen) == 2
     assert masks_seen[0] is masks_seen[1]
     assert (masks_seen[0].dtype == torch.bool) == (not gradients)
@@ -106,7 +106,7 @@ def test_all_layers_share_one_mask(gradients, monkeypatch):
 def test_text_only_cases(family):
     model, collator = reward_model(family)
     cases = [dataclasses.replace(pictured, images=()) for pictured in CASES]
-    check(model, collator.rows(cases), collator.forks(cases))
+    check(model, collator.rows(cases), collator.shared_rows(cases))
 
 
 @EVERY_FAMILY
@@ -114,7 +114,7 @@ def test_whole_model_and_vision_tower_get_the_same_gradients(family):
     stock, processor = make_tiny(family)
     model = attach_head(stock, GRADIENTS, seed=1).requires_grad_(True)
     collator = Collator(processor)
-    check(model, collator.rows(CASES), collator.forks(CASES))
+    check(model, collator.rows(CASES), collator.shared_rows(CASES))
 
 
 @EVERY_FAMILY
@@ -123,7 +123,7 @@ def test_bf16_agrees_within_its_rounding(family):
     model, collator = reward_model(family)
     model.to(torch.bfloat16)
     separate, shared = (
-        model(**make(CASES)).rewards.detach() for make in (collator.rows, collator.forks)
+        model(**make(CASES)).rewards.detach() for make in (collator.rows, collator.shared_rows)
     )
     assert (separate - shared).abs().max() <= 2**-4
     assert (separate - shared).abs().mean() <= 2**-6
@@ -148,8 +148,8 @@ def test_one_row_under_a_dense_mask_agrees(family):
     """An oracle of another kind: stock attention under a mask over the whole row."""
     model, collator = reward_model(family)
     with torch.inference_mode():
-        expected = dense_rewards(model, collator.forks(CASES[:1]))
-        rewards = model(**collator.forks(CASES[:1])).rewards
+        expected = dense_rewards(model, collator.shared_rows(CASES[:1]))
+        rewards = model(**collator.shared_rows(CASES[:1])).rewards
     torch.testing.assert_close(rewards, expected, rtol=0, atol=1e-5)
 
 
@@ -158,8 +158,8 @@ def test_sliding_window_counts_the_tokens_of_a_branchs_own_path():
     model, collator = reward_model("gemma3")
     assert without_adapter(model).config.get_text_config().sliding_window == 16
     long = [case(9, ("word " * 40 + "end", "a", "other " * 6))]
-    assert max(collator.forks(long)[SHARED_PREFIX].branch_lengths[0]) > 32
-    check(model, collator.rows(long), collator.forks(long))
+    assert max(collator.shared_rows(long)[SHARED_PREFIX].branch_lengths[0]) > 32
+    check(model, collator.rows(long), collator.shared_rows(long))
 
 
 def rewritten(family: str, user: str) -> tuple[Any, Collator]:
@@ -178,7 +178,7 @@ def test_a_prefix_may_end_in_an_image(family, size):
     """Nothing closes the image: M-RoPE goes on from its longer side, not from its last token."""
     model, collator = rewritten(family, "TEXT<|vision_start|><|image_pad|>")
     cases = [case(seed, ("Yes", "no", "7 words of it"), *size) for seed in range(2)]
-    fork = collator.forks(cases)
+    fork = collator.shared_rows(cases)
     image = collator.processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
     assert fork["input_ids"][0, fork[SHARED_PREFIX].prefix_lengths[0] - 1] == image
     check(model, collator.rows(cases), fork)
@@ -197,7 +197,7 @@ def test_an_image_behind_an_answer_is_refused(family, side):
     pair = [case(0, ("Yes", "No"), side, side)]
     assert len(collator.rows(pair)["input_ids"]) == 2
     with pytest.raises(ConfigError, match="puts the images first, or shared_prefix off"):
-        collator.forks(pair)
+        collator.shared_rows(pair)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3", "mllama", "idefics3"])
@@ -211,13 +211,13 @@ def test_qlora(family, tiny_folder):
     )
     collator = Collator(load_processor(folder))
     # NF4 weights are multiplied in bf16 (bnb_4bit_compute_dtype).
-    check(model, collator.rows(CASES), collator.forks(CASES), tolerance=2e-2)
+    check(model, collator.rows(CASES), collator.shared_rows(CASES), tolerance=2e-2)
 
 
 @EVERY_FAMILY
 def test_indices_name_the_tokens_of_each_row(family):
     _, collator = reward_model(family)
-    separate, shared = collator.rows(CASES), collator.forks(CASES)
+    separate, shared = collator.rows(CASES), collator.shared_rows(CASES)
     rows = [
         features["input_ids"].flatten()[indices].tolist()
         for features in (separate, shared)
@@ -242,7 +242,7 @@ def test_a_model_without_prefix_sharing_refuses_its_batches():
     model, processor = make_tiny("qwen2_5_vl", shared_prefix=False)
     attach_head(model, GRADIENTS, seed=1)
     with pytest.raises(ConfigError, match="shared_prefix off"):
-        model(**Collator(processor).forks(CASES))
+        model(**Collator(processor).shared_rows(CASES))
 
 
 def test_what_cannot_share_has_a_reason_and_runs_separately(tiny_folder, caplog):

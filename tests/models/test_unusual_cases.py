@@ -1,6 +1,7 @@
 """Unusual cases: shared prefixes, batches and orders give the numbers of single plain rows.
 
-Tolerance: as in test_forks; most seen over all families was 3e-6, in rows that differ by padding.
+Tolerance: as in test_prefix_sharing; most seen over all families was 3e-6, in rows that differ by
+padding.
 """
 
 from __future__ import annotations
@@ -92,8 +93,10 @@ def test_rewards_are_those_of_single_rows(family: str) -> None:
             rewards_by_batch = {
                 "rows": model(**collator.rows(cases)).rewards,
                 "padded on the left": model(**left.rows(cases)).rewards,
-                "forks": model(**collator.forks(cases)).rewards,
-                "single forks": torch.cat([model(**collator.forks([c])).rewards for c in cases]),
+                "forks": model(**collator.shared_rows(cases)).rewards,
+                "single forks": torch.cat(
+                    [model(**collator.shared_rows([c])).rewards for c in cases]
+                ),
             }
         for way, rewards in rewards_by_batch.items():
             torch.testing.assert_close(
@@ -108,7 +111,7 @@ def test_answers_that_see_each_other_are_those_of_plain_rows(family: str) -> Non
     for name, cases in batches(collator.processor).items():
         expected = []
         with torch.inference_mode():
-            rewards = model(**collator.forks(cases)).rewards
+            rewards = model(**collator.shared_rows(cases)).rewards
             for odd_case in cases:
                 opening = collator.opening(odd_case)
                 tails = [row.text.removeprefix(opening) for row in collator.answer_rows(odd_case)]

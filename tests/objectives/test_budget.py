@@ -98,7 +98,7 @@ def test_tokens_are_those_of_rows_and_of_forks(family: str) -> None:
     for orders in (0, 2):
         collator = Collator(processor, contextual_orders=orders)
         counts = collator.tokens(cases, examine(cases))
-        forks = [collator.forks([case])["shared_prefix"] for case in cases]
+        forks = [collator.shared_rows([case])["shared_prefix"] for case in cases]
         longest = [fork.prefix_lengths[0] + max(fork.branch_lengths[0]) for fork in forks]
         assert counts["longest"].tolist() == longest
         computed = [sum(fork.prefix_lengths) + sum(fork.branch_lengths[0]) for fork in forks]
@@ -145,9 +145,9 @@ def test_the_probe_keeps_to_the_budget(tmp_path: Path, monkeypatch: Any) -> None
     longest = max(int(count["unique"]) for count in free.lengths.values())
     built = make_recipe(tmp_path / "cut", frozen=True, max_tokens_per_batch=longest)
     sizes = []
-    forks = built.collator.forks
+    forks = built.collator.shared_rows
     monkeypatch.setattr(
-        built.collator, "forks", lambda cases: sizes.append(len(cases)) or forks(cases)
+        built.collator, "shared_rows", lambda cases: sizes.append(len(cases)) or forks(cases)
     )
     built.trainer()
     assert max(sizes) == 1
@@ -160,9 +160,9 @@ def test_the_probe_computes_what_it_learns_from_and_leaves_no_file(
     """Two steps of five: eight of twenty training cases, and those that are measured."""
     built = make_recipe(tmp_path, frozen=True, global_batch_cases=4, **length)
     seen: list[str] = []
-    forks = built.collator.forks
+    forks = built.collator.shared_rows
     monkeypatch.setattr(
-        built.collator, "forks",
+        built.collator, "shared_rows",
         lambda cases: seen.extend(case.case_id for case in cases) or forks(cases),
     )  # fmt: skip
     trainer = built.trainer()

@@ -200,7 +200,7 @@ def test_a_row_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
             task = self.tasks[0]
             updates.append((int(task.completed), int(task.total or 0), task.description))
 
-    monkeypatch.setattr(throughput_module, "Progress", Bar)
+    monkeypatch.setattr("medrm.progress_bar.Progress", Bar)
     run_throughput(tiny(tasks=["score"], answers=[2], rounds=2))
     assert [completed for completed, *_ in updates] == list(range(1, 7))
     assert {total for _, total, _ in updates} == {6}

@@ -5,23 +5,33 @@ from them. A case is complete when all its calls are there, each once: of reward
 "forward", of a judge the same calls in both orders. Report, comparison and page are computed from
 `verdicts.jsonl` alone. How verdicts follow from responses: medrm.scorer.verdict_rules. Imports no
 torch.
+
+The journal keeps the responses so far: a killed evaluation goes on from there. The lines of a case
+are appended as soon as the scorer has yielded them. A scorer that computes many cases together (its
+`lookahead`) yields them together, so that a kill costs at most one lookahead; where each case is
+asked alone, as of a service, it costs nothing. A power cut costs a second more. A line that was
+torn is cut off. One process appends to `responses.jsonl` itself, several each to a journal of their
+own until the final file is written.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations, product
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import IO, Any, TypeVar, get_type_hints
 
 from medrm.errors import DataError
-from medrm.files import write_atomically
+from medrm.files import fits, naming, write_atomically
 from medrm.readouts import writes_rewards
-from medrm.schema import ORDERS, Order, Protocol, Response, State, Verdict
+from medrm.schema import ORDERS, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 
 Line = TypeVar("Line")
@@ -133,11 +143,6 @@ def covers(responses: Sequence[Response], dimensions: Iterable[str], answer_coun
     return made >= {*product(names, pairs)}
 
 
-def has_failed(responses: Iterable[Response]) -> bool:
-    """Returns whether a call failed in a way that a retry may fix."""
-    return any(call.state == "error" for call in responses)
-
-
 def by_case(
     responses: Iterable[Response], scorer_dimensions: Sequence[str]
 ) -> dict[str, tuple[Response, ...]]:
@@ -181,44 +186,17 @@ def response_of(record: dict[str, Any]) -> Response:
         TypeError: it is not one of ours.
         ValueError: probabilities are not three numbers.
     """
-    for name in ("probabilities", "rewards"):
-        if record.get(name) is not None:
-            record[name] = {key: tuple(numbers) for key, numbers in record[name].items()}
-    if record.get("pair") is not None:
-        record["pair"] = tuple(record["pair"])
-    response = Response(**record)
-    if response.order not in get_args(Order) or response.state not in get_args(State):
-        raise TypeError(f"order {response.order!r}, state {response.state!r}")
-    for name, accepted in _TYPES.items():
-        if not isinstance(record.get(name), accepted):
-            raise TypeError(f"{name} {record[name]!r}")
-    _check_numbers(response)
-    return response
-
-
-def _check_numbers(response: Response) -> None:
+    response = _checked(Response, record)
     for first, second, mass in (response.probabilities or {}).values():
         if min(first, second, mass) < 0:
             raise TypeError(f"probabilities {first!r}, {second!r} of {mass!r}")
-    for rewards in (response.rewards or {}).values():
-        if len(rewards) < 2 or not all(isinstance(reward, int | float) for reward in rewards):
-            raise TypeError(f"rewards {rewards!r}")
+    if any(len(rewards) < 2 for rewards in (response.rewards or {}).values()):
+        raise TypeError(f"rewards {response.rewards!r}")
     if response.pair is not None:
         first_answer, second_answer = response.pair
         if not 0 <= first_answer < second_answer:
             raise TypeError(f"pair {response.pair!r}")
-
-
-_TYPES = {
-    "case_id": str,
-    "dimension": str | None,
-    "vote": int,
-    "readout": str,
-    "text": str | None,
-    "finish_reason": str | None,
-    "reason": str | None,
-}
-"""The types of a line's values."""
+    return response
 
 
 VERDICTS_FILE = "verdicts.jsonl"
@@ -251,21 +229,33 @@ def _verdict(record: dict[str, Any]) -> Verdict:
     Raises:
         TypeError: it is not one of ours.
     """
-    for name in ("label", "label_shares", "scores"):
-        if isinstance(record.get(name), list):
-            record[name] = tuple(record[name])
-    verdict = Verdict(**record)
-    scores = verdict.scores or (verdict.score_a, verdict.score_b)
-    if not all(
-        isinstance(number, int | float | None) for number in (*scores, verdict.probability_a)
-    ):
-        raise TypeError(f"scores {scores!r}, probability {verdict.probability_a!r}")
-    if verdict.protocol not in get_args(Protocol) or verdict.order not in get_args(Order):
+    verdict = _checked(Verdict, record)
+    if verdict.protocol is None or verdict.order == "both":
         raise TypeError(f"protocol {verdict.protocol!r}, order {verdict.order!r}")
-    texts = (verdict.case_id, verdict.dimension, verdict.cluster, *verdict.groups.values())
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"id, dimension, cluster and groups are {texts!r}")
     return verdict
+
+
+def _checked(record_class: type[Line], record: Mapping[str, Any]) -> Line:
+    """Returns the dataclass that a JSON object holds; its lists become tuples.
+
+    Raises:
+        TypeError: keys other than the fields, or values of other types than theirs.
+    """
+    for name, hint in _TYPES[record_class].items():
+        if name in record and not fits(record[name], hint):
+            raise TypeError(f"{name} {record[name]!r}")
+    return record_class(**{name: _with_tuples(value) for name, value in record.items()})
+
+
+_TYPES: dict[type, dict[str, Any]] = {
+    record_class: get_type_hints(record_class) for record_class in (Response, Verdict)
+}
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_tuples(member) for key, member in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def verdicts_by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
@@ -281,3 +271,103 @@ def verdicts_by(
     for verdict in verdicts:
         shared.setdefault(key(verdict), []).append(verdict)
     return dict(sorted(shared.items()))
+
+
+JOURNALS = "responses.*.jsonl"
+"""Names of the journals that the final file replaces."""
+
+SYNC_S = 1.0
+"""Seconds that a power cut may cost; 1,026 waits for a disk would cost more than a fast model."""
+
+_log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The lines of one process.
+
+    Attributes:
+        responses: to each complete case of an earlier start.
+
+    Args:
+        folder: of the evaluation.
+        address: of what is asked; None where nothing says whether earlier lines still hold.
+        scorer_dimensions: the scorer's dimensions.
+        rank: number of this process.
+        processes: how many there are.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        address: str | None,
+        scorer_dimensions: Sequence[str],
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        final = folder / RESPONSES_FILE
+        name = f"responses.{(address or 'unnamed')[:16]}.{rank}.jsonl"
+        self._path = final if processes == 1 else folder / name
+        self._file: IO[bytes] | None = None
+        self._synced_s = 0.0
+        self.responses: dict[str, tuple[Response, ...]] = {}
+        if address is not None:
+            for path in dict.fromkeys((final, self._path)):
+                calls = (
+                    call for call in _intact(path) if call.dimension in (None, *scorer_dimensions)
+                )
+                self.responses |= {
+                    case_id: responses
+                    for case_id, responses in by_case(calls, scorer_dimensions).items()
+                    if is_complete(responses)
+                }
+
+    def start(self, reusable: Iterable[Sequence[Response]]) -> None:
+        """Makes the journal hold exactly the responses that are kept, so that lines can follow."""
+        lines = b"".join(map(_lines, reusable))
+        if not lines:
+            self._path.unlink(missing_ok=True)
+        elif not self._path.is_file() or self._path.read_bytes() != lines:
+            write_atomically(self._path, [lines])
+
+    def append(self, responses: Sequence[Response]) -> None:
+        """Adds the responses to a case; when this returns, they outlive the process."""
+        with naming(self._path):
+            if self._file is None:
+                self._file = self._path.open("ab")
+            self._file.write(_lines(responses))
+            self._file.flush()
+            if time.monotonic() - self._synced_s >= SYNC_S:
+                self._sync(self._file)
+
+    def _sync(self, file: IO[bytes]) -> None:
+        os.fsync(file.fileno())
+        self._synced_s = time.monotonic()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            with naming(self._path):
+                self._sync(self._file)
+                self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """Removes a journal that the final file repeats."""
+        if self._path.name != RESPONSES_FILE:
+            self._path.unlink(missing_ok=True)
+
+
+def _lines(responses: Iterable[Response]) -> bytes:
+    return b"".join(line_of(response_record(response)) for response in responses)
+
+
+def _intact(path: Path) -> Iterator[Response]:
+    """Yields the responses of intact lines; the requests of damaged lines are repeated."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            response = response_of(record_of(line))
+        except UNFIT as error:
+            _log.warning("%s, line %d, is damaged and asked again: %s", path, number, error)
+        else:
+            yield response

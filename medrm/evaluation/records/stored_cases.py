@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -103,17 +103,16 @@ def _record(case: Case, problems: dict[str, str]) -> dict[str, Any]:
         "case_id": case.case_id,
         "question": case.question,
         "answers": case.answers,
-        "labels": {name: _label_record(label) for name, label in case.labels.items()},
+        "labels": {
+            name: {"rankings": label.rankings}
+            if isinstance(label, RankingLabel)
+            else {"shares": label.shares, "votes": label.votes}
+            for name, label in case.labels.items()
+        },
         "cluster": case.cluster,
         "groups": dict(case.groups),
         "images": [_image_record(ref, problems) for ref in case.images],
     }
-
-
-def _label_record(label: Label) -> dict[str, Any]:
-    if isinstance(label, RankingLabel):
-        return {"rankings": label.rankings}
-    return {"shares": label.shares, "votes": label.votes}
 
 
 def _image_record(ref: ImageRef, problems: dict[str, str]) -> dict[str, str]:
@@ -125,13 +124,9 @@ def _image_record(ref: ImageRef, problems: dict[str, str]) -> dict[str, str]:
 def _case(folder: Path, record: dict[str, Any]) -> Case:
     labels = {name: _label(label) for name, label in record.pop("labels").items()}
     images = tuple(_image(folder, **image) for image in record.pop("images"))
-    case = Case(
-        images=images,
-        labels=labels,
-        answers=tuple(record.pop("answers")),
-        **record,
-    )
-    texts = (case.case_id, case.question, case.cluster, *case.answers, *_names(case.groups))
+    case = Case(images=images, labels=labels, answers=tuple(record.pop("answers")), **record)
+    groups = chain.from_iterable(case.groups.items())
+    texts = (case.case_id, case.question, case.cluster, *case.answers, *groups)
     if len(case.answers) < 2 or not all(isinstance(text, str) for text in texts):
         raise TypeError("a case has an id, a question, two or more answers, a cluster and groups")
     answer_indices = list(range(len(case.answers)))
@@ -142,15 +137,9 @@ def _case(folder: Path, record: dict[str, Any]) -> Case:
     return case
 
 
-def _names(groups: Mapping[str, str]) -> Iterator[str]:
-    return chain.from_iterable(groups.items())
-
-
 def _label(record: dict[str, Any]) -> Label:
     if record.get("rankings"):
-        return RankingLabel(
-            tuple(tuple(map(tuple, ranking)) for ranking in record["rankings"]),
-        )
+        return RankingLabel(tuple(tuple(map(tuple, ranking)) for ranking in record["rankings"]))
     first, tie, second = record["shares"]
     if not isinstance(record["votes"], int):
         raise TypeError(f"votes {record['votes']!r}")

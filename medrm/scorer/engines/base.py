@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image, UnidentifiedImageError
 
@@ -221,35 +221,25 @@ SCHEMA = 1
 """Counted up when the meaning of a key or a file changes."""
 
 
-class Reply(NamedTuple):
-    """What a service replied."""
-
-    text: str
-    finish_reason: str | None
-
-
-def reply_key(request: Mapping[str, Any]) -> str:
-    """Returns the key of what is asked: the SHA-256 of its canonical JSON."""
+def reply_path(folder: Path, request: Mapping[str, Any]) -> Path:
+    """Returns where the reply is kept: by the SHA-256 of the canonical JSON of what is asked."""
     canonical = json.dumps({**request, "schema": SCHEMA}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    key = hashlib.sha256(canonical.encode()).hexdigest()
+    return folder / key[:2] / f"{key}.json"
 
 
-def read_reply(folder: Path, key: str) -> Reply | None:
+def read_reply(path: Path) -> Completion | None:
     """Returns a kept reply; a missing or damaged file is none."""
     try:
-        record = json.loads(_path(folder, key).read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
         text, finish_reason = str(record["text"]), record["finish_reason"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Reply(text, finish_reason)
+    return Completion(text, finish_reason, "ok")
 
 
-def write_reply(folder: Path, key: str, reply: Reply) -> None:
+def write_reply(path: Path, reply: Completion) -> None:
     """Keeps a reply."""
-    path = _path(folder, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, [json.dumps(reply._asdict()).encode()])
-
-
-def _path(folder: Path, key: str) -> Path:
-    return folder / key[:2] / f"{key}.json"
+    record = {"text": reply.text, "finish_reason": reply.finish_reason}
+    write_atomically(path, [json.dumps(record).encode()])

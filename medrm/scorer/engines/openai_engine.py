@@ -31,13 +31,12 @@ from medrm.scorer.engines.base import (
     TOO_LONG,
     Completion,
     ModelSource,
-    Reply,
     Request,
     Sampling,
     call_seed,
     messages_with_urls,
     read_reply,
-    reply_key,
+    reply_path,
     write_reply,
 )
 
@@ -170,7 +169,8 @@ class OpenAIEngine:
                     future.cancel()
 
     def _one(self, call: _Call, request: Request) -> Completion:
-        key = reply_key(
+        path = reply_path(
+            self._cache,
             {
                 "base_url": self._url,
                 "model": self._model,
@@ -179,18 +179,18 @@ class OpenAIEngine:
                 "sampling": asdict(call.sampling),
                 "seed": call_seed(request, call.sampling),
                 "vote": request.vote,
-            }
+            },
         )
-        cached = read_reply(self._cache, key)
+        cached = read_reply(path)
         if cached is not None:
-            return Completion(*cached, "ok", prompt_digest=request.digest)
+            return replace(cached, prompt_digest=request.digest)
         try:
             messages = messages_with_urls(request)
         except DataError as error:
             return Completion(None, None, "bad_image", str(error), request.digest)
         completion = self._reply(call, request, messages)
         if completion.state == "ok" and completion.text:
-            write_reply(self._cache, key, Reply(completion.text, completion.finish_reason))
+            write_reply(path, completion)
         return replace(completion, prompt_digest=request.digest)
 
     def _reply(self, call: _Call, request: Request, messages: list[Message]) -> Completion:

@@ -119,9 +119,9 @@ class TransformersEngine:
         """
         runner: BatchRunner[list[Request], RequestPrompts, list[GeneratedTokens]] = BatchRunner(
             self._collator,
-            prompts=self._shared_prompts if self._shares else self._separate_prompts,
+            prompts=self._prompts,
             rows=len,
-            read=partial(self._write_shared if self._shares else self._write_separate, sampling),
+            read=partial(self._write, sampling),
             batch_rows=self._batch_rows,
             max_length=self._max_length,
             case=lambda group: group[0].case,
@@ -138,24 +138,16 @@ class TransformersEngine:
                 ended = "stop" if reply.ended else "length"
                 yield Completion(text, ended, "ok", prompt_digest=digest)
 
-    def _rows(self, group: list[Request]) -> list[Row]:
-        return [
-            Row(
-                chat.render(self._processor, request.messages, "generation_prompt"),
-                request.case.images,
-            )
+    def _prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
+        """Returns a row for each request, or the longest alone and the tokens of all prompts."""
+        case = group[0].case
+        rows = [
+            Row(chat.render(self._processor, request.messages, "generation_prompt"), case.images)
             for request in group
         ]
-
-    def _separate_prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
-        rows = self._rows(group)
         digests = [text_digest([row]) for row in rows]
-        return PromptRows(group[0].case, rows, RequestPrompts(group, digests, [], [], []))
-
-    def _shared_prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
-        """Returns one row, the longest, and the tokens of every distinct prompt."""
-        rows = self._rows(group)
-        digests = [text_digest([row]) for row in rows]
+        if not self._shares:
+            return PromptRows(case, rows, RequestPrompts(group, digests, [], [], []))
         prompts = [(request.order, row.text) for request, row in zip(group, rows, strict=True)]
         distinct = sorted(dict.fromkeys(prompts))  # votes repeat their prompt
         ids = self._collator.token_ids([text for _, text in distinct])
@@ -163,25 +155,30 @@ class TransformersEngine:
         orders: dict[str, list[list[int]]] = {}
         for (order, _), prompt_ids in zip(distinct, ids, strict=True):
             orders.setdefault(order, []).append(prompt_ids)
+        prompt_index = [distinct.index(prompt) for prompt in prompts]
         return PromptRows(
-            group[0].case,
-            [Row(distinct[longest][1], group[0].case.images)],
-            RequestPrompts(
-                group,
-                digests,
-                ids[longest],
-                list(orders.values()),
-                [distinct.index(prompt) for prompt in prompts],
-            ),
+            case,
+            [Row(distinct[longest][1], case.images)],
+            RequestPrompts(group, digests, ids[longest], list(orders.values()), prompt_index),
         )
 
-    def _write_shared(
+    def _write(
         self, sampling: Sampling, features: BatchFeature, prompts: list[PromptRows[RequestPrompts]]
     ) -> list[list[GeneratedTokens]]:
+        """Returns the replies to the requests of each group."""
         details = [prompt.detail for prompt in prompts]
+        seeds = [call_seed(request, sampling) for group in details for request in group.requests]
+        features = features.to(self._model.device)
+        write = self._write_shared if self._shares else self._write_separate
+        replies = iter(write(features, details, Noise(seeds, sampling), sampling.max_new_tokens))
+        return [[next(replies) for _ in detail.requests] for detail in details]
+
+    def _write_shared(
+        self, features: BatchFeature, details: list[RequestPrompts], noise: Noise, most_tokens: int
+    ) -> list[GeneratedTokens]:
         prefix, states = read_branches(
             self._model,
-            features.to(self._model.device),
+            features,
             [detail.encoded for detail in details],
             [detail.orders for detail in details],
         )
@@ -193,12 +190,10 @@ class TransformersEngine:
         prefix.select(prompt_rows)
         states = states[prompt_rows]
         head = cast(Any, self._model).get_output_embeddings()
-        noise = Noise([call_seed(r, sampling) for d in details for r in d.requests], sampling)
         replies = [GeneratedTokens([], False) for _ in prompt_rows]
-        unfinished = list(
-            range(len(prompt_rows))
-        )  # of the replies; the rows of `states` are theirs
-        for step in range(sampling.max_new_tokens):
+        # Of the replies; the rows of `states` are theirs.
+        unfinished = list(range(len(prompt_rows)))
+        for step in range(most_tokens):
             tokens = noise.add(head(states).float(), unfinished).argmax(dim=-1).tolist()
             for row, token in zip(unfinished, tokens, strict=True):
                 if token in self._stops:
@@ -206,24 +201,21 @@ class TransformersEngine:
                 else:
                     replies[row].tokens.append(token)
             going_on = [index for index, row in enumerate(unfinished) if not replies[row].ended]
-            if not going_on or step + 1 == sampling.max_new_tokens:
+            if not going_on or step + 1 == most_tokens:
                 break
             if len(going_on) < len(unfinished):
                 prefix.select(going_on)
                 unfinished = [unfinished[index] for index in going_on]
             states = prefix.extend([replies[row].tokens[-1:] for row in unfinished])
-        return _by_group(replies, details)
+        return replies
 
     def _write_separate(
-        self, sampling: Sampling, features: BatchFeature, prompts: list[PromptRows[RequestPrompts]]
-    ) -> list[list[GeneratedTokens]]:
-        details = [prompt.detail for prompt in prompts]
-        features = features.to(self._model.device)
-        noise = Noise([call_seed(r, sampling) for d in details for r in d.requests], sampling)
+        self, features: BatchFeature, details: list[RequestPrompts], noise: Noise, most_tokens: int
+    ) -> list[GeneratedTokens]:
         generated = cast(Any, self._model).generate(
             **features,
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
-                max_new_tokens=sampling.max_new_tokens,
+                max_new_tokens=most_tokens,
                 do_sample=False,
                 num_beams=1,
                 repetition_penalty=1.0,
@@ -236,7 +228,7 @@ class TransformersEngine:
         for row in generated[:, features["input_ids"].shape[1] :].tolist():
             length = next((n for n, token in enumerate(row) if token in self._stops), len(row))
             replies.append(GeneratedTokens(row[:length], length < len(row)))
-        return _by_group(replies, details)
+        return replies
 
 
 class Noise(LogitsProcessor):
@@ -292,10 +284,3 @@ def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[
     stops = set(named if isinstance(named, list) else [named])
     stops |= {processor.tokenizer.eos_token_id, turn_end(processor).token}
     return frozenset(stops - {None})
-
-
-def _by_group(
-    replies: Sequence[GeneratedTokens], details: Sequence[RequestPrompts]
-) -> list[list[GeneratedTokens]]:
-    remaining = iter(replies)
-    return [[next(remaining) for _ in detail.requests] for detail in details]

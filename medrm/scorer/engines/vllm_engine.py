@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from medrm import chat
-from medrm.data.images import decode
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
 from medrm.models.adapter_config import find_base
 from medrm.models.base_model import load_processor, resolve_model
 from medrm.models.families import FAMILIES
 from medrm.schema import State
+from medrm.scorer.collator import Pixels, decode_into
 from medrm.scorer.engines.base import (
     TOO_LONG,
     Completion,
@@ -34,7 +34,6 @@ from medrm.scorer.engines.base import (
 )
 
 if TYPE_CHECKING:
-    from PIL import Image
     from transformers import ProcessorMixin
 
 BATCH_REQUESTS = 128
@@ -181,15 +180,16 @@ class VllmEngine:
             yield from self._batch(batch, sampling)
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
-        pixels: dict[str, Image.Image] = {}
-        bad_images: dict[int, str] = {}
+        pixels: Pixels = {}
         conversations, params = [], []
-        for index, request in enumerate(requests):
+        failures: list[Completion | None] = []
+        for request in requests:
             try:
                 conversations.append(self._conversation(request, pixels))
             except DataError as error:
-                bad_images[index] = str(error)
+                failures.append(Completion(None, None, "bad_image", str(error)))
                 continue
+            failures.append(None)
             params.append(
                 self._params(
                     temperature=sampling.temperature,
@@ -198,21 +198,16 @@ class VllmEngine:
                 )
             )
         replies = iter(self._chat(conversations, params))
-        for index, request in enumerate(requests):
-            if index in bad_images:
-                yield Completion(None, None, "bad_image", bad_images[index], request.digest)
-                continue
-            yield replace(next(replies), prompt_digest=request.digest)
+        for request, failure in zip(requests, failures, strict=True):
+            yield replace(failure or next(replies), prompt_digest=request.digest)
 
-    def _conversation(self, request: Request, pixels: dict[str, Image.Image]) -> list[chat.Message]:
+    def _conversation(self, request: Request, pixels: Pixels) -> list[chat.Message]:
         """Returns the conversation with its decoded images.
 
         Raises:
             DataError: an image cannot be decoded.
         """
-        for ref in request.case.images:
-            if not ref.digest or ref.digest not in pixels:
-                pixels[ref.digest] = decode(ref)
+        decode_into(pixels, request.case.images)
         images = [
             {"type": "image_pil", "image_pil": pixels[ref.digest]} for ref in request.case.images
         ]

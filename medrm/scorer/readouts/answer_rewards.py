@@ -23,7 +23,7 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
 from medrm.scorer.caller_case import ImageInput, caller_case
-from medrm.scorer.collator import Collator, Pixels, check_contextual
+from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.logprobs import AnswerTokens, Span
 from medrm.scorer.runner import (
     BATCH_ROWS,
@@ -227,7 +227,7 @@ class RewardModel(SavedScorer):
             read=self._read,
             batch_rows=batch_rows,
             max_length=contract.max_length,
-            forks=self._forks if shares else None,
+            shares=shares,
         )
         super().__init__(model, contract, runner)
 
@@ -238,9 +238,6 @@ class RewardModel(SavedScorer):
 
     def _prompts(self, case: Case) -> PromptRows[None]:
         return PromptRows(case, self._runner.collator.answer_rows(case), None)
-
-    def _forks(self, prompts: Sequence[PromptRows[None]], pixels: Pixels) -> BatchFeature:
-        return self._runner.collator.forks([prompt.case for prompt in prompts], pixels)
 
     def _read(self, features: BatchFeature, prompts: list[PromptRows[None]]) -> list[Array]:
         rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)

@@ -11,17 +11,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
 
 from medrm.chat import JudgePrompt
+from medrm.data.images import decode
+from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import ORDERS, Case, Label, Order, PairLabel, RankingLabel, Response, Verdict
-from medrm.scorer.caller_case import ImageInput, caller_pair
+from medrm.scorer.caller_case import ImageInput, caller_case
 from medrm.scorer.engines.base import Completion, Engine, Request, Sampling
 from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
 from medrm.scorer.runner import Array
@@ -92,7 +94,14 @@ class PairJudge(ABC):
         Raises:
             DataError: other than two answers, or an image that cannot be read.
         """
-        case = caller_pair(images, question, answers)
+        if len(answers) != 2:
+            raise DataError(
+                f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
+                "pairs, or use a reward model."
+            )
+        case = caller_case("compare", images, question, answers)
+        for ref in case.images:
+            decode(ref)
         return agreed_verdicts(case, list(self.respond([case])), self.dimensions)
 
 
@@ -217,16 +226,9 @@ class Judge(PairJudge):
 
     def _response(self, request: Request, completion: Completion) -> Response:
         return Response(
-            case_id=request.case.case_id,
-            order=request.order,
-            dimension=request.dimension,
-            vote=request.vote,
+            *(request.case.case_id, request.order, request.dimension, request.vote),
             readout=self.readout,
-            prompt_digest=completion.prompt_digest,
-            text=completion.text,
-            finish_reason=completion.finish_reason,
-            state=completion.state,
-            reason=completion.reason,
+            **asdict(completion),
         )
 
 

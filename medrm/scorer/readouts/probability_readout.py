@@ -24,8 +24,9 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
-from medrm.chat import Message
-from medrm.errors import DataError
+from medrm.chat import JudgePrompt, Message
+from medrm.errors import ConfigError, DataError
+from medrm.models.adapter_config import AdapterConfig
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import (
@@ -36,13 +37,20 @@ from medrm.models.prefix_sharing.batch import (
 )
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import last_attended, without_adapter
-from medrm.schema import ORDERS, Case, Order, Response, Verdict
+from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Response, Verdict
 from medrm.scorer.caller_case import ImageInput
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.logprobs import branch_ends, hidden_states, token_logprobs
 from medrm.scorer.readouts.pair_judge import PairJudge
 from medrm.scorer.readouts.response_template import ReplyDraft, ReplyPrompt, ResponseTemplate
-from medrm.scorer.runner import Array, BatchRunner, PromptRows, model_settings, text_digest
+from medrm.scorer.runner import (
+    BATCH_ROWS,
+    Array,
+    BatchRunner,
+    PromptRows,
+    model_settings,
+    text_digest,
+)
 
 
 class ProbabilityCall(NamedTuple):
@@ -92,9 +100,11 @@ class ProbabilityReadout(PairJudge):
         dimensions: what to ask about.
         batch_rows: most rows (calls) computed at once.
         max_length: longest prompt with its reply that is read, in tokens; None: no limit.
+        contract: of a saved judge.
 
     Raises:
-        ConfigError: the tokenizer joins the letters of a reply.
+        ConfigError: the prompt asks for reasons, which cannot be given, or the tokenizer joins the
+            letters of a reply.
     """
 
     readout: str
@@ -104,10 +114,19 @@ class ProbabilityReadout(PairJudge):
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
         prompt: ReplyPrompt,
-        dimensions: Sequence[str],
-        batch_rows: int,
-        max_length: int | None,
+        *,
+        dimensions: Sequence[str] = DIMENSIONS,
+        batch_rows: int = BATCH_ROWS,
+        max_length: int | None = None,
+        contract: AdapterConfig | None = None,
     ) -> None:
+        if isinstance(prompt, JudgePrompt) and prompt.rationale:
+            raise ConfigError(
+                f"The prompt {prompt.name!r} asks for reasons before the verdict, and the readout "
+                "'skeleton' gives the whole reply but its letters. Choose the readout 'generate' "
+                "or 'votes', or a prompt without reasons such as 'json'."
+            )
+        self.contract = contract
         self.dimensions = tuple(dimensions)
         self._model = without_adapter(model)
         self._prompt = prompt
@@ -121,12 +140,11 @@ class ProbabilityReadout(PairJudge):
         self._letter_count = max(len(template.names) for template in self._templates.values())
         shares, caches = shares_prefix(self._model), shares_cache(self._model)
         row_count = len(ORDERS) * (1 if caches else len(self._templates))
-        read = self._read_forked if shares else self._read_separate
         self._runner: BatchRunner[Case, CallPrompts, Array] = BatchRunner(
             self._collator,
             prompts=self._shared_prompts if shares else self._separate_prompts,
             rows=lambda _: row_count,
-            read=self._read_cached if caches else read,
+            read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
         )
@@ -171,22 +189,18 @@ class ProbabilityReadout(PairJudge):
                     prompt_digest=call.digest,
                     probabilities=None
                     if output.values is None
-                    else self._by_dimension(call, output.values[index]),
+                    else dict(
+                        zip(
+                            self._templates[call.dimension].names,
+                            map(tuple, output.values[index].tolist()),
+                            strict=True,
+                        )
+                    ),
                     state=output.state,
                     reason=output.reason,
                 )
                 for index, call in enumerate(output.prompts.detail.calls)
             ]
-
-    def _by_dimension(
-        self, call: ProbabilityCall, probabilities: Array
-    ) -> dict[str, tuple[float, float, float]]:
-        """Returns the probabilities [D, 3] by dimension."""
-        names = self._templates[call.dimension].names
-        return {
-            name: (first, second, mass)
-            for name, (first, second, mass) in zip(names, probabilities.tolist(), strict=True)
-        }
 
     def _calls(self, case: Case) -> list[ProbabilityCall]:
         """Returns the calls about a case, the forward order first."""
@@ -226,21 +240,32 @@ class ProbabilityReadout(PairJudge):
         rows = [Row(texts[longest], case.images)]
         return PromptRows(case, rows, CallPrompts(calls, prompts, ids[longest]))
 
-    def _drafts(self, prompts: CasePrompts) -> list[ReplyDraft]:
-        """Returns an empty reply for each call of each case."""
+    def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+        """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
+        calls = [prompt.detail.calls for prompt in prompts]
+        drafts = [
+            ReplyDraft(self._templates[call.dimension]) for of_case in calls for call in of_case
+        ]
+        if shares_cache(self._model):
+            self._read_cached(features, prompts, drafts)
+        elif shares_prefix(self._model):
+            self._read_shared(features, prompts, drafts)
+        else:
+            self._read_separate(features, drafts)
+        remaining = iter(drafts)
         return [
-            ReplyDraft(self._templates[call.dimension])
-            for prompt in prompts
-            for call in prompt.detail.calls
+            np.stack([next(remaining).probabilities(call.order) for call in of_case])
+            for of_case in calls
         ]
 
-    def _read_cached(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+    def _read_cached(
+        self, features: BatchFeature, prompts: CasePrompts, drafts: Sequence[ReplyDraft]
+    ) -> None:
         """Reads the calls behind cached prefixes: what they share is read once.
 
         A case has two rows, one for each order. All calls of an order continue its row one after
         the other, letter by letter, so that no more than these rows are in memory.
         """
-        drafts = self._drafts(prompts)
         ids = (call_ids for prompt in prompts for call_ids in prompt.detail.prompts)
         # Each call's prompt with the beginning of its reply, and what those of an order share.
         opened = [
@@ -268,11 +293,11 @@ class ProbabilityReadout(PairJudge):
                 self._choose(states, replies)
             if call + 1 < call_count:
                 prefix.retract([len(tail) for tail in tails])
-        return self._values(prompts, drafts)
 
-    def _read_forked(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+    def _read_shared(
+        self, features: BatchFeature, prompts: CasePrompts, drafts: Sequence[ReplyDraft]
+    ) -> None:
         """Reads the calls of a case as branches of one prefix, once for each letter."""
-        drafts = self._drafts(prompts)
         starts = [shared_length(prompt.detail.prompts) for prompt in prompts]
         ends = prefix_ends(features, [prompt.detail.encoded for prompt in prompts], starts)
         family = family_of(self._model.config)
@@ -284,11 +309,9 @@ class ProbabilityReadout(PairJudge):
             ]
             batch = share_prefixes(features, family, ends, branches).to(self._model.device)
             self._choose(branch_ends(self._model, batch), drafts)
-        return self._values(prompts, drafts)
 
-    def _read_separate(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
+    def _read_separate(self, features: BatchFeature, drafts: Sequence[ReplyDraft]) -> None:
         """Reads every prompt by itself, once for each letter."""
-        drafts = self._drafts(prompts)
         features = features.to(self._model.device)
         lengths = features["attention_mask"].sum(dim=1).tolist()
         prompt_lengths = [
@@ -301,7 +324,6 @@ class ProbabilityReadout(PairJudge):
             rows = append_tokens(features, prompt_lengths, [draft.step.reply for draft in drafts])
             states = hidden_states(self._model, rows)
             self._choose(last_attended(states, rows["attention_mask"]), drafts)
-        return self._values(prompts, drafts)
 
     def _choose(self, states: Tensor, drafts: Sequence[ReplyDraft]) -> None:
         """Notes the probabilities of each draft's next letter and chooses it."""
@@ -310,11 +332,3 @@ class ProbabilityReadout(PairJudge):
             drafts, token_logprobs(self._model, states, letters).exp().tolist(), strict=True
         ):
             draft.choose(first, second)
-
-    def _values(self, prompts: CasePrompts, drafts: Sequence[ReplyDraft]) -> list[Array]:
-        """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
-        remaining = iter(drafts)
-        return [
-            np.stack([next(remaining).probabilities(call.order) for call in prompt.detail.calls])
-            for prompt in prompts
-        ]

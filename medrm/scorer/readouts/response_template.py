@@ -71,6 +71,7 @@ class ResponseTemplate:
 
     Attributes:
         names: the D dimensions that the call asks about.
+        steps: the step that chooses the letter after these.
         all_a: tokens of the whole conversation's end from the reply on, all letters A.
 
     Args:
@@ -98,15 +99,11 @@ class ResponseTemplate:
         start = first_difference([empty, rows[0]])
         self.all_a = rows[0][start:]
         self._replies = {reply: row[start:] for reply, row in zip(replies, rows, strict=True)}
-        self._steps = self._all_steps()
+        self.steps = self._all_steps()
 
     def text(self, messages: list[Message]) -> str:
         """Returns the conversation with a reply whose letters are all A."""
         return self._text(messages, ("A",) * len(self.names))
-
-    def step(self, letters: Letters) -> LetterStep:
-        """Returns the step that chooses the letter after `letters`."""
-        return self._steps[letters]
 
     def before_reply(self, ids: list[int]) -> list[int]:
         """Returns the tokens before the reply of a conversation as `text` gives it.
@@ -162,7 +159,7 @@ class ReplyDraft:
     @property
     def step(self) -> LetterStep:
         """How the next letter is chosen."""
-        return self.template.step(self.letters)
+        return self.template.steps[self.letters]
 
     def choose(self, first: float, second: float) -> None:
         """Chooses the next letter by the probabilities of A and B."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
-from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.chat import JudgePrompt, Message, VerdictText
-from medrm.errors import ConfigError
-from medrm.models.adapter_config import AdapterConfig
 from medrm.schema import DIMENSIONS, Case
 from medrm.scorer.collator import Row
 from medrm.scorer.readouts.probability_readout import ProbabilityCall, ProbabilityReadout
@@ -64,7 +61,12 @@ class VerdictProbability(ProbabilityReadout):
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
     ) -> None:
-        super().__init__(model, processor, LetterPrompt(), dimensions, batch_rows, max_length)
+        super().__init__(
+            *(model, processor, LetterPrompt()),
+            dimensions=dimensions,
+            batch_rows=batch_rows,
+            max_length=max_length,
+        )
         short_prompts = self._collator.token_ids(
             [
                 self._templates[name].text(chat.verdict_messages("?", 0, (".", "."), name))
@@ -116,29 +118,12 @@ class ConstrainedJson(ProbabilityReadout):
 
     readout = "skeleton"
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel,
-        processor: ProcessorMixin,
-        prompt: JudgePrompt,
-        *,
-        dimensions: Sequence[str] = DIMENSIONS,
-        batch_rows: int = BATCH_ROWS,
-        max_length: int | None = None,
-        contract: AdapterConfig | None = None,
-    ) -> None:
-        if prompt.rationale:
-            raise ConfigError(
-                f"The prompt {prompt.name!r} asks for reasons before the verdict, and the readout "
-                "'skeleton' gives the whole reply but its letters. Choose the readout 'generate' "
-                "or 'votes', or a prompt without reasons such as 'json'."
-            )
-        super().__init__(model, processor, prompt, dimensions, batch_rows, max_length)
-        self.contract = contract
-        self._asked_by = f"{prompt.name} {prompt.version}", prompt.digest
-
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a response."""
-        name, digest = self._asked_by
-        return {**super().settings, "prompt": name, "prompt_digest": digest}
+        prompt = cast(JudgePrompt, self._prompt)
+        return {
+            **super().settings,
+            "prompt": f"{prompt.name} {prompt.version}",
+            "prompt_digest": prompt.digest,
+        }
