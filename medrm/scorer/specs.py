@@ -121,10 +121,11 @@ def plan_readout(
             _check_judge_readout(readout, options_spec)
         return ScorerPlan(readout, tuple(dimensions), options_spec)
     spec = _sampled_as_asked(contract, judge)
-    if spec is None and readout not in (None, contract.readout):
+    for_judges = spec is not None and readout not in BASE_READOUTS
+    if readout not in (None, contract.readout) and not for_judges:
         raise ConfigError(
-            f"The model is scored by {contract.readout!r}; readout {readout!r} is for judges and "
-            "base models. Leave it out."
+            f"The model is scored by {contract.readout}; readout {readout!r} is for "
+            f"{'' if spec else 'judges and '}base models. Leave it out."
         )
     readout = readout or contract.readout
     if spec is not None:
