@@ -80,8 +80,8 @@ def guarded(action: Callable[[], int | None]) -> int:
 
 def _say(problem: str) -> None:
     rank = os.environ.get("RANK", "0")
-    where = "" if rank == "0" else f" (process {rank})"
-    sys.stderr.write(f"Error{where}: {printable(problem)}\n")
+    process_suffix = "" if rank == "0" else f" (process {rank})"
+    sys.stderr.write(f"Error{process_suffix}: {printable(problem)}\n")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -140,8 +140,8 @@ class Subject:
         question = 1 + question_tokens + images - shortest[SHARED_PREFIX].prefix_lengths[0]
         answer = 1 + answer_tokens - shortest[SHARED_PREFIX].branch_lengths[0][0]
         word_counts = (max(1, question), max(1, answer))
-        drawn = [self._case(index, answers, word_counts) for index in range(cases)]
-        return self.collator.rows(drawn), self.collator.shared_rows(drawn)
+        random_cases = [self._case(index, answers, word_counts) for index in range(cases)]
+        return self.collator.rows(random_cases), self.collator.shared_rows(random_cases)
 
     def _case(self, seed: int, answers: int, word_counts: tuple[int, int]) -> Case:
         """Returns a random case.

@@ -71,33 +71,36 @@ def find_leaks(
     """
     train_images = _DistinctImages(train, facts)
     benchmark_images = _DistinctImages(benchmark, facts)
-    fatal = [
+    shared_content = [
         f"image {same.copy.name!r} of benchmark case {benchmark_images.case_id(same.copy)!r} has "
         f"{same.how} as image {same.original.name!r} of training case "
         f"{train_images.case_id(same.original)!r}"
         for same in _same_pictures(train_images, benchmark_images, synthetic)
     ]
-    fatal += _shared_texts(train, benchmark)
+    shared_content += _shared_texts(train, benchmark)
     question_repeated = np.isin(column(benchmark, "question_hash"), column(train, "question_hash"))
     answer_hashes, case_indices = list_column(benchmark, "answer_hashes")
     answer_repeated = np.isin(answer_hashes, list_column(train, "answer_hashes")[0])
     return LeakReport(
-        tuple(fatal), int(question_repeated.sum()), len(np.unique(case_indices[answer_repeated]))
+        tuple(shared_content),
+        int(question_repeated.sum()),
+        len(np.unique(case_indices[answer_repeated])),
     )
 
 
 def _shared_texts(train: Sequence[Case], benchmark: Sequence[Case]) -> Iterator[str]:
     """Yields a sentence for each text-only case that is in both."""
-    train_indices, indices = (
+    train_indices, benchmark_indices = (
         np.flatnonzero(column(cases, "image_count") == 0) for cases in (train, benchmark)
     )
     train_hashes = column(train, "text_hash")[train_indices]
-    hashes = column(benchmark, "text_hash")[indices]
+    hashes = column(benchmark, "text_hash")[benchmark_indices]
     for number in np.flatnonzero(np.isin(hashes, train_hashes)).tolist():
-        original = train_indices[train_hashes == hashes[number]][-1]
+        original = train[int(train_indices[train_hashes == hashes[number]][-1])]
+        copy = benchmark[int(benchmark_indices[number])]
         yield (
-            f"text-only benchmark case {benchmark[int(indices[number])].case_id!r} has the "
-            f"question and the answers of training case {train[int(original)].case_id!r}"
+            f"text-only benchmark case {copy.case_id!r} has the question and the answers of "
+            f"training case {original.case_id!r}"
         )
 
 

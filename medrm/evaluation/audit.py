@@ -320,11 +320,11 @@ def _copies(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> list[str]:
         if len(n) > 1
     ]
     pairs: dict[frozenset[str], str] = {}
-    for same in same_pictures(checked.cases, checked.cases, facts, checked.synthetic):
-        original, copy = same.original.digest, same.copy.digest
+    for match in same_pictures(checked.cases, checked.cases, facts, checked.synthetic):
+        original, copy = match.original.digest, match.copy.digest
         if not clusters[original] & clusters[copy]:
-            both = f"{same.original.name} and {same.copy.name}, in different clusters"
-            pairs.setdefault(frozenset((original, copy)), f"{same.how}: {both}")
+            both = f"{match.original.name} and {match.copy.name}, in different clusters"
+            pairs.setdefault(frozenset((original, copy)), f"{match.how}: {both}")
     return findings + list(pairs.values())
 
 

@@ -226,7 +226,7 @@ def has_head(model: PreTrainedModel | PeftModel) -> bool:
 
 def head_of(model: PreTrainedModel | PeftModel) -> RewardHead:
     """Returns the active head, the trained copy where PEFT keeps one."""
-    score = without_adapter(model).get_submodule(HEAD)
-    if isinstance(score, RewardHead):
-        return score
-    return cast(RewardHead, score.get_submodule("modules_to_save.default"))
+    head_module = without_adapter(model).get_submodule(HEAD)
+    if isinstance(head_module, RewardHead):
+        return head_module
+    return cast(RewardHead, head_module.get_submodule("modules_to_save.default"))

@@ -171,13 +171,13 @@ class Collator:
             ConfigError: the processor changes the words behind the images.
         """
         ids = self._ids_of(case_rows)
-        starts = self._starts(ids, cases)
+        prefix_lengths = self._starts(ids, cases)
         features = self.encode([rows[0] for rows in case_rows], pixels)
         tails = [
             [row[start:] for row in branch_ids]
-            for branch_ids, start in zip(ids, starts, strict=True)
+            for branch_ids, start in zip(ids, prefix_lengths, strict=True)
         ]
-        ends = prefix_ends(features, [branch_ids[0] for branch_ids in ids], starts)
+        ends = prefix_ends(features, [branch_ids[0] for branch_ids in ids], prefix_lengths)
         family = family_of_processor(type(self.processor).__name__)
         if not self.contextual_orders:
             return share_prefixes(features, family, ends, tails)

@@ -151,11 +151,11 @@ def _row(seed: int, index: int, case: PhantomCase, image: bytes) -> dict[str, ob
 
 def _write_layout(
     root: Path,
-    organs: dict[str, list[dict[str, object]]],
+    rows_by_organ: dict[str, list[dict[str, object]]],
     labels: dict[str, list[dict[str, object]]],
 ) -> None:
     (root / "parquet").mkdir(parents=True, exist_ok=True)
-    for organ, rows in organs.items():
+    for organ, rows in rows_by_organ.items():
         table = pa.Table.from_pylist(rows, schema=_SCHEMA)
         pq.write_table(table, root / "parquet" / f"{organ}.parquet", compression="none")
         lines = "".join(json.dumps(label) + "\n" for label in labels[organ])

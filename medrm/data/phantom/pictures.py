@@ -173,16 +173,16 @@ def render(facts: Facts, rng: np.random.Generator) -> Picture:
     lesions = _lesions(facts, rng)
     computed = facts.modality == "CT"
     tissue, region, bone_level = (0.30, 0.48, 0.95) if computed else (0.50, 0.42, 0.08)
-    plane = body * tissue + (bone + centre) * (bone_level - tissue)
-    plane += (regions[0] + regions[1]) * (region - tissue)
+    grey = body * tissue + (bone + centre) * (bone_level - tissue)
+    grey += (regions[0] + regions[1]) * (region - tissue)
     if not computed:  # the receiver coil makes one corner of an MR image brighter
         slope = rng.uniform(-0.12, 0.12, 2).astype(np.float32)
-        plane *= 1 + slope[0] * _X + slope[1] * _Y
+        grey *= 1 + slope[0] * _X + slope[1] * _Y
     cells = rng.standard_normal((SIDE_PIXELS // _BLOCK,) * 2, dtype=np.float32) * 0.02
-    plane += cells.repeat(_BLOCK, 0).repeat(_BLOCK, 1) * body
+    grey += cells.repeat(_BLOCK, 0).repeat(_BLOCK, 1) * body
     contrast = rng.uniform(0.30, 0.38) * (1 if facts.shade == "bright" else -1)
-    plane += lesions.sum(0) * contrast
-    plane += rng.standard_normal(plane.shape, dtype=np.float32) * 0.025
+    grey += lesions.sum(0) * contrast
+    grey += rng.standard_normal(grey.shape, dtype=np.float32) * 0.025
     # 64 grey levels: noise below the texture would only make the files larger.
-    pixels = (np.clip(plane, 0, 1) * 63 + 0.5).astype(np.uint8) * np.uint8(4)
+    pixels = (np.clip(grey, 0, 1) * 63 + 0.5).astype(np.uint8) * np.uint8(4)
     return Picture(pixels, lesions, regions)

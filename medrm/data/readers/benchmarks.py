@@ -310,10 +310,10 @@ def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
     names = sorted(path.name for path in (table.folder / folder).glob("*") if path.is_file())
     if not names:
         raise DataError(f"there is no frame in folder {written!r}")
-    chosen = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
+    frame_numbers = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
     return tuple(
         file_image(f"{folder}/{names[number]}", table.folder, boundary=table.boundary)
-        for number in chosen
+        for number in frame_numbers
     )
 
 

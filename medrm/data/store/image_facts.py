@@ -106,8 +106,10 @@ def _facts_records(
         return next(ref for ref in images if ref.digest == digest.decode())
 
     facts_of_images = facts_of(map(image, digests, case_indices[first].tolist()))
-    for done, (digest, facts) in enumerate(zip(digests, facts_of_images, strict=True), start=1):
-        progress(done, len(digests))
+    for done_count, (digest, facts) in enumerate(
+        zip(digests, facts_of_images, strict=True), start=1
+    ):
+        progress(done_count, len(digests))
         yield {"digest": digest, **asdict(facts)}
 
 

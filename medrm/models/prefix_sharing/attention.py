@@ -211,10 +211,12 @@ def _attend(
     scaling = settings["scaling"]
     _, answers, branch_length = layout.branch_index.shape
     query_heads, key_heads, size = query.shape[1], key.shape[1], query.shape[-1]
-    groups = query_heads // key_heads
+    queries_per_key = query_heads // key_heads
     # Else the attention would save a float copy of the boolean mask for backward, in every layer.
     dtype = query.dtype if torch.is_grad_enabled() else torch.bool
-    prefix_mask, branch_mask = layout.masks_of(settings.get("sliding_window"), groups, dtype)
+    prefix_mask, branch_mask = layout.masks_of(
+        settings.get("sliding_window"), queries_per_key, dtype
+    )
     (prefix_query, branch_query), (prefix_key, branch_key), (prefix_value, branch_value) = (
         _gather(tensor, layout) for tensor in heads
     )
@@ -228,7 +230,7 @@ def _attend(
         for prefix, branch in ((prefix_key, branch_key), (prefix_value, branch_value))
     )
     # The queries that share a key head stand one behind the other: no key is copied for them.
-    folded = branch_query.reshape(-1, key_heads, groups * branch_length, size)
+    folded = branch_query.reshape(-1, key_heads, queries_per_key * branch_length, size)
     branch_output = scaled_dot_product_attention(
         folded, keys, values, attn_mask=branch_mask, scale=scaling
     )
