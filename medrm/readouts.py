@@ -15,6 +15,10 @@ ModelKind = Literal["reward_model", "judge", "base", "responses"]
 base model alone; or the responses of another readout, without a model."""
 
 
+Content = Literal["rewards", "text", "probabilities"]
+"""The fields of a `Response` of which a readout fills one."""
+
+
 @dataclass(frozen=True)
 class Readout:
     """One way of reading a model.
@@ -38,7 +42,7 @@ class Readout:
 
     name: str
     reads: ModelKind
-    writes: Literal["rewards", "text", "probabilities"]
+    writes: Content
     implementation: str
     official: bool = True
     rewards_are: Literal["log_odds", "probabilities"] | None = None

@@ -181,6 +181,7 @@ def _ask(
         for case in cases
         if (earlier := journal.responses.get(case.case_id)) is not None
         and all(call.state != "error" for call in earlier)  # a retry may fix it
+        and all(call.readout == setup.readout for call in earlier)
         and covers(earlier, judged, len(case.answers))
     }
     reused, batches = _split(cases, reusable, scorer.lookahead)
@@ -299,7 +300,7 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
 
 def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
     path = folder / RESPONSES_FILE
-    if not path.is_file() and (folder / VERDICTS_FILE).is_file():
+    if not path.is_file() and (folder / VERDICTS_FILE).is_file() and writes_rewards(setup.readout):
         raise DataError(
             f"{folder} has no {RESPONSES_FILE}: version 0.1 kept none of reward models, so it "
             "cannot be scored again. `medrm compare` and `medrm report` take it as it is; to score "
@@ -307,6 +308,11 @@ def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
         )
     responses = list(read_responses(path))
     for response in responses:
+        if response.readout != setup.readout:
+            raise DataError(
+                f"{path}: case {response.case_id!r} was read by {response.readout!r}, the "
+                f"evaluation by {setup.readout!r}. {EVALUATE_AGAIN}"
+            )
         if response.dimension not in (None, *setup.dimensions):
             raise DataError(
                 f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "

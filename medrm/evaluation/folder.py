@@ -22,7 +22,13 @@ from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, Published
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.fold_measures import fold_measures
-from medrm.evaluation.records.jsonl import JOURNALS, RESPONSES_FILE, VERDICTS_FILE, write_verdicts
+from medrm.evaluation.records.jsonl import (
+    JOURNALS,
+    RESPONSES_FILE,
+    SCORE_JOURNALS,
+    VERDICTS_FILE,
+    write_verdicts,
+)
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
@@ -98,7 +104,7 @@ _FREE = ("model", "protocol")
 
 _WRITTEN = (
     *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
-    JOURNALS,
+    *(JOURNALS, SCORE_JOURNALS),
 )
 """What an evaluation writes: names, or patterns of names."""
 
@@ -156,9 +162,6 @@ def prepare(
     Raises:
         ConfigError: another evaluation lies there and is not to be replaced.
     """
-    # What a killed process leaves; version 0.1 also kept journals of scores.
-    for leftover in (*folder.glob(f"*{PARTIAL}"), *folder.glob("scores.*.jsonl")):
-        leftover.unlink()
     address = setup.address(benchmark.cases)
     earlier = _earlier(folder / SETUP_FILE)
     if address is None or earlier.get("address") != address:
@@ -169,6 +172,10 @@ def prepare(
             _log.info("The evaluation that %s holds is replaced.", folder)
         for path in there:
             path.unlink()
+    # What a killed process leaves; version 0.1 also kept journals of scores.
+    for pattern in (*(f"{name}.*{PARTIAL}" for name in _WRITTEN), SCORE_JOURNALS):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
     write_setup(folder, setup, benchmark)
     write_cases(folder, benchmark.cases, images)
 

@@ -8,6 +8,7 @@ module makes an object of a readout's class (tests/scorer/test_open.py walks the
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,10 @@ class ScorerOptions:
 DEFAULTS = ScorerOptions()
 
 
+_LOADING = threading.Lock()
+"""Held while a model is loaded: transformers patches torch's modules meanwhile, for all threads."""
+
+
 def load(
     path_or_repo: str | Path,
     revision: str | None = None,
@@ -130,7 +135,8 @@ def load(
         ConfigError: the base model cannot be loaded, or not be read so.
     """
     options = ScorerOptions(None, device, batch_rows, attn_implementation, shared_prefix)
-    scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
+    with _LOADING:
+        scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
     return cast("Saved", scorer)
 
 

@@ -26,11 +26,11 @@ from dataclasses import asdict
 from itertools import combinations, product
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_type_hints
+from typing import IO, Any, TypeVar, get_args, get_type_hints
 
 from medrm.errors import DataError
 from medrm.files import fits, naming, write_atomically
-from medrm.readouts import writes_rewards
+from medrm.readouts import READOUTS, Content, writes_rewards
 from medrm.schema import ORDERS, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 
@@ -136,6 +136,10 @@ def covers(responses: Sequence[Response], dimensions: Iterable[str], answer_coun
         return first.rewards is None or all(
             len(first.rewards.get(name, ())) == answer_count for name in dimensions
         )
+    for call in responses:
+        about = {*dimensions} if call.dimension is None else {call.dimension}
+        if call.probabilities is not None and not call.probabilities.keys() >= about:
+            return False
     made = {(call.dimension, call.pair) for call in responses}
     names, pairs = (set(column) for column in zip(*made, strict=True))
     names = {None} if None in names else {*dimensions}
@@ -187,6 +191,7 @@ def response_of(record: dict[str, Any]) -> Response:
         ValueError: probabilities are not three numbers.
     """
     response = _checked(Response, record)
+    _check_content(response)
     for first, second, mass in (response.probabilities or {}).values():
         if min(first, second, mass) < 0:
             raise TypeError(f"probabilities {first!r}, {second!r} of {mass!r}")
@@ -197,6 +202,21 @@ def response_of(record: dict[str, Any]) -> Response:
         if not 0 <= first_answer < second_answer:
             raise TypeError(f"pair {response.pair!r}")
     return response
+
+
+def _check_content(response: Response) -> None:
+    """Raises TypeError unless a response holds what its readout writes, or a reason for nothing."""
+    content = {name for name in get_args(Content) if getattr(response, name) is not None}
+    registered = READOUTS.get(response.readout)
+    if response.state != "ok":
+        return
+    if len(content) != 1 or (registered is not None and content != {registered.writes}):
+        raise TypeError(
+            f"{response.readout!r} has written {', '.join(sorted(content)) or 'nothing'}"
+        )
+    call = (response.order, response.dimension, response.vote, response.pair)
+    if response.rewards is not None and call != ("forward", None, 0, None):
+        raise TypeError(f"rewards with order, dimension, vote and pair {call!r}")
 
 
 VERDICTS_FILE = "verdicts.jsonl"
@@ -275,6 +295,9 @@ def verdicts_by(
 
 JOURNALS = "responses.*.jsonl"
 """Names of the journals that the final file replaces."""
+
+SCORE_JOURNALS = "scores.*.jsonl"
+"""Names of the journals that version 0.1 kept of reward models."""
 
 SYNC_S = 1.0
 """Seconds that a power cut may cost; 1,026 waits for a disk would cost more than a fast model."""
