@@ -130,6 +130,8 @@ def test_a_run_may_have_no_controls(default: Path) -> None:
     ):
         run = parse(default, *words, recipe=recipe)
         assert run.evaluation.controls == run.resolved()["controls"] == []
+    with pytest.raises(ConfigError, match="controls is empty"):
+        parse(default, "--controls", "--seed", "1")  # a forgotten value
 
 
 def test_a_flag_needs_no_value(default: Path) -> None:

@@ -112,6 +112,9 @@ class Run:
         return flat
 
 
+COMMAND_LINE = "command line"
+"""The origin of an option that is in no file."""
+
 Sources = dict[str, tuple[str, list[str] | None]]
 """Key to its origin (a file, or the command line) and its values; None: given as null, so that it
 keeps its default, but must exist."""
@@ -241,7 +244,7 @@ def parse_run(
     replaced = _replaced_keys(changed, default=path.resolve() == default_config.resolve())
     sources = {key: source for key, source in sources.items() if key not in replaced}
     for key, values in overrides:
-        sources[key] = ("command line", None if values == ["null"] else values)
+        sources[key] = (COMMAND_LINE, None if values == ["null"] else values)
     _split_lists(sources)
     origin, objective = sources.get("objective", ("", None))
     name = ObjectiveOptions.objective if objective is None else " ".join(objective)
@@ -292,7 +295,7 @@ def _split_lists(sources: Sources) -> None:
         if values is None:
             continue
         names = [name.strip() for value in values for name in value.split(",") if name.strip()]
-        if key == "controls" and not values:
+        if key == "controls" and not values and origin != COMMAND_LINE:  # [] in a file
             names = [NO_CONTROLS]
         if not names:
             raise ConfigError(f"{origin}: {key} is empty; leave it out for the default")
