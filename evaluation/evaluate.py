@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(description=__doc__)
     add_evaluate(parser)
     arguments = parser.parse_args(argv)
-    return guarded(lambda: arguments.action(arguments))
+    return guarded(lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from accelerate import PartialState
+
+    arguments.action(arguments)
+    # Threads of the process group that outlive the interpreter's end would abort the process.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
