@@ -206,10 +206,10 @@ def response_of(record: dict[str, Any]) -> Response:
 
 def _check_content(response: Response) -> None:
     """Raises TypeError unless a response holds what its readout writes, or a reason for nothing."""
-    content = {name for name in get_args(Content) if getattr(response, name) is not None}
-    registered = READOUTS.get(response.readout)
     if response.state != "ok":
         return
+    content = {name for name in get_args(Content) if getattr(response, name) is not None}
+    registered = READOUTS.get(response.readout)
     if len(content) != 1 or (registered is not None and content != {registered.writes}):
         raise TypeError(
             f"{response.readout!r} has written {', '.join(sorted(content)) or 'nothing'}"
