@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from medrm.cli import main
+from medrm.parsers import PARSER_VERSION
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 """Adapters, evaluations and a comparison of 0.1.0; votes and images are synthetic."""
@@ -98,4 +99,8 @@ def test_a_judge_is_scored_again_as_then(tmp_path: Path) -> None:
     for name in ("report.json", "verdicts.jsonl"):
         golden, now = GOLDEN / "evaluations" / "judge" / name, tmp_path / "judge" / name
         read = lines if name.endswith("l") else lambda p: json.loads(p.read_text(encoding="utf-8"))
-        same(read(now), read(golden))
+        then = read(golden)
+        if name == "report.json":
+            # A reply is read by the parser of today, and the report says by which.
+            then["settings"]["parser"] = PARSER_VERSION
+        same(read(now), then)

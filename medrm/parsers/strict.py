@@ -1,6 +1,7 @@
 """Our own reading of a reply: what its last complete JSON object says, and nothing else.
 
-1. Thinking is not read: all up to the last closing tag; where it never ends, nothing is read.
+1. Thinking is not read (`thinking`): all up to the last closing mark; where it never ends, nothing
+   is read.
 2. The verdict is the last complete object that names an asked dimension (keys and values without
    regard to case and outer spaces). Prose and code fences around it do not matter.
    An object that names none is replaced by the one object nested in it, at any depth, that does;
@@ -27,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medrm.parsers.parsed import Outcome, Parsed
+from medrm.parsers.thinking import after_thinking
 
 START = re.compile(r'\{(?=[ \t\n\r]*+")')
 TOKEN = re.compile(
@@ -189,7 +191,6 @@ def _string(token: str) -> str:
         return token[1:-1]
 
 
-THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 LETTER = re.compile(r"(a|b|tie)\s*+\.?", re.IGNORECASE)
 OUTCOMES: Mapping[str, Outcome] = {"a": "A", "b": "B", "tie": "tie"}
 QUOTED_CHARACTERS = 20
@@ -203,10 +204,9 @@ def parse(text: str, dimensions: Sequence[str]) -> Parsed:
         text: the reply.
         dimensions: the names that were asked for.
     """
-    tags = list(THINKING.finditer(text))
-    if tags and not tags[-1][1]:
+    reply = after_thinking(text)
+    if reply is None:
         return Parsed(dict.fromkeys(dimensions), None, "the thinking never ends")
-    reply = text[tags[-1].end() :] if tags else text
     names = {name.strip().lower(): name for name in dimensions}
     scanned = scan(reply, names)
     if len(scanned.verdicts) == 1:

@@ -338,6 +338,8 @@ RUNAWAYS: dict[str, Callable[[int], str]] = {
     "thinking": lambda n: "<think>" * (n // 7),
     "thought": lambda n: "</think>" * (n // 8),
     "half thinking": lambda n: "<think" * (n // 6),
+    "channels": lambda n: ("<|channel|>" + " " * 89) * (n // 100),
+    "underscores": lambda n: "<" + "a_" * (n // 2),
     "thinking in turns": lambda n: "<think>{</think>" * (n // 16),
     "word": lambda n: "x" * n,
     "surrogates": lambda n: '{"\ud800' * (n // 3),

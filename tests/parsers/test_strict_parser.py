@@ -8,6 +8,7 @@ import pytest
 
 from medrm.parsers import parse_verdict
 from medrm.parsers.parsed import Parsed
+from medrm.parsers.thinking import after_thinking, opened_by
 
 TWO = ("accuracy", "overall")
 A, B = '{"accuracy": "A", "overall": "A"}', '{"accuracy": "B", "overall": "B"}'
@@ -19,6 +20,32 @@ def parse(reply: str) -> Parsed:
 
 def read(reply: str) -> tuple[str | None, ...]:
     return tuple(parse(reply).outcomes.values())
+
+
+THINKING = [
+    ("<unused94>thought\n", "<unused95>"),
+    ("thought\n", "<unused95>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<thought>\n", "</thought>"),
+    ("<thoughts>", "</thoughts>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<analysis>", "</analysis>"),
+    ("<reflection>", "</reflection>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|channel|>commentary<|message|>", "<|channel|>final<|message|>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("analysisThe user asks ", "assistantfinal"),
+    ("Here is my thought process:\n", "Here is my response:\n"),
+    ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]\n"),
+]
+"""Openings and closings as model families write them."""
 
 
 @pytest.mark.parametrize(
@@ -57,6 +84,8 @@ def test_the_last_complete_object_is_read(reply: str) -> None:
         f"<think><think>{A}</think> more </think> {B}",
         f"<THINK></Think>{B}",
         f"{A}<think>so</think> {B}",
+        f"<think>so</think><reasoning>{A}</reasoning>{B}",
+        *(f"{opening}{A} wait {closing}{B}" for opening, closing in THINKING),
     ],
 )
 def test_thinking_is_not_read(reply: str) -> None:
@@ -72,6 +101,7 @@ def test_thinking_is_not_read(reply: str) -> None:
         ("B", "no JSON object"),
         (f"<think>{A}", "the thinking never ends"),
         (f"{A}<think>or", "the thinking never ends"),
+        *((f"{opening}{A} but", "the thinking never ends") for opening, _ in THINKING),
         (f"<think>{A}</think>", "empty reply"),
         (A[:-1], "the JSON object is cut off"),
         (A[:-3], "the JSON object is cut off"),
@@ -186,3 +216,31 @@ def test_names_that_json_escapes_are_seen_in_an_unfinished_object(name: str) -> 
     parsed = parse_verdict(f'{{{key}: "A"}} No: {{{key}: "B", "re', "strict", (name,))
     assert parsed.outcomes == {name: None}
     assert parsed.reason == f"an unfinished object says otherwise: {name}"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        f"Thoughtful analysis: the thought of <b>thinking</b> aside, I think {B}",
+        f"analysis: B is better. {B}",
+        f"My [Analysis] and thought:\n{B}",
+    ],
+)
+def test_words_about_thinking_are_no_marks(reply: str) -> None:
+    assert read(reply) == ("B", "B")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "mark"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("[INST] Compare [/INST][THINK]", "[THINK]"),
+        ("<start_of_turn>model\n<unused94>thought\n", "<unused94>thought"),
+        ("<|im_start|>assistant\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_prompt_may_open_the_thinking(prompt: str, mark: str) -> None:
+    assert opened_by(prompt) == mark
+    assert not mark or after_thinking(mark + A) is None

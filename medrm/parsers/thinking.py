@@ -1,0 +1,65 @@
+"""Which part of a reply is thinking: the marks of the model families, opening and closing.
+
+    <think> ... </think> the reply          only what follows the last closing mark is read
+    <think> ... (the text ends)             nothing is read: the model had not yet decided
+    {"overall": "A"} <think> but ...        nor here: it was about to say something else
+
+Whatever mark comes last decides, whether or not it is of the same spelling as the one before it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+_WORDS = (
+    r"(?:\w{1,20}[:_])?"  # <seed:think>, <longcat_think>
+    r"(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|scratch_?pad|inner_monologue)"
+)
+
+_OPENING = (
+    rf"<\|?{_WORDS}\|?>",  # <think>, <thought>, <reasoning>, <|think|>
+    r"\[think(?:ing)?\]",  # Magistral
+    r"◁think▷",  # Kimi-VL
+    r"<unused94>(?:thought)?",  # MedGemma
+    r"\A\s*+thought\n",  # the same with the mark left out in decoding
+    r"<\|?channel\|?>\s*+(?:analysis|commentary|thought)",  # gpt-oss, Gemma 4
+    r"\A\s*+(?-i:analysis(?=[A-Z]))",  # gpt-oss with the marks left out
+    r"<\|(?:begin_of_thought|start_thinking)\|>",  # OpenThinker, Command A
+    r"\A\s*+Here is my thought process:",  # Granite 3.2
+    r"\A\s*+Here are my reasoning steps:",  # Apriel
+)
+_CLOSING = (
+    rf"<\|?/{_WORDS}\|?>",
+    r"\[/think(?:ing)?\]",
+    r"◁/think▷",
+    r"<unused95>",
+    r"<\|channel\|>\s*+final(?:\s*+<\|message\|>)?",
+    r"<channel\|>",
+    r"assistantfinal",
+    r"<\|(?:end_of_thought|end_thinking)\|>",
+    r"Here is my response:",
+    r"\[BEGIN FINAL RESPONSE\]",
+)
+_OPENS = re.compile("|".join(_OPENING), re.IGNORECASE)
+_MARK = re.compile(f"(?P<closing>{'|'.join(_CLOSING)})|{_OPENS.pattern}", re.IGNORECASE)
+_LONGEST_MARK = 60
+"""Characters; more than any mark has."""
+
+
+def after_thinking(text: str) -> str | None:
+    """Returns what follows the thinking; None where the thinking never ends."""
+    marks = deque(_MARK.finditer(text), maxlen=1)
+    if not marks:
+        return text
+    return text[marks[0].end() :] if marks[0]["closing"] else None
+
+
+def opened_by(prompt: str) -> str:
+    """Returns the mark with which a prompt ends, so that the reply begins as thinking; else "".
+
+    Some templates open the thinking themselves. The model's text then holds the closing mark alone,
+    and where it is cut off, none.
+    """
+    end = prompt[-_LONGEST_MARK:]
+    return next((mark[0] for mark in _OPENS.finditer(end) if not end[mark.end() :].strip()), "")
