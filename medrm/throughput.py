@@ -175,7 +175,7 @@ class Measurement:
                 variant.peak_bytes = resident_bytes_of_step(self, variant.name)
             # In a step of its own: counting holds tensors that checkpointing would have freed.
             step = functools.partial(self.step, inputs)
-            variant.flops, variant.tower_flops = count_flops(step, self.subject.family.vision)
+            variant.flops, variant.tower_flops = count_flops(step, self.subject.vision)
 
     def _compare(self, variant: str, expected: Tensor, rewards: Tensor) -> None:
         worst = float((expected - rewards).abs().max())

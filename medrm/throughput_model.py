@@ -26,10 +26,12 @@ from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.data.images import bytes_image
 from medrm.errors import ConfigError
 from medrm.models.adapter import add_adapter
-from medrm.models.base_model import load_base, load_config, load_processor
-from medrm.models.families import Family, family_of
+from medrm.models.backbone import decoder_of, tower_of
+from medrm.models.base_model import load_base, load_config
+from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
+from medrm.models.processors import has_pixel_limits, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.models.vision_tower import stock_tower
 from medrm.pipeline.run_folder import git_commit, versions
@@ -106,13 +108,11 @@ class Subject:
     Attributes:
         options: of the command.
         model: a reward model with LoRA.
-        family: of it.
         collator: makes its batches.
     """
 
     options: ThroughputOptions
     model: PreTrainedModel | PeftModel
-    family: Family
     collator: Collator
 
     @property
@@ -120,9 +120,14 @@ class Subject:
         """The model inside the adapter."""
         return without_adapter(self.model)
 
+    @property
+    def vision(self) -> str:
+        """Module path of the vision tower."""
+        return str(family_of(self.base.config).parts.vision)
+
     def decoder_parameters(self) -> int:
         """Returns the number of weights in the decoder's layers, embedding and LoRA left out."""
-        layers = self.base.get_submodule(f"{self.family.decoder}.layers").named_parameters()
+        layers = decoder_of(self.base).layers.named_parameters()
         return sum(parameter.numel() for name, parameter in layers if "lora_" not in name)
 
     def batches(self, cases: int, answers: int) -> tuple[BatchFeature, BatchFeature]:
@@ -155,7 +160,7 @@ class Subject:
         tokens = self.options.tokens[0]
         height = next(rows for rows in range(math.isqrt(tokens), 0, -1) if tokens % rows == 0)
         size = (448, 448)  # for families that scale every image to sizes of their own
-        if self.family.pixel_limits:
+        if has_pixel_limits(self.collator.processor):
             images: Any = self.collator.processor.image_processor
             scale = int(images.patch_size * images.merge_size)
             size = (height * scale, tokens // height * scale)
@@ -195,14 +200,13 @@ def make_subject(options: ThroughputOptions) -> Subject:
     else:
         base = load_base(ModelOptions(options.model), device, dtype)
         processor = load_processor(options.model)
-    family = family_of(base.config)
-    tower = base.get_submodule(family.vision)
+    tower = tower_of(base)
     tower.__class__ = stock_tower(tower)  # ours computes equal images of a call once
     enable_prefix_sharing(base)
-    model = add_adapter(attach_head(base, HeadSpec(("overall",)), 0), AdapterOptions(), family)
+    model = add_adapter(attach_head(base, HeadSpec(("overall",)), 0), AdapterOptions())
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    return Subject(options, model, family, Collator(processor))
+    return Subject(options, model, Collator(processor))
 
 
 def _device(name: str | None) -> torch.device:
@@ -220,7 +224,7 @@ def facts(subject: Subject) -> dict[str, Any]:
     return {
         "shape": {
             "name": options.model or options.shape,
-            "family": subject.family.name,
+            "family": family_of(subject.base.config).name,
             "decoder_parameters": subject.decoder_parameters(),
             "prefix_tokens": layout.prefix_lengths[0],
             "answer_tokens": layout.branch_lengths[0][0],

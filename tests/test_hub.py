@@ -27,8 +27,8 @@ from medrm.evaluation.evaluator import evaluate
 from medrm.hub import check_push, push, write_card
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config, update_adapter_config
-from medrm.models.base_model import load_base, load_processor
-from medrm.models.families import FAMILIES
+from medrm.models.base_model import load_base
+from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.objectives.objective import BradleyTerryConfig
 from medrm.pipeline.run_folder import write_manifest
@@ -72,7 +72,7 @@ def write_run(folder: Path, name: str = HOSTILE, synthetic: bool = True) -> Path
         HeadSpec(kind="mlp", dimensions=("accuracy",), hidden_size=16),
         seed=0,
     )
-    model = add_adapter(model, AdapterOptions(lora_r=4), FAMILIES["qwen2_5_vl"])
+    model = add_adapter(model, AdapterOptions(lora_r=4))
     processor = load_processor(str(base))
     run_dir = folder / "run"
     run_dir.mkdir()

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from medrm.data.phantom.pictures import draw_facts, render
-from medrm.models.base_model import load_processor
+from medrm.models.processors import load_processor
 
 QUICKSTART = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 BASE = QUICKSTART / "phantom-base"

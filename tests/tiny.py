@@ -19,9 +19,8 @@ from tiny_text import GEMMA, chatml, train_tokenizer
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from medrm.models.base_model import video_stand_in
-from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
+from medrm.models.processors import video_stand_in
 
 Built = tuple[Any, dict[str, Any]]
 """A model config, and the parts of the processor."""
@@ -319,7 +318,27 @@ _BUILDERS: dict[str, Callable[[str, int], Built]] = {
     "smolvlm": _idefics,
 }
 TINY_FAMILIES = tuple(_BUILDERS)
-assert set(_BUILDERS) == set(FAMILIES), "every family has a tiny model"
+PROCESSORS = {
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+    "llava": "LlavaProcessor",
+    "llava_next": "LlavaNextProcessor",
+    "llava_onevision": "LlavaOnevisionProcessor",
+    "internvl": "InternVLProcessor",
+    "gemma3": "Gemma3Processor",
+    "mllama": "MllamaProcessor",
+    "idefics3": "Idefics3Processor",
+    "smolvlm": "SmolVLMProcessor",
+}
+VIDEO_PROCESSORS = {
+    "qwen2_vl": "Qwen2VLVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+    "llava_onevision": "LlavaOnevisionVideoProcessor",
+    "internvl": "InternVLVideoProcessor",
+    "smolvlm": "SmolVLMVideoProcessor",
+}
 
 
 def make_tiny(
@@ -328,17 +347,16 @@ def make_tiny(
     """Returns a stock model in evaluation mode, as `load_base` would, and its processor.
 
     Args:
-        family: a key of `FAMILIES`.
+        family: one of `TINY_FAMILIES`.
         seed: of the weights.
         hidden: hidden size; NF4 quantisation needs 64.
         shared_prefix: whether it reads what the answers of a case share once.
     """
     config, components = _BUILDERS[family](family, hidden)
-    video = FAMILIES[family].video_processor
-    if video is not None:
-        components["video_processor"] = video_stand_in(video)
+    processor_class: Any = getattr(hf, PROCESSORS[family])
+    if "video_processor" in processor_class.get_attributes():
+        components["video_processor"] = video_stand_in(VIDEO_PROCESSORS[family])
     tokenizer = components["tokenizer"]
-    processor_class: Any = getattr(hf, FAMILIES[family].processor)
     processor = processor_class(**components, chat_template=tokenizer.chat_template)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

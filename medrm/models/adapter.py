@@ -23,8 +23,8 @@ from peft import (
 )
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, report
@@ -37,8 +37,10 @@ from medrm.models.adapter_config import (
     weights_digest,
     write_adapter_config,
 )
-from medrm.models.base_model import load_base, load_processor
-from medrm.models.families import Family, family_of
+from medrm.models.base_model import load_base
+from medrm.models.families import family_of
+from medrm.models.lora_targets import lora_targets
+from medrm.models.processors import load_processor
 from medrm.models.reward_model import HEAD, attach_head, has_head, head_of
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -49,51 +51,16 @@ HEAD_FILE = "head.safetensors"
 """The head where there is no adapter file: full fine-tuning and the frozen probe."""
 
 
-def _linears(model: PreTrainedModel, prefix: str) -> list[str]:
-    """Returns the full names of the linear layers below a module, quantised ones included.
-
-    Bare suffixes such as `q_proj` would also match the vision tower.
-    """
-    modules = model.get_submodule(prefix).named_modules()
-    return [f"{prefix}.{name}" for name, module in modules if isinstance(module, nn.Linear)]
-
-
-def _first_unused_layer(config: PreTrainedConfig) -> int | None:
-    """Returns the vision tower's first layer whose output nobody reads (LLaVA stops early)."""
-    layer = getattr(config, "vision_feature_layer", None)
-    if not isinstance(layer, int):
-        return None
-    depth = int(config.vision_config.num_hidden_layers)
-    # Entry 0 of the tower's hidden states is the embedding, entry i the output of layer i - 1.
-    return depth + 1 + layer if layer < 0 else layer
-
-
-def _vision_linears(model: PreTrainedModel, family: Family) -> list[str]:
-    """Returns the linear layers of the vision tower that the image features pass through.
-
-    Left out: SigLIP's pooling head and layers above the one that is read; they get no gradient.
-    """
-    unused = _first_unused_layer(model.config)
-    depth = getattr(model.config.vision_config, "num_hidden_layers", 0)
-    skipped = [".head."]
-    if unused is not None:
-        skipped += [f".layers.{layer}." for layer in range(unused, depth)]
-    names = _linears(model, family.vision)
-    return [name for name in names if not any(fragment in name for fragment in skipped)]
-
-
-def lora_config(model: PreTrainedModel, options: AdapterOptions, family: Family) -> LoraConfig:
-    """Returns the LoRA settings: every linear layer of the language model, the head in full."""
-    targets = _linears(model, family.decoder)
-    if options.lora_vision:
-        targets += _vision_linears(model, family)
+def lora_config(model: PreTrainedModel, options: AdapterOptions) -> LoraConfig:
+    """Returns the LoRA settings: `lora_targets`, and the head in full."""
+    targets = lora_targets(model)
     return LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
-        target_modules=targets,
+        target_modules=[*targets.decoder, *(targets.vision if options.lora_vision else ())],
         modules_to_save=[HEAD] if has_head(model) else None,
     )
 
@@ -118,7 +85,7 @@ def wrap(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
 
 
 def add_adapter(
-    model: PreTrainedModel, options: AdapterOptions, family: Family, seed: int = 0
+    model: PreTrainedModel, options: AdapterOptions, seed: int = 0
 ) -> PreTrainedModel | PeftModel:
     """Makes a model trainable: by LoRA, or as a whole without `use_peft`.
 
@@ -127,17 +94,18 @@ def add_adapter(
     Args:
         model: a reward model (`attach_head`), or a stock model to be a judge.
         options: what is trained.
-        family: where the parts lie.
         seed: of the adapter's initial weights.
     """
     if options.use_peft:
-        return wrap(model, lora_config(model, options, family), seed)
+        return wrap(model, lora_config(model, options), seed)
+    parts = family_of(model.config).parts
     model.requires_grad_(True)
-    model.get_submodule(family.vision).requires_grad_(False)
-    if not has_head(model):
+    if parts.vision is not None:
+        model.get_submodule(parts.vision).requires_grad_(False)
+    if not has_head(model) or parts.lm_head is None:
         return model
-    embedding = list(model.get_input_embeddings().parameters())
-    for parameter in model.get_submodule("lm_head").parameters():
+    embedding = list(model.get_submodule(parts.embeddings).parameters())
+    for parameter in model.get_submodule(parts.lm_head).parameters():
         # Where it shares the embedding's weights, it trains as the embedding.
         parameter.requires_grad_(any(parameter is shared for shared in embedding))
     return model

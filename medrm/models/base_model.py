@@ -1,8 +1,6 @@
-"""Loads base models and their processors: safetensors only, no remote code unless asked.
+"""Loads base models: safetensors only, no remote code unless asked.
 
-Anyone may have written the files of a checkpoint. Processors are put together from their parts with
-the PIL image backend, so that the same image gives the same pixels on every machine, and with a
-stand-in for the video part, which would need torchvision. medrm reads images only.
+Anyone may have written the files of a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,24 +18,18 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    ProcessorMixin,
-    processing_utils,
-    video_processing_utils,
 )
 from transformers.integrations import deepspeed
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file
-from transformers.utils.import_utils import is_torchvision_available
 
 from medrm.assets import PHANTOM_BASE, asset
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
-from medrm.models.families import Family, family_of, family_of_processor
+from medrm.models.families import Family, family_of
+from medrm.models.parts import auto_class
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.vision_tower import deduplicate_images
@@ -109,41 +101,6 @@ def refuse_other_weights(where: str, config: PreTrainedConfig, revision: str) ->
         )
 
 
-# VideoProcessorMixin; BaseVideoProcessor in older versions.
-_VIDEO_PROCESSOR = str(processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"])
-_VideoProcessor: Any = vars(video_processing_utils)[_VIDEO_PROCESSOR]
-if not is_torchvision_available():
-    # Without torchvision transformers does not export the class, yet ProcessorMixin looks it up
-    # under that name, in its own copy of the module, to check the type of a video processor.
-    vars(processing_utils.transformers_module)[_VIDEO_PROCESSOR] = _VideoProcessor
-
-
-class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on the version
-    """Stands in for a video processor; it only keeps the attributes that processors read.
-
-    Data workers get it pickled, by the name of the class that it stands in for.
-    """
-
-    merge_size = 2
-    temporal_patch_size = 2
-    num_frames = 8
-    fps = 1
-    size: dict[str, int] = {"longest_edge": 28}  # noqa: RUF012 (the base class sets it per object)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuses videos."""
-        raise ConfigError("Videos are not supported; give images.")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return video_stand_in, (type(self).__name__,), vars(self)
-
-
-def video_stand_in(class_name: str) -> ImagesOnly:
-    """Returns a stand-in under the real class's name, which is what is written to the config."""
-    stand_in: ImagesOnly = type(class_name, (ImagesOnly,), {"__module__": __name__})()
-    return stand_in
-
-
 def resolve_model(name: str) -> str:
     """Returns where a base model lies: a folder, or a hub id as given.
 
@@ -192,8 +149,8 @@ def load_config(
 def _quantisation(options: ModelOptions, family: Family) -> Any:
     """Returns the bitsandbytes settings, or None.
 
-    The skip list replaces bitsandbytes' own and matches from the start of the module name; vision
-    tower and projector stay unquantised (Mllama's tower cannot be), as does the LM head.
+    The skip list replaces bitsandbytes' own and matches from the start of the module name; all but
+    the decoder stays unquantised (Mllama's tower cannot be), as does the LM head.
     """
     if not (options.load_in_4bit or options.load_in_8bit):
         return None
@@ -204,7 +161,8 @@ def _quantisation(options: ModelOptions, family: Family) -> Any:
             "load_in_4bit and load_in_8bit need bitsandbytes, which is not installed. "
             "Run `pip install bitsandbytes`, or leave both out."
         ) from error
-    skip = ["lm_head", family.vision, *([family.projector] if family.projector else [])]
+    parts = family.parts
+    skip = [path for path in (parts.lm_head, parts.vision, *parts.connectors) if path]
     settings: Any = transformers.BitsAndBytesConfig
     return settings(
         load_in_4bit=options.load_in_4bit,
@@ -300,8 +258,8 @@ def load_base(
         dtype: precision of the weights, in place of the options'.
 
     Raises:
-        ConfigError: not found, of no known family, incomplete, in pickles, the attention needs a
-            package that is not installed, or the device is not there.
+        ConfigError: not found, without a part that is needed, incomplete, in pickles, the
+            attention needs a package that is not installed, or the device is not there.
     """
     device = _usable(device)
     name, revision = options.model_name_or_path, options.model_revision
@@ -309,7 +267,7 @@ def load_base(
     _disable_dropout(config)
     quantisation = _quantisation(options, family_of(config))
     placement = {} if quantisation is None else {"device_map": {"": device}}
-    loader: Any = AutoModelForImageTextToText
+    loader = auto_class(config)
     where = resolve_model(name)
     with readable(f"The base model {name!r}"), _attention(options), _unpartitioned_weights():
         refuse_other_weights(where, config, revision)
@@ -334,66 +292,10 @@ def load_base(
             f"weights are missing or of another shape, such as {unfilled[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
-    deduplicate_images(model, family_of(config))
+    deduplicate_images(model)
     problem = sharing_problem(model.config)
     if options.shared_prefix == "on" and problem is None:
         enable_prefix_sharing(model)
     elif options.shared_prefix == "on":
         logger.info("the answers of a case run as separate rows: %s", problem)
     return model.eval()  # type: ignore[no-any-return]
-
-
-def _processor_family(where: str, revision: str, trust_remote_code: bool) -> Family:
-    """Returns the family by the processor's own config, else by the model's.
-
-    An adapter folder holds the former only, an older checkpoint on the hub the latter only.
-    """
-    file = checkpoint_file(where, "processor_config.json", revision)
-    settings = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    if "processor_class" in settings:
-        return family_of_processor(settings["processor_class"])
-    return family_of(load_config(where, revision, trust_remote_code))
-
-
-def load_processor(
-    name_or_path: str,
-    revision: str = "main",
-    min_pixels: int | None = None,
-    max_pixels: int | None = None,
-    trust_remote_code: bool = False,
-) -> ProcessorMixin:
-    """Loads the processor of a base model or of an adapter folder.
-
-    Args:
-        name_or_path: a folder, a hub id or phantom-base.
-        revision: of the hub id.
-        min_pixels: fewest pixels an image is scaled to; None: as saved.
-        max_pixels: most pixels an image is scaled to; None: as saved.
-        trust_remote_code: whether code of the checkpoint may run.
-
-    Raises:
-        ConfigError: not found, of no known family, or limits given for a family without.
-    """
-    where = resolve_model(name_or_path)
-    pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    limits = {name: value for name, value in pixels.items() if value is not None}
-    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with readable(f"The processor of {name_or_path!r}"):
-        family = _processor_family(where, revision, trust_remote_code)
-        if limits and not family.pixel_limits:
-            raise ConfigError(
-                f"{' and '.join(limits)} cannot be set for {name_or_path!r}: {family.name} scales "
-                "every image to its own sizes. Leave the limits out."
-            )
-        cls: Any = getattr(transformers, family.processor)
-        settings, _ = cls.get_processor_dict(where, revision=revision)
-        images: Any = AutoImageProcessor
-        components: dict[str, Any] = {
-            "image_processor": images.from_pretrained(where, backend="pil", **limits, **source),
-            "tokenizer": AutoTokenizer.from_pretrained(where, **source),
-            "video_processor": family.video_processor and video_stand_in(family.video_processor),
-        }
-        processor: ProcessorMixin = cls.from_args_and_dict(
-            [components[name] for name in cls.get_attributes()], settings
-        )
-    return processor

@@ -2,7 +2,7 @@
 
     batch of rows x L tokens        keys of the processor, and `SharedPrefixBatch` where prefixes
       |                             are shared
-      v   model.model               the stock model; its LM head is kept but never run
+      v   `final_states`            the stock model without its LM head
     hidden states [rows, L, H]
       |
       v   `reward_states`           here the reward is read: at the last token of each
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from medrm.models.backbone import final_states
 from medrm.models.prefix_sharing.attention import shared_prefix_states
 from medrm.models.prefix_sharing.batch import SharedPrefixBatch
 
@@ -149,7 +150,6 @@ def last_attended(states: Tensor, attention_mask: Tensor) -> Tensor:
 class RewardModelMixin:
     """What the swapped class adds to the stock class."""
 
-    model: nn.Module
     score: nn.Module
 
     def reward_states(
@@ -173,13 +173,18 @@ class RewardModelMixin:
             states = shared_prefix_states(cast(PreTrainedModel, self), shared_prefix, **inputs)
             return states[torch.tensor(shared_prefix.reward_indices, device=states.device)]
         assert attention_mask is not None
-        output = self.model(attention_mask=attention_mask, use_cache=False, **inputs)
-        return last_attended(output.last_hidden_state, attention_mask)[:, None]
+        stock = cast(PreTrainedModel, self)
+        states = final_states(stock, attention_mask=attention_mask, use_cache=False, **inputs)
+        return last_attended(states, attention_mask)[:, None]
 
     def forward(self, **inputs: Any) -> RewardOutput:
         """Returns the rewards of each row, or of each answer of a shared-prefix batch."""
         rewards, tie_logits = self.score(self.reward_states(**inputs))
         return RewardOutput(rewards=rewards.mean(dim=1), tie_logits=tie_logits)
+
+    def stock_forward(self, **inputs: Any) -> Any:
+        """Returns what the stock model returns."""
+        return super().forward(**inputs)  # type: ignore[misc]
 
     def enable_input_require_grads(self) -> None:
         """Hooks the language embedding alone.

@@ -6,16 +6,18 @@
     A A B A   its output, repeated; so the gradients of equal images add up where the tower trains
 
 The answers of a case, the two orders of a judge's prompt and the cases about one image repeat
-images. The swapped class finds them in whatever call comes, in training and in scoring.
+images. The swapped class finds them in whatever call comes, in training and in scoring. It is put
+on towers alone whose inputs and outputs are known to lie image by image.
 
 The check runs at start-up, on a noise image and a uniform one.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,12 +28,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.errors import ConfigError, first_line
-from medrm.models.families import Family
+from medrm.models.backbone import final_states, tower_of
+from medrm.models.families import family_of
 from medrm.models.reward_model import last_attended, without_adapter
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element to the integers whose bits it is compared by (NaN, too, equals itself)."""
 
+
+_IMAGE_TOWERS = frozenset(
+    (
+        "clip_vision_model",
+        "siglip_vision_model",
+        "internvl_vision",
+        "idefics3_vision",
+        "smolvlm_vision",
+        "mllama_vision_model",
+    )
+)
+"""Vision towers (`model_type`) that take and give one image after another. Others join all images
+in one sequence, or drop what is padding."""
 
 _SIDE = 112
 
@@ -64,20 +80,32 @@ def first_equal(images: Sequence[Sequence[Tensor]]) -> list[int]:
     return first
 
 
+def _tower_layout(tower: nn.Module) -> Literal["patches", "images"] | None:
+    """Returns how images lie in a tower's inputs and outputs; None: not known to be told apart.
+
+    "patches": one tensor with the patches of all images, and a grid for each image. "images": one
+    image (or one row of tiles) after another.
+    """
+    if "grid_thw" in inspect.signature(stock_tower(tower).forward).parameters:
+        return "patches"
+    model_type = getattr(getattr(tower, "config", None), "model_type", None)
+    return "images" if model_type in _IMAGE_TOWERS else None
+
+
 def _split(
-    family: Family, inputs: dict[int | str, Any]
+    layout: str, inputs: dict[int | str, Any]
 ) -> tuple[dict[int | str, tuple[Tensor, ...]], list[int]]:
     """Cuts the tensors among a tower's inputs into images.
 
     Args:
-        family: of the tower.
+        layout: of the tower.
         inputs: positional arguments by index, others by name.
 
     Returns:
         by input, one tensor for each image; how long each image is in the first input.
     """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-    if family.packed_patches:
+    if layout == "patches":
         lengths = inputs["grid_thw"].prod(-1).tolist()
     else:
         lengths = [1] * len(next(iter(tensors.values())))
@@ -93,14 +121,14 @@ def _split(
 class DeduplicatingTower:
     """What the swapped class adds to a vision tower."""
 
-    family: Family
+    layout: str
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the model reads of the tower's output, equal images computed once."""
         compute: Callable[..., Any] = super().forward  # type: ignore[misc]
         inputs: dict[int | str, Any] = dict(enumerate(args))
         inputs.update(kwargs)
-        cut, lengths = _split(self.family, inputs)
+        cut, lengths = _split(self.layout, inputs)
         if len(lengths) < 2:
             return compute(*args, **kwargs)
         first = first_equal(list(zip(*cut.values(), strict=True)))
@@ -124,28 +152,27 @@ class DeduplicatingTower:
             return torch.cat([images[index] for index in order])
 
         features: dict[str, Any] = {}
-        for name in self.family.features:
-            computed = output.get(name)
+        for name, computed in output.items():
             several = isinstance(computed, (tuple, list))
             features[name] = tuple(map(repeat, computed)) if several else repeat(computed)
         return type(output)(**features)
 
 
-def deduplicate_images(model: PreTrainedModel, family: Family) -> bool:
+def deduplicate_images(model: PreTrainedModel) -> bool:
     """Lets the vision tower of `model` compute equal images of a call once; returns whether it can.
 
     With dropout in an adapter of the tower, equal images of a call get equal noise.
 
     Args:
         model: a stock or a reward model; its tower's class is swapped, under the same name.
-        family: its family.
     """
-    tower = model.get_submodule(family.vision)
-    if cast(Any, tower).config.model_type in family.joining_towers:
+    tower = tower_of(model)
+    layout = None if tower is None else _tower_layout(tower)
+    if layout is None:
         return False
     if not isinstance(tower, DeduplicatingTower):
         stock = type(tower)
-        attributes = {"__module__": stock.__module__, "family": family}
+        attributes = {"__module__": stock.__module__, "layout": layout}
         tower.__class__ = type(stock.__name__, (DeduplicatingTower, stock), attributes)
     return True
 
@@ -170,38 +197,40 @@ def _differ(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() > _SMALLEST_CHANGE * scale)
 
 
-def _run(
-    model: PreTrainedModel, family: Family, batch: dict[str, Tensor]
-) -> tuple[Tensor | None, Tensor]:
+def _run(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
     """Returns the vision tower's output, None if it did not run, and the last state, [1, H].
 
     Args:
         model: a stock or a reward model.
-        family: its family.
         batch: one row.
     """
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        features = output[family.features[0]]
-        # Only the hidden states that the model reads are kept.
-        tensors = features if isinstance(features, (tuple, list)) else (features,)
-        outputs.append(next(tensor for tensor in reversed(tensors) if tensor is not None))
+        outputs.append(torch.cat([tensor.flatten().float() for tensor in _tensors(output)]))
 
-    handle = model.get_submodule(family.vision).register_forward_hook(keep)
+    tower = tower_of(model)
+    handle = tower.register_forward_hook(keep)
     batch = {name: value.to(model.device) for name, value in batch.items()}
     try:
         with torch.no_grad():
-            states = model.get_submodule("model")(**batch, use_cache=False).last_hidden_state
+            states = final_states(model, **batch, use_cache=False)
     finally:
         handle.remove()
     state = last_attended(states, batch["attention_mask"])
-    return (outputs[0].float() if outputs else None), state.float()
+    return (outputs[0] if outputs else None), state.float()
 
 
-def check_image_reaches(
-    model: PreTrainedModel | PeftModel, processor: ProcessorMixin, family: Family
-) -> None:
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yields the tensors of a tower's output, however they are nested."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (Mapping, tuple, list)):
+        for value in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(value)
+
+
+def check_image_reaches(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> None:
     """Checks that a noise image and a uniform one give other image features and hidden states.
 
     Never run on the data's own images: two of them may be alike. Not for text-only data.
@@ -209,7 +238,6 @@ def check_image_reaches(
     Args:
         model: a stock or a reward model, with or without an adapter.
         processor: its processor.
-        family: its family.
 
     Raises:
         ConfigError: the image makes no difference, or cannot be given; says where it is lost.
@@ -221,10 +249,10 @@ def check_image_reaches(
     base.train(False)
     try:
         (noise_features, noise_state), (grey_features, grey_state) = (
-            _run(base, family, _batch(processor, image)) for image in images
+            _run(base, _batch(processor, image)) for image in images
         )
     except (ValueError, TemplateError) as error:
-        raise ConfigError(_lost(base, family, first_line(error).rstrip("."))) from error
+        raise ConfigError(_lost(base, first_line(error).rstrip("."))) from error
     finally:
         base.train(training)
     lost = None
@@ -239,12 +267,13 @@ def check_image_reaches(
     elif not _differ(noise_state, grey_state):
         lost = "the image features do not change the hidden state that the reward is read from"
     if lost is not None:
-        raise ConfigError(_lost(base, family, lost))
+        raise ConfigError(_lost(base, lost))
 
 
-def _lost(base: PreTrainedModel, family: Family, where: str) -> str:
+def _lost(base: PreTrainedModel, where: str) -> str:
+    name = family_of(base.config).name
     return (
-        f"Images do not reach the model ({family.name}, {type(base).__name__}): {where}. "
+        f"Images do not reach the model ({name}, {type(base).__name__}): {where}. "
         "Check that the processor and the chat template are those of this checkpoint, and that its "
         "weights are whole."
     )

@@ -72,7 +72,7 @@ def layout_of(model: PreTrainedModel) -> Layout:
     """Returns how a stock model's batches lie."""
     if not shares_prefix(model):
         return "answers"
-    return "cases" if family_of(model.config).rows_apart else "packed"
+    return "cases" if family_of(model.config).cross_attention else "packed"
 
 
 def check_budget(

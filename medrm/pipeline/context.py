@@ -26,8 +26,9 @@ from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.models.adapter import add_adapter, load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config, reference_of
-from medrm.models.base_model import load_base, load_config, load_processor
-from medrm.models.families import Family, family_of
+from medrm.models.base_model import load_base, load_config
+from medrm.models.families import family_of
+from medrm.models.processors import load_processor
 from medrm.models.reward_model import attach_head, has_head
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
@@ -80,7 +81,6 @@ class RunContext:
     splits: DataSplits
     objective: Objective
     processor: ProcessorMixin
-    family: Family
     collator: Collator
     lengths: TokenCounts
     output: Path
@@ -96,7 +96,7 @@ class RunContext:
         """
         options = run.model
         where = (options.model_name_or_path, options.model_revision)
-        family = family_of(load_config(*where, options.trust_remote_code))
+        family_of(load_config(*where, options.trust_remote_code))  # its parts are found
         processor = load_processor(
             *where, options.min_pixels, options.max_pixels, options.trust_remote_code
         )
@@ -121,7 +121,7 @@ class RunContext:
         if objective.check_lengths is not None:
             objective.check_lengths(run, concatenate(train, development), lengths)
         splits = replace(splits, train=train, development=development, excluded=excluded)
-        return cls(run, splits, objective, processor, family, collator, lengths, output)
+        return cls(run, splits, objective, processor, collator, lengths, output)
 
     def folder(self, name: str) -> Path:
         """The evaluation folder of that name."""
@@ -168,9 +168,7 @@ class RunContext:
         """
         start = self.run.judge.init_adapter
         if start is None:
-            return add_adapter(
-                self.with_head(), self.run.adapter, self.family, self.run.training.seed
-            )
+            return add_adapter(self.with_head(), self.run.adapter, self.run.training.seed)
         options = self.run.model
         model, _, _ = load_adapter(
             saved_folder(start),

@@ -240,7 +240,7 @@ def _checked_base(context: RunContext) -> LoadedModel:
     """Returns a fresh base that images reach."""
     base = context.base()
     if context.splits.facts:
-        check_image_reaches(base, context.processor, context.family)
+        check_image_reaches(base, context.processor)
     return context.in_memory(base)
 
 

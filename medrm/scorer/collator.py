@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
@@ -32,13 +33,14 @@ from medrm import chat
 from medrm.data.images import ImageFacts, decode
 from medrm.data.store.indexed_cases import TOKEN_COUNT
 from medrm.errors import ConfigError
-from medrm.models.families import family_of_processor
 from medrm.models.prefix_sharing.batch import (
+    ImageRows,
     first_difference,
     prefix_ends,
     share_prefixes,
     shared_length,
 )
+from medrm.models.processors import image_rows
 from medrm.schema import Case, ImageRef
 
 _TOKENIZED_AT_ONCE = 1024
@@ -110,6 +112,11 @@ class Collator:
         self._control = chat.control_tokens(processor)
         self._image_tokens: dict[Sizes, int] = {}
 
+    @cached_property
+    def image_rows(self) -> ImageRows:
+        """How the processor's tensors of images lie."""
+        return image_rows(self.processor)
+
     def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
         """Returns question and answers with control tokens broken up."""
         return chat.break_control_tokens(case.question, self._control), tuple(
@@ -178,12 +185,11 @@ class Collator:
             for branch_ids, start in zip(ids, prefix_lengths, strict=True)
         ]
         ends = prefix_ends(features, [branch_ids[0] for branch_ids in ids], prefix_lengths)
-        family = family_of_processor(type(self.processor).__name__)
         if not self.contextual_orders:
-            return share_prefixes(features, family, ends, tails)
+            return share_prefixes(features, self.image_rows, ends, tails)
         contexts = [join_answers(branch_ids, self.contextual_orders) for branch_ids in tails]
         branches, reads = zip(*contexts, strict=True)
-        return share_prefixes(features, family, ends, branches, reads)
+        return share_prefixes(features, self.image_rows, ends, branches, reads)
 
     def opening(self, case: Case) -> str:
         """Returns what stands before any answer of a case: the question and the model's turn."""

@@ -15,6 +15,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
 from medrm.errors import ConfigError
+from medrm.models.backbone import final_states
 from medrm.models.prefix_sharing.attention import shared_prefix_states, shares_prefix
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.schema import Case
@@ -47,7 +48,7 @@ def flat_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     """Returns the states after the final norm of all tokens, padding included, [tokens, H]."""
     if SHARED_PREFIX in features:
         return shared_prefix_states(model, **features)
-    return hidden_states(model, features).flatten(0, 1)
+    return final_states(model, **features, use_cache=False).flatten(0, 1)
 
 
 def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
@@ -59,12 +60,6 @@ def branch_ends(model: PreTrainedModel, features: BatchFeature) -> Tensor:
     """
     last_tokens = torch.tensor([row[-1] for row in features[SHARED_PREFIX].branch_rows])
     return flat_states(model, features)[last_tokens]
-
-
-def hidden_states(model: PreTrainedModel, features: BatchFeature) -> Tensor:
-    """Returns the states after the final norm, [rows, L, H]."""
-    states: Tensor = cast(Any, model).model(**features, use_cache=False).last_hidden_state
-    return states
 
 
 def token_logprobs(model: PreTrainedModel, states: Tensor, tokens: Tensor) -> Tensor:

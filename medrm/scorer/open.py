@@ -22,8 +22,8 @@ from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
 from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, reference_of
-from medrm.models.base_model import load_base, load_processor
-from medrm.models.families import family_of
+from medrm.models.base_model import load_base
+from medrm.models.processors import load_processor
 from medrm.models.vision_tower import check_image_reaches
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
@@ -188,7 +188,7 @@ def open_scorer(
         return _judge(engine_class(engine).open(source), plan)
     loaded = _load(name, plan, options)
     if options.most_images:
-        check_image_reaches(*loaded[:2], family_of(loaded.model.config))
+        check_image_reaches(*loaded[:2])
     return _read(loaded, plan, options.batch_rows)
 
 

@@ -15,7 +15,7 @@ from tiny import make_tiny
 from torch.nn.parallel import DistributedDataParallel
 
 from medrm.config.options import AdapterOptions
-from medrm.models.families import FAMILIES
+from medrm.models.backbone import tower_of
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.vision_tower import DeduplicatingTower, deduplicate_images
 from medrm.schema import Case
@@ -32,7 +32,7 @@ def gradients(family: str, shares: tuple[list[Case], list[Case]], shared_prefix:
     """Returns the gradients of all weights for the summed losses of both shares."""
     state = PartialState()
     stock, processor = make_tiny(family, shared_prefix=shared_prefix)
-    assert deduplicate_images(stock, FAMILIES[family])
+    assert deduplicate_images(stock)
     full: Any = attach_head(stock, HeadSpec(("overall",)), seed=1).requires_grad_(True)
     collator, model, process_shares = Collator(processor), full, list(shares)
     if state.num_processes > 1:
@@ -72,8 +72,8 @@ def trained(folder: Path, family: str, **options: Any) -> dict[str, torch.Tensor
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     stock = recipe.model.get_base_model()
-    assert deduplicate_images(stock, FAMILIES[family])
-    assert isinstance(stock.get_submodule(FAMILIES[family].vision), DeduplicatingTower)
+    assert deduplicate_images(stock)
+    assert isinstance(tower_of(stock), DeduplicatingTower)
     recipe.trainer().train()
     return {n: p.detach().clone() for n, p in recipe.model.named_parameters() if p.requires_grad}
 

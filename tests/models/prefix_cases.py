@@ -9,7 +9,6 @@ from tiny import make_tiny, tiny_image
 
 from medrm.config.options import AdapterOptions
 from medrm.models.adapter import add_adapter
-from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.schema import Case
@@ -45,9 +44,7 @@ def equal_pairs() -> list[Case]:
 def reward_model(family: str) -> tuple[Any, Collator]:
     """A tiny reward model whose LoRA layers are not zero, and its collator."""
     stock, processor = make_tiny(family)
-    model = add_adapter(
-        attach_head(stock, GRADIENTS, seed=1), AdapterOptions(lora_r=4), FAMILIES[family], seed=2
-    )
+    model = add_adapter(attach_head(stock, GRADIENTS, seed=1), AdapterOptions(lora_r=4), seed=2)
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

@@ -11,8 +11,8 @@ from tiny import tiny_image
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
-from medrm.models.base_model import load_base, load_processor
-from medrm.models.families import FAMILIES
+from medrm.models.base_model import load_base
+from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 
 ANSWERS = ("Yes, the lungs are clear and no abnormality is seen.", "No")
@@ -79,7 +79,7 @@ def trained(
     """Returns a model after a few steps, its processor and its contract."""
     model, processor = reward_model(folder, **options)
     adapter = adapter or AdapterOptions(lora_r=4, lora_alpha=8)
-    model = add_adapter(model, adapter, FAMILIES[family], seed=2)
+    model = add_adapter(model, adapter, seed=2)
     train(model, batch(processor, family))
     contract = new_adapter_config(
         model,

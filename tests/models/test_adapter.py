@@ -13,7 +13,8 @@ from tiny import TINY_FAMILIES, make_tiny
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
-from medrm.models.families import FAMILIES
+from medrm.models.backbone import decoder_of, tower_of
+from medrm.models.families import family_of
 from medrm.models.reward_model import head_of, without_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
@@ -32,10 +33,10 @@ def _gradients(model, inputs):
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_only_lora_and_head_train_and_all_get_gradient(family, tiny_folder):
     model, processor = reward_model(tiny_folder(family))
-    model = add_adapter(model, SMALL, FAMILIES[family])
+    model = add_adapter(model, SMALL)
     assert isinstance(model, PeftModel)
     gradients = _gradients(model, batch(processor, family))
-    decoder = f"base_model.model.{FAMILIES[family].decoder}."
+    decoder = f"base_model.model.{family_of(model.config).parts.decoder}."
     for name, gradient in gradients.items():
         assert name.startswith((decoder, "base_model.model.score.modules_to_save.")), name
         assert "lora_" in name or ".score." in name, name
@@ -43,7 +44,7 @@ def test_only_lora_and_head_train_and_all_get_gradient(family, tiny_folder):
         assert gradient.abs().max() > 0, name
     linears = [
         module
-        for module in without_adapter(model).get_submodule(FAMILIES[family].decoder).modules()
+        for module in decoder_of(without_adapter(model)).modules()
         if isinstance(module, torch.nn.Linear)
         and module.weight.shape[0] != 4 != module.weight.shape[1]
     ]
@@ -54,7 +55,7 @@ def test_only_lora_and_head_train_and_all_get_gradient(family, tiny_folder):
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_frozen_tower_builds_no_graph(family, tiny_folder):
     model, processor = reward_model(tiny_folder(family))
-    model = add_adapter(model, SMALL, FAMILIES[family])
+    model = add_adapter(model, SMALL)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
     seen = []
@@ -62,7 +63,7 @@ def test_frozen_tower_builds_no_graph(family, tiny_folder):
     def keep(_module, _inputs, output):
         seen.append(output if isinstance(output, torch.Tensor) else output[0])
 
-    without_adapter(model).get_submodule(FAMILIES[family].vision).register_forward_hook(keep)
+    tower_of(without_adapter(model)).register_forward_hook(keep)
     gradients = _gradients(model, batch(processor, family))
     assert seen
     assert not any(features.requires_grad for features in seen)
@@ -74,11 +75,11 @@ def test_frozen_tower_builds_no_graph(family, tiny_folder):
 def test_vision_lora_gets_gradient_everywhere(family, checkpointing, tiny_folder):
     model, processor = reward_model(tiny_folder(family))
     options = dataclasses.replace(SMALL, lora_vision=True)
-    model = add_adapter(model, options, FAMILIES[family])
+    model = add_adapter(model, options)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     gradients = _gradients(model, batch(processor, family))
-    vision = f"base_model.model.{FAMILIES[family].vision}."
+    vision = f"base_model.model.{family_of(model.config).parts.vision}."
     assert any(name.startswith(vision) for name in gradients)
     assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
 
@@ -86,10 +87,10 @@ def test_vision_lora_gets_gradient_everywhere(family, checkpointing, tiny_folder
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_full_fine_tuning_trains_what_the_reward_reads(family, tiny_folder):
     model, processor = reward_model(tiny_folder(family))
-    model = add_adapter(model, AdapterOptions(use_peft=False), FAMILIES[family])
+    model = add_adapter(model, AdapterOptions(use_peft=False))
     gradients = _gradients(model, batch(processor, family))
-    assert any(name.startswith(FAMILIES[family].decoder) for name in gradients)
-    assert not any(name.startswith(FAMILIES[family].vision) for name in gradients)
+    assert any(name.startswith(family_of(model.config).parts.decoder) for name in gradients)
+    assert not any(name.startswith(family_of(model.config).parts.vision) for name in gradients)
     assert [name for name, gradient in gradients.items() if gradient is None] == []
 
 
@@ -102,7 +103,7 @@ def test_frozen_probe_trains_the_head_alone(tiny_folder):
 @pytest.mark.parametrize("change", [{"use_rslora": True}, {"use_dora": True}])
 def test_rslora_and_dora_are_used(change, tiny_folder):
     model, processor = reward_model(tiny_folder("qwen2_vl"))
-    model = add_adapter(model, dataclasses.replace(SMALL, **change), FAMILIES["qwen2_vl"])
+    model = add_adapter(model, dataclasses.replace(SMALL, **change))
     names = [name for name, _ in model.named_parameters()]
     assert any("lora_magnitude_vector" in name for name in names) == ("use_dora" in change)
     layer = without_adapter(model).model.language_model.layers[0].mlp.up_proj
@@ -118,7 +119,7 @@ def test_adapter_is_seeded_and_leaves_the_global_generator_alone(tiny_folder):
     weights = []
     for seed in (5, 5, 6):
         model, _ = reward_model(tiny_folder("llava"))
-        model = add_adapter(model, SMALL, FAMILIES["llava"], seed=seed)
+        model = add_adapter(model, SMALL, seed=seed)
         weights.append(next(p for n, p in model.named_parameters() if "lora_A" in n).clone())
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -132,7 +133,7 @@ def test_a_tied_lm_head_trains_as_the_embedding(tiny_folder, tmp_path):
     stock.save_pretrained(tmp_path / "tied")
     processor.save_pretrained(tmp_path / "tied")
     model, processor = reward_model(tmp_path / "tied")
-    model = add_adapter(model, AdapterOptions(use_peft=False), FAMILIES["qwen2_5_vl"])
+    model = add_adapter(model, AdapterOptions(use_peft=False))
     gradients = _gradients(model, batch(processor, "qwen2_5_vl"))
     assert gradients["model.language_model.embed_tokens.weight"].abs().max() > 0
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight

@@ -23,7 +23,8 @@ from medrm.models.adapter_config import (
     read_adapter_config,
     update_adapter_config,
 )
-from medrm.models.base_model import load_base, load_processor
+from medrm.models.base_model import load_base
+from medrm.models.processors import load_processor
 from medrm.models.reward_model import head_of
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import shutil
@@ -12,7 +11,7 @@ import pytest
 import torch
 from rows import batch
 from safetensors.torch import load_file, save_file
-from tiny import TINY_FAMILIES, tiny_image
+from tiny import PROCESSORS, TINY_FAMILIES, tiny_image
 from transformers import BertConfig
 from transformers.integrations.deepspeed import (
     HfDeepSpeedConfig,
@@ -22,20 +21,27 @@ from transformers.integrations.deepspeed import (
 
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.base_model import load_base, load_config, load_processor, resolve_model
-from medrm.models.families import FAMILIES, family_of, family_of_processor
-from medrm.models.prefix_sharing.attention import shares_prefix
+from medrm.models.base_model import load_base, load_config, resolve_model
+from medrm.models.families import FAMILIES, family_of
+from medrm.models.processors import load_processor
+
+CONNECTORS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ())
+CONNECTORS |= dict.fromkeys(("idefics3", "smolvlm"), ("model.connector",))
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_family_and_its_modules_are_found(family, tiny_folder):
     model = load_base(ModelOptions(str(tiny_folder(family))))
     recognised = family_of(model.config)
-    assert recognised is FAMILIES[family]
-    assert model.get_submodule(recognised.decoder) is model.get_decoder()
-    assert model.get_submodule(recognised.vision) is model.get_encoder(modality="image")
-    projector = [recognised.projector] if recognised.projector else []
-    modules = [recognised.decoder, recognised.vision, *projector]
+    assert recognised.name == family
+    parts = recognised.parts
+    assert model.get_submodule(parts.decoder) is model.get_decoder()
+    assert model.get_submodule(parts.vision) is model.get_encoder(modality="image")
+    assert model.get_submodule(parts.embeddings) is model.get_input_embeddings()
+    assert model.get_submodule(parts.lm_head) is model.get_output_embeddings()
+    assert parts.backbone == "model"
+    assert parts.connectors == CONNECTORS.get(family, ("model.multi_modal_projector",))
+    modules = [parts.decoder, parts.vision, *parts.connectors]
     inside = [
         n for n, _ in model.named_parameters() if n.startswith(tuple(f"{p}." for p in modules))
     ]
@@ -48,7 +54,7 @@ def test_family_and_its_modules_are_found(family, tiny_folder):
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_processor_is_the_saved_one(family, tiny_folder, tmp_path):
     processor = load_processor(str(tiny_folder(family)))
-    assert type(processor).__name__ == FAMILIES[family].processor
+    assert type(processor).__name__ == PROCESSORS[family]
     processor.save_pretrained(tmp_path)
     again = load_processor(str(tmp_path))
     first, second = batch(processor, family), batch(again, family)
@@ -94,22 +100,33 @@ def test_pixel_limits_scale_the_image(tiny_folder):
 def test_an_unknown_family_says_what_to_add():
     with pytest.raises(ConfigError, match=r"'bert'[\s\S]*FAMILIES in medrm/models/families.py"):
         family_of(BertConfig())
-    with pytest.raises(ConfigError, match="LlavaProcessor"):
-        family_of_processor("LavaProcessor")
 
 
-def test_a_family_is_added_by_its_entry_alone(tiny_folder, monkeypatch):
-    onevision = FAMILIES["llava_onevision"]
-    monkeypatch.delitem(FAMILIES, "llava_onevision")
-    folder = str(tiny_folder("llava_onevision"))
-    with pytest.raises(ConfigError, match="belongs to no known family"):
-        load_base(ModelOptions(folder))
-    changed = {"name": "toy", "video_processor": "ToyVideoProcessor", "sharing_decoders": ("toy",)}
-    monkeypatch.setitem(FAMILIES, "toy", dataclasses.replace(onevision, **changed))
-    model = load_base(ModelOptions(folder))
-    assert family_of(model.config).name == "toy"
-    assert not shares_prefix(model)
-    processor = load_processor(folder)
+def test_an_unknown_processor_class_names_the_file_and_the_nearest(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llava"), tmp_path / "adapter")
+    (folder / "config.json").unlink()  # as an adapter folder, where no type says what is right
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        path = folder / name
+        path.write_text(path.read_text().replace("LlavaProcessor", "LavaProcessor"))
+    with pytest.raises(ConfigError, match=r"processor_config.json names[\s\S]*LlavaProcessor"):
+        load_processor(str(folder))
+
+
+def test_an_entry_names_a_part_that_the_model_does_not(tiny_folder, monkeypatch):
+    config = load_config(str(tiny_folder("llava_onevision")))
+    monkeypatch.setitem(FAMILIES, "llava_onevision", {"lm_head": None, "backbone": "model"})
+    assert family_of(config).parts.lm_head is None
+    monkeypatch.setitem(FAMILIES, "llava_onevision", {"vision": "model.language_model"})
+    assert family_of(config).parts.vision == "model.language_model"
+
+
+def test_the_video_stand_in_has_the_name_that_was_saved(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("llava_onevision"), tmp_path / "base")
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["video_processor"]["video_processor_type"] = "ToyVideoProcessor"
+    path.write_text(json.dumps(settings))
+    processor = load_processor(str(folder))
     assert type(processor.video_processor).__name__ == "ToyVideoProcessor"
     again = pickle.loads(pickle.dumps(processor))  # as data workers get it
     assert again.video_processor.to_dict() == processor.video_processor.to_dict()
@@ -117,7 +134,7 @@ def test_a_family_is_added_by_its_entry_alone(tiny_folder, monkeypatch):
 
 def test_an_unknown_family_is_refused_before_weights_load(tmp_path):
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="belongs to no known family"):
+    with pytest.raises(ConfigError, match="decoder of the base model's model_type 'bert' was not"):
         load_base(ModelOptions(str(tmp_path)))
 
 

@@ -12,8 +12,8 @@ from tiny import TINY_FAMILIES, make_tiny, save_tiny, tiny_image
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
+from medrm.models.backbone import tower_of
 from medrm.models.base_model import load_base
-from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.vision_tower import DeduplicatingTower, deduplicate_images, first_equal
 
@@ -35,10 +35,6 @@ def make(name: str, seed: int = 0) -> tuple[Any, Callable[[str], dict[str, Any]]
     return reward.requires_grad_(False).eval(), rows
 
 
-def tower_of(model: Any, name: str) -> Any:
-    return model.get_submodule(FAMILIES[name].vision)
-
-
 def entered(tower: Any) -> list[int]:
     """Grows by how many rows or patches enter the tower's first layer, call by call."""
     counts: list[int] = []
@@ -51,19 +47,19 @@ def gradients(model: Any, rows: dict[str, Any], name: str) -> dict[str, torch.Te
     model.zero_grad()
     weights = torch.linspace(1, 2, len(rows["input_ids"]))
     (model(**rows).rewards[:, 0] * weights).sum().backward()
-    tower = tower_of(model, name)
+    tower = tower_of(model)
     return {n: p.grad.clone() for n, p in tower.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("name", TINY_FAMILIES)
 def test_equal_images_are_computed_once_and_gradients_add_up(name: str) -> None:
     model, rows = make(name)
-    tower = tower_of(model, name)
+    tower = tower_of(model)
     tower.requires_grad_(True)
     counts = entered(tower)
     plain, plain_rewards = gradients(model, rows("aabab"), name), model(**rows("aabab")).rewards
-    assert deduplicate_images(model, FAMILIES[name])
-    assert deduplicate_images(model, FAMILIES[name])  # twice changes nothing
+    assert deduplicate_images(model)
+    assert deduplicate_images(model)  # twice changes nothing
     del counts[:]
     model(**rows("ab"))
     alone = counts.pop()
@@ -83,8 +79,8 @@ def test_equal_images_are_computed_once_and_gradients_add_up(name: str) -> None:
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next", "mllama"])
 def test_equal_images_are_computed_once_with_checkpointing(name: str) -> None:
     model, rows = make(name)
-    tower_of(model, name).requires_grad_(True)
-    deduplicate_images(model, FAMILIES[name])
+    tower_of(model).requires_grad_(True)
+    deduplicate_images(model)
     plain = gradients(model, rows("aab"), name)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     shared = gradients(model.train(), rows("aab"), name)
@@ -95,13 +91,13 @@ def test_equal_images_are_computed_once_with_checkpointing(name: str) -> None:
 def test_an_adapted_tower_computes_equal_images_once() -> None:
     name = "qwen2_5_vl"
     model, rows = make(name)
-    add_adapter(model, AdapterOptions(lora_vision=True), FAMILIES[name])
-    for weight, parameter in tower_of(model, name).named_parameters():
+    add_adapter(model, AdapterOptions(lora_vision=True))
+    for weight, parameter in tower_of(model).named_parameters():
         if "lora_B" in weight:
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     plain = gradients(model, rows("aab"), name)
-    assert deduplicate_images(model, FAMILIES[name])
-    counts = entered(tower_of(model, name))
+    assert deduplicate_images(model)
+    counts = entered(tower_of(model))
     shared = gradients(model, rows("aab"), name)
     model(**rows("ab"))
     assert counts[0] == counts[1]
@@ -114,25 +110,25 @@ def test_an_adapted_tower_computes_equal_images_once() -> None:
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava"])
 def test_what_a_trainer_passes_on_changes_nothing(name: str) -> None:
     model, rows = make(name)
-    deduplicate_images(model, FAMILIES[name])
-    counts = entered(tower_of(model, name))
+    deduplicate_images(model)
+    counts = entered(tower_of(model))
     pixels, grids = rows("ab")["pixel_values"], rows("ab").get("image_grid_thw")
     grid = {} if grids is None else {"grid_thw": grids}
     needs = {"output_hidden_states": -2} if name == "llava" else {}
     for extra in ({}, {"num_items_in_batch": 3}, {"num_items_in_batch": torch.tensor(4)}):
-        tower_of(model, name)(pixels, **grid, **needs, **extra)
+        tower_of(model)(pixels, **grid, **needs, **extra)
     assert counts == [counts[0]] * 3
 
 
 def test_a_tower_that_joins_its_images_runs_as_it_is() -> None:
     model, _ = make("llava")
-    tower_of(model, "llava").config.model_type = FAMILIES["llava"].joining_towers[0]
-    assert not deduplicate_images(model, FAMILIES["llava"])
+    tower_of(model).config.model_type = "pixtral"
+    assert not deduplicate_images(model)
 
 
 def test_a_loaded_base_computes_equal_images_once(tmp_path: Path) -> None:
     model = load_base(ModelOptions(str(save_tiny("qwen2_5_vl", tmp_path / "base"))))
-    assert isinstance(model.get_submodule(FAMILIES["qwen2_5_vl"].vision), DeduplicatingTower)
+    assert isinstance(tower_of(model), DeduplicatingTower)
     assert type(model.get_submodule("model.visual")).__name__.startswith("Qwen2_5_Vision")
 
 

@@ -14,7 +14,7 @@ from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.base_model import load_base
-from medrm.models.families import FAMILIES
+from medrm.models.families import family_of
 from medrm.models.reward_model import head_of, without_adapter
 
 NEEDS_BITSANDBYTES = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def _check_what_is_quantised(model, family):
         for name, defining_module in defining_modules.items()
         if defining_module.startswith("bitsandbytes")
     }
-    decoder = FAMILIES[family].decoder
+    decoder = family_of(model.config).parts.decoder
     assert quantised == {name for name in defining_modules if name.startswith(f"{decoder}.")}
     unquantised = [p for name, p in model.named_parameters() if ".base_layer." not in name]
     assert {p.dtype for p in unquantised} == {torch.float32}

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.base_model import load_base, load_config, load_processor
+from medrm.models.base_model import load_base, load_config
+from medrm.models.processors import load_processor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -22,7 +22,6 @@ from medrm.config.options import (
 from medrm.config.parse import Run
 from medrm.data.images import examine
 from medrm.models.adapter import add_adapter
-from medrm.models.families import FAMILIES
 from medrm.objectives import load_objective
 from medrm.objectives.objective import TrainingInputs
 from medrm.schema import Case, Label, PairLabel
@@ -143,7 +142,7 @@ def make_judging(
         DataOptions(train_data="x", dimensions=list(dimensions)), ModelOptions(), options,
         EvaluationOptions(), JudgeOptions(**{**start, **(judge or {})}), objective, arguments,
     )  # fmt: skip
-    model = add_adapter(model, options, FAMILIES[family], seed=0)
+    model = add_adapter(model, options, seed=0)
     return Judging(
         loaded, run, model, Collator(processor),
         judged_cases(12) if train is None else train,

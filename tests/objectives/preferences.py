@@ -21,7 +21,6 @@ from medrm.config.options import (
 from medrm.config.parse import Run
 from medrm.data.images import bytes_image, examine
 from medrm.models.adapter import add_adapter, freeze_backbone
-from medrm.models.families import FAMILIES
 from medrm.models.reward_model import attach_head
 from medrm.objectives.bradley_terry import build_trainer, head_spec
 from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
@@ -117,7 +116,7 @@ def make_recipe(
     if frozen:
         freeze_backbone(model)
     else:
-        model = add_adapter(model, options, FAMILIES[family], seed=0)
+        model = add_adapter(model, options, seed=0)
     collator = Collator(processor)
     cases = [*train, *development]
     lengths = collator.tokens(cases, examine(cases))

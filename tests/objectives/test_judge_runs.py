@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -356,13 +355,13 @@ def test_wrong_input_is_known_before_a_model_is_loaded(judging: Build, tmp_path:
 
 def test_families_that_trl_cannot_train_are_named(judging: Build, monkeypatch: Any) -> None:
     family = "qwen2_5_vl"  # of the phantom base
-    refused = replace(FAMILIES[family], unsupported={"judge_sft": "because"})
+    refused: dict[str, Any] = {"unsupported": {"judge_sft": "because"}}
     monkeypatch.setitem(FAMILIES, family, refused)
     with pytest.raises(ConfigError, match=f"family {family}: because"):
         judging("judge_sft").check()
     several = [judged(1)]
     several.append(type(several[0])(**{**fields(judged(2)), "images": judged(2).images * 2}))
-    refused = replace(FAMILIES[family], one_image_only={"judge_dpo": "because"})
+    refused = {"one_image_only": {"judge_dpo": "because"}}
     monkeypatch.setitem(FAMILIES, family, refused)
     with pytest.raises(ConfigError, match="1 cases of several images: because"):
         judging("judge_dpo", train=several).check()

@@ -65,7 +65,7 @@ def test_what_trl_cannot_train_is_refused_and_still_so(
             built.trainer().train()
 
 
-SUPPORTED = [f for f in TINY_FAMILIES if "judge_grpo" not in FAMILIES[f].unsupported]
+SUPPORTED = [f for f in TINY_FAMILIES if "unsupported" not in FAMILIES.get(f, {})]
 
 
 @pytest.mark.parametrize("family", SUPPORTED)
@@ -74,7 +74,7 @@ def test_grpo_reads_the_probabilities_that_scoring_reads(
 ) -> None:
     """TRL pads, tokenises and cuts up images in a way of its own: each token is checked."""
     monkeypatch.setattr(judge_grpo, "rewards_of", lambda prompt: [by_letters])
-    several = "judge_grpo" not in FAMILIES[family].one_image_only
+    several = "one_image_only" not in FAMILIES.get(family, {})
     other = two_images(5) if several else judged(5)
     options = {"train": [judged(11), other], "per_device_train_batch_size": 8, **SHORT}
     built = judging("judge_grpo", family=family, **options)

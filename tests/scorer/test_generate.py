@@ -16,7 +16,6 @@ from medrm import chat
 from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions
 from medrm.models.adapter import add_adapter
-from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.collator import Collator, Row
@@ -103,7 +102,7 @@ def test_adapter_writes_with_its_model(family: str) -> None:
     stock, processor = talkative(family)
     requests = requests_of(mixed_cases())
     without = list(TransformersEngine(stock, processor).complete(requests, SHORT))
-    model = add_adapter(stock, AdapterOptions(lora_r=4), FAMILIES[family]).eval()
+    model = add_adapter(stock, AdapterOptions(lora_r=4)).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.3

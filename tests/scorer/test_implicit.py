@@ -18,7 +18,6 @@ from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
-from medrm.models.families import FAMILIES
 from medrm.objectives.judge.judge_collator import ConversationRenderer
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
@@ -37,7 +36,7 @@ def contract_of(model: Any, processor: Any, **changes: Any) -> AdapterConfig:
 
 def make_scorer(family: str, trained: bool = True, rows: int = 32, **changes: Any) -> Any:
     model, processor = make_tiny(family)
-    model = add_adapter(model, AdapterOptions(lora_r=4), FAMILIES[family])
+    model = add_adapter(model, AdapterOptions(lora_r=4))
     if trained:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -19,8 +19,8 @@ from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
-from medrm.models.base_model import load_base, load_processor
-from medrm.models.families import FAMILIES
+from medrm.models.base_model import load_base
+from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
 from medrm.scorer import runner as batches
@@ -191,7 +191,7 @@ def test_batches_hold_what_belongs_together() -> None:
 def test_load_gives_the_saved_scores(folder: Path, tmp_path: Path) -> None:
     options = ModelOptions(model_name_or_path=str(folder))
     base = attach_head(load_base(options), HeadSpec(DIMENSIONS), seed=1)
-    model = add_adapter(base, AdapterOptions(lora_r=4), FAMILIES["qwen2_5_vl"])
+    model = add_adapter(base, AdapterOptions(lora_r=4))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.01  # as training would; fresh LoRA weights change nothing

@@ -17,7 +17,6 @@ from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError, DataError
 from medrm.models.adapter import add_adapter
-from medrm.models.families import FAMILIES
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts import verdict_letters as skeleton_module
@@ -134,7 +133,7 @@ def test_template_that_opens_a_reply_in_its_own_way() -> None:
 def test_adapter_is_read_with_its_model(family: str) -> None:
     stock, processor = make_tiny(family)
     without = list(map(chances, by_order(ConstrainedJson(stock, processor, EACH), [make_case(0)])))
-    model = add_adapter(stock, AdapterOptions(lora_r=4), FAMILIES[family]).eval()
+    model = add_adapter(stock, AdapterOptions(lora_r=4)).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data += 0.3

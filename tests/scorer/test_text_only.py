@@ -16,7 +16,6 @@ from medrm.chat import PROMPTS
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import new_adapter_config
-from medrm.models.families import FAMILIES
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case
 from medrm.scorer.engines.base import Sampling
@@ -46,7 +45,7 @@ def scorers(family: str) -> list[Any]:
     attach_head(headed, HeadSpec(DIMENSIONS), seed=1)
     contract = new_adapter_config(headed, processor, options, "bradley_terry", "reward")
     found.append(RewardModel(headed, processor, contract))
-    adapted = add_adapter(make_tiny(family)[0], AdapterOptions(lora_r=4), FAMILIES[family])
+    adapted = add_adapter(make_tiny(family)[0], AdapterOptions(lora_r=4))
     contract = new_adapter_config(
         adapted, processor, options, "judge_dpo", "implicit_reward", ("overall",)
     )

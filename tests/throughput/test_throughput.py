@@ -355,7 +355,7 @@ def test_the_default_shape_pays_in_time_and_memory() -> None:
     assert shared.peak_bytes < separate.peak_bytes
     measurement = Measurement(small, "score", 8)
     separate_flops, shared_flops = (
-        count_flops(lambda each=each: measurement.step(each.batch), small.family.vision)[0]  # type: ignore[misc]
+        count_flops(lambda each=each: measurement.step(each.batch), small.vision)[0]  # type: ignore[misc]
         for each in measurement.variants
     )
     assert separate_flops / shared_flops > 3.7

@@ -22,7 +22,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from medrm.errors import ConfigError
+from medrm.models.backbone import backbone_of, decoder_of, final_states
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.batch import SHARED_ATTENTION, SharedPrefixBatch
 
@@ -258,7 +259,7 @@ def shares_prefix(model: PreTrainedModel) -> bool:
 
 
 def _decoder_settings(model: PreTrainedModel) -> Any:
-    return cast(Any, model.get_submodule(family_of(model.config).decoder)).config
+    return decoder_of(model).config
 
 
 def shared_prefix_states(
@@ -279,7 +280,6 @@ def shared_prefix_states(
             "A forked batch needs a model whose attention forks; this one's rows run separately. "
             "Make batches of rows (shared_prefix off)."
         )
-    backbone = cast(Any, model).model
     ids = inputs["input_ids"]
     layout = _layout(shared_prefix, ids.device)
     # A mask of four dimensions keeps the model from making one; the attention does not look at it.
@@ -288,15 +288,15 @@ def shared_prefix_states(
         unused = dict.fromkeys(("full_attention", "sliding_attention"), unused)
         if "token_type_ids" in inputs:
             layout.image_numbers = _image_numbers(inputs["token_type_ids"].flatten(), layout)
-    output = backbone(
+    states = final_states(
+        model,
         **inputs,
         attention_mask=unused,
-        position_ids=_positions(backbone, layout, inputs),
+        position_ids=_positions(backbone_of(model), layout, inputs),
         use_cache=False,
         prefix_layout=layout,
     )
-    states: Tensor = output.last_hidden_state.flatten(0, 1)
-    return states
+    return states.flatten(0, 1)
 
 
 def _positions(model: Any, layout: AttentionLayout, inputs: Mapping[str, Any]) -> Tensor:
@@ -308,7 +308,7 @@ def _positions(model: Any, layout: AttentionLayout, inputs: Mapping[str, Any]) -
     """
     ids = inputs["input_ids"]
     rows, row_length = ids.shape
-    if "image_grid_thw" in inputs:
+    if "image_grid_thw" in inputs and hasattr(model, "get_rope_index"):
         counted, _ = model.get_rope_index(
             ids,
             mm_token_type_ids=inputs["mm_token_type_ids"],

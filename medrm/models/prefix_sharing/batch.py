@@ -14,7 +14,7 @@ The packed batch is one row of L = 13 tokens without padding, first all prefixes
 
 A token sees its case's prefix and its own branch up to itself (`attention.py`), so every number is
 that of the separate rows, at the cost of the unique tokens. Where layers look at the images of
-their row (`Family.rows_apart`), each case is a padded row of its own: P P P a a b | Q Q c d d d d.
+their row (`Family.cross_attention`), each case is a padded row: P P P a a b | Q Q c d d d d.
 
 Shape legend: B cases, K answers, L tokens of a row, O orders. Lengths are in tokens, indices count
 through all rows x L tokens of the batch.
@@ -25,7 +25,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,11 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, PreTrainedConfig
 
 from medrm.errors import ConfigError
-from medrm.models.families import Family, family_of
+from medrm.models.families import family_of
+
+ImageRows = Literal["flat", "nested", "apart"]
+"""How a processor's tensors of images lie: one image after another, [rows, images, ...], or, with a
+mask that says which token sees which image, so that every case must stay a row of its own."""
 
 SHARED_ATTENTION = "medrm_shared_prefix"
 """Name of the attention over shared prefixes in transformers' registry."""
@@ -44,10 +48,42 @@ SHARED_PREFIX = "shared_prefix"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token: 0 is text or padding, else it belongs to an image."""
 
-_STATEFUL_DECODERS = frozenset(
-    ("qwen3_5_text", "qwen3_next", "mamba", "mamba2", "jamba", "bamba", "falcon_h1", "lfm2")
-)
-"""Language models (`model_type`) that can never share a prefix."""
+_PROVEN_PAIRS = frozenset(
+    (family, decoder)
+    for family in ("llava", "llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm")
+    for decoder in ("llama", "mistral", "qwen2", "qwen3")
+) | {
+    ("qwen2_vl", "qwen2_vl_text"),
+    ("qwen2_5_vl", "qwen2_5_vl_text"),
+    ("qwen3_vl", "qwen3_vl_text"),
+    ("gemma3", "gemma3_text"),
+    ("mllama", "mllama_text_model"),
+}
+"""Types of model and language model whose attention gives the numbers of separate rows."""
+
+
+def sharing_obstacle(config: PreTrainedConfig) -> str | None:
+    """Returns what about a model's structure rules out that rows share their prefix, or None.
+
+    Where nothing does, only its numbers can tell whether it shares them rightly.
+
+    Args:
+        config: of the model with its vision tower.
+    """
+    decoder, parts = str(config.get_text_config().model_type), family_of(config).parts
+    if parts.stateful:
+        return (
+            f"{decoder}: linear attention or convolution carries one state through the row, which "
+            "no mask can fork"
+        )
+    if not parts.causal:
+        return f"{decoder}: its tokens see those behind them, so that answers would see each other"
+    if not parts.attention_interface:
+        return f"{decoder}: its attention is not looked up in transformers' registry"
+    attention = cast(Any, config)._attn_implementation
+    if attention not in ("sdpa", SHARED_ATTENTION):
+        return f"attention {attention!r}: only sdpa forks"
+    return None
 
 
 def sharing_problem(config: PreTrainedConfig) -> str | None:
@@ -57,17 +93,10 @@ def sharing_problem(config: PreTrainedConfig) -> str | None:
         config: of the model with its vision tower.
     """
     decoder = str(config.get_text_config().model_type)
-    if decoder in _STATEFUL_DECODERS:
-        return (
-            f"{decoder}: linear attention or convolution carries one state through the row, which "
-            "no mask can fork"
-        )
-    if decoder not in family_of(config).sharing_decoders:
+    obstacle = sharing_obstacle(config)
+    if obstacle is None and (config.model_type, decoder) not in _PROVEN_PAIRS:
         return f"{decoder}: not proven to give the numbers of separate rows"
-    attention = cast(Any, config)._attn_implementation
-    if attention not in ("sdpa", SHARED_ATTENTION):
-        return f"attention {attention!r}: only sdpa forks"
-    return None
+    return obstacle
 
 
 @dataclass(frozen=True)
@@ -142,7 +171,7 @@ class SharedPrefixBatch:
 
 def share_prefixes(
     features: BatchFeature,
-    family: Family,
+    image_rows: ImageRows,
     prefix_lengths: Sequence[int],
     branches: Sequence[Sequence[Sequence[int]]],
     reward_tokens: Sequence[Sequence[tuple[tuple[int, int], ...]]] | None = None,
@@ -152,7 +181,7 @@ def share_prefixes(
     Args:
         features: the processor's output, one row for each case: its prefix and any one branch,
             padded on the right.
-        family: of the model.
+        image_rows: how the processor's tensors of images lie.
         prefix_lengths: [B] tokens of each prefix, image tokens included.
         branches: [B][K] token ids.
         reward_tokens: as in `SharedPrefixBatch`.
@@ -167,7 +196,9 @@ def share_prefixes(
         if name == "attention_mask":  # the attention knows which token sees which
             continue
         if tensor.shape[:2] != ids.shape:  # of images, not of tokens
-            batch[name] = tensor
+            pixels: Any = features.get("pixel_values")
+            nested = image_rows == "nested" and tensor.shape[:2] == pixels.shape[:2]
+            batch[name] = tensor.flatten(0, 1)[None] if nested else tensor
             continue
         rows = list(zip(tensor, prefix_lengths, branches, strict=True))
         prefixes = [row[:length] for row, length, _ in rows]
@@ -176,20 +207,16 @@ def share_prefixes(
             _tail(name, row, length, list(itertools.chain.from_iterable(case_branches)))
             for row, length, case_branches in rows
         ]
-        if family.rows_apart:
+        if image_rows == "apart":
             whole_rows = [torch.cat(pair) for pair in zip(prefixes, tails, strict=True)]
             batch[name] = pad_sequence(whole_rows, batch_first=True)
         else:
             batch[name] = torch.cat([*prefixes, *tails])[None]
-    if family.images_by_row and not family.rows_apart:
-        for name in ("pixel_values", "pixel_attention_mask"):
-            if name in batch:
-                batch[name] = batch[name].flatten(0, 1)[None]
     batch[SHARED_PREFIX] = SharedPrefixBatch(
         tuple(prefix_lengths),
         tuple(tuple(map(len, case_branches)) for case_branches in branches),
         row_length=batch["input_ids"].shape[1],
-        packed=not family.rows_apart,
+        packed=image_rows != "apart",
         reward_tokens=None if reward_tokens is None else tuple(map(tuple, reward_tokens)),
     )
     return BatchFeature(batch)

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import BatchFeature, DynamicCache, PreTrainedModel
 
+from medrm.models.backbone import backbone_of, final_states
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import prefix_ends, shared_length
@@ -39,14 +39,14 @@ class CachedPrefix:
     """What a model has read of several rows, to be continued in more than one way.
 
     Attributes:
-        backbone: the model without its LM head.
+        model: the stock model.
         cache: keys and values of what was read.
         mask: [rows, W] 1 where the cache holds a token, 0 where it holds padding.
         next_positions: [rows] the position of each row's next token.
         axes: 3 where positions are those of M-RoPE, else None.
     """
 
-    backbone: Any
+    model: PreTrainedModel
     cache: DynamicCache
     mask: Tensor
     next_positions: Tensor
@@ -55,7 +55,6 @@ class CachedPrefix:
     @classmethod
     def read(cls, model: PreTrainedModel, features: BatchFeature, lengths: Tensor) -> CachedPrefix:
         """Reads the first `lengths` [rows] tokens of each row; all images lie in them."""
-        backbone = cast(Any, model).model
         ids = features["input_ids"]
         mask = leading_mask(lengths, int(lengths.max()))
         inputs = {
@@ -63,11 +62,12 @@ class CachedPrefix:
             for name, tensor in features.items()
         }
         cache = DynamicCache(config=model.config.get_text_config())
-        backbone(**{**inputs, "attention_mask": mask}, past_key_values=cache, use_cache=True)
+        inputs |= {"attention_mask": mask, "past_key_values": cache}
+        final_states(model, **inputs, use_cache=True)
         if "image_grid_thw" not in features:
-            return cls(backbone, cache, mask, lengths, None)
+            return cls(model, cache, mask, lengths, None)
         # M-RoPE counts an image by its longer side; the model has stored the offset just now.
-        return cls(backbone, cache, mask, lengths + backbone.rope_deltas[:, 0], 3)
+        return cls(model, cache, mask, lengths + backbone_of(model).rope_deltas[:, 0], 3)
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps the given rows in that order, each as often as it is named."""
@@ -85,13 +85,14 @@ class CachedPrefix:
         added_mask = leading_mask(lengths, longest)
         positions = self.next_positions[:, None] + torch.arange(longest, device=device)
         self.mask = torch.cat([self.mask, added_mask], dim=1)
-        states = self.backbone(
+        states = final_states(
+            self.model,
             input_ids=ids,
             attention_mask=self.mask,
             position_ids=positions if self.axes is None else positions.expand(self.axes, -1, -1),
             past_key_values=self.cache,
             use_cache=True,
-        ).last_hidden_state
+        )
         self.next_positions = self.next_positions + lengths
         return last_attended(states, added_mask)
 

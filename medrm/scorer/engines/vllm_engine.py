@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from medrm import chat
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
 from medrm.models.adapter_config import find_base
-from medrm.models.base_model import load_processor, resolve_model
-from medrm.models.families import FAMILIES
+from medrm.models.base_model import resolve_model
+from medrm.models.processors import load_processor
 from medrm.schema import State
 from medrm.scorer.collator import Pixels, decode_into
 from medrm.scorer.engines.base import (
@@ -42,7 +42,8 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 _log = logging.getLogger(__name__)
 
-_VISION = sorted({f".{family.vision.split('.')[-1]}." for family in FAMILIES.values()})
+_VISION = (".vision_tower.", ".visual.", ".vision_model.", ".vision_encoder.", ".image_tower.")
+"""What transformers calls vision towers."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from medrm import chat
 from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError, DataError
 from medrm.models.adapter_config import AdapterConfig
-from medrm.models.families import family_of
+from medrm.models.backbone import final_states
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import (
     append_tokens,
@@ -40,7 +40,7 @@ from medrm.models.reward_model import last_attended, without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Response, Verdict
 from medrm.scorer.caller_case import ImageInput
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.logprobs import branch_ends, hidden_states, token_logprobs
+from medrm.scorer.logprobs import branch_ends, token_logprobs
 from medrm.scorer.readouts.pair_judge import PairJudge
 from medrm.scorer.readouts.response_template import ReplyDraft, ReplyPrompt, ResponseTemplate
 from medrm.scorer.runner import (
@@ -300,14 +300,14 @@ class ProbabilityReadout(PairJudge):
         """Reads the calls of a case as branches of one prefix, once for each letter."""
         starts = [shared_length(prompt.detail.prompts) for prompt in prompts]
         ends = prefix_ends(features, [prompt.detail.encoded for prompt in prompts], starts)
-        family = family_of(self._model.config)
         for _ in range(self._letter_count):
             remaining = iter(drafts)
             branches = [
                 [[*ids[start:], *next(remaining).step.reply] for ids in prompt.detail.prompts]
                 for prompt, start in zip(prompts, starts, strict=True)
             ]
-            batch = share_prefixes(features, family, ends, branches).to(self._model.device)
+            batch = share_prefixes(features, self._collator.image_rows, ends, branches)
+            batch = batch.to(self._model.device)
             self._choose(branch_ends(self._model, batch), drafts)
 
     def _read_separate(self, features: BatchFeature, drafts: Sequence[ReplyDraft]) -> None:
@@ -322,7 +322,7 @@ class ProbabilityReadout(PairJudge):
         ]
         for _ in range(self._letter_count):
             rows = append_tokens(features, prompt_lengths, [draft.step.reply for draft in drafts])
-            states = hidden_states(self._model, rows)
+            states = final_states(self._model, **rows, use_cache=False)
             self._choose(last_attended(states, rows["attention_mask"]), drafts)
 
     def _choose(self, states: Tensor, drafts: Sequence[ReplyDraft]) -> None:

@@ -1,0 +1,59 @@
+"""The states from which rewards and logits are read: those after the decoder's final norm.
+
+Most stock models have a backbone that returns them. In some the LM head lies inside the language
+model, and only the model as a whole takes images; there the states are picked up where the decoder
+returns them, and the LM head runs for one token.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from medrm.models.families import family_of
+
+
+def backbone_of(model: PreTrainedModel) -> Any:
+    """Returns the module that holds vision tower and decoder, the model itself where none does."""
+    path = family_of(model.config).parts.backbone
+    return model if path is None else model.get_submodule(path)
+
+
+def decoder_of(model: PreTrainedModel) -> Any:
+    """Returns the language model without its LM head."""
+    return model.get_submodule(family_of(model.config).parts.decoder)
+
+
+def tower_of(model: PreTrainedModel) -> Any:
+    """Returns the vision tower, None where pixels go into the decoder without one."""
+    path = family_of(model.config).parts.vision
+    return None if path is None else model.get_submodule(path)
+
+
+def final_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    """Returns the states after the final norm, [rows, L, H].
+
+    Args:
+        model: a stock or a reward model.
+        inputs: of the stock model.
+    """
+    backbone = backbone_of(model)
+    if backbone is not model:
+        return cast(Tensor, backbone(**inputs).last_hidden_state)
+    states: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        states.append(output[0])
+
+    forward = getattr(model, "stock_forward", model.forward)
+    if "logits_to_keep" in inspect.signature(forward).parameters:
+        inputs["logits_to_keep"] = 1
+    handle = decoder_of(model).register_forward_hook(keep)
+    try:
+        forward(**inputs)
+    finally:
+        handle.remove()
+    return states[-1]

@@ -1,0 +1,240 @@
+"""Loads processors of base models and adapter folders: the checkpoint's own, never another.
+
+A processor is put together from its parts with the PIL image backend, so that the same image gives
+the same pixels on every machine, and with a stand-in for the video part, which would need
+torchvision. medrm reads images only. A base that reads text alone has a tokenizer; `TextProcessor`
+lets it be called like a processor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import transformers
+from jinja2 import TemplateError
+from PIL import Image
+from transformers import (
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    ProcessorMixin,
+    processing_utils,
+    video_processing_utils,
+)
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto import processing_auto
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.utils.import_utils import is_torchvision_available
+
+from medrm.errors import ConfigError, nearest
+from medrm.models.base_model import checkpoint_file, load_config, readable, resolve_model
+from medrm.models.families import family_of
+from medrm.models.prefix_sharing.batch import ImageRows
+
+_NAMING_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
+"""Files of a checkpoint that may name its processor class, in transformers' order."""
+
+# VideoProcessorMixin; BaseVideoProcessor in older versions.
+_VIDEO_PROCESSOR = str(processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"])
+_VideoProcessor: Any = vars(video_processing_utils)[_VIDEO_PROCESSOR]
+if not is_torchvision_available():
+    # Without torchvision transformers does not export the class, yet ProcessorMixin looks it up
+    # under that name, in its own copy of the module, to check the type of a video processor.
+    vars(processing_utils.transformers_module)[_VIDEO_PROCESSOR] = _VideoProcessor
+
+
+class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on the version
+    """Stands in for a video processor; it only keeps the attributes that processors read.
+
+    Data workers get it pickled, by the name of the class that it stands in for.
+    """
+
+    merge_size = 2
+    temporal_patch_size = 2
+    num_frames = 8
+    fps = 1
+    size: dict[str, int] = {"longest_edge": 28}  # noqa: RUF012 (the base class sets it per object)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuses videos."""
+        raise ConfigError("Videos are not supported; give images.")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return video_stand_in, (type(self).__name__,), vars(self)
+
+
+def video_stand_in(class_name: str) -> ImagesOnly:
+    """Returns a stand-in under the real class's name, which is what is written to the config."""
+    stand_in: ImagesOnly = type(class_name, (ImagesOnly,), {"__module__": __name__})()
+    return stand_in
+
+
+class TextProcessor(ProcessorMixin):
+    """The processor of a base that reads text alone: its tokenizer, called like a processor.
+
+    Templates of such bases expect a turn's text, not a list of its blocks.
+    """
+
+    def __init__(self, tokenizer: Any = None, chat_template: Any = None) -> None:
+        start: Any = super().__init__
+        start(tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    def __call__(self, text: Any = None, images: Any = None, **settings: Any) -> Any:
+        """Returns the tokens of texts.
+
+        Raises:
+            ConfigError: there are images.
+        """
+        if images is not None:
+            raise ConfigError("The base model reads text alone; give cases without images.")
+        return self.tokenizer(text, **settings)
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **settings: Any) -> Any:
+        """Returns the rendered conversation; the blocks of a turn become one text."""
+        turns = [
+            {
+                **turn,
+                "content": turn["content"]
+                if isinstance(turn["content"], str)
+                else "".join(block["text"] for block in turn["content"]),
+            }
+            for turn in conversation
+        ]
+        return super().apply_chat_template(turns, *args, **settings)
+
+
+def load_processor(
+    name_or_path: str,
+    revision: str = "main",
+    min_pixels: int | None = None,
+    max_pixels: int | None = None,
+    trust_remote_code: bool = False,
+) -> ProcessorMixin:
+    """Loads the processor of a base model or of an adapter folder.
+
+    Args:
+        name_or_path: a folder, a hub id or phantom-base.
+        revision: of the hub id.
+        min_pixels: fewest pixels an image is scaled to; None: as saved.
+        max_pixels: most pixels an image is scaled to; None: as saved.
+        trust_remote_code: whether code of the checkpoint may run.
+
+    Raises:
+        ConfigError: not found, of a class that is not known, or limits given for one without.
+    """
+    where = resolve_model(name_or_path)
+    pixels = {"min_pixels": min_pixels, "max_pixels": max_pixels}
+    limits = {name: value for name, value in pixels.items() if value is not None}
+    source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with readable(f"The processor of {name_or_path!r}"):
+        is_model = checkpoint_file(where, "config.json", revision) is not None
+        config = load_config(where, revision, trust_remote_code) if is_model else None
+        processor_class = _processor_class(where, config, source)
+        settings, _ = processor_class.get_processor_dict(where, revision=revision)
+        images: Any = AutoImageProcessor
+        features: Any = AutoFeatureExtractor
+        loaders: dict[str, Callable[..., Any]] = {
+            "image_processor": partial(images.from_pretrained, backend="pil", **limits),
+            "tokenizer": AutoTokenizer.from_pretrained,
+            "feature_extractor": features.from_pretrained,
+        }
+        components = {
+            name: loaders[name](where, **source)
+            for name in processor_class.get_attributes()
+            if name != "video_processor"
+        }
+        image_class = type(components.get("image_processor")).__name__
+        video_class = _video_class(settings, processor_class.__name__, image_class)
+        components["video_processor"] = video_stand_in(video_class)
+        processor: ProcessorMixin = processor_class.from_args_and_dict(
+            [components[name] for name in processor_class.get_attributes()], settings
+        )
+        if limits and not has_pixel_limits(processor):
+            raise ConfigError(
+                f"{' and '.join(limits)} cannot be set for {name_or_path!r}: "
+                f"{processor_class.__name__} scales every image to its own sizes. Leave the "
+                "limits out."
+            )
+        if processor.chat_template is None:
+            processor.chat_template = processor.tokenizer.chat_template
+    return processor
+
+
+def _processor_class(where: str, config: PreTrainedConfig | None, source: dict[str, Any]) -> Any:
+    """Returns the class that the files name, else the one that transformers has for the config.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if config is not None and not family_of(config).parts.takes_images:
+        return TextProcessor
+    unknown = ""
+    for name in _NAMING_FILES:
+        file = checkpoint_file(where, name, source["revision"])
+        written = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+        remote = (written.get("auto_map") or {}).get("AutoProcessor")
+        if remote and source["trust_remote_code"]:
+            return get_class_from_dynamic_module(remote, where, revision=source["revision"])
+        class_name = written.get("processor_class")
+        if class_name == TextProcessor.__name__:
+            return TextProcessor
+        named: Any = class_name and processor_class_from_name(class_name)
+        if isinstance(named, type) and issubclass(named, ProcessorMixin):
+            return named
+        if class_name and not unknown:
+            unknown = (
+                f"{name} names the processor class {class_name!r}, which the installed "
+                f"transformers lacks.{nearest(class_name, _processor_names())} "
+            )
+    if config is not None and type(config) in PROCESSOR_MAPPING:
+        return PROCESSOR_MAPPING[type(config)]
+    if config is None and not unknown:
+        load_config(where, **source)  # says what is not there
+    raise ConfigError(
+        f"{unknown or 'No file names the processor class. '}Write the class of the checkpoint as "
+        f'"processor_class" into {where}/processor_config.json, or install the transformers that '
+        "has it."
+    )
+
+
+def _processor_names() -> list[str]:
+    return list(vars(processing_auto)["PROCESSOR_MAPPING_NAMES"].values())
+
+
+def has_pixel_limits(processor: ProcessorMixin) -> bool:
+    """Returns whether images keep their own size within `min_pixels` and `max_pixels`."""
+    settings = getattr(getattr(processor, "image_processor", None), "valid_kwargs", None)
+    return {"min_pixels", "max_pixels"} <= getattr(settings, "__annotations__", {}).keys()
+
+
+def _video_class(settings: dict[str, Any], processor: str, image_processor: str) -> str:
+    """Returns the class name of a processor's video part, which is written where it is saved.
+
+    Args:
+        settings: of the processor, which may name it.
+        processor: class name of the processor, after which most are called.
+        image_processor: that of its image part, after which the others are.
+    """
+    saved = (settings.get("video_processor") or {}).get("video_processor_type")
+    like_processor = f"{processor.removesuffix('Processor')}VideoProcessor"
+    like_images = f"{image_processor.partition('ImageProcessor')[0]}VideoProcessor"
+    return str(saved or (like_processor if hasattr(transformers, like_processor) else like_images))
+
+
+def image_rows(processor: ProcessorMixin) -> ImageRows:
+    """Returns how a processor's tensors of images lie, asked of it by a row with two images."""
+    if "cross_attention_mask" in processor.model_input_names:
+        return "apart"
+    content: Any = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "?"}]
+    image = Image.new("RGB", (112, 112))
+    try:
+        text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        batch = processor(text=[text], images=[[image, image]], return_tensors="pt")
+    except (ValueError, TypeError, KeyError, TemplateError, ConfigError):
+        return "flat"  # a row has one image at most
+    pixels = batch.get("pixel_values")
+    return "nested" if pixels is not None and pixels.ndim > 4 and len(pixels) == 1 else "flat"
