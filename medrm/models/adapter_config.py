@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -31,7 +32,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.assets import PHANTOM_BASE
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
-from medrm.files import fits
+from medrm.files import fits, status_of
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
@@ -71,10 +72,15 @@ def weights_digest(folder: Path) -> str:
     """Returns the SHA-256 over names and contents of a folder's safetensors files."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(path.name.encode() + _file_digest(path, *status_of(path)))
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, *_status: int) -> bytes:
+    """Returns the SHA-256 of a file that is read again only when its status has changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _commit(name: str, revision: str) -> str:

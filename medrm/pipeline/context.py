@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import PreTrainedModel, ProcessorMixin, __version__
+from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCounts, concatenate
@@ -39,6 +39,7 @@ from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
 from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
+from medrm.scorer.proof_cache import check_loaded, processor_digest, proven_weights
 from medrm.scorer.specs import judge_spec, saved_folder
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,17 @@ class RunContext:
 
     def base(self) -> PreTrainedModel:
         """Loads the base model afresh; no stage inherits what another did to it."""
-        return load_base(self.run.model, self.run.training.device).requires_grad_(False)
+        model = load_base(self.run.model, self.run.training.device).requires_grad_(False)
+        self._check(model, self.processor, self.base_weights)
+        return model
+
+    def _check(
+        self, model: PreTrainedModel | PeftModel, processor: ProcessorMixin, weights: str
+    ) -> None:
+        """Proves what the run relies on, in one process first: the others read what it found."""
+        template = self.run.model.reward_template
+        with PartialState().main_process_first():
+            check_loaded(model, processor, weights, template, images=bool(self.splits.facts))
 
     @cached_property
     def readout(self) -> str:
@@ -170,22 +181,25 @@ class RunContext:
         if start is None:
             return add_adapter(self.with_head(), self.run.adapter, self.run.training.seed)
         options = self.run.model
-        model, _, _ = load_adapter(
+        model, processor, _ = load_adapter(
             saved_folder(start),
             self.run.training.device,
             None if options.dtype == "auto" else getattr(torch, options.dtype),
             options.attn_implementation,
             options.shared_prefix,
         )
+        self._check(model, processor, proven_weights(saved_folder(start)))
         model.set_adapter("default")  # trainable again
         return model
 
     def saved(self) -> LoadedModel:
         """Returns the trained adapter as it was saved, loaded anew."""
-        device, shared_prefix = self.run.training.device, self.run.model.shared_prefix
-        return LoadedModel(
-            *load_adapter(self.output / "adapter", device, shared_prefix=shared_prefix)
+        folder, device = self.output / "adapter", self.run.training.device
+        saved = LoadedModel(
+            *load_adapter(folder, device, shared_prefix=self.run.model.shared_prefix)
         )
+        self._check(*saved[:2], proven_weights(folder))
+        return saved
 
     def in_memory(self, model: PreTrainedModel | PeftModel) -> LoadedModel:
         """Returns a model that was not saved: for controls, never for "after"."""
@@ -290,14 +304,3 @@ def count_tokens(
         return counts_of_index()
     name = hashlib.sha256(key.encode() + indices.tobytes()).hexdigest()[:32]
     return index.cached_array(f"tokens-{name}", counts_of_index)
-
-
-def processor_digest(processor: ProcessorMixin) -> str:
-    """Returns a digest of a processor's files and of the library that runs it."""
-    digest = hashlib.sha256(__version__.encode())
-    with tempfile.TemporaryDirectory() as folder:
-        processor.save_pretrained(folder)
-        for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
-                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-    return digest.hexdigest()

@@ -26,7 +26,6 @@ from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, read_responses
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
-from medrm.models.vision_tower import check_image_reaches
 from medrm.pipeline.context import ReportRow, RunContext
 from medrm.pipeline.evaluate import refuse_trained_images
 from medrm.pipeline.fit import add_statistics, train_adapter, train_probe
@@ -90,7 +89,7 @@ def _judge_rows(context: RunContext) -> Iterator[ReportRow]:
     """Yields a judge's base by the run's readout, as the adapter will be, and by its JSON."""
 
     def open_base() -> Scorer:
-        return context.scorer(_checked_base(context))
+        return context.scorer(context.in_memory(context.base()))
 
     yield ReportRow("before", open_base, context.base_weights)
     spec = context.judge_spec
@@ -108,7 +107,7 @@ def _judge_rows(context: RunContext) -> Iterator[ReportRow]:
 
 def _zero_shot_rows(context: RunContext) -> Iterator[ReportRow]:
     """Yields the base zero-shot by each readout, first on the development cases, to choose by."""
-    base, development = _checked_base(context), context.development_benchmark()
+    base, development = context.in_memory(context.base()), context.development_benchmark()
     readouts = {"zero_shot_likelihood": "likelihood"}
     if _are_pairs(context.splits.benchmark.cases) and _are_pairs(development.cases):
         readouts = {"zero_shot_verdict": "verdict_probability", **readouts}
@@ -234,14 +233,6 @@ def _picture_benchmarks(context: RunContext) -> Iterator[tuple[str, Benchmark]]:
             logger.info("%s is left out: %s", name, error)
             continue
         yield name, benchmark_from_cases(benchmark.name, benchmark.source, cases)
-
-
-def _checked_base(context: RunContext) -> LoadedModel:
-    """Returns a fresh base that images reach."""
-    base = context.base()
-    if context.splits.facts:
-        check_image_reaches(base, context.processor)
-    return context.in_memory(base)
 
 
 def _are_pairs(cases: Sequence[Case]) -> bool:

@@ -24,13 +24,13 @@ from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, reference_of
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
-from medrm.models.vision_tower import check_image_reaches
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
 from medrm.scorer import Scorer
 from medrm.scorer.engines import ENGINES, engine_class
 from medrm.scorer.engines.base import Engine, ModelSource, Sampling
 from medrm.scorer.mock_judges import PREFIX, MockEngine
+from medrm.scorer.proof_cache import check_loaded, proven_weights
 from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.answer_rewards import ImplicitReward, RewardModel
 from medrm.scorer.readouts.pair_judge import Judge
@@ -134,7 +134,9 @@ def load(
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
-    options = ScorerOptions(None, device, batch_rows, attn_implementation, shared_prefix)
+    options = ScorerOptions(
+        None, device, batch_rows, attn_implementation, shared_prefix, most_images=1
+    )
     with _LOADING:
         scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
     return cast("Saved", scorer)
@@ -187,8 +189,7 @@ def open_scorer(
         )
         return _judge(engine_class(engine).open(source), plan)
     loaded = _load(name, plan, options)
-    if options.most_images:
-        check_image_reaches(*loaded[:2])
+    _check(name, loaded, plan, options)
     return _read(loaded, plan, options.batch_rows)
 
 
@@ -226,6 +227,21 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
         name, base.model_revision, trust_remote_code=options.trust_remote_code
     )
     return LoadedModel(load_base(base, device).requires_grad_(False), processor)
+
+
+def _check(name: str, loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> None:
+    """Proves of a loaded model what its scores rely on.
+
+    Raises:
+        ConfigError: it does not hold.
+    """
+    if plan.folder is None:
+        weights = reference_of(_base_options(name, options)).identity
+    else:
+        weights = proven_weights(plan.folder)
+    contract = loaded.contract
+    template = ModelOptions.reward_template if contract is None else contract.reward_template
+    check_loaded(*loaded[:2], weights, template, images=options.most_images > 0)
 
 
 def _base_options(name: str, options: ScorerOptions) -> ModelOptions:

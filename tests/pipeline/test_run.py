@@ -226,8 +226,9 @@ def test_text_only_and_several_answers(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_an_image_without_effect_stops_the_run(
-    recipe: Recipe, phantom: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    recipe: Recipe, phantom: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("MEDRM_CACHE", str(tmp_path))  # where nothing is proven yet
     monkeypatch.setattr("medrm.models.vision_tower._batch", without_pixels)
     assert recipe(train_data=phantom, max_steps=1) == 2
     assert "Images do not reach the model" in capsys.readouterr().err

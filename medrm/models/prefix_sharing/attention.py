@@ -253,6 +253,11 @@ def enable_prefix_sharing(model: PreTrainedModel) -> None:
     _decoder_settings(model)._attn_implementation = SHARED_ATTENTION
 
 
+def disable_prefix_sharing(model: PreTrainedModel) -> None:
+    """Lets the rows of a stock model run separately."""
+    _decoder_settings(model)._attn_implementation = "sdpa"
+
+
 def shares_prefix(model: PreTrainedModel) -> bool:
     """Returns whether a stock model reads what the answers of a case share once."""
     return bool(_decoder_settings(model)._attn_implementation == SHARED_ATTENTION)

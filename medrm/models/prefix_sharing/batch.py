@@ -48,24 +48,11 @@ SHARED_PREFIX = "shared_prefix"
 _TOKEN_TYPES = ("mm_token_type_ids", "token_type_ids")
 """What processors say of each token: 0 is text or padding, else it belongs to an image."""
 
-_PROVEN_PAIRS = frozenset(
-    (family, decoder)
-    for family in ("llava", "llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm")
-    for decoder in ("llama", "mistral", "qwen2", "qwen3")
-) | {
-    ("qwen2_vl", "qwen2_vl_text"),
-    ("qwen2_5_vl", "qwen2_5_vl_text"),
-    ("qwen3_vl", "qwen3_vl_text"),
-    ("gemma3", "gemma3_text"),
-    ("mllama", "mllama_text_model"),
-}
-"""Types of model and language model whose attention gives the numbers of separate rows."""
 
+def sharing_problem(config: PreTrainedConfig) -> str | None:
+    """Returns what in a model's structure keeps its rows from sharing their prefix, or None.
 
-def sharing_obstacle(config: PreTrainedConfig) -> str | None:
-    """Returns what about a model's structure rules out that rows share their prefix, or None.
-
-    Where nothing does, only its numbers can tell whether it shares them rightly.
+    Where nothing does, the self-check of the loaded model proves that the numbers are the same.
 
     Args:
         config: of the model with its vision tower.
@@ -84,19 +71,6 @@ def sharing_obstacle(config: PreTrainedConfig) -> str | None:
     if attention not in ("sdpa", SHARED_ATTENTION):
         return f"attention {attention!r}: only sdpa forks"
     return None
-
-
-def sharing_problem(config: PreTrainedConfig) -> str | None:
-    """Returns why the rows of a model run separately; None: they share their prefix.
-
-    Args:
-        config: of the model with its vision tower.
-    """
-    decoder = str(config.get_text_config().model_type)
-    obstacle = sharing_obstacle(config)
-    if obstacle is None and (config.model_type, decoder) not in _PROVEN_PAIRS:
-        return f"{decoder}: not proven to give the numbers of separate rows"
-    return obstacle
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,19 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import prefix_ends, shared_length
 from medrm.models.reward_model import last_attended
 
+_WHOLE = "reads_prompts_whole"
+"""Set on a model whose cached prefix was found not to be exact."""
+
 
 def shares_cache(model: PreTrainedModel) -> bool:
     """Returns whether prompts about a case may continue one cached prefix, with exact numbers."""
-    return shares_prefix(model) and family_of(model.config).shared_cache
+    possible = shares_prefix(model) and family_of(model.config).shared_cache
+    return possible and not vars(model).get(_WHOLE, False)
+
+
+def disable_shared_cache(model: PreTrainedModel) -> None:
+    """Lets a stock model read every prompt whole."""
+    setattr(model, _WHOLE, True)
 
 
 @dataclass

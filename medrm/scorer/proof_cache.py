@@ -1,0 +1,127 @@
+"""The self-check of a model that is loaded: proven once, then read from the cache, and applied.
+
+A proof holds for the weights, the code that runs them, the precision and the processor; their
+digest names its file below `checks/` in the cache folder. A file that cannot be read is ignored,
+and a refused model leaves none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+import torch
+import transformers
+from peft import PeftModel
+from transformers import PreTrainedModel, ProcessorMixin
+
+from medrm import __version__
+from medrm.assets import cache_dir
+from medrm.chat import RewardTemplate
+from medrm.files import fits, write_atomically
+from medrm.models.adapter import saved_identity
+from medrm.models.adapter_config import read_adapter_config
+from medrm.models.prefix_sharing.attention import disable_prefix_sharing, shares_prefix
+from medrm.models.prefix_sharing.kv_cache import disable_shared_cache, shares_cache
+from medrm.models.reward_model import without_adapter
+from medrm.scorer.self_check import Proof, prove
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Counted up when what is proven changes."""
+
+
+def check_loaded(
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    weights: str,
+    template: RewardTemplate = "generation_prompt",
+    images: bool = True,
+) -> Proof:
+    """Proves a model, or reads that it was proven, and switches off what it was not proven to do.
+
+    Args:
+        model: as it was loaded; its attention and its cache are changed.
+        processor: of the model.
+        weights: which ones they are, such as `BaseReference.identity`.
+        template: what follows the answer before the reward is read.
+        images: whether the data has images.
+
+    Raises:
+        ConfigError: as `prove` does.
+    """
+    base = without_adapter(model)
+    path = cache_dir() / "checks" / f"{_key(base, processor, [weights, template, images])}.json"
+    proof = _read(path)
+    if proof is None:
+        proof = prove(model, processor, template, images)
+        _write(path, proof)
+    if proof.sharing_problem is not None and shares_prefix(base):
+        logger.info("the answers of a case run as separate rows: %s", proof.sharing_problem)
+        disable_prefix_sharing(base)
+    if proof.cache_problem is not None and shares_cache(base):
+        logger.info("prompts are read whole: %s", proof.cache_problem)
+        disable_shared_cache(base)
+    return proof
+
+
+def proven_weights(folder: Path) -> str:
+    """Returns the weights whose proof holds for a saved model: an adapter leaves it as it is."""
+    contract = read_adapter_config(folder)
+    return saved_identity(folder) if contract.trained == "full" else contract.base.identity
+
+
+def _key(model: PreTrainedModel, processor: ProcessorMixin, subject: list[Any]) -> str:
+    versions = [_VERSION, __version__, torch.__version__, transformers.__version__]
+    computing = [
+        str(model.dtype),
+        model.device.type,
+        model.config._attn_implementation,
+        model.config.to_json_string(use_diff=False),
+        [shares_prefix(model), shares_cache(model)],
+    ]
+    identity = [*subject, versions, computing, processor_digest(processor)]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def processor_digest(processor: ProcessorMixin) -> str:
+    """Returns a digest of a processor's files and of the library that runs it."""
+    backend = getattr(cast(Any, processor).tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # it keeps, and saves, how the last batch was padded
+        backend.no_padding()
+        backend.no_truncation()
+    digest = hashlib.sha256(transformers.__version__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Proof | None:
+    """Returns a kept proof; a missing or damaged file is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    hints = get_type_hints(Proof)
+    if not isinstance(record, dict) or record.keys() != hints.keys():
+        return None
+    whole = all(fits(record[name], hint) for name, hint in hints.items())
+    return Proof(**record) if whole else None
+
+
+def _write(path: Path, proof: Proof) -> None:
+    """Keeps a proof; without a cache that can be written every load proves anew."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [json.dumps(asdict(proof)).encode()])
+    except OSError as error:
+        logger.info("the self-check is not kept: %s", error)
