@@ -7,7 +7,7 @@ The command line turns any of them into exit status 2 and the bare message.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 class MedrmError(ValueError):
@@ -36,12 +36,25 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
+def unknown_keys(keys: Iterable[object], accepted: Collection[str]) -> list[str]:
+    """Returns one problem for each key that is not accepted, with the nearest that is."""
+    return [f"unknown key {k!r}.{nearest(str(k), accepted)}" for k in keys if k not in accepted]
+
+
 def report(title: str, problems: Sequence[str], limit: int = 20) -> str:
     """Returns one message for all problems of one input, at most `limit` of them in full."""
     lines = [f"- {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"- ... and {len(problems) - limit} more")
     return "\n".join([title, *lines])
+
+
+def raise_problems(
+    error: type[MedrmError], subject: object, problems: Sequence[str], advice: str = ""
+) -> None:
+    """Raises one error for all problems of a subject, such as a file, where there are any."""
+    if problems:
+        raise error(report(f"{subject} has {len(problems)} problems{advice}.", problems))
 
 
 def printable(text: str) -> str:

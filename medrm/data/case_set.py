@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import GenericAlias
 from typing import Any
 
 import yaml
@@ -32,7 +31,8 @@ from medrm.data.sources import (
 )
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
 from medrm.data.store.indexed_cases import IndexedCases, column
-from medrm.errors import ConfigError, DataError, nearest, report
+from medrm.errors import ConfigError, DataError, nearest, raise_problems, unknown_keys
+from medrm.files import fits
 from medrm.schema import Case
 
 FORMATS: dict[str, DataFormat] = {
@@ -57,10 +57,7 @@ FORMATS: dict[str, DataFormat] = {
 recognises is read as votes, whose reader says what is missing. A format from outside the package
 is added by putting an entry into this dict."""
 
-_KEY_TYPES: dict[str, Any] = {
-    name: hint.__origin__ if isinstance(hint, GenericAlias) else hint
-    for name, hint in typing.get_type_hints(Description).items()
-}
+_KEY_TYPES = typing.get_type_hints(Description)
 
 
 def read_description(path: Path) -> Description:
@@ -72,25 +69,17 @@ def read_description(path: Path) -> Description:
     described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(described, dict):
         raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
-    problems = [
-        f"unknown key {key!r}.{nearest(str(key), _KEY_TYPES)}"
-        for key in described
-        if key not in _KEY_TYPES
-    ]
+    problems = unknown_keys(described, _KEY_TYPES)
     problems += [f"key {key!r} is missing" for key in ("name", "form") if key not in described]
     problems += [
         f"{key} is {value!r}, which is no {_KEY_TYPES[key]}"
         for key, value in described.items()
-        if key in _KEY_TYPES and not isinstance(value, _KEY_TYPES[key])
+        if key in _KEY_TYPES and not fits(value, _KEY_TYPES[key])
     ]
-    columns = described.get("columns", {})
-    if isinstance(columns, dict) and not all(isinstance(name, str) for name in columns.values()):
-        problems.append("columns maps what a column holds to the column's name")
     forms = [name for name, data_format in FORMATS.items() if data_format.open_described]
     if not problems and described["form"] not in forms:
         problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")
-    if problems:
-        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(ConfigError, path, problems)
     return Description(**described)
 
 

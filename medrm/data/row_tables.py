@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
-from medrm.data.store.cache import fill_cache_folder
 from medrm.errors import DataError, nearest
-from medrm.files import status_of
+from medrm.files import fill_cache_folder, fits, status_of
 from medrm.schema import ImageRef
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def _json_list(path: Path) -> Iterator[LocatedRow]:
         rows = _decoded(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON: {error}.") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not fits(rows, list[Row]):
         raise DataError(f"{path} must hold a list of objects, one for each row.")
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", row

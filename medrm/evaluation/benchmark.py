@@ -18,7 +18,7 @@ from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.labels import LabelRules
 from medrm.data.readers.votes_jsonl import phantom_folder
 from medrm.data.store.indexed_cases import cluster_column
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import ConfigError, nearest, raise_problems, unknown_keys
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.schema import Case
 
@@ -133,9 +133,7 @@ def read_settings(name: str) -> dict[str, Any]:
     path = asset(f"{FOLDER}/{name}.yaml")
     settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     accepted = ("source", "cases", "seed", "groups", "metrics", "published")
-    problems = [
-        f"unknown key {key!r}.{nearest(key, accepted)}" for key in settings.keys() - set(accepted)
-    ]
+    problems = unknown_keys(settings, accepted)
     problems += [
         f"metric {name!r} is unknown; known: {', '.join(METRICS)}.{nearest(name, METRICS)}"
         for name in settings.get("metrics", [])
@@ -145,8 +143,7 @@ def read_settings(name: str) -> dict[str, Any]:
         problems.append("key 'source' is missing: a name in data/")
     if ("cases" in settings) != ("seed" in settings):
         problems.append("cases and seed draw a phantom set together; give both or neither")
-    if problems:
-        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(ConfigError, path, problems)
     return settings
 
 

@@ -27,7 +27,8 @@ from medrm.data.sources import (
     Vote,
     hub_files,
 )
-from medrm.errors import DataError, report
+from medrm.errors import DataError, raise_problems
+from medrm.files import fits
 from medrm.schema import ImageRef
 
 MET, NOT_MET = "The criterion is met.", "The criterion is not met."
@@ -140,10 +141,8 @@ def _read_files(
                 draft.case_id += f"#{seen[draft.case_id]}"
             drafts.append(draft)
         problems += [f"{path.name} {problem}" for problem in table.problems]
-    if problems:
-        name = description.name
-        title = f"{name} has {len(problems)} problems; data/{name}/README.md says how it is had."
-        raise DataError(report(title, problems))
+    name = description.name
+    raise_problems(DataError, name, problems, f"; data/{name}/README.md says how it is had")
     return ReadResult(drafts)
 
 
@@ -232,9 +231,7 @@ def read_criterion(row: Row, columns: Mapping[str, str]) -> _RowContent:
         _text(row, columns[key]) for key in ("id", "response_id", "category")
     )
     turns = row[columns["conversation"]]
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns
-    ):
+    if not fits(turns, list[Row]) or not all({"role", "content"} <= set(turn) for turn in turns):
         raise DataError(f"{columns['conversation']} must be a list of messages (role, content)")
     response = {"role": "assistant", "content": _text(row, columns["response"], empty=True)}
     question = _QUESTION.format(
@@ -244,12 +241,7 @@ def read_criterion(row: Row, columns: Mapping[str, str]) -> _RowContent:
         criterion=_text(row, columns["criterion"]),
     )
     labels, raters = row[columns["labels"]], row[columns["raters"]]
-    if (
-        not isinstance(labels, list)
-        or not isinstance(raters, list)
-        or len(labels) != len(raters)
-        or not all(isinstance(label, bool) for label in labels)
-    ):
+    if not fits(labels, list[bool]) or not fits(raters, list) or len(labels) != len(raters):
         raise DataError(
             f"{columns['labels']} must be a list of true or false, {columns['raters']} the name of "
             "each one's rater"
@@ -337,13 +329,8 @@ def _text(row: Row, column: str, *, empty: bool = False) -> str:
 
 
 def _texts(row: Row, column: str, exactly: int | None = None) -> Sequence[str]:
-    texts: Any = row[column]
-    if (
-        not isinstance(texts, list)
-        or not texts
-        or not all(isinstance(text, str) for text in texts)
-        or len(texts) != (exactly or len(texts))
-    ):
+    texts: list[str] = row[column]
+    if not fits(texts, list[str]) or len(texts) != (exactly or max(1, len(texts))):
         raise DataError(f"{column} must be a list of {exactly or 'one or more'} texts")
     return texts
 

@@ -15,7 +15,8 @@ import numpy as np
 from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import CaseDraft, Description, Excluded, ReadResult, Source, Vote, hub_table
-from medrm.errors import DataError, report
+from medrm.errors import DataError, raise_problems
+from medrm.files import fits
 from medrm.schema import ImageRef
 
 _IMAGE_MARK = "<image>"
@@ -103,8 +104,7 @@ def _drafts(
         case_id = _case_id(row, index, columns)
         problems.append(f"{location}: {columns['case_id']} {case_id!r} occurs twice")
     problems[:0] = table.problems
-    if problems:
-        raise DataError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(DataError, path, problems)
 
 
 def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
@@ -167,7 +167,7 @@ def _turns(row: Row, column: str, role: str) -> list[_Turn]:
         return []
     if isinstance(value, str):
         return [_Turn(role, value)]
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+    if not fits(value, list[Row]):
         raise DataError(
             f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"
         )

@@ -16,8 +16,8 @@ from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import CaseDraft, Description, ReadResult, Source, Vote, read_about
-from medrm.data.store.cache import fill_cache_folder
-from medrm.errors import DataError, nearest, report
+from medrm.errors import DataError, nearest, raise_problems
+from medrm.files import fill_cache_folder, fits
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
 VOTES_FILE = "votes.jsonl"
@@ -123,8 +123,7 @@ def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
         more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
         problems.append((1, min(numbers), f"{first}{more}: {problem}"))
     texts = [text for _, _, text in sorted(problems, key=lambda problem: problem[:2])]
-    if texts := [*table.problems, *texts]:
-        raise DataError(report(f"{path} has {len(texts)} problems.", texts))
+    raise_problems(DataError, path, [*table.problems, *texts])
 
 
 def _by_case(table: RowTable) -> Iterator[list[tuple[int, str, Row]]]:
@@ -240,19 +239,15 @@ def _shape_problems(row: Row, paths: Any, answers: Any) -> list[str]:
     ]
     if not isinstance(row["question"], str):
         problems.append(f"'question' is {row['question']!r}; give text")
-    if not _texts(paths):
+    if not fits(paths, list[str]):
         problems.append("'image' must be a path, 'images' a list of paths")
-    if not _texts(answers) or len(answers) < 2:
+    if not fits(answers, list[str]) or len(answers) < 2:
         problems.append("answers must be two texts or more")
     if not isinstance(row["votes"], dict):
         problems.append(
             f"'votes' is {row['votes']!r}; give an object, dimension to A, B, tie or null"
         )
     return problems
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def dimension_problem(dimension: str) -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from medrm.data.batched import batched
 from medrm.data.images import ImageFacts, facts_of
-from medrm.data.store.cache import write_cache_file
 from medrm.data.store.case_records import DIGEST
 from medrm.data.store.indexed_cases import (
     CaseIndex,
@@ -76,20 +75,15 @@ def stored_facts(
         indexes: of the sets.
         progress: called with the number done and the number of distinct images of a set.
     """
-    return StoredFacts(pa.concat_tables(_facts_table(index, progress) for index in indexes))
 
+    def write(index: CaseIndex, file: BinaryIO) -> None:
+        records = _facts_records(index, progress or (lambda done, total: None))
+        with pa.ipc.new_file(file, _SCHEMA) as writer:
+            for batch in batched(records, _ROWS_AT_ONCE):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
 
-def _facts_table(index: CaseIndex, progress: Callable[[int, int], None] | None) -> pa.Table:
-    path = index.folder / FACTS_FILE
-    with suppress(FileNotFoundError, ValueError):  # there is none, or it is torn
-        return read_table(path)
-    records = _facts_records(index, progress or (lambda done, total: None))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, _SCHEMA) as writer:
-        for batch in batched(records, _ROWS_AT_ONCE):
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_SCHEMA))
-    write_cache_file(path, sink.getvalue().to_pybytes())
-    return read_table(path)
+    tables = [index.cached(FACTS_FILE, partial(write, index), read_table) for index in indexes]
+    return StoredFacts(pa.concat_tables(tables))
 
 
 def _facts_records(

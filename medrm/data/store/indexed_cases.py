@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, BinaryIO, Literal, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medrm.data.store.cache import write_cache_file
 from medrm.data.store.case_records import (
     LABEL,
     SCHEMA,
@@ -32,12 +31,16 @@ from medrm.data.store.case_records import (
     decode_case,
     label_numbers,
 )
+from medrm.files import write_cache_file
 from medrm.schema import Case
 
 DECODED_CASES = 4096
 """How many decoded cases a process keeps."""
 
 INDEX_FILE, CASES_FILE, CLUSTERS_FILE = "index.json", "cases.arrow", "clusters.npy"
+
+Content = TypeVar("Content")
+"""Of a file."""
 
 Indices = NDArray[np.int64]
 """Of cases in a sequence, from 0."""
@@ -86,25 +89,37 @@ class CaseIndex:
             name: of the file; it tells all that the content depends on besides the cases.
             compute: gives the content.
         """
-        path = self.folder / f"{name}.json"
-        with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or one that is torn
-            return json.loads(path.read_bytes())
-        encoded = json.dumps(compute()).encode()
-        write_cache_file(path, encoded)
-        return json.loads(encoded)
+        return self.cached(
+            f"{name}.json",
+            lambda file: file.write(json.dumps(compute()).encode()),
+            lambda path: json.loads(path.read_bytes()),
+        )
 
     def cached_array(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Returns the array in a file of the index, mapped into memory; see `cached_json`."""
-        path = self.folder / f"{name}.npy"
-        array: NDArray[Any]
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (FileNotFoundError, ValueError, EOFError):  # none, or one that is torn
-            buffer = io.BytesIO()
-            np.save(buffer, compute())
-            write_cache_file(path, buffer.getvalue())
-            array = np.load(path, mmap_mode="r")
-        return array
+        return self.cached(
+            f"{name}.npy",
+            lambda file: np.save(file, compute()),
+            lambda path: np.load(path, mmap_mode="r"),
+        )
+
+    def cached(
+        self, name: str, write: Callable[[BinaryIO], object], read: Callable[[Path], Content]
+    ) -> Content:
+        """Returns the content of a file of the index, written where there is none.
+
+        Args:
+            name: of the file.
+            write: writes the content.
+            read: reads it; raises ValueError or EOFError where the file is torn.
+        """
+        path = self.folder / name
+        with suppress(FileNotFoundError, ValueError, EOFError):
+            return read(path)
+        buffer = io.BytesIO()
+        write(buffer)
+        write_cache_file(path, buffer.getvalue())
+        return read(path)
 
 
 class IndexedCases(Sequence[Case]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from medrm.assets import asset, asset_names
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import ConfigError, nearest, raise_problems, report, unknown_keys
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.measures.accuracy import best_rule, case_scores
 from medrm.evaluation.records.jsonl import read_verdicts
@@ -175,7 +175,7 @@ def read_leaderboard(name: str) -> Leaderboard:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(listing, dict) or not isinstance(listing.get("models"), list):
         raise ConfigError(f"{path} is no leaderboard; give the keys benchmark and models (a list).")
-    problems = _unknown(listing, ("benchmark", "models"))
+    problems = unknown_keys(listing, ("benchmark", "models"))
     if not isinstance(listing.get("benchmark"), str):
         problems.append("key 'benchmark' is missing: a name in evaluation/benchmarks/")
     entries = []
@@ -192,8 +192,7 @@ def read_leaderboard(name: str) -> Leaderboard:
                 f"entries {first.name!r} and {listed.name!r} would share the folder "
                 f"{listed.slug!r}; rename one"
             )
-    if problems:
-        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(ConfigError, path, problems)
     return Leaderboard(path.stem, listing["benchmark"], tuple(entries))
 
 
@@ -324,20 +323,12 @@ def _path(name: str) -> Path:
     return asset(f"{FOLDER}/{name}.yaml")
 
 
-def _unknown(settings: Mapping[Any, Any], accepted: Collection[str]) -> list[str]:
-    return [
-        f"unknown key {key!r}.{nearest(str(key), accepted)}"
-        for key in settings
-        if key not in accepted
-    ]
-
-
 def _entry_problems(item: Any) -> list[str]:
     """Returns what is wrong with one entry of the list."""
     if not isinstance(item, dict):
         return [f"{item!r} is not a mapping of keys to values"]
     problems = [f"key {key!r} is missing" for key in ("name", "model") if key not in item]
-    problems += _unknown(item, _TYPES) + _type_problems(item, _TYPES)
+    problems += unknown_keys(item, _TYPES) + _type_problems(item, _TYPES)
     if problems:
         return problems
     checks: list[tuple[str, Callable[[str], bool], str]] = [
@@ -352,7 +343,7 @@ def _entry_problems(item: Any) -> list[str]:
         if item.get(key) is not None and not accepts(item[key])
     ]
     options, accepted = item.get("options", {}), OPTION_READOUTS
-    of_options = _unknown(options, _OPTIONS) + _type_problems(options, _OPTIONS)
+    of_options = unknown_keys(options, _OPTIONS) + _type_problems(options, _OPTIONS)
     if options.get("readout") not in (None, *accepted):
         of_options.append(
             f"readout is {options['readout']!r}; accepted: {', '.join(accepted)}."
