@@ -1,12 +1,14 @@
-"""A benchmark: labelled cases with a name, a digest and the numbers others published on it.
+"""A benchmark: labelled cases with a name and published numbers; and what a model is asked on it.
 
 To add one: write `evaluation/benchmarks/NAME.yaml`; `source` names its data in `data/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from medrm.schema import Case
 
 FOLDER = "evaluation/benchmarks"
 GROUPS = ("organ", "department", "modality")
+
+_SCHEMA = 1
+"""Counted up when the meaning of a kept line changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,54 @@ class Benchmark:
             "clusters": self.clusters,
             "synthetic": self.source.synthetic,
         }
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One evaluation before its result.
+
+    Attributes:
+        model: the name under which it is reported.
+        weights: which weights they are; None: nothing says so.
+        readout: how a verdict is read from it.
+        dimensions: what it scores or is asked about.
+        settings: what besides the weights could change a number.
+        protocol: one of `PROTOCOLS`.
+        window: lookahead of the scorer: how many cases are computed together; None: each by
+            itself. Files of version 0.1 have it by this name.
+        processes: among which the cases are dealt.
+        crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
+    """
+
+    model: str
+    weights: str | None
+    readout: str
+    dimensions: tuple[str, ...]
+    settings: Mapping[str, Any]
+    protocol: str
+    window: int | None = None
+    processes: int = 1
+    crossfit: Mapping[str, Any] | None = None
+
+    def address(self, cases: Sequence[Case]) -> str | None:
+        """Returns the SHA-256 of all that decides what the model says; None for unknown weights.
+
+        Protocol and parser do not: what was said is read again.
+        """
+        if self.weights is None:
+            return None
+        decisive = {
+            **{name: value for name, value in asdict(self).items() if name not in _FREE},
+            "settings": {k: value for k, value in self.settings.items() if k != "parser"},
+            "schema": _SCHEMA,
+            "cases": [digest_of([case]) for case in cases],
+        }
+        canonical = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_FREE = ("model", "protocol")
+"""What may change between two starts of one evaluation."""
 
 
 def benchmark_names() -> list[str]:

@@ -26,9 +26,8 @@ from rich.markup import escape
 from rich.progress import TimeRemainingColumn
 
 from medrm.errors import ConfigError, DataError, printable, report
-from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.folder import (
-    Setup,
     check_protocol,
     conclude,
     locked,
@@ -37,18 +36,19 @@ from medrm.evaluation.folder import (
     verdicts_under,
     write_setup,
 )
-from medrm.evaluation.measures.accuracy import NOT_STATED
+from medrm.evaluation.measures.accuracy import member_of
 from medrm.evaluation.records.jsonl import (
     RESPONSES_FILE,
     VERDICTS_FILE,
     Journal,
     by_case,
     covers,
+    grouped,
     in_written_order,
     is_complete,
     read_responses,
     write_lines,
-    write_responses,
+    write_rows,
 )
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
@@ -132,12 +132,11 @@ def _continue(
 ) -> Report:
     """Asks for what is not there yet, and writes what is derived from all responses."""
     processes = setup.processes
-    _wait_for_all(processes)  # nobody reads what the first process removes
+    _gather([rank])  # nobody reads what the first process removes
     journal = Journal(folder, setup.address(benchmark.cases), setup.dimensions, rank, processes)
     responses, verdicts = _ask(scorer, benchmark.cases[rank::processes], journal, setup, benchmark)
     written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
-    if processes > 1:
-        responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
+    responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
     missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
     if missing:
         raise RuntimeError(
@@ -145,9 +144,9 @@ def _continue(
         )
     if rank == 0 and not written:
         ordered = (call for case in benchmark.cases for call in responses[case.case_id])
-        write_responses(folder / RESPONSES_FILE, ordered)
+        write_rows(folder / RESPONSES_FILE, ordered)
     report = conclude(setup, benchmark, responses, verdicts, folder if rank == 0 else None)
-    _wait_for_all(processes)  # nobody reads the folder before it is written
+    _gather([rank])  # nobody reads the folder before it is written
     journal.remove()
     return report
 
@@ -188,18 +187,16 @@ def _ask(
     if reused:
         _log.info("%d of %d cases are there already.", len(reused), len(cases))
     journal.start(reused.values())
-    responses = dict(reused)
+    responses: dict[str, Responses] = {}
+    verdicts: list[Verdict] = []
     by_id = {case.case_id: case for case in cases}
-    verdicts = [
-        verdict
-        for case_id, calls in reused.items()
-        for verdict in verdicts_under(setup, by_id[case_id], calls, benchmark.dimensions)
-    ]
+    progress = (benchmark.name, len(cases), len(reused))
     try:
-        for calls in _respond(scorer, batches, benchmark.name, len(cases), len(reused)):
+        for calls in chain(reused.values(), _respond(scorer, batches, *progress)):
             case = by_id[calls[0].case_id]
             verdicts += verdicts_under(setup, case, calls, benchmark.dimensions)
-            journal.append(calls)
+            if case.case_id not in reused:
+                journal.append(calls)
             responses[case.case_id] = calls
     finally:
         journal.close()
@@ -249,17 +246,13 @@ def _respond(
 
 
 def _gather(mine: list[T]) -> list[T]:
-    """Returns the items of all processes."""
+    """Waits until every process is here, and returns what all of them have."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return mine
     from accelerate.utils import gather_object
 
     gathered: list[T] = gather_object(mine)
     return gathered
-
-
-def _wait_for_all(processes: int) -> None:
-    """Waits until every process is here."""
-    if processes > 1:
-        _gather([0])
 
 
 OFFICIAL_FOLDER = "official"
@@ -361,30 +354,14 @@ def write_official(
         cases: all of the benchmark.
         responses: to each case, of a judge that wrote about all dimensions in one reply.
     """
-    organs: dict[str, list[Case]] = {}
-    for case in cases:
-        if len(case.answers) == 2:
-            organs.setdefault(case.groups.get("organ", NOT_STATED), []).append(case)
-    for name in ("responses", "labels"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for organ, group in organs.items():
-        file = re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"
-        replies = (
-            {
-                "question_id": case.case_id,
-                "modality_type": organ,
-                "chosen_answer": responses[case.case_id][0].text or "",
-            }
-            for case in group
-        )
-        labels = (
-            {
-                "question_id": case.case_id,
-                "human_answer": {
-                    name: label_of(case.labels.get(name), 2)[0] or "none" for name in DIMENSIONS
-                },
-            }
-            for case in group
-        )
-        write_lines(folder / "responses" / file, replies)
-        write_lines(folder / "labels" / file, labels)
+    pairs = (case for case in cases if len(case.answers) == 2)
+    for organ, group in grouped(pairs, lambda case: member_of(case, "organ")).items():
+        lines: dict[str, list[dict[str, Any]]] = {"responses": [], "labels": []}
+        for case in group:
+            reply = {"modality_type": organ, "chosen_answer": responses[case.case_id][0].text or ""}
+            labels = {n: label_of(case.labels.get(n), 2)[0] or "none" for n in DIMENSIONS}
+            lines["responses"].append({"question_id": case.case_id, **reply})
+            lines["labels"].append({"question_id": case.case_id, "human_answer": labels})
+        for name, records in lines.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            write_lines(folder / name / (re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"), records)

@@ -23,8 +23,7 @@ from medrm.evaluation.figures import write_plots
 from medrm.evaluation.measures.accuracy import case_scores, member_of, verdicts_by_dimension
 from medrm.evaluation.measures.biases import consistent, named_first
 from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by_case
-from medrm.evaluation.report import Report, robust_of
-from medrm.evaluation.run_files import RunFiles, read_run
+from medrm.evaluation.report import Report, RunFiles, read_run, robust_of
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table
 from medrm.evaluation.tables.table import Table, to_csv, to_latex, to_markdown

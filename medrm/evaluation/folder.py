@@ -6,28 +6,26 @@ says whether what a folder holds answers the same question. Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from medrm.data.case_set import CaseSet, digest_of
+from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError, DataError, nearest, report
-from medrm.evaluation.benchmark import Benchmark, Published
+from medrm.evaluation.benchmark import Benchmark, Published, Setup
 from medrm.evaluation.measures.benchmark_metrics import METRICS
-from medrm.evaluation.measures.fold_measures import fold_measures
 from medrm.evaluation.records.jsonl import (
     JOURNALS,
     RESPONSES_FILE,
     SCORE_JOURNALS,
     VERDICTS_FILE,
-    write_verdicts,
+    write_rows,
 )
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
@@ -43,68 +41,12 @@ PROTOCOLS: dict[str, tuple[Literal["official", "robust"], ...]] = {
     "both": ("official", "robust"),
 }
 
-ROUNDING = ("attn_implementation", "shared_prefix")
-"""Settings that change rounding alone, like the size of a batch: named, and no bar to comparing.
-
-A stopped evaluation goes on only with the same ones.
-"""
-
-_SCHEMA = 1
-"""Counted up when the meaning of a kept line changes."""
-
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """One evaluation before its result.
-
-    Attributes:
-        model: the name under which it is reported.
-        weights: which weights they are; None: nothing says so.
-        readout: how a verdict is read from it.
-        dimensions: what it scores or is asked about.
-        settings: what besides the weights could change a number.
-        protocol: one of `PROTOCOLS`.
-        window: lookahead of the scorer: how many cases are computed together; None: each by
-            itself. Files of version 0.1 have it by this name.
-        processes: among which the cases are dealt.
-        crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
-    """
-
-    model: str
-    weights: str | None
-    readout: str
-    dimensions: tuple[str, ...]
-    settings: Mapping[str, Any]
-    protocol: str
-    window: int | None = None
-    processes: int = 1
-    crossfit: Mapping[str, Any] | None = None
-
-    def address(self, cases: Sequence[Case]) -> str | None:
-        """Returns the SHA-256 of all that decides what the model says; None for unknown weights.
-
-        Protocol and parser do not: what was said is read again.
-        """
-        if self.weights is None:
-            return None
-        decisive = {
-            **{name: value for name, value in asdict(self).items() if name not in _FREE},
-            "settings": {k: value for k, value in self.settings.items() if k != "parser"},
-            "schema": _SCHEMA,
-            "cases": [digest_of([case]) for case in cases],
-        }
-        canonical = json.dumps(decisive, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-_FREE = ("model", "protocol")
-"""What may change between two starts of one evaluation."""
-
 _WRITTEN = (
     *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
-    *(JOURNALS, SCORE_JOURNALS),
+    *(JOURNALS, SCORE_JOURNALS.format("*")),
 )
 """What an evaluation writes: names, or patterns of names."""
 
@@ -173,7 +115,8 @@ def prepare(
         for path in there:
             path.unlink()
     # What a killed process leaves; version 0.1 also kept journals of scores.
-    for pattern in (*(f"{name}.*{PARTIAL}" for name in _WRITTEN), SCORE_JOURNALS):
+    leftovers = [f"{name}.*{PARTIAL}" for name in _WRITTEN]
+    for pattern in (*leftovers, SCORE_JOURNALS.format((address or "unnamed")[:16])):
         for leftover in folder.glob(pattern):
             leftover.unlink()
     write_setup(folder, setup, benchmark)
@@ -349,22 +292,10 @@ def conclude(
             verdict.order,
         ),
     )
-    rounding = {name: value for name, value in setup.settings.items() if name in ROUNDING}
-    report = build_report(
-        ordered,
-        [response for case_id in position for response in responses[case_id]],
-        benchmark,
-        setup.model,
-        setup.readout,
-        setup.dimensions,
-        {name: value for name, value in setup.settings.items() if name not in ROUNDING},
-    )
-    report["weights"] = setup.weights
-    report["rounding"] = rounding
-    if setup.crossfit is not None:
-        report["crossfit"] = fold_measures(ordered, **setup.crossfit)
+    in_order = [response for case_id in position for response in responses[case_id]]
+    report = build_report(setup, benchmark, in_order, ordered)
     if folder is not None:
         (folder / "official.csv").unlink(missing_ok=True)
-        write_verdicts(folder / VERDICTS_FILE, ordered)
+        write_rows(folder / VERDICTS_FILE, ordered)
         write_report(folder, report)
     return report

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from medrm.data.case_set import digest_of
 from medrm.errors import DataError, report
-from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.compare import conditional_on
-from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
+from medrm.evaluation.folder import conclude, read_setup, write_setup
 from medrm.evaluation.measures.fold_measures import temperature_of
 from medrm.evaluation.records.jsonl import (
     RESPONSES_FILE,
@@ -28,7 +28,7 @@ from medrm.evaluation.records.jsonl import (
     read_responses,
     read_verdicts,
     write_lines,
-    write_responses,
+    write_rows,
 )
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
 from medrm.evaluation.report import Report
@@ -105,7 +105,7 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
     for fold in folds:
         for response in read_responses(fold.folder / RESPONSES_FILE):
             responses[response.case_id].append(response)
-    write_responses(output_dir / RESPONSES_FILE, chain.from_iterable(responses.values()))
+    write_rows(output_dir / RESPONSES_FILE, chain.from_iterable(responses.values()))
     verdicts = [verdict for fold in folds for verdict in fold.verdicts]
     return conclude(setup, benchmark, responses, verdicts, output_dir)
 

@@ -61,8 +61,12 @@ def test_a_refusal_removes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another evaluation"):
         evaluate(SCORERS["rewards"], benchmark, tmp_path, NamedModel("a model", "other weights"))
     assert all((tmp_path / name).is_file() for name in theirs)
+    address = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["address"]
+    old = tmp_path / f"scores.{address[:16]}.0.jsonl"
+    old.write_text("of version 0.1", encoding="utf-8")
     evaluate(SCORERS["rewards"], benchmark, tmp_path, MODEL)
-    assert [name for name in theirs if (tmp_path / name).is_file()] == ["mine.partial"]
+    assert [name for name in theirs if (tmp_path / name).is_file()] == list(theirs[:2])
+    assert not old.exists()  # the same evaluation's own
 
 
 def test_half_written_copies_of_images_do_not_stay(tmp_path: Path) -> None:

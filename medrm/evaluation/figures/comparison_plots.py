@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from medrm.evaluation.compare import SIGNIFICANCE
 from medrm.evaluation.figures import canvas
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles
 from medrm.evaluation.tables.comparison_tables import FEW
 from medrm.evaluation.tables.table import short
 

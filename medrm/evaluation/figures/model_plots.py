@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medrm.evaluation.figures import canvas
-from medrm.evaluation.report import robust_of
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles, robust_of
 from medrm.evaluation.tables.table import short
 
 _SQUARE = 174.0

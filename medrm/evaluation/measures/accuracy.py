@@ -366,6 +366,6 @@ def best_rule(
     return max(reached, key=itemgetter(1), default=None)
 
 
-def member_of(row: Verdict, group: str) -> str:
-    """Returns what the case of a row is in a group."""
-    return row.groups.get(group) or NOT_STATED
+def member_of(judged: Case | Verdict, group: str) -> str:
+    """Returns what a case, or the case of a verdict, is in a group."""
+    return judged.groups.get(group) or NOT_STATED

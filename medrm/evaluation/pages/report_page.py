@@ -22,8 +22,7 @@ from medrm.errors import DataError
 from medrm.evaluation.figures import inline_figures
 from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.pages.samples import Samples, read_samples
-from medrm.evaluation.report import read_json, robust_of
-from medrm.evaluation.run_files import RunFiles, read_run
+from medrm.evaluation.report import RunFiles, read_json, read_run, robust_of
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
 from medrm.evaluation.tables.table import Table, counted
