@@ -29,6 +29,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from medrm import chat
+from medrm.data.batched import batched
 from medrm.data.images import ImageFacts, decode
 from medrm.data.store.indexed_cases import TOKEN_COUNT
 from medrm.errors import ConfigError
@@ -234,6 +235,15 @@ class Collator:
         )["input_ids"]
         return list(ids)
 
+    def character_spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns which characters (first and last + 1) each token of a text covers."""
+        encoded = self.processor.tokenizer(
+            text,
+            add_special_tokens=self.adds_special_tokens(text),
+            return_offsets_mapping=True,
+        )
+        return list(encoded["offset_mapping"])
+
     def adds_special_tokens(self, text: str) -> bool:
         """Returns whether the tokenizer must open the sequence; else the chat template did."""
         bos = self.processor.tokenizer.bos_token
@@ -255,8 +265,7 @@ class Collator:
             rows: of a case, each with the case's images; maybe none.
         """
         lengths = []
-        remaining = iter(cases)
-        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+        for chunk in batched(cases, _TOKENIZED_AT_ONCE):
             encoded = self._ids_of([rows(case) for case in chunk])
             lengths += [
                 max(map(len, row_ids), default=0) + self._tokens_of_images(case, facts)
@@ -274,19 +283,16 @@ class Collator:
             facts: of their images, by digest. An image that could not be decoded counts nothing.
         """
         counts = []
-        remaining = iter(cases)
-        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+        for chunk in batched(cases, _TOKENIZED_AT_ONCE):
             ids = self._ids_of([self.answer_rows(case) for case in chunk])
-            contextual = bool(self.contextual_orders)
-            starts = self._starts(ids, chunk)
-            for case, rows, start in zip(chunk, ids, starts, strict=True):
+            for case, rows, start in zip(chunk, ids, self._starts(ids, chunk), strict=True):
                 tails = [len(row) - start for row in rows]
-                branches = (
-                    len(answer_orders(len(rows), self.contextual_orders)) if contextual else 1
-                )
-                images = self._tokens_of_images(case, facts)
-                longest = start + (sum(tails) if contextual else max(tails))
-                counts.append((longest + images, start + branches * sum(tails) + images))
+                longest, order_count = max(tails), 1
+                if self.contextual_orders:  # each row holds all answers
+                    longest = sum(tails)
+                    order_count = len(answer_orders(len(rows), self.contextual_orders))
+                shared = start + self._tokens_of_images(case, facts)
+                counts.append((shared + longest, shared + order_count * sum(tails)))
         return np.array(counts, dtype=TOKEN_COUNT)
 
     def _tokens_of_images(self, case: Case, facts: Mapping[str, ImageFacts]) -> int:

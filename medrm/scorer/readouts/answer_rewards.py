@@ -7,10 +7,10 @@ training how likely an answer is to it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
@@ -38,7 +38,7 @@ from medrm.scorer.runner import (
 from medrm.scorer.verdict_rules import agreed_verdicts
 
 
-class AnswerScorer:
+class AnswerScorer(ABC):
     """Scores the answers of a case, each alone unless trained otherwise; higher is better.
 
     Only differences between answers to the same question about the same images mean anything.
@@ -51,7 +51,9 @@ class AnswerScorer:
     Args:
         model: as above.
         dimensions: as above.
-        runner: computes the scores [K, D] of each case.
+        collator: of the rows that it reads.
+        batch_rows: most rows (case and answer) computed at once; a case is never split.
+        max_length: longest row that is read, in tokens; None: no limit.
     """
 
     readout: str
@@ -60,12 +62,36 @@ class AnswerScorer:
         self,
         model: PreTrainedModel | PeftModel,
         dimensions: Sequence[str],
-        runner: BatchRunner[Case, Any, Array],
+        collator: Collator,
+        batch_rows: int,
+        max_length: int | None,
     ) -> None:
         self.model = model
-        self.processor: ProcessorMixin = runner.collator.processor
+        self.processor: ProcessorMixin = collator.processor
         self.dimensions = tuple(dimensions)
-        self._runner = runner
+        self._runner: BatchRunner[Case, Any, Array] = BatchRunner(
+            collator,
+            prompts=self._prompts,
+            rows=lambda case: len(case.answers),
+            read=self._read,
+            batch_rows=batch_rows,
+            max_length=max_length,
+            shares=shares_prefix(without_adapter(model)),
+        )
+
+    @abstractmethod
+    def _prompts(self, case: Case) -> PromptRows[Any]:
+        """Returns the K rows of a case."""
+
+    @abstractmethod
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[Any]]) -> Tensor:
+        """Returns the scores of the rows of a batch, [rows, D], or [rows] for all dimensions."""
+
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[Any]]) -> list[Array]:
+        scores = self._scores(features.to(self.model.device), prompts)
+        if scores.ndim == 1:
+            scores = scores[:, None].repeat(1, len(self.dimensions))
+        return split_by_item(to_numpy(scores), prompts)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -105,16 +131,18 @@ class SavedScorer(AnswerScorer):
     Args:
         model: from `load_adapter`.
         contract: from the same folder.
-        runner: computes the scores [K, D] of each case.
+        collator: of the rows that it reads.
+        batch_rows: most rows (case and answer) computed at once; a case is never split.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,
         contract: AdapterConfig,
-        runner: BatchRunner[Case, Any, Array],
+        collator: Collator,
+        batch_rows: int,
     ) -> None:
-        super().__init__(model, contract.dimensions, runner)
+        super().__init__(model, contract.dimensions, collator, batch_rows, contract.max_length)
         self.contract = contract
 
     @property
@@ -214,22 +242,10 @@ class RewardModel(SavedScorer):
         contract: AdapterConfig,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
-        shares = shares_prefix(without_adapter(model))
-        check_contextual(contract.contextual_orders, shares)
-        runner: BatchRunner[Case, None, Array] = BatchRunner(
-            Collator(
-                processor,
-                contract.reward_template,
-                contextual_orders=contract.contextual_orders,
-            ),
-            prompts=self._prompts,
-            rows=lambda case: len(case.answers),
-            read=self._read,
-            batch_rows=batch_rows,
-            max_length=contract.max_length,
-            shares=shares,
-        )
-        super().__init__(model, contract, runner)
+        orders = contract.contextual_orders
+        check_contextual(orders, shares_prefix(without_adapter(model)))
+        collator = Collator(processor, contract.reward_template, contextual_orders=orders)
+        super().__init__(model, contract, collator, batch_rows)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -239,9 +255,9 @@ class RewardModel(SavedScorer):
     def _prompts(self, case: Case) -> PromptRows[None]:
         return PromptRows(case, self._runner.collator.answer_rows(case), None)
 
-    def _read(self, features: BatchFeature, prompts: list[PromptRows[None]]) -> list[Array]:
-        rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)
-        return split_by_item(rewards, prompts)
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[None]]) -> Tensor:
+        rewards: Tensor = self.model(**features).rewards
+        return rewards
 
 
 class ImplicitReward(SavedScorer):
@@ -283,23 +299,20 @@ class ImplicitReward(SavedScorer):
         self._adapted = model
         self._beta = contract.implicit_beta
         self._answers = AnswerTokens(processor, turn_ends=True)
-        runner = self._answers.runner(
-            without_adapter(model), self._read, batch_rows, contract.max_length
-        )
-        super().__init__(model, contract, runner)
+        super().__init__(model, contract, self._answers.collator, batch_rows)
 
-    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
-        features = features.to(self._adapted.device)
-        spans = [span for prompt in prompts for span in prompt.detail]
-        adapted = self._sums(features, spans)
+    def _prompts(self, case: Case) -> PromptRows[list[Span]]:
+        return self._answers.prompts(case)
+
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
+        adapted = self._sums(features, prompts)
         with self._adapted.disable_adapter():
-            base = self._sums(features, spans)
-        rewards = to_numpy(self._beta * (adapted - base))
-        return split_by_item(np.repeat(rewards[:, None], len(self.dimensions), axis=1), prompts)
+            base = self._sums(features, prompts)
+        return self._beta * (adapted - base)
 
-    def _sums(self, features: BatchFeature, spans: list[Span]) -> Tensor:
+    def _sums(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
         """Returns log p of each whole answer, [rows], in double precision."""
-        logprobs = self._answers.logprobs(without_adapter(self._adapted), features, spans)
+        logprobs = self._answers.logprobs(without_adapter(self._adapted), features, prompts)
         return torch.stack([answer.double().sum() for answer in logprobs])
 
 
@@ -332,11 +345,11 @@ class Likelihood(AnswerScorer):
         max_length: int | None = None,
     ) -> None:
         self._answers = AnswerTokens(processor, turn_ends=False)
-        runner = self._answers.runner(model, self._read, batch_rows, max_length)
-        super().__init__(model, dimensions, runner)
+        super().__init__(model, dimensions, self._answers.collator, batch_rows, max_length)
 
-    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
-        spans = [span for prompt in prompts for span in prompt.detail]
-        logprobs = self._answers.logprobs(self.model, features.to(self.model.device), spans)
-        means = to_numpy(torch.stack([answer.mean() for answer in logprobs]))
-        return split_by_item(np.repeat(means[:, None], len(self.dimensions), axis=1), prompts)
+    def _prompts(self, case: Case) -> PromptRows[list[Span]]:
+        return self._answers.prompts(case)
+
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
+        logprobs = self._answers.logprobs(self.model, features, prompts)
+        return torch.stack([answer.mean() for answer in logprobs])
