@@ -67,7 +67,7 @@ _READOUTS = (
         description="asked for its verdict in both orders with the same prompt",
     ),
     Readout(
-        *("skeleton", "judge", "probabilities", ".verdict_letters:ConstrainedJson"),
+        *("skeleton", "judge", "probabilities", ".probability_readout:ConstrainedJson"),
         description="asked in both orders with the same prompt, the JSON of the verdict given",
     ),
     Readout(
@@ -76,7 +76,7 @@ _READOUTS = (
     ),
     Readout(
         *("verdict_probability", "base", "probabilities"),
-        ".verdict_letters:VerdictProbability",
+        ".probability_readout:VerdictProbability",
         description="asked for its verdict in both orders, read from the probability of it",
     ),
     Readout(

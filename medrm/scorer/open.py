@@ -34,7 +34,7 @@ from medrm.scorer.mock_judges import PREFIX, MockEngine
 from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.answer_rewards import ImplicitReward, RewardModel
 from medrm.scorer.readouts.pair_judge import Judge
-from medrm.scorer.readouts.verdict_letters import ConstrainedJson
+from medrm.scorer.readouts.probability_readout import ConstrainedJson
 from medrm.scorer.runner import BATCH_ROWS
 from medrm.scorer.specs import (
     ScorerPlan,

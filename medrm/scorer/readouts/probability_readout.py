@@ -1,4 +1,4 @@
-"""A judge in memory that is read by the probabilities of the letters in its verdict.
+"""Judges in memory that are read by the probabilities of the letters in their verdicts.
 
 The reply is given but for its letters. At each letter, left to right, the two complete replies with
 A and with B there are tokenised, and their first differing tokens are compared: each one's
@@ -14,6 +14,8 @@ Other families take one pass over the whole prompt for each letter.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
-from medrm.chat import JudgePrompt, Message
+from medrm.chat import LETTER_PROMPT, JudgePrompt, Message
 from medrm.errors import ConfigError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.families import family_of
@@ -42,7 +44,7 @@ from medrm.scorer.caller_case import ImageInput
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.logprobs import branch_ends, hidden_states, token_logprobs
 from medrm.scorer.readouts.pair_judge import PairJudge
-from medrm.scorer.readouts.response_template import ReplyDraft, ReplyPrompt, ResponseTemplate
+from medrm.scorer.readouts.response_template import ReplyDraft, ResponseTemplate
 from medrm.scorer.runner import (
     BATCH_ROWS,
     Array,
@@ -93,10 +95,14 @@ class ProbabilityReadout(PairJudge):
     The values of a case are [calls, dimensions of a call, 3]: the probabilities of naming the first
     stored answer and the second, and their sum.
 
+    Attributes:
+        dimensions: what is asked about.
+        contract: of the saved judge, None for any other.
+
     Args:
         model: a stock model, or one with an adapter.
         processor: of the model.
-        prompt: how it is asked, and what it replies.
+        prompt: how it is asked, and what it replies; by default one letter on one dimension.
         dimensions: what to ask about.
         batch_rows: most rows (calls) computed at once.
         max_length: longest prompt with its reply that is read, in tokens; None: no limit.
@@ -113,14 +119,14 @@ class ProbabilityReadout(PairJudge):
         self,
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
-        prompt: ReplyPrompt,
+        prompt: JudgePrompt = LETTER_PROMPT,
         *,
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
         contract: AdapterConfig | None = None,
     ) -> None:
-        if isinstance(prompt, JudgePrompt) and prompt.rationale:
+        if prompt.rationale:
             raise ConfigError(
                 f"The prompt {prompt.name!r} asks for reasons before the verdict, and the readout "
                 "'skeleton' gives the whole reply but its letters. Choose the readout 'generate' "
@@ -138,11 +144,10 @@ class ProbabilityReadout(PairJudge):
             for name in prompt.dimensions_per_call(self.dimensions)
         }
         self._letter_count = max(len(template.names) for template in self._templates.values())
-        shares, caches = shares_prefix(self._model), shares_cache(self._model)
-        row_count = len(ORDERS) * (1 if caches else len(self._templates))
+        row_count = len(ORDERS) * (1 if shares_cache(self._model) else len(self._templates))
         self._runner: BatchRunner[Case, CallPrompts, Array] = BatchRunner(
             self._collator,
-            prompts=self._shared_prompts if shares else self._separate_prompts,
+            prompts=self._prompts,
             rows=lambda _: row_count,
             read=self._read,
             batch_rows=batch_rows,
@@ -204,41 +209,35 @@ class ProbabilityReadout(PairJudge):
 
     def _calls(self, case: Case) -> list[ProbabilityCall]:
         """Returns the calls about a case, the forward order first."""
-        question, answers = self._collator.plain(case)
-        return [
-            ProbabilityCall(order, name, messages, self._digest(case, messages))
-            for order, (first, second) in zip(ORDERS, (answers, answers[::-1]), strict=True)
-            for name, template in self._templates.items()
-            for messages in (
-                self._prompt.messages(question, len(case.images), (first, second), template.names),
-            )
-        ]
-
-    def _digest(self, case: Case, messages: list[Message]) -> str:
-        sent = chat.render(self._collator.processor, messages, "generation_prompt")
-        return text_digest([Row(sent, case.images)])
+        question, (first, second) = self._collator.plain(case)
+        calls = []
+        for order, answers in zip(ORDERS, ((first, second), (second, first)), strict=True):
+            for name, template in self._templates.items():
+                messages = self._prompt.messages(
+                    question, len(case.images), answers, template.names
+                )
+                sent = chat.render(self._collator.processor, messages, "generation_prompt")
+                digest = text_digest([Row(sent, case.images)])
+                calls.append(ProbabilityCall(order, name, messages, digest))
+        return calls
 
     def _text(self, call: ProbabilityCall) -> str:
         """Returns a call's conversation with a reply whose letters are all A."""
         return self._templates[call.dimension].text(call.messages)
 
-    def _separate_prompts(self, case: Case) -> PromptRows[CallPrompts]:
+    def _prompts(self, case: Case) -> PromptRows[CallPrompts]:
+        """Returns a row for each call, or the longest alone and the tokens of all prompts."""
         calls = self._calls(case)
         rows = [Row(self._text(call), case.images) for call in calls]
-        return PromptRows(case, rows, CallPrompts(calls, [], []))
-
-    def _shared_prompts(self, case: Case) -> PromptRows[CallPrompts]:
-        """Returns one row, that of the longest prompt, and the tokens of each call's prompt."""
-        calls = self._calls(case)
-        texts = list(map(self._text, calls))
-        ids = self._collator.token_ids(texts)
+        if not shares_prefix(self._model):
+            return PromptRows(case, rows, CallPrompts(calls, [], []))
+        ids = self._collator.token_ids([row.text for row in rows])
         longest = max(range(len(ids)), key=lambda index: len(ids[index]))
         prompts = [
             self._templates[call.dimension].before_reply(call_ids)
             for call, call_ids in zip(calls, ids, strict=True)
         ]
-        rows = [Row(texts[longest], case.images)]
-        return PromptRows(case, rows, CallPrompts(calls, prompts, ids[longest]))
+        return PromptRows(case, [rows[longest]], CallPrompts(calls, prompts, ids[longest]))
 
     def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
         """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
@@ -332,3 +331,50 @@ class ProbabilityReadout(PairJudge):
             drafts, token_logprobs(self._model, states, letters).exp().tolist(), strict=True
         ):
             draft.choose(first, second)
+
+
+class VerdictProbability(ProbabilityReadout):
+    """A base model that is asked which of two answers is better and replies with one letter.
+
+    Attributes:
+        readout: "verdict_probability".
+    """
+
+    readout = "verdict_probability"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a probability."""
+        messages = LETTER_PROMPT.messages("question", 1, ("first", "second"), ("dimension",))
+        digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+        return {**super().settings, "verdict_prompt_digest": digest}
+
+    def _calls(self, case: Case) -> list[ProbabilityCall]:
+        """Returns the calls; those of an order have the digest of its longest one with reply A."""
+        calls = super()._calls(case)
+        longest = max(self.dimensions, key=lambda name: self._templates[name].short_length)
+        digests = {
+            call.order: text_digest([Row(self._text(call), case.images)])
+            for call in calls
+            if call.dimension == longest
+        }
+        return [call._replace(digest=digests[call.order]) for call in calls]
+
+
+class ConstrainedJson(ProbabilityReadout):
+    """A judge that replies with the JSON of its prompt and chooses the letters alone.
+
+    Attributes:
+        readout: "skeleton".
+    """
+
+    readout = "skeleton"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a response."""
+        return {
+            **super().settings,
+            "prompt": f"{self._prompt.name} {self._prompt.version}",
+            "prompt_digest": self._prompt.digest,
+        }

@@ -9,15 +9,15 @@ For two dimensions, where underscores are the letters:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from medrm import chat
-from medrm.chat import Message, VerdictText
+from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
 from medrm.models.prefix_sharing.batch import first_difference
 from medrm.schema import Order
@@ -31,21 +31,6 @@ _MOST_LETTERS = 12
 """Of one reply; all 2^D replies are tokenised."""
 
 _OTHER_TOKENIZER = "Use the chat template and tokenizer of the base model's own processor."
-
-
-class ReplyPrompt(Protocol):
-    """How a call is worded and what is replied to it, such as a `JudgePrompt`."""
-
-    def dimensions_per_call(self, dimensions: Sequence[str]) -> tuple[str | None, ...]:
-        """Returns what the calls of one case ask about: one dimension each, or None for all."""
-
-    def messages(
-        self, question: str, images: int, answers: tuple[str, str], dimensions: Sequence[str]
-    ) -> list[Message]:
-        """Returns the conversation of one call; the first answer is called A."""
-
-    def verdict(self, letters: Mapping[str, str]) -> VerdictText:
-        """Returns the reply that names a letter for each dimension."""
 
 
 class LetterStep(NamedTuple):
@@ -73,6 +58,7 @@ class ResponseTemplate:
         names: the D dimensions that the call asks about.
         steps: the step that chooses the letter after these.
         all_a: tokens of the whole conversation's end from the reply on, all letters A.
+        short_length: tokens of the short prompt with such a reply.
 
     Args:
         collator: of the processor.
@@ -83,7 +69,7 @@ class ResponseTemplate:
         ConfigError: the tokenizer joins the letters of a reply, or there are too many.
     """
 
-    def __init__(self, collator: Collator, prompt: ReplyPrompt, names: Sequence[str]) -> None:
+    def __init__(self, collator: Collator, prompt: JudgePrompt, names: Sequence[str]) -> None:
         if len(names) > _MOST_LETTERS:
             raise ConfigError(
                 f"The readout 'skeleton' reads at most {_MOST_LETTERS} dimensions of one reply, "
@@ -97,7 +83,7 @@ class ResponseTemplate:
         texts = [self._render(probe, ""), *(self._text(probe, reply) for reply in replies)]
         empty, *rows = collator.token_ids(texts)
         start = first_difference([empty, rows[0]])
-        self.all_a = rows[0][start:]
+        self.all_a, self.short_length = rows[0][start:], len(rows[0])
         self._replies = {reply: row[start:] for reply, row in zip(replies, rows, strict=True)}
         self.steps = self._all_steps()
 
