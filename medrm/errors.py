@@ -7,7 +7,7 @@ The command line turns any of them into exit status 2 and the bare message.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class MedrmError(ValueError):
@@ -39,6 +39,18 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 def unknown_keys(keys: Iterable[object], accepted: Collection[str]) -> list[str]:
     """Returns one problem for each key that is not accepted, with the nearest that is."""
     return [f"unknown key {k!r}.{nearest(str(k), accepted)}" for k in keys if k not in accepted]
+
+
+def applying(checks: Mapping[str, bool]) -> list[str]:
+    """Returns the problems that there are.
+
+    Args:
+        checks: what may be wrong, and whether it is.
+
+    >>> applying({"lora_r is 0; give 1 or more": True, "dora needs lora": False})
+    ['lora_r is 0; give 1 or more']
+    """
+    return [problem for problem, is_wrong in checks.items() if is_wrong]
 
 
 def report(title: str, problems: Sequence[str], limit: int = 20) -> str:

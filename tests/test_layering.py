@@ -27,7 +27,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("hub",),
     ("pipeline",),
-    ("throughput_options",),
     ("throughput_model",),
     ("throughput",),
     ("cli",),
@@ -76,7 +75,7 @@ NO_TORCH = (
     "medrm.evaluation.pages.document",
     "medrm.evaluation.tables.terminal",
     "medrm.pipeline.data_audit",
-    "medrm.throughput_options",
+    "medrm.pipeline.requests",
 )
 
 

@@ -24,7 +24,7 @@ from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.data.sources import Excluded
 from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, applying
 from medrm.models.reward_model import HeadSpec
 from medrm.objectives.losses import PAIR_LOSSES
 from medrm.schema import Case
@@ -375,9 +375,7 @@ class BradleyTerryConfig(MeasuredArguments, TrainingArguments):  # type: ignore[
             "label_smoothing (a smoothed label prefers both answers)": self.label_smoothing > 0,
         }
         return [
-            f"margin {self.margin} does not go with {option_and_reason}"
-            for option_and_reason, conflicting in conflicts.items()
-            if conflicting
+            f"margin {self.margin} does not go with {conflict}" for conflict in applying(conflicts)
         ]
 
     @property

@@ -20,7 +20,7 @@ from medrm.chat import load_prompt
 from medrm.config.options import CONTROLS
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
-from medrm.errors import ConfigError, report
+from medrm.errors import ConfigError, applying, report
 from medrm.evaluation.compare import compare
 from medrm.evaluation.tables.terminal import print_comparison
 from medrm.files import write_atomically
@@ -124,8 +124,7 @@ def check_init_adapter(run: Run) -> None:
         f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
         "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
     }
-    problems = [problem for problem, differs in mismatches.items() if differs]
-    if problems:
+    if problems := applying(mismatches):
         raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from trl import DPOConfig, DPOTrainer
 
 from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, applying
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
@@ -63,16 +63,17 @@ class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] 
     learning_rate: float = option(5e-6, "Learning rate of the adapter.")
 
     def _problems(self) -> list[str]:
-        problems = super()._problems()
-        if self.dpo_pairs == "answers" and self.flip != "all":
-            problems.append(
-                "flip is one; leave it out with dpo_pairs answers, which have no letters"
-            )
-        if self.dpo_pairs == "answers" and self.rationales is not None:
-            problems.append("rationales with dpo_pairs answers: leave them out; nothing is judged")
-        if self.beta <= 0:
-            problems.append(f"beta is {self.beta}; give more than 0")
-        return problems
+        of_answers = self.dpo_pairs == "answers"
+        checks = {
+            "flip is one; leave it out with dpo_pairs answers, which have no letters": (
+                of_answers and self.flip != "all"
+            ),
+            "rationales with dpo_pairs answers: leave them out; nothing is judged": (
+                of_answers and self.rationales is not None
+            ),
+            f"beta is {self.beta}; give more than 0": self.beta <= 0,
+        }
+        return [*super()._problems(), *applying(checks)]
 
 
 class JudgeDPOTrainer(WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
@@ -176,18 +177,15 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
     """
     options: JudgeDPOConfig = inputs.run.training
     examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
-    counts = len(examples.train), len(examples.development)
+    splits: list[Sequence[Any]] = [examples.train, examples.development]
     render = partial(render_verdicts, renderer, examples, options.flip == "one")
     if options.dpo_pairs == "answers":
-        (dimension,) = run_dimensions(inputs.run, inputs.train)
-        train, development = (
-            answer_pairs(cases, dimension, options.label_rule)
-            for cases in (inputs.train, inputs.development)
-        )
-        counts = len(train), len(development)
-        render = partial(render_answers, renderer, [*train, *development])
+        (dimension,), rule = run_dimensions(inputs.run, inputs.train), options.label_rule
+        cases_of_splits = (inputs.train, inputs.development)
+        splits = [answer_pairs(cases, dimension, rule) for cases in cases_of_splits]
+        render = partial(render_answers, renderer, [*splits[0], *splits[1]])
     return JudgeDPOTrainer(
-        **trainer_options(inputs, *counts), data_collator=partial(preferred, renderer, render)
+        **trainer_options(inputs, *splits), data_collator=partial(preferred, renderer, render)
     )
 
 

@@ -270,6 +270,10 @@ def _text(completion: Sequence[Mapping[str, Any]]) -> str:
     return str(completion[0]["content"])
 
 
+def _outcomes(completion: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any]:
+    return parse_verdict(_text(completion), "strict", names).outcomes
+
+
 def agreement(
     completions: Completions,
     dimensions: Sequence[tuple[str, ...]],
@@ -284,12 +288,10 @@ def agreement(
         labels: the experts' letters, of some of the dimensions.
         columns: not looked at.
     """
-    rewards = []
-    for completion, names, letters in zip(completions, dimensions, labels, strict=True):
-        outcomes = parse_verdict(_text(completion), "strict", names).outcomes
-        correct_count = sum(outcomes[name] == letter for name, letter in letters.items())
-        rewards.append(correct_count / len(letters))
-    return rewards
+    return [
+        sum(outcomes[name] == letter for name, letter in letters.items()) / len(letters)
+        for outcomes, letters in zip(map(_outcomes, completions, dimensions), labels, strict=True)
+    ]
 
 
 def format(
@@ -337,9 +339,7 @@ def consistency(
     """
     rewards = []
     for completion, names in zip(completions, dimensions, strict=True):
-        text = _text(completion)
-        outcomes = parse_verdict(text, "strict", names).outcomes
-        reasons = rationale_letters(text, names)
-        same = sum(reasons.get(name) == outcomes[name] for name in names if name in reasons)
-        rewards.append(same / len(names))
+        reasons = rationale_letters(_text(completion), names)
+        outcomes = _outcomes(completion, names)
+        rewards.append(sum(outcomes[n] == letter for n, letter in reasons.items()) / len(names))
     return rewards

@@ -147,7 +147,7 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
         ConfigError: the prompt is none.
     """
     examples, collator = run_examples(inputs), inputs.collator
-    options = trainer_options(inputs, len(examples.train), len(examples.development))
+    options = trainer_options(inputs, examples.train, examples.development)
     arguments: JudgeGRPOConfig = options["args"]
     if not arguments.max_completion_length:
         arguments.max_completion_length = inputs.run.judge.max_new_tokens

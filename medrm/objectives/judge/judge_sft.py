@@ -20,7 +20,7 @@ from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.case_set import dimensions_of
 from medrm.data.images import ImageFacts
-from medrm.errors import ConfigError, DataError, report
+from medrm.errors import ConfigError, DataError, applying, report
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
 from medrm.objectives.judge.judge_collator import (
@@ -132,6 +132,10 @@ class RunExamples:
         count = len(self.train)
         return self.train[number] if number < count else self.development[number - count]
 
+    def verdict(self, renderer: ConversationRenderer, number: int) -> RenderedConversation:
+        """Returns the call of an example with its verdict."""
+        return renderer.verdict(self[number], self.prompt)
+
 
 class WithoutExtras:
     """Leaves out what TRL's trainers do beside training; goes before one of them in the bases."""
@@ -172,14 +176,14 @@ def run_dimensions(run: Run, train: Sequence[Case]) -> tuple[str, ...]:
 
 
 def trainer_options(
-    inputs: TrainingInputs, train_count: int, development_count: int
+    inputs: TrainingInputs, train: Sequence[Any], development: Sequence[Any]
 ) -> dict[str, Any]:
     """Returns the keyword arguments that all of TRL's trainers are built with.
 
     Args:
         inputs: of the training.
-        train_count: examples of training, whose numbers start at 0.
-        development_count: examples of development, whose numbers follow.
+        train: examples of training, whose numbers start at 0.
+        development: examples of development, whose numbers follow.
     """
     arguments = copy.copy(inputs.run.training)
     # TRL would cut at max_length what the run has set aside already.
@@ -188,8 +192,8 @@ def trainer_options(
     return {
         "model": inputs.model,
         "args": arguments,
-        "train_dataset": numbered(train_count),
-        "eval_dataset": numbered(development_count, train_count),
+        "train_dataset": numbered(len(train)),
+        "eval_dataset": numbered(len(development), len(train)),
         "processing_class": inputs.collator.processor,
         "callbacks": [MetricsFile()],
     }
@@ -260,19 +264,18 @@ def check_judge(
             f"rationales are given, but judge_prompt {prompt.name} asks for none; set "
             "judge_prompt rationale_json, or leave rationales out"
         )
-    problems = [*visible_gpu_problems(options), *_family_problems(run, cases)]
-    if prompt.rationale and run.judge.judge_readout == "skeleton":
-        problems.append(
-            f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton "
-            "cannot give; read it with generate or votes"
-        )
     mixed = {bool(image_count(case)) for case in cases} == {True, False}
-    if mixed and max(options.per_device_train_batch_size, options.per_device_eval_batch_size) > 1:
-        problems.append(
-            "some cases have images and some have none, which processors refuse in one batch; set "
-            "per_device_train_batch_size and per_device_eval_batch_size to 1, or give cases of one "
-            "kind"
-        )
+    batch_rows = max(options.per_device_train_batch_size, options.per_device_eval_batch_size)
+    checks = {
+        f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton cannot "
+        "give; read it with generate or votes": (
+            prompt.rationale and run.judge.judge_readout == "skeleton"
+        ),
+        "some cases have images and some have none, which processors refuse in one batch; set "
+        "per_device_train_batch_size and per_device_eval_batch_size to 1, or give cases of one "
+        "kind": mixed and batch_rows > 1,
+    }
+    problems = [*visible_gpu_problems(options), *_family_problems(run, cases), *applying(checks)]
     if problems:
         raise ConfigError(report(f"The objective {run.objective} cannot be trained so.", problems))
     for split, split_cases in (("training", train), ("development", development)):
@@ -304,13 +307,6 @@ class JudgeSFTTrainer(WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL ha
     """TRL's trainer, which sends and writes nothing else."""
 
 
-def render_verdict(
-    renderer: ConversationRenderer, examples: RunExamples, number: int
-) -> RenderedConversation:
-    """Returns the call of an example with its verdict."""
-    return renderer.verdict(examples[number], examples.prompt)
-
-
 def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
     """Returns the trainer of `inputs.model`.
 
@@ -320,8 +316,8 @@ def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
     """
     examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
     return JudgeSFTTrainer(
-        **trainer_options(inputs, len(examples.train), len(examples.development)),
-        data_collator=partial(supervised, renderer, partial(render_verdict, renderer, examples)),
+        **trainer_options(inputs, examples.train, examples.development),
+        data_collator=partial(supervised, renderer, partial(examples.verdict, renderer)),
     )
 
 
