@@ -61,12 +61,23 @@ def report(title: str, problems: Sequence[str], limit: int = 20) -> str:
     return "\n".join([title, *lines])
 
 
+def refuse(problems: Sequence[str], title: str = "", error: type[MedrmError] = ConfigError) -> None:
+    """Raises one message for all problems of one input, unless there is none.
+
+    Args:
+        problems: what is wrong.
+        title: of a list with a line for each problem; empty: they stand in one sentence.
+        error: what is raised.
+    """
+    if problems:
+        raise error(report(title, problems) if title else "; ".join(problems))
+
+
 def raise_problems(
     error: type[MedrmError], subject: object, problems: Sequence[str], advice: str = ""
 ) -> None:
     """Raises one error for all problems of a subject, such as a file, where there are any."""
-    if problems:
-        raise error(report(f"{subject} has {len(problems)} problems{advice}.", problems))
+    refuse(problems, f"{subject} has {len(problems)} problems{advice}.", error)
 
 
 def printable(text: str) -> str:

@@ -26,7 +26,7 @@ from medrm.config.options import (
     ModelOptions,
     option,
 )
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import ConfigError, nearest, refuse
 
 _FORBIDDEN = {
     "hub_token": "tokens come from the environment alone: set HF_TOKEN and leave the key out",
@@ -111,6 +111,8 @@ class Run:
         flat.update(self.training.to_dict())
         return flat
 
+
+_TITLE = "The configuration has problems."
 
 COMMAND_LINE = "command line"
 """The origin of an option that is in no file."""
@@ -325,8 +327,7 @@ def _build(training: Any, sources: Sources) -> Run:
     groups: tuple[Any, ...] = (*GROUPS, training)
     names_of = [{f.name for f in dataclasses.fields(group) if f.init} for group in groups]
     problems = _check_words(parser, sources, set().union(*names_of))
-    if problems:
-        raise ConfigError(report("The configuration has problems.", problems))
+    refuse(problems, _TITLE)
     argv = [
         word
         for key, (_, values) in sources.items()
@@ -345,7 +346,6 @@ def _build(training: Any, sources: Sources) -> Run:
             built.append(group(**{name: parsed[name] for name in names}))
         except (ValueError, ImportError) as error:
             problems.append(str(error))
-    if problems:
-        raise ConfigError(report("The configuration has problems.", problems))
+    refuse(problems, _TITLE)
     data, model, adapter, evaluation, judge, objective, arguments = built
     return Run(data, model, adapter, evaluation, judge, objective.objective, arguments)

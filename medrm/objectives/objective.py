@@ -24,7 +24,7 @@ from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.data.sources import Excluded
 from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
-from medrm.errors import ConfigError, applying
+from medrm.errors import ConfigError, applying, refuse
 from medrm.models.reward_model import HeadSpec
 from medrm.objectives.losses import PAIR_LOSSES
 from medrm.schema import Case
@@ -207,9 +207,7 @@ class CommonArguments:
     remove_unused_columns: bool | None = option(False, "Always false here.")
 
     def __post_init__(self) -> None:
-        problems = self._problems()
-        if problems:
-            raise ConfigError("; ".join(problems))
+        refuse(self._problems())
         values = vars(self)
         # transformers from 5.22 on calls it `activation_checkpointing` and warns of the name that
         # all versions accept, which recipes keep.

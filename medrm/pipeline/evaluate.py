@@ -8,7 +8,7 @@ from accelerate import PartialState
 
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
-from medrm.errors import ConfigError, DataError, report
+from medrm.errors import ConfigError, DataError, refuse
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
@@ -100,11 +100,8 @@ def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None
         for image in case.images
         if image.digest and facts[image.digest].pixel_digest in trained_on
     ]
-    if shared:
-        raise DataError(
-            report(
-                f"The model was trained on images of benchmark {benchmark.name!r}; a score on it "
-                "would say nothing. Evaluate on cases it has not seen:",
-                shared,
-            )
-        )
+    title = (
+        f"The model was trained on images of benchmark {benchmark.name!r}; a score on it would say "
+        "nothing. Evaluate on cases it has not seen:"
+    )
+    refuse(shared, title, DataError)

@@ -28,7 +28,7 @@ from medrm.data.store.indexed_cases import (
     label_column,
     select,
 )
-from medrm.errors import ConfigError, DataError, nearest, report
+from medrm.errors import ConfigError, DataError, nearest, refuse, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
 from medrm.progress_bar import counting
 from medrm.schema import Case
@@ -258,14 +258,11 @@ def _checked(
                 "another with --primary_dimension, or give other data"
             )
     leaks = _leaks(concatenate(train, development), benchmark, facts, source)
-    if leaks.fatal:
-        raise DataError(
-            report(
-                f"Training data {source.name!r} and benchmark {benchmark.name!r} share content; a "
-                "score on it would say nothing. Remove these cases from the training data:",
-                leaks.fatal,
-            )
-        )
+    title = (
+        f"Training data {source.name!r} and benchmark {benchmark.name!r} share content; a score on "
+        "it would say nothing. Remove these cases from the training data:"
+    )
+    refuse(leaks.fatal, title, DataError)
     train, unusable_train = set_aside_unusable(train, dimensions, facts)
     development, unusable_development = set_aside_unusable(development, dimensions, facts)
     excluded = (*source.excluded, *unusable_train, *unusable_development)
@@ -353,11 +350,7 @@ def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: floa
     lines = [f"{excluded_case.case_id}: {excluded_case.reason}" for excluded_case in excluded]
     text = f"{len(excluded)} of {total} training cases ({share:.1%}) cannot be used"
     if share > max_share:
-        raise DataError(
-            report(
-                f"{text}, above max_excluded_share {max_share:.1%}. Repair them, or allow more "
-                "with --max_excluded_share.",
-                lines,
-            )
-        )
+        allowed = f"above max_excluded_share {max_share:.1%}"
+        advice = "Repair them, or allow more with --max_excluded_share."
+        raise DataError(report(f"{text}, {allowed}. {advice}", lines))
     logger.warning("%s", report(f"{text}; set aside:", lines, limit=5))

@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from medrm.config.options import JudgeOptions, ModelOptions, option, refuse
+from medrm.config.options import JudgeOptions, ModelOptions, option
+from medrm.errors import refuse
 from medrm.readouts import OPTION_READOUTS
 from medrm.scorer.engines import ENGINES
 
@@ -130,7 +131,7 @@ class ThroughputOptions:
             problems.append(f"answers is {self.answers}; give numbers from 2 to 8")
         if not self.tasks or not set(self.tasks) <= set(TASKS):
             problems.append(f"tasks is {self.tasks}; give train, score or both")
-        refuse(dict.fromkeys(problems, True))
+        refuse(problems)
 
     @property
     def plan(self) -> list[tuple[str, int]]:

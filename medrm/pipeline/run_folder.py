@@ -20,7 +20,7 @@ from medrm.chat import load_prompt
 from medrm.config.options import CONTROLS
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
-from medrm.errors import ConfigError, applying, report
+from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.compare import compare
 from medrm.evaluation.tables.terminal import print_comparison
 from medrm.files import write_atomically
@@ -63,9 +63,7 @@ def check_options(run: Run, objective: Objective) -> None:
             for name in run.evaluation.controls
             if name not in applicable
         ]
-    if problems:
-        title = f"Options do not apply to objective {run.objective}, readout {readout}."
-        raise ConfigError(report(title, problems))
+    refuse(problems, f"Options do not apply to objective {run.objective}, readout {readout}.")
 
 
 def _changed(group: Any, why: str, names: Collection[str] = ()) -> list[str]:
@@ -124,8 +122,7 @@ def check_init_adapter(run: Run) -> None:
         f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
         "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
     }
-    if problems := applying(mismatches):
-        raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
+    refuse(applying(mismatches), f"init_adapter {start} cannot be gone on from.")
 
 
 def _named(origin: BaseReference) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from medrm.chat import load_prompt
 from medrm.config.options import JudgeOptions
-from medrm.errors import ConfigError, DataError, printable, report
+from medrm.errors import ConfigError, DataError, printable, refuse
 from medrm.evaluation.benchmark import load_benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard
 from medrm.evaluation.leaderboard.standings import (
@@ -123,8 +123,7 @@ def _entry_requests(
             "options": {name: value for name, value in options.items() if value is not None},
             "prompt": prompt.digest,
         }
-    if problems:
-        raise ConfigError(report("The options of the list do not go together.", problems))
+    refuse(problems, "The options of the list do not go together.")
     return requests
 
 

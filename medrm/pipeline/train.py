@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 
 from medrm.config.parse import Run
-from medrm.errors import ConfigError, report
+from medrm.errors import refuse
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.pages.report_page import write_page
@@ -241,11 +241,8 @@ def _check_same(output: Path, run: Run, summary: dict[str, Any]) -> None:
     ]
     if now["data"] != earlier["data"]:
         problems.append("the data or its folds are other ones now")
-    if problems:
-        raise ConfigError(
-            report(
-                f"The run in {output} cannot be gone on with: its models would not belong "
-                "together. Give the same options, or --overwrite_output_dir true.",
-                problems,
-            )
-        )
+    title = (
+        f"The run in {output} cannot be gone on with: its models would not belong together. Give "
+        "the same options, or --overwrite_output_dir true."
+    )
+    refuse(problems, title)

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from medrm.chat import JudgePrompt, rationale_letters
 from medrm.data.row_tables import JsonLines
-from medrm.errors import DataError, report
+from medrm.errors import DataError, refuse
 from medrm.parsers import parse_verdict
 from medrm.schema import ORDERS, Case, Order, PairLabel
 
@@ -79,13 +79,8 @@ def read_rationales(
         raise DataError(
             f"rationales {path} cannot be read: {error}. Give a JSONL file of lines like {_FORM}."
         ) from error
-    if invalid_json or problems:
-        raise DataError(
-            report(
-                f"Rationales {path} have problems; a line is like {_FORM}.",
-                [*invalid_json, *problems],
-            )
-        )
+    title = f"Rationales {path} have problems; a line is like {_FORM}."
+    refuse([*invalid_json, *problems], title, DataError)
     unknown = len(rationales.keys() - set(case_ids))
     if unknown:
         logger.warning(

@@ -20,7 +20,7 @@ from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.case_set import dimensions_of
 from medrm.data.images import ImageFacts
-from medrm.errors import ConfigError, DataError, applying, report
+from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
 from medrm.objectives.judge.judge_collator import (
@@ -276,8 +276,7 @@ def check_judge(
         "kind": mixed and batch_rows > 1,
     }
     problems = [*visible_gpu_problems(options), *_family_problems(run, cases), *applying(checks)]
-    if problems:
-        raise ConfigError(report(f"The objective {run.objective} cannot be trained so.", problems))
+    refuse(problems, f"The objective {run.objective} cannot be trained so.")
     for split, split_cases in (("training", train), ("development", development)):
         if not judge_examples(split_cases, dimensions, prompt, options.label_rule):
             raise DataError(
