@@ -309,10 +309,8 @@ class EvaluationOptions:
                 f"controls: {', '.join(unknown)} not known; accepted: {', '.join(CONTROLS)}"
                 + nearest(unknown[0], CONTROLS)
             )
-        if self.evaluation_batch_rows < 1:
-            raise ConfigError(
-                f"evaluation_batch_rows is {self.evaluation_batch_rows}; give 1 or more"
-            )
+        rows = self.evaluation_batch_rows
+        refuse(applying({f"evaluation_batch_rows is {rows}; give 1 or more": rows < 1}))
 
 
 @dataclass(frozen=True)

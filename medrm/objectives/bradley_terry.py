@@ -37,7 +37,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TokenCounts, column, concatenate, select
-from medrm.errors import ConfigError, DataError, nearest
+from medrm.errors import ConfigError, DataError, nearest, refuse
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import (
     HeadSpec,
@@ -258,8 +258,7 @@ def check(
         DataError: no case with a label to learn from.
     """
     args: BradleyTerryConfig = run.training
-    if problems := visible_gpu_problems(args):
-        raise ConfigError(problems[0])
+    refuse(visible_gpu_problems(args))
     if args.gradient_checkpointing and run.adapter.lora_vision and _zero3():
         raise ConfigError(
             "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "

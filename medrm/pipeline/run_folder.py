@@ -188,15 +188,14 @@ def check_output(output: Path, run: Run) -> None:
 
 def _check_resumable(output: Path, run: Run) -> None:
     option = run.training.resume_from_checkpoint
-    point = resume_point(option)
     if run.data.crossfit:
-        if point is not True or not (output / "run.json").is_file():
+        if resume_point(option) is not True or not (output / "run.json").is_file():
             raise ConfigError(
                 f"resume_from_checkpoint is {option}: a cross-fitted run goes on in its own "
                 "folder. Give true, with the output_dir of a stopped run that has the same options."
             )
         return
-    folder = last_checkpoint(output) if point is True else point
+    folder = checkpoint_of(run, output)
     if not isinstance(folder, str) or not Path(folder, "trainer_state.json").is_file():
         raise ConfigError(
             f"resume_from_checkpoint is {option}: no checkpoint there. Give the folder of one, or "
@@ -220,7 +219,7 @@ def start_folder(output: Path, run: Run, data: Mapping[str, Any], description: s
         resumed = resume_point(run.training.resume_from_checkpoint)
         if not resumed and (output / "run.json").exists():
             _clear(output)  # only now: a run that cannot start leaves the earlier one alone
-        write_manifest(output / "run.json", run, data, state.num_processes)
+        write_manifest(output, run, data)
         logger.info("%s", description)
     state.wait_for_everyone()
 
@@ -317,16 +316,18 @@ def git_commit() -> str | None:
     return None
 
 
-def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int) -> None:
-    """Writes the resolved configuration, versions, commit, seed, device and data digests."""
+def write_manifest(folder: Path, run: Run, data: Mapping[str, Any]) -> None:
+    """Writes run.json: resolved configuration, versions, commit, seed, device and data digests."""
     manifest = {
         "config": run.resolved(),
         "seed": run.training.seed,
         "device": str(run.training.device),
-        "processes": processes,
+        "processes": PartialState().num_processes,
         "versions": versions(),
         "git_commit": git_commit(),
         "data": data,
     }
     # A killed run can be resumed only if this file is complete.
-    write_atomically(path, [json.dumps(manifest, indent=2, default=str).encode(), b"\n"])
+    write_atomically(
+        folder / "run.json", [json.dumps(manifest, indent=2, default=str).encode(), b"\n"]
+    )

@@ -137,8 +137,7 @@ def _run_fold(context: RunContext) -> None:
     state = PartialState()
     if state.is_main_process:
         context.output.mkdir(parents=True, exist_ok=True)
-        manifest = context.output / "run.json"
-        write_manifest(manifest, context.run, context.splits.summary(), state.num_processes)
+        write_manifest(context.output, context.run, context.splits.summary())
     state.wait_for_everyone()
     results = run_stages(context)
     if READOUTS[context.readout].gives_probabilities:

@@ -16,23 +16,13 @@ from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.errors import ConfigError, applying
+from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
     preferred,
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
-from medrm.objectives.judge.judge_sft import (
-    FIXED_ROWS,
-    RunExamples,
-    WithReference,
-    WrittenVerdictArguments,
-    check_judge,
-    run_dimensions,
-    run_examples,
-    trainer_options,
-    verdict_lengths,
-)
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
@@ -42,11 +32,11 @@ ConversationPair = tuple[RenderedConversation, RenderedConversation]
 
 
 @dataclass
-class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] # TRL has no types
+class JudgeDPOConfig(judge_sft.WrittenVerdictArguments, DPOConfig):  # type: ignore[misc]
     """Arguments of `trl.DPOConfig`. A step is counted in pairs, as with TRL."""
 
     fixed: ClassVar[Fixed] = {
-        **FIXED_ROWS,
+        **judge_sft.FIXED_ROWS,
         "precompute_ref_log_probs": (False, "TRL cannot do it with images"),
         "sync_ref_model": (False, "the reference is the adapter as it started"),
     }
@@ -76,7 +66,7 @@ class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] 
         return [*super()._problems(), *applying(checks)]
 
 
-class JudgeDPOTrainer(WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeDPOTrainer(judge_sft.WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 
@@ -111,7 +101,7 @@ def check(
                 "init_adapter with dpo_pairs answers: the implicit reward compares the adapter "
                 "with the base, so it must start there; leave init_adapter out"
             )
-    check_judge(run, dimensions, train, development)
+    judge_sft.check_judge(run, dimensions, train, development)
 
 
 def lengths(
@@ -123,7 +113,7 @@ def lengths(
 ) -> list[int]:
     """Returns the tokens of each case's longest row; see `Objective.lengths`."""
     if run.training.dpo_pairs == "verdicts":
-        return verdict_lengths(run, collator, dimensions, cases, facts)
+        return judge_sft.verdict_lengths(run, collator, dimensions, cases, facts)
     renderer = ConversationRenderer.of(collator)
 
     def rows(case: Case) -> list[Row]:
@@ -133,7 +123,7 @@ def lengths(
 
 
 def render_verdicts(
-    renderer: ConversationRenderer, examples: RunExamples, flips_one: bool, number: int
+    renderer: ConversationRenderer, examples: judge_sft.RunExamples, flips_one: bool, number: int
 ) -> ConversationPair:
     """Returns the right verdict of an example, and the wrong one.
 
@@ -176,16 +166,17 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
         DataError: bad rationales.
     """
     options: JudgeDPOConfig = inputs.run.training
-    examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
+    examples, renderer = judge_sft.run_examples(inputs), ConversationRenderer.of(inputs.collator)
     splits: list[Sequence[Any]] = [examples.train, examples.development]
     render = partial(render_verdicts, renderer, examples, options.flip == "one")
     if options.dpo_pairs == "answers":
-        (dimension,), rule = run_dimensions(inputs.run, inputs.train), options.label_rule
+        (dimension,), rule = judge_sft.run_dimensions(inputs.run, inputs.train), options.label_rule
         cases_of_splits = (inputs.train, inputs.development)
         splits = [answer_pairs(cases, dimension, rule) for cases in cases_of_splits]
         render = partial(render_answers, renderer, [*splits[0], *splits[1]])
     return JudgeDPOTrainer(
-        **trainer_options(inputs, *splits), data_collator=partial(preferred, renderer, render)
+        **judge_sft.trainer_options(inputs, *splits),
+        data_collator=partial(preferred, renderer, render),
     )
 
 

@@ -16,26 +16,16 @@ from medrm.chat import JudgePrompt
 from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.errors import ConfigError
+from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
-from medrm.objectives.judge.judge_sft import (
-    FIXED,
-    JudgeArguments,
-    RunExamples,
-    WithReference,
-    check_judge,
-    judge_prompt,
-    run_examples,
-    trainer_options,
-    verdict_lengths,
-)
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into
 
 
 @dataclass
-class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOConfig(judge_sft.JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL has no types
     """Arguments of `trl.GRPOConfig`. A step is counted in completions, as with TRL.
 
     The rewards, in the order of `reward_weights`: agreement with the labels, format, and, where the
@@ -44,7 +34,7 @@ class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL h
     """
 
     fixed: ClassVar[Fixed] = {
-        **FIXED,
+        **judge_sft.FIXED,
         "sync_ref_model": (False, "TRL cannot do it with an adapter"),
         "log_completions_hub_repo": (None, "nothing but the adapter is pushed"),
         "load_best_model_at_end": (False, "no loss of GRPO says which checkpoint is best"),
@@ -58,7 +48,7 @@ class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL h
     )
 
 
-class JudgeGRPOTrainer(WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOTrainer(judge_sft.WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 
@@ -82,18 +72,18 @@ def check(
             "judge_grpo needs init_adapter, a judge adapter to start from: a base that never "
             "writes the JSON of a verdict earns no reward to learn from. Train one with judge_sft"
         )
-    names = [reward.__name__ for reward in rewards_of(judge_prompt(run))]
+    names = [reward.__name__ for reward in rewards_of(judge_sft.judge_prompt(run))]
     weights = run.training.reward_weights
     if weights is not None and len(weights) != len(names):
         raise ConfigError(
             f"reward_weights holds {len(weights)} numbers; give {len(names)}, for "
             f"{', '.join(names)}, or leave it out"
         )
-    check_judge(run, dimensions, train, development)
+    judge_sft.check_judge(run, dimensions, train, development)
 
 
 def prompts(
-    collator: Collator, examples: RunExamples, numbers: Sequence[Mapping[str, Any]]
+    collator: Collator, examples: judge_sft.RunExamples, numbers: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Returns what TRL's trainer generates from and what the rewards look at.
 
@@ -146,8 +136,8 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     Raises:
         ConfigError: the prompt is none.
     """
-    examples, collator = run_examples(inputs), inputs.collator
-    options = trainer_options(inputs, examples.train, examples.development)
+    examples, collator = judge_sft.run_examples(inputs), inputs.collator
+    options = judge_sft.trainer_options(inputs, examples.train, examples.development)
     arguments: JudgeGRPOConfig = options["args"]
     if not arguments.max_completion_length:
         arguments.max_completion_length = inputs.run.judge.max_new_tokens
@@ -162,7 +152,7 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
 OBJECTIVE = Objective(
     config=JudgeGRPOConfig,
     readout=lambda run: run.judge.judge_readout,
-    lengths=verdict_lengths,
+    lengths=judge_sft.verdict_lengths,
     check=check,
     build_trainer=build_trainer,
 )
