@@ -27,6 +27,7 @@ from medrm.evaluation.report import read_json, write_json
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
 from medrm.pipeline.context import ReportRow, RunContext, stage
+from medrm.pipeline.evaluate import refuse_seen_init_adapter
 from medrm.pipeline.prepare_data import (
     DataSplits,
     agreement_lines,
@@ -49,7 +50,6 @@ from medrm.pipeline.stages import (
     DEVELOPMENT,
     StageResults,
     in_all,
-    refuse_seen_init_adapter,
     run_stages,
     settle_before,
 )
