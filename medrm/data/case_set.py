@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,14 +92,6 @@ def descriptions() -> list[Description]:
     return [named_description(name) for name in description_names()]
 
 
-def descriptions_digest() -> str:
-    """Returns a digest of all descriptions, by whose columns a set may be read."""
-    digest = hashlib.sha256()
-    for path in sorted(asset("data").glob(f"*/{DESCRIPTION}")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -167,7 +158,8 @@ def read_set(
     departments = read_department_map(department_map) if department_map else {}
     user_files = _user_files(described, Path(source)) if described else None
     name, opened = (described, user_files) if described and user_files else _open(source)
-    key = [name, opened.revision, user_files is not None, descriptions_digest()]
+    # A set may be read by the columns of any description.
+    key = [name, opened.revision, user_files is not None, list(map(asdict, descriptions()))]
     index = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
     about = index.about
     return CaseSet(

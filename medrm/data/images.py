@@ -10,7 +10,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -123,21 +123,17 @@ def _arrow_table(files: tuple[str, ...]) -> pa.Table:
     return pa.concat_tables(maps)
 
 
-def file_image(
-    path: str | Path, root: Path, name: str | None = None, boundary: Path | None = None
-) -> ImageRef:
+def file_image(written: str, root: Path, boundary: Path | None = None) -> ImageRef:
     """Returns the reference of an image file, with the digest of its bytes.
 
     Args:
-        path: as written in the data, relative to `root`.
+        written: the path in the data, relative to `root`.
         root: the folder of the data file.
-        name: how messages call the image; by default the path as written.
         boundary: the folder that no link may leave, by default `root`.
 
     Raises:
         DataError: an absolute path, or one that leaves the folder, also through a symbolic link.
     """
-    written = str(path)
     location = _inside(written, root, boundary or root)
     link = os.path.abspath(root / written)
     read = StoredFile(str(location), "" if link == str(location) else link)
@@ -152,7 +148,7 @@ def file_image(
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         problem = f"{written!r} cannot be read: {error.strerror}"
-    return ImageRef(name or written, digest, read, problem)
+    return ImageRef(written, digest, read, problem)
 
 
 def _inside(written: str, root: Path, boundary: Path) -> Path:
@@ -173,26 +169,18 @@ def _inside(written: str, root: Path, boundary: Path) -> Path:
 
 
 def file_images(
-    paths: Iterable[str], root: Path, boundary: Path | None = None
-) -> tuple[dict[str, ImageRef], dict[str, str]]:
-    """Returns the references of distinct paths, each read once, and what is wrong by bad path."""
+    paths: Collection[str], root: Path, boundary: Path
+) -> dict[str, ImageRef | DataError]:
+    """Returns the reference of each path, or why it is refused; see `file_image`."""
 
     def reference(path: str) -> ImageRef | DataError:
         try:
-            return file_image(path, root, boundary=boundary)
+            return file_image(path, root, boundary)
         except DataError as error:
             return error
 
-    distinct = list(dict.fromkeys(paths))
-    references: dict[str, ImageRef] = {}
-    problems: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, result in zip(distinct, pool.map(reference, distinct), strict=True):
-            if isinstance(result, ImageRef):
-                references[path] = result
-            else:
-                problems[path] = str(result)
-    return references, problems
+        return dict(zip(paths, pool.map(reference, paths), strict=True))
 
 
 def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:

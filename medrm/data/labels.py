@@ -15,8 +15,6 @@ from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import ConfigError
 from medrm.schema import Choice, Label, PairLabel, RankingLabel
 
-TIE_RULES = ("keep", "split", "drop")
-AGGREGATIONS = ("shares", "dawid_skene")
 _CHOICES: tuple[Choice, ...] = (0, "tie", 1)
 
 
@@ -36,12 +34,6 @@ class LabelRules:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.ties not in TIE_RULES:
-            problems.append(f"ties is {self.ties!r}; accepted: {', '.join(TIE_RULES)}")
-        if self.aggregation not in AGGREGATIONS:
-            problems.append(
-                f"aggregation is {self.aggregation!r}; accepted: {', '.join(AGGREGATIONS)}"
-            )
         weights = self.weights or {}
         refused = [name for name, weight in weights.items() if not 0 < weight < math.inf]
         if refused:
@@ -76,15 +68,12 @@ def _label(
     rankings = tuple(vote.value for vote in votes if isinstance(vote.value, tuple))
     if rankings:
         return RankingLabel(rankings)
-    mass: dict[Choice, float] = defaultdict(float)
-    if posterior is not None:
-        mass.update(posterior)
-    else:
-        weights = rules.weights or {}
-        for vote in votes:
-            assert not isinstance(vote.value, tuple)
-            # An annotator without a weight is refused once all votes are known.
-            mass[vote.value] += weights.get(vote.annotator, 1.0)
+    mass: dict[Choice, float] = defaultdict(float, posterior or {})
+    weights = rules.weights or {}
+    for vote in votes if posterior is None else ():
+        assert not isinstance(vote.value, tuple)
+        # An annotator without a weight is refused once all votes are known.
+        mass[vote.value] += weights.get(vote.annotator, 1.0)
     count = len(votes)
     if rules.ties == "split":
         half = mass.pop("tie", 0.0) / 2

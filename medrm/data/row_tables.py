@@ -54,6 +54,10 @@ class RowTable:
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
 
+    def image(self, path: str) -> ImageRef:
+        """Returns the reference of an image file; see `images.file_image`."""
+        return file_image(path, self.folder, self.boundary)
+
 
 def missing_columns(columns: Collection[str], required: Collection[str]) -> list[str]:
     """Returns one problem for each required column that is not there, with the nearest that is."""
@@ -236,25 +240,25 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
     return files
 
 
-def row_images(table: RowTable, index: int, row: Row, column: str | None) -> tuple[ImageRef, ...]:
+def row_images(table: RowTable, index: int, row: Row, column: str) -> tuple[ImageRef, ...]:
     """Returns the references of the images in one cell: a path, a stored image, or a list of them.
 
     Raises:
         DataError: a path that leaves the data folder, or a cell that holds no image.
     """
-    cell = row.get(column) if column else None
+    cell = row.get(column)
     if cell is None:
         return ()
     is_list = isinstance(cell, list)
     return tuple(
-        _image(table, index, column or "", position if is_list else None, value)
+        _image(table, index, column, position if is_list else None, value)
         for position, value in enumerate(cell if is_list else [cell])
     )
 
 
 def _image(table: RowTable, index: int, column: str, position: int | None, value: Any) -> ImageRef:
     if isinstance(value, str):
-        return file_image(value, table.folder, boundary=table.boundary)
+        return table.image(value)
     if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
         raise DataError(
             f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"
@@ -264,5 +268,5 @@ def _image(table: RowTable, index: int, column: str, position: int | None, value
     if table.files and stored is not None:
         return bytes_image(name, StoredCell(table.files, index, column, position))
     if path is not None:
-        return file_image(path, table.folder, boundary=table.boundary)
+        return table.image(path)
     return ImageRef(name, "", bytes, "no image is stored")

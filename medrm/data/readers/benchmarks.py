@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.data.images import file_image
 from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table, row_images
 from medrm.data.sources import (
     CaseDraft,
@@ -287,7 +286,7 @@ def _images(
     if image is not None and row.get(image) is not None:
         if not isinstance(row[image], str):
             return row_images(table, index, row, image)
-        return (file_image(_located(table, row[image]), table.folder, boundary=table.boundary),)
+        return (table.image(_located(table, row[image])),)
     if video is not None and row.get(video) is not None:
         return _frames(table, row[video])
     if image is None and video is None:
@@ -303,10 +302,7 @@ def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
     if not names:
         raise DataError(f"there is no frame in folder {written!r}")
     frame_numbers = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
-    return tuple(
-        file_image(f"{folder}/{names[number]}", table.folder, boundary=table.boundary)
-        for number in frame_numbers
-    )
+    return tuple(table.image(f"{folder}/{names[number]}") for number in frame_numbers)
 
 
 def _located(table: RowTable, written: str) -> str:

@@ -22,7 +22,6 @@ from medrm.schema import ImageRef
 _IMAGE_MARK = "<image>"
 _ROLES = {"human": "user", "gpt": "assistant"}
 
-
 _COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "images", "case_id")}
 """What is read of a row, and the column that TRL keeps it in. A `dataset.yaml` may name others; its
 columns of anything else are groups."""
@@ -34,10 +33,8 @@ class _Turn(NamedTuple):
     text: str
 
 
-class _Texts(NamedTuple):
-    question: str
-    chosen: str
-    rejected: str
+_Texts = tuple[str, str, str]
+"""Question, chosen and rejected answer."""
 
 
 def read_preferences_by_columns(
@@ -116,8 +113,8 @@ def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
 def _draft(
     case_id: str, images: tuple[ImageRef, ...], texts: _Texts, row: Row, description: Description
 ) -> CaseDraft:
+    question, chosen, rejected = texts
     second = hashlib.sha256(case_id.encode()).digest()[0] % 2
-    answers = (texts.rejected, texts.chosen) if second else (texts.chosen, texts.rejected)
     named = {
         group: row[column]
         for group, column in description.columns.items()
@@ -126,11 +123,11 @@ def _draft(
     return CaseDraft(
         case_id,
         images,
-        texts.question,
-        answers,
+        question,
+        (rejected, chosen) if second else (chosen, rejected),
         {description.dimension: [Vote("preference", second)]},
         read_independent(row),
-        read_groups({**{group: row.get(group) for group in GROUPS}, **named}, (*GROUPS, *named)),
+        read_groups(row | named, (*GROUPS, *named)),
     )
 
 
@@ -157,7 +154,7 @@ def _texts(row: Row, columns: Mapping[str, str], images: int) -> _Texts | str:
     if chosen == rejected:
         return "chosen and rejected are the same"
     question = "\n\n".join(turn.text.replace(_IMAGE_MARK, "").strip() for turn in prompt)
-    return _Texts(question, chosen[0].text, rejected[0].text)
+    return question, chosen[0].text, rejected[0].text
 
 
 def _turns(row: Row, column: str, role: str) -> list[_Turn]:
