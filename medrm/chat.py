@@ -212,11 +212,6 @@ class JudgePrompt:
         opening = [system_message(self.system)] if self.system else []
         return [*opening, user_message(text, images)]
 
-    def json_pieces(self, dimensions: Sequence[str]) -> tuple[str, ...]:
-        """Returns the D + 1 pieces of the JSON verdict around its D letters."""
-        opening = [f'{json.dumps(name, ensure_ascii=False)}: "' for name in dimensions]
-        return (f"{{{opening[0]}", *(f'", {piece}' for piece in opening[1:]), '"}')
-
     def verdict(self, letters: Mapping[str, str], rationale: str | None = None) -> VerdictText:
         """Returns the reply that names `letters`, dimension to letter as shown.
 
@@ -224,14 +219,13 @@ class JudgePrompt:
             letters: of the dimensions asked about, in their order.
             rationale: written before the JSON.
         """
-        text = f"{rationale}\n" if rationale else ""
-        spans = {}
-        *pieces, end = self.json_pieces(list(letters))
-        for (name, letter), piece in zip(letters.items(), pieces, strict=True):
-            text += piece
+        text = f"{rationale}\n{{" if rationale else "{"
+        spans: dict[str, tuple[int, int]] = {}
+        for name, letter in letters.items():
+            text += f'{", " if spans else ""}{json.dumps(name, ensure_ascii=False)}: "'
             spans[name] = (len(text), len(text) + len(letter))
-            text += letter
-        return VerdictText(text + end, spans)
+            text += f'{letter}"'
+        return VerdictText(text + "}", spans)
 
 
 class LetterPrompt(JudgePrompt):

@@ -260,15 +260,13 @@ def _robust_verdicts(
     calls: Sequence[Response], scorer_dimensions: Sequence[str], answer_count: int
 ) -> dict[str, Verdict]:
     """Returns what the calls of one order say on each dimension, over all votes and pairs."""
-    votes: dict[tuple[str, tuple[int, int] | None], list[Verdict]] = {}
+    votes: dict[str, dict[tuple[int, int] | None, list[Verdict]]] = {}
     for call in calls:
         for name, verdict in read_response(call, scorer_dimensions).items():
-            votes.setdefault((name, call.pair), []).append(verdict)
-    by_dimension: dict[str, dict[tuple[int, int] | None, Verdict]] = {}
-    for (name, pair), verdicts in votes.items():
-        by_dimension.setdefault(name, {})[pair] = _majority(verdicts)
+            votes.setdefault(name, {}).setdefault(call.pair, []).append(verdict)
     merged = {}
-    for name, by_pair in by_dimension.items():
+    for name, votes_by_pair in votes.items():
+        by_pair = {pair: _majority(pair_votes) for pair, pair_votes in votes_by_pair.items()}
         if answer_count == 2 or writes_rewards(calls[0].readout):
             merged[name] = next(iter(by_pair.values()))
         else:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
@@ -78,6 +79,7 @@ class OpenAIEngine:
     Attributes:
         name: "openai".
         lookahead: None, each case is judged by itself.
+        settings: nothing that is known here; the service decides.
 
     Args:
         model: as the service calls it.
@@ -110,6 +112,7 @@ class OpenAIEngine:
         self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY", ""), self._url)
         self.name = "openai"
         self.lookahead: int | None = None
+        self.settings: Mapping[str, Any] = {}
         self._model = model
         self._concurrency = concurrency
         self._cache = cache_dir or medrm_cache() / "replies"
@@ -128,11 +131,6 @@ class OpenAIEngine:
     def plain(self, text: str) -> str:
         """Returns the text as it is: services keep it apart from their commands."""
         return text
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Nothing that is known here: the service decides."""
-        return {}
 
     @property
     def identity(self) -> str:
@@ -349,13 +347,9 @@ def _message(response: httpx2.Response) -> str:
 
 def _retry_after(header: str | None) -> float | None:
     """Returns the seconds that a Retry-After header (a number or a date) asks to wait."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+    if header is not None:
+        with suppress(ValueError):
+            return max(0.0, float(header))
+        with suppress(ValueError, OverflowError):
+            return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    return None

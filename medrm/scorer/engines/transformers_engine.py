@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from medrm import chat
+from medrm.data.batched import batched
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.scorer.collator import Collator, Row
@@ -264,14 +266,8 @@ class Noise(LogitsProcessor):
 
 def grouped(requests: Iterable[Request], limit: int) -> Iterator[list[Request]]:
     """Yields successive requests about the same case together, at most `limit` of them."""
-    group: list[Request] = []
-    for request in requests:
-        if group and (request.case is not group[0].case or len(group) == limit):
-            yield group
-            group = []
-        group.append(request)
-    if group:
-        yield group
+    for _, about_case in groupby(requests, key=lambda request: request.case):
+        yield from batched(about_case, limit)
 
 
 def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[int]:
