@@ -126,9 +126,11 @@ def prepare(
 def _earlier(path: Path) -> dict[str, Any]:
     """The content of an `evaluation.json`; nothing of one that cannot be read."""
     try:
-        return read_json(path) if path.is_file() else {}
+        record = read_json(path) if path.is_file() else {}
     except DataError:
         return {}
+    is_whole = all(isinstance(record.get(name), dict) for name in ("settings", "benchmark"))
+    return record if is_whole else {}
 
 
 def _refusal(
@@ -136,10 +138,10 @@ def _refusal(
 ) -> str:
     """Says what lies in the folder and what was asked."""
     ways = "another --output_dir, or --overwrite_output_dir to replace what is there"
-    earlier_values, requested_values = (_named(record) for record in (earlier, request))
-    if not earlier_values:
+    if not earlier:
         files = ", ".join(path.name for path in there)
         return f"{folder} holds {files}, and nothing says of which evaluation. Give {ways}."
+    earlier_values, requested_values = (_named(record) for record in (earlier, request))
     problems = [
         f"{name}: {earlier_values.get(name)} there, {requested_values.get(name)} asked"
         for name in dict.fromkeys([*requested_values, *earlier_values])
@@ -147,10 +149,7 @@ def _refusal(
     ]
     if requested_values["weights"] is None:
         problems = ["weights: nothing says whether they are the same"]
-    models = [
-        f"{record.get('model')!r} on {_about(record).get('name')!r}"
-        for record in (earlier, request)
-    ]
+    models = [f"{r.get('model')!r} on {r['benchmark'].get('name')!r}" for r in (earlier, request)]
     return report(
         f"{folder} holds another evaluation, of {models[0]}; asked for is {models[1]}. Give the "
         f"options of that one to go on with it, {ways}.",
@@ -160,23 +159,15 @@ def _refusal(
 
 def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     """What decides what a model says, by the names that a reader knows it under."""
-    if not record:
-        return {}
-    settings = record.get("settings")
-    setting_values = settings if isinstance(settings, dict) else {}
+    settings = record["settings"].items()
     return {
         **{name: record.get(name) for name in _DECISIVE},
-        **{f"setting {name}": value for name, value in setting_values.items() if name != "parser"},
-        **{f"benchmark's {name}": _about(record).get(name) for name in ("source", "digest")},
+        **{f"setting {name}": value for name, value in settings if name != "parser"},
+        **{f"benchmark's {name}": record["benchmark"].get(name) for name in ("source", "digest")},
     }
 
 
 _DECISIVE = ("weights", "readout", "dimensions", "window", "processes", "crossfit")
-
-
-def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    about = record.get("benchmark")
-    return about if isinstance(about, dict) else {}
 
 
 def write_setup(folder: Path, setup: Setup, benchmark: Benchmark) -> None:
@@ -237,10 +228,8 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
 
 def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
     check_protocol(setup.protocol)
-    objects = (setup.settings, source.ceiling)
-    if not isinstance(setup.readout, str) or not all(
-        isinstance(mapping, dict) for mapping in objects
-    ):
+    kinds = ((setup.readout, str), (setup.settings, dict), (source.ceiling, dict))
+    if not all(isinstance(value, kind) for value, kind in kinds):
         raise TypeError("readout, settings or ceiling is of another kind")
     if not set(metrics) <= set(METRICS):
         raise TypeError(f"metrics are {', '.join(metrics)}")
