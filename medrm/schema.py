@@ -47,6 +47,9 @@ LETTERS = ("A", "B")
 Choice = int | Literal["tie"]
 """The index of the preferred answer, or a tie."""
 
+CHOICES: tuple[Choice, ...] = (0, "tie", 1)
+"""What can be said of a pair, in the order of `PairLabel.shares`."""
+
 Ranking = tuple[tuple[int, ...], ...]
 """Answer indices, best first; an inner tuple of several indices is a tie."""
 
@@ -84,11 +87,8 @@ class PairLabel:
     @property
     def choice(self) -> Choice | None:
         """0, 1 or "tie" where it holds more than half of the votes, else None (no majority)."""
-        choices: tuple[Choice, ...] = (0, "tie", 1)
-        for share, choice in zip(self.shares, choices, strict=True):
-            if share > 0.5:
-                return choice
-        return None
+        choices = zip(self.shares, CHOICES, strict=True)
+        return next((choice for share, choice in choices if share > 0.5), None)
 
 
 @dataclass(frozen=True, slots=True)

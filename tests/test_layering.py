@@ -51,7 +51,7 @@ NO_TORCH = (
     "medrm.parsers",
     "medrm.data.case_set",
     "medrm.data.phantom.layouts",
-    "medrm.data.store.image_facts",
+    "medrm.data.store.indexed_cases",
     "medrm.data.readers.benchmarks",
     "medrm.evaluation.records.stored_cases",
     "medrm.evaluation.audit",

@@ -29,7 +29,7 @@ from medrm.data.sources import (
     read_about,
 )
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
-from medrm.data.store.indexed_cases import IndexedCases, column
+from medrm.data.store.indexed_cases import IndexedCases, column, label_column
 from medrm.errors import ConfigError, DataError, nearest, raise_problems, unknown_keys
 from medrm.files import fits
 from medrm.schema import Case
@@ -259,9 +259,10 @@ def _read_file(path: Path) -> ReadResult:
 
 def dimensions_of(cases: Sequence[Case]) -> tuple[str, ...]:
     """Returns the dimensions that some label mentions, the benchmark's six first in their order."""
-    if isinstance(cases, IndexedCases):
-        return order_dimensions(cases.dimensions())
-    return order_dimensions({dimension for case in cases for dimension in case.labels})
+    if not isinstance(cases, IndexedCases):
+        return order_dimensions({dimension for case in cases for dimension in case.labels})
+    names = cases.case_index.about["dimensions"]
+    return order_dimensions([n for n in names if (label_column(cases, n)["votes"] > 0).any()])
 
 
 def digest_of(cases: Sequence[Case]) -> str:

@@ -13,9 +13,7 @@ import numpy as np
 
 from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import ConfigError
-from medrm.schema import Choice, Label, PairLabel, RankingLabel
-
-_CHOICES: tuple[Choice, ...] = (0, "tie", 1)
+from medrm.schema import CHOICES, Choice, Label, PairLabel, RankingLabel
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _label(
     total = sum(mass.values())
     if count == 0 or total == 0:
         return None
-    first, tie, second = (mass[choice] / total for choice in _CHOICES)
+    first, tie, second = (mass[choice] / total for choice in CHOICES)
     return PairLabel((first, tie, second), count)
 
 
@@ -104,7 +102,7 @@ def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choi
         fitted = DawidSkene(n_iter=100).fit_predict_proba(frame)
         for index, row in fitted.iterrows():
             posteriors[index, dimension] = {
-                choice: float(row[str(choice)]) for choice in _CHOICES if str(choice) in row
+                choice: float(row[str(choice)]) for choice in CHOICES if str(choice) in row
             }
     return posteriors
 

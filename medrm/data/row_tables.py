@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
@@ -29,14 +29,6 @@ LocatedRow = tuple[str, Row]
 """A row and where it stands in its file, such as `line 3`."""
 
 
-class Rows(Protocol):
-    """Rows that are read when they are asked for."""
-
-    def __iter__(self) -> Iterator[LocatedRow]: ...
-
-    def __getitem__(self, index: int, /) -> LocatedRow: ...
-
-
 @dataclass
 class RowTable:
     """Rows with their locations, and what was wrong while reading them.
@@ -50,7 +42,7 @@ class RowTable:
     folder: Path
     boundary: Path
     columns: tuple[str, ...]
-    rows: Rows
+    rows: JsonLines | DatasetRows | list[LocatedRow]
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
 
@@ -144,7 +136,7 @@ class JsonLines:
         return _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
 
 
-class _DatasetRows:
+class DatasetRows:
     """The rows of a loaded data set, read when asked."""
 
     def __init__(self, data: Dataset) -> None:
@@ -222,7 +214,7 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Row
         holds_images |= isinstance(value, Image) or (isinstance(value, dict) and "bytes" in value)
     files = _arrow_files(data) if holds_images else ()
     return RowTable(
-        name, folder, boundary, tuple(data.column_names), _DatasetRows(data), files=files
+        name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files
     )
 
 

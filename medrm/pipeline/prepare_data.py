@@ -20,13 +20,15 @@ from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import LabelRules
 from medrm.data.sources import Excluded
 from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
-from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable_cases
 from medrm.data.store.indexed_cases import (
     CaseIndex,
     IndexedCases,
+    StoredFacts,
     concatenate,
     label_column,
     select,
+    stored_facts,
+    unreadable_cases,
 )
 from medrm.errors import ConfigError, DataError, nearest, refuse, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark

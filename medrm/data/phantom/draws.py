@@ -234,7 +234,7 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
     form = list(FORMS)[rng.integers(len(FORMS))]
     question_type, question = draw_question(readings.focus, form, rng)
     complete, on_topic, insight, responsive = (_flaws(rng) for _ in range(4))
-    answers = []
+    answers, qualities = [], []
     for answer in range(2):
         style = Style(
             complete=complete[answer],
@@ -243,16 +243,14 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
             form=form if responsive[answer] else PLAIN,
         )
         answers.append(compose(told[answer], readings.focus, style, rng))
-    qualities = [
-        {
-            "accuracy": float(told[answer] == readings.true),
-            "relevance": float(on_topic[answer]),
-            "comprehensiveness": float(complete[answer]),
-            "creativity": float(insight[answer]),
-            "responsiveness": float(responsive[answer]),
+        quality = {
+            "accuracy": told[answer] == readings.true,
+            "relevance": on_topic[answer],
+            "comprehensiveness": complete[answer],
+            "creativity": insight[answer],
+            "responsiveness": responsive[answer],
         }
-        for answer in range(2)
-    ]
+        qualities.append(quality)
     preferences = truth(*qualities)
     return PhantomCase(
         owner=owner(index),

@@ -180,21 +180,21 @@ def read_pair(row: Row, columns: Mapping[str, str]) -> _RowContent:
     if "chosen" in columns:
         chosen, rejected = (_text(row, columns[key], empty=True) for key in ("chosen", "rejected"))
         better = _hash("\0".join((case_id, chosen, rejected)))[0] % 2
-        answers = (rejected, chosen) if better else (chosen, rejected)
+        answers: tuple[str, ...] = (rejected, chosen) if better else (chosen, rejected)
     elif "better" in columns:
         names = columns["first"], columns["second"]
-        answers = (_text(row, names[0], empty=True), _text(row, names[1], empty=True))
+        answers = tuple(_text(row, name, empty=True) for name in names)
         if row[columns["better"]] not in names:
             raise DataError(
                 f"{columns['better']} is {row[columns['better']]!r}; accepted: {', '.join(names)}"
             )
         better = names.index(row[columns["better"]])
     else:
-        first, second = _texts(row, columns["answers"], exactly=2)
+        answers = tuple(_texts(row, columns["answers"], exactly=2))
         ranks = row[columns["ranking"]]
         if ranks not in ([0, 1], [1, 0]):
             raise DataError(f"{columns['ranking']} is {ranks!r}; accepted: [0, 1] or [1, 0]")
-        answers, better = (first, second), ranks.index(0)
+        better = ranks.index(0)
     return _RowContent(case_id, case_id, question, answers, [Vote(_RELEASED, better)])
 
 
@@ -233,11 +233,9 @@ def read_criterion(row: Row, columns: Mapping[str, str]) -> _RowContent:
     if not fits(turns, list[Row]) or not all({"role", "content"} <= set(turn) for turn in turns):
         raise DataError(f"{columns['conversation']} must be a list of messages (role, content)")
     response = {"role": "assistant", "content": _text(row, columns["response"], empty=True)}
+    messages = (f"{turn['role']}: {turn['content']}" for turn in (*turns, response))
     question = _QUESTION.format(
-        conversation="\n\n".join(
-            f"{turn['role']}: {turn['content']}" for turn in (*turns, response)
-        ),
-        criterion=_text(row, columns["criterion"]),
+        conversation="\n\n".join(messages), criterion=_text(row, columns["criterion"])
     )
     labels, raters = row[columns["labels"]], row[columns["raters"]]
     if not fits(labels, list[bool]) or not fits(raters, list) or len(labels) != len(raters):
