@@ -105,14 +105,9 @@ def _column(dimension: str) -> str:
     return f"accuracy of {dimension}"
 
 
-def missing_table(standings: Standings) -> Table:
-    """Returns the models without a result, and why there is none."""
-    rows = [
-        [printable(model["name"]), printable(f"{state}: {model['reason']}")]
-        for state in ("failed", "skipped")
-        for model in standings[state]
-    ]
-    return Table("Models without a result", ("model", "why there is none"), rows)
+def _missing_models(standings: Standings) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the models without a result, after their state."""
+    yield from ((state, model) for state in ("failed", "skipped") for model in standings[state])
 
 
 def leaderboard_csv(standings: Standings) -> str:
@@ -132,8 +127,7 @@ def leaderboard_csv(standings: Standings) -> str:
     rows += [
         [None, *(model.get(key) for key in _IDENTITY), f"{state}: {model['reason']}"]
         + [None] * len(measures)
-        for state in ("failed", "skipped")
-        for model in standings[state]
+        for state, model in _missing_models(standings)
     ]
     return to_csv(["rank", *_IDENTITY, "state", *measures], rows)
 
@@ -194,9 +188,8 @@ def print_leaderboard(standings: Standings, console: Console | None = None) -> N
             headings = {_column(name): _abbreviated(name) for name in unranked}
             rest = table.pick(columns | headings, "The other dimensions")
             console.print(to_terminal(rest, left=(1,), wrapped=(1,)))
-    for row in missing_table(standings).rows:
-        state, _, reason = str(row[1]).partition(": ")
-        console.print(plain(f"{state}: {row[0]}: {reason}"))
+    for state, model in _missing_models(standings):
+        console.print(plain(f"{state}: {model['name']}: {model['reason']}"))
     if len(table.rows) > 1:
         console.print(plain(explained(COLUMNS)))
         console.print(plain(RANKS.replace("`", "")))
@@ -276,23 +269,22 @@ def _dimensions(standings: Standings) -> Mapping[str, Any] | None:
 
 
 def _missing(standings: Standings) -> Mapping[str, Any] | None:
-    table = missing_table(standings)
-    return {"table": table} if table.rows else None
+    rows = [
+        [printable(model["name"]), printable(f"{state}: {model['reason']}")]
+        for state, model in _missing_models(standings)
+    ]
+    table = Table("Models without a result", ("model", "why there is none"), rows)
+    return {"table": table} if rows else None
 
 
 def _models(standings: Standings) -> Mapping[str, Any] | None:
     models = standings["models"]
-    columns = ("model", "source", "revision", "engine", "readout")
-    rows = [
-        [
-            *(model["name"], model["model"] or DASH, model["revision"] or DASH),
-            *(model["engine"], model["readout"]),
-        ]
-        for model in models
-    ]
+    headings = {"model": "name", "source": "model"}
+    headings |= {name: name for name in ("revision", "engine", "readout")}
+    rows = [[model[key] or DASH for key in headings.values()] for model in models]
     caption = "The folder of each model holds its verdicts, its replies and its report"
     notes = [(model["name"], model["note"]) for model in models if model["note"]]
-    return {"table": Table(caption, columns, rows), "notes": notes} if rows else None
+    return {"table": Table(caption, list(headings), rows), "notes": notes} if rows else None
 
 
 SECTIONS: dict[str, Section[Standings]] = {
