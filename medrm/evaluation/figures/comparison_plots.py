@@ -83,7 +83,7 @@ def transitions(run: RunFiles) -> Figure | None:
     canvas.percent_axis(axes)
     left = 6.0
     for label, colour, _ in _OUTCOMES.values():
-        canvas.legend_entry(figure, label, left, 4, colour)
+        canvas.legend_entry(figure, label, left, 4, colour, 1.0, 10)
         left += 20 + 4.6 * len(label)
     return figure
 

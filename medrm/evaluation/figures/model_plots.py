@@ -65,7 +65,7 @@ def position(run: RunFiles) -> Figure | None:
         height = 1 - 0.13 * (number - 1)
         if height >= 0:
             lines = [f"{number} {short(name, 18)}", f" {after[0]:.1f} | {after[1]:.1f}"]
-            canvas.list_beside(axes, lines, height, 0.055, canvas.INK, "normal", 1.08, "baseline")
+            canvas.list_beside(axes, lines, 1.08, height, 0.055)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.set(xlabel="preferred answer shown first", ylabel="shown second")
     sides = "" if run.before is None else "hollow: before, filled: after; "
@@ -178,7 +178,8 @@ def reliability(run: RunFiles) -> Figure | None:
         lower.plot(confidences, below, linewidth=1.2, **line)
         ece, brier = f"ECE {100 * calibration['ece']:.1f} %", f"Brier {calibration['brier']:.3f}"
         lines = [_title(side), ece, brier, f"n {calibration['n']}"]
-        canvas.list_beside(upper, lines, 1 - 0.5 * number, 0.1, colour)
+        first = {"color": colour, "weight": "bold"}
+        canvas.list_beside(upper, lines, 1.04, 1 - 0.5 * number, 0.1, va="top", **first)
     for axes in (upper, lower):
         axes.set(xlim=(48, 101), ylim=(0, 101))
     upper.tick_params(axis="x", labelbottom=False)
@@ -207,7 +208,8 @@ def risk_coverage(run: RunFiles) -> Figure | None:
         lines = [_title(side), f"all: {100 * risks[-1]:.1f} %"]
         if calibration["accuracy_at_80"] is not None:
             lines.append(f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %")
-        canvas.list_beside(axes, lines, 1 - 0.5 * number, 0.13, colour)
+        first = {"color": colour, "weight": "bold"}
+        canvas.list_beside(axes, lines, 1.04, 1 - 0.5 * number, 0.13, va="top", **first)
     axes.set_xlim(0, 100)
     canvas.value_axis(axes)
     axes.set_xlabel("share of cases, the surest first (%)")
@@ -258,7 +260,7 @@ def funnel(run: RunFiles) -> Figure | None:
     canvas.percent_axis(axes)
     for index, (outcome, (colour, alpha)) in enumerate(list(colours.items())[:_MOST_OUTCOMES]):
         x, y = 6 + 158 * (index % 2), 4 + 13 * (legend_lines - 1 - index // 2)
-        canvas.legend_entry(figure, short(outcome, 32), x, y, colour, alpha, gap=11)
+        canvas.legend_entry(figure, short(outcome, 32), x, y, colour, alpha, 11)
     return figure
 
 

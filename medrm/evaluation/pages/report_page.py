@@ -265,11 +265,8 @@ def write_page(folder: Path, images: bool = True) -> Path:
     contents = read_json(manifest) if manifest.is_file() else {}
     figures = {name: Markup(svg) for name, svg in inline_figures(run).items()}
     page = PageContent(run, contents, figures, samples, images)
-    browser: dict[str, Any] = (
-        {} if samples is None else {"script": "browser.js", "data": samples.data}
-    )
-    text = render_page(_title(run), "report/header.html.jinja", SECTIONS, page, **browser)
-    write_text(path, text)
+    data = None if samples is None else samples.data
+    write_text(path, render_page(_title(run), "report/header.html.jinja", SECTIONS, page, data))
     return path
 
 
