@@ -18,7 +18,7 @@ bit of a result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -62,18 +62,6 @@ def labelled_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floa
     return sums, counts
 
 
-def resampled_weights(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yields how often each of G clusters is drawn in each resample, in pieces (R, G)."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, resamples, _AT_ONCE):
-        count = min(_AT_ONCE, resamples - start)
-        drawn = generator.integers(0, clusters, size=(count, clusters), dtype=np.int32)
-        # One count for all resamples of the piece: resample r counts in its own G bins.
-        drawn += np.arange(count, dtype=np.int32)[:, None] * clusters
-        weights = np.bincount(drawn.ravel(), minlength=count * clusters)
-        yield weights.reshape(count, clusters).astype(np.float64)
-
-
 def resampled_means(
     values: Floats, clusters: Sequence[str], resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
@@ -83,9 +71,14 @@ def resampled_means(
     between columns are paired. A mean is NaN where nothing with a label was drawn.
     """
     sums, counts = labelled_sums(values, clusters)
-    pieces = []
+    generator, pieces = np.random.default_rng(seed), []
     with np.errstate(invalid="ignore", divide="ignore"):
-        for weights in resampled_weights(len(sums), resamples, seed):
+        for start in range(0, resamples, _AT_ONCE):
+            shape = rows, groups = min(_AT_ONCE, resamples - start), len(sums)
+            drawn = generator.integers(0, groups, size=shape, dtype=np.int32)
+            # One count for all resamples of the piece: resample r counts in its own G bins.
+            drawn += np.arange(rows, dtype=np.int32)[:, None] * groups
+            weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape).astype(float)
             pieces.append((weights @ sums) / (weights @ counts))
         return sums.sum(axis=0) / counts.sum(axis=0), np.concatenate(pieces)
 

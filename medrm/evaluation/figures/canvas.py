@@ -18,8 +18,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from medrm.evaluation.tables.table import text_width
+from rich.cells import cell_len
 
 _STYLE = matplotlib.rc_params_from_file(
     str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
@@ -99,7 +98,7 @@ def note(figure: Figure, text: str) -> None:
 
 def margin(names: Sequence[str]) -> float:
     """Returns the points that names of 9 points need at the left of the axes."""
-    return 16 + 4.9 * max(map(text_width, names), default=0)
+    return 16 + 4.9 * max(map(cell_len, names), default=0)
 
 
 def row_chart(

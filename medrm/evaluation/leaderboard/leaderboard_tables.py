@@ -185,18 +185,15 @@ def print_leaderboard(standings: Standings, console: Console | None = None) -> N
         ranking = table.pick(columns | primary | {name: name for name in COLUMNS})
         console.print(to_terminal(ranking, left=(1,), wrapped=(1,)))
         if unranked:
-            headings = {_column(name): _abbreviated(name) for name in unranked}
-            rest = table.pick(columns | headings, "The other dimensions")
+            for name in unranked:
+                columns[_column(name)] = f"{name[:5]}." if len(name) > 6 else name
+            rest = table.pick(columns, "The other dimensions")
             console.print(to_terminal(rest, left=(1,), wrapped=(1,)))
     for state, model in _missing_models(standings):
         console.print(plain(f"{state}: {model['name']}: {model['reason']}"))
     if len(table.rows) > 1:
         console.print(plain(explained(COLUMNS)))
         console.print(plain(RANKS.replace("`", "")))
-
-
-def _abbreviated(name: str) -> str:
-    return f"{name[:5]}." if len(name) > 6 else name
 
 
 def explained(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -15,11 +16,10 @@ from medrm.assets import asset, asset_names
 from medrm.errors import ConfigError, nearest, raise_problems, report, unknown_keys
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.measures.accuracy import best_rule, case_scores
-from medrm.evaluation.records.jsonl import read_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by
 from medrm.evaluation.report import Report, robust_of
 from medrm.files import fits
 from medrm.readouts import OPTION_READOUTS
-from medrm.schema import Verdict
 from medrm.scorer.engines import ENGINES
 from medrm.statistics.intervals import mean_interval
 from medrm.statistics.significance import rank_ranges, sign_flip_test
@@ -44,13 +44,10 @@ def read_judged(folder: Path) -> Judged:
     Raises:
         DataError: its verdicts are missing or unreadable.
     """
-    of_dimension: dict[str, list[Verdict]] = {}
-    clusters = {}
-    for row in read_verdicts(folder / "verdicts.jsonl"):
-        if row.protocol == "robust":
-            of_dimension.setdefault(row.dimension, []).append(row)
-            clusters[row.case_id] = row.cluster
-    return Judged({name: case_scores(rows) for name, rows in of_dimension.items()}, clusters)
+    robust = [row for row in read_verdicts(folder / "verdicts.jsonl") if row.protocol == "robust"]
+    of_dimension = verdicts_by(robust, attrgetter("dimension")).items()
+    scores = {name: case_scores(rows) for name, rows in of_dimension}
+    return Judged(scores, {row.case_id: row.cluster for row in robust})
 
 
 def rankings(models: Mapping[str, Judged], dimension: str) -> dict[str, dict[str, Any]]:

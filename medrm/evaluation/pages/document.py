@@ -47,13 +47,13 @@ class Section(Generic[Content]):
         heading: above the section and in the list of contents.
         template: name of a file in `templates/`, or the path of one that lies elsewhere. It may
             import from `macros.html.jinja`.
-        context: returns what the template shows, from what the page is made of; None: the section
-            has nothing to say and is left out.
+        context: returns what the template shows besides what the page is made of; None: the
+            section has nothing to say and is left out.
     """
 
     heading: str
     template: str | Path
-    context: Callable[[Content], Mapping[str, Any] | None]
+    context: Callable[[Content], Mapping[str, Any] | None] = lambda page: {}
 
 
 def render_page(

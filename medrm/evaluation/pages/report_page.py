@@ -25,7 +25,7 @@ from medrm.evaluation.pages.samples import Samples, read_samples
 from medrm.evaluation.report import RunFiles, read_json, read_run, robust_of
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
-from medrm.evaluation.tables.table import Table, counted
+from medrm.evaluation.tables.table import DASH, Table, counted
 
 Context = Mapping[str, Any]
 """What a section's template shows, by name."""
@@ -85,17 +85,11 @@ def _with_case_links(table: Table, page: PageContent) -> Table:
     """The numbers of fixed and broken cases lead to those cases, where cases are kept."""
     if page.samples is None or page.run.comparison is None:
         return table
-    cells = []
+    cells, link = [], Markup('<a href="#show={}&amp;dimension={}">{}</a>')
     for name, difference in page.run.comparison["dimensions"].items():
-        links = [
-            Markup('<a href="#show={}&amp;dimension={}">{}</a>').format(
-                key, quote(name), difference[key]
-            )
-            if difference[key]
-            else str(difference[key])
-            for key in ("fixed", "broken")
-        ]
-        cells.append("-" if difference["fixed"] is None else Markup(" / ").join(links))
+        counts = {key: difference[key] for key in ("fixed", "broken")}
+        links = [link.format(key, quote(name), n) if n else str(n) for key, n in counts.items()]
+        cells.append(DASH if difference["fixed"] is None else Markup(" / ").join(links))
     return table.with_cells("fixed / broken", cells)
 
 
@@ -145,14 +139,12 @@ def _bias(page: PageContent) -> Context:
     }
 
 
-def _format(page: PageContent) -> Context | None:
-    tables = report_tables.parsing_tables(page.run.sides)
-    return {"tables": tables} if tables else None
+def _format(page: PageContent) -> Context:
+    return {"tables": report_tables.parsing_tables(page.run.sides)}
 
 
-def _calibration(page: PageContent) -> Context | None:
-    table = report_tables.calibration_table(page.run.sides)
-    return {"table": table} if table.rows else None
+def _calibration(page: PageContent) -> Context:
+    return {"table": report_tables.calibration_table(page.run.sides)}
 
 
 def _controls(page: PageContent) -> Context:
@@ -222,14 +214,6 @@ def _notes(page: PageContent) -> Context:
     return {"remarks": remarks}
 
 
-def _training(page: PageContent) -> Context | None:
-    return {} if "training" in page.figures else None
-
-
-def _cases(page: PageContent) -> Context | None:
-    return None if page.samples is None else {}
-
-
 SECTIONS: dict[str, Section[PageContent]] = {
     "headline": Section("Every dimension", "report/headline.html.jinja", _headline),
     "groups": Section("Organ by organ", "report/groups.html.jinja", _groups),
@@ -238,8 +222,8 @@ SECTIONS: dict[str, Section[PageContent]] = {
     "format": Section("How the replies were read", "report/format.html.jinja", _format),
     "calibration": Section("Calibration", "report/calibration.html.jinja", _calibration),
     "controls": Section("Controls and baselines", "report/controls.html.jinja", _controls),
-    "training": Section("Training", "report/training.html.jinja", _training),
-    "cases": Section("Case by case", "report/cases.html.jinja", _cases),
+    "training": Section("Training", "report/training.html.jinja"),
+    "cases": Section("Case by case", "report/cases.html.jinja"),
     "others": Section("Numbers of others", "report/others.html.jinja", _others),
     "method": Section("Method and manifest", "report/method.html.jinja", _method),
     "notes": Section("Notes and limits", "report/notes.html.jinja", _notes),
@@ -259,8 +243,7 @@ def write_page(folder: Path, images: bool = True) -> Path:
     """
     folder = Path(folder)
     run = _read(folder)
-    judged = {side: report["dimensions"] for side, report in run.sides.items()}
-    samples = read_samples(run.evaluation_folders(folder), judged, run.primary, images)
+    samples = read_samples(run, folder, images)
     manifest, path = folder / "run.json", folder / "report.html"
     contents = read_json(manifest) if manifest.is_file() else {}
     figures = {name: Markup(svg) for name, svg in inline_figures(run).items()}

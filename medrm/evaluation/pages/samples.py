@@ -13,6 +13,7 @@ from typing import Any
 
 from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
+from medrm.evaluation.run_files import RunFiles
 from medrm.parsers import parse_verdict
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import Case, Label, RankingLabel, Response, Verdict
@@ -45,17 +46,16 @@ class Samples:
     missing: int
 
 
-def read_samples(
-    folders: Mapping[str, Path], judged: Mapping[str, Sequence[str]], primary: str, images: bool
-) -> Samples | None:
-    """Returns the cases of evaluation folders side by side; None where no cases are kept.
+def read_samples(run: RunFiles, folder: Path, images: bool) -> Samples | None:
+    """Returns the cases of a run's evaluations side by side; None where no cases are kept.
 
     Args:
-        folders: side of the page to evaluation folder; the cases are those of the last one.
-        judged: side to the dimensions its model was asked about.
-        primary: the dimension that is looked at first.
+        run: what was read from the folder.
+        folder: of the run; the cases are those of its last evaluation.
         images: whether pictures go into the page; else their digests alone do.
     """
+    folders = run.evaluation_folders(folder)
+    judged = {side: report["dimensions"] for side, report in run.sides.items()}
     last = list(folders.values())[-1]
     if not (last / CASES_FILE).is_file():
         return None
@@ -71,7 +71,7 @@ def read_samples(
     indices = {digest: index for index, digest in enumerate(pictures)}
     data = {
         "dimensions": dimensions,
-        "primary": primary,
+        "primary": run.primary,
         "sides": list(folders),
         "groups": _groups(cases),
         "images": list(pictures.values()),

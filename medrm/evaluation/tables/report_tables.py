@@ -17,7 +17,7 @@ from medrm.evaluation.tables.table import (
     DASH,
     Cell,
     Columns,
-    Style,
+    Styles,
     Table,
     Track,
     cells_of,
@@ -76,7 +76,7 @@ def accuracy_table(report: Report, *, mean: bool = False, unscored: str = DASH) 
         if rule is not None:
             cells["best rule"] = f"{_SHORT_RULES.get(rule[0], rule[0])} {percent(rule[1])}"
         rows.append({**cells, "ceiling": percent(ceiling)})
-    styles: dict[int, Style] = {}
+    styles: Styles = {}
     overall = protocols.get("robust", {}).get("means", {}).get("mean")
     if mean and overall and overall["accuracy"] is not None and len(robust) > 1:
         styles[len(rows)] = "sum"
@@ -282,12 +282,12 @@ def official_table(sides: Sides) -> Table | None:
     Its rows are organs, whatever `official.csv` calls them; the columns `<dimension>_acc` are
     those of `official.csv`. The sides stand one below the other.
     """
+    scored = [report for report in sides.values() if "official" in report["protocols"]]
+    if not scored:
+        return None
     rows: list[list[str]] = []
-    styles: dict[int, Style] = {}
-    official: Mapping[str, Any] = {}
-    for report in sides.values():
-        if "official" not in report["protocols"]:
-            continue
+    styles: Styles = {}
+    for report in scored:
         official = report["protocols"]["official"]
         styles |= {len(rows): "sum", len(rows) + len(official["organs"]): "sum"}
         means = {"mean over cases": official["micro"], "mean over organs": official["macro"]}
@@ -295,8 +295,6 @@ def official_table(sides: Sides) -> Table | None:
             [organ, report["model"], *(decimal(value, 4) for value in values.values())]
             for organ, values in {**official["organs"], **means}.items()
         ]
-    if not rows:
-        return None
     columns = ("organ", "model", *(f"{name}_acc" for name in official["micro"]))
     return Table(f"Released order, {official['label']}.", columns, rows, styles=styles)
 
