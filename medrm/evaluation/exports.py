@@ -218,8 +218,8 @@ def _organ_table(run: RunFiles) -> Table | None:
     if table is None:
         return None
     left_out = ("drawn", "clusters") if run.comparison is None else ("drawn",)
-    names = [name for name in table.columns if name not in left_out]
-    return table.pick(names, headings={"member": "organ", "p (BH)": "p (BH over all cells)"})
+    headings = {"member": "organ", "p (BH)": "p (BH over all cells)"}
+    return table.without(*left_out, headings=headings)
 
 
 _NUMBERS = pa.list_(pa.float64())

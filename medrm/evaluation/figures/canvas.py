@@ -30,16 +30,8 @@ OLD, NEW, GOOD, BAD = "#d55e00", "#0072b2", "#0071b3", "#d45d01"
 """Vermillion and blue of Okabe and Ito. Each role has a value of its own, so that it can be told
 from its colour."""
 
-ROLES = {
-    INK: "ink",
-    SOFT: "soft",
-    LINE: "line",
-    BACK: "back",
-    OLD: "old",
-    NEW: "new",
-    GOOD: "good",
-    BAD: "bad",
-}
+ROLES = {INK: "ink", SOFT: "soft", LINE: "line", BACK: "back"}
+ROLES |= {OLD: "old", NEW: "new", GOOD: "good", BAD: "bad"}
 
 WIDTH = 324.0
 """Points, 4.5 inches: text of 9 points reads on a phone and in two columns of a wide page."""

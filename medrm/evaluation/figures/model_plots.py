@@ -19,11 +19,11 @@ _LEAST_DISTANCE = 4.0
 """Percent between two points whose numbers do not cover each other."""
 
 _STYLES = {
-    "before": (canvas.OLD, canvas.BACK, "--"),
-    "after": (canvas.NEW, canvas.NEW, "-"),
-    "model": (canvas.NEW, canvas.NEW, "-"),
+    "before": ("before", canvas.OLD, canvas.BACK, "--"),
+    "after": ("after", canvas.NEW, canvas.NEW, "-"),
+    "model": ("the model", canvas.NEW, canvas.NEW, "-"),
 }
-"""Colour, filling and dashes of each side."""
+"""Name, colour, filling and dashes of each side."""
 
 _MOST_OUTCOMES = 10
 """Outcomes that the legend of the replies names."""
@@ -163,7 +163,7 @@ def reliability(run: RunFiles) -> Figure | None:
     upper, lower = canvas.axes(figure, 36, 96, 90, 24), canvas.axes(figure, 36, 44, 90, 182)
     upper.plot([50, 100], [50, 100], color=canvas.LINE, linewidth=1, zorder=0)
     for number, (side, calibration) in enumerate(calibrations.items()):
-        colour, fill, dashes = _STYLES[side]
+        title, colour, fill, dashes = _STYLES[side]
         line: dict[str, Any] = {"linestyle": dashes, "color": colour}
         bins = [group for group in calibration["bins"] if group["n"]]
         confidences = [100 * group["confidence"] for group in bins]
@@ -177,7 +177,7 @@ def reliability(run: RunFiles) -> Figure | None:
         below = [100 * (sum(counts[:i]) + n / 2) / sum(counts) for i, n in enumerate(counts)]
         lower.plot(confidences, below, linewidth=1.2, **line)
         ece, brier = f"ECE {100 * calibration['ece']:.1f} %", f"Brier {calibration['brier']:.3f}"
-        lines = [_title(side), ece, brier, f"n {calibration['n']}"]
+        lines = [title, ece, brier, f"n {calibration['n']}"]
         first = {"color": colour, "weight": "bold"}
         canvas.list_beside(upper, lines, 1.04, 1 - 0.5 * number, 0.1, va="top", **first)
     for axes in (upper, lower):
@@ -201,11 +201,11 @@ def risk_coverage(run: RunFiles) -> Figure | None:
     figure = canvas.sheet(f"Wrong among the surest (%): {short(run.primary)}", 190)
     axes = canvas.axes(figure, 36, 46, 98, 26)
     for number, (side, calibration) in enumerate(calibrations.items()):
-        colour, _, dashes = _STYLES[side]
+        title, colour, _, dashes = _STYLES[side]
         shares, risks = zip(*calibration["risk_coverage"], strict=True)
         percents = [[100 * value for value in values] for values in (shares, risks)]
         axes.plot(*percents, linestyle=dashes, color=colour, lw=1.5)
-        lines = [_title(side), f"all: {100 * risks[-1]:.1f} %"]
+        lines = [title, f"all: {100 * risks[-1]:.1f} %"]
         if calibration["accuracy_at_80"] is not None:
             lines.append(f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %")
         first = {"color": colour, "weight": "bold"}
@@ -215,10 +215,6 @@ def risk_coverage(run: RunFiles) -> Figure | None:
     axes.set_xlabel("share of cases, the surest first (%)")
     canvas.note(figure, "a curve that rises: where the model is sure it is right")
     return figure
-
-
-def _title(side: str) -> str:
-    return "the model" if side == "model" else side
 
 
 def _calibrations(run: RunFiles) -> dict[str, Mapping[str, Any]]:
@@ -329,7 +325,7 @@ def _draw(axes: Axes, on_training: Points, on_development: Points) -> None:
     """Both curves, and the last value of the one that counts more."""
     for points, side, shape in ((on_training, "before", ""), (on_development, "after", "o")):
         if points:
-            colour, _, dashes = _STYLES[side]
+            _, colour, _, dashes = _STYLES[side]
             style: dict[str, Any] = {"linestyle": dashes, "marker": shape, "markersize": 4}
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, **style)
     points = on_development or on_training

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,9 @@ TO_BEST = (
 )
 
 _IDENTITY = ("name", "model", "revision", "engine", "readout")
+_SHARES = ("n", "official_micro", "official_macro", "coverage", "consistency")
 _MEASURES = (
-    *("accuracy", "ci95_low", "ci95_high", "n", "official_micro", "official_macro"),
-    *("coverage", "consistency", "rank_best", "rank_worst"),
+    *("accuracy", "ci95_low", "ci95_high", *_SHARES, "rank_best", "rank_worst"),
     *("to_best", "to_best_ci95_low", "to_best_ci95_high", "to_best_p"),
 )
 """Columns of the CSV, for each dimension."""
@@ -114,32 +113,24 @@ def leaderboard_csv(standings: Standings) -> str:
     """Returns every measure of every model and dimension, unrounded; then those without any."""
     measures = [f"{name}_{key}" for name in standings["dimensions"] for key in _MEASURES]
     rows = [
-        [
-            model["rank"],
-            *(model[key] for key in _IDENTITY),
-            "done",
-            *chain.from_iterable(
-                _csv_values(model["dimensions"][name]) for name in standings["dimensions"]
-            ),
-        ]
+        [model["rank"], *map(model.get, _IDENTITY), "done", *_csv_values(model["dimensions"])]
         for model in standings["models"]
     ]
     rows += [
-        [None, *(model.get(key) for key in _IDENTITY), f"{state}: {model['reason']}"]
-        + [None] * len(measures)
+        [None, *map(model.get, _IDENTITY), f"{state}: {model['reason']}", *[None] * len(measures)]
         for state, model in _missing_models(standings)
     ]
     return to_csv(["rank", *_IDENTITY, "state", *measures], rows)
 
 
-def _csv_values(measures: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields the values of `_MEASURES`."""
-    best = measures["to_best"] or {"delta": None, "ci95": None, "p": None}
-    yield from (measures["accuracy"], *(measures["ci95"] or (None, None)), measures["n"])
-    yield from (measures[key] for key in ("official_micro", "official_macro"))
-    yield from (measures[key] for key in ("coverage", "consistency"))
-    yield from measures["rank_range"] or (None, None)
-    yield from (best["delta"], *(best["ci95"] or (None, None)), best["p"])
+def _csv_values(dimensions: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+    """Yields the values of `_MEASURES` on each dimension."""
+    for measures in dimensions.values():
+        best = measures["to_best"] or {}
+        yield from (measures["accuracy"], *(measures["ci95"] or (None, None)))
+        yield from map(measures.get, _SHARES)
+        yield from measures["rank_range"] or (None, None)
+        yield from (best.get("delta"), *(best.get("ci95") or (None, None)), best.get("p"))
 
 
 def leaderboard_markdown(standings: Standings) -> str:

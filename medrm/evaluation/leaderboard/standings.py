@@ -166,7 +166,7 @@ def read_leaderboard(name: str) -> Leaderboard:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(listing, dict) or not isinstance(listing.get("models"), list):
         raise ConfigError(f"{path} is no leaderboard; give the keys benchmark and models (a list).")
-    problems = _key_problems(listing, {"benchmark": object, "models": list})
+    problems = unknown_keys(listing, ("benchmark", "models"))
     if not isinstance(listing.get("benchmark"), str):
         problems.append("key 'benchmark' is missing: a name in evaluation/benchmarks/")
     entries = []

@@ -105,9 +105,9 @@ def _groups(page: PageContent) -> Context:
             members = [str(row[0]) for row in table.rows]
             links = [(quote(group), quote(member), quote(primary), member) for member in members]
             table = table.with_cells("member", [link.format(*texts) for texts in links])
-        names = [name for name in table.columns if name != "clusters"]
         caption = f"Accuracy on {primary} by {group}, in percent"
-        tables[group] = table.pick(names, caption, {"member": group, "n": "cases"})
+        headings = {"member": group, "n": "cases"}
+        tables[group] = table.without("clusters", caption=caption, headings=headings)
     cells = [] if run.comparison is None else comparison_tables.cell_tables(run.comparison)
     return {"tables": tables, "cells": [table for table in cells if table.rows], "few": FEW}
 
@@ -119,18 +119,12 @@ def _changed(page: PageContent) -> Context | None:
     return {"table": table, "legend": comparison_tables.FIXED_LEGEND}
 
 
-_POSITION = (
-    *("dimension", "same verdict", "names the first", "right in both", "gap"),
-    "first / second wins twice",
-)
-
-
 def _bias(page: PageContent) -> Context:
     sides, comparison = page.run.sides, page.run.comparison
     position = report_tables.position_table(sides)
     checks = None if comparison is None else comparison_tables.non_inferiority_table(comparison)
     return {
-        "position": position.pick(_POSITION) if position.rows else position,
+        "position": position.without("kappa", "AC1"),
         "length": report_tables.length_table(sides),
         "halo": report_tables.halo_table(sides),
         "checks": checks,

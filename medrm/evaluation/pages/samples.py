@@ -13,7 +13,7 @@ from typing import Any
 
 from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles
 from medrm.parsers import parse_verdict
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import Case, Label, RankingLabel, Response, Verdict

@@ -151,17 +151,13 @@ def position_table(sides: Sides) -> Table:
             "names the first": ("first_rate", percent),
             "right in both": ("both_correct", percent),
             "gap": ("position_gap", signed),
-            "first / second wins twice": ("flips", _flips),
+            "first / second wins twice": ("flips", "{first_twice} / {second_twice}".format_map),
             "kappa": ("kappa", decimal),
             "AC1": ("ac1", decimal),
         },
         _robust,
         "same verdict",
     )
-
-
-def _flips(flips: Mapping[str, Any]) -> str:
-    return f"{flips['first_twice']} / {flips['second_twice']}"
 
 
 def agreement_table(sides: Sides) -> Table:

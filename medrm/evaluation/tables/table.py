@@ -109,6 +109,10 @@ class Table:
             rows=[[row[index] for index in indices] for row in self.rows],
         )
 
+    def without(self, *left_out: str, **changes: Any) -> Table:
+        """Returns the table without these columns; `changes` as for `pick`."""
+        return self.pick([name for name in self.columns if name not in left_out], **changes)
+
     def with_cells(self, column: str, cells: Sequence[Cell]) -> Table:
         """Returns the table with other cells in its first rows of one column, such as links."""
         index = list(self.columns).index(column)
