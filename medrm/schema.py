@@ -54,6 +54,15 @@ Ranking = tuple[tuple[int, ...], ...]
 """Answer indices, best first; an inner tuple of several indices is a tie."""
 
 
+def ranks_of(ranking: Ranking) -> dict[int, int]:
+    """Returns the rank of each answer, 0 for the best; tied answers have the same.
+
+    >>> ranks_of(((2,), (0, 1)))
+    {2: 0, 0: 1, 1: 1}
+    """
+    return {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """One stored image: never pixels, only where they are and what they are.

@@ -13,7 +13,7 @@ import numpy as np
 
 from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import ConfigError
-from medrm.schema import CHOICES, Choice, Label, PairLabel, RankingLabel
+from medrm.schema import CHOICES, Choice, Label, PairLabel, RankingLabel, ranks_of
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,7 @@ def _units(votes: list[Vote]) -> list[Counter[Hashable]]:
     if not rankings:
         return [Counter(vote.value for vote in votes)]
     # Tied answers have one rank. Each pair of answers is a unit, judged -1, 0 or 1 by each ranking.
-    ranks = [
-        {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
-        for ranking in rankings
-    ]
+    ranks = list(map(ranks_of, rankings))
     return [
         Counter((rank[i] > rank[j]) - (rank[i] < rank[j]) for rank in ranks)
         for i, j in combinations(sorted(ranks[0]), 2)

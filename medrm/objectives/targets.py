@@ -35,7 +35,7 @@ from medrm.objectives.losses import (
     plackett_luce,
     ranking_terms,
 )
-from medrm.schema import Case, Label, PairLabel, RankingLabel
+from medrm.schema import Case, Label, PairLabel, RankingLabel, ranks_of
 
 UNCERTAIN = (1 / 3, 1 / 3, 1 / 3)
 """The shares written where a label is missing; its weight is 0."""
@@ -276,10 +276,7 @@ def _preferred(label: Label | None, answers: int) -> list[float]:
     """Returns the (P,) signs of what most votes say of each two answers."""
     if isinstance(label, PairLabel):
         return [float(label.choice == 0) - float(label.choice == 1)]
-    ranks = [
-        {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
-        for ranking in (label.rankings if label else ())
-    ]
+    ranks = list(map(ranks_of, label.rankings if label else ()))
     half = len(ranks) / 2
     signs = []
     for first, second in itertools.combinations(range(answers), 2):

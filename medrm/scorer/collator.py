@@ -113,9 +113,11 @@ class Collator:
 
     def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
         """Returns question and answers with control tokens broken up."""
-        return chat.break_control_tokens(case.question, self._control), tuple(
-            chat.break_control_tokens(answer, self._control) for answer in case.answers
-        )
+        return self.plain_text(case.question), tuple(map(self.plain_text, case.answers))
+
+    def plain_text(self, text: str) -> str:
+        """Returns a text with control tokens broken up."""
+        return chat.break_control_tokens(text, self._control)
 
     def answer_rows(self, case: Case) -> list[Row]:
         """Returns one row for each of the K answers, as a reward model reads them."""

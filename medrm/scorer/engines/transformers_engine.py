@@ -101,7 +101,6 @@ class TransformersEngine:
         self._max_length = max_length
         self._shares = shares_cache(self._model)
         self._collator = Collator(processor, padding_side="right" if self._shares else "left")
-        self._control = chat.control_tokens(processor)
         self._stops = stop_tokens(self._model, processor)
 
     @property
@@ -112,7 +111,7 @@ class TransformersEngine:
 
     def plain(self, text: str) -> str:
         """Returns the text with control tokens of this tokenizer broken up."""
-        return chat.break_control_tokens(text, self._control)
+        return self._collator.plain_text(text)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields one completion for each request, in order, a lookahead of cases at a time.

@@ -22,7 +22,17 @@ from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
-from medrm.schema import ORDERS, Case, Label, Order, PairLabel, RankingLabel, Response, Verdict
+from medrm.schema import (
+    ORDERS,
+    Case,
+    Label,
+    Order,
+    PairLabel,
+    RankingLabel,
+    Response,
+    Verdict,
+    ranks_of,
+)
 from medrm.scorer.caller_case import ImageInput, caller_case
 from medrm.scorer.engines.base import Engine, Request, Sampling
 from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
@@ -41,14 +51,48 @@ class PairJudge(ABC):
     """A judge of two answers.
 
     Attributes:
+        prompt: how it is asked.
         dimensions: what is asked about.
+        readout: how its verdicts are read.
     """
 
+    prompt: JudgePrompt
     dimensions: tuple[str, ...]
+    readout: str
 
     @abstractmethod
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
         """Yields all responses to each case of two answers, the forward order first."""
+
+    def _requests(self, case: Case, plain: Callable[[str], str], votes: int = 1) -> list[Request]:
+        """Returns the calls of a case, one after another, so that they can share a prefix.
+
+        Args:
+            case: of two answers.
+            plain: takes commands out of a question or an answer.
+            votes: samples of each call.
+        """
+        first, second = map(plain, case.answers)
+        answers_shown: dict[Order, tuple[str, str]] = {
+            "forward": (first, second),
+            "reversed": (second, first),
+        }
+        requests = []
+        for order in ORDERS:
+            for dimension in self.prompt.dimensions_per_call(self.dimensions):
+                names = self.dimensions if dimension is None else (dimension,)
+                messages = self.prompt.messages(
+                    plain(case.question), len(case.images), answers_shown[order], names
+                )
+                requests += [
+                    Request(case, order, dimension, vote, messages, names) for vote in range(votes)
+                ]
+        return requests
+
+    def _response(self, request: Request, **outcome: Any) -> Response:
+        """Returns the response to a call, of which `outcome` came."""
+        identity = (request.case.case_id, request.order, request.dimension, request.vote)
+        return Response(*identity, readout=self.readout, **outcome)
 
     def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
         """Yields the responses to every case, first in the forward order, then in the reversed one.
@@ -142,10 +186,8 @@ def _pair_label(label: Label, pair: Pair) -> Label:
     if not isinstance(label, RankingLabel):
         return label
     wins = [0, 0, 0]  # of the first, of neither, of the second
-    for ranking in label.rankings:
-        first, second = (
-            next(rank for rank, level in enumerate(ranking) if index in level) for index in pair
-        )
+    for ranks in map(ranks_of, label.rankings):
+        first, second = (ranks[index] for index in pair)
         wins[1 + (first > second) - (first < second)] += 1
     total = len(label.rankings)
     return PairLabel((wins[0] / total, wins[1] / total, wins[2] / total), total)
@@ -165,6 +207,7 @@ class Judge(PairJudge):
         votes: samples of each call.
         sampling: how replies are drawn.
         contract: of a saved judge, None for any other.
+        readout: "generate", or "votes" where each call is sampled several times.
     """
 
     engine: Engine
@@ -174,10 +217,8 @@ class Judge(PairJudge):
     sampling: Sampling = GREEDY
     contract: AdapterConfig | None = None
 
-    @property
-    def readout(self) -> str:
-        """How it is read: "votes" where each call is sampled several times."""
-        return "votes" if self.votes > 1 else "generate"
+    def __post_init__(self) -> None:
+        self.readout = "votes" if self.votes > 1 else "generate"
 
     @property
     def lookahead(self) -> int | None:
@@ -200,39 +241,15 @@ class Judge(PairJudge):
         }
 
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
-        asked = ((requests, requests) for requests in map(self._requests, pairs))
+        asked = (self._requests(pair, self.engine.plain, self.votes) for pair in pairs)
         for requests, completions in by_group(
-            asked, lambda members: self.engine.complete(members, self.sampling)
+            ((requests, requests) for requests in asked),
+            lambda requests: self.engine.complete(requests, self.sampling),
         ):
             yield [
-                Response(
-                    *(request.case.case_id, request.order, request.dimension, request.vote),
-                    readout=self.readout,
-                    **asdict(completion),
-                )
+                self._response(request, **asdict(completion))
                 for request, completion in zip(requests, completions, strict=True)
             ]
-
-    def _requests(self, case: Case) -> list[Request]:
-        """Returns the calls of a case, one after another, so that an engine can share a prefix."""
-        question = self.engine.plain(case.question)
-        first, second = map(self.engine.plain, case.answers)
-        answers_shown: dict[Order, tuple[str, str]] = {
-            "forward": (first, second),
-            "reversed": (second, first),
-        }
-        requests = []
-        for order in ORDERS:
-            for dimension in self.prompt.dimensions_per_call(self.dimensions):
-                names = self.dimensions if dimension is None else (dimension,)
-                messages = self.prompt.messages(
-                    question, len(case.images), answers_shown[order], names
-                )
-                requests += [
-                    Request(case, order, dimension, vote, messages, names)
-                    for vote in range(self.votes)
-                ]
-        return requests
 
 
 class AveragedOrders:

@@ -19,14 +19,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat
-from medrm.chat import LETTER_PROMPT, JudgePrompt, Message
+from medrm.chat import LETTER_PROMPT, JudgePrompt
+from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.families import family_of
@@ -39,15 +39,15 @@ from medrm.models.prefix_sharing.batch import (
 )
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import last_attended, without_adapter
-from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Response, Verdict
+from medrm.schema import DIMENSIONS, ORDERS, Case, Response, Verdict
 from medrm.scorer.caller_case import ImageInput
 from medrm.scorer.collator import Collator, Row
+from medrm.scorer.engines.base import Request
 from medrm.scorer.logprobs import branch_ends, hidden_states, token_logprobs
 from medrm.scorer.readouts.pair_judge import PairJudge
 from medrm.scorer.readouts.response_template import ReplyDraft, ResponseTemplate
 from medrm.scorer.runner import (
     BATCH_ROWS,
-    Array,
     BatchRunner,
     PromptRows,
     model_settings,
@@ -55,32 +55,18 @@ from medrm.scorer.runner import (
 )
 
 
-class ProbabilityCall(NamedTuple):
-    """One call of a judge.
-
-    Attributes:
-        order: in which the answers are shown.
-        dimension: the one that is asked about; None: all in one reply.
-        messages: the conversation before the reply.
-        digest: SHA-256 of the prompt.
-    """
-
-    order: Order
-    dimension: str | None
-    messages: list[Message]
-    digest: str
-
-
 class CallPrompts(NamedTuple):
     """The calls about one case, beside its encoded rows.
 
     Attributes:
-        calls: the forward order first.
+        requests: the calls, the forward order first.
+        digests: SHA-256 of each call's prompt.
         prompts: token ids of each call's prompt; none where every prompt is a row of its own.
         encoded: token ids of the encoded row, in which an image is one placeholder.
     """
 
-    calls: list[ProbabilityCall]
+    requests: list[Request]
+    digests: list[str]
     prompts: list[list[int]]
     encoded: list[int]
 
@@ -92,8 +78,8 @@ CasePrompts = list[PromptRows[CallPrompts]]
 class ProbabilityReadout(PairJudge):
     """Asks which of two answers is better, in both orders, and reads P("A") and P("B").
 
-    The values of a case are [calls, dimensions of a call, 3]: the probabilities of naming the first
-    stored answer and the second, and their sum.
+    The values of a case are those of its calls: for each dimension of a call the probabilities of
+    naming the first stored answer and the second, and their sum.
 
     Attributes:
         dimensions: what is asked about.
@@ -112,8 +98,6 @@ class ProbabilityReadout(PairJudge):
         ConfigError: the prompt asks for reasons, which cannot be given, or the tokenizer joins the
             letters of a reply.
     """
-
-    readout: str
 
     def __init__(
         self,
@@ -135,7 +119,7 @@ class ProbabilityReadout(PairJudge):
         self.contract = contract
         self.dimensions = tuple(dimensions)
         self._model = without_adapter(model)
-        self._prompt = prompt
+        self.prompt = prompt
         self._collator = Collator(processor)
         self._templates = {
             name: ResponseTemplate(
@@ -145,7 +129,7 @@ class ProbabilityReadout(PairJudge):
         }
         self._letter_count = max(len(template.names) for template in self._templates.values())
         row_count = len(ORDERS) * (1 if shares_cache(self._model) else len(self._templates))
-        self._runner: BatchRunner[Case, CallPrompts, Array] = BatchRunner(
+        self._runner: BatchRunner[Case, CallPrompts, list[Any]] = BatchRunner(
             self._collator,
             prompts=self._prompts,
             rows=lambda _: row_count,
@@ -184,66 +168,53 @@ class ProbabilityReadout(PairJudge):
 
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
         for output in self._runner.run(pairs):
+            requests, digests = output.prompts.detail[:2]
+            values = output.values or [None] * len(requests)
             yield [
-                Response(
-                    output.prompts.case.case_id,
-                    call.order,
-                    call.dimension,
-                    vote=0,
-                    readout=self.readout,
-                    prompt_digest=call.digest,
-                    probabilities=None
-                    if output.values is None
-                    else dict(
-                        zip(
-                            self._templates[call.dimension].names,
-                            map(tuple, output.values[index].tolist()),
-                            strict=True,
-                        )
-                    ),
+                self._response(
+                    request,
+                    prompt_digest=digest,
+                    probabilities=probabilities,
                     state=output.state,
                     reason=output.reason,
                 )
-                for index, call in enumerate(output.prompts.detail.calls)
+                for request, digest, probabilities in zip(requests, digests, values, strict=True)
             ]
 
-    def _calls(self, case: Case) -> list[ProbabilityCall]:
-        """Returns the calls about a case, the forward order first."""
-        question, (first, second) = self._collator.plain(case)
-        calls = []
-        for order, answers in zip(ORDERS, ((first, second), (second, first)), strict=True):
-            for name, template in self._templates.items():
-                messages = self._prompt.messages(
-                    question, len(case.images), answers, template.names
-                )
-                sent = chat.render(self._collator.processor, messages, "generation_prompt")
-                digest = text_digest([Row(sent, case.images)])
-                calls.append(ProbabilityCall(order, name, messages, digest))
-        return calls
+    def _digests(self, requests: list[Request]) -> list[str]:
+        """Returns the SHA-256 of each call's prompt."""
+        sent = (
+            chat.render(self._collator.processor, request.messages, "generation_prompt")
+            for request in requests
+        )
+        return [text_digest([Row(text, requests[0].case.images)]) for text in sent]
 
-    def _text(self, call: ProbabilityCall) -> str:
+    def _text(self, request: Request) -> str:
         """Returns a call's conversation with a reply whose letters are all A."""
-        return self._templates[call.dimension].text(call.messages)
+        return self._templates[request.dimension].text(request.messages)
 
     def _prompts(self, case: Case) -> PromptRows[CallPrompts]:
         """Returns a row for each call, or the longest alone and the tokens of all prompts."""
-        calls = self._calls(case)
-        rows = [Row(self._text(call), case.images) for call in calls]
+        requests = self._requests(case, self._collator.plain_text)
+        digests = self._digests(requests)
+        rows = [Row(self._text(request), case.images) for request in requests]
         if not shares_prefix(self._model):
-            return PromptRows(case, rows, CallPrompts(calls, [], []))
+            return PromptRows(case, rows, CallPrompts(requests, digests, [], []))
         ids = self._collator.token_ids([row.text for row in rows])
         longest = max(range(len(ids)), key=lambda index: len(ids[index]))
         prompts = [
-            self._templates[call.dimension].before_reply(call_ids)
-            for call, call_ids in zip(calls, ids, strict=True)
+            self._templates[request.dimension].before_reply(call_ids)
+            for request, call_ids in zip(requests, ids, strict=True)
         ]
-        return PromptRows(case, [rows[longest]], CallPrompts(calls, prompts, ids[longest]))
+        detail = CallPrompts(requests, digests, prompts, ids[longest])
+        return PromptRows(case, [rows[longest]], detail)
 
-    def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
-        """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
-        calls = [prompt.detail.calls for prompt in prompts]
+    def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[list[Any]]:
+        """Returns for each call of each case the probabilities of the stored answers."""
         drafts = [
-            ReplyDraft(self._templates[call.dimension]) for of_case in calls for call in of_case
+            ReplyDraft(self._templates[request.dimension])
+            for prompt in prompts
+            for request in prompt.detail.requests
         ]
         if shares_cache(self._model):
             self._read_cached(features, prompts, drafts)
@@ -253,8 +224,8 @@ class ProbabilityReadout(PairJudge):
             self._read_separate(features, drafts)
         remaining = iter(drafts)
         return [
-            np.stack([next(remaining).probabilities(call.order) for call in of_case])
-            for of_case in calls
+            [next(remaining).probabilities(request.order) for request in prompt.detail.requests]
+            for prompt in prompts
         ]
 
     def _read_cached(
@@ -271,12 +242,9 @@ class ProbabilityReadout(PairJudge):
             [*call_ids, *draft.step.feed] for call_ids, draft in zip(ids, drafts, strict=True)
         ]
         call_count = len(self._templates)
-        by_order = [opened[row : row + call_count] for row in range(0, len(opened), call_count)]
+        by_order = list(batched(opened, call_count))
         stems = [calls[0][: shared_length(calls)] if calls[1:] else calls[0] for calls in by_order]
-        by_case = [
-            [[stem] for stem in stems[row : row + len(ORDERS)]]
-            for row in range(0, len(stems), len(ORDERS))
-        ]
+        by_case = [[[stem] for stem in pair] for pair in batched(stems, len(ORDERS))]
         encoded = [prompt.detail.encoded for prompt in prompts]
         prefix, states = read_branches(
             self._model, features.to(self._model.device), encoded, by_case
@@ -349,16 +317,15 @@ class VerdictProbability(ProbabilityReadout):
         digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
         return {**super().settings, "verdict_prompt_digest": digest}
 
-    def _calls(self, case: Case) -> list[ProbabilityCall]:
-        """Returns the calls; those of an order have the digest of its longest one with reply A."""
-        calls = super()._calls(case)
+    def _digests(self, requests: list[Request]) -> list[str]:
+        """Returns for each call the digest of its order's longest one with reply A."""
         longest = max(self.dimensions, key=lambda name: self._templates[name].short_length)
         digests = {
-            call.order: text_digest([Row(self._text(call), case.images)])
-            for call in calls
-            if call.dimension == longest
+            request.order: text_digest([Row(self._text(request), request.case.images)])
+            for request in requests
+            if request.dimension == longest
         }
-        return [call._replace(digest=digests[call.order]) for call in calls]
+        return [digests[request.order] for request in requests]
 
 
 class ConstrainedJson(ProbabilityReadout):
@@ -375,6 +342,6 @@ class ConstrainedJson(ProbabilityReadout):
         """What besides the weights could change a response."""
         return {
             **super().settings,
-            "prompt": f"{self._prompt.name} {self._prompt.version}",
-            "prompt_digest": self._prompt.digest,
+            "prompt": f"{self.prompt.name} {self.prompt.version}",
+            "prompt_digest": self.prompt.digest,
         }

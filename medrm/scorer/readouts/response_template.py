@@ -22,7 +22,6 @@ from medrm.errors import ConfigError
 from medrm.models.prefix_sharing.batch import first_difference
 from medrm.schema import Order
 from medrm.scorer.collator import Collator
-from medrm.scorer.runner import Array
 
 Letters = tuple[str, ...]
 """The letters chosen so far, as shown."""
@@ -152,8 +151,9 @@ class ReplyDraft:
         self.letter_probabilities.append((first, second))
         self.letters += ("A" if first >= second else "B",)
 
-    def probabilities(self, order: Order) -> Array:
-        """Returns the probabilities of the first and second stored answer and their sum, [D, 3]."""
+    def probabilities(self, order: Order) -> dict[str, tuple[float, ...]]:
+        """Returns of each dimension P(first stored answer), P(second) and their sum."""
         as_shown = np.array(self.letter_probabilities, dtype=np.float32)
         stored = as_shown if order == "forward" else as_shown[:, ::-1]
-        return np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1)
+        triples = np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1).tolist()
+        return dict(zip(self.template.names, map(tuple, triples), strict=True))
