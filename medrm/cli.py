@@ -176,10 +176,9 @@ def _throughput(arguments: argparse.Namespace) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not accepted; give 1 or more")
-    return value
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{int(text)} is not accepted; give 1 or more")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:

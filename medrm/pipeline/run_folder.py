@@ -218,7 +218,12 @@ def start_folder(output: Path, run: Run, data: Mapping[str, Any], description: s
         output.mkdir(parents=True, exist_ok=True)
         resumed = resume_point(run.training.resume_from_checkpoint)
         if not resumed and (output / "run.json").exists():
-            _clear(output)  # only now: a run that cannot start leaves the earlier one alone
+            # Only now: a run that cannot start leaves the earlier one alone.
+            for stale in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
+                if stale.is_dir():
+                    shutil.rmtree(stale)
+                else:
+                    stale.unlink(missing_ok=True)
         write_manifest(output, run, data)
         logger.info("%s", description)
     state.wait_for_everyone()
@@ -247,15 +252,6 @@ def compare_rows(
         notes=notes,
     )
     print_comparison(comparison)
-
-
-def _clear(output: Path) -> None:
-    """Removes what an earlier run left in the folder."""
-    for stale in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
-        if stale.is_dir():
-            shutil.rmtree(stale)
-        else:
-            stale.unlink(missing_ok=True)
 
 
 def resume_point(option: str | None) -> str | bool | None:

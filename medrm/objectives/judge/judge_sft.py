@@ -23,6 +23,7 @@ from medrm.data.images import ImageFacts
 from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
+from medrm.objectives import objective
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
@@ -36,21 +37,10 @@ from medrm.objectives.judge.judge_examples import (
     judge_examples,
     read_rationales,
 )
-from medrm.objectives.objective import (
-    CommonArguments,
-    Fixed,
-    MeasuredArguments,
-    MetricsFile,
-    Objective,
-    TrainingInputs,
-    autocast_under_deepspeed,
-    report_unlearned,
-    visible_gpu_problems,
-)
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
 
-FIXED: Fixed = {
+FIXED: objective.Fixed = {
     "remove_unused_columns": (False, "rows are numbers that the collator looks up"),
     "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
     "train_sampling_strategy": ("random", "every epoch is shuffled by the seed"),
@@ -59,7 +49,7 @@ FIXED: Fixed = {
     "pad_to_multiple_of": ("auto", "rows are padded to the longest of their batch"),
     "use_liger_kernel": (False, "it replaces the forward pass that TRL reads its losses from"),
 }
-FIXED_ROWS: Fixed = {
+FIXED_ROWS: objective.Fixed = {
     **FIXED,
     "padding_free": (False, "rows with images are padded"),
     "truncation_mode": ("keep_start", "nothing is truncated; max_length sets cases aside"),
@@ -69,7 +59,7 @@ FIXED_ROWS: Fixed = {
 
 
 @dataclass
-class JudgeArguments(CommonArguments):
+class JudgeArguments(objective.CommonArguments):
     """What the arguments of all judges share; precedes a class of TRL's in the list of bases."""
 
     label_rule: Literal["majority", "plurality", "sampled"] = option(
@@ -87,7 +77,7 @@ class JudgeArguments(CommonArguments):
 
 
 @dataclass
-class WrittenVerdictArguments(MeasuredArguments, JudgeArguments):
+class WrittenVerdictArguments(objective.MeasuredArguments, JudgeArguments):
     """Of judges that learn verdicts written beforehand, not their own."""
 
     rationales: str | None = option(
@@ -104,7 +94,7 @@ class JudgeSFTConfig(WrittenVerdictArguments, SFTConfig):  # type: ignore[misc] 
     x gradient_accumulation_steps x processes rows; a case has a row for each order and call.
     """
 
-    fixed: ClassVar[Fixed] = {
+    fixed: ClassVar[objective.Fixed] = {
         **FIXED_ROWS,
         "packing": (False, "rows with images cannot be packed"),
         "eval_packing": (None, "rows with images cannot be packed"),
@@ -176,7 +166,7 @@ def run_dimensions(run: Run, train: Sequence[Case]) -> tuple[str, ...]:
 
 
 def trainer_options(
-    inputs: TrainingInputs, train: Sequence[Any], development: Sequence[Any]
+    inputs: objective.TrainingInputs, train: Sequence[Any], development: Sequence[Any]
 ) -> dict[str, Any]:
     """Returns the keyword arguments that all of TRL's trainers are built with.
 
@@ -188,18 +178,18 @@ def trainer_options(
     arguments = copy.copy(inputs.run.training)
     # TRL would cut at max_length what the run has set aside already.
     vars(arguments)["max_length"] = None
-    autocast_under_deepspeed(arguments)
+    objective.autocast_under_deepspeed(arguments)
     return {
         "model": inputs.model,
         "args": arguments,
         "train_dataset": numbered(len(train)),
         "eval_dataset": numbered(len(development), len(train)),
         "processing_class": inputs.collator.processor,
-        "callbacks": [MetricsFile()],
+        "callbacks": [objective.MetricsFile()],
     }
 
 
-def run_examples(inputs: TrainingInputs) -> RunExamples:
+def run_examples(inputs: objective.TrainingInputs) -> RunExamples:
     """Returns the examples of a run's cases; cases that teach nothing are counted in a warning.
 
     Raises:
@@ -213,7 +203,7 @@ def run_examples(inputs: TrainingInputs) -> RunExamples:
     for cases in (inputs.train, inputs.development):
         splits.append(judge_examples(cases, dimensions, prompt, rule, rationales))
         learned = {example.case.case_id for example in splits[-1]}
-        report_unlearned(len(cases), len(learned), f"label_rule {rule}; two answers each")
+        objective.report_unlearned(len(cases), len(learned), f"label_rule {rule}; two answers each")
     return RunExamples(prompt, *splits)
 
 
@@ -275,7 +265,11 @@ def check_judge(
         "per_device_train_batch_size and per_device_eval_batch_size to 1, or give cases of one "
         "kind": mixed and batch_rows > 1,
     }
-    problems = [*visible_gpu_problems(options), *_family_problems(run, cases), *applying(checks)]
+    problems = [
+        *objective.visible_gpu_problems(options),
+        *_family_problems(run, cases),
+        *applying(checks),
+    ]
     refuse(problems, f"The objective {run.objective} cannot be trained so.")
     for split, split_cases in (("training", train), ("development", development)):
         if not judge_examples(split_cases, dimensions, prompt, options.label_rule):
@@ -306,7 +300,7 @@ class JudgeSFTTrainer(WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL ha
     """TRL's trainer, which sends and writes nothing else."""
 
 
-def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
+def build_trainer(inputs: objective.TrainingInputs) -> JudgeSFTTrainer:
     """Returns the trainer of `inputs.model`.
 
     Raises:
@@ -320,7 +314,7 @@ def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
     )
 
 
-OBJECTIVE = Objective(
+OBJECTIVE = objective.Objective(
     config=JudgeSFTConfig,
     readout=lambda run: run.judge.judge_readout,
     lengths=verdict_lengths,
