@@ -226,9 +226,7 @@ def _parse_words(
 
 
 def parse_run(
-    argv: Sequence[str],
-    objectives: Mapping[str, Callable[[], type]],
-    default_config: Path,
+    argv: Sequence[str], objectives: Mapping[str, Callable[[], type]], default_config: Path
 ) -> Run:
     """Returns the run that a YAML recipe and `--key value` overrides describe.
 

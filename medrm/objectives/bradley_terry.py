@@ -39,13 +39,7 @@ from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TokenCounts, column, concatenate, select
 from medrm.errors import ConfigError, DataError, nearest, refuse
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.reward_model import (
-    HeadSpec,
-    RewardHead,
-    RewardOutput,
-    head_of,
-    without_adapter,
-)
+from medrm.models.reward_model import HeadSpec, RewardHead, RewardOutput, head_of, without_adapter
 from medrm.objectives.losses import PAIR_LOSSES
 from medrm.objectives.objective import (
     BradleyTerryConfig,

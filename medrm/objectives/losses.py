@@ -185,10 +185,7 @@ def answer_sets(answers: int) -> Tensor:
 
 
 def plackett_luce(
-    rewards: Tensor,
-    coefficients: Tensor,
-    stages: Tensor,
-    tie: Tensor | None,
+    rewards: Tensor, coefficients: Tensor, stages: Tensor, tie: Tensor | None
 ) -> Tensor:
     """Returns the negative log-likelihood of rankings, chosen stage by stage from what is left.
 

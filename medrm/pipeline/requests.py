@@ -111,8 +111,7 @@ class ThroughputOptions:
     cases: int = option(1, "Cases of a step; a GPU needs more to be busy.")
     rounds: int = option(3, "Rounds; in each, every variant runs one step.")
     quick: bool = option(
-        False,
-        "A quarter of the tokens; training with the fewest answers, scoring with the most.",
+        False, "A quarter of the tokens; training with the fewest answers, scoring with the most."
     )
     gradient_checkpointing: bool = option(False, "Compute the decoder's activations twice.")
     device: str | None = option(None, "cpu or cuda. None: the GPU if there is one.")

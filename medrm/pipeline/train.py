@@ -46,13 +46,7 @@ from medrm.pipeline.run_folder import (
     start_folder,
     write_manifest,
 )
-from medrm.pipeline.stages import (
-    DEVELOPMENT,
-    StageResults,
-    in_all,
-    run_stages,
-    settle_before,
-)
+from medrm.pipeline.stages import DEVELOPMENT, StageResults, in_all, run_stages, settle_before
 from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
