@@ -134,10 +134,9 @@ def fit_for_training(
     """
     counts = tokens_of(cases, lengths)
     long = counts > (counts.max(initial=0) if max_length is None else max_length)
-    reasons = (f"too long: {count} tokens, max_length {max_length}" for count in counts[long])
     excluded = [
-        Excluded(case.case_id, reason)
-        for case, reason in zip(select(cases, np.flatnonzero(long)), reasons, strict=True)
+        Excluded(cases[index].case_id, f"too long: {counts[index]} tokens, max_length {max_length}")
+        for index in np.flatnonzero(long).tolist()
     ]
     return select(cases, np.flatnonzero(~long)), excluded
 

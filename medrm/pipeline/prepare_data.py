@@ -329,8 +329,8 @@ def set_aside_unusable(
     excluded = []
     for case in select(cases, np.flatnonzero(~usable_cases)):
         problems = (image_problem(image, facts) for image in case.images)
-        reason = next((problem for problem in problems if problem), None)
-        excluded.append(Excluded(case.case_id, reason or f"no label for {', '.join(dimensions)}"))
+        reason = next(filter(None, problems), f"no label for {', '.join(dimensions)}")
+        excluded.append(Excluded(case.case_id, reason))
     return select(cases, np.flatnonzero(usable_cases)), excluded
 
 

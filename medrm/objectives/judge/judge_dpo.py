@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
-from medrm.errors import ConfigError, applying
+from medrm.errors import applying, refuse
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
@@ -84,23 +84,19 @@ def check(
         ConfigError: options that do not fit each other or the cases.
         DataError: no case with a label to learn from, or bad rationales.
     """
-    if not run.adapter.use_peft:
-        raise ConfigError(
-            "use_peft false with judge_dpo would hold a second whole model as the reference; train "
-            "an adapter, whose reference is the base"
-        )
-    if run.training.dpo_pairs == "answers":
-        if len(dimensions) != 1:
-            raise ConfigError(
-                f"dpo_pairs answers learns one preference between two answers, the run has "
-                f"{len(dimensions)} dimensions ({', '.join(dimensions)}); choose one, such as "
-                "`--dimensions overall`"
-            )
-        if run.judge.init_adapter is not None:
-            raise ConfigError(
-                "init_adapter with dpo_pairs answers: the implicit reward compares the adapter "
-                "with the base, so it must start there; leave init_adapter out"
-            )
+    of_answers = run.training.dpo_pairs == "answers"
+    checks = {
+        "use_peft false with judge_dpo would hold a second whole model as the reference; train an "
+        "adapter, whose reference is the base": not run.adapter.use_peft,
+        f"dpo_pairs answers learns one preference between two answers, the run has "
+        f"{len(dimensions)} dimensions ({', '.join(dimensions)}); choose one, such as "
+        "`--dimensions overall`": of_answers and len(dimensions) != 1,
+        "init_adapter with dpo_pairs answers: the implicit reward compares the adapter with the "
+        "base, so it must start there; leave init_adapter out": (
+            of_answers and run.judge.init_adapter is not None
+        ),
+    }
+    refuse(applying(checks))
     judge_sft.check_judge(run, dimensions, train, development)
 
 

@@ -15,7 +15,7 @@ from medrm import chat
 from medrm.chat import JudgePrompt
 from medrm.config.options import option
 from medrm.config.parse import Run
-from medrm.errors import ConfigError
+from medrm.errors import applying, refuse
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
@@ -67,18 +67,17 @@ def check(
         ConfigError: options that do not fit each other or the cases.
         DataError: no case with a label to learn from.
     """
-    if run.judge.init_adapter is None:
-        raise ConfigError(
-            "judge_grpo needs init_adapter, a judge adapter to start from: a base that never "
-            "writes the JSON of a verdict earns no reward to learn from. Train one with judge_sft"
-        )
     names = [reward.__name__ for reward in rewards_of(judge_sft.judge_prompt(run))]
-    weights = run.training.reward_weights
-    if weights is not None and len(weights) != len(names):
-        raise ConfigError(
-            f"reward_weights holds {len(weights)} numbers; give {len(names)}, for "
-            f"{', '.join(names)}, or leave it out"
-        )
+    weights = run.training.reward_weights or []
+    checks = {
+        "judge_grpo needs init_adapter, a judge adapter to start from: a base that never writes "
+        "the JSON of a verdict earns no reward to learn from. Train one with judge_sft": (
+            run.judge.init_adapter is None
+        ),
+        f"reward_weights holds {len(weights)} numbers; give {len(names)}, for {', '.join(names)}, "
+        "or leave it out": run.training.reward_weights is not None and len(weights) != len(names),
+    }
+    refuse(applying(checks))
     judge_sft.check_judge(run, dimensions, train, development)
 
 
