@@ -270,15 +270,14 @@ def checkpoint_of(run: Run, output: Path) -> str | bool | None:
 def last_checkpoint(output: Path) -> str | None:
     """Returns the latest checkpoint's folder, None where there is none.
 
-    Its state is written last: a folder without it is what a killed run had half written.
+    Its state is written last: a folder without it is what a killed run had half written, and one
+    whose name ends in no number is none.
     """
     checkpoints: dict[int, Path] = {}
     for folder in output.glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if step.isdecimal():
-            with suppress(FileNotFoundError, ValueError):
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-                checkpoints[int(step)] = folder
+        with suppress(FileNotFoundError, ValueError):
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            checkpoints[int(folder.name.removeprefix("checkpoint-"))] = folder
     return str(checkpoints[max(checkpoints)]) if checkpoints else None
 
 

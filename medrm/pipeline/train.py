@@ -135,10 +135,9 @@ def _run_fold(context: RunContext) -> None:
     state.wait_for_everyone()
     results = run_stages(context)
     if READOUTS[context.readout].gives_probabilities:
-        benchmark = context.development_benchmark()
-        weights = context.saved_weights
+        weights, development = context.saved_weights, context.development_benchmark()
         context.measure(
-            ReportRow(DEVELOPMENT, lambda: context.scorer(context.saved()), weights, benchmark)
+            ReportRow(DEVELOPMENT, lambda: context.scorer(context.saved()), weights, development)
         )
     if state.is_main_process:
         write_json(context.output / DONE, asdict(results))
@@ -154,8 +153,7 @@ def _conclude(run: Run, benchmark: Benchmark, primary: str, output: Path) -> Non
     evaluations = [folder / "evaluation" for folder in folders]
     stage_results = [StageResults(**read_json(folder / DONE)) for folder in folders]
     if stage_results[0].development:
-        accuracies = [results.development for results in stage_results]
-        settle_before(evaluations, accuracies)
+        settle_before(evaluations, [results.development for results in stage_results])
     controls = in_all([results.controls for results in stage_results])
     for name in ("before", "after", *controls):
         folds = [

@@ -61,41 +61,32 @@ def read_rationales(
     Raises:
         DataError: the file cannot be read; every line that is not as it should be.
     """
-    rationales: dict[str, dict[str, str]] = {}
-    invalid_json: list[str] = []
+    rationales: dict[str, Mapping[str, str]] = {}
     problems: list[str] = []
     try:
-        for line_name, record in JsonLines(path, invalid_json):
-            problem = _problem(record)
-            if not problem and record["case_id"] in rationales:
-                problem = f"case {record['case_id']!r} stands twice"
-            if problem:
-                problems.append(f"{line_name}: {problem}")
-            else:
-                rationales[record["case_id"]] = {
-                    name: sentence.strip() for name, sentence in record["rationale"].items()
-                }
+        records = list(JsonLines(path, problems))
     except OSError as error:
         raise DataError(
             f"rationales {path} cannot be read: {error}. Give a JSONL file of lines like {_FORM}."
         ) from error
-    title = f"Rationales {path} have problems; a line is like {_FORM}."
-    refuse([*invalid_json, *problems], title, DataError)
-    unknown = len(rationales.keys() - set(case_ids))
-    if unknown:
-        logger.warning(
-            "%d of %d rationales belong to no training or development case",
-            unknown, len(rationales),
-        )  # fmt: skip
+    for line_name, record in records:
+        if problem := _problem(record, rationales):
+            problems.append(f"{line_name}: {problem}")
+        else:
+            rationales[record["case_id"]] = record["rationale"]
+    refuse(problems, f"Rationales {path} have problems; a line is like {_FORM}.", DataError)
+    if unknown := len(rationales.keys() - set(case_ids)):
+        message = "%d of %d rationales belong to no training or development case"
+        logger.warning(message, unknown, len(rationales))
     return {
-        case_id: {name: text for name, text in sentences.items() if name in dimensions}
+        case_id: {name: text.strip() for name, text in sentences.items() if name in dimensions}
         for case_id, sentences in rationales.items()
         if case_id in case_ids
     }
 
 
-def _problem(record: Mapping[str, Any]) -> str:
-    """Returns what is wrong with the object of one line; "" where nothing is."""
+def _problem(record: Mapping[str, Any], earlier: Collection[str]) -> str:
+    """Returns what is wrong with the object of one line, after cases of earlier ones, or ""."""
     if record.keys() != {"case_id", "rationale"}:
         return "not an object with the keys case_id and rationale"
     if not isinstance(record["case_id"], str) or not isinstance(record["rationale"], dict):
@@ -105,7 +96,7 @@ def _problem(record: Mapping[str, Any]) -> str:
             return f"{name}: {sentence!r} is no sentence"
         if len(sentence.splitlines()) > 1 or "better:" in sentence:
             return f"{name}: a sentence is one line without 'better:'"
-    return ""
+    return f"case {record['case_id']!r} stands twice" if record["case_id"] in earlier else ""
 
 
 class TargetReply(NamedTuple):
