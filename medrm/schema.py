@@ -117,6 +117,20 @@ class RankingLabel:
         """The number of rankings."""
         return len(self.rankings)
 
+    def of_pair(self, pair: tuple[int, int]) -> PairLabel:
+        """Returns the label of two of the answers, given by their indices.
+
+        >>> RankingLabel((((0, 2), (1,)), ((2,), (0,), (1,)))).of_pair((0, 2)).shares
+        (0.0, 0.5, 0.5)
+        """
+        wins = [0, 0, 0]  # of the first, of neither, of the second
+        for ranks in map(ranks_of, self.rankings):
+            first, second = (ranks[index] for index in pair)
+            wins[1 + (first > second) - (first < second)] += 1
+        return PairLabel(
+            (wins[0] / self.votes, wins[1] / self.votes, wins[2] / self.votes), self.votes
+        )
+
 
 Label = PairLabel | RankingLabel
 

@@ -15,17 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
 
 from medrm.data.batched import batched
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from PIL import Image
 
 MAX_STORED_BYTES = 2**28
 """256 MiB: the largest stored image that is read at all."""
@@ -117,8 +114,6 @@ class StoredCell:
 @lru_cache(maxsize=64)
 def _arrow_table(files: tuple[str, ...]) -> pa.Table:
     """Returns a table whose rows stay in its files."""
-    import pyarrow as pa
-
     maps = [pa.ipc.open_stream(pa.memory_map(path)).read_all() for path in files]
     return pa.concat_tables(maps)
 
@@ -221,8 +216,6 @@ def _decoded(ref: ImageRef) -> tuple[Image.Image, str]:
 
 def _opened(ref: ImageRef) -> Image.Image:
     """Returns the image with its header read and its size checked, pixels still stored."""
-    from PIL import Image
-
     try:
         image = Image.open(io.BytesIO(ref.read()), formats=_known_formats())
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
@@ -244,8 +237,6 @@ def _opened(ref: ImageRef) -> Image.Image:
 @lru_cache(maxsize=1)
 def _known_formats() -> tuple[str, ...]:
     """Returns the accepted formats that this build of Pillow has decoders for."""
-    from PIL import Image
-
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -260,8 +251,6 @@ def _unreadable(ref: ImageRef, error: Exception) -> DataError:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    from PIL import Image, ImageOps
-
     upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_MODES:
         return _spread(upright)
@@ -274,8 +263,6 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 def _spread(image: Image.Image) -> Image.Image:
     """Returns a deep grey image in 8 bits, its least value black and its greatest white."""
-    from PIL import Image
-
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)

@@ -35,7 +35,7 @@ from medrm.objectives.losses import (
     plackett_luce,
     ranking_terms,
 )
-from medrm.schema import Case, Label, PairLabel, RankingLabel, ranks_of
+from medrm.schema import Case, Label, PairLabel, RankingLabel
 
 UNCERTAIN = (1 / 3, 1 / 3, 1 / 3)
 """The shares written where a label is missing; its weight is 0."""
@@ -274,13 +274,8 @@ def _vote_shares(label: Label | None) -> tuple[float, float, float]:
 
 def _preferred(label: Label | None, answers: int) -> list[float]:
     """Returns the (P,) signs of what most votes say of each two answers."""
-    if isinstance(label, PairLabel):
-        return [float(label.choice == 0) - float(label.choice == 1)]
-    ranks = list(map(ranks_of, label.rankings if label else ()))
-    half = len(ranks) / 2
-    signs = []
-    for first, second in itertools.combinations(range(answers), 2):
-        for_first = sum(rank[first] < rank[second] for rank in ranks)
-        for_second = sum(rank[first] > rank[second] for rank in ranks)
-        signs.append(float(for_first > half) - float(for_second > half))
-    return signs
+    pairs = list(itertools.combinations(range(answers), 2))
+    if label is None:
+        return [0.0] * len(pairs)
+    labels = [label] if isinstance(label, PairLabel) else list(map(label.of_pair, pairs))
+    return [float(pair.choice == 0) - float(pair.choice == 1) for pair in labels]

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -80,13 +80,15 @@ def released_format(read_row: RowReader) -> DataFormat:
 def _open_hub(read_row: RowReader, description: Description) -> Source:
     folder = hub_files(description, description.files)
     files = _released_files(description, folder)
-    read = partial(_read_files, read_row, description, files, folder.parent.parent)
-    return Source(files, read, folder.name)
+    boundary = folder.parent.parent  # a snapshot's files are links into the repository's folder
+    drafts = partial(_drafts, read_row, description, files, boundary)
+    return Source(files, lambda: ReadResult(drafts()), folder.name)
 
 
 def _open_files(read_row: RowReader, description: Description, path: Path) -> Source | None:
     files = _released_files(description, path)
-    return Source(files, partial(_read_files, read_row, description, files)) if files else None
+    drafts = partial(_drafts, read_row, description, files, None)
+    return Source(files, lambda: ReadResult(drafts())) if files else None
 
 
 def _released_files(description: Description, root: Path) -> list[Path]:
@@ -94,21 +96,18 @@ def _released_files(description: Description, root: Path) -> list[Path]:
     if root.is_file():
         columns = open_table(root).columns if root.suffix in SUFFIXES else ()
         return [] if missing_columns(columns, _required(description)) else [root]
-    for pattern in description.files:
-        if Path(pattern).suffix in SUFFIXES:
-            tables = sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))
-            if tables:
-                return tables
-    return []
+    tables = (
+        sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))
+        for pattern in description.files
+        if Path(pattern).suffix in SUFFIXES
+    )
+    return next(filter(None, tables), [])
 
 
-def _read_files(
-    read_row: RowReader,
-    description: Description,
-    files: Iterable[Path],
-    boundary: Path | None = None,
-) -> ReadResult:
-    """Returns the cases of a benchmark's files.
+def _drafts(
+    read_row: RowReader, description: Description, files: Iterable[Path], boundary: Path | None
+) -> Iterator[CaseDraft]:
+    """Yields the cases of a benchmark's files.
 
     An id that occurs again is told apart by a number behind it, `id#2`; the id as it is written is
     the group `prompt`, and its cases are one cluster.
@@ -117,13 +116,12 @@ def _read_files(
         read_row: reads a row.
         description: what the columns hold.
         files: one table each.
-        boundary: the folder that no link may leave, by default that of each file.
+        boundary: the folder that no link may leave; None: that of each file.
 
     Raises:
         DataError: all missing columns, wrong rows and missing images in one message.
     """
     problems: list[str] = []
-    drafts: list[CaseDraft] = []
     seen: Counter[str] = Counter()
     for path in files:
         table = open_table(path, boundary)
@@ -138,11 +136,10 @@ def _read_files(
             seen[draft.case_id] += 1
             if seen[draft.case_id] > 1:
                 draft.case_id += f"#{seen[draft.case_id]}"
-            drafts.append(draft)
+            yield draft
         problems += [f"{path.name} {problem}" for problem in table.problems]
     name = description.name
     raise_problems(DataError, name, problems, f"; data/{name}/README.md says how it is had")
-    return ReadResult(drafts)
 
 
 def _required(description: Description) -> tuple[str, ...]:

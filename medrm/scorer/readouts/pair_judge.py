@@ -22,17 +22,7 @@ from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
-from medrm.schema import (
-    ORDERS,
-    Case,
-    Label,
-    Order,
-    PairLabel,
-    RankingLabel,
-    Response,
-    Verdict,
-    ranks_of,
-)
+from medrm.schema import ORDERS, Case, Order, RankingLabel, Response, Verdict
 from medrm.scorer.caller_case import ImageInput, caller_case
 from medrm.scorer.engines.base import Engine, Request, Sampling
 from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
@@ -178,19 +168,11 @@ def pair_of(case: Case, pair: Pair) -> Case:
         case,
         case_id=f"{case.case_id}#{first}-{second}",
         answers=(case.answers[first], case.answers[second]),
-        labels={name: _pair_label(label, pair) for name, label in case.labels.items()},
+        labels={
+            name: label.of_pair(pair) if isinstance(label, RankingLabel) else label
+            for name, label in case.labels.items()
+        },
     )
-
-
-def _pair_label(label: Label, pair: Pair) -> Label:
-    if not isinstance(label, RankingLabel):
-        return label
-    wins = [0, 0, 0]  # of the first, of neither, of the second
-    for ranks in map(ranks_of, label.rankings):
-        first, second = (ranks[index] for index in pair)
-        wins[1 + (first > second) - (first < second)] += 1
-    total = len(label.rankings)
-    return PairLabel((wins[0] / total, wins[1] / total, wins[2] / total), total)
 
 
 GREEDY = Sampling()
