@@ -127,9 +127,8 @@ class RankingLabel:
         for ranks in map(ranks_of, self.rankings):
             first, second = (ranks[index] for index in pair)
             wins[1 + (first > second) - (first < second)] += 1
-        return PairLabel(
-            (wins[0] / self.votes, wins[1] / self.votes, wins[2] / self.votes), self.votes
-        )
+        first_share, tie_share, second_share = (count / self.votes for count in wins)
+        return PairLabel((first_share, tie_share, second_share), self.votes)
 
 
 Label = PairLabel | RankingLabel
