@@ -14,7 +14,7 @@ from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import Agreement
 from medrm.data.store.case_records import plain_text
 from medrm.errors import ConfigError, nearest
-from medrm.evaluation.measures.accuracy import baselines
+from medrm.evaluation.benchmark import baselines
 from medrm.evaluation.records.jsonl import grouped
 from medrm.schema import Case, PairLabel
 from medrm.statistics.intervals import mean, small_cell_interval

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,10 +25,22 @@ from medrm.data.labels import LabelRules
 from medrm.data.readers.votes_jsonl import phantom_folder
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.errors import ConfigError, nearest, raise_problems, unknown_keys
+from medrm.evaluation.measures.accuracy import right_answers
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.schema import Case
+from medrm.scorer.verdict_rules import label_of
 
 FOLDER = "evaluation/benchmarks"
+RULES = {
+    "always_a": "always the first answer",
+    "always_b": "always the second answer",
+    "majority": "the more frequent label",
+    "longer": "the longer answer",
+    "first_slot": "whichever is shown first",
+    "random": "a coin",
+}
+"""What can be right without a model, in words."""
+
 GROUPS = ("organ", "department", "modality")
 
 _SCHEMA = 1
@@ -128,6 +144,51 @@ class Setup:
 
 _FREE = ("model", "protocol")
 """What may change between two starts of one evaluation."""
+
+
+def baselines(
+    cases: Sequence[Case], dimensions: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Returns the accuracies that need no model: rule -> dimension -> accuracy.
+
+    `always_a`, `always_b`: a stored answer; `majority`: the label that is the more frequent one on
+    the dimension; `longer`: the answer with most characters, the first one of equals;
+    `first_slot`: whichever is shown first, over both orders of pairs (None where a case has more
+    than two answers); `random`: what a coin expects, 1/K with K answers of which one is right.
+    """
+    reached = {name: _rules(cases, name) for name in dimensions}
+    return {rule: {name: reached[name].get(rule) for name in dimensions} for rule in RULES}
+
+
+def _rules(cases: Sequence[Case], dimension: str) -> dict[str, float | None]:
+    """What each rule reaches on cases with a label for an answer; empty without any."""
+    labelled = [
+        ([len(answer) for answer in case.answers], best)
+        for case in cases
+        if (best := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
+    ]
+    if not labelled:
+        return {}
+    counts = Counter(chain.from_iterable(best for _, best in labelled))
+    return {
+        "always_a": counts[0] / len(labelled),
+        "always_b": counts[1] / len(labelled),
+        "majority": max(counts.values()) / len(labelled),
+        "longer": fmean(lengths.index(max(lengths)) in best for lengths, best in labelled),
+        "first_slot": 0.5 if all(len(lengths) == 2 for lengths, _ in labelled) else None,
+        "random": fmean(len(best) / len(lengths) for lengths, best in labelled),
+    }
+
+
+def best_rule(
+    table: Mapping[str, Mapping[str, float | None]], dimension: str
+) -> tuple[str, float] | None:
+    """Returns the rule of `baselines` that is right most often, with its accuracy.
+
+    Of equal ones it is the one that `RULES` names first; None where no case is labelled.
+    """
+    reached = [(name, rate) for name in RULES if (rate := table[name][dimension]) is not None]
+    return max(reached, key=itemgetter(1), default=None)
 
 
 def benchmark_names() -> list[str]:

@@ -3,7 +3,7 @@
     cases -> scorer.respond -> responses.jsonl (after every case) -> verdicts -> report
 
 Started again, an evaluation of the same weights, settings and cases (`Setup.address`) keeps the
-cases that are complete on the disk (`_split`) and asks for the others; cases that were computed
+cases that are complete on the disk (`_ask`) and asks for the others; cases that were computed
 together (`lookahead`) are kept or asked together, so that no rounding changes.
 
 `rescore` (`medrm rescore`) derives an evaluation anew from its responses; it needs neither model
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 from rich.markup import escape
 from rich.progress import TimeRemainingColumn
 
+from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, printable, report
 from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.folder import (
@@ -37,19 +38,8 @@ from medrm.evaluation.folder import (
     write_setup,
 )
 from medrm.evaluation.measures.accuracy import member_of
-from medrm.evaluation.records.jsonl import (
-    RESPONSES_FILE,
-    VERDICTS_FILE,
-    Journal,
-    by_case,
-    covers,
-    grouped,
-    in_written_order,
-    is_complete,
-    read_responses,
-    write_lines,
-    write_rows,
-)
+from medrm.evaluation.records import jsonl
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, Journal
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
 from medrm.progress_bar import progress_bar
@@ -111,16 +101,8 @@ def evaluate(
     _check(scorer, benchmark, protocol)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     name, weights = NamedModel(model) if isinstance(model, str) else model
-    setup = Setup(
-        name,
-        weights,
-        scorer.readout,
-        tuple(scorer.dimensions),
-        dict(settings or {}),
-        protocol,
-        scorer.lookahead,
-        processes,
-    )
+    asked = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
+    setup = Setup(name, weights, *asked, scorer.lookahead, processes)
     with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
             prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
@@ -144,7 +126,7 @@ def _continue(
         )
     if rank == 0 and not written:
         ordered = (call for case in benchmark.cases for call in responses[case.case_id])
-        write_rows(folder / RESPONSES_FILE, ordered)
+        jsonl.write_rows(folder / RESPONSES_FILE, ordered)
     report = conclude(setup, benchmark, responses, verdicts, folder if rank == 0 else None)
     _gather([rank])  # nobody reads the folder before it is written
     journal.remove()
@@ -173,23 +155,35 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
 def _ask(
     scorer: Scorer, cases: Sequence[Case], journal: Journal, setup: Setup, benchmark: Benchmark
 ) -> tuple[dict[str, Responses], list[Verdict]]:
-    """Returns the responses to the cases, in the order of the journal, and their verdicts."""
+    """Returns the responses to the cases, in the order of the journal, and their verdicts.
+
+    Cases that are computed together, as many as the scorer's `lookahead` says, are kept together or
+    asked about together.
+    """
     judged = set(setup.dimensions) & set(benchmark.dimensions)
+    by_id = {case.case_id: case for case in cases}
     reusable = {
-        case.case_id: earlier
-        for case in cases
-        if (earlier := journal.responses.get(case.case_id)) is not None
+        case_id: earlier
+        for case_id, case in by_id.items()
+        if (earlier := journal.responses.get(case_id)) is not None
         and all(call.state != "error" for call in earlier)  # a retry may fix it
         and all(call.readout == setup.readout for call in earlier)
-        and covers(earlier, judged, len(case.answers))
+        and jsonl.covers(earlier, judged, len(case.answers))
     }
-    reused, batches = _split(cases, reusable, scorer.lookahead)
+    reused: dict[str, Responses] = {}
+    batches: list[Sequence[Case]] = []
+    for batch in batched(cases, scorer.lookahead or 1):
+        if all(case.case_id in reusable for case in batch):
+            reused |= {case.case_id: reusable[case.case_id] for case in batch}
+        else:
+            batches.append(batch)
+    if scorer.lookahead is None and batches:
+        batches = [list(chain.from_iterable(batches))]
     if reused:
         _log.info("%d of %d cases are there already.", len(reused), len(cases))
     journal.start(reused.values())
     responses: dict[str, Responses] = {}
     verdicts: list[Verdict] = []
-    by_id = {case.case_id: case for case in cases}
     progress = (benchmark.name, len(cases), len(reused))
     try:
         for calls in chain(reused.values(), _respond(scorer, batches, *progress)):
@@ -203,31 +197,6 @@ def _ask(
     return responses, verdicts
 
 
-def _split(
-    cases: Sequence[Case], reusable: Mapping[str, Responses], lookahead: int | None
-) -> tuple[dict[str, Responses], list[Sequence[Case]]]:
-    """Returns the responses that need not be asked for again, and the cases to ask about.
-
-    Cases that are computed together are kept together or asked about together.
-
-    Args:
-        cases: of this process.
-        reusable: responses by case.
-        lookahead: how many cases are computed together; None: each by itself.
-    """
-    reused: dict[str, Responses] = {}
-    batches: list[Sequence[Case]] = []
-    for start in range(0, len(cases), lookahead or 1):
-        batch = cases[start : start + (lookahead or 1)]
-        if all(case.case_id in reusable for case in batch):
-            reused |= {case.case_id: reusable[case.case_id] for case in batch}
-        else:
-            batches.append(batch)
-    if lookahead is None and batches:
-        batches = [list(chain.from_iterable(batches))]
-    return reused, batches
-
-
 def _respond(
     scorer: Scorer, batches: Iterable[Sequence[Case]], name: str, total: int, done: int
 ) -> Iterator[Responses]:
@@ -239,8 +208,8 @@ def _respond(
             calls: list[Response] = []
             for response in scorer.respond(cases):
                 calls.append(response)
-                if is_complete(calls):
-                    yield in_written_order(calls, scorer.dimensions)
+                if jsonl.is_complete(calls):
+                    yield jsonl.in_written_order(calls, scorer.dimensions)
                     calls = []
                     bar.advance(task)
 
@@ -277,8 +246,7 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
         setup = replace(setup, protocol=protocol)
     if "parser" in setup.settings:
         setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
-    responses = _responses(folder, setup)
-    _check_complete(folder, responses, setup, benchmark)
+    responses = _complete_responses(folder, setup, benchmark)
     verdicts = [
         verdict
         for case in benchmark.cases
@@ -291,7 +259,8 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
     return result
 
 
-def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
+def _complete_responses(folder: Path, setup: Setup, benchmark: Benchmark) -> dict[str, Responses]:
+    """Returns the responses to each case; refuses what is not all of this evaluation's."""
     path = folder / RESPONSES_FILE
     if not path.is_file() and (folder / VERDICTS_FILE).is_file() and writes_rewards(setup.readout):
         raise DataError(
@@ -299,8 +268,8 @@ def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
             "cannot be scored again. `medrm compare` and `medrm report` take it as it is; to score "
             "it again, start the same `medrm evaluate` again, which asks the model anew."
         )
-    responses = list(read_responses(path))
-    for response in responses:
+    lines = list(jsonl.read_responses(path))
+    for response in lines:
         if response.readout != setup.readout:
             raise DataError(
                 f"{path}: case {response.case_id!r} was read by {response.readout!r}, the "
@@ -311,15 +280,7 @@ def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
                 f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
                 f"evaluation is about {', '.join(setup.dimensions)}. {EVALUATE_AGAIN}"
             )
-    return by_case(responses, setup.dimensions)
-
-
-def _check_complete(
-    folder: Path,
-    responses: Mapping[str, Sequence[Response]],
-    setup: Setup,
-    benchmark: Benchmark,
-) -> None:
+    responses = jsonl.by_case(lines, setup.dimensions)
     judged = set(setup.dimensions) & set(benchmark.dimensions)
     answers = {case.case_id: len(case.answers) for case in benchmark.cases}
     missing, foreign = answers.keys() - responses.keys(), responses.keys() - answers.keys()
@@ -331,11 +292,12 @@ def _check_complete(
             "doubled"
             for case_id, calls in responses.items()
             if case_id in answers
-            and not (is_complete(calls) and covers(calls, judged, answers[case_id]))
+            and not (jsonl.is_complete(calls) and jsonl.covers(calls, judged, answers[case_id]))
         ),
     ]
     if problems:
         raise DataError(report(f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", problems))
+    return responses
 
 
 def write_official(
@@ -355,7 +317,7 @@ def write_official(
         responses: to each case, of a judge that wrote about all dimensions in one reply.
     """
     pairs = (case for case in cases if len(case.answers) == 2)
-    for organ, group in grouped(pairs, lambda case: member_of(case, "organ")).items():
+    for organ, group in jsonl.grouped(pairs, lambda case: member_of(case, "organ")).items():
         lines: dict[str, list[dict[str, Any]]] = {"responses": [], "labels": []}
         for case in group:
             reply = {"modality_type": organ, "chosen_answer": responses[case.case_id][0].text or ""}
@@ -364,4 +326,4 @@ def write_official(
             lines["labels"].append({"question_id": case.case_id, "human_answer": labels})
         for name, records in lines.items():
             (folder / name).mkdir(parents=True, exist_ok=True)
-            write_lines(folder / name / (re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"), records)
+            jsonl.write_lines(folder / name / (re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"), records)

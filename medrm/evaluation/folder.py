@@ -20,13 +20,8 @@ from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, Published, Setup
 from medrm.evaluation.measures.benchmark_metrics import METRICS
-from medrm.evaluation.records.jsonl import (
-    JOURNALS,
-    RESPONSES_FILE,
-    SCORE_JOURNALS,
-    VERDICTS_FILE,
-    write_rows,
-)
+from medrm.evaluation.records import jsonl
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
@@ -46,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 _WRITTEN = (
     *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
-    *(JOURNALS, SCORE_JOURNALS.format("*")),
+    *(jsonl.JOURNALS, jsonl.SCORE_JOURNALS.format("*")),
 )
 """What an evaluation writes: names, or patterns of names."""
 
@@ -116,7 +111,7 @@ def prepare(
             path.unlink()
     # What a killed process leaves; version 0.1 also kept journals of scores.
     leftovers = [f"{name}.*{PARTIAL}" for name in _WRITTEN]
-    for pattern in (*leftovers, SCORE_JOURNALS.format((address or "unnamed")[:16])):
+    for pattern in (*leftovers, jsonl.SCORE_JOURNALS.format((address or "unnamed")[:16])):
         for leftover in folder.glob(pattern):
             leftover.unlink()
     write_setup(folder, setup, benchmark)
@@ -285,6 +280,6 @@ def conclude(
     report = build_report(setup, benchmark, in_order, ordered)
     if folder is not None:
         (folder / "official.csv").unlink(missing_ok=True)
-        write_rows(folder / VERDICTS_FILE, ordered)
+        jsonl.write_rows(folder / VERDICTS_FILE, ordered)
         write_report(folder, report)
     return report

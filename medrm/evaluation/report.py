@@ -18,11 +18,10 @@ from statistics import fmean
 from typing import Any
 
 from medrm.errors import DataError
-from medrm.evaluation.benchmark import Benchmark, Setup
+from medrm.evaluation.benchmark import Benchmark, Setup, baselines
 from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
-from medrm.evaluation.measures.fold_measures import fold_measures
 from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
 from medrm.files import write_atomically
 from medrm.parsers import Parser, parse_verdict
@@ -64,7 +63,7 @@ def build_report(
         "weights": setup.weights,
         "rounding": {k: value for k, value in setup.settings.items() if k in ROUNDING},
         "readout": setup.readout,
-        "crossfit": None if setup.crossfit is None else fold_measures(rows, **setup.crossfit),
+        "crossfit": setup.crossfit and accuracy.fold_measures(rows, **setup.crossfit),
         "dimensions": list(setup.dimensions),
         "parsing": parsing_measures(responses, setup.dimensions),
         "verdict_mass": verdict_mass(responses),
@@ -79,7 +78,7 @@ def build_report(
             name: length_measures(verdicts_by_case(chosen).values(), lengths)
             for name, chosen in robust.items()
         },
-        "baselines": accuracy.baselines(benchmark.cases, benchmark.dimensions),
+        "baselines": baselines(benchmark.cases, benchmark.dimensions),
         "published": list(map(asdict, benchmark.published)),
     }
 

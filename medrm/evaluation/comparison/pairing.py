@@ -14,13 +14,7 @@ from typing import Any
 import numpy as np
 
 from medrm.errors import DataError
-from medrm.evaluation.measures.accuracy import (
-    case_scores,
-    mean_scores,
-    member_of,
-    score_matrix,
-    verdicts_by_dimension,
-)
+from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.biases import excess
 from medrm.evaluation.records.jsonl import VERDICTS_FILE, grouped, read_verdicts
 from medrm.evaluation.report import Report, read_report
@@ -58,7 +52,7 @@ class Evaluation:
         }
         counted = {"robust": self.robust, "forward": forward, "official": self.official}
         return {
-            counting: {name: case_scores(rows) for name, rows in of_dimension.items()}
+            counting: {name: accuracy.case_scores(rows) for name, rows in of_dimension.items()}
             for counting, of_dimension in counted.items()
         }
 
@@ -92,7 +86,9 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{VERDICTS_FILE} and report.json in {str(folder)!r} do not belong together: one "
             f"judges {foreign[0]!r}, the other does not. {EVALUATE_AGAIN}"
         )
-    evaluation = Evaluation(folder, report, *verdicts_by_dimension(rows, report["ceiling"]))
+    evaluation = Evaluation(
+        folder, report, *accuracy.verdicts_by_dimension(rows, report["ceiling"])
+    )
     if not evaluation.robust:
         raise DataError(
             f"{str(folder)!r} was not judged under the robust protocol, which a comparison needs. "
@@ -162,7 +158,9 @@ def pair(before: Evaluation, after: Evaluation, counting: str = "robust") -> Pai
             f"{str(before.folder)!r} and {str(after.folder)!r} have no case in common. "
             "Evaluate both models on the same benchmark."
         )
-    first, second = (score_matrix({n: of_side[n] for n in names}, cases) for of_side in scores)
+    first, second = (
+        accuracy.score_matrix({n: of_side[n] for n in names}, cases) for of_side in scores
+    )
     first[np.isnan(second)] = np.nan
     second[np.isnan(first)] = np.nan
     return Pairing(names, cases, [after.clusters[case] for case in cases], first, second)
@@ -264,7 +262,7 @@ _MORE = (
 def mean_entry(pairing: Pairing) -> Entry:
     """Returns the unweighted mean of the dimensions' accuracies before and after."""
     labelled = pairing.of_cases(np.flatnonzero(~np.isnan(pairing.before).all(axis=1)).tolist())
-    before, after = (mean_scores(scores) for scores in (labelled.before, labelled.after))
+    before, after = (accuracy.mean_scores(scores) for scores in (labelled.before, labelled.after))
     if before is None or after is None:
         return dict(UNPAIRED)
     return paired_entry(before, after, labelled.clusters)
@@ -301,7 +299,7 @@ def cells(before: Evaluation, after: Evaluation, group: str) -> list[Entry]:
         group: to look at, such as organ.
     """
     pairing = pair(before, after)
-    member_names = [member_of(after.judged_cases[case], group) for case in pairing.cases]
+    member_names = [accuracy.member_of(after.judged_cases[case], group) for case in pairing.cases]
     members = grouped(range(len(member_names)), member_names.__getitem__)
     entries: list[Entry] = []
     for member, chosen in sorted(members.items()):

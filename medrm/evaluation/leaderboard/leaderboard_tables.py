@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from medrm.errors import printable
-from medrm.evaluation.measures.accuracy import RULES
+from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.report import write_json
 from medrm.evaluation.tables.table import (

@@ -14,8 +14,8 @@ import yaml
 
 from medrm.assets import asset, asset_names
 from medrm.errors import ConfigError, nearest, raise_problems, report, unknown_keys
-from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.measures.accuracy import best_rule, case_scores
+from medrm.evaluation.benchmark import Benchmark, best_rule
+from medrm.evaluation.measures.accuracy import case_scores
 from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by
 from medrm.evaluation.report import Report, robust_of
 from medrm.files import fits

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import starmap
 from typing import Any
 
+from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.compare import SIGNIFICANCE, Comparison
-from medrm.evaluation.measures.accuracy import RULES
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.report_tables import (
     ABSENT,

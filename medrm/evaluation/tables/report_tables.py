@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from medrm.evaluation.measures.accuracy import best_rule
+from medrm.evaluation.benchmark import best_rule
 from medrm.evaluation.measures.benchmark_metrics import CRITERIA
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.table import (
