@@ -27,11 +27,10 @@ from medrm.models.families import family_of
 from medrm.models.vision_tower import check_image_reaches
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
-from medrm.scorer import Scorer
+from medrm.scorer import Scorer, implementation_of
 from medrm.scorer.engines import ENGINES, engine_class
 from medrm.scorer.engines.base import Engine, ModelSource, Sampling
 from medrm.scorer.mock_judges import PREFIX, MockEngine
-from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.answer_rewards import ImplicitReward, RewardModel
 from medrm.scorer.readouts.pair_judge import Judge
 from medrm.scorer.readouts.probability_readout import ConstrainedJson
@@ -212,10 +211,11 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if plan.folder is not None:
-        model, processor, _ = load_adapter(
-            plan.folder, device, None, options.attn_implementation, options.shared_prefix
+        return LoadedModel(
+            *load_adapter(
+                plan.folder, device, None, options.attn_implementation, options.shared_prefix
+            )
         )
-        return LoadedModel(model, processor, plan.contract)
     if Path(name, "adapter_config.json").is_file():
         raise AdapterError(
             f"{name} is an adapter without medrm.json, so neither its head nor its template is "

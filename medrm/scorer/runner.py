@@ -238,17 +238,6 @@ def text_digest(rows: Iterable[Row]) -> str:
     return digest.hexdigest()
 
 
-def to_numpy(tensor: torch.Tensor) -> Any:
-    """Returns a float32 array on the host."""
-    return tensor.float().cpu().numpy()
-
-
-def split_by_item(rows: Array, prompts: Sequence[PromptRows[Any]]) -> list[Array]:
-    """Returns the values [rows, ...] of a batch item by item, [R, ...] each."""
-    ends = np.cumsum([len(prompt.rows) for prompt in prompts])
-    return np.split(rows, ends[:-1])
-
-
 def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> dict[str, Any]:
     """Returns precision, attention, chat template and library versions: the same for all readouts.
 

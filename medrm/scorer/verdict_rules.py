@@ -88,16 +88,12 @@ def verdicts_of(
         by_protocol: dict[Protocol, Mapping[str, Verdict]] = {}
         if "robust" in protocols:
             by_protocol["robust"] = _robust_verdicts(calls, scorer_dimensions, answer_count)
-        pair_shown_as_stored = order == "forward" and answer_count == 2
-        if (
-            "official" in protocols
-            and pair_shown_as_stored
-            and is_official(calls[0], scorer_dimensions)
-        ):
-            first_votes = [call for call in calls if call.vote == 0]
+        is_stored_pair = order == "forward" and answer_count == 2
+        if "official" in protocols and is_stored_pair and is_official(calls[0], scorer_dimensions):
             by_protocol["official"] = {
                 name: verdict
-                for call in first_votes
+                for call in calls
+                if call.vote == 0
                 for name, verdict in read_response(call, scorer_dimensions, "official").items()
                 # The released scorer knows no other dimensions.
                 if name in DIMENSIONS or not writes_text(call.readout)
@@ -185,11 +181,8 @@ def read_response(
         name: Verdict(response.case_id, name, protocol, response.order, UNREAD) for name in names
     }
     if response.state != "ok":
-        detail = response.reason if response.state == "error" else None
-        return {
-            name: replace(verdict, reason=detail or response.state)
-            for name, verdict in unread.items()
-        }
+        failure = (response.reason if response.state == "error" else None) or response.state
+        return {name: replace(verdict, reason=failure) for name, verdict in unread.items()}
     if response.rewards is not None:
         return {
             name: _highest_reward(unread[name], rewards, response.readout)

@@ -7,22 +7,26 @@ training how likely an answer is to it.
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
+from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm.data.images import decode
+from medrm.data.images import bytes_image, decode
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
-from medrm.schema import DIMENSIONS, Case, Response, Verdict
-from medrm.scorer.caller_case import ImageInput, caller_case
+from medrm.schema import DIMENSIONS, Case, ImageRef, Response, Verdict
 from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.logprobs import AnswerTokens, Span
 from medrm.scorer.runner import (
@@ -31,11 +35,53 @@ from medrm.scorer.runner import (
     BatchRunner,
     PromptRows,
     model_settings,
-    split_by_item,
     text_digest,
-    to_numpy,
 )
 from medrm.scorer.verdict_rules import agreed_verdicts
+
+ImageInput = str | Path | bytes | Image.Image | ImageRef
+"""A file, its bytes, a decoded image, or a reference as cases hold it."""
+
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
+def caller_case(
+    function: str, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+) -> Case:
+    """Returns the case that a caller of `function` describes; its id is the function's name.
+
+    Raises:
+        DataError: one answer or image in place of a list, or no image file under a path.
+    """
+    if isinstance(answers, str):
+        raise DataError(f"{function}() was given one text as its answers; give a list of texts.")
+    if isinstance(images, str | bytes):
+        raise DataError(f"{function}() was given one image in place of a list; give [image].")
+    references = tuple(image_ref(image, index) for index, image in enumerate(images))
+    return Case(function, references, question, tuple(answers))
+
+
+def image_ref(image: ImageInput, index: int) -> ImageRef:
+    """Returns a reference to an image; messages call it by its file name or its index.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if isinstance(image, ImageRef):
+        return image
+    if isinstance(image, bytes):
+        return bytes_image(f"number {index}", partial(bytes, image))
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        storable = image if image.mode in _PNG_MODES else image.convert("RGB")
+        storable.save(buffer, "PNG")
+        return bytes_image(f"number {index}", partial(bytes, buffer.getvalue()))
+    path = Path(image)
+    if not path.is_file():
+        raise DataError(
+            f"There is no image file {str(path)!r}. Give a path, bytes, or a PIL image."
+        )
+    return bytes_image(path.name, path.read_bytes)
 
 
 class AnswerScorer(ABC):
@@ -52,6 +98,7 @@ class AnswerScorer(ABC):
         model: as above.
         dimensions: as above.
         collator: of the rows that it reads.
+        prompts: gives the K rows of a case.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
         max_length: longest row that is read, in tokens; None: no limit.
     """
@@ -63,6 +110,7 @@ class AnswerScorer(ABC):
         model: PreTrainedModel | PeftModel,
         dimensions: Sequence[str],
         collator: Collator,
+        prompts: Callable[[Case], PromptRows[Any]],
         batch_rows: int,
         max_length: int | None,
     ) -> None:
@@ -71,17 +119,13 @@ class AnswerScorer(ABC):
         self.dimensions = tuple(dimensions)
         self._runner: BatchRunner[Case, Any, Array] = BatchRunner(
             collator,
-            prompts=self._prompts,
+            prompts=prompts,
             rows=lambda case: len(case.answers),
             read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
             shares=shares_prefix(without_adapter(model)),
         )
-
-    @abstractmethod
-    def _prompts(self, case: Case) -> PromptRows[Any]:
-        """Returns the K rows of a case."""
 
     @abstractmethod
     def _scores(self, features: BatchFeature, prompts: list[PromptRows[Any]]) -> Tensor:
@@ -91,7 +135,8 @@ class AnswerScorer(ABC):
         scores = self._scores(features.to(self.model.device), prompts)
         if scores.ndim == 1:
             scores = scores[:, None].repeat(1, len(self.dimensions))
-        return split_by_item(to_numpy(scores), prompts)
+        ends = np.cumsum([len(case_prompts.rows) for case_prompts in prompts])
+        return np.split(scores.float().cpu().numpy(), ends[:-1])
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -132,6 +177,7 @@ class SavedScorer(AnswerScorer):
         model: from `load_adapter`.
         contract: from the same folder.
         collator: of the rows that it reads.
+        prompts: gives the K rows of a case.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
     """
 
@@ -140,9 +186,11 @@ class SavedScorer(AnswerScorer):
         model: PreTrainedModel | PeftModel,
         contract: AdapterConfig,
         collator: Collator,
+        prompts: Callable[[Case], PromptRows[Any]],
         batch_rows: int,
     ) -> None:
-        super().__init__(model, contract.dimensions, collator, batch_rows, contract.max_length)
+        limits = (batch_rows, contract.max_length)
+        super().__init__(model, contract.dimensions, collator, prompts, *limits)
         self.contract = contract
 
     @property
@@ -245,7 +293,7 @@ class RewardModel(SavedScorer):
         orders = contract.contextual_orders
         check_contextual(orders, shares_prefix(without_adapter(model)))
         collator = Collator(processor, contract.reward_template, contextual_orders=orders)
-        super().__init__(model, contract, collator, batch_rows)
+        super().__init__(model, contract, collator, self._prompts, batch_rows)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -298,11 +346,8 @@ class ImplicitReward(SavedScorer):
             )
         self._adapted = model
         self._beta = contract.implicit_beta
-        self._answers = AnswerTokens(processor, turn_ends=True)
-        super().__init__(model, contract, self._answers.collator, batch_rows)
-
-    def _prompts(self, case: Case) -> PromptRows[list[Span]]:
-        return self._answers.prompts(case)
+        self._answers = answers = AnswerTokens(processor, turn_ends=True)
+        super().__init__(model, contract, answers.collator, answers.prompts, batch_rows)
 
     def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
         adapted = self._sums(features, prompts)
@@ -344,11 +389,10 @@ class Likelihood(AnswerScorer):
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
     ) -> None:
-        self._answers = AnswerTokens(processor, turn_ends=False)
-        super().__init__(model, dimensions, self._answers.collator, batch_rows, max_length)
-
-    def _prompts(self, case: Case) -> PromptRows[list[Span]]:
-        return self._answers.prompts(case)
+        self._answers = answers = AnswerTokens(processor, turn_ends=False)
+        super().__init__(
+            model, dimensions, answers.collator, answers.prompts, batch_rows, max_length
+        )
 
     def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
         logprobs = self._answers.logprobs(self.model, features, prompts)

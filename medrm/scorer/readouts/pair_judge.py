@@ -23,9 +23,8 @@ from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import ORDERS, Case, Order, RankingLabel, Response, Verdict
-from medrm.scorer.caller_case import ImageInput, caller_case
 from medrm.scorer.engines.base import Engine, Request, Sampling
-from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
+from medrm.scorer.readouts.answer_rewards import ImageInput, caller_case, rewards_by_dimension
 from medrm.scorer.runner import Array
 from medrm.scorer.verdict_rules import agreed_verdicts
 

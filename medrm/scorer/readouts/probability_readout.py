@@ -40,10 +40,10 @@ from medrm.models.prefix_sharing.batch import (
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import last_attended, without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Response, Verdict
-from medrm.scorer.caller_case import ImageInput
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Request
 from medrm.scorer.logprobs import branch_ends, hidden_states, token_logprobs
+from medrm.scorer.readouts.answer_rewards import ImageInput
 from medrm.scorer.readouts.pair_judge import PairJudge
 from medrm.scorer.readouts.response_template import ReplyDraft, ResponseTemplate
 from medrm.scorer.runner import (

@@ -79,16 +79,18 @@ class ResponseTemplate:
         self._prompt = prompt
         probe = prompt.messages("?", 0, (".", "."), self.names)
         replies = list(product("AB", repeat=len(self.names)))
-        texts = [self._render(probe, ""), *(self._text(probe, reply) for reply in replies)]
+        texts = [self._render(probe, ""), *(self.text(probe, reply) for reply in replies)]
         empty, *rows = collator.token_ids(texts)
         start = first_difference([empty, rows[0]])
         self.all_a, self.short_length = rows[0][start:], len(rows[0])
         self._replies = {reply: row[start:] for reply, row in zip(replies, rows, strict=True)}
         self.steps = self._all_steps()
 
-    def text(self, messages: list[Message]) -> str:
-        """Returns the conversation with a reply whose letters are all A."""
-        return self._text(messages, ("A",) * len(self.names))
+    def text(self, messages: list[Message], letters: Letters = ()) -> str:
+        """Returns the conversation with a reply of these letters, and A for those that follow."""
+        padded = letters + ("A",) * (len(self.names) - len(letters))
+        verdict = self._prompt.verdict(dict(zip(self.names, padded, strict=True)))
+        return self._render(messages, verdict.text)
 
     def before_reply(self, ids: list[int]) -> list[int]:
         """Returns the tokens before the reply of a conversation as `text` gives it.
@@ -117,10 +119,6 @@ class ResponseTemplate:
                 feed = first[max(before, 0) : index]
                 steps[letters] = LetterStep(feed, first[:index], (first[index], second[index]))
         return steps
-
-    def _text(self, messages: list[Message], letters: Letters) -> str:
-        verdict = self._prompt.verdict(dict(zip(self.names, letters, strict=True)))
-        return self._render(messages, verdict.text)
 
     def _render(self, messages: list[Message], reply: str) -> str:
         # A template may open the model's turn in a way of its own, so the reply is a turn.
