@@ -147,12 +147,9 @@ def heatmap(run: RunFiles) -> Figure | None:
     height = 112 + 18 * len(names)
     figure, axes = canvas.row_chart(title, names, height, bottom=20, right=right, top=92)
     largest = max(abs(cell["delta"]) for cell in cells) or 1.0
-    cell_of = {(cell["member"], cell["dimension"]): cell for cell in cells}
-    for row, member in enumerate(members):
-        for column, name in enumerate(columns):
-            cell = cell_of.get((member, name))
-            if cell is None:
-                continue
+    for cell in cells:
+        if cell["member"] in members:
+            row, column = members.index(cell["member"]), columns.index(cell["dimension"])
             strength = _STRONGEST * cell["delta"] / largest
             canvas.tile(axes, row, column, strength, f"{100 * cell['delta']:+.0f}", 8)
             if cell["p_bh"] is not None and cell["p_bh"] < SIGNIFICANCE:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,6 +25,9 @@ _STYLES = {
     "model": ("the model", canvas.NEW, canvas.NEW, "-"),
 }
 """Name, colour, filling and dashes of each side."""
+
+_SHARES = ("confidence", "accuracy", "low", "high")
+"""Of a bin of the reliability diagram."""
 
 _MOST_OUTCOMES = 10
 """Outcomes that the legend of the replies names."""
@@ -165,16 +169,13 @@ def reliability(run: RunFiles) -> Figure | None:
     for number, (side, calibration) in enumerate(calibrations.items()):
         title, colour, fill, dashes = _STYLES[side]
         line: dict[str, Any] = {"linestyle": dashes, "color": colour}
-        bins = [group for group in calibration["bins"] if group["n"]]
-        confidences = [100 * group["confidence"] for group in bins]
-        for x, group in zip(confidences, bins, strict=True):
-            bounds = [100 * group["low"], 100 * group["high"]]
-            upper.plot([x, x], bounds, color=colour, linewidth=1.2)
-        accuracies = [100 * group["accuracy"] for group in bins]
+        shares = [[100 * group[key] for group in calibration["bins"]] for key in _SHARES]
+        confidences, accuracies, low, high = shares
+        upper.vlines(confidences, low, high, color=colour, linewidth=1.2)
         dots: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": fill}
         upper.plot(confidences, accuracies, linewidth=1, clip_on=False, **dots, **line)
-        counts = [group["n"] for group in bins]
-        below = [100 * (sum(counts[:i]) + n / 2) / sum(counts) for i, n in enumerate(counts)]
+        counts = np.array([group["n"] for group in calibration["bins"]])
+        below = 100 * (counts.cumsum() - counts / 2) / counts.sum()
         lower.plot(confidences, below, linewidth=1.2, **line)
         ece, brier = f"ECE {100 * calibration['ece']:.1f} %", f"Brier {calibration['brier']:.3f}"
         lines = [title, ece, brier, f"n {calibration['n']}"]
@@ -191,23 +192,17 @@ def reliability(run: RunFiles) -> Figure | None:
 
 def risk_coverage(run: RunFiles) -> Figure | None:
     """Returns the share of wrong verdicts among the surest ones; None without probabilities."""
-    calibrations = {
-        side: calibration
-        for side, calibration in _calibrations(run).items()
-        if calibration["risk_coverage"]
-    }
+    calibrations = _calibrations(run)
     if not calibrations:
         return None
     figure = canvas.sheet(f"Wrong among the surest (%): {short(run.primary)}", 190)
     axes = canvas.axes(figure, 36, 46, 98, 26)
     for number, (side, calibration) in enumerate(calibrations.items()):
         title, colour, _, dashes = _STYLES[side]
-        shares, risks = zip(*calibration["risk_coverage"], strict=True)
-        percents = [[100 * value for value in values] for values in (shares, risks)]
-        axes.plot(*percents, linestyle=dashes, color=colour, lw=1.5)
-        lines = [title, f"all: {100 * risks[-1]:.1f} %"]
-        if calibration["accuracy_at_80"] is not None:
-            lines.append(f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %")
+        shares, risks = 100 * np.array(calibration["risk_coverage"]).T
+        axes.plot(shares, risks, linestyle=dashes, color=colour, lw=1.5)
+        surest = f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %"
+        lines = [title, f"all: {risks[-1]:.1f} %", surest]
         first = {"color": colour, "weight": "bold"}
         canvas.list_beside(axes, lines, 1.04, 1 - 0.5 * number, 0.13, va="top", **first)
     axes.set_xlim(0, 100)
@@ -247,14 +242,11 @@ def funnel(run: RunFiles) -> Figure | None:
     names, title = [name for name, _ in bars], "How the replies were read"
     figure, axes = canvas.row_chart(title, names, height, bottom=bottom, right=44)
     for row, (_, counts) in enumerate(bars):
-        pieces = []
-        for outcome, count in counts.items():
-            colour, alpha = colours[outcome]
-            pieces.append((count, colour, canvas.BACK if alpha > 0.6 else canvas.INK, alpha))
+        pieces = [(count, *colours[outcome]) for outcome, count in counts.items()]
         canvas.stacked_bar(axes, row, pieces, least_labelled=12.0)
         canvas.beside(axes, row, f"n {sum(counts.values())}", canvas.SOFT)
     canvas.percent_axis(axes)
-    for index, (outcome, (colour, alpha)) in enumerate(list(colours.items())[:_MOST_OUTCOMES]):
+    for index, (outcome, (colour, _, alpha)) in enumerate(list(colours.items())[:_MOST_OUTCOMES]):
         x, y = 6 + 158 * (index % 2), 4 + 13 * (legend_lines - 1 - index // 2)
         canvas.legend_entry(figure, short(outcome, 32), x, y, colour, alpha, 11)
     return figure
@@ -271,13 +263,13 @@ def _outcomes(parsing: Mapping[str, Any]) -> dict[str, int]:
     return counts | ({"unread": unread} if unread else {})
 
 
-def _colours(outcomes: Iterable[str]) -> dict[str, tuple[str, float]]:
-    """A colour and an opacity for each outcome, those that were read first."""
+def _colours(outcomes: Iterable[str]) -> dict[str, tuple[str, str, float]]:
+    """Colour, that of its label, and opacity of each outcome, those that were read first."""
     distinct = list(dict.fromkeys(outcomes))
     read = [outcome for outcome in distinct if outcome.startswith("read")]
     unread = [outcome for outcome in distinct if outcome not in read]
     return {
-        outcome: (colour, max(0.2, 1.0 - 0.27 * index))
+        outcome: (colour, canvas.BACK if index < 2 else canvas.INK, max(0.2, 1.0 - 0.27 * index))
         for colour, group in ((canvas.GOOD, read), (canvas.BAD, unread))
         for index, outcome in enumerate(group)
     }

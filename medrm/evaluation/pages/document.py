@@ -57,11 +57,7 @@ class Section(Generic[Content]):
 
 
 def render_page(
-    title: str,
-    header: str,
-    sections: Mapping[str, Section[Content]],
-    page: Content,
-    data: Any = None,
+    title: str, header: str, sections: dict[str, Section[Content]], page: Content, data: Any = None
 ) -> str:
     """Returns a page: its header, a list of contents, and every section that has something to say.
 

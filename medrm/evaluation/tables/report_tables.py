@@ -30,6 +30,9 @@ from medrm.evaluation.tables.table import (
 
 Sides = Mapping[str, Report]
 
+Read = Callable[[Report, str], Mapping[str, Any]]
+"""Returns the numbers of a report on a dimension, by key."""
+
 ABSENT = "n/a"
 """One side's value where only the other side has one."""
 
@@ -108,11 +111,7 @@ def accuracy_cells(
 
 
 def _by_dimension(
-    caption: str,
-    sides: Sides,
-    columns: Columns,
-    read: Callable[[Report, str], Mapping[str, Any]],
-    needed: str | None = None,
+    caption: str, sides: Sides, columns: Columns, read: Read, needed: str | None = None
 ) -> Table:
     """Returns a row for each dimension that any side has judged, in the benchmark's order.
 
@@ -120,7 +119,7 @@ def _by_dimension(
         caption: of the table.
         sides: the reports.
         columns: heading to the key of a number and how it is written.
-        read: returns the numbers of a report on a dimension.
+        read: returns the numbers.
         needed: heading of the column without which a dimension is left out.
     """
     rows = []
