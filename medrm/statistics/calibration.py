@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -35,7 +34,8 @@ _DIGITS = 12  # 1 - 1/3 and 2/3 differ in the last bit
 _TEMPERATURES = (0.01, 100.0)
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bin:
     """Cases of similar confidence: their mean confidence and accuracy with Wilson's interval."""
 
     confidence: float
@@ -59,7 +59,7 @@ class Calibration:
             or all wrong.
         accuracy_at_80: accuracy over the surest 80 % of the cases.
         bins: of the reliability diagram, by confidence.
-        risk_coverage: (coverage, share of wrong verdicts), surest cases first.
+        risk_coverage: [coverage, share of wrong verdicts], surest cases first.
     """
 
     n: int
@@ -70,7 +70,7 @@ class Calibration:
     auroc: float | None
     accuracy_at_80: float
     bins: list[Bin]
-    risk_coverage: list[tuple[float, float]]
+    risk_coverage: list[list[float]]
 
 
 def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> Calibration:
@@ -114,7 +114,7 @@ def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> C
         auroc=_auroc(confidence, correct),
         accuracy_at_80=1 - float(_risk(confidence, correct, np.array([0.8]))[0]),
         bins=bins,
-        risk_coverage=list(zip(coverage.tolist(), risk.tolist(), strict=True)),
+        risk_coverage=np.stack([coverage, risk], axis=1).tolist(),
     )
 
 

@@ -135,9 +135,7 @@ def heatmap(run: RunFiles) -> Figure | None:
     cells = [cell for cell in by_group.get(group, ()) if cell["delta"] is not None]
     if run.comparison is None or not cells:
         return None
-    counts: dict[str, int] = {}
-    for cell in cells:
-        counts[cell["member"]] = max(counts.get(cell["member"], 0), cell["n"])
+    counts = {cell["member"]: cell["n"] for cell in sorted(cells, key=lambda cell: cell["n"])}
     members = sorted(counts, key=lambda member: (-counts[member], member))[:MOST]
     compared = {cell["dimension"] for cell in cells}
     columns = [name for name in run.comparison["dimensions"] if name in compared]

@@ -70,8 +70,7 @@ def ranking_table(standings: Standings, rule: float | None = None) -> Table:
     primary = standings["primary"]
     rows = []
     for model in standings["models"]:
-        entries = model["dimensions"]
-        measures = entries[primary]
+        measures = model["dimensions"][primary]
         best = measures["to_best"]
         cells: dict[str, Cell] = {
             "model": model["name"],
@@ -85,7 +84,8 @@ def ranking_table(standings: Standings, rule: float | None = None) -> Table:
             "read": percent(measures["coverage"]),
             "consistent": percent(measures["consistency"]),
         }
-        cells |= {_column(name): percent(entries[name]["accuracy"]) for name in _others(standings)}
+        for name in _others(standings):
+            cells[_column(name)] = percent(model["dimensions"][name]["accuracy"])
         rows.append(cells)
     benchmark = standings["benchmark"]
     return table_of(
@@ -136,11 +136,12 @@ def _csv_values(dimensions: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
 def leaderboard_markdown(standings: Standings) -> str:
     """Returns the leaderboard as a page: percent, with 95 % intervals on the primary dimension."""
     table, primary = ranking_table(standings), standings["primary"]
-    columns = {"rank": "rank", "model": "model", "accuracy (95 % CI)": f"{primary} (95 % CI)"}
-    columns |= {_column(name): name for name in _others(standings)} | {n: n for n in COLUMNS}
+    headings = {_column(name): name for name in _others(standings)}
+    columns = ("rank", "model", "accuracy (95 % CI)", *headings, *COLUMNS)
+    headings["accuracy (95 % CI)"] = f"{primary} (95 % CI)"
     blocks = [f"# {markdown_text(table.caption)}\n"]
     if table.rows:
-        blocks.append(to_markdown(table.pick(columns, ""), left=(1,)))
+        blocks.append(to_markdown(table.pick(columns, "", headings), left=(1,)))
     blocks.append(f"{explained(COLUMNS)}\n\n{RANKS}\n")
     compared = [
         row
@@ -148,8 +149,8 @@ def leaderboard_markdown(standings: Standings) -> str:
         if model["dimensions"][primary]["to_best"]
     ]
     if compared:
-        columns = {"model": "model", "to the best (95 % CI)": "points (95 % CI)", "p": "p"}
-        best = replace(table, rows=compared).pick(columns, "")
+        headings = {"to the best (95 % CI)": "points (95 % CI)"}
+        best = replace(table, rows=compared).pick(("model", *headings, "p"), "", headings)
         blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{to_markdown(best)}")
     for state in ("failed", "skipped"):
         if standings[state]:
@@ -171,14 +172,12 @@ def print_leaderboard(standings: Standings, console: Console | None = None) -> N
     console = console or Console()
     table, unranked = ranking_table(standings), _others(standings)
     if table.rows:
-        columns = {"rank": "rank", "model": "model"}
-        primary = {"accuracy (95 % CI)": f"{standings['primary']} (95 % CI)"}
-        ranking = table.pick(columns | primary | {name: name for name in COLUMNS})
+        headings = {"accuracy (95 % CI)": f"{standings['primary']} (95 % CI)"}
+        ranking = table.pick(("rank", "model", *headings, *COLUMNS), headings=headings)
         console.print(to_terminal(ranking, left=(1,), wrapped=(1,)))
         if unranked:
-            for name in unranked:
-                columns[_column(name)] = f"{name[:5]}." if len(name) > 6 else name
-            rest = table.pick(columns, "The other dimensions")
+            headings = {_column(n): f"{n[:5]}." if len(n) > 6 else n for n in unranked}
+            rest = table.pick(("rank", "model", *headings), "The other dimensions", headings)
             console.print(to_terminal(rest, left=(1,), wrapped=(1,)))
     for state, model in _missing_models(standings):
         console.print(plain(f"{state}: {model['name']}: {model['reason']}"))

@@ -101,11 +101,7 @@ def calibration_measures(cases: Iterable[Presented]) -> dict[str, Any] | None:
     probabilities, labels = stated_probabilities(cases)
     if not labels:
         return None
-    measured = calibration(probabilities, labels)
-    return asdict(measured) | {
-        "bins": [cell._asdict() for cell in measured.bins],
-        "risk_coverage": [list(point) for point in measured.risk_coverage],
-    }
+    return asdict(calibration(probabilities, labels))
 
 
 def stated_probabilities(cases: Iterable[Presented]) -> tuple[list[float], list[bool]]:

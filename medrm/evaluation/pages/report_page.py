@@ -158,9 +158,9 @@ def _others(page: PageContent) -> Context:
     for side, report in reversed(sides.items()):
         table = report_tables.official_table({side: report})
         if table is not None:
-            names = report["protocols"]["official"]["micro"]
-            columns = {"organ": "organ", **{f"{name}_acc": name for name in names}}
-            tables[side] = table.pick(columns, f"The released scorer's table, {side}")
+            headings = {name: name.removesuffix("_acc") for name in table.columns}
+            caption = f"The released scorer's table, {side}"
+            tables[side] = table.without("model", caption=caption, headings=headings)
     return {
         "metrics": {side: report_tables.metric_lines(report) for side, report in sides.items()},
         "published": report_tables.published_table(page.run.after),

@@ -56,18 +56,15 @@ FIXED_LEGEND = "Fixed: scored higher after than before, over the presented order
 
 
 def comparison_table(
-    comparison: Comparison,
-    sides: Sides | None = None,
-    *,
-    mean: bool = True,
-    official: Sequence[str] = (),
+    comparison: Comparison, sides: Sides | None = None, official: Sequence[str] = ()
 ) -> Table:
     """Returns before, after and difference of every dimension, in percent and points.
+
+    Below several dimensions stands their mean.
 
     Args:
         comparison: of two evaluations.
         sides: their reports, for the columns `same verdict` and `read`.
-        mean: whether the mean over several dimensions follows them.
         official: dimensions whose accuracy under the official protocol stands below.
     """
     primary = comparison["primary"]["dimension"]
@@ -78,7 +75,7 @@ def comparison_table(
     styles: Styles = {i: "primary" for i, row in enumerate(rows) if row["dimension"] == primary}
     average, by_official = comparison["mean"], comparison["official"] or {}
     below = [{f"official: {name}": by_official[name] for name in official if name in by_official}]
-    if mean and average and average["delta"] is not None and len(rows) > 1:
+    if average and average["delta"] is not None and len(rows) > 1:
         below.insert(0, {"mean": average})
     for differences in filter(None, below):
         styles[len(rows)] = "sum"
@@ -127,9 +124,10 @@ def card_table(comparison: Comparison, after: Report) -> Table:
     ]
     columns = ("dimension", "before", "after", "difference (95 % CI)", "p", "n", "ceiling")
     headings = {"difference (95 % CI)": "difference", "p": "p (adjusted)"}
-    table = comparison_table(comparison, mean=False)
+    table = comparison_table(comparison)
     table = table.with_cells("dimension", names).with_cells("after", accuracies)
-    return replace(table.pick(columns, "", headings), note="")
+    table = table.pick(columns, "", headings)
+    return replace(table, rows=table.rows[: len(names)], note="")
 
 
 _CONTROL = {"control": "dimension", "accuracy": "before"}

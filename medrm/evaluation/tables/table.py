@@ -13,7 +13,6 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from rich import box
@@ -88,24 +87,20 @@ class Table:
     styles: Styles = field(default_factory=dict)
 
     def pick(
-        self,
-        columns: Mapping[str, str] | Collection[str],
-        caption: str | None = None,
-        headings: Mapping[str, str] = MappingProxyType({}),
+        self, columns: Collection[str], caption: str | None = None, headings: Mapping[str, str] = {}
     ) -> Table:
         """Returns the table with these columns alone.
 
         Args:
-            columns: to keep, in this order; a mapping gives them other headings.
+            columns: to keep, in this order.
             caption: another one; None: the same.
             headings: other headings of some of the columns.
         """
-        named = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
-        indices = [list(self.columns).index(name) for name in named]
+        indices = [list(self.columns).index(name) for name in columns]
         return replace(
             self,
             caption=self.caption if caption is None else caption,
-            columns=[headings.get(name, heading) for name, heading in named.items()],
+            columns=[headings.get(name, name) for name in columns],
             rows=[[row[index] for index in indices] for row in self.rows],
         )
 

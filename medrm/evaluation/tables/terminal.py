@@ -203,10 +203,8 @@ def _rule_table(audit: Audit) -> Table:
     for name, labels in audit["labels"].items():
         gain, pairs = labels["detectable"], labels["A"] + labels["B"]
         shares = {label: percent(labels["rules"][rule]) for rule, label in SHOWN_RULES.items()}
-        reach = (
-            [f"{100 * gain[key]:.1f}" for key in ("independent", "clustered")] if gain else [DASH]
-        )
-        rows.append({"dimension": name, "A/B": str(pairs), **shares, "gain": "-".join(reach)})
+        reach = "-".join(f"{100 * value:.1f}" for value in gain.values()) if gain else DASH
+        rows.append({"dimension": name, "A/B": str(pairs), **shares, "gain": reach})
     return table_of("right without a model, in percent of the A/B labels", rows)
 
 
