@@ -150,11 +150,20 @@ class DatasetRows:
         return f"row {index + 1}", self._data[index]
 
 
-def _json_list(path: Path) -> Iterator[LocatedRow]:
+def read_json_file(path: Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        DataError: it is no JSON.
+    """
     try:
-        rows = _decoded(path.read_text(encoding="utf-8-sig"))
+        return _decoded(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON: {error}.") from error
+
+
+def _json_list(path: Path) -> Iterator[LocatedRow]:
+    rows = read_json_file(path)
     if not fits(rows, list[Row]):
         raise DataError(f"{path} must hold a list of objects, one for each row.")
     for number, row in enumerate(rows, start=1):

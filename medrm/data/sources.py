@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.assets import asset, cache_dir
-from medrm.data.row_tables import RowTable, dataset_table
+from medrm.data.row_tables import RowTable, dataset_table, read_json_file
 from medrm.errors import ConfigError, DataError, first_line
 from medrm.schema import Choice, ImageRef, Ranking
 
@@ -180,12 +179,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         DataError: it is there, but no JSON object.
     """
     path = folder / ABOUT_FILE
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no valid JSON: {error}.") from error
+    about: dict[str, Any] = read_json_file(path) if path.is_file() else {}
     if not isinstance(about, dict):
         raise DataError(f"{path} must hold a JSON object.")
     return about
