@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medrm.data.images import ImageFacts, decode
-from medrm.data.store.indexed_cases import column, list_column
+from medrm.data.store.indexed_cases import column, distinct_images, image_of, list_column
 from medrm.schema import Case, ImageRef
 
 if TYPE_CHECKING:
@@ -137,15 +137,7 @@ class _DistinctImages:
 
     def __init__(self, cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> None:
         self._cases = cases
-        all_digests, case_indices = list_column(cases, "image_digests")
-        readable = all_digests != b""
-        case_indices, all_digests = case_indices[readable], all_digests[readable]
-        digests, first = np.unique(all_digests, return_index=True)
-        # An image that is shown more than once is named by its last occurrence.
-        last = len(all_digests) - 1 - np.unique(all_digests[::-1], return_index=True)[1]
-        order = np.argsort(first)
-        self.digests: NDArray[np.bytes_] = digests[order]
-        self._case_indices = case_indices[last][order]
+        self.digests, self._case_indices = distinct_images(cases)
         facts_of_images = (facts[digest.decode()] for digest in self.digests.tolist())
         rows = (
             ("" if fact.problem else fact.pixel_digest, fact.perceptual_hash)
@@ -165,8 +157,7 @@ class _DistinctImages:
 
     def ref(self, number: int) -> ImageRef:
         """Returns an image."""
-        digest = self.digests[number].decode()
-        return next(ref for ref in reversed(self.case(number).images) if ref.digest == digest)
+        return image_of(self.case(number), self.digests[number])
 
 
 def _matches(originals: _DistinctImages, copies: _DistinctImages, synthetic: bool) -> list[_Match]:

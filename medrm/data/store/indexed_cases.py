@@ -217,6 +217,23 @@ def list_column(cases: Sequence[Case], name: str) -> tuple[NDArray[Any], Indices
     return to_numpy(pc.list_flatten(lists)), np.repeat(np.arange(len(indices)), counts)
 
 
+def distinct_images(cases: Sequence[Case]) -> tuple[NDArray[np.bytes_], Indices]:
+    """Returns the digests of the distinct images that have bytes, in the order in which they are
+    first met, and the index of the last case that shows each.
+    """
+    digests, case_indices = list_column(cases, "image_digests")
+    case_indices, digests = case_indices[digests != b""], digests[digests != b""]
+    distinct, first = np.unique(digests, return_index=True)
+    last = len(digests) - 1 - np.unique(digests[::-1], return_index=True)[1]
+    order = np.argsort(first)
+    return distinct[order], case_indices[last[order]]
+
+
+def image_of(case: Case, digest: bytes) -> ImageRef:
+    """Returns the last image of a case that has this digest."""
+    return next(ref for ref in reversed(case.images) if ref.digest == digest.decode())
+
+
 def cluster_column(cases: Sequence[Case]) -> NDArray[np.bytes_]:
     """Returns the cluster of each case; a case without one is a cluster of its own."""
     if isinstance(cases, IndexedCases):
@@ -331,19 +348,10 @@ def _facts_records(
     index: CaseIndex, progress: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
     """Yields a row of `_FACTS_SCHEMA` for each distinct image, in the order of first cases."""
-    all_digests, case_indices = list_column(IndexedCases(index), "image_digests")
-    first = np.sort(np.unique(all_digests, return_index=True)[1])
-    first = first[all_digests[first] != b""]
-    digests = all_digests[first].tolist()
-
-    def image(digest: bytes, case_number: int) -> ImageRef:
-        images = index.case(case_number).images
-        return next(ref for ref in images if ref.digest == digest.decode())
-
-    facts_of_images = facts_of(map(image, digests, case_indices[first].tolist()))
-    for done_count, (digest, facts) in enumerate(
-        zip(digests, facts_of_images, strict=True), start=1
-    ):
+    digests, case_indices = distinct_images(IndexedCases(index))
+    cases = map(index.case, case_indices.tolist())
+    facts_of_images = zip(digests, facts_of(map(image_of, cases, digests)), strict=True)
+    for done_count, (digest, facts) in enumerate(facts_of_images, start=1):
         progress(done_count, len(digests))
         yield {"digest": digest, **asdict(facts)}
 
