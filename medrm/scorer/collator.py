@@ -123,16 +123,13 @@ class Collator:
         """Returns one row for each of the K answers, as a reward model reads them."""
         question, answers = self.plain(case)
         return [
-            Row(
-                chat.render(
-                    self.processor,
-                    chat.answer_messages(question, len(case.images), answer),
-                    self.reward_template,
-                ),
-                case.images,
-            )
+            self.row(chat.answer_messages(question, len(case.images), answer), case.images)
             for answer in answers
         ]
+
+    def row(self, messages: list[chat.Message], images: tuple[ImageRef, ...]) -> Row:
+        """Returns the row of a conversation, which ends as the reward template says."""
+        return Row(chat.render(self.processor, messages, self.reward_template), images)
 
     def rows(self, cases: Sequence[Case]) -> BatchFeature:
         """Returns the batch of all answers of all cases; answer k of case b is row offset[b] + k.
@@ -232,10 +229,8 @@ class Collator:
         """Returns the token ids of texts in which an image is still its bare placeholder."""
         if not texts:
             return []
-        ids = self.processor.tokenizer(
-            list(texts), add_special_tokens=self.adds_special_tokens(texts[0])
-        )["input_ids"]
-        return list(ids)
+        opened = self.adds_special_tokens(texts[0])
+        return list(self.processor.tokenizer(list(texts), add_special_tokens=opened)["input_ids"])
 
     def character_spans(self, text: str) -> list[tuple[int, int]]:
         """Returns which characters (first and last + 1) each token of a text covers."""
@@ -309,9 +304,7 @@ class Collator:
         an image into tokens, with separators and thumbnails, is known to its processor alone.
         """
         if sizes not in self._image_tokens:
-            text = chat.render(
-                self.processor, chat.answer_messages("?", len(sizes), "."), self.reward_template
-            )
+            text, _ = self.row(chat.answer_messages("?", len(sizes), "."), ())
             blanks = [Image.new("RGB", size) for size in sizes]
             token_count = self._process([text], [blanks])["input_ids"].shape[1]
             self._image_tokens[sizes] = token_count - len(self.token_ids([text])[0])

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
 from medrm.models.adapter import load_adapter, saved_identity
-from medrm.models.adapter_config import AdapterConfig, reference_of
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, reference_of
 from medrm.models.base_model import load_base, load_processor
 from medrm.models.families import family_of
 from medrm.models.vision_tower import check_image_reaches
@@ -257,18 +257,20 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
         transformers = engine_class("transformers")
         return _judge(transformers(model, processor, batch_rows, max_length=context_length), plan)
     limits |= {"max_length": context_length, "contract": contract}
-    return _construct(plan.readout, model, processor, prompt_of(plan.asked), **limits)
+    prompt = prompt_of(cast("JudgeSpec", plan.judge))
+    return _construct(plan.readout, model, processor, prompt, **limits)
 
 
 def _judge(engine: Engine, plan: ScorerPlan) -> Scorer:
     """Returns a judge whose replies an engine writes, asked as planned."""
+    spec = cast("JudgeSpec", plan.judge)
     return _construct(
         plan.readout,
         engine,
-        prompt_of(plan.asked),
+        prompt_of(spec),
         plan.dimensions,
-        votes=plan.asked.votes if plan.readout == "votes" else 1,
-        sampling=Sampling(plan.asked.temperature, plan.asked.max_new_tokens),
+        votes=spec.votes if plan.readout == "votes" else 1,
+        sampling=Sampling(spec.temperature, spec.max_new_tokens),
         contract=plan.contract,
     )
 

@@ -19,7 +19,6 @@ from transformers import (
     ProcessorMixin,
 )
 
-from medrm import chat
 from medrm.data.batched import batched
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
@@ -137,10 +136,7 @@ class TransformersEngine:
     def _prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
         """Returns a row for each request, or the longest alone and the tokens of all prompts."""
         case = group[0].case
-        rows = [
-            Row(chat.render(self._processor, request.messages, "generation_prompt"), case.images)
-            for request in group
-        ]
+        rows = [self._collator.row(request.messages, case.images) for request in group]
         digests = [text_digest([row]) for row in rows]
         if not self._shares:
             return PromptRows(case, rows, RequestPrompts(group, digests, [], [], []))

@@ -154,14 +154,13 @@ class VllmEngine:
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         pixels: Pixels = {}
         conversations, params = [], []
-        failures: list[Completion | None] = []
-        for request in requests:
+        failures: dict[int, Completion] = {}
+        for index, request in enumerate(requests):
             try:
                 conversations.append(self._conversation(request, pixels))
             except DataError as error:
-                failures.append(Completion(None, None, "bad_image", str(error)))
+                failures[index] = Completion(None, None, "bad_image", str(error))
                 continue
-            failures.append(None)
             params.append(
                 self._params(
                     temperature=sampling.temperature,
@@ -170,8 +169,8 @@ class VllmEngine:
                 )
             )
         replies = iter(self._chat(conversations, params))
-        for request, failure in zip(requests, failures, strict=True):
-            yield replace(failure or next(replies), prompt_digest=request.digest)
+        for index, request in enumerate(requests):
+            yield replace(failures.get(index) or next(replies), prompt_digest=request.digest)
 
     def _conversation(self, request: Request, pixels: Pixels) -> list[chat.Message]:
         """Returns the conversation with its decoded images.

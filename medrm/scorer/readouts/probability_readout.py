@@ -24,7 +24,6 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm import chat
 from medrm.chat import LETTER_PROMPT, JudgePrompt
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError
@@ -183,11 +182,10 @@ class ProbabilityReadout(PairJudge):
 
     def _digests(self, requests: list[Request]) -> list[str]:
         """Returns the SHA-256 of each call's prompt."""
-        sent = (
-            chat.render(self._collator.processor, request.messages, "generation_prompt")
+        return [
+            text_digest([self._collator.row(request.messages, request.case.images)])
             for request in requests
-        )
-        return [text_digest([Row(text, requests[0].case.images)]) for text in sent]
+        ]
 
     def _text(self, request: Request) -> str:
         """Returns a call's conversation with a reply whose letters are all A."""
