@@ -306,12 +306,11 @@ def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:
 
 
 def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
-    if options.primary_dimension is None:
-        return "overall" if "overall" in dimensions else dimensions[0]
-    for name in options.primary_dimension:
+    requested = options.primary_dimension or ["overall", "any"]
+    for name in requested:
         if name in dimensions or name == "any":
             return dimensions[0] if name == "any" else name
-    named = ", ".join(options.primary_dimension)
+    named = ", ".join(requested)
     raise ConfigError(
         f"primary_dimension is {named}; the run learns {', '.join(dimensions)}."
         f"{nearest(named, dimensions)}"

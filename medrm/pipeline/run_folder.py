@@ -68,11 +68,11 @@ def check_options(run: Run, objective: Objective) -> None:
 
 def _changed(group: Any, why: str, names: Collection[str] = ()) -> list[str]:
     """Returns the options of a group (of those names, or all) that have not their defaults."""
-    values = dataclasses.asdict(group)
+    defaults = {field.name: field.default for field in dataclasses.fields(group)}
     return [
-        f"{field.name} is {values[field.name]!r}; leave it out: {why}"
-        for field in dataclasses.fields(group)
-        if (not names or field.name in names) and values[field.name] != field.default
+        f"{name} is {value!r}; leave it out: {why}"
+        for name, value in vars(group).items()
+        if (not names or name in names) and value != defaults[name]
     ]
 
 

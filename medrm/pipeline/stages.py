@@ -297,11 +297,10 @@ def train_probe(context: RunContext) -> PreTrainedModel:
 
 def train_adapter(context: RunContext) -> None:
     """Trains the adapter and the head, and saves them as the adapter folder."""
-    run = context.run
     model = context.trainable()
     trainer = build_trainer(context, model, context.output, "training")
     with stage("training"):
-        trainer.train(resume_from_checkpoint=checkpoint_of(run, context.output))
+        trainer.train(resume_from_checkpoint=checkpoint_of(context.run, context.output))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if PartialState().is_main_process:
         save_adapter(

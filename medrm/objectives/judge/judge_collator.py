@@ -171,8 +171,7 @@ def supervised(
         numbers: B rows of `numbered`.
     """
     features, learned = renderer.encode([render(number["row"]) for number in numbers])
-    labels = features["input_ids"].masked_fill(~learned, IGNORED)
-    return {**features, "labels": labels}
+    return {**features, "labels": features["input_ids"].masked_fill(~learned, IGNORED)}
 
 
 def preferred(
@@ -187,7 +186,6 @@ def preferred(
         render: a pair, chosen and rejected, by its number.
         numbers: B rows of `numbered`.
     """
-    pairs = [render(number["row"]) for number in numbers]
-    chosen, rejected = zip(*pairs, strict=True)
+    chosen, rejected = zip(*(render(number["row"]) for number in numbers), strict=True)
     features, learned = renderer.encode([*chosen, *rejected])
     return {**features, "completion_mask": learned.long()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from medrm.errors import applying, refuse
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
-from medrm.objectives.objective import Fixed, Objective, TrainingInputs
+from medrm.objectives.objective import Fixed, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into
 
@@ -148,10 +148,6 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     return trainer
 
 
-OBJECTIVE = Objective(
-    config=JudgeGRPOConfig,
-    readout=lambda run: run.judge.judge_readout,
-    lengths=judge_sft.verdict_lengths,
-    check=check,
-    build_trainer=build_trainer,
+OBJECTIVE = replace(
+    judge_sft.OBJECTIVE, config=JudgeGRPOConfig, check=check, build_trainer=build_trainer
 )
