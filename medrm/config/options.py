@@ -248,7 +248,7 @@ class ModelOptions:
                 self.load_in_4bit and self.load_in_8bit
             ),
             f"contextual_orders is {orders}; give 0, 1 or an even number, so that every two "
-            "answers stand both ways equally often": orders not in (0, 1) and orders % 2 == 1,
+            "answers stand both ways equally often": orders < 0 or (orders > 1 and orders % 2 == 1),
             "contextual_orders needs shared_prefix on: an answer's row is a fork": (
                 orders != 0 and self.shared_prefix == "off"
             ),

@@ -116,11 +116,10 @@ def _zero_shot_rows(context: RunContext) -> Iterator[ReportRow]:
     readouts = {"zero_shot_likelihood": "likelihood"}
     if _are_pairs(context.splits.benchmark.cases) and _are_pairs(development.cases):
         readouts = {"zero_shot_verdict": "verdict_probability", **readouts}
-    primary = (context.splits.primary,)
     for name, readout in readouts.items():
         yield ReportRow(
             f"{name}/{DEVELOPMENT}",
-            partial(context.scorer, base, readout, primary),
+            partial(context.scorer, base, readout, (context.splits.primary,)),
             context.base_weights,
             development,
         )
@@ -144,8 +143,8 @@ def _with_average(
         return open_scorer(record, "verdict_averaged")
 
     yield ReportRow(name, lambda: scorer, context.base_weights)
-    pairs = _are_pairs(context.splits.benchmark.cases)
-    if averaged in context.run.evaluation.controls and pairs:
+    wanted = averaged in context.run.evaluation.controls
+    if wanted and _are_pairs(context.splits.benchmark.cases):
         yield ReportRow(str(averaged), open_average, context.base_weights)
 
 
