@@ -215,11 +215,8 @@ def risk_coverage(run: RunFiles) -> Figure | None:
 def _calibrations(run: RunFiles) -> dict[str, Mapping[str, Any]]:
     """The `calibration` of the primary dimension, of each side that states probabilities."""
     measures = {side: robust_of(report).get(run.primary) for side, report in run.sides.items()}
-    return {
-        side: of_side["calibration"]
-        for side, of_side in measures.items()
-        if of_side and of_side["calibration"]
-    }
+    stated = {side: (of_side or {}).get("calibration") for side, of_side in measures.items()}
+    return {side: calibration for side, calibration in stated.items() if calibration}
 
 
 def funnel(run: RunFiles) -> Figure | None:

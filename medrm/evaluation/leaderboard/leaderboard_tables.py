@@ -143,15 +143,11 @@ def leaderboard_markdown(standings: Standings) -> str:
     if table.rows:
         blocks.append(to_markdown(table.pick(columns, "", headings), left=(1,)))
     blocks.append(f"{explained(COLUMNS)}\n\n{RANKS}\n")
-    compared = [
-        row
-        for row, model in zip(table.rows, standings["models"], strict=True)
-        if model["dimensions"][primary]["to_best"]
-    ]
-    if compared:
-        headings = {"to the best (95 % CI)": "points (95 % CI)"}
-        best = replace(table, rows=compared).pick(("model", *headings, "p"), "", headings)
-        blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{to_markdown(best)}")
+    headings = {"to the best (95 % CI)": "points (95 % CI)"}
+    best = table.pick(("model", *headings, "p"), "", headings) if table.rows else table
+    if compared := [row for row in best.rows if row[1] != DASH]:
+        differences = to_markdown(replace(best, rows=compared))
+        blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{differences}")
     for state in ("failed", "skipped"):
         if standings[state]:
             rows = [[model["name"], model["reason"]] for model in standings[state]]

@@ -258,9 +258,7 @@ def standings(
     }
 
 
-def _row(
-    listed: ListedModel, report: Report, ranks: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> dict[str, Any]:
+def _row(listed: ListedModel, report: Report, ranks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Returns a ranked model; `ranks` leads from dimension and name to what `rankings` says."""
     robust, official = robust_of(report), report["protocols"].get("official", {})
     measures = ("accuracy", "ci95", "n", "coverage", "consistency")
@@ -344,10 +342,8 @@ def _entry_problems(item: Any) -> list[str]:
     options, accepted = item.get("options", {}), OPTION_READOUTS
     of_options = _key_problems(options, _OPTIONS)
     if options.get("readout") not in (None, *accepted):
-        of_options.append(
-            f"readout is {options['readout']!r}; accepted: {', '.join(accepted)}."
-            f"{nearest(str(options['readout']), accepted)}"
-        )
+        known = f"{', '.join(accepted)}.{nearest(str(options['readout']), accepted)}"
+        of_options.append(f"readout is {options['readout']!r}; accepted: {known}")
     return problems + [f"options: {problem}" for problem in of_options]
 
 

@@ -70,9 +70,7 @@ def _headline(page: PageContent) -> Context:
         names += ["ceiling", "n"]
     else:
         caption = "Accuracy in percent over the presented orders, difference in points."
-        table = comparison_tables.comparison_table(
-            run.comparison, run.sides, official=[run.primary]
-        )
+        table = comparison_tables.comparison_table(run.comparison, run.sides, [run.primary])
         table = _with_case_links(table, page)
         names = ["dimension", "drawn", "before", "after", "difference (95 % CI)", "p"]
         names += ["fixed / broken", *same_verdict, "read", "n"]
@@ -172,13 +170,12 @@ def _method(page: PageContent) -> Context:
     return {
         "settings": report_tables.settings_table(page.run.sides),
         "folds": report_tables.folds_table(page.run.after.get("crossfit")),
-        "manifest": {
-            key: value
-            if isinstance(value, str)
-            else json.dumps(value, indent=2, ensure_ascii=False)
-            for key, value in page.manifest.items()
-        },
+        "manifest": {key: _written(value) for key, value in page.manifest.items()},
     }
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _notes(page: PageContent) -> Context:

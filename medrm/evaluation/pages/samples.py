@@ -96,17 +96,14 @@ def _case(case: Case, dimensions: Sequence[str], indices: Mapping[str, int]) -> 
     An image: its index among the pictures (null: not in the page), digest, and why it cannot be
     shown.
     """
+    labelled = [name for name in dimensions if name in case.labels]
     return {
         "id": case.case_id,
         "q": case.question,
         "a": case.answers,
         "i": [[indices.get(ref.digest), ref.digest, ref.problem] for ref in case.images],
         "g": dict(case.groups),
-        "l": {
-            name: _label(case.labels[name], len(case.answers))
-            for name in dimensions
-            if name in case.labels
-        },
+        "l": {name: _label(case.labels[name], len(case.answers)) for name in labelled},
     }
 
 
@@ -152,12 +149,8 @@ def _replies(folder: Path, dimensions: Sequence[str]) -> dict[str, list[dict[str
 
 def _reply(response: Response, dimensions: Sequence[str]) -> dict[str, Any]:
     """One call: what was written, and how both parsers read it."""
-    marks = {
-        "d": response.dimension,
-        "n": response.vote or None,
-        "p": response.pair,
-        "cut": 1 if response.finish_reason == "length" else None,
-    }
+    marks = {"d": response.dimension, "n": response.vote or None, "p": response.pair}
+    marks["cut"] = 1 if response.finish_reason == "length" else None
     reply: dict[str, Any] = {"o": response.order, "t": response.text}
     reply |= {key: mark for key, mark in marks.items() if mark is not None}
     if response.state != "ok":

@@ -307,9 +307,8 @@ def settings_table(sides: Sides) -> Table:
     """Returns what besides the weights could change a number."""
     reports = sides.values()
     rows = [[key, *(report[key] for report in reports)] for key in ("model", "readout")]
-    rows.append(
-        ["weights", *(_setting(report.get("weights") or "not stated") for report in reports)]
-    )
+    weights = [report.get("weights") or "not stated" for report in reports]
+    rows.append(["weights", *map(_setting, weights)])
     for name in sorted({name for report in reports for name in report["settings"]}):
         rows.append([name, *(_setting(report["settings"].get(name)) for report in reports)])
     return Table("Models and settings", ["", *sides], rows)
