@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import prod
 from typing import Any
 
 from medrm.data import lint as stored
@@ -156,8 +157,7 @@ def audit(
 def _images(distinct: Mapping[str, ImageFacts]) -> dict[str, Any]:
     """Returns how many images there are, of which modes and sizes."""
     readable = [fact for fact in distinct.values() if fact.problem is None]
-    sizes = [(fact.width, fact.height) for fact in readable]
-    sizes.sort(key=lambda size: size[0] * size[1])
+    sizes = sorted(((fact.width, fact.height) for fact in readable), key=prod)
     return {
         "distinct": len(distinct),
         "unreadable": len(distinct) - len(readable),

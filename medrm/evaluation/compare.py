@@ -189,10 +189,8 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"Control {name!r} ({str(control.folder)!r}) did not judge the cases of "
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
-    ceiling = after.report["ceiling"][primary]
-    difference = (
-        dict.fromkeys(_KEYS) | pairing.UNPAIRED | {"dimension": primary, "ceiling": ceiling}
-    )
+    shared = {"dimension": primary, "ceiling": after.report["ceiling"][primary]}
+    difference = dict.fromkeys(_KEYS) | pairing.UNPAIRED | shared
     paired = pairing.pair(control, after)
     difference |= paired.entries().get(primary, {})
     if difference["n"]:

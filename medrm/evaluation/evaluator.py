@@ -26,7 +26,7 @@ from rich.markup import escape
 from rich.progress import TimeRemainingColumn
 
 from medrm.data.batched import batched
-from medrm.errors import ConfigError, DataError, printable, report
+from medrm.errors import ConfigError, DataError, printable, refuse
 from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.folder import (
     check_protocol,
@@ -224,9 +224,6 @@ def _gather(mine: list[T]) -> list[T]:
     return gathered
 
 
-OFFICIAL_FOLDER = "official"
-
-
 def rescore(folder: Path, protocol: str | None = None) -> Report:
     """Writes `verdicts.jsonl`, `report.json` and `official.csv` anew and returns the report.
 
@@ -255,7 +252,7 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
     write_setup(folder, setup, benchmark)
     result = conclude(setup, benchmark, responses, verdicts, folder)
     if writes_text(setup.readout) and "official" in result["protocols"]:
-        write_official(folder / OFFICIAL_FOLDER, benchmark.cases, responses)
+        write_official(folder / "official", benchmark.cases, responses)
     return result
 
 
@@ -269,17 +266,15 @@ def _complete_responses(folder: Path, setup: Setup, benchmark: Benchmark) -> dic
             "it again, start the same `medrm evaluate` again, which asks the model anew."
         )
     lines = list(jsonl.read_responses(path))
-    for response in lines:
-        if response.readout != setup.readout:
-            raise DataError(
-                f"{path}: case {response.case_id!r} was read by {response.readout!r}, the "
-                f"evaluation by {setup.readout!r}. {EVALUATE_AGAIN}"
-            )
-        if response.dimension not in (None, *setup.dimensions):
-            raise DataError(
-                f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
-                f"evaluation is about {', '.join(setup.dimensions)}. {EVALUATE_AGAIN}"
-            )
+    dimensions = ", ".join(setup.dimensions)
+    for call in lines:
+        problem = ""
+        if call.readout != setup.readout:
+            problem = f"was read by {call.readout!r}, the evaluation by {setup.readout!r}"
+        elif call.dimension not in (None, *setup.dimensions):
+            problem = f"was asked about {call.dimension!r}, the evaluation is about {dimensions}"
+        if problem:
+            raise DataError(f"{path}: case {call.case_id!r} {problem}. {EVALUATE_AGAIN}")
     responses = jsonl.by_case(lines, setup.dimensions)
     judged = set(setup.dimensions) & set(benchmark.dimensions)
     answers = {case.case_id: len(case.answers) for case in benchmark.cases}
@@ -295,8 +290,7 @@ def _complete_responses(folder: Path, setup: Setup, benchmark: Benchmark) -> dic
             and not (jsonl.is_complete(calls) and jsonl.covers(calls, judged, answers[case_id]))
         ),
     ]
-    if problems:
-        raise DataError(report(f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", problems))
+    refuse(problems, f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", DataError)
     return responses
 
 

@@ -9,15 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from pyarrow import parquet
 
-from medrm.assets import asset, asset_names
+from medrm.data.case_set import named_description
+from medrm.data.sources import description_names
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.figures import write_plots
 from medrm.evaluation.measures.accuracy import case_scores, member_of, verdicts_by_dimension
@@ -273,9 +269,6 @@ def _valid(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
-_TASK = "image-text-to-text"
-
-
 def benchmark_results(report: Report) -> list[EvalResult]:
     """Returns a report's accuracies for the `model-index` of a model card.
 
@@ -290,7 +283,7 @@ def benchmark_results(report: Report) -> list[EvalResult]:
     metrics += [(f"official accuracy ({name})", value, None) for name, value in official.items()]
     return [
         EvalResult(
-            task_type=_TASK,
+            task_type="image-text-to-text",
             dataset_type=dataset_id(dataset["name"]),
             dataset_name=dataset["name"],
             dataset_revision=dataset["revision"],
@@ -352,10 +345,5 @@ def _notes(report: Report, measures: dict[str, Any]) -> str:
 
 def dataset_id(benchmark: str) -> str:
     """Returns the hub's id of a shipped benchmark's data; the benchmark's own name for others."""
-    if benchmark not in asset_names("data", "*"):
-        return benchmark
-    described = asset(f"data/{benchmark}") / "dataset.yaml"
-    if not described.is_file():
-        return benchmark
-    source = yaml.safe_load(described.read_text(encoding="utf-8")).get("source")
-    return str(source or benchmark)
+    is_shipped = benchmark in description_names()
+    return (named_description(benchmark).source if is_shipped else None) or benchmark

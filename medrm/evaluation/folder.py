@@ -215,19 +215,15 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         about["name"] = about.pop("source")
         about["dimensions"] = tuple(about["dimensions"])
         source = CaseSet(cases=cases, **about)
-        _check_read(setup, source, metrics)
+        check_protocol(setup.protocol)
+        kinds = ((setup.readout, str), (setup.settings, dict), (source.ceiling, dict))
+        if not all(isinstance(value, kind) for value, kind in kinds):
+            raise TypeError("readout, settings or ceiling is of another kind")
+        if not set(metrics) <= set(METRICS):
+            raise TypeError(f"metrics are {', '.join(metrics)}")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not one of ours: {error}. {EVALUATE_AGAIN}") from error
     return setup, Benchmark(name, source, groups, published, metrics)
-
-
-def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
-    check_protocol(setup.protocol)
-    kinds = ((setup.readout, str), (setup.settings, dict), (source.ceiling, dict))
-    if not all(isinstance(value, kind) for value, kind in kinds):
-        raise TypeError("readout, settings or ceiling is of another kind")
-    if not set(metrics) <= set(METRICS):
-        raise TypeError(f"metrics are {', '.join(metrics)}")
 
 
 def verdicts_under(
@@ -269,12 +265,7 @@ def conclude(
     columns = {name: index for index, name in enumerate(benchmark.dimensions)}
     ordered = sorted(
         verdicts,
-        key=lambda verdict: (
-            position[verdict.case_id],
-            columns[verdict.dimension],
-            verdict.protocol,
-            verdict.order,
-        ),
+        key=lambda row: (position[row.case_id], columns[row.dimension], row.protocol, row.order),
     )
     in_order = [response for case_id in position for response in responses[case_id]]
     report = build_report(setup, benchmark, in_order, ordered)

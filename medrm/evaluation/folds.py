@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from medrm.data.case_set import digest_of
-from medrm.errors import DataError, report
+from medrm.errors import DataError, refuse
 from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.compare import conditional_on
 from medrm.evaluation.folder import conclude, read_setup, write_setup
@@ -153,7 +153,4 @@ def _check(folds: Sequence[Fold], benchmark: Benchmark) -> None:
         ("The folds were not read alike, so their verdicts cannot be pooled.", unlike),
         ("The folds do not judge every case of the benchmark once.", not_once),
     ):
-        if problems:
-            raise DataError(
-                report(f"{title} Run again with --overwrite_output_dir true.", problems)
-            )
+        refuse(problems, f"{title} Run again with --overwrite_output_dir true.", DataError)

@@ -86,9 +86,8 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{VERDICTS_FILE} and report.json in {str(folder)!r} do not belong together: one "
             f"judges {foreign[0]!r}, the other does not. {EVALUATE_AGAIN}"
         )
-    evaluation = Evaluation(
-        folder, report, *accuracy.verdicts_by_dimension(rows, report["ceiling"])
-    )
+    judged = accuracy.verdicts_by_dimension(rows, report["ceiling"])
+    evaluation = Evaluation(folder, report, *judged)
     if not evaluation.robust:
         raise DataError(
             f"{str(folder)!r} was not judged under the robust protocol, which a comparison needs. "
@@ -158,9 +157,8 @@ def pair(before: Evaluation, after: Evaluation, counting: str = "robust") -> Pai
             f"{str(before.folder)!r} and {str(after.folder)!r} have no case in common. "
             "Evaluate both models on the same benchmark."
         )
-    first, second = (
-        accuracy.score_matrix({n: of_side[n] for n in names}, cases) for of_side in scores
-    )
+    shared = [{name: of_side[name] for name in names} for of_side in scores]
+    first, second = (accuracy.score_matrix(of_side, cases) for of_side in shared)
     first[np.isnan(second)] = np.nan
     second[np.isnan(first)] = np.nan
     return Pairing(names, cases, [after.clusters[case] for case in cases], first, second)
@@ -284,8 +282,7 @@ def detectable(pairing: Pairing, primary: str) -> Entry:
         if discordance and interval.clusters > 1 and (effect is None or effect > 0):
             least = significance.minimum_detectable(len(paired), discordance, effect or 1.0)
             points = least if least <= float(np.abs(changes).mean()) else None
-    measures = {"design_effect": effect, "discordance": discordance, "points": points}
-    return {"n": len(paired), **measures}
+    return {"n": len(paired), "design_effect": effect, "discordance": discordance, "points": points}
 
 
 def cells(before: Evaluation, after: Evaluation, group: str) -> list[Entry]:

@@ -365,6 +365,4 @@ def _log_odds(rows: Sequence[Verdict]) -> tuple[Floats, list[bool]]:
 
 def _calibration(log_odds: Floats, labels: list[bool]) -> dict[str, Any]:
     measured = asdict(calibration((1 / (1 + np.exp(-log_odds))).tolist(), labels))
-    return {
-        name: value for name, value in measured.items() if name not in ("bins", "risk_coverage")
-    }
+    return {k: value for k, value in measured.items() if k not in ("bins", "risk_coverage")}
