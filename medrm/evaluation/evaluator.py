@@ -101,8 +101,8 @@ def evaluate(
     _check(scorer, benchmark, protocol)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     name, weights = NamedModel(model) if isinstance(model, str) else model
-    asked = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
-    setup = Setup(name, weights, *asked, scorer.lookahead, processes)
+    reading = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
+    setup = Setup(name, weights, *reading, scorer.lookahead, processes)
     with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
             prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)

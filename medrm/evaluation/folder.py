@@ -216,8 +216,8 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         about["dimensions"] = tuple(about["dimensions"])
         source = CaseSet(cases=cases, **about)
         check_protocol(setup.protocol)
-        kinds = ((setup.readout, str), (setup.settings, dict), (source.ceiling, dict))
-        if not all(isinstance(value, kind) for value, kind in kinds):
+        types = ((setup.readout, str), (setup.settings, dict), (source.ceiling, dict))
+        if not all(isinstance(value, expected) for value, expected in types):
             raise TypeError("readout, settings or ceiling is of another kind")
         if not set(metrics) <= set(METRICS):
             raise TypeError(f"metrics are {', '.join(metrics)}")
