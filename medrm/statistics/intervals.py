@@ -71,13 +71,14 @@ def resampled_means(
     between columns are paired. A mean is NaN where nothing with a label was drawn.
     """
     sums, counts = labelled_sums(values, clusters)
+    groups = len(sums)
     generator, pieces = np.random.default_rng(seed), []
     with np.errstate(invalid="ignore", divide="ignore"):
         for start in range(0, resamples, _AT_ONCE):
-            shape = rows, groups = min(_AT_ONCE, resamples - start), len(sums)
+            shape = (min(_AT_ONCE, resamples - start), groups)
             drawn = generator.integers(0, groups, size=shape, dtype=np.int32)
             # One count for all resamples of the piece: resample r counts in its own G bins.
-            drawn += np.arange(rows, dtype=np.int32)[:, None] * groups
+            drawn += np.arange(shape[0], dtype=np.int32)[:, None] * groups
             weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape).astype(float)
             pieces.append((weights @ sums) / (weights @ counts))
         return sums.sum(axis=0) / counts.sum(axis=0), np.concatenate(pieces)

@@ -342,8 +342,8 @@ def _entry_problems(item: Any) -> list[str]:
     options, accepted = item.get("options", {}), OPTION_READOUTS
     of_options = _key_problems(options, _OPTIONS)
     if options.get("readout") not in (None, *accepted):
-        known = f"{', '.join(accepted)}.{nearest(str(options['readout']), accepted)}"
-        of_options.append(f"readout is {options['readout']!r}; accepted: {known}")
+        choices = f"{', '.join(accepted)}.{nearest(str(options['readout']), accepted)}"
+        of_options.append(f"readout is {options['readout']!r}; accepted: {choices}")
     return problems + [f"options: {problem}" for problem in of_options]
 
 

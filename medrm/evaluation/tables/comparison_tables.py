@@ -155,8 +155,8 @@ def control_table(
         for rule, description in RULES.items():
             label = f"rule: {description}"
             accuracy = (report["baselines"].get(rule) or {}).get(primary)
-            known = accuracy is not None and after is not None
-            drawn = Track(accuracy, after, ceiling, None, label) if known else ""
+            has_both = accuracy is not None and after is not None
+            drawn = Track(accuracy, after, ceiling, None, label) if has_both else ""
             rows.append({"control": label, "drawn": drawn, "accuracy": percent(accuracy)})
     caption = "" if comparison is None else percent(comparison["primary"]["after"])
     return table_of(f"{primary}: trained adapter {caption} against", rows)

@@ -51,19 +51,19 @@ _CONTROL_HEADINGS = {"difference (95 % CI)": "adapter minus control"}
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints one evaluation: accuracy with its interval beside the best rule and the ceiling."""
-    shown: list[Table | str] = [accuracy_table(report).pick(_ACCURACY)]
+    contents: list[Table | str] = [accuracy_table(report).pick(_ACCURACY)]
     if "official" in report["protocols"]:
-        shown.append(f"Column official: {report['protocols']['official']['label']}.")
+        contents.append(f"Column official: {report['protocols']['official']['label']}.")
     position = position_table({"model": report})
     if position.rows:
-        shown.append(position.pick(_POSITION, "both orders"))
-    shown += [*_joint_lines(report), *metric_lines(report)]
+        contents.append(position.pick(_POSITION, "both orders"))
+    contents += [*_joint_lines(report), *metric_lines(report)]
     if report["unread"]:
-        shown.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
-    shown += _parsing_lines(report["parsing"])
+        contents.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
+    contents += _parsing_lines(report["parsing"])
     if report["verdict_mass"] is not None:
-        shown.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
-    _print(shown, console or Console())
+        contents.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
+    _print(contents, console or Console())
 
 
 def _joint_lines(report: Report) -> list[str]:
@@ -111,11 +111,11 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     """Prints a comparison: each dimension, the controls, and the verdict in one sentence."""
     console = console or Console()
     compared = comparison_table(comparison).pick(_COMPARISON, headings=_COMPARISON_HEADINGS)
-    shown: list[Table | str] = [compared]
+    contents: list[Table | str] = [compared]
     if comparison["controls"]:
         controls = control_table(comparison, comparison["primary"]["dimension"])
-        shown.append(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS))
-    _print([*shown, *comparison_lines(comparison)], console)
+        contents.append(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS))
+    _print([*contents, *comparison_lines(comparison)], console)
     colour = _COLOURS[comparison["verdict"]]
     console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
 
@@ -123,19 +123,19 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 def print_audit(audit: Audit, console: Console | None = None) -> None:
     """Prints an audit: labels, rules, groups, images, and at most ten findings of each kind."""
     console = console or Console()
-    shown: list[Table | str] = [
+    contents: list[Table | str] = [
         f"{audit['name']}: {audit['cases']} cases in {audit['clusters']} clusters (largest: "
         f"{audit['largest_cluster']}), {audit['text_only']} without an image, "
         f"{audit['excluded_rows']} rows set aside"
     ]
     if audit["labels"]:
-        shown += [_label_table(audit), _rule_table(audit)]
-        shown += [_organ_table(audit)] if audit["organs"] else []
-        shown.append(
+        contents += [_label_table(audit), _rule_table(audit)]
+        contents += [_organ_table(audit)] if audit["organs"] else []
+        contents.append(
             f"gain: what a paired test shows with power 80 % where {DISCORDANCE:.0%} of the cases "
             "change, in points; cases of a cluster independent - changing together."
         )
-    _print([*shown, *_audit_lines(audit)], console, fold=True)
+    _print([*contents, *_audit_lines(audit)], console, fold=True)
     print_findings(audit["findings"], console)
 
 
@@ -219,11 +219,11 @@ def _organ_table(audit: Audit) -> Table:
     return Table(caption, ("organ", "cases", *names), rows)
 
 
-def _print(shown: Iterable[Table | str], console: Console, *, fold: bool = False) -> None:
+def _print(contents: Iterable[Table | str], console: Console, *, fold: bool = False) -> None:
     """Prints tables and lines; `fold` breaks the tables' cells where the terminal is narrow."""
-    for part in shown:
-        if isinstance(part, str):
-            console.print(plain(part))
+    for content in contents:
+        if isinstance(content, str):
+            console.print(plain(content))
         else:
-            wrapped = range(1, len(part.columns)) if fold else ()
-            console.print(to_terminal(part, wrapped=wrapped))
+            wrapped = range(1, len(content.columns)) if fold else ()
+            console.print(to_terminal(content, wrapped=wrapped))
