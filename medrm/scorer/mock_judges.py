@@ -91,9 +91,11 @@ class MockEngine:
             return REFUSAL
         if self._mock == "oracle-malformed-10" and _hash(case.case_id) % 10 == 0:
             return MALFORMED
-        shown = "AB" if request.order == "forward" else "BA"
+        letter_of_stored = "AB" if request.order == "forward" else "BA"
         rule = _RULES[self._mock]
-        letters = {name: shown[rule(case, request.order, name)] for name in request.dimensions}
+        letters = {
+            name: letter_of_stored[rule(case, request.order, name)] for name in request.dimensions
+        }
         return PROMPTS["json"].verdict(letters).text
 
 

@@ -222,9 +222,9 @@ class Judge(PairJudge):
         }
 
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
-        asked = (self._requests(pair, self.engine.plain, self.votes) for pair in pairs)
+        request_groups = (self._requests(pair, self.engine.plain, self.votes) for pair in pairs)
         for requests, completions in by_group(
-            ((requests, requests) for requests in asked),
+            ((requests, requests) for requests in request_groups),
             lambda requests: self.engine.complete(requests, self.sampling),
         ):
             yield [
