@@ -1,7 +1,7 @@
 """medrm: reward models and judges for medical multimodal LLMs.
 
 Layers, each importing only from lower ones (tests/test_layering.py):
-cli > throughput > throughput_model > throughput_options > pipeline > hub > evaluation > objectives
+cli > throughput > throughput_model > pipeline > hub > evaluation > objectives
 > scorer > models | data | chat | parsers > config | statistics
 > schema | assets | files | readouts | progress_bar > errors
 """

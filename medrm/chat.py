@@ -52,29 +52,6 @@ def answer_messages(question: str, images: int, answer: str) -> list[Message]:
     return [user_message(question, images), assistant_message(answer)]
 
 
-def verdict_messages(
-    question: str, images: int, answers: tuple[str, str], dimension: str
-) -> list[Message]:
-    """Returns the turn that asks which of two answers is better on one dimension, A or B.
-
-    What changes between the prompts of one case stands as late as possible: the dimension at the
-    end, the answers before it.
-
-    Args:
-        question: of the case.
-        images: how many images it has.
-        answers: in the order in which they are shown; the first is called A.
-        dimension: any name; the six of Med-RewardBench are explained in a few words.
-    """
-    meaning = f" ({DEFINITIONS[dimension]})" if dimension in DEFINITIONS else ""
-    text = (
-        "Compare two answers. Reply with one letter, A or B.\n\n"
-        f"Question: {question}\n\nAnswer A: {answers[0]}\n\nAnswer B: {answers[1]}\n\n"
-        f"Which is better in {dimension}{meaning}?"
-    )
-    return [user_message(text, images)]
-
-
 def with_reply(messages: list[Message], reply: str) -> list[Message]:
     """Returns the conversation continued by the model's reply."""
     return [*messages, assistant_message(reply)]
@@ -235,11 +212,6 @@ class JudgePrompt:
         opening = [system_message(self.system)] if self.system else []
         return [*opening, user_message(text, images)]
 
-    def json_pieces(self, dimensions: Sequence[str]) -> tuple[str, ...]:
-        """Returns the D + 1 pieces of the JSON verdict around its D letters."""
-        opening = [f'{json.dumps(name, ensure_ascii=False)}: "' for name in dimensions]
-        return (f"{{{opening[0]}", *(f'", {piece}' for piece in opening[1:]), '"}')
-
     def verdict(self, letters: Mapping[str, str], rationale: str | None = None) -> VerdictText:
         """Returns the reply that names `letters`, dimension to letter as shown.
 
@@ -247,15 +219,42 @@ class JudgePrompt:
             letters: of the dimensions asked about, in their order.
             rationale: written before the JSON.
         """
-        text = f"{rationale}\n" if rationale else ""
-        spans = {}
-        *pieces, end = self.json_pieces(list(letters))
-        for (name, letter), piece in zip(letters.items(), pieces, strict=True):
-            text += piece
+        text = f"{rationale}\n{{" if rationale else "{"
+        spans: dict[str, tuple[int, int]] = {}
+        for name, letter in letters.items():
+            text += f'{", " if spans else ""}{json.dumps(name, ensure_ascii=False)}: "'
             spans[name] = (len(text), len(text) + len(letter))
-            text += letter
-        return VerdictText(text + end, spans)
+            text += f'{letter}"'
+        return VerdictText(text + "}", spans)
 
+
+class LetterPrompt(JudgePrompt):
+    """Asks a base model about one dimension at a time; the whole reply is a letter."""
+
+    def messages(
+        self, question: str, images: int, answers: tuple[str, str], dimensions: Sequence[str]
+    ) -> list[Message]:
+        """Returns the turn that asks which answer is better on the one dimension of a call.
+
+        What changes between the prompts of one case stands as late as possible: the dimension at
+        the end, the answers before it.
+        """
+        (name,) = dimensions
+        meaning = f" ({DEFINITIONS[name]})" if name in DEFINITIONS else ""
+        text = (
+            "Compare two answers. Reply with one letter, A or B.\n\n"
+            f"Question: {question}\n\nAnswer A: {answers[0]}\n\nAnswer B: {answers[1]}\n\n"
+            f"Which is better in {name}{meaning}?"
+        )
+        return [user_message(text, images)]
+
+    def verdict(self, letters: Mapping[str, str], rationale: str | None = None) -> VerdictText:
+        """Returns the reply that names the one letter, without any reason."""
+        ((name, letter),) = letters.items()
+        return VerdictText(letter, {name: (0, len(letter))})
+
+
+LETTER_PROMPT = LetterPrompt("letter", 1, system="", user="", per_dimension=True)
 
 _ROLE = "You are an expert in medical images who compares the answers of two assistants."
 _TASK = "Compare two answers to one question about the image."

@@ -17,7 +17,9 @@ from medrm import __version__
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.options import JudgeOptions
 from medrm.errors import MedrmError, printable
-from medrm.pipeline.requests import EvalRequest, LeaderboardRequest
+from medrm.pipeline.requests import EvalRequest, LeaderboardRequest, ThroughputOptions
+
+logger = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
@@ -87,23 +89,22 @@ def _say(problem: str) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from medrm.pipeline.evaluate import evaluate_model
 
-    evaluate_model(EvalRequest(**_options_of(EvalRequest, arguments)))
+    evaluate_model(_request(EvalRequest, arguments))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
     from medrm.pipeline.run_leaderboard import run_leaderboard
 
     arguments.evaluate = (sys.executable, "-m", "medrm", "evaluate")
-    options = _options_of(LeaderboardRequest, arguments)
-    return 0 if run_leaderboard(LeaderboardRequest(**options)) else 1
+    return 0 if run_leaderboard(_request(LeaderboardRequest, arguments)) else 1
 
 
-def _options_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the fields of a request that the command line has set, those of a judge as one."""
+def _request(group: type, arguments: argparse.Namespace) -> Any:
+    """Returns a request of what the command line has set, the options of a judge as one."""
     judge = _values_of(JudgeOptions, arguments)
     if arguments.readout == "votes":
         judge["judge_readout"] = "votes"
-    return {**_values_of(group, arguments), "judge": JudgeOptions(**judge)}
+    return group(**_values_of(group, arguments), judge=JudgeOptions(**judge))
 
 
 def _values_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         allowed_differences=arguments.allowed_differences,
     )
     print_comparison(result)
-    logging.getLogger(__name__).info("comparison: %s", folder / "comparison.json")
+    logger.info("comparison: %s", folder / "comparison.json")
     passed = result["comparable"] and result["verdict"] != "Regressed"
     return 1 if arguments.gate and not passed else 0
 
@@ -140,26 +141,25 @@ def _rescore(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.evaluator import rescore
     from medrm.evaluation.tables.terminal import print_report
 
-    print_report(rescore(Path(arguments.folder), arguments.protocol))
+    print_report(rescore(arguments.folder, arguments.protocol))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.exports import write_exports
     from medrm.evaluation.pages.report_page import write_page
 
-    page = write_page(Path(arguments.folder), images=not arguments.no_images)
-    logging.getLogger(__name__).info("%s", page)
+    logger.info("%s", write_page(arguments.folder, images=not arguments.no_images))
     if arguments.export:
-        logging.getLogger(__name__).info("%s", write_exports(Path(arguments.folder)))
+        logger.info("%s", write_exports(arguments.folder))
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
     from medrm.data.phantom.layouts import write_phantom
 
-    ceiling = write_phantom(Path(arguments.output), cases=arguments.cases, seed=arguments.seed)
+    cases, output = arguments.cases, arguments.output
+    ceiling = write_phantom(Path(output), cases=cases, seed=arguments.seed)
     reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
-    made = f"{arguments.cases} phantom cases in {arguments.output}"
-    logging.getLogger(__name__).info("%s\nreachable accuracy: %s", made, reachable)
+    logger.info("%d phantom cases in %s\nreachable accuracy: %s", cases, output, reachable)
 
 
 def _audit(arguments: argparse.Namespace) -> int:
@@ -171,16 +171,14 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 def _throughput(arguments: argparse.Namespace) -> None:
     from medrm.throughput import run_throughput
-    from medrm.throughput_options import ThroughputOptions
 
     run_throughput(ThroughputOptions(**_values_of(ThroughputOptions, arguments)))
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not accepted; give 1 or more")
-    return value
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{int(text)} is not accepted; give 1 or more")
+    return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -209,7 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="evaluation folder")
+    parser.add_argument("folder", type=Path, help="evaluation folder")
     parser.add_argument(
         "--protocol", choices=("official", "robust", "both"), help="(default: as it was evaluated)"
     )
@@ -217,13 +215,9 @@ def _add_rescore(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "before", help="evaluation folder of the base, or a run folder (its evaluation/after)"
-    )
-    parser.add_argument(
-        "after",
-        help="evaluation folder of the trained model, or a run folder (its evaluation/after)",
-    )
+    for name, model in (("before", "base"), ("after", "trained model")):
+        text = f"evaluation folder of the {model}, or a run folder (its evaluation/after)"
+        parser.add_argument(name, help=text)
     parser.add_argument(
         "--output_dir", help="where comparison.json goes (default: AFTER; the path is printed)"
     )
@@ -244,7 +238,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="folder of a finished run, or of one evaluation")
+    parser.add_argument("folder", type=Path, help="folder of a finished run, or of one evaluation")
     parser.add_argument(
         "--no_images", action="store_true", help="leave the pictures out, for data not to be shared"
     )
@@ -257,8 +251,6 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:
-    from medrm.throughput_options import ThroughputOptions
-
     model_or_shape = ("model", "shape")
     add_options(parser.add_mutually_exclusive_group(), ThroughputOptions, model_or_shape)
     add_options(parser, ThroughputOptions, without=model_or_shape)

@@ -7,7 +7,7 @@ The command line turns any of them into exit status 2 and the bare message.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class MedrmError(ValueError):
@@ -36,12 +36,48 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
+def unknown_keys(keys: Iterable[object], accepted: Collection[str]) -> list[str]:
+    """Returns one problem for each key that is not accepted, with the nearest that is."""
+    return [f"unknown key {k!r}.{nearest(str(k), accepted)}" for k in keys if k not in accepted]
+
+
+def applying(checks: Mapping[str, bool]) -> list[str]:
+    """Returns the problems that there are.
+
+    Args:
+        checks: what may be wrong, and whether it is.
+
+    >>> applying({"lora_r is 0; give 1 or more": True, "dora needs lora": False})
+    ['lora_r is 0; give 1 or more']
+    """
+    return [problem for problem, is_wrong in checks.items() if is_wrong]
+
+
 def report(title: str, problems: Sequence[str], limit: int = 20) -> str:
     """Returns one message for all problems of one input, at most `limit` of them in full."""
     lines = [f"- {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"- ... and {len(problems) - limit} more")
     return "\n".join([title, *lines])
+
+
+def refuse(problems: Sequence[str], title: str = "", error: type[MedrmError] = ConfigError) -> None:
+    """Raises one message for all problems of one input, unless there is none.
+
+    Args:
+        problems: what is wrong.
+        title: of a list with a line for each problem; empty: they stand in one sentence.
+        error: what is raised.
+    """
+    if problems:
+        raise error(report(title, problems) if title else "; ".join(problems))
+
+
+def raise_problems(
+    error: type[MedrmError], subject: object, problems: Sequence[str], advice: str = ""
+) -> None:
+    """Raises one error for all problems of a subject, such as a file, where there are any."""
+    refuse(problems, f"{subject} has {len(problems)} problems{advice}.", error)
 
 
 def printable(text: str) -> str:

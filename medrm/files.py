@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
+
+from medrm.errors import ConfigError
 
 PARTIAL = ".partial"
 """The suffix of a file that is being written; a process that was killed may leave one."""
@@ -62,6 +64,39 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 raise
 
 
+def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Makes a folder appear complete or not at all; `fill` fills the draft that it is given.
+
+    Raises:
+        ConfigError: the cache cannot be written.
+    """
+    with ExitStack() as stack:
+        with _unwritable_refused(folder.parent):
+            draft = stack.enter_context(atomic_folder(folder))
+        fill(draft)
+
+
+def write_cache_file(path: Path, data: bytes) -> None:
+    """Makes a file appear complete or not at all.
+
+    Raises:
+        ConfigError: the cache cannot be written.
+    """
+    with _unwritable_refused(path.parent):
+        write_atomically(path, [data])
+
+
+@contextmanager
+def _unwritable_refused(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The cache folder {folder} cannot be written ({error.strerror}); sets are indexed "
+            "there. Set MEDRM_CACHE to a folder with room that can be written."
+        ) from error
+
+
 def status_of(path: str | Path) -> list[int]:
     """Returns what differs when a file is written again; nothing where there is none.
 
@@ -76,16 +111,18 @@ def status_of(path: str | Path) -> list[int]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Returns whether a value read from JSON is of an annotated type."""
+    """Returns whether a value read from JSON or YAML is of an annotated type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return isinstance(value, str) and value in arguments
     if origin in (Union, UnionType):
         return any(fits(value, alternative) for alternative in arguments)
-    if origin is tuple:
+    if origin in (tuple, list):
         return isinstance(value, list) and all(fits(element, arguments[0]) for element in value)
-    if origin is Mapping:
-        return isinstance(value, dict) and all(fits(v, arguments[1]) for v in value.values())
-    if isinstance(value, bool):
-        return hint is bool
+    if origin in (Mapping, dict):
+        return isinstance(value, dict) and all(
+            fits(key, arguments[0]) and fits(value[key], arguments[1]) for key in value
+        )
+    if isinstance(value, bool) or hint is Any:
+        return hint in (bool, Any)
     return isinstance(value, (int, float) if hint is float else hint)

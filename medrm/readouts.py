@@ -6,9 +6,9 @@ and one module with its implementation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal, overload
+from typing import Literal
 
 ModelKind = Literal["reward_model", "judge", "base", "responses"]
 """What a readout reads: a saved reward model; a judge, saved or a base that is asked like one; a
@@ -67,7 +67,7 @@ _READOUTS = (
         description="asked for its verdict in both orders with the same prompt",
     ),
     Readout(
-        *("skeleton", "judge", "probabilities", ".verdict_letters:ConstrainedJson"),
+        *("skeleton", "judge", "probabilities", ".probability_readout:ConstrainedJson"),
         description="asked in both orders with the same prompt, the JSON of the verdict given",
     ),
     Readout(
@@ -76,7 +76,7 @@ _READOUTS = (
     ),
     Readout(
         *("verdict_probability", "base", "probabilities"),
-        ".verdict_letters:VerdictProbability",
+        ".probability_readout:VerdictProbability",
         description="asked for its verdict in both orders, read from the probability of it",
     ),
     Readout(
@@ -103,7 +103,7 @@ def writes_rewards(readout: str) -> bool:
     return readout in READOUTS and READOUTS[readout].writes == "rewards"
 
 
-class ReadoutNames(Sequence[str]):
+class ReadoutNames(Collection[str]):
     """The names of the readouts of some kinds of model, in the registry's order.
 
     They are looked up each time, so that a readout registered later is among them.
@@ -115,21 +115,17 @@ class ReadoutNames(Sequence[str]):
     def __init__(self, *reads: ModelKind) -> None:
         self._reads = reads
 
-    def _names(self) -> tuple[str, ...]:
-        return tuple(name for name, readout in READOUTS.items() if readout.reads in self._reads)
+    def __iter__(self) -> Iterator[str]:
+        """Yields the names."""
+        return (name for name, readout in READOUTS.items() if readout.reads in self._reads)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        """Returns a name, or some of them."""
-        return self._names()[index]
+    def __contains__(self, name: object) -> bool:
+        """Returns whether it is one of the names."""
+        return name in list(self)
 
     def __len__(self) -> int:
-        return len(self._names())
+        """Returns how many there are now."""
+        return sum(1 for _ in self)
 
 
 JUDGE_READOUTS = ReadoutNames("judge")

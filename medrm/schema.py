@@ -47,8 +47,20 @@ LETTERS = ("A", "B")
 Choice = int | Literal["tie"]
 """The index of the preferred answer, or a tie."""
 
+CHOICES: tuple[Choice, ...] = (0, "tie", 1)
+"""What can be said of a pair, in the order of `PairLabel.shares`."""
+
 Ranking = tuple[tuple[int, ...], ...]
 """Answer indices, best first; an inner tuple of several indices is a tie."""
+
+
+def ranks_of(ranking: Ranking) -> dict[int, int]:
+    """Returns the rank of each answer, 0 for the best; tied answers have the same.
+
+    >>> ranks_of(((2,), (0, 1)))
+    {2: 0, 0: 1, 1: 1}
+    """
+    return {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +96,8 @@ class PairLabel:
     @property
     def choice(self) -> Choice | None:
         """0, 1 or "tie" where it holds more than half of the votes, else None (no majority)."""
-        choices: tuple[Choice, ...] = (0, "tie", 1)
-        for share, choice in zip(self.shares, choices, strict=True):
-            if share > 0.5:
-                return choice
-        return None
+        choices = zip(self.shares, CHOICES, strict=True)
+        return next((choice for share, choice in choices if share > 0.5), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,19 @@ class RankingLabel:
     def votes(self) -> int:
         """The number of rankings."""
         return len(self.rankings)
+
+    def of_pair(self, pair: tuple[int, int]) -> PairLabel:
+        """Returns the label of two of the answers, given by their indices.
+
+        >>> RankingLabel((((0, 2), (1,)), ((2,), (0,), (1,)))).of_pair((0, 2)).shares
+        (0.0, 0.5, 0.5)
+        """
+        wins = [0, 0, 0]  # of the first, of neither, of the second
+        for ranks in map(ranks_of, self.rankings):
+            first, second = (ranks[index] for index in pair)
+            wins[1 + (first > second) - (first < second)] += 1
+        first_share, tie_share, second_share = (count / self.votes for count in wins)
+        return PairLabel((first_share, tie_share, second_share), self.votes)
 
 
 Label = PairLabel | RankingLabel

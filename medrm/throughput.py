@@ -61,9 +61,9 @@ from medrm.evaluation.report import write_json
 from medrm.evaluation.tables.table import plain, table_of, to_terminal
 from medrm.files import PARTIAL
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
+from medrm.pipeline.requests import ThroughputOptions
 from medrm.progress_bar import progress_bar
 from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject
-from medrm.throughput_options import ThroughputOptions
 
 SEPARATE, SHARED = "separate", "shared_prefix"
 

@@ -30,7 +30,7 @@ def test_templates_differ_by_the_opened_turn_only(family: str) -> None:
 
 def test_dimension_stands_after_all_that_is_shared() -> None:
     texts = [
-        chat.verdict_messages("Q?", 0, ("one", "two"), dimension)[0]["content"][-1]["text"]
+        chat.LETTER_PROMPT.messages("Q?", 0, ("one", "two"), (dimension,))[0]["content"][-1]["text"]
         for dimension in DIMENSIONS
     ]
     starts = {
@@ -42,7 +42,9 @@ def test_dimension_stands_after_all_that_is_shared() -> None:
 
 
 def test_own_dimension_needs_no_definition() -> None:
-    text = chat.verdict_messages("Q?", 0, ("one", "two"), "brevity")[0]["content"][-1]["text"]
+    text = chat.LETTER_PROMPT.messages("Q?", 0, ("one", "two"), ("brevity",))[0]["content"][-1][
+        "text"
+    ]
     assert text.endswith("Which is better in brevity?")
 
 

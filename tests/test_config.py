@@ -273,6 +273,8 @@ def test_null_leaves_an_option_at_its_default(default: Path) -> None:
         (["--benchmark", "c", "--split_by_cluster", "0.7,0.1,0.2"], "splits one set"),
         (["--use_peft", "false", "--load_in_4bit", "true"], "use_peft false"),
         (["--annotator_weights", "{}"], "annotator_weights"),
+        (["--contextual_orders", "3"], "contextual_orders is 3"),
+        (["--contextual_orders", "-2"], "contextual_orders is -2"),
     ],
 )
 def test_options_that_contradict_each_other(default: Path, words: list[str], message: str) -> None:

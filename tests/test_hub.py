@@ -92,7 +92,7 @@ def write_run(folder: Path, name: str = HOSTILE, synthetic: bool = True) -> Path
         ["--config", str(recipe), *arguments], {"bradley_terry": lambda: BradleyTerryConfig}, recipe
     )
     train = {"name": name, "revision": "local", "digest": "e" * 64, "cases": 123}
-    write_manifest(run_dir / "run.json", run, {"train": train}, processes=1)
+    write_manifest(run_dir, run, {"train": train})
     cases = hand_made_cases()
     source = CaseSet(
         name="hand-made",

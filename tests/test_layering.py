@@ -27,7 +27,6 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("hub",),
     ("pipeline",),
-    ("throughput_options",),
     ("throughput_model",),
     ("throughput",),
     ("cli",),
@@ -52,7 +51,7 @@ NO_TORCH = (
     "medrm.parsers",
     "medrm.data.case_set",
     "medrm.data.phantom.layouts",
-    "medrm.data.store.image_facts",
+    "medrm.data.store.indexed_cases",
     "medrm.data.readers.benchmarks",
     "medrm.evaluation.records.stored_cases",
     "medrm.evaluation.audit",
@@ -76,7 +75,7 @@ NO_TORCH = (
     "medrm.evaluation.pages.document",
     "medrm.evaluation.tables.terminal",
     "medrm.pipeline.data_audit",
-    "medrm.throughput_options",
+    "medrm.pipeline.requests",
 )
 
 

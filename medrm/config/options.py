@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medrm.errors import ConfigError, nearest
+from medrm.errors import ConfigError, applying, nearest, refuse
 from medrm.readouts import JUDGE_READOUTS
 
 
@@ -52,19 +52,6 @@ def positive_weights(option_name: str, written: str, names: str, example: str) -
             f"{option_name} is {written!r}; give positive numbers by {names}, such as {example}"
         )
     return weights
-
-
-def refuse(*checks: tuple[bool, str]) -> None:
-    """Refuses options of which something is wrong.
-
-    Args:
-        checks: whether something is wrong, and what.
-
-    Raises:
-        ConfigError: all that is wrong, in one message.
-    """
-    if problems := [problem for is_wrong, problem in checks if is_wrong]:
-        raise ConfigError("; ".join(problems))
 
 
 DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
@@ -119,52 +106,40 @@ class DataOptions:
     )
 
     def __post_init__(self) -> None:
-        unparsed = []
+        unparsed: dict[str, bool] = {}
         for name in ("split_fractions", "weights_by_annotator"):
             try:
                 getattr(self, name)
             except ConfigError as error:
-                unparsed.append((True, str(error)))
+                unparsed[str(error)] = True
         two_sets = None not in (self.train_data, self.benchmark)
         folds, has_split = self.crossfit, self.split_by_cluster is not None
-        refuse(
-            (
-                not 0 < self.development_share < 1,
-                f"development_share is {self.development_share}; give 0 < share < 1",
+        share, excluded = self.development_share, self.max_excluded_share
+        checks = {
+            f"development_share is {share}; give 0 < share < 1": not 0 < share < 1,
+            f"max_excluded_share is {excluded}; give 0 to 1": not 0 <= excluded <= 1,
+            **unparsed,
+            "data_root needs --benchmark NAME: it is where that benchmark lies": (
+                self.data_root is not None and self.benchmark is None
             ),
-            (
-                not 0 <= self.max_excluded_share <= 1,
-                f"max_excluded_share is {self.max_excluded_share}; give 0 to 1",
+            "split_by_cluster splits one set, but train_data and benchmark are two; leave it "
+            "out, or give one of them (development_share splits the training data)": (
+                two_sets and has_split
             ),
-            *unparsed,
-            (
-                self.data_root is not None and self.benchmark is None,
-                "data_root needs --benchmark NAME: it is where that benchmark lies",
+            f"crossfit is {folds}; give {FEWEST_FOLDS} to {MOST_FOLDS} folds, or 0 for none": (
+                folds != 0 and not FEWEST_FOLDS <= folds <= MOST_FOLDS
             ),
-            (
-                two_sets and has_split,
-                "split_by_cluster splits one set, but train_data and benchmark are two; leave it "
-                "out, or give one of them (development_share splits the training data)",
+            "crossfit cuts one set into folds, but train_data and benchmark are two; leave one "
+            "of them out (--benchmark null, where a recipe names it)": folds != 0 and two_sets,
+            "crossfit judges every case, so there is no test part; leave split_by_cluster out "
+            "(development_share is what each model keeps of its training folds to choose by)": (
+                folds != 0 and has_split
             ),
-            (
-                folds != 0 and not FEWEST_FOLDS <= folds <= MOST_FOLDS,
-                f"crossfit is {folds}; give {FEWEST_FOLDS} to {MOST_FOLDS} folds, or 0 for none",
+            "there is nothing to train on: give --train_data PATH_OR_NAME or --benchmark NAME": (
+                self.train_data is None and self.benchmark is None
             ),
-            (
-                folds != 0 and two_sets,
-                "crossfit cuts one set into folds, but train_data and benchmark are two; leave one "
-                "of them out (--benchmark null, where a recipe names it)",
-            ),
-            (
-                folds != 0 and has_split,
-                "crossfit judges every case, so there is no test part; leave split_by_cluster out "
-                "(development_share is what each model keeps of its training folds to choose by)",
-            ),
-            (
-                self.train_data is None and self.benchmark is None,
-                "there is nothing to train on: give --train_data PATH_OR_NAME or --benchmark NAME",
-            ),
-        )
+        }
+        refuse(applying(checks))
 
     @property
     def weights_by_annotator(self) -> dict[str, float] | None:
@@ -268,25 +243,21 @@ class ModelOptions:
         orders = self.contextual_orders
         sizes = ("min_pixels", "max_pixels", "max_length", "head_hidden_size")
         stated = {name: getattr(self, name) for name in sizes if getattr(self, name) is not None}
-        refuse(
-            (
-                self.load_in_4bit and self.load_in_8bit,
-                "load_in_4bit and load_in_8bit exclude each other; choose one",
+        checks = {
+            "load_in_4bit and load_in_8bit exclude each other; choose one": (
+                self.load_in_4bit and self.load_in_8bit
             ),
-            (
-                orders < 0 or (orders > 1 and orders % 2 == 1),
-                f"contextual_orders is {orders}; give 0, 1 or an even number, so that every two "
-                "answers stand both ways equally often",
+            f"contextual_orders is {orders}; give 0, 1 or an even number, so that every two "
+            "answers stand both ways equally often": orders < 0 or (orders > 1 and orders % 2 == 1),
+            "contextual_orders needs shared_prefix on: an answer's row is a fork": (
+                orders != 0 and self.shared_prefix == "off"
             ),
-            (
-                orders != 0 and self.shared_prefix == "off",
-                "contextual_orders needs shared_prefix on: an answer's row is a fork",
-            ),
-            *(
-                (size < 1, f"{name} is {size}; give 1 or more, or leave it out")
+            **{
+                f"{name} is {size}; give 1 or more, or leave it out": size < 1
                 for name, size in stated.items()
-            ),
-        )
+            },
+        }
+        refuse(applying(checks))
 
 
 @dataclass(frozen=True)
@@ -338,10 +309,8 @@ class EvaluationOptions:
                 f"controls: {', '.join(unknown)} not known; accepted: {', '.join(CONTROLS)}"
                 + nearest(unknown[0], CONTROLS)
             )
-        if self.evaluation_batch_rows < 1:
-            raise ConfigError(
-                f"evaluation_batch_rows is {self.evaluation_batch_rows}; give 1 or more"
-            )
+        rows = self.evaluation_batch_rows
+        refuse(applying({f"evaluation_batch_rows is {rows}; give 1 or more": rows < 1}))
 
 
 @dataclass(frozen=True)
@@ -374,19 +343,17 @@ class JudgeOptions:
 
     def __post_init__(self) -> None:
         sampled = self.judge_readout == "votes"
-        refuse(
-            (
-                self.votes < 1 or self.max_new_tokens < 1,
-                f"votes {self.votes}, max_new_tokens {self.max_new_tokens}: give 1 or more",
+        checks = {
+            f"votes {self.votes}, max_new_tokens {self.max_new_tokens}: give 1 or more": (
+                self.votes < 1 or self.max_new_tokens < 1
             ),
-            (
-                self.judge_temperature < 0,
-                f"judge_temperature is {self.judge_temperature}; give 0 or more",
+            f"judge_temperature is {self.judge_temperature}; give 0 or more": (
+                self.judge_temperature < 0
             ),
-            (
-                sampled != (self.votes > 1) or (sampled and self.judge_temperature == 0),
-                f"judge_readout {self.judge_readout} with votes {self.votes} and judge_temperature "
-                f"{self.judge_temperature}: several votes need judge_readout votes and a "
-                "temperature above 0, and it needs them",
+            f"judge_readout {self.judge_readout} with votes {self.votes} and judge_temperature "
+            f"{self.judge_temperature}: several votes need judge_readout votes and a "
+            "temperature above 0, and it needs them": (
+                sampled != (self.votes > 1) or (sampled and self.judge_temperature == 0)
             ),
-        )
+        }
+        refuse(applying(checks))

@@ -26,7 +26,7 @@ from medrm.config.options import (
     ModelOptions,
     option,
 )
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import ConfigError, nearest, refuse
 
 _FORBIDDEN = {
     "hub_token": "tokens come from the environment alone: set HF_TOKEN and leave the key out",
@@ -111,6 +111,8 @@ class Run:
         flat.update(self.training.to_dict())
         return flat
 
+
+_TITLE = "The configuration has problems."
 
 COMMAND_LINE = "command line"
 """The origin of an option that is in no file."""
@@ -200,11 +202,15 @@ def _as_words(value: Any) -> list[str] | None:
     return [json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
-def _check_words(
+def _parse_words(
     parser: argparse.ArgumentParser, sources: Sources, accepted: set[str]
-) -> list[str]:
-    """Returns every problem of the keys and values, each key tried alone."""
-    problems = []
+) -> dict[str, Any]:
+    """Returns the values of all options, each key parsed alone.
+
+    Raises:
+        ConfigError: every problem of the keys and values.
+    """
+    parsed, problems = vars(parser.parse_args([])), []
     for key, (origin, values) in sources.items():
         if key in _FORBIDDEN and values is not None:
             problems.append(f"{origin}: key {key!r}: {_FORBIDDEN[key]}")
@@ -212,16 +218,15 @@ def _check_words(
             problems.append(f"{origin}: {unknown_name('key', key, accepted)}")
         elif values is not None:
             try:
-                parser.parse_args([f"--{key}", *values])
+                parsed[key] = getattr(parser.parse_args([f"--{key}", *values]), key)
             except ConfigError as error:
                 problems.append(f"{origin}: {str(error).removeprefix('argument ')}")
-    return problems
+    refuse(problems, _TITLE)
+    return parsed
 
 
 def parse_run(
-    argv: Sequence[str],
-    objectives: Mapping[str, Callable[[], type]],
-    default_config: Path,
+    argv: Sequence[str], objectives: Mapping[str, Callable[[], type]], default_config: Path
 ) -> Run:
     """Returns the run that a YAML recipe and `--key value` overrides describe.
 
@@ -321,19 +326,9 @@ def run_parser(training: type) -> Any:
 
 def _build(training: Any, sources: Sources) -> Run:
     """Parses the values into the groups and the objective's training arguments."""
-    parser = run_parser(training)
     groups: tuple[Any, ...] = (*GROUPS, training)
     names_of = [{f.name for f in dataclasses.fields(group) if f.init} for group in groups]
-    problems = _check_words(parser, sources, set().union(*names_of))
-    if problems:
-        raise ConfigError(report("The configuration has problems.", problems))
-    argv = [
-        word
-        for key, (_, values) in sources.items()
-        if values is not None
-        for word in (f"--{key}", *values)
-    ]
-    parsed = vars(parser.parse_args(argv))
+    parsed = _parse_words(run_parser(training), sources, set().union(*names_of))
     problems = [
         f"{sources[key][0]}: {key} is {value}; give a finite number"
         for key, value in parsed.items()
@@ -345,7 +340,6 @@ def _build(training: Any, sources: Sources) -> Run:
             built.append(group(**{name: parsed[name] for name in names}))
         except (ValueError, ImportError) as error:
             problems.append(str(error))
-    if problems:
-        raise ConfigError(report("The configuration has problems.", problems))
+    refuse(problems, _TITLE)
     data, model, adapter, evaluation, judge, objective, arguments = built
     return Run(data, model, adapter, evaluation, judge, objective.objective, arguments)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import GenericAlias
 from typing import Any
 
 import yaml
@@ -31,8 +29,9 @@ from medrm.data.sources import (
     read_about,
 )
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
-from medrm.data.store.indexed_cases import IndexedCases, column
-from medrm.errors import ConfigError, DataError, nearest, report
+from medrm.data.store.indexed_cases import IndexedCases, column, label_column
+from medrm.errors import ConfigError, DataError, nearest, raise_problems, unknown_keys
+from medrm.files import fits
 from medrm.schema import Case
 
 FORMATS: dict[str, DataFormat] = {
@@ -57,10 +56,7 @@ FORMATS: dict[str, DataFormat] = {
 recognises is read as votes, whose reader says what is missing. A format from outside the package
 is added by putting an entry into this dict."""
 
-_KEY_TYPES: dict[str, Any] = {
-    name: hint.__origin__ if isinstance(hint, GenericAlias) else hint
-    for name, hint in typing.get_type_hints(Description).items()
-}
+_KEY_TYPES = typing.get_type_hints(Description)
 
 
 def read_description(path: Path) -> Description:
@@ -72,25 +68,17 @@ def read_description(path: Path) -> Description:
     described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(described, dict):
         raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
-    problems = [
-        f"unknown key {key!r}.{nearest(str(key), _KEY_TYPES)}"
-        for key in described
-        if key not in _KEY_TYPES
-    ]
+    problems = unknown_keys(described, _KEY_TYPES)
     problems += [f"key {key!r} is missing" for key in ("name", "form") if key not in described]
     problems += [
         f"{key} is {value!r}, which is no {_KEY_TYPES[key]}"
         for key, value in described.items()
-        if key in _KEY_TYPES and not isinstance(value, _KEY_TYPES[key])
+        if key in _KEY_TYPES and not fits(value, _KEY_TYPES[key])
     ]
-    columns = described.get("columns", {})
-    if isinstance(columns, dict) and not all(isinstance(name, str) for name in columns.values()):
-        problems.append("columns maps what a column holds to the column's name")
     forms = [name for name, data_format in FORMATS.items() if data_format.open_described]
     if not problems and described["form"] not in forms:
         problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")
-    if problems:
-        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(ConfigError, path, problems)
     return Description(**described)
 
 
@@ -102,14 +90,6 @@ def named_description(name: str) -> Description:
 def descriptions() -> list[Description]:
     """Returns all descriptions in `data/`, by name."""
     return [named_description(name) for name in description_names()]
-
-
-def descriptions_digest() -> str:
-    """Returns a digest of all descriptions, by whose columns a set may be read."""
-    digest = hashlib.sha256()
-    for path in sorted(asset("data").glob(f"*/{DESCRIPTION}")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -178,7 +158,8 @@ def read_set(
     departments = read_department_map(department_map) if department_map else {}
     user_files = _user_files(described, Path(source)) if described else None
     name, opened = (described, user_files) if described and user_files else _open(source)
-    key = [name, opened.revision, user_files is not None, descriptions_digest()]
+    # A set may be read by the columns of any description.
+    key = [name, opened.revision, user_files is not None, list(map(asdict, descriptions()))]
     index = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
     about = index.about
     return CaseSet(
@@ -278,9 +259,10 @@ def _read_file(path: Path) -> ReadResult:
 
 def dimensions_of(cases: Sequence[Case]) -> tuple[str, ...]:
     """Returns the dimensions that some label mentions, the benchmark's six first in their order."""
-    if isinstance(cases, IndexedCases):
-        return order_dimensions(cases.dimensions())
-    return order_dimensions({dimension for case in cases for dimension in case.labels})
+    if not isinstance(cases, IndexedCases):
+        return order_dimensions({dimension for case in cases for dimension in case.labels})
+    names = cases.case_index.about["dimensions"]
+    return order_dimensions([n for n in names if (label_column(cases, n)["votes"] > 0).any()])
 
 
 def digest_of(cases: Sequence[Case]) -> str:

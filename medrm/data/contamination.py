@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medrm.data.images import ImageFacts, decode
-from medrm.data.store.indexed_cases import column, list_column
+from medrm.data.store.indexed_cases import column, distinct_images, image_of, list_column
 from medrm.schema import Case, ImageRef
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def find_leaks(
     train_images = _DistinctImages(train, facts)
     benchmark_images = _DistinctImages(benchmark, facts)
     shared_content = [
-        f"image {same.copy.name!r} of benchmark case {benchmark_images.case_id(same.copy)!r} has "
-        f"{same.how} as image {same.original.name!r} of training case "
-        f"{train_images.case_id(same.original)!r}"
-        for same in _same_pictures(train_images, benchmark_images, synthetic)
+        f"image {benchmark_images.ref(copy).name!r} of benchmark case "
+        f"{benchmark_images.case(copy).case_id!r} has {how} as image "
+        f"{train_images.ref(original).name!r} of training case "
+        f"{train_images.case(original).case_id!r}"
+        for original, copy, how in _matches(train_images, benchmark_images, synthetic)
     ]
     shared_content += _shared_texts(train, benchmark)
     question_repeated = np.isin(column(benchmark, "question_hash"), column(train, "question_hash"))
@@ -119,7 +120,10 @@ def same_pictures(
     """
     images = _DistinctImages(originals, facts)
     candidates = images if originals is copies else _DistinctImages(copies, facts)
-    return _same_pictures(images, candidates, synthetic)
+    return [
+        SamePicture(images.ref(original), candidates.ref(copy), how)
+        for original, copy, how in _matches(images, candidates, synthetic)
+    ]
 
 
 class _DistinctImages:
@@ -133,15 +137,7 @@ class _DistinctImages:
 
     def __init__(self, cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> None:
         self._cases = cases
-        all_digests, case_indices = list_column(cases, "image_digests")
-        readable = all_digests != b""
-        case_indices, all_digests = case_indices[readable], all_digests[readable]
-        digests, first = np.unique(all_digests, return_index=True)
-        # An image that is shown more than once is named by its last occurrence.
-        last = len(all_digests) - 1 - np.unique(all_digests[::-1], return_index=True)[1]
-        order = np.argsort(first)
-        self.digests: NDArray[np.bytes_] = digests[order]
-        self._case_indices = case_indices[last][order]
+        self.digests, self._case_indices = distinct_images(cases)
         facts_of_images = (facts[digest.decode()] for digest in self.digests.tolist())
         rows = (
             ("" if fact.problem else fact.pixel_digest, fact.perceptual_hash)
@@ -155,42 +151,33 @@ class _DistinctImages:
     def __len__(self) -> int:
         return len(self.digests)
 
+    def case(self, number: int) -> Case:
+        """Returns the case that has an image."""
+        return self._cases[int(self._case_indices[number])]
+
     def ref(self, number: int) -> ImageRef:
         """Returns an image."""
-        digest = self.digests[number].decode()
-        images = self._cases[int(self._case_indices[number])].images
-        return next(ref for ref in reversed(images) if ref.digest == digest)
-
-    def case_id(self, ref: ImageRef) -> str:
-        """Returns the id of the case that has an image."""
-        number = int(np.flatnonzero(self.digests == ref.digest.encode())[0])
-        return self._cases[int(self._case_indices[number])].case_id
+        return image_of(self.case(number), self.digests[number])
 
 
-def _same_pictures(
-    originals: _DistinctImages, copies: _DistinctImages, synthetic: bool
-) -> list[SamePicture]:
+def _matches(originals: _DistinctImages, copies: _DistinctImages, synthetic: bool) -> list[_Match]:
     one_set = originals is copies
-    equal_pixels = _equal(copies.pixel_digests, originals.pixel_digests)
     equal_bytes = () if one_set else _equal(copies.digests, originals.digests)
-    # The number of each copy to that of its original, and how it was found.
-    exact: dict[int, tuple[int, Sameness]] = {
-        copy: (original, "the same pixels")
-        for copy, original in equal_pixels
-        if not (one_set and copy == original)
-    }
-    exact |= {copy: (original, "the same bytes") for copy, original in equal_bytes}
-    matches: list[_Match] = [(original, copy, how) for copy, (original, how) in exact.items()]
-    matches.sort(key=itemgetter(1))
+    equal_pixels = _equal(copies.pixel_digests, originals.pixel_digests)
+    matches: list[_Match] = [(first, copy, "the same bytes") for copy, first in equal_bytes]
+    matches += [
+        (first, copy, "the same pixels")
+        for copy, first in equal_pixels
+        if not (one_set and copy == first)
+    ]
+    matches.sort(key=itemgetter(1))  # equal bytes before equal pixels
     if not synthetic:
         matches += _nearly_the_same(originals, copies)
-    same: dict[object, SamePicture] = {}
-    for original, copy, how in matches:
+    distinct: dict[object, _Match] = {}
+    for match in matches:
         # Within one set each pair of images counts once, else each copy.
-        key = frozenset((original, copy)) if one_set else copy
-        if key not in same:
-            same[key] = SamePicture(originals.ref(original), copies.ref(copy), how)
-    return list(same.values())
+        distinct.setdefault(frozenset(match[:2]) if one_set else match[1], match)
+    return list(distinct.values())
 
 
 def _equal(values: NDArray[np.bytes_], originals: NDArray[np.bytes_]) -> Iterator[tuple[int, int]]:

@@ -10,22 +10,19 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageOps
 
 from medrm.data.batched import batched
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from PIL import Image
 
 MAX_STORED_BYTES = 2**28
 """256 MiB: the largest stored image that is read at all."""
@@ -117,27 +114,21 @@ class StoredCell:
 @lru_cache(maxsize=64)
 def _arrow_table(files: tuple[str, ...]) -> pa.Table:
     """Returns a table whose rows stay in its files."""
-    import pyarrow as pa
-
     maps = [pa.ipc.open_stream(pa.memory_map(path)).read_all() for path in files]
     return pa.concat_tables(maps)
 
 
-def file_image(
-    path: str | Path, root: Path, name: str | None = None, boundary: Path | None = None
-) -> ImageRef:
+def file_image(written: str, root: Path, boundary: Path | None = None) -> ImageRef:
     """Returns the reference of an image file, with the digest of its bytes.
 
     Args:
-        path: as written in the data, relative to `root`.
+        written: the path in the data, relative to `root`.
         root: the folder of the data file.
-        name: how messages call the image; by default the path as written.
         boundary: the folder that no link may leave, by default `root`.
 
     Raises:
         DataError: an absolute path, or one that leaves the folder, also through a symbolic link.
     """
-    written = str(path)
     location = _inside(written, root, boundary or root)
     link = os.path.abspath(root / written)
     read = StoredFile(str(location), "" if link == str(location) else link)
@@ -152,7 +143,7 @@ def file_image(
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         problem = f"{written!r} cannot be read: {error.strerror}"
-    return ImageRef(name or written, digest, read, problem)
+    return ImageRef(written, digest, read, problem)
 
 
 def _inside(written: str, root: Path, boundary: Path) -> Path:
@@ -173,26 +164,18 @@ def _inside(written: str, root: Path, boundary: Path) -> Path:
 
 
 def file_images(
-    paths: Iterable[str], root: Path, boundary: Path | None = None
-) -> tuple[dict[str, ImageRef], dict[str, str]]:
-    """Returns the references of distinct paths, each read once, and what is wrong by bad path."""
+    paths: Collection[str], root: Path, boundary: Path
+) -> dict[str, ImageRef | DataError]:
+    """Returns the reference of each path, or why it is refused; see `file_image`."""
 
     def reference(path: str) -> ImageRef | DataError:
         try:
-            return file_image(path, root, boundary=boundary)
+            return file_image(path, root, boundary)
         except DataError as error:
             return error
 
-    distinct = list(dict.fromkeys(paths))
-    references: dict[str, ImageRef] = {}
-    problems: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, result in zip(distinct, pool.map(reference, distinct), strict=True):
-            if isinstance(result, ImageRef):
-                references[path] = result
-            else:
-                problems[path] = str(result)
-    return references, problems
+        return dict(zip(paths, pool.map(reference, paths), strict=True))
 
 
 def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:
@@ -233,8 +216,6 @@ def _decoded(ref: ImageRef) -> tuple[Image.Image, str]:
 
 def _opened(ref: ImageRef) -> Image.Image:
     """Returns the image with its header read and its size checked, pixels still stored."""
-    from PIL import Image
-
     try:
         image = Image.open(io.BytesIO(ref.read()), formats=_known_formats())
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
@@ -256,8 +237,6 @@ def _opened(ref: ImageRef) -> Image.Image:
 @lru_cache(maxsize=1)
 def _known_formats() -> tuple[str, ...]:
     """Returns the accepted formats that this build of Pillow has decoders for."""
-    from PIL import Image
-
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -272,8 +251,6 @@ def _unreadable(ref: ImageRef, error: Exception) -> DataError:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    from PIL import Image, ImageOps
-
     upright = ImageOps.exif_transpose(image)
     if upright.mode in _DEEP_MODES:
         return _spread(upright)
@@ -286,8 +263,6 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 def _spread(image: Image.Image) -> Image.Image:
     """Returns a deep grey image in 8 bits, its least value black and its greatest white."""
-    from PIL import Image
-
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)

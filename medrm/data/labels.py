@@ -13,11 +13,7 @@ import numpy as np
 
 from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import ConfigError
-from medrm.schema import Choice, Label, PairLabel, RankingLabel
-
-TIE_RULES = ("keep", "split", "drop")
-AGGREGATIONS = ("shares", "dawid_skene")
-_CHOICES: tuple[Choice, ...] = (0, "tie", 1)
+from medrm.schema import CHOICES, Choice, Label, PairLabel, RankingLabel, ranks_of
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,6 @@ class LabelRules:
 
     def __post_init__(self) -> None:
         problems = []
-        if self.ties not in TIE_RULES:
-            problems.append(f"ties is {self.ties!r}; accepted: {', '.join(TIE_RULES)}")
-        if self.aggregation not in AGGREGATIONS:
-            problems.append(
-                f"aggregation is {self.aggregation!r}; accepted: {', '.join(AGGREGATIONS)}"
-            )
         weights = self.weights or {}
         refused = [name for name, weight in weights.items() if not 0 < weight < math.inf]
         if refused:
@@ -76,15 +66,12 @@ def _label(
     rankings = tuple(vote.value for vote in votes if isinstance(vote.value, tuple))
     if rankings:
         return RankingLabel(rankings)
-    mass: dict[Choice, float] = defaultdict(float)
-    if posterior is not None:
-        mass.update(posterior)
-    else:
-        weights = rules.weights or {}
-        for vote in votes:
-            assert not isinstance(vote.value, tuple)
-            # An annotator without a weight is refused once all votes are known.
-            mass[vote.value] += weights.get(vote.annotator, 1.0)
+    mass: dict[Choice, float] = defaultdict(float, posterior or {})
+    weights = rules.weights or {}
+    for vote in votes if posterior is None else ():
+        assert not isinstance(vote.value, tuple)
+        # An annotator without a weight is refused once all votes are known.
+        mass[vote.value] += weights.get(vote.annotator, 1.0)
     count = len(votes)
     if rules.ties == "split":
         half = mass.pop("tie", 0.0) / 2
@@ -96,7 +83,7 @@ def _label(
     total = sum(mass.values())
     if count == 0 or total == 0:
         return None
-    first, tie, second = (mass[choice] / total for choice in _CHOICES)
+    first, tie, second = (mass[choice] / total for choice in CHOICES)
     return PairLabel((first, tie, second), count)
 
 
@@ -115,7 +102,7 @@ def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choi
         fitted = DawidSkene(n_iter=100).fit_predict_proba(frame)
         for index, row in fitted.iterrows():
             posteriors[index, dimension] = {
-                choice: float(row[str(choice)]) for choice in _CHOICES if str(choice) in row
+                choice: float(row[str(choice)]) for choice in CHOICES if str(choice) in row
             }
     return posteriors
 
@@ -199,10 +186,7 @@ def _units(votes: list[Vote]) -> list[Counter[Hashable]]:
     if not rankings:
         return [Counter(vote.value for vote in votes)]
     # Tied answers have one rank. Each pair of answers is a unit, judged -1, 0 or 1 by each ranking.
-    ranks = [
-        {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
-        for ranking in rankings
-    ]
+    ranks = list(map(ranks_of, rankings))
     return [
         Counter((rank[i] > rank[j]) - (rank[i] < rank[j]) for rank in ranks)
         for i, j in combinations(sorted(ranks[0]), 2)

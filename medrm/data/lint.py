@@ -8,7 +8,7 @@ repeated id silently replaces the earlier one, and the rows are sorted by `modal
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,12 @@ def stored_findings(source: str) -> Findings:
         ConfigError: a hub data set cannot be had.
     """
     path = _files(source)
+    findings: Findings = {name: [] for name in KINDS}
     if (path / FOLDER).is_dir():
-        return _layout(path / FOLDER)
-    if path.is_file() and path.suffix in (".jsonl", ".json"):
-        return _votes(path)
-    return {name: [] for name in KINDS}
+        _check_layout(path / FOLDER, findings)
+    elif path.is_file() and path.suffix in (".jsonl", ".json"):
+        _check_votes(path, findings)
+    return findings
 
 
 def _files(source: str) -> Path:
@@ -62,15 +63,15 @@ def _files(source: str) -> Path:
     return votes if votes.is_file() and not (path / FOLDER).is_dir() else path
 
 
-def _layout(folder: Path) -> Findings:
-    findings: Findings = {name: [] for name in KINDS}
+def _check_layout(folder: Path, findings: Findings) -> None:
     organs_of: dict[str, list[str]] = defaultdict(list)
     for labels in sorted(folder.glob("*.jsonl")):
         rows = [row for _, row in open_table(labels).rows]
         inputs = folder / "parquet" / f"{labels.stem}.parquet"
         stored_ids, modalities = _columns(inputs)
         ids = {labels.name: [row.get("question_id") for row in rows], inputs.name: stored_ids}
-        findings["labels"] += [f"{labels.name}: {text}" for text in _wrong_values(_labels(rows))]
+        wrong_labels = _wrong_values(rows, "question_id", "human_answer", _is_label)
+        findings["labels"] += [f"{labels.name}: {text}" for text in wrong_labels]
         findings["id_types"] += _id_types(ids)
         findings["duplicate_ids"] += [
             f"{name}: question_id {value!r} occurs {count} times"
@@ -87,30 +88,22 @@ def _layout(folder: Path) -> Findings:
         for case_id, organs in organs_of.items()
         if len(organs) > 1
     ]
-    return findings
 
 
-def _votes(path: Path) -> Findings:
-    findings: Findings = {name: [] for name in KINDS}
+def _check_votes(path: Path, findings: Findings) -> None:
     rows = [row for _, row in open_table(path).rows if isinstance(row.get("votes"), dict)]
     cast = Counter(
         (str(row.get("case_id")), str(row.get("annotator")), dimension)
         for row in rows
         for dimension in row["votes"]
     )
-    findings["labels"] = _wrong_values(
-        (row.get("case_id"), dimension, value)
-        for row in rows
-        for dimension, value in row["votes"].items()
-        if not _is_vote(value, row.get("answers"))
-    )
+    findings["labels"] = _wrong_values(rows, "case_id", "votes", _is_vote)
     findings["id_types"] = _id_types({path.name: [row.get("case_id") for row in rows]})
     findings["duplicate_ids"] = [
         f"annotator {annotator!r} votes {count} times on {dimension} of case {case_id!r}"
         for (case_id, annotator, dimension), count in cast.items()
         if count > 1
     ]
-    return findings
 
 
 def _columns(path: Path) -> tuple[list[Any], list[Any] | None]:
@@ -133,30 +126,30 @@ def _columns(path: Path) -> tuple[list[Any], list[Any] | None]:
     return table.get("question_id", []), table.get("modality_type")
 
 
-def _labels(rows: Iterable[Row]) -> Iterator[tuple[Any, str, Any]]:
-    """Yields the id, dimension and value of each label that is not A or B."""
-    for row in rows:
-        answer = row.get("human_answer")
-        for dimension, value in answer.items() if isinstance(answer, dict) else ():
-            if value not in ("A", "B"):
-                yield row.get("question_id"), dimension, value
+def _is_label(value: Any, _: Row) -> bool:
+    return value in ("A", "B")
 
 
-def _is_vote(value: Any, answers: Any) -> bool:
-    if value is None:
-        return True
+def _is_vote(value: Any, row: Row) -> bool:
+    answers = row.get("answers")
     try:
-        read_vote(value, len(answers) if isinstance(answers, list) else 2)
+        if value is not None:
+            read_vote(value, len(answers) if isinstance(answers, list) else 2)
     except DataError:
         return False
     return True
 
 
-def _wrong_values(refused: Iterable[tuple[Any, str, Any]]) -> list[str]:
-    """Returns a sentence for each value of a dimension, from (case id, dimension, value)."""
+def _wrong_values(
+    rows: Iterable[Row], id_column: str, column: str, accepts: Callable[[Any, Row], bool]
+) -> list[str]:
+    """Returns a sentence for each value in a column, dimension to value, that is not accepted."""
     ids_of: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for case_id, dimension, value in refused:
-        ids_of[dimension, repr(value)].append(str(case_id))
+    for row in rows:
+        values = row.get(column)
+        for dimension, value in values.items() if isinstance(values, dict) else ():
+            if not accepts(value, row):
+                ids_of[dimension, repr(value)].append(str(row.get(id_column)))
     return [
         f"{dimension} is {value} in {len(ids)} case{'s' if len(ids) > 1 else ''}, such as "
         f"{ids[0]!r}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from medrm.errors import ConfigError
+from medrm.files import fits
 
 _SYNONYMS: dict[str, tuple[str, ...]] = {
     "abdomen": ("abdominal",),
@@ -53,8 +54,6 @@ def read_department_map(path: Path) -> dict[str, str]:
         departments = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML as well
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"department_map {path} cannot be parsed ({error}); {wanted}.") from error
-    if not isinstance(departments, dict) or not all(
-        isinstance(name, str) for pair in departments.items() for name in pair
-    ):
+    if not fits(departments, dict[str, str]):
         raise ConfigError(f"department_map {path} holds no mapping of names to names; {wanted}.")
     return {canonical_organ(organ): department for organ, department in departments.items()}

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
-from medrm.data.store.cache import fill_cache_folder
 from medrm.errors import DataError, nearest
-from medrm.files import status_of
+from medrm.files import fill_cache_folder, fits, status_of
 from medrm.schema import ImageRef
 
 if TYPE_CHECKING:
@@ -28,14 +27,6 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 Row = dict[str, Any]
 LocatedRow = tuple[str, Row]
 """A row and where it stands in its file, such as `line 3`."""
-
-
-class Rows(Protocol):
-    """Rows that are read when they are asked for."""
-
-    def __iter__(self) -> Iterator[LocatedRow]: ...
-
-    def __getitem__(self, index: int, /) -> LocatedRow: ...
 
 
 @dataclass
@@ -51,9 +42,13 @@ class RowTable:
     folder: Path
     boundary: Path
     columns: tuple[str, ...]
-    rows: Rows
+    rows: JsonLines | DatasetRows | list[LocatedRow]
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
+
+    def image(self, path: str) -> ImageRef:
+        """Returns the reference of an image file; see `images.file_image`."""
+        return file_image(path, self.folder, self.boundary)
 
 
 def missing_columns(columns: Collection[str], required: Collection[str]) -> list[str]:
@@ -141,7 +136,7 @@ class JsonLines:
         return _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
 
 
-class _DatasetRows:
+class DatasetRows:
     """The rows of a loaded data set, read when asked."""
 
     def __init__(self, data: Dataset) -> None:
@@ -155,12 +150,21 @@ class _DatasetRows:
         return f"row {index + 1}", self._data[index]
 
 
-def _json_list(path: Path) -> Iterator[LocatedRow]:
+def read_json_file(path: Path) -> Any:
+    """Returns the content of a JSON file.
+
+    Raises:
+        DataError: it is no JSON.
+    """
     try:
-        rows = _decoded(path.read_text(encoding="utf-8-sig"))
+        return _decoded(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON: {error}.") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+
+
+def _json_list(path: Path) -> Iterator[LocatedRow]:
+    rows = read_json_file(path)
+    if not fits(rows, list[Row]):
         raise DataError(f"{path} must hold a list of objects, one for each row.")
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", row
@@ -219,7 +223,7 @@ def dataset_table(data: Dataset, name: str, folder: Path, boundary: Path) -> Row
         holds_images |= isinstance(value, Image) or (isinstance(value, dict) and "bytes" in value)
     files = _arrow_files(data) if holds_images else ()
     return RowTable(
-        name, folder, boundary, tuple(data.column_names), _DatasetRows(data), files=files
+        name, folder, boundary, tuple(data.column_names), DatasetRows(data), files=files
     )
 
 
@@ -237,25 +241,25 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
     return files
 
 
-def row_images(table: RowTable, index: int, row: Row, column: str | None) -> tuple[ImageRef, ...]:
+def row_images(table: RowTable, index: int, row: Row, column: str) -> tuple[ImageRef, ...]:
     """Returns the references of the images in one cell: a path, a stored image, or a list of them.
 
     Raises:
         DataError: a path that leaves the data folder, or a cell that holds no image.
     """
-    cell = row.get(column) if column else None
+    cell = row.get(column)
     if cell is None:
         return ()
     is_list = isinstance(cell, list)
     return tuple(
-        _image(table, index, column or "", position if is_list else None, value)
+        _image(table, index, column, position if is_list else None, value)
         for position, value in enumerate(cell if is_list else [cell])
     )
 
 
 def _image(table: RowTable, index: int, column: str, position: int | None, value: Any) -> ImageRef:
     if isinstance(value, str):
-        return file_image(value, table.folder, boundary=table.boundary)
+        return table.image(value)
     if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
         raise DataError(
             f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"
@@ -265,5 +269,5 @@ def _image(table: RowTable, index: int, column: str, position: int | None, value
     if table.files and stored is not None:
         return bytes_image(name, StoredCell(table.files, index, column, position))
     if path is not None:
-        return file_image(path, table.folder, boundary=table.boundary)
+        return table.image(path)
     return ImageRef(name, "", bytes, "no image is stored")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medrm.assets import asset, cache_dir
-from medrm.data.row_tables import RowTable, dataset_table
+from medrm.data.row_tables import RowTable, dataset_table, read_json_file
 from medrm.errors import ConfigError, DataError, first_line
 from medrm.schema import Choice, ImageRef, Ranking
 
@@ -179,12 +179,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         DataError: it is there, but no JSON object.
     """
     path = folder / ABOUT_FILE
-    if not path.is_file():
-        return {}
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no valid JSON: {error}.") from error
+    about: dict[str, Any] = read_json_file(path) if path.is_file() else {}
     if not isinstance(about, dict):
         raise DataError(f"{path} must hold a JSON object.")
     return about
@@ -200,17 +195,13 @@ def hub_files(description: Description, patterns: Sequence[str]) -> Path:
         ConfigError: not found, no access, or no network.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     hub_id, revision = description.hub_id, description.revision
-    try:
-        return Path(
-            snapshot_download(
-                hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns)
-            )
+    with _available(hub_id, revision, OSError):
+        folder = snapshot_download(
+            hub_id, repo_type="dataset", revision=revision, allow_patterns=list(patterns)
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise _unavailable(hub_id, revision, error) from error
+    return Path(folder)
 
 
 def hub_table(description: Description) -> tuple[RowTable, str]:
@@ -224,20 +215,23 @@ def hub_table(description: Description) -> tuple[RowTable, str]:
     from datasets.exceptions import DatasetsError
 
     hub_id, revision = description.hub_id, description.revision
-    try:
+    with _available(hub_id, revision, DatasetsError, OSError, ValueError, RuntimeError):
         data = load_dataset(hub_id, revision=revision, split=description.split)
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        raise _unavailable(hub_id, revision, error) from error
     commits = [re.search(r"@([0-9a-f]{40})/", url) for url in data.info.download_checksums or {}]
     commit = next((match[1] for match in commits if match), revision)
     nowhere = cache_dir() / "no-files"  # its images are stored in the rows
     return dataset_table(data, hub_id, nowhere, nowhere), commit
 
 
-def _unavailable(hub_id: str, revision: str, error: Exception) -> ConfigError:
-    reason = first_line(error).rstrip(".")
-    return ConfigError(
-        f"The hub data set {hub_id!r} (revision {revision}) cannot be had: {reason}. Accepted are "
-        f"a local file or folder, a name in data/ ({', '.join(description_names())}), or a hub id "
-        "that can be reached. Check the id, the network (HF_HUB_OFFLINE) and the access (HF_TOKEN)."
-    )
+@contextmanager
+def _available(hub_id: str, revision: str, *errors: type[Exception]) -> Iterator[None]:
+    """Names the data set and what to do where one of the errors ends a download."""
+    try:
+        yield
+    except errors as error:
+        reason, names = first_line(error).rstrip("."), ", ".join(description_names())
+        raise ConfigError(
+            f"The hub data set {hub_id!r} (revision {revision}) cannot be had: {reason}. Accepted "
+            f"are a local file or folder, a name in data/ ({names}), or a hub id that can be "
+            "reached. Check the id, the network (HF_HUB_OFFLINE) and the access (HF_TOKEN)."
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import prod
 from typing import Any
 
 from medrm.data import lint as stored
@@ -14,9 +15,10 @@ from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import Agreement
 from medrm.data.store.case_records import plain_text
 from medrm.errors import ConfigError, nearest
-from medrm.evaluation.measures.accuracy import baselines
+from medrm.evaluation.benchmark import baselines
+from medrm.evaluation.records.jsonl import grouped
 from medrm.schema import Case, PairLabel
-from medrm.statistics.intervals import small_cell_interval
+from medrm.statistics.intervals import mean, small_cell_interval
 from medrm.statistics.significance import minimum_detectable
 
 LEAST_CASES = 30
@@ -122,10 +124,9 @@ def audit(
         "missing_dimensions": _missing(cases, labels),
         "duplicates": _duplicates(cases),
         "copies": _copies(checked, facts),
-        "images": _bad_images(cases, facts),
+        "images": [],
         "image_modes": _odd_modes(cases, facts),
-        "empty": _empty(cases),
-        "identical": _identical(cases),
+        **_case_findings(cases, facts),
         "balance": _unbalanced(labels, organs),
         "length": _lengths(labels),
         "ties": _too_many(labels, "tie", MOST_TIES, "ties"),
@@ -156,8 +157,7 @@ def audit(
 def _images(distinct: Mapping[str, ImageFacts]) -> dict[str, Any]:
     """Returns how many images there are, of which modes and sizes."""
     readable = [fact for fact in distinct.values() if fact.problem is None]
-    sizes = [(fact.width, fact.height) for fact in readable]
-    sizes.sort(key=lambda size: size[0] * size[1])
+    sizes = sorted(((fact.width, fact.height) for fact in readable), key=prod)
     return {
         "distinct": len(distinct),
         "unreadable": len(distinct) - len(readable),
@@ -192,14 +192,14 @@ def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) 
     ]
     counts = Counter(choice for choice, _ in choices)
     pairs = [(float(choice == 0), case) for choice, case in choices if choice in (0, 1)]
-    clusters = [_cluster(case) for _, case in pairs]
-    longer, unequal = [], []
-    for first, case in pairs:
-        a, b = map(len, case.answers)
-        if a != b:
-            longer.append(float(bool(first) == (a > b)))
-            unequal.append(_cluster(case))
-    effect = sum(size**2 for size in Counter(clusters).values()) / max(len(pairs), 1)
+    differences = [len(case.answers[0]) - len(case.answers[1]) for _, case in pairs]
+    longer = [
+        (float(bool(first) == (difference > 0)), case)
+        for (first, case), difference in zip(pairs, differences, strict=True)
+        if difference
+    ]
+    sizes = Counter(_cluster(case) for _, case in pairs).values()
+    effect = sum(size**2 for size in sizes) / max(len(pairs), 1)
     effects = {"independent": 1.0, "clustered": effect}
     table = baselines(labelled, [dimension])
     return {
@@ -212,10 +212,10 @@ def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) 
         "votes": sum(case.labels[dimension].votes for case in labelled),
         "agreement": None if agreement is None else asdict(agreement),
         "rules": {rule: table[rule][dimension] for rule in SHOWN_RULES},
-        "a_ci95": _interval([first for first, _ in pairs], clusters),
+        "a_ci95": _interval(pairs),
         "unequal_lengths": len(longer),
-        "longer_share": sum(longer) / len(longer) if longer else None,
-        "longer_ci95": _interval(longer, unequal),
+        "longer_share": mean(is_longer for is_longer, _ in longer),
+        "longer_ci95": _interval(longer),
         "detectable": {
             name: minimum_detectable(len(pairs), DISCORDANCE, value)
             for name, value in effects.items()
@@ -225,16 +225,17 @@ def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) 
     }
 
 
-def _interval(values: Sequence[float], clusters: Sequence[str]) -> Sequence[float] | None:
-    return small_cell_interval(values, clusters).bounds if values else None
+def _interval(scored: Sequence[tuple[float, Case]]) -> Sequence[float] | None:
+    if not scored:
+        return None
+    values, cases = zip(*scored, strict=True)
+    return small_cell_interval(values, [_cluster(case) for case in cases]).bounds
 
 
 def _organs(cases: Sequence[Case], dimensions: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns the labels of each organ."""
-    members: dict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        if "organ" in case.groups:
-            members[case.groups["organ"]].append(case)
+    stated = (case for case in cases if "organ" in case.groups)
+    members = grouped(stated, lambda case: case.groups["organ"])
     return {
         organ: {
             "cases": len(of_organ),
@@ -277,12 +278,11 @@ def _too_many(labels: Mapping[str, Any], key: str, limit: float, description: st
 
 
 def _slight(labels: Mapping[str, Any]) -> list[str]:
-    agreements = [(name, row["agreement"]) for name, row in labels.items() if row["agreement"]]
     return [
-        f"{name}: alpha {agreement['alpha']:.2f} over {agreement['units']} pairs"
-        for name, agreement in agreements
-        if agreement["units"] >= LEAST_CASES and (agreement["alpha"] or 0) < LEAST_ALPHA
-        if agreement["alpha"] is not None
+        f"{name}: alpha {alpha:.2f} over {agreement['units']} pairs"
+        for name, row in labels.items()
+        if (agreement := row["agreement"]) and agreement["units"] >= LEAST_CASES
+        if (alpha := agreement["alpha"]) is not None and alpha < LEAST_ALPHA
     ]
 
 
@@ -328,13 +328,21 @@ def _copies(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> list[str]:
     return findings + list(pairs.values())
 
 
-def _bad_images(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:
-    return [
-        f"case {case.case_id!r}: {problem}"
-        for case in cases
-        for ref in case.images
-        if (problem := image_problem(ref, facts)) is not None
-    ]
+def _case_findings(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> dict[str, list[str]]:
+    """Returns what is wrong with the images and the texts of single cases."""
+    findings: dict[str, list[str]] = {"images": [], "empty": [], "identical": []}
+    for case in cases:
+        problems = filter(None, (image_problem(ref, facts) for ref in case.images))
+        findings["images"] += [f"case {case.case_id!r}: {problem}" for problem in problems]
+        findings["empty"] += [
+            f"case {case.case_id!r}: empty {f'answer {number}' if number else 'question'}"
+            for number, text in enumerate((case.question, *case.answers))
+            if not text.strip()
+        ]
+        if repeated := len(case.answers) - len(set(map(plain_text, case.answers))):
+            same = f"case {case.case_id!r}: {repeated + 1} answers are the same"
+            findings["identical"].append(same)
+    return findings
 
 
 def _odd_modes(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:
@@ -346,21 +354,4 @@ def _odd_modes(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[s
     return [
         f"mode {mode}: {len(names)} image{'s' if len(names) > 1 else ''}, such as {names[0]}"
         for mode, names in members.items()
-    ]
-
-
-def _empty(cases: Sequence[Case]) -> list[str]:
-    return [
-        f"case {case.case_id!r}: empty {'question' if number == 0 else f'answer {number}'}"
-        for case in cases
-        for number, text in enumerate((case.question, *case.answers))
-        if not text.strip()
-    ]
-
-
-def _identical(cases: Sequence[Case]) -> list[str]:
-    return [
-        f"case {case.case_id!r}: {len(case.answers) - len(distinct) + 1} answers are the same"
-        for case in cases
-        if len(distinct := {plain_text(answer) for answer in case.answers}) < len(case.answers)
     ]

@@ -1,13 +1,19 @@
-"""A benchmark: labelled cases with a name, a digest and the numbers others published on it.
+"""A benchmark: labelled cases with a name and published numbers; and what a model is asked on it.
 
 To add one: write `evaluation/benchmarks/NAME.yaml`; `source` names its data in `data/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,12 +24,27 @@ from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.labels import LabelRules
 from medrm.data.readers.votes_jsonl import phantom_folder
 from medrm.data.store.indexed_cases import cluster_column
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import ConfigError, nearest, raise_problems, unknown_keys
+from medrm.evaluation.measures.accuracy import right_answers
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.schema import Case
+from medrm.scorer.verdict_rules import label_of
 
 FOLDER = "evaluation/benchmarks"
+RULES = {
+    "always_a": "always the first answer",
+    "always_b": "always the second answer",
+    "majority": "the more frequent label",
+    "longer": "the longer answer",
+    "first_slot": "whichever is shown first",
+    "random": "a coin",
+}
+"""What can be right without a model, in words."""
+
 GROUPS = ("organ", "department", "modality")
+
+_SCHEMA = 1
+"""Counted up when the meaning of a kept line changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +96,99 @@ class Benchmark:
             "clusters": self.clusters,
             "synthetic": self.source.synthetic,
         }
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One evaluation before its result.
+
+    Attributes:
+        model: the name under which it is reported.
+        weights: which weights they are; None: nothing says so.
+        readout: how a verdict is read from it.
+        dimensions: what it scores or is asked about.
+        settings: what besides the weights could change a number.
+        protocol: one of `PROTOCOLS`.
+        window: lookahead of the scorer: how many cases are computed together; None: each by
+            itself. Files of version 0.1 have it by this name.
+        processes: among which the cases are dealt.
+        crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
+    """
+
+    model: str
+    weights: str | None
+    readout: str
+    dimensions: tuple[str, ...]
+    settings: Mapping[str, Any]
+    protocol: str
+    window: int | None = None
+    processes: int = 1
+    crossfit: Mapping[str, Any] | None = None
+
+    def address(self, cases: Sequence[Case]) -> str | None:
+        """Returns the SHA-256 of all that decides what the model says; None for unknown weights.
+
+        Protocol and parser do not: what was said is read again.
+        """
+        if self.weights is None:
+            return None
+        decisive = {
+            **{name: value for name, value in asdict(self).items() if name not in _FREE},
+            "settings": {k: value for k, value in self.settings.items() if k != "parser"},
+            "schema": _SCHEMA,
+            "cases": [digest_of([case]) for case in cases],
+        }
+        canonical = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+_FREE = ("model", "protocol")
+"""What may change between two starts of one evaluation."""
+
+
+def baselines(
+    cases: Sequence[Case], dimensions: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Returns the accuracies that need no model: rule -> dimension -> accuracy.
+
+    `always_a`, `always_b`: a stored answer; `majority`: the label that is the more frequent one on
+    the dimension; `longer`: the answer with most characters, the first one of equals;
+    `first_slot`: whichever is shown first, over both orders of pairs (None where a case has more
+    than two answers); `random`: what a coin expects, 1/K with K answers of which one is right.
+    """
+    reached = {name: _rules(cases, name) for name in dimensions}
+    return {rule: {name: reached[name].get(rule) for name in dimensions} for rule in RULES}
+
+
+def _rules(cases: Sequence[Case], dimension: str) -> dict[str, float | None]:
+    """What each rule reaches on cases with a label for an answer; empty without any."""
+    labelled = [
+        ([len(answer) for answer in case.answers], best)
+        for case in cases
+        if (best := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
+    ]
+    if not labelled:
+        return {}
+    counts = Counter(chain.from_iterable(best for _, best in labelled))
+    return {
+        "always_a": counts[0] / len(labelled),
+        "always_b": counts[1] / len(labelled),
+        "majority": max(counts.values()) / len(labelled),
+        "longer": fmean(lengths.index(max(lengths)) in best for lengths, best in labelled),
+        "first_slot": 0.5 if all(len(lengths) == 2 for lengths, _ in labelled) else None,
+        "random": fmean(len(best) / len(lengths) for lengths, best in labelled),
+    }
+
+
+def best_rule(
+    table: Mapping[str, Mapping[str, float | None]], dimension: str
+) -> tuple[str, float] | None:
+    """Returns the rule of `baselines` that is right most often, with its accuracy.
+
+    Of equal ones it is the one that `RULES` names first; None where no case is labelled.
+    """
+    reached = [(name, rate) for name in RULES if (rate := table[name][dimension]) is not None]
+    return max(reached, key=itemgetter(1), default=None)
 
 
 def benchmark_names() -> list[str]:
@@ -133,9 +247,7 @@ def read_settings(name: str) -> dict[str, Any]:
     path = asset(f"{FOLDER}/{name}.yaml")
     settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     accepted = ("source", "cases", "seed", "groups", "metrics", "published")
-    problems = [
-        f"unknown key {key!r}.{nearest(key, accepted)}" for key in settings.keys() - set(accepted)
-    ]
+    problems = unknown_keys(settings, accepted)
     problems += [
         f"metric {name!r} is unknown; known: {', '.join(METRICS)}.{nearest(name, METRICS)}"
         for name in settings.get("metrics", [])
@@ -145,8 +257,7 @@ def read_settings(name: str) -> dict[str, Any]:
         problems.append("key 'source' is missing: a name in data/")
     if ("cases" in settings) != ("seed" in settings):
         problems.append("cases and seed draw a phantom set together; give both or neither")
-    if problems:
-        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(ConfigError, path, problems)
     return settings
 
 

@@ -62,19 +62,22 @@ def compare(
     """
     before, after = pairing.read_evaluation(before_dir), pairing.read_evaluation(after_dir)
     gate.check_declared(allowed_differences, before.report, after.report)
+    differences = gate.find_differences(before, after)
     comparison: Comparison = {
-        **_compared(before, after, _primary(primary, before, after), controls or {}),
+        "comparable": differences.keys() <= set(allowed_differences),
+        "differences": differences,
         "allowed_differences": list(allowed_differences),
+        "verdict": "",
+        "headline": "",
+        **_compared(before, after, _primary(primary, before, after), controls or {}),
     }
-    comparison["comparable"] = set(comparison["differences"]) <= set(allowed_differences)
     comparison["notes"] = list(dict.fromkeys([*notes, *notes_of(before, after, comparison)]))
     comparison["verdict"] = _verdict(comparison)
     comparison["headline"] = headline_sentence(comparison)
     folder = Path(output_dir or home_of(after_dir))
     folder.mkdir(parents=True, exist_ok=True)
-    ordered = {name: comparison[name] for name in (*_FIRST, *comparison)}
-    write_json(folder / "comparison.json", ordered)
-    return ordered
+    write_json(folder / "comparison.json", comparison)
+    return comparison
 
 
 def home_of(after_dir: Path) -> Path:
@@ -90,29 +93,23 @@ def home_of(after_dir: Path) -> Path:
     return after
 
 
-_FIRST = ("comparable", "differences", "allowed_differences", "verdict", "headline")
-"""What stands first in `comparison.json`."""
-
-
 def _compared(
     before: Evaluation, after: Evaluation, primary: str, controls: Mapping[str, Path]
 ) -> Comparison:
     """Everything that is measured, before it is judged."""
     measured = pairing.paired_measures(before, after, primary)
     headline = measured["dimensions"][primary]
-    difference = {name: headline[name] for name in _KEYS}
+    difference = {name: headline[name] for name in _KEYS} | {"p": headline["p_unadjusted"]}
     against = {
         name: _control(name, pairing.read_evaluation(Path(folder)), after, primary)
         for name, folder in controls.items()
     }
     groups = after.report["protocols"]["robust"]["groups"]
-    identity = ("model", "weights", "readout")
     return {
-        "differences": gate.find_differences(before, after),
         "benchmark": after.report["benchmark"],
-        "before": {key: before.report[key] for key in identity},
-        "after": {key: after.report[key] for key in identity},
-        "primary": {**difference, "p": headline["p_unadjusted"]},
+        "before": {key: before.report[key] for key in _IDENTITY},
+        "after": {key: after.report[key] for key in _IDENTITY},
+        "primary": difference,
         "pictures": image_use(difference, against),
         **measured,
         "gain": _gain(before, after),
@@ -122,6 +119,7 @@ def _compared(
     }
 
 
+_IDENTITY = ("model", "weights", "readout")
 _KEYS = ("dimension", "before", "after", "delta", "ci95", "p", "n", "clusters", "ceiling")
 
 
@@ -191,16 +189,13 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"Control {name!r} ({str(control.folder)!r}) did not judge the cases of "
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
-    ceiling = after.report["ceiling"][primary]
-    difference = (
-        dict.fromkeys(_KEYS) | pairing.UNPAIRED | {"dimension": primary, "ceiling": ceiling}
-    )
+    shared = {"dimension": primary, "ceiling": after.report["ceiling"][primary]}
+    difference = dict.fromkeys(_KEYS) | pairing.UNPAIRED | shared
     paired = pairing.pair(control, after)
-    if primary in paired.names:
-        difference |= paired.entry(primary)
-        if difference["n"]:
-            changes = paired.differences[:, [paired.names.index(primary)]]
-            difference["p"] = sign_flip_test(changes, paired.clusters).p[0]
+    difference |= paired.entries().get(primary, {})
+    if difference["n"]:
+        changes = paired.differences[:, [paired.names.index(primary)]]
+        difference["p"] = sign_flip_test(changes, paired.clusters).p[0]
     return difference
 
 
@@ -281,12 +276,9 @@ def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any
     weights, rounding = ([report[key] for report in reports] for key in ("weights", "rounding"))
     if weights[0] is not None and weights[0] == weights[1]:
         notes.append("Both evaluations are of the same weights.")
-    stated = rounding[0].keys() & rounding[1].keys()
-    changed = sorted(name for name in stated if rounding[0][name] != rounding[1][name])
-    if changed:
-        notes.append(
-            f"Computed with another {' and '.join(changed)}, which changes rounding alone."
-        )
+    stated = sorted(rounding[0].keys() & rounding[1].keys())
+    if changed := " and ".join(name for name in stated if rounding[0][name] != rounding[1][name]):
+        notes.append(f"Computed with another {changed}, which changes rounding alone.")
     if comparison["primary"]["delta"] is None:
         return notes
     # Of several votes the official protocol reads one, so that not only the format can differ.

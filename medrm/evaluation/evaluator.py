@@ -3,7 +3,7 @@
     cases -> scorer.respond -> responses.jsonl (after every case) -> verdicts -> report
 
 Started again, an evaluation of the same weights, settings and cases (`Setup.address`) keeps the
-cases that are complete on the disk (`_split`) and asks for the others; cases that were computed
+cases that are complete on the disk (`_ask`) and asks for the others; cases that were computed
 together (`lookahead`) are kept or asked together, so that no rounding changes.
 
 `rescore` (`medrm rescore`) derives an evaluation anew from its responses; it needs neither model
@@ -25,10 +25,10 @@ from typing import Any, NamedTuple, TypeVar
 from rich.markup import escape
 from rich.progress import TimeRemainingColumn
 
-from medrm.errors import ConfigError, DataError, printable, report
-from medrm.evaluation.benchmark import Benchmark
+from medrm.data.batched import batched
+from medrm.errors import ConfigError, DataError, printable, refuse
+from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.folder import (
-    Setup,
     check_protocol,
     conclude,
     locked,
@@ -37,19 +37,9 @@ from medrm.evaluation.folder import (
     verdicts_under,
     write_setup,
 )
-from medrm.evaluation.measures.accuracy import NOT_STATED
-from medrm.evaluation.records.jsonl import (
-    RESPONSES_FILE,
-    VERDICTS_FILE,
-    Journal,
-    by_case,
-    covers,
-    in_written_order,
-    is_complete,
-    read_responses,
-    write_lines,
-    write_responses,
-)
+from medrm.evaluation.measures.accuracy import member_of
+from medrm.evaluation.records import jsonl
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, Journal
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
 from medrm.progress_bar import progress_bar
@@ -111,16 +101,8 @@ def evaluate(
     _check(scorer, benchmark, protocol)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     name, weights = NamedModel(model) if isinstance(model, str) else model
-    setup = Setup(
-        name,
-        weights,
-        scorer.readout,
-        tuple(scorer.dimensions),
-        dict(settings or {}),
-        protocol,
-        scorer.lookahead,
-        processes,
-    )
+    reading = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
+    setup = Setup(name, weights, *reading, scorer.lookahead, processes)
     with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
             prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
@@ -132,12 +114,11 @@ def _continue(
 ) -> Report:
     """Asks for what is not there yet, and writes what is derived from all responses."""
     processes = setup.processes
-    _wait_for_all(processes)  # nobody reads what the first process removes
+    _gather([rank])  # nobody reads what the first process removes
     journal = Journal(folder, setup.address(benchmark.cases), setup.dimensions, rank, processes)
     responses, verdicts = _ask(scorer, benchmark.cases[rank::processes], journal, setup, benchmark)
     written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
-    if processes > 1:
-        responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
+    responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
     missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
     if missing:
         raise RuntimeError(
@@ -145,9 +126,9 @@ def _continue(
         )
     if rank == 0 and not written:
         ordered = (call for case in benchmark.cases for call in responses[case.case_id])
-        write_responses(folder / RESPONSES_FILE, ordered)
+        jsonl.write_rows(folder / RESPONSES_FILE, ordered)
     report = conclude(setup, benchmark, responses, verdicts, folder if rank == 0 else None)
-    _wait_for_all(processes)  # nobody reads the folder before it is written
+    _gather([rank])  # nobody reads the folder before it is written
     journal.remove()
     return report
 
@@ -174,61 +155,46 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
 def _ask(
     scorer: Scorer, cases: Sequence[Case], journal: Journal, setup: Setup, benchmark: Benchmark
 ) -> tuple[dict[str, Responses], list[Verdict]]:
-    """Returns the responses to the cases, in the order of the journal, and their verdicts."""
+    """Returns the responses to the cases, in the order of the journal, and their verdicts.
+
+    Cases that are computed together, as many as the scorer's `lookahead` says, are kept together or
+    asked about together.
+    """
     judged = set(setup.dimensions) & set(benchmark.dimensions)
+    by_id = {case.case_id: case for case in cases}
     reusable = {
-        case.case_id: earlier
-        for case in cases
-        if (earlier := journal.responses.get(case.case_id)) is not None
+        case_id: earlier
+        for case_id, case in by_id.items()
+        if (earlier := journal.responses.get(case_id)) is not None
         and all(call.state != "error" for call in earlier)  # a retry may fix it
         and all(call.readout == setup.readout for call in earlier)
-        and covers(earlier, judged, len(case.answers))
+        and jsonl.covers(earlier, judged, len(case.answers))
     }
-    reused, batches = _split(cases, reusable, scorer.lookahead)
-    if reused:
-        _log.info("%d of %d cases are there already.", len(reused), len(cases))
-    journal.start(reused.values())
-    responses = dict(reused)
-    by_id = {case.case_id: case for case in cases}
-    verdicts = [
-        verdict
-        for case_id, calls in reused.items()
-        for verdict in verdicts_under(setup, by_id[case_id], calls, benchmark.dimensions)
-    ]
-    try:
-        for calls in _respond(scorer, batches, benchmark.name, len(cases), len(reused)):
-            case = by_id[calls[0].case_id]
-            verdicts += verdicts_under(setup, case, calls, benchmark.dimensions)
-            journal.append(calls)
-            responses[case.case_id] = calls
-    finally:
-        journal.close()
-    return responses, verdicts
-
-
-def _split(
-    cases: Sequence[Case], reusable: Mapping[str, Responses], lookahead: int | None
-) -> tuple[dict[str, Responses], list[Sequence[Case]]]:
-    """Returns the responses that need not be asked for again, and the cases to ask about.
-
-    Cases that are computed together are kept together or asked about together.
-
-    Args:
-        cases: of this process.
-        reusable: responses by case.
-        lookahead: how many cases are computed together; None: each by itself.
-    """
     reused: dict[str, Responses] = {}
     batches: list[Sequence[Case]] = []
-    for start in range(0, len(cases), lookahead or 1):
-        batch = cases[start : start + (lookahead or 1)]
+    for batch in batched(cases, scorer.lookahead or 1):
         if all(case.case_id in reusable for case in batch):
             reused |= {case.case_id: reusable[case.case_id] for case in batch}
         else:
             batches.append(batch)
-    if lookahead is None and batches:
+    if scorer.lookahead is None and batches:
         batches = [list(chain.from_iterable(batches))]
-    return reused, batches
+    if reused:
+        _log.info("%d of %d cases are there already.", len(reused), len(cases))
+    journal.start(reused.values())
+    responses: dict[str, Responses] = {}
+    verdicts: list[Verdict] = []
+    progress = (benchmark.name, len(cases), len(reused))
+    try:
+        for calls in chain(reused.values(), _respond(scorer, batches, *progress)):
+            case = by_id[calls[0].case_id]
+            verdicts += verdicts_under(setup, case, calls, benchmark.dimensions)
+            if case.case_id not in reused:
+                journal.append(calls)
+            responses[case.case_id] = calls
+    finally:
+        journal.close()
+    return responses, verdicts
 
 
 def _respond(
@@ -242,27 +208,20 @@ def _respond(
             calls: list[Response] = []
             for response in scorer.respond(cases):
                 calls.append(response)
-                if is_complete(calls):
-                    yield in_written_order(calls, scorer.dimensions)
+                if jsonl.is_complete(calls):
+                    yield jsonl.in_written_order(calls, scorer.dimensions)
                     calls = []
                     bar.advance(task)
 
 
 def _gather(mine: list[T]) -> list[T]:
-    """Returns the items of all processes."""
+    """Waits until every process is here, and returns what all of them have."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return mine
     from accelerate.utils import gather_object
 
     gathered: list[T] = gather_object(mine)
     return gathered
-
-
-def _wait_for_all(processes: int) -> None:
-    """Waits until every process is here."""
-    if processes > 1:
-        _gather([0])
-
-
-OFFICIAL_FOLDER = "official"
 
 
 def rescore(folder: Path, protocol: str | None = None) -> Report:
@@ -284,8 +243,7 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
         setup = replace(setup, protocol=protocol)
     if "parser" in setup.settings:
         setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
-    responses = _responses(folder, setup)
-    _check_complete(folder, responses, setup, benchmark)
+    responses = _complete_responses(folder, setup, benchmark)
     verdicts = [
         verdict
         for case in benchmark.cases
@@ -294,11 +252,12 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
     write_setup(folder, setup, benchmark)
     result = conclude(setup, benchmark, responses, verdicts, folder)
     if writes_text(setup.readout) and "official" in result["protocols"]:
-        write_official(folder / OFFICIAL_FOLDER, benchmark.cases, responses)
+        write_official(folder / "official", benchmark.cases, responses)
     return result
 
 
-def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
+def _complete_responses(folder: Path, setup: Setup, benchmark: Benchmark) -> dict[str, Responses]:
+    """Returns the responses to each case; refuses what is not all of this evaluation's."""
     path = folder / RESPONSES_FILE
     if not path.is_file() and (folder / VERDICTS_FILE).is_file() and writes_rewards(setup.readout):
         raise DataError(
@@ -306,27 +265,17 @@ def _responses(folder: Path, setup: Setup) -> dict[str, tuple[Response, ...]]:
             "cannot be scored again. `medrm compare` and `medrm report` take it as it is; to score "
             "it again, start the same `medrm evaluate` again, which asks the model anew."
         )
-    responses = list(read_responses(path))
-    for response in responses:
-        if response.readout != setup.readout:
-            raise DataError(
-                f"{path}: case {response.case_id!r} was read by {response.readout!r}, the "
-                f"evaluation by {setup.readout!r}. {EVALUATE_AGAIN}"
-            )
-        if response.dimension not in (None, *setup.dimensions):
-            raise DataError(
-                f"{path}: case {response.case_id!r} was asked about {response.dimension!r}, the "
-                f"evaluation is about {', '.join(setup.dimensions)}. {EVALUATE_AGAIN}"
-            )
-    return by_case(responses, setup.dimensions)
-
-
-def _check_complete(
-    folder: Path,
-    responses: Mapping[str, Sequence[Response]],
-    setup: Setup,
-    benchmark: Benchmark,
-) -> None:
+    lines = list(jsonl.read_responses(path))
+    dimensions = ", ".join(setup.dimensions)
+    for call in lines:
+        problem = ""
+        if call.readout != setup.readout:
+            problem = f"was read by {call.readout!r}, the evaluation by {setup.readout!r}"
+        elif call.dimension not in (None, *setup.dimensions):
+            problem = f"was asked about {call.dimension!r}, the evaluation is about {dimensions}"
+        if problem:
+            raise DataError(f"{path}: case {call.case_id!r} {problem}. {EVALUATE_AGAIN}")
+    responses = jsonl.by_case(lines, setup.dimensions)
     judged = set(setup.dimensions) & set(benchmark.dimensions)
     answers = {case.case_id: len(case.answers) for case in benchmark.cases}
     missing, foreign = answers.keys() - responses.keys(), responses.keys() - answers.keys()
@@ -338,11 +287,11 @@ def _check_complete(
             "doubled"
             for case_id, calls in responses.items()
             if case_id in answers
-            and not (is_complete(calls) and covers(calls, judged, answers[case_id]))
+            and not (jsonl.is_complete(calls) and jsonl.covers(calls, judged, answers[case_id]))
         ),
     ]
-    if problems:
-        raise DataError(report(f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", problems))
+    refuse(problems, f"{folder} holds no whole evaluation. {EVALUATE_AGAIN}", DataError)
+    return responses
 
 
 def write_official(
@@ -361,30 +310,14 @@ def write_official(
         cases: all of the benchmark.
         responses: to each case, of a judge that wrote about all dimensions in one reply.
     """
-    organs: dict[str, list[Case]] = {}
-    for case in cases:
-        if len(case.answers) == 2:
-            organs.setdefault(case.groups.get("organ", NOT_STATED), []).append(case)
-    for name in ("responses", "labels"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for organ, group in organs.items():
-        file = re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"
-        replies = (
-            {
-                "question_id": case.case_id,
-                "modality_type": organ,
-                "chosen_answer": responses[case.case_id][0].text or "",
-            }
-            for case in group
-        )
-        labels = (
-            {
-                "question_id": case.case_id,
-                "human_answer": {
-                    name: label_of(case.labels.get(name), 2)[0] or "none" for name in DIMENSIONS
-                },
-            }
-            for case in group
-        )
-        write_lines(folder / "responses" / file, replies)
-        write_lines(folder / "labels" / file, labels)
+    pairs = (case for case in cases if len(case.answers) == 2)
+    for organ, group in jsonl.grouped(pairs, lambda case: member_of(case, "organ")).items():
+        lines: dict[str, list[dict[str, Any]]] = {"responses": [], "labels": []}
+        for case in group:
+            reply = {"modality_type": organ, "chosen_answer": responses[case.case_id][0].text or ""}
+            labels = {n: label_of(case.labels.get(n), 2)[0] or "none" for n in DIMENSIONS}
+            lines["responses"].append({"question_id": case.case_id, **reply})
+            lines["labels"].append({"question_id": case.case_id, "human_answer": labels})
+        for name, records in lines.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            jsonl.write_lines(folder / name / (re.sub(r"[^\w.-]+", "_", organ) + ".jsonl"), records)

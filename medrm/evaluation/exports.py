@@ -9,22 +9,17 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from pyarrow import parquet
 
-from medrm.assets import asset, asset_names
+from medrm.data.case_set import named_description
+from medrm.data.sources import description_names
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.figures import write_plots
 from medrm.evaluation.measures.accuracy import case_scores, member_of, verdicts_by_dimension
 from medrm.evaluation.measures.biases import consistent, named_first
 from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by_case
-from medrm.evaluation.report import Report, robust_of
-from medrm.evaluation.run_files import RunFiles, read_run
+from medrm.evaluation.report import Report, RunFiles, read_run, robust_of
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table
 from medrm.evaluation.tables.table import Table, to_csv, to_latex, to_markdown
@@ -219,8 +214,8 @@ def _organ_table(run: RunFiles) -> Table | None:
     if table is None:
         return None
     left_out = ("drawn", "clusters") if run.comparison is None else ("drawn",)
-    names = [name for name in table.columns if name not in left_out]
-    return table.pick(names, headings={"member": "organ", "p (BH)": "p (BH over all cells)"})
+    headings = {"member": "organ", "p (BH)": "p (BH over all cells)"}
+    return table.without(*left_out, headings=headings)
 
 
 _NUMBERS = pa.list_(pa.float64())
@@ -274,9 +269,6 @@ def _valid(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
 
 
-_TASK = "image-text-to-text"
-
-
 def benchmark_results(report: Report) -> list[EvalResult]:
     """Returns a report's accuracies for the `model-index` of a model card.
 
@@ -291,7 +283,7 @@ def benchmark_results(report: Report) -> list[EvalResult]:
     metrics += [(f"official accuracy ({name})", value, None) for name, value in official.items()]
     return [
         EvalResult(
-            task_type=_TASK,
+            task_type="image-text-to-text",
             dataset_type=dataset_id(dataset["name"]),
             dataset_name=dataset["name"],
             dataset_revision=dataset["revision"],
@@ -353,10 +345,5 @@ def _notes(report: Report, measures: dict[str, Any]) -> str:
 
 def dataset_id(benchmark: str) -> str:
     """Returns the hub's id of a shipped benchmark's data; the benchmark's own name for others."""
-    if benchmark not in asset_names("data", "*"):
-        return benchmark
-    described = asset(f"data/{benchmark}") / "dataset.yaml"
-    if not described.is_file():
-        return benchmark
-    source = yaml.safe_load(described.read_text(encoding="utf-8")).get("source")
-    return str(source or benchmark)
+    is_shipped = benchmark in description_names()
+    return (named_description(benchmark).source if is_shipped else None) or benchmark

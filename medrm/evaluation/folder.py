@@ -6,29 +6,22 @@ says whether what a folder holds answers the same question. Imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from medrm.data.case_set import CaseSet, digest_of
+from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError, DataError, nearest, report
-from medrm.evaluation.benchmark import Benchmark, Published
+from medrm.evaluation.benchmark import Benchmark, Published, Setup
 from medrm.evaluation.measures.benchmark_metrics import METRICS
-from medrm.evaluation.measures.fold_measures import fold_measures
-from medrm.evaluation.records.jsonl import (
-    JOURNALS,
-    RESPONSES_FILE,
-    SCORE_JOURNALS,
-    VERDICTS_FILE,
-    write_verdicts,
-)
+from medrm.evaluation.records import jsonl
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
@@ -43,68 +36,12 @@ PROTOCOLS: dict[str, tuple[Literal["official", "robust"], ...]] = {
     "both": ("official", "robust"),
 }
 
-ROUNDING = ("attn_implementation", "shared_prefix")
-"""Settings that change rounding alone, like the size of a batch: named, and no bar to comparing.
-
-A stopped evaluation goes on only with the same ones.
-"""
-
-_SCHEMA = 1
-"""Counted up when the meaning of a kept line changes."""
-
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """One evaluation before its result.
-
-    Attributes:
-        model: the name under which it is reported.
-        weights: which weights they are; None: nothing says so.
-        readout: how a verdict is read from it.
-        dimensions: what it scores or is asked about.
-        settings: what besides the weights could change a number.
-        protocol: one of `PROTOCOLS`.
-        window: lookahead of the scorer: how many cases are computed together; None: each by
-            itself. Files of version 0.1 have it by this name.
-        processes: among which the cases are dealt.
-        crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
-    """
-
-    model: str
-    weights: str | None
-    readout: str
-    dimensions: tuple[str, ...]
-    settings: Mapping[str, Any]
-    protocol: str
-    window: int | None = None
-    processes: int = 1
-    crossfit: Mapping[str, Any] | None = None
-
-    def address(self, cases: Sequence[Case]) -> str | None:
-        """Returns the SHA-256 of all that decides what the model says; None for unknown weights.
-
-        Protocol and parser do not: what was said is read again.
-        """
-        if self.weights is None:
-            return None
-        decisive = {
-            **{name: value for name, value in asdict(self).items() if name not in _FREE},
-            "settings": {k: value for k, value in self.settings.items() if k != "parser"},
-            "schema": _SCHEMA,
-            "cases": [digest_of([case]) for case in cases],
-        }
-        canonical = json.dumps(decisive, sort_keys=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-_FREE = ("model", "protocol")
-"""What may change between two starts of one evaluation."""
-
 _WRITTEN = (
     *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
-    *(JOURNALS, SCORE_JOURNALS),
+    *(jsonl.JOURNALS, jsonl.SCORE_JOURNALS.format("*")),
 )
 """What an evaluation writes: names, or patterns of names."""
 
@@ -173,7 +110,8 @@ def prepare(
         for path in there:
             path.unlink()
     # What a killed process leaves; version 0.1 also kept journals of scores.
-    for pattern in (*(f"{name}.*{PARTIAL}" for name in _WRITTEN), SCORE_JOURNALS):
+    leftovers = [f"{name}.*{PARTIAL}" for name in _WRITTEN]
+    for pattern in (*leftovers, jsonl.SCORE_JOURNALS.format((address or "unnamed")[:16])):
         for leftover in folder.glob(pattern):
             leftover.unlink()
     write_setup(folder, setup, benchmark)
@@ -183,9 +121,11 @@ def prepare(
 def _earlier(path: Path) -> dict[str, Any]:
     """The content of an `evaluation.json`; nothing of one that cannot be read."""
     try:
-        return read_json(path) if path.is_file() else {}
+        record = read_json(path) if path.is_file() else {}
     except DataError:
         return {}
+    is_whole = all(isinstance(record.get(name), dict) for name in ("settings", "benchmark"))
+    return record if is_whole else {}
 
 
 def _refusal(
@@ -193,10 +133,10 @@ def _refusal(
 ) -> str:
     """Says what lies in the folder and what was asked."""
     ways = "another --output_dir, or --overwrite_output_dir to replace what is there"
-    earlier_values, requested_values = (_named(record) for record in (earlier, request))
-    if not earlier_values:
+    if not earlier:
         files = ", ".join(path.name for path in there)
         return f"{folder} holds {files}, and nothing says of which evaluation. Give {ways}."
+    earlier_values, requested_values = (_named(record) for record in (earlier, request))
     problems = [
         f"{name}: {earlier_values.get(name)} there, {requested_values.get(name)} asked"
         for name in dict.fromkeys([*requested_values, *earlier_values])
@@ -204,10 +144,7 @@ def _refusal(
     ]
     if requested_values["weights"] is None:
         problems = ["weights: nothing says whether they are the same"]
-    models = [
-        f"{record.get('model')!r} on {_about(record).get('name')!r}"
-        for record in (earlier, request)
-    ]
+    models = [f"{r.get('model')!r} on {r['benchmark'].get('name')!r}" for r in (earlier, request)]
     return report(
         f"{folder} holds another evaluation, of {models[0]}; asked for is {models[1]}. Give the "
         f"options of that one to go on with it, {ways}.",
@@ -217,23 +154,15 @@ def _refusal(
 
 def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     """What decides what a model says, by the names that a reader knows it under."""
-    if not record:
-        return {}
-    settings = record.get("settings")
-    setting_values = settings if isinstance(settings, dict) else {}
+    settings = record["settings"].items()
     return {
         **{name: record.get(name) for name in _DECISIVE},
-        **{f"setting {name}": value for name, value in setting_values.items() if name != "parser"},
-        **{f"benchmark's {name}": _about(record).get(name) for name in ("source", "digest")},
+        **{f"setting {name}": value for name, value in settings if name != "parser"},
+        **{f"benchmark's {name}": record["benchmark"].get(name) for name in ("source", "digest")},
     }
 
 
 _DECISIVE = ("weights", "readout", "dimensions", "window", "processes", "crossfit")
-
-
-def _about(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    about = record.get("benchmark")
-    return about if isinstance(about, dict) else {}
 
 
 def write_setup(folder: Path, setup: Setup, benchmark: Benchmark) -> None:
@@ -286,21 +215,15 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         about["name"] = about.pop("source")
         about["dimensions"] = tuple(about["dimensions"])
         source = CaseSet(cases=cases, **about)
-        _check_read(setup, source, metrics)
+        check_protocol(setup.protocol)
+        types = ((setup.readout, str), (setup.settings, dict), (source.ceiling, dict))
+        if not all(isinstance(value, expected) for value, expected in types):
+            raise TypeError("readout, settings or ceiling is of another kind")
+        if not set(metrics) <= set(METRICS):
+            raise TypeError(f"metrics are {', '.join(metrics)}")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not one of ours: {error}. {EVALUATE_AGAIN}") from error
     return setup, Benchmark(name, source, groups, published, metrics)
-
-
-def _check_read(setup: Setup, source: CaseSet, metrics: Sequence[str]) -> None:
-    check_protocol(setup.protocol)
-    objects = (setup.settings, source.ceiling)
-    if not isinstance(setup.readout, str) or not all(
-        isinstance(mapping, dict) for mapping in objects
-    ):
-        raise TypeError("readout, settings or ceiling is of another kind")
-    if not set(metrics) <= set(METRICS):
-        raise TypeError(f"metrics are {', '.join(metrics)}")
 
 
 def verdicts_under(
@@ -342,29 +265,12 @@ def conclude(
     columns = {name: index for index, name in enumerate(benchmark.dimensions)}
     ordered = sorted(
         verdicts,
-        key=lambda verdict: (
-            position[verdict.case_id],
-            columns[verdict.dimension],
-            verdict.protocol,
-            verdict.order,
-        ),
+        key=lambda row: (position[row.case_id], columns[row.dimension], row.protocol, row.order),
     )
-    rounding = {name: value for name, value in setup.settings.items() if name in ROUNDING}
-    report = build_report(
-        ordered,
-        [response for case_id in position for response in responses[case_id]],
-        benchmark,
-        setup.model,
-        setup.readout,
-        setup.dimensions,
-        {name: value for name, value in setup.settings.items() if name not in ROUNDING},
-    )
-    report["weights"] = setup.weights
-    report["rounding"] = rounding
-    if setup.crossfit is not None:
-        report["crossfit"] = fold_measures(ordered, **setup.crossfit)
+    in_order = [response for case_id in position for response in responses[case_id]]
+    report = build_report(setup, benchmark, in_order, ordered)
     if folder is not None:
         (folder / "official.csv").unlink(missing_ok=True)
-        write_verdicts(folder / VERDICTS_FILE, ordered)
+        jsonl.write_rows(folder / VERDICTS_FILE, ordered)
         write_report(folder, report)
     return report

@@ -16,20 +16,13 @@ from itertools import chain
 from pathlib import Path
 
 from medrm.data.case_set import digest_of
-from medrm.errors import DataError, report
-from medrm.evaluation.benchmark import Benchmark
+from medrm.errors import DataError, refuse
+from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.compare import conditional_on
-from medrm.evaluation.folder import Setup, conclude, read_setup, write_setup
-from medrm.evaluation.measures.fold_measures import temperature_of
-from medrm.evaluation.records.jsonl import (
-    RESPONSES_FILE,
-    VERDICTS_FILE,
-    read_lines,
-    read_responses,
-    read_verdicts,
-    write_lines,
-    write_responses,
-)
+from medrm.evaluation.folder import conclude, read_setup, write_setup
+from medrm.evaluation.measures.accuracy import temperature_of
+from medrm.evaluation.records import jsonl
+from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
 from medrm.evaluation.report import Report
 from medrm.schema import Response, Verdict
@@ -57,13 +50,13 @@ class Fold:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """Its verdicts."""
-        return read_verdicts(self.folder / VERDICTS_FILE)
+        return jsonl.read_verdicts(self.folder / VERDICTS_FILE)
 
     def temperature(self, primary: str) -> float | None:
         """The temperature of its model's probabilities."""
         if self.development is None or not self.development.is_dir():
             return None
-        return temperature_of(read_verdicts(self.development / VERDICTS_FILE), primary)
+        return temperature_of(jsonl.read_verdicts(self.development / VERDICTS_FILE), primary)
 
 
 def notes_of_folds(folds: int, seed: int) -> list[str]:
@@ -103,9 +96,9 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
     write_setup(output_dir, setup, benchmark)
     responses: dict[str, list[Response]] = {case.case_id: [] for case in benchmark.cases}
     for fold in folds:
-        for response in read_responses(fold.folder / RESPONSES_FILE):
+        for response in jsonl.read_responses(fold.folder / RESPONSES_FILE):
             responses[response.case_id].append(response)
-    write_responses(output_dir / RESPONSES_FILE, chain.from_iterable(responses.values()))
+    jsonl.write_rows(output_dir / RESPONSES_FILE, chain.from_iterable(responses.values()))
     verdicts = [verdict for fold in folds for verdict in fold.verdicts]
     return conclude(setup, benchmark, responses, verdicts, output_dir)
 
@@ -129,9 +122,9 @@ def _pool_cases(folds: Sequence[Fold], benchmark: Benchmark, output_dir: Path) -
     records = {
         record["case_id"]: record
         for fold in folds
-        for record in read_lines(fold.folder / CASES_FILE, dict, "case")
+        for record in jsonl.read_lines(fold.folder / CASES_FILE, dict, "case")
     }
-    write_lines(output_dir / CASES_FILE, (records[case.case_id] for case in benchmark.cases))
+    jsonl.write_lines(output_dir / CASES_FILE, (records[case.case_id] for case in benchmark.cases))
     for fold in folds:
         if (fold.folder / IMAGES_FOLDER).is_dir():
             images = output_dir / IMAGES_FOLDER
@@ -160,7 +153,4 @@ def _check(folds: Sequence[Fold], benchmark: Benchmark) -> None:
         ("The folds were not read alike, so their verdicts cannot be pooled.", unlike),
         ("The folds do not judge every case of the benchmark once.", not_once),
     ):
-        if problems:
-            raise DataError(
-                report(f"{title} Run again with --overwrite_output_dir true.", problems)
-            )
+        refuse(problems, f"{title} Run again with --overwrite_output_dir true.", DataError)

@@ -1,4 +1,7 @@
-"""`report.json` and `official.csv` of one evaluation folder; imports no torch."""
+"""`report.json` and `official.csv` of one evaluation folder, and what a run's page is made from.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -15,7 +18,7 @@ from statistics import fmean
 from typing import Any
 
 from medrm.errors import DataError
-from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.benchmark import Benchmark, Setup, baselines
 from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
@@ -30,69 +33,64 @@ from medrm.statistics.intervals import mean
 
 Report = dict[str, Any]
 
+ROUNDING = ("attn_implementation", "shared_prefix")
+"""Settings that change rounding alone, like the size of a batch: named, and no bar to comparing.
+
+A stopped evaluation goes on only with the same ones.
+"""
+
 NONE = "none"
 """The stage of a reply that no rule could read."""
 
 
 def build_report(
-    rows: Sequence[Verdict],
-    responses: Sequence[Response],
-    benchmark: Benchmark,
-    model: str,
-    readout: str,
-    dimensions: Sequence[str],
-    settings: Mapping[str, Any],
+    setup: Setup, benchmark: Benchmark, responses: Sequence[Response], rows: Sequence[Verdict]
 ) -> Report:
     """Returns `report.json` (each of its keys is explained in evaluation/README.md).
 
     Args:
-        rows: of all cases and scored dimensions, under one or both protocols.
-        responses: to all cases.
+        setup: what was asked of which model.
         benchmark: what was judged.
-        model: the name under which the model is reported.
-        readout: how a verdict was read from it.
-        dimensions: that it scores or is asked about.
-        settings: what besides the weights could change a number, such as dtype or image limits.
-
-    `weights` (their identity), `rounding` and `crossfit` are left to who knows them.
+        responses: to all cases.
+        rows: of all cases and scored dimensions, under one or both protocols.
     """
     robust, official = accuracy.verdicts_by_dimension(rows, benchmark.dimensions)
     judged = robust or official
     lengths = {case.case_id: tuple(map(len, case.answers)) for case in benchmark.cases}
     return {
         "benchmark": benchmark.identity(),
-        "model": model,
-        "weights": None,
-        "rounding": {},
-        "readout": readout,
-        "crossfit": None,
-        "dimensions": list(dimensions),
-        "parsing": parsing_measures(responses, dimensions),
+        "model": setup.model,
+        "weights": setup.weights,
+        "rounding": {k: value for k, value in setup.settings.items() if k in ROUNDING},
+        "readout": setup.readout,
+        "crossfit": setup.crossfit and accuracy.fold_measures(rows, **setup.crossfit),
+        "dimensions": list(setup.dimensions),
+        "parsing": parsing_measures(responses, setup.dimensions),
         "verdict_mass": verdict_mass(responses),
-        "settings": dict(settings),
+        "settings": {k: value for k, value in setup.settings.items() if k not in ROUNDING},
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
         "not_scored": [name for name in benchmark.dimensions if name not in judged],
         "unread": _unread(chain.from_iterable(judged.values())),
-        "protocols": _protocols(robust, official, benchmark, official_label(readout, settings)),
+        "protocols": _protocols(robust, official, benchmark, official_label(setup)),
         "metrics": benchmark_metrics(rows, benchmark),
         "structure": structure_measures(chain.from_iterable(robust.values()), list(robust)),
         "length": {
             name: length_measures(verdicts_by_case(chosen).values(), lengths)
             for name, chosen in robust.items()
         },
-        "baselines": accuracy.baselines(benchmark.cases, benchmark.dimensions),
+        "baselines": baselines(benchmark.cases, benchmark.dimensions),
         "published": list(map(asdict, benchmark.published)),
     }
 
 
-def official_label(readout: str, settings: Mapping[str, Any]) -> str:
+def official_label(setup: Setup) -> str:
     """Returns what the official number is: whose rules, and which prompt they were applied to.
 
     A prompt file has the version 0.
     """
-    if not writes_text(readout):
-        return f"official scorer's counting, {readout.replace('_', ' ')}"
-    name, _, version = str(settings.get("prompt", "")).rpartition(" ")
+    if not writes_text(setup.readout):
+        return f"official scorer's counting, {setup.readout.replace('_', ' ')}"
+    name, _, version = str(setup.settings.get("prompt", "")).rpartition(" ")
     return f"official scorer, {f'prompt file {name}' if version == '0' else 'medrm prompt'}"
 
 
@@ -304,3 +302,59 @@ def _unread(rows: Iterable[Verdict]) -> dict[str, int]:
     """Cases with an unread presentation, counted by kind of reason, of one protocol."""
     unread = {(kind_of(row.reason), row.case_id) for row in rows if row.outcome == UNREAD}
     return dict(Counter(reason for reason, _ in sorted(unread)))
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run folder; of a single evaluation there is `after` alone.
+
+    Attributes:
+        before: report of the model before training.
+        after: report of the trained model.
+        comparison: of both.
+        metrics: lines of `metrics.jsonl`.
+    """
+
+    before: Report | None
+    after: Report
+    comparison: dict[str, Any] | None = None
+    metrics: list[Mapping[str, Any]] = field(default_factory=list)
+
+    @property
+    def sides(self) -> dict[str, Report]:
+        """The reports by name: `before` and `after`, or `model` alone."""
+        before, after = self.before, self.after
+        return {"model": after} if before is None else {"before": before, "after": after}
+
+    @property
+    def primary(self) -> str:
+        """The dimension of the headline: the comparison's, else overall, else the first."""
+        if self.comparison is not None:
+            return str(self.comparison["primary"]["dimension"])
+        names = list(self.after["ceiling"])
+        return "overall" if "overall" in names else names[0]
+
+    def evaluation_folders(self, folder: Path) -> dict[str, Path]:
+        """Returns the evaluation folder of each side in the folder that was read."""
+        if self.before is None:
+            return {"model": folder}
+        return {side: folder / "evaluation" / side for side in self.sides}
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Reads a run folder, or a single evaluation folder.
+
+    Raises:
+        DataError: a report is missing, or a file is not JSON.
+    """
+    single = (folder / "report.json").is_file()  # where a comparison may lie beside it
+    if single or not (folder / "comparison.json").is_file():
+        return RunFiles(None, read_report(folder))
+    metrics = folder / "metrics.jsonl"
+    try:
+        stored = metrics.read_bytes() if metrics.is_file() else b""
+        lines = [json.loads(line) for line in stored.splitlines()]
+    except ValueError as error:
+        raise DataError(f"{metrics} is not what a run writes: {error}. Remove it.") from error
+    before, after = (read_report(folder / "evaluation" / side) for side in ("before", "after"))
+    return RunFiles(before, after, read_json(folder / "comparison.json"), lines)

@@ -37,15 +37,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import TokenCounts, column, concatenate, select
-from medrm.errors import ConfigError, DataError, nearest
+from medrm.errors import ConfigError, DataError, applying, nearest, refuse
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.reward_model import (
-    HeadSpec,
-    RewardHead,
-    RewardOutput,
-    head_of,
-    without_adapter,
-)
+from medrm.models.reward_model import HeadSpec, RewardHead, RewardOutput, head_of, without_adapter
 from medrm.objectives.losses import PAIR_LOSSES
 from medrm.objectives.objective import (
     BradleyTerryConfig,
@@ -258,13 +252,13 @@ def check(
         DataError: no case with a label to learn from.
     """
     args: BradleyTerryConfig = run.training
-    if problems := visible_gpu_problems(args):
-        raise ConfigError(problems[0])
-    if args.gradient_checkpointing and run.adapter.lora_vision and _zero3():
-        raise ConfigError(
-            "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "
-            "without gradient; turn one of the three off (zero2 works)"
-        )
+    checks = {
+        "lora_vision with gradient_checkpointing under ZeRO-3 would leave the vision adapter "
+        "without gradient; turn one of the three off (zero2 works)": (
+            bool(args.gradient_checkpointing) and run.adapter.lora_vision and _zero3()
+        ),
+    }
+    refuse([*visible_gpu_problems(args), *applying(checks)])
     targets = make_targets(args, head_spec(run, dimensions, train))
     targets.check(concatenate(train, development))
     for split, cases in (("training", train), ("development", development)):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -185,10 +185,7 @@ def answer_sets(answers: int) -> Tensor:
 
 
 def plackett_luce(
-    rewards: Tensor,
-    coefficients: Tensor,
-    stages: Tensor,
-    tie: Tensor | None,
+    rewards: Tensor, coefficients: Tensor, stages: Tensor, tie: Tensor | None
 ) -> Tensor:
     """Returns the negative log-likelihood of rankings, chosen stage by stage from what is left.
 
@@ -274,9 +271,10 @@ def ranking_terms(
                 # what is left.
                 for answer in tied:
                     coefficients[_set_number([answer]) - 1] += weight
-                for remaining in _subsets(tied):
-                    probability = weight / math.comb(len(tied), len(remaining))
-                    stages[(_set_number(remaining) | worse) - 1] += probability
+                for size in range(1, len(tied) + 1):
+                    for remaining in itertools.combinations(tied, size):
+                        probability = weight / math.comb(len(tied), size)
+                        stages[(_set_number(remaining) | worse) - 1] += probability
             worse |= _set_number(tied)
     return coefficients, stages
 
@@ -284,9 +282,3 @@ def ranking_terms(
 def _set_number(answers: Iterable[int]) -> int:
     """Returns the binary number of a set of answers."""
     return sum(1 << answer for answer in answers)
-
-
-def _subsets(answers: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yields the subsets of a set of answers that hold at least one."""
-    for size in range(1, len(answers) + 1):
-        yield from itertools.combinations(answers, size)

@@ -24,7 +24,7 @@ from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.data.sources import Excluded
 from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, applying, refuse
 from medrm.models.reward_model import HeadSpec
 from medrm.objectives.losses import PAIR_LOSSES
 from medrm.schema import Case
@@ -134,10 +134,9 @@ def fit_for_training(
     """
     counts = tokens_of(cases, lengths)
     long = counts > (counts.max(initial=0) if max_length is None else max_length)
-    reasons = (f"too long: {count} tokens, max_length {max_length}" for count in counts[long])
     excluded = [
-        Excluded(case.case_id, reason)
-        for case, reason in zip(select(cases, np.flatnonzero(long)), reasons, strict=True)
+        Excluded(cases[index].case_id, f"too long: {counts[index]} tokens, max_length {max_length}")
+        for index in np.flatnonzero(long).tolist()
     ]
     return select(cases, np.flatnonzero(~long)), excluded
 
@@ -207,9 +206,7 @@ class CommonArguments:
     remove_unused_columns: bool | None = option(False, "Always false here.")
 
     def __post_init__(self) -> None:
-        problems = self._problems()
-        if problems:
-            raise ConfigError("; ".join(problems))
+        refuse(self._problems())
         values = vars(self)
         # transformers from 5.22 on calls it `activation_checkpointing` and warns of the name that
         # all versions accept, which recipes keep.
@@ -375,9 +372,7 @@ class BradleyTerryConfig(MeasuredArguments, TrainingArguments):  # type: ignore[
             "label_smoothing (a smoothed label prefers both answers)": self.label_smoothing > 0,
         }
         return [
-            f"margin {self.margin} does not go with {option_and_reason}"
-            for option_and_reason, conflicting in conflicts.items()
-            if conflicting
+            f"margin {self.margin} does not go with {conflict}" for conflict in applying(conflicts)
         ]
 
     @property

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medrm.data.store.indexed_cases import column, label_column
-from medrm.errors import ConfigError, DataError
+from medrm.errors import ConfigError, DataError, applying
 from medrm.objectives.losses import (
     MOST_RANKED,
     PAIR_LOSSES,
@@ -68,10 +68,9 @@ class LabelGroup:
 
     def to(self, device: torch.device) -> LabelGroup:
         """Returns the group on a device."""
-        tensors = (self.vote_shares, self.margins, self.coefficients, self.stages)
-        optional = (None if tensor is None else tensor.to(device) for tensor in tensors)
-        required = (self.rows, self.weights, self.preferred)
-        return LabelGroup(*(tensor.to(device) for tensor in required), *optional)
+        tensors = (getattr(self, field.name) for field in fields(self))
+        moved: list[Any] = [tensor if tensor is None else tensor.to(device) for tensor in tensors]
+        return LabelGroup(*moved)
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ class Targets:
             "margin": self.margin > 0,
             "label_smoothing": self.label_smoothing > 0,
         }
-        used_options = [name for name, used in pair_options.items() if used]
+        used_options = applying(pair_options)
         if len(ranked) and used_options:
             first_id = cases[int(ranked[0])].case_id
             raise ConfigError(
@@ -275,16 +274,8 @@ def _vote_shares(label: Label | None) -> tuple[float, float, float]:
 
 def _preferred(label: Label | None, answers: int) -> list[float]:
     """Returns the (P,) signs of what most votes say of each two answers."""
-    if isinstance(label, PairLabel):
-        return [float(label.choice == 0) - float(label.choice == 1)]
-    ranks = [
-        {answer: rank for rank, tied in enumerate(ranking) for answer in tied}
-        for ranking in (label.rankings if label else ())
-    ]
-    half = len(ranks) / 2
-    signs = []
-    for first, second in itertools.combinations(range(answers), 2):
-        for_first = sum(rank[first] < rank[second] for rank in ranks)
-        for_second = sum(rank[first] > rank[second] for rank in ranks)
-        signs.append(float(for_first > half) - float(for_second > half))
-    return signs
+    pairs = list(itertools.combinations(range(answers), 2))
+    if label is None:
+        return [0.0] * len(pairs)
+    labels = [label] if isinstance(label, PairLabel) else list(map(label.of_pair, pairs))
+    return [float(pair.choice == 0) - float(pair.choice == 1) for pair in labels]

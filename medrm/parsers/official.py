@@ -24,6 +24,7 @@ from medrm.schema import DIMENSIONS
 # possessive repetitions give up nothing that could match (a space is no colon and no letter), so
 # that no run of spaces is walked twice.
 MENTIONS = {name: re.compile(rf'{name}"?\s*+:\s*+"?([AB])', re.IGNORECASE) for name in DIMENSIONS}
+VALUE = re.compile(r"\s*+([AB])\s*+", re.IGNORECASE)
 BRACKET = re.compile(r"\[\[([AB])\]\]", re.IGNORECASE)
 ALONE = re.compile(r"\b([AB])\b", re.IGNORECASE)
 
@@ -76,13 +77,9 @@ def _json_letters(text: str) -> Letters:
         return {}
     if not isinstance(value, dict):
         return {}
-    letters: dict[str, Outcome] = {}
-    for name in DIMENSIONS:
-        stated = value.get(name)
-        letter = stated.strip().upper() if isinstance(stated, str) else ""
-        if letter in ("A", "B"):
-            letters[name] = "A" if letter == "A" else "B"
-    return letters
+    stated = {name: value[name] for name in DIMENSIONS if isinstance(value.get(name), str)}
+    matches = {name: VALUE.fullmatch(text) for name, text in stated.items()}
+    return {name: _letter(match) for name, match in matches.items() if match}
 
 
 def _letter(match: re.Match[str]) -> Outcome:

@@ -128,12 +128,6 @@ class RunContext:
         """The evaluation folder of that name."""
         return self.output / "evaluation" / name
 
-    @property
-    def base_name(self) -> str:
-        """The base model's name without a local path."""
-        name = self.run.model.model_name_or_path
-        return Path(name).resolve().name if Path(name).is_dir() else name
-
     def base(self) -> PreTrainedModel:
         """Loads the base model afresh; no stage inherits what another did to it."""
         model = load_base(self.run.model, self.run.training.device).requires_grad_(False)
@@ -261,13 +255,15 @@ class RunContext:
                 first measurement, long before the comparison.
         """
         options = self.run.model
+        base = options.model_name_or_path
+        base = Path(base).resolve().name if Path(base).is_dir() else base  # no local path
         with stage(row.name):
             scorer = row.open()
             report = evaluate(
                 scorer,
                 row.benchmark or self.splits.benchmark,
                 self.folder(row.name),
-                NamedModel(f"{self.base_name} ({row.name})", row.weights),
+                NamedModel(f"{base} ({row.name})", row.weights),
                 settings={
                     "min_pixels": options.min_pixels,
                     "max_pixels": options.max_pixels,

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from medrm.config.parse import Run
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
-from medrm.errors import ConfigError, DataError, report
+from medrm.errors import ConfigError, DataError, refuse
 from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
-from medrm.models.adapter_config import AdapterConfig
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import BASE_READOUTS
 from medrm.schema import DIMENSIONS
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
-from medrm.scorer.specs import plan_scorer
+from medrm.scorer.specs import plan_scorer, saved_folder
 from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
 
 
@@ -100,11 +101,19 @@ def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None
         for image in case.images
         if image.digest and facts[image.digest].pixel_digest in trained_on
     ]
-    if shared:
-        raise DataError(
-            report(
-                f"The model was trained on images of benchmark {benchmark.name!r}; a score on it "
-                "would say nothing. Evaluate on cases it has not seen:",
-                shared,
-            )
-        )
+    title = (
+        f"The model was trained on images of benchmark {benchmark.name!r}; a score on it would say "
+        "nothing. Evaluate on cases it has not seen:"
+    )
+    refuse(shared, title, DataError)
+
+
+def refuse_seen_init_adapter(run: Run, benchmark: Benchmark) -> None:
+    """Refuses to go on from an adapter that was trained on what is measured.
+
+    Raises:
+        DataError: names the cases whose images it has seen.
+        AdapterError: it is not found.
+    """
+    if run.judge.init_adapter is not None:
+        refuse_trained_images(read_adapter_config(saved_folder(run.judge.init_adapter)), benchmark)

@@ -20,15 +20,17 @@ from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import LabelRules
 from medrm.data.sources import Excluded
 from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
-from medrm.data.store.image_facts import StoredFacts, stored_facts, unreadable_cases
 from medrm.data.store.indexed_cases import (
     CaseIndex,
     IndexedCases,
+    StoredFacts,
     concatenate,
     label_column,
     select,
+    stored_facts,
+    unreadable_cases,
 )
-from medrm.errors import ConfigError, DataError, nearest, report
+from medrm.errors import ConfigError, DataError, nearest, refuse, report
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
 from medrm.progress_bar import counting
 from medrm.schema import Case
@@ -258,14 +260,11 @@ def _checked(
                 "another with --primary_dimension, or give other data"
             )
     leaks = _leaks(concatenate(train, development), benchmark, facts, source)
-    if leaks.fatal:
-        raise DataError(
-            report(
-                f"Training data {source.name!r} and benchmark {benchmark.name!r} share content; a "
-                "score on it would say nothing. Remove these cases from the training data:",
-                leaks.fatal,
-            )
-        )
+    title = (
+        f"Training data {source.name!r} and benchmark {benchmark.name!r} share content; a score on "
+        "it would say nothing. Remove these cases from the training data:"
+    )
+    refuse(leaks.fatal, title, DataError)
     train, unusable_train = set_aside_unusable(train, dimensions, facts)
     development, unusable_development = set_aside_unusable(development, dimensions, facts)
     excluded = (*source.excluded, *unusable_train, *unusable_development)
@@ -307,12 +306,11 @@ def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:
 
 
 def _primary(options: DataOptions, dimensions: Sequence[str]) -> str:
-    if options.primary_dimension is None:
-        return "overall" if "overall" in dimensions else dimensions[0]
-    for name in options.primary_dimension:
+    requested = options.primary_dimension or ["overall", "any"]
+    for name in requested:
         if name in dimensions or name == "any":
             return dimensions[0] if name == "any" else name
-    named = ", ".join(options.primary_dimension)
+    named = ", ".join(requested)
     raise ConfigError(
         f"primary_dimension is {named}; the run learns {', '.join(dimensions)}."
         f"{nearest(named, dimensions)}"
@@ -330,8 +328,8 @@ def set_aside_unusable(
     excluded = []
     for case in select(cases, np.flatnonzero(~usable_cases)):
         problems = (image_problem(image, facts) for image in case.images)
-        reason = next((problem for problem in problems if problem), None)
-        excluded.append(Excluded(case.case_id, reason or f"no label for {', '.join(dimensions)}"))
+        reason = next(filter(None, problems), f"no label for {', '.join(dimensions)}")
+        excluded.append(Excluded(case.case_id, reason))
     return select(cases, np.flatnonzero(usable_cases)), excluded
 
 
@@ -353,11 +351,7 @@ def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: floa
     lines = [f"{excluded_case.case_id}: {excluded_case.reason}" for excluded_case in excluded]
     text = f"{len(excluded)} of {total} training cases ({share:.1%}) cannot be used"
     if share > max_share:
-        raise DataError(
-            report(
-                f"{text}, above max_excluded_share {max_share:.1%}. Repair them, or allow more "
-                "with --max_excluded_share.",
-                lines,
-            )
-        )
+        allowed = f"above max_excluded_share {max_share:.1%}"
+        advice = "Repair them, or allow more with --max_excluded_share."
+        raise DataError(report(f"{text}, {allowed}. {advice}", lines))
     logger.warning("%s", report(f"{text}; set aside:", lines, limit=5))

@@ -20,7 +20,7 @@ from medrm.chat import load_prompt
 from medrm.config.options import CONTROLS
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
-from medrm.errors import ConfigError, report
+from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.compare import compare
 from medrm.evaluation.tables.terminal import print_comparison
 from medrm.files import write_atomically
@@ -63,18 +63,16 @@ def check_options(run: Run, objective: Objective) -> None:
             for name in run.evaluation.controls
             if name not in applicable
         ]
-    if problems:
-        title = f"Options do not apply to objective {run.objective}, readout {readout}."
-        raise ConfigError(report(title, problems))
+    refuse(problems, f"Options do not apply to objective {run.objective}, readout {readout}.")
 
 
 def _changed(group: Any, why: str, names: Collection[str] = ()) -> list[str]:
     """Returns the options of a group (of those names, or all) that have not their defaults."""
-    values = dataclasses.asdict(group)
+    defaults = {field.name: field.default for field in dataclasses.fields(group)}
     return [
-        f"{field.name} is {values[field.name]!r}; leave it out: {why}"
-        for field in dataclasses.fields(group)
-        if (not names or field.name in names) and values[field.name] != field.default
+        f"{name} is {value!r}; leave it out: {why}"
+        for name, value in vars(group).items()
+        if (not names or name in names) and value != defaults[name]
     ]
 
 
@@ -124,9 +122,7 @@ def check_init_adapter(run: Run) -> None:
         f"it was trained as {contract.objective}, not as a judge": contract.judge is None,
         "it holds whole weights, not a LoRA adapter": contract.trained != "lora",
     }
-    problems = [problem for problem, differs in mismatches.items() if differs]
-    if problems:
-        raise ConfigError(report(f"init_adapter {start} cannot be gone on from.", problems))
+    refuse(applying(mismatches), f"init_adapter {start} cannot be gone on from.")
 
 
 def _named(origin: BaseReference) -> str:
@@ -192,15 +188,14 @@ def check_output(output: Path, run: Run) -> None:
 
 def _check_resumable(output: Path, run: Run) -> None:
     option = run.training.resume_from_checkpoint
-    point = resume_point(option)
     if run.data.crossfit:
-        if point is not True or not (output / "run.json").is_file():
+        if resume_point(option) is not True or not (output / "run.json").is_file():
             raise ConfigError(
                 f"resume_from_checkpoint is {option}: a cross-fitted run goes on in its own "
                 "folder. Give true, with the output_dir of a stopped run that has the same options."
             )
         return
-    folder = last_checkpoint(output) if point is True else point
+    folder = checkpoint_of(run, output)
     if not isinstance(folder, str) or not Path(folder, "trainer_state.json").is_file():
         raise ConfigError(
             f"resume_from_checkpoint is {option}: no checkpoint there. Give the folder of one, or "
@@ -223,8 +218,13 @@ def start_folder(output: Path, run: Run, data: Mapping[str, Any], description: s
         output.mkdir(parents=True, exist_ok=True)
         resumed = resume_point(run.training.resume_from_checkpoint)
         if not resumed and (output / "run.json").exists():
-            _clear(output)  # only now: a run that cannot start leaves the earlier one alone
-        write_manifest(output / "run.json", run, data, state.num_processes)
+            # Only now: a run that cannot start leaves the earlier one alone.
+            for stale in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
+                if stale.is_dir():
+                    shutil.rmtree(stale)
+                else:
+                    stale.unlink(missing_ok=True)
+        write_manifest(output, run, data)
         logger.info("%s", description)
     state.wait_for_everyone()
 
@@ -254,15 +254,6 @@ def compare_rows(
     print_comparison(comparison)
 
 
-def _clear(output: Path) -> None:
-    """Removes what an earlier run left in the folder."""
-    for stale in [*(output / name for name in STALE), *output.glob("checkpoint-*")]:
-        if stale.is_dir():
-            shutil.rmtree(stale)
-        else:
-            stale.unlink(missing_ok=True)
-
-
 def resume_point(option: str | None) -> str | bool | None:
     """Returns what `resume_from_checkpoint` means: a checkpoint's folder, or True for the last."""
     if option is not None and option.lower() in ("true", "false"):
@@ -279,15 +270,14 @@ def checkpoint_of(run: Run, output: Path) -> str | bool | None:
 def last_checkpoint(output: Path) -> str | None:
     """Returns the latest checkpoint's folder, None where there is none.
 
-    Its state is written last: a folder without it is what a killed run had half written.
+    Its state is written last: a folder without it is what a killed run had half written, and one
+    whose name ends in no number is none.
     """
     checkpoints: dict[int, Path] = {}
     for folder in output.glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if step.isdecimal():
-            with suppress(FileNotFoundError, ValueError):
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-                checkpoints[int(step)] = folder
+        with suppress(FileNotFoundError, ValueError):
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+            checkpoints[int(folder.name.removeprefix("checkpoint-"))] = folder
     return str(checkpoints[max(checkpoints)]) if checkpoints else None
 
 
@@ -321,16 +311,18 @@ def git_commit() -> str | None:
     return None
 
 
-def write_manifest(path: Path, run: Run, data: Mapping[str, Any], processes: int) -> None:
-    """Writes the resolved configuration, versions, commit, seed, device and data digests."""
+def write_manifest(folder: Path, run: Run, data: Mapping[str, Any]) -> None:
+    """Writes run.json: resolved configuration, versions, commit, seed, device and data digests."""
     manifest = {
         "config": run.resolved(),
         "seed": run.training.seed,
         "device": str(run.training.device),
-        "processes": processes,
+        "processes": PartialState().num_processes,
         "versions": versions(),
         "git_commit": git_commit(),
         "data": data,
     }
     # A killed run can be resumed only if this file is complete.
-    write_atomically(path, [json.dumps(manifest, indent=2, default=str).encode(), b"\n"])
+    write_atomically(
+        folder / "run.json", [json.dumps(manifest, indent=2, default=str).encode(), b"\n"]
+    )

@@ -12,12 +12,13 @@ import logging
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from medrm.chat import load_prompt
 from medrm.config.options import JudgeOptions
-from medrm.errors import ConfigError, DataError, printable, report
+from medrm.errors import ConfigError, DataError, printable, refuse
 from medrm.evaluation.benchmark import load_benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard
 from medrm.evaluation.leaderboard.standings import (
@@ -113,18 +114,15 @@ def _entry_requests(
         readout = "votes" if options["readout"] == "votes" else "generate"
         try:
             JudgeOptions(**{name: options[name] for name in names}, judge_readout=readout)
-            prompt = load_prompt(options["judge_prompt"], request.judge.prompt_file)
+            requests[candidate.name] = {
+                **_named(candidate),
+                "files": _fingerprint(candidate.model),
+                "options": {name: value for name, value in options.items() if value is not None},
+                "prompt": load_prompt(options["judge_prompt"], request.judge.prompt_file).digest,
+            }
         except ConfigError as error:
             problems.append(f"{candidate.name}: {error}")
-            continue
-        requests[candidate.name] = {
-            **_named(candidate),
-            "files": _fingerprint(candidate.model),
-            "options": {name: value for name, value in options.items() if value is not None},
-            "prompt": prompt.digest,
-        }
-    if problems:
-        raise ConfigError(report("The options of the list do not go together.", problems))
+    refuse(problems, "The options of the list do not go together.")
     return requests
 
 
@@ -148,16 +146,12 @@ def _finished(
     candidate: ListedModel, folder: Path, entry_request: EntryRequest
 ) -> ModelResult | None:
     """Returns what an earlier evaluation found that was asked for the same."""
-    if not (folder / REQUEST_FILE).is_file():
-        return None
-    try:
-        if read_json(folder / REQUEST_FILE) != entry_request:
-            return None
-        finished = _done(candidate, folder)
-        evaluated = read_report(folder)["benchmark"]
-        return finished if evaluated["digest"] == entry_request["benchmark"]["digest"] else None
-    except DataError:
-        return None
+    with suppress(DataError, FileNotFoundError):
+        if read_json(folder / REQUEST_FILE) == entry_request:
+            finished = _done(candidate, folder)
+            if read_report(folder)["benchmark"]["digest"] == entry_request["benchmark"]["digest"]:
+                return finished
+    return None
 
 
 def _done(candidate: ListedModel, folder: Path) -> ModelResult:

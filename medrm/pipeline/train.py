@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 
 from medrm.config.parse import Run
-from medrm.errors import ConfigError, report
+from medrm.errors import refuse
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.pages.report_page import write_page
@@ -27,6 +27,7 @@ from medrm.evaluation.report import read_json, write_json
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
 from medrm.pipeline.context import ReportRow, RunContext, stage
+from medrm.pipeline.evaluate import refuse_seen_init_adapter
 from medrm.pipeline.prepare_data import (
     DataSplits,
     agreement_lines,
@@ -45,14 +46,7 @@ from medrm.pipeline.run_folder import (
     start_folder,
     write_manifest,
 )
-from medrm.pipeline.stages import (
-    DEVELOPMENT,
-    StageResults,
-    in_all,
-    refuse_seen_init_adapter,
-    run_stages,
-    settle_before,
-)
+from medrm.pipeline.stages import DEVELOPMENT, StageResults, in_all, run_stages, settle_before
 from medrm.readouts import READOUTS
 
 logger = logging.getLogger(__name__)
@@ -137,15 +131,13 @@ def _run_fold(context: RunContext) -> None:
     state = PartialState()
     if state.is_main_process:
         context.output.mkdir(parents=True, exist_ok=True)
-        manifest = context.output / "run.json"
-        write_manifest(manifest, context.run, context.splits.summary(), state.num_processes)
+        write_manifest(context.output, context.run, context.splits.summary())
     state.wait_for_everyone()
     results = run_stages(context)
     if READOUTS[context.readout].gives_probabilities:
-        benchmark = context.development_benchmark()
-        weights = context.saved_weights
+        weights, development = context.saved_weights, context.development_benchmark()
         context.measure(
-            ReportRow(DEVELOPMENT, lambda: context.scorer(context.saved()), weights, benchmark)
+            ReportRow(DEVELOPMENT, lambda: context.scorer(context.saved()), weights, development)
         )
     if state.is_main_process:
         write_json(context.output / DONE, asdict(results))
@@ -161,8 +153,7 @@ def _conclude(run: Run, benchmark: Benchmark, primary: str, output: Path) -> Non
     evaluations = [folder / "evaluation" for folder in folders]
     stage_results = [StageResults(**read_json(folder / DONE)) for folder in folders]
     if stage_results[0].development:
-        accuracies = [results.development for results in stage_results]
-        settle_before(evaluations, accuracies)
+        settle_before(evaluations, [results.development for results in stage_results])
     controls = in_all([results.controls for results in stage_results])
     for name in ("before", "after", *controls):
         folds = [
@@ -241,11 +232,8 @@ def _check_same(output: Path, run: Run, summary: dict[str, Any]) -> None:
     ]
     if now["data"] != earlier["data"]:
         problems.append("the data or its folds are other ones now")
-    if problems:
-        raise ConfigError(
-            report(
-                f"The run in {output} cannot be gone on with: its models would not belong "
-                "together. Give the same options, or --overwrite_output_dir true.",
-                problems,
-            )
-        )
+    title = (
+        f"The run in {output} cannot be gone on with: its models would not belong together. Give "
+        "the same options, or --overwrite_output_dir true."
+    )
+    refuse(problems, title)

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+from medrm.readouts import READOUTS
 from medrm.schema import Case, Response
 
 
@@ -54,3 +55,12 @@ def resolve(implementation: str, package: str) -> Any:
     """
     module, _, name = implementation.partition(":")
     return getattr(importlib.import_module(module, package), name)
+
+
+def implementation_of(readout: str) -> Any:
+    """Returns the class that implements a registered readout; its module is imported here.
+
+    Args:
+        readout: one of the names in `medrm.readouts.READOUTS`.
+    """
+    return resolve(READOUTS[readout].implementation, f"{__name__}.readouts")

@@ -30,6 +30,7 @@ from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from medrm import chat
+from medrm.data.batched import batched
 from medrm.data.images import ImageFacts, decode
 from medrm.data.store.indexed_cases import TOKEN_COUNT
 from medrm.errors import ConfigError
@@ -119,24 +120,23 @@ class Collator:
 
     def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
         """Returns question and answers with control tokens broken up."""
-        return chat.break_control_tokens(case.question, self._control), tuple(
-            chat.break_control_tokens(answer, self._control) for answer in case.answers
-        )
+        return self.plain_text(case.question), tuple(map(self.plain_text, case.answers))
+
+    def plain_text(self, text: str) -> str:
+        """Returns a text with control tokens broken up."""
+        return chat.break_control_tokens(text, self._control)
 
     def answer_rows(self, case: Case) -> list[Row]:
         """Returns one row for each of the K answers, as a reward model reads them."""
         question, answers = self.plain(case)
         return [
-            Row(
-                chat.render(
-                    self.processor,
-                    chat.answer_messages(question, len(case.images), answer),
-                    self.reward_template,
-                ),
-                case.images,
-            )
+            self.row(chat.answer_messages(question, len(case.images), answer), case.images)
             for answer in answers
         ]
+
+    def row(self, messages: list[chat.Message], images: tuple[ImageRef, ...]) -> Row:
+        """Returns the row of a conversation, which ends as the reward template says."""
+        return Row(chat.render(self.processor, messages, self.reward_template), images)
 
     def rows(self, cases: Sequence[Case]) -> BatchFeature:
         """Returns the batch of all answers of all cases; answer k of case b is row offset[b] + k.
@@ -235,10 +235,17 @@ class Collator:
         """Returns the token ids of texts in which an image is still its bare placeholder."""
         if not texts:
             return []
-        ids = self.processor.tokenizer(
-            list(texts), add_special_tokens=self.adds_special_tokens(texts[0])
-        )["input_ids"]
-        return list(ids)
+        opened = self.adds_special_tokens(texts[0])
+        return list(self.processor.tokenizer(list(texts), add_special_tokens=opened)["input_ids"])
+
+    def character_spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns which characters (first and last + 1) each token of a text covers."""
+        encoded = self.processor.tokenizer(
+            text,
+            add_special_tokens=self.adds_special_tokens(text),
+            return_offsets_mapping=True,
+        )
+        return list(encoded["offset_mapping"])
 
     def adds_special_tokens(self, text: str) -> bool:
         """Returns whether the tokenizer must open the sequence; else the chat template did."""
@@ -261,8 +268,7 @@ class Collator:
             rows: of a case, each with the case's images; maybe none.
         """
         lengths = []
-        remaining = iter(cases)
-        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+        for chunk in batched(cases, _TOKENIZED_AT_ONCE):
             encoded = self._ids_of([rows(case) for case in chunk])
             lengths += [
                 max(map(len, row_ids), default=0) + self._tokens_of_images(case, facts)
@@ -280,19 +286,16 @@ class Collator:
             facts: of their images, by digest. An image that could not be decoded counts nothing.
         """
         counts = []
-        remaining = iter(cases)
-        while chunk := list(islice(remaining, _TOKENIZED_AT_ONCE)):
+        for chunk in batched(cases, _TOKENIZED_AT_ONCE):
             ids = self._ids_of([self.answer_rows(case) for case in chunk])
-            contextual = bool(self.contextual_orders)
-            starts = self._starts(ids, chunk)
-            for case, rows, start in zip(chunk, ids, starts, strict=True):
+            for case, rows, start in zip(chunk, ids, self._starts(ids, chunk), strict=True):
                 tails = [len(row) - start for row in rows]
-                branches = (
-                    len(answer_orders(len(rows), self.contextual_orders)) if contextual else 1
-                )
-                images = self._tokens_of_images(case, facts)
-                longest = start + (sum(tails) if contextual else max(tails))
-                counts.append((longest + images, start + branches * sum(tails) + images))
+                longest, order_count = max(tails), 1
+                if self.contextual_orders:  # each row holds all answers
+                    longest = sum(tails)
+                    order_count = len(answer_orders(len(rows), self.contextual_orders))
+                shared = start + self._tokens_of_images(case, facts)
+                counts.append((shared + longest, shared + order_count * sum(tails)))
         return np.array(counts, dtype=TOKEN_COUNT)
 
     def _tokens_of_images(self, case: Case, facts: Mapping[str, ImageFacts]) -> int:
@@ -307,9 +310,7 @@ class Collator:
         an image into tokens, with separators and thumbnails, is known to its processor alone.
         """
         if sizes not in self._image_tokens:
-            text = chat.render(
-                self.processor, chat.answer_messages("?", len(sizes), "."), self.reward_template
-            )
+            text, _ = self.row(chat.answer_messages("?", len(sizes), "."), ())
             blanks = [Image.new("RGB", size) for size in sizes]
             token_count = self._process([text], [blanks])["input_ids"].shape[1]
             self._image_tokens[sizes] = token_count - len(self.token_ids([text])[0])

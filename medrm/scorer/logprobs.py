@@ -5,7 +5,7 @@ The LM head runs only where it is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,11 +16,11 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm import chat
 from medrm.errors import ConfigError
 from medrm.models.backbone import final_states
-from medrm.models.prefix_sharing.attention import shared_prefix_states, shares_prefix
+from medrm.models.prefix_sharing.attention import shared_prefix_states
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
-from medrm.scorer.runner import Array, BatchRunner, PromptRows
+from medrm.scorer.runner import PromptRows
 
 _LOGITS_AT_ONCE = 1024
 """Positions whose logits over the whole vocabulary are held at a time."""
@@ -115,10 +115,34 @@ def turn_end(processor: ProcessorMixin) -> TurnEnd:
     return TurnEnd(after, ending, processor.tokenizer.convert_tokens_to_ids(name))
 
 
+def rendered_reply(text: str, reply: str, suffix: str, plural: str) -> str:
+    """Returns a reply as it stands before `suffix` in a rendered conversation.
+
+    Args:
+        text: of the conversation; some templates strip the text of a turn.
+        reply: as it was given to the template.
+        suffix: how the text ends.
+        plural: what replies are called in the message.
+
+    Raises:
+        ConfigError: the chat template rewrites it.
+    """
+    for rendered in (reply, reply.strip()):
+        if text.endswith(rendered + suffix):
+            return rendered
+    raise ConfigError(
+        f"The chat template rewrites {plural}: {reply[:40]!r} is not what stands before "
+        f"{suffix!r}. Use the chat template of the base model's own processor."
+    )
+
+
 class AnswerTokens:
     """Finds answers in rendered rows and reads their tokens' log-probabilities.
 
     A token belongs to an answer where it shares a character with it.
+
+    Attributes:
+        collator: of the rows.
 
     Args:
         processor: of the model.
@@ -128,38 +152,24 @@ class AnswerTokens:
     """
 
     def __init__(self, processor: ProcessorMixin, turn_ends: bool) -> None:
-        self._collator = Collator(processor, "turn_end")
+        self.collator = Collator(processor, "turn_end")
         self._end = turn_end(processor)
         self._turn_ends = turn_ends
 
-    def runner(
+    def logprobs(
         self,
         model: PreTrainedModel,
-        read: Callable[[BatchFeature, list[PromptRows[list[Span]]]], list[Array]],
-        batch_rows: int,
-        max_length: int | None,
-    ) -> BatchRunner[Case, list[Span], Array]:
-        """Returns what runs `read` over the rows of cases; their details are answers' spans."""
-        return BatchRunner(
-            self._collator,
-            prompts=self._prompts,
-            rows=lambda case: len(case.answers),
-            read=read,
-            batch_rows=batch_rows,
-            max_length=max_length,
-            shares=shares_prefix(model),
-        )
-
-    def logprobs(
-        self, model: PreTrainedModel, features: BatchFeature, spans: Sequence[Span]
+        features: BatchFeature,
+        prompts: Sequence[PromptRows[list[Span]]],
     ) -> tuple[Tensor, ...]:
         """Returns log p of each answer's tokens given all before them, one tensor for each row.
 
         Args:
             model: a stock model.
             features: of rows, or with shared prefixes; on the model's device.
-            spans: of the rows.
+            prompts: as `prompts` gives them.
         """
+        spans = [span for case_prompts in prompts for span in case_prompts.detail]
         states, ids = flat_states(model, features), features["input_ids"].flatten()
         before, predicted = [], []
         for span, positions in zip(spans, token_positions(features), strict=True):
@@ -173,19 +183,19 @@ class AnswerTokens:
         logprobs = token_logprobs(model, states[state_index], ids[token_index][:, None])
         return torch.split(logprobs[:, 0], [span.tokens for span in spans])
 
-    def _prompts(self, case: Case) -> PromptRows[list[Span]]:
+    def prompts(self, case: Case) -> PromptRows[list[Span]]:
         """Returns the rows of a case and where the answers' tokens lie in them.
 
         Raises:
             ConfigError: the chat template rewrites answers.
         """
-        rows = self._collator.answer_rows(case)
+        rows = self.collator.answer_rows(case)
         if self._turn_ends:
             rows = [
                 row._replace(text=row.text.removesuffix(self._end.after) + self._end.ending)
                 for row in rows
             ]
-        _, answers = self._collator.plain(case)
+        _, answers = self.collator.plain(case)
         spans = [self._span(row.text, answer) for row, answer in zip(rows, answers, strict=True)]
         return PromptRows(case, rows, spans)
 
@@ -196,21 +206,10 @@ class AnswerTokens:
         """
         suffix = self._end.ending if self._turn_ends else self._end.after
         end = len(text) - len(suffix)
-        # Some templates strip a turn's text.
-        rendered = [form for form in (answer, answer.strip()) if text[:end].endswith(form)]
-        if not text.endswith(suffix) or not rendered:
-            raise ConfigError(
-                f"The chat template rewrites answers: {answer[:40]!r} is not what stands before "
-                f"{suffix!r}. Use the chat template of the base model's own processor."
-            )
-        start = end - len(rendered[0])
+        start = end - len(rendered_reply(text, answer, suffix, "answers"))
         if self._turn_ends:
             end = len(text)
-        offsets = self._collator.processor.tokenizer(
-            text,
-            add_special_tokens=self._collator.adds_special_tokens(text),
-            return_offsets_mapping=True,
-        )["offset_mapping"]
+        offsets = self.collator.character_spans(text)
         indices = [
             index
             for index, (first, last) in enumerate(offsets)

@@ -56,6 +56,7 @@ class MockEngine:
     Attributes:
         name: "mock"; the rule is to a mock what the weights are to a model.
         lookahead: None, each case is judged by itself.
+        settings: nothing; the rule decides.
 
     Args:
         name: one of `MOCKS`.
@@ -72,12 +73,8 @@ class MockEngine:
             )
         self.name = "mock"
         self.lookahead: int | None = None
+        self.settings: Mapping[str, Any] = {}
         self._mock = name
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Nothing: the rule decides."""
-        return {}
 
     def plain(self, text: str) -> str:
         """Returns the text as it is: a rule reads no commands."""
@@ -94,12 +91,10 @@ class MockEngine:
             return REFUSAL
         if self._mock == "oracle-malformed-10" and _hash(case.case_id) % 10 == 0:
             return MALFORMED
+        letter_of_stored = "AB" if request.order == "forward" else "BA"
         rule = _RULES[self._mock]
         letters = {
-            name: "A"
-            if (rule(case, request.order, name) == 0) == (request.order == "forward")
-            else "B"
-            for name in request.dimensions
+            name: letter_of_stored[rule(case, request.order, name)] for name in request.dimensions
         }
         return PROMPTS["json"].verdict(letters).text
 

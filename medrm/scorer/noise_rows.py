@@ -15,7 +15,7 @@ from transformers import BatchFeature
 
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, first_difference
 from medrm.schema import Case
-from medrm.scorer.caller_case import image_ref
+from medrm.scorer.readouts.answer_rewards import image_ref
 from medrm.scorer.collator import Collator
 
 _SIZES = ((112, 28), (168, 42))

@@ -21,20 +21,19 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
 from medrm.models.adapter import load_adapter, saved_identity
-from medrm.models.adapter_config import AdapterConfig, reference_of
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, reference_of
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
-from medrm.scorer import Scorer
+from medrm.scorer import Scorer, implementation_of
 from medrm.scorer.engines import ENGINES, engine_class
 from medrm.scorer.engines.base import Engine, ModelSource, Sampling
 from medrm.scorer.mock_judges import PREFIX, MockEngine
 from medrm.scorer.proof_cache import check_loaded, proven_weights
-from medrm.scorer.readouts import implementation_of
 from medrm.scorer.readouts.answer_rewards import ImplicitReward, RewardModel
 from medrm.scorer.readouts.pair_judge import Judge
-from medrm.scorer.readouts.verdict_letters import ConstrainedJson
+from medrm.scorer.readouts.probability_readout import ConstrainedJson
 from medrm.scorer.runner import BATCH_ROWS
 from medrm.scorer.specs import (
     ScorerPlan,
@@ -213,10 +212,11 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
     """
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if plan.folder is not None:
-        model, processor, _ = load_adapter(
-            plan.folder, device, None, options.attn_implementation, options.shared_prefix
+        return LoadedModel(
+            *load_adapter(
+                plan.folder, device, None, options.attn_implementation, options.shared_prefix
+            )
         )
-        return LoadedModel(model, processor, plan.contract)
     if Path(name, "adapter_config.json").is_file():
         raise AdapterError(
             f"{name} is an adapter without medrm.json, so neither its head nor its template is "
@@ -273,18 +273,20 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
         transformers = engine_class("transformers")
         return _judge(transformers(model, processor, batch_rows, max_length=context_length), plan)
     limits |= {"max_length": context_length, "contract": contract}
-    return _construct(plan.readout, model, processor, prompt_of(plan.asked), **limits)
+    prompt = prompt_of(cast("JudgeSpec", plan.judge))
+    return _construct(plan.readout, model, processor, prompt, **limits)
 
 
 def _judge(engine: Engine, plan: ScorerPlan) -> Scorer:
     """Returns a judge whose replies an engine writes, asked as planned."""
+    spec = cast("JudgeSpec", plan.judge)
     return _construct(
         plan.readout,
         engine,
-        prompt_of(plan.asked),
+        prompt_of(spec),
         plan.dimensions,
-        votes=plan.asked.votes if plan.readout == "votes" else 1,
-        sampling=Sampling(plan.asked.temperature, plan.asked.max_new_tokens),
+        votes=spec.votes if plan.readout == "votes" else 1,
+        sampling=Sampling(spec.temperature, spec.max_new_tokens),
         contract=plan.contract,
     )
 

@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
+from medrm.data.batched import batched
 from medrm.errors import DataError
 from medrm.models.adapter_config import template_digest
 from medrm.models.prefix_sharing.attention import shares_prefix
@@ -62,8 +63,8 @@ class PromptOutput(NamedTuple, Generic[Detail, Value]):
     """What was computed for one item: values, or a state other than "ok" that says why not."""
 
     prompts: PromptRows[Detail]
-    values: Value | None
     state: State
+    values: Value | None = None
 
     @property
     def reason(self) -> str | None:
@@ -71,20 +72,8 @@ class PromptOutput(NamedTuple, Generic[Detail, Value]):
         return None if self.state == "ok" else self.state
 
 
-class _EncodedBatch(NamedTuple, Generic[Detail]):
-    """The rows of a batch and their tensors; items whose state is not "ok" are not among these."""
-
-    prompts: list[PromptRows[Detail]]
-    states: list[State]
-    features: BatchFeature | None
-
-    @property
-    def readable(self) -> list[PromptRows[Detail]]:
-        return [
-            prompts
-            for prompts, state in zip(self.prompts, self.states, strict=True)
-            if state == "ok"
-        ]
+def _readable(outputs: Iterable[PromptOutput[Detail, Any]]) -> list[PromptRows[Detail]]:
+    return [output.prompts for output in outputs if output.state == "ok"]
 
 
 def _case_itself(case: Case) -> Case:
@@ -126,9 +115,8 @@ class BatchRunner(Generic[Item, Detail, Value]):
 
         An unreadable image and an over-long row are states; any other failure is raised.
         """
-        remaining = iter(items)
         with ThreadPoolExecutor(1) as pool:
-            while lookahead := list(islice(remaining, self.lookahead)):
+            for lookahead in batched(items, self.lookahead):
                 yield from self._run_lookahead(lookahead, pool)
 
     def _run_lookahead(
@@ -139,63 +127,65 @@ class BatchRunner(Generic[Item, Detail, Value]):
         batches = plan([self.case(item) for item in items], costs, self.batch_rows)
         pending = pool.submit(self._encode, [items[index] for index in batches[0]])
         for number, indices in enumerate(batches):
-            encoded = pending.result()
+            prompted, features = pending.result()
             if number + 1 < len(batches):
                 following = [items[index] for index in batches[number + 1]]
                 pending = pool.submit(self._encode, following)
-            outputs.update(zip(indices, self._compute(encoded), strict=True))
+            outputs.update(zip(indices, self._compute(prompted, features), strict=True))
         return [outputs[index] for index in range(len(items))]
 
-    def _encode(self, items: list[Item]) -> _EncodedBatch[Detail]:
-        """Encodes what can be read of a batch.
+    def _encode(
+        self, items: list[Item]
+    ) -> tuple[list[PromptOutput[Detail, Value]], BatchFeature | None]:
+        """Encodes what can be read of a batch; the rest has a state that says why it cannot.
 
         Only the processor knows how many tokens an image becomes. So over-long rows show themselves
         once the batch is encoded, and the rest is encoded again without them.
         """
         pixels: Pixels = {}
-        prompts: list[PromptRows[Detail]] = []
-        states: list[State] = []
-        for item in items:
-            prompts.append(self.prompts(item))
+        outputs: list[PromptOutput[Detail, Value]] = []
+        for prompts in map(self.prompts, items):
+            state: State = "ok"
             try:
-                decode_into(pixels, prompts[-1].case.images)
-                states.append("ok")
+                decode_into(pixels, prompts.case.images)
             except DataError:
-                states.append("bad_image")
-        batch = self._with_features(prompts, states, pixels)
-        if batch.features is None or self.max_length is None:
-            return batch
-        row_counts = [len(prompt.rows) for prompt in batch.readable]
-        lengths = iter(longest_rows(batch.features, row_counts))
-        fitting: list[State] = [
-            "too_long" if state == "ok" and next(lengths) > self.max_length else state
-            for state in states
+                state = "bad_image"
+            outputs.append(PromptOutput(prompts, state))
+        readable = _readable(outputs)
+        features = self._features(readable, pixels)
+        if features is None or self.max_length is None:
+            return outputs, features
+        lengths = iter(longest_rows(features, [len(prompts.rows) for prompts in readable]))
+        fitting = [
+            output._replace(state="too_long")
+            if output.state == "ok" and next(lengths) > self.max_length
+            else output
+            for output in outputs
         ]
-        return batch if fitting == states else self._with_features(prompts, fitting, pixels)
+        if len(_readable(fitting)) < len(readable):
+            features = self._features(_readable(fitting), pixels)
+        return fitting, features
 
-    def _with_features(
-        self, prompts: list[PromptRows[Detail]], states: list[State], pixels: Pixels
-    ) -> _EncodedBatch[Detail]:
-        batch = _EncodedBatch(prompts, states, None)
-        if not batch.readable:
-            return batch
-        cases = [prompt.case for prompt in batch.readable]
-        rows = [prompt.rows for prompt in batch.readable]
-        features = (
-            self.collator.encode_shared(cases, rows, pixels)
-            if self.shares
-            else self.collator.encode(list(chain.from_iterable(rows)), pixels)
-        )
-        return batch._replace(features=features)
+    def _features(self, readable: list[PromptRows[Detail]], pixels: Pixels) -> BatchFeature | None:
+        if not readable:
+            return None
+        if not self.shares:
+            return self.collator.encode(
+                [row for prompts in readable for row in prompts.rows], pixels
+            )
+        cases = [prompts.case for prompts in readable]
+        return self.collator.encode_shared(cases, [prompts.rows for prompts in readable], pixels)
 
-    def _compute(self, batch: _EncodedBatch[Detail]) -> list[PromptOutput[Detail, Value]]:
-        values: Iterator[Value] = iter(())
-        if batch.features is not None:
-            with torch.inference_mode():
-                values = iter(self.read(batch.features, batch.readable))
+    def _compute(
+        self, outputs: list[PromptOutput[Detail, Value]], features: BatchFeature | None
+    ) -> list[PromptOutput[Detail, Value]]:
+        if features is None:
+            return outputs
+        with torch.inference_mode():
+            values = iter(self.read(features, _readable(outputs)))
         return [
-            PromptOutput(prompts, next(values) if state == "ok" else None, state)
-            for prompts, state in zip(batch.prompts, batch.states, strict=True)
+            output._replace(values=next(values)) if output.state == "ok" else output
+            for output in outputs
         ]
 
 
@@ -246,17 +236,6 @@ def text_digest(rows: Iterable[Row]) -> str:
         for field in (row.text, *(ref.digest for ref in row.images)):
             digest.update(field.encode() + b"\0")
     return digest.hexdigest()
-
-
-def to_numpy(tensor: torch.Tensor) -> Any:
-    """Returns a float32 array on the host."""
-    return tensor.float().cpu().numpy()
-
-
-def split_by_item(rows: Array, prompts: Sequence[PromptRows[Any]]) -> list[Array]:
-    """Returns the values [rows, ...] of a batch item by item, [R, ...] each."""
-    ends = np.cumsum([len(prompt.rows) for prompt in prompts])
-    return np.split(rows, ends[:-1])
 
 
 def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> dict[str, Any]:

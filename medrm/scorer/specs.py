@@ -39,7 +39,7 @@ class ScorerPlan:
     Attributes:
         readout: one of `medrm.readouts.READOUTS`.
         dimensions: what is scored or asked about.
-        judge: how a judge is asked; None for a reward model.
+        judge: how a judge or a base is asked; None for a reward model.
         contract: of a saved model; None for any other.
         folder: where a saved model lies; None for any other.
     """
@@ -49,13 +49,6 @@ class ScorerPlan:
     judge: JudgeSpec | None
     contract: AdapterConfig | None = None
     folder: Path | None = None
-
-    @property
-    def asked(self) -> JudgeSpec:
-        """How a judge is asked."""
-        if self.judge is None:
-            raise ValueError(f"a model that is read by {self.readout} is not asked")
-        return self.judge
 
 
 def plan_scorer(

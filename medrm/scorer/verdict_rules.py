@@ -88,16 +88,12 @@ def verdicts_of(
         by_protocol: dict[Protocol, Mapping[str, Verdict]] = {}
         if "robust" in protocols:
             by_protocol["robust"] = _robust_verdicts(calls, scorer_dimensions, answer_count)
-        pair_shown_as_stored = order == "forward" and answer_count == 2
-        if (
-            "official" in protocols
-            and pair_shown_as_stored
-            and is_official(calls[0], scorer_dimensions)
-        ):
-            first_votes = [call for call in calls if call.vote == 0]
+        is_stored_pair = order == "forward" and answer_count == 2
+        if "official" in protocols and is_stored_pair and is_official(calls[0], scorer_dimensions):
             by_protocol["official"] = {
                 name: verdict
-                for call in first_votes
+                for call in calls
+                if call.vote == 0
                 for name, verdict in read_response(call, scorer_dimensions, "official").items()
                 # The released scorer knows no other dimensions.
                 if name in DIMENSIONS or not writes_text(call.readout)
@@ -185,11 +181,8 @@ def read_response(
         name: Verdict(response.case_id, name, protocol, response.order, UNREAD) for name in names
     }
     if response.state != "ok":
-        detail = response.reason if response.state == "error" else None
-        return {
-            name: replace(verdict, reason=detail or response.state)
-            for name, verdict in unread.items()
-        }
+        failure = (response.reason if response.state == "error" else None) or response.state
+        return {name: replace(verdict, reason=failure) for name, verdict in unread.items()}
     if response.rewards is not None:
         return {
             name: _highest_reward(unread[name], rewards, response.readout)
@@ -260,15 +253,13 @@ def _robust_verdicts(
     calls: Sequence[Response], scorer_dimensions: Sequence[str], answer_count: int
 ) -> dict[str, Verdict]:
     """Returns what the calls of one order say on each dimension, over all votes and pairs."""
-    votes: dict[tuple[str, tuple[int, int] | None], list[Verdict]] = {}
+    votes: dict[str, dict[tuple[int, int] | None, list[Verdict]]] = {}
     for call in calls:
         for name, verdict in read_response(call, scorer_dimensions).items():
-            votes.setdefault((name, call.pair), []).append(verdict)
-    by_dimension: dict[str, dict[tuple[int, int] | None, Verdict]] = {}
-    for (name, pair), verdicts in votes.items():
-        by_dimension.setdefault(name, {})[pair] = _majority(verdicts)
+            votes.setdefault(name, {}).setdefault(call.pair, []).append(verdict)
     merged = {}
-    for name, by_pair in by_dimension.items():
+    for name, votes_by_pair in votes.items():
+        by_pair = {pair: _majority(pair_votes) for pair, pair_votes in votes_by_pair.items()}
         if answer_count == 2 or writes_rewards(calls[0].readout):
             merged[name] = next(iter(by_pair.values()))
         else:

@@ -28,12 +28,8 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     >>> cohen_kappa(["A", "A", "B", "B"], ["A", "A", "B", "A"])
     0.5
     """
-    n = len(first)
-    if n == 0:
-        return None
-    observed = _agreement(first, second)
-    chance = sum(first.count(name) * second.count(name) for name in {*first, *second}) / n**2
-    return None if chance == 1.0 else (observed - chance) / (1 - chance)
+    both = sum(first.count(name) * second.count(name) for name in {*first, *second})
+    return _beyond_chance(first, second, both / max(len(first), 1) ** 2)
 
 
 def gwet_ac1(first: Sequence[str], second: Sequence[str]) -> float | None:
@@ -43,14 +39,10 @@ def gwet_ac1(first: Sequence[str], second: Sequence[str]) -> float | None:
     kappa it does not collapse when nearly all items have one label.
     Source: Gwet (2008), British Journal of Mathematical and Statistical Psychology 61(1).
     """
-    n = len(first)
-    if n == 0:
-        return None
-    observed = _agreement(first, second)
     names = sorted({*first, *second})
-    shares = [(first.count(name) + second.count(name)) / (2 * n) for name in names]
+    shares = [(first.count(name) + second.count(name)) / (2 * len(first)) for name in names]
     chance = sum(share * (1 - share) for share in shares) / (max(2, len(names)) - 1)
-    return (observed - chance) / (1 - chance)
+    return _beyond_chance(first, second, chance)
 
 
 def phi_matrix(columns: Floats) -> Floats:
@@ -77,5 +69,9 @@ def phi_matrix(columns: Floats) -> Floats:
     return phi
 
 
-def _agreement(first: Sequence[str], second: Sequence[str]) -> float:
-    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+def _beyond_chance(first: Sequence[str], second: Sequence[str], chance: float) -> float | None:
+    """Returns the agreement beyond chance, None without items or where chance agrees fully."""
+    if len(first) == 0 or chance == 1.0:
+        return None
+    observed = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+    return (observed - chance) / (1 - chance)

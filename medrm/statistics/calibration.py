@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -35,7 +34,8 @@ _DIGITS = 12  # 1 - 1/3 and 2/3 differ in the last bit
 _TEMPERATURES = (0.01, 100.0)
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bin:
     """Cases of similar confidence: their mean confidence and accuracy with Wilson's interval."""
 
     confidence: float
@@ -59,7 +59,7 @@ class Calibration:
             or all wrong.
         accuracy_at_80: accuracy over the surest 80 % of the cases.
         bins: of the reliability diagram, by confidence.
-        risk_coverage: (coverage, share of wrong verdicts), surest cases first.
+        risk_coverage: [coverage, share of wrong verdicts], surest cases first.
     """
 
     n: int
@@ -70,7 +70,7 @@ class Calibration:
     auroc: float | None
     accuracy_at_80: float
     bins: list[Bin]
-    risk_coverage: list[tuple[float, float]]
+    risk_coverage: list[list[float]]
 
 
 def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> Calibration:
@@ -88,12 +88,7 @@ def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> C
     Raises:
         ValueError: there is no case, a probability is none, or the lengths differ.
     """
-    label = np.asarray(label_is_a, dtype=np.float64)
-    probability = np.asarray(probability_a, dtype=np.float64)
-    if len(probability) == 0 or len(probability) != len(label):
-        raise ValueError(
-            f"{len(probability)} probabilities and {len(label)} labels: give one of each."
-        )
+    probability, label = _columns(probability_a, label_is_a, "probabilities")
     if not ((probability >= 0) & (probability <= 1)).all():
         raise ValueError("A probability lies outside 0 to 1.")
     # Sorted, so that sums of floating-point numbers do not depend on the order of the cases.
@@ -119,7 +114,7 @@ def calibration(probability_a: Sequence[float], label_is_a: Sequence[bool]) -> C
         auroc=_auroc(confidence, correct),
         accuracy_at_80=1 - float(_risk(confidence, correct, np.array([0.8]))[0]),
         bins=bins,
-        risk_coverage=list(zip(coverage.tolist(), risk.tolist(), strict=True)),
+        risk_coverage=np.stack([coverage, risk], axis=1).tolist(),
     )
 
 
@@ -132,12 +127,9 @@ def fit_temperature(log_odds_a: Sequence[float], label_is_a: Sequence[bool]) -> 
     Raises:
         ValueError: there is no case, or the lengths differ.
     """
-    odds = np.asarray(log_odds_a, dtype=np.float64)
-    label = np.asarray(label_is_a, dtype=bool)
-    if len(odds) == 0 or len(odds) != len(label):
-        raise ValueError(f"{len(odds)} log odds and {len(label)} labels: give one of each.")
+    odds, label = _columns(log_odds_a, label_is_a, "log odds")
     # -log sigmoid(s / T) of the log odds s of the label, whichever answer it names.
-    signed = np.sort(np.where(label, odds, -odds))
+    signed = np.sort(np.where(label == 1.0, odds, -odds))
     low, high = np.log(_TEMPERATURES)
 
     def loss(log_temperature: float) -> float:
@@ -148,6 +140,17 @@ def fit_temperature(log_odds_a: Sequence[float], label_is_a: Sequence[bool]) -> 
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(minimum.x))
+
+
+def _columns(values: Sequence[float], labels: Sequence[bool], name: str) -> tuple[Floats, Floats]:
+    """Returns the values and labels of n cases as numbers, both of shape (n,).
+
+    Raises:
+        ValueError: there is no case, or the lengths differ.
+    """
+    if not 0 < len(values) == len(labels):
+        raise ValueError(f"{len(values)} {name} and {len(labels)} labels: give one of each.")
+    return np.asarray(values, dtype=np.float64), np.asarray(labels, dtype=np.float64)
 
 
 def _bins(confidence: Floats, correct: Floats) -> list[Bin]:

@@ -18,10 +18,9 @@ bit of a result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,18 +62,6 @@ def labelled_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floa
     return sums, counts
 
 
-def resampled_weights(clusters: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """Yields how often each of G clusters is drawn in each resample, in pieces (R, G)."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, resamples, _AT_ONCE):
-        count = min(_AT_ONCE, resamples - start)
-        drawn = generator.integers(0, clusters, size=(count, clusters), dtype=np.int32)
-        # One count for all resamples of the piece: resample r counts in its own G bins.
-        drawn += np.arange(count, dtype=np.int32)[:, None] * clusters
-        weights = np.bincount(drawn.ravel(), minlength=count * clusters)
-        yield weights.reshape(count, clusters).astype(np.float64)
-
-
 def resampled_means(
     values: Floats, clusters: Sequence[str], resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
@@ -84,9 +71,15 @@ def resampled_means(
     between columns are paired. A mean is NaN where nothing with a label was drawn.
     """
     sums, counts = labelled_sums(values, clusters)
-    pieces = []
+    groups = len(sums)
+    generator, pieces = np.random.default_rng(seed), []
     with np.errstate(invalid="ignore", divide="ignore"):
-        for weights in resampled_weights(len(sums), resamples, seed):
+        for start in range(0, resamples, _AT_ONCE):
+            shape = (min(_AT_ONCE, resamples - start), groups)
+            drawn = generator.integers(0, groups, size=shape, dtype=np.int32)
+            # One count for all resamples of the piece: resample r counts in its own G bins.
+            drawn += np.arange(shape[0], dtype=np.int32)[:, None] * groups
+            weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(shape).astype(float)
             pieces.append((weights @ sums) / (weights @ counts))
         return sums.sum(axis=0) / counts.sum(axis=0), np.concatenate(pieces)
 
@@ -118,17 +111,6 @@ class Interval:
     def bounds(self) -> list[float] | None:
         """`[low, high]` as reports store it, or None."""
         return None if self.low is None or self.high is None else [self.low, self.high]
-
-
-class _Estimate(NamedTuple):
-    """A mean whose interval is still open, its variance, and that variance's degrees of freedom."""
-
-    interval: Interval
-    variance: float
-    freedom: float
-
-    def bounded(self, low: float, high: float) -> Interval:
-        return replace(self.interval, low=low, high=high)
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -169,16 +151,18 @@ def mean_interval(
     Raises:
         ValueError: there is no value.
     """
-    estimate = _estimate(values, clusters)
-    interval, mean = estimate.interval, estimate.interval.mean
+    interval, variance, freedom = _estimate(values, clusters)
+    mean = interval.mean
     if interval.clusters < 2:
         return interval
     if span is not None and interval.design_effect is None:
         z_squared = float(stats.norm.ppf(0.975)) ** 2
         unseen = z_squared / (interval.clusters + z_squared)  # q of the docstring
-        return estimate.bounded(mean - unseen * (mean - span[0]), mean + unseen * (span[1] - mean))
-    half = float(stats.t.ppf(0.975, estimate.freedom)) * estimate.variance**0.5
-    return estimate.bounded(mean - half, mean + half)
+        low, high = mean - unseen * (mean - span[0]), mean + unseen * (span[1] - mean)
+    else:
+        half = float(stats.t.ppf(0.975, freedom)) * variance**0.5
+        low, high = mean - half, mean + half
+    return replace(interval, low=low, high=high)
 
 
 def small_cell_interval(values: Sequence[float], clusters: Sequence[str]) -> Interval:
@@ -196,16 +180,15 @@ def small_cell_interval(values: Sequence[float], clusters: Sequence[str]) -> Int
     """
     from statsmodels.stats.proportion import proportion_confint  # 0.7 s to import
 
-    estimate = _estimate(values, clusters)
-    interval = estimate.interval
+    interval, _, freedom = _estimate(values, clusters)
     if interval.clusters < 2:
         return interval
     effective = float(interval.clusters)
     if interval.design_effect is not None:
-        wider = stats.t.ppf(0.975, estimate.freedom) / stats.t.ppf(0.975, interval.n - 1)
+        wider = stats.t.ppf(0.975, freedom) / stats.t.ppf(0.975, interval.n - 1)
         effective = interval.n / max(1.0, interval.design_effect) / max(1.0, float(wider)) ** 2
     low, high = proportion_confint(interval.mean * effective, effective, method="wilson")
-    return estimate.bounded(float(low), float(high))
+    return replace(interval, low=float(low), high=float(high))
 
 
 def bootstrap_intervals(
@@ -235,19 +218,20 @@ def bootstrap_intervals(
         return [None] * values.shape[1]
     _, means = resampled_means(values, clusters, resamples, seed)
     intervals: list[tuple[float, float] | None] = []
-    constant = [len({*column[~np.isnan(column)].tolist()}) < 2 for column in values.T]
-    for column, number, is_constant in zip(means.T, groups.tolist(), constant, strict=True):
-        if number < 2 or is_constant:
+    for column, drawn, number in zip(values.T, means.T, groups.tolist(), strict=True):
+        if number < 2 or len({*column[~np.isnan(column)].tolist()}) < 2:
             intervals.append(None)
             continue
         tail = stats.norm.sf((number / (number - 1)) ** 0.5 * stats.t.ppf(0.975, number - 1))
-        low, high = np.nanquantile(column, [tail, 1 - tail])
+        low, high = np.nanquantile(drawn, [tail, 1 - tail])
         intervals.append((float(low), float(high)))
     return intervals
 
 
-def _estimate(values: Sequence[float], clusters: Sequence[str]) -> _Estimate:
-    """Returns the mean with what all its intervals need.
+def _estimate(values: Sequence[float], clusters: Sequence[str]) -> tuple[Interval, float, float]:
+    """Returns the mean, its interval still open, its variance and that variance's freedom.
+
+    The interval holds no bounds yet; below two clusters variance and degrees of freedom are 0.
 
     Raises:
         ValueError: there is no value.
@@ -259,15 +243,14 @@ def _estimate(values: Sequence[float], clusters: Sequence[str]) -> _Estimate:
     n, mean = len(scores), float(scores.sum() / len(scores))
     interval = Interval(mean, None, None, n, len(sums), int(sizes.max()), None)
     if len(sums) < 2:
-        return _Estimate(interval, 0.0, 0.0)
+        return interval, 0.0, 0.0
     residuals = sums - sizes * mean
     variance = float((residuals**2 / (1 - sizes / n)).sum()) / n**2  # V of `mean_interval`
     total = float(((scores - mean) ** 2).sum())
     if scores[0] < scores[-1]:
         interval = replace(interval, design_effect=variance * n * (n - 1) / total)
     between = float((residuals**2 / sizes).sum())
-    freedom = _freedom(sizes, _correlation(total, between, sizes))
-    return _Estimate(interval, variance, freedom)
+    return interval, variance, _freedom(sizes, _correlation(total, between, sizes))
 
 
 def _correlation(total: float, between: float, sizes: Floats) -> float:

@@ -148,11 +148,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def minimum_detectable(
-    n: int,
-    discordance: float,
-    design_effect: float = 1.0,
-    power: float = 0.8,
-    level: float = 0.05,
+    n: int, discordance: float, design_effect: float = 1.0, power: float = 0.8, level: float = 0.05
 ) -> float:
     """Returns the gain that a two-sided test of this level finds with this probability.
 

@@ -21,7 +21,6 @@ from medrm.data.images import examine
 from medrm.data.labels import LabelRules
 from medrm.data.readers import votes_jsonl as rows
 from medrm.data.store import build_index
-from medrm.data.store.image_facts import stored_facts, unreadable_cases
 from medrm.data.store.indexed_cases import (
     CaseIndex,
     IndexedCases,
@@ -30,6 +29,8 @@ from medrm.data.store.indexed_cases import (
     label_column,
     list_column,
     select,
+    stored_facts,
+    unreadable_cases,
 )
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case
@@ -67,7 +68,7 @@ def cases_of(source: Path) -> IndexedCases:
 def test_columns_say_what_the_cases_say(mixed: Path) -> None:
     """Whole and in part, what is stored is what the cases themselves give."""
     whole = cases_of(mixed)
-    for stored in (whole, whole.select(np.array([6, 2, 4])), whole[1:5][::-1], whole[:0]):
+    for stored in (whole, select(whole, np.array([6, 2, 4])), whole[1:5][::-1], whole[:0]):
         decoded = list(stored)
         assert [case.case_id for case in decoded] == [stored[n].case_id for n in range(len(stored))]
         for name in ("image_count", "answer_count", "question_hash", "text_hash", "digest"):
@@ -88,7 +89,7 @@ def test_columns_say_what_the_cases_say(mixed: Path) -> None:
 
 def test_cases_go_to_workers_and_stay_in_their_index(mixed: Path) -> None:
     whole = cases_of(mixed)
-    part = whole.select(np.array([5, 0]))
+    part = select(whole, np.array([5, 0]))
     copy: IndexedCases = pickle.loads(pickle.dumps(part))
     assert list(copy) == list(part) == [whole[5], whole[0]]
     assert copy[1].images[0].read() == (mixed.parent / "images" / "1.png").read_bytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles
 
 DIMENSIONS = (
     "accuracy",

@@ -12,6 +12,7 @@ import pytest
 from mock_scorers import DIMENSIONS, Judge, Rewards, Writer, make_benchmark, make_cases, oracle
 
 import medrm
+from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import NamedModel, evaluate, rescore
 
@@ -61,8 +62,27 @@ def test_a_refusal_removes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another evaluation"):
         evaluate(SCORERS["rewards"], benchmark, tmp_path, NamedModel("a model", "other weights"))
     assert all((tmp_path / name).is_file() for name in theirs)
+    address = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))["address"]
+    old = tmp_path / f"scores.{address[:16]}.0.jsonl"
+    old.write_text("of version 0.1", encoding="utf-8")
     evaluate(SCORERS["rewards"], benchmark, tmp_path, MODEL)
-    assert [name for name in theirs if (tmp_path / name).is_file()] == ["mine.partial"]
+    assert [name for name in theirs if (tmp_path / name).is_file()] == list(theirs[:2])
+    assert not old.exists()  # the same evaluation's own
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_verdicts_that_were_cut_within_a_case_cannot_be_compared(
+    tmp_path: Path, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = make_benchmark(make_cases("ABAB", "ABBA"), DIMENSIONS)
+    for name in ("before", "after"):
+        evaluate(SCORERS["text"], benchmark, tmp_path / name, MODEL)
+    path = tmp_path / "after" / "verdicts.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-lines]))
+    assert main(["compare", str(tmp_path / "before"), str(tmp_path / "after")]) == 2
+    message = capsys.readouterr().err
+    assert "lacks verdicts on case 'case-003'" in message
+    assert "Start the same `medrm evaluate` again" in message
 
 
 def test_half_written_copies_of_images_do_not_stay(tmp_path: Path) -> None:

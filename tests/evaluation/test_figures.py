@@ -17,7 +17,7 @@ from PIL import Image
 from medrm.evaluation.figures import inline_figures, write_plots
 from medrm.evaluation.figures.canvas import BACK, ROLES, drawing
 from medrm.evaluation.figures.comparison_plots import forest
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles
 
 ALL = {
     *("forest", "dumbbell_organ", "heatmap", "transitions", "position", "reliability"),

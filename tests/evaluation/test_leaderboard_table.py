@@ -16,7 +16,7 @@ from rich.console import Console
 
 from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.benchmark import RULES, Benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import (
     leaderboard_csv,
     leaderboard_markdown,
@@ -34,7 +34,6 @@ from medrm.evaluation.leaderboard.standings import (
     read_leaderboard,
     standings,
 )
-from medrm.evaluation.measures.accuracy import RULES
 
 DIMENSIONS = ("accuracy", "overall")
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle, ranked_case
 
+from medrm.evaluation.benchmark import baselines
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.measures.accuracy import baselines
 from medrm.evaluation.measures.biases import contributions, mean_of_rates
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Case, PairLabel

@@ -9,7 +9,7 @@ import pytest
 
 from medrm.errors import DataError
 from medrm.evaluation.leaderboard.standings import Judged, rankings, read_judged
-from medrm.evaluation.records.jsonl import write_verdicts
+from medrm.evaluation.records.jsonl import write_rows
 from medrm.schema import Verdict
 from medrm.statistics.intervals import mean_interval
 
@@ -80,7 +80,7 @@ def test_scores_come_from_the_robust_verdicts(tmp_path: Path) -> None:
         replace(row, protocol="official"),
         replace(row, case_id="c1", label="tie"),
     ]
-    write_verdicts(tmp_path / "verdicts.jsonl", rows)
+    write_rows(tmp_path / "verdicts.jsonl", rows)
     found = read_judged(tmp_path)
     assert found.scores == {"overall": {"c0": 0.5}}
     assert found.clusters == {"c0": "k0", "c1": "k0"}

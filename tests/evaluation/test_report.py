@@ -19,7 +19,7 @@ from mock_scorers import (
 
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.records.jsonl import read_verdicts, write_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts, write_rows
 from medrm.evaluation.report import read_report
 from medrm.scorer.verdict_rules import verdicts_of
 from medrm.statistics.intervals import mean_interval
@@ -215,7 +215,7 @@ def test_rows_survive_the_file(tmp_path: Path) -> None:
         for case, scores in scored
         for row in verdicts_of(case, [rewarded(case, scores)], names, (*names, "overall"))
     ]
-    write_verdicts(tmp_path / "verdicts.jsonl", rows)
+    write_rows(tmp_path / "verdicts.jsonl", rows)
     assert read_verdicts(tmp_path / "verdicts.jsonl") == rows
 
 

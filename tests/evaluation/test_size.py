@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mock_scorers import make_benchmark
 
+from medrm.evaluation.benchmark import Setup
 from medrm.evaluation.compare import compare
-from medrm.evaluation.records.jsonl import write_verdicts
+from medrm.evaluation.records.jsonl import write_rows
 from medrm.evaluation.report import build_report, write_report
 from medrm.schema import DIMENSIONS, Case, Order, PairLabel, Protocol, Verdict
 from medrm.scorer.verdict_rules import labelled
@@ -63,8 +64,9 @@ def test_1026_cases_in_two_orders_on_six_dimensions(tmp_path: Path) -> None:
     for name, skill in (("before", 0.6), ("after", 0.68)):
         rows = judged(cases, skill, generator)
         (tmp_path / name).mkdir()
-        write_verdicts(tmp_path / name / "verdicts.jsonl", rows)
-        report = build_report(rows, [], benchmark, name, "generate", DIMENSIONS, {})
+        write_rows(tmp_path / name / "verdicts.jsonl", rows)
+        setup = Setup(name, None, "generate", DIMENSIONS, {}, "both")
+        report = build_report(setup, benchmark, [], rows)
         write_report(tmp_path / name, report)
     result = compare(tmp_path / "before", tmp_path / "after")
     assert time.process_time() - started < 30

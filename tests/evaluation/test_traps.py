@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, oracle
 
+from medrm.evaluation.benchmark import best_rule
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
-from medrm.evaluation.measures.accuracy import best_rule
 from medrm.evaluation.report import Report
 from medrm.schema import DIMENSIONS
 

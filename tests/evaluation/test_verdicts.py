@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medrm.evaluation.records.jsonl import read_verdicts, write_verdicts
+from medrm.evaluation.records.jsonl import read_verdicts, write_rows
 from medrm.schema import Case, PairLabel, RankingLabel, Verdict
 from medrm.scorer.verdict_rules import label_of, labelled
 
@@ -38,7 +38,7 @@ def test_each_of_the_best_answers_is_right(tmp_path: Path) -> None:
         for outcome in (0, 1, 2, "tie", "unread")
     ]
     assert [row.correct for row in rows] == [1, 0, 1, 0, 0]
-    write_verdicts(tmp_path / "verdicts.jsonl", rows)
+    write_rows(tmp_path / "verdicts.jsonl", rows)
     assert read_verdicts(tmp_path / "verdicts.jsonl") == rows
 
 

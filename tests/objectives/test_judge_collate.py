@@ -82,7 +82,7 @@ def test_tokens_are_those_of_scoring(family: str, monkeypatch: pytest.MonkeyPatc
         partial(chat.break_control_tokens, control=chat.control_tokens(collator.processor)),
     )
     judge = Judge(engine, prompt, DIMENSIONS)
-    sent = [request for case in CASES for request in judge._requests(case)]
+    sent = [request for case in CASES for request in judge._requests(case, engine.plain)]
     assert len(sent) == len(rows)
     for index, (row, request) in enumerate(zip(rows, sent, strict=True)):
         opened = chat.render(collator.processor, request.messages, "generation_prompt")

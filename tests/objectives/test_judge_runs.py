@@ -36,7 +36,7 @@ from medrm.objectives.judge.judge_dpo import JudgeDPOConfig
 from medrm.objectives.judge.judge_examples import judge_examples
 from medrm.objectives.judge.judge_grpo import JudgeGRPOConfig
 from medrm.objectives.judge.judge_sft import JudgeSFTConfig
-from medrm.scorer.readouts.verdict_letters import ConstrainedJson
+from medrm.scorer.readouts.probability_readout import ConstrainedJson
 
 Build = Callable[..., Judging]
 

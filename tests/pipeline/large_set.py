@@ -48,8 +48,8 @@ def start(votes: Path, folder: Path, steps: int) -> dict[str, float]:
     """
     from medrm.objectives import argument_classes
     from medrm.pipeline.context import RunContext
-    from medrm.pipeline.fit import build_trainer
     from medrm.pipeline.prepare_data import prepare_data
+    from medrm.pipeline.stages import build_trainer
 
     options = {
         "train_data": votes,

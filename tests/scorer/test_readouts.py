@@ -20,7 +20,7 @@ from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts.answer_rewards import Likelihood
 from medrm.scorer.readouts.pair_judge import pair_of
-from medrm.scorer.readouts.verdict_letters import VerdictProbability
+from medrm.scorer.readouts.probability_readout import VerdictProbability
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 
@@ -101,7 +101,7 @@ def test_template_that_trims_answers_is_followed() -> None:
 
 def verdict(model: Any, processor: Any, case: Case, shown: tuple[str, str], name: str) -> Any:
     """P("A") and P("B") after the generation prompt, by the whole model."""
-    messages = chat.verdict_messages(case.question, len(case.images), shown, name)
+    messages = chat.LETTER_PROMPT.messages(case.question, len(case.images), shown, (name,))
     _, found = log_probabilities(
         model, processor, case, chat.render(processor, messages, "generation_prompt")
     )
@@ -140,7 +140,7 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )
     case = make_case(0)
-    messages = chat.verdict_messages(case.question, 1, case.answers, "overall")
+    messages = chat.LETTER_PROMPT.messages(case.question, 1, case.answers, ("overall",))
     text = chat.render(processor, chat.with_reply(messages, "A"), "turn_end")
     ids, found = log_probabilities(model, processor, case, text)
     letters = [processor.tokenizer(letter)["input_ids"][-1] for letter in (" A", " B")]

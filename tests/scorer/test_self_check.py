@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from medrm.scorer.readouts.answer_rewards import image_ref
 from tiny import TINY_FAMILIES, make_tiny, save_tiny, tiny_image
 
 import medrm.models.prefix_sharing.attention as attention_module
@@ -27,7 +28,6 @@ from medrm.models.prefix_sharing.kv_cache import CachedPrefix, shares_cache
 from medrm.models.processors import load_processor
 from medrm.schema import Case
 from medrm.scorer import proof_cache
-from medrm.scorer.caller_case import image_ref
 from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
 from medrm.scorer.self_check import prove

@@ -19,8 +19,8 @@ from medrm.errors import ConfigError, DataError
 from medrm.models.adapter import add_adapter
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.readouts import verdict_letters as skeleton_module
-from medrm.scorer.readouts.verdict_letters import ConstrainedJson
+from medrm.scorer.readouts import probability_readout as skeleton_module
+from medrm.scorer.readouts.probability_readout import ConstrainedJson
 
 DIMENSIONS = ("accuracy", "creativity", "overall")
 JSON, EACH = PROMPTS["json"], PROMPTS["json_per_dimension"]

@@ -22,7 +22,7 @@ from medrm.models.adapter_config import (
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.readouts import JUDGE_READOUTS, READOUTS, Readout
 from medrm.scorer.open import LoadedModel, open_scorer
-from medrm.scorer.readouts.verdict_letters import ConstrainedJson
+from medrm.scorer.readouts.probability_readout import ConstrainedJson
 from medrm.scorer.specs import judge_spec, prompt_of
 
 SHORT = JudgeOptions(max_new_tokens=3)

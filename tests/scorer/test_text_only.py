@@ -22,7 +22,7 @@ from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
 from medrm.scorer.readouts.answer_rewards import ImplicitReward, Likelihood, RewardModel
 from medrm.scorer.readouts.pair_judge import Judge
-from medrm.scorer.readouts.verdict_letters import ConstrainedJson, VerdictProbability
+from medrm.scorer.readouts.probability_readout import ConstrainedJson, VerdictProbability
 
 DIMENSIONS = ("accuracy", "overall")
 TEXTS = [make_case(number, sizes=()) for number in range(3)]

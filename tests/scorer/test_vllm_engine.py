@@ -26,7 +26,7 @@ from medrm.data.images import decode
 from medrm.errors import AdapterError, ConfigError
 from medrm.schema import Case
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
-from medrm.scorer.engines.vllm_engine import VllmEngine, VllmModel
+from medrm.scorer.engines.vllm_engine import VllmEngine
 from medrm.scorer.readouts.pair_judge import Judge
 
 GREEDY = Sampling()
@@ -114,11 +114,9 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Callable[..., VllmEngine]:
         monkeypatch.setitem(sys.modules, name, module)
     _, processor = make_tiny("qwen2_vl")
 
-    def built(
-        *arguments: Any, template: str | None = None, batch_requests: int = 128, **options: Any
-    ) -> VllmEngine:
+    def built(*arguments: Any, template: str | None = None, **options: Any) -> VllmEngine:
         processor.chat_template = template or processor.chat_template
-        return VllmEngine(VllmModel("a-base", *arguments, **options), processor, batch_requests)
+        return VllmEngine("a-base", processor, *arguments, **options)
 
     return built
 
@@ -144,8 +142,8 @@ def ask(text: str, *images: Any) -> Request:
 
 def test_sends_images_texts_and_sampling_in_order(build: Callable[..., VllmEngine]) -> None:
     loaded: dict[str, Any] = {"revision": "a1", "dtype": "bfloat16", "trust_remote_code": True}
-    limits: dict[str, Any] = {"max_length": 4096, "pixel_limits": {"max_pixels": 99}}
-    engine = build(most_images=2, batch_requests=4, **loaded, **limits)
+    limits: dict[str, Any] = {"max_model_len": 4096, "mm_processor_kwargs": {"max_pixels": 99}}
+    engine = build(limit_mm_per_prompt={"image": 2}, batch_requests=4, **loaded, **limits)
     assert LLM.made == {
         "model": ("a-base", "a1", "bfloat16", True),
         "seed": 0,
@@ -263,4 +261,4 @@ def test_a_judge_over_it_keeps_data_out_of_the_markup(build: Callable[..., VllmE
 def test_vllm_missing_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match=r'pip install "medrm\[vllm\]"'):
-        VllmEngine(VllmModel("a-base"), make_tiny("qwen2_vl")[1])
+        VllmEngine("a-base", make_tiny("qwen2_vl")[1])

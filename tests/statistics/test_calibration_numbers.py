@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_by_hand() -> None:
     assert found.nll == pytest.approx(-math.log(0.9 * 0.2 * 0.6) / 3)
     assert found.auroc == 0.5
     low, high = proportion_confint(2, 3, method="wilson")
-    assert found.bins == [pytest.approx((23 / 30, 2 / 3, 3, low, high))]
+    assert list(map(astuple, found.bins)) == [pytest.approx((23 / 30, 2 / 3, 3, low, high))]
     assert [risk for _, risk in found.risk_coverage] == pytest.approx([0, 1 / 2, 1 / 3])
     assert [covered for covered, _ in found.risk_coverage] == pytest.approx([1 / 3, 2 / 3, 1])
     # 80 % of three cases are the first two and 0.4 of the third: 1.4 of 2.4 right.

@@ -17,6 +17,7 @@ from medrm import throughput as throughput_module
 from medrm import throughput_model as model_module
 from medrm.errors import ConfigError
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
+from medrm.pipeline.requests import ThroughputOptions
 from medrm.throughput import (
     SEPARATE,
     SHARED,
@@ -30,7 +31,6 @@ from medrm.throughput_model import (
     count_flops,
     make_subject,
 )
-from medrm.throughput_options import ThroughputOptions
 
 TINY = {"shape": "tiny", "image_tokens": 12, "question_tokens": 22, "answer_tokens": 10}
 ROW = {

@@ -61,33 +61,24 @@ class Style:
     form: str
 
 
-def name(organ: str) -> str:
-    """Returns the organ as it stands in a sentence."""
-    return organ.replace("_", " ")
-
-
 def modality_sentence(facts: Facts) -> str:
     """Returns one sentence with modality and organ."""
-    return f"This is {_ARTICLES[facts.modality]} image of the {name(facts.organ)}."
+    return f"This is {_ARTICLES[facts.modality]} image of the {facts.organ.replace('_', ' ')}."
 
 
-def lesion_sentence(facts: Facts) -> str:
-    """Returns one sentence with everything about the lesions."""
+def lesion_sentence(facts: Facts, *, complete: bool = True) -> str:
+    """Returns one sentence with everything about the lesions, or their count alone."""
     if not facts.count:
         return "There is no lesion."
     verb, noun = ("is", "lesion") if facts.count == 1 else ("are", "lesions")
-    lesions = f"{NUMBERS[facts.count]} {facts.size} {facts.shade} {noun}"
-    return f"There {verb} {lesions} on the {facts.side}."
+    look, side = (f" {facts.size} {facts.shade}", f" on the {facts.side}") if complete else ("", "")
+    return f"There {verb} {NUMBERS[facts.count]}{look} {noun}{side}."
 
 
 def focus_sentence(facts: Facts, focus: str) -> str:
     """Returns one sentence with the fact named `focus` alone."""
-    if focus == "count":
-        if not facts.count:
-            return "There is no lesion."
-        verb, noun = ("is", "lesion") if facts.count == 1 else ("are", "lesions")
-        return f"There {verb} {NUMBERS[facts.count]} {noun}."
     return {
+        "count": lesion_sentence(facts, complete=False),
         "modality": f"This is {_ARTICLES[facts.modality]} image.",
         "side": f"The finding is on the {facts.side}.",
         "size": f"The finding is {facts.size}.",
@@ -243,7 +234,7 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
     form = list(FORMS)[rng.integers(len(FORMS))]
     question_type, question = draw_question(readings.focus, form, rng)
     complete, on_topic, insight, responsive = (_flaws(rng) for _ in range(4))
-    answers = []
+    answers, qualities = [], []
     for answer in range(2):
         style = Style(
             complete=complete[answer],
@@ -252,16 +243,14 @@ def draw_case(seed: int, index: int, readings: Readings) -> PhantomCase:
             form=form if responsive[answer] else PLAIN,
         )
         answers.append(compose(told[answer], readings.focus, style, rng))
-    qualities = [
-        {
-            "accuracy": float(told[answer] == readings.true),
-            "relevance": float(on_topic[answer]),
-            "comprehensiveness": float(complete[answer]),
-            "creativity": float(insight[answer]),
-            "responsiveness": float(responsive[answer]),
+        quality = {
+            "accuracy": told[answer] == readings.true,
+            "relevance": on_topic[answer],
+            "comprehensiveness": complete[answer],
+            "creativity": insight[answer],
+            "responsiveness": responsive[answer],
         }
-        for answer in range(2)
-    ]
+        qualities.append(quality)
     preferences = truth(*qualities)
     return PhantomCase(
         owner=owner(index),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -27,30 +26,6 @@ from medrm.errors import ConfigError
 VERSION = "2"
 """Raised whenever the same seed would give other cases."""
 
-_TEXT_COLUMNS = (
-    "question_id",
-    "question",
-    "answer1_text",
-    "answer2_text",
-    "dataset",
-    "modality_type",
-    "question_type",
-    "image_id",
-    "body_part",
-    "modality",
-)
-_FEATURES = {"image": {"_type": "Image"}} | {
-    column: {"dtype": "string", "_type": "Value"} for column in _TEXT_COLUMNS
-}
-_SCHEMA = pa.schema(
-    [
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        *((column, pa.string()) for column in _TEXT_COLUMNS),
-    ],
-    # What `datasets` reads to decode the column `image`.
-    metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-)
-
 
 def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
     """Writes `cases` phantom cases in both layouts; the same seed gives the same bytes.
@@ -67,27 +42,30 @@ def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
         raise ConfigError(
             f"{str(output)!r} is not empty, and two sets in one folder would mix. Give a new one."
         )
-    (output / "images").mkdir(parents=True, exist_ok=True)
-    organs: dict[str, list[dict[str, object]]] = defaultdict(list)
-    labels: dict[str, list[dict[str, object]]] = defaultdict(list)
+    for folder in ("images", "pair_gt_all/parquet"):
+        (output / folder).mkdir(parents=True)
+    rows_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
+    labels_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
     truths: list[Votes] = []
     majorities: list[Votes] = []
     with (output / "votes.jsonl").open("w", encoding="utf-8", newline="\n") as votes:
         for index in range(cases):
             if owner(index) == index:
                 readings, picture = draw_picture(seed, index)
-                image = _png(Image.fromarray(picture.pixels))
-                (output / "images" / f"{_name(seed, index)}.png").write_bytes(image)
+                path = output / "images" / f"{_name(seed, index)}.png"
+                # Noise hardly compresses; level 6 is 4 x slower.
+                Image.fromarray(picture.pixels).save(path, compress_level=1)
             case = draw_case(seed, index, readings)
             votes.writelines(_vote_lines(seed, index, case))
             truths.append(case.truth)
             majorities.append(majority(case.votes))
             organ = case.readings.true.organ
-            organs[organ].append(_row(seed, index, case, image))
-            labels[organ].append(
+            rows_of_organ[organ].append(_row(seed, index, case, path.read_bytes()))
+            labels_of_organ[organ].append(
                 {"question_id": _name(seed, index), "human_answer": majorities[-1]}
             )
-    _write_layout(output / "pair_gt_all", organs, labels)
+    for organ, rows in rows_of_organ.items():
+        _write_organ(output / "pair_gt_all", organ, rows, labels_of_organ[organ])
     reachable = ceiling(truths, majorities)
     about = {
         "name": "phantom",
@@ -103,12 +81,6 @@ def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
 
 def _name(seed: int, index: int) -> str:
     return f"phantom-{seed}-{index:06d}"
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # noise hardly compresses; level 6 is 4 x slower
-    return buffer.getvalue()
 
 
 def _vote_lines(seed: int, index: int, case: PhantomCase) -> Iterable[str]:
@@ -149,14 +121,16 @@ def _row(seed: int, index: int, case: PhantomCase, image: bytes) -> dict[str, ob
     }
 
 
-def _write_layout(
-    root: Path,
-    rows_by_organ: dict[str, list[dict[str, object]]],
-    labels: dict[str, list[dict[str, object]]],
+def _write_organ(
+    root: Path, organ: str, rows: list[dict[str, object]], labels: list[dict[str, object]]
 ) -> None:
-    (root / "parquet").mkdir(parents=True, exist_ok=True)
-    for organ, rows in rows_by_organ.items():
-        table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-        pq.write_table(table, root / "parquet" / f"{organ}.parquet", compression="none")
-        lines = "".join(json.dumps(label) + "\n" for label in labels[organ])
-        (root / f"{organ}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+    """Writes inputs and labels of one organ in the released layout."""
+    table = pa.Table.from_pylist(rows)
+    # What `datasets` reads to decode the column `image`.
+    features = {name: {"dtype": "string", "_type": "Value"} for name in table.column_names}
+    features["image"] = {"_type": "Image"}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = table.replace_schema_metadata(metadata)
+    pq.write_table(table, root / "parquet" / f"{organ}.parquet", compression="none")
+    lines = "".join(json.dumps(label) + "\n" for label in labels)
+    (root / f"{organ}.jsonl").write_text(lines, encoding="utf-8", newline="\n")

@@ -9,14 +9,13 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.data.images import file_image
 from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table, row_images
 from medrm.data.sources import (
     CaseDraft,
@@ -27,7 +26,8 @@ from medrm.data.sources import (
     Vote,
     hub_files,
 )
-from medrm.errors import DataError, report
+from medrm.errors import DataError, raise_problems
+from medrm.files import fits
 from medrm.schema import ImageRef
 
 MET, NOT_MET = "The criterion is met.", "The criterion is not met."
@@ -80,13 +80,15 @@ def released_format(read_row: RowReader) -> DataFormat:
 def _open_hub(read_row: RowReader, description: Description) -> Source:
     folder = hub_files(description, description.files)
     files = _released_files(description, folder)
-    read = partial(_read_files, read_row, description, files, folder.parent.parent)
-    return Source(files, read, folder.name)
+    boundary = folder.parent.parent  # a snapshot's files are links into the repository's folder
+    drafts = partial(_drafts, read_row, description, files, boundary)
+    return Source(files, lambda: ReadResult(drafts()), folder.name)
 
 
 def _open_files(read_row: RowReader, description: Description, path: Path) -> Source | None:
     files = _released_files(description, path)
-    return Source(files, partial(_read_files, read_row, description, files)) if files else None
+    drafts = partial(_drafts, read_row, description, files, None)
+    return Source(files, lambda: ReadResult(drafts())) if files else None
 
 
 def _released_files(description: Description, root: Path) -> list[Path]:
@@ -94,21 +96,18 @@ def _released_files(description: Description, root: Path) -> list[Path]:
     if root.is_file():
         columns = open_table(root).columns if root.suffix in SUFFIXES else ()
         return [] if missing_columns(columns, _required(description)) else [root]
-    for pattern in description.files:
-        if Path(pattern).suffix in SUFFIXES:
-            tables = sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))
-            if tables:
-                return tables
-    return []
+    tables = (
+        sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))
+        for pattern in description.files
+        if Path(pattern).suffix in SUFFIXES
+    )
+    return next(filter(None, tables), [])
 
 
-def _read_files(
-    read_row: RowReader,
-    description: Description,
-    files: Iterable[Path],
-    boundary: Path | None = None,
-) -> ReadResult:
-    """Returns the cases of a benchmark's files.
+def _drafts(
+    read_row: RowReader, description: Description, files: Iterable[Path], boundary: Path | None
+) -> Iterator[CaseDraft]:
+    """Yields the cases of a benchmark's files.
 
     An id that occurs again is told apart by a number behind it, `id#2`; the id as it is written is
     the group `prompt`, and its cases are one cluster.
@@ -117,13 +116,12 @@ def _read_files(
         read_row: reads a row.
         description: what the columns hold.
         files: one table each.
-        boundary: the folder that no link may leave, by default that of each file.
+        boundary: the folder that no link may leave; None: that of each file.
 
     Raises:
         DataError: all missing columns, wrong rows and missing images in one message.
     """
     problems: list[str] = []
-    drafts: list[CaseDraft] = []
     seen: Counter[str] = Counter()
     for path in files:
         table = open_table(path, boundary)
@@ -138,13 +136,10 @@ def _read_files(
             seen[draft.case_id] += 1
             if seen[draft.case_id] > 1:
                 draft.case_id += f"#{seen[draft.case_id]}"
-            drafts.append(draft)
+            yield draft
         problems += [f"{path.name} {problem}" for problem in table.problems]
-    if problems:
-        name = description.name
-        title = f"{name} has {len(problems)} problems; data/{name}/README.md says how it is had."
-        raise DataError(report(title, problems))
-    return ReadResult(drafts)
+    name = description.name
+    raise_problems(DataError, name, problems, f"; data/{name}/README.md says how it is had")
 
 
 def _required(description: Description) -> tuple[str, ...]:
@@ -182,21 +177,21 @@ def read_pair(row: Row, columns: Mapping[str, str]) -> _RowContent:
     if "chosen" in columns:
         chosen, rejected = (_text(row, columns[key], empty=True) for key in ("chosen", "rejected"))
         better = _hash("\0".join((case_id, chosen, rejected)))[0] % 2
-        answers = (rejected, chosen) if better else (chosen, rejected)
+        answers: tuple[str, ...] = (rejected, chosen) if better else (chosen, rejected)
     elif "better" in columns:
         names = columns["first"], columns["second"]
-        answers = (_text(row, names[0], empty=True), _text(row, names[1], empty=True))
+        answers = tuple(_text(row, name, empty=True) for name in names)
         if row[columns["better"]] not in names:
             raise DataError(
                 f"{columns['better']} is {row[columns['better']]!r}; accepted: {', '.join(names)}"
             )
         better = names.index(row[columns["better"]])
     else:
-        first, second = _texts(row, columns["answers"], exactly=2)
+        answers = tuple(_texts(row, columns["answers"], exactly=2))
         ranks = row[columns["ranking"]]
         if ranks not in ([0, 1], [1, 0]):
             raise DataError(f"{columns['ranking']} is {ranks!r}; accepted: [0, 1] or [1, 0]")
-        answers, better = (first, second), ranks.index(0)
+        better = ranks.index(0)
     return _RowContent(case_id, case_id, question, answers, [Vote(_RELEASED, better)])
 
 
@@ -232,24 +227,15 @@ def read_criterion(row: Row, columns: Mapping[str, str]) -> _RowContent:
         _text(row, columns[key]) for key in ("id", "response_id", "category")
     )
     turns = row[columns["conversation"]]
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, dict) and {"role", "content"} <= set(turn) for turn in turns
-    ):
+    if not fits(turns, list[Row]) or not all({"role", "content"} <= set(turn) for turn in turns):
         raise DataError(f"{columns['conversation']} must be a list of messages (role, content)")
     response = {"role": "assistant", "content": _text(row, columns["response"], empty=True)}
+    messages = (f"{turn['role']}: {turn['content']}" for turn in (*turns, response))
     question = _QUESTION.format(
-        conversation="\n\n".join(
-            f"{turn['role']}: {turn['content']}" for turn in (*turns, response)
-        ),
-        criterion=_text(row, columns["criterion"]),
+        conversation="\n\n".join(messages), criterion=_text(row, columns["criterion"])
     )
     labels, raters = row[columns["labels"]], row[columns["raters"]]
-    if (
-        not isinstance(labels, list)
-        or not isinstance(raters, list)
-        or len(labels) != len(raters)
-        or not all(isinstance(label, bool) for label in labels)
-    ):
+    if not fits(labels, list[bool]) or not fits(raters, list) or len(labels) != len(raters):
         raise DataError(
             f"{columns['labels']} must be a list of true or false, {columns['raters']} the name of "
             "each one's rater"
@@ -295,7 +281,7 @@ def _images(
     if image is not None and row.get(image) is not None:
         if not isinstance(row[image], str):
             return row_images(table, index, row, image)
-        return (file_image(_located(table, row[image]), table.folder, boundary=table.boundary),)
+        return (table.image(_located(table, row[image])),)
     if video is not None and row.get(video) is not None:
         return _frames(table, row[video])
     if image is None and video is None:
@@ -311,10 +297,7 @@ def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
     if not names:
         raise DataError(f"there is no frame in folder {written!r}")
     frame_numbers = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
-    return tuple(
-        file_image(f"{folder}/{names[number]}", table.folder, boundary=table.boundary)
-        for number in frame_numbers
-    )
+    return tuple(table.image(f"{folder}/{names[number]}") for number in frame_numbers)
 
 
 def _located(table: RowTable, written: str) -> str:
@@ -337,13 +320,8 @@ def _text(row: Row, column: str, *, empty: bool = False) -> str:
 
 
 def _texts(row: Row, column: str, exactly: int | None = None) -> Sequence[str]:
-    texts: Any = row[column]
-    if (
-        not isinstance(texts, list)
-        or not texts
-        or not all(isinstance(text, str) for text in texts)
-        or len(texts) != (exactly or len(texts))
-    ):
+    texts: list[str] = row[column]
+    if not fits(texts, list[str]) or len(texts) != (exactly or max(1, len(texts))):
         raise DataError(f"{column} must be a list of {exactly or 'one or more'} texts")
     return texts
 

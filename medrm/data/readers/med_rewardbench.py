@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from medrm.data.sources import (
     hub_files,
     read_about,
 )
-from medrm.errors import ConfigError, DataError, report
+from medrm.errors import ConfigError, DataError, raise_problems
+from medrm.files import fits
 from medrm.schema import ImageRef
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pair_gt_all"
 _LABELS = ("question_id", "human_answer")
-_INPUTS = ("question_id", "image", "question", "answer1_text", "answer2_text")
+_TEXTS = ("question", "answer1_text", "answer2_text")
+_INPUTS = ("question_id", "image", *_TEXTS)
 _GROUPS = {"dataset": "source", "question_type": "question_type", "body_part": "body_part"}
 
 
@@ -110,89 +112,79 @@ def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
             yield draft
     if not labels | inputs:
         problems.append("it holds no <organ>.jsonl and no parquet/<organ>.parquet")
-    if problems:
-        raise DataError(report(f"{folder} has {len(problems)} problems.", problems))
+    raise_problems(DataError, folder, problems)
+
+
+def _identified_rows(
+    table: RowTable, problems: list[str], required: Sequence[str] = ()
+) -> Iterator[tuple[str, str, int, Row]]:
+    """Yields location, question id and index of each row that has the required columns, and the
+    row; an id that is no id, or not unique, is a problem.
+    """
+    seen: set[str] = set()
+    for index, (location, row) in enumerate(table.rows):
+        where = f"{table.name} {location}"
+        if missing := missing_columns(row, required):
+            problems += [f"{where}: {problem}" for problem in missing]
+            continue
+        value, case_id = row["question_id"], str(row["question_id"])
+        if not fits(value, str | int) or value == "":
+            problems.append(f"{where}: question_id is {value!r}; give text or a whole number")
+        if case_id in seen:
+            problems.append(f"{where}: question_id {case_id!r} occurs twice")
+        seen.add(case_id)
+        yield where, case_id, index, row
+    problems += [f"{table.name} {problem}" for problem in table.problems]
 
 
 def _read_labels(table: RowTable, problems: list[str]) -> dict[str, dict[str, list[Vote]]]:
     """Returns the votes by question id; the released label counts as one vote of one expert."""
     labels: dict[str, dict[str, list[Vote]]] = {}
-    for location, row in table.rows:
-        where = f"{table.name} {location}"
-        missing = missing_columns(row, _LABELS)
-        if missing or not isinstance(row["human_answer"], dict):
-            problems += [
-                f"{where}: {problem}" for problem in missing or ["human_answer is no object"]
-            ]
+    for where, case_id, _, row in _identified_rows(table, problems, _LABELS):
+        if not isinstance(row["human_answer"], dict):
+            problems.append(f"{where}: human_answer is no object")
             continue
-        case_id = _case_id(row, where, problems)
-        if case_id in labels:
-            problems.append(f"{where}: question_id {case_id!r} occurs twice")
-        labels[case_id] = _read_answer(row["human_answer"], f"{where} ({case_id!r})", problems)
-    problems += [f"{table.name} {problem}" for problem in table.problems]
+        labels[case_id] = {}
+        for dimension, value in row["human_answer"].items():
+            problem = dimension_problem(dimension)
+            if problem is None and value not in ("A", "B", "tie"):
+                problem = f"{dimension!r} is {value!r}; accepted are 'A', 'B' or 'tie'"
+            if problem is None:
+                labels[case_id][dimension] = [Vote("released", read_vote(value, 2))]
+            else:
+                problems.append(f"{where} ({case_id!r}): {problem}")
     return labels
-
-
-def _read_answer(answer: dict[str, Any], where: str, problems: list[str]) -> dict[str, list[Vote]]:
-    votes = {}
-    for dimension, value in answer.items():
-        problem = dimension_problem(dimension)
-        if problem is None and value not in ("A", "B", "tie"):
-            problem = f"{dimension!r} is {value!r}; accepted are 'A', 'B' or 'tie'"
-        if problem is None:
-            votes[dimension] = [Vote("released", read_vote(value, 2))]
-        else:
-            problems.append(f"{where}: {problem}")
-    return votes
-
-
-def _case_id(row: Row, where: str, problems: list[str]) -> str:
-    value = row["question_id"]
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
-        problems.append(f"{where}: question_id is {value!r}; give text or a whole number")
-    return str(value)
 
 
 def _join(
     table: RowTable, organ: str, labels: dict[str, dict[str, list[Vote]]], problems: list[str]
-) -> list[CaseDraft]:
-    missing = missing_columns(table.columns, _INPUTS)
-    if missing:
+) -> Iterator[CaseDraft]:
+    if missing := missing_columns(table.columns, _INPUTS):
         problems += [f"{table.name}: {problem}" for problem in missing]
-        return []
-    drafts: list[CaseDraft] = []
-    seen: set[str] = set()
-    for index, (location, row) in enumerate(table.rows):
-        where = f"{table.name} {location}"
-        case_id = _case_id(row, where, problems)
-        if case_id in seen:
-            problems.append(f"{where}: question_id {case_id!r} occurs twice")
-        seen.add(case_id)
-        texts = (row["question"], row["answer1_text"], row["answer2_text"])
-        if not all(isinstance(text, str) for text in texts):
-            problems.append(f"{where} ({case_id!r}): question and both answers must be text")
-            continue
+        return
+    case_ids: set[str] = set()
+    for where, case_id, index, row in _identified_rows(table, problems):
+        case_ids.add(case_id)
+        question, *answers = texts = [row[column] for column in _TEXTS]
         try:
+            if not fits(texts, list[str]):
+                raise DataError("question and both answers must be text")
             images = row_images(table, index, row, "image")
         except DataError as error:
             problems.append(f"{where} ({case_id!r}): {error}")
             continue
-        question, *answers = texts
-        drafts.append(
-            CaseDraft(
-                case_id,
-                images or (ImageRef(where, "", bytes, "no image is stored"),),
-                question,
-                tuple(answers),
-                labels.get(case_id, {}),
-                groups=_groups(row, organ),
-            )
+        yield CaseDraft(
+            case_id,
+            images or (ImageRef(where, "", bytes, "no image is stored"),),
+            question,
+            tuple(answers),
+            labels.get(case_id, {}),
+            groups=_groups(row, organ),
         )
-    for case_id in sorted(labels.keys() - seen):
+    for case_id in sorted(labels.keys() - case_ids):
         problems.append(f"{organ}.jsonl: question_id {case_id!r} has no row in {table.name}")
-    for case_id in sorted(seen - labels.keys()):
+    for case_id in sorted(case_ids - labels.keys()):
         problems.append(f"{table.name}: question_id {case_id!r} has no label in {organ}.jsonl")
-    return drafts
 
 
 def _groups(row: Row, organ: str) -> dict[str, str]:

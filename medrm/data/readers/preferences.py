@@ -15,12 +15,12 @@ import numpy as np
 from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import CaseDraft, Description, Excluded, ReadResult, Source, Vote, hub_table
-from medrm.errors import DataError, report
+from medrm.errors import DataError, raise_problems
+from medrm.files import fits
 from medrm.schema import ImageRef
 
 _IMAGE_MARK = "<image>"
 _ROLES = {"human": "user", "gpt": "assistant"}
-
 
 _COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "images", "case_id")}
 """What is read of a row, and the column that TRL keeps it in. A `dataset.yaml` may name others; its
@@ -33,10 +33,8 @@ class _Turn(NamedTuple):
     text: str
 
 
-class _Texts(NamedTuple):
-    question: str
-    chosen: str
-    rejected: str
+_Texts = tuple[str, str, str]
+"""Question, chosen and rejected answer."""
 
 
 def read_preferences_by_columns(
@@ -103,8 +101,7 @@ def _drafts(
         case_id = _case_id(row, index, columns)
         problems.append(f"{location}: {columns['case_id']} {case_id!r} occurs twice")
     problems[:0] = table.problems
-    if problems:
-        raise DataError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(DataError, path, problems)
 
 
 def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
@@ -116,8 +113,8 @@ def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
 def _draft(
     case_id: str, images: tuple[ImageRef, ...], texts: _Texts, row: Row, description: Description
 ) -> CaseDraft:
+    question, chosen, rejected = texts
     second = hashlib.sha256(case_id.encode()).digest()[0] % 2
-    answers = (texts.rejected, texts.chosen) if second else (texts.chosen, texts.rejected)
     named = {
         group: row[column]
         for group, column in description.columns.items()
@@ -126,11 +123,11 @@ def _draft(
     return CaseDraft(
         case_id,
         images,
-        texts.question,
-        answers,
+        question,
+        (rejected, chosen) if second else (chosen, rejected),
         {description.dimension: [Vote("preference", second)]},
         read_independent(row),
-        read_groups({**{group: row.get(group) for group in GROUPS}, **named}, (*GROUPS, *named)),
+        read_groups(row | named, (*GROUPS, *named)),
     )
 
 
@@ -157,7 +154,7 @@ def _texts(row: Row, columns: Mapping[str, str], images: int) -> _Texts | str:
     if chosen == rejected:
         return "chosen and rejected are the same"
     question = "\n\n".join(turn.text.replace(_IMAGE_MARK, "").strip() for turn in prompt)
-    return _Texts(question, chosen[0].text, rejected[0].text)
+    return question, chosen[0].text, rejected[0].text
 
 
 def _turns(row: Row, column: str, role: str) -> list[_Turn]:
@@ -167,7 +164,7 @@ def _turns(row: Row, column: str, role: str) -> list[_Turn]:
         return []
     if isinstance(value, str):
         return [_Turn(role, value)]
-    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+    if not fits(value, list[Row]):
         raise DataError(
             f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
@@ -16,8 +17,8 @@ from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import CaseDraft, Description, ReadResult, Source, Vote, read_about
-from medrm.data.store.cache import fill_cache_folder
-from medrm.errors import DataError, nearest, report
+from medrm.errors import DataError, nearest, raise_problems
+from medrm.files import fill_cache_folder, fits
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
 VOTES_FILE = "votes.jsonl"
@@ -27,6 +28,10 @@ _REQUIRED = ("case_id", "question", "annotator", "votes")
 _CONTENT = ("image", "images", "answer_a", "answer_b", "answers")
 _ACCEPTED = (*_REQUIRED, *_CONTENT, *GROUPS, *INDEPENDENT)
 _CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
+_SHARED = {name: name for name in ("images", "question", "answers", "groups")}
+_SHARED["independent"] = "patient or study"
+"""What all lines of a case must have in common: a field of their drafts, to its name."""
+
 _CASES_AT_ONCE = 256
 _KEPT_REFERENCES = 2**14
 
@@ -38,17 +43,6 @@ class _Line(NamedTuple):
     location: str
     paths: tuple[str, ...]
     draft: CaseDraft
-
-    @property
-    def shared(self) -> dict[str, Any]:
-        """What all lines of a case must have in common."""
-        return {
-            "images": self.paths,
-            "question": self.draft.question,
-            "answers": self.draft.answers,
-            "groups": self.draft.groups,
-            "patient or study": self.draft.independent,
-        }
 
 
 _Problems = list[tuple[int, int, str]]
@@ -98,33 +92,30 @@ def read_votes(table: RowTable, path: Path) -> ReadResult:
 
 def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
     problems: _Problems = []
-    wrong_keys: dict[str, list[int]] = {}
-    references: dict[str, ImageRef] = {}
+    wrong_keys: dict[str, list[int]] = defaultdict(list)
+    references: dict[str, ImageRef | DataError] = {}
     for chunk in batched(_by_case(table), _CASES_AT_ONCE):
         cases = [list(_lines(rows, problems, wrong_keys)) for rows in chunk]
-        paths = (path for lines in cases for line in lines for path in line.paths)
         if len(references) > _KEPT_REFERENCES:
             references.clear()
-        unread = [path for path in paths if path not in references]
-        read, outside = file_images(unread, table.folder, table.boundary)
-        references |= read
+        paths = {path for lines in cases for line in lines for path in line.paths}
+        references |= file_images(paths - references.keys(), table.folder, table.boundary)
         for lines in cases:
-            refused = [
-                (2, line.number, f"{line.location}: {outside[path]}")
-                for line in lines
-                for path in line.paths
-                if path in outside
-            ]
+            refused = []
+            for line in lines:
+                images = [references[path] for path in line.paths]
+                line.draft.images = tuple(ref for ref in images if isinstance(ref, ImageRef))
+                errors = (error for error in images if isinstance(error, DataError))
+                refused += [(2, line.number, f"{line.location}: {error}") for error in errors]
             problems += refused
             if lines and not refused:
-                yield _draft(lines, references, problems)
+                yield _draft(lines, problems)
     for problem, numbers in wrong_keys.items():
         first, _ = table.rows[min(numbers)]
         more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
         problems.append((1, min(numbers), f"{first}{more}: {problem}"))
     texts = [text for _, _, text in sorted(problems, key=lambda problem: problem[:2])]
-    if texts := [*table.problems, *texts]:
-        raise DataError(report(f"{path} has {len(texts)} problems.", texts))
+    raise_problems(DataError, path, [*table.problems, *texts])
 
 
 def _by_case(table: RowTable) -> Iterator[list[tuple[int, str, Row]]]:
@@ -144,32 +135,28 @@ def _lines(
 ) -> Iterator[_Line]:
     """Yields the lines with which nothing is wrong, and adds what is wrong with the others."""
     for number, location, row in rows:
-        for problem in (keys := list(_key_problems(row))):
-            wrong_keys.setdefault(problem, []).append(number)
-        if keys:
+        if key_problems := list(_key_problems(row)):
+            for problem in key_problems:
+                wrong_keys[problem].append(number)
             continue
-        values, line = _read_line(number, location, row)
-        problems += [
-            (0, number, f"{location} (case {row['case_id']!r}): {text}") for text in values
-        ]
-        if line is not None:
+        line = _read_line(number, location, row)
+        if isinstance(line, _Line):
             yield line
+        else:
+            title = f"{location} (case {row['case_id']!r})"
+            problems += [(0, number, f"{title}: {problem}") for problem in line]
 
 
-def _draft(
-    lines: Sequence[_Line], references: Mapping[str, ImageRef], problems: _Problems
-) -> CaseDraft:
+def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
     """Returns the draft of a case's lines, and adds what does not fit together in them."""
     first = lines[0]
-    draft, shared = first.draft, first.shared
-    draft.images = tuple(references[path] for path in first.paths)
+    draft, case = first.draft, f"case {first.draft.case_id!r}"
     for line in lines[1:]:
-        case = f"case {draft.case_id!r}"
         conflicts = [
             f"{line.location}: {case} has other {name} than on {first.location}; lines of one case "
             "must agree"
-            for name, value in line.shared.items()
-            if value != shared[name]
+            for field, name in _SHARED.items()
+            if getattr(line.draft, field) != getattr(draft, field)
         ]
         for dimension, (vote,) in line.draft.votes.items():
             votes = draft.votes.setdefault(dimension, [])
@@ -183,13 +170,13 @@ def _draft(
     return draft
 
 
-def _read_line(number: int, location: str, row: Row) -> tuple[list[str], _Line | None]:
-    """Returns what is wrong with a line that has its keys, and the line where nothing is."""
+def _read_line(number: int, location: str, row: Row) -> _Line | list[str]:
+    """Returns a line that has its keys, or what is wrong with it."""
     paths = row["images"] if "images" in row else [row["image"]]
     answers = row["answers"] if "answers" in row else [row["answer_a"], row["answer_b"]]
     problems = _shape_problems(row, paths, answers)
     if problems:
-        return problems, None
+        return problems
     votes: dict[str, list[Vote]] = {}
     for dimension, value in row["votes"].items():
         problem = dimension_problem(dimension)
@@ -201,7 +188,7 @@ def _read_line(number: int, location: str, row: Row) -> tuple[list[str], _Line |
         if problem is not None:
             problems.append(problem)
     if problems:
-        return problems, None
+        return problems
     draft = CaseDraft(
         str(row["case_id"]),
         (),
@@ -211,7 +198,7 @@ def _read_line(number: int, location: str, row: Row) -> tuple[list[str], _Line |
         read_independent(row),
         read_groups(row, GROUPS),
     )
-    return [], _Line(number, location, tuple(paths), draft)
+    return _Line(number, location, tuple(paths), draft)
 
 
 def _key_problems(row: Row) -> Iterable[str]:
@@ -240,19 +227,15 @@ def _shape_problems(row: Row, paths: Any, answers: Any) -> list[str]:
     ]
     if not isinstance(row["question"], str):
         problems.append(f"'question' is {row['question']!r}; give text")
-    if not _texts(paths):
+    if not fits(paths, list[str]):
         problems.append("'image' must be a path, 'images' a list of paths")
-    if not _texts(answers) or len(answers) < 2:
+    if not fits(answers, list[str]) or len(answers) < 2:
         problems.append("answers must be two texts or more")
     if not isinstance(row["votes"], dict):
         problems.append(
             f"'votes' is {row['votes']!r}; give an object, dimension to A, B, tie or null"
         )
     return problems
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def dimension_problem(dimension: str) -> str | None:

@@ -30,7 +30,6 @@ from medrm.data.images import StoredFile
 from medrm.data.labels import LabelRules, VoteTally, labels_of
 from medrm.data.sources import CaseDraft, ReadResult
 from medrm.data.splits import cluster_keys, cluster_names
-from medrm.data.store.cache import fill_cache_folder
 from medrm.data.store.case_records import SCHEMA, case_record
 from medrm.data.store.indexed_cases import (
     CASES_FILE,
@@ -41,7 +40,7 @@ from medrm.data.store.indexed_cases import (
     to_numpy,
 )
 from medrm.errors import DataError
-from medrm.files import status_of
+from medrm.files import fill_cache_folder, status_of
 from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)

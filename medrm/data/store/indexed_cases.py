@@ -1,9 +1,10 @@
 """A set on disk: its cases, decoded one at a time, and its columns as arrays.
 
-    folder/cases.arrow      one row for each case (`case_records.SCHEMA`), mapped into memory
-    folder/clusters.npy     the cluster of each case
-    folder/index.json       what is known of the whole set
-    folder/*.npy, *.json    what was computed from the set since: splits, token counts, ...
+    folder/cases.arrow        one row for each case (`case_records.SCHEMA`), mapped into memory
+    folder/clusters.npy       the cluster of each case
+    folder/index.json         what is known of the whole set
+    folder/image-facts.arrow  what decoding each distinct image showed
+    folder/*.npy, *.json      what was computed from the set since: splits, token counts, ...
 
 The functions of this module take any sequence of cases. Of an index they read the columns and
 decode no case; of a list they compute the same. `medrm.data.store.build_index` writes an index.
@@ -13,31 +14,53 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, BinaryIO, Literal, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medrm.data.store.cache import write_cache_file
+from medrm.data.batched import batched
+from medrm.data.images import ImageFacts, facts_of
 from medrm.data.store.case_records import (
+    DIGEST,
     LABEL,
     SCHEMA,
     case_record,
     decode_case,
     label_numbers,
 )
-from medrm.schema import Case
+from medrm.files import write_cache_file
+from medrm.schema import Case, ImageRef
 
 DECODED_CASES = 4096
 """How many decoded cases a process keeps."""
 
 INDEX_FILE, CASES_FILE, CLUSTERS_FILE = "index.json", "cases.arrow", "clusters.npy"
+FACTS_FILE = "image-facts.arrow"
+_FACTS_SCHEMA = pa.schema(
+    {
+        "digest": DIGEST,
+        "problem": pa.string(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "pixel_digest": pa.string(),
+        "perceptual_hash": pa.uint64(),
+        "mode": pa.string(),
+    }
+)
+"""`digest` and the fields of `ImageFacts`."""
+
+_ROWS_AT_ONCE = 1024
+
+Content = TypeVar("Content")
+"""Of a file."""
 
 Indices = NDArray[np.int64]
 """Of cases in a sequence, from 0."""
@@ -86,25 +109,37 @@ class CaseIndex:
             name: of the file; it tells all that the content depends on besides the cases.
             compute: gives the content.
         """
-        path = self.folder / f"{name}.json"
-        with suppress(FileNotFoundError, json.JSONDecodeError):  # none, or one that is torn
-            return json.loads(path.read_bytes())
-        encoded = json.dumps(compute()).encode()
-        write_cache_file(path, encoded)
-        return json.loads(encoded)
+        return self.cached(
+            f"{name}.json",
+            lambda file: file.write(json.dumps(compute()).encode()),
+            lambda path: json.loads(path.read_bytes()),
+        )
 
     def cached_array(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         """Returns the array in a file of the index, mapped into memory; see `cached_json`."""
-        path = self.folder / f"{name}.npy"
-        array: NDArray[Any]
-        try:
-            array = np.load(path, mmap_mode="r")
-        except (FileNotFoundError, ValueError, EOFError):  # none, or one that is torn
-            buffer = io.BytesIO()
-            np.save(buffer, compute())
-            write_cache_file(path, buffer.getvalue())
-            array = np.load(path, mmap_mode="r")
-        return array
+        return self.cached(
+            f"{name}.npy",
+            lambda file: np.save(file, compute()),
+            lambda path: np.load(path, mmap_mode="r"),
+        )
+
+    def cached(
+        self, name: str, write: Callable[[BinaryIO], object], read: Callable[[Path], Content]
+    ) -> Content:
+        """Returns the content of a file of the index, written where there is none.
+
+        Args:
+            name: of the file.
+            write: writes the content.
+            read: reads it; raises ValueError or EOFError where the file is torn.
+        """
+        path = self.folder / name
+        with suppress(FileNotFoundError, ValueError, EOFError):
+            return read(path)
+        buffer = io.BytesIO()
+        write(buffer)
+        write_cache_file(path, buffer.getvalue())
+        return read(path)
 
 
 class IndexedCases(Sequence[Case]):
@@ -135,15 +170,6 @@ class IndexedCases(Sequence[Case]):
         number = range(len(self))[index]
         return self.case_index.case(number if self._indices is None else int(self._indices[number]))
 
-    def select(self, indices: Indices) -> IndexedCases:
-        """Returns some of the cases, in the order of the indices."""
-        return IndexedCases(self.case_index, self.indices[indices])
-
-    def dimensions(self) -> set[str]:
-        """Returns the dimensions that some label mentions."""
-        names = self.case_index.about["dimensions"]
-        return {name for name in names if (label_column(self, name)["votes"] > 0).any()}
-
 
 def read_table(path: Path) -> pa.Table:
     """Returns an Arrow file as a table that is mapped into memory.
@@ -158,7 +184,7 @@ def read_table(path: Path) -> pa.Table:
 def select(cases: Sequence[Case], indices: Indices) -> Sequence[Case]:
     """Returns some of the cases, in the order of the indices."""
     if isinstance(cases, IndexedCases):
-        return cases.select(indices)
+        return IndexedCases(cases.case_index, cases.indices[indices])
     return [cases[index] for index in indices.tolist()]
 
 
@@ -189,6 +215,23 @@ def list_column(cases: Sequence[Case], name: str) -> tuple[NDArray[Any], Indices
     lists = table[name].take(pa.array(indices))
     counts = pc.list_value_length(lists).to_numpy()
     return to_numpy(pc.list_flatten(lists)), np.repeat(np.arange(len(indices)), counts)
+
+
+def distinct_images(cases: Sequence[Case]) -> tuple[NDArray[np.bytes_], Indices]:
+    """Returns the digests of the distinct images that have bytes, in the order in which they are
+    first met, and the index of the last case that shows each.
+    """
+    digests, case_indices = list_column(cases, "image_digests")
+    case_indices, digests = case_indices[digests != b""], digests[digests != b""]
+    distinct, first = np.unique(digests, return_index=True)
+    last = len(digests) - 1 - np.unique(digests[::-1], return_index=True)[1]
+    order = np.argsort(first)
+    return distinct[order], case_indices[last[order]]
+
+
+def image_of(case: Case, digest: bytes) -> ImageRef:
+    """Returns the last image of a case that has this digest."""
+    return next(ref for ref in reversed(case.images) if ref.digest == digest.decode())
 
 
 def cluster_column(cases: Sequence[Case]) -> NDArray[np.bytes_]:
@@ -254,3 +297,72 @@ def _labels(labels: pa.ListArray, dimension: str) -> NDArray[Any]:
         numbers = label_structs.field(name).to_numpy(zero_copy_only=False)
         rows[name][case_indices] = numbers[mask]
     return rows
+
+
+class StoredFacts(Mapping[str, ImageFacts]):
+    """The facts of images by digest, read from their file when asked for.
+
+    Attributes:
+        unreadable: digests of the images that cannot be decoded.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._digests, self._rows = np.unique(to_numpy(table["digest"]), return_index=True)
+        self._facts = table.drop("digest")
+        self.unreadable = to_numpy(table.filter(pc.is_valid(table["problem"]))["digest"])
+
+    def __getitem__(self, digest: str) -> ImageFacts:
+        number = int(np.searchsorted(self._digests, np.bytes_(digest)))
+        if number == len(self) or self._digests[number] != digest.encode():
+            raise KeyError(digest)
+        return ImageFacts(**self._facts.slice(self._rows[number], 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[str]:
+        return map(bytes.decode, self._digests.tolist())
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+
+def stored_facts(
+    indexes: Sequence[CaseIndex], progress: Callable[[int, int], None] | None = None
+) -> StoredFacts:
+    """Returns the facts of the images of some sets; each image is decoded once and never again.
+
+    Args:
+        indexes: of the sets.
+        progress: called with the number done and the number of distinct images of a set.
+    """
+
+    def write(index: CaseIndex, file: BinaryIO) -> None:
+        records = _facts_records(index, progress or (lambda done, total: None))
+        with pa.ipc.new_file(file, _FACTS_SCHEMA) as writer:
+            for batch in batched(records, _ROWS_AT_ONCE):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=_FACTS_SCHEMA))
+
+    tables = [index.cached(FACTS_FILE, partial(write, index), read_table) for index in indexes]
+    return StoredFacts(pa.concat_tables(tables))
+
+
+def _facts_records(
+    index: CaseIndex, progress: Callable[[int, int], None]
+) -> Iterator[dict[str, Any]]:
+    """Yields a row of `_FACTS_SCHEMA` for each distinct image, in the order of first cases."""
+    digests, case_indices = distinct_images(IndexedCases(index))
+    cases = map(index.case, case_indices.tolist())
+    facts_of_images = zip(digests, facts_of(map(image_of, cases, digests)), strict=True)
+    for done_count, (digest, facts) in enumerate(facts_of_images, start=1):
+        progress(done_count, len(digests))
+        yield {"digest": digest, **asdict(facts)}
+
+
+def unreadable_cases(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> NDArray[np.bool_]:
+    """Returns whether each case has an image that cannot be read."""
+    if isinstance(facts, StoredFacts):
+        unreadable = facts.unreadable
+    else:
+        unreadable = np.array([key for key in facts if facts[key].problem], dtype="S64")
+    digests, case_indices = list_column(cases, "image_digests")
+    flags = np.zeros(len(cases), dtype=np.bool_)
+    flags[case_indices[np.isin(digests, np.append(unreadable, b""))]] = True
+    return flags

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from medrm.errors import ConfigError, nearest, report
+from medrm.errors import nearest, refuse
 from medrm.evaluation.comparison.pairing import Evaluation
 from medrm.evaluation.measures import biases
 from medrm.evaluation.measures.biases import Presented
@@ -103,9 +103,8 @@ def check_declared(declared: Sequence[str], *reports: Report) -> None:
     problems = [
         f"{name!r} is not compared.{nearest(name, names)}" for name in declared if name not in names
     ]
-    if problems:
-        accepted = f"{len(problems)} unknown. Accepted: {', '.join(names)}."
-        raise ConfigError(report(f"allowed_differences: {accepted}", problems))
+    accepted = f"{len(problems)} unknown. Accepted: {', '.join(names)}."
+    refuse(problems, f"allowed_differences: {accepted}")
 
 
 def non_inferiority_checks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +14,9 @@ from typing import Any
 import numpy as np
 
 from medrm.errors import DataError
-from medrm.evaluation.measures.accuracy import (
-    case_scores,
-    mean_scores,
-    member_of,
-    score_matrix,
-    verdicts_by_dimension,
-)
+from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.biases import excess
-from medrm.evaluation.records.jsonl import VERDICTS_FILE, read_verdicts
+from medrm.evaluation.records.jsonl import VERDICTS_FILE, grouped, read_verdicts
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
@@ -57,7 +52,7 @@ class Evaluation:
         }
         counted = {"robust": self.robust, "forward": forward, "official": self.official}
         return {
-            counting: {name: case_scores(rows) for name, rows in of_dimension.items()}
+            counting: {name: accuracy.case_scores(rows) for name, rows in of_dimension.items()}
             for counting, of_dimension in counted.items()
         }
 
@@ -91,13 +86,21 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{VERDICTS_FILE} and report.json in {str(folder)!r} do not belong together: one "
             f"judges {foreign[0]!r}, the other does not. {EVALUATE_AGAIN}"
         )
-    robust, official = verdicts_by_dimension(rows, report["ceiling"])
-    if not robust:
+    judged = accuracy.verdicts_by_dimension(rows, report["ceiling"])
+    evaluation = Evaluation(folder, report, *judged)
+    if not evaluation.robust:
         raise DataError(
             f"{str(folder)!r} was not judged under the robust protocol, which a comparison needs. "
             "Evaluate again with --protocol both."
         )
-    return Evaluation(folder, report, robust, official)
+    counts = Counter(row.case_id for row in rows if row.protocol == "robust")
+    fewest = min(counts, key=counts.__getitem__)
+    if counts[fewest] < max(counts.values()):
+        raise DataError(
+            f"{VERDICTS_FILE} in {str(folder)!r} lacks verdicts on case {fewest!r}. "
+            f"{EVALUATE_AGAIN}"
+        )
+    return evaluation
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,10 @@ class Pairing:
         """After minus before, of shape (n, D)."""
         return self.after - self.before
 
-    def entry(self, name: str) -> Entry:
-        """Returns before, after and their difference on a dimension, see `paired_entry`."""
-        column = self.names.index(name)
-        return paired_entry(self.before[:, column], self.after[:, column], self.clusters)
+    def entries(self) -> dict[str, Entry]:
+        """Returns before, after and their difference on each dimension, see `paired_entry`."""
+        columns = zip(self.names, self.before.T, self.after.T, strict=True)
+        return {name: paired_entry(first, last, self.clusters) for name, first, last in columns}
 
     def of_cases(self, chosen: Sequence[int]) -> Pairing:
         """Returns some of the cases, given by their indices."""
@@ -154,7 +157,8 @@ def pair(before: Evaluation, after: Evaluation, counting: str = "robust") -> Pai
             f"{str(before.folder)!r} and {str(after.folder)!r} have no case in common. "
             "Evaluate both models on the same benchmark."
         )
-    first, second = (score_matrix({n: of_side[n] for n in names}, cases) for of_side in scores)
+    shared = [{name: of_side[name] for name in names} for of_side in scores]
+    first, second = (accuracy.score_matrix(of_side, cases) for of_side in shared)
     first[np.isnan(second)] = np.nan
     second[np.isnan(first)] = np.nan
     return Pairing(names, cases, [after.clusters[case] for case in cases], first, second)
@@ -170,7 +174,7 @@ def paired_entry(
     """
     paired = np.flatnonzero(~np.isnan(after - before)).tolist()
     if not paired:
-        return UNPAIRED
+        return dict(UNPAIRED)
     chosen = [clusters[index] for index in paired]
     interval = mean_interval((after - before)[paired].tolist(), chosen, span=(-widest, widest))
     return {
@@ -184,16 +188,27 @@ def paired_entry(
 
 
 def paired_measures(before: Evaluation, after: Evaluation, primary: str) -> Entry:
-    """Returns what `comparison.json` says of the differences in score, but for the groups."""
+    """Returns what `comparison.json` says of the differences in score, but for the groups.
+
+    `forward_only` has the differences in the stored order alone, None where no side was shown both
+    orders. `position` is the rest of the exact split: delta in the stored order = delta over the
+    presented orders + position.
+    """
     pairing = pair(before, after)
     dimensions = dimension_entries(before, after, pairing)
-    official = before.official and after.official
+    other: dict[str, dict[str, Entry] | None] = {"official": None, "forward_only": None}
+    if before.official and after.official:
+        other["official"] = pair(before, after, "official").entries()
+    if not before.orders == after.orders == ["forward"]:
+        forward = pair(before, after, "forward").entries()
+        for name, difference in forward.items():
+            difference["position"] = excess(difference["delta"], dimensions[name]["delta"])
+        other["forward_only"] = forward
     return {
         "minimum_detectable": detectable(pairing, primary),
         "dimensions": dimensions,
         "mean": mean_entry(pairing),
-        "official": simple_entries(before, after, "official") if official else None,
-        "forward_only": forward_entries(before, after, dimensions),
+        **other,
     }
 
 
@@ -201,7 +216,8 @@ def dimension_entries(before: Evaluation, after: Evaluation, pairing: Pairing) -
     """Returns each dimension of the benchmark before and after.
 
     `p` is adjusted over the dimensions that both have judged. Where only one side has judged one,
-    its own accuracy stands alone, without a difference.
+    its own accuracy stands alone, without a difference. Cases are judged better (`fixed`) or worse
+    (`broken`) than before, or as before: `both_right` in all orders, else `both_wrong`.
     """
     test = significance.sign_flip_test(pairing.differences, pairing.clusters)
     labelled = np.flatnonzero(~np.isnan(pairing.before).all(axis=0)).tolist()
@@ -209,22 +225,27 @@ def dimension_entries(before: Evaluation, after: Evaluation, pairing: Pairing) -
         zip(labelled, significance.holm([test.p[index] for index in labelled]), strict=True)
     )
     resampled = bootstrap_intervals(pairing.differences, pairing.clusters)
-    entries: dict[str, Entry] = {}
+    paired, entries = pairing.entries(), {}
     for name, ceiling in after.report["ceiling"].items():
         difference: Entry = {"dimension": name, **UNPAIRED, "p": None, "ceiling": ceiling}
         for key, side in (("before", before), ("after", after)):
             difference[key] = mean(side.scores["robust"].get(name, {}).values())
-        if name in pairing.names:
-            difference |= pairing.entry(name)
+        difference |= paired.get(name, {})
         if difference["n"]:
             column = pairing.names.index(name)
+            first, last = pairing.before[:, column], pairing.after[:, column]
+            fixed, broken = int((last > first).sum()), int((last < first).sum())
             bounds = resampled[column]
             difference |= {
                 "p": test.adjusted[column],
                 "p_unadjusted": test.p[column],
                 "p_holm": by_holm.get(column),
                 "ci95_bootstrap": None if bounds is None else list(bounds),
-                **_transitions(pairing.before[:, column], pairing.after[:, column]),
+                "fixed": fixed,
+                "broken": broken,
+                "both_right": int(((last == first) & (last == 1.0)).sum()),
+                "both_wrong": int(((last == first) & (last < 1.0)).sum()),
+                "p_mcnemar": significance.mcnemar_midp(fixed, broken),
             }
         entries[name] = dict.fromkeys(_MORE) | difference
     return entries
@@ -236,56 +257,13 @@ _MORE = (
 )
 
 
-def _transitions(before: Floats, after: Floats) -> Entry:
-    """Cases judged better (fixed) and worse (broken) than before, and those judged as before.
-
-    Of the latter, `both_right` are right in all orders; the others are `both_wrong`.
-    """
-    fixed, broken = int((after > before).sum()), int((after < before).sum())
-    return {
-        "fixed": fixed,
-        "broken": broken,
-        "both_right": int(((after == before) & (after == 1.0)).sum()),
-        "both_wrong": int(((after == before) & (after < 1.0)).sum()),
-        "p_mcnemar": significance.mcnemar_midp(fixed, broken),
-    }
-
-
-def simple_entries(before: Evaluation, after: Evaluation, counting: str) -> dict[str, Entry]:
-    """Returns before, after, difference and interval of other scores, by dimension."""
-    pairing = pair(before, after, counting)
-    return {name: pairing.entry(name) for name in pairing.names}
-
-
-def forward_entries(
-    before: Evaluation, after: Evaluation, dimensions: Mapping[str, Entry]
-) -> dict[str, Entry] | None:
-    """Returns the differences in the stored order alone; None where no side was shown both orders.
-
-    `position` is the rest of the exact split: delta in the stored order = delta over the presented
-    orders + position.
-
-    Args:
-        before: evaluation before training.
-        after: of the trained model.
-        dimensions: entries over all presented orders.
-    """
-    if before.orders == after.orders == ["forward"]:
-        return None
-    entries = simple_entries(before, after, "forward")
-    for name, difference in entries.items():
-        difference["position"] = excess(difference["delta"], dimensions[name]["delta"])
-    return entries
-
-
 def mean_entry(pairing: Pairing) -> Entry:
     """Returns the unweighted mean of the dimensions' accuracies before and after."""
     labelled = pairing.of_cases(np.flatnonzero(~np.isnan(pairing.before).all(axis=1)).tolist())
-    before, after = (mean_scores(scores) for scores in (labelled.before, labelled.after))
-    none = np.zeros(0)
-    return paired_entry(
-        none if before is None else before, none if after is None else after, labelled.clusters
-    )
+    before, after = (accuracy.mean_scores(scores) for scores in (labelled.before, labelled.after))
+    if before is None or after is None:
+        return dict(UNPAIRED)
+    return paired_entry(before, after, labelled.clusters)
 
 
 def detectable(pairing: Pairing, primary: str) -> Entry:
@@ -296,18 +274,15 @@ def detectable(pairing: Pairing, primary: str) -> Entry:
     """
     column = pairing.differences[:, pairing.names.index(primary)]
     paired = np.flatnonzero(~np.isnan(column)).tolist()
-    least_gain: Entry = {"n": len(paired), "design_effect": None, "discordance": None}
-    least_gain["points"] = None
-    if not paired:
-        return least_gain
-    changes = column[paired]
-    interval = mean_interval(changes.tolist(), [pairing.clusters[index] for index in paired])
-    effect, discordance = interval.design_effect, float((changes**2).mean())
-    least_gain |= {"design_effect": effect, "discordance": discordance}
-    if discordance and interval.clusters > 1 and (effect is None or effect > 0):
-        least = significance.minimum_detectable(len(paired), discordance, effect or 1.0)
-        least_gain["points"] = least if least <= float(np.abs(changes).mean()) else None
-    return least_gain
+    effect = discordance = points = None
+    if paired:
+        changes = column[paired]
+        interval = mean_interval(changes.tolist(), [pairing.clusters[index] for index in paired])
+        effect, discordance = interval.design_effect, float((changes**2).mean())
+        if discordance and interval.clusters > 1 and (effect is None or effect > 0):
+            least = significance.minimum_detectable(len(paired), discordance, effect or 1.0)
+            points = least if least <= float(np.abs(changes).mean()) else None
+    return {"n": len(paired), "design_effect": effect, "discordance": discordance, "points": points}
 
 
 def cells(before: Evaluation, after: Evaluation, group: str) -> list[Entry]:
@@ -321,20 +296,15 @@ def cells(before: Evaluation, after: Evaluation, group: str) -> list[Entry]:
         group: to look at, such as organ.
     """
     pairing = pair(before, after)
-    members: dict[str, list[int]] = {}
-    for index, case in enumerate(pairing.cases):
-        members.setdefault(member_of(after.judged_cases[case], group), []).append(index)
+    member_names = [accuracy.member_of(after.judged_cases[case], group) for case in pairing.cases]
+    members = grouped(range(len(member_names)), member_names.__getitem__)
     entries: list[Entry] = []
     for member, chosen in sorted(members.items()):
         of_member = pairing.of_cases(chosen)
         test = significance.sign_flip_test(of_member.differences, of_member.clusters)
-        for name, p in zip(pairing.names, test.p, strict=True):
-            cell = of_member.entry(name)
-            cell["p"] = p if cell["n"] else None
-            entries.append({"member": member, "dimension": name, **cell, "p_bh": None})
-    tested = [cell for cell in entries if cell["p"] is not None]
-    for cell, p in zip(
-        tested, significance.benjamini_hochberg([cell["p"] for cell in tested]), strict=True
-    ):
-        cell["p_bh"] = p
-    return entries
+        for (name, cell), p in zip(of_member.entries().items(), test.p, strict=True):
+            tested_p = p if cell["n"] else None
+            entries.append({"member": member, "dimension": name, **cell, "p": tested_p})
+    tested = [cell["p"] for cell in entries if cell["n"]]
+    adjusted = iter(significance.benjamini_hochberg(tested))
+    return [cell | {"p_bh": next(adjusted) if cell["n"] else None} for cell in entries]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from medrm.evaluation.figures import comparison_plots, model_plots
 from medrm.evaluation.figures.canvas import drawing, svg_inline, write_figure
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles
 
 FIGURES: dict[str, Callable[[RunFiles], Figure | None]] = {
     "forest": comparison_plots.forest,

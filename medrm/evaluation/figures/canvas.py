@@ -18,8 +18,7 @@ from xml.etree import ElementTree
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from medrm.evaluation.tables.table import text_width
+from rich.cells import cell_len
 
 _STYLE = matplotlib.rc_params_from_file(
     str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
@@ -31,16 +30,8 @@ OLD, NEW, GOOD, BAD = "#d55e00", "#0072b2", "#0071b3", "#d45d01"
 """Vermillion and blue of Okabe and Ito. Each role has a value of its own, so that it can be told
 from its colour."""
 
-ROLES = {
-    INK: "ink",
-    SOFT: "soft",
-    LINE: "line",
-    BACK: "back",
-    OLD: "old",
-    NEW: "new",
-    GOOD: "good",
-    BAD: "bad",
-}
+ROLES = {INK: "ink", SOFT: "soft", LINE: "line", BACK: "back"}
+ROLES |= {OLD: "old", NEW: "new", GOOD: "good", BAD: "bad"}
 
 WIDTH = 324.0
 """Points, 4.5 inches: text of 9 points reads on a phone and in two columns of a wide page."""
@@ -54,8 +45,7 @@ _RESOLUTION = 200
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
-_REFERENCE = re.compile(r"url\(#([^)]+)\)")
-_LINKED = re.compile(r"^#(.+)$")
+_REFERENCE = re.compile(r"(url\(|^)#([^)]+)")
 _FONT = re.compile(r"font-family:[^;]*;?\s*")
 
 _FILLING = "width:100%;height:auto;display:block;stroke-linejoin:round"
@@ -100,7 +90,7 @@ def note(figure: Figure, text: str) -> None:
 
 def margin(names: Sequence[str]) -> float:
     """Returns the points that names of 9 points need at the left of the axes."""
-    return 16 + 4.9 * max(map(text_width, names), default=0)
+    return 16 + 4.9 * max(map(cell_len, names), default=0)
 
 
 def row_chart(
@@ -149,20 +139,12 @@ def beside(chart: Axes, row: float, text: str, colour: str = INK) -> None:
 
 
 def list_beside(
-    chart: Axes,
-    lines: Sequence[str],
-    top: float,
-    step: float,
-    colour: str,
-    weight: str = "bold",
-    left: float = 1.04,
-    align: str = "top",
+    chart: Axes, lines: Sequence[str], left: float, top: float, step: float, **first: Any
 ) -> None:
-    """Writes lines beside the axes, from `top` on (fractions), the first one in a colour."""
+    """Writes lines beside the axes, from `top` on (fractions), the first one in another style."""
     for index, line in enumerate(lines):
-        style: dict[str, Any] = {"color": SOFT} if index else {"color": colour, "weight": weight}
-        height = top - step * index
-        chart.text(left, height, line, transform=chart.transAxes, size=SMALL, va=align, **style)
+        style = {"size": SMALL, **first} | ({"color": SOFT, "weight": "normal"} if index else {})
+        chart.text(left, top - step * index, line, transform=chart.transAxes, **style)
 
 
 def dot(
@@ -201,13 +183,7 @@ def tile(chart: Axes, row: int, column: int, strength: float, text: str, font_si
 
 
 def legend_entry(
-    figure: Figure,
-    label: str,
-    left: float,
-    bottom: float,
-    colour: str,
-    alpha: float | None = None,
-    gap: float = 10,
+    figure: Figure, label: str, left: float, bottom: float, colour: str, alpha: float, gap: float
 ) -> None:
     """Writes a coloured square at a place of a figure (points), and its name `gap` beside it."""
     height = bottom / (72 * figure.get_size_inches()[1])
@@ -222,12 +198,7 @@ def svg_inline(figure: Figure, name: str) -> str:
     """
     root = ElementTree.fromstring(_svg(figure, name))
     values = [value for element in root.iter() for value in element.attrib.values()]
-    used = {
-        identity
-        for value in values
-        for pattern in (_REFERENCE, _LINKED)
-        for identity in pattern.findall(value)
-    }
+    used = {identity for value in values for _, identity in _REFERENCE.findall(value)}
     for element in list(root.iter()):
         _tidy(element, used, f"{name}-")
     for key in ("width", "height", "version"):
@@ -262,12 +233,12 @@ def _tidy(element: ElementTree.Element, used: set[str], prefix: str) -> None:
         if child.tag.endswith(("}metadata", "}style")):
             element.remove(child)
     for key, value in list(element.attrib.items()):
-        element.set(key, _REFERENCE.sub(rf"url(#{prefix}\1)", value))
+        element.set(key, _REFERENCE.sub(rf"\1#{prefix}\2", value))
     if "style" in element.attrib:
         style = _FONT.sub("", element.attrib["style"])
         element.set("style", _COLOUR.sub(lambda match: f"var(--{ROLES[match[0]]})", style))
     if _LINK in element.attrib:
-        element.set("href", _LINKED.sub(rf"#{prefix}\1", element.attrib.pop(_LINK)))
+        element.set("href", element.attrib.pop(_LINK))
     identity = element.attrib.pop("id", None)
     if identity in used:
         element.set("id", prefix + identity)

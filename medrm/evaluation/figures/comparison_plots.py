@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from medrm.evaluation.compare import SIGNIFICANCE
 from medrm.evaluation.figures import canvas
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles
 from medrm.evaluation.tables.comparison_tables import FEW
 from medrm.evaluation.tables.table import short
 
@@ -83,7 +83,7 @@ def transitions(run: RunFiles) -> Figure | None:
     canvas.percent_axis(axes)
     left = 6.0
     for label, colour, _ in _OUTCOMES.values():
-        canvas.legend_entry(figure, label, left, 4, colour)
+        canvas.legend_entry(figure, label, left, 4, colour, 1.0, 10)
         left += 20 + 4.6 * len(label)
     return figure
 
@@ -135,9 +135,7 @@ def heatmap(run: RunFiles) -> Figure | None:
     cells = [cell for cell in by_group.get(group, ()) if cell["delta"] is not None]
     if run.comparison is None or not cells:
         return None
-    counts: dict[str, int] = {}
-    for cell in cells:
-        counts[cell["member"]] = max(counts.get(cell["member"], 0), cell["n"])
+    counts = {cell["member"]: cell["n"] for cell in sorted(cells, key=lambda cell: cell["n"])}
     members = sorted(counts, key=lambda member: (-counts[member], member))[:MOST]
     compared = {cell["dimension"] for cell in cells}
     columns = [name for name in run.comparison["dimensions"] if name in compared]
@@ -147,12 +145,9 @@ def heatmap(run: RunFiles) -> Figure | None:
     height = 112 + 18 * len(names)
     figure, axes = canvas.row_chart(title, names, height, bottom=20, right=right, top=92)
     largest = max(abs(cell["delta"]) for cell in cells) or 1.0
-    cell_of = {(cell["member"], cell["dimension"]): cell for cell in cells}
-    for row, member in enumerate(members):
-        for column, name in enumerate(columns):
-            cell = cell_of.get((member, name))
-            if cell is None:
-                continue
+    for cell in cells:
+        if cell["member"] in members:
+            row, column = members.index(cell["member"]), columns.index(cell["dimension"])
             strength = _STRONGEST * cell["delta"] / largest
             canvas.tile(axes, row, column, strength, f"{100 * cell['delta']:+.0f}", 8)
             if cell["p_bh"] is not None and cell["p_bh"] < SIGNIFICANCE:

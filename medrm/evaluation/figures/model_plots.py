@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medrm.evaluation.figures import canvas
-from medrm.evaluation.report import robust_of
-from medrm.evaluation.run_files import RunFiles
+from medrm.evaluation.report import RunFiles, robust_of
 from medrm.evaluation.tables.table import short
 
 _SQUARE = 174.0
@@ -20,11 +20,14 @@ _LEAST_DISTANCE = 4.0
 """Percent between two points whose numbers do not cover each other."""
 
 _STYLES = {
-    "before": (canvas.OLD, canvas.BACK, "--"),
-    "after": (canvas.NEW, canvas.NEW, "-"),
-    "model": (canvas.NEW, canvas.NEW, "-"),
+    "before": ("before", canvas.OLD, canvas.BACK, "--"),
+    "after": ("after", canvas.NEW, canvas.NEW, "-"),
+    "model": ("the model", canvas.NEW, canvas.NEW, "-"),
 }
-"""Colour, filling and dashes of each side."""
+"""Name, colour, filling and dashes of each side."""
+
+_SHARES = ("confidence", "accuracy", "low", "high")
+"""Of a bin of the reliability diagram."""
 
 _MOST_OUTCOMES = 10
 """Outcomes that the legend of the replies names."""
@@ -66,7 +69,7 @@ def position(run: RunFiles) -> Figure | None:
         height = 1 - 0.13 * (number - 1)
         if height >= 0:
             lines = [f"{number} {short(name, 18)}", f" {after[0]:.1f} | {after[1]:.1f}"]
-            canvas.list_beside(axes, lines, height, 0.055, canvas.INK, "normal", 1.08, "baseline")
+            canvas.list_beside(axes, lines, 1.08, height, 0.055)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.set(xlabel="preferred answer shown first", ylabel="shown second")
     sides = "" if run.before is None else "hollow: before, filled: after; "
@@ -164,22 +167,20 @@ def reliability(run: RunFiles) -> Figure | None:
     upper, lower = canvas.axes(figure, 36, 96, 90, 24), canvas.axes(figure, 36, 44, 90, 182)
     upper.plot([50, 100], [50, 100], color=canvas.LINE, linewidth=1, zorder=0)
     for number, (side, calibration) in enumerate(calibrations.items()):
-        colour, fill, dashes = _STYLES[side]
+        title, colour, fill, dashes = _STYLES[side]
         line: dict[str, Any] = {"linestyle": dashes, "color": colour}
-        bins = [group for group in calibration["bins"] if group["n"]]
-        confidences = [100 * group["confidence"] for group in bins]
-        for x, group in zip(confidences, bins, strict=True):
-            bounds = [100 * group["low"], 100 * group["high"]]
-            upper.plot([x, x], bounds, color=colour, linewidth=1.2)
-        accuracies = [100 * group["accuracy"] for group in bins]
+        shares = [[100 * group[key] for group in calibration["bins"]] for key in _SHARES]
+        confidences, accuracies, low, high = shares
+        upper.vlines(confidences, low, high, color=colour, linewidth=1.2)
         dots: dict[str, Any] = {"marker": "o", "markersize": 5, "markerfacecolor": fill}
         upper.plot(confidences, accuracies, linewidth=1, clip_on=False, **dots, **line)
-        counts = [group["n"] for group in bins]
-        below = [100 * (sum(counts[:i]) + n / 2) / sum(counts) for i, n in enumerate(counts)]
+        counts = np.array([group["n"] for group in calibration["bins"]])
+        below = 100 * (counts.cumsum() - counts / 2) / counts.sum()
         lower.plot(confidences, below, linewidth=1.2, **line)
         ece, brier = f"ECE {100 * calibration['ece']:.1f} %", f"Brier {calibration['brier']:.3f}"
-        lines = [_title(side), ece, brier, f"n {calibration['n']}"]
-        canvas.list_beside(upper, lines, 1 - 0.5 * number, 0.1, colour)
+        lines = [title, ece, brier, f"n {calibration['n']}"]
+        first = {"color": colour, "weight": "bold"}
+        canvas.list_beside(upper, lines, 1.04, 1 - 0.5 * number, 0.1, va="top", **first)
     for axes in (upper, lower):
         axes.set(xlim=(48, 101), ylim=(0, 101))
     upper.tick_params(axis="x", labelbottom=False)
@@ -191,24 +192,19 @@ def reliability(run: RunFiles) -> Figure | None:
 
 def risk_coverage(run: RunFiles) -> Figure | None:
     """Returns the share of wrong verdicts among the surest ones; None without probabilities."""
-    calibrations = {
-        side: calibration
-        for side, calibration in _calibrations(run).items()
-        if calibration["risk_coverage"]
-    }
+    calibrations = _calibrations(run)
     if not calibrations:
         return None
     figure = canvas.sheet(f"Wrong among the surest (%): {short(run.primary)}", 190)
     axes = canvas.axes(figure, 36, 46, 98, 26)
     for number, (side, calibration) in enumerate(calibrations.items()):
-        colour, _, dashes = _STYLES[side]
-        shares, risks = zip(*calibration["risk_coverage"], strict=True)
-        percents = [[100 * value for value in values] for values in (shares, risks)]
-        axes.plot(*percents, linestyle=dashes, color=colour, lw=1.5)
-        lines = [_title(side), f"all: {100 * risks[-1]:.1f} %"]
-        if calibration["accuracy_at_80"] is not None:
-            lines.append(f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %")
-        canvas.list_beside(axes, lines, 1 - 0.5 * number, 0.13, colour)
+        title, colour, _, dashes = _STYLES[side]
+        shares, risks = 100 * np.array(calibration["risk_coverage"]).T
+        axes.plot(shares, risks, linestyle=dashes, color=colour, lw=1.5)
+        surest = f"surest 80 %: {100 - 100 * calibration['accuracy_at_80']:.1f} %"
+        lines = [title, f"all: {risks[-1]:.1f} %", surest]
+        first = {"color": colour, "weight": "bold"}
+        canvas.list_beside(axes, lines, 1.04, 1 - 0.5 * number, 0.13, va="top", **first)
     axes.set_xlim(0, 100)
     canvas.value_axis(axes)
     axes.set_xlabel("share of cases, the surest first (%)")
@@ -216,18 +212,11 @@ def risk_coverage(run: RunFiles) -> Figure | None:
     return figure
 
 
-def _title(side: str) -> str:
-    return "the model" if side == "model" else side
-
-
 def _calibrations(run: RunFiles) -> dict[str, Mapping[str, Any]]:
     """The `calibration` of the primary dimension, of each side that states probabilities."""
     measures = {side: robust_of(report).get(run.primary) for side, report in run.sides.items()}
-    return {
-        side: of_side["calibration"]
-        for side, of_side in measures.items()
-        if of_side and of_side["calibration"]
-    }
+    stated = {side: (of_side or {}).get("calibration") for side, of_side in measures.items()}
+    return {side: calibration for side, calibration in stated.items() if calibration}
 
 
 def funnel(run: RunFiles) -> Figure | None:
@@ -250,16 +239,13 @@ def funnel(run: RunFiles) -> Figure | None:
     names, title = [name for name, _ in bars], "How the replies were read"
     figure, axes = canvas.row_chart(title, names, height, bottom=bottom, right=44)
     for row, (_, counts) in enumerate(bars):
-        pieces = []
-        for outcome, count in counts.items():
-            colour, alpha = colours[outcome]
-            pieces.append((count, colour, canvas.BACK if alpha > 0.6 else canvas.INK, alpha))
+        pieces = [(count, *colours[outcome]) for outcome, count in counts.items()]
         canvas.stacked_bar(axes, row, pieces, least_labelled=12.0)
         canvas.beside(axes, row, f"n {sum(counts.values())}", canvas.SOFT)
     canvas.percent_axis(axes)
-    for index, (outcome, (colour, alpha)) in enumerate(list(colours.items())[:_MOST_OUTCOMES]):
+    for index, (outcome, (colour, _, alpha)) in enumerate(list(colours.items())[:_MOST_OUTCOMES]):
         x, y = 6 + 158 * (index % 2), 4 + 13 * (legend_lines - 1 - index // 2)
-        canvas.legend_entry(figure, short(outcome, 32), x, y, colour, alpha, gap=11)
+        canvas.legend_entry(figure, short(outcome, 32), x, y, colour, alpha, 11)
     return figure
 
 
@@ -274,13 +260,13 @@ def _outcomes(parsing: Mapping[str, Any]) -> dict[str, int]:
     return counts | ({"unread": unread} if unread else {})
 
 
-def _colours(outcomes: Iterable[str]) -> dict[str, tuple[str, float]]:
-    """A colour and an opacity for each outcome, those that were read first."""
+def _colours(outcomes: Iterable[str]) -> dict[str, tuple[str, str, float]]:
+    """Colour, that of its label, and opacity of each outcome, those that were read first."""
     distinct = list(dict.fromkeys(outcomes))
     read = [outcome for outcome in distinct if outcome.startswith("read")]
     unread = [outcome for outcome in distinct if outcome not in read]
     return {
-        outcome: (colour, max(0.2, 1.0 - 0.27 * index))
+        outcome: (colour, canvas.BACK if index < 2 else canvas.INK, max(0.2, 1.0 - 0.27 * index))
         for colour, group in ((canvas.GOOD, read), (canvas.BAD, unread))
         for index, outcome in enumerate(group)
     }
@@ -328,7 +314,7 @@ def _draw(axes: Axes, on_training: Points, on_development: Points) -> None:
     """Both curves, and the last value of the one that counts more."""
     for points, side, shape in ((on_training, "before", ""), (on_development, "after", "o")):
         if points:
-            colour, _, dashes = _STYLES[side]
+            _, colour, _, dashes = _STYLES[side]
             style: dict[str, Any] = {"linestyle": dashes, "marker": shape, "markersize": 4}
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, **style)
     points = on_development or on_training

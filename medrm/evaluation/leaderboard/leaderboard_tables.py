@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from medrm.errors import printable
-from medrm.evaluation.measures.accuracy import RULES
+from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.report import write_json
 from medrm.evaluation.tables.table import (
@@ -53,9 +52,9 @@ TO_BEST = (
 )
 
 _IDENTITY = ("name", "model", "revision", "engine", "readout")
+_SHARES = ("n", "official_micro", "official_macro", "coverage", "consistency")
 _MEASURES = (
-    *("accuracy", "ci95_low", "ci95_high", "n", "official_micro", "official_macro"),
-    *("coverage", "consistency", "rank_best", "rank_worst"),
+    *("accuracy", "ci95_low", "ci95_high", *_SHARES, "rank_best", "rank_worst"),
     *("to_best", "to_best_ci95_low", "to_best_ci95_high", "to_best_p"),
 )
 """Columns of the CSV, for each dimension."""
@@ -71,8 +70,7 @@ def ranking_table(standings: Standings, rule: float | None = None) -> Table:
     primary = standings["primary"]
     rows = []
     for model in standings["models"]:
-        entries = model["dimensions"]
-        measures = entries[primary]
+        measures = model["dimensions"][primary]
         best = measures["to_best"]
         cells: dict[str, Cell] = {
             "model": model["name"],
@@ -86,7 +84,8 @@ def ranking_table(standings: Standings, rule: float | None = None) -> Table:
             "read": percent(measures["coverage"]),
             "consistent": percent(measures["consistency"]),
         }
-        cells |= {_column(name): percent(entries[name]["accuracy"]) for name in _others(standings)}
+        for name in _others(standings):
+            cells[_column(name)] = percent(model["dimensions"][name]["accuracy"])
         rows.append(cells)
     benchmark = standings["benchmark"]
     return table_of(
@@ -105,67 +104,50 @@ def _column(dimension: str) -> str:
     return f"accuracy of {dimension}"
 
 
-def missing_table(standings: Standings) -> Table:
-    """Returns the models without a result, and why there is none."""
-    rows = [
-        [printable(model["name"]), printable(f"{state}: {model['reason']}")]
-        for state in ("failed", "skipped")
-        for model in standings[state]
-    ]
-    return Table("Models without a result", ("model", "why there is none"), rows)
+def _missing_models(standings: Standings) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the models without a result, after their state."""
+    yield from ((state, model) for state in ("failed", "skipped") for model in standings[state])
 
 
 def leaderboard_csv(standings: Standings) -> str:
     """Returns every measure of every model and dimension, unrounded; then those without any."""
     measures = [f"{name}_{key}" for name in standings["dimensions"] for key in _MEASURES]
     rows = [
-        [
-            model["rank"],
-            *(model[key] for key in _IDENTITY),
-            "done",
-            *chain.from_iterable(
-                _csv_values(model["dimensions"][name]) for name in standings["dimensions"]
-            ),
-        ]
+        [model["rank"], *map(model.get, _IDENTITY), "done", *_csv_values(model["dimensions"])]
         for model in standings["models"]
     ]
     rows += [
-        [None, *(model.get(key) for key in _IDENTITY), f"{state}: {model['reason']}"]
-        + [None] * len(measures)
-        for state in ("failed", "skipped")
-        for model in standings[state]
+        [None, *map(model.get, _IDENTITY), f"{state}: {model['reason']}", *[None] * len(measures)]
+        for state, model in _missing_models(standings)
     ]
     return to_csv(["rank", *_IDENTITY, "state", *measures], rows)
 
 
-def _csv_values(measures: Mapping[str, Any]) -> Iterator[Any]:
-    """Yields the values of `_MEASURES`."""
-    best = measures["to_best"] or {"delta": None, "ci95": None, "p": None}
-    yield from (measures["accuracy"], *(measures["ci95"] or (None, None)), measures["n"])
-    yield from (measures[key] for key in ("official_micro", "official_macro"))
-    yield from (measures[key] for key in ("coverage", "consistency"))
-    yield from measures["rank_range"] or (None, None)
-    yield from (best["delta"], *(best["ci95"] or (None, None)), best["p"])
+def _csv_values(dimensions: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+    """Yields the values of `_MEASURES` on each dimension."""
+    for measures in dimensions.values():
+        best = measures["to_best"] or {}
+        yield from (measures["accuracy"], *(measures["ci95"] or (None, None)))
+        yield from map(measures.get, _SHARES)
+        yield from measures["rank_range"] or (None, None)
+        yield from (best.get("delta"), *(best.get("ci95") or (None, None)), best.get("p"))
 
 
 def leaderboard_markdown(standings: Standings) -> str:
     """Returns the leaderboard as a page: percent, with 95 % intervals on the primary dimension."""
     table, primary = ranking_table(standings), standings["primary"]
-    columns = {"rank": "rank", "model": "model", "accuracy (95 % CI)": f"{primary} (95 % CI)"}
-    columns |= {_column(name): name for name in _others(standings)} | {n: n for n in COLUMNS}
+    headings = {_column(name): name for name in _others(standings)}
+    columns = ("rank", "model", "accuracy (95 % CI)", *headings, *COLUMNS)
+    headings["accuracy (95 % CI)"] = f"{primary} (95 % CI)"
     blocks = [f"# {markdown_text(table.caption)}\n"]
     if table.rows:
-        blocks.append(to_markdown(table.pick(columns, ""), left=(1,)))
+        blocks.append(to_markdown(table.pick(columns, "", headings), left=(1,)))
     blocks.append(f"{explained(COLUMNS)}\n\n{RANKS}\n")
-    compared = [
-        row
-        for row, model in zip(table.rows, standings["models"], strict=True)
-        if model["dimensions"][primary]["to_best"]
-    ]
-    if compared:
-        columns = {"model": "model", "to the best (95 % CI)": "points (95 % CI)", "p": "p"}
-        best = replace(table, rows=compared).pick(columns, "")
-        blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{to_markdown(best)}")
+    headings = {"to the best (95 % CI)": "points (95 % CI)"}
+    best = table.pick(("model", *headings, "p"), "", headings) if table.rows else table
+    if compared := [row for row in best.rows if row[1] != DASH]:
+        differences = to_markdown(replace(best, rows=compared))
+        blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{differences}")
     for state in ("failed", "skipped"):
         if standings[state]:
             rows = [[model["name"], model["reason"]] for model in standings[state]]
@@ -186,24 +168,18 @@ def print_leaderboard(standings: Standings, console: Console | None = None) -> N
     console = console or Console()
     table, unranked = ranking_table(standings), _others(standings)
     if table.rows:
-        columns = {"rank": "rank", "model": "model"}
-        primary = {"accuracy (95 % CI)": f"{standings['primary']} (95 % CI)"}
-        ranking = table.pick(columns | primary | {name: name for name in COLUMNS})
+        headings = {"accuracy (95 % CI)": f"{standings['primary']} (95 % CI)"}
+        ranking = table.pick(("rank", "model", *headings, *COLUMNS), headings=headings)
         console.print(to_terminal(ranking, left=(1,), wrapped=(1,)))
         if unranked:
-            headings = {_column(name): _abbreviated(name) for name in unranked}
-            rest = table.pick(columns | headings, "The other dimensions")
+            headings = {_column(n): f"{n[:5]}." if len(n) > 6 else n for n in unranked}
+            rest = table.pick(("rank", "model", *headings), "The other dimensions", headings)
             console.print(to_terminal(rest, left=(1,), wrapped=(1,)))
-    for row in missing_table(standings).rows:
-        state, _, reason = str(row[1]).partition(": ")
-        console.print(plain(f"{state}: {row[0]}: {reason}"))
+    for state, model in _missing_models(standings):
+        console.print(plain(f"{state}: {model['name']}: {model['reason']}"))
     if len(table.rows) > 1:
         console.print(plain(explained(COLUMNS)))
         console.print(plain(RANKS.replace("`", "")))
-
-
-def _abbreviated(name: str) -> str:
-    return f"{name[:5]}." if len(name) > 6 else name
 
 
 def explained(names: Iterable[str]) -> str:
@@ -276,23 +252,22 @@ def _dimensions(standings: Standings) -> Mapping[str, Any] | None:
 
 
 def _missing(standings: Standings) -> Mapping[str, Any] | None:
-    table = missing_table(standings)
-    return {"table": table} if table.rows else None
+    rows = [
+        [printable(model["name"]), printable(f"{state}: {model['reason']}")]
+        for state, model in _missing_models(standings)
+    ]
+    table = Table("Models without a result", ("model", "why there is none"), rows)
+    return {"table": table} if rows else None
 
 
 def _models(standings: Standings) -> Mapping[str, Any] | None:
     models = standings["models"]
-    columns = ("model", "source", "revision", "engine", "readout")
-    rows = [
-        [
-            *(model["name"], model["model"] or DASH, model["revision"] or DASH),
-            *(model["engine"], model["readout"]),
-        ]
-        for model in models
-    ]
+    headings = {"model": "name", "source": "model"}
+    headings |= {name: name for name in ("revision", "engine", "readout")}
+    rows = [[model[key] or DASH for key in headings.values()] for model in models]
     caption = "The folder of each model holds its verdicts, its replies and its report"
     notes = [(model["name"], model["note"]) for model in models if model["note"]]
-    return {"table": Table(caption, columns, rows), "notes": notes} if rows else None
+    return {"table": Table(caption, list(headings), rows), "notes": notes} if rows else None
 
 
 SECTIONS: dict[str, Section[Standings]] = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -12,13 +13,13 @@ import numpy as np
 import yaml
 
 from medrm.assets import asset, asset_names
-from medrm.errors import ConfigError, nearest, report
-from medrm.evaluation.benchmark import Benchmark
-from medrm.evaluation.measures.accuracy import best_rule, case_scores
-from medrm.evaluation.records.jsonl import read_verdicts
+from medrm.errors import ConfigError, nearest, raise_problems, report, unknown_keys
+from medrm.evaluation.benchmark import Benchmark, best_rule
+from medrm.evaluation.measures.accuracy import case_scores
+from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by
 from medrm.evaluation.report import Report, robust_of
+from medrm.files import fits
 from medrm.readouts import OPTION_READOUTS
-from medrm.schema import Verdict
 from medrm.scorer.engines import ENGINES
 from medrm.statistics.intervals import mean_interval
 from medrm.statistics.significance import rank_ranges, sign_flip_test
@@ -43,13 +44,10 @@ def read_judged(folder: Path) -> Judged:
     Raises:
         DataError: its verdicts are missing or unreadable.
     """
-    of_dimension: dict[str, list[Verdict]] = {}
-    clusters = {}
-    for row in read_verdicts(folder / "verdicts.jsonl"):
-        if row.protocol == "robust":
-            of_dimension.setdefault(row.dimension, []).append(row)
-            clusters[row.case_id] = row.cluster
-    return Judged({name: case_scores(rows) for name, rows in of_dimension.items()}, clusters)
+    robust = [row for row in read_verdicts(folder / "verdicts.jsonl") if row.protocol == "robust"]
+    of_dimension = verdicts_by(robust, attrgetter("dimension")).items()
+    scores = {name: case_scores(rows) for name, rows in of_dimension}
+    return Judged(scores, {row.case_id: row.cluster for row in robust})
 
 
 def rankings(models: Mapping[str, Judged], dimension: str) -> dict[str, dict[str, Any]]:
@@ -81,8 +79,8 @@ def rankings(models: Mapping[str, Judged], dimension: str) -> dict[str, dict[str
         ranked[name] = {"rank_range": list(ranges[number]), "to_best": None}
         if number != best:
             interval = mean_interval(differences[:, number].tolist(), clusters, span=(-1.0, 1.0))
-            to_best = {"delta": interval.mean, "ci95": interval.bounds, "p": adjusted[number]}
-            ranked[name]["to_best"] = to_best
+            difference = {"delta": interval.mean, "ci95": interval.bounds}
+            ranked[name]["to_best"] = {**difference, "p": adjusted[number]}
     return ranked
 
 
@@ -142,18 +140,11 @@ class ModelResult:
     judged: Judged | None = None
 
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
-    "readout": (str,),
-    "judge_prompt": (str,),
-    "votes": (int,),
-    "judge_temperature": (int, float),
-    "max_new_tokens": (int,),
-}
+_OPTIONS: dict[str, Any] = {"readout": str, "judge_prompt": str, "votes": int}
+_OPTIONS |= {"judge_temperature": int | float, "max_new_tokens": int}
 """What an entry may ask for, and its types; a prompt file is the user's alone to name."""
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    name: get_args(hint) or (hint,) for name, hint in get_type_hints(ListedModel).items()
-} | {"options": (dict,)}
+_TYPES = get_type_hints(ListedModel) | {"options": dict}
 """The keys of an entry, and their types."""
 
 
@@ -175,7 +166,7 @@ def read_leaderboard(name: str) -> Leaderboard:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(listing, dict) or not isinstance(listing.get("models"), list):
         raise ConfigError(f"{path} is no leaderboard; give the keys benchmark and models (a list).")
-    problems = _unknown(listing, ("benchmark", "models"))
+    problems = unknown_keys(listing, ("benchmark", "models"))
     if not isinstance(listing.get("benchmark"), str):
         problems.append("key 'benchmark' is missing: a name in evaluation/benchmarks/")
     entries = []
@@ -192,8 +183,7 @@ def read_leaderboard(name: str) -> Leaderboard:
                 f"entries {first.name!r} and {listed.name!r} would share the folder "
                 f"{listed.slug!r}; rename one"
             )
-    if problems:
-        raise ConfigError(report(f"{path} has {len(problems)} problems.", problems))
+    raise_problems(ConfigError, path, problems)
     return Leaderboard(path.stem, listing["benchmark"], tuple(entries))
 
 
@@ -268,9 +258,7 @@ def standings(
     }
 
 
-def _row(
-    listed: ListedModel, report: Report, ranks: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> dict[str, Any]:
+def _row(listed: ListedModel, report: Report, ranks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Returns a ranked model; `ranks` leads from dimension and name to what `rankings` says."""
     robust, official = robust_of(report), report["protocols"].get("official", {})
     measures = ("accuracy", "ci95", "n", "coverage", "consistency")
@@ -324,12 +312,14 @@ def _path(name: str) -> Path:
     return asset(f"{FOLDER}/{name}.yaml")
 
 
-def _unknown(settings: Mapping[Any, Any], accepted: Collection[str]) -> list[str]:
-    return [
-        f"unknown key {key!r}.{nearest(str(key), accepted)}"
-        for key in settings
-        if key not in accepted
-    ]
+def _key_problems(settings: Mapping[Any, Any], types: Mapping[str, Any]) -> list[str]:
+    """Returns the unknown keys, and the values of another type than is accepted."""
+    problems = unknown_keys(settings, types)
+    for key, hint in types.items():
+        if key in settings and not fits(settings[key], hint):
+            names = ["null" if t is type(None) else t.__name__ for t in get_args(hint) or (hint,)]
+            problems.append(f"{key} is {settings[key]!r}; give {' or '.join(names)}")
+    return problems
 
 
 def _entry_problems(item: Any) -> list[str]:
@@ -337,43 +327,25 @@ def _entry_problems(item: Any) -> list[str]:
     if not isinstance(item, dict):
         return [f"{item!r} is not a mapping of keys to values"]
     problems = [f"key {key!r} is missing" for key in ("name", "model") if key not in item]
-    problems += _unknown(item, _TYPES) + _type_problems(item, _TYPES)
+    problems += _key_problems(item, _TYPES)
     if problems:
         return problems
-    checks: list[tuple[str, Callable[[str], bool], str]] = [
-        ("name", _is_name, f"printable, with a letter or digit, at most {_LONGEST} characters"),
-        ("model", _is_text, "printable, not empty"),
-        ("engine", lambda text: text in ENGINES, f"accepted: {', '.join(ENGINES)}"),
-        ("revision", lambda text: bool(_REVISION.fullmatch(text)), "a branch, tag or commit"),
-    ]
-    problems = [
-        f"{key} is {item[key]!r}; {accepted}"
-        for key, accepts, accepted in checks
-        if item.get(key) is not None and not accepts(item[key])
-    ]
+    name, model, revision = item["name"], item["model"], item.get("revision")
+    is_named = _is_text(name) and re.search(r"[a-zA-Z0-9_]", name)
+    checks = {
+        "name": (is_named, f"printable, with a letter or digit, at most {_LONGEST} characters"),
+        "model": (model is None or _is_text(model), "printable, not empty"),
+        "engine": (item.get("engine") in (None, *ENGINES), f"accepted: {', '.join(ENGINES)}"),
+        "revision": (revision is None or _REVISION.fullmatch(revision), "a branch, tag or commit"),
+    }
+    problems = [f"{key} is {item[key]!r}; {text}" for key, (fit, text) in checks.items() if not fit]
     options, accepted = item.get("options", {}), OPTION_READOUTS
-    of_options = _unknown(options, _OPTIONS) + _type_problems(options, _OPTIONS)
+    of_options = _key_problems(options, _OPTIONS)
     if options.get("readout") not in (None, *accepted):
-        of_options.append(
-            f"readout is {options['readout']!r}; accepted: {', '.join(accepted)}."
-            f"{nearest(str(options['readout']), accepted)}"
-        )
+        choices = f"{', '.join(accepted)}.{nearest(str(options['readout']), accepted)}"
+        of_options.append(f"readout is {options['readout']!r}; accepted: {choices}")
     return problems + [f"options: {problem}" for problem in of_options]
-
-
-def _type_problems(settings: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> list[str]:
-    """Returns the values of another type than is accepted; true and false are no numbers."""
-    return [
-        f"{key} is {settings[key]!r}; give "
-        + " or ".join("null" if t is type(None) else t.__name__ for t in accepted)
-        for key, accepted in types.items()
-        if key in settings and type(settings[key]) not in accepted
-    ]
 
 
 def _is_text(text: str) -> bool:
     return text.isprintable() and len(text.strip()) > 0 and len(text) <= _LONGEST
-
-
-def _is_name(text: str) -> bool:
-    return _is_text(text) and re.search(r"[a-zA-Z0-9_]", text) is not None

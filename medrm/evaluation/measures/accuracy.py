@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from medrm.evaluation.measures.biases import (
-    Contributions,
-    Presented,
-    mean_of_rates,
-    position_measures,
-)
+from medrm.evaluation.measures import biases
+from medrm.evaluation.measures.biases import Presented
 from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
 from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
-from medrm.scorer.verdict_rules import label_of
 from medrm.statistics.agreement import cohen_kappa, gwet_ac1
-from medrm.statistics.calibration import calibration
+from medrm.statistics.calibration import calibration, fit_temperature
 from medrm.statistics.intervals import Floats, mean, mean_interval, small_cell_interval
 
 NOT_STATED = "not stated"
 """The row of cases that name no organ, or whatever they are grouped by."""
 
-RULES = {
-    "always_a": "always the first answer",
-    "always_b": "always the second answer",
-    "majority": "the more frequent label",
-    "longer": "the longer answer",
-    "first_slot": "whichever is shown first",
-    "random": "a coin",
-}
-"""What can be right without a model, in words."""
+_LEAST_PROBABILITY = 1e-9
+"""A probability of 0 or 1 has no log odds."""
 
 
 def verdicts_by_dimension(
@@ -97,7 +84,7 @@ def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
         "coverage": mean(row.outcome != UNREAD for row in rows),
         "parsed_accuracy": parsed_accuracy,
         "bounds": None if accuracy is None else [accuracy, accuracy + (1 - coverage)],
-        **position_measures(cases),
+        **biases.position_measures(cases),
         "kappa": cohen_kappa(outcomes, labels),
         "ac1": gwet_ac1(outcomes, labels),
         "balanced_accuracy": balanced_accuracy(single),
@@ -114,11 +101,7 @@ def calibration_measures(cases: Iterable[Presented]) -> dict[str, Any] | None:
     probabilities, labels = stated_probabilities(cases)
     if not labels:
         return None
-    measured = calibration(probabilities, labels)
-    return asdict(measured) | {
-        "bins": [cell._asdict() for cell in measured.bins],
-        "risk_coverage": [list(point) for point in measured.risk_coverage],
-    }
+    return asdict(calibration(probabilities, labels))
 
 
 def stated_probabilities(cases: Iterable[Presented]) -> tuple[list[float], list[bool]]:
@@ -270,7 +253,7 @@ def mean_scores(scores: Floats) -> Floats | None:
         scores: of n cases on D dimensions, (n, D), NaN where a case has none.
     """
     columns = zip(np.nan_to_num(scores).T, (~np.isnan(scores)).T.astype(float), strict=True)
-    return mean_of_rates(Contributions(*column) for column in columns)
+    return biases.mean_of_rates(biases.Contributions(*column) for column in columns)
 
 
 def joint_scores(rows: Mapping[str, Sequence[Verdict]]) -> dict[str, float]:
@@ -314,40 +297,6 @@ def official_measures(
     }
 
 
-def baselines(
-    cases: Sequence[Case], dimensions: Sequence[str]
-) -> dict[str, dict[str, float | None]]:
-    """Returns the accuracies that need no model: rule -> dimension -> accuracy.
-
-    `always_a`, `always_b`: a stored answer; `majority`: the label that is the more frequent one on
-    the dimension; `longer`: the answer with most characters, the first one of equals;
-    `first_slot`: whichever is shown first, over both orders of pairs (None where a case has more
-    than two answers); `random`: what a coin expects, 1/K with K answers of which one is right.
-    """
-    reached = {name: _rules(cases, name) for name in dimensions}
-    return {rule: {name: reached[name].get(rule) for name in dimensions} for rule in RULES}
-
-
-def _rules(cases: Sequence[Case], dimension: str) -> dict[str, float | None]:
-    """What each rule reaches on cases with a label for an answer; empty without any."""
-    labelled = [
-        ([len(answer) for answer in case.answers], best)
-        for case in cases
-        if (best := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
-    ]
-    if not labelled:
-        return {}
-    counts = Counter(chain.from_iterable(best for _, best in labelled))
-    return {
-        "always_a": counts[0] / len(labelled),
-        "always_b": counts[1] / len(labelled),
-        "majority": max(counts.values()) / len(labelled),
-        "longer": fmean(lengths.index(max(lengths)) in best for lengths, best in labelled),
-        "first_slot": 0.5 if all(len(lengths) == 2 for lengths, _ in labelled) else None,
-        "random": fmean(len(best) / len(lengths) for lengths, best in labelled),
-    }
-
-
 def right_answers(label: Expected | None) -> tuple[int, ...]:
     """Returns the indices of the answers that are right; none without a majority for an answer."""
     if isinstance(label, str):
@@ -355,17 +304,65 @@ def right_answers(label: Expected | None) -> tuple[int, ...]:
     return (label,) if isinstance(label, int) else label or ()
 
 
-def best_rule(
-    table: Mapping[str, Mapping[str, float | None]], dimension: str
-) -> tuple[str, float] | None:
-    """Returns the rule of `baselines` that is right most often, with its accuracy.
+def member_of(judged: Case | Verdict, group: str) -> str:
+    """Returns what a case, or the case of a verdict, is in a group."""
+    return judged.groups.get(group) or NOT_STATED
 
-    Of equal ones it is the one that `RULES` names first; None where no case is labelled.
+
+def fold_measures(
+    rows: Sequence[Verdict],
+    primary: str,
+    assignment: Mapping[str, int],
+    temperatures: Sequence[float | None],
+) -> dict[str, Any]:
+    """Returns the entry `crossfit` of `report.json`: each fold of a cross-fitted evaluation.
+
+    Each was judged by a model of its own, whose scores have a scale of their own, so probabilities
+    are calibrated fold by fold.
+
+    Args:
+        rows: of all folds.
+        primary: the dimension that is shown.
+        assignment: case id to fold, counted from 1.
+        temperatures: of each fold's model, None where it gives no probabilities.
     """
-    reached = [(name, rate) for name in RULES if (rate := table[name][dimension]) is not None]
-    return max(reached, key=itemgetter(1), default=None)
+    folds: list[dict[str, Any]] = []
+    for number, temperature in enumerate(temperatures, start=1):
+        of_fold = [row for row in rows if assignment[row.case_id] == number]
+        clusters = {row.case_id: row.cluster for row in of_fold}
+        judged = _robust(of_fold, primary)
+        log_odds, labels = _log_odds(judged)
+        measured = None
+        if temperature is not None and labels:
+            scaled = _calibration(log_odds / temperature, labels)
+            measured = {"raw": _calibration(log_odds, labels), "scaled": scaled}
+        sizes = {"cases": len(clusters), "clusters": len(set(clusters.values()))}
+        accuracy = accuracy_measures(judged)["accuracy"]
+        measures = {"accuracy": accuracy, "temperature": temperature, "calibration": measured}
+        folds.append({"fold": number, **sizes, **measures})
+    return {"folds": len(temperatures), "per_fold": folds}
 
 
-def member_of(row: Verdict, group: str) -> str:
-    """Returns what the case of a row is in a group."""
-    return row.groups.get(group) or NOT_STATED
+def temperature_of(rows: Sequence[Verdict], primary: str) -> float | None:
+    """Returns the temperature that fits a model's verdicts on its own development cases.
+
+    None where it gave no probability on the primary dimension.
+    """
+    log_odds, labels = _log_odds(_robust(rows, primary))
+    return fit_temperature(log_odds.tolist(), labels) if labels else None
+
+
+def _robust(rows: Sequence[Verdict], dimension: str) -> list[Verdict]:
+    return [row for row in rows if row.protocol == "robust" and row.dimension == dimension]
+
+
+def _log_odds(rows: Sequence[Verdict]) -> tuple[Floats, list[bool]]:
+    """The log odds of A on each pair, and whether A is the label."""
+    probabilities, labels = stated_probabilities(verdicts_by_case(rows).values())
+    clipped = np.array(probabilities).clip(_LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    return np.log(clipped / (1 - clipped)), labels
+
+
+def _calibration(log_odds: Floats, labels: list[bool]) -> dict[str, Any]:
+    measured = asdict(calibration((1 / (1 + np.exp(-log_odds))).tolist(), labels))
+    return {k: value for k, value in measured.items() if k not in ("bins", "risk_coverage")}

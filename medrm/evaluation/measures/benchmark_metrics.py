@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
 from medrm.evaluation.measures.accuracy import member_of, right_answers
-from medrm.evaluation.records.jsonl import verdicts_by
+from medrm.evaluation.records.jsonl import grouped, verdicts_by
 from medrm.schema import LETTERS, UNREAD, Case, PairLabel, Verdict
 from medrm.statistics.intervals import mean
 
@@ -194,12 +195,10 @@ def macro_f1(rows: Sequence[Verdict], cases: Mapping[str, Case], groups: Sequenc
     scores = {name: balanced_f1(chosen, cases) for name, chosen in criteria.items()}
     numbers: Numbers = {"pooled": balanced_f1(rows, cases), "macro": mean(scores.values())}
     for group in groups:
-        members: dict[str, set[str]] = {}
-        for row in rows:
-            members.setdefault(row.groups.get(group, ""), set()).add(_criterion_of(row))
+        stated = sorted({(row.groups.get(group, ""), _criterion_of(row)) for row in rows})
         numbers[group] = {
-            member: mean(scores[name] for name in sorted(names))
-            for member, names in sorted(members.items())
+            member: mean(scores[criterion] for _, criterion in pairs)
+            for member, pairs in grouped(stated, itemgetter(0)).items()
         }
     return {**numbers, CRITERIA: scores}
 

@@ -47,23 +47,17 @@ class Section(Generic[Content]):
         heading: above the section and in the list of contents.
         template: name of a file in `templates/`, or the path of one that lies elsewhere. It may
             import from `macros.html.jinja`.
-        context: returns what the template shows, from what the page is made of; None: the section
-            has nothing to say and is left out.
+        context: returns what the template shows besides what the page is made of; None: the
+            section has nothing to say and is left out.
     """
 
     heading: str
     template: str | Path
-    context: Callable[[Content], Mapping[str, Any] | None]
+    context: Callable[[Content], Mapping[str, Any] | None] = lambda page: {}
 
 
 def render_page(
-    title: str,
-    header: str,
-    sections: Mapping[str, Section[Content]],
-    page: Content,
-    *,
-    script: str | None = None,
-    data: Any = None,
+    title: str, header: str, sections: dict[str, Section[Content]], page: Content, data: Any = None
 ) -> str:
     """Returns a page: its header, a list of contents, and every section that has something to say.
 
@@ -73,21 +67,19 @@ def render_page(
         sections: name, also the anchor, to section, in their order. One whose template gives
             nothing is left out.
         page: what the page is made of; templates know it by this name.
-        script: file in `templates/` that brings the page to life; None: none.
-        data: what the script reads, as JSON.
+        data: what the script `browser.js` of `templates/` shows; None: a page without a script.
     """
     bodies: dict[str, tuple[str, Markup]] = {}
     for name, section in sections.items():
         context, template = section.context(page), section.template
-        if context is not None:
-            if isinstance(template, Path):
-                body = _ENVIRONMENT.from_string(template.read_text(encoding="utf-8"))
-            else:
-                body = _ENVIRONMENT.get_template(template)
-            text = body.render(page=page, **context).strip()
-            if text:
-                bodies[name] = (section.heading, Markup(text))
-    code = None if script is None else (FOLDER / script).read_text(encoding="utf-8")
+        if isinstance(template, Path):
+            body = _ENVIRONMENT.from_string(template.read_text(encoding="utf-8"))
+        else:
+            body = _ENVIRONMENT.get_template(template)
+        text = "" if context is None else body.render(page=page, **context).strip()
+        if text:
+            bodies[name] = (section.heading, Markup(text))
+    code = None if data is None else (FOLDER / "browser.js").read_text(encoding="utf-8")
     return _ENVIRONMENT.get_template("base.html.jinja").render(
         title=title,
         header=Markup(_ENVIRONMENT.get_template(header).render(page=page)),

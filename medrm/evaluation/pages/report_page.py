@@ -22,11 +22,10 @@ from medrm.errors import DataError
 from medrm.evaluation.figures import inline_figures
 from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.pages.samples import Samples, read_samples
-from medrm.evaluation.report import read_json, robust_of
-from medrm.evaluation.run_files import RunFiles, read_run
+from medrm.evaluation.report import RunFiles, read_json, read_run, robust_of
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
-from medrm.evaluation.tables.table import Table, counted
+from medrm.evaluation.tables.table import DASH, Table, counted
 
 Context = Mapping[str, Any]
 """What a section's template shows, by name."""
@@ -71,9 +70,7 @@ def _headline(page: PageContent) -> Context:
         names += ["ceiling", "n"]
     else:
         caption = "Accuracy in percent over the presented orders, difference in points."
-        table = comparison_tables.comparison_table(
-            run.comparison, run.sides, official=[run.primary]
-        )
+        table = comparison_tables.comparison_table(run.comparison, run.sides, [run.primary])
         table = _with_case_links(table, page)
         names = ["dimension", "drawn", "before", "after", "difference (95 % CI)", "p"]
         names += ["fixed / broken", *same_verdict, "read", "n"]
@@ -86,17 +83,11 @@ def _with_case_links(table: Table, page: PageContent) -> Table:
     """The numbers of fixed and broken cases lead to those cases, where cases are kept."""
     if page.samples is None or page.run.comparison is None:
         return table
-    cells = []
+    cells, link = [], Markup('<a href="#show={}&amp;dimension={}">{}</a>')
     for name, difference in page.run.comparison["dimensions"].items():
-        links = [
-            Markup('<a href="#show={}&amp;dimension={}">{}</a>').format(
-                key, quote(name), difference[key]
-            )
-            if difference[key]
-            else str(difference[key])
-            for key in ("fixed", "broken")
-        ]
-        cells.append("-" if difference["fixed"] is None else Markup(" / ").join(links))
+        counts = {key: difference[key] for key in ("fixed", "broken")}
+        links = [link.format(key, quote(name), n) if n else str(n) for key, n in counts.items()]
+        cells.append(DASH if difference["fixed"] is None else Markup(" / ").join(links))
     return table.with_cells("fixed / broken", cells)
 
 
@@ -112,9 +103,9 @@ def _groups(page: PageContent) -> Context:
             members = [str(row[0]) for row in table.rows]
             links = [(quote(group), quote(member), quote(primary), member) for member in members]
             table = table.with_cells("member", [link.format(*texts) for texts in links])
-        names = [name for name in table.columns if name != "clusters"]
         caption = f"Accuracy on {primary} by {group}, in percent"
-        tables[group] = table.pick(names, caption, {"member": group, "n": "cases"})
+        headings = {"member": group, "n": "cases"}
+        tables[group] = table.without("clusters", caption=caption, headings=headings)
     cells = [] if run.comparison is None else comparison_tables.cell_tables(run.comparison)
     return {"tables": tables, "cells": [table for table in cells if table.rows], "few": FEW}
 
@@ -126,18 +117,12 @@ def _changed(page: PageContent) -> Context | None:
     return {"table": table, "legend": comparison_tables.FIXED_LEGEND}
 
 
-_POSITION = (
-    *("dimension", "same verdict", "names the first", "right in both", "gap"),
-    "first / second wins twice",
-)
-
-
 def _bias(page: PageContent) -> Context:
     sides, comparison = page.run.sides, page.run.comparison
     position = report_tables.position_table(sides)
     checks = None if comparison is None else comparison_tables.non_inferiority_table(comparison)
     return {
-        "position": position.pick(_POSITION) if position.rows else position,
+        "position": position.without("kappa", "AC1"),
         "length": report_tables.length_table(sides),
         "halo": report_tables.halo_table(sides),
         "checks": checks,
@@ -146,14 +131,12 @@ def _bias(page: PageContent) -> Context:
     }
 
 
-def _format(page: PageContent) -> Context | None:
-    tables = report_tables.parsing_tables(page.run.sides)
-    return {"tables": tables} if tables else None
+def _format(page: PageContent) -> Context:
+    return {"tables": report_tables.parsing_tables(page.run.sides)}
 
 
-def _calibration(page: PageContent) -> Context | None:
-    table = report_tables.calibration_table(page.run.sides)
-    return {"table": table} if table.rows else None
+def _calibration(page: PageContent) -> Context:
+    return {"table": report_tables.calibration_table(page.run.sides)}
 
 
 def _controls(page: PageContent) -> Context:
@@ -173,9 +156,9 @@ def _others(page: PageContent) -> Context:
     for side, report in reversed(sides.items()):
         table = report_tables.official_table({side: report})
         if table is not None:
-            names = report["protocols"]["official"]["micro"]
-            columns = {"organ": "organ", **{f"{name}_acc": name for name in names}}
-            tables[side] = table.pick(columns, f"The released scorer's table, {side}")
+            headings = {name: name.removesuffix("_acc") for name in table.columns}
+            caption = f"The released scorer's table, {side}"
+            tables[side] = table.without("model", caption=caption, headings=headings)
     return {
         "metrics": {side: report_tables.metric_lines(report) for side, report in sides.items()},
         "published": report_tables.published_table(page.run.after),
@@ -187,13 +170,12 @@ def _method(page: PageContent) -> Context:
     return {
         "settings": report_tables.settings_table(page.run.sides),
         "folds": report_tables.folds_table(page.run.after.get("crossfit")),
-        "manifest": {
-            key: value
-            if isinstance(value, str)
-            else json.dumps(value, indent=2, ensure_ascii=False)
-            for key, value in page.manifest.items()
-        },
+        "manifest": {key: _written(value) for key, value in page.manifest.items()},
     }
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _notes(page: PageContent) -> Context:
@@ -223,14 +205,6 @@ def _notes(page: PageContent) -> Context:
     return {"remarks": remarks}
 
 
-def _training(page: PageContent) -> Context | None:
-    return {} if "training" in page.figures else None
-
-
-def _cases(page: PageContent) -> Context | None:
-    return None if page.samples is None else {}
-
-
 SECTIONS: dict[str, Section[PageContent]] = {
     "headline": Section("Every dimension", "report/headline.html.jinja", _headline),
     "groups": Section("Organ by organ", "report/groups.html.jinja", _groups),
@@ -239,8 +213,8 @@ SECTIONS: dict[str, Section[PageContent]] = {
     "format": Section("How the replies were read", "report/format.html.jinja", _format),
     "calibration": Section("Calibration", "report/calibration.html.jinja", _calibration),
     "controls": Section("Controls and baselines", "report/controls.html.jinja", _controls),
-    "training": Section("Training", "report/training.html.jinja", _training),
-    "cases": Section("Case by case", "report/cases.html.jinja", _cases),
+    "training": Section("Training", "report/training.html.jinja"),
+    "cases": Section("Case by case", "report/cases.html.jinja"),
     "others": Section("Numbers of others", "report/others.html.jinja", _others),
     "method": Section("Method and manifest", "report/method.html.jinja", _method),
     "notes": Section("Notes and limits", "report/notes.html.jinja", _notes),
@@ -260,17 +234,13 @@ def write_page(folder: Path, images: bool = True) -> Path:
     """
     folder = Path(folder)
     run = _read(folder)
-    judged = {side: report["dimensions"] for side, report in run.sides.items()}
-    samples = read_samples(run.evaluation_folders(folder), judged, run.primary, images)
+    samples = read_samples(run, folder, images)
     manifest, path = folder / "run.json", folder / "report.html"
     contents = read_json(manifest) if manifest.is_file() else {}
     figures = {name: Markup(svg) for name, svg in inline_figures(run).items()}
     page = PageContent(run, contents, figures, samples, images)
-    browser: dict[str, Any] = (
-        {} if samples is None else {"script": "browser.js", "data": samples.data}
-    )
-    text = render_page(_title(run), "report/header.html.jinja", SECTIONS, page, **browser)
-    write_text(path, text)
+    data = None if samples is None else samples.data
+    write_text(path, render_page(_title(run), "report/header.html.jinja", SECTIONS, page, data))
     return path
 
 

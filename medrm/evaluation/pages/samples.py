@@ -13,6 +13,7 @@ from typing import Any
 
 from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
+from medrm.evaluation.report import RunFiles
 from medrm.parsers import parse_verdict
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import Case, Label, RankingLabel, Response, Verdict
@@ -45,17 +46,16 @@ class Samples:
     missing: int
 
 
-def read_samples(
-    folders: Mapping[str, Path], judged: Mapping[str, Sequence[str]], primary: str, images: bool
-) -> Samples | None:
-    """Returns the cases of evaluation folders side by side; None where no cases are kept.
+def read_samples(run: RunFiles, folder: Path, images: bool) -> Samples | None:
+    """Returns the cases of a run's evaluations side by side; None where no cases are kept.
 
     Args:
-        folders: side of the page to evaluation folder; the cases are those of the last one.
-        judged: side to the dimensions its model was asked about.
-        primary: the dimension that is looked at first.
+        run: what was read from the folder.
+        folder: of the run; the cases are those of its last evaluation.
         images: whether pictures go into the page; else their digests alone do.
     """
+    folders = run.evaluation_folders(folder)
+    judged = {side: report["dimensions"] for side, report in run.sides.items()}
     last = list(folders.values())[-1]
     if not (last / CASES_FILE).is_file():
         return None
@@ -71,7 +71,7 @@ def read_samples(
     indices = {digest: index for index, digest in enumerate(pictures)}
     data = {
         "dimensions": dimensions,
-        "primary": primary,
+        "primary": run.primary,
         "sides": list(folders),
         "groups": _groups(cases),
         "images": list(pictures.values()),
@@ -96,17 +96,14 @@ def _case(case: Case, dimensions: Sequence[str], indices: Mapping[str, int]) -> 
     An image: its index among the pictures (null: not in the page), digest, and why it cannot be
     shown.
     """
+    labelled = [name for name in dimensions if name in case.labels]
     return {
         "id": case.case_id,
         "q": case.question,
         "a": case.answers,
         "i": [[indices.get(ref.digest), ref.digest, ref.problem] for ref in case.images],
         "g": dict(case.groups),
-        "l": {
-            name: _label(case.labels[name], len(case.answers))
-            for name in dimensions
-            if name in case.labels
-        },
+        "l": {name: _label(case.labels[name], len(case.answers)) for name in labelled},
     }
 
 
@@ -152,12 +149,8 @@ def _replies(folder: Path, dimensions: Sequence[str]) -> dict[str, list[dict[str
 
 def _reply(response: Response, dimensions: Sequence[str]) -> dict[str, Any]:
     """One call: what was written, and how both parsers read it."""
-    marks = {
-        "d": response.dimension,
-        "n": response.vote or None,
-        "p": response.pair,
-        "cut": 1 if response.finish_reason == "length" else None,
-    }
+    marks = {"d": response.dimension, "n": response.vote or None, "p": response.pair}
+    marks["cut"] = 1 if response.finish_reason == "length" else None
     reply: dict[str, Any] = {"o": response.order, "t": response.text}
     reply |= {key: mark for key, mark in marks.items() if mark is not None}
     if response.state != "ok":

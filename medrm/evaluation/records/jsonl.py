@@ -21,8 +21,8 @@ import logging
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations, product
 from operator import attrgetter
 from pathlib import Path
@@ -35,6 +35,8 @@ from medrm.schema import ORDERS, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 
 Line = TypeVar("Line")
+Member = TypeVar("Member")
+Key = TypeVar("Key")
 
 UNFIT = (ValueError, TypeError, KeyError, AttributeError)
 """What is raised for a line whose values are not those of its kind."""
@@ -112,9 +114,15 @@ def read_responses(path: Path) -> Iterator[Response]:
     return read_lines(path, response_of, "response")
 
 
-def write_responses(path: Path, responses: Iterable[Response]) -> None:
-    """Writes a `responses.jsonl`, which appears when it is complete."""
-    write_lines(path, map(response_record, responses))
+def write_rows(path: Path, rows: Iterable[Response | Verdict]) -> None:
+    """Writes a `responses.jsonl` or `verdicts.jsonl`, which appears when it is complete."""
+    write_lines(path, map(_record, rows))
+
+
+def _record(row: Response | Verdict) -> dict[str, Any]:
+    """Returns a line; `pair` and `scores` stand only where there are more than two answers."""
+    values = ((name, getattr(row, name)) for name in _TYPES[type(row)])
+    return {n: value for n, value in values if value is not None or n not in ("pair", "scores")}
 
 
 def is_complete(responses: Sequence[Response]) -> bool:
@@ -151,9 +159,7 @@ def by_case(
     responses: Iterable[Response], scorer_dimensions: Sequence[str]
 ) -> dict[str, tuple[Response, ...]]:
     """Returns the responses to each case, in the order of their lines in `responses.jsonl`."""
-    calls: dict[str, list[Response]] = {}
-    for response in responses:
-        calls.setdefault(response.case_id, []).append(response)
+    calls = grouped(responses, attrgetter("case_id"))
     return {case_id: in_written_order(made, scorer_dimensions) for case_id, made in calls.items()}
 
 
@@ -173,14 +179,6 @@ def in_written_order(
             key=lambda call: (call.order, names.index(call.dimension), call.vote, call.pair or ()),
         )
     )
-
-
-def response_record(response: Response) -> dict[str, Any]:
-    """Returns a line of `responses.jsonl`; `pair` stands only where there are more than two."""
-    record = asdict(response)
-    if response.pair is None:
-        del record["pair"]
-    return record
 
 
 def response_of(record: dict[str, Any]) -> Response:
@@ -222,11 +220,6 @@ def _check_content(response: Response) -> None:
 VERDICTS_FILE = "verdicts.jsonl"
 
 
-def write_verdicts(path: Path, verdicts: Iterable[Verdict]) -> None:
-    """Writes `verdicts.jsonl`, which appears when it is complete."""
-    write_lines(path, map(_record, verdicts))
-
-
 def read_verdicts(path: Path) -> list[Verdict]:
     """Returns the lines of a `verdicts.jsonl`.
 
@@ -234,13 +227,6 @@ def read_verdicts(path: Path) -> list[Verdict]:
         DataError: the file is missing, or a line is not one of ours.
     """
     return list(read_lines(path, _verdict, "verdict"))
-
-
-def _record(verdict: Verdict) -> dict[str, Any]:
-    record = dict(vars(verdict))
-    if verdict.scores is None:
-        del record["scores"]
-    return record
 
 
 def _verdict(record: dict[str, Any]) -> Verdict:
@@ -287,17 +273,22 @@ def verdicts_by(
     verdicts: Iterable[Verdict], key: Callable[[Verdict], str]
 ) -> dict[str, list[Verdict]]:
     """Returns the verdicts that share a key, sorted by the key."""
-    shared: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        shared.setdefault(key(verdict), []).append(verdict)
-    return dict(sorted(shared.items()))
+    return dict(sorted(grouped(verdicts, key).items()))
+
+
+def grouped(members: Iterable[Member], key: Callable[[Member], Key]) -> dict[Key, list[Member]]:
+    """Returns what shares a key, in the order in which the keys come first."""
+    groups: dict[Key, list[Member]] = defaultdict(list)
+    for member in members:
+        groups[key(member)].append(member)
+    return groups
 
 
 JOURNALS = "responses.*.jsonl"
 """Names of the journals that the final file replaces."""
 
-SCORE_JOURNALS = "scores.*.jsonl"
-"""Names of the journals that version 0.1 kept of reward models."""
+SCORE_JOURNALS = "scores.{}.*.jsonl"
+"""Names of the journals that version 0.1 kept of reward models, by the start of the address."""
 
 SYNC_S = 1.0
 """Seconds that a power cut may cost; 1,026 waits for a disk would cost more than a fast model."""
@@ -381,7 +372,7 @@ class Journal:
 
 
 def _lines(responses: Iterable[Response]) -> bytes:
-    return b"".join(line_of(response_record(response)) for response in responses)
+    return b"".join(line_of(_record(response)) for response in responses)
 
 
 def _intact(path: Path) -> Iterator[Response]:

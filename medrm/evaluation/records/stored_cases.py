@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -62,8 +62,8 @@ def read_stored_cases(folder: Path) -> list[Case]:
     return list(read_lines(folder / CASES_FILE, partial(_case, folder / IMAGES_FOLDER), "case"))
 
 
-def _write_images(folder: Path, cases: Iterable[Case]) -> dict[str, str]:
-    """Keeps the images of the cases and no others; returns what is wrong, by digest."""
+def _write_images(folder: Path, cases: Iterable[Case]) -> dict[str, str | None]:
+    """Keeps the images of the cases and no others; returns what is wrong with each, by digest."""
     distinct = {ref.digest: ref for case in cases for ref in case.images if ref.digest}
     for leftover in folder.glob(f"*.webp.*{PARTIAL}"):  # of a killed process
         leftover.unlink()
@@ -77,11 +77,7 @@ def _write_images(folder: Path, cases: Iterable[Case]) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         problems = pool.map(partial(_write_image, folder), distinct.values())
-        return {
-            digest: problem
-            for digest, problem in zip(distinct, problems, strict=True)
-            if problem is not None
-        }
+        return dict(zip(distinct, problems, strict=True))
 
 
 def _write_image(folder: Path, ref: ImageRef) -> str | None:
@@ -100,7 +96,7 @@ def _write_image(folder: Path, ref: ImageRef) -> str | None:
     return None
 
 
-def _record(case: Case, problems: dict[str, str]) -> dict[str, Any]:
+def _record(case: Case, problems: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         "case_id": case.case_id,
         "question": case.question,
@@ -113,14 +109,12 @@ def _record(case: Case, problems: dict[str, str]) -> dict[str, Any]:
         },
         "cluster": case.cluster,
         "groups": dict(case.groups),
-        "images": [_image_record(ref, problems) for ref in case.images],
+        "images": [
+            {"name": ref.name, "digest": ref.digest}
+            | ({"problem": problem} if (problem := ref.problem or problems.get(ref.digest)) else {})
+            for ref in case.images
+        ],
     }
-
-
-def _image_record(ref: ImageRef, problems: dict[str, str]) -> dict[str, str]:
-    record = {"name": ref.name, "digest": ref.digest}
-    problem = ref.problem or problems.get(ref.digest)
-    return record if problem is None else {**record, "problem": problem}
 
 
 def _case(folder: Path, record: dict[str, Any]) -> Case:

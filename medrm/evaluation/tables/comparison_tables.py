@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import starmap
 from typing import Any
 
+from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.compare import SIGNIFICANCE, Comparison
-from medrm.evaluation.measures.accuracy import RULES
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.report_tables import (
     ABSENT,
@@ -20,7 +21,7 @@ from medrm.evaluation.tables.table import (
     DASH,
     Cell,
     Columns,
-    Style,
+    Styles,
     Table,
     Track,
     cells_of,
@@ -55,18 +56,15 @@ FIXED_LEGEND = "Fixed: scored higher after than before, over the presented order
 
 
 def comparison_table(
-    comparison: Comparison,
-    sides: Sides | None = None,
-    *,
-    mean: bool = True,
-    official: Sequence[str] = (),
+    comparison: Comparison, sides: Sides | None = None, official: Sequence[str] = ()
 ) -> Table:
     """Returns before, after and difference of every dimension, in percent and points.
+
+    Below several dimensions stands their mean.
 
     Args:
         comparison: of two evaluations.
         sides: their reports, for the columns `same verdict` and `read`.
-        mean: whether the mean over several dimensions follows them.
         official: dimensions whose accuracy under the official protocol stands below.
     """
     primary = comparison["primary"]["dimension"]
@@ -74,18 +72,14 @@ def comparison_table(
         {**_paired_cells(name, difference), **_read_cells(sides or {}, name)}
         for name, difference in comparison["dimensions"].items()
     ]
-    styles: dict[int, Style] = {
-        index: "primary" for index, row in enumerate(rows) if row["dimension"] == primary
-    }
-    average = comparison["mean"]
-    if mean and average and average["delta"] is not None and len(rows) > 1:
+    styles: Styles = {i: "primary" for i, row in enumerate(rows) if row["dimension"] == primary}
+    average, by_official = comparison["mean"], comparison["official"] or {}
+    below = [{f"official: {name}": by_official[name] for name in official if name in by_official}]
+    if average and average["delta"] is not None and len(rows) > 1:
+        below.insert(0, {"mean": average})
+    for differences in filter(None, below):
         styles[len(rows)] = "sum"
-        rows.append(_paired_cells("mean", average))
-    by_official = comparison["official"] or {}
-    below = [name for name in official if name in by_official]
-    if below:
-        styles[len(rows)] = "sum"
-        rows += [_paired_cells(f"official: {name}", by_official[name]) for name in below]
+        rows += starmap(_paired_cells, differences.items())
     benchmark = comparison["benchmark"]
     title = f"{benchmark['name']}: {benchmark['cases']} cases in {benchmark['clusters']} clusters"
     absent = any(ABSENT in cell for row in rows for cell in row.values() if isinstance(cell, str))
@@ -130,9 +124,10 @@ def card_table(comparison: Comparison, after: Report) -> Table:
     ]
     columns = ("dimension", "before", "after", "difference (95 % CI)", "p", "n", "ceiling")
     headings = {"difference (95 % CI)": "difference", "p": "p (adjusted)"}
-    table = comparison_table(comparison, mean=False)
+    table = comparison_table(comparison)
     table = table.with_cells("dimension", names).with_cells("after", accuracies)
-    return replace(table.pick(columns, "", headings), note="")
+    table = table.pick(columns, "", headings)
+    return replace(table, rows=table.rows[: len(names)], note="")
 
 
 _CONTROL = {"control": "dimension", "accuracy": "before"}
@@ -160,9 +155,8 @@ def control_table(
         for rule, description in RULES.items():
             label = f"rule: {description}"
             accuracy = (report["baselines"].get(rule) or {}).get(primary)
-            drawn: Cell = ""
-            if accuracy is not None and after is not None:
-                drawn = Track(accuracy, after, ceiling, None, label)
+            has_both = accuracy is not None and after is not None
+            drawn = Track(accuracy, after, ceiling, None, label) if has_both else ""
             rows.append({"control": label, "drawn": drawn, "accuracy": percent(accuracy)})
     caption = "" if comparison is None else percent(comparison["primary"]["after"])
     return table_of(f"{primary}: trained adapter {caption} against", rows)
@@ -189,18 +183,16 @@ def group_table(
     labelled.sort(key=lambda numbers: (-numbers["n"], numbers["member"]))
     rows: list[dict[str, Cell]] = []
     for numbers in labelled:
-        member = numbers["member"]
+        member = {"member": numbers["member"], "clusters": str(numbers["clusters"])}
         if comparison is None:
-            cells_of_member = accuracy_cells(member, numbers, None)
+            rows.append(member | accuracy_cells(numbers["member"], numbers, None))
         else:
-            cells_of_member = _paired_cells(member, numbers) | {"p (BH)": p_value(numbers["p_bh"])}
-        counts = {"n": str(numbers["n"]), "clusters": str(numbers["clusters"])}
-        rows.append({"member": member, **{key: cells_of_member[key] for key in columns}, **counts})
-    few: dict[int, Style] = {
-        index: "few" for index, numbers in enumerate(labelled) if numbers["n"] < FEW
-    }
+            paired = _paired_cells(numbers["member"], numbers)
+            rows.append(member | paired | {"p (BH)": p_value(numbers["p_bh"])})
+    few: Styles = {index: "few" for index, numbers in enumerate(labelled) if numbers["n"] < FEW}
     caption = f"Accuracy in percent on {dimension} by {group}{exploratory}."
-    return table_of(caption, rows, styles=few) if rows else None
+    table = table_of(caption, rows, styles=few)
+    return table.pick(("member", *columns, "n", "clusters")) if rows else None
 
 
 def cell_tables(comparison: Comparison) -> list[Table]:

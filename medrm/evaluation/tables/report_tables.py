@@ -10,14 +10,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from medrm.evaluation.measures.accuracy import best_rule
+from medrm.evaluation.benchmark import best_rule
 from medrm.evaluation.measures.benchmark_metrics import CRITERIA
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.table import (
     DASH,
     Cell,
     Columns,
-    Style,
+    Styles,
     Table,
     Track,
     cells_of,
@@ -29,6 +29,9 @@ from medrm.evaluation.tables.table import (
 )
 
 Sides = Mapping[str, Report]
+
+Read = Callable[[Report, str], Mapping[str, Any]]
+"""Returns the numbers of a report on a dimension, by key."""
 
 ABSENT = "n/a"
 """One side's value where only the other side has one."""
@@ -76,7 +79,7 @@ def accuracy_table(report: Report, *, mean: bool = False, unscored: str = DASH) 
         if rule is not None:
             cells["best rule"] = f"{_SHORT_RULES.get(rule[0], rule[0])} {percent(rule[1])}"
         rows.append({**cells, "ceiling": percent(ceiling)})
-    styles: dict[int, Style] = {}
+    styles: Styles = {}
     overall = protocols.get("robust", {}).get("means", {}).get("mean")
     if mean and overall and overall["accuracy"] is not None and len(robust) > 1:
         styles[len(rows)] = "sum"
@@ -108,11 +111,7 @@ def accuracy_cells(
 
 
 def _by_dimension(
-    caption: str,
-    sides: Sides,
-    columns: Columns,
-    read: Callable[[Report, str], Mapping[str, Any]],
-    needed: str | None = None,
+    caption: str, sides: Sides, columns: Columns, read: Read, needed: str | None = None
 ) -> Table:
     """Returns a row for each dimension that any side has judged, in the benchmark's order.
 
@@ -120,7 +119,7 @@ def _by_dimension(
         caption: of the table.
         sides: the reports.
         columns: heading to the key of a number and how it is written.
-        read: returns the numbers of a report on a dimension.
+        read: returns the numbers.
         needed: heading of the column without which a dimension is left out.
     """
     rows = []
@@ -151,17 +150,13 @@ def position_table(sides: Sides) -> Table:
             "names the first": ("first_rate", percent),
             "right in both": ("both_correct", percent),
             "gap": ("position_gap", signed),
-            "first / second wins twice": ("flips", _flips),
+            "first / second wins twice": ("flips", "{first_twice} / {second_twice}".format_map),
             "kappa": ("kappa", decimal),
             "AC1": ("ac1", decimal),
         },
         _robust,
         "same verdict",
     )
-
-
-def _flips(flips: Mapping[str, Any]) -> str:
-    return f"{flips['first_twice']} / {flips['second_twice']}"
 
 
 def agreement_table(sides: Sides) -> Table:
@@ -282,12 +277,12 @@ def official_table(sides: Sides) -> Table | None:
     Its rows are organs, whatever `official.csv` calls them; the columns `<dimension>_acc` are
     those of `official.csv`. The sides stand one below the other.
     """
+    scored = [report for report in sides.values() if "official" in report["protocols"]]
+    if not scored:
+        return None
     rows: list[list[str]] = []
-    styles: dict[int, Style] = {}
-    official: Mapping[str, Any] = {}
-    for report in sides.values():
-        if "official" not in report["protocols"]:
-            continue
+    styles: Styles = {}
+    for report in scored:
         official = report["protocols"]["official"]
         styles |= {len(rows): "sum", len(rows) + len(official["organs"]): "sum"}
         means = {"mean over cases": official["micro"], "mean over organs": official["macro"]}
@@ -295,8 +290,6 @@ def official_table(sides: Sides) -> Table | None:
             [organ, report["model"], *(decimal(value, 4) for value in values.values())]
             for organ, values in {**official["organs"], **means}.items()
         ]
-    if not rows:
-        return None
     columns = ("organ", "model", *(f"{name}_acc" for name in official["micro"]))
     return Table(f"Released order, {official['label']}.", columns, rows, styles=styles)
 
@@ -314,9 +307,8 @@ def settings_table(sides: Sides) -> Table:
     """Returns what besides the weights could change a number."""
     reports = sides.values()
     rows = [[key, *(report[key] for report in reports)] for key in ("model", "readout")]
-    rows.append(
-        ["weights", *(_setting(report.get("weights") or "not stated") for report in reports)]
-    )
+    weights = [report.get("weights") or "not stated" for report in reports]
+    rows.append(["weights", *map(_setting, weights)])
     for name in sorted({name for report in reports for name in report["settings"]}):
         rows.append([name, *(_setting(report["settings"].get(name)) for report in reports)])
     return Table("Models and settings", ["", *sides], rows)

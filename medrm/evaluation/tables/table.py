@@ -11,10 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from rich import box
@@ -59,11 +57,15 @@ class Track(NamedTuple):
 
 Cell = str | Track
 
+Row = Mapping[str, Cell]
+"""Heading to cell."""
+
 Columns = Mapping[str, tuple[str, Callable[[Any], str]]]
 """Heading to the key of a number, and how a number that is there is written."""
 
-Style = Literal["primary", "sum", "few"]
-"""Of a row: the headline's dimension, below a line (means and the like), or of few cases."""
+Styles = dict[int, Literal["primary", "sum", "few"]]
+"""Index of a row to its style: the headline's dimension, the first one below a line (means and the
+like), or of few cases."""
 
 
 @dataclass(frozen=True)
@@ -75,36 +77,36 @@ class Table:
         columns: headings.
         rows: cells, as many as there are columns.
         note: the legend: what columns and signs mean.
-        styles: index of a row to its style.
+        styles: of some of the rows.
     """
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
-    styles: Mapping[int, Style] = field(default_factory=dict)
+    styles: Styles = field(default_factory=dict)
 
     def pick(
-        self,
-        columns: Mapping[str, str] | Collection[str],
-        caption: str | None = None,
-        headings: Mapping[str, str] = MappingProxyType({}),
+        self, columns: Collection[str], caption: str | None = None, headings: Mapping[str, str] = {}
     ) -> Table:
         """Returns the table with these columns alone.
 
         Args:
-            columns: to keep, in this order; a mapping gives them other headings.
+            columns: to keep, in this order.
             caption: another one; None: the same.
             headings: other headings of some of the columns.
         """
-        named = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
-        indices = [list(self.columns).index(name) for name in named]
+        indices = [list(self.columns).index(name) for name in columns]
         return replace(
             self,
             caption=self.caption if caption is None else caption,
-            columns=[headings.get(name, heading) for name, heading in named.items()],
+            columns=[headings.get(name, name) for name in columns],
             rows=[[row[index] for index in indices] for row in self.rows],
         )
+
+    def without(self, *left_out: str, **changes: Any) -> Table:
+        """Returns the table without these columns; `changes` as for `pick`."""
+        return self.pick([name for name in self.columns if name not in left_out], **changes)
 
     def with_cells(self, column: str, cells: Sequence[Cell]) -> Table:
         """Returns the table with other cells in its first rows of one column, such as links."""
@@ -116,10 +118,7 @@ class Table:
 
 
 def table_of(
-    caption: str,
-    rows: Sequence[Mapping[str, Cell]],
-    note: str = "",
-    styles: Mapping[int, Style] | None = None,
+    caption: str, rows: Sequence[Row], note: str = "", styles: Styles | None = None
 ) -> Table:
     """Returns a table of rows that name their columns; a dash stands where a row has no cell."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -178,17 +177,9 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def short(name: str, longest: int = 22) -> str:
     """Returns a name from data on one line, printable, of at most `longest` characters' width."""
-    text = " ".join(printable(name).split())
-    if text_width(text) <= longest:
-        return text
-    while text_width(text) > longest - 1:
-        text = text[:-1]
-    return text + "\u2026"
-
-
-def text_width(text: str) -> int:
-    """Returns the width of a text in characters, of which wide ones such as Chinese count twice."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WFA" else 1 for letter in text)
+    text = Text(_one_line(name))
+    text.truncate(longest, overflow="ellipsis")
+    return text.plain
 
 
 def to_terminal(

@@ -51,20 +51,19 @@ _CONTROL_HEADINGS = {"difference (95 % CI)": "adapter minus control"}
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Prints one evaluation: accuracy with its interval beside the best rule and the ceiling."""
-    console = console or Console()
-    console.print(to_terminal(accuracy_table(report).pick(_ACCURACY)))
+    contents: list[Table | str] = [accuracy_table(report).pick(_ACCURACY)]
     if "official" in report["protocols"]:
-        console.print(plain(f"Column official: {report['protocols']['official']['label']}."))
+        contents.append(f"Column official: {report['protocols']['official']['label']}.")
     position = position_table({"model": report})
     if position.rows:
-        console.print(to_terminal(position.pick(_POSITION, "both orders")))
-    lines = [*_joint_lines(report), *metric_lines(report)]
+        contents.append(position.pick(_POSITION, "both orders"))
+    contents += [*_joint_lines(report), *metric_lines(report)]
     if report["unread"]:
-        lines.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
-    lines += _parsing_lines(report["parsing"])
+        contents.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
+    contents += _parsing_lines(report["parsing"])
     if report["verdict_mass"] is not None:
-        lines.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
-    _print_lines(lines, console)
+        contents.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
+    _print(contents, console or Console())
 
 
 def _joint_lines(report: Report) -> list[str]:
@@ -112,11 +111,11 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     """Prints a comparison: each dimension, the controls, and the verdict in one sentence."""
     console = console or Console()
     compared = comparison_table(comparison).pick(_COMPARISON, headings=_COMPARISON_HEADINGS)
-    console.print(to_terminal(compared))
+    contents: list[Table | str] = [compared]
     if comparison["controls"]:
         controls = control_table(comparison, comparison["primary"]["dimension"])
-        console.print(to_terminal(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS)))
-    _print_lines(comparison_lines(comparison), console)
+        contents.append(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS))
+    _print([*contents, *comparison_lines(comparison)], console)
     colour = _COLOURS[comparison["verdict"]]
     console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
 
@@ -124,23 +123,19 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
 def print_audit(audit: Audit, console: Console | None = None) -> None:
     """Prints an audit: labels, rules, groups, images, and at most ten findings of each kind."""
     console = console or Console()
-    console.print(
-        plain(
-            f"{audit['name']}: {audit['cases']} cases in {audit['clusters']} clusters (largest: "
-            f"{audit['largest_cluster']}), {audit['text_only']} without an image, "
-            f"{audit['excluded_rows']} rows set aside"
-        )
-    )
+    contents: list[Table | str] = [
+        f"{audit['name']}: {audit['cases']} cases in {audit['clusters']} clusters (largest: "
+        f"{audit['largest_cluster']}), {audit['text_only']} without an image, "
+        f"{audit['excluded_rows']} rows set aside"
+    ]
     if audit["labels"]:
-        tables = [_label_table(audit), _rule_table(audit)]
-        tables += [_organ_table(audit)] if audit["organs"] else []
-        for table in tables:
-            console.print(to_terminal(table, wrapped=range(1, len(table.columns))))
-        console.print(
+        contents += [_label_table(audit), _rule_table(audit)]
+        contents += [_organ_table(audit)] if audit["organs"] else []
+        contents.append(
             f"gain: what a paired test shows with power 80 % where {DISCORDANCE:.0%} of the cases "
             "change, in points; cases of a cluster independent - changing together."
         )
-    _print_lines(_audit_lines(audit), console)
+    _print([*contents, *_audit_lines(audit)], console, fold=True)
     print_findings(audit["findings"], console)
 
 
@@ -169,15 +164,14 @@ def _audit_lines(audit: Audit) -> list[str]:
 
 def print_findings(findings: Mapping[str, Sequence[str]], console: Console | None = None) -> None:
     """Prints at most ten findings of each kind."""
-    console = console or Console()
+    lines = []
     for name, sentences in findings.items():
         if sentences:
-            console.print(plain(f"{name}: {len(sentences)}"))
-            _print_lines([f"  {text}" for text in sentences[:_MOST_FINDINGS]], console)
-            if len(sentences) > _MOST_FINDINGS:
-                console.print(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
-    if not any(findings.values()):
-        console.print("no findings")
+            lines += [f"{name}: {len(sentences)}"]
+            lines += [f"  {text}" for text in sentences[:_MOST_FINDINGS]]
+        if len(sentences) > _MOST_FINDINGS:
+            lines.append(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
+    _print(lines or ["no findings"], console or Console())
 
 
 _CHOICES = ("A", "tie", "B")
@@ -209,10 +203,8 @@ def _rule_table(audit: Audit) -> Table:
     for name, labels in audit["labels"].items():
         gain, pairs = labels["detectable"], labels["A"] + labels["B"]
         shares = {label: percent(labels["rules"][rule]) for rule, label in SHOWN_RULES.items()}
-        reach = (
-            [f"{100 * gain[key]:.1f}" for key in ("independent", "clustered")] if gain else [DASH]
-        )
-        rows.append({"dimension": name, "A/B": str(pairs), **shares, "gain": "-".join(reach)})
+        reach = "-".join(f"{100 * value:.1f}" for value in gain.values()) if gain else DASH
+        rows.append({"dimension": name, "A/B": str(pairs), **shares, "gain": reach})
     return table_of("right without a model, in percent of the A/B labels", rows)
 
 
@@ -227,6 +219,11 @@ def _organ_table(audit: Audit) -> Table:
     return Table(caption, ("organ", "cases", *names), rows)
 
 
-def _print_lines(lines: Iterable[str], console: Console) -> None:
-    for line in lines:
-        console.print(plain(line))
+def _print(contents: Iterable[Table | str], console: Console, *, fold: bool = False) -> None:
+    """Prints tables and lines; `fold` breaks the tables' cells where the terminal is narrow."""
+    for content in contents:
+        if isinstance(content, str):
+            console.print(plain(content))
+        else:
+            wrapped = range(1, len(content.columns)) if fold else ()
+            console.print(to_terminal(content, wrapped=wrapped))

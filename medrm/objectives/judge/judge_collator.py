@@ -25,11 +25,10 @@ from transformers import BatchFeature
 
 from medrm import chat
 from medrm.chat import JudgePrompt, Message
-from medrm.errors import ConfigError
 from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.logprobs import TurnEnd, turn_end
+from medrm.scorer.logprobs import TurnEnd, rendered_reply, turn_end
 
 IGNORED = -100
 """The label of a token that is not learned, as torch's cross-entropy has it."""
@@ -89,22 +88,14 @@ class ConversationRenderer:
         processor, after = self.collator.processor, self.turn_end.after
         opened = chat.render(processor, messages, "generation_prompt")
         closed = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
+        reply_text = rendered_reply(closed, reply.text, after, "replies")
         before_end = closed.removesuffix(after)
-        # Some templates strip the reply, which moves its characters by what stood before it.
-        reply_text, stripped = reply.text, 0
-        if not before_end.endswith(reply_text):
-            reply_text = reply.text.strip()
-            stripped = len(reply.text) - len(reply.text.lstrip())
-        if not closed.endswith(after) or not before_end.endswith(reply_text):
-            raise ConfigError(
-                f"The chat template rewrites replies: {reply_text[:40]!r} is not what stands "
-                f"before {after!r}. Use the chat template of the base model's own processor."
-            )
         first = len(before_end) - len(reply_text)
         # What the template puts between the open turn and the reply, such as a space, is the
         # model's to write as well.
         start = len(opened) if closed.startswith(opened) else first
-        shift = first - stripped
+        # Where the template strips the reply, its characters move by what stood before it.
+        shift = first - reply.text.index(reply_text)
         unlearned = tuple((begin + shift, stop + shift) for begin, stop in reply.unlearned)
         return RenderedConversation(
             before_end + self.turn_end.ending, images, min(start, first), unlearned
@@ -125,12 +116,7 @@ class ConversationRenderer:
 
     def learned_tail(self, conversation: RenderedConversation) -> list[bool]:
         """Returns for the last tokens of a row, from the reply's first on, which are learned."""
-        processor, text = self.collator.processor, conversation.text
-        spans = processor.tokenizer(
-            text,
-            add_special_tokens=self.collator.adds_special_tokens(text),
-            return_offsets_mapping=True,
-        )["offset_mapping"]
+        spans = self.collator.character_spans(conversation.text)
         first = next(i for i, (_, stop) in enumerate(spans) if stop > conversation.start)
         return [
             not any(start < last and stop > begin for begin, last in conversation.unlearned)
@@ -185,8 +171,7 @@ def supervised(
         numbers: B rows of `numbered`.
     """
     features, learned = renderer.encode([render(number["row"]) for number in numbers])
-    labels = features["input_ids"].masked_fill(~learned, IGNORED)
-    return {**features, "labels": labels}
+    return {**features, "labels": features["input_ids"].masked_fill(~learned, IGNORED)}
 
 
 def preferred(
@@ -201,7 +186,6 @@ def preferred(
         render: a pair, chosen and rejected, by its number.
         numbers: B rows of `numbered`.
     """
-    pairs = [render(number["row"]) for number in numbers]
-    chosen, rejected = zip(*pairs, strict=True)
+    chosen, rejected = zip(*(render(number["row"]) for number in numbers), strict=True)
     features, learned = renderer.encode([*chosen, *rejected])
     return {**features, "completion_mask": learned.long()}

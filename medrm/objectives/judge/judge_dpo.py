@@ -8,31 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from trl import DPOConfig, DPOTrainer
 
 from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
-from medrm.errors import ConfigError
+from medrm.errors import applying, refuse
+from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
     preferred,
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
-from medrm.objectives.judge.judge_sft import (
-    FIXED_ROWS,
-    RunExamples,
-    WithReference,
-    WrittenVerdictArguments,
-    check_judge,
-    run_dimensions,
-    run_examples,
-    trainer_options,
-    verdict_lengths,
-)
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
@@ -42,11 +32,11 @@ ConversationPair = tuple[RenderedConversation, RenderedConversation]
 
 
 @dataclass
-class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] # TRL has no types
+class JudgeDPOConfig(judge_sft.WrittenVerdictArguments, DPOConfig):  # type: ignore[misc]
     """Arguments of `trl.DPOConfig`. A step is counted in pairs, as with TRL."""
 
     fixed: ClassVar[Fixed] = {
-        **FIXED_ROWS,
+        **judge_sft.FIXED_ROWS,
         "precompute_ref_log_probs": (False, "TRL cannot do it with images"),
         "sync_ref_model": (False, "the reference is the adapter as it started"),
     }
@@ -63,19 +53,20 @@ class JudgeDPOConfig(WrittenVerdictArguments, DPOConfig):  # type: ignore[misc] 
     learning_rate: float = option(5e-6, "Learning rate of the adapter.")
 
     def _problems(self) -> list[str]:
-        problems = super()._problems()
-        if self.dpo_pairs == "answers" and self.flip != "all":
-            problems.append(
-                "flip is one; leave it out with dpo_pairs answers, which have no letters"
-            )
-        if self.dpo_pairs == "answers" and self.rationales is not None:
-            problems.append("rationales with dpo_pairs answers: leave them out; nothing is judged")
-        if self.beta <= 0:
-            problems.append(f"beta is {self.beta}; give more than 0")
-        return problems
+        of_answers = self.dpo_pairs == "answers"
+        checks = {
+            "flip is one; leave it out with dpo_pairs answers, which have no letters": (
+                of_answers and self.flip != "all"
+            ),
+            "rationales with dpo_pairs answers: leave them out; nothing is judged": (
+                of_answers and self.rationales is not None
+            ),
+            f"beta is {self.beta}; give more than 0": self.beta <= 0,
+        }
+        return [*super()._problems(), *applying(checks)]
 
 
-class JudgeDPOTrainer(WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeDPOTrainer(judge_sft.WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 
@@ -93,24 +84,20 @@ def check(
         ConfigError: options that do not fit each other or the cases.
         DataError: no case with a label to learn from, or bad rationales.
     """
-    if not run.adapter.use_peft:
-        raise ConfigError(
-            "use_peft false with judge_dpo would hold a second whole model as the reference; train "
-            "an adapter, whose reference is the base"
-        )
-    if run.training.dpo_pairs == "answers":
-        if len(dimensions) != 1:
-            raise ConfigError(
-                f"dpo_pairs answers learns one preference between two answers, the run has "
-                f"{len(dimensions)} dimensions ({', '.join(dimensions)}); choose one, such as "
-                "`--dimensions overall`"
-            )
-        if run.judge.init_adapter is not None:
-            raise ConfigError(
-                "init_adapter with dpo_pairs answers: the implicit reward compares the adapter "
-                "with the base, so it must start there; leave init_adapter out"
-            )
-    check_judge(run, dimensions, train, development)
+    of_answers = run.training.dpo_pairs == "answers"
+    checks = {
+        "use_peft false with judge_dpo would hold a second whole model as the reference; train an "
+        "adapter, whose reference is the base": not run.adapter.use_peft,
+        f"dpo_pairs answers learns one preference between two answers, the run has "
+        f"{len(dimensions)} dimensions ({', '.join(dimensions)}); choose one, such as "
+        "`--dimensions overall`": of_answers and len(dimensions) != 1,
+        "init_adapter with dpo_pairs answers: the implicit reward compares the adapter with the "
+        "base, so it must start there; leave init_adapter out": (
+            of_answers and run.judge.init_adapter is not None
+        ),
+    }
+    refuse(applying(checks))
+    judge_sft.check_judge(run, dimensions, train, development)
 
 
 def lengths(
@@ -122,7 +109,7 @@ def lengths(
 ) -> list[int]:
     """Returns the tokens of each case's longest row; see `Objective.lengths`."""
     if run.training.dpo_pairs == "verdicts":
-        return verdict_lengths(run, collator, dimensions, cases, facts)
+        return judge_sft.verdict_lengths(run, collator, dimensions, cases, facts)
     renderer = ConversationRenderer.of(collator)
 
     def rows(case: Case) -> list[Row]:
@@ -132,7 +119,7 @@ def lengths(
 
 
 def render_verdicts(
-    renderer: ConversationRenderer, examples: RunExamples, flips_one: bool, number: int
+    renderer: ConversationRenderer, examples: judge_sft.RunExamples, flips_one: bool, number: int
 ) -> ConversationPair:
     """Returns the right verdict of an example, and the wrong one.
 
@@ -175,19 +162,17 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
         DataError: bad rationales.
     """
     options: JudgeDPOConfig = inputs.run.training
-    examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
-    counts = len(examples.train), len(examples.development)
+    examples, renderer = judge_sft.run_examples(inputs), ConversationRenderer.of(inputs.collator)
+    splits: list[Sequence[Any]] = [examples.train, examples.development]
     render = partial(render_verdicts, renderer, examples, options.flip == "one")
     if options.dpo_pairs == "answers":
-        (dimension,) = run_dimensions(inputs.run, inputs.train)
-        train, development = (
-            answer_pairs(cases, dimension, options.label_rule)
-            for cases in (inputs.train, inputs.development)
-        )
-        counts = len(train), len(development)
-        render = partial(render_answers, renderer, [*train, *development])
+        (dimension,), rule = judge_sft.run_dimensions(inputs.run, inputs.train), options.label_rule
+        cases_of_splits = (inputs.train, inputs.development)
+        splits = [answer_pairs(cases, dimension, rule) for cases in cases_of_splits]
+        render = partial(render_answers, renderer, [*splits[0], *splits[1]])
     return JudgeDPOTrainer(
-        **trainer_options(inputs, *counts), data_collator=partial(preferred, renderer, render)
+        **judge_sft.trainer_options(inputs, *splits),
+        data_collator=partial(preferred, renderer, render),
     )
 
 

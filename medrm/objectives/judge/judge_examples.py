@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from medrm.chat import JudgePrompt, rationale_letters
 from medrm.data.row_tables import JsonLines
-from medrm.errors import DataError, report
+from medrm.errors import DataError, refuse
 from medrm.parsers import parse_verdict
 from medrm.schema import ORDERS, Case, Order, PairLabel
 
@@ -61,46 +61,32 @@ def read_rationales(
     Raises:
         DataError: the file cannot be read; every line that is not as it should be.
     """
-    rationales: dict[str, dict[str, str]] = {}
-    invalid_json: list[str] = []
+    rationales: dict[str, Mapping[str, str]] = {}
     problems: list[str] = []
     try:
-        for line_name, record in JsonLines(path, invalid_json):
-            problem = _problem(record)
-            if not problem and record["case_id"] in rationales:
-                problem = f"case {record['case_id']!r} stands twice"
-            if problem:
-                problems.append(f"{line_name}: {problem}")
-            else:
-                rationales[record["case_id"]] = {
-                    name: sentence.strip() for name, sentence in record["rationale"].items()
-                }
+        records = list(JsonLines(path, problems))
     except OSError as error:
         raise DataError(
             f"rationales {path} cannot be read: {error}. Give a JSONL file of lines like {_FORM}."
         ) from error
-    if invalid_json or problems:
-        raise DataError(
-            report(
-                f"Rationales {path} have problems; a line is like {_FORM}.",
-                [*invalid_json, *problems],
-            )
-        )
-    unknown = len(rationales.keys() - set(case_ids))
-    if unknown:
-        logger.warning(
-            "%d of %d rationales belong to no training or development case",
-            unknown, len(rationales),
-        )  # fmt: skip
+    for line_name, record in records:
+        if problem := _problem(record, rationales):
+            problems.append(f"{line_name}: {problem}")
+        else:
+            rationales[record["case_id"]] = record["rationale"]
+    refuse(problems, f"Rationales {path} have problems; a line is like {_FORM}.", DataError)
+    if unknown := len(rationales.keys() - set(case_ids)):
+        message = "%d of %d rationales belong to no training or development case"
+        logger.warning(message, unknown, len(rationales))
     return {
-        case_id: {name: text for name, text in sentences.items() if name in dimensions}
+        case_id: {name: text.strip() for name, text in sentences.items() if name in dimensions}
         for case_id, sentences in rationales.items()
         if case_id in case_ids
     }
 
 
-def _problem(record: Mapping[str, Any]) -> str:
-    """Returns what is wrong with the object of one line; "" where nothing is."""
+def _problem(record: Mapping[str, Any], earlier: Collection[str]) -> str:
+    """Returns what is wrong with the object of one line, after cases of earlier ones, or ""."""
     if record.keys() != {"case_id", "rationale"}:
         return "not an object with the keys case_id and rationale"
     if not isinstance(record["case_id"], str) or not isinstance(record["rationale"], dict):
@@ -110,7 +96,7 @@ def _problem(record: Mapping[str, Any]) -> str:
             return f"{name}: {sentence!r} is no sentence"
         if len(sentence.splitlines()) > 1 or "better:" in sentence:
             return f"{name}: a sentence is one line without 'better:'"
-    return ""
+    return f"case {record['case_id']!r} stands twice" if record["case_id"] in earlier else ""
 
 
 class TargetReply(NamedTuple):
@@ -270,6 +256,10 @@ def _text(completion: Sequence[Mapping[str, Any]]) -> str:
     return str(completion[0]["content"])
 
 
+def _outcomes(completion: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Mapping[str, Any]:
+    return parse_verdict(_text(completion), "strict", names).outcomes
+
+
 def agreement(
     completions: Completions,
     dimensions: Sequence[tuple[str, ...]],
@@ -284,12 +274,10 @@ def agreement(
         labels: the experts' letters, of some of the dimensions.
         columns: not looked at.
     """
-    rewards = []
-    for completion, names, letters in zip(completions, dimensions, labels, strict=True):
-        outcomes = parse_verdict(_text(completion), "strict", names).outcomes
-        correct_count = sum(outcomes[name] == letter for name, letter in letters.items())
-        rewards.append(correct_count / len(letters))
-    return rewards
+    return [
+        sum(outcomes[name] == letter for name, letter in letters.items()) / len(letters)
+        for outcomes, letters in zip(map(_outcomes, completions, dimensions), labels, strict=True)
+    ]
 
 
 def format(
@@ -337,9 +325,7 @@ def consistency(
     """
     rewards = []
     for completion, names in zip(completions, dimensions, strict=True):
-        text = _text(completion)
-        outcomes = parse_verdict(text, "strict", names).outcomes
-        reasons = rationale_letters(text, names)
-        same = sum(reasons.get(name) == outcomes[name] for name in names if name in reasons)
-        rewards.append(same / len(names))
+        reasons = rationale_letters(_text(completion), names)
+        outcomes = _outcomes(completion, names)
+        rewards.append(sum(outcomes[n] == letter for n, letter in reasons.items()) / len(names))
     return rewards

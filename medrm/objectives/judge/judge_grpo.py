@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,27 +15,17 @@ from medrm import chat
 from medrm.chat import JudgePrompt
 from medrm.config.options import option
 from medrm.config.parse import Run
-from medrm.errors import ConfigError
+from medrm.errors import applying, refuse
+from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
-from medrm.objectives.judge.judge_sft import (
-    FIXED,
-    JudgeArguments,
-    RunExamples,
-    WithReference,
-    check_judge,
-    judge_prompt,
-    run_examples,
-    trainer_options,
-    verdict_lengths,
-)
-from medrm.objectives.objective import Fixed, Objective, TrainingInputs
+from medrm.objectives.objective import Fixed, TrainingInputs
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into
 
 
 @dataclass
-class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOConfig(judge_sft.JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL has no types
     """Arguments of `trl.GRPOConfig`. A step is counted in completions, as with TRL.
 
     The rewards, in the order of `reward_weights`: agreement with the labels, format, and, where the
@@ -44,7 +34,7 @@ class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL h
     """
 
     fixed: ClassVar[Fixed] = {
-        **FIXED,
+        **judge_sft.FIXED,
         "sync_ref_model": (False, "TRL cannot do it with an adapter"),
         "log_completions_hub_repo": (None, "nothing but the adapter is pushed"),
         "load_best_model_at_end": (False, "no loss of GRPO says which checkpoint is best"),
@@ -58,7 +48,7 @@ class JudgeGRPOConfig(JudgeArguments, GRPOConfig):  # type: ignore[misc] # TRL h
     )
 
 
-class JudgeGRPOTrainer(WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOTrainer(judge_sft.WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 
@@ -77,23 +67,22 @@ def check(
         ConfigError: options that do not fit each other or the cases.
         DataError: no case with a label to learn from.
     """
-    if run.judge.init_adapter is None:
-        raise ConfigError(
-            "judge_grpo needs init_adapter, a judge adapter to start from: a base that never "
-            "writes the JSON of a verdict earns no reward to learn from. Train one with judge_sft"
-        )
-    names = [reward.__name__ for reward in rewards_of(judge_prompt(run))]
-    weights = run.training.reward_weights
-    if weights is not None and len(weights) != len(names):
-        raise ConfigError(
-            f"reward_weights holds {len(weights)} numbers; give {len(names)}, for "
-            f"{', '.join(names)}, or leave it out"
-        )
-    check_judge(run, dimensions, train, development)
+    names = [reward.__name__ for reward in rewards_of(judge_sft.judge_prompt(run))]
+    weights = run.training.reward_weights or []
+    checks = {
+        "judge_grpo needs init_adapter, a judge adapter to start from: a base that never writes "
+        "the JSON of a verdict earns no reward to learn from. Train one with judge_sft": (
+            run.judge.init_adapter is None
+        ),
+        f"reward_weights holds {len(weights)} numbers; give {len(names)}, for {', '.join(names)}, "
+        "or leave it out": run.training.reward_weights is not None and len(weights) != len(names),
+    }
+    refuse(applying(checks))
+    judge_sft.check_judge(run, dimensions, train, development)
 
 
 def prompts(
-    collator: Collator, examples: RunExamples, numbers: Sequence[Mapping[str, Any]]
+    collator: Collator, examples: judge_sft.RunExamples, numbers: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Returns what TRL's trainer generates from and what the rewards look at.
 
@@ -146,8 +135,8 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     Raises:
         ConfigError: the prompt is none.
     """
-    examples, collator = run_examples(inputs), inputs.collator
-    options = trainer_options(inputs, len(examples.train), len(examples.development))
+    examples, collator = judge_sft.run_examples(inputs), inputs.collator
+    options = judge_sft.trainer_options(inputs, examples.train, examples.development)
     arguments: JudgeGRPOConfig = options["args"]
     if not arguments.max_completion_length:
         arguments.max_completion_length = inputs.run.judge.max_new_tokens
@@ -159,10 +148,6 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     return trainer
 
 
-OBJECTIVE = Objective(
-    config=JudgeGRPOConfig,
-    readout=lambda run: run.judge.judge_readout,
-    lengths=verdict_lengths,
-    check=check,
-    build_trainer=build_trainer,
+OBJECTIVE = replace(
+    judge_sft.OBJECTIVE, config=JudgeGRPOConfig, check=check, build_trainer=build_trainer
 )

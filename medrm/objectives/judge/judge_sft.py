@@ -20,9 +20,10 @@ from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.data.case_set import dimensions_of
 from medrm.data.images import ImageFacts
-from medrm.errors import ConfigError, DataError, report
+from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
+from medrm.objectives import objective
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
@@ -36,21 +37,10 @@ from medrm.objectives.judge.judge_examples import (
     judge_examples,
     read_rationales,
 )
-from medrm.objectives.objective import (
-    CommonArguments,
-    Fixed,
-    MeasuredArguments,
-    MetricsFile,
-    Objective,
-    TrainingInputs,
-    autocast_under_deepspeed,
-    report_unlearned,
-    visible_gpu_problems,
-)
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
 
-FIXED: Fixed = {
+FIXED: objective.Fixed = {
     "remove_unused_columns": (False, "rows are numbers that the collator looks up"),
     "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
     "train_sampling_strategy": ("random", "every epoch is shuffled by the seed"),
@@ -59,7 +49,7 @@ FIXED: Fixed = {
     "pad_to_multiple_of": ("auto", "rows are padded to the longest of their batch"),
     "use_liger_kernel": (False, "it replaces the forward pass that TRL reads its losses from"),
 }
-FIXED_ROWS: Fixed = {
+FIXED_ROWS: objective.Fixed = {
     **FIXED,
     "padding_free": (False, "rows with images are padded"),
     "truncation_mode": ("keep_start", "nothing is truncated; max_length sets cases aside"),
@@ -69,7 +59,7 @@ FIXED_ROWS: Fixed = {
 
 
 @dataclass
-class JudgeArguments(CommonArguments):
+class JudgeArguments(objective.CommonArguments):
     """What the arguments of all judges share; precedes a class of TRL's in the list of bases."""
 
     label_rule: Literal["majority", "plurality", "sampled"] = option(
@@ -87,7 +77,7 @@ class JudgeArguments(CommonArguments):
 
 
 @dataclass
-class WrittenVerdictArguments(MeasuredArguments, JudgeArguments):
+class WrittenVerdictArguments(objective.MeasuredArguments, JudgeArguments):
     """Of judges that learn verdicts written beforehand, not their own."""
 
     rationales: str | None = option(
@@ -104,7 +94,7 @@ class JudgeSFTConfig(WrittenVerdictArguments, SFTConfig):  # type: ignore[misc] 
     x gradient_accumulation_steps x processes rows; a case has a row for each order and call.
     """
 
-    fixed: ClassVar[Fixed] = {
+    fixed: ClassVar[objective.Fixed] = {
         **FIXED_ROWS,
         "packing": (False, "rows with images cannot be packed"),
         "eval_packing": (None, "rows with images cannot be packed"),
@@ -131,6 +121,10 @@ class RunExamples:
     def __getitem__(self, number: int) -> JudgeExample:
         count = len(self.train)
         return self.train[number] if number < count else self.development[number - count]
+
+    def verdict(self, renderer: ConversationRenderer, number: int) -> RenderedConversation:
+        """Returns the call of an example with its verdict."""
+        return renderer.verdict(self[number], self.prompt)
 
 
 class WithoutExtras:
@@ -172,30 +166,30 @@ def run_dimensions(run: Run, train: Sequence[Case]) -> tuple[str, ...]:
 
 
 def trainer_options(
-    inputs: TrainingInputs, train_count: int, development_count: int
+    inputs: objective.TrainingInputs, train: Sequence[Any], development: Sequence[Any]
 ) -> dict[str, Any]:
     """Returns the keyword arguments that all of TRL's trainers are built with.
 
     Args:
         inputs: of the training.
-        train_count: examples of training, whose numbers start at 0.
-        development_count: examples of development, whose numbers follow.
+        train: examples of training, whose numbers start at 0.
+        development: examples of development, whose numbers follow.
     """
     arguments = copy.copy(inputs.run.training)
     # TRL would cut at max_length what the run has set aside already.
     vars(arguments)["max_length"] = None
-    autocast_under_deepspeed(arguments)
+    objective.autocast_under_deepspeed(arguments)
     return {
         "model": inputs.model,
         "args": arguments,
-        "train_dataset": numbered(train_count),
-        "eval_dataset": numbered(development_count, train_count),
+        "train_dataset": numbered(len(train)),
+        "eval_dataset": numbered(len(development), len(train)),
         "processing_class": inputs.collator.processor,
-        "callbacks": [MetricsFile()],
+        "callbacks": [objective.MetricsFile()],
     }
 
 
-def run_examples(inputs: TrainingInputs) -> RunExamples:
+def run_examples(inputs: objective.TrainingInputs) -> RunExamples:
     """Returns the examples of a run's cases; cases that teach nothing are counted in a warning.
 
     Raises:
@@ -209,7 +203,7 @@ def run_examples(inputs: TrainingInputs) -> RunExamples:
     for cases in (inputs.train, inputs.development):
         splits.append(judge_examples(cases, dimensions, prompt, rule, rationales))
         learned = {example.case.case_id for example in splits[-1]}
-        report_unlearned(len(cases), len(learned), f"label_rule {rule}; two answers each")
+        objective.report_unlearned(len(cases), len(learned), f"label_rule {rule}; two answers each")
     return RunExamples(prompt, *splits)
 
 
@@ -260,21 +254,23 @@ def check_judge(
             f"rationales are given, but judge_prompt {prompt.name} asks for none; set "
             "judge_prompt rationale_json, or leave rationales out"
         )
-    problems = [*visible_gpu_problems(options), *_family_problems(run, cases)]
-    if prompt.rationale and run.judge.judge_readout == "skeleton":
-        problems.append(
-            f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton "
-            "cannot give; read it with generate or votes"
-        )
     mixed = {bool(image_count(case)) for case in cases} == {True, False}
-    if mixed and max(options.per_device_train_batch_size, options.per_device_eval_batch_size) > 1:
-        problems.append(
-            "some cases have images and some have none, which processors refuse in one batch; set "
-            "per_device_train_batch_size and per_device_eval_batch_size to 1, or give cases of one "
-            "kind"
-        )
-    if problems:
-        raise ConfigError(report(f"The objective {run.objective} cannot be trained so.", problems))
+    batch_rows = max(options.per_device_train_batch_size, options.per_device_eval_batch_size)
+    checks = {
+        f"judge_prompt {prompt.name} asks for reasons first, which judge_readout skeleton cannot "
+        "give; read it with generate or votes": (
+            prompt.rationale and run.judge.judge_readout == "skeleton"
+        ),
+        "some cases have images and some have none, which processors refuse in one batch; set "
+        "per_device_train_batch_size and per_device_eval_batch_size to 1, or give cases of one "
+        "kind": mixed and batch_rows > 1,
+    }
+    problems = [
+        *objective.visible_gpu_problems(options),
+        *_family_problems(run, cases),
+        *applying(checks),
+    ]
+    refuse(problems, f"The objective {run.objective} cannot be trained so.")
     for split, split_cases in (("training", train), ("development", development)):
         if not judge_examples(split_cases, dimensions, prompt, options.label_rule):
             raise DataError(
@@ -304,14 +300,7 @@ class JudgeSFTTrainer(WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL ha
     """TRL's trainer, which sends and writes nothing else."""
 
 
-def render_verdict(
-    renderer: ConversationRenderer, examples: RunExamples, number: int
-) -> RenderedConversation:
-    """Returns the call of an example with its verdict."""
-    return renderer.verdict(examples[number], examples.prompt)
-
-
-def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
+def build_trainer(inputs: objective.TrainingInputs) -> JudgeSFTTrainer:
     """Returns the trainer of `inputs.model`.
 
     Raises:
@@ -320,12 +309,12 @@ def build_trainer(inputs: TrainingInputs) -> JudgeSFTTrainer:
     """
     examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
     return JudgeSFTTrainer(
-        **trainer_options(inputs, len(examples.train), len(examples.development)),
-        data_collator=partial(supervised, renderer, partial(render_verdict, renderer, examples)),
+        **trainer_options(inputs, examples.train, examples.development),
+        data_collator=partial(supervised, renderer, partial(examples.verdict, renderer)),
     )
 
 
-OBJECTIVE = Objective(
+OBJECTIVE = objective.Objective(
     config=JudgeSFTConfig,
     readout=lambda run: run.judge.judge_readout,
     lengths=verdict_lengths,

@@ -13,6 +13,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -204,12 +205,12 @@ def _data_url(ref: ImageRef) -> str:
     image = decode(ref)
     stored = ref.read()
     media_type = None
-    try:
-        with Image.open(io.BytesIO(stored), formats=tuple(_AS_STORED)) as opened:
-            if opened.convert("RGB").tobytes() == image.tobytes():
-                media_type = _AS_STORED.get(str(opened.format))
-    except UnidentifiedImageError:
-        pass
+    with (
+        suppress(UnidentifiedImageError),
+        Image.open(io.BytesIO(stored), formats=tuple(_AS_STORED)) as opened,
+    ):
+        if opened.convert("RGB").tobytes() == image.tobytes():
+            media_type = _AS_STORED.get(str(opened.format))
     if media_type is None:
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

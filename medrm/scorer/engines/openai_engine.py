@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event
@@ -25,7 +26,6 @@ from typing import Any, NamedTuple
 import httpx2
 
 from medrm.assets import cache_dir as medrm_cache
-from medrm.chat import Message
 from medrm.errors import ConfigError, DataError, first_line
 from medrm.scorer.engines.base import (
     TOO_LONG,
@@ -78,6 +78,7 @@ class OpenAIEngine:
     Attributes:
         name: "openai".
         lookahead: None, each case is judged by itself.
+        settings: nothing that is known here; the service decides.
 
     Args:
         model: as the service calls it.
@@ -110,6 +111,7 @@ class OpenAIEngine:
         self._key = _checked_key(api_key or os.environ.get("OPENAI_API_KEY", ""), self._url)
         self.name = "openai"
         self.lookahead: int | None = None
+        self.settings: Mapping[str, Any] = {}
         self._model = model
         self._concurrency = concurrency
         self._cache = cache_dir or medrm_cache() / "replies"
@@ -128,11 +130,6 @@ class OpenAIEngine:
     def plain(self, text: str) -> str:
         """Returns the text as it is: services keep it apart from their commands."""
         return text
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Nothing that is known here: the service decides."""
-        return {}
 
     @property
     def identity(self) -> str:
@@ -188,16 +185,23 @@ class OpenAIEngine:
             messages = messages_with_urls(request)
         except DataError as error:
             return Completion(None, None, "bad_image", str(error), request.digest)
-        completion = self._reply(call, request, messages)
+        body = {
+            "model": self._model,
+            "messages": messages,
+            "max_completion_tokens": call.sampling.max_new_tokens,
+            "temperature": call.sampling.temperature,
+            "seed": call_seed(request, call.sampling),
+        }
+        completion = self._reply(call, body)
         if completion.state == "ok" and completion.text:
             write_reply(path, completion)
         return replace(completion, prompt_digest=request.digest)
 
-    def _reply(self, call: _Call, request: Request, messages: list[Message]) -> Completion:
+    def _reply(self, call: _Call, body: Mapping[str, Any]) -> Completion:
         """Returns what the service says, asked again after failures of the infrastructure."""
         failure = _Failure("stopped")
         for attempt in range(self._attempts):
-            answer = self._ask(call, request, messages)
+            answer = self._ask(call, body)
             if isinstance(answer, Completion):
                 return answer
             failure = answer
@@ -214,12 +218,12 @@ class OpenAIEngine:
             )
         return Completion(None, None, "error", self._without_key(failure.reason))
 
-    def _ask(self, call: _Call, request: Request, messages: list[Message]) -> Completion | _Failure:
+    def _ask(self, call: _Call, body: Mapping[str, Any]) -> Completion | _Failure:
         while True:
-            body = self._body(request, call.sampling, messages)
+            sent = self._in_known_parameters(body)
             try:
                 response = call.client.post(
-                    f"{self._url}/chat/completions", content=json.dumps(body)
+                    f"{self._url}/chat/completions", content=json.dumps(sent)
                 )
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 return _Failure(f"{type(error).__name__}: {first_line(error)}")
@@ -229,21 +233,13 @@ class OpenAIEngine:
             self._reached = True
             if response.is_success:
                 return _read(response)
-            if not self._learns(response, body):
+            if not self._learns(response, sent):
                 return self._problem(response)
 
-    def _body(
-        self, request: Request, sampling: Sampling, messages: list[Message]
-    ) -> dict[str, Any]:
-        wanted: dict[str, Any] = {
-            "max_completion_tokens": sampling.max_new_tokens,
-            "temperature": sampling.temperature,
-            "seed": call_seed(request, sampling),
-        }
+    def _in_known_parameters(self, body: Mapping[str, Any]) -> dict[str, Any]:
         refused = frozenset(self._refused)
-        named = {_INSTEAD[name] if name in refused else name: wanted[name] for name in wanted}
-        sent = {name: value for name, value in named.items() if name is not None}
-        return {"model": self._model, "messages": messages, **sent}
+        named = {_INSTEAD[name] if name in refused else name: body[name] for name in body}
+        return {name: value for name, value in named.items() if name is not None}
 
     def _learns(self, response: httpx2.Response, body: Mapping[str, Any]) -> bool:
         """Returns whether the service refuses a parameter that can be named otherwise or left out.
@@ -349,13 +345,9 @@ def _message(response: httpx2.Response) -> str:
 
 def _retry_after(header: str | None) -> float | None:
     """Returns the seconds that a Retry-After header (a number or a date) asks to wait."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+    if header is not None:
+        with suppress(ValueError):
+            return max(0.0, float(header))
+        with suppress(ValueError, OverflowError):
+            return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,7 +19,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from medrm import chat
+from medrm.data.batched import batched
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.scorer.collator import Collator, Row
@@ -50,13 +51,6 @@ class RequestPrompts(NamedTuple):
     encoded: list[int]
     orders: list[list[list[int]]]
     prompt_index: list[int]
-
-
-class GeneratedTokens(NamedTuple):
-    """A reply in tokens, without the one that ends it."""
-
-    tokens: list[int]
-    ended: bool
 
 
 class TransformersEngine:
@@ -99,7 +93,6 @@ class TransformersEngine:
         self._max_length = max_length
         self._shares = shares_cache(self._model)
         self._collator = Collator(processor, padding_side="right" if self._shares else "left")
-        self._control = chat.control_tokens(processor)
         self._stops = stop_tokens(self._model, processor)
 
     @property
@@ -110,14 +103,14 @@ class TransformersEngine:
 
     def plain(self, text: str) -> str:
         """Returns the text with control tokens of this tokenizer broken up."""
-        return chat.break_control_tokens(text, self._control)
+        return self._collator.plain_text(text)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields one completion for each request, in order, a lookahead of cases at a time.
 
         Requests that share their beginning should follow one another.
         """
-        runner: BatchRunner[list[Request], RequestPrompts, list[GeneratedTokens]] = BatchRunner(
+        runner: BatchRunner[list[Request], RequestPrompts, list[list[int]]] = BatchRunner(
             self._collator,
             prompts=self._prompts,
             rows=len,
@@ -133,18 +126,17 @@ class TransformersEngine:
                     yield Completion(None, None, output.state, output.reason, digest)
                 continue
             # Decoded here, where no other thread uses the tokenizer.
-            for reply, digest in zip(output.values, digests, strict=True):
-                text = self._processor.tokenizer.decode(reply.tokens, skip_special_tokens=True)
-                ended = "stop" if reply.ended else "length"
-                yield Completion(text, ended, "ok", prompt_digest=digest)
+            for tokens, digest in zip(output.values, digests, strict=True):
+                ended = not self._stops.isdisjoint(tokens[-1:])
+                text = self._processor.tokenizer.decode(
+                    tokens[:-1] if ended else tokens, skip_special_tokens=True
+                )
+                yield Completion(text, "stop" if ended else "length", "ok", prompt_digest=digest)
 
     def _prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
         """Returns a row for each request, or the longest alone and the tokens of all prompts."""
         case = group[0].case
-        rows = [
-            Row(chat.render(self._processor, request.messages, "generation_prompt"), case.images)
-            for request in group
-        ]
+        rows = [self._collator.row(request.messages, case.images) for request in group]
         digests = [text_digest([row]) for row in rows]
         if not self._shares:
             return PromptRows(case, rows, RequestPrompts(group, digests, [], [], []))
@@ -164,8 +156,8 @@ class TransformersEngine:
 
     def _write(
         self, sampling: Sampling, features: BatchFeature, prompts: list[PromptRows[RequestPrompts]]
-    ) -> list[list[GeneratedTokens]]:
-        """Returns the replies to the requests of each group."""
+    ) -> list[list[list[int]]]:
+        """Returns the tokens of the replies to the requests of each group, the end included."""
         details = [prompt.detail for prompt in prompts]
         seeds = [call_seed(request, sampling) for group in details for request in group.requests]
         features = features.to(self._model.device)
@@ -175,7 +167,7 @@ class TransformersEngine:
 
     def _write_shared(
         self, features: BatchFeature, details: list[RequestPrompts], noise: Noise, most_tokens: int
-    ) -> list[GeneratedTokens]:
+    ) -> list[list[int]]:
         prefix, states = read_branches(
             self._model,
             features,
@@ -190,28 +182,25 @@ class TransformersEngine:
         prefix.select(prompt_rows)
         states = states[prompt_rows]
         head = cast(Any, self._model).get_output_embeddings()
-        replies = [GeneratedTokens([], False) for _ in prompt_rows]
+        replies: list[list[int]] = [[] for _ in prompt_rows]
         # Of the replies; the rows of `states` are theirs.
         unfinished = list(range(len(prompt_rows)))
         for step in range(most_tokens):
             tokens = noise.add(head(states).float(), unfinished).argmax(dim=-1).tolist()
             for row, token in zip(unfinished, tokens, strict=True):
-                if token in self._stops:
-                    replies[row] = replies[row]._replace(ended=True)
-                else:
-                    replies[row].tokens.append(token)
-            going_on = [index for index, row in enumerate(unfinished) if not replies[row].ended]
+                replies[row].append(token)
+            going_on = [index for index, token in enumerate(tokens) if token not in self._stops]
             if not going_on or step + 1 == most_tokens:
                 break
             if len(going_on) < len(unfinished):
                 prefix.select(going_on)
                 unfinished = [unfinished[index] for index in going_on]
-            states = prefix.extend([replies[row].tokens[-1:] for row in unfinished])
+            states = prefix.extend([replies[row][-1:] for row in unfinished])
         return replies
 
     def _write_separate(
         self, features: BatchFeature, details: list[RequestPrompts], noise: Noise, most_tokens: int
-    ) -> list[GeneratedTokens]:
+    ) -> list[list[int]]:
         generated = cast(Any, self._model).generate(
             **features,
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
@@ -226,8 +215,8 @@ class TransformersEngine:
         )
         replies = []
         for row in generated[:, features["input_ids"].shape[1] :].tolist():
-            length = next((n for n, token in enumerate(row) if token in self._stops), len(row))
-            replies.append(GeneratedTokens(row[:length], length < len(row)))
+            ends = (number for number, token in enumerate(row, 1) if token in self._stops)
+            replies.append(row[: next(ends, len(row))])
         return replies
 
 
@@ -264,14 +253,8 @@ class Noise(LogitsProcessor):
 
 def grouped(requests: Iterable[Request], limit: int) -> Iterator[list[Request]]:
     """Yields successive requests about the same case together, at most `limit` of them."""
-    group: list[Request] = []
-    for request in requests:
-        if group and (request.case is not group[0].case or len(group) == limit):
-            yield group
-            group = []
-        group.append(request)
-    if group:
-        yield group
+    for _, about_case in groupby(requests, key=lambda request: request.case):
+        yield from batched(about_case, limit)
 
 
 def stop_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> frozenset[int]:

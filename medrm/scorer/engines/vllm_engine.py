@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from medrm import chat
+from medrm.data.batched import batched
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
 from medrm.models.adapter_config import find_base
 from medrm.models.base_model import resolve_model
@@ -46,31 +46,6 @@ _VISION = (".vision_tower.", ".visual.", ".vision_model.", ".vision_encoder.", "
 """What transformers calls vision towers."""
 
 
-@dataclass(frozen=True)
-class VllmModel:
-    """Which model vLLM loads.
-
-    Attributes:
-        name: of the base, or a folder with whole weights.
-        adapter: folder of a LoRA adapter; None: the model as it is.
-        revision: branch, tag or commit of a hub id; None: its main branch.
-        dtype: of the weights, such as "bfloat16"; "auto": the checkpoint's own, but never fp32.
-        trust_remote_code: whether code of the checkpoint may run.
-        most_images: most images of a case.
-        max_length: longest prompt and reply, in tokens; None: the model's own.
-        pixel_limits: `min_pixels` and `max_pixels` of an image; empty: the model's own.
-    """
-
-    name: str
-    adapter: Path | None = None
-    revision: str | None = None
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-    most_images: int = 1
-    max_length: int | None = None
-    pixel_limits: Mapping[str, int] = field(default_factory=dict)
-
-
 class VllmEngine:
     """Completes conversations with vLLM's offline engine.
 
@@ -83,10 +58,13 @@ class VllmEngine:
         settings: what besides the weights and the request could change a reply.
 
     Args:
-        model: which one.
+        model: a base as vLLM finds it, or a folder with whole weights.
         processor: of the model; its chat template decides where a system turn goes. None for a
             model of no family that medrm knows: the conversation goes as it is.
+        adapter: folder of a LoRA adapter; None: the model as it is.
         batch_requests: calls handed to vLLM at once; their images are in memory.
+        arguments: others of vLLM's `LLM`. By default `dtype` is "auto" (the checkpoint's own, but
+            never fp32) and `max_model_len` (prompt and reply, in tokens) the model's own.
 
     Raises:
         ConfigError: vLLM is not installed, or cannot run the adapter.
@@ -97,9 +75,11 @@ class VllmEngine:
 
     def __init__(
         self,
-        model: VllmModel,
+        model: str,
         processor: ProcessorMixin | None,
+        adapter: Path | None = None,
         batch_requests: int = BATCH_REQUESTS,
+        **arguments: Any,
     ) -> None:
         try:
             from vllm import LLM, SamplingParams
@@ -110,29 +90,21 @@ class VllmEngine:
                 f"vLLM cannot be imported ({first_line(error)}). Install it with "
                 '`pip install "medrm[vllm]"`, or leave the engine out to use transformers.'
             ) from error
-        lora, self._lora = {}, None
-        if model.adapter is not None:
-            lora = {"enable_lora": True, "max_lora_rank": _rank(model.adapter)}
-            self._lora = LoRARequest(model.adapter.name, 1, str(model.adapter))
+        # Every call has a seed of its own.
+        arguments = {"dtype": "auto", "max_model_len": None, "seed": 0, **arguments}
+        self._lora = None
+        if adapter is not None:
+            arguments |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+            self._lora = LoRARequest(adapter.name, 1, str(adapter))
         self._params = SamplingParams
-        self._llm = LLM(
-            model=model.name,
-            revision=model.revision,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-            limit_mm_per_prompt={"image": model.most_images},
-            max_model_len=model.max_length,
-            seed=0,  # every call has a seed of its own
-            mm_processor_kwargs=dict(model.pixel_limits) or None,
-            **lora,
-        )
+        self._llm = LLM(model, **arguments)
         self._processor = processor
         self._control = None if processor is None else chat.control_tokens(processor)
         self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
             "vllm": vllm_version,
-            "dtype": model.dtype,
-            "max_length": model.max_length,
+            "dtype": arguments["dtype"],
+            "max_length": arguments["max_model_len"],
         }
         self._batch_requests = batch_requests
 
@@ -144,15 +116,15 @@ class VllmEngine:
             ConfigError: the weights of a saved judge's base were quantised.
         """
         contract, folder = source.contract, source.folder
-        images = max(1, source.most_images)
+        images = {"image": max(1, source.most_images)}
         if contract is None or folder is None:
-            model = VllmModel(
+            return cls(
                 resolve_model(source.model),
+                _known_processor(source),
                 revision=source.revision,
                 trust_remote_code=source.trust_remote_code,
-                most_images=images,
+                limit_mm_per_prompt=images,
             )
-            return cls(model, _known_processor(source))
         if contract.quantisation is not None:
             raise ConfigError(
                 f"The judge was trained on {contract.quantisation} weights, which vLLM would not "
@@ -160,15 +132,16 @@ class VllmEngine:
             )
         limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
         is_lora = contract.trained == "lora"
-        model = VllmModel(
+        pixels = {name: limit for name, limit in limits.items() if limit is not None}
+        return cls(
             resolve_model(find_base(contract.base, folder)) if is_lora else str(folder),
+            load_processor(str(folder)),
             folder if is_lora else None,
             revision=contract.base_revision,
             dtype=contract.dtype,
-            most_images=images,
-            pixel_limits={name: pixels for name, pixels in limits.items() if pixels is not None},
+            limit_mm_per_prompt=images,
+            mm_processor_kwargs=pixels or None,
         )
-        return cls(model, load_processor(str(folder)))
 
     def plain(self, text: str) -> str:
         """Returns the text with the model's control tokens broken up."""
@@ -176,21 +149,19 @@ class VllmEngine:
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields the reply to each request, in order."""
-        remaining = iter(requests)
-        while batch := list(islice(remaining, self._batch_requests)):
+        for batch in batched(requests, self._batch_requests):
             yield from self._batch(batch, sampling)
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Completion]:
         pixels: Pixels = {}
         conversations, params = [], []
-        failures: list[Completion | None] = []
-        for request in requests:
+        failures: dict[int, Completion] = {}
+        for index, request in enumerate(requests):
             try:
                 conversations.append(self._conversation(request, pixels))
             except DataError as error:
-                failures.append(Completion(None, None, "bad_image", str(error)))
+                failures[index] = Completion(None, None, "bad_image", str(error))
                 continue
-            failures.append(None)
             params.append(
                 self._params(
                     temperature=sampling.temperature,
@@ -199,8 +170,8 @@ class VllmEngine:
                 )
             )
         replies = iter(self._chat(conversations, params))
-        for request, failure in zip(requests, failures, strict=True):
-            yield replace(failure or next(replies), prompt_digest=request.digest)
+        for index, request in enumerate(requests):
+            yield replace(failures.get(index) or next(replies), prompt_digest=request.digest)
 
     def _conversation(self, request: Request, pixels: Pixels) -> list[chat.Message]:
         """Returns the conversation with its decoded images.

@@ -7,22 +7,26 @@ training how likely an answer is to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
+from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm.data.images import decode
+from medrm.data.images import bytes_image, decode
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
-from medrm.schema import DIMENSIONS, Case, Response, Verdict
-from medrm.scorer.caller_case import ImageInput, caller_case
+from medrm.schema import DIMENSIONS, Case, ImageRef, Response, Verdict
 from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.logprobs import AnswerTokens, Span
 from medrm.scorer.runner import (
@@ -31,14 +35,56 @@ from medrm.scorer.runner import (
     BatchRunner,
     PromptRows,
     model_settings,
-    split_by_item,
     text_digest,
-    to_numpy,
 )
 from medrm.scorer.verdict_rules import agreed_verdicts
 
+ImageInput = str | Path | bytes | Image.Image | ImageRef
+"""A file, its bytes, a decoded image, or a reference as cases hold it."""
 
-class AnswerScorer:
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
+
+def caller_case(
+    function: str, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+) -> Case:
+    """Returns the case that a caller of `function` describes; its id is the function's name.
+
+    Raises:
+        DataError: one answer or image in place of a list, or no image file under a path.
+    """
+    if isinstance(answers, str):
+        raise DataError(f"{function}() was given one text as its answers; give a list of texts.")
+    if isinstance(images, str | bytes):
+        raise DataError(f"{function}() was given one image in place of a list; give [image].")
+    references = tuple(image_ref(image, index) for index, image in enumerate(images))
+    return Case(function, references, question, tuple(answers))
+
+
+def image_ref(image: ImageInput, index: int) -> ImageRef:
+    """Returns a reference to an image; messages call it by its file name or its index.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if isinstance(image, ImageRef):
+        return image
+    if isinstance(image, bytes):
+        return bytes_image(f"number {index}", partial(bytes, image))
+    if isinstance(image, Image.Image):
+        buffer = io.BytesIO()
+        storable = image if image.mode in _PNG_MODES else image.convert("RGB")
+        storable.save(buffer, "PNG")
+        return bytes_image(f"number {index}", partial(bytes, buffer.getvalue()))
+    path = Path(image)
+    if not path.is_file():
+        raise DataError(
+            f"There is no image file {str(path)!r}. Give a path, bytes, or a PIL image."
+        )
+    return bytes_image(path.name, path.read_bytes)
+
+
+class AnswerScorer(ABC):
     """Scores the answers of a case, each alone unless trained otherwise; higher is better.
 
     Only differences between answers to the same question about the same images mean anything.
@@ -51,7 +97,10 @@ class AnswerScorer:
     Args:
         model: as above.
         dimensions: as above.
-        runner: computes the scores [K, D] of each case.
+        collator: of the rows that it reads.
+        prompts: gives the K rows of a case.
+        batch_rows: most rows (case and answer) computed at once; a case is never split.
+        max_length: longest row that is read, in tokens; None: no limit.
     """
 
     readout: str
@@ -60,12 +109,34 @@ class AnswerScorer:
         self,
         model: PreTrainedModel | PeftModel,
         dimensions: Sequence[str],
-        runner: BatchRunner[Case, Any, Array],
+        collator: Collator,
+        prompts: Callable[[Case], PromptRows[Any]],
+        batch_rows: int,
+        max_length: int | None,
     ) -> None:
         self.model = model
-        self.processor: ProcessorMixin = runner.collator.processor
+        self.processor: ProcessorMixin = collator.processor
         self.dimensions = tuple(dimensions)
-        self._runner = runner
+        self._runner: BatchRunner[Case, Any, Array] = BatchRunner(
+            collator,
+            prompts=prompts,
+            rows=lambda case: len(case.answers),
+            read=self._read,
+            batch_rows=batch_rows,
+            max_length=max_length,
+            shares=shares_prefix(without_adapter(model)),
+        )
+
+    @abstractmethod
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[Any]]) -> Tensor:
+        """Returns the scores of the rows of a batch, [rows, D], or [rows] for all dimensions."""
+
+    def _read(self, features: BatchFeature, prompts: list[PromptRows[Any]]) -> list[Array]:
+        scores = self._scores(features.to(self.model.device), prompts)
+        if scores.ndim == 1:
+            scores = scores[:, None].repeat(1, len(self.dimensions))
+        ends = np.cumsum([len(case_prompts.rows) for case_prompts in prompts])
+        return np.split(scores.float().cpu().numpy(), ends[:-1])
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -105,16 +176,21 @@ class SavedScorer(AnswerScorer):
     Args:
         model: from `load_adapter`.
         contract: from the same folder.
-        runner: computes the scores [K, D] of each case.
+        collator: of the rows that it reads.
+        prompts: gives the K rows of a case.
+        batch_rows: most rows (case and answer) computed at once; a case is never split.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,
         contract: AdapterConfig,
-        runner: BatchRunner[Case, Any, Array],
+        collator: Collator,
+        prompts: Callable[[Case], PromptRows[Any]],
+        batch_rows: int,
     ) -> None:
-        super().__init__(model, contract.dimensions, runner)
+        limits = (batch_rows, contract.max_length)
+        super().__init__(model, contract.dimensions, collator, prompts, *limits)
         self.contract = contract
 
     @property
@@ -214,22 +290,10 @@ class RewardModel(SavedScorer):
         contract: AdapterConfig,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
-        shares = shares_prefix(without_adapter(model))
-        check_contextual(contract.contextual_orders, shares)
-        runner: BatchRunner[Case, None, Array] = BatchRunner(
-            Collator(
-                processor,
-                contract.reward_template,
-                contextual_orders=contract.contextual_orders,
-            ),
-            prompts=self._prompts,
-            rows=lambda case: len(case.answers),
-            read=self._read,
-            batch_rows=batch_rows,
-            max_length=contract.max_length,
-            shares=shares,
-        )
-        super().__init__(model, contract, runner)
+        orders = contract.contextual_orders
+        check_contextual(orders, shares_prefix(without_adapter(model)))
+        collator = Collator(processor, contract.reward_template, contextual_orders=orders)
+        super().__init__(model, contract, collator, self._prompts, batch_rows)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -239,9 +303,9 @@ class RewardModel(SavedScorer):
     def _prompts(self, case: Case) -> PromptRows[None]:
         return PromptRows(case, self._runner.collator.answer_rows(case), None)
 
-    def _read(self, features: BatchFeature, prompts: list[PromptRows[None]]) -> list[Array]:
-        rewards = to_numpy(self.model(**features.to(self.model.device)).rewards)
-        return split_by_item(rewards, prompts)
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[None]]) -> Tensor:
+        rewards: Tensor = self.model(**features).rewards
+        return rewards
 
 
 class ImplicitReward(SavedScorer):
@@ -282,24 +346,18 @@ class ImplicitReward(SavedScorer):
             )
         self._adapted = model
         self._beta = contract.implicit_beta
-        self._answers = AnswerTokens(processor, turn_ends=True)
-        runner = self._answers.runner(
-            without_adapter(model), self._read, batch_rows, contract.max_length
-        )
-        super().__init__(model, contract, runner)
+        self._answers = answers = AnswerTokens(processor, turn_ends=True)
+        super().__init__(model, contract, answers.collator, answers.prompts, batch_rows)
 
-    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
-        features = features.to(self._adapted.device)
-        spans = [span for prompt in prompts for span in prompt.detail]
-        adapted = self._sums(features, spans)
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
+        adapted = self._sums(features, prompts)
         with self._adapted.disable_adapter():
-            base = self._sums(features, spans)
-        rewards = to_numpy(self._beta * (adapted - base))
-        return split_by_item(np.repeat(rewards[:, None], len(self.dimensions), axis=1), prompts)
+            base = self._sums(features, prompts)
+        return self._beta * (adapted - base)
 
-    def _sums(self, features: BatchFeature, spans: list[Span]) -> Tensor:
+    def _sums(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
         """Returns log p of each whole answer, [rows], in double precision."""
-        logprobs = self._answers.logprobs(without_adapter(self._adapted), features, spans)
+        logprobs = self._answers.logprobs(without_adapter(self._adapted), features, prompts)
         return torch.stack([answer.double().sum() for answer in logprobs])
 
 
@@ -331,12 +389,11 @@ class Likelihood(AnswerScorer):
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
     ) -> None:
-        self._answers = AnswerTokens(processor, turn_ends=False)
-        runner = self._answers.runner(model, self._read, batch_rows, max_length)
-        super().__init__(model, dimensions, runner)
+        self._answers = answers = AnswerTokens(processor, turn_ends=False)
+        super().__init__(
+            model, dimensions, answers.collator, answers.prompts, batch_rows, max_length
+        )
 
-    def _read(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> list[Array]:
-        spans = [span for prompt in prompts for span in prompt.detail]
-        logprobs = self._answers.logprobs(self.model, features.to(self.model.device), spans)
-        means = to_numpy(torch.stack([answer.mean() for answer in logprobs]))
-        return split_by_item(np.repeat(means[:, None], len(self.dimensions), axis=1), prompts)
+    def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
+        logprobs = self._answers.logprobs(self.model, features, prompts)
+        return torch.stack([answer.mean() for answer in logprobs])

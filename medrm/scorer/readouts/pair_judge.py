@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,12 +22,15 @@ from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
-from medrm.schema import ORDERS, Case, Label, Order, PairLabel, RankingLabel, Response, Verdict
-from medrm.scorer.caller_case import ImageInput, caller_case
-from medrm.scorer.engines.base import Completion, Engine, Request, Sampling
-from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
+from medrm.schema import ORDERS, Case, Order, RankingLabel, Response, Verdict
+from medrm.scorer.engines.base import Engine, Request, Sampling
+from medrm.scorer.readouts.answer_rewards import ImageInput, caller_case, rewards_by_dimension
 from medrm.scorer.runner import Array
 from medrm.scorer.verdict_rules import agreed_verdicts
+
+Key = TypeVar("Key")
+Member = TypeVar("Member")
+Result = TypeVar("Result")
 
 Pair = tuple[int, int]
 """Two of a case's answers, by their indices."""
@@ -37,14 +40,48 @@ class PairJudge(ABC):
     """A judge of two answers.
 
     Attributes:
+        prompt: how it is asked.
         dimensions: what is asked about.
+        readout: how its verdicts are read.
     """
 
+    prompt: JudgePrompt
     dimensions: tuple[str, ...]
+    readout: str
 
     @abstractmethod
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
         """Yields all responses to each case of two answers, the forward order first."""
+
+    def _requests(self, case: Case, plain: Callable[[str], str], votes: int = 1) -> list[Request]:
+        """Returns the calls of a case, one after another, so that they can share a prefix.
+
+        Args:
+            case: of two answers.
+            plain: takes commands out of a question or an answer.
+            votes: samples of each call.
+        """
+        first, second = map(plain, case.answers)
+        answers_shown: dict[Order, tuple[str, str]] = {
+            "forward": (first, second),
+            "reversed": (second, first),
+        }
+        requests = []
+        for order in ORDERS:
+            for dimension in self.prompt.dimensions_per_call(self.dimensions):
+                names = self.dimensions if dimension is None else (dimension,)
+                messages = self.prompt.messages(
+                    plain(case.question), len(case.images), answers_shown[order], names
+                )
+                requests += [
+                    Request(case, order, dimension, vote, messages, names) for vote in range(votes)
+                ]
+        return requests
+
+    def _response(self, request: Request, **outcome: Any) -> Response:
+        """Returns the response to a call, of which `outcome` came."""
+        identity = (request.case.case_id, request.order, request.dimension, request.vote)
+        return Response(*identity, readout=self.readout, **outcome)
 
     def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
         """Yields the responses to every case, first in the forward order, then in the reversed one.
@@ -52,27 +89,16 @@ class PairJudge(ABC):
         Of more than two answers every two are compared. Cases are read only as far as they are
         computed together.
         """
-        waiting: deque[tuple[Case, list[Pair]]] = deque()
-
-        def pairs() -> Iterator[Case]:
-            for case in cases:
-                matches = list(combinations(range(len(case.answers)), 2))
-                waiting.append((case, matches))
-                yield from (
-                    (case,) if len(matches) == 1 else (pair_of(case, match) for match in matches)
-                )
-
-        by_pair = self._ask(pairs())
-        for responses in by_pair:
-            case, matches = waiting.popleft()
-            if len(matches) == 1:
-                yield from responses
+        compared = ((case, _pairs_of(case)) for case in cases)
+        for case, by_pair in by_group(compared, self._ask):
+            if len(by_pair) == 1:
+                yield from by_pair[0]
                 continue
-            rounds = [responses, *islice(by_pair, len(matches) - 1)]
+            pairs = combinations(range(len(case.answers)), 2)
             named = (
-                replace(response, case_id=case.case_id, pair=match)
-                for match, of_pair in zip(matches, rounds, strict=True)
-                for response in of_pair
+                replace(response, case_id=case.case_id, pair=pair)
+                for pair, responses in zip(pairs, by_pair, strict=True)
+                for response in responses
             )
             yield from sorted(named, key=lambda response: response.order)
 
@@ -105,6 +131,35 @@ class PairJudge(ABC):
         return agreed_verdicts(case, list(self.respond([case])), self.dimensions)
 
 
+def by_group(
+    groups: Iterable[tuple[Key, Sequence[Member]]],
+    compute: Callable[[Iterator[Member]], Iterator[Result]],
+) -> Iterator[tuple[Key, list[Result]]]:
+    """Yields the key of each group and what was computed of its members.
+
+    Args:
+        groups: of one member or more; read only as far as `compute` reads their members.
+        compute: yields one result for each member, in order.
+    """
+    waiting: deque[tuple[Key, int]] = deque()
+
+    def members() -> Iterator[Member]:
+        for key, group in groups:
+            waiting.append((key, len(group)))
+            yield from group
+
+    results = compute(members())
+    for result in results:
+        key, count = waiting.popleft()
+        yield key, [result, *islice(results, count - 1)]
+
+
+def _pairs_of(case: Case) -> list[Case]:
+    """Returns every two answers of a case as a case of their own; a pair as it is."""
+    pairs = list(combinations(range(len(case.answers)), 2))
+    return [case] if len(pairs) == 1 else [pair_of(case, pair) for pair in pairs]
+
+
 def pair_of(case: Case, pair: Pair) -> Case:
     """Returns two answers of a case as a case of its own, labelled by who ranked which higher."""
     first, second = pair
@@ -112,124 +167,70 @@ def pair_of(case: Case, pair: Pair) -> Case:
         case,
         case_id=f"{case.case_id}#{first}-{second}",
         answers=(case.answers[first], case.answers[second]),
-        labels={name: _pair_label(label, pair) for name, label in case.labels.items()},
+        labels={
+            name: label.of_pair(pair) if isinstance(label, RankingLabel) else label
+            for name, label in case.labels.items()
+        },
     )
-
-
-def _pair_label(label: Label, pair: Pair) -> Label:
-    if not isinstance(label, RankingLabel):
-        return label
-    wins = [0, 0, 0]  # of the first, of neither, of the second
-    for ranking in label.rankings:
-        first, second = (
-            next(rank for rank, level in enumerate(ranking) if index in level) for index in pair
-        )
-        wins[1 + (first > second) - (first < second)] += 1
-    total = len(label.rankings)
-    return PairLabel((wins[0] / total, wins[1] / total, wins[2] / total), total)
 
 
 GREEDY = Sampling()
 
 
+@dataclass(eq=False)
 class Judge(PairJudge):
     """Asks an engine which of two answers is better.
 
     Attributes:
-        dimensions: what is asked about.
-        readout: "generate", or "votes" where each call is sampled several times.
-        contract: of the saved judge, None for any other.
-
-    Args:
         engine: completes the conversations.
         prompt: how it is asked.
-        dimensions: what to ask about.
+        dimensions: what is asked about.
         votes: samples of each call.
         sampling: how replies are drawn.
-        contract: of a saved judge.
+        contract: of a saved judge, None for any other.
+        readout: "generate", or "votes" where each call is sampled several times.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        prompt: JudgePrompt,
-        dimensions: Sequence[str],
-        *,
-        votes: int = 1,
-        sampling: Sampling = GREEDY,
-        contract: AdapterConfig | None = None,
-    ) -> None:
-        self.dimensions = tuple(dimensions)
-        self.readout = "votes" if votes > 1 else "generate"
-        self.contract = contract
-        self._engine = engine
-        self._prompt = prompt
-        self._votes = votes
-        self._sampling = sampling
+    engine: Engine
+    prompt: JudgePrompt
+    dimensions: tuple[str, ...]
+    votes: int = 1
+    sampling: Sampling = GREEDY
+    contract: AdapterConfig | None = None
+
+    def __post_init__(self) -> None:
+        self.readout = "votes" if self.votes > 1 else "generate"
 
     @property
     def lookahead(self) -> int | None:
         """How many cases the engine computes together; None: each by itself."""
-        return self._engine.lookahead
+        return self.engine.lookahead
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a response."""
         return {
-            "engine": self._engine.name,
-            **self._engine.settings,
-            "prompt": f"{self._prompt.name} {self._prompt.version}",
-            "prompt_digest": self._prompt.digest,
-            "votes": self._votes,
-            "temperature": self._sampling.temperature,
-            "max_new_tokens": self._sampling.max_new_tokens,
-            "seed": self._sampling.seed,
+            "engine": self.engine.name,
+            **self.engine.settings,
+            "prompt": f"{self.prompt.name} {self.prompt.version}",
+            "prompt_digest": self.prompt.digest,
+            "votes": self.votes,
+            "temperature": self.sampling.temperature,
+            "max_new_tokens": self.sampling.max_new_tokens,
+            "seed": self.sampling.seed,
             "parser": PARSER_VERSION,
         }
 
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
-        waiting: deque[list[Request]] = deque()
-
-        def requests() -> Iterator[Request]:
-            for pair in pairs:
-                waiting.append(self._requests(pair))
-                yield from waiting[-1]
-
-        responses: list[Response] = []
-        for completion in self._engine.complete(requests(), self._sampling):
-            responses.append(self._response(waiting[0][len(responses)], completion))
-            if len(responses) == len(waiting[0]):
-                yield responses
-                waiting.popleft()
-                responses = []
-
-    def _requests(self, case: Case) -> list[Request]:
-        """Returns the calls of a case, one after another, so that an engine can share a prefix."""
-        question = self._engine.plain(case.question)
-        first, second = map(self._engine.plain, case.answers)
-        answers_shown: dict[Order, tuple[str, str]] = {
-            "forward": (first, second),
-            "reversed": (second, first),
-        }
-        requests = []
-        for order in ORDERS:
-            for dimension in self._prompt.dimensions_per_call(self.dimensions):
-                names = self.dimensions if dimension is None else (dimension,)
-                messages = self._prompt.messages(
-                    question, len(case.images), answers_shown[order], names
-                )
-                requests += [
-                    Request(case, order, dimension, vote, messages, names)
-                    for vote in range(self._votes)
-                ]
-        return requests
-
-    def _response(self, request: Request, completion: Completion) -> Response:
-        return Response(
-            *(request.case.case_id, request.order, request.dimension, request.vote),
-            readout=self.readout,
-            **asdict(completion),
-        )
+        request_groups = (self._requests(pair, self.engine.plain, self.votes) for pair in pairs)
+        for requests, completions in by_group(
+            ((requests, requests) for requests in request_groups),
+            lambda requests: self.engine.complete(requests, self.sampling),
+        ):
+            yield [
+                self._response(request, **asdict(completion))
+                for request, completion in zip(requests, completions, strict=True)
+            ]
 
 
 class AveragedOrders:

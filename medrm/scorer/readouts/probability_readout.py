@@ -1,4 +1,4 @@
-"""A judge in memory that is read by the probabilities of the letters in its verdict.
+"""Judges in memory that are read by the probabilities of the letters in their verdicts.
 
 The reply is given but for its letters. At each letter, left to right, the two complete replies with
 A and with B there are tokenised, and their first differing tokens are compared: each one's
@@ -14,17 +14,18 @@ Other families take one pass over the whole prompt for each letter.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm import chat
-from medrm.chat import JudgePrompt, Message
+from medrm.chat import LETTER_PROMPT, JudgePrompt
+from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.backbone import final_states
@@ -37,15 +38,15 @@ from medrm.models.prefix_sharing.batch import (
 )
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import last_attended, without_adapter
-from medrm.schema import DIMENSIONS, ORDERS, Case, Order, Response, Verdict
-from medrm.scorer.caller_case import ImageInput
+from medrm.schema import DIMENSIONS, ORDERS, Case, Response, Verdict
 from medrm.scorer.collator import Collator, Row
+from medrm.scorer.engines.base import Request
 from medrm.scorer.logprobs import branch_ends, token_logprobs
+from medrm.scorer.readouts.answer_rewards import ImageInput
 from medrm.scorer.readouts.pair_judge import PairJudge
-from medrm.scorer.readouts.response_template import ReplyDraft, ReplyPrompt, ResponseTemplate
+from medrm.scorer.readouts.response_template import ReplyDraft, ResponseTemplate
 from medrm.scorer.runner import (
     BATCH_ROWS,
-    Array,
     BatchRunner,
     PromptRows,
     model_settings,
@@ -53,32 +54,18 @@ from medrm.scorer.runner import (
 )
 
 
-class ProbabilityCall(NamedTuple):
-    """One call of a judge.
-
-    Attributes:
-        order: in which the answers are shown.
-        dimension: the one that is asked about; None: all in one reply.
-        messages: the conversation before the reply.
-        digest: SHA-256 of the prompt.
-    """
-
-    order: Order
-    dimension: str | None
-    messages: list[Message]
-    digest: str
-
-
 class CallPrompts(NamedTuple):
     """The calls about one case, beside its encoded rows.
 
     Attributes:
-        calls: the forward order first.
+        requests: the calls, the forward order first.
+        digests: SHA-256 of each call's prompt.
         prompts: token ids of each call's prompt; none where every prompt is a row of its own.
         encoded: token ids of the encoded row, in which an image is one placeholder.
     """
 
-    calls: list[ProbabilityCall]
+    requests: list[Request]
+    digests: list[str]
     prompts: list[list[int]]
     encoded: list[int]
 
@@ -90,13 +77,17 @@ CasePrompts = list[PromptRows[CallPrompts]]
 class ProbabilityReadout(PairJudge):
     """Asks which of two answers is better, in both orders, and reads P("A") and P("B").
 
-    The values of a case are [calls, dimensions of a call, 3]: the probabilities of naming the first
-    stored answer and the second, and their sum.
+    The values of a case are those of its calls: for each dimension of a call the probabilities of
+    naming the first stored answer and the second, and their sum.
+
+    Attributes:
+        dimensions: what is asked about.
+        contract: of the saved judge, None for any other.
 
     Args:
         model: a stock model, or one with an adapter.
         processor: of the model.
-        prompt: how it is asked, and what it replies.
+        prompt: how it is asked, and what it replies; by default one letter on one dimension.
         dimensions: what to ask about.
         batch_rows: most rows (calls) computed at once.
         max_length: longest prompt with its reply that is read, in tokens; None: no limit.
@@ -107,20 +98,18 @@ class ProbabilityReadout(PairJudge):
             letters of a reply.
     """
 
-    readout: str
-
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,
         processor: ProcessorMixin,
-        prompt: ReplyPrompt,
+        prompt: JudgePrompt = LETTER_PROMPT,
         *,
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
         contract: AdapterConfig | None = None,
     ) -> None:
-        if isinstance(prompt, JudgePrompt) and prompt.rationale:
+        if prompt.rationale:
             raise ConfigError(
                 f"The prompt {prompt.name!r} asks for reasons before the verdict, and the readout "
                 "'skeleton' gives the whole reply but its letters. Choose the readout 'generate' "
@@ -129,7 +118,7 @@ class ProbabilityReadout(PairJudge):
         self.contract = contract
         self.dimensions = tuple(dimensions)
         self._model = without_adapter(model)
-        self._prompt = prompt
+        self.prompt = prompt
         self._collator = Collator(processor)
         self._templates = {
             name: ResponseTemplate(
@@ -138,11 +127,10 @@ class ProbabilityReadout(PairJudge):
             for name in prompt.dimensions_per_call(self.dimensions)
         }
         self._letter_count = max(len(template.names) for template in self._templates.values())
-        shares, caches = shares_prefix(self._model), shares_cache(self._model)
-        row_count = len(ORDERS) * (1 if caches else len(self._templates))
-        self._runner: BatchRunner[Case, CallPrompts, Array] = BatchRunner(
+        row_count = len(ORDERS) * (1 if shares_cache(self._model) else len(self._templates))
+        self._runner: BatchRunner[Case, CallPrompts, list[Any]] = BatchRunner(
             self._collator,
-            prompts=self._shared_prompts if shares else self._separate_prompts,
+            prompts=self._prompts,
             rows=lambda _: row_count,
             read=self._read,
             batch_rows=batch_rows,
@@ -179,72 +167,52 @@ class ProbabilityReadout(PairJudge):
 
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
         for output in self._runner.run(pairs):
+            requests, digests = output.prompts.detail[:2]
+            values = output.values or [None] * len(requests)
             yield [
-                Response(
-                    output.prompts.case.case_id,
-                    call.order,
-                    call.dimension,
-                    vote=0,
-                    readout=self.readout,
-                    prompt_digest=call.digest,
-                    probabilities=None
-                    if output.values is None
-                    else dict(
-                        zip(
-                            self._templates[call.dimension].names,
-                            map(tuple, output.values[index].tolist()),
-                            strict=True,
-                        )
-                    ),
+                self._response(
+                    request,
+                    prompt_digest=digest,
+                    probabilities=probabilities,
                     state=output.state,
                     reason=output.reason,
                 )
-                for index, call in enumerate(output.prompts.detail.calls)
+                for request, digest, probabilities in zip(requests, digests, values, strict=True)
             ]
 
-    def _calls(self, case: Case) -> list[ProbabilityCall]:
-        """Returns the calls about a case, the forward order first."""
-        question, answers = self._collator.plain(case)
+    def _digests(self, requests: list[Request]) -> list[str]:
+        """Returns the SHA-256 of each call's prompt."""
         return [
-            ProbabilityCall(order, name, messages, self._digest(case, messages))
-            for order, (first, second) in zip(ORDERS, (answers, answers[::-1]), strict=True)
-            for name, template in self._templates.items()
-            for messages in (
-                self._prompt.messages(question, len(case.images), (first, second), template.names),
-            )
+            text_digest([self._collator.row(request.messages, request.case.images)])
+            for request in requests
         ]
 
-    def _digest(self, case: Case, messages: list[Message]) -> str:
-        sent = chat.render(self._collator.processor, messages, "generation_prompt")
-        return text_digest([Row(sent, case.images)])
-
-    def _text(self, call: ProbabilityCall) -> str:
+    def _text(self, request: Request) -> str:
         """Returns a call's conversation with a reply whose letters are all A."""
-        return self._templates[call.dimension].text(call.messages)
+        return self._templates[request.dimension].text(request.messages)
 
-    def _separate_prompts(self, case: Case) -> PromptRows[CallPrompts]:
-        calls = self._calls(case)
-        rows = [Row(self._text(call), case.images) for call in calls]
-        return PromptRows(case, rows, CallPrompts(calls, [], []))
-
-    def _shared_prompts(self, case: Case) -> PromptRows[CallPrompts]:
-        """Returns one row, that of the longest prompt, and the tokens of each call's prompt."""
-        calls = self._calls(case)
-        texts = list(map(self._text, calls))
-        ids = self._collator.token_ids(texts)
+    def _prompts(self, case: Case) -> PromptRows[CallPrompts]:
+        """Returns a row for each call, or the longest alone and the tokens of all prompts."""
+        requests = self._requests(case, self._collator.plain_text)
+        digests = self._digests(requests)
+        rows = [Row(self._text(request), case.images) for request in requests]
+        if not shares_prefix(self._model):
+            return PromptRows(case, rows, CallPrompts(requests, digests, [], []))
+        ids = self._collator.token_ids([row.text for row in rows])
         longest = max(range(len(ids)), key=lambda index: len(ids[index]))
         prompts = [
-            self._templates[call.dimension].before_reply(call_ids)
-            for call, call_ids in zip(calls, ids, strict=True)
+            self._templates[request.dimension].before_reply(call_ids)
+            for request, call_ids in zip(requests, ids, strict=True)
         ]
-        rows = [Row(texts[longest], case.images)]
-        return PromptRows(case, rows, CallPrompts(calls, prompts, ids[longest]))
+        detail = CallPrompts(requests, digests, prompts, ids[longest])
+        return PromptRows(case, [rows[longest]], detail)
 
-    def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[Array]:
-        """Returns the probabilities of each case, [calls, D, 3], for the stored answers."""
-        calls = [prompt.detail.calls for prompt in prompts]
+    def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[list[Any]]:
+        """Returns for each call of each case the probabilities of the stored answers."""
         drafts = [
-            ReplyDraft(self._templates[call.dimension]) for of_case in calls for call in of_case
+            ReplyDraft(self._templates[request.dimension])
+            for prompt in prompts
+            for request in prompt.detail.requests
         ]
         if shares_cache(self._model):
             self._read_cached(features, prompts, drafts)
@@ -254,8 +222,8 @@ class ProbabilityReadout(PairJudge):
             self._read_separate(features, drafts)
         remaining = iter(drafts)
         return [
-            np.stack([next(remaining).probabilities(call.order) for call in of_case])
-            for of_case in calls
+            [next(remaining).probabilities(request.order) for request in prompt.detail.requests]
+            for prompt in prompts
         ]
 
     def _read_cached(
@@ -272,12 +240,9 @@ class ProbabilityReadout(PairJudge):
             [*call_ids, *draft.step.feed] for call_ids, draft in zip(ids, drafts, strict=True)
         ]
         call_count = len(self._templates)
-        by_order = [opened[row : row + call_count] for row in range(0, len(opened), call_count)]
+        by_order = list(batched(opened, call_count))
         stems = [calls[0][: shared_length(calls)] if calls[1:] else calls[0] for calls in by_order]
-        by_case = [
-            [[stem] for stem in stems[row : row + len(ORDERS)]]
-            for row in range(0, len(stems), len(ORDERS))
-        ]
+        by_case = [[[stem] for stem in pair] for pair in batched(stems, len(ORDERS))]
         encoded = [prompt.detail.encoded for prompt in prompts]
         prefix, states = read_branches(
             self._model, features.to(self._model.device), encoded, by_case
@@ -332,3 +297,49 @@ class ProbabilityReadout(PairJudge):
             drafts, token_logprobs(self._model, states, letters).exp().tolist(), strict=True
         ):
             draft.choose(first, second)
+
+
+class VerdictProbability(ProbabilityReadout):
+    """A base model that is asked which of two answers is better and replies with one letter.
+
+    Attributes:
+        readout: "verdict_probability".
+    """
+
+    readout = "verdict_probability"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a probability."""
+        messages = LETTER_PROMPT.messages("question", 1, ("first", "second"), ("dimension",))
+        digest = hashlib.sha256(json.dumps(messages).encode()).hexdigest()
+        return {**super().settings, "verdict_prompt_digest": digest}
+
+    def _digests(self, requests: list[Request]) -> list[str]:
+        """Returns for each call the digest of its order's longest one with reply A."""
+        longest = max(self.dimensions, key=lambda name: self._templates[name].short_length)
+        digests = {
+            request.order: text_digest([Row(self._text(request), request.case.images)])
+            for request in requests
+            if request.dimension == longest
+        }
+        return [digests[request.order] for request in requests]
+
+
+class ConstrainedJson(ProbabilityReadout):
+    """A judge that replies with the JSON of its prompt and chooses the letters alone.
+
+    Attributes:
+        readout: "skeleton".
+    """
+
+    readout = "skeleton"
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What besides the weights could change a response."""
+        return {
+            **super().settings,
+            "prompt": f"{self.prompt.name} {self.prompt.version}",
+            "prompt_digest": self.prompt.digest,
+        }

@@ -9,20 +9,19 @@ For two dimensions, where underscores are the letters:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from medrm import chat
-from medrm.chat import Message, VerdictText
+from medrm.chat import JudgePrompt, Message
 from medrm.errors import ConfigError
 from medrm.models.prefix_sharing.batch import first_difference
 from medrm.schema import Order
 from medrm.scorer.collator import Collator
-from medrm.scorer.runner import Array
 
 Letters = tuple[str, ...]
 """The letters chosen so far, as shown."""
@@ -31,21 +30,6 @@ _MOST_LETTERS = 12
 """Of one reply; all 2^D replies are tokenised."""
 
 _OTHER_TOKENIZER = "Use the chat template and tokenizer of the base model's own processor."
-
-
-class ReplyPrompt(Protocol):
-    """How a call is worded and what is replied to it, such as a `JudgePrompt`."""
-
-    def dimensions_per_call(self, dimensions: Sequence[str]) -> tuple[str | None, ...]:
-        """Returns what the calls of one case ask about: one dimension each, or None for all."""
-
-    def messages(
-        self, question: str, images: int, answers: tuple[str, str], dimensions: Sequence[str]
-    ) -> list[Message]:
-        """Returns the conversation of one call; the first answer is called A."""
-
-    def verdict(self, letters: Mapping[str, str]) -> VerdictText:
-        """Returns the reply that names a letter for each dimension."""
 
 
 class LetterStep(NamedTuple):
@@ -73,6 +57,7 @@ class ResponseTemplate:
         names: the D dimensions that the call asks about.
         steps: the step that chooses the letter after these.
         all_a: tokens of the whole conversation's end from the reply on, all letters A.
+        short_length: tokens of the short prompt with such a reply.
 
     Args:
         collator: of the processor.
@@ -83,7 +68,7 @@ class ResponseTemplate:
         ConfigError: the tokenizer joins the letters of a reply, or there are too many.
     """
 
-    def __init__(self, collator: Collator, prompt: ReplyPrompt, names: Sequence[str]) -> None:
+    def __init__(self, collator: Collator, prompt: JudgePrompt, names: Sequence[str]) -> None:
         if len(names) > _MOST_LETTERS:
             raise ConfigError(
                 f"The readout 'skeleton' reads at most {_MOST_LETTERS} dimensions of one reply, "
@@ -94,16 +79,18 @@ class ResponseTemplate:
         self._prompt = prompt
         probe = prompt.messages("?", 0, (".", "."), self.names)
         replies = list(product("AB", repeat=len(self.names)))
-        texts = [self._render(probe, ""), *(self._text(probe, reply) for reply in replies)]
+        texts = [self._render(probe, ""), *(self.text(probe, reply) for reply in replies)]
         empty, *rows = collator.token_ids(texts)
         start = first_difference([empty, rows[0]])
-        self.all_a = rows[0][start:]
+        self.all_a, self.short_length = rows[0][start:], len(rows[0])
         self._replies = {reply: row[start:] for reply, row in zip(replies, rows, strict=True)}
         self.steps = self._all_steps()
 
-    def text(self, messages: list[Message]) -> str:
-        """Returns the conversation with a reply whose letters are all A."""
-        return self._text(messages, ("A",) * len(self.names))
+    def text(self, messages: list[Message], letters: Letters = ()) -> str:
+        """Returns the conversation with a reply of these letters, and A for those that follow."""
+        padded = letters + ("A",) * (len(self.names) - len(letters))
+        verdict = self._prompt.verdict(dict(zip(self.names, padded, strict=True)))
+        return self._render(messages, verdict.text)
 
     def before_reply(self, ids: list[int]) -> list[int]:
         """Returns the tokens before the reply of a conversation as `text` gives it.
@@ -132,10 +119,6 @@ class ResponseTemplate:
                 feed = first[max(before, 0) : index]
                 steps[letters] = LetterStep(feed, first[:index], (first[index], second[index]))
         return steps
-
-    def _text(self, messages: list[Message], letters: Letters) -> str:
-        verdict = self._prompt.verdict(dict(zip(self.names, letters, strict=True)))
-        return self._render(messages, verdict.text)
 
     def _render(self, messages: list[Message], reply: str) -> str:
         # A template may open the model's turn in a way of its own, so the reply is a turn.
@@ -166,8 +149,9 @@ class ReplyDraft:
         self.letter_probabilities.append((first, second))
         self.letters += ("A" if first >= second else "B",)
 
-    def probabilities(self, order: Order) -> Array:
-        """Returns the probabilities of the first and second stored answer and their sum, [D, 3]."""
+    def probabilities(self, order: Order) -> dict[str, tuple[float, ...]]:
+        """Returns of each dimension P(first stored answer), P(second) and their sum."""
         as_shown = np.array(self.letter_probabilities, dtype=np.float32)
         stored = as_shown if order == "forward" else as_shown[:, ::-1]
-        return np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1)
+        triples = np.concatenate([stored, stored.sum(axis=1, keepdims=True)], axis=1).tolist()
+        return dict(zip(self.template.names, map(tuple, triples), strict=True))
