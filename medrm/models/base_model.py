@@ -34,9 +34,9 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_torchvision_available
 
-from medrm.assets import PHANTOM_BASE, asset
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
+from medrm.files import PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of, family_of_processor
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
