@@ -3,7 +3,7 @@
 Layers, each importing only from lower ones (tests/test_layering.py):
 cli > throughput > throughput_model > pipeline > hub > evaluation > objectives
 > scorer > models | data | chat | parsers > config | statistics
-> schema | assets | files | readouts | progress_bar > errors
+> schema | files | readouts | progress_bar > errors
 """
 
 from __future__ import annotations

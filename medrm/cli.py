@@ -154,7 +154,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
-    from medrm.data.phantom.layouts import write_phantom
+    from medrm.data.phantom.phantom_set import write_phantom
 
     cases, output = arguments.cases, arguments.output
     ceiling = write_phantom(Path(output), cases=cases, seed=arguments.seed)

@@ -11,13 +11,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from medrm.assets import PHANTOM_BASE
 from medrm.errors import ConfigError
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results
 from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
 from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
+from medrm.files import PHANTOM_BASE
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.readouts import READOUTS
 

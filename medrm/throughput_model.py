@@ -21,10 +21,10 @@ from transformers import (
     Qwen2_5_VLConfig,
 )
 
-from medrm.assets import PHANTOM_BASE
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.data.images import bytes_image
 from medrm.errors import ConfigError
+from medrm.files import PHANTOM_BASE
 from medrm.models.adapter import add_adapter
 from medrm.models.backbone import decoder_of, tower_of
 from medrm.models.base_model import load_base, load_config

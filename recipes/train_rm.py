@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from medrm.assets import asset
 from medrm.cli import guarded
 from medrm.config.command_line import help_text
 from medrm.config.parse import parse_run
+from medrm.files import asset
 from medrm.objectives import argument_classes
 
 QUICKSTART = "recipes/quickstart/bradley_terry.yaml"

@@ -19,7 +19,7 @@ import medrm
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("schema", "assets", "files", "readouts", "progress_bar"),
+    ("schema", "files", "readouts", "progress_bar"),
     ("config", "statistics"),
     ("models", "data", "chat", "parsers"),
     ("scorer",),
@@ -50,7 +50,7 @@ NO_TORCH = (
     "medrm.chat",
     "medrm.parsers",
     "medrm.data.case_set",
-    "medrm.data.phantom.layouts",
+    "medrm.data.phantom.phantom_set",
     "medrm.data.store.indexed_cases",
     "medrm.data.readers.benchmarks",
     "medrm.evaluation.records.stored_cases",

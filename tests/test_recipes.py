@@ -20,7 +20,7 @@ from tiny import TINY_FAMILIES, save_tiny
 from medrm.cli import add_evaluate, build_parser
 from medrm.config.parse import Run, parse_run
 from medrm.data.case_set import read_description
-from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.phantom_set import write_phantom
 from medrm.data.sources import description_names
 from medrm.evaluation.benchmark import benchmark_names, read_settings
 from medrm.evaluation.leaderboard.standings import read_leaderboard

@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from medrm.assets import asset
 from medrm.data.labels import Agreement, LabelRules
 from medrm.data.organs import read_department_map
 from medrm.data.readers import benchmarks, med_rewardbench, preferences, votes_jsonl
@@ -31,7 +30,7 @@ from medrm.data.sources import (
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
 from medrm.data.store.indexed_cases import IndexedCases, column, label_column
 from medrm.errors import ConfigError, DataError, nearest, raise_problems, unknown_keys
-from medrm.files import fits
+from medrm.files import asset, fits
 from medrm.schema import Case
 
 FORMATS: dict[str, DataFormat] = {

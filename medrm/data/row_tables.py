@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from medrm.assets import cache_dir
 from medrm.data.images import StoredCell, bytes_image, file_image
 from medrm.errors import DataError, nearest
-from medrm.files import fill_cache_folder, fits, status_of
+from medrm.files import cache_dir, fill_cache_folder, fits, status_of
 from medrm.schema import ImageRef
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medrm.assets import asset, cache_dir
 from medrm.data.row_tables import RowTable, dataset_table, read_json_file
 from medrm.errors import ConfigError, DataError, first_line
+from medrm.files import asset, cache_dir
 from medrm.schema import Choice, ImageRef, Ranking
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from medrm.assets import asset, asset_names
 from medrm.data.case_set import CaseSet, digest_of, dimensions_of, read_set
 from medrm.data.labels import LabelRules
 from medrm.data.readers.votes_jsonl import phantom_folder
@@ -27,6 +26,7 @@ from medrm.data.store.indexed_cases import cluster_column
 from medrm.errors import ConfigError, nearest, raise_problems, unknown_keys
 from medrm.evaluation.measures.accuracy import right_answers
 from medrm.evaluation.measures.benchmark_metrics import METRICS
+from medrm.files import asset, asset_names
 from medrm.schema import Case
 from medrm.scorer.verdict_rules import label_of
 

@@ -29,10 +29,9 @@ from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.assets import PHANTOM_BASE
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
-from medrm.files import fits, status_of
+from medrm.files import PHANTOM_BASE, fits, status_of
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of

@@ -25,9 +25,9 @@ from transformers.integrations import deepspeed
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file
 
-from medrm.assets import PHANTOM_BASE, asset
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
+from medrm.files import PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of
 from medrm.models.parts import auto_class
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing

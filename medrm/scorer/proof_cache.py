@@ -21,9 +21,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm import __version__
-from medrm.assets import cache_dir
 from medrm.chat import RewardTemplate
-from medrm.files import fits, write_atomically
+from medrm.files import cache_dir, fits, write_atomically
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.prefix_sharing.attention import disable_prefix_sharing, shares_prefix

@@ -9,10 +9,10 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-from medrm.assets import PHANTOM_BASE
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
+from medrm.files import PHANTOM_BASE
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES

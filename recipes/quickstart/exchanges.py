@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medrm.data.phantom import draws as text
+from medrm.data.phantom import phantom_set as text
 from medrm.data.phantom import pictures as phantom
 
 CHECKS, LETTERS, PAIRS = 3, 2, 2

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from files import picture, png, row, vote, write_lines, write_parquet
 
-from medrm.assets import cache_dir
 from medrm.data import case_set as load
 from medrm.data import images
 from medrm.data.case_set import digest_of, dimensions_of, read_set
@@ -33,6 +32,7 @@ from medrm.data.store.indexed_cases import (
     unreadable_cases,
 )
 from medrm.errors import ConfigError, DataError
+from medrm.files import cache_dir
 from medrm.schema import Case
 
 

@@ -10,7 +10,7 @@ from files import label, picture, png, row, vote, write_lines
 
 from medrm import read_cases
 from medrm.data.case_set import read_set
-from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.phantom_set import write_phantom
 from medrm.errors import DataError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrm.data.phantom.draws import (
+from medrm.data.phantom.phantom_set import (
     EXPERTS,
     PhantomCase,
     ceiling,
@@ -21,8 +21,8 @@ from medrm.data.phantom.draws import (
     majority,
     owner,
     truth,
+    write_phantom,
 )
-from medrm.data.phantom.layouts import write_phantom
 from medrm.data.phantom.pictures import FOCI, ORGANS, contradict, draw_facts, render
 from medrm.errors import ConfigError
 from medrm.schema import DIMENSIONS

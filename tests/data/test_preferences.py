@@ -10,7 +10,7 @@ from files import picture, png, row, write_lines, write_parquet
 
 from medrm import read_cases
 from medrm.data.case_set import descriptions, read_description, read_set
-from medrm.data.phantom import layouts as write
+from medrm.data.phantom import phantom_set as write
 from medrm.data.row_tables import dataset_table, row_images
 from medrm.data.sources import description_names
 from medrm.errors import ConfigError, DataError

@@ -16,7 +16,7 @@ from medrm.cli import main
 from medrm.data.case_set import CaseSet, dimensions_of
 from medrm.data.images import bytes_image, examine
 from medrm.data.labels import Agreement
-from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.phantom_set import write_phantom
 from medrm.evaluation.audit import KINDS, audit
 from medrm.evaluation.tables.terminal import print_audit
 from medrm.schema import Case, Choice, ImageRef, PairLabel, RankingLabel

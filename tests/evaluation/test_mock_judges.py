@@ -11,7 +11,7 @@ import pytest
 from scorer.cases import mock_judge
 
 from medrm.data.case_set import read_set
-from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.phantom_set import write_phantom
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate

@@ -9,7 +9,7 @@ from pipeline.entry import Recipe, load_main
 from tiny import save_tiny
 
 from medrm.cli import main as medrm_command
-from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.phantom_set import write_phantom
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medrm.assets import asset
 from medrm.config.parse import parse_run
-from medrm.data.phantom.layouts import write_phantom
+from medrm.data.phantom.phantom_set import write_phantom
 from medrm.data.store.indexed_cases import CaseIndex
+from medrm.files import asset
 
 IMAGES = 200
 """Distinct ones, however many cases there are."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from medrm.assets import asset
 from medrm.config.options import JudgeOptions
 from medrm.config.parse import Run, parse_run
 from medrm.errors import AdapterError, ConfigError
+from medrm.files import asset
 from medrm.models.adapter_config import AdapterConfig, reference_of, write_adapter_config
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.pipeline.run_folder import check_init_adapter, check_options

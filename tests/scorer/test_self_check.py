@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medrm.scorer.readouts.answer_rewards import image_ref
 from tiny import TINY_FAMILIES, make_tiny, save_tiny, tiny_image
 
 import medrm.models.prefix_sharing.attention as attention_module
 import medrm.models.prefix_sharing.kv_cache as cache_module
 import medrm.models.reward_model as reward_module
-from medrm.assets import PHANTOM_BASE, cache_dir
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
+from medrm.files import PHANTOM_BASE, cache_dir
 from medrm.models.backbone import tower_of
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
@@ -30,6 +29,7 @@ from medrm.schema import Case
 from medrm.scorer import proof_cache
 from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
+from medrm.scorer.readouts.answer_rewards import image_ref
 from medrm.scorer.self_check import prove
 
 

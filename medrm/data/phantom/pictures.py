@@ -1,7 +1,7 @@
 """What a phantom image can show, and the image that shows it: facts -> 112 x 112 grey pixels.
 
-First step of the phantom set: facts -> image (`render`) and texts (`draws`) -> votes -> files. A
-picture is a body outline, two regions, lesions, texture and noise.
+First step of the phantom set: facts -> image (`render`) and texts (`phantom_set`) -> votes ->
+files. A picture is a body outline, two regions, lesions, texture and noise.
 """
 
 from __future__ import annotations

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medrm.assets import cache_dir
 from medrm.data.batched import batched
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import CaseDraft, Description, ReadResult, Source, Vote, read_about
 from medrm.errors import DataError, nearest, raise_problems
-from medrm.files import fill_cache_folder, fits
+from medrm.files import cache_dir, fill_cache_folder, fits
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
 VOTES_FILE = "votes.jsonl"
@@ -71,7 +70,7 @@ def phantom_folder(cases: int, seed: int) -> Path:
     Raises:
         ConfigError: the cache cannot be written.
     """
-    from medrm.data.phantom.layouts import VERSION, write_phantom
+    from medrm.data.phantom.phantom_set import VERSION, write_phantom
 
     folder = cache_dir() / "phantom" / f"version{VERSION}-seed{seed}-cases{cases}"
     if not folder.is_dir():

@@ -24,7 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from medrm.assets import cache_dir
 from medrm.data.batched import batched
 from medrm.data.images import StoredFile
 from medrm.data.labels import LabelRules, VoteTally, labels_of
@@ -40,7 +39,7 @@ from medrm.data.store.indexed_cases import (
     to_numpy,
 )
 from medrm.errors import DataError
-from medrm.files import fill_cache_folder, status_of
+from medrm.files import cache_dir, fill_cache_folder, status_of
 from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)

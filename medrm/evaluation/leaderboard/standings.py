@@ -12,13 +12,12 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 import yaml
 
-from medrm.assets import asset, asset_names
 from medrm.errors import ConfigError, nearest, raise_problems, report, unknown_keys
 from medrm.evaluation.benchmark import Benchmark, best_rule
 from medrm.evaluation.measures.accuracy import case_scores
 from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by
 from medrm.evaluation.report import Report, robust_of
-from medrm.files import fits
+from medrm.files import asset, asset_names, fits
 from medrm.readouts import OPTION_READOUTS
 from medrm.scorer.engines import ENGINES
 from medrm.statistics.intervals import mean_interval

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import httpx2
 
-from medrm.assets import cache_dir as medrm_cache
 from medrm.errors import ConfigError, DataError, first_line
+from medrm.files import cache_dir as medrm_cache
 from medrm.scorer.engines.base import (
     TOO_LONG,
     Completion,
