@@ -8,6 +8,7 @@ returns them, and the LM head runs for one token.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -33,6 +34,16 @@ def tower_of(model: PreTrainedModel) -> Any:
     return None if path is None else model.get_submodule(path)
 
 
+def in_precision(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns inputs whose pixels have the weights' precision; not every model converts them."""
+    return {
+        name: value.to(model.dtype)
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
+        for name, value in inputs.items()
+    }
+
+
 def final_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
     """Returns the states after the final norm, [rows, L, H].
 
@@ -40,6 +51,7 @@ def final_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
         model: a stock or a reward model.
         inputs: of the stock model.
     """
+    inputs = in_precision(model, inputs)
     backbone = backbone_of(model)
     if backbone is not model:
         return cast(Tensor, backbone(**inputs).last_hidden_state)

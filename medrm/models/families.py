@@ -40,11 +40,6 @@ class Family:
     unsupported: Mapping[str, str] = field(default_factory=dict, hash=False)
     one_image_only: Mapping[str, str] = field(default_factory=dict, hash=False)
 
-    @property
-    def shared_cache(self) -> bool:
-        """Whether prompts may continue one cached prefix with numbers that stay exact."""
-        return not (self.sliding_window or self.cross_attention or self.parts.stateful)
-
 
 FAMILIES: dict[str, Mapping[str, Any]] = {
     "llava_onevision": {

@@ -49,7 +49,8 @@ _IMAGE_TOWERS = frozenset(
 """Vision towers (`model_type`) that take and give one image after another. Others join all images
 in one sequence, or drop what is padding."""
 
-_SIDE = 112
+_SIZE = (112, 28)
+"""(width, height): few tiles for processors that scale the longer side up."""
 
 _SMALLEST_CHANGE = 1e-6
 """Relative to the largest value; a second run on the same input changes less on any device."""
@@ -209,8 +210,8 @@ def _run(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor | Non
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         outputs.append(torch.cat([tensor.flatten().float() for tensor in _tensors(output)]))
 
-    tower = tower_of(model)
-    handle = tower.register_forward_hook(keep)
+    tower = tower_of(model)  # without one the decoder takes pixels in some other way
+    handle = (nn.Identity() if tower is None else tower).register_forward_hook(keep)
     batch = {name: value.to(model.device) for name, value in batch.items()}
     try:
         with torch.no_grad():
@@ -243,8 +244,8 @@ def check_image_reaches(model: PreTrainedModel | PeftModel, processor: Processor
         ConfigError: the image makes no difference, or cannot be given; says where it is lost.
     """
     base = without_adapter(model)
-    noise = np.random.default_rng(0).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
-    images = [Image.fromarray(noise), Image.new("RGB", (_SIDE, _SIDE), (127, 127, 127))]
+    noise = np.random.default_rng(0).integers(0, 256, (*_SIZE[::-1], 3), dtype=np.uint8)
+    images = [Image.fromarray(noise), Image.new("RGB", _SIZE, (127, 127, 127))]
     training = base.training
     base.train(False)
     try:
@@ -255,7 +256,8 @@ def check_image_reaches(model: PreTrainedModel | PeftModel, processor: Processor
         raise ConfigError(_lost(base, first_line(error).rstrip("."))) from error
     finally:
         base.train(training)
-    lost = None
+    if noise_state.isfinite().all() and _differ(noise_state, grey_state):
+        return
     if noise_features is None or grey_features is None:
         lost = "the vision tower did not run, so the processor's pixels were dropped"
     elif not noise_features.isfinite().all():
@@ -264,10 +266,9 @@ def check_image_reaches(model: PreTrainedModel | PeftModel, processor: Processor
         lost = "the vision tower gives the same features for noise and for a uniform image"
     elif not noise_state.isfinite().all():
         lost = "the decoder gives numbers that are not finite"
-    elif not _differ(noise_state, grey_state):
+    else:
         lost = "the image features do not change the hidden state that the reward is read from"
-    if lost is not None:
-        raise ConfigError(_lost(base, lost))
+    raise ConfigError(_lost(base, lost))
 
 
 def _lost(base: PreTrainedModel, where: str) -> str:

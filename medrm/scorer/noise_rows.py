@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, first_difference
-from medrm.schema import Case
+from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator
 from medrm.scorer.readouts.answer_rewards import image_ref
 
@@ -26,8 +26,17 @@ _QUESTIONS = ("How large is the lesion?", "Is anything abnormal seen here?")
 _ANSWERS = (("The lesion is big", "It cannot be told, though it seems to be small"), ("No",))
 """Of each case."""
 
+_OTHER_NOISE = 1_000_000
+"""A seed that no rows are made from."""
+
 LAST_WORD = ("big", "small")
 """Of the first answer, and another one that ends in another letter."""
+
+
+def _noise(size: tuple[int, int], seed: int) -> ImageRef:
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return image_ref(Image.fromarray(pixels), 0)
 
 
 class NoiseRows:
@@ -47,14 +56,10 @@ class NoiseRows:
 
     def __init__(self, collator: Collator, images: bool, seed: int) -> None:
         self._collator = collator
-        generator = np.random.default_rng(seed)
-        self.cases = []
-        for number, (size, question, answers) in enumerate(
-            zip(_SIZES, _QUESTIONS, _ANSWERS, strict=True)
-        ):
-            noise = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-            references = (image_ref(Image.fromarray(noise), 0),) if images else ()
-            self.cases.append(Case(f"self-check {number}", references, question, answers))
+        self.cases = [
+            Case(question, (_noise(size, seed),) if images else (), question, answers)
+            for size, question, answers in zip(_SIZES, _QUESTIONS, _ANSWERS, strict=True)
+        ]
         self.rows = [collator.answer_rows(case) for case in self.cases]
         self.ids = [collator.token_ids([row.text for row in rows]) for rows in self.rows]
         self.features = collator.encode([row for rows in self.rows for row in rows])
@@ -94,13 +99,17 @@ class NoiseRows:
         )
 
     def others_changed(self) -> BatchFeature:
-        """Returns the rows with words in the padding and other answers in all rows but the last."""
+        """Returns the rows with words in the padding, the first case with other words and image."""
+        first, last = self.rows
+        if self.cases[0].images:
+            first = [row._replace(images=(_noise(_SIZES[0], _OTHER_NOISE),)) for row in first]
+        features = self._collator.encode([*first, *last])
         ids = self.features["input_ids"].where(self.mask, self._word)
         start = first_difference(self.ids[0])
         for row, row_ids in enumerate(self.ids[0]):
             end = int(self.mask[row].sum())
             ids[row, end - len(row_ids) + start : end] = self._word
-        return BatchFeature({**self.features, "input_ids": ids})
+        return BatchFeature({**features, "input_ids": ids})
 
     def shared(self) -> tuple[BatchFeature, BatchFeature]:
         """Returns the rows with shared prefixes, and the same with another first answer."""

@@ -36,7 +36,11 @@ from medrm.models.backbone import decoder_of, tower_of
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import sharing_problem
-from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
+from medrm.models.prefix_sharing.kv_cache import (
+    cache_problem,
+    read_branches,
+    shares_cache,
+)
 from medrm.models.reward_model import RewardModelMixin, last_attended, without_adapter
 from medrm.models.vision_tower import check_image_reaches
 from medrm.scorer.collator import Collator
@@ -140,7 +144,7 @@ def prove(
             )
         }
         sharing: str | None = sharing_problem(base.config) or "shared_prefix is off"
-        cache = sharing
+        cache: str | None = cache_problem(base.config) or "shared_prefix is off"
         if shares_prefix(base):
             sharing = subject.problem("shared prefix", _Subject.shared, differences)
         if shares_cache(base):

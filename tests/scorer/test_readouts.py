@@ -15,7 +15,7 @@ from torch.nn.functional import log_softmax
 
 from medrm import chat
 from medrm.errors import ConfigError
-from medrm.models.families import Family, family_of
+from medrm.models.prefix_sharing import kv_cache
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts.answer_rewards import Likelihood
@@ -164,8 +164,8 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
 def test_unshared_families_need_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = make_tiny(family)
     whole = [chances(one) for one in by_order(VerdictProbability(model, processor), [make_case(0)])]
-    assert not family_of(model.config).shared_cache
-    monkeypatch.setattr(Family, "shared_cache", True)
+    assert not kv_cache.shares_cache(model)
+    monkeypatch.setattr(kv_cache, "cache_problem", lambda config: None)
     sharing = VerdictProbability(model, processor)
     try:
         shared = [chances(one) for one in by_order(sharing, [make_case(0)])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -21,7 +20,6 @@ from medrm.errors import ConfigError
 from medrm.files import PHANTOM_BASE, cache_dir
 from medrm.models.backbone import tower_of
 from medrm.models.base_model import load_base
-from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import CachedPrefix, shares_cache
 from medrm.models.processors import load_processor
@@ -41,7 +39,7 @@ def test_every_family_passes(family: str, dtype: torch.dtype) -> None:
     generator_state = torch.get_rng_state()
     proof = prove(model, processor)
     assert proof.sharing_problem is None
-    assert (proof.cache_problem is None) == family_of(model.config).shared_cache
+    assert (proof.cache_problem is None) == (family not in ("gemma3", "mllama"))
     assert max(proof.differences.values()) <= proof.tolerance
     if dtype == torch.float32:
         assert max(proof.differences.values()) < 1e-6
@@ -58,6 +56,29 @@ def test_a_template_decides_where_is_read() -> None:
     processor.chat_template = template.replace(opening, opening.replace("\n", ":"))
     assert prove(model, processor, "turn_end").reward_token == "\n"
     assert prove(model, processor, "generation_prompt").reward_token == ":"
+
+
+def test_pixels_come_in_the_precision_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towers of some types do not convert them."""
+    model, processor = make_tiny("llava")
+    model.to(torch.bfloat16)
+    tower = tower_of(model)
+    tower.register_forward_pre_hook(lambda _, inputs: assert_precision(inputs[0]))
+    prove(model, processor)
+
+
+def assert_precision(pixels: torch.Tensor) -> None:
+    assert pixels.dtype == torch.bfloat16
+
+
+def test_a_tower_that_joins_images_is_refused() -> None:
+    """As one does whose attention runs over all images of a batch; in bf16 it shows as well."""
+    for dtype in (torch.float32, torch.bfloat16):
+        model, processor = make_tiny("llava")
+        projector = model.to(dtype).model.multi_modal_projector
+        projector.register_forward_hook(lambda _, __, output: output + output.mean() / 4)
+        with pytest.raises(ConfigError, match="other rows of the batch changes"):
+            prove(model, processor)
 
 
 def test_text_only_data_needs_no_image() -> None:
@@ -239,12 +260,13 @@ def test_what_raises_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mllama"])
-def test_a_family_is_not_believed(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its entry claims is proven all the same."""
+def test_what_structure_would_allow_is_proven_all_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, processor = make_tiny(family)
-    known = family_of(model.config)
-    claimed = dataclasses.replace(known, sliding_window=False, cross_attention=False)
-    monkeypatch.setattr(cache_module, "family_of", lambda config: claimed)
+    reason = {"gemma3": "sliding window", "mllama": "cross-attention"}[family]
+    assert reason in str(prove(model, processor).cache_problem)
+    monkeypatch.setattr(cache_module, "cache_problem", lambda config: None)
     proof = prove(model, processor)
     assert proof.sharing_problem is None
     assert proof.cache_problem is not None

@@ -211,7 +211,7 @@ def _attend(
         return plain
     scaling = settings["scaling"]
     _, answers, branch_length = layout.branch_index.shape
-    query_heads, key_heads, size = query.shape[1], key.shape[1], query.shape[-1]
+    query_heads, key_heads, size = query.shape[1], key.shape[1], value.shape[-1]
     queries_per_key = query_heads // key_heads
     # Else the attention would save a float copy of the boolean mask for backward, in every layer.
     dtype = query.dtype if torch.is_grad_enabled() else torch.bool
@@ -231,7 +231,7 @@ def _attend(
         for prefix, branch in ((prefix_key, branch_key), (prefix_value, branch_value))
     )
     # The queries that share a key head stand one behind the other: no key is copied for them.
-    folded = branch_query.reshape(-1, key_heads, queries_per_key * branch_length, size)
+    folded = branch_query.reshape(-1, key_heads, queries_per_key * branch_length, query.shape[-1])
     branch_output = scaled_dot_product_attention(
         folded, keys, values, attn_mask=branch_mask, scale=scaling
     )

@@ -20,21 +20,31 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import BatchFeature, DynamicCache, PreTrainedModel
+from transformers import BatchFeature, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from medrm.models.backbone import backbone_of, final_states
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.prefix_sharing.batch import prefix_ends, shared_length
+from medrm.models.prefix_sharing.batch import prefix_ends, shared_length, sharing_problem
 from medrm.models.reward_model import last_attended
 
 _WHOLE = "reads_prompts_whole"
 """Set on a model whose cached prefix was found not to be exact."""
 
 
+def cache_problem(config: PreTrainedConfig) -> str | None:
+    """Returns what in a model's structure keeps prompts from continuing a prefix, or None."""
+    family = family_of(config)
+    if family.sliding_window:
+        return "its sliding window counts the tokens of the cache, padding included"
+    if family.cross_attention:
+        return "its cross-attention would need the prefix's mask"
+    return sharing_problem(config)
+
+
 def shares_cache(model: PreTrainedModel) -> bool:
     """Returns whether prompts about a case may continue one cached prefix, with exact numbers."""
-    possible = shares_prefix(model) and family_of(model.config).shared_cache
+    possible = shares_prefix(model) and cache_problem(model.config) is None
     return possible and not vars(model).get(_WHOLE, False)
 
 
@@ -73,7 +83,8 @@ class CachedPrefix:
         cache = DynamicCache(config=model.config.get_text_config())
         inputs |= {"attention_mask": mask, "past_key_values": cache}
         final_states(model, **inputs, use_cache=True)
-        if "image_grid_thw" not in features:
+        parts = family_of(model.config).parts
+        if not parts.multi_axis_positions or "image_grid_thw" not in features:
             return cls(model, cache, mask, lengths, None)
         # M-RoPE counts an image by its longer side; the model has stored the offset just now.
         return cls(model, cache, mask, lengths + backbone_of(model).rope_deltas[:, 0], 3)

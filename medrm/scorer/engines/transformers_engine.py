@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from medrm.data.batched import batched
+from medrm.models.backbone import in_precision
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.scorer.collator import Collator, Row
@@ -202,7 +203,7 @@ class TransformersEngine:
         self, features: BatchFeature, details: list[RequestPrompts], noise: Noise, most_tokens: int
     ) -> list[list[int]]:
         generated = cast(Any, self._model).generate(
-            **features,
+            **in_precision(self._model, features),
             generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                 max_new_tokens=most_tokens,
                 do_sample=False,
