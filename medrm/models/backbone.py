@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -69,3 +70,16 @@ def final_states(model: PreTrainedModel, **inputs: Any) -> Tensor:
     finally:
         handle.remove()
     return states[-1]
+
+
+def last_attended(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Returns the state of each row's last attended token, [rows, H], for either padding side.
+
+    Args:
+        states: [rows, L, H].
+        attention_mask: [rows, L], 1 where there is a token.
+    """
+    # Largest where the last 1 stands; counted from 1, so that the first token counts as well.
+    counts = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
+    last = (attention_mask.long() * counts).argmax(dim=1)
+    return states[torch.arange(states.shape[0], device=states.device), last]

@@ -32,6 +32,7 @@ from medrm.models.families import Family, family_of
 from medrm.models.parts import auto_class
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
+from medrm.models.prefix_sharing.kv_cache import enable_cached_answers
 from medrm.models.vision_tower import deduplicate_images
 
 logger = logging.getLogger(__name__)
@@ -297,5 +298,6 @@ def load_base(
     if options.shared_prefix == "on" and problem is None:
         enable_prefix_sharing(model)
     elif options.shared_prefix == "on":
+        enable_cached_answers(model)
         logger.info("the answers of a case run as separate rows: %s", problem)
     return model.eval()  # type: ignore[no-any-return]

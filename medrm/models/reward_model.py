@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from medrm.models.backbone import final_states
+from medrm.models.backbone import final_states, last_attended
 from medrm.models.prefix_sharing.attention import shared_prefix_states
 from medrm.models.prefix_sharing.batch import SharedPrefixBatch
+from medrm.models.prefix_sharing.kv_cache import cached_answer_states, caches_answers
 
 HEAD = "score"
 """The name of the head's module in the model."""
@@ -134,19 +135,6 @@ class RewardHead(nn.Module):
         return self
 
 
-def last_attended(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Returns the state of each row's last attended token, [rows, H], for either padding side.
-
-    Args:
-        states: [rows, L, H].
-        attention_mask: [rows, L], 1 where there is a token.
-    """
-    # Largest where the last 1 stands; counted from 1, so that the first token counts as well.
-    counts = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    last = (attention_mask.long() * counts).argmax(dim=1)
-    return states[torch.arange(states.shape[0], device=states.device), last]
-
-
 class RewardModelMixin:
     """What the swapped class adds to the stock class."""
 
@@ -170,7 +158,10 @@ class RewardModelMixin:
             inputs: the other keys of the batch.
         """
         if shared_prefix is not None:
-            states = shared_prefix_states(cast(PreTrainedModel, self), shared_prefix, **inputs)
+            stock = cast(PreTrainedModel, self)
+            if caches_answers(stock):
+                return cached_answer_states(stock, shared_prefix, **inputs)[:, None]
+            states = shared_prefix_states(stock, shared_prefix, **inputs)
             return states[torch.tensor(shared_prefix.reward_indices, device=states.device)]
         assert attention_mask is not None
         stock = cast(PreTrainedModel, self)

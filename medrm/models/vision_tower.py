@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.errors import ConfigError, first_line
-from medrm.models.backbone import final_states, tower_of
+from medrm.models.backbone import final_states, last_attended, tower_of
 from medrm.models.families import family_of
-from medrm.models.reward_model import last_attended, without_adapter
+from medrm.models.reward_model import without_adapter
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element to the integers whose bits it is compared by (NaN, too, equals itself)."""

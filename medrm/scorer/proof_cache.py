@@ -26,7 +26,11 @@ from medrm.files import cache_dir, fits, write_atomically
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.prefix_sharing.attention import disable_prefix_sharing, shares_prefix
-from medrm.models.prefix_sharing.kv_cache import disable_shared_cache, shares_cache
+from medrm.models.prefix_sharing.kv_cache import (
+    caches_answers,
+    disable_shared_cache,
+    shares_cache,
+)
 from medrm.models.reward_model import without_adapter
 from medrm.scorer.self_check import Proof, prove
 
@@ -64,7 +68,7 @@ def check_loaded(
     if proof.sharing_problem is not None and shares_prefix(base):
         logger.info("the answers of a case run as separate rows: %s", proof.sharing_problem)
         disable_prefix_sharing(base)
-    if proof.cache_problem is not None and shares_cache(base):
+    if proof.cache_problem is not None and (shares_cache(base) or caches_answers(base)):
         logger.info("prompts are read whole: %s", proof.cache_problem)
         disable_shared_cache(base)
     return proof
@@ -83,7 +87,7 @@ def _key(model: PreTrainedModel, processor: ProcessorMixin, subject: list[Any]) 
         model.device.type,
         model.config._attn_implementation,
         model.config.to_json_string(use_diff=False),
-        [shares_prefix(model), shares_cache(model)],
+        [shares_prefix(model), shares_cache(model), caches_answers(model)],
     ]
     identity = [*subject, versions, computing, processor_digest(processor)]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()

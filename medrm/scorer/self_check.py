@@ -32,16 +32,17 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.chat import RewardTemplate
 from medrm.errors import ConfigError, MedrmError, first_line
-from medrm.models.backbone import decoder_of, tower_of
+from medrm.models.backbone import decoder_of, last_attended, tower_of
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.prefix_sharing.kv_cache import (
     cache_problem,
+    caches_answers,
     read_branches,
     shares_cache,
 )
-from medrm.models.reward_model import RewardModelMixin, last_attended, without_adapter
+from medrm.models.reward_model import RewardModelMixin, without_adapter
 from medrm.models.vision_tower import check_image_reaches
 from medrm.scorer.collator import Collator
 from medrm.scorer.noise_rows import LAST_WORD, NoiseRows
@@ -149,6 +150,8 @@ def prove(
             sharing = subject.problem("shared prefix", _Subject.shared, differences)
         if shares_cache(base):
             cache = subject.problem("cached prefix", _Subject.cached, differences)
+        elif caches_answers(base):
+            cache = subject.problem("cached prefix", _Subject.shared, differences)
     return Proof(subject.tolerance, differences, token, sharing, cache)
 
 

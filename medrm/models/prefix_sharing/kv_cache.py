@@ -15,21 +15,30 @@ follow depend on what the model said before: replies are written, or letters of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, DynamicCache, PreTrainedConfig, PreTrainedModel
 
-from medrm.models.backbone import backbone_of, final_states
+from medrm.models.backbone import backbone_of, final_states, last_attended
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
-from medrm.models.prefix_sharing.batch import prefix_ends, shared_length, sharing_problem
-from medrm.models.reward_model import last_attended
+from medrm.models.prefix_sharing.batch import (
+    SharedPrefixBatch,
+    prefix_ends,
+    shared_length,
+    sharing_problem,
+)
 
 _WHOLE = "reads_prompts_whole"
 """Set on a model whose cached prefix was found not to be exact."""
+
+_ANSWERS = "continues_answers"
+"""Set on a model that reads answers behind a cached prefix."""
 
 
 def cache_problem(config: PreTrainedConfig) -> str | None:
@@ -46,6 +55,20 @@ def shares_cache(model: PreTrainedModel) -> bool:
     """Returns whether prompts about a case may continue one cached prefix, with exact numbers."""
     possible = shares_prefix(model) and cache_problem(model.config) is None
     return possible and not vars(model).get(_WHOLE, False)
+
+
+def enable_cached_answers(model: PreTrainedModel) -> None:
+    """Lets a model whose rows cannot share their prefix read known answers behind a cached one.
+
+    A decoder that carries a state through the row can continue it in several ways, if each of them
+    is read in one call: padding between two calls would change the state.
+    """
+    setattr(model, _ANSWERS, family_of(model.config).parts.stateful)
+
+
+def caches_answers(model: PreTrainedModel) -> bool:
+    """Returns whether rewards are read behind cached prefixes, while rows train separately."""
+    return bool(vars(model).get(_ANSWERS)) and not vars(model).get(_WHOLE)
 
 
 def disable_shared_cache(model: PreTrainedModel) -> None:
@@ -72,19 +95,23 @@ class CachedPrefix:
     axes: int | None
 
     @classmethod
-    def read(cls, model: PreTrainedModel, features: BatchFeature, lengths: Tensor) -> CachedPrefix:
-        """Reads the first `lengths` [rows] tokens of each row; all images lie in them."""
-        ids = features["input_ids"]
-        mask = leading_mask(lengths, int(lengths.max()))
+    def read(
+        cls, model: PreTrainedModel, features: Mapping[str, Any], mask: Tensor
+    ) -> CachedPrefix:
+        """Reads the tokens that `mask` [rows, W] keeps; all images lie in them."""
+        ids, lengths = features["input_ids"], mask.sum(dim=1)
         inputs = {
             name: tensor[:, : mask.shape[1]] if tensor.shape[:2] == ids.shape else tensor
             for name, tensor in features.items()
         }
         cache = DynamicCache(config=model.config.get_text_config())
         inputs |= {"attention_mask": mask, "past_key_values": cache}
-        final_states(model, **inputs, use_cache=True)
         parts = family_of(model.config).parts
-        if not parts.multi_axis_positions or "image_grid_thw" not in features:
+        multi_axis = parts.multi_axis_positions and "image_grid_thw" in features
+        if not multi_axis and not mask[:, 0].all():  # the model would count the padding
+            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        final_states(model, **inputs, use_cache=True)
+        if not multi_axis:
             return cls(model, cache, mask, lengths, None)
         # M-RoPE counts an image by its longer side; the model has stored the offset just now.
         return cls(model, cache, mask, lengths + backbone_of(model).rope_deltas[:, 0], 3)
@@ -92,7 +119,7 @@ class CachedPrefix:
     def select(self, rows: Sequence[int]) -> None:
         """Keeps the given rows in that order, each as often as it is named."""
         index = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(index)
+        self.cache.reorder_cache(cast(torch.LongTensor, index))
         self.mask = self.mask[index]
         self.next_positions = self.next_positions[index]
 
@@ -150,7 +177,8 @@ def read_branches(
     shared = [shared_length([prompt for group in groups for prompt in group]) for groups in cases]
     ends = prefix_ends(features, encoded, shared)
     device = features["input_ids"].device
-    prefix = CachedPrefix.read(model, features, torch.tensor(ends, device=device))
+    mask = leading_mask(torch.tensor(ends, device=device), max(ends))
+    prefix = CachedPrefix.read(model, features, mask)
     # Of each group: its row in the cache, how many token ids of its prompts are read, the prompts.
     branches = [
         (row, start, group)
@@ -171,6 +199,47 @@ def read_branches(
         ]
     prefix.select([row for row, _, group in branches for _ in group])
     return prefix, prefix.extend([ids[start:] for _, start, group in branches for ids in group])
+
+
+def cached_answer_states(
+    model: PreTrainedModel, shared_prefix: SharedPrefixBatch, **inputs: Any
+) -> Tensor:
+    """Returns the states at the last tokens of a shared-prefix batch's answers, [answers, H].
+
+    Prefixes are padded on the left, where the state that the model carries is still empty.
+
+    Args:
+        model: a stock or a reward model.
+        shared_prefix: of the batch; answers that see each other are not read so.
+        inputs: the other keys of the batch.
+    """
+    ids = inputs["input_ids"]
+    spans = [
+        slice(start, start + length)
+        for start, length in zip(
+            shared_prefix.prefix_starts, shared_prefix.prefix_lengths, strict=True
+        )
+    ]
+    features = {
+        name: pad_sequence(
+            [tensor.flatten(0, 1)[span] for span in spans], batch_first=True, padding_side="left"
+        )
+        if tensor.shape[:2] == ids.shape
+        else tensor
+        for name, tensor in inputs.items()
+    }
+    lengths = torch.tensor(shared_prefix.prefix_lengths, device=ids.device)
+    mask = leading_mask(lengths, int(lengths.max())).flip(1)
+    prefix = CachedPrefix.read(model, features, mask)
+    branches = [
+        (case, ids.flatten()[start : start + length].tolist())
+        for case, (starts, lengths_of_case) in enumerate(
+            zip(shared_prefix.branch_starts, shared_prefix.branch_lengths, strict=True)
+        )
+        for start, length in zip(starts, lengths_of_case, strict=True)
+    ]
+    prefix.select([case for case, _ in branches])
+    return prefix.extend([tokens for _, tokens in branches])
 
 
 def leading_mask(lengths: Tensor, width: int) -> Tensor:

@@ -25,6 +25,7 @@ from medrm.data.images import bytes_image, decode
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.prefix_sharing.attention import shares_prefix
+from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, Case, ImageRef, Response, Verdict
 from medrm.scorer.collator import Collator, check_contextual
@@ -95,8 +96,7 @@ class AnswerScorer(ABC):
         processor: of the base model.
 
     Args:
-        model: as above.
-        dimensions: as above.
+        model, dimensions: as above.
         collator: of the rows that it reads.
         prompts: gives the K rows of a case.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
@@ -114,7 +114,7 @@ class AnswerScorer(ABC):
         batch_rows: int,
         max_length: int | None,
     ) -> None:
-        self.model = model
+        self.model, base = model, without_adapter(model)
         self.processor: ProcessorMixin = collator.processor
         self.dimensions = tuple(dimensions)
         self._runner: BatchRunner[Case, Any, Array] = BatchRunner(
@@ -124,7 +124,7 @@ class AnswerScorer(ABC):
             read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
-            shares=shares_prefix(without_adapter(model)),
+            shares=shares_prefix(base) or (self.readout == "reward" and caches_answers(base)),
         )
 
     @abstractmethod

@@ -28,7 +28,7 @@ from medrm.chat import LETTER_PROMPT, JudgePrompt
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError
 from medrm.models.adapter_config import AdapterConfig
-from medrm.models.backbone import final_states
+from medrm.models.backbone import final_states, last_attended
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import (
     append_tokens,
@@ -37,7 +37,7 @@ from medrm.models.prefix_sharing.batch import (
     shared_length,
 )
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
-from medrm.models.reward_model import last_attended, without_adapter
+from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Response, Verdict
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Request
