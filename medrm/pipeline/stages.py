@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, starmap
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,6 +56,12 @@ logger = logging.getLogger(__name__)
 DEVELOPMENT = "development"
 """The name of the folders in which models judge development cases."""
 
+ZERO_SHOT = {"zero_shot_verdict": "verdict_probability", "zero_shot_likelihood": "likelihood"}
+"""The controls that read a base by its words, and their readouts."""
+
+_AVERAGED = {"zero_shot_verdict": "zero_shot_averaged", "base_skeleton": "base_averaged"}
+"""The controls in which what another one's readout said counts with both orders averaged."""
+
 
 @dataclass(frozen=True)
 class StageResults:
@@ -62,7 +69,7 @@ class StageResults:
 
     Attributes:
         development: the base's readouts and their accuracy on the development cases, by which
-            `before` was chosen; empty where there is one readout.
+            `before` was chosen; empty where there was no choice.
         controls: the evaluation folders that stand beside the headline.
     """
 
@@ -72,11 +79,11 @@ class StageResults:
 
 def run_stages(context: RunContext) -> StageResults:
     """Measures the base and its controls, trains the adapter, and measures it as it was saved."""
+    development: dict[str, float] = {}
     if context.judge_spec is not None:
-        development, measured = {}, [*_measure(context, _judge_rows(context))]
+        measured = [*_measure(context, _judge_rows(context))]
     else:
-        accuracy = _measure(context, _zero_shot_rows(context))
-        development, measured = _choose_before(context, accuracy), [*accuracy]
+        development, measured = _measure_zero_shot(context)
     measured += _measure(context, _start_rows(context))
     train_adapter(context)
     measured += _measure(context, _trained_rows(context))
@@ -106,29 +113,53 @@ def _judge_rows(context: RunContext) -> Iterator[ReportRow]:
     wanted = {"base_skeleton", "base_averaged"} & {*context.run.evaluation.controls}
     if wanted and context.has_skeleton_control:
         base = context.in_memory(context.base())
-        yield from _with_average(context, "base_skeleton", base, "skeleton", "base_averaged")
+        yield from _with_average(context, base, "base_skeleton", "skeleton")
 
 
-def _zero_shot_rows(context: RunContext) -> Iterator[ReportRow]:
-    """Yields the base zero-shot by each readout, first on the development cases, to choose by."""
-    base, development = context.in_memory(context.base()), context.development_benchmark()
-    readouts = {"zero_shot_likelihood": "likelihood"}
-    if _are_pairs(context.splits.benchmark.cases) and _are_pairs(development.cases):
-        readouts = {"zero_shot_verdict": "verdict_probability", **readouts}
-    for name, readout in readouts.items():
-        yield ReportRow(
+def _measure_zero_shot(context: RunContext) -> tuple[dict[str, float], list[str]]:
+    """Measures the base by its words, and makes the readout that is better on development `before`.
+
+    A readout that no control asks for is not run. Where none is asked for, the headline needs the
+    better of all: they are run on the development cases, and the better one alone on the benchmark
+    (all in a cross-fitted run, which chooses by the mean over its folds). Returns the accuracies
+    on the development cases, empty where there is no choice, and the names of the other rows.
+    """
+    base, splits = context.in_memory(context.base()), context.splits
+    crossfit, wanted = context.run.data.crossfit, {*context.run.evaluation.controls}
+    asked = [name for name in ZERO_SHOT if wanted & {name, _AVERAGED.get(name)}]
+    readouts = {name: ZERO_SHOT[name] for name in asked or ZERO_SHOT}
+    if not all(map(_are_pairs, (splits.benchmark.cases, splits.development))):
+        readouts = {"zero_shot_likelihood": ZERO_SHOT["zero_shot_likelihood"]}
+    chooses = len(readouts) > 1 or (crossfit and len(asked) != 1)  # a fold may have no pairs alone
+    rows = (
+        ReportRow(
             f"{name}/{DEVELOPMENT}",
-            partial(context.scorer, base, readout, (context.splits.primary,)),
+            partial(context.scorer, base, readout, (splits.primary,)),
             context.base_weights,
-            development,
+            context.development_benchmark(),
         )
-    for name, readout in readouts.items():
-        averaged = "zero_shot_averaged" if readout == "verdict_probability" else None
-        yield from _with_average(context, name, base, readout, averaged)
+        for name, readout in readouts.items()
+        if chooses
+    )
+    measured = _measure(context, rows)
+    development = {name: measured[f"{name}/{DEVELOPMENT}"] for name in readouts if chooses}
+    if not asked and not crossfit:
+        better = max(readouts, key=lambda name: development.get(name, 0.0))
+        readouts = {better: readouts[better]}
+    rows_of = partial(_with_average, context, base)
+    names = [*_measure(context, chain.from_iterable(starmap(rows_of, readouts.items())))]
+    if PartialState().is_main_process:
+        for name in development:
+            shutil.rmtree(context.folder(name) / (DEVELOPMENT if name in names else ""))
+        if development:
+            settle_before([context.folder("")], [development])
+        else:
+            _copy_as_before(context.folder(""), names[0])
+    return development, names
 
 
 def _with_average(
-    context: RunContext, name: str, base: LoadedModel, readout: str, averaged: str | None
+    context: RunContext, base: LoadedModel, name: str, readout: str
 ) -> Iterator[ReportRow]:
     """Yields the base by one readout, and what it said with both orders averaged, if wanted.
 
@@ -142,30 +173,10 @@ def _with_average(
         return open_scorer(record, "verdict_averaged")
 
     yield ReportRow(name, lambda: scorer, context.base_weights)
-    wanted = averaged in context.run.evaluation.controls
-    if wanted and _are_pairs(context.splits.benchmark.cases):
+    averaged = _AVERAGED.get(name)
+    pairs = _are_pairs(context.splits.benchmark.cases)
+    if pairs and averaged in context.run.evaluation.controls:
         yield ReportRow(str(averaged), open_average, context.base_weights)
-
-
-def _choose_before(context: RunContext, accuracy: dict[str, float]) -> dict[str, float]:
-    """Makes the readout that is better on the development cases `before`.
-
-    Args:
-        context: of the run.
-        accuracy: of all zero-shot rows.
-
-    Returns:
-        The readouts' accuracies on the development cases.
-    """
-    suffix = f"/{DEVELOPMENT}"
-    development = {
-        name.removesuffix(suffix): share for name, share in accuracy.items() if suffix in name
-    }
-    if PartialState().is_main_process:
-        for name in development:
-            shutil.rmtree(context.folder(name + suffix))
-        settle_before([context.output / "evaluation"], [development])
-    return development
 
 
 def settle_before(evaluations: Sequence[Path], accuracies: Sequence[Mapping[str, float]]) -> None:
@@ -177,12 +188,16 @@ def settle_before(evaluations: Sequence[Path], accuracies: Sequence[Mapping[str,
     """
     means = {name: fmean(shares[name] for shares in accuracies) for name in in_all(accuracies)}
     better = max(means, key=means.__getitem__)
-    for folder in evaluations:  # a run that was stopped right here may have one
-        shutil.rmtree(folder / "before", ignore_errors=True)
-        shutil.copytree(folder / better, folder / "before")
+    for folder in evaluations:
+        _copy_as_before(folder, better)
     shares = ", ".join(f"{name} {share:.3f}" for name, share in means.items())
     of_folds = ", mean over the folds" if len(evaluations) > 1 else ""
     logger.info("before: %s (development%s: %s)", better, of_folds, shares)
+
+
+def _copy_as_before(evaluations: Path, name: str) -> None:  # one may be there of a stopped run
+    shutil.rmtree(evaluations / "before", ignore_errors=True)
+    shutil.copytree(evaluations / name, evaluations / "before")
 
 
 def in_all(names_of_folds: Sequence[Iterable[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.entry import Recipe
 
 import medrm
 from medrm.cli import main as medrm_command
+from medrm.pipeline.context import ReportRow, RunContext
 
 
 def read(path: Path) -> Any:
@@ -52,6 +53,48 @@ def test_a_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_path: Pa
     assert medrm_command(["report", str(run)]) == 0
     assert (run / "report.html").read_text(encoding="utf-8") == page
     assert not (run / "evaluation" / "frozen_probe" / "training").exists()
+
+
+@pytest.mark.parametrize(
+    ("controls", "readouts", "calls"),
+    [
+        ("zero_shot_likelihood", {"zero_shot_likelihood"}, 1),
+        ("zero_shot_averaged", {"zero_shot_verdict", "zero_shot_averaged"}, 2),
+        (
+            "zero_shot_verdict,zero_shot_likelihood",
+            {"zero_shot_verdict", "zero_shot_likelihood"},
+            4,
+        ),
+        ("none", {"the better one"}, 3),
+    ],
+)
+def test_what_is_not_asked_for_is_not_run(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    controls: str,
+    readouts: set[str],
+    calls: int,
+) -> None:
+    measured: list[str] = []
+    measure = RunContext.measure
+
+    def counted(context: RunContext, row: ReportRow) -> float:
+        measured.append(row.name)
+        return measure(context, row)
+
+    monkeypatch.setattr(RunContext, "measure", counted)
+    assert recipe(train_data=phantom, controls=controls, max_steps=2) == 0
+    run = tmp_path / "run"
+    assert measured[-1] == "after"
+    assert len(measured) == calls + 1
+    rows = {name for name in measured[:-1] if "/" not in name}
+    chosen = read(run / "evaluation" / "before" / "report.json")["model"]
+    assert rows == (readouts if controls != "none" else {chosen.rpartition("(")[2].rstrip(")")})
+    assert {path.name for path in (run / "evaluation").iterdir()} == {*rows, "before", "after"}
+    asked = set() if controls == "none" else set(controls.split(","))
+    assert set(read(run / "comparison.json")["controls"]) == asked
 
 
 def lines(path: Path) -> list[Any]:
