@@ -43,12 +43,9 @@ from medrm.models.prefix_sharing.batch import (
 )
 from medrm.models.processors import image_rows
 from medrm.schema import Case, ImageRef
+from medrm.scorer.image_tokens import ImageTokens, Sizes
 
 _TOKENIZED_AT_ONCE = 1024
-
-Sizes = tuple[tuple[int, int], ...]
-"""(width, height) of each image of a case."""
-
 
 Pixels = dict[str, Image.Image]
 """Decoded images by digest."""
@@ -111,7 +108,7 @@ class Collator:
         self.contextual_orders = contextual_orders
         self._padding_side = padding_side
         self._control = chat.control_tokens(processor)
-        self._image_tokens: dict[Sizes, int] = {}
+        self._image_tokens = ImageTokens(processor, self._measure_image_tokens)
 
     @cached_property
     def image_rows(self) -> ImageRows:
@@ -304,17 +301,15 @@ class Collator:
         return self.image_tokens(sizes)
 
     def image_tokens(self, sizes: Sizes) -> int:
-        """Returns how many tokens the processor adds for images of these sizes.
+        """Returns how many tokens the processor adds for images of these sizes."""
+        return self._image_tokens.count(sizes)
 
-        Measured by processing blank images once for each combination of sizes: how a family cuts
-        an image into tokens, with separators and thumbnails, is known to its processor alone.
-        """
-        if sizes not in self._image_tokens:
-            text, _ = self.row(chat.answer_messages("?", len(sizes), "."), ())
-            blanks = [Image.new("RGB", size) for size in sizes]
-            token_count = self._process([text], [blanks])["input_ids"].shape[1]
-            self._image_tokens[sizes] = token_count - len(self.token_ids([text])[0])
-        return self._image_tokens[sizes]
+    def _measure_image_tokens(self, sizes: Sizes) -> int:
+        """Returns the same, counted by processing blank images."""
+        text, _ = self.row(chat.answer_messages("?", len(sizes), "."), ())
+        blanks = [Image.new("RGB", size) for size in sizes]
+        token_count = int(self._process([text], [blanks])["input_ids"].shape[1])
+        return token_count - len(self.token_ids([text])[0])
 
     def _process(self, texts: list[str], images: list[list[Image.Image]]) -> BatchFeature:
         pictured = {bool(row) for row in images}
