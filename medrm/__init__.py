@@ -2,7 +2,7 @@
 
 Layers, each importing only from lower ones (tests/test_layering.py):
 cli > throughput > throughput_model > pipeline > hub > evaluation > objectives
-> scorer > models | data | chat | parsers > config | statistics
+> scorer > models | data | chat | parsers > config | statistics | chat_template
 > schema | files | readouts | progress_bar > errors
 """
 

@@ -20,7 +20,7 @@ import medrm
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("schema", "files", "readouts", "progress_bar"),
-    ("config", "statistics"),
+    ("config", "statistics", "chat_template"),
     ("models", "data", "chat", "parsers"),
     ("scorer",),
     ("objectives",),

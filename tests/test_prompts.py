@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import make_tiny
 
-from medrm import chat
+from medrm import chat_template
 from medrm.chat import PROMPTS, load_prompt, rationale_letters
 from medrm.errors import ConfigError
 from medrm.parsers import parse_verdict
@@ -137,13 +137,13 @@ def test_a_template_that_refuses_a_system_turn_beside_an_image_gets_none(images:
     )
     prompt = PROMPTS["json"]
     messages = prompt.messages("Q?", images, ("one", "two"), DIMENSIONS)
-    (user,) = chat.fit_roles(processor, messages)
+    (user,) = chat_template.fit_roles(processor, messages)
     assert [part["type"] for part in user["content"]] == ["image"] * images + ["text"]
-    text = chat.render(processor, messages, "generation_prompt")
+    text = chat_template.render(processor, messages, "generation_prompt")
     assert text.index(prompt.system) < text.index("Q?")
 
 
 def test_a_template_that_keeps_a_system_turn_gets_it() -> None:
     _, processor = make_tiny("qwen2_5_vl")
     messages = PROMPTS["json"].messages("Q?", 1, ("one", "two"), DIMENSIONS)
-    assert chat.fit_roles(processor, messages) == messages
+    assert chat_template.fit_roles(processor, messages) == messages

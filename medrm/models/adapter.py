@@ -229,6 +229,17 @@ def _check_tensors(
         )
 
 
+def _check_template(folder: Path, processor: ProcessorMixin, config: AdapterConfig) -> None:
+    saved = folder / "chat_template.jinja"
+    # Earlier versions left a template's date as it was, and recorded the template so.
+    written = [saved.read_text(encoding="utf-8")] if saved.is_file() else []
+    if config.chat_template_digest not in map(template_digest, [processor.chat_template, *written]):
+        raise AdapterError(
+            f"The chat template in {folder} is not the one that {MEDRM_FILE} records, and other "
+            "prompts give other scores. Restore the template, or save the adapter again."
+        )
+
+
 def load_adapter(
     folder: Path,
     device: torch.device | str = "cpu",
@@ -251,11 +262,7 @@ def load_adapter(
     """
     config = read_adapter_config(folder)
     processor = load_processor(str(folder))
-    if template_digest(processor) != config.chat_template_digest:
-        raise AdapterError(
-            f"The chat template in {folder} is not the one that {MEDRM_FILE} records, and other "
-            "prompts give other scores. Restore the template, or save the adapter again."
-        )
+    _check_template(folder, processor, config)
     options = ModelOptions(
         model_name_or_path=str(folder)
         if config.trained == "full"

@@ -227,13 +227,12 @@ class AdapterConfig:
         return BaseReference(self.base_model, self.base_revision, self.base_digest)
 
 
-def template_digest(processor: ProcessorMixin) -> str:
-    """Returns the SHA-256 of the processor's chat template.
+def template_digest(template: Any) -> str:
+    """Returns the SHA-256 of a processor's chat template.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: there is none.
     """
-    template = processor.chat_template
     if not template:
         raise ConfigError(
             "The processor has no chat template, so a conversation cannot be rendered. Give an "
@@ -279,7 +278,7 @@ def new_adapter_config(
         head=head,
         reward_template=options.reward_template,
         contextual_orders=options.contextual_orders,
-        chat_template_digest=template_digest(processor),
+        chat_template_digest=template_digest(processor.chat_template),
         dtype=cast(Any, str(model.config.dtype).removeprefix("torch.")),
         attn_implementation=options.attn_implementation,
         quantisation=("nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None),

@@ -30,6 +30,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils.import_utils import is_torchvision_available
 
+from medrm.chat_template import pin_date
 from medrm.errors import ConfigError, nearest
 from medrm.models.base_model import checkpoint_file, load_config, readable, resolve_model
 from medrm.models.families import family_of
@@ -159,8 +160,8 @@ def load_processor(
                 f"{processor_class.__name__} scales every image to its own sizes. Leave the "
                 "limits out."
             )
-        if processor.chat_template is None:
-            processor.chat_template = processor.tokenizer.chat_template
+        template = processor.chat_template or processor.tokenizer.chat_template
+        processor.chat_template = pin_date(template) if isinstance(template, str) else template
     return processor
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.data.batched import batched
 from medrm.data.images import ImageFacts, decode
 from medrm.data.store.indexed_cases import TOKEN_COUNT
@@ -99,7 +99,7 @@ class Collator:
     def __init__(
         self,
         processor: ProcessorMixin,
-        reward_template: chat.RewardTemplate = "generation_prompt",
+        reward_template: chat_template.RewardTemplate = "generation_prompt",
         padding_side: Literal["left", "right"] = "right",
         contextual_orders: int = 0,
     ) -> None:
@@ -107,7 +107,7 @@ class Collator:
         self.reward_template = reward_template
         self.contextual_orders = contextual_orders
         self._padding_side = padding_side
-        self._control = chat.control_tokens(processor)
+        self._commands = chat_template.Commands.of(processor)
         self._image_tokens = ImageTokens(processor, self._measure_image_tokens)
 
     @cached_property
@@ -121,7 +121,7 @@ class Collator:
 
     def plain_text(self, text: str) -> str:
         """Returns a text with control tokens broken up."""
-        return chat.break_control_tokens(text, self._control)
+        return self._commands.break_up(text)
 
     def answer_rows(self, case: Case) -> list[Row]:
         """Returns one row for each of the K answers, as a reward model reads them."""
@@ -131,9 +131,9 @@ class Collator:
             for answer in answers
         ]
 
-    def row(self, messages: list[chat.Message], images: tuple[ImageRef, ...]) -> Row:
+    def row(self, messages: list[chat_template.Message], images: tuple[ImageRef, ...]) -> Row:
         """Returns the row of a conversation, which ends as the reward template says."""
-        return Row(chat.render(self.processor, messages, self.reward_template), images)
+        return Row(chat_template.render(self.processor, messages, self.reward_template), images)
 
     def rows(self, cases: Sequence[Case]) -> BatchFeature:
         """Returns the batch of all answers of all cases; answer k of case b is row offset[b] + k.
@@ -192,7 +192,7 @@ class Collator:
         """Returns what stands before any answer of a case: the question and the model's turn."""
         question, _ = self.plain(case)
         messages = chat.answer_messages(question, len(case.images), "")[:1]
-        return chat.render(self.processor, messages, "generation_prompt")
+        return chat_template.render(self.processor, messages, "generation_prompt")
 
     def _ids_of(self, case_rows: Sequence[Sequence[Row]]) -> list[list[list[int]]]:
         """Returns the token ids of the rows of each case, an image as one placeholder."""
@@ -315,7 +315,7 @@ class Collator:
         pictured = {bool(row) for row in images}
         if len(pictured) > 1:
             raise ValueError("a batch mixes rows with and without images; plan them apart")
-        placeholder = chat.image_placeholder(self.processor)
+        placeholder = chat_template.image_placeholder(self.processor)
         for text, row in zip(texts, images, strict=True):
             if text.count(placeholder) != len(row):
                 raise ConfigError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.errors import ConfigError
 from medrm.models.backbone import final_states
 from medrm.models.prefix_sharing.attention import shared_prefix_states
@@ -107,9 +107,9 @@ class TurnEnd(NamedTuple):
 
 def turn_end(processor: ProcessorMixin) -> TurnEnd:
     """Returns how a model's turn ends in the processor's chat template."""
-    probe = chat.render(processor, chat.answer_messages("?", 0, "ANSWER"), "turn_end")
+    probe = chat_template.render(processor, chat.answer_messages("?", 0, "ANSWER"), "turn_end")
     after = probe.rpartition("ANSWER")[2]
-    control = chat.control_tokens(processor).search(after)
+    control = chat_template.control_tokens(processor).search(after)
     name = control[0] if control else processor.tokenizer.eos_token
     ending = after[: control.end()] if control else name
     return TurnEnd(after, ending, processor.tokenizer.convert_tokens_to_ids(name))

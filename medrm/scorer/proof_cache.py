@@ -21,7 +21,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm import __version__
-from medrm.chat import RewardTemplate
+from medrm.chat_template import RewardTemplate
 from medrm.files import cache_dir, fits, write_atomically
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config

@@ -252,7 +252,7 @@ def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin
         "quantisation": _quantisation(config),
         "attn_implementation": config._attn_implementation,
         "shared_prefix": shares_prefix(base),
-        "chat_template_digest": template_digest(processor),
+        "chat_template_digest": template_digest(processor.chat_template),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -30,7 +30,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm.chat import RewardTemplate
+from medrm.chat_template import RewardTemplate
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.models.backbone import decoder_of, last_attended, tower_of
 from medrm.models.families import family_of

@@ -15,12 +15,15 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY_FAMILIES, save_tiny
 
 import medrm
+from medrm.chat import answer_messages
+from medrm.chat_template import render
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
 from medrm.models.adapter import freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import (
     new_adapter_config,
     read_adapter_config,
+    template_digest,
     update_adapter_config,
 )
 from medrm.models.base_model import load_base
@@ -209,6 +212,17 @@ def test_another_chat_template_is_refused(saved):
     path.write_text(path.read_text().replace("assistant", "doctor"))
     with pytest.raises(AdapterError, match="chat template"):
         load_adapter(saved)
+
+
+def test_a_template_that_writes_the_date_gives_the_same_prompt_every_day(saved):
+    """An adapter of an earlier version, which recorded the template as it was published."""
+    path = saved / "chat_template.jinja"
+    path.write_text("{{ strftime_now('%d %B %Y') }}" + path.read_text())
+    _edit(saved, chat_template_digest=template_digest(path.read_text()))
+    _, processor, _ = load_adapter(saved)
+    assert "strftime_now" not in processor.chat_template
+    text = render(processor, answer_messages("What?", 0, "Yes"), "turn_end")
+    assert text.startswith("26 July 2024")
 
 
 @pytest.mark.parametrize("file", ["medrm.json", "adapter_config.json", "adapter_model.safetensors"])

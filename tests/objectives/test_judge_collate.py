@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from judging import DIMENSIONS, FIRST, TIE, judged
 from tiny import TINY_FAMILIES, make_tiny
 from torch import Tensor
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.chat import PROMPTS
 from medrm.errors import ConfigError
 from medrm.objectives.judge.judge_collator import (
@@ -79,13 +78,13 @@ def test_tokens_are_those_of_scoring(family: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         engine,
         "plain",
-        partial(chat.break_control_tokens, control=chat.control_tokens(collator.processor)),
+        chat_template.Commands.of(collator.processor).break_up,
     )
     judge = Judge(engine, prompt, DIMENSIONS)
     sent = [request for case in CASES for request in judge._requests(case, engine.plain)]
     assert len(sent) == len(rows)
     for index, (row, request) in enumerate(zip(rows, sent, strict=True)):
-        opened = chat.render(collator.processor, request.messages, "generation_prompt")
+        opened = chat_template.render(collator.processor, request.messages, "generation_prompt")
         alone = collator.encode([Row(opened, row.case.images)])
         length = alone["input_ids"].shape[1]
         assert torch.equal(batch["input_ids"][index, :length], alone["input_ids"][0])

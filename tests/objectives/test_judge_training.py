@@ -14,7 +14,7 @@ from judging import SHORT, Judging, by_letters, judged
 from tiny import TINY_FAMILIES, save_tiny
 from torch import Tensor
 
-from medrm import chat
+from medrm import chat_template
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES
@@ -121,7 +121,7 @@ def _encoded(built: Judging, messages: Any) -> Any:
         {**m, "content": [{k: v for k, v in seg.items() if k != "image"} for seg in m["content"]]}
         for m in messages
     ]
-    text = chat.render(built.collator.processor, plain, "generation_prompt")
+    text = chat_template.render(built.collator.processor, plain, "generation_prompt")
     return built.collator._process([Row(text, ()).text], [images])
 
 

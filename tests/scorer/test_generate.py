@@ -12,7 +12,7 @@ from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 
-from medrm import chat
+from medrm import chat_template
 from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions
 from medrm.models.adapter import add_adapter
@@ -68,7 +68,7 @@ def mixed_cases() -> list[Case]:
 
 def stock_reply(model: Any, processor: Any, request: Request, most: int) -> tuple[str, list[int]]:
     """Returns what `generate` alone says to one prompt, greedily."""
-    text = chat.render(processor, request.messages, "generation_prompt")
+    text = chat_template.render(processor, request.messages, "generation_prompt")
     batch = Collator(processor).encode([Row(text, request.case.images)])
     stops = sorted(stop_tokens(model, processor))
     with torch.inference_mode():
@@ -93,7 +93,7 @@ def test_greedy_replies_are_those_of_generate(family: str, shared_prefix: bool) 
         ended = ids[-1] in stop_tokens(model, processor)
         assert reply.finish_reason == ("stop" if ended else "length")
         assert reply.state == "ok"
-        sent = chat.render(processor, request.messages, "generation_prompt")
+        sent = chat_template.render(processor, request.messages, "generation_prompt")
         assert reply.prompt_digest == text_digest([Row(sent, request.case.images)])
 
 
@@ -155,7 +155,7 @@ def test_first_token_is_drawn_by_its_probability() -> None:
     """A tenth of the mass is on one token: 400 votes name it about 40 times (5 sigma: 10 to 70)."""
     model, processor = make_tiny("qwen2_5_vl")
     (request,) = requests_of([make_case(0, sizes=())])[:1]
-    text = chat.render(processor, request.messages, "generation_prompt")
+    text = chat_template.render(processor, request.messages, "generation_prompt")
     batch = Collator(processor).encode([Row(text, ())])
     with torch.inference_mode():
         logits = model(**batch).logits[0, -1] / 0.5

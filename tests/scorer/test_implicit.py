@@ -13,7 +13,7 @@ from scorer.cases import broken_image, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter import add_adapter
@@ -62,8 +62,8 @@ def answer_log_probability(scorer: Any, case: Case, answer: str) -> float:
     whole, opened = (
         collator.encode([Row(text, case.images)])
         for text in (
-            chat.render(scorer.processor, messages, "turn_end"),
-            chat.render(scorer.processor, messages[:1], "generation_prompt"),
+            chat_template.render(scorer.processor, messages, "turn_end"),
+            chat_template.render(scorer.processor, messages[:1], "generation_prompt"),
         )
     )
     ids, start = whole["input_ids"][0], opened["input_ids"].shape[1]
@@ -145,7 +145,7 @@ def test_turn_without_an_end_gets_the_tokenizers() -> None:
         [dataclasses.replace(make_case(0), answers=("one", "two"))]
     )
     opened = chat.answer_messages(case.question, 1, "one")[:1]
-    text = chat.render(scorer.processor, opened, "generation_prompt") + "one<|im_end|>"
+    text = chat_template.render(scorer.processor, opened, "generation_prompt") + "one<|im_end|>"
     batch = Collator(scorer.processor).encode([Row(text, case.images)])
     ids = batch["input_ids"][0]
     count = len(scorer.processor.tokenizer("one<|im_end|>")["input_ids"])

@@ -13,7 +13,7 @@ from scorer.cases import broken_image, chances, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.errors import ConfigError
 from medrm.models.prefix_sharing import kv_cache
 from medrm.schema import Case
@@ -48,9 +48,9 @@ def mean_likelihood(model: Any, processor: Any, case: Case, answer: str) -> floa
     """The definition, with the prompt's own tokens cut off the front and the turn's end behind."""
     messages = chat.answer_messages(case.question, len(case.images), answer)
     ids, found = log_probabilities(
-        model, processor, case, chat.render(processor, messages, "turn_end")
+        model, processor, case, chat_template.render(processor, messages, "turn_end")
     )
-    opened = chat.render(processor, messages[:1], "generation_prompt")
+    opened = chat_template.render(processor, messages[:1], "generation_prompt")
     prompt = Collator(processor).encode([Row(opened, case.images)])["input_ids"][0].tolist()
     assert ids[: len(prompt)] == prompt
     stop = len(ids) - 2  # the turn's end is its token and a new line in all tiny templates
@@ -82,7 +82,7 @@ def test_likelihood_takes_any_number_of_answers_and_an_empty_one() -> None:
     assert np.isfinite(scored.scores).all()
     messages = chat.answer_messages(case.question, 1, "")
     ids, found = log_probabilities(
-        model, processor, case, chat.render(processor, messages, "turn_end")
+        model, processor, case, chat_template.render(processor, messages, "turn_end")
     )
     assert scored.scores[0, 0] == pytest.approx(found[-3, ids[-2]].item(), abs=1e-5)
 
@@ -103,7 +103,7 @@ def verdict(model: Any, processor: Any, case: Case, shown: tuple[str, str], name
     """P("A") and P("B") after the generation prompt, by the whole model."""
     messages = chat.LETTER_PROMPT.messages(case.question, len(case.images), shown, (name,))
     _, found = log_probabilities(
-        model, processor, case, chat.render(processor, messages, "generation_prompt")
+        model, processor, case, chat_template.render(processor, messages, "generation_prompt")
     )
     letters = [processor.tokenizer(letter)["input_ids"][-1] for letter in "AB"]
     return found[-1, letters].exp().numpy()
@@ -141,7 +141,7 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
     )
     case = make_case(0)
     messages = chat.LETTER_PROMPT.messages(case.question, 1, case.answers, ("overall",))
-    text = chat.render(processor, chat.with_reply(messages, "A"), "turn_end")
+    text = chat_template.render(processor, chat.with_reply(messages, "A"), "turn_end")
     ids, found = log_probabilities(model, processor, case, text)
     letters = [processor.tokenizer(letter)["input_ids"][-1] for letter in (" A", " B")]
     place = len(ids) - ids[::-1].index(letters[0]) - 1
@@ -152,7 +152,7 @@ def test_reply_follows_the_template_and_not_the_generation_prompt() -> None:
     (scored,) = by_order(Likelihood(model, processor), [case])
     messages = chat.answer_messages(case.question, 1, case.answers[0])
     ids, found = log_probabilities(
-        model, processor, case, chat.render(processor, messages, "turn_end")
+        model, processor, case, chat_template.render(processor, messages, "turn_end")
     )
     answer = len(processor.tokenizer(" " + case.answers[0])["input_ids"])
     places = range(len(ids) - answer, len(ids) - 1)

@@ -12,7 +12,7 @@ from presentations import by_order
 from scorer.cases import broken_image, chances, make_case, stored_image
 from tiny import TINY_FAMILIES, make_tiny
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError, DataError
@@ -48,7 +48,9 @@ def reply_chances(
             reply = prompt.verdict(
                 dict(zip(names, (letters + own).ljust(len(names), "A"), strict=True))
             )
-            text = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
+            text = chat_template.render(
+                processor, chat.with_reply(messages, reply.text), "turn_end"
+            )
             batch = Collator(processor).encode([Row(text, case.images)])
             with torch.inference_mode():
                 logits = model(**batch, use_cache=False).logits[0]

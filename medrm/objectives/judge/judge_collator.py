@@ -23,8 +23,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import BatchFeature
 
-from medrm import chat
-from medrm.chat import JudgePrompt, Message
+from medrm import chat, chat_template
+from medrm.chat import JudgePrompt
+from medrm.chat_template import Message
 from medrm.objectives.judge.judge_examples import JudgeExample, TargetReply
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator, Row
@@ -86,8 +87,8 @@ class ConversationRenderer:
             ConfigError: the chat template rewrites replies.
         """
         processor, after = self.collator.processor, self.turn_end.after
-        opened = chat.render(processor, messages, "generation_prompt")
-        closed = chat.render(processor, chat.with_reply(messages, reply.text), "turn_end")
+        opened = chat_template.render(processor, messages, "generation_prompt")
+        closed = chat_template.render(processor, chat.with_reply(messages, reply.text), "turn_end")
         reply_text = rendered_reply(closed, reply.text, after, "replies")
         before_end = closed.removesuffix(after)
         first = len(before_end) - len(reply_text)

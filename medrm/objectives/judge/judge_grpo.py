@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from transformers import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
-from medrm import chat
+from medrm import chat, chat_template
 from medrm.chat import JudgePrompt
 from medrm.config.options import option
 from medrm.config.parse import Run
@@ -104,7 +104,7 @@ def prompts(
         messages = prompt_messages(collator, example, examples.prompt)
         batch.append(
             {
-                "prompt": chat.fit_roles(collator.processor, messages),
+                "prompt": chat_template.fit_roles(collator.processor, messages),
                 "images": [pixels[ref.digest] for ref in example.case.images],
                 "dimensions": example.dimensions,
                 "labels": {name: example.letters[name] for name in example.learned},
@@ -123,7 +123,7 @@ def _left_padded(collator: Collator) -> ProcessorMixin:
     """
     processor = copy.deepcopy(collator.processor)
     processor.tokenizer.padding_side = "left"
-    opened = chat.render(processor, chat.answer_messages("?", 0, "."), "generation_prompt")
+    opened = chat_template.render(processor, chat.answer_messages("?", 0, "."), "generation_prompt")
     if not collator.adds_special_tokens(opened):
         processor.tokenizer.backend_tokenizer.post_processor = None
     return processor
@@ -140,7 +140,7 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     arguments: JudgeGRPOConfig = options["args"]
     if not arguments.max_completion_length:
         arguments.max_completion_length = inputs.run.judge.max_new_tokens
-    arguments.chat_template_kwargs = chat.template_values(collator.processor)
+    arguments.chat_template_kwargs = chat_template.template_values(collator.processor)
     options["processing_class"] = _left_padded(collator)
     trainer = JudgeGRPOTrainer(**options, reward_funcs=rewards_of(examples.prompt))
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.

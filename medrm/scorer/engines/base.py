@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image, UnidentifiedImageError
 
-from medrm.chat import Message
+from medrm.chat_template import Message
 from medrm.data.images import decode
 from medrm.files import write_atomically
 from medrm.schema import Case, ImageRef, Order, State

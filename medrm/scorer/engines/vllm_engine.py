@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from medrm import chat
+from medrm import chat_template
 from medrm.data.batched import batched
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
 from medrm.models.adapter_config import find_base
@@ -99,7 +99,7 @@ class VllmEngine:
         self._params = SamplingParams
         self._llm = LLM(model, **arguments)
         self._processor = processor
-        self._control = None if processor is None else chat.control_tokens(processor)
+        self._commands = None if processor is None else chat_template.Commands.of(processor)
         self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
             "vllm": vllm_version,
@@ -145,7 +145,7 @@ class VllmEngine:
 
     def plain(self, text: str) -> str:
         """Returns the text with the model's control tokens broken up."""
-        return text if self._control is None else chat.break_control_tokens(text, self._control)
+        return text if self._commands is None else self._commands.break_up(text)
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields the reply to each request, in order."""
@@ -173,7 +173,7 @@ class VllmEngine:
         for index, request in enumerate(requests):
             yield replace(failures.get(index) or next(replies), prompt_digest=request.digest)
 
-    def _conversation(self, request: Request, pixels: Pixels) -> list[chat.Message]:
+    def _conversation(self, request: Request, pixels: Pixels) -> list[chat_template.Message]:
         """Returns the conversation with its decoded images.
 
         Raises:
@@ -185,10 +185,12 @@ class VllmEngine:
         ]
         messages = request.messages
         if self._processor is not None:
-            messages = chat.fit_roles(self._processor, messages)
+            messages = chat_template.fit_roles(self._processor, messages)
         return with_images(messages, images)
 
-    def _chat(self, conversations: list[list[chat.Message]], params: list[Any]) -> list[Completion]:
+    def _chat(
+        self, conversations: list[list[chat_template.Message]], params: list[Any]
+    ) -> list[Completion]:
         """Returns the replies; a batch that holds a refused prompt is halved until that is alone.
 
         vLLM takes back what it had accepted of a refused batch since its pull request 27420.

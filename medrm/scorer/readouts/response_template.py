@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medrm import chat
-from medrm.chat import JudgePrompt, Message
+from medrm import chat, chat_template
+from medrm.chat import JudgePrompt
+from medrm.chat_template import Message
 from medrm.errors import ConfigError
 from medrm.models.prefix_sharing.batch import first_difference
 from medrm.schema import Order
@@ -122,7 +123,7 @@ class ResponseTemplate:
 
     def _render(self, messages: list[Message], reply: str) -> str:
         # A template may open the model's turn in a way of its own, so the reply is a turn.
-        return chat.render(self._processor, chat.with_reply(messages, reply), "turn_end")
+        return chat_template.render(self._processor, chat.with_reply(messages, reply), "turn_end")
 
 
 @dataclass

@@ -1,0 +1,230 @@
+"""Chat templates: how conversations become text, and what in that text is a command.
+
+What the data says stays data. In a rendered conversation
+
+    <|im_start|>User:<image>What is seen?<end_of_utterance>
+    Assistant: A nodule.<end_of_utterance>
+
+special tokens, the processor's placeholders (`<image>`, `<video>`) and the words by which a
+template opens a turn (`User:`, `ASSISTANT:`, `[INST]`) are read as commands, also where a question
+or an answer spells them. `Commands.break_up` puts a space into each before the text reaches a
+template. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import TemplateError
+
+from medrm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+RewardTemplate = Literal["turn_end", "generation_prompt"]
+Message = dict[str, Any]
+
+_DAY = date(2024, 7, 26)
+"""The date in prompts whose template would otherwise write today's, as Llama 3.2's does."""
+
+
+def render(processor: ProcessorMixin, messages: list[Message], template: RewardTemplate) -> str:
+    """Returns the conversation as text with the family's image placeholders.
+
+    Args:
+        processor: whose chat template is used.
+        messages: of this module.
+        template: "turn_end" stops after the last turn; "generation_prompt" also opens the model's
+            next turn.
+    """
+    return str(
+        processor.apply_chat_template(
+            fit_roles(processor, messages),
+            tokenize=False,
+            add_generation_prompt=template == "generation_prompt",
+            **template_values(processor),
+        )
+    )
+
+
+def template_values(processor: ProcessorMixin) -> dict[str, Any]:
+    """Returns what the processor's chat template is given besides the messages."""
+    # Only where the template asks for it: an unused variable would be taken for a processor option.
+    return (
+        {"date_string": _DAY.strftime("%d %b %Y")}
+        if "date_string" in str(processor.chat_template)
+        else {}
+    )
+
+
+def fit_roles(processor: ProcessorMixin, messages: list[Message]) -> list[Message]:
+    """Returns the conversation in roles that the processor's template knows.
+
+    Where it refuses or loses a system turn, its text opens the user's turn instead.
+    """
+    if messages[0]["role"] != "system" or _keeps_system(processor):
+        return messages
+    (instruction,), user, *rest = messages[0]["content"], *messages[1:]
+    *images, request = user["content"]
+    return [user_message(f"{instruction['text']}\n\n{request['text']}", len(images)), *rest]
+
+
+def _keeps_system(processor: ProcessorMixin) -> bool:
+    try:
+        # Beside an image, where some templates (Llama 3.2) refuse what they else accept.
+        probe = processor.apply_chat_template(
+            [system_message("INSTRUCTION"), user_message("?", 1)], tokenize=False
+        )
+    except TemplateError:
+        return False
+    return "INSTRUCTION" in probe
+
+
+def image_placeholder(processor: ProcessorMixin) -> str:
+    """Returns what stands for one image in a rendered text."""
+    return str(processor.image_token)  # type: ignore[attr-defined] # each family's processor has it
+
+
+def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:
+    """Returns a pattern of the tokenizer's commands and of the image placeholder."""
+    return _any_of({*_special_tokens(processor.tokenizer), image_placeholder(processor)})
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What is read as a command where it stands in a rendered conversation.
+
+    Attributes:
+        pattern: of all of them.
+        tokenizer: whose special tokens some of them are.
+        folded: ids of special tokens that are found in normalised text, so that other spellings
+            (full-width signs, capitals) are read as them too.
+    """
+
+    pattern: re.Pattern[str]
+    tokenizer: Any
+    folded: frozenset[int]
+
+    @classmethod
+    def of(cls, processor: ProcessorMixin) -> Commands:
+        """Returns the commands to a processor, its tokenizer and its chat template.
+
+        Besides special tokens: what the processor replaces by tokens of its own (`<video>`), added
+        tokens and marks of thinking that the template speaks of (some drop a reply before
+        `</think>`), and the words by which a template in plain text opens and closes turns.
+        """
+        template, tokenizer = str(processor.chat_template), processor.tokenizer
+        replaced = {
+            text
+            for name, text in vars(processor).items()
+            if isinstance(text, str) and name.endswith(("_token", "_tag"))
+        }
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        spoken_of = {token for token in added if token in template} | set(_MARKS.findall(template))
+        special = _special_tokens(tokenizer)
+        words = {*special, image_placeholder(processor), *replaced, *spoken_of}
+        folded = frozenset(
+            number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.special and token.normalized and token.content in words
+        )
+        return cls(_any_of(words | _turn_words(processor)), tokenizer, folded)
+
+    def break_up(self, text: str) -> str:
+        """Returns a question or an answer with a space inside each command: read as words.
+
+        Without this an answer that spells the end of a turn would end it, and one that spells an
+        image placeholder would claim an image. A command of one character is given by its code.
+        """
+        # What is left of a broken command may spell a shorter one.
+        while self.pattern.search(text):
+            text = self.pattern.sub(lambda command: _broken(command[0]), text)
+        while self.folded and (span := self._folded_span(text)):
+            text = f"{text[: span[0]]}{_broken(text[slice(*span)])}{text[span[1] :]}"
+        return text
+
+    def _folded_span(self, text: str) -> tuple[int, int] | None:
+        """Returns where the tokenizer reads a special token that is spelt in another way."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return next((span for token, span in tokens if token in self.folded), None)
+
+
+def _broken(command: str) -> str:
+    return f"{command[0]} {command[1:]}" if len(command) > 1 else f"(U+{ord(command):04X})"
+
+
+def _special_tokens(tokenizer: Any) -> set[str]:
+    added = tokenizer.added_tokens_decoder.values()
+    return {token.content for token in added if token.special}
+
+
+_MARKS = re.compile(r"</?\w*think\w*>")
+"""Marks of thinking that a template looks for in replies; not all are tokens."""
+_TURN_WORD = re.compile(r"(?:#{2,} ?)?[^\s:]{1,30}[:\]>]$")
+"""The last word of what a template writes, where it looks like a speaker's name or a tag."""
+_PROBES = ("QUESTIONPROBE", "ANSWERPROBE")
+
+
+def _turn_words(processor: ProcessorMixin) -> set[str]:
+    """Returns the words in plain text with which the template opens or closes a turn."""
+    turns = [user_message(_PROBES[0], 0), assistant_message(_PROBES[1])]
+    try:
+        text = render(processor, [*turns, *turns], "generation_prompt")
+    except TemplateError:  # some templates know one question only
+        text = render(processor, turns, "generation_prompt")
+    frames = re.split("|".join(_PROBES), text)
+    control = control_tokens(processor)
+    ends = [piece.strip() for frame in frames for piece in control.split(frame)]
+    return {word[0] for end in ends if (word := _TURN_WORD.search(end))}
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Returns a pattern of words, the longest first; white space stays text."""
+    longest_first = sorted((word for word in words if word.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)))
+
+
+_CALL = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+
+
+def pin_date(template: str) -> str:
+    """Returns a chat template in which today's date is a fixed one.
+
+    A prompt that changes from day to day gives other rewards from day to day. Templates that take
+    the date as a value (`date_string`) are left as they are: `render` gives it.
+
+    Raises:
+        ConfigError: the template computes how the date is written, so it cannot be fixed.
+    """
+    if "strftime_now" not in template or "date_string" in template:
+        return template
+    pinned = _CALL.sub(lambda call: repr(_DAY.strftime(call[2])), template)
+    if re.search(r"strftime_now\s*\(", pinned):
+        raise ConfigError(
+            "The chat template writes today's date (strftime_now) in a form that it computes, so "
+            "the same answer would get another reward tomorrow. Write the date into the "
+            "checkpoint's chat_template.jinja."
+        )
+    return pinned
+
+
+def system_message(text: str) -> Message:
+    """Returns the turn that says who the model is."""
+    return {"role": "system", "content": [{"type": "text", "text": text}]}
+
+
+def user_message(text: str, images: int) -> Message:
+    """Returns a user's turn: the images, then the text."""
+    blocks = [{"type": "image"} for _ in range(images)]
+    return {"role": "user", "content": [*blocks, {"type": "text", "text": text}]}
+
+
+def assistant_message(text: str) -> Message:
+    """Returns a turn of the model."""
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
