@@ -21,6 +21,9 @@ DIMENSIONS = (
 )
 """The six dimensions of Med-RewardBench (arXiv 2508.21430), in the released order."""
 
+USAGE = ("prompt_tokens", "completion_tokens")
+"""What is counted of a judge's call."""
+
 Order = Literal["forward", "reversed"]
 """How two answers are shown: as stored, or the second one first."""
 
@@ -232,6 +235,8 @@ class Response:
         pair: which two of a case's more than two answers were shown, by their indices; `A` and the
             first probability are then of the first one. None where a case has two answers, and for
             rewards.
+        usage: `prompt_tokens` (images included) and `completion_tokens` of a text; None where the
+            engine does not say.
     """
 
     case_id: str
@@ -247,3 +252,4 @@ class Response:
     reason: str | None = None
     rewards: Mapping[str, tuple[float, ...]] | None = None
     pair: tuple[int, int] | None = None
+    usage: Mapping[str, int] | None = None

@@ -27,8 +27,8 @@ from medrm.files import write_atomically
 from medrm.parsers import Parser, parse_verdict
 from medrm.parsers.parsed import Parsed
 from medrm.readouts import writes_rewards, writes_text
-from medrm.schema import UNREAD, Response, Verdict
-from medrm.scorer.verdict_rules import CUT_OFF, is_official
+from medrm.schema import UNREAD, USAGE, Response, Verdict
+from medrm.scorer.verdict_rules import is_official, unread_reason
 from medrm.statistics.intervals import mean
 
 Report = dict[str, Any]
@@ -66,6 +66,7 @@ def build_report(
         "crossfit": setup.crossfit and accuracy.fold_measures(rows, **setup.crossfit),
         "dimensions": list(setup.dimensions),
         "parsing": parsing_measures(responses, setup.dimensions),
+        "usage": total_usage(responses),
         "verdict_mass": verdict_mass(responses),
         "settings": {k: value for k, value in setup.settings.items() if k not in ROUNDING},
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
@@ -181,6 +182,20 @@ def parsing_measures(
     }
 
 
+def total_usage(responses: Sequence[Response]) -> dict[str, int] | None:
+    """Returns `usage`: the tokens of all calls whose tokens were counted, and how many these are.
+
+    None where none was.
+    """
+    counted = [response.usage for response in responses if response.usage is not None]
+    if not counted:
+        return None
+    return {
+        "calls": len(counted),
+        **{name: sum(usage[name] for usage in counted) for name in USAGE},
+    }
+
+
 def verdict_mass(responses: Sequence[Response]) -> float | None:
     """Returns the mean probability of naming one of the two answers; None where none is stated.
 
@@ -220,7 +235,7 @@ def _funnel(parsed_replies: Sequence[tuple[Response, Parsed]]) -> dict[str, Any]
         "stages": _counts(parsed.stage or NONE for _, parsed in parsed_replies),
         "suspect": sum(parsed.suspect for _, parsed in parsed_replies),
         "unread": _counts(
-            CUT_OFF if reply.finish_reason == "length" else kind_of(parsed.reason)
+            kind_of(unread_reason(reply, parsed.reason))
             for reply, parsed in parsed_replies
             if None in parsed.outcomes.values()
         ),

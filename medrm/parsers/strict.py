@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medrm.parsers.parsed import Outcome, Parsed
-from medrm.parsers.thinking import after_thinking
+from medrm.parsers.thinking import UNENDED, after_thinking
 
 START = re.compile(r'\{(?=[ \t\n\r]*+")')
 TOKEN = re.compile(
@@ -206,7 +206,7 @@ def parse(text: str, dimensions: Sequence[str]) -> Parsed:
     """
     reply = after_thinking(text)
     if reply is None:
-        return Parsed(dict.fromkeys(dimensions), None, "the thinking never ends")
+        return Parsed(dict.fromkeys(dimensions), None, UNENDED)
     names = {name.strip().lower(): name for name in dimensions}
     scanned = scan(reply, names)
     if len(scanned.verdicts) == 1:

@@ -41,8 +41,13 @@ _CLOSING = (
     r"Here is my response:",
     r"\[BEGIN FINAL RESPONSE\]",
 )
+
+UNENDED = "the thinking never ends"
+"""Why a reply is unread that opens its thinking and does not close it."""
+
 _OPENS = re.compile("|".join(_OPENING), re.IGNORECASE)
 _MARK = re.compile(f"(?P<closing>{'|'.join(_CLOSING)})|{_OPENS.pattern}", re.IGNORECASE)
+_CHANNEL = re.compile(r"<\|?channel\|?>")
 _LONGEST_MARK = 60
 """Characters; more than any mark has."""
 
@@ -53,6 +58,14 @@ def after_thinking(text: str) -> str | None:
     if not marks:
         return text
     return text[marks[0].end() :] if marks[0]["closing"] else None
+
+
+def is_thinking_token(token: str) -> bool:
+    """Returns whether a special token is a mark of thinking, or begins one.
+
+    Decoding a reply drops special tokens; without these, thinking reads like the reply.
+    """
+    return bool(_MARK.fullmatch(token) or _CHANNEL.fullmatch(token))
 
 
 def opened_by(prompt: str) -> str:

@@ -271,7 +271,11 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
     context_length = int(model.config.get_text_config().max_position_embeddings)
     if readout.writes == "text":
         transformers = engine_class("transformers")
-        return _judge(transformers(model, processor, batch_rows, max_length=context_length), plan)
+        thinks = contract is None  # a saved judge replies as it was trained, with its verdict
+        engine = transformers(
+            model, processor, batch_rows, max_length=context_length, thinks=thinks
+        )
+        return _judge(engine, plan)
     limits |= {"max_length": context_length, "contract": contract}
     prompt = prompt_of(cast("JudgeSpec", plan.judge))
     return _construct(plan.readout, model, processor, prompt, **limits)

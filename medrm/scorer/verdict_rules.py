@@ -18,6 +18,7 @@ from typing import get_args
 from medrm.errors import DataError
 from medrm.parsers import Parser, parse_verdict
 from medrm.parsers.parsed import majority, stored_outcome
+from medrm.parsers.thinking import UNENDED
 from medrm.readouts import READOUTS, writes_rewards, writes_text
 from medrm.schema import (
     DIMENSIONS,
@@ -39,6 +40,12 @@ PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 CUT_OFF = "cut_off"
 """Why a reply that reached its longest length is unread."""
+
+_LENGTH_REASONS = (
+    *("length", "max_tokens", "max_output_tokens", "max_new_tokens", "max_completion_tokens"),
+    *("model_length", "max_length", "model_context_window_exceeded"),
+)
+"""How engines and services say that a reply reached its longest length, in lower case."""
 
 EVALUATE_AGAIN = (
     "Start the same `medrm evaluate` again: it keeps what is intact and asks for the rest alone."
@@ -196,13 +203,29 @@ def read_response(
             if name in unread
         }
     parsed = parse_verdict(response.text or "", _PARSERS[protocol], names)
-    reason = CUT_OFF if response.finish_reason == "length" else parsed.reason
+    reason = unread_reason(response, parsed.reason)
     return {
         name: replace(unread[name], reason=reason)
         if outcome is None
         else replace(unread[name], outcome=stored_outcome(outcome, response.order))
         for name, outcome in parsed.outcomes.items()
     }
+
+
+def is_cut_off(finish_reason: str | None) -> bool:
+    """Returns whether a reply ended because it reached its longest length.
+
+    >>> is_cut_off("MAX_TOKENS"), is_cut_off("stop")
+    (True, False)
+    """
+    return (finish_reason or "").lower() in _LENGTH_REASONS
+
+
+def unread_reason(response: Response, parser_reason: str | None) -> str | None:
+    """Returns why a reply is unread: that it was cut off, and where, else what the parser says."""
+    if not is_cut_off(response.finish_reason):
+        return parser_reason
+    return f"{CUT_OFF}: {UNENDED}" if parser_reason == UNENDED else CUT_OFF
 
 
 def labelled(case: Case, verdict: Verdict) -> Verdict:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from mock_scorers import Answered, Writer, make_benchmark, make_cases
+from rich.console import Console
 
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.evaluator import evaluate, rescore
+from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.records.jsonl import read_responses, read_verdicts
 from medrm.evaluation.report import read_report
-from medrm.schema import DIMENSIONS, Order, Response, Verdict
+from medrm.evaluation.tables.terminal import print_report
+from medrm.schema import DIMENSIONS, Case, Order, Response, Verdict
 from medrm.scorer.verdict_rules import verdicts_of
 
 CASE = make_cases("A")[0]
@@ -285,3 +289,30 @@ def test_how_replies_were_read_is_counted(tmp_path: Path) -> None:
     }
     assert report["protocols"]["official"]["label"] == "official scorer, prompt file mine"
     assert report["verdict_mass"] is None
+    assert report["usage"] is None
+
+
+class Counting(Writer):
+    """A judge whose engine counts the tokens of all calls but those about case 0."""
+
+    def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
+        for response in super().respond(cases):
+            usage = {"prompt_tokens": 1000, "completion_tokens": 30}
+            counted = response.case_id != "case-000"
+            yield replace(response, usage=usage) if counted else response
+
+
+def test_tokens_are_recorded_summed_and_shown(tmp_path: Path) -> None:
+    scorer = Counting(lambda *_: verdict("A"), DIMENSIONS)
+    report = evaluate(scorer, make_benchmark(make_cases("ABAB")), tmp_path, "m")
+    assert report["usage"] == {"calls": 6, "prompt_tokens": 6000, "completion_tokens": 180}
+    assert rescore(tmp_path) == report
+    lines = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
+    assert [line.get("usage") for line in lines] == [None] * 2 + [
+        {"prompt_tokens": 1000, "completion_tokens": 30}
+    ] * 6
+    console = Console(file=io.StringIO(), width=100)
+    print_report(report, console)
+    said = "Tokens: 6,000 of prompts, 180 of replies (6 of 8 calls)."
+    assert said in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "6,000" in write_page(tmp_path).read_text(encoding="utf-8")

@@ -14,15 +14,18 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm import chat_template
 from medrm.chat import PROMPTS, JudgePrompt
-from medrm.config.options import AdapterOptions
+from medrm.config.options import AdapterOptions, JudgeOptions, ModelOptions
 from medrm.models.adapter import add_adapter
+from medrm.models.adapter_config import new_adapter_config
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Completion, Request, Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine, stop_tokens
+from medrm.scorer.open import LoadedModel, open_scorer
 from medrm.scorer.readouts.pair_judge import Judge
 from medrm.scorer.runner import text_digest
+from medrm.scorer.specs import judge_spec
 
 DIMENSIONS = ("accuracy", "overall")
 SHORT = Sampling(max_new_tokens=12)
@@ -228,6 +231,57 @@ def test_requests_are_read_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     names: list[Completion] = [next(replies) for _ in range(16)]
     assert len({reply.prompt_digest for reply in names}) == 16
     assert taken == 4
+
+
+@pytest.mark.parametrize("shared_prefix", [True, False])
+def test_tokens_are_counted_with_images_and_the_end(shared_prefix: bool) -> None:
+    model, processor = talkative("qwen2_5_vl", shared_prefix=shared_prefix)
+    requests = requests_of(mixed_cases(), votes=2)
+    replies = TransformersEngine(model, processor).complete(requests, SHORT)
+    for request, reply in zip(requests, replies, strict=True):
+        text = chat_template.render(processor, request.messages, "generation_prompt")
+        batch = Collator(processor).encode([Row(text, request.case.images)])
+        _, ids = stock_reply(model, processor, request, SHORT.max_new_tokens)
+        assert reply.usage == {
+            "prompt_tokens": batch["input_ids"].shape[1],
+            "completion_tokens": len(ids),
+        }
+
+
+def test_a_thinking_that_the_template_opens_begins_the_text() -> None:
+    model, processor = talkative("qwen2_5_vl")
+    requests = requests_of([make_case(2, sizes=())], PROMPTS["json"])
+    opening = "<|im_start|>assistant\n"
+    template = str(processor.chat_template)
+    assert template.count(opening) == 1
+    processor.chat_template = template.replace(opening, f"{opening}<think>\n")
+    texts = {
+        thinks: [
+            reply.text
+            for reply in TransformersEngine(model, processor, thinks=thinks).complete(
+                requests, SHORT
+            )
+        ]
+        for thinks in (True, False)
+    }
+    assert texts[True] == [f"<think>{text}" for text in texts[False]]
+    # A judge that medrm trained replies with its verdict at once, whatever stands before it.
+    short = JudgeOptions(max_new_tokens=4)
+    contract = new_adapter_config(model, processor, ModelOptions(), "judge_sft", "generate")
+    contract = dataclasses.replace(contract, dimensions=DIMENSIONS, judge=judge_spec(short))
+    for saved, begins in ((contract, False), (None, True)):
+        judge = open_scorer(LoadedModel(model, processor, saved), "generate", judge=short)
+        responses = list(judge.respond([make_case(2, sizes=())]))
+        assert {str(response.text).startswith("<think>") for response in responses} == {begins}
+
+
+def test_marks_of_thinking_stay_and_other_special_tokens_go() -> None:
+    model, processor = make_tiny("qwen2_5_vl")
+    marks = {"additional_special_tokens": ["[THINK]", "[/THINK]", "<|channel|>"]}
+    processor.tokenizer.add_special_tokens(marks)
+    engine = TransformersEngine(model, processor)
+    ids = processor.tokenizer("[THINK]a[/THINK]<|im_start|>b<|channel|>")["input_ids"]
+    assert engine._completion(5, ids, "").text == "[THINK]a[/THINK]b<|channel|>"
 
 
 def test_a_judge_asks_it() -> None:

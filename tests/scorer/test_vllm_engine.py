@@ -30,6 +30,7 @@ from medrm.scorer.engines.vllm_engine import VllmEngine
 from medrm.scorer.readouts.pair_judge import Judge
 
 GREEDY = Sampling()
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2}
 LANGUAGE = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight"
 VISION = "base_model.model.model.visual.blocks.0.attn.qkv.lora_A.weight"
 
@@ -95,7 +96,12 @@ class LLM:
         calls = zip(messages, sampling_params, strict=True)
         LLM.batches.append([(*call, use_tqdm, lora_request) for call in calls])
         return [
-            SimpleNamespace(outputs=[SimpleNamespace(text=f"re: {text}", finish_reason="stop")])
+            SimpleNamespace(
+                prompt_token_ids=[1] * 7,
+                outputs=[
+                    SimpleNamespace(text=f"re: {text}", finish_reason="stop", token_ids=[1, 2])
+                ],
+            )
             for text in texts
         ]
 
@@ -155,7 +161,7 @@ def test_sends_images_texts_and_sampling_in_order(build: Callable[..., VllmEngin
     sampling = Sampling(temperature=0.7, max_new_tokens=33, seed=5)
     found = list(engine.complete(iter(requests), sampling))
     assert found == [
-        Completion(f"re: q{n}", "stop", "ok", None, request.digest)
+        Completion(f"re: q{n}", "stop", "ok", None, request.digest, USAGE)
         for n, request in enumerate(requests)
     ]
     assert [len(batch) for batch in LLM.batches] == [4, 4, 2]
@@ -171,6 +177,15 @@ def test_sends_images_texts_and_sampling_in_order(build: Callable[..., VllmEngin
         assert (params.temperature, params.max_tokens) == (0.7, 33)
         assert params.seed == call_seed(request, sampling)
         assert (use_tqdm, lora) == (False, None)
+
+
+def test_a_thinking_that_the_template_opens_begins_the_text(
+    build: Callable[..., VllmEngine],
+) -> None:
+    opening = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    for options, text in (({}, "<think>re: q"), ({"thinks": False}, "re: q")):
+        (reply,) = build(template=opening, **options).complete([ask("q")], GREEDY)
+        assert reply.text == text.replace("q", "A role.\n\nq")
 
 
 def test_a_refused_prompt_costs_nobody_else_a_reply(build: Callable[..., VllmEngine]) -> None:

@@ -17,7 +17,7 @@ from medrm.evaluation.report import RunFiles
 from medrm.parsers import parse_verdict
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import Case, Label, RankingLabel, Response, Verdict
-from medrm.scorer.verdict_rules import is_official, label_of
+from medrm.scorer.verdict_rules import is_cut_off, is_official, label_of
 
 LONGEST_REPLY = 2_000
 """Characters that are shown of a reply, or fewer where there are very many."""
@@ -150,7 +150,7 @@ def _replies(folder: Path, dimensions: Sequence[str]) -> dict[str, list[dict[str
 def _reply(response: Response, dimensions: Sequence[str]) -> dict[str, Any]:
     """One call: what was written, and how both parsers read it."""
     marks = {"d": response.dimension, "n": response.vote or None, "p": response.pair}
-    marks["cut"] = 1 if response.finish_reason == "length" else None
+    marks["cut"] = 1 if is_cut_off(response.finish_reason) else None
     reply: dict[str, Any] = {"o": response.order, "t": response.text}
     reply |= {key: mark for key, mark in marks.items() if mark is not None}
     if response.state != "ok":

@@ -31,7 +31,7 @@ from typing import IO, Any, TypeVar, get_args, get_type_hints
 from medrm.errors import DataError
 from medrm.files import fits, naming, write_atomically
 from medrm.readouts import READOUTS, Content, writes_rewards
-from medrm.schema import ORDERS, Response, Verdict
+from medrm.schema import ORDERS, USAGE, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
 
 Line = TypeVar("Line")
@@ -122,7 +122,11 @@ def write_rows(path: Path, rows: Iterable[Response | Verdict]) -> None:
 def _record(row: Response | Verdict) -> dict[str, Any]:
     """Returns a line; `pair` and `scores` stand only where there are more than two answers."""
     values = ((name, getattr(row, name)) for name in _TYPES[type(row)])
-    return {n: value for n, value in values if value is not None or n not in ("pair", "scores")}
+    return {n: value for n, value in values if value is not None or n not in _WHERE_THERE_IS_ONE}
+
+
+_WHERE_THERE_IS_ONE = ("pair", "scores", "usage")
+"""Fields that a line lacks where they are None."""
 
 
 def is_complete(responses: Sequence[Response]) -> bool:
@@ -195,6 +199,8 @@ def response_of(record: dict[str, Any]) -> Response:
             raise TypeError(f"probabilities {first!r}, {second!r} of {mass!r}")
     if any(len(rewards) < 2 for rewards in (response.rewards or {}).values()):
         raise TypeError(f"rewards {response.rewards!r}")
+    if response.usage is not None and set(response.usage) != set(USAGE):
+        raise TypeError(f"usage {response.usage!r}")
     if response.pair is not None:
         first_answer, second_answer = response.pair
         if not 0 <= first_answer < second_answer:

@@ -27,6 +27,7 @@ from medrm.evaluation.tables.table import (
     table_of,
     with_interval,
 )
+from medrm.schema import USAGE
 
 Sides = Mapping[str, Report]
 
@@ -250,7 +251,10 @@ def correlation_tables(report: Report) -> list[Table]:
 
 
 def parsing_tables(sides: Sides) -> dict[str, Table]:
-    """Returns, for each parser, the counts of replies: read, not wholly read, suspect."""
+    """Returns, for each parser, the counts of replies: read, not wholly read, suspect.
+
+    And those of their tokens, where they were counted.
+    """
     tables = {}
     for parser in ("strict", "official"):
         of_sides = [(report["parsing"] or {}).get(parser) or {} for report in sides.values()]
@@ -268,7 +272,18 @@ def parsing_tables(sides: Sides) -> dict[str, Table]:
             ]
         if any(of_sides):
             tables[parser] = Table(f"Replies, {parser} parser", ["", *sides], rows)
+    # Files of earlier versions count none.
+    usages = [report.get("usage") or {} for report in sides.values()]
+    if any(usages):
+        rows = [
+            [label, *(f"{usage[key]:,}" if usage else DASH for usage in usages)]
+            for key, label in zip(("calls", *USAGE), _TOKEN_ROWS, strict=True)
+        ]
+        tables["usage"] = Table("Tokens, as the engine counts them", ["", *sides], rows)
     return tables
+
+
+_TOKEN_ROWS = ("calls that were counted", "tokens of prompts, images included", "of replies")
 
 
 def official_table(sides: Sides) -> Table | None:

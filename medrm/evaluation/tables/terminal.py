@@ -30,6 +30,7 @@ from medrm.evaluation.tables.table import (
     to_terminal,
     with_interval,
 )
+from medrm.schema import USAGE
 
 _MOST_FINDINGS = 10
 
@@ -61,6 +62,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if report["unread"]:
         contents.append(f"Unread, counted wrong: {counted(report['unread'])} (cases).")
     contents += _parsing_lines(report["parsing"])
+    usage = report.get("usage")  # none in files of earlier versions
+    if usage is not None:
+        prompts, replies = (f"{usage[name]:,}" for name in USAGE)
+        calls = f"{usage['calls']:,} of {report['parsing']['calls']:,} calls"
+        contents.append(f"Tokens: {prompts} of prompts, {replies} of replies ({calls}).")
     if report["verdict_mass"] is not None:
         contents.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
     _print(contents, console or Console())

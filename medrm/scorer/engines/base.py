@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image, UnidentifiedImageError
 
-from medrm.chat_template import Message
+from medrm.chat_template import Message, render, user_message
 from medrm.data.images import decode
 from medrm.files import write_atomically
-from medrm.schema import Case, ImageRef, Order, State
+from medrm.parsers.thinking import opened_by
+from medrm.schema import USAGE, Case, ImageRef, Order, State
 
 if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
     from medrm.models.adapter_config import AdapterConfig
 
 TOO_LONG = re.compile(
@@ -83,6 +86,7 @@ class Completion:
         state: "ok", or why there is no reply.
         reason: detail where the state is not "ok".
         prompt_digest: SHA-256 of the prompt as it was sent.
+        usage: tokens of prompt and reply, by the names of `USAGE`; None: not known.
     """
 
     text: str | None
@@ -90,6 +94,7 @@ class Completion:
     state: State
     reason: str | None = None
     prompt_digest: str = ""
+    usage: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,11 @@ class Engine(Protocol):
         state that says so; nothing is raised for it.
         """
         ...
+
+
+def thinking_opened(processor: ProcessorMixin) -> str:
+    """Returns the mark of thinking with which a chat template opens the model's turn; else ""."""
+    return opened_by(render(processor, [user_message("?", 0)], "generation_prompt"))
 
 
 def call_seed(request: Request, sampling: Sampling) -> int:
@@ -218,6 +228,13 @@ def _data_url(ref: ImageRef) -> str:
     return f"data:{media_type};base64,{base64.b64encode(stored).decode()}"
 
 
+def usage_of(stated: Any) -> dict[str, int] | None:
+    """Returns the tokens that a service says it counted; None unless it counted both kinds."""
+    counts = [stated.get(name) for name in USAGE] if isinstance(stated, dict) else []
+    counted = {name: n for name, n in zip(USAGE, counts, strict=False) if type(n) is int and n >= 0}
+    return counted if len(counted) == len(USAGE) else None
+
+
 SCHEMA = 1
 """Counted up when the meaning of a key or a file changes."""
 
@@ -234,13 +251,15 @@ def read_reply(path: Path) -> Completion | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         text, finish_reason = str(record["text"]), record["finish_reason"]
-    except (OSError, ValueError, KeyError, TypeError):
+        usage = usage_of(record.get("usage"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return Completion(text, finish_reason, "ok")
+    return Completion(text, finish_reason, "ok", usage=usage)
 
 
 def write_reply(path: Path, reply: Completion) -> None:
     """Keeps a reply."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"text": reply.text, "finish_reason": reply.finish_reason}
+    record: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason}
+    record |= {"usage": reply.usage} if reply.usage else {}
     write_atomically(path, [json.dumps(record).encode()])

@@ -3,6 +3,9 @@
 Only failures of the infrastructure are repeated: no connection, a timeout, HTTP 408, 409, 429 and
 5xx, or a reply that is no chat completion. What a model says, a refusal included, is never asked
 for twice. Replies are kept on disk (`reply_cache`); failures and empty replies are not.
+
+Some services give a model's thinking apart from its reply. It is never read as a reply: one that
+is empty beside it is recorded as `THINKING_ALONE`, a thinking that does not end.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from medrm.scorer.engines.base import (
     messages_with_urls,
     read_reply,
     reply_path,
+    usage_of,
     write_reply,
 )
 
@@ -58,6 +62,15 @@ _UNKNOWN = re.compile(
     r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|extra|not permitted|not allowed",
     re.IGNORECASE,
 )
+
+THINKING_ALONE = "<think>"
+"""What is recorded of a reply that holds thinking and nothing else."""
+
+_THINKING = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+"""Where services give the thinking: vLLM and DeepSeek, OpenRouter and Ollama, Mistral."""
+
+_LONGEST_REASON = 100
+"""Characters of a finish reason that are recorded."""
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +206,7 @@ class OpenAIEngine:
             "seed": call_seed(request, call.sampling),
         }
         completion = self._reply(call, body)
-        if completion.state == "ok" and completion.text:
+        if completion.state == "ok" and completion.text not in ("", THINKING_ALONE):
             write_reply(path, completion)
         return replace(completion, prompt_digest=request.digest)
 
@@ -326,21 +339,48 @@ def _checked_key(key: str, url: str) -> str:
 def _read(response: httpx2.Response) -> Completion | _Failure:
     """Returns the first choice's text; a refusal is a text like any other."""
     try:
-        choice = response.json()["choices"][0]
-        body = choice["message"].get("content") or choice["message"].get("refusal") or ""
-        text = body if isinstance(body, str) else "".join(segment["text"] for segment in body)
-        return Completion(text, choice.get("finish_reason"), "ok")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        completion = response.json()
+        choice = completion["choices"][0]
+        message = choice["message"]
+        text, has_thought = _text_of(message.get("content") or message.get("refusal") or "")
+        if not text.strip() and (has_thought or any(message.get(name) for name in _THINKING)):
+            text = THINKING_ALONE
+        finish_reason = _finish_reason(choice.get("finish_reason"))
+        return Completion(text, finish_reason, "ok", usage=usage_of(completion.get("usage")))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return _Failure(f"HTTP {response.status_code}, but no chat completion")
 
 
+def _text_of(content: Any) -> tuple[str, bool]:
+    """Returns the text of a message's content, and whether segments of thinking stand beside it.
+
+    Half a surrogate pair, which no file in UTF-8 can hold, becomes a question mark.
+
+    Raises:
+        TypeError, KeyError: it is neither a text nor a list of segments.
+    """
+    segments = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    thoughts = [segment for segment in segments if segment.get("type") in _THINKING]
+    text = "".join(segment["text"] for segment in segments if segment not in thoughts)
+    return text.encode("utf-8", "replace").decode(), bool(thoughts)
+
+
+def _finish_reason(stated: Any) -> str | None:
+    """Returns why a reply ended as a text, whatever the service calls it."""
+    if stated is None:
+        return None
+    text = stated if isinstance(stated, str) else json.dumps(stated, sort_keys=True)
+    return text.encode("utf-8", "replace").decode()[:_LONGEST_REASON]
+
+
 def _message(response: httpx2.Response) -> str:
-    """Returns the service's own words, short."""
+    """Returns the service's own words, short; empty where it says nothing at all."""
     try:
         text = str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         text = response.text
-    return (text.strip() or response.reason_phrase).splitlines()[0][:200]
+    lines = (text.strip() or response.reason_phrase or "nothing said").splitlines()
+    return lines[0][:200].encode("utf-8", "replace").decode()
 
 
 def _retry_after(header: str | None) -> float | None:

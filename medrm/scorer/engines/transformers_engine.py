@@ -23,8 +23,16 @@ from medrm.data.batched import batched
 from medrm.models.backbone import in_precision
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
+from medrm.parsers.thinking import is_thinking_token
+from medrm.schema import USAGE
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
+from medrm.scorer.engines.base import (
+    Completion,
+    Request,
+    Sampling,
+    call_seed,
+    thinking_opened,
+)
 from medrm.scorer.logprobs import turn_end
 from medrm.scorer.runner import (
     BATCH_ROWS,
@@ -34,6 +42,9 @@ from medrm.scorer.runner import (
     model_settings,
     text_digest,
 )
+
+Reply = tuple[int, list[int]]
+"""How many tokens the prompt has, and the tokens that were written, the end included."""
 
 
 class RequestPrompts(NamedTuple):
@@ -64,7 +75,8 @@ class TransformersEngine:
     that are equally probable up to rounding may change places with the batch composition.
 
     Replies end with a token that the checkpoint or its tokenizer names as the end, or with the one
-    that ends a turn in the chat template.
+    that ends a turn in the chat template. Where the chat template itself opens the model's
+    thinking, the text begins with that mark.
 
     Attributes:
         name: "transformers".
@@ -75,6 +87,8 @@ class TransformersEngine:
         processor: of the model.
         batch_rows: most requests computed at once.
         max_length: longest prompt that is read, in tokens; None: no limit.
+        thinks: whether a thinking that the chat template opens is the model's to end; a judge that
+            was trained on replies without any goes on with its verdict.
     """
 
     name = "transformers"
@@ -86,6 +100,7 @@ class TransformersEngine:
         batch_rows: int = BATCH_ROWS,
         *,
         max_length: int | None = None,
+        thinks: bool = True,
     ) -> None:
         self._model = without_adapter(model)
         self._processor = processor
@@ -95,6 +110,12 @@ class TransformersEngine:
         self._shares = shares_cache(self._model)
         self._collator = Collator(processor, padding_side="right" if self._shares else "left")
         self._stops = stop_tokens(self._model, processor)
+        self._opening = thinking_opened(processor) if thinks else ""
+        self._dropped = {
+            token_id
+            for token_id, token in processor.tokenizer.added_tokens_decoder.items()
+            if token.special and not is_thinking_token(token.content)
+        }
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -111,7 +132,7 @@ class TransformersEngine:
 
         Requests that share their beginning should follow one another.
         """
-        runner: BatchRunner[list[Request], RequestPrompts, list[list[int]]] = BatchRunner(
+        runner: BatchRunner[list[Request], RequestPrompts, list[Reply]] = BatchRunner(
             self._collator,
             prompts=self._prompts,
             rows=len,
@@ -127,12 +148,19 @@ class TransformersEngine:
                     yield Completion(None, None, output.state, output.reason, digest)
                 continue
             # Decoded here, where no other thread uses the tokenizer.
-            for tokens, digest in zip(output.values, digests, strict=True):
-                ended = not self._stops.isdisjoint(tokens[-1:])
-                text = self._processor.tokenizer.decode(
-                    tokens[:-1] if ended else tokens, skip_special_tokens=True
-                )
-                yield Completion(text, "stop" if ended else "length", "ok", prompt_digest=digest)
+            for reply, digest in zip(output.values, digests, strict=True):
+                yield self._completion(*reply, digest)
+
+    def _completion(self, prompt_length: int, tokens: list[int], digest: str) -> Completion:
+        """Returns the reply of these tokens; of special ones only the marks of thinking stay."""
+        ended = not self._stops.isdisjoint(tokens[-1:])
+        written = tokens[:-1] if ended else tokens
+        text = self._opening + self._processor.tokenizer.decode(
+            [token for token in written if token not in self._dropped]
+        )
+        usage = dict(zip(USAGE, (prompt_length, len(tokens)), strict=True))
+        finish_reason = "stop" if ended else "length"
+        return Completion(text, finish_reason, "ok", prompt_digest=digest, usage=usage)
 
     def _prompts(self, group: list[Request]) -> PromptRows[RequestPrompts]:
         """Returns a row for each request, or the longest alone and the tokens of all prompts."""
@@ -157,14 +185,31 @@ class TransformersEngine:
 
     def _write(
         self, sampling: Sampling, features: BatchFeature, prompts: list[PromptRows[RequestPrompts]]
-    ) -> list[list[list[int]]]:
-        """Returns the tokens of the replies to the requests of each group, the end included."""
+    ) -> list[list[Reply]]:
+        """Returns the replies to the requests of each group."""
         details = [prompt.detail for prompt in prompts]
+        prompt_lengths = iter(self._prompt_lengths(features, details))
         seeds = [call_seed(request, sampling) for group in details for request in group.requests]
         features = features.to(self._model.device)
         write = self._write_shared if self._shares else self._write_separate
         replies = iter(write(features, details, Noise(seeds, sampling), sampling.max_new_tokens))
-        return [[next(replies) for _ in detail.requests] for detail in details]
+        return [
+            [(next(prompt_lengths), next(replies)) for _ in detail.requests] for detail in details
+        ]
+
+    def _prompt_lengths(
+        self, features: BatchFeature, details: list[RequestPrompts]
+    ) -> Iterator[int]:
+        """Yields the tokens of each request's prompt, image tokens included."""
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        if not self._shares:
+            yield from lengths
+            return
+        for length, detail in zip(lengths, details, strict=True):
+            prompts = [prompt for of_order in detail.orders for prompt in of_order]
+            for index in detail.prompt_index:
+                # Images take as many tokens in every prompt of a case.
+                yield length - len(detail.encoded) + len(prompts[index])
 
     def _write_shared(
         self, features: BatchFeature, details: list[RequestPrompts], noise: Noise, most_tokens: int

@@ -21,7 +21,7 @@ from medrm.errors import AdapterError, ConfigError, DataError, first_line, repor
 from medrm.models.adapter_config import find_base
 from medrm.models.base_model import resolve_model
 from medrm.models.processors import load_processor
-from medrm.schema import State
+from medrm.schema import USAGE, State
 from medrm.scorer.collator import Pixels, decode_into
 from medrm.scorer.engines.base import (
     TOO_LONG,
@@ -30,6 +30,7 @@ from medrm.scorer.engines.base import (
     Request,
     Sampling,
     call_seed,
+    thinking_opened,
     with_images,
 )
 
@@ -63,6 +64,7 @@ class VllmEngine:
             model of no family that medrm knows: the conversation goes as it is.
         adapter: folder of a LoRA adapter; None: the model as it is.
         batch_requests: calls handed to vLLM at once; their images are in memory.
+        thinks: whether a thinking that the chat template opens is the model's to end.
         arguments: others of vLLM's `LLM`. By default `dtype` is "auto" (the checkpoint's own, but
             never fp32) and `max_model_len` (prompt and reply, in tokens) the model's own.
 
@@ -79,6 +81,8 @@ class VllmEngine:
         processor: ProcessorMixin | None,
         adapter: Path | None = None,
         batch_requests: int = BATCH_REQUESTS,
+        *,
+        thinks: bool = True,
         **arguments: Any,
     ) -> None:
         try:
@@ -100,6 +104,7 @@ class VllmEngine:
         self._llm = LLM(model, **arguments)
         self._processor = processor
         self._commands = None if processor is None else chat_template.Commands.of(processor)
+        self._opening = thinking_opened(processor) if thinks and processor is not None else ""
         self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
             "vllm": vllm_version,
@@ -137,6 +142,7 @@ class VllmEngine:
             resolve_model(find_base(contract.base, folder)) if is_lora else str(folder),
             load_processor(str(folder)),
             folder if is_lora else None,
+            thinks=False,  # a saved judge replies as it was trained, with its verdict
             revision=contract.base_revision,
             dtype=contract.dtype,
             limit_mm_per_prompt=images,
@@ -208,8 +214,16 @@ class VllmEngine:
                 *self._chat(conversations[:half], params[:half]),
                 *self._chat(conversations[half:], params[half:]),
             ]
-        first = [output.outputs[0] for output in outputs]
-        return [Completion(reply.text, reply.finish_reason, "ok") for reply in first]
+        return [self._completion(output) for output in outputs]
+
+    def _completion(self, output: Any) -> Completion:
+        """Returns the first reply; a thinking that the chat template opened begins its text."""
+        reply = output.outputs[0]
+        counted = (output.prompt_token_ids, reply.token_ids)
+        usage = None
+        if None not in counted:
+            usage = dict(zip(USAGE, map(len, counted), strict=True))
+        return Completion(self._opening + reply.text, reply.finish_reason, "ok", usage=usage)
 
 
 def _known_processor(source: ModelSource) -> ProcessorMixin | None:
