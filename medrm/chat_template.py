@@ -86,8 +86,26 @@ def _keeps_system(processor: ProcessorMixin) -> bool:
 
 
 def image_placeholder(processor: ProcessorMixin) -> str:
-    """Returns what stands for one image in a rendered text."""
-    return str(processor.image_token)  # type: ignore[attr-defined] # each family's processor has it
+    """Returns what stands for one image in a rendered text; empty where images are not read.
+
+    Not every processor writes its `image_token` once for each image; then it is the special token
+    that the template writes so.
+    """
+    image_token = str(getattr(processor, "image_token", None) or "")
+    if not hasattr(processor, "image_processor"):
+        return ""
+    try:
+        texts = [
+            processor.apply_chat_template([user_message("?", images)], tokenize=False)
+            for images in range(3)
+        ]
+    except TemplateError:
+        return image_token
+    special = [token.content for token in processor.tokenizer.added_tokens_decoder.values()]
+    for token in (image_token, *special):
+        if token and [text.count(token) for text in texts] == [0, 1, 2]:
+            return str(token)
+    return image_token
 
 
 def control_tokens(processor: ProcessorMixin) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""The states from which rewards and logits are read: those after the decoder's final norm.
+"""The states after the decoder's final norm, from which rewards and logits are read.
 
 Most stock models have a backbone that returns them. In some the LM head lies inside the language
 model, and only the model as a whole takes images; there the states are picked up where the decoder
@@ -7,6 +7,7 @@ returns them, and the LM head runs for one token.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping
 from typing import Any, cast
@@ -83,3 +84,52 @@ def last_attended(states: Tensor, attention_mask: Tensor) -> Tensor:
     counts = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
     last = (attention_mask.long() * counts).argmax(dim=1)
     return states[torch.arange(states.shape[0], device=states.device), last]
+
+
+class _Computed(nn.Module):
+    """Stands in for a backbone whose states are known."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> _States:
+        return _States(self.states)
+
+
+class _States:
+    """The output of a backbone that has nothing but its last states."""
+
+    def __init__(self, states: Tensor) -> None:
+        self.last_hidden_state = states
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+
+def output_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Returns the logits of states after the final norm, [N, V], as the model itself gives them.
+
+    The model runs with its backbone left out, so that what some do to the LM head's output (Gemma
+    caps it, Cohere and Granite scale it) is done here.
+
+    Args:
+        model: a stock model.
+        states: [N, H].
+    """
+    parts = family_of(model.config).parts
+    owner, path = model, parts.backbone
+    if path is None:
+        # The language model inside has the LM head.
+        outer = str(parts.lm_head).rpartition(".")[0]
+        owner, path = cast(PreTrainedModel, model.get_submodule(outer)), parts.decoder
+        path = path.removeprefix(f"{outer}.")
+    whole = copy.copy(owner)  # the weights are shared, the names of the modules are not
+    name = path.partition(".")[0]
+    vars(whole)["_modules"] = {**vars(owner)["_modules"], name: _Computed(states[None])}
+    # Not the object's own `forward`, which trainers replace.
+    forward = getattr(type(owner), "stock_forward", type(owner).forward)
+    return cast(Tensor, forward(whole, inputs_embeds=states[None]).logits[0])

@@ -16,6 +16,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AutoConfig,
     PreTrainedConfig,
@@ -196,9 +197,30 @@ def _dtype(options: ModelOptions, device: torch.device) -> torch.dtype | str:
     return torch.float32 if device.type == "cpu" else "auto"
 
 
+class _FixedStatistics:
+    """What the swapped class adds to a batch norm: it never leaves evaluation mode."""
+
+    training: bool
+
+    def train(self, mode: bool = True) -> Any:
+        """Stays as it is: statistics of the batch would make rewards depend on its composition."""
+        self.training = False
+        return self
+
+
+def _fix_statistics(model: PreTrainedModel) -> None:
+    """Keeps batch norms (of some vision towers) as they were saved; no adapter holds them."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            stock = type(module)
+            attributes = {"__module__": stock.__module__}
+            module.__class__ = type(stock.__name__, (_FixedStatistics, stock), attributes)
+
+
 def _disable_dropout(config: PreTrainedConfig) -> None:
     """Sets every dropout of the base to zero: noise in a reward drowns small differences."""
-    for section in (config, *(vars(config)[name] for name in config.sub_configs)):
+    sections = [getattr(config, name, None) for name in config.sub_configs]
+    for section in (config, *filter(None, sections)):
         for name, value in vars(section).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(section, name, 0.0)
@@ -293,6 +315,7 @@ def load_base(
             f"weights are missing or of another shape, such as {unfilled[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
+    _fix_statistics(model)
     deduplicate_images(model)
     problem = sharing_problem(model.config)
     if options.shared_prefix == "on" and problem is None:

@@ -49,7 +49,7 @@ if not is_torchvision_available():
 
 
 class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on the version
-    """Stands in for a video processor; it only keeps the attributes that processors read.
+    """Stands in for a video processor; it only keeps the settings that processors read.
 
     Data workers get it pickled, by the name of the class that it stands in for.
     """
@@ -59,6 +59,12 @@ class ImagesOnly(_VideoProcessor):  # type: ignore[misc] # its name depends on t
     num_frames = 8
     fps = 1
     size: dict[str, int] = {"longest_edge": 28}  # noqa: RUF012 (the base class sets it per object)
+    font = ""
+
+    def __getattr__(self, name: str) -> None:
+        """Returns None for what no file sets and processors ask of their video part."""
+        if name.startswith("_"):
+            raise AttributeError(name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuses videos."""
@@ -95,17 +101,21 @@ class TextProcessor(ProcessorMixin):
         return self.tokenizer(text, **settings)
 
     def apply_chat_template(self, conversation: Any, *args: Any, **settings: Any) -> Any:
-        """Returns the rendered conversation; the blocks of a turn become one text."""
-        turns = [
-            {
-                **turn,
-                "content": turn["content"]
-                if isinstance(turn["content"], str)
-                else "".join(block["text"] for block in turn["content"]),
-            }
-            for turn in conversation
-        ]
-        return super().apply_chat_template(turns, *args, **settings)
+        """Returns the rendered conversation; the texts of a turn's blocks become one."""
+        return super().apply_chat_template(text_turns(conversation), *args, **settings)
+
+
+def text_turns(conversation: Any) -> list[dict[str, Any]]:
+    """Returns a conversation whose turns are texts, not lists of blocks."""
+    return [
+        {
+            **turn,
+            "content": turn["content"]
+            if isinstance(turn["content"], str)
+            else "".join(block.get("text", "") for block in turn["content"]),
+        }
+        for turn in conversation
+    ]
 
 
 def load_processor(
@@ -132,9 +142,7 @@ def load_processor(
     limits = {name: value for name, value in pixels.items() if value is not None}
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with readable(f"The processor of {name_or_path!r}"):
-        is_model = checkpoint_file(where, "config.json", revision) is not None
-        config = load_config(where, revision, trust_remote_code) if is_model else None
-        processor_class = _processor_class(where, config, source)
+        processor_class = _processor_class(where, _config(where, source), source)
         settings, _ = processor_class.get_processor_dict(where, revision=revision)
         images: Any = AutoImageProcessor
         features: Any = AutoFeatureExtractor
@@ -154,6 +162,8 @@ def load_processor(
         processor: ProcessorMixin = processor_class.from_args_and_dict(
             [components[name] for name in processor_class.get_attributes()], settings
         )
+        if "mm_token_type_ids" in processor.model_input_names:
+            vars(processor)["return_mm_token_type_ids"] = True
         if limits and not has_pixel_limits(processor):
             raise ConfigError(
                 f"{' and '.join(limits)} cannot be set for {name_or_path!r}: "
@@ -163,6 +173,36 @@ def load_processor(
         template = processor.chat_template or processor.tokenizer.chat_template
         processor.chat_template = pin_date(template) if isinstance(template, str) else template
     return processor
+
+
+def refuse_images(
+    pictured: str, name_or_path: str, revision: str = "main", trust_remote_code: bool = False
+) -> None:
+    """Refuses a model that reads text alone, before anything of it is loaded.
+
+    Args:
+        pictured: which cases have images, as the message names them.
+        name_or_path: a base model or an adapter folder.
+        revision: of the hub id.
+        trust_remote_code: whether code of the checkpoint may run.
+
+    Raises:
+        ConfigError: it reads text alone, is not found, or no file says what it is.
+    """
+    where = resolve_model(name_or_path)
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with readable(f"The processor of {name_or_path!r}"):
+        if _processor_class(where, _config(where, source), source) is TextProcessor:
+            raise ConfigError(
+                f"{pictured} have images, and the model {name_or_path!r} reads text alone. Give a "
+                "model that reads images and text, or cases without images."
+            )
+
+
+def _config(where: str, source: dict[str, Any]) -> PreTrainedConfig | None:
+    """Returns the config of a model folder, None of an adapter folder."""
+    is_model = checkpoint_file(where, "config.json", source["revision"]) is not None
+    return load_config(where, **source) if is_model else None
 
 
 def _processor_class(where: str, config: PreTrainedConfig | None, source: dict[str, Any]) -> Any:

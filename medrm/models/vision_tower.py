@@ -14,6 +14,7 @@ The check runs at start-up, on a noise image and a uniform one.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,50 +88,60 @@ def _tower_layout(tower: nn.Module) -> Literal["patches", "images"] | None:
     "patches": one tensor with the patches of all images, and a grid for each image. "images": one
     image (or one row of tiles) after another.
     """
-    if "grid_thw" in inspect.signature(stock_tower(tower).forward).parameters:
+    if _parameters(tower) == ["hidden_states", "grid_thw"]:
         return "patches"
     model_type = getattr(getattr(tower, "config", None), "model_type", None)
     return "images" if model_type in _IMAGE_TOWERS else None
 
 
+def _parameters(tower: nn.Module) -> list[str]:
+    """Returns the names of what a tower takes by name, the pixels first."""
+    parameters = inspect.signature(stock_tower(tower).forward).parameters.values()
+    return [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+
+
 def _split(
-    layout: str, inputs: dict[int | str, Any]
-) -> tuple[dict[int | str, tuple[Tensor, ...]], list[int]]:
-    """Cuts the tensors among a tower's inputs into images.
+    inputs: dict[str, Any], pixels: str, lengths: list[int]
+) -> dict[str, tuple[Tensor, ...]] | None:
+    """Cuts the tensors among a tower's inputs into images; None: it has others.
 
     Args:
-        layout: of the tower.
-        inputs: positional arguments by index, others by name.
+        inputs: by name.
+        pixels: name of the one whose images are `lengths` long.
+        lengths: of the images.
 
     Returns:
-        by input, one tensor for each image; how long each image is in the first input.
+        by input, one tensor for each image.
     """
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-    if layout == "patches":
-        lengths = inputs["grid_thw"].prod(-1).tolist()
-    else:
-        lengths = [1] * len(next(iter(tensors.values())))
-    return {
-        # Of packed patches only the patches themselves are longer than the grid.
-        name: torch.split(tensor, lengths if name == 0 else 1)
-        for name, tensor in tensors.items()
+    if len(inputs[pixels]) != sum(lengths):
+        return None
+    cut = {pixels: torch.split(inputs[pixels], lengths)}
+    for name, tensor in inputs.items():
         # Trainers pass on what is not for the tower, such as the number of labels in the batch.
-        if name == 0 or (tensor.ndim and len(tensor) == len(lengths))
-    }, lengths
+        if name == pixels or not isinstance(tensor, Tensor) or not tensor.ndim:
+            continue
+        if len(tensor) != len(lengths):
+            return None
+        cut[name] = torch.split(tensor, 1)
+    return cut
 
 
 class DeduplicatingTower:
     """What the swapped class adds to a vision tower."""
 
-    layout: str
+    image_layout: str
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the model reads of the tower's output, equal images computed once."""
+        """Returns what the stock tower returns, equal images computed once."""
         compute: Callable[..., Any] = super().forward  # type: ignore[misc]
-        inputs: dict[int | str, Any] = dict(enumerate(args))
-        inputs.update(kwargs)
-        cut, lengths = _split(self.layout, inputs)
-        if len(lengths) < 2:
+        names = _parameters(cast(nn.Module, self))
+        inputs: dict[str, Any] = dict(zip(names, args, strict=False)) | kwargs
+        if self.image_layout == "patches":
+            lengths = inputs["grid_thw"].prod(-1).tolist()
+        else:
+            lengths = [1] * len(inputs[names[0]])
+        cut = _split(inputs, names[0], lengths) if len(lengths) > 1 else None
+        if cut is None:
             return compute(*args, **kwargs)
         first = first_equal(list(zip(*cut.values(), strict=True)))
         distinct = sorted(set(first))
@@ -138,25 +149,33 @@ class DeduplicatingTower:
             return compute(*args, **kwargs)
         for name, tensors in cut.items():
             inputs[name] = torch.cat([tensors[index] for index in distinct])
-        positional = [inputs[index] for index in range(len(args))]
-        output = compute(*positional, **{name: inputs[name] for name in kwargs})
+        output = compute(**inputs)
         lengths = [lengths[index] for index in distinct]
-        order = [distinct.index(index) for index in first]
+        return _repeat(output, lengths, [distinct.index(index) for index in first])
 
-        def repeat(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:  # a hidden state that nobody asked for
-                return None
-            # The merger of some towers makes one token of several patches.
-            tokens = [length * len(tensor) // sum(lengths) for length in lengths]
-            images = torch.split(tensor, tokens)
-            # Not an index: its backward adds up in an order that varies on a GPU.
-            return torch.cat([images[index] for index in order])
 
-        features: dict[str, Any] = {}
-        for name, computed in output.items():
-            several = isinstance(computed, (tuple, list))
-            features[name] = tuple(map(repeat, computed)) if several else repeat(computed)
-        return type(output)(**features)
+def _repeat(output: Any, lengths: list[int], order: list[int]) -> Any:
+    """Returns a tower's output with each tensor's images in another order, some several times.
+
+    Args:
+        output: of the tower, however its tensors are nested.
+        lengths: of its images in the tower's input.
+        order: which of them follow each other.
+    """
+    if isinstance(output, Tensor):
+        # The merger of some towers makes one token of several patches.
+        tokens = [length * len(output) // sum(lengths) for length in lengths]
+        images = torch.split(output, tokens)
+        # Not an index: its backward adds up in an order that varies on a GPU.
+        return torch.cat([images[index] for index in order])
+    if isinstance(output, Mapping):
+        repeated: Any = copy.copy(output)
+        for name, value in output.items():
+            repeated[name] = _repeat(value, lengths, order)
+        return repeated
+    if isinstance(output, (tuple, list)):
+        return tuple(_repeat(value, lengths, order) for value in output)
+    return output  # a hidden state that nobody asked for
 
 
 def deduplicate_images(model: PreTrainedModel) -> bool:
@@ -173,7 +192,7 @@ def deduplicate_images(model: PreTrainedModel) -> bool:
         return False
     if not isinstance(tower, DeduplicatingTower):
         stock = type(tower)
-        attributes = {"__module__": stock.__module__, "layout": layout}
+        attributes = {"__module__": stock.__module__, "image_layout": layout}
         tower.__class__ = type(stock.__name__, (DeduplicatingTower, stock), attributes)
     return True
 

@@ -20,7 +20,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.parse import Run
-from medrm.data.store.indexed_cases import TOKEN_COUNT, IndexedCases, TokenCounts, concatenate
+from medrm.data.store.indexed_cases import (
+    TOKEN_COUNT,
+    IndexedCases,
+    TokenCounts,
+    column,
+    concatenate,
+)
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
@@ -28,7 +34,7 @@ from medrm.models.adapter import add_adapter, load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config, reference_of
 from medrm.models.base_model import load_base, load_config
 from medrm.models.families import family_of
-from medrm.models.processors import load_processor
+from medrm.models.processors import load_processor, refuse_images
 from medrm.models.reward_model import attach_head, has_head
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
@@ -98,6 +104,11 @@ class RunContext:
         options = run.model
         where = (options.model_name_or_path, options.model_revision)
         family_of(load_config(*where, options.trust_remote_code))  # its parts are found
+        every = (splits.train, splits.development, splits.benchmark.cases)
+        pictured = sum(int((column(cases, "image_count") > 0).sum()) for cases in every)
+        if pictured:
+            subject = f"{pictured} cases of training and benchmark {splits.benchmark.name}"
+            refuse_images(subject, *where, options.trust_remote_code)
         processor = load_processor(
             *where, options.min_pixels, options.max_pixels, options.trust_remote_code
         )

@@ -14,6 +14,7 @@ from medrm.evaluation.benchmark import Benchmark, load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
+from medrm.models.processors import refuse_images
 from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import BASE_READOUTS
 from medrm.schema import DIMENSIONS
@@ -46,12 +47,17 @@ def evaluate_model(request: EvalRequest) -> None:
         raise ConfigError(NOT_OFFICIAL)
     if plan.contract is not None:
         refuse_trained_images(plan.contract, benchmark)
+    image_counts = column(benchmark.cases, "image_count")
+    if image_counts.any() and engine == "transformers" and not model.startswith(PREFIX):
+        subject = f"{int((image_counts > 0).sum())} cases of benchmark {benchmark.name}"
+        source = (request.revision or "main", request.trust_remote_code)
+        refuse_images(subject, str(plan.folder or model), *source)
     options = ScorerOptions(
         revision=request.revision,
         device=state.device,
         shared_prefix=request.shared_prefix,
         trust_remote_code=request.trust_remote_code,
-        most_images=int(column(benchmark.cases, "image_count").max(initial=0)),
+        most_images=int(image_counts.max(initial=0)),
     )
     scorer = open_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, options=options

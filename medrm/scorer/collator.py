@@ -317,7 +317,7 @@ class Collator:
             raise ValueError("a batch mixes rows with and without images; plan them apart")
         placeholder = chat_template.image_placeholder(self.processor)
         for text, row in zip(texts, images, strict=True):
-            if text.count(placeholder) != len(row):
+            if placeholder and text.count(placeholder) != len(row):
                 raise ConfigError(
                     f"The chat template writes {text.count(placeholder)} image placeholders "
                     f"({placeholder}) for {len(row)} images. Use the chat template of the base "

@@ -6,7 +6,7 @@ The LM head runs only where it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm import chat, chat_template
 from medrm.errors import ConfigError
-from medrm.models.backbone import final_states
+from medrm.models.backbone import final_states, output_logits
 from medrm.models.prefix_sharing.attention import shared_prefix_states
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.schema import Case
@@ -70,10 +70,9 @@ def token_logprobs(model: PreTrainedModel, states: Tensor, tokens: Tensor) -> Te
         states: [N, H].
         tokens: [N, C], the tokens asked about at each state.
     """
-    head = cast(Any, model).get_output_embeddings()
     return torch.cat(
         [
-            log_softmax(head(chunk).float(), dim=-1).gather(1, chunk_tokens)
+            log_softmax(output_logits(model, chunk).float(), dim=-1).gather(1, chunk_tokens)
             for chunk, chunk_tokens in zip(
                 torch.split(states, _LOGITS_AT_ONCE),
                 torch.split(tokens, _LOGITS_AT_ONCE),

@@ -268,7 +268,7 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
     limits: dict[str, Any] = {"dimensions": plan.dimensions, "batch_rows": batch_rows}
     if readout.reads == "base":
         return _construct(plan.readout, model, processor, **limits)
-    context_length = int(model.config.get_text_config().max_position_embeddings)
+    context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if readout.writes == "text":
         transformers = engine_class("transformers")
         thinks = contract is None  # a saved judge replies as it was trained, with its verdict

@@ -19,6 +19,7 @@ of the batch, A heads, d their size. Indices count through all rows x L tokens.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def _attend(
         return plain
     scaling = settings["scaling"]
     _, answers, branch_length = layout.branch_index.shape
-    query_heads, key_heads, size = query.shape[1], key.shape[1], value.shape[-1]
+    query_heads, key_heads = query.shape[1], key.shape[1]
     queries_per_key = query_heads // key_heads
     # Else the attention would save a float copy of the boolean mask for backward, in every layer.
     dtype = query.dtype if torch.is_grad_enabled() else torch.bool
@@ -235,9 +236,10 @@ def _attend(
     branch_output = scaled_dot_product_attention(
         folded, keys, values, attn_mask=branch_mask, scale=scaling
     )
-    branch_output = branch_output.reshape(-1, query_heads, branch_length, size).transpose(1, 2)
+    branch_output = branch_output.reshape(-1, query_heads, branch_length, value.shape[-1])
+    branch_output = branch_output.transpose(1, 2)
     computed = torch.cat([prefix_output.flatten(0, 1), branch_output.flatten(0, 1)])
-    return computed[layout.scatter_index].view(query.shape[0], query.shape[2], query_heads, size)
+    return computed[layout.scatter_index].view(query.shape[0], query.shape[2], query_heads, -1)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)
@@ -305,33 +307,30 @@ def shared_prefix_states(
 
 
 def _positions(model: Any, layout: AttentionLayout, inputs: Mapping[str, Any]) -> Tensor:
-    """Returns the position of each token, [rows, L] or [3, rows, L] for M-RoPE.
+    """Returns the position of each token, [rows, L], or [axes, rows, L] for M-RoPE.
 
-    The model counts the tokens as they stand in the row. From that a prefix token's position is
-    its count less that of its prefix's first token; the n-th token of a branch stands n behind the
-    last token of its prefix.
+    The model counts each prefix and the token behind it as a row of its own; the n-th token of a
+    branch stands n - 1 behind that one.
     """
     ids = inputs["input_ids"]
-    rows, row_length = ids.shape
-    if "image_grid_thw" in inputs and hasattr(model, "get_rope_index"):
-        counted, _ = model.get_rope_index(
-            ids,
-            mm_token_type_ids=inputs["mm_token_type_ids"],
-            image_grid_thw=inputs["image_grid_thw"],
-        )
-    else:
-        counted = torch.arange(row_length, device=ids.device).expand(rows, -1)
-    prefixes = counted.flatten(-2)[..., layout.prefix_index]  # [axes, B, P], of M-RoPE 3 axes
-    prefixes = prefixes - prefixes[..., :1]
-    lengths = layout.prefix_lengths[:, None].expand(*prefixes.shape[:-1], 1)
-    last = prefixes.gather(-1, lengths - 1)[..., None]
-    if last.ndim > 3:  # M-RoPE goes on from the longest side of an image
-        last = last.amax(dim=0, keepdim=True)
     _, answers, branch_length = layout.branch_index.shape
-    steps = torch.arange(1, branch_length + 1, device=ids.device)
-    branches = (last + steps).expand(*prefixes.shape[:-1], answers, -1)  # [axes, B, K, R]
-    computed = torch.cat([prefixes.flatten(-2), branches.flatten(-3)], dim=-1)
-    return computed[..., layout.scatter_index].view(*counted.shape[:-2], rows, -1)
+    lengths = layout.prefix_lengths[:, None]
+    behind = layout.branch_index[:, :1, 0]  # [B, 1] the first token of a branch, which is text
+    index = pad(layout.prefix_index, (0, 1)).scatter(1, lengths, behind)  # [B, P + 1]
+    counted = torch.arange(index.shape[1], device=ids.device).expand(len(index), -1)
+    if "pixel_values" in inputs and hasattr(model, "get_rope_index"):
+        accepted = inspect.signature(model.get_rope_index).parameters
+        rows = {
+            name: value.flatten()[index] if value.shape == ids.shape else value
+            for name, value in inputs.items()
+            if name in accepted
+        }
+        counted, _ = model.get_rope_index(**rows, attention_mask=(counted <= lengths).long())
+    starts = counted.gather(-1, lengths.expand(*counted.shape[:-1], 1))[..., None]
+    steps = torch.arange(branch_length, device=ids.device)
+    branches = (starts + steps).expand(*counted.shape[:-1], answers, -1)  # [axes, B, K, R]
+    computed = torch.cat([counted[..., :-1].flatten(-2), branches.flatten(-3)], dim=-1)
+    return computed[..., layout.scatter_index].view(*counted.shape[:-2], *ids.shape)
 
 
 def _image_numbers(types: Tensor, layout: AttentionLayout) -> Tensor:

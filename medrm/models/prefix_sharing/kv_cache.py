@@ -85,14 +85,12 @@ class CachedPrefix:
         cache: keys and values of what was read.
         mask: [rows, W] 1 where the cache holds a token, 0 where it holds padding.
         next_positions: [rows] the position of each row's next token.
-        axes: 3 where positions are those of M-RoPE, else None.
     """
 
     model: PreTrainedModel
     cache: DynamicCache
     mask: Tensor
     next_positions: Tensor
-    axes: int | None
 
     @classmethod
     def read(
@@ -107,14 +105,14 @@ class CachedPrefix:
         cache = DynamicCache(config=model.config.get_text_config())
         inputs |= {"attention_mask": mask, "past_key_values": cache}
         parts = family_of(model.config).parts
-        multi_axis = parts.multi_axis_positions and "image_grid_thw" in features
+        multi_axis = parts.multi_axis_positions and "pixel_values" in features
         if not multi_axis and not mask[:, 0].all():  # the model would count the padding
             inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         final_states(model, **inputs, use_cache=True)
-        if not multi_axis:
-            return cls(model, cache, mask, lengths, None)
-        # M-RoPE counts an image by its longer side; the model has stored the offset just now.
-        return cls(model, cache, mask, lengths + backbone_of(model).rope_deltas[:, 0], 3)
+        if multi_axis:
+            # M-RoPE counts an image by its longer side; the model has stored the offset just now.
+            lengths = lengths + backbone_of(model).rope_deltas[:, 0]
+        return cls(model, cache, mask, lengths)
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps the given rows in that order, each as often as it is named."""
@@ -136,7 +134,7 @@ class CachedPrefix:
             self.model,
             input_ids=ids,
             attention_mask=self.mask,
-            position_ids=positions if self.axes is None else positions.expand(self.axes, -1, -1),
+            position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
         )

@@ -16,6 +16,7 @@ from medrm.chat import JudgePrompt
 from medrm.config.options import option
 from medrm.config.parse import Run
 from medrm.errors import applying, refuse
+from medrm.models.processors import TextProcessor, text_turns
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
@@ -102,10 +103,13 @@ def prompts(
         example = examples[number["row"]]
         decode_into(pixels, example.case.images)
         messages = prompt_messages(collator, example, examples.prompt)
+        turns = chat_template.fit_roles(collator.processor, messages)
+        images = {"images": [pixels[ref.digest] for ref in example.case.images]}
+        reads_text = isinstance(collator.processor, TextProcessor)
         batch.append(
             {
-                "prompt": chat_template.fit_roles(collator.processor, messages),
-                "images": [pixels[ref.digest] for ref in example.case.images],
+                "prompt": text_turns(turns) if reads_text else turns,
+                **({} if reads_text else images),
                 "dimensions": example.dimensions,
                 "labels": {name: example.letters[name] for name in example.learned},
                 "rationale": examples.prompt.rationale,
@@ -141,7 +145,10 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     if not arguments.max_completion_length:
         arguments.max_completion_length = inputs.run.judge.max_new_tokens
     arguments.chat_template_kwargs = chat_template.template_values(collator.processor)
-    options["processing_class"] = _left_padded(collator)
+    processor: Any = _left_padded(collator)
+    # TRL asks the model of whatever is called a processor for its image token.
+    is_text = isinstance(processor, TextProcessor)
+    options["processing_class"] = processor.tokenizer if is_text else processor
     trainer = JudgeGRPOTrainer(**options, reward_funcs=rewards_of(examples.prompt))
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.
     trainer.data_collator = partial(prompts, collator, examples)

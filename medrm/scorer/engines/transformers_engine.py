@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from medrm.data.batched import batched
-from medrm.models.backbone import in_precision
+from medrm.models.backbone import in_precision, output_logits
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.parsers.thinking import is_thinking_token
@@ -227,12 +227,15 @@ class TransformersEngine:
             start += sum(map(len, detail.orders))
         prefix.select(prompt_rows)
         states = states[prompt_rows]
-        head = cast(Any, self._model).get_output_embeddings()
         replies: list[list[int]] = [[] for _ in prompt_rows]
         # Of the replies; the rows of `states` are theirs.
         unfinished = list(range(len(prompt_rows)))
         for step in range(most_tokens):
-            tokens = noise.add(head(states).float(), unfinished).argmax(dim=-1).tolist()
+            tokens = (
+                noise.add(output_logits(self._model, states).float(), unfinished)
+                .argmax(dim=-1)
+                .tolist()
+            )
             for row, token in zip(unfinished, tokens, strict=True):
                 replies[row].append(token)
             going_on = [index for index, token in enumerate(tokens) if token not in self._stops]

@@ -1,0 +1,183 @@
+"""Bases that read text alone: any causal language model with a chat template and a tokenizer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_image
+from tiny_text import train_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import medrm
+from medrm.config.options import AdapterOptions, ModelOptions
+from medrm.config.parse import parse_run
+from medrm.data.phantom.phantom_set import write_phantom
+from medrm.errors import ConfigError
+from medrm.files import asset
+from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter_config import new_adapter_config
+from medrm.models.base_model import load_base
+from medrm.models.families import family_of
+from medrm.models.processors import TextProcessor, load_processor
+from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.objectives import argument_classes
+from medrm.pipeline.context import RunContext
+from medrm.pipeline.evaluate import evaluate_model
+from medrm.pipeline.prepare_data import prepare_data
+from medrm.pipeline.requests import EvalRequest
+from medrm.pipeline.stages import train_adapter
+
+# Turns are texts, as such templates have them; a list of blocks would be written as Python does.
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TYPES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 16},
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_next": {
+        "head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+}
+"""Type to what its tiny model has beside the usual sizes."""
+
+ANSWERS = ["Clear lungs.", "A nodule in the left lung.", "Clear"]
+
+
+def save_text_base(model_type: str, folder: Path) -> Path:
+    """Writes a tiny language model and its tokenizer."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = train_tokenizer(special, TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TYPES[model_type],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loader: Any = AutoModelForCausalLM
+        loader.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_votes(folder: Path, count: int = 30) -> Path:
+    """Writes votes on cases without images."""
+    lines = [
+        {
+            "case_id": f"case-{number}",
+            "images": [],
+            "question": f"Question {number}?",
+            "answer_a": f"Clear lungs. {number}",
+            "answer_b": f"A nodule {number}",
+            "annotator": reader,
+            "votes": {"overall": "A" if number % 3 else "B"},
+        }
+        for number in range(count)
+        for reader in ("first", "second", "third")
+    ]
+    path = folder / "votes.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def context_of(base: Path, data: Path, objective: str, folder: Path) -> RunContext:
+    """All that a training of two steps needs."""
+    settings = {
+        "model_name_or_path": base, "objective": objective, "train_data": data,
+        "output_dir": folder / "run", "max_steps": 2, "per_device_train_batch_size": 2,
+        "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0,
+        "dataloader_num_workers": 0, "report_to": "none", "lora_r": 4, "bf16": False,
+        **({"global_batch_cases": 4} if objective == "bradley_terry" else {}),
+    }  # fmt: skip
+    words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+    recipe = "bradley_terry" if objective == "bradley_terry" else "judge_sft"
+    path = asset(f"recipes/quickstart/{recipe}.yaml")
+    run = parse_run(words, argument_classes(), path)
+    return RunContext.prepare(run, prepare_data(run), folder / "run")
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_reward_model_of_text_is_saved_and_gives_the_same_rewards(model_type, tmp_path):
+    base = save_text_base(model_type, tmp_path / "base")
+    options = ModelOptions(str(base))
+    model, processor = load_base(options), load_processor(str(base))
+    assert isinstance(processor, TextProcessor)
+    parts = family_of(model.config).parts
+    assert (parts.vision, parts.takes_images, parts.decoder) == (None, False, "model")
+    reward = attach_head(model, HeadSpec(("overall",)), seed=0)
+    adapted = add_adapter(reward, AdapterOptions(lora_r=4), seed=1)
+    config = new_adapter_config(adapted, processor, options, "bradley_terry", "reward")
+    save_adapter(tmp_path / "adapter", adapted, processor, config)
+    shared: Any = medrm.load(tmp_path / "adapter")
+    separate: Any = medrm.load(tmp_path / "adapter", shared_prefix="off")
+    rewards = shared.score([], "What is seen?", ANSWERS)
+    assert len(np.unique(rewards)) == len(ANSWERS)
+    np.testing.assert_allclose(rewards, separate.score([], "What is seen?", ANSWERS), atol=2e-6)
+    alone = [separate.score([], "What is seen?", [answer, answer])[0] for answer in ANSWERS]
+    np.testing.assert_allclose(rewards, alone, atol=2e-6)
+    with pytest.raises(ConfigError, match="reads text alone"):
+        shared.score([tiny_image()], "What is seen?", ANSWERS)
+
+
+@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft", "judge_dpo"])
+def test_a_text_base_is_trained(objective, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = save_text_base("llama", tmp_path / "base")
+    context = context_of(base, write_votes(tmp_path), objective, tmp_path)
+    train_adapter(context)
+    lines = (context.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
+    tensors = load_file(context.output / "adapter" / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+    scorer: Any = medrm.load(context.output / "adapter")
+    verdicts = scorer.compare([], "What is seen?", ANSWERS[:2])
+    assert set(verdicts) == {"overall"}
+
+
+def test_a_turns_text_is_rendered_not_its_blocks(tmp_path):
+    processor = load_processor(str(save_text_base("llama", tmp_path)))
+    turn = {"role": "user", "content": [{"type": "text", "text": "Is it clear?"}]}
+    text = processor.apply_chat_template([turn], tokenize=False)
+    assert text == "<|im_start|>user\nIs it clear?<|im_end|>\n"
+
+
+def test_cases_with_images_are_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = save_text_base("llama", tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    (base / "tokenizer.json").unlink()
+    pictured = tmp_path / "pictured"
+    write_phantom(pictured, cases=24, seed=0)
+    message = r"24 cases of [\s\S]*have images, and the model '.*base' reads text alone"
+    with pytest.raises(ConfigError, match=message):
+        context_of(base, pictured / "votes.jsonl", "bradley_terry", tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        evaluate_model(EvalRequest(str(base), "phantom", tmp_path / "out", data_root=str(pictured)))
