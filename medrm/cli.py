@@ -17,7 +17,12 @@ from medrm import __version__
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.options import JudgeOptions
 from medrm.errors import MedrmError, printable
-from medrm.pipeline.requests import EvalRequest, LeaderboardRequest, ThroughputOptions
+from medrm.pipeline.requests import (
+    CheckRequest,
+    EvalRequest,
+    LeaderboardRequest,
+    ThroughputOptions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +89,12 @@ def _say(problem: str) -> None:
     rank = os.environ.get("RANK", "0")
     process_suffix = "" if rank == "0" else f" (process {rank})"
     sys.stderr.write(f"Error{process_suffix}: {printable(problem)}\n")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from medrm.pipeline.check import check_model
+
+    check_model(CheckRequest(**_values_of(CheckRequest, arguments)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -191,6 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medrm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, add, text in (
+        ("check", _add_check, "what medrm makes of a model, with or without its weights"),
         ("evaluate", add_evaluate, "score a model on a benchmark"),
         ("rescore", _add_rescore, "parse and score again what a model has said, no model needed"),
         ("leaderboard", _add_leaderboard, "evaluate a list of models into one table"),
@@ -204,6 +216,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_phantom(kinds.add_parser("phantom", help="write phantom cases in both layouts"))
     _add_audit(kinds.add_parser("audit", help="check a set of cases"))
     return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", help="hub id or folder of a base model, phantom-base, or an adapter folder"
+    )
+    add_options(parser, CheckRequest)
+    parser.set_defaults(action=_check)
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:

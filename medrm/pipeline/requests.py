@@ -62,6 +62,29 @@ class EvalRequest:
 
 
 @dataclass(frozen=True)
+class CheckRequest:
+    """What one `medrm check` is asked to do.
+
+    Attributes:
+        model: a base model or a saved one, by name or folder.
+    """
+
+    model: str
+    readout: str | None = option(
+        None,
+        "the readout whose prompt is shown (default: as it was saved; a base: reward)",
+        ("reward", *OPTION_READOUTS),
+    )
+    revision: str | None = _as_in(EvalRequest, "revision")
+    dtype: Literal["auto", "float32", "bfloat16"] = _as_in(ModelOptions, "dtype")
+    min_pixels: int | None = _as_in(ModelOptions, "min_pixels")
+    max_pixels: int | None = _as_in(ModelOptions, "max_pixels")
+    max_length: int | None = _as_in(ModelOptions, "max_length")
+    trust_remote_code: bool = _as_in(EvalRequest, "trust_remote_code")
+    json: bool = option(False, "print one JSON object instead of lines")
+
+
+@dataclass(frozen=True)
 class LeaderboardRequest:
     """What one `medrm leaderboard` is asked to do.
 

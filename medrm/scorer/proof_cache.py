@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from medrm.chat_template import RewardTemplate
 from medrm.files import cache_dir, fits, write_atomically
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
+from medrm.models.families import family_of
+from medrm.models.footprint import amount
 from medrm.models.prefix_sharing.attention import disable_prefix_sharing, shares_prefix
 from medrm.models.prefix_sharing.kv_cache import (
     caches_answers,
@@ -39,6 +42,9 @@ logger = logging.getLogger(__name__)
 _VERSION = 1
 """Counted up when what is proven changes."""
 
+_told: set[str] = set()
+"""Proofs that this process has told of."""
+
 
 def check_loaded(
     model: PreTrainedModel | PeftModel,
@@ -46,6 +52,7 @@ def check_loaded(
     weights: str,
     template: RewardTemplate = "generation_prompt",
     images: bool = True,
+    tell: bool = True,
 ) -> Proof:
     """Proves a model, or reads that it was proven, and switches off what it was not proven to do.
 
@@ -55,6 +62,7 @@ def check_loaded(
         weights: which ones they are, such as `BaseReference.identity`.
         template: what follows the answer before the reward is read.
         images: whether the data has images.
+        tell: whether the log says what the model is and what was proven, once for each process.
 
     Raises:
         ConfigError: as `prove` does.
@@ -71,7 +79,21 @@ def check_loaded(
     if proof.cache_problem is not None and (shares_cache(base) or caches_answers(base)):
         logger.info("prompts are read whole: %s", proof.cache_problem)
         disable_shared_cache(base)
+    if tell and path.name not in _told and os.environ.get("RANK", "0") == "0":
+        _told.add(path.name)
+        logger.info("%s", "\n  ".join(["model:", *_described(base), *proof.lines]))
     return proof
+
+
+def _described(model: PreTrainedModel) -> list[str]:
+    """Returns what a model is, as lines for people."""
+    family = family_of(model.config)
+    parts, dtype = family.parts, str(model.dtype).removeprefix("torch.")
+    tower = "none" if parts.vision is None else parts.vision
+    return [
+        f"{family.name} ({type(model).__name__}), {amount(model.num_parameters())} parameters, "
+        f"{dtype} on {model.device.type}; decoder {parts.decoder}, vision tower {tower}",
+    ]
 
 
 def proven_weights(folder: Path) -> str:

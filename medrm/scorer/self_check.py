@@ -19,9 +19,7 @@ Shape legend: rows = one for each answer, case by case; H hidden size; L tokens.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -32,7 +30,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.chat_template import RewardTemplate
 from medrm.errors import ConfigError, MedrmError, first_line
-from medrm.models.backbone import decoder_of, last_attended, tower_of
+from medrm.models.backbone import last_attended
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import sharing_problem
@@ -44,6 +42,7 @@ from medrm.models.prefix_sharing.kv_cache import (
 )
 from medrm.models.reward_model import RewardModelMixin, without_adapter
 from medrm.models.vision_tower import check_image_reaches
+from medrm.scorer.check_conditions import check_conditions
 from medrm.scorer.collator import Collator
 from medrm.scorer.noise_rows import LAST_WORD, NoiseRows
 
@@ -52,9 +51,6 @@ _ATTEMPTS = 3
 
 _SMALLEST_CHANGE = 1e-6
 """Relative; rows of the same tokens in batches of the same shape differ by less on any device."""
-
-_WINDOW = 16
-"""Tokens of a sliding window; each row is longer."""
 
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 """What a model raises over a batch that its code does not foresee."""
@@ -77,6 +73,27 @@ class Proof:
     reward_token: str
     sharing_problem: str | None
     cache_problem: str | None
+
+    @property
+    def lines(self) -> list[str]:
+        """What people are told."""
+        unwanted = max(self.differences[name] for name in _REQUIRED)
+        shared, cached = (
+            f"{name}: not used: {problem}"
+            if problem is not None
+            else f"{name}: gives the numbers of separate rows, within {self.differences[name]:.0e}"
+            for name, problem in (
+                ("shared prefix", self.sharing_problem),
+                ("cached prefix", self.cache_problem),
+            )
+        )
+        return [
+            f"the reward is read at {self.reward_token!r}, where the rendered text ends",
+            f"padding and other rows of a batch change a state by at most {unwanted:.0e} (rounding "
+            f"explains {self.tolerance:.0e})",
+            shared,
+            cached,
+        ]
 
 
 def tolerance_of(model: PreTrainedModel) -> float:
@@ -124,7 +141,7 @@ def prove(
     images = images and family_of(base.config).parts.takes_images
     if images:
         check_image_reaches(model, processor)
-    with _evaluated(base), _small_windows(base), _tower_runs_once(base):
+    with check_conditions(base):
         try:
             subject = _Subject(base, Collator(processor, template), images)
         except (MedrmError, torch.OutOfMemoryError):
@@ -153,64 +170,6 @@ def prove(
         elif caches_answers(base):
             cache = subject.problem("cached prefix", _Subject.shared, differences)
     return Proof(subject.tolerance, differences, token, sharing, cache)
-
-
-@contextmanager
-def _evaluated(model: PreTrainedModel) -> Iterator[None]:
-    """Runs a model without gradients and without what it does in training alone."""
-    training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-
-
-@contextmanager
-def _small_windows(model: PreTrainedModel) -> Iterator[None]:
-    """Makes sliding windows and chunks of attention shorter than the rows, so that they matter."""
-    owners = [model.config.get_text_config(), *decoder_of(model).modules()]
-    windows = [
-        (owner, name, vars(owner)[name])
-        for owner in owners
-        for name in ("sliding_window", "attention_chunk_size")
-        if isinstance(vars(owner).get(name), int)
-    ]
-    for owner, name, window in windows:
-        setattr(owner, name, min(window, _WINDOW))
-    try:
-        yield
-    finally:
-        for owner, name, window in windows:
-            setattr(owner, name, window)
-
-
-@contextmanager
-def _tower_runs_once(model: PreTrainedModel) -> Iterator[None]:
-    """Lets the vision tower compute the same pixels once: here only their way onward matters."""
-    tower = tower_of(model)
-    if tower is None:
-        yield
-        return
-    compute, outputs = tower.forward, list[tuple[list[Tensor], Any]]()
-    hooked = vars(tower).get("forward")  # by libraries that place weights
-
-    def recall(*args: Any, **kwargs: Any) -> Any:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        for known, output in outputs:
-            if len(known) == len(tensors) and all(map(torch.equal, known, tensors)):
-                return copy.copy(output)  # models write into it
-        outputs.append((tensors, compute(*args, **kwargs)))
-        return copy.copy(outputs[-1][1])
-
-    tower.forward = recall
-    try:
-        yield
-    finally:
-        del tower.forward  # the class's own is found again
-        if hooked is not None:
-            tower.forward = hooked
 
 
 def _name(model: PreTrainedModel) -> str:
