@@ -40,12 +40,13 @@ from medrm.evaluation.folder import (
 from medrm.evaluation.measures.accuracy import member_of
 from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, Journal
+from medrm.evaluation.records.prompt_record import write_prompts
 from medrm.evaluation.report import Report
 from medrm.parsers import PARSER_VERSION
 from medrm.progress_bar import progress_bar
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
-from medrm.scorer import Scorer
+from medrm.scorer import AsksInPairs, Scorer
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN, label_of
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ def evaluate(
     with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
             prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
+            if isinstance(scorer, AsksInPairs):
+                write_prompts(output_dir, scorer, benchmark.cases)
         return _continue(scorer, setup, benchmark, output_dir, rank)
 
 

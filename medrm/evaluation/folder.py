@@ -22,6 +22,7 @@ from medrm.evaluation.benchmark import Benchmark, Published, Setup
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
+from medrm.evaluation.records.prompt_record import PROMPT_FILE, TEMPLATES_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
@@ -41,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _WRITTEN = (
     *(SETUP_FILE, RESPONSES_FILE, VERDICTS_FILE, CASES_FILE, "report.json", "official.csv"),
+    *(PROMPT_FILE, TEMPLATES_FILE),
     *(jsonl.JOURNALS, jsonl.SCORE_JOURNALS.format("*")),
 )
 """What an evaluation writes: names, or patterns of names."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from medrm.readouts import READOUTS
 from medrm.schema import Case, Response
+
+if TYPE_CHECKING:
+    from medrm.scorer.engines.base import Request
 
 
 class Scorer(Protocol):
@@ -43,6 +46,17 @@ class Scorer(Protocol):
         Rewards come in one response of order "forward". A judge yields all calls of the forward
         order, then the same calls in the reversed order. What cannot be read has a state that says
         so; nothing is raised for it.
+        """
+
+
+@runtime_checkable
+class AsksInPairs(Protocol):
+    """A scorer that asks a judge about two answers at a time."""
+
+    def prompts(self, case: Case) -> list[tuple[Request, str | None]]:
+        """Returns the calls about a case's first two answers, each with its rendered prompt.
+
+        None: the conversation is rendered elsewhere.
         """
 
 

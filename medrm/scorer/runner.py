@@ -15,7 +15,6 @@ split between batches. A batch is [rows of all its items, L].
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -227,15 +226,6 @@ def longest_rows(features: BatchFeature, row_counts: Sequence[int]) -> list[int]
         return [prefix + max(branches) for prefix, branches in lengths]
     counts = iter(features["attention_mask"].sum(dim=1).tolist())
     return [max(islice(counts, row_count)) for row_count in row_counts]
-
-
-def text_digest(rows: Iterable[Row]) -> str:
-    """Returns the SHA-256 of the rows' texts and images."""
-    digest = hashlib.sha256()
-    for row in rows:
-        for field in (row.text, *(ref.digest for ref in row.images)):
-            digest.update(field.encode() + b"\0")
-    return digest.hexdigest()
 
 
 def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> dict[str, Any]:

@@ -20,11 +20,10 @@ from medrm.models.adapter_config import new_adapter_config
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.engines.base import Completion, Request, Sampling
+from medrm.scorer.engines.base import Completion, Request, Sampling, text_digest
 from medrm.scorer.engines.transformers_engine import TransformersEngine, stop_tokens
 from medrm.scorer.open import LoadedModel, open_scorer
 from medrm.scorer.readouts.pair_judge import Judge
-from medrm.scorer.runner import text_digest
 from medrm.scorer.specs import judge_spec
 
 DIMENSIONS = ("accuracy", "overall")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.evaluation.records.jsonl import read_responses, read_verdicts
+from medrm.evaluation.records.prompt_record import PromptTemplates
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases
 from medrm.evaluation.report import RunFiles
 from medrm.parsers import parse_verdict
@@ -64,7 +65,11 @@ def read_samples(run: RunFiles, folder: Path, images: bool) -> Samples | None:
     asked = dict.fromkeys(name for names in judged.values() for name in names)
     dimensions = [name for name in asked if name in labelled]
     verdicts = [_verdicts(folder) for folder in folders.values()]
-    replies = [_replies(folder, judged[side]) for side, folder in folders.items()]
+    by_id = {case.case_id: case for case in cases}
+    templates = {side: PromptTemplates(folder) for side, folder in folders.items()}
+    replies = [
+        _replies(folder, judged[side], by_id, templates[side]) for side, folder in folders.items()
+    ]
     count = sum(len(calls) for of_side in replies for calls in of_side.values())
     longest = min(LONGEST_REPLY, ALL_REPLIES // max(count, 1))
     pictures, left_out, missing = _pictures(cases) if images else ({}, 0, 0)
@@ -75,6 +80,7 @@ def read_samples(run: RunFiles, folder: Path, images: bool) -> Samples | None:
         "sides": list(folders),
         "groups": _groups(cases),
         "images": list(pictures.values()),
+        "prompts": [of_side.used for of_side in templates.values()],
         "cases": [
             {
                 **_case(case, dimensions, indices),
@@ -136,14 +142,23 @@ def _verdict(row: Verdict) -> list[Any]:
     return cells
 
 
-def _replies(folder: Path, dimensions: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _replies(
+    folder: Path,
+    dimensions: Sequence[str],
+    cases: Mapping[str, Case],
+    templates: PromptTemplates,
+) -> dict[str, list[dict[str, Any]]]:
     """Case -> the calls of a judge about it; empty for scalar models and for probabilities."""
     path = folder / "responses.jsonl"
     replies: dict[str, list[dict[str, Any]]] = {}
     for response in read_responses(path) if path.is_file() else ():
         failed = response.state != "ok" and not writes_rewards(response.readout)
         if writes_text(response.readout) or failed:
-            replies.setdefault(response.case_id, []).append(_reply(response, dimensions))
+            reply = _reply(response, dimensions)
+            case = cases.get(response.case_id)
+            prompt = None if case is None else templates.index_of(case, response)
+            reply |= {} if prompt is None else {"m": prompt}
+            replies.setdefault(response.case_id, []).append(reply)
     return replies
 
 

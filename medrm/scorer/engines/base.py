@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image, UnidentifiedImageError
 
@@ -63,8 +63,7 @@ class Request:
     @property
     def digest(self) -> str:
         """SHA-256 of the conversation and its images."""
-        conversation = [self.messages, [ref.digest for ref in self.case.images]]
-        return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
+        return conversation_digest(self.messages, self.case.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +148,30 @@ class Engine(Protocol):
         state that says so; nothing is raised for it.
         """
         ...
+
+
+@runtime_checkable
+class RendersPrompts(Protocol):
+    """An engine that knows a prompt as text, because it renders conversations itself."""
+
+    def rendered(self, request: Request) -> str | None:
+        """Returns the prompt as the model reads it; None where only the service knows it."""
+        ...
+
+
+def conversation_digest(messages: Sequence[Message], images: Iterable[ImageRef]) -> str:
+    """Returns the SHA-256 of a conversation and its images."""
+    conversation = [messages, [ref.digest for ref in images]]
+    return hashlib.sha256(json.dumps(conversation, sort_keys=True).encode()).hexdigest()
+
+
+def text_digest(rows: Iterable[tuple[str, Sequence[ImageRef]]]) -> str:
+    """Returns the SHA-256 of the texts and images of rows."""
+    digest = hashlib.sha256()
+    for text, images in rows:
+        for field in (text, *(ref.digest for ref in images)):
+            digest.update(field.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def thinking_opened(processor: ProcessorMixin) -> str:

@@ -31,6 +31,7 @@ from medrm.scorer.engines.base import (
     Request,
     Sampling,
     call_seed,
+    text_digest,
     thinking_opened,
 )
 from medrm.scorer.logprobs import turn_end
@@ -40,7 +41,6 @@ from medrm.scorer.runner import (
     BatchRunner,
     PromptRows,
     model_settings,
-    text_digest,
 )
 
 Reply = tuple[int, list[int]]
@@ -126,6 +126,10 @@ class TransformersEngine:
     def plain(self, text: str) -> str:
         """Returns the text with control tokens of this tokenizer broken up."""
         return self._collator.plain_text(text)
+
+    def rendered(self, request: Request) -> str:
+        """Returns the prompt with image placeholders."""
+        return self._collator.row(request.messages, request.case.images).text
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields one completion for each request, in order, a lookahead of cases at a time.

@@ -153,6 +153,12 @@ class VllmEngine:
         """Returns the text with the model's control tokens broken up."""
         return text if self._commands is None else self._commands.break_up(text)
 
+    def rendered(self, request: Request) -> str | None:
+        """Returns the prompt by the processor's chat template; None where it is not known."""
+        if self._processor is None:
+            return None
+        return chat_template.render(self._processor, request.messages, "generation_prompt")
+
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Completion]:
         """Yields the reply to each request, in order."""
         for batch in batched(requests, self._batch_requests):

@@ -29,6 +29,7 @@ from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, Case, ImageRef, Response, Verdict
 from medrm.scorer.collator import Collator, check_contextual
+from medrm.scorer.engines.base import text_digest
 from medrm.scorer.logprobs import AnswerTokens, Span
 from medrm.scorer.runner import (
     BATCH_ROWS,
@@ -36,7 +37,6 @@ from medrm.scorer.runner import (
     BatchRunner,
     PromptRows,
     model_settings,
-    text_digest,
 )
 from medrm.scorer.verdict_rules import agreed_verdicts
 

@@ -23,7 +23,7 @@ from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import ORDERS, Case, Order, RankingLabel, Response, Verdict
-from medrm.scorer.engines.base import Engine, Request, Sampling
+from medrm.scorer.engines.base import Engine, RendersPrompts, Request, Sampling
 from medrm.scorer.readouts.answer_rewards import ImageInput, caller_case, rewards_by_dimension
 from medrm.scorer.runner import Array
 from medrm.scorer.verdict_rules import agreed_verdicts
@@ -53,15 +53,27 @@ class PairJudge(ABC):
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
         """Yields all responses to each case of two answers, the forward order first."""
 
-    def _requests(self, case: Case, plain: Callable[[str], str], votes: int = 1) -> list[Request]:
+    @abstractmethod
+    def _plain(self, text: str) -> str:
+        """Returns a question or an answer without what the model would take for a command."""
+
+    @abstractmethod
+    def _rendered(self, request: Request) -> str | None:
+        """Returns a prompt as the model reads it; None where only a service knows it."""
+
+    def prompts(self, case: Case) -> list[tuple[Request, str | None]]:
+        """Returns the calls about a case's first two answers, each with its rendered prompt."""
+        calls = self._requests(_pairs_of(case)[0])
+        return [(request, self._rendered(request)) for request in calls]
+
+    def _requests(self, case: Case, votes: int = 1) -> list[Request]:
         """Returns the calls of a case, one after another, so that they can share a prefix.
 
         Args:
             case: of two answers.
-            plain: takes commands out of a question or an answer.
             votes: samples of each call.
         """
-        first, second = map(plain, case.answers)
+        question, first, second = map(self._plain, (case.question, *case.answers))
         answers_shown: dict[Order, tuple[str, str]] = {
             "forward": (first, second),
             "reversed": (second, first),
@@ -71,7 +83,7 @@ class PairJudge(ABC):
             for dimension in self.prompt.dimensions_per_call(self.dimensions):
                 names = self.dimensions if dimension is None else (dimension,)
                 messages = self.prompt.messages(
-                    plain(case.question), len(case.images), answers_shown[order], names
+                    question, len(case.images), answers_shown[order], names
                 )
                 requests += [
                     Request(case, order, dimension, vote, messages, names) for vote in range(votes)
@@ -221,8 +233,14 @@ class Judge(PairJudge):
             "parser": PARSER_VERSION,
         }
 
+    def _plain(self, text: str) -> str:
+        return self.engine.plain(text)
+
+    def _rendered(self, request: Request) -> str | None:
+        return self.engine.rendered(request) if isinstance(self.engine, RendersPrompts) else None
+
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
-        request_groups = (self._requests(pair, self.engine.plain, self.votes) for pair in pairs)
+        request_groups = (self._requests(pair, self.votes) for pair in pairs)
         for requests, completions in by_group(
             ((requests, requests) for requests in request_groups),
             lambda requests: self.engine.complete(requests, self.sampling),

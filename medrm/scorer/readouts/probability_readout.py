@@ -40,7 +40,7 @@ from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Response, Verdict
 from medrm.scorer.collator import Collator, Row
-from medrm.scorer.engines.base import Request
+from medrm.scorer.engines.base import Request, text_digest
 from medrm.scorer.logprobs import branch_ends, token_logprobs
 from medrm.scorer.readouts.answer_rewards import ImageInput
 from medrm.scorer.readouts.pair_judge import PairJudge
@@ -50,7 +50,6 @@ from medrm.scorer.runner import (
     BatchRunner,
     PromptRows,
     model_settings,
-    text_digest,
 )
 
 
@@ -180,11 +179,16 @@ class ProbabilityReadout(PairJudge):
                 for request, digest, probabilities in zip(requests, digests, values, strict=True)
             ]
 
+    def _plain(self, text: str) -> str:
+        return self._collator.plain_text(text)
+
+    def _rendered(self, request: Request) -> str:
+        return self._collator.row(request.messages, request.case.images).text
+
     def _digests(self, requests: list[Request]) -> list[str]:
         """Returns the SHA-256 of each call's prompt."""
         return [
-            text_digest([self._collator.row(request.messages, request.case.images)])
-            for request in requests
+            text_digest([Row(self._rendered(request), request.case.images)]) for request in requests
         ]
 
     def _text(self, request: Request) -> str:
@@ -193,7 +197,7 @@ class ProbabilityReadout(PairJudge):
 
     def _prompts(self, case: Case) -> PromptRows[CallPrompts]:
         """Returns a row for each call, or the longest alone and the tokens of all prompts."""
-        requests = self._requests(case, self._collator.plain_text)
+        requests = self._requests(case)
         digests = self._digests(requests)
         rows = [Row(self._text(request), case.images) for request in requests]
         if not shares_prefix(self._model):

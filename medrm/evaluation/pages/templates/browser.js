@@ -334,8 +334,15 @@
       make("summary", {}, `${pair ? `Replies ${side}` : "Replies"} (${found.length})`, suspect ? make("span", { class: "badge" }, "suspect") : null),
       ...found.map((reply) => make("div", {},
         make("p", { class: "soft" }, about(reply, one.a.length)),
-        reply.t === null ? null : make("pre", {}, reply.t))))];
+        reply.t === null ? null : make("pre", {}, reply.t),
+        prompt(one, reply, place))))];
   });
+  const prompt = (one, reply, side) => {
+    if (reply.m === undefined) return null;
+    const fields = [one.q, ...(reply.p ?? [0, 1]).map((place) => one.a[place])];
+    const text = data.prompts[side][reply.m].map((piece) => (typeof piece === "number" ? fields[piece] : piece)).join("");
+    return make("details", { class: "prompt" }, make("summary", {}, "Prompt"), make("pre", {}, text));
+  };
   const about = (reply, answers) => [
     reply.o === "forward" ? ORDERS[0] : ORDERS[1],
     reply.p ? `answers ${reply.p.map((place) => place + 1).join(" and ")}` : null,
