@@ -67,6 +67,10 @@ def compare(
         "comparable": differences.keys() <= set(allowed_differences),
         "differences": differences,
         "allowed_differences": list(allowed_differences),
+        "not_recorded": {
+            name: gate.not_recorded(side.report)
+            for name, side in (("before", before), ("after", after))
+        },
         "verdict": "",
         "headline": "",
         **_compared(before, after, _primary(primary, before, after), controls or {}),

@@ -265,8 +265,7 @@ class RunContext:
             ConfigError: the recipe declares a difference that `compare` does not know; said at the
                 first measurement, long before the comparison.
         """
-        options = self.run.model
-        base = options.model_name_or_path
+        base = self.run.model.model_name_or_path
         base = Path(base).resolve().name if Path(base).is_dir() else base  # no local path
         with stage(row.name):
             scorer = row.open()
@@ -275,11 +274,7 @@ class RunContext:
                 row.benchmark or self.splits.benchmark,
                 self.folder(row.name),
                 NamedModel(f"{base} ({row.name})", row.weights),
-                settings={
-                    "min_pixels": options.min_pixels,
-                    "max_pixels": options.max_pixels,
-                    **scorer.settings,
-                },
+                settings=scorer.settings,
                 images=row.name == "after" and not self.run.evaluation.no_images,
                 overwrite=True,  # a resumed run has other weights
             )

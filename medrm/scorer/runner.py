@@ -30,12 +30,12 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.data.batched import batched
 from medrm.errors import DataError
-from medrm.models.adapter_config import template_digest
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, State
 from medrm.scorer.collator import Collator, Pixels, Row, decode_into, image_count
+from medrm.scorer.input_settings import input_settings
 
 Array = NDArray[np.float32]
 Item = TypeVar("Item")
@@ -229,7 +229,7 @@ def longest_rows(features: BatchFeature, row_counts: Sequence[int]) -> list[int]
 
 
 def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> dict[str, Any]:
-    """Returns precision, attention, chat template and library versions: the same for all readouts.
+    """Returns precision, attention, input and library versions: the same for all readouts.
 
     Args:
         model: a stock model, or one with a head or an adapter.
@@ -242,7 +242,7 @@ def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin
         "quantisation": _quantisation(config),
         "attn_implementation": config._attn_implementation,
         "shared_prefix": shares_prefix(base),
-        "chat_template_digest": template_digest(processor.chat_template),
+        **input_settings(processor),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -11,7 +11,7 @@ other good model. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from statistics import fmean
 from typing import Any
@@ -29,6 +29,13 @@ from medrm.statistics.intervals import Floats, mean_interval
 
 NAMES = ("benchmark", "cases", "labels", "readout", "dimensions", "orders")
 """What is compared besides the settings."""
+
+RECORDED_LATER = ("image_processing", "rendered_prompt_digest")
+"""Settings of models in memory that versions before 0.3 did not record: unknown, not different."""
+
+_LIMITS = ("min_pixels", "max_pixels")
+"""Those versions recorded the options alone: None is the processor's own limit, whichever that is.
+"""
 
 OTHER_DATA = {"benchmark", "cases", "labels"}
 """Differences that leave nothing to compare; a recipe has no reason to declare them."""
@@ -54,7 +61,8 @@ def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[st
     """Returns everything but the weights in which two evaluations differ: name -> both values.
 
     Settings that only one side has, and the presented orders, belong to the readout: they count
-    only where the readout is the same. A setting that both have counts always.
+    only where the readout is the same. A setting that both have counts always. What an earlier
+    version did not record is unknown, not different: see `not_recorded`.
     """
     same_readout = before.report["readout"] == after.report["readout"]
     pairs: dict[str, tuple[Any, Any]] = {
@@ -63,9 +71,15 @@ def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[st
         "dimensions": (list(before.robust), list(after.robust)),
         **({"orders": (before.orders, after.orders)} if same_readout else {}),
     }
-    first, second = (side.report["settings"] for side in (before, after))
+    sides = (before.report, after.report)
+    first, second = (flat_settings(report) for report in sides)
+    unknown = {name for report in sides for name in not_recorded(report)}
+    one_earlier = bool(not_recorded(sides[0])) != bool(not_recorded(sides[1]))
     for name in sorted(first.keys() | second.keys() if same_readout else first.keys() & second):
-        pairs[name] = (first.get(name), second.get(name))
+        values = (first.get(name), second.get(name))
+        limit_unknown = one_earlier and name in _LIMITS and None in values
+        if name.partition(".")[0] not in unknown and not limit_unknown:
+            pairs[name] = values
     differences = {
         name: {"before": values[0], "after": values[1]}
         for name, values in pairs.items()
@@ -78,6 +92,22 @@ def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[st
     if _labels(before, after) != _labels(after, before):
         differences["labels"] = {"before": "other labels or clusters", "after": "than these"}
     return differences
+
+
+def flat_settings(report: Report) -> dict[str, Any]:
+    """Returns the settings of an evaluation; of one with parts, each part: `NAME.PART`."""
+    flat: dict[str, Any] = {}
+    for name, value in report["settings"].items():
+        parts = value.items() if isinstance(value, Mapping) else ()
+        flat |= {f"{name}.{part}": of_part for part, of_part in parts} or {name: value}
+    return flat
+
+
+def not_recorded(report: Report) -> list[str]:
+    """Returns the settings of a model in memory that an earlier version did not record."""
+    settings = report["settings"]
+    lacking = [name for name in RECORDED_LATER if name not in settings]
+    return lacking if "chat_template_digest" in settings else []
 
 
 def _labels(evaluation: Evaluation, other: Evaluation) -> set[tuple[Any, ...]]:
@@ -99,7 +129,7 @@ def check_declared(declared: Sequence[str], *reports: Report) -> None:
     Raises:
         ConfigError: names what is unknown.
     """
-    names = [*NAMES, *sorted({name for side in reports for name in side["settings"]})]
+    names = [*NAMES, *sorted({name for side in reports for name in flat_settings(side)})]
     problems = [
         f"{name!r} is not compared.{nearest(name, names)}" for name in declared if name not in names
     ]

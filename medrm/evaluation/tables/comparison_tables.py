@@ -258,7 +258,20 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     least = comparison["minimum_detectable"]["points"]
     if least is not None:
         lines.append(f"Smallest gain that such cases show (power 80 %): {100 * least:.1f} points.")
-    return [*lines, *comparison["notes"]]
+    return [*lines, *_unknown_lines(comparison), *comparison["notes"]]
+
+
+def _unknown_lines(comparison: Comparison) -> list[str]:
+    """What nobody can say of the inputs, because an earlier version wrote an evaluation."""
+    recorded = comparison.get("not_recorded") or {}
+    sides = [side for side, names in recorded.items() if names]
+    if not sides:
+        return []
+    names = dict.fromkeys(name for side in sides for name in recorded[side])
+    return [
+        f"Whether both read the same input is not known: {', '.join(names)} were not recorded "
+        f"{' and '.join(sides)}, by an earlier version of medrm."
+    ]
 
 
 def gain_sentence(comparison: Comparison) -> str | None:

@@ -33,6 +33,7 @@ from medrm.scorer.engines.base import (
     thinking_opened,
     with_images,
 )
+from medrm.scorer.input_settings import input_settings
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -107,6 +108,7 @@ class VllmEngine:
         self._opening = thinking_opened(processor) if thinks and processor is not None else ""
         self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
+            **({} if processor is None else input_settings(processor)),
             "vllm": vllm_version,
             "dtype": arguments["dtype"],
             "max_length": arguments["max_model_len"],
