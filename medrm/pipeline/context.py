@@ -40,7 +40,7 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.run_folder import check_init_adapter, skeleton_control_applies
-from medrm.readouts import JUDGE_READOUTS
+from medrm.readouts import JUDGE_READOUTS, writes_rewards
 from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
@@ -233,12 +233,18 @@ class RunContext:
             readout: None: the run's.
             dimensions: what a base is asked about; None: all that the run learns.
         """
+        readout = readout or self.readout
+        # A base that is read answer by answer reads the rows of the reward model to come.
+        answer_by_answer = loaded.contract is None and writes_rewards(readout)
         return open_scorer(
             loaded,
-            readout or self.readout,
+            readout,
             dimensions=dimensions or self.splits.dimensions,
             judge=self.run.judge if loaded.contract is None else None,
-            options=ScorerOptions(batch_rows=self.run.evaluation.evaluation_batch_rows),
+            options=ScorerOptions(
+                batch_rows=self.run.evaluation.evaluation_batch_rows,
+                max_length=self.run.model.max_length if answer_by_answer else None,
+            ),
         )
 
     def development_benchmark(self) -> Benchmark:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -15,11 +16,12 @@ from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processors import refuse_images
+from medrm.pipeline.reading import reading_of, refuse_contradictions
 from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import BASE_READOUTS
 from medrm.schema import DIMENSIONS
 from medrm.scorer.mock_judges import PREFIX
-from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
+from medrm.scorer.open import identity_of, open_scorer
 from medrm.scorer.specs import plan_scorer, saved_folder
 from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
 
@@ -35,10 +37,10 @@ def evaluate_model(request: EvalRequest) -> None:
     with state.main_process_first():
         departments = Path(request.department_map) if request.department_map else None
         benchmark = load_benchmark(request.benchmark, request.data_root, department_map=departments)
-    model, readout, engine, judge = request.model, request.readout, request.engine, request.judge
-    dimensions = _asked_about(request, benchmark)
+    model, engine = request.model, request.engine
+    readout, judge, dimensions, options = reading_of(request, _asked_about(request, benchmark))
     plan = plan_scorer(
-        model, readout, engine, dimensions=dimensions, judge=judge, revision=request.revision
+        model, readout, engine, dimensions=dimensions, judge=judge, revision=options.revision
     )
     per_dimension = plan.judge is not None and plan.judge.per_dimension
     if request.protocol == "official" and not can_be_official(
@@ -46,19 +48,14 @@ def evaluate_model(request: EvalRequest) -> None:
     ):
         raise ConfigError(NOT_OFFICIAL)
     if plan.contract is not None:
+        refuse_contradictions(request, plan.contract)
         refuse_trained_images(plan.contract, benchmark)
     image_counts = column(benchmark.cases, "image_count")
     if image_counts.any() and engine == "transformers" and not model.startswith(PREFIX):
         subject = f"{int((image_counts > 0).sum())} cases of benchmark {benchmark.name}"
-        source = (request.revision or "main", request.trust_remote_code)
+        source = (options.revision or "main", request.trust_remote_code)
         refuse_images(subject, str(plan.folder or model), *source)
-    options = ScorerOptions(
-        revision=request.revision,
-        device=state.device,
-        shared_prefix=request.shared_prefix,
-        trust_remote_code=request.trust_remote_code,
-        most_images=int(image_counts.max(initial=0)),
-    )
+    options = replace(options, device=state.device, most_images=int(image_counts.max(initial=0)))
     scorer = open_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, options=options
     )
@@ -69,10 +66,7 @@ def evaluate_model(request: EvalRequest) -> None:
         request.output_dir,
         NamedModel(name, identity_of(model, engine, options)),
         protocol=request.protocol,
-        settings={
-            **{name: getattr(plan.contract, name, None) for name in ("min_pixels", "max_pixels")},
-            **scorer.settings,
-        },
+        settings=scorer.settings,
         images=not request.no_images,
         overwrite=request.overwrite_output_dir,
     )

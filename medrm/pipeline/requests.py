@@ -51,6 +51,30 @@ class EvalRequest:
     )
     shared_prefix: Literal["on", "off"] = _as_in(ModelOptions, "shared_prefix")
     trust_remote_code: bool = option(False, "run the model's own code")
+    like: str | None = option(
+        None,
+        "saved model whose base this is: it is read as the saved model is (sizes of images, chat "
+        "template, precision, quantisation, dimensions; max_length and a judge's prompt where they "
+        "apply), so that the two can be compared",
+    )
+    min_pixels: int | None = option(
+        None, "fewest pixels of an image (default: the processor's own); see max_pixels"
+    )
+    max_pixels: int | None = option(
+        None,
+        "most pixels of an image (default: the processor's own). A saved model keeps what it was "
+        "trained with: other values are refused, because on other inputs it is another model",
+    )
+    max_length: int | None = option(
+        None,
+        "most tokens of a row that is read (default: what the model can); a reward model keeps its "
+        "own",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto",
+        "precision of the weights (default: as trained; a base: its own on a GPU, float32 on a "
+        "CPU). It is recorded: a comparison names it where it differs",
+    )
     name: str | None = option(None, "under which the model is reported (default: its own)")
     no_images: bool = option(
         False, "keep no small copies of the images, for data that may not be shared"

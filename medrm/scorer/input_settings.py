@@ -1,4 +1,4 @@
-"""What turns a case into a model's input, as settings of an evaluation: what was read as it was read.
+"""What turns a case into a model's input, as settings of an evaluation.
 
 The values are those that act: a processor's own sizes count as much as those that an option set.
 """
@@ -64,7 +64,9 @@ def rendered_digest(processor: ProcessorMixin) -> str:
 
     So it covers what a template adds of its own: a system prompt, a date.
     """
-    question = chat_template.user_message("question", 1 if getattr(processor, "image_token", None) else 0)
+    question = chat_template.user_message(
+        "question", 1 if getattr(processor, "image_token", None) else 0
+    )
     texts = [
         chat_template.render(processor, [*opening, question], "generation_prompt")
         for opening in ([], [chat_template.system_message("instruction")])

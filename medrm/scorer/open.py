@@ -91,6 +91,13 @@ class ScorerOptions:
         trust_remote_code: whether code that a base's checkpoint ships may run.
         most_images: most images of a case that will be scored; above 0, a model that is loaded
             must show that an image reaches it.
+        dtype: precision of the weights; auto: of a saved model as trained, of a base as in
+            `ModelOptions`.
+        min_pixels: fewest pixels of an image, of a base; None: the processor's own.
+        max_pixels: most pixels of an image, of a base; None: the processor's own.
+        max_length: longest row that a base or a judge reads, in tokens; None: what the model can.
+        quantisation: of a base: nf4, int8 or None.
+        processor: folder of the processor that a base reads with; None: its own.
     """
 
     revision: str | None = None
@@ -100,6 +107,12 @@ class ScorerOptions:
     shared_prefix: Literal["on", "off"] = "on"
     trust_remote_code: bool = False
     most_images: int = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_length: int | None = None
+    quantisation: Literal["nf4", "int8"] | None = None
+    processor: Path | None = None
 
 
 DEFAULTS = ScorerOptions()
@@ -117,6 +130,7 @@ def load(
     attn_implementation: str | None = None,
     readout: str | None = None,
     shared_prefix: Literal["on", "off"] = "on",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> Saved:
     """Loads a saved reward model or judge; nothing is ever made up for a missing part.
 
@@ -128,13 +142,14 @@ def load(
         attn_implementation: attention of transformers; None: as trained, for the same scores.
         readout: how a judge's verdict is read; None: as it was saved.
         shared_prefix: "off" reads each answer's row by itself, for checking.
+        dtype: precision of the weights; auto: as trained, for the same scores.
 
     Raises:
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
     options = ScorerOptions(
-        None, device, batch_rows, attn_implementation, shared_prefix, most_images=1
+        None, device, batch_rows, attn_implementation, shared_prefix, most_images=1, dtype=dtype
     )
     with _LOADING:
         scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
@@ -147,7 +162,7 @@ def open_scorer(
     engine: str = "transformers",
     *,
     dimensions: Sequence[str] = DIMENSIONS,
-    judge: JudgeOptions | None = None,
+    judge: JudgeOptions | JudgeSpec | None = None,
     options: ScorerOptions = DEFAULTS,
 ) -> Scorer:
     """Opens a model for scoring.
@@ -170,7 +185,7 @@ def open_scorer(
         return _construct(str(readout), *model)
     if isinstance(model, LoadedModel):
         plan = plan_readout(model.contract, readout, dimensions=dimensions, judge=judge)
-        return _read(model, plan, options.batch_rows)
+        return _read(model, plan, options)
     name = str(model)
     plan = plan_scorer(
         name, readout, engine, dimensions=dimensions, judge=judge, revision=options.revision
@@ -189,7 +204,7 @@ def open_scorer(
         return _judge(engine_class(engine).open(source), plan)
     loaded = _load(name, plan, options)
     _check(name, loaded, plan, options)
-    return _read(loaded, plan, options.batch_rows)
+    return _read(loaded, plan, options)
 
 
 def identity_of(model: str, engine: str, options: ScorerOptions) -> str:
@@ -214,7 +229,11 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
     if plan.folder is not None:
         return LoadedModel(
             *load_adapter(
-                plan.folder, device, None, options.attn_implementation, options.shared_prefix
+                plan.folder,
+                device,
+                None if options.dtype == "auto" else getattr(torch, options.dtype),
+                options.attn_implementation,
+                options.shared_prefix,
             )
         )
     if Path(name, "adapter_config.json").is_file():
@@ -223,10 +242,18 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
             "known. Give an adapter folder that medrm wrote."
         )
     base = _base_options(name, options)
-    processor = load_processor(
-        name, base.model_revision, trust_remote_code=options.trust_remote_code
-    )
-    return LoadedModel(load_base(base, device).requires_grad_(False), processor)
+    if options.processor is not None:
+        processor = load_processor(str(options.processor))
+    else:
+        processor = load_processor(
+            name,
+            base.model_revision,
+            base.min_pixels,
+            base.max_pixels,
+            trust_remote_code=options.trust_remote_code,
+        )
+    dtype = getattr(torch, options.dtype) if options.dtype != "auto" else None
+    return LoadedModel(load_base(base, device, dtype).requires_grad_(False), processor)
 
 
 def _check(name: str, loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> None:
@@ -251,24 +278,32 @@ def _base_options(name: str, options: ScorerOptions) -> ModelOptions:
         attn_implementation=options.attn_implementation or ModelOptions.attn_implementation,
         shared_prefix=options.shared_prefix,
         trust_remote_code=options.trust_remote_code,
+        load_in_4bit=options.quantisation == "nf4",
+        load_in_8bit=options.quantisation == "int8",
+        min_pixels=options.min_pixels,
+        max_pixels=options.max_pixels,
+        max_length=options.max_length,
     )
 
 
-def _read(loaded: LoadedModel, plan: ScorerPlan, batch_rows: int) -> Scorer:
+def _read(loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> Scorer:
     """Returns the readout of a model in memory.
 
     What is too long for a model's own positions is not read. The max_length of a training run is
-    no limit for a judge or a base: it sets training cases aside to save memory, a verdict prompt
-    holds both answers, and what it kept from being read would count as wrong. A reward model is
-    read as far as its contract says.
+    no limit for a verdict: it sets training cases aside to save memory, a verdict prompt holds both
+    answers, and what it kept from being read would count as wrong. A reward model is read as far as
+    its contract says.
     """
     readout, (model, processor, contract) = READOUTS[plan.readout], loaded
+    batch_rows = options.batch_rows
     if readout.reads == "reward_model":
         return _construct(plan.readout, model, processor, contract, batch_rows)
     limits: dict[str, Any] = {"dimensions": plan.dimensions, "batch_rows": batch_rows}
     if readout.reads == "base":
+        limits |= {} if options.max_length is None else {"max_length": options.max_length}
         return _construct(plan.readout, model, processor, **limits)
-    context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context_length = min(filter(None, (positions, options.max_length)), default=None)
     if readout.writes == "text":
         transformers = engine_class("transformers")
         thinks = contract is None  # a saved judge replies as it was trained, with its verdict

@@ -57,7 +57,7 @@ def plan_scorer(
     engine: str,
     *,
     dimensions: Sequence[str],
-    judge: JudgeOptions,
+    judge: JudgeOptions | JudgeSpec,
     revision: str | None = None,
 ) -> ScorerPlan:
     """Returns how the model of that name will be read; a saved one is looked for first.
@@ -67,7 +67,7 @@ def plan_scorer(
         readout: None: as it was saved, else as the judge's options say.
         engine: what runs it.
         dimensions: what a model that was not trained is asked about.
-        judge: how such a judge is asked.
+        judge: how such a judge is asked: by options, or as a saved judge is.
         revision: branch, tag or commit of a hub repository.
 
     Raises:
@@ -98,7 +98,7 @@ def plan_readout(
     readout: str | None,
     *,
     dimensions: Sequence[str],
-    judge: JudgeOptions,
+    judge: JudgeOptions | JudgeSpec,
 ) -> ScorerPlan:
     """Returns how a model will be read; see `plan_scorer`.
 
@@ -109,11 +109,14 @@ def plan_readout(
         ConfigError: a readout or an option that is not for this model.
     """
     if contract is None:
-        options_spec, readout = judge_spec(judge), readout or judge.judge_readout
+        if isinstance(judge, JudgeSpec):
+            options_spec, readout = judge, readout or JudgeOptions.judge_readout
+        else:
+            options_spec, readout = judge_spec(judge), readout or judge.judge_readout
         if readout not in BASE_READOUTS:
             _check_judge_readout(readout, options_spec)
         return ScorerPlan(readout, tuple(dimensions), options_spec)
-    spec = _sampled_as_asked(contract, judge)
+    spec = judge if isinstance(judge, JudgeSpec) else sampled_as_asked(contract, judge)
     for_judges = spec is not None and readout not in BASE_READOUTS
     if readout not in (None, contract.readout) and not for_judges:
         raise ConfigError(
@@ -131,7 +134,7 @@ def plan_readout(
     return ScorerPlan(readout, contract.dimensions, spec, contract)
 
 
-def _sampled_as_asked(contract: AdapterConfig, judge: JudgeOptions) -> JudgeSpec | None:
+def sampled_as_asked(contract: AdapterConfig, judge: JudgeOptions) -> JudgeSpec | None:
     """Returns how a saved judge is asked, sampled as the options say; None for a reward model.
 
     Raises:

@@ -37,6 +37,9 @@ _LIMITS = ("min_pixels", "max_pixels")
 """Those versions recorded the options alone: None is the processor's own limit, whichever that is.
 """
 
+_OF_SOME_READOUTS = ("max_length",)
+"""Those versions recorded it of some readouts alone."""
+
 OTHER_DATA = {"benchmark", "cases", "labels"}
 """Differences that leave nothing to compare; a recipe has no reason to declare them."""
 
@@ -71,15 +74,7 @@ def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[st
         "dimensions": (list(before.robust), list(after.robust)),
         **({"orders": (before.orders, after.orders)} if same_readout else {}),
     }
-    sides = (before.report, after.report)
-    first, second = (flat_settings(report) for report in sides)
-    unknown = {name for report in sides for name in not_recorded(report)}
-    one_earlier = bool(not_recorded(sides[0])) != bool(not_recorded(sides[1]))
-    for name in sorted(first.keys() | second.keys() if same_readout else first.keys() & second):
-        values = (first.get(name), second.get(name))
-        limit_unknown = one_earlier and name in _LIMITS and None in values
-        if name.partition(".")[0] not in unknown and not limit_unknown:
-            pairs[name] = values
+    pairs |= _compared_settings(before.report, after.report, same_readout)
     differences = {
         name: {"before": values[0], "after": values[1]}
         for name, values in pairs.items()
@@ -92,6 +87,26 @@ def find_differences(before: Evaluation, after: Evaluation) -> dict[str, dict[st
     if _labels(before, after) != _labels(after, before):
         differences["labels"] = {"before": "other labels or clusters", "after": "than these"}
     return differences
+
+
+def _compared_settings(
+    before: Report, after: Report, same_readout: bool
+) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that count, of both sides."""
+    first, second = flat_settings(before), flat_settings(after)
+    earlier = [bool(not_recorded(report)) for report in (before, after)]
+    pairs = {}
+    for name in sorted(first.keys() | second.keys()):
+        values = (first.get(name), second.get(name))
+        in_both = name in first and name in second
+        counts = in_both or (same_readout and name not in _OF_SOME_READOUTS)
+        if name in _LIMITS and earlier[0] != earlier[1]:
+            counts = counts and None not in values
+        if any(earlier) and name.partition(".")[0] in RECORDED_LATER:
+            counts = False
+        if counts:
+            pairs[name] = values
+    return pairs
 
 
 def flat_settings(report: Report) -> dict[str, Any]:

@@ -141,7 +141,8 @@ class AnswerScorer(ABC):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a score."""
-        return model_settings(self.model, self.processor)
+        settings = model_settings(self.model, self.processor)
+        return {**settings, "max_length": self._runner.max_length}
 
     @property
     def lookahead(self) -> int:
@@ -192,11 +193,6 @@ class SavedScorer(AnswerScorer):
         limits = (batch_rows, contract.max_length)
         super().__init__(model, contract.dimensions, collator, prompts, *limits)
         self.contract = contract
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What besides the weights could change a score."""
-        return {**super().settings, "max_length": self.contract.max_length}
 
     def score(self, images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Array:
         """Returns the rewards of the answers, float32 [K, D].

@@ -139,7 +139,9 @@ class ProbabilityReadout(PairJudge):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a response."""
-        return model_settings(self._model, self._collator.processor)
+        limit = self._runner.max_length
+        stated = {} if limit is None else {"max_length": limit}
+        return {**model_settings(self._model, self._collator.processor), **stated}
 
     @property
     def lookahead(self) -> int:
