@@ -33,10 +33,6 @@ from medrm.models.backbone import final_states, last_attended, tower_of
 from medrm.models.families import family_of
 from medrm.models.reward_model import without_adapter
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element to the integers whose bits it is compared by (NaN, too, equals itself)."""
-
-
 _IMAGE_TOWERS = frozenset(
     (
         "clip_vision_model",
@@ -57,6 +53,18 @@ _SMALLEST_CHANGE = 1e-6
 """Relative to the largest value; a second run on the same input changes less on any device."""
 
 
+def _bits(images: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Returns the bits of tensors as integers, eight bytes in each where all lie so.
+
+    Compared by them NaN, too, equals itself, and wide integers are summed up much faster.
+    """
+    bits = [[tensor.reshape(-1).view(torch.uint8) for tensor in image] for image in images]
+    starts_and_lengths = ((raw.storage_offset(), len(raw)) for image in bits for raw in image)
+    if any(number % 8 for numbers in starts_and_lengths for number in numbers):
+        return bits
+    return [[raw.view(torch.int64) for raw in image] for image in bits]
+
+
 def first_equal(images: Sequence[Sequence[Tensor]]) -> list[int]:
     """Returns for each image the index of the first equal one, which may be its own.
 
@@ -66,7 +74,7 @@ def first_equal(images: Sequence[Sequence[Tensor]]) -> list[int]:
     Args:
         images: the tensors of each image (pixels, grid, ...), equally many for all.
     """
-    bits = [[tensor.view(_INTEGERS[tensor.element_size()]) for tensor in image] for image in images]
+    bits = _bits(images)
     sums = [torch.stack([tensor.sum(dtype=torch.int64) for tensor in image]) for image in bits]
     candidates: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     first = []

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from rows import batch, reward_model, rewards, train
 from tiny import TINY_FAMILIES, make_tiny
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models.adapter import add_adapter, freeze_backbone, load_adapter, save_adapter
@@ -50,6 +51,46 @@ def test_only_lora_and_head_train_and_all_get_gradient(family, tiny_folder):
     ]
     assert sum("lora_A" in name for name in gradients) == len(linears)
     assert all(p.dtype == torch.float32 for p in head_of(model).parameters())
+
+
+class _Products(TorchDispatchMode):
+    """Notes the shapes of matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator is torch.ops.aten.mm.default:
+            self.shapes.append((args[0].shape, args[1].shape))
+        return operator(*args, **(kwargs or {}))
+
+
+def test_gradients_of_lora_on_a_cpu_are_the_stock_ones_by_faster_products(tiny_folder):
+    model, processor = reward_model(tiny_folder("qwen2_5_vl"))
+    model = add_adapter(model, SMALL)
+    inputs = batch(processor, "qwen2_5_vl")
+    train(model, inputs, steps=1)
+    layers = [module for name, module in model.named_modules() if name.endswith("lora_B.default")]
+    tokens = inputs["input_ids"].numel()
+
+    def measure():
+        """Returns rewards, gradients, and how many products are [outputs, L] x [L, r]."""
+        model.zero_grad()
+        with _Products() as products:
+            output = model(**inputs)
+            (output.rewards[0] - output.rewards[1]).sum().backward()
+        slow = [shapes for shapes in products.shapes if shapes[1] == (tokens, 4)]
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return output.rewards.detach(), gradients, len(slow)
+
+    rewards_of_ours, gradients, slow_products = measure()
+    for layer in layers:
+        layer.__class__ = torch.nn.Linear
+    stock_rewards, stock_gradients, stock_slow_products = measure()
+    assert torch.equal(rewards_of_ours, stock_rewards)
+    torch.testing.assert_close(gradients, stock_gradients)
+    assert (slow_products, stock_slow_products) == (0, len(layers))
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

@@ -145,3 +145,10 @@ def test_contents_are_told_apart(dtype: torch.dtype) -> None:
     grids = [(torch.zeros(4, 2), torch.tensor([[1, *size]])) for size in ((2, 2), (4, 1), (2, 2))]
     assert first_equal(grids) == [0, 1, 0]
     assert first_equal([(torch.full((2,), float("nan")),)] * 2) == [0, 0]
+
+
+def test_contents_are_told_apart_where_images_start_at_any_byte() -> None:
+    pixels = torch.tensor([[3, 1, 4], [1, 5, 9], [3, 1, 4], [1, 5, 8]], dtype=torch.uint8)
+    assert first_equal([(row,) for row in pixels.split(1)]) == [0, 1, 0, 3]
+    uneven = torch.cat([pixels[0], pixels.flatten()[:8], pixels.flatten()[:8]])
+    assert first_equal([(image,) for image in uneven.split([3, 8, 8])]) == [0, 1, 1]
