@@ -30,7 +30,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.files import PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of
-from medrm.models.parts import auto_class
+from medrm.models.parts import auto_class, missing_package
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.prefix_sharing.kv_cache import enable_cached_answers
@@ -66,6 +66,8 @@ def readable(subject: str) -> Iterator[None]:
     except MedrmError:
         raise
     except _BROKEN as error:
+        if (missing := missing_package(subject, error)) is not None:
+            raise missing from error
         reason = first_line(error)
         if not isinstance(error, (OSError, ValueError, ImportError)):
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"

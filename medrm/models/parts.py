@@ -13,6 +13,7 @@ The model is built from its config on the meta device: without weights, in a fra
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -104,11 +105,33 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
         with torch.device("meta"), no_init_weights():
             return cast(PreTrainedModel, model_class(config))
     except (ImportError, ValueError, TypeError, AttributeError, LookupError) as error:
-        reason = " ".join(str(error).split()) if isinstance(error, ImportError) else None
-        raise ConfigError(
-            f"A model of the type {config.model_type!r} cannot be built from its config: "
-            f"{reason or first_line(error)} Install what it needs, or correct config.json."
+        subject = f"A model of the type {config.model_type!r}"
+        raise missing_package(subject, error) or ConfigError(
+            f"{subject} cannot be built from its config: {first_line(error).rstrip('.')}. Correct "
+            "config.json."
         ) from error
+
+
+_PACKAGE = re.compile(r"requires the (\w+) library|Missing optional dependencies: ([\w, ]+)")
+"""How transformers names a package that is not there."""
+
+
+def missing_package(subject: str, error: Exception) -> ConfigError | None:
+    """Returns the error that a package is missing, None where transformers raised another.
+
+    Args:
+        subject: what needs it, as the message names it.
+        error: of transformers.
+    """
+    named = _PACKAGE.search(str(error))
+    if named is None:
+        return None
+    package = (named[1] or named[2]).lower()
+    return ConfigError(
+        f"{subject} needs {package}, which is not installed or cannot be imported here, and medrm "
+        f"puts nothing else in its place. Install the {package} that fits the installed torch, or "
+        "give a model of another type."
+    )
 
 
 def find_parts(config: PreTrainedConfig, given: Mapping[str, Any]) -> Parts:

@@ -8,8 +8,7 @@ lets it be called like a processor.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,9 +34,7 @@ from medrm.errors import ConfigError, nearest
 from medrm.models.base_model import checkpoint_file, load_config, readable, resolve_model
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.batch import ImageRows
-
-_NAMING_FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-"""Files of a checkpoint that may name its processor class, in transformers' order."""
+from medrm.models.processor_files import NAMING_FILES, check_files, read_settings
 
 # VideoProcessorMixin; BaseVideoProcessor in older versions.
 _VIDEO_PROCESSOR = str(processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"])
@@ -142,36 +139,50 @@ def load_processor(
     limits = {name: value for name, value in pixels.items() if value is not None}
     source: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     with readable(f"The processor of {name_or_path!r}"):
-        processor_class = _processor_class(where, _config(where, source), source)
-        settings, _ = processor_class.get_processor_dict(where, revision=revision)
-        images: Any = AutoImageProcessor
-        features: Any = AutoFeatureExtractor
-        loaders: dict[str, Callable[..., Any]] = {
-            "image_processor": partial(images.from_pretrained, backend="pil", **limits),
-            "tokenizer": AutoTokenizer.from_pretrained,
-            "feature_extractor": features.from_pretrained,
-        }
-        components = {
-            name: loaders[name](where, **source)
-            for name in processor_class.get_attributes()
-            if name != "video_processor"
-        }
-        image_class = type(components.get("image_processor")).__name__
-        video_class = _video_class(settings, processor_class.__name__, image_class)
-        components["video_processor"] = video_stand_in(video_class)
-        processor: ProcessorMixin = processor_class.from_args_and_dict(
-            [components[name] for name in processor_class.get_attributes()], settings
+        config = _config(where, source)
+        processor_class = _processor_class(where, config, source)
+        reads_images = "image_processor" in processor_class.get_attributes()
+        check_files(where, revision, config, reads_images=reads_images)
+        processor = _assembled(where, processor_class, limits, source)
+    if limits and not has_pixel_limits(processor):
+        raise ConfigError(
+            f"{' and '.join(limits)} cannot be set for {name_or_path!r}: "
+            f"{processor_class.__name__} scales every image to its own sizes. Leave the limits out."
         )
-        if "mm_token_type_ids" in processor.model_input_names:
-            vars(processor)["return_mm_token_type_ids"] = True
-        if limits and not has_pixel_limits(processor):
-            raise ConfigError(
-                f"{' and '.join(limits)} cannot be set for {name_or_path!r}: "
-                f"{processor_class.__name__} scales every image to its own sizes. Leave the "
-                "limits out."
-            )
-        template = processor.chat_template or processor.tokenizer.chat_template
-        processor.chat_template = pin_date(template) if isinstance(template, str) else template
+    template = processor.chat_template or processor.tokenizer.chat_template
+    if not template:
+        raise ConfigError(
+            f"{name_or_path!r} has no chat template, so a conversation cannot be rendered. Give an "
+            "instruction-tuned checkpoint, or write chat_template.jinja into the model folder."
+        )
+    processor.chat_template = pin_date(template) if isinstance(template, str) else template
+    return processor
+
+
+def _assembled(
+    where: str, processor_class: Any, limits: Mapping[str, int], source: Mapping[str, Any]
+) -> ProcessorMixin:
+    """Returns a processor made of its parts, as the checkpoint has them."""
+    settings, _ = processor_class.get_processor_dict(where, revision=source["revision"])
+    images: Any = AutoImageProcessor
+    features: Any = AutoFeatureExtractor
+    loaders: dict[str, Callable[..., Any]] = {
+        "image_processor": partial(images.from_pretrained, backend="pil", **limits),
+        "tokenizer": AutoTokenizer.from_pretrained,
+        "feature_extractor": features.from_pretrained,
+    }
+    attributes = processor_class.get_attributes()
+    components = {
+        name: loaders[name](where, **source) for name in attributes if name != "video_processor"
+    }
+    image_class = type(components.get("image_processor")).__name__
+    video_class = _video_class(settings, processor_class.__name__, image_class)
+    components["video_processor"] = video_stand_in(video_class)
+    processor: ProcessorMixin = processor_class.from_args_and_dict(
+        [components[name] for name in attributes], settings
+    )
+    if "mm_token_type_ids" in processor.model_input_names:
+        vars(processor)["return_mm_token_type_ids"] = True
     return processor
 
 
@@ -214,9 +225,8 @@ def _processor_class(where: str, config: PreTrainedConfig | None, source: dict[s
     if config is not None and not family_of(config).parts.takes_images:
         return TextProcessor
     unknown = ""
-    for name in _NAMING_FILES:
-        file = checkpoint_file(where, name, source["revision"])
-        written = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    for name in NAMING_FILES:
+        written = read_settings(where, name, source["revision"])
         remote = (written.get("auto_map") or {}).get("AutoProcessor")
         if remote and source["trust_remote_code"]:
             return get_class_from_dynamic_module(remote, where, revision=source["revision"])

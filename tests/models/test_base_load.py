@@ -78,7 +78,7 @@ def test_an_unknown_image_processor_is_refused(tiny_folder, tmp_path):
     settings = json.loads(path.read_text())
     settings["image_processor"]["image_processor_type"] = "NoSuchProcessor"
     path.write_text(json.dumps(settings))
-    with pytest.raises(ConfigError, match="cannot be loaded: Unrecognized image processor"):
+    with pytest.raises(ConfigError, match="names the image processor 'NoSuchProcessor'"):
         load_processor(str(tmp_path / "base"))
 
 
