@@ -50,7 +50,10 @@ def write_card(folder: Path, run_dir: Path) -> Path:
     before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
     before_readout = comparison["before"]["readout"]
-    pictured, primary = comparison["pictures"], comparison["primary"]["dimension"]
+    primary = comparison["primary"]["dimension"]
+    beside = [
+        stated["sentence"] for key in ("best_rule", "pictures") if (stated := comparison.get(key))
+    ]
     model_type = "judge" if contract.judge else "reward model"
     title = f"{contract.base_model} {model_type} ({contract.objective})"
     text = _template().render(
@@ -59,7 +62,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         contract=contract,
         comparison=comparison,
         # What the reader of the headline must know.
-        qualifying=[*([pictured["sentence"]] if pictured else []), *comparison["notes"]],
+        qualifying=[*beside, *comparison["notes"]],
         after=after,
         dimensions=_MarkdownText(to_markdown(card_table(comparison, after))),
         answered=[

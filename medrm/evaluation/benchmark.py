@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.files import asset, asset_names
 from medrm.schema import Case
 from medrm.scorer.verdict_rules import label_of
+from medrm.statistics.intervals import mean
 
 FOLDER = "evaluation/benchmarks"
 RULES = {
@@ -156,27 +156,38 @@ def baselines(
     `first_slot`: whichever is shown first, over both orders of pairs (None where a case has more
     than two answers); `random`: what a coin expects, 1/K with K answers of which one is right.
     """
-    reached = {name: _rules(cases, name) for name in dimensions}
-    return {rule: {name: reached[name].get(rule) for name in dimensions} for rule in RULES}
+    scores = {name: rule_scores(cases, name) for name in dimensions}
+    return {
+        rule: {name: mean(scores[name].get(rule, {}).values()) for name in dimensions}
+        for rule in RULES
+    }
 
 
-def _rules(cases: Sequence[Case], dimension: str) -> dict[str, float | None]:
-    """What each rule reaches on cases with a label for an answer; empty without any."""
-    labelled = [
-        ([len(answer) for answer in case.answers], best)
+def rule_scores(cases: Sequence[Case], dimension: str) -> dict[str, dict[str, float]]:
+    """Returns how right each rule of `baselines` is on each case, by its id.
+
+    Only cases with a label for an answer are in it; a rule that does not apply is left out.
+    """
+    labelled = {
+        case.case_id: ([len(answer) for answer in case.answers], best)
         for case in cases
         if (best := right_answers(label_of(case.labels.get(dimension), len(case.answers))[0]))
-    ]
-    if not labelled:
-        return {}
-    counts = Counter(chain.from_iterable(best for _, best in labelled))
+    }
+    counts = Counter(chain.from_iterable(best for _, best in labelled.values()))
+    frequent = max(counts, key=counts.__getitem__, default=0)
+    rules: dict[str, Callable[[list[int], tuple[int, ...]], float]] = {
+        "always_a": lambda _, best: 0 in best,
+        "always_b": lambda _, best: 1 in best,
+        "majority": lambda _, best: frequent in best,
+        "longer": lambda lengths, best: lengths.index(max(lengths)) in best,
+        "first_slot": lambda *_: 0.5,
+        "random": lambda lengths, best: len(best) / len(lengths),
+    }
+    if any(len(lengths) != 2 for lengths, _ in labelled.values()):
+        del rules["first_slot"]
     return {
-        "always_a": counts[0] / len(labelled),
-        "always_b": counts[1] / len(labelled),
-        "majority": max(counts.values()) / len(labelled),
-        "longer": fmean(lengths.index(max(lengths)) in best for lengths, best in labelled),
-        "first_slot": 0.5 if all(len(lengths) == 2 for lengths, _ in labelled) else None,
-        "random": fmean(len(best) / len(lengths) for lengths, best in labelled),
+        rule: {case_id: float(right(*case)) for case_id, case in labelled.items()}
+        for rule, right in rules.items()
     }
 
 

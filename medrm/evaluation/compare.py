@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medrm.errors import ConfigError, DataError, nearest
+from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.comparison import gate, pairing
 from medrm.evaluation.comparison.pairing import Evaluation
 from medrm.evaluation.measures.accuracy import split_gain
 from medrm.evaluation.report import write_json
-from medrm.statistics.significance import sign_flip_test
 
 Comparison = dict[str, Any]
 
@@ -114,6 +114,7 @@ def _compared(
         "before": {key: before.report[key] for key in _IDENTITY},
         "after": {key: after.report[key] for key in _IDENTITY},
         "primary": difference,
+        "best_rule": _best_rule(after, primary),
         "pictures": image_use(difference, against),
         **measured,
         "gain": _gain(before, after),
@@ -148,13 +149,19 @@ def headline_sentence(comparison: Comparison) -> str:
         )
     bounds = difference["ci95"]
     interval = interval_words(bounds) if bounds else "no interval below two clusters"
-    p = "p < 0.001" if difference["p"] < 0.001 else f"p = {difference['p']:.3f}"
     sentence = (
         f"{comparison['verdict']} on {dimension}: "
         f"{100 * difference['before']:.1f} % -> {100 * difference['after']:.1f} %, "
-        f"{100 * difference['delta']:+.1f} points ({interval}, {p}; "
+        f"{100 * difference['delta']:+.1f} points "
+        f"({interval}, {_p_words(difference['p'])}; "
         f"{difference['n']} cases in {difference['clusters']} clusters)."
     )
+    rule = comparison["best_rule"]
+    if comparison["verdict"] == "Improved" and rule is not None and not _is_gain(rule):
+        sentence += (
+            " It is not shown that the trained model is better than the best rule without a model "
+            f"({RULES[rule['rule']]}: {100 * rule['before']:.1f} %)."
+        )
     if failed := _failed_checks(comparison):
         sentence += f" Failed guardrails: {', '.join(failed)}."
     return sentence + (f" Declared difference besides the weights: {named}." if named else "")
@@ -193,14 +200,38 @@ def _control(name: str, control: Evaluation, after: Evaluation, primary: str) ->
             f"Control {name!r} ({str(control.folder)!r}) did not judge the cases of "
             f"{str(after.folder)!r}. Evaluate it again on the same benchmark."
         )
-    shared = {"dimension": primary, "ceiling": after.report["ceiling"][primary]}
-    difference = dict.fromkeys(_KEYS) | pairing.UNPAIRED | shared
-    paired = pairing.pair(control, after)
-    difference |= paired.entries().get(primary, {})
-    if difference["n"]:
-        changes = paired.differences[:, [paired.names.index(primary)]]
-        difference["p"] = sign_flip_test(changes, paired.clusters).p[0]
-    return difference
+    shared = {"ceiling": after.report["ceiling"][primary]}
+    return (
+        dict.fromkeys(_KEYS) | pairing.tested_entry(pairing.pair(control, after), primary) | shared
+    )
+
+
+def _best_rule(after: Evaluation, primary: str) -> dict[str, Any] | None:
+    """The best rule without a model: its paired difference, and a sentence."""
+    difference = pairing.against_best_rule(after, primary)
+    if difference is None:
+        return None
+    bounds = difference["ci95"]
+    interval = interval_words(bounds) if bounds else "no interval below two clusters"
+    sentence = (
+        f"The best rule without a model ({RULES[difference['rule']]}; chosen {difference['chosen']}"
+        f") is right in {100 * difference['before']:.1f} % on {primary}; the trained model is at "
+        f"{100 * difference['delta']:+.1f} points ({interval}, {_p_words(difference['p'])})."
+    )
+    if not _is_gain(difference):
+        sentence += " It is not shown that the model is better than that rule."
+    shared = {"ceiling": after.report["ceiling"][primary], "sentence": sentence}
+    return difference | shared
+
+
+def _is_gain(difference: Mapping[str, Any]) -> bool:
+    """Whether a difference is shown to be above zero."""
+    bounds = difference["ci95"]
+    return bounds is not None and bounds[0] > 0 and difference["p"] < SIGNIFICANCE
+
+
+def _p_words(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _gain(before: Evaluation, after: Evaluation) -> dict[str, dict[str, float]] | None:
@@ -219,10 +250,9 @@ def _verdict(comparison: Comparison) -> str:
     difference = comparison["primary"]
     if not comparison["comparable"] or difference["ci95"] is None:
         return "Not shown"
-    low, high = difference["ci95"]
-    if low > 0 and difference["p"] < SIGNIFICANCE and not _failed_checks(comparison):
+    if _is_gain(difference) and not _failed_checks(comparison):
         return "Improved"
-    return "Regressed" if high < 0 else "Not shown"
+    return "Regressed" if difference["ci95"][1] < 0 else "Not shown"
 
 
 def _failed_checks(comparison: Comparison) -> list[str]:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from medrm.errors import DataError
+from medrm.evaluation.benchmark import RULES, best_rule, rule_scores
 from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.biases import excess
 from medrm.evaluation.records.jsonl import VERDICTS_FILE, grouped, read_verdicts
+from medrm.evaluation.records.stored_cases import read_stored_cases
 from medrm.evaluation.report import Report, read_report
 from medrm.schema import Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
@@ -185,6 +187,40 @@ def paired_entry(
         "n": len(paired),
         "clusters": interval.clusters,
     }
+
+
+def tested_entry(pairing: Pairing, dimension: str) -> Entry:
+    """Returns the difference on one dimension with its p, not adjusted for the others."""
+    difference = {"dimension": dimension, **UNPAIRED, "p": None}
+    difference |= pairing.entries().get(dimension, {})
+    if difference["n"]:
+        changes = pairing.differences[:, [pairing.names.index(dimension)]]
+        difference["p"] = significance.sign_flip_test(changes, pairing.clusters).p[0]
+    return difference
+
+
+def against_best_rule(after: Evaluation, dimension: str) -> Entry | None:
+    """Returns `best_rule` of `comparison.json`: the trained model against a rule without a model.
+
+    It is the rule that is right most often by the labels of the very cases. That favours the rule:
+    what is shown against it is shown against any of `RULES`. None where the folder does not hold
+    its cases, or none is labelled.
+    """
+    try:
+        cases = read_stored_cases(after.folder)
+    except DataError:
+        return None
+    scores, by_rule = after.scores["robust"].get(dimension, {}), rule_scores(cases, dimension)
+    table = {rule: {dimension: mean(by_rule.get(rule, {}).values())} for rule in RULES}
+    best = best_rule(table, dimension)
+    judged = sorted(scores.keys() & by_rule[best[0]].keys()) if best else []
+    if best is None or not judged:
+        return None
+    columns = ([[of_case[case]] for case in judged] for of_case in (by_rule[best[0]], scores))
+    clusters = [after.clusters[case] for case in judged]
+    pairing = Pairing([dimension], judged, clusters, *map(np.array, columns))
+    chosen = "by the labels of these cases, which favours the rule"
+    return {"rule": best[0], "chosen": chosen, **tested_entry(pairing, dimension)}
 
 
 def paired_measures(before: Evaluation, after: Evaluation, primary: str) -> Entry:

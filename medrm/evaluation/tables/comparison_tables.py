@@ -247,8 +247,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     """Returns what stands beside the headline, one sentence or two each."""
     gain, pictures = gain_sentence(comparison), comparison["pictures"]
     lines = [gain] if gain else []
-    if pictures is not None:
-        lines.append(pictures["sentence"])
+    # A comparison of an earlier version has no best rule.
+    lines += [stated["sentence"] for stated in (comparison.get("best_rule"), pictures) if stated]
     official = (comparison["official"] or {}).get(comparison["primary"]["dimension"])
     if official is not None and official["delta"] is not None:
         lines.append(
