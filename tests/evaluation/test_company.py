@@ -73,15 +73,16 @@ def test_settings_say_what_could_change_a_number() -> None:
     shared = set.intersection(*(set(settings) for settings in found.values()))
     assert shared == {
         *("dtype", "quantisation", "attn_implementation", "chat_template_digest"),
+        *("min_pixels", "max_pixels", "image_processing", "rendered_prompt_digest"),
         "shared_prefix",
         *("torch", "transformers"),
     }
     for name in shared:
-        assert len({settings[name] for settings in found.values()}) == 1, name
+        assert len({json.dumps(settings[name]) for settings in found.values()}) == 1, name
     assert found["likelihood"]["dtype"] == "float32"
-    assert found["likelihood"].keys() == shared
+    assert found["likelihood"].keys() == {*shared, "max_length"}
     assert {name: settings.keys() - shared for name, settings in found.items()} == {
-        "likelihood": set(),
+        "likelihood": {"max_length"},
         "verdict": {"verdict_prompt_digest"},
         "skeleton": {"prompt", "prompt_digest"},
         "reward": {"max_length", "reward_template"},
