@@ -51,7 +51,7 @@ _ONLY_WEIGHTS_SHOW = (
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, TemplateError)
 
 
-class Section(NamedTuple):
+class Findings(NamedTuple):
     """What was found of one side of a model: for programs, and as lines for people."""
 
     name: str
@@ -68,7 +68,7 @@ def check_model(request: CheckRequest) -> None:
     subject = CheckedModel.find(request)
     footprint = footprint_of(subject.config, AdapterOptions())
     found, problems = [_model(subject, footprint), _memory(footprint)], list[str]()
-    looks: list[Callable[[CheckedModel], Section]] = [_prompt, _template, _control_words, _images]
+    looks: list[Callable[[CheckedModel], Findings]] = [_prompt, _template, _control_words, _images]
     looks.append(partial(_proof, footprint))
     for look in looks:
         try:
@@ -91,7 +91,7 @@ def check_model(request: CheckRequest) -> None:
         raise ConfigError(report(f"{request.model} will not work as it is.", problems))
 
 
-def _model(subject: CheckedModel, footprint: Footprint) -> Section:
+def _model(subject: CheckedModel, footprint: Footprint) -> Findings:
     family, contract = family_of(subject.config), subject.contract
     lines = [
         f"  {family.name} ({footprint.model_class}), {amount(footprint.parameters)} parameters",
@@ -121,10 +121,10 @@ def _model(subject: CheckedModel, footprint: Footprint) -> Section:
             f"{', '.join(contract.dimensions)}"
         )
     record = {"family": family.name, **asdict(footprint)}
-    return Section("model", record, lines)
+    return Findings("model", record, lines)
 
 
-def _memory(footprint: Footprint) -> Section:
+def _memory(footprint: Footprint) -> Findings:
     lines = [f"  weights in {name}: {_gib(size)}" for name, size in footprint.weight_bytes.items()]
     lines.append(
         f"  training adds {_gib(footprint.training_bytes)} for adapters, head, gradients and "
@@ -138,10 +138,10 @@ def _memory(footprint: Footprint) -> Section:
     if importlib.util.find_spec("bitsandbytes") is None:
         record["missing_packages"] = ["bitsandbytes"]
         lines.append("  int8 and nf4 need bitsandbytes, which is not installed")
-    return Section("memory", record, lines)
+    return Findings("memory", record, lines)
 
 
-def _prompt(subject: CheckedModel) -> Section:
+def _prompt(subject: CheckedModel) -> Findings:
     """Renders a synthetic case as the readout shows it to the model."""
     template_digest(subject.processor.chat_template)  # says so where there is no template
     readout, judge = subject.request.readout or "reward", None
@@ -171,10 +171,10 @@ def _prompt(subject: CheckedModel) -> Section:
     lines = [f"  readout {readout}; {role} its last token, marked ⟦ ⟧:"]
     lines += [f"  | {line}" for line in shown.split("\n")]
     record = {"readout": readout, "text": text, "last_token": last, "tokens": len(ids)}
-    return Section("prompt", record, lines)
+    return Findings("prompt", record, lines)
 
 
-def _template(subject: CheckedModel) -> Section:
+def _template(subject: CheckedModel) -> Findings:
     digest = template_digest(subject.processor.chat_template)
     texts = set()
     for day in (datetime(2001, 2, 3), datetime(2040, 11, 12)):
@@ -190,7 +190,7 @@ def _template(subject: CheckedModel) -> Section:
         says = "writes today's date into every prompt, so that scores change from day to day"
     lines = [f"  chat template sha256 {digest[:16]}; it {says}"]
     record = {"digest": digest, "asks_for_date": asked, "depends_on_date": dated}
-    return Section("template", record, lines)
+    return Findings("template", record, lines)
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def _on(day: datetime) -> Iterator[None]:
         names["datetime"] = real
 
 
-def _control_words(subject: CheckedModel) -> Section:
+def _control_words(subject: CheckedModel) -> Findings:
     """Tells what happens to tokens of the tokenizer that data may spell."""
     tokenizer, plain = subject.processor.tokenizer, subject.collator.plain_text
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
@@ -221,12 +221,12 @@ def _control_words(subject: CheckedModel) -> Section:
     if kept:
         names = ", ".join(map(repr, sorted(kept)[:6])) + (", ..." if len(kept) > 6 else "")
         lines.append(f"  {len(kept)} that are no control tokens are read as they are: {names}")
-    return Section("control_words", {"broken_up": broken, "kept": sorted(kept)}, lines)
+    return Findings("control_words", {"broken_up": broken, "kept": sorted(kept)}, lines)
 
 
-def _images(subject: CheckedModel) -> Section:
+def _images(subject: CheckedModel) -> Findings:
     if not subject.takes_images:
-        return Section("images", {"sizes": []}, ["  the model reads text alone"])
+        return Findings("images", {"sizes": []}, ["  the model reads text alone"])
     contract, text_config = subject.contract, subject.config.get_text_config()
     limit = subject.request.max_length or (contract.max_length if contract else None)
     limit = limit or int(getattr(text_config, "max_position_embeddings", 0)) or None
@@ -258,10 +258,10 @@ def _images(subject: CheckedModel) -> Section:
             f"An image of {lines[0].strip()}. Raise max_length, or give max_pixels where the model "
             "takes it."
         )
-    return Section("images", {"sizes": record, "max_length": limit}, lines)
+    return Findings("images", {"sizes": record, "max_length": limit}, lines)
 
 
-def _proof(footprint: Footprint, subject: CheckedModel) -> Section:
+def _proof(footprint: Footprint, subject: CheckedModel) -> Findings:
     """Loads the model where it is and fits, and proves it."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     free, needed = _free_bytes(device), footprint.weight_bytes[_precision(subject, device)]
@@ -275,7 +275,7 @@ def _proof(footprint: Footprint, subject: CheckedModel) -> Section:
         )
     if lacking is not None:
         lines = [f"  not proven, {lacking}:", f"  {_ONLY_WEIGHTS_SHOW}"]
-        return Section("self_check", {"proven": False, "reason": lacking}, lines)
+        return Findings("self_check", {"proven": False, "reason": lacking}, lines)
     started = time.perf_counter()
     if subject.folder is None:
         model: Any = load_base(subject.options, device)
@@ -296,7 +296,7 @@ def _proof(footprint: Footprint, subject: CheckedModel) -> Section:
     record = {"proven": True, **asdict(proof), "seconds": round(seconds, 2)}
     lines = [f"  {line}" for line in proof.lines]
     lines.append(f"  loaded in {loaded - started:.1f} s, proven in {seconds:.1f} s")
-    return Section("self_check", record, lines)
+    return Findings("self_check", record, lines)
 
 
 def _free_bytes(device: str) -> int | None:

@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -21,7 +22,6 @@ import transformers
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.files import cache_dir, fits, write_atomically
 from medrm.models.adapter import saved_identity
@@ -103,7 +103,7 @@ def proven_weights(folder: Path) -> str:
 
 
 def _key(model: PreTrainedModel, processor: ProcessorMixin, subject: list[Any]) -> str:
-    versions = [_VERSION, __version__, torch.__version__, transformers.__version__]
+    versions = [_VERSION, version("medrm"), torch.__version__, transformers.__version__]
     computing = [
         str(model.dtype),
         model.device.type,
