@@ -104,8 +104,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
+    from medrm.pipeline.leaderboard_preview import print_lists
     from medrm.pipeline.run_leaderboard import run_leaderboard
 
+    if arguments.list_models:
+        print_lists(arguments.leaderboard, arguments.only)
+        return 0
     arguments.evaluate = (sys.executable, "-m", "medrm", "evaluate")
     return 0 if run_leaderboard(_request(LeaderboardRequest, arguments)) else 1
 
@@ -312,7 +316,15 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 def _add_leaderboard(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `medrm leaderboard`."""
     parser.add_argument(
-        "leaderboard", help="a name in evaluation/leaderboards/, or a YAML file of that form"
+        "leaderboard",
+        nargs="?",
+        help="a name in evaluation/leaderboards/, or a YAML file of that form (--list: all names)",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        dest="list_models",
+        help="show the models, their engines and what is missing here, and evaluate nothing",
     )
     add_options(parser, LeaderboardRequest)
     _add_judge_options(parser)

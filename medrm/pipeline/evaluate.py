@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +18,16 @@ from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processors import refuse_images
+from medrm.pipeline.dry_run import print_dry_run
 from medrm.pipeline.reading import reading_of, refuse_contradictions
 from medrm.pipeline.requests import EvalRequest
-from medrm.readouts import BASE_READOUTS
-from medrm.schema import DIMENSIONS
+from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import identity_of, open_scorer
 from medrm.scorer.specs import plan_scorer, saved_folder
 from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_model(request: EvalRequest) -> None:
@@ -37,8 +41,13 @@ def evaluate_model(request: EvalRequest) -> None:
     with state.main_process_first():
         departments = Path(request.department_map) if request.department_map else None
         benchmark = load_benchmark(request.benchmark, request.data_root, department_map=departments)
+    if request.dry_run or request.output_dir is None:  # which a dry run alone may leave out
+        if state.is_main_process:
+            print_dry_run(request, benchmark)
+        return
     model, engine = request.model, request.engine
-    readout, judge, dimensions, options = reading_of(request, _asked_about(request, benchmark))
+    asked_about = request.asked_about(benchmark.dimensions)
+    readout, judge, dimensions, options = reading_of(request, asked_about)
     plan = plan_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, revision=options.revision
     )
@@ -56,6 +65,9 @@ def evaluate_model(request: EvalRequest) -> None:
         source = (options.revision or "main", request.trust_remote_code)
         refuse_images(subject, str(plan.folder or model), *source)
     options = replace(options, device=state.device, most_images=int(image_counts.max(initial=0)))
+    identity = identity_of(model, engine, options)
+    if state.is_main_process or request.no_remote_images:
+        announce_remote_images(request, identity, image_counts.tolist())
     scorer = open_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, options=options
     )
@@ -64,7 +76,7 @@ def evaluate_model(request: EvalRequest) -> None:
         scorer,
         benchmark,
         request.output_dir,
-        NamedModel(name, identity_of(model, engine, options)),
+        NamedModel(name, identity),
         protocol=request.protocol,
         settings=scorer.settings,
         images=not request.no_images,
@@ -74,17 +86,28 @@ def evaluate_model(request: EvalRequest) -> None:
         print_report(result)
 
 
-def _asked_about(request: EvalRequest, benchmark: Benchmark) -> tuple[str, ...]:
-    """Returns what a model that was not trained is asked about.
+def announce_remote_images(request: EvalRequest, identity: str, counts: Sequence[int]) -> None:
+    """Says which images a service will be sent, before the first call.
 
-    A judge is asked about all of Med-RewardBench's dimensions where the benchmark labels one of
-    them: the released scorer drops a reply that lacks any.
+    Args:
+        request: whose engine is a service, or not.
+        identity: of the model, with the service's host.
+        counts: images of each case.
+
+    Raises:
+        ConfigError: `no_remote_images` forbids it.
     """
-    readout = request.readout or request.judge.judge_readout
-    judges = request.model.startswith(PREFIX) or readout not in BASE_READOUTS
-    return (
-        DIMENSIONS if judges and {*benchmark.dimensions} <= {*DIMENSIONS} else benchmark.dimensions
-    )
+    sent = f"{sum(counts):,} images of {sum(count > 0 for count in counts):,} cases"
+    if request.model.startswith(PREFIX) or not ENGINES[request.engine].holds_weights:
+        return
+    if not any(counts):
+        return
+    if request.no_remote_images:
+        raise ConfigError(
+            f"{sent} would be sent to {identity}, and --no_remote_images forbids it. Leave it out, "
+            "give a model that runs here (--engine transformers or vllm), or cases without images."
+        )
+    logger.info("%s are sent to %s.", sent, identity)
 
 
 def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from medrm.config.options import JudgeOptions, ModelOptions, option
-from medrm.errors import refuse
-from medrm.readouts import OPTION_READOUTS
+from medrm.errors import ConfigError, refuse
+from medrm.readouts import BASE_READOUTS, OPTION_READOUTS
+from medrm.schema import DIMENSIONS
 from medrm.scorer.engines import ENGINES
+from medrm.scorer.mock_judges import PREFIX
 
 TASKS = ("train", "score")
 
@@ -24,6 +26,19 @@ def _as_in(group: type, name: str) -> Any:
     return field(default=declared.default, metadata=declared.metadata)
 
 
+class Prices(NamedTuple):
+    """Prices of a million tokens; None: not given."""
+
+    prompt: float | None
+    completion: float | None
+
+
+def check_output(output_dir: Path | None, *, is_needed: bool) -> None:
+    """Raises ConfigError where a folder to write is needed and not given."""
+    if is_needed and output_dir is None:
+        raise ConfigError("--output_dir is missing; give the folder to write, or --dry_run.")
+
+
 @dataclass(frozen=True)
 class EvalRequest:
     """What one `medrm evaluate` is asked to do; `judge` says how a judge is asked."""
@@ -34,8 +49,10 @@ class EvalRequest:
         "mock:NAME",
     )
     benchmark: str = option(MISSING, "a name in evaluation/benchmarks/")
-    output_dir: Path = option(
-        MISSING, "evaluation folder to write; a part of the same evaluation in it is continued"
+    output_dir: Path | None = option(
+        None,
+        "evaluation folder to write; a part of the same evaluation in it is continued (needed but "
+        "for --dry_run)",
     )
     revision: str | None = option(None, "branch, tag or commit of a hub repo")
     data_root: str | None = option(None, "where the benchmark's files lie")
@@ -79,10 +96,48 @@ class EvalRequest:
     no_images: bool = option(
         False, "keep no small copies of the images, for data that may not be shared"
     )
+    no_remote_images: bool = option(
+        False,
+        "refuse to send images to a service (--engine openai), whichever host it runs on; "
+        "--no_images is about copies that are kept",
+    )
     overwrite_output_dir: bool = option(
         False, "replace another evaluation in output_dir instead of refusing to start"
     )
+    dry_run: bool = option(
+        False,
+        "count calls, tokens and, with prices, cost; no model is loaded or asked, nothing written",
+    )
+    price_per_million_prompt_tokens: float | None = option(
+        None, "for the cost of --dry_run, in any currency"
+    )
+    price_per_million_completion_tokens: float | None = option(
+        None, "for the cost of --dry_run: of the replies, counted at their longest"
+    )
     judge: JudgeOptions = field(default_factory=JudgeOptions)
+
+    def __post_init__(self) -> None:
+        check_output(self.output_dir, is_needed=not self.dry_run)
+
+    @property
+    def prices(self) -> Prices:
+        """The prices for the cost of a dry run."""
+        return Prices(
+            self.price_per_million_prompt_tokens, self.price_per_million_completion_tokens
+        )
+
+    def asked_about(self, dimensions: tuple[str, ...]) -> tuple[str, ...]:
+        """Returns what a model that was not trained is asked about.
+
+        A judge is asked about all of Med-RewardBench's dimensions where the benchmark labels one of
+        them: the released scorer drops a reply that lacks any.
+
+        Args:
+            dimensions: that the benchmark labels.
+        """
+        readout = self.readout or self.judge.judge_readout
+        judges = self.model.startswith(PREFIX) or readout not in BASE_READOUTS
+        return DIMENSIONS if judges and {*dimensions} <= {*DIMENSIONS} else dimensions
 
 
 @dataclass(frozen=True)
@@ -113,14 +168,17 @@ class LeaderboardRequest:
     """What one `medrm leaderboard` is asked to do.
 
     Attributes:
-        leaderboard: a name in evaluation/leaderboards/, or a YAML file of that form.
+        leaderboard: a name in evaluation/leaderboards/, or a YAML file of that form; the command
+            line may lack it.
         evaluate: the words that start `medrm evaluate` in a new process.
         judge: how the judges are asked; an entry's own options come before it.
     """
 
-    leaderboard: str
+    leaderboard: str | None
     evaluate: Sequence[str]
-    output_dir: Path = option(MISSING, "folder for the models and the table")
+    output_dir: Path | None = option(
+        None, "folder for the models and the table (needed but for --list and --dry_run)"
+    )
     benchmark: str | None = option(None, "in place of the one that the leaderboard names")
     data_root: str | None = _as_in(EvalRequest, "data_root")
     only: list[str] = option([], "names of the models to evaluate")
@@ -130,8 +188,24 @@ class LeaderboardRequest:
     trust_remote_code: bool = option(
         False, "run the code of the checkpoints that the list marks so"
     )
+    no_remote_images: bool = _as_in(EvalRequest, "no_remote_images")
     readout: str | None = _as_in(EvalRequest, "readout")
+    dry_run: bool = _as_in(EvalRequest, "dry_run")
+    price_per_million_prompt_tokens: float | None = option(
+        None, "for the cost of --dry_run; an entry's own price comes before it"
+    )
+    price_per_million_completion_tokens: float | None = option(
+        None, "likewise, of the replies, counted at their longest"
+    )
     judge: JudgeOptions = field(default_factory=JudgeOptions)
+
+    def __post_init__(self) -> None:
+        if self.leaderboard is None:
+            raise ConfigError(
+                "No leaderboard is named; give a name in evaluation/leaderboards/ or a YAML file, "
+                "or --list to see all."
+            )
+        check_output(self.output_dir, is_needed=not self.dry_run)
 
 
 @dataclass(frozen=True)

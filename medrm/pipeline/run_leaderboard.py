@@ -6,10 +6,8 @@ A fresh process frees the memory of the model before, and the list goes on when 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
-import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +16,7 @@ from typing import Any
 
 from medrm.chat import load_prompt
 from medrm.config.options import JudgeOptions
+from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError, DataError, printable, refuse
 from medrm.evaluation.benchmark import load_benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard
@@ -31,7 +30,9 @@ from medrm.evaluation.leaderboard.standings import (
     standings,
 )
 from medrm.evaluation.report import read_json, read_report, write_json
+from medrm.pipeline.leaderboard_preview import JUDGE_OPTIONS, print_estimates, skip_reasons
 from medrm.pipeline.requests import LeaderboardRequest
+from medrm.scorer.engines import ENGINES
 
 REQUEST_FILE = "request.json"
 """What an entry was asked for, written when its evaluation is complete."""
@@ -53,16 +54,22 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     Raises:
         MedrmError: the list, the options or the benchmark are not as they should be.
     """
-    board = read_leaderboard(request.leaderboard)
+    board = read_leaderboard(str(request.leaderboard))
     chosen = chosen_entries(board, request.only)
     requests = _entry_requests(board.entries, request)
     benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
     primary = primary_dimension(benchmark, request.primary_dimension)
+    output_dir = request.output_dir
+    if request.dry_run or output_dir is None:  # which a dry run alone may leave out
+        options = {name: asked["options"] for name, asked in requests.items()}
+        print_estimates(chosen, options, request, benchmark)
+        return True
+    images = int(column(benchmark.cases, "image_count").sum())
     outcomes: dict[str, ModelResult] = {}
 
     def write() -> dict[str, Any]:
         table = standings(board.name, benchmark, primary, list(outcomes.values()))
-        write_leaderboard(request.output_dir, table)
+        write_leaderboard(output_dir, table)
         return table
 
     for candidate in board.entries:
@@ -70,30 +77,17 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
             **requests[candidate.name],
             "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
         }
-        folder = request.output_dir / candidate.slug
+        folder = output_dir / candidate.slug
         finished = _finished(candidate, folder, entry_request)
         if finished is not None:
             outcomes[candidate.name] = finished
             if candidate in chosen:
                 logger.info("%s: evaluated before, not repeated (%s)", candidate.name, folder)
         elif candidate in chosen:
-            outcomes[candidate.name] = _outcome(candidate, entry_request, folder, request)
+            outcomes[candidate.name] = _outcome(candidate, entry_request, folder, request, images)
             write()
     print_leaderboard(write())
     return all(outcome.state != "failed" for outcome in outcomes.values())
-
-
-def skip_reason(candidate: ListedModel, *, trust_remote_code: bool) -> str | None:
-    """Returns why an entry cannot be evaluated here; None where it can be tried."""
-    if candidate.model is None:
-        return candidate.note or "it has no published checkpoint"
-    if candidate.remote_code and not trust_remote_code:
-        return "needs the code of its checkpoint; --trust_remote_code allows it"
-    if candidate.proprietary and not os.environ.get("OPENAI_API_KEY"):
-        return "proprietary, and no OPENAI_API_KEY in the environment"
-    if candidate.engine == "vllm" and importlib.util.find_spec("vllm") is None:
-        return 'runs on vLLM, which is not installed (pip install "medrm[vllm]")'
-    return None
 
 
 def _entry_requests(
@@ -106,7 +100,7 @@ def _entry_requests(
     Raises:
         ConfigError: names the entries whose options do not go together.
     """
-    names = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
+    names = JUDGE_OPTIONS
     common = {"readout": request.readout} | {name: getattr(request.judge, name) for name in names}
     requests, problems = {}, []
     for candidate in entries:
@@ -159,13 +153,19 @@ def _done(candidate: ListedModel, folder: Path) -> ModelResult:
 
 
 def _outcome(
-    candidate: ListedModel, entry_request: EntryRequest, folder: Path, request: LeaderboardRequest
+    candidate: ListedModel,
+    entry_request: EntryRequest,
+    folder: Path,
+    request: LeaderboardRequest,
+    images: int,
 ) -> ModelResult:
-    """Skips or evaluates one entry."""
-    reason = skip_reason(candidate, trust_remote_code=request.trust_remote_code)
-    if reason is not None:
-        logger.info("%s: skipped: %s", candidate.name, reason)
-        return ModelResult(candidate, "skipped", reason=reason)
+    """Skips or evaluates one entry; `images` are those of the benchmark."""
+    reasons = skip_reasons(candidate, trust_remote_code=request.trust_remote_code)
+    if request.no_remote_images and images and ENGINES[candidate.engine].holds_weights:
+        reasons.append(f"{images:,} images would go to a service, and --no_remote_images is given")
+    if reasons:
+        logger.info("%s: skipped: %s", candidate.name, reasons[0])
+        return ModelResult(candidate, "skipped", reason=reasons[0])
     logger.info("%s: evaluating (%s) ...", candidate.name, folder / LOG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (REQUEST_FILE, "report.json"):
@@ -204,6 +204,8 @@ def evaluate_command(
     command.append("--overwrite_output_dir")  # of an entry that was asked otherwise before
     if candidate.remote_code and request.trust_remote_code:
         command.append("--trust_remote_code")
+    if request.no_remote_images:
+        command.append("--no_remote_images")
     return command
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
-from medrm.files import PHANTOM_BASE
+from medrm.files import PHANTOM_BASE, asset
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
@@ -212,6 +213,20 @@ def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
     except _UNREACHABLE:
         return None
     return _download(path_or_repo, revision)
+
+
+def files_at_hand(model: str, revision: str | None = None) -> Path | None:
+    """Returns where a model's files lie without any download: a folder, or the hub's cache."""
+    if model == PHANTOM_BASE:
+        return asset(f"recipes/quickstart/{PHANTOM_BASE}")
+    if Path(model).is_dir():
+        return Path(model)
+    with suppress(HFValidationError):
+        for name in ("config.json", "adapter_config.json"):
+            file = try_to_load_from_cache(model, name, revision=revision)
+            if isinstance(file, str):
+                return Path(file).parent
+    return None
 
 
 def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:

@@ -72,7 +72,7 @@ def board(tmp_path: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> Board
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setattr("medrm.pipeline.run_leaderboard.subprocess.run", made.process)
     monkeypatch.setattr(
-        "medrm.pipeline.run_leaderboard.importlib.util.find_spec", lambda name: None
+        "medrm.pipeline.leaderboard_preview.importlib.util.find_spec", lambda name: None
     )
     return made
 
@@ -178,6 +178,97 @@ def test_wrong_options_stop_before_the_first_model(
     assert board.run(*arguments) == 2
     assert message in capsys.readouterr().err
     assert board.started == []
+
+
+def test_names_match_without_regard_to_case(board: Board) -> None:
+    assert board.run("--only", "oRACLE", "longer") == 0
+    assert [row["name"] for row in board.table["models"]] == ["Oracle", "Longer"]
+
+
+def test_the_list_says_what_is_missing(board: Board, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leaderboard", str(board.list), "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert rows["Longer"] == ["transformers", "mock:longer"]
+    assert rows["Stranger"] == ["transformers", "nobody/nothing", "weights"]
+    assert rows["Coder"] == ["transformers", "nobody/code", "--trust_remote_code,", "weights"]
+    assert rows["Unpublished"] == ["transformers", "-", "a", "checkpoint"]
+    assert rows["Served"] == ["openai", "some-model", "OPENAI_API_KEY"]
+    assert rows["Fast"] == ["vllm", "nobody/fast", "package", "vllm,", "weights"]
+    assert main(["leaderboard", str(board.list), "--list", "--only", "SERVED"]) == 0
+    assert "Longer" not in capsys.readouterr().out
+    assert not board.output.exists()
+
+
+def test_all_lists_are_shown_where_none_is_named(
+    board: Board, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["leaderboard", "--list"]) == 0
+    assert "Qwen/Qwen2.5-VL-7B" in capsys.readouterr().out.replace("\n", "")
+    assert main(["leaderboard", "--output_dir", "x"]) == 2
+    assert "No leaderboard is named" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_count_where_all_of_them_lie(
+    sharded: bool, board: Board, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    files = ["a.safetensors", "b.safetensors"] if sharded else ["model.safetensors"]
+    if sharded:
+        index = {"weight_map": {name: name for name in files}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    board.list.write_text(f"benchmark: phantom\nmodels:\n  - {{name: M, model: {folder}}}\n")
+    for name in files:
+        assert main(["leaderboard", str(board.list), "--list"]) == 0
+        assert " weights" in capsys.readouterr().out.partition("missing,")[0]
+        (folder / name).write_bytes(b"")
+    assert main(["leaderboard", str(board.list), "--list"]) == 0
+    assert " weights" not in capsys.readouterr().out.partition("missing,")[0]
+
+
+def test_a_dry_run_counts_and_does_nothing(
+    board: Board, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = board.list.read_text().replace(
+        "proprietary: true}", "proprietary: true, price_per_million_prompt_tokens: 1000000}"
+    )
+    board.list.write_text(text + "  - {name: Base, model: phantom-base}\n")
+    priced = ("--price_per_million_completion_tokens", "2000000", "--max_new_tokens", "10")
+    assert (
+        main(
+            ["leaderboard", str(board.list), "--data_root", str(board._data), "--dry_run", *priced]
+        )
+        == 0
+    )
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
+    calls, tokens, replies, cost = (
+        float(cell.replace(",", "").lstrip("~")) for cell in rows["Served"][:4]
+    )
+    assert replies == 10 * calls
+    assert cost == tokens + 2 * replies
+    assert rows["Served"][1].startswith("~")
+    assert "OPENAI_API_KEY" in " ".join(rows["Served"])
+    assert not rows["Base"][1].startswith("~")
+    assert "images" not in " ".join(rows["Base"])
+    assert rows["Unpublished"][0] == "-"
+    assert "Cost of all with a price: at most" in printed
+    assert board.started == []
+    assert not board.output.exists()
+
+
+def test_images_that_may_not_leave_skip_services(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    assert board.run("--only", "Served", "Oracle", "--no_remote_images") == 0
+    (skipped,) = board.table["skipped"]
+    assert "--no_remote_images" in skipped["reason"]
+    assert board.names == ["Oracle"]
+    assert "--no_remote_images" in board.started[0]
 
 
 def test_a_model_id_is_data(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ class ListedModel:
         revision: branch, tag or commit of the hub repository.
         note: what a reader should know of it.
         options: how this judge is asked, in place of what is asked of the whole list.
+        price_per_million_prompt_tokens: for the cost of a dry run.
+        price_per_million_completion_tokens: likewise, of the replies.
     """
 
     name: str
@@ -112,6 +114,8 @@ class ListedModel:
     revision: str | None = None
     note: str | None = None
     options: Mapping[str, str | int | float] = field(default_factory=dict)
+    price_per_million_prompt_tokens: float | None = None
+    price_per_million_completion_tokens: float | None = None
 
     @property
     def slug(self) -> str:
@@ -187,17 +191,20 @@ def read_leaderboard(name: str) -> Leaderboard:
 
 
 def chosen_entries(leaderboard: Leaderboard, only: Sequence[str]) -> tuple[ListedModel, ...]:
-    """Returns the entries of those names; all of them where none is named.
+    """Returns the entries of those names, without regard to case; all where none is named.
 
     Raises:
         ConfigError: a name is not in the list.
     """
     names = [listed.name for listed in leaderboard.entries]
-    problems = [f"{name!r}.{nearest(name, names)}" for name in only if name not in names]
+    chosen, accepted = ({name.lower() for name in each} for each in (only, names))
+    problems = [f"{n!r}.{nearest(n, names)}" for n in only if n.lower() not in accepted]
     if problems:
         title = f"--only names what leaderboard {leaderboard.name!r} does not hold:"
         raise ConfigError(report(title, [*problems, f"known: {', '.join(names)}"]))
-    return tuple(listed for listed in leaderboard.entries if not only or listed.name in only)
+    return tuple(
+        listed for listed in leaderboard.entries if not only or listed.name.lower() in chosen
+    )
 
 
 def primary_dimension(benchmark: Benchmark, requested: str | None) -> str:
@@ -303,12 +310,12 @@ def _path(name: str) -> Path:
             raise ConfigError(f"{name}: no such file; give a leaderboard's name or YAML file.")
         return Path(name)
     names = leaderboard_names()
-    if name not in names:
+    if name.lower() not in names:
         raise ConfigError(
             f"leaderboard {name!r} is unknown; known: {', '.join(names)}.{nearest(name, names)} "
             "A list of your own is given by the path of its YAML file."
         )
-    return asset(f"{FOLDER}/{name}.yaml")
+    return asset(f"{FOLDER}/{name.lower()}.yaml")
 
 
 def _key_problems(settings: Mapping[Any, Any], types: Mapping[str, Any]) -> list[str]:
