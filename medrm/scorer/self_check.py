@@ -52,6 +52,8 @@ _ATTEMPTS = 3
 _SMALLEST_CHANGE = 1e-6
 """Relative; rows of the same tokens in batches of the same shape differ by less on any device."""
 
+_TF32_EPS = 2**-10
+
 _FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 """What a model raises over a batch that its code does not foresee."""
 
@@ -101,10 +103,16 @@ def tolerance_of(model: PreTrainedModel) -> float:
 
     Each layer rounds the outputs of its two sublayers; independent errors add up as their root. In
     fp32 the sums over thousands of products are rounded as well, in bf16 and fp16 they are fp32.
+    Quantised weights are multiplied in bf16, fp32 ones in TF32 where a GPU is told to.
     """
     layers = int(model.config.get_text_config().num_hidden_layers)
-    factor = 64 if model.dtype == torch.float32 else 2
-    return float(factor * torch.finfo(model.dtype).eps * (2 * layers) ** 0.5)
+    eps, factor = torch.finfo(model.dtype).eps, 2
+    if getattr(model, "is_quantized", False):
+        eps = torch.finfo(torch.bfloat16).eps
+    elif model.dtype == torch.float32:
+        exact = model.device.type == "cpu" or torch.get_float32_matmul_precision() == "highest"
+        eps, factor = (eps, 64) if exact else (_TF32_EPS, 2)
+    return float(factor * eps * (2 * layers) ** 0.5)
 
 
 def _is_routed(model: PreTrainedModel) -> bool:

@@ -49,6 +49,16 @@ def test_every_family_passes(family: str, dtype: torch.dtype) -> None:
     assert "forward" not in vars(tower_of(model))
 
 
+@pytest.mark.parametrize("quantisation", ["load_in_4bit", "load_in_8bit"])
+def test_quantised_weights_round_as_bf16(quantisation: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = str(save_tiny("qwen2_5_vl", tmp_path / "base", hidden=64))
+    options: Any = {quantisation: True, "dtype": "float32"}
+    proof = prove(load_base(ModelOptions(folder, **options)), load_processor(folder))
+    assert 2**-6 < proof.tolerance < 2**-4
+    assert proof.sharing_problem is None
+
+
 def test_a_template_decides_where_is_read() -> None:
     model, processor = make_tiny("llava")
     opening = "<|im_start|>assistant\n"
