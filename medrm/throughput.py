@@ -45,7 +45,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,8 @@ from transformers import BatchFeature
 
 from medrm.errors import ConfigError
 from medrm.evaluation.report import write_json
-from medrm.evaluation.tables.table import plain, table_of, to_terminal
-from medrm.files import PARTIAL
+from medrm.evaluation.tables.table import Table, plain, table_of, to_markdown, to_terminal
+from medrm.files import PARTIAL, write_atomically
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.pipeline.requests import ThroughputOptions
 from medrm.progress_bar import progress_bar
@@ -69,6 +69,9 @@ SEPARATE, SHARED = "separate", "shared_prefix"
 
 _ROUNDINGS = {torch.float32: 1000, torch.bfloat16: 16}
 """By how many roundings a reward may differ between variants, relative to the largest (or 1)."""
+
+_WORDS = (0, 1, 2)
+"""The columns of the table that are no numbers."""
 
 Row = dict[str, Any]
 
@@ -302,7 +305,7 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
                 rows += measured
                 report["complete"] = len(rows) == len(measured) * len(options.plan)
                 if output is not None:
-                    write_json(output, report)
+                    _write(output, report)
     finally:
         if rows:
             print_rows(report)
@@ -340,9 +343,18 @@ def _rows(measurement: Measurement, name: str, bar: Progress) -> list[Row]:
         bar.remove_task(task)
 
 
-def print_rows(report: Mapping[str, Any]) -> None:
-    """Prints the rows of a throughput.json."""
-    console, shape = Console(), report["shape"]
+def _write(output: Path, report: Mapping[str, Any]) -> None:
+    """Writes throughput.json, or the table of a path that ends in `.md`."""
+    if output.suffix == ".md":
+        text = to_markdown(report_table(report), _WORDS)
+        write_atomically(output, [text.encode()])
+    else:
+        write_json(output, report)
+
+
+def report_table(report: Mapping[str, Any]) -> Table:
+    """Returns the rows of a throughput.json, under what was measured on what."""
+    shape = report["shape"]
     cells = [
         {
             "task": row["task"],
@@ -357,14 +369,23 @@ def print_rows(report: Mapping[str, Any]) -> None:
         }
         for row in report["rows"]
     ]
+    recomputed = ", activations computed twice" if shape["gradient_checkpointing"] else ""
+    caption = (
+        f"{shape['name']}: decoder of {shape['decoder_parameters'] / 1e6:,.1f} M "
+        f"parameters, {shape['prefix_tokens']} shared tokens and {shape['answer_tokens']} of "
+        f"each answer; {report['device']}, {report['dtype']}, {report['threads']} "
+        f"threads{recomputed}."
+    )
+    return table_of(caption, cells)
+
+
+def print_rows(report: Mapping[str, Any]) -> None:
+    """Prints the rows of a throughput.json."""
+    table = report_table(report)
     padded = max(row["padded_share"] for row in report["rows"])
-    console.print(
-        plain(
-            f"{shape['name']}: decoder of {shape['decoder_parameters'] / 1e6:,.1f} M "
-            f"parameters, {shape['prefix_tokens']} shared tokens and {shape['answer_tokens']} of "
-            f"each answer; {report['device']}, {report['dtype']}, {report['threads']} threads."
-        ),
-        to_terminal(table_of("", cells), left=(0, 1, 2)),
+    Console().print(
+        plain(table.caption),
+        to_terminal(replace(table, caption=""), left=_WORDS),
         "ratio: to separate rows, round by round. ideal: if time went by tokens alone.\n"
         "bound: how much a step reaches of the device's rate in bare matrix products.\n"
         "MiB: most memory at once, the model included.",

@@ -239,7 +239,9 @@ class ThroughputOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Weights' precision; auto: bfloat16 on a GPU, float32 on a CPU."
     )
-    output: str | None = option(None, "JSON file to write.")
+    output: str | None = option(
+        None, "JSON file to write; with the ending .md the table alone, in Markdown."
+    )
 
     def __post_init__(self) -> None:
         problems = [
