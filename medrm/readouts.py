@@ -29,10 +29,11 @@ class Readout:
         writes: which field of a `Response` it fills.
         implementation: module and class, such as ".answer_rewards:Likelihood"; a module with a
             leading dot lies in `medrm.scorer.readouts`. A reward model's class is called with
-            (model, processor, contract, batch_rows), a base's with (model, processor,
+            (model, processor, contract, batch_rows=...), a base's with (model, processor,
             dimensions=..., batch_rows=...), a judge's with (model, processor, prompt,
-            dimensions=..., batch_rows=..., max_length=..., contract=...). One that writes text has
-            an engine in place of model and processor.
+            dimensions=..., batch_rows=..., max_length=..., contract=...), and each with
+            deterministic=True where that is asked for. One that writes text has an engine in place
+            of model and processor.
         official: whether the official protocol reads it at all; of a text, only one reply on all
             six dimensions.
         rewards_are: "log_odds" where differences of rewards are those of Bradley-Terry,

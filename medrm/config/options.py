@@ -290,6 +290,11 @@ class EvaluationOptions:
         "headline; by default those that apply.",
     )
     evaluation_batch_rows: int = option(32, "Rows (case and answer) scored at once.")
+    deterministic: bool = option(
+        False,
+        "Score each answer, and ask a judge each question, by itself and by deterministic kernels: "
+        "bit-identical whatever else is scored, also in bfloat16, for several times the time.",
+    )
     allowed_differences: list[str] = option(
         [], "Differences between before and after, besides the weights, that the recipe declares."
     )

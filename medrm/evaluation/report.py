@@ -33,7 +33,7 @@ from medrm.statistics.intervals import mean
 
 Report = dict[str, Any]
 
-ROUNDING = ("attn_implementation", "shared_prefix")
+ROUNDING = ("attn_implementation", "shared_prefix", "deterministic")
 """Settings that change rounding alone, like the size of a batch: named, and no bar to comparing.
 
 A stopped evaluation goes on only with the same ones.

@@ -233,7 +233,7 @@ class RunContext:
             readout: None: the run's.
             dimensions: what a base is asked about; None: all that the run learns.
         """
-        readout = readout or self.readout
+        readout, evaluation = readout or self.readout, self.run.evaluation
         # A base that is read answer by answer reads the rows of the reward model to come.
         answer_by_answer = loaded.contract is None and writes_rewards(readout)
         return open_scorer(
@@ -242,7 +242,8 @@ class RunContext:
             dimensions=dimensions or self.splits.dimensions,
             judge=self.run.judge if loaded.contract is None else None,
             options=ScorerOptions(
-                batch_rows=self.run.evaluation.evaluation_batch_rows,
+                batch_rows=evaluation.evaluation_batch_rows,
+                deterministic=evaluation.deterministic,
                 max_length=self.run.model.max_length if answer_by_answer else None,
             ),
         )

@@ -69,6 +69,7 @@ def reading_of(request: EvalRequest, dimensions: Sequence[str]) -> Reading:
     options = ScorerOptions(
         revision=request.revision,
         shared_prefix=request.shared_prefix,
+        deterministic=request.deterministic,
         trust_remote_code=request.trust_remote_code,
         dtype=request.dtype,
         min_pixels=request.min_pixels,

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from medrm.config.options import JudgeOptions, ModelOptions, option
+from medrm.config.options import EvaluationOptions, JudgeOptions, ModelOptions, option
 from medrm.errors import ConfigError, refuse
 from medrm.readouts import BASE_READOUTS, OPTION_READOUTS
 from medrm.schema import DIMENSIONS
@@ -67,6 +67,7 @@ class EvalRequest:
         "transformers", "what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)", ENGINES
     )
     shared_prefix: Literal["on", "off"] = _as_in(ModelOptions, "shared_prefix")
+    deterministic: bool = _as_in(EvaluationOptions, "deterministic")
     trust_remote_code: bool = option(False, "run the model's own code")
     like: str | None = option(
         None,

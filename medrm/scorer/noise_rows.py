@@ -15,8 +15,8 @@ from transformers import BatchFeature
 
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, first_difference
 from medrm.schema import Case, ImageRef
+from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.collator import Collator
-from medrm.scorer.readouts.answer_rewards import image_ref
 
 _SIZES = ((112, 28), (168, 42))
 """(width, height) of each case's image: few tiles for processors that scale the longer side up."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, cast
 
 import torch
 from peft import PeftModel
@@ -27,6 +27,7 @@ from medrm.models.processors import load_processor
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
 from medrm.scorer import Scorer, implementation_of
+from medrm.scorer.determinism import prepare_kernels
 from medrm.scorer.engines import ENGINES, engine_class
 from medrm.scorer.engines.base import Engine, ModelSource, Sampling
 from medrm.scorer.mock_judges import PREFIX, MockEngine
@@ -88,6 +89,8 @@ class ScorerOptions:
         batch_rows: most rows (case and answer, or case and order) computed at once.
         attn_implementation: attention of transformers; None: as trained, for the same scores.
         shared_prefix: "off" reads each answer's row by itself, for checking.
+        deterministic: whether each answer, or each question to a judge, is computed alone, so that
+            nothing else changes a bit of it (`medrm.scorer.determinism`).
         trust_remote_code: whether code that a base's checkpoint ships may run.
         most_images: most images of a case that will be scored; above 0, a model that is loaded
             must show that an image reaches it.
@@ -105,6 +108,7 @@ class ScorerOptions:
     batch_rows: int = BATCH_ROWS
     attn_implementation: str | None = None
     shared_prefix: Literal["on", "off"] = "on"
+    deterministic: bool = False
     trust_remote_code: bool = False
     most_images: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -122,15 +126,31 @@ _LOADING = threading.Lock()
 """Held while a model is loaded: transformers patches torch's modules meanwhile, for all threads."""
 
 
+class LoadOptions(TypedDict, total=False):
+    """How a saved model runs; see `ScorerOptions`.
+
+    Attributes:
+        batch_rows: most rows (case and answer) computed at once.
+        attn_implementation: attention of transformers; None: as trained, for the same scores.
+        shared_prefix: "off" reads each answer's row by itself, for checking.
+        dtype: precision of the weights; auto: as trained, for the same scores.
+        deterministic: whether each answer is computed alone, so that nothing else changes a bit of
+            its reward; in bfloat16 that is as much as 0.02 otherwise.
+    """
+
+    batch_rows: int
+    attn_implementation: str | None
+    shared_prefix: Literal["on", "off"]
+    dtype: Literal["auto", "float32", "bfloat16"]
+    deterministic: bool
+
+
 def load(
     path_or_repo: str | Path,
     revision: str | None = None,
     device: torch.device | str | None = None,
-    batch_rows: int = BATCH_ROWS,
-    attn_implementation: str | None = None,
     readout: str | None = None,
-    shared_prefix: Literal["on", "off"] = "on",
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    **running: Unpack[LoadOptions],
 ) -> Saved:
     """Loads a saved reward model or judge; nothing is ever made up for a missing part.
 
@@ -138,19 +158,15 @@ def load(
         path_or_repo: an adapter folder, or the id of a hub repository.
         revision: branch, tag or commit of the repository.
         device: where it runs; None: the GPU if there is one, else the CPU.
-        batch_rows: most rows (case and answer) computed at once.
-        attn_implementation: attention of transformers; None: as trained, for the same scores.
         readout: how a judge's verdict is read; None: as it was saved.
-        shared_prefix: "off" reads each answer's row by itself, for checking.
-        dtype: precision of the weights; auto: as trained, for the same scores.
+        running: `batch_rows`, `attn_implementation`, `shared_prefix`, `dtype` and `deterministic`,
+            as `LoadOptions` describes them.
 
     Raises:
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
-    options = ScorerOptions(
-        None, device, batch_rows, attn_implementation, shared_prefix, most_images=1, dtype=dtype
-    )
+    options = ScorerOptions(device=device, most_images=1, **running)
     with _LOADING:
         scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
     return cast("Saved", scorer)
@@ -183,6 +199,8 @@ def open_scorer(
     judge = judge or JudgeOptions()
     if isinstance(model, JudgeRecord):
         return _construct(str(readout), *model)
+    if options.deterministic:
+        prepare_kernels()
     if isinstance(model, LoadedModel):
         plan = plan_readout(model.contract, readout, dimensions=dimensions, judge=judge)
         return _read(model, plan, options)
@@ -295,10 +313,12 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> Scor
     its contract says.
     """
     readout, (model, processor, contract) = READOUTS[plan.readout], loaded
-    batch_rows = options.batch_rows
+    batching: dict[str, Any] = {"batch_rows": options.batch_rows}
+    if options.deterministic:  # of a readout that others wrote it is asked only then
+        batching["deterministic"] = True
     if readout.reads == "reward_model":
-        return _construct(plan.readout, model, processor, contract, batch_rows)
-    limits: dict[str, Any] = {"dimensions": plan.dimensions, "batch_rows": batch_rows}
+        return _construct(plan.readout, model, processor, contract, **batching)
+    limits = {"dimensions": plan.dimensions, **batching}
     if readout.reads == "base":
         limits |= {} if options.max_length is None else {"max_length": options.max_length}
         return _construct(plan.readout, model, processor, **limits)
@@ -308,7 +328,7 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> Scor
         transformers = engine_class("transformers")
         thinks = contract is None  # a saved judge replies as it was trained, with its verdict
         engine = transformers(
-            model, processor, batch_rows, max_length=context_length, thinks=thinks
+            model, processor, max_length=context_length, thinks=thinks, **batching
         )
         return _judge(engine, plan)
     limits |= {"max_length": context_length, "contract": contract}

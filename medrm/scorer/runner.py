@@ -15,8 +15,10 @@ split between batches. A batch is [rows of all its items, L].
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -30,15 +32,17 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.data.batched import batched
 from medrm.errors import DataError
-from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, State
 from medrm.scorer.collator import Collator, Pixels, Row, decode_into, image_count
+from medrm.scorer.determinism import fixed_kernels
 from medrm.scorer.input_settings import input_settings
 
 Array = NDArray[np.float32]
+Key = TypeVar("Key")
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 Detail = TypeVar("Detail")
 Value = TypeVar("Value")
 
@@ -92,6 +96,8 @@ class BatchRunner(Generic[Item, Detail, Value]):
         max_length: tokens of the longest row that is read, image tokens included; None: no limit.
         shares: whether what the rows of an item share stands once in a batch; else they are
             separate.
+        deterministic: the model, where every item is a batch of its own and `fixed_kernels`
+            compute it; None: any kernels, `batch_rows` rows at once.
         case: of an item.
     """
 
@@ -102,12 +108,16 @@ class BatchRunner(Generic[Item, Detail, Value]):
     batch_rows: int = BATCH_ROWS
     max_length: int | None = None
     shares: bool = False
+    deterministic: PreTrainedModel | None = None
     case: Callable[[Any], Case] = _case_itself
 
     @property
-    def lookahead(self) -> int:
-        """How many items are computed together: rounding depends on the batch composition."""
-        return LOOKAHEAD_PER_ROW * self.batch_rows
+    def lookahead(self) -> int | None:
+        """How many items are computed together: rounding depends on the batch composition.
+
+        None: each by itself.
+        """
+        return LOOKAHEAD_PER_ROW * self.batch_rows if self.deterministic is None else None
 
     def run(self, items: Iterable[Item]) -> Iterator[PromptOutput[Detail, Value]]:
         """Yields an output for every item, in order.
@@ -115,7 +125,7 @@ class BatchRunner(Generic[Item, Detail, Value]):
         An unreadable image and an over-long row are states; any other failure is raised.
         """
         with ThreadPoolExecutor(1) as pool:
-            for lookahead in batched(items, self.lookahead):
+            for lookahead in batched(items, LOOKAHEAD_PER_ROW * self.batch_rows):
                 yield from self._run_lookahead(lookahead, pool)
 
     def _run_lookahead(
@@ -123,7 +133,8 @@ class BatchRunner(Generic[Item, Detail, Value]):
     ) -> list[PromptOutput[Detail, Value]]:
         outputs: dict[int, PromptOutput[Detail, Value]] = {}
         costs = [self.rows(item) for item in items]
-        batches = plan([self.case(item) for item in items], costs, self.batch_rows)
+        batch_rows = self.batch_rows if self.deterministic is None else 1
+        batches = plan([self.case(item) for item in items], costs, batch_rows)
         pending = pool.submit(self._encode, [items[index] for index in batches[0]])
         for number, indices in enumerate(batches):
             prompted, features = pending.result()
@@ -180,12 +191,37 @@ class BatchRunner(Generic[Item, Detail, Value]):
     ) -> list[PromptOutput[Detail, Value]]:
         if features is None:
             return outputs
-        with torch.inference_mode():
+        model = self.deterministic
+        kernels = nullcontext() if model is None else fixed_kernels(model, self.shares)
+        with torch.inference_mode(), kernels:
             values = iter(self.read(features, _readable(outputs)))
         return [
             output._replace(values=next(values)) if output.state == "ok" else output
             for output in outputs
         ]
+
+
+def by_group(
+    groups: Iterable[tuple[Key, Sequence[Item]]],
+    compute: Callable[[Iterator[Item]], Iterator[Result]],
+) -> Iterator[tuple[Key, list[Result]]]:
+    """Yields the key of each group and what was computed of its items.
+
+    Args:
+        groups: of one item or more; read only as far as `compute` reads their items.
+        compute: yields one result for each item, in order.
+    """
+    waiting: deque[tuple[Key, int]] = deque()
+
+    def items() -> Iterator[Item]:
+        for key, group in groups:
+            waiting.append((key, len(group)))
+            yield from group
+
+    results = compute(items())
+    for result in results:
+        key, count = waiting.popleft()
+        yield key, [result, *islice(results, count - 1)]
 
 
 def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[list[int]]:
@@ -228,12 +264,19 @@ def longest_rows(features: BatchFeature, row_counts: Sequence[int]) -> list[int]
     return [max(islice(counts, row_count)) for row_count in row_counts]
 
 
-def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin) -> dict[str, Any]:
+def model_settings(
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    shares: bool,
+    deterministic: bool = False,
+) -> dict[str, Any]:
     """Returns precision, attention, input and library versions: the same for all readouts.
 
     Args:
         model: a stock model, or one with a head or an adapter.
         processor: of the model.
+        shares: whether what the rows of a case share is computed once.
+        deterministic: whether each row is computed by itself, by `fixed_kernels`.
     """
     base = without_adapter(model)
     config = cast(Any, base.config)
@@ -241,7 +284,8 @@ def model_settings(model: PreTrainedModel | PeftModel, processor: ProcessorMixin
         "dtype": str(base.dtype).removeprefix("torch."),
         "quantisation": _quantisation(config),
         "attn_implementation": config._attn_implementation,
-        "shared_prefix": shares_prefix(base),
+        "shared_prefix": shares,
+        "deterministic": deterministic,
         **input_settings(processor),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

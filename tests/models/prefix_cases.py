@@ -12,8 +12,8 @@ from medrm.models.adapter import add_adapter
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.schema import Case
+from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.collator import Collator
-from medrm.scorer.readouts.answer_rewards import image_ref
 
 GRADIENTS = HeadSpec(("accuracy", "overall"), ties="davidson", tied_dimensions=("overall",))
 

@@ -20,8 +20,9 @@ from medrm.config.options import ModelOptions
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
+from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.collator import Collator, Row, answer_orders
-from medrm.scorer.readouts.answer_rewards import Likelihood, RewardModel, image_ref
+from medrm.scorer.readouts.answer_rewards import Likelihood, RewardModel
 
 OPENING = "The chest radiograph shows clear lungs and no acute abnormality. " * 6
 

@@ -25,9 +25,9 @@ from medrm.models.prefix_sharing.kv_cache import CachedPrefix, shares_cache
 from medrm.models.processors import load_processor
 from medrm.schema import Case
 from medrm.scorer import proof_cache
+from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
-from medrm.scorer.readouts.answer_rewards import image_ref
 from medrm.scorer.self_check import prove
 
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from medrm.data.batched import batched
 from medrm.models.backbone import in_precision, output_logits
+from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.parsers.thinking import is_thinking_token
@@ -89,6 +90,7 @@ class TransformersEngine:
         max_length: longest prompt that is read, in tokens; None: no limit.
         thinks: whether a thinking that the chat template opens is the model's to end; a judge that
             was trained on replies without any goes on with its verdict.
+        deterministic: whether each request is computed by itself (`medrm.scorer.determinism`).
     """
 
     name = "transformers"
@@ -101,13 +103,15 @@ class TransformersEngine:
         *,
         max_length: int | None = None,
         thinks: bool = True,
+        deterministic: bool = False,
     ) -> None:
         self._model = without_adapter(model)
         self._processor = processor
-        self.lookahead: int | None = LOOKAHEAD_PER_ROW * batch_rows
-        self._batch_rows = batch_rows
+        self._deterministic = deterministic
+        self._batch_rows = 1 if deterministic else batch_rows
+        self.lookahead: int | None = None if deterministic else LOOKAHEAD_PER_ROW * batch_rows
         self._max_length = max_length
-        self._shares = shares_cache(self._model)
+        self._shares = shares_cache(self._model) and not deterministic
         self._collator = Collator(processor, padding_side="right" if self._shares else "left")
         self._stops = stop_tokens(self._model, processor)
         self._opening = thinking_opened(processor) if thinks else ""
@@ -120,7 +124,8 @@ class TransformersEngine:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights and the request could change a reply."""
-        settings = model_settings(self._model, self._processor)
+        shares = shares_prefix(self._model) and not self._deterministic
+        settings = model_settings(self._model, self._processor, shares, self._deterministic)
         return {**settings, "max_length": self._max_length}
 
     def plain(self, text: str) -> str:
@@ -143,6 +148,7 @@ class TransformersEngine:
             read=partial(self._write, sampling),
             batch_rows=self._batch_rows,
             max_length=self._max_length,
+            deterministic=self._model if self._deterministic else None,
             case=lambda group: group[0].case,
         )
         for output in runner.run(grouped(requests, self._batch_rows)):

@@ -7,27 +7,25 @@ training how likely an answer is to it.
 
 from __future__ import annotations
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from medrm.data.images import bytes_image, decode
+from medrm.data.images import decode
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
-from medrm.schema import DIMENSIONS, Case, ImageRef, Response, Verdict
+from medrm.schema import DIMENSIONS, Case, Response, Verdict
+from medrm.scorer.caller_cases import ImageInput, caller_case
 from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.engines.base import text_digest
 from medrm.scorer.logprobs import AnswerTokens, Span
@@ -35,54 +33,12 @@ from medrm.scorer.runner import (
     BATCH_ROWS,
     Array,
     BatchRunner,
+    PromptOutput,
     PromptRows,
+    by_group,
     model_settings,
 )
 from medrm.scorer.verdict_rules import agreed_verdicts
-
-ImageInput = str | Path | bytes | Image.Image | ImageRef
-"""A file, its bytes, a decoded image, or a reference as cases hold it."""
-
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-
-
-def caller_case(
-    function: str, images: Sequence[ImageInput], question: str, answers: Sequence[str]
-) -> Case:
-    """Returns the case that a caller of `function` describes; its id is the function's name.
-
-    Raises:
-        DataError: one answer or image in place of a list, or no image file under a path.
-    """
-    if isinstance(answers, str):
-        raise DataError(f"{function}() was given one text as its answers; give a list of texts.")
-    if isinstance(images, str | bytes):
-        raise DataError(f"{function}() was given one image in place of a list; give [image].")
-    references = tuple(image_ref(image, index) for index, image in enumerate(images))
-    return Case(function, references, question, tuple(answers))
-
-
-def image_ref(image: ImageInput, index: int) -> ImageRef:
-    """Returns a reference to an image; messages call it by its file name or its index.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    if isinstance(image, ImageRef):
-        return image
-    if isinstance(image, bytes):
-        return bytes_image(f"number {index}", partial(bytes, image))
-    if isinstance(image, Image.Image):
-        buffer = io.BytesIO()
-        storable = image if image.mode in _PNG_MODES else image.convert("RGB")
-        storable.save(buffer, "PNG")
-        return bytes_image(f"number {index}", partial(bytes, buffer.getvalue()))
-    path = Path(image)
-    if not path.is_file():
-        raise DataError(
-            f"There is no image file {str(path)!r}. Give a path, bytes, or a PIL image."
-        )
-    return bytes_image(path.name, path.read_bytes)
 
 
 class AnswerScorer(ABC):
@@ -101,6 +57,8 @@ class AnswerScorer(ABC):
         prompts: gives the K rows of a case.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
         max_length: longest row that is read, in tokens; None: no limit.
+        deterministic: whether each answer is computed by itself (`medrm.scorer.determinism`);
+            answers that see each other are one batch for each case.
     """
 
     readout: str
@@ -113,10 +71,12 @@ class AnswerScorer(ABC):
         prompts: Callable[[Case], PromptRows[Any]],
         batch_rows: int,
         max_length: int | None,
+        deterministic: bool,
     ) -> None:
         self.model, base = model, without_adapter(model)
         self.processor: ProcessorMixin = collator.processor
         self.dimensions = tuple(dimensions)
+        self._splits = deterministic and not collator.contextual_orders
         self._runner: BatchRunner[Case, Any, Array] = BatchRunner(
             collator,
             prompts=prompts,
@@ -124,7 +84,9 @@ class AnswerScorer(ABC):
             read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
-            shares=shares_prefix(base) or (self.readout == "reward" and caches_answers(base)),
+            shares=not self._splits
+            and (shares_prefix(base) or (self.readout == "reward" and caches_answers(base))),
+            deterministic=base if deterministic else None,
         )
 
     @abstractmethod
@@ -141,17 +103,36 @@ class AnswerScorer(ABC):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a score."""
-        settings = model_settings(self.model, self.processor)
-        return {**settings, "max_length": self._runner.max_length}
+        runner = self._runner
+        deterministic = runner.deterministic is not None
+        settings = model_settings(self.model, self.processor, runner.shares, deterministic)
+        return {**settings, "max_length": runner.max_length}
 
     @property
-    def lookahead(self) -> int:
-        """How many cases are computed together."""
+    def lookahead(self) -> int | None:
+        """How many cases are computed together; None: each by itself."""
         return self._runner.lookahead
+
+    def _run(self, cases: Iterable[Case]) -> Iterator[PromptOutput[Any, Array]]:
+        """Yields an output for every case, in order; its answers may have been computed apart."""
+        if not self._splits:
+            yield from self._runner.run(cases)
+            return
+        split = (
+            (case, [replace(case, answers=(answer,)) for answer in case.answers]) for case in cases
+        )
+        for case, outputs in by_group(split, self._runner.run):
+            rows = [row for output in outputs for row in output.prompts.rows]
+            failed = next((output for output in outputs if output.values is None), None)
+            yield PromptOutput(
+                PromptRows(case, rows, None),
+                "ok" if failed is None else failed.state,
+                np.concatenate([output.values for output in outputs]) if failed is None else None,
+            )
 
     def respond(self, cases: Iterable[Case]) -> Iterator[Response]:
         """Yields the rewards of every case; one that cannot be scored has a state that says why."""
-        for output in self._runner.run(cases):
+        for output in self._run(cases):
             rewards = None
             if output.values is not None:
                 rewards = rewards_by_dimension(self.dimensions, output.values)
@@ -180,6 +161,7 @@ class SavedScorer(AnswerScorer):
         collator: of the rows that it reads.
         prompts: gives the K rows of a case.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
+        deterministic: whether each answer is computed by itself.
     """
 
     def __init__(
@@ -189,8 +171,9 @@ class SavedScorer(AnswerScorer):
         collator: Collator,
         prompts: Callable[[Case], PromptRows[Any]],
         batch_rows: int,
+        deterministic: bool,
     ) -> None:
-        limits = (batch_rows, contract.max_length)
+        limits = (batch_rows, contract.max_length, deterministic)
         super().__init__(model, contract.dimensions, collator, prompts, *limits)
         self.contract = contract
 
@@ -220,7 +203,7 @@ class SavedScorer(AnswerScorer):
         Raises:
             DataError: a case has an unreadable image or is over-long; `respond` goes on there.
         """
-        for output in self._runner.run(cases):
+        for output in self._run(cases):
             case = output.prompts.case
             if output.values is None:
                 for ref in case.images:
@@ -273,8 +256,9 @@ class RewardModel(SavedScorer):
         model: from `load_adapter`.
         processor: from the same folder.
         contract: from the same folder.
-        batch_rows: most rows (case and answer) computed at once; a case is never split. In fp32 it
-            changes no score by more than 1e-5.
+        batch_rows: most rows (case and answer) computed at once; a case is never split. It changes
+            a score by rounding: in fp32 by less than 1e-5, in bf16 by as much as 0.01.
+        deterministic: whether each answer is computed by itself; then nothing else changes it.
     """
 
     readout = "reward"
@@ -285,11 +269,12 @@ class RewardModel(SavedScorer):
         processor: ProcessorMixin,
         contract: AdapterConfig,
         batch_rows: int = BATCH_ROWS,
+        deterministic: bool = False,
     ) -> None:
         orders = contract.contextual_orders
         check_contextual(orders, shares_prefix(without_adapter(model)))
         collator = Collator(processor, contract.reward_template, contextual_orders=orders)
-        super().__init__(model, contract, collator, self._prompts, batch_rows)
+        super().__init__(model, contract, collator, self._prompts, batch_rows, deterministic)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -319,6 +304,7 @@ class ImplicitReward(SavedScorer):
         processor: of the base model.
         contract: with DPO's beta.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
+        deterministic: whether each answer is computed by itself.
 
     Raises:
         AdapterError: there is no adapter to take off, or no beta.
@@ -332,6 +318,7 @@ class ImplicitReward(SavedScorer):
         processor: ProcessorMixin,
         contract: AdapterConfig,
         batch_rows: int = BATCH_ROWS,
+        deterministic: bool = False,
     ) -> None:
         if not isinstance(model, PeftModel) or contract.implicit_beta is None:
             lacking = "an adapter" if contract.implicit_beta is not None else "its implicit_beta"
@@ -343,7 +330,8 @@ class ImplicitReward(SavedScorer):
         self._adapted = model
         self._beta = contract.implicit_beta
         self._answers = answers = AnswerTokens(processor, turn_ends=True)
-        super().__init__(model, contract, answers.collator, answers.prompts, batch_rows)
+        reading = (answers.collator, answers.prompts, batch_rows, deterministic)
+        super().__init__(model, contract, *reading)
 
     def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
         adapted = self._sums(features, prompts)
@@ -372,6 +360,7 @@ class Likelihood(AnswerScorer):
         dimensions: what to call the D equal columns.
         batch_rows: most rows (case and answer) computed at once.
         max_length: longest row that is read, in tokens; None: no limit.
+        deterministic: whether each answer is computed by itself.
     """
 
     readout = "likelihood"
@@ -384,11 +373,11 @@ class Likelihood(AnswerScorer):
         dimensions: Sequence[str] = DIMENSIONS,
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         self._answers = answers = AnswerTokens(processor, turn_ends=False)
-        super().__init__(
-            model, dimensions, answers.collator, answers.prompts, batch_rows, max_length
-        )
+        limits = (batch_rows, max_length, deterministic)
+        super().__init__(model, dimensions, answers.collator, answers.prompts, *limits)
 
     def _scores(self, features: BatchFeature, prompts: list[PromptRows[list[Span]]]) -> Tensor:
         logprobs = self._answers.logprobs(self.model, features, prompts)

@@ -9,11 +9,10 @@ and its responses name theirs:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations, islice
-from typing import Any, TypeVar
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -23,14 +22,11 @@ from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import ORDERS, Case, Order, RankingLabel, Response, Verdict
+from medrm.scorer.caller_cases import ImageInput, caller_case
 from medrm.scorer.engines.base import Engine, RendersPrompts, Request, Sampling
-from medrm.scorer.readouts.answer_rewards import ImageInput, caller_case, rewards_by_dimension
-from medrm.scorer.runner import Array
+from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
+from medrm.scorer.runner import Array, by_group
 from medrm.scorer.verdict_rules import agreed_verdicts
-
-Key = TypeVar("Key")
-Member = TypeVar("Member")
-Result = TypeVar("Result")
 
 Pair = tuple[int, int]
 """Two of a case's answers, by their indices."""
@@ -141,29 +137,6 @@ class PairJudge(ABC):
         for ref in case.images:
             decode(ref)
         return agreed_verdicts(case, list(self.respond([case])), self.dimensions)
-
-
-def by_group(
-    groups: Iterable[tuple[Key, Sequence[Member]]],
-    compute: Callable[[Iterator[Member]], Iterator[Result]],
-) -> Iterator[tuple[Key, list[Result]]]:
-    """Yields the key of each group and what was computed of its members.
-
-    Args:
-        groups: of one member or more; read only as far as `compute` reads their members.
-        compute: yields one result for each member, in order.
-    """
-    waiting: deque[tuple[Key, int]] = deque()
-
-    def members() -> Iterator[Member]:
-        for key, group in groups:
-            waiting.append((key, len(group)))
-            yield from group
-
-    results = compute(members())
-    for result in results:
-        key, count = waiting.popleft()
-        yield key, [result, *islice(results, count - 1)]
 
 
 def _pairs_of(case: Case) -> list[Case]:

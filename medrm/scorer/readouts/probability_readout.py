@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -39,32 +40,31 @@ from medrm.models.prefix_sharing.batch import (
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, ORDERS, Case, Response, Verdict
+from medrm.scorer.caller_cases import ImageInput
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.engines.base import Request, text_digest
 from medrm.scorer.logprobs import branch_ends, token_logprobs
-from medrm.scorer.readouts.answer_rewards import ImageInput
 from medrm.scorer.readouts.pair_judge import PairJudge
 from medrm.scorer.readouts.response_template import ReplyDraft, ResponseTemplate
 from medrm.scorer.runner import (
     BATCH_ROWS,
     BatchRunner,
     PromptRows,
+    by_group,
     model_settings,
 )
 
 
 class CallPrompts(NamedTuple):
-    """The calls about one case, beside its encoded rows.
+    """Calls about one case that are computed together, beside their encoded rows.
 
     Attributes:
         requests: the calls, the forward order first.
-        digests: SHA-256 of each call's prompt.
         prompts: token ids of each call's prompt; none where every prompt is a row of its own.
         encoded: token ids of the encoded row, in which an image is one placeholder.
     """
 
     requests: list[Request]
-    digests: list[str]
     prompts: list[list[int]]
     encoded: list[int]
 
@@ -91,6 +91,7 @@ class ProbabilityReadout(PairJudge):
         batch_rows: most rows (calls) computed at once.
         max_length: longest prompt with its reply that is read, in tokens; None: no limit.
         contract: of a saved judge.
+        deterministic: whether each call is computed by itself (`medrm.scorer.determinism`).
 
     Raises:
         ConfigError: the prompt asks for reasons, which cannot be given, or the tokenizer joins the
@@ -107,6 +108,7 @@ class ProbabilityReadout(PairJudge):
         batch_rows: int = BATCH_ROWS,
         max_length: int | None = None,
         contract: AdapterConfig | None = None,
+        deterministic: bool = False,
     ) -> None:
         if prompt.rationale:
             raise ConfigError(
@@ -126,26 +128,31 @@ class ProbabilityReadout(PairJudge):
             for name in prompt.dimensions_per_call(self.dimensions)
         }
         self._letter_count = max(len(template.names) for template in self._templates.values())
-        row_count = len(ORDERS) * (1 if shares_cache(self._model) else len(self._templates))
-        self._runner: BatchRunner[Case, CallPrompts, list[Any]] = BatchRunner(
+        self._shares = shares_prefix(self._model) and not deterministic
+        self._caches = shares_cache(self._model) and not deterministic
+        self._runner: BatchRunner[list[Request], CallPrompts, list[Any]] = BatchRunner(
             self._collator,
             prompts=self._prompts,
-            rows=lambda _: row_count,
+            rows=lambda requests: len(ORDERS) if self._caches else len(requests),
             read=self._read,
             batch_rows=batch_rows,
             max_length=max_length,
+            deterministic=self._model if deterministic else None,
+            case=lambda requests: requests[0].case,
         )
 
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a response."""
-        limit = self._runner.max_length
-        stated = {} if limit is None else {"max_length": limit}
-        return {**model_settings(self._model, self._collator.processor), **stated}
+        runner, processor = self._runner, self._collator.processor
+        deterministic = runner.deterministic is not None
+        settings = model_settings(self._model, processor, self._shares, deterministic)
+        stated = {} if runner.max_length is None else {"max_length": runner.max_length}
+        return {**settings, **stated}
 
     @property
-    def lookahead(self) -> int:
-        """How many cases are computed together."""
+    def lookahead(self) -> int | None:
+        """How many cases are computed together; None: each by itself."""
         return self._runner.lookahead
 
     def compare(
@@ -167,9 +174,17 @@ class ProbabilityReadout(PairJudge):
         return verdicts
 
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
-        for output in self._runner.run(pairs):
-            requests, digests = output.prompts.detail[:2]
-            values = output.values or [None] * len(requests)
+        calls = map(self._requests, pairs)
+        alone = self._runner.deterministic is not None
+        groups = (
+            (requests, [[request] for request in requests] if alone else [requests])
+            for requests in calls
+        )
+        for requests, outputs in by_group(groups, self._runner.run):
+            answered = chain.from_iterable(
+                zip(output.prompts.detail.requests, output.values or repeat(None), repeat(output))
+                for output in outputs
+            )
             yield [
                 self._response(
                     request,
@@ -178,7 +193,9 @@ class ProbabilityReadout(PairJudge):
                     state=output.state,
                     reason=output.reason,
                 )
-                for request, digest, probabilities in zip(requests, digests, values, strict=True)
+                for (request, probabilities, output), digest in zip(
+                    answered, self._digests(requests), strict=True
+                )
             ]
 
     def _plain(self, text: str) -> str:
@@ -197,20 +214,19 @@ class ProbabilityReadout(PairJudge):
         """Returns a call's conversation with a reply whose letters are all A."""
         return self._templates[request.dimension].text(request.messages)
 
-    def _prompts(self, case: Case) -> PromptRows[CallPrompts]:
+    def _prompts(self, requests: list[Request]) -> PromptRows[CallPrompts]:
         """Returns a row for each call, or the longest alone and the tokens of all prompts."""
-        requests = self._requests(case)
-        digests = self._digests(requests)
+        case = requests[0].case
         rows = [Row(self._text(request), case.images) for request in requests]
-        if not shares_prefix(self._model):
-            return PromptRows(case, rows, CallPrompts(requests, digests, [], []))
+        if not self._shares:
+            return PromptRows(case, rows, CallPrompts(requests, [], []))
         ids = self._collator.token_ids([row.text for row in rows])
         longest = max(range(len(ids)), key=lambda index: len(ids[index]))
         prompts = [
             self._templates[request.dimension].before_reply(call_ids)
             for request, call_ids in zip(requests, ids, strict=True)
         ]
-        detail = CallPrompts(requests, digests, prompts, ids[longest])
+        detail = CallPrompts(requests, prompts, ids[longest])
         return PromptRows(case, [rows[longest]], detail)
 
     def _read(self, features: BatchFeature, prompts: CasePrompts) -> list[list[Any]]:
@@ -220,9 +236,9 @@ class ProbabilityReadout(PairJudge):
             for prompt in prompts
             for request in prompt.detail.requests
         ]
-        if shares_cache(self._model):
+        if self._caches:
             self._read_cached(features, prompts, drafts)
-        elif shares_prefix(self._model):
+        elif self._shares:
             self._read_shared(features, prompts, drafts)
         else:
             self._read_separate(features, drafts)

@@ -1,0 +1,75 @@
+"""Deterministic scoring: a score is the same, to the bit, whatever else is scored with it.
+
+The sums of a matrix product are taken in an order that depends on the shape of the batch. In fp32
+that moves a reward in its sixth or seventh digit, in bf16, whose numbers have three digits, by as
+much as 0.01. So here each row is a batch of its own, of its own length: without padding, without a
+shared prefix, by kernels that give the same sums each time. That costs several times the time.
+
+It holds on one machine: another device, number of threads or version of torch takes other sums.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from medrm.errors import ConfigError, first_line
+from medrm.models.prefix_sharing.attention import (
+    disable_prefix_sharing,
+    enable_prefix_sharing,
+    shares_prefix,
+)
+
+_FIXED = threading.RLock()
+"""Held while kernels are fixed: torch's switches count for all threads."""
+
+
+def prepare_kernels() -> None:
+    """Chooses cuBLAS's workspace, which must be known before the first product on a GPU.
+
+    Source: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def fixed_kernels(model: PreTrainedModel, shares: bool) -> Iterator[None]:
+    """Computes by deterministic kernels in full precision, and as before afterwards.
+
+    Args:
+        model: a stock model or one with a head; its attention is the same whether or not it may
+            share prefixes.
+        shares: whether the batch has a shared prefix all the same, as that of answers which see
+            each other has.
+
+    Raises:
+        ConfigError: the model needs an operation that has no deterministic kernel.
+    """
+    prepare_kernels()
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    with _FIXED:
+        switches = (torch.are_deterministic_algorithms_enabled(), cudnn.allow_tf32)
+        precision, separated = matmul.allow_tf32, shares_prefix(model) and not shares
+        torch.use_deterministic_algorithms(True)
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+        if separated:
+            disable_prefix_sharing(model)
+        try:
+            yield
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            raise ConfigError(
+                f"{type(model).__name__} cannot be scored deterministically on {model.device}: "
+                f"{first_line(error)} Leave out deterministic, or score on another device."
+            ) from error
+        finally:
+            if separated:
+                enable_prefix_sharing(model)
+            torch.use_deterministic_algorithms(switches[0])
+            cudnn.allow_tf32, matmul.allow_tf32 = switches[1], precision
