@@ -113,6 +113,8 @@ class Setup:
             itself. Files of version 0.1 have it by this name.
         processes: among which the cases are dealt.
         crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
+        noise: dimension to how far a margin moves by rounding (`measures.rounding`); None: not
+            measured.
     """
 
     model: str
@@ -124,6 +126,7 @@ class Setup:
     window: int | None = None
     processes: int = 1
     crossfit: Mapping[str, Any] | None = None
+    noise: Mapping[str, float] | None = None
 
     def address(self, cases: Sequence[Case]) -> str | None:
         """Returns the SHA-256 of all that decides what the model says; None for unknown weights.
@@ -142,8 +145,8 @@ class Setup:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_FREE = ("model", "protocol")
-"""What may change between two starts of one evaluation."""
+_FREE = ("model", "protocol", "noise")
+"""What may change between two starts of one evaluation, or is known at its end."""
 
 
 def baselines(

@@ -311,7 +311,9 @@ def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any
     if weights[0] is not None and weights[0] == weights[1]:
         notes.append("Both evaluations are of the same weights.")
     stated = sorted(rounding[0].keys() & rounding[1].keys())
-    if changed := " and ".join(name for name in stated if rounding[0][name] != rounding[1][name]):
+    words = {"deterministic": "choice of deterministic"}
+    changes = (words.get(name, name) for name in stated if rounding[0][name] != rounding[1][name])
+    if changed := " and ".join(changes):
         notes.append(f"Computed with another {changed}, which changes rounding alone.")
     if comparison["primary"]["delta"] is None:
         return notes

@@ -38,6 +38,7 @@ from medrm.evaluation.folder import (
     write_setup,
 )
 from medrm.evaluation.measures.accuracy import member_of
+from medrm.evaluation.measures.rounding import MEASURED_CASES, Noise, measure_noise
 from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, Journal
 from medrm.evaluation.records.prompt_record import write_prompts
@@ -127,6 +128,9 @@ def _continue(
         raise RuntimeError(
             f"The scorer passed over {len(missing)} cases, such as {min(missing)!r}."
         )
+    setup = replace(setup, noise=_noise(scorer, setup, benchmark, responses, rank))
+    if rank == 0:
+        write_setup(folder, setup, benchmark)
     if rank == 0 and not written:
         ordered = (call for case in benchmark.cases for call in responses[case.case_id])
         jsonl.write_rows(folder / RESPONSES_FILE, ordered)
@@ -134,6 +138,32 @@ def _continue(
     _gather([rank])  # nobody reads the folder before it is written
     journal.remove()
     return report
+
+
+def _noise(
+    scorer: Scorer,
+    setup: Setup,
+    benchmark: Benchmark,
+    responses: Mapping[str, Responses],
+    rank: int,
+) -> Noise | None:
+    """Returns how far margins move by rounding; None of text and of what no model computes now."""
+    if setup.settings.get("deterministic") and not writes_text(setup.readout):
+        return dict.fromkeys(setup.dimensions, 0.0)
+    if scorer.lookahead is None or writes_text(setup.readout):
+        return None
+    cases = benchmark.cases[:MEASURED_CASES][rank :: setup.processes]
+    measured = [
+        measure_noise(
+            responses[case.case_id],
+            jsonl.in_written_order(list(scorer.respond([case])), scorer.dimensions),
+        )
+        for case in cases
+    ]
+    noise: dict[str, float] = {}
+    for of_case in _gather(measured):
+        noise |= {name: max(size, noise.get(name, 0.0)) for name, size in of_case.items()}
+    return noise
 
 
 def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:

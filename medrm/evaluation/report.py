@@ -22,6 +22,7 @@ from medrm.evaluation.benchmark import Benchmark, Setup, baselines
 from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
+from medrm.evaluation.measures.rounding import noise_measures
 from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
 from medrm.files import write_atomically
 from medrm.parsers import Parser, parse_verdict
@@ -68,6 +69,7 @@ def build_report(
         "parsing": parsing_measures(responses, setup.dimensions),
         "usage": total_usage(responses),
         "verdict_mass": verdict_mass(responses),
+        "within_noise": noise_measures(setup.noise, responses),
         "settings": {k: value for k, value in setup.settings.items() if k not in ROUNDING},
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
         "not_scored": [name for name in benchmark.dimensions if name not in judged],

@@ -193,6 +193,8 @@ def _notes(page: PageContent) -> Context:
                 f"{report['verdict_mass']:.2g}. Where it is small, the verdicts compare two things "
                 "the model would hardly say."
             )
+        if noise := report_tables.noise_line(report):
+            remarks.append(f"{side.capitalize()}: {noise}")
         if report["not_scored"]:
             names = ", ".join(report["not_scored"])
             remarks.append(f"Labelled but not scored ({side}): {names}.")

@@ -354,6 +354,28 @@ def folds_table(crossfit: Mapping[str, Any] | None) -> Table:
     return table_of("Folds", rows)
 
 
+def noise_line(report: Report) -> str | None:
+    """Returns how many margins lie within rounding, in a sentence; None where nothing says so."""
+    measured: Mapping[str, Any] = report.get("within_noise") or {}
+    if report.get("rounding", {}).get("deterministic") and measured:
+        return (
+            "Scored deterministically: no verdict depends on what else was scored with it (another "
+            "device or version of torch still rounds otherwise)."
+        )
+    counts = [
+        f"{name} {numbers['within']} of {numbers['margins']} (below {numbers['noise']:.1g})"
+        for name, numbers in measured.items()
+        if numbers["within"]
+    ]
+    if not counts:
+        return None
+    dtype = report["settings"].get("dtype")
+    return (
+        f"Margins within the rounding of {dtype}, which another batch may turn around: "
+        f"{', '.join(counts)}. --deterministic scores each answer by itself."
+    )
+
+
 _IMPLIED_LEVELS = ("members", "subset", "subsets")
 """Levels of a metric that a line leaves out."""
 

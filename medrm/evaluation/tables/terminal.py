@@ -17,7 +17,12 @@ from medrm.evaluation.tables.comparison_tables import (
     comparison_table,
     control_table,
 )
-from medrm.evaluation.tables.report_tables import accuracy_table, metric_lines, position_table
+from medrm.evaluation.tables.report_tables import (
+    accuracy_table,
+    metric_lines,
+    noise_line,
+    position_table,
+)
 from medrm.evaluation.tables.table import (
     DASH,
     Table,
@@ -69,6 +74,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
         contents.append(f"Tokens: {prompts} of prompts, {replies} of replies ({calls}).")
     if report["verdict_mass"] is not None:
         contents.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
+    if noise := noise_line(report):
+        contents.append(noise)
     _print(contents, console or Console())
 
 
