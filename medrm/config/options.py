@@ -209,9 +209,9 @@ class ModelOptions:
     shared_prefix: Literal["on", "off"] = option(
         "on",
         "Read what the answers of a case share (images, question, template) once, in training and "
-        "in scoring: exact, at the cost of the unique tokens. Models that cannot (see "
-        "medrm/models/prefix_sharing/batch.py) run separate rows and say so. off: separate rows, "
-        "for checking.",
+        "in scoring: the same numbers up to rounding, at the cost of the unique tokens. Models "
+        "that cannot (see medrm/models/prefix_sharing/batch.py) run separate rows and say so. off: "
+        "separate rows, for checking.",
     )
     trust_remote_code: bool = option(False, "Run code that the checkpoint ships.")
     load_in_4bit: bool = option(False, "QLoRA: load the base in 4 bits (NF4, bitsandbytes).")
@@ -293,7 +293,7 @@ class EvaluationOptions:
     deterministic: bool = option(
         False,
         "Score each answer, and ask a judge each question, by itself and by deterministic kernels: "
-        "bit-identical whatever else is scored, also in bfloat16, for several times the time.",
+        "bit-identical whatever else is scored, also in bfloat16; answers of a case share nothing.",
     )
     allowed_differences: list[str] = option(
         [], "Differences between before and after, besides the weights, that the recipe declares."

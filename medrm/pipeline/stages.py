@@ -16,20 +16,16 @@ from functools import partial
 from itertools import chain, starmap
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from peft import PeftModel
-from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
     ProgressCallback,
     Trainer,
-    TrainerCallback,
-    TrainerState,
 )
 
 from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
@@ -43,9 +39,10 @@ from medrm.models.reward_model import head_of
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
 from medrm.pipeline.context import ReportRow, RunContext, stage
+from medrm.pipeline.load_back import check_load_back, trained_scores
 from medrm.pipeline.run_folder import checkpoint_of
-from medrm.progress_bar import progress_bar
-from medrm.schema import DIMENSIONS, Case
+from medrm.pipeline.training_bar import TrainingBar
+from medrm.schema import DIMENSIONS, Case, Response
 from medrm.scorer import Scorer
 from medrm.scorer.open import JudgeRecord, LoadedModel, open_scorer
 from medrm.scorer.readouts.answer_rewards import RewardModel
@@ -85,8 +82,8 @@ def run_stages(context: RunContext) -> StageResults:
     else:
         development, measured = _measure_zero_shot(context)
     measured += _measure(context, _start_rows(context))
-    train_adapter(context)
-    measured += _measure(context, _trained_rows(context))
+    trained = train_adapter(context)
+    measured += _measure(context, _trained_rows(context, trained))
     wanted = context.run.evaluation.controls
     return StageResults(development, [name for name in measured if name in wanted])
 
@@ -223,9 +220,10 @@ def _start_rows(context: RunContext) -> Iterator[ReportRow]:
         yield ReportRow("init_adapter", partial(open_built, context.trainable), weights)
 
 
-def _trained_rows(context: RunContext) -> Iterator[ReportRow]:
+def _trained_rows(context: RunContext, trained: Sequence[Response] | None) -> Iterator[ReportRow]:
     """Yields the adapter as it was saved: as it is, on other images, and with its JSON given."""
     saved, weights = context.saved(), context.saved_weights
+    check_load_back(context, saved, trained)
     scorer, wanted = context.scorer(saved), context.run.evaluation.controls
     if isinstance(scorer, RewardModel):
         add_statistics(context, scorer)
@@ -300,22 +298,22 @@ def train_probe(context: RunContext) -> PreTrainedModel:
     return model
 
 
-def train_adapter(context: RunContext) -> None:
-    """Trains the adapter and the head, and saves them as the adapter folder."""
+def train_adapter(context: RunContext) -> list[Response] | None:
+    """Trains the adapter and the head, and saves them as the adapter folder.
+
+    Returns:
+        what the trained model says of some cases (`trained_scores`).
+    """
     model = context.trainable()
     trainer = build_trainer(context, model, context.output, "training")
     with stage("training"):
         trainer.train(resume_from_checkpoint=checkpoint_of(context.run, context.output))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    contract = trained_config(context, model)
     if PartialState().is_main_process:
-        save_adapter(
-            context.output / "adapter",
-            model,
-            context.processor,
-            trained_config(context, model),
-            state_dict,
-        )
+        save_adapter(context.output / "adapter", model, context.processor, contract, state_dict)
     PartialState().wait_for_everyone()
+    return trained_scores(context, trainer, contract)
 
 
 def trained_config(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:
@@ -344,55 +342,3 @@ def add_statistics(context: RunContext, scorer: RewardModel) -> None:
         for name, column in zip(scorer.dimensions, scores.T, strict=True)
     }
     update_adapter_config(context.output / "adapter", score_statistics=statistics)
-
-
-_ACCURACY = {
-    "eval_accuracy": "accuracy",
-    "eval_mean_token_accuracy": "tokens right",
-    "eval_rewards/accuracies": "pairs right",
-}
-"""How right a reward model, a judge's tokens and a judge's pairs are, and how that is said."""
-
-
-class TrainingBar(TrainerCallback):
-    """A bar on a terminal, log lines elsewhere.
-
-    Args:
-        name: what is trained.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        note = TextColumn("{task.fields[note]}")
-        self.bar = progress_bar(TimeElapsedColumn(), TimeRemainingColumn(), note)
-        self.task = self.bar.add_task(name, total=None, note="")
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Starts the bar where the training starts or resumes."""
-        if state.is_world_process_zero:
-            self.bar.update(self.task, total=state.max_steps, completed=state.global_step)
-            self.bar.start()
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Moves the bar."""
-        self.bar.update(self.task, completed=state.global_step)
-
-    def on_log(
-        self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any
-    ) -> None:
-        """Shows the loss beside the bar, and a line for each measurement."""
-        if not state.is_world_process_zero or logs is None:
-            return
-        if "loss" in logs:
-            self.bar.update(self.task, note=f"loss {logs['loss']:.4f}")
-        if "eval_loss" in logs:
-            measures = [f"development loss {logs['eval_loss']:.4f}"]
-            measures += [
-                f"{_ACCURACY[name]} {logs[name]:.3f}" for name in _ACCURACY if name in logs
-            ]
-            step = f"step {state.global_step} of {state.max_steps}"
-            self.bar.console.print(f"{self.name}, {step}: {', '.join(measures)}")
-
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Ends the bar."""
-        self.bar.stop()

@@ -74,7 +74,7 @@ def test_settings_say_what_could_change_a_number() -> None:
     assert shared == {
         *("dtype", "quantisation", "attn_implementation", "chat_template_digest"),
         *("min_pixels", "max_pixels", "image_processing", "rendered_prompt_digest"),
-        "shared_prefix",
+        *("shared_prefix", "deterministic"),
         *("torch", "transformers"),
     }
     for name in shared:

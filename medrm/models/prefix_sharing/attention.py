@@ -247,7 +247,7 @@ AttentionMaskInterface.register(SHARED_ATTENTION, sdpa_mask)
 
 
 def enable_prefix_sharing(model: PreTrainedModel) -> None:
-    """Lets a stock model read shared-prefix batches; others are read as before, to the bit.
+    """Lets a stock model read shared-prefix batches; others are read as before.
 
     Args:
         model: whose rows may share their prefix (see `sharing_problem`).

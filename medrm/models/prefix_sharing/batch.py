@@ -13,8 +13,10 @@ The packed batch is one row of L = 13 tokens without padding, first all prefixes
     reward                        ^  ^  ^           ^     `reward_indices`
 
 A token sees its case's prefix and its own branch up to itself (`attention.py`), so every number is
-that of the separate rows, at the cost of the unique tokens. Where layers look at the images of
-their row (`Family.cross_attention`), each case is a padded row: P P P a a b | Q Q c d d d d.
+that of the separate rows up to rounding, at the cost of the unique tokens. Where layers look at the
+images of their row (`Family.cross_attention`), each case is a padded row:
+
+    P P P a a b _ | Q Q c d d d d
 
 Shape legend: B cases, K answers, L tokens of a row, O orders. Lengths are in tokens, indices count
 through all rows x L tokens of the batch.

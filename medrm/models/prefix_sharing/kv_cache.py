@@ -52,7 +52,7 @@ def cache_problem(config: PreTrainedConfig) -> str | None:
 
 
 def shares_cache(model: PreTrainedModel) -> bool:
-    """Returns whether prompts about a case may continue one cached prefix, with exact numbers."""
+    """Returns whether prompts about a case may continue one cached prefix, up to rounding."""
     possible = shares_prefix(model) and cache_problem(model.config) is None
     return possible and not vars(model).get(_WHOLE, False)
 

@@ -257,7 +257,7 @@ class RewardModel(SavedScorer):
         processor: from the same folder.
         contract: from the same folder.
         batch_rows: most rows (case and answer) computed at once; a case is never split. It changes
-            a score by rounding: in fp32 by less than 1e-5, in bf16 by as much as 0.01.
+            a score by rounding: in fp32 by less than 1e-5, in bf16 by as much as 0.02.
         deterministic: whether each answer is computed by itself; then nothing else changes it.
     """
 

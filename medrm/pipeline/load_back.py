@@ -1,0 +1,91 @@
+"""The load-back check: a saved adapter, loaded anew, scores as the model that was trained.
+
+Some cases are scored deterministically by the model in memory and by the one that was loaded, and
+no bit may differ: a rounding would hide a weight that was not saved, or saved in less precision. A
+reward is compared where the run trains one; of a judge, how likely it finds each answer, which all
+its trained layers decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from transformers import Trainer
+
+from medrm.errors import AdapterError
+from medrm.models.adapter_config import AdapterConfig
+from medrm.models.reward_model import without_adapter
+from medrm.pipeline.context import RunContext
+from medrm.readouts import writes_rewards
+from medrm.schema import Response
+from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
+
+_CASES = 4
+"""How many cases are scored twice."""
+
+
+def trained_scores(
+    context: RunContext, trainer: Trainer, contract: AdapterConfig
+) -> list[Response] | None:
+    """Returns what the trained model says of some cases; None where processes hold parts of it.
+
+    Args:
+        context: of the run.
+        trainer: that has trained; its model computes in its own precision afterwards, as a loaded
+            one does.
+        contract: that the model is saved with.
+    """
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        return None
+    model: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    model.requires_grad_(False).eval()
+    return _scores(context, LoadedModel(model, context.processor, contract))
+
+
+def check_load_back(
+    context: RunContext, saved: LoadedModel, trained: Sequence[Response] | None
+) -> None:
+    """Compares a loaded model with the one that was trained.
+
+    Args:
+        context: of the run.
+        saved: the adapter, loaded anew.
+        trained: as `trained_scores` gives it.
+
+    Raises:
+        AdapterError: they differ in a bit; names the case.
+    """
+    if trained is None:
+        return
+    for before, after in zip(trained, _scores(context, saved), strict=True):
+        if before != after:
+            raise AdapterError(
+                f"The saved adapter does not score as the trained model: case {before.case_id!r} "
+                f"had {_said(before)} and has {_said(after)} after loading "
+                f"{context.output / 'adapter'} anew. What the model needs was not saved, or not in "
+                "its precision; do not publish it, and report this run with its run.json."
+            )
+
+
+def _said(response: Response) -> str:
+    return str(response.state if response.rewards is None else dict(response.rewards))
+
+
+def _scores(context: RunContext, loaded: LoadedModel) -> list[Response]:
+    """Returns the rewards of the first cases, or the likelihoods of their answers."""
+    readout = context.readout
+    if not writes_rewards(readout):
+        loaded = LoadedModel(without_adapter(loaded.model), loaded.processor)
+        readout = "likelihood"
+    scorer = open_scorer(
+        loaded,
+        readout,
+        dimensions=context.splits.dimensions,
+        options=ScorerOptions(
+            batch_rows=context.run.evaluation.evaluation_batch_rows, deterministic=True
+        ),
+    )
+    cases = context.splits.development if len(context.splits.development) else context.splits.train
+    return list(scorer.respond(islice(cases, _CASES)))
