@@ -38,7 +38,12 @@ from medrm.evaluation.folder import (
     write_setup,
 )
 from medrm.evaluation.measures.accuracy import member_of
-from medrm.evaluation.measures.rounding import MEASURED_CASES, Noise, measure_noise
+from medrm.evaluation.measures.rounding import (
+    MEASURED_CASES,
+    Noise,
+    largest_noise,
+    measure_noise,
+)
 from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, Journal
 from medrm.evaluation.records.prompt_record import write_prompts
@@ -153,17 +158,14 @@ def _noise(
     if scorer.lookahead is None or writes_text(setup.readout):
         return None
     cases = benchmark.cases[:MEASURED_CASES][rank :: setup.processes]
-    measured = [
+    measured: list[Noise] = [
         measure_noise(
             responses[case.case_id],
             jsonl.in_written_order(list(scorer.respond([case])), scorer.dimensions),
         )
         for case in cases
     ]
-    noise: dict[str, float] = {}
-    for of_case in _gather(measured):
-        noise |= {name: max(size, noise.get(name, 0.0)) for name, size in of_case.items()}
-    return noise
+    return largest_noise(_gather(measured))
 
 
 def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:

@@ -21,6 +21,7 @@ from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.compare import conditional_on
 from medrm.evaluation.folder import conclude, read_setup, write_setup
 from medrm.evaluation.measures.accuracy import temperature_of
+from medrm.evaluation.measures.rounding import largest_noise
 from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, read_stored_cases
@@ -90,7 +91,10 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
         },
         "temperatures": [fold.temperature(primary) for fold in folds],
     }
-    setup = replace(folds[0].setup, weights=_weights(folds), crossfit=crossfit)
+    noises = [fold.setup.noise for fold in folds]
+    measured = [noise for noise in noises if noise is not None]
+    noise = largest_noise(measured) if len(measured) == len(noises) else None
+    setup = replace(folds[0].setup, weights=_weights(folds), crossfit=crossfit, noise=noise)
     output_dir.mkdir(parents=True, exist_ok=True)
     benchmark = _pool_cases(folds, benchmark, output_dir)
     write_setup(output_dir, setup, benchmark)

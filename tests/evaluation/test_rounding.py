@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ranked_case
 from rich.console import Console
 
+from medrm.data.case_set import digest_of
+from medrm.evaluation.benchmark import benchmark_from_cases
 from medrm.evaluation.evaluator import NamedModel, evaluate, rescore
 from medrm.evaluation.folder import read_setup
+from medrm.evaluation.folds import Fold, pool
 from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import Report, read_report
 from medrm.evaluation.tables.terminal import print_report
@@ -116,3 +120,18 @@ def test_what_has_no_margin_or_no_batch_is_not_measured(scorer: Any, tmp_path: P
     report = evaluate(scorer, make_benchmark(make_cases("AB")), tmp_path, "mock")
     assert report["within_noise"] is None
     assert read_report(tmp_path)["within_noise"] is None
+
+
+def test_the_noise_of_folds_is_that_of_the_noisiest(tmp_path: Path) -> None:
+    cases = make_cases("ABABAB")
+    whole = make_benchmark(cases)
+    whole = replace(whole, source=replace(whole.source, digest=digest_of(cases)))
+    folds = []
+    for number, chosen in enumerate((cases[2:], cases[:2])):  # the second case is in the last fold
+        part = benchmark_from_cases(whole.name, whole.source, chosen)
+        evaluate(Batched(margin_of), part, tmp_path / str(number), "mock")
+        folds.append(Fold(tmp_path / str(number)))
+    assert folds[0].setup.noise == {"accuracy": 0.0}
+    pooled = pool(folds, whole, "accuracy", tmp_path / "pooled")["within_noise"]["accuracy"]
+    assert pooled["noise"] == pytest.approx(BATCH_NOISE, abs=1e-6)
+    assert (pooled["margins"], pooled["within"]) == (6, 3)

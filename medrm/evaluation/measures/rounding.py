@@ -49,6 +49,14 @@ def measure_noise(together: Iterable[Response], alone: Iterable[Response]) -> di
     return noise
 
 
+def largest_noise(measured: Iterable[Noise]) -> Noise:
+    """Returns the largest noise of each dimension, such as over cases or folds."""
+    largest: dict[str, float] = {}
+    for noise in measured:
+        largest |= {name: max(size, largest.get(name, 0.0)) for name, size in noise.items()}
+    return largest
+
+
 def noise_measures(
     noise: Noise | None, responses: Iterable[Response]
 ) -> dict[str, dict[str, Any]] | None:
