@@ -16,6 +16,7 @@ from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results
 from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
+from medrm.evaluation.tables.report_tables import noise_line
 from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
 from medrm.files import PHANTOM_BASE
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
@@ -64,6 +65,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         # What the reader of the headline must know.
         qualifying=[*beside, *comparison["notes"]],
         after=after,
+        noise=noise_line(after),
         dimensions=_MarkdownText(to_markdown(card_table(comparison, after))),
         answered=[
             report["protocols"]["robust"]["dimensions"][primary] for report in (before, after)

@@ -164,6 +164,18 @@ def test_the_header_is_what_the_hub_reads(card: str) -> None:
     assert official["value"] == pytest.approx(0.95)
 
 
+def test_a_card_says_that_it_was_scored_deterministically(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+
+    def set_deterministic(report: Any) -> None:
+        report["rounding"] = {"deterministic": True}
+        report["within_noise"] = {"accuracy": {"noise": 0.0, "margins": 20, "within": 0}}
+
+    assert "deterministically" not in write_card(run / "adapter", run).read_text()
+    rewritten(run / "evaluation" / "after" / "report.json", set_deterministic)
+    assert "known. Scored deterministically: no" in write_card(run / "adapter", run).read_text()
+
+
 def test_foreign_text_is_escaped(card: str) -> None:
     (line,) = [line for line in card.splitlines() if line.startswith("| training data |")]
     assert "<" not in line
