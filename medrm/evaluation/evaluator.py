@@ -112,7 +112,8 @@ def evaluate(
     setup = Setup(name, weights, *reading, scorer.lookahead, processes)
     with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
-            prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
+            noise = prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
+            setup = replace(setup, noise=noise)
             if isinstance(scorer, AsksInPairs):
                 write_prompts(output_dir, scorer, benchmark.cases)
         return _continue(scorer, setup, benchmark, output_dir, rank)
@@ -123,7 +124,7 @@ def _continue(
 ) -> Report:
     """Asks for what is not there yet, and writes what is derived from all responses."""
     processes = setup.processes
-    _gather([rank])  # nobody reads what the first process removes
+    setup = _gather([setup])[0]  # nobody reads what the first process removes
     journal = Journal(folder, setup.address(benchmark.cases), setup.dimensions, rank, processes)
     responses, verdicts = _ask(scorer, benchmark.cases[rank::processes], journal, setup, benchmark)
     written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
@@ -152,10 +153,12 @@ def _noise(
     responses: Mapping[str, Responses],
     rank: int,
 ) -> Noise | None:
-    """Returns how far margins move by rounding; None of text and of what no model computes now."""
+    """Returns how far margins move by rounding, unless it is known; None of what has no margins."""
+    if setup.noise is not None:
+        return setup.noise
     if setup.settings.get("deterministic") and not writes_text(setup.readout):
         return dict.fromkeys(setup.dimensions, 0.0)
-    if scorer.lookahead is None or writes_text(setup.readout):
+    if scorer.lookahead is None or not getattr(scorer, "measures_noise", False):
         return None
     cases = benchmark.cases[:MEASURED_CASES][rank :: setup.processes]
     measured: list[Noise] = [

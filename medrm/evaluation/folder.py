@@ -20,6 +20,7 @@ from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError, DataError, nearest, report
 from medrm.evaluation.benchmark import Benchmark, Published, Setup
 from medrm.evaluation.measures.benchmark_metrics import METRICS
+from medrm.evaluation.measures.rounding import Noise
 from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.prompt_record import PROMPT_FILE, TEMPLATES_FILE
@@ -88,8 +89,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 def prepare(
     folder: Path, setup: Setup, benchmark: Benchmark, *, images: bool, overwrite: bool
-) -> None:
+) -> Noise | None:
     """Writes what is known before the first case: into a folder without an evaluation, or its own.
+
+    Returns the noise that was measured when the same evaluation was finished.
 
     Args:
         folder: of the evaluation.
@@ -103,7 +106,8 @@ def prepare(
     """
     address = setup.address(benchmark.cases)
     earlier = _earlier(folder / SETUP_FILE)
-    if address is None or earlier.get("address") != address:
+    is_other = address is None or earlier.get("address") != address
+    if is_other:
         there = sorted(path for pattern in _WRITTEN for path in folder.glob(pattern))
         if there and not overwrite:
             raise ConfigError(_refusal(folder, there, earlier, _record(setup, benchmark)))
@@ -118,6 +122,7 @@ def prepare(
             leftover.unlink()
     write_setup(folder, setup, benchmark)
     write_cases(folder, benchmark.cases, images)
+    return None if is_other else earlier.get("noise")
 
 
 def _earlier(path: Path) -> dict[str, Any]:

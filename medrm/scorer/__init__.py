@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Scorer(Protocol):
     """What can be evaluated: a reward model, a judge, or a readout of a base model.
 
+    One that has `measures_noise` set to True is asked about a few cases once more, each by itself,
+    to measure how far rounding moves its margins (`medrm.evaluation.measures.rounding`).
+
     Attributes:
         readout: how verdicts are read from it, a name of `medrm.readouts.READOUTS`.
     """

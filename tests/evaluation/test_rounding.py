@@ -30,6 +30,7 @@ class Batched(Rewards):
     """Adds `BATCH_NOISE` to the first reward of the second case where others are scored with it."""
 
     lookahead = 4
+    measures_noise = True
 
     def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
         scored = list(cases)
@@ -73,7 +74,8 @@ def test_noise_is_no_part_of_what_is_asked(tmp_path: Path) -> None:
     evaluate(Batched(margin_of), benchmark, tmp_path, model, settings=settings)
     first = read_report(tmp_path)
     # The same evaluation, which goes on with what is there: nothing is replaced or refused.
-    assert evaluate(Batched(margin_of), benchmark, tmp_path, model, settings=settings) == first
+    again = Batched(lambda case: pytest.fail("it is finished, and asks nothing again"))
+    assert evaluate(again, benchmark, tmp_path, model, settings=settings) == first
 
 
 def test_deterministic_scores_have_none(tmp_path: Path) -> None:
@@ -100,6 +102,7 @@ def test_all_two_answers_of_a_case_count(tmp_path: Path) -> None:
 def test_probabilities_are_compared_with_one_half(tmp_path: Path) -> None:
     class BatchedJudge(Judge):
         lookahead = 4
+        measures_noise = True
 
         def respond(self, cases: Sequence[Case]) -> Iterator[Response]:
             scored = list(cases)

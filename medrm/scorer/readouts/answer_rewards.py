@@ -62,6 +62,7 @@ class AnswerScorer(ABC):
     """
 
     readout: str
+    measures_noise = True
 
     def __init__(
         self,

@@ -98,6 +98,8 @@ class ProbabilityReadout(PairJudge):
             letters of a reply.
     """
 
+    measures_noise = True
+
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,
