@@ -60,7 +60,7 @@ class Estimate:
     uncounted_images: int
 
     def cost(self, prices: Prices) -> float | None:
-        """Returns what the tokens cost at the most; None without a price."""
+        """Returns what the tokens cost with replies of full length; None without a price."""
         stated = (prices.prompt, prices.completion)
         if stated == (None, None):
             return None
@@ -80,7 +80,8 @@ class Estimate:
         cost = self.cost(prices)
         if cost is not None:
             without = ", without the images" if self.uncounted_images else ""
-            lines.append(f"cost: at most {cost:,.2f} at the prices given{without}")
+            bound = "at most" if self.exact else "about"
+            lines.append(f"cost: {bound} {cost:,.2f} at the prices given{without}")
         return lines
 
 
@@ -116,12 +117,12 @@ def estimate(request: EvalRequest, benchmark: Benchmark) -> Estimate:
 
 def _plan(request: EvalRequest, reading: Reading) -> ScorerPlan:
     """Returns how the model would be read; nothing is downloaded to find out."""
-    asked: dict[str, Any] = {"dimensions": reading.dimensions, "judge": reading.judge}
+    options: dict[str, Any] = {"dimensions": reading.dimensions, "judge": reading.judge}
     revision = reading.options.revision
     is_remote = not request.model.startswith(PREFIX) and not ENGINES[request.engine].holds_weights
     if is_remote and files_at_hand(request.model, revision) is None:
-        return plan_readout(None, reading.readout, **asked)
-    return plan_scorer(request.model, reading.readout, request.engine, revision=revision, **asked)
+        return plan_readout(None, reading.readout, **options)
+    return plan_scorer(request.model, reading.readout, request.engine, revision=revision, **options)
 
 
 def _collator_at_hand(model: str, plan: ScorerPlan, options: ScorerOptions) -> Collator | None:
@@ -145,9 +146,9 @@ def _collator_at_hand(model: str, plan: ScorerPlan, options: ScorerOptions) -> C
 
 def print_dry_run(request: EvalRequest, benchmark: Benchmark) -> None:
     """Logs what an evaluation would ask."""
-    asked = estimate(request, benchmark)
+    counts = estimate(request, benchmark)
     title = f"{request.model} on {benchmark.name}: {len(benchmark.cases):,} cases (dry run)"
-    logger.info("%s", "\n".join([title, *asked.lines(request.prices)]))
+    logger.info("%s", "\n".join([title, *counts.lines(request.prices)]))
 
 
 class TokenCounter:

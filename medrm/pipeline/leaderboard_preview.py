@@ -136,17 +136,18 @@ def print_estimates(
         reasons = skip_reasons(candidate, trust_remote_code=request.trust_remote_code)
         if candidate.model is not None:
             asked_for = _as_evaluation(candidate, options[candidate.name], request)
-            asked = estimate(asked_for, benchmark)
-            cost = asked.cost(asked_for.prices)
+            counts = estimate(asked_for, benchmark)
+            cost = counts.cost(asked_for.prices)
+            mark = "" if counts.exact else "~"
             totals += [] if cost is None else [cost]
             row |= {
-                "calls": f"{asked.calls:,}",
-                "prompt tokens": f"{'' if asked.exact else '~'}{asked.prompt_tokens:,}",
-                "reply tokens, at most": f"{asked.reply_tokens:,}",
-                "cost, at most": DASH if cost is None else f"{cost:,.2f}",
+                "calls": f"{counts.calls:,}",
+                "prompt tokens": f"{mark}{counts.prompt_tokens:,}",
+                "reply tokens, at most": f"{counts.reply_tokens:,}",
+                "cost, at most": DASH if cost is None else f"{mark}{cost:,.2f}",
             }
-            if asked.uncounted_images:
-                reasons.append(f"{asked.uncounted_images:,} images are not counted")
+            if counts.uncounted_images:
+                reasons.append(f"{counts.uncounted_images:,} images are not counted")
         rows.append({**row, "note": "; ".join(reasons)})
     console = Console()
     table = table_of(f"{benchmark.name}: {len(benchmark.cases):,} cases (dry run)", rows)
@@ -155,7 +156,7 @@ def print_estimates(
     console.print(to_terminal(table.pick(columns), left=(0, last), wrapped=(0, last)))
     console.print(plain(_ESTIMATES_EXPLAINED))
     if totals:
-        console.print(plain(f"Cost of all with a price: at most {sum(totals):,.2f}."))
+        console.print(plain(f"Cost of all with a price: about {sum(totals):,.2f}."))
 
 
 _ESTIMATED = (

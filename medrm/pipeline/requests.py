@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -119,6 +120,8 @@ class EvalRequest:
 
     def __post_init__(self) -> None:
         check_output(self.output_dir, is_needed=not self.dry_run)
+        wrong = [price for price in self.prices if price is not None and not 0 <= price < math.inf]
+        refuse([f"a price per million tokens is {price}; give 0 or more" for price in wrong])
 
     @property
     def prices(self) -> Prices:

@@ -61,7 +61,7 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     primary = primary_dimension(benchmark, request.primary_dimension)
     output_dir = request.output_dir
     if request.dry_run or output_dir is None:  # which a dry run alone may leave out
-        options = {name: asked["options"] for name, asked in requests.items()}
+        options = {name: each["options"] for name, each in requests.items()}
         print_estimates(chosen, options, request, benchmark)
         return True
     images = int(column(benchmark.cases, "image_count").sum())

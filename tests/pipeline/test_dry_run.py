@@ -107,8 +107,17 @@ def test_cost_is_that_of_the_prices_given() -> None:
         "calls: 10",
         "prompt tokens: 2,000,000 (about, at 4 characters a token; 7 images are not counted)",
         "reply tokens: at most 500,000",
-        "cost: at most 10.00 at the prices given, without the images",
+        "cost: about 10.00 at the prices given, without the images",
     ]
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf"])
+def test_a_price_is_a_number_that_can_be_paid(
+    price: str, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = f"--price_per_million_prompt_tokens={price}"
+    assert run("mock:oracle", other, "--dry_run", option) == 2
+    assert "give 0 or more" in capsys.readouterr().err
 
 
 def test_nothing_is_loaded_asked_or_written(

@@ -255,7 +255,7 @@ def test_a_dry_run_counts_and_does_nothing(
     assert not rows["Base"][1].startswith("~")
     assert "images" not in " ".join(rows["Base"])
     assert rows["Unpublished"][0] == "-"
-    assert "Cost of all with a price: at most" in printed
+    assert "Cost of all with a price: about" in printed
     assert board.started == []
     assert not board.output.exists()
 
