@@ -117,6 +117,8 @@ def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None
         DataError: names the cases.
     """
     trained_on = set(contract.training_pixel_digests)
+    if not trained_on:
+        return
     facts = examine(benchmark.cases)
     shared = [
         f"case {case.case_id}: image {image.name}"

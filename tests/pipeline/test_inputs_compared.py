@@ -87,6 +87,20 @@ def test_a_base_that_is_read_like_its_adapter_can_be_compared(
     assert "was trained on tiny-base sha256:" in capsys.readouterr().err
 
 
+def test_a_base_is_asked_like_its_judge(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden = root / "tests" / "golden"
+    judge = golden / "judge_adapter"
+    assert evaluate(tmp_path / "judge", golden / "cases", judge) == 0
+    like = ("--like", str(judge))
+    assert evaluate(tmp_path / "base", golden / "cases", "phantom-base", *like) == 0
+    assert not compare(tmp_path / "base", tmp_path / "judge")["differences"]
+    asked = (*like, "--judge_prompt", "rationale_json")
+    assert evaluate(tmp_path / "other", golden / "cases", "phantom-base", *asked) == 2
+    assert "keeps its prompt. Leave out --judge_prompt" in capsys.readouterr().err
+
+
 def test_an_adapter_is_read_as_it_was_trained(
     adapter: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
