@@ -19,7 +19,6 @@ from peft import (
     get_peft_model,
     get_peft_model_state_dict,
     prepare_model_for_kbit_training,
-    set_peft_model_state_dict,
 )
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -257,6 +256,17 @@ def _check_template(folder: Path, processor: ProcessorMixin, config: AdapterConf
         )
 
 
+def _fill(model: PeftModel, tensors: Mapping[str, Tensor]) -> None:
+    """Copies the tensors of an adapter file into a model that has the same names.
+
+    PEFT's own way renames some as if they came from a stock checkpoint (Mistral's shared experts),
+    and says nothing of those that then fit nowhere.
+    """
+    with torch.no_grad():
+        for name, parameter in _tensors(model).items():
+            parameter.copy_(tensors[name])
+
+
 def load_adapter(
     folder: Path,
     device: torch.device | str = "cpu",
@@ -304,7 +314,7 @@ def load_adapter(
     if config.trained == "lora":
         model = wrap(base, _read_lora(folder), seed=0)
         _check_tensors(path, tensors, _tensors(model))
-        set_peft_model_state_dict(model, tensors)
+        _fill(model, tensors)
     else:
         _check_tensors(path, tensors, _tensors(model))
         model.load_state_dict(tensors, strict=False)

@@ -49,12 +49,6 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
         },
     },
     "gemma3": {"image_blocks": True},
-    "mllama": {
-        "unsupported": {
-            "judge_grpo": "TRL's GRPOTrainer loses the inputs that say where its images are "
-            "(aspect_ratio_ids, cross_attention_mask)"
-        },
-    },
 }
 """`model_type` to the exceptions of the type: fields of `Family`, and of `Parts` where the model
 does not say rightly where a part lies."""

@@ -280,12 +280,22 @@ def image_rows(processor: ProcessorMixin) -> ImageRows:
     """Returns how a processor's tensors of images lie, asked of it by a row with two images."""
     if "cross_attention_mask" in processor.model_input_names:
         return "apart"
-    content: Any = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "?"}]
-    image = Image.new("RGB", (112, 112))
     try:
-        text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-        batch = processor(text=[text], images=[[image, image]], return_tensors="pt")
+        batch = _blank_row(processor, images=2)
     except (ValueError, TypeError, KeyError, TemplateError, ConfigError):
         return "flat"  # a row has one image at most
     pixels = batch.get("pixel_values")
     return "nested" if pixels is not None and pixels.ndim > 4 and len(pixels) == 1 else "flat"
+
+
+def image_inputs(processor: ProcessorMixin) -> frozenset[str]:
+    """Returns the names of what a processor gives for an image, and for its tokens."""
+    return frozenset(_blank_row(processor, images=1)) - {"input_ids", "attention_mask", "labels"}
+
+
+def _blank_row(processor: Any, images: int) -> Any:
+    """Returns the batch of a question about blank images."""
+    content = [{"type": "image"}] * images + [{"type": "text", "text": "?"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    blanks = [Image.new("RGB", (112, 112))] * images
+    return processor(text=[text], images=[blanks], return_tensors="pt")

@@ -26,7 +26,7 @@ from jinja2 import TemplateError
 from peft import PeftModel
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.errors import ConfigError, first_line
 from medrm.models.backbone import final_states, last_attended, tower_of
@@ -211,13 +211,14 @@ def stock_tower(tower: nn.Module) -> type[nn.Module]:
     return cast(type[nn.Module], next(classes))
 
 
-def _batch(processor: Any, image: Image.Image) -> dict[str, Tensor]:
+def _batch(processor: Any, image: Image.Image) -> BatchFeature:
     """Returns one question about one image, [1, L] and the image's tensors."""
     question = [{"type": "image"}, {"type": "text", "text": "What does the image show?"}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
     )
-    return dict(processor(text=[text], images=[[image]], return_tensors="pt"))
+    batch: BatchFeature = processor(text=[text], images=[[image]], return_tensors="pt")
+    return batch
 
 
 def _differ(first: Tensor, second: Tensor) -> bool:
@@ -225,7 +226,7 @@ def _differ(first: Tensor, second: Tensor) -> bool:
     return bool((first - second).abs().max() > _SMALLEST_CHANGE * scale)
 
 
-def _run(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor]:
+def _run(model: PreTrainedModel, batch: BatchFeature) -> tuple[Tensor | None, Tensor]:
     """Returns the vision tower's output, None if it did not run, and the last state, [1, H].
 
     Args:
@@ -239,7 +240,7 @@ def _run(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor | Non
 
     tower = tower_of(model)  # without one the decoder takes pixels in some other way
     handle = (nn.Identity() if tower is None else tower).register_forward_hook(keep)
-    batch = {name: value.to(model.device) for name, value in batch.items()}
+    batch = batch.to(model.device)
     try:
         with torch.no_grad():
             states = final_states(model, **batch, use_cache=False)

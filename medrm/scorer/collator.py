@@ -333,6 +333,7 @@ class Collator:
             return_tensors="pt",
             add_special_tokens=self.adds_special_tokens(texts[0]),
         )
+        batch.pop("labels", None)  # PaliGemma's processor gives some; what is learned is said here
         return batch
 
 

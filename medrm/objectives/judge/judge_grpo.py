@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from typing import Any, ClassVar
 
 from transformers import ProcessorMixin
@@ -15,14 +16,16 @@ from medrm import chat, chat_template
 from medrm.chat import JudgePrompt
 from medrm.config.options import option
 from medrm.config.parse import Run
-from medrm.errors import applying, refuse
-from medrm.models.processors import TextProcessor, text_turns
+from medrm.errors import ConfigError, applying, refuse
+from medrm.models.base_model import load_config
+from medrm.models.families import family_of
+from medrm.models.processors import TextProcessor, image_inputs, load_processor, text_turns
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
 from medrm.objectives.objective import Fixed, TrainingInputs
 from medrm.schema import Case
-from medrm.scorer.collator import Collator, Pixels, decode_into
+from medrm.scorer.collator import Collator, Pixels, decode_into, image_count
 
 
 @dataclass
@@ -59,6 +62,33 @@ def rewards_of(prompt: JudgePrompt) -> list[Any]:
     return [*rewards, consistency] if prompt.rationale else rewards
 
 
+_CARRIED = frozenset(signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+"""Inputs of a model that TRL passes on to it, by name."""
+
+_ONE_IMAGE = frozenset({"batch_num_images"})
+"""Inputs that say nothing where a prompt has one image; `Family.one_image_only` has the others."""
+
+
+def _refuse_lost_inputs(run: Run, cases: Sequence[Case]) -> None:
+    """Refuses a model some of whose inputs TRL would lose without a word.
+
+    Raises:
+        ConfigError: names them.
+    """
+    model = run.model
+    where = (model.model_name_or_path, model.model_revision)
+    if not any(image_count(case) for case in cases):
+        return
+    processor = load_processor(*where, trust_remote_code=model.trust_remote_code)
+    lost = sorted(image_inputs(processor) - _CARRIED - _ONE_IMAGE)
+    if lost:
+        family = family_of(load_config(*where, model.trust_remote_code)).name
+        raise ConfigError(
+            f"The objective judge_grpo cannot be trained so: family {family}: TRL's GRPOTrainer "
+            f"loses inputs of the model ({', '.join(lost)}); {judge_sft.ADVICE}."
+        )
+
+
 def check(
     run: Run, dimensions: Sequence[str], train: Sequence[Case], development: Sequence[Case]
 ) -> None:
@@ -79,6 +109,7 @@ def check(
         "or leave it out": run.training.reward_weights is not None and len(weights) != len(names),
     }
     refuse(applying(checks))
+    _refuse_lost_inputs(run, [*train, *development])
     judge_sft.check_judge(run, dimensions, train, development)
 
 

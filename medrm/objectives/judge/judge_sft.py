@@ -40,6 +40,9 @@ from medrm.objectives.judge.judge_examples import (
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
 
+ADVICE = "train another family, or by another objective"
+"""What to do where TRL cannot train a family by an objective."""
+
 FIXED: objective.Fixed = {
     "remove_unused_columns": (False, "rows are numbers that the collator looks up"),
     "auto_find_batch_size": (False, "set per_device_train_batch_size; a step stays as it is"),
@@ -73,6 +76,9 @@ class JudgeArguments(objective.CommonArguments):
     bf16: bool | None = option(False, "Train in bfloat16 mixed precision.")
     gradient_checkpointing: bool | None = option(
         None, "Recompute activations in the backward pass: less memory, more time."
+    )
+    router_aux_loss_coef: float | None = option(
+        0.0, "Weight of the loss that balances the experts of a mixture; LoRA trains no router."
     )
 
 
@@ -285,14 +291,14 @@ def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
     """Returns why TRL cannot train the run's family by its objective."""
     model = run.model
     config = load_config(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    family, advice = family_of(config), "train another family, or by another objective"
+    family = family_of(config)
     reason = family.unsupported.get(run.objective)
     if reason is not None:
-        return [f"family {family.name}: {reason}; {advice}"]
+        return [f"family {family.name}: {reason}; {ADVICE}"]
     several = sum(image_count(case) > 1 for case in cases)
     reason = family.one_image_only.get(run.objective)
     if several and reason is not None:
-        return [f"family {family.name}, {several} cases of several images: {reason}; {advice}"]
+        return [f"family {family.name}, {several} cases of several images: {reason}; {ADVICE}"]
     return []
 
 
