@@ -6,13 +6,24 @@ import dataclasses
 
 import pytest
 import torch
+import transformers as hf
+from families.shrink import merged, shrink
+from families.types import TYPES
 from peft import PeftModel
 from rows import batch, reward_model, rewards, train
 from tiny import TINY_FAMILIES, make_tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter, freeze_backbone, load_adapter, save_adapter
+from medrm.models import adapter
+from medrm.models.adapter import (
+    add_adapter,
+    freeze_backbone,
+    load_adapter,
+    lora_config,
+    save_adapter,
+    wrap,
+)
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.backbone import decoder_of, tower_of
 from medrm.models.families import family_of
@@ -185,3 +196,19 @@ def test_a_tied_lm_head_trains_as_the_embedding(tiny_folder, tmp_path):
     again, _, _ = load_adapter(tmp_path / "full")
     inputs = batch(processor, "qwen2_5_vl")
     assert torch.equal(rewards(again, inputs), rewards(model, inputs))
+
+
+@pytest.mark.skipif(not hasattr(hf, "MistralLarge4Config"), reason="this transformers lacks it")
+def test_every_tensor_of_the_file_is_filled_in() -> None:
+    """PEFT's own way renames the shared experts of this type, and drops them without a word."""
+    settings = merged(shrink(hf.MistralLarge4Config().to_dict()), TYPES["mistral_large4"].config)
+    for section in ("text_config", "vision_config"):
+        settings[section]["vocab_size"] = 32
+    model = hf.MistralLarge4ForConditionalGeneration(hf.MistralLarge4Config.from_dict(settings))
+    adapted = wrap(model, lora_config(model, AdapterOptions(lora_r=2)), seed=0)
+    wanted = {name: torch.rand_like(tensor) for name, tensor in adapter._tensors(adapted).items()}
+    assert any("shared_experts" in name for name in wanted)
+    adapter._fill(adapted, wanted)
+    filled = adapter._tensors(adapted)
+    assert filled.keys() == wanted.keys()
+    assert all(torch.equal(filled[name], tensor) for name, tensor in wanted.items())
