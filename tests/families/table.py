@@ -38,7 +38,7 @@ Results = dict[str, str]
 """Test id to `yes`, `no: REASON`, or the same behind `stubbed `."""
 
 
-def test_id(model_type: str, column: str) -> str:
+def id_of(model_type: str, column: str) -> str:
     """Returns the id of the test that fills a cell."""
     return f"test_type[{model_type}-{column}]"
 
@@ -66,7 +66,7 @@ def keep_results(ran: Mapping[str, str]) -> None:
     here = versions()
     if any(kept_versions.get(name, version) != version for name, version in here.items()):
         kept_versions, kept = {}, {}
-    ids = [test_id(name, column) for name in TYPES for column in HEADINGS]
+    ids = [id_of(name, column) for name in TYPES for column in HEADINGS]
     results = {**kept, **ran}
     content = {
         "versions": kept_versions | here,
@@ -93,7 +93,7 @@ def _lines() -> Iterator[str]:
     for model_type, tiny in sorted(TYPES.items()):
         missing = f"needs {tiny.needs[-1]}" if tiny.needs else "not run"
         cells = [
-            _cell(results.get(test_id(model_type, column), missing), notes) for column in HEADINGS
+            _cell(results.get(id_of(model_type, column), missing), notes) for column in HEADINGS
         ]
         yield f"| `{model_type}` | " + " | ".join(cells) + " |"
     yield ""
@@ -113,7 +113,7 @@ def _lines() -> Iterator[str]:
 def _counts(results: Results) -> str:
     """Returns how many types each column is a yes for."""
     counts = {
-        heading: sum(results.get(test_id(name, column)) == "yes" for name in TYPES)
+        heading: sum(results.get(id_of(name, column)) == "yes" for name in TYPES)
         for column, heading in HEADINGS.items()
     }
     said = ", ".join(f"{heading} {count}" for heading, count in counts.items())

@@ -25,12 +25,12 @@ from families.table import (
     HEADINGS,
     PAGE,
     RESULTS,
+    id_of,
     keep_results,
     read_results,
     result_of,
     table,
     table_of_page,
-    test_id,
     versions,
     write_table,
 )
@@ -96,7 +96,7 @@ def outcome(subject: Subject, column: str) -> str:
 @pytest.mark.parametrize("column", HEADINGS)
 @pytest.mark.parametrize("subject", sorted(TYPES), indirect=True)
 def test_type(subject: Subject, column: str, ran: dict[str, str]) -> None:
-    name = test_id(subject.base.name, column)
+    name = id_of(subject.base.name, column)
     _, kept = read_results() if RESULTS.is_file() else ({}, {})
     ran[name] = outcome(subject, column)
     assert ran[name] == kept.get(name, "not run")
@@ -105,10 +105,11 @@ def test_type(subject: Subject, column: str, ran: dict[str, str]) -> None:
 @pytest.mark.parametrize("subject", _DRAW.sample(RUNNABLE, SAMPLE), indirect=True)
 def test_a_sample_of_types_gives_what_the_table_says(subject: Subject) -> None:
     ran_with, kept = read_results()
-    here = versions()
+    if versions().items() - ran_with.items():
+        pytest.skip(f"the table is of {ran_with}, here are {versions()}")
     for column in HEADINGS:
-        name = test_id(subject.base.name, column)
-        assert outcome(subject, column) == kept.get(name, "not run"), f"{column}: {ran_with} {here}"
+        name = id_of(subject.base.name, column)
+        assert outcome(subject, column) == kept.get(name, "not run"), column
 
 
 def test_the_table_is_what_the_tests_have_shown() -> None:
@@ -117,7 +118,7 @@ def test_the_table_is_what_the_tests_have_shown() -> None:
 
 def test_every_cell_is_filled_by_a_test_of_its_own() -> None:
     _, kept = read_results()
-    assert set(kept) <= {test_id(name, column) for name in TYPES for column in HEADINGS}
+    assert set(kept) <= {id_of(name, column) for name in TYPES for column in HEADINGS}
     assert set(HEADINGS) == set(COLUMNS)
     for result in kept.values():
         said, _, reason = result.removeprefix("stubbed ").partition(": ")
@@ -136,4 +137,4 @@ def test_every_type_of_transformers_has_a_row_or_a_reason() -> None:
 
 def test_thirty_five_types_are_a_yes_for_bradley_terry() -> None:
     _, kept = read_results()
-    assert sum(kept.get(test_id(name, "bradley_terry")) == "yes" for name in TYPES) >= 35
+    assert sum(kept.get(id_of(name, "bradley_terry")) == "yes" for name in TYPES) >= 35
