@@ -1,11 +1,13 @@
-"""Chat templates and byte-level tokenizers of the tiny models."""
+"""Chat templates and byte-level tokenizers of the tiny models, and tiny models of text alone."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 _TEXTS = [
     "The chest radiograph shows clear lungs.",
@@ -71,3 +73,53 @@ def train_tokenizer(
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+# Turns are texts, as such templates have them; a list of blocks would be written as Python does.
+TEXT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT_TYPES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 16},
+    "mixtral": {"num_local_experts": 4},
+    "qwen3_next": {
+        "head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+}
+"""Type to what its tiny model has beside the usual sizes."""
+
+
+def save_text_base(model_type: str, folder: Path) -> Path:
+    """Writes a tiny language model and its tokenizer."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = train_tokenizer(special, TEXT_TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TEXT_TYPES[model_type],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loader: Any = AutoModelForCausalLM
+        loader.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -271,6 +271,7 @@ class AdapterOptions:
     use_rslora: bool = option(False, "Rank-stabilised LoRA: scale by alpha / sqrt(r).")
     use_dora: bool = option(False, "DoRA: weight-decomposed LoRA.")
     lora_vision: bool = option(False, "Adapt the vision tower's linear layers as well.")
+    lora_routers: bool = option(False, "Adapt what chooses the experts of a MoE as well.")
 
     def __post_init__(self) -> None:
         if self.lora_r < 1 or self.lora_alpha < 1 or not 0 <= self.lora_dropout < 1:

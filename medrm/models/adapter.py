@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.errors import AdapterError, report
+from medrm.errors import AdapterError, ConfigError, report
 from medrm.models.adapter_config import (
     MEDRM_FILE,
     AdapterConfig,
@@ -42,6 +43,8 @@ from medrm.models.lora_targets import lora_targets
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HEAD, attach_head, has_head, head_of
 
+logger = logging.getLogger(__name__)
+
 ADAPTER_FILE = "adapter_model.safetensors"
 LORA_FILE = "adapter_config.json"
 """PEFT's settings of a LoRA adapter."""
@@ -51,15 +54,45 @@ HEAD_FILE = "head.safetensors"
 
 
 def lora_config(model: PreTrainedModel, options: AdapterOptions) -> LoraConfig:
-    """Returns the LoRA settings: `lora_targets`, and the head in full."""
+    """Returns the LoRA settings: `lora_targets`, and the head in full.
+
+    Raises:
+        ConfigError: the decoder has no linear layer, or routers cannot be adapted so.
+    """
     targets = lora_targets(model)
+    if not targets.decoder:
+        raise ConfigError(
+            f"The decoder of {type(model).__name__} has no linear layer that LoRA could adapt. Set "
+            "use_peft false, or give another model."
+        )
+    if (
+        options.lora_routers
+        and targets.router_weights
+        and (options.lora_dropout or options.use_dora)
+    ):
+        raise ConfigError(
+            f"lora_routers adapts parameters of {type(model).__name__}, which PEFT does without "
+            "lora_dropout and use_dora alone. Leave these two out, or lora_routers."
+        )
+    if targets.packed_experts:
+        logger.info(
+            "LoRA leaves the experts of %d layers as they are: their weights are one parameter for "
+            "all experts, no linear layers. Of other layers %d are left out, whose names PEFT "
+            "would take for those of experts.",
+            len(targets.packed_experts),
+            len(targets.taken_for_experts),
+        )
+    modules = list(targets.decoder)
+    modules += targets.vision if options.lora_vision else ()
+    modules += targets.routers if options.lora_routers else ()
     return LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
-        target_modules=[*targets.decoder, *(targets.vision if options.lora_vision else ())],
+        target_modules=modules,
+        target_parameters=list(targets.router_weights) if options.lora_routers else None,
         modules_to_save=[HEAD] if has_head(model) else None,
     )
 

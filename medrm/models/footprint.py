@@ -55,7 +55,7 @@ class Footprint:
         lora_parameters: of their adapters.
         vision_layers: linear layers of the vision tower that `lora_vision` adds.
         vision_parameters: of their adapters.
-        routers: linear layers that choose experts, never adapted.
+        routers: layers that choose experts, adapted by `lora_routers` alone.
         packed_experts: modules whose experts are one parameter, which LoRA leaves alone.
         head_parameters: of a reward head for one dimension.
         weight_bytes: precision to bytes of the weights.
@@ -102,7 +102,7 @@ def footprint_of(config: PreTrainedConfig, adapter: AdapterOptions) -> Footprint
         lora_parameters=lora,
         vision_layers=len(targets.vision),
         vision_parameters=vision,
-        routers=len(targets.routers),
+        routers=len(targets.routers) + len(targets.router_weights),
         packed_experts=len(targets.packed_experts),
         head_parameters=head,
         weight_bytes={

@@ -1,4 +1,4 @@
-"""Which layers LoRA adapts in any model: the linear layers of the decoder, never a MoE's routers.
+"""Which layers LoRA adapts in any model: the linear layers of the decoder, no MoE's routers.
 
 By full names: bare suffixes such as `q_proj` would also match the vision tower. Experts whose
 weights are one parameter for all of them are no linear layers, and stay as they are.
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from peft.utils import transformers_weight_conversion
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, conversion_mapping
+from transformers.pytorch_utils import Conv1D
 
 from medrm.models.backbone import tower_of
 from medrm.models.families import family_of
@@ -24,14 +26,19 @@ class LoraTargets:
     Attributes:
         decoder: linear layers of the language model, adapted by default.
         vision: linear layers that image features pass through in the tower, adapted when asked.
-        routers: linear layers that choose a token's experts, never adapted.
+        routers: linear layers that choose a token's experts, adapted when asked.
+        router_weights: parameters of routers that are no linear layers, likewise.
         packed_experts: modules that hold the weights of all their experts as one parameter.
+        taken_for_experts: linear layers of the decoder that PEFT would take for weights of experts
+            by their names, in an adapter's settings as in ours; never adapted.
     """
 
     decoder: tuple[str, ...]
     vision: tuple[str, ...]
     routers: tuple[str, ...]
+    router_weights: tuple[str, ...]
     packed_experts: tuple[str, ...]
+    taken_for_experts: tuple[str, ...]
 
 
 def lora_targets(model: PreTrainedModel) -> LoraTargets:
@@ -44,17 +51,32 @@ def lora_targets(model: PreTrainedModel) -> LoraTargets:
         if not any(name == path or name.startswith(f"{path}.") for path in beside)
     ]
     routers = [name for name in decoder if _is_router(model, name)]
+    names = _names_of_experts(str(model.config.model_type))
+    mistaken = [name for name in decoder if name.rpartition(".")[2] in names]
+    left_out = {*routers, *mistaken}
     return LoraTargets(
-        tuple(name for name in decoder if name not in routers),
+        tuple(name for name in decoder if name not in left_out),
         tuple(_vision_linears(model, parts.vision)) if parts.vision else (),
         tuple(routers),
+        tuple(_router_weights(model, parts.decoder)),
         tuple(_packed_experts(model, parts.decoder)),
+        tuple(name for name in mistaken if name not in routers),
     )
+
+
+def _names_of_experts(model_type: str) -> set[str]:
+    """Returns the last names by which PEFT finds experts in types that were made anew for v5.
+
+    It replaces them in an adapter's settings by the parameter of all experts, wherever they are.
+    """
+    pattern = vars(conversion_mapping)["_MODEL_TO_CONVERSION_PATTERN"].get(model_type)
+    return set(vars(transformers_weight_conversion)["_MOE_TARGET_MODULE_MAPPING"].get(pattern, ()))
 
 
 def _linears(model: PreTrainedModel, prefix: str) -> list[str]:
     modules = model.get_submodule(prefix).named_modules()
-    return [f"{prefix}.{name}" for name, module in modules if isinstance(module, nn.Linear)]
+    linear = (nn.Linear, Conv1D)
+    return [f"{prefix}.{name}" for name, module in modules if isinstance(module, linear)]
 
 
 def _is_router(model: PreTrainedModel, name: str) -> bool:
@@ -73,6 +95,14 @@ def _expert_count(experts: nn.Module) -> int:
     if isinstance(experts, nn.ModuleList):
         return len(experts)
     return next((len(weight) for weight in experts.parameters() if weight.ndim > 2), 0)
+
+
+def _router_weights(model: PreTrainedModel, decoder: str) -> Iterator[str]:
+    for name, module in model.get_submodule(decoder).named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        weights = [key for key, weight in own.items() if weight.ndim == 2]
+        if "router" in type(module).__name__.lower() and not isinstance(module, nn.Linear):
+            yield from (f"{decoder}.{name}.{key}" for key in weights)
 
 
 def _packed_experts(model: PreTrainedModel, decoder: str) -> Iterator[str]:

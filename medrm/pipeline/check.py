@@ -111,8 +111,8 @@ def _model(subject: CheckedModel, footprint: Footprint) -> Findings:
         )
     if footprint.routers or footprint.packed_experts:
         lines.append(
-            f"  left alone: {footprint.routers} layers that choose experts, "
-            f"{footprint.packed_experts} modules whose experts are one parameter"
+            f"  left alone: {footprint.routers} layers that choose experts (lora_routers adapts "
+            f"them), {footprint.packed_experts} modules whose experts are one parameter"
         )
     if contract is not None:
         lines.append(

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors.torch import load_file
 from tiny import tiny_image
-from tiny_text import train_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from tiny_text import TEXT_TYPES, save_text_base
 
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
@@ -34,56 +32,7 @@ from medrm.pipeline.prepare_data import prepare_data
 from medrm.pipeline.requests import EvalRequest
 from medrm.pipeline.stages import train_adapter
 
-# Turns are texts, as such templates have them; a list of blocks would be written as Python does.
-TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-TYPES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "gemma3_text": {"head_dim": 8, "sliding_window": 16},
-    "mixtral": {"num_local_experts": 4},
-    "qwen3_next": {
-        "head_dim": 8,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 2,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "layer_types": ["linear_attention", "full_attention"],
-    },
-}
-"""Type to what its tiny model has beside the usual sizes."""
-
 ANSWERS = ["Clear lungs.", "A nodule in the left lung.", "Clear"]
-
-
-def save_text_base(model_type: str, folder: Path) -> Path:
-    """Writes a tiny language model and its tokenizer."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = train_tokenizer(special, TEMPLATE, eos="<|im_end|>", pad="<|endoftext|>")
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **TYPES[model_type],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        loader: Any = AutoModelForCausalLM
-        loader.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def write_votes(folder: Path, count: int = 30) -> Path:
@@ -122,7 +71,7 @@ def context_of(base: Path, data: Path, objective: str, folder: Path) -> RunConte
     return RunContext.prepare(run, prepare_data(run), folder / "run")
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", TEXT_TYPES)
 def test_a_reward_model_of_text_is_saved_and_gives_the_same_rewards(model_type, tmp_path):
     base = save_text_base(model_type, tmp_path / "base")
     options = ModelOptions(str(base))
