@@ -219,12 +219,17 @@ def _fix_statistics(model: PreTrainedModel) -> None:
             module.__class__ = type(stock.__name__, (_FixedStatistics, stock), attributes)
 
 
-def _disable_dropout(config: PreTrainedConfig) -> None:
-    """Sets every dropout of the base to zero: noise in a reward drowns small differences."""
+def _fit_to_rewards(config: PreTrainedConfig) -> None:
+    """Sets every dropout of the base to zero: noise in a reward drowns small differences.
+
+    The loss by which trainers balance a MoE's experts is left out too, unless asked for: it is for
+    routers that learn.
+    """
     sections = [getattr(config, name, None) for name in config.sub_configs]
     for section in (config, *filter(None, sections)):
         for name, value in vars(section).items():
-            if "dropout" in name and isinstance(value, float):
+            is_noise = "dropout" in name or name == "router_aux_loss_coef"
+            if is_noise and isinstance(value, float):
                 setattr(section, name, 0.0)
 
 
@@ -272,6 +277,14 @@ def _attention(options: ModelOptions) -> Iterator[None]:
         ) from error
 
 
+def _attention_of(options: ModelOptions, config: PreTrainedConfig) -> str | dict[str, str]:
+    """Returns the attention of each part: what knows no sdpa, such as some towers, runs eager."""
+    name, eager = options.attn_implementation, family_of(config).parts.eager_sections
+    if name != "sdpa" or not eager:
+        return name
+    return {**dict.fromkeys(("", *config.sub_configs), name), **dict.fromkeys(eager, "eager")}
+
+
 def load_base(
     options: ModelOptions, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
@@ -289,7 +302,7 @@ def load_base(
     device = _usable(device)
     name, revision = options.model_name_or_path, options.model_revision
     config = load_config(name, revision, options.trust_remote_code)
-    _disable_dropout(config)
+    _fit_to_rewards(config)
     quantisation = _quantisation(options, family_of(config))
     placement = {} if quantisation is None else {"device_map": {"": device}}
     loader = auto_class(config)
@@ -302,7 +315,7 @@ def load_base(
             revision=revision,
             trust_remote_code=options.trust_remote_code,
             dtype=dtype or _dtype(options, device),
-            attn_implementation=options.attn_implementation,
+            attn_implementation=_attention_of(options, config),
             quantization_config=quantisation,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name

@@ -28,7 +28,7 @@ class Family:
         sliding_window: whether some layers see the last tokens alone; what they count in a cache
             includes padding.
         image_blocks: whether the tokens of an image see each other in both directions.
-        unsupported: objective to the reason why TRL cannot train the type by it.
+        unsupported: objective to the reason why the type cannot be trained by it.
         one_image_only: the same where it is so for cases of several images alone.
     """
 
@@ -53,6 +53,8 @@ FAMILIES: dict[str, Mapping[str, Any]] = {
 """`model_type` to the exceptions of the type: fields of `Family`, and of `Parts` where the model
 does not say rightly where a part lies."""
 
+_SEES_ALL = "its tokens see those behind them, so a judge would see the verdict it is to write"
+
 _PART_NAMES = frozenset(part.name for part in fields(Parts))
 
 _found: dict[Any, Parts] = {}
@@ -73,11 +75,13 @@ def family_of(config: PreTrainedConfig) -> Family:
         _found[key] = find_parts(config, given)
     text: Any = config.get_text_config(decoder=True)
     layer_types = getattr(text, "layer_types", None) or ()
-    facts = {
+    facts: dict[str, Any] = {
         "cross_attention": bool(getattr(text, "cross_attention_layers", None)),
         "sliding_window": "sliding_attention" in layer_types
         or (not layer_types and bool(getattr(text, "sliding_window", None))),
     }
+    if not _found[key].causal:
+        facts["unsupported"] = dict.fromkeys(("judge_sft", "judge_dpo", "judge_grpo"), _SEES_ALL)
     return Family(name, _found[key], **{**facts, **exceptions})
 
 

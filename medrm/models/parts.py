@@ -52,6 +52,7 @@ class Parts:
         causal: whether tokens of text see what stands before them alone.
         stateful: whether the decoder carries a state from token to token beside keys and values.
         attention_interface: whether the decoder's attention is looked up in transformers' registry.
+        eager_sections: sections of the config whose models know no sdpa, "" for the whole.
         multi_axis_positions: whether an image's tokens have positions in several axes (M-RoPE).
     """
 
@@ -66,6 +67,7 @@ class Parts:
     causal: bool
     stateful: bool
     attention_interface: bool
+    eager_sections: tuple[str, ...]
     multi_axis_positions: bool
 
 
@@ -184,6 +186,7 @@ def find_parts(config: PreTrainedConfig, given: Mapping[str, Any]) -> Parts:
         "causal": causal,
         "stateful": _is_stateful(decoder),
         "attention_interface": bool(getattr(decoder, "_supports_attention_backend", False)),
+        "eager_sections": tuple(_eager_sections(model)),
         "multi_axis_positions": hasattr(pixels, "get_rope_index"),
     }
     return Parts(**{**found, **given})
@@ -258,6 +261,15 @@ def _others(root: nn.Module, known: list[nn.Module], decoder: nn.Module) -> Iter
             yield from _others(child, known, decoder)
         elif any(True for _ in child.parameters()):
             yield child
+
+
+def _eager_sections(model: Any) -> Iterator[str]:
+    config = model.config
+    sections = {id(getattr(config, name, None)): name for name in config.sub_configs}
+    lacking = (part for part in filter(_is_model, model.modules()) if not part._supports_sdpa)
+    for part in lacking:
+        if part.config is config or id(part.config) in sections:
+            yield sections.get(id(part.config), "")
 
 
 def _reads_backward(decoder: nn.Module) -> bool:

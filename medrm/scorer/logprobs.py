@@ -16,6 +16,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm import chat, chat_template
 from medrm.errors import ConfigError
 from medrm.models.backbone import final_states, output_logits
+from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shared_prefix_states
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.schema import Case
@@ -169,6 +170,11 @@ class AnswerTokens:
             prompts: as `prompts` gives them.
         """
         spans = [span for case_prompts in prompts for span in case_prompts.detail]
+        if not family_of(model.config).parts.causal:
+            raise ConfigError(
+                f"The tokens of {type(model).__name__} see those behind them, so those of an "
+                "answer have no likelihood. Leave the readout, or zero_shot_likelihood, out."
+            )
         states, ids = flat_states(model, features), features["input_ids"].flatten()
         before, predicted = [], []
         for span, positions in zip(spans, token_positions(features), strict=True):

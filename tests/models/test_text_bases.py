@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from runs import check_two_steps, context_of
 from tiny import tiny_image
 from tiny_text import TEXT_TYPES, save_text_base
 
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.config.parse import parse_run
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.errors import ConfigError
-from medrm.files import asset
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
 from medrm.models.processors import TextProcessor, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
-from medrm.objectives import argument_classes
-from medrm.pipeline.context import RunContext
 from medrm.pipeline.evaluate import evaluate_model
-from medrm.pipeline.prepare_data import prepare_data
 from medrm.pipeline.requests import EvalRequest
 from medrm.pipeline.stages import train_adapter
 
@@ -53,22 +47,6 @@ def write_votes(folder: Path, count: int = 30) -> Path:
     path = folder / "votes.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-def context_of(base: Path, data: Path, objective: str, folder: Path) -> RunContext:
-    """All that a training of two steps needs."""
-    settings = {
-        "model_name_or_path": base, "objective": objective, "train_data": data,
-        "output_dir": folder / "run", "max_steps": 2, "per_device_train_batch_size": 2,
-        "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "warmup_steps": 0,
-        "dataloader_num_workers": 0, "report_to": "none", "lora_r": 4, "bf16": False,
-        **({"global_batch_cases": 4} if objective == "bradley_terry" else {}),
-    }  # fmt: skip
-    words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
-    recipe = "bradley_terry" if objective == "bradley_terry" else "judge_sft"
-    path = asset(f"recipes/quickstart/{recipe}.yaml")
-    run = parse_run(words, argument_classes(), path)
-    return RunContext.prepare(run, prepare_data(run), folder / "run")
 
 
 @pytest.mark.parametrize("model_type", TEXT_TYPES)
@@ -100,12 +78,7 @@ def test_a_text_base_is_trained(objective, tmp_path, monkeypatch):
     base = save_text_base("llama", tmp_path / "base")
     context = context_of(base, write_votes(tmp_path), objective, tmp_path)
     train_adapter(context)
-    lines = (context.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    losses = [line["loss"] for line in map(json.loads, lines) if "loss" in line]
-    assert len(losses) == 2
-    assert all(map(math.isfinite, losses))
-    tensors = load_file(context.output / "adapter" / "adapter_model.safetensors")
-    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+    check_two_steps(context.output)
     scorer: Any = medrm.load(context.output / "adapter")
     verdicts = scorer.compare([], "What is seen?", ANSWERS[:2])
     assert set(verdicts) == {"overall"}

@@ -288,7 +288,7 @@ def check_judge(
 
 
 def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
-    """Returns why TRL cannot train the run's family by its objective."""
+    """Returns why the run's family cannot be trained by its objective."""
     model = run.model
     config = load_config(model.model_name_or_path, model.model_revision, model.trust_remote_code)
     family = family_of(config)

@@ -1,0 +1,62 @@
+"""A type that transformers gets tomorrow needs no line of code, or the part that lacks is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import BlindConfig, NoDecoderConfig, NoEmbeddingConfig, register, save_made_up
+from runs import check_two_steps, context_of
+from tiny import tiny_image
+
+import medrm
+from medrm.config.options import ModelOptions
+from medrm.data.phantom.phantom_set import write_phantom
+from medrm.errors import ConfigError
+from medrm.models.base_model import load_base
+from medrm.models.families import family_of
+from medrm.pipeline.stages import train_adapter
+
+
+@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
+def test_a_new_architecture_trains_and_scores(objective, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = save_made_up(tmp_path / "base")
+    parts = family_of(load_base(ModelOptions(str(base))).config).parts
+    assert parts.decoder == "model.language_model"
+    assert (parts.vision, parts.connectors) == ("model.eyes", ("model.bridge",))
+    write_phantom(tmp_path / "data", cases=24, seed=3)
+    context = context_of(base, tmp_path / "data" / "votes.jsonl", objective, tmp_path)
+    train_adapter(context)
+    check_two_steps(context.output)
+    scorer: Any = medrm.load(context.output / "adapter")
+    answers = ["Clear lungs.", "A nodule in the left lung."]
+    if objective == "judge_sft":
+        assert set(scorer.compare([tiny_image()], "What is seen?", answers)) == set(
+            context.splits.dimensions
+        )
+        return
+    rewards, with_other_image = (
+        scorer.score([tiny_image(seed)], "What is seen?", answers) for seed in (0, 1)
+    )
+    assert np.abs(rewards - with_other_image).max() > 1e-6
+    separate: Any = medrm.load(context.output / "adapter", shared_prefix="off")
+    np.testing.assert_allclose(
+        rewards, separate.score([tiny_image()], "What is seen?", answers), atol=2e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("config_class", "message"),
+    [
+        (BlindConfig, r"vision tower of .*'made_up_blind' was not found: looked for get_encoder"),
+        (NoDecoderConfig, r"decoder of .*'made_up_no_decoder' was not found: looked for get_dec"),
+        (NoEmbeddingConfig, r"token embedding of .*'made_up_no_embedding' was not found"),
+    ],
+)
+def test_the_part_that_is_not_found_is_named(config_class, message, tmp_path):
+    register()
+    config_class().save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        load_base(ModelOptions(str(tmp_path)))
