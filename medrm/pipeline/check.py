@@ -67,12 +67,12 @@ def check_model(request: CheckRequest) -> None:
     """
     subject = CheckedModel.find(request)
     footprint = footprint_of(subject.config, AdapterOptions())
-    found, problems = [_model(subject, footprint), _memory(footprint)], list[str]()
+    sections, problems = [_model(subject, footprint), _memory(footprint)], list[str]()
     looks: list[Callable[[CheckedModel], Findings]] = [_prompt, _template, _control_words, _images]
     looks.append(partial(_proof, footprint))
     for look in looks:
         try:
-            found.append(look(subject))
+            sections.append(look(subject))
         except MedrmError as error:
             problems.append(str(error))
         except _FAILURES as error:  # of the checkpoint's own template, processor or code
@@ -80,11 +80,11 @@ def check_model(request: CheckRequest) -> None:
         if problems and look is _prompt:  # the others would say the same
             break
     if request.json:
-        record: dict[str, Any] = {section.name: section.record for section in found}
+        record: dict[str, Any] = {section.name: section.record for section in sections}
         record["problems"] = problems
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
     else:
-        for section in found:
+        for section in sections:
             title = section.name.replace("_", " ").capitalize()
             sys.stdout.write(printable("\n".join([title, *section.lines, "\n"])))
     if problems:
@@ -161,15 +161,15 @@ def _prompt(subject: CheckedModel) -> Findings:
         prompt = (
             chat.LETTER_PROMPT if judge is None or readout in BASE_READOUTS else prompt_of(judge)
         )
-        asked = DIMENSIONS[:1] if prompt.per_dimension else DIMENSIONS
-        messages = prompt.messages(case.question, len(case.images), ANSWERS, asked)
+        dimensions = DIMENSIONS[:1] if prompt.per_dimension else DIMENSIONS
+        messages = prompt.messages(case.question, len(case.images), ANSWERS, dimensions)
         text = collator.row(messages, case.images).text
     ids = collator.token_ids([text])[0]
     last = str(collator.processor.tokenizer.decode(ids[-1:]))
     role = "the reward is read at" if readout == "reward" else "the text ends in"
-    shown = text.removesuffix(last) + f"⟦{repr(last)[1:-1]}⟧" if text.endswith(last) else text
+    marked = text.removesuffix(last) + f"⟦{repr(last)[1:-1]}⟧" if text.endswith(last) else text
     lines = [f"  readout {readout}; {role} its last token, marked ⟦ ⟧:"]
-    lines += [f"  | {line}" for line in shown.split("\n")]
+    lines += [f"  | {line}" for line in marked.split("\n")]
     record = {"readout": readout, "text": text, "last_token": last, "tokens": len(ids)}
     return Findings("prompt", record, lines)
 
@@ -181,15 +181,15 @@ def _template(subject: CheckedModel) -> Findings:
         with _on(day):
             texts.add(subject.collator.answer_rows(subject.case())[0].text)
     templates = f"{subject.processor.chat_template} {subject.processor.tokenizer.chat_template}"
-    asked = any(word in templates for word in ("strftime_now", "date_string"))
+    asks_for_date = any(word in templates for word in ("strftime_now", "date_string"))
     dated = len(texts) > 1
     says = "does not depend on the date"
-    if asked:
+    if asks_for_date:
         says = "asks for the date, which medrm fixes"
     if dated:
         says = "writes today's date into every prompt, so that scores change from day to day"
     lines = [f"  chat template sha256 {digest[:16]}; it {says}"]
-    record = {"digest": digest, "asks_for_date": asked, "depends_on_date": dated}
+    record = {"digest": digest, "asks_for_date": asks_for_date, "depends_on_date": dated}
     return Findings("template", record, lines)
 
 
@@ -209,19 +209,19 @@ def _control_words(subject: CheckedModel) -> Findings:
     """Tells what happens to tokens of the tokenizer that data may spell."""
     tokenizer, plain = subject.processor.tokenizer, subject.collator.plain_text
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
-    kept = [
+    literal = [
         word
         for word, number in added.items()
         if number in tokenizer(plain(word), add_special_tokens=False)["input_ids"]
     ]
-    broken = sorted(set(added) - set(kept), key=len)
+    broken = sorted(set(added) - set(literal), key=len)
     lines = [f"  {len(broken)} tokens that data may spell are broken up"]
     if broken:
         lines[0] += f", such as {broken[0]!r} to {plain(broken[0])!r}"
-    if kept:
-        names = ", ".join(map(repr, sorted(kept)[:6])) + (", ..." if len(kept) > 6 else "")
-        lines.append(f"  {len(kept)} that are no control tokens are read as they are: {names}")
-    return Findings("control_words", {"broken_up": broken, "kept": sorted(kept)}, lines)
+    if literal:
+        names = ", ".join(map(repr, sorted(literal)[:6])) + (", ..." if len(literal) > 6 else "")
+        lines.append(f"  {len(literal)} that are no control tokens are read as they are: {names}")
+    return Findings("control_words", {"broken_up": broken, "kept": sorted(literal)}, lines)
 
 
 def _images(subject: CheckedModel) -> Findings:
@@ -238,19 +238,20 @@ def _images(subject: CheckedModel) -> Findings:
         started = time.perf_counter()
         tokens = subject.collator.encode([row], pixels)["input_ids"].shape[1]
         milliseconds = 1000 * (time.perf_counter() - started)
-        words = len(subject.collator.token_ids([row.text])[0]) - 1  # all but the placeholder
+        text_length = len(subject.collator.token_ids([row.text])[0]) - 1  # all but the placeholder
+        image_tokens = tokens - text_length
         fits = limit is None or tokens <= limit
         record.append(
             {
                 "size": size,
-                "tokens": tokens - words,
+                "tokens": image_tokens,
                 "milliseconds": round(milliseconds, 1),
                 "fits": fits,
             }
         )
         lines.append(
-            f"  {size[0]} x {size[1]}: {tokens - words} tokens, {milliseconds:.0f} ms to prepare"
-            + ("" if fits else f"; with {words} of text too many for {limit}")
+            f"  {size[0]} x {size[1]}: {image_tokens} tokens, {milliseconds:.0f} ms to prepare"
+            + ("" if fits else f"; with {text_length} of text too many for {limit}")
         )
     lines.append(f"  a row may have {limit} tokens" if limit else "  no limit is stated")
     if not record[0]["fits"]:
@@ -312,11 +313,11 @@ def _free_bytes(device: str) -> int | None:
 
 def _precision(subject: CheckedModel, device: str) -> str:
     """Returns the precision in which the model is loaded."""
-    contract, asked = subject.contract, subject.request.dtype
+    contract, dtype = subject.contract, subject.request.dtype
     if contract is not None:
         return contract.quantisation or contract.dtype.replace("float16", "bfloat16")
-    if asked != "auto":
-        return asked
+    if dtype != "auto":
+        return dtype
     return "float32" if device == "cpu" else "bfloat16"
 
 

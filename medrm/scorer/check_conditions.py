@@ -67,8 +67,8 @@ def _tower_runs_once(model: PreTrainedModel) -> Iterator[None]:
 
     def recall(*args: Any, **kwargs: Any) -> Any:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        for known, output in outputs:
-            if len(known) == len(tensors) and all(map(torch.equal, known, tensors)):
+        for earlier, output in outputs:
+            if len(earlier) == len(tensors) and all(map(torch.equal, earlier, tensors)):
                 return copy.copy(output)  # models write into it
         outputs.append((tensors, compute(*args, **kwargs)))
         return copy.copy(outputs[-1][1])

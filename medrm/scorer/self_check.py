@@ -353,8 +353,8 @@ class _Subject:
 Compare = Callable[[_Subject], Difference]
 
 _REMEDY = (
-    "Rewards would depend on how cases are batched. Give attn_implementation sdpa or eager, or "
-    "another version of transformers."
+    "Rewards would depend on how cases are batched. Give attn_implementation sdpa or eager, "
+    "another version of transformers, or a base whose positions follow the attention mask."
 )
 
 _REQUIRED = {
