@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from families.types import NOT_CHAT, TYPES
+from families.model_types import NOT_CHAT, TYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "recipes" / "README.md"
@@ -144,7 +144,7 @@ def result_of(error: Exception | None, folder: Path) -> str:
     """
     if error is None:
         return "yes"
-    reason = " ".join(str(error).replace(str(folder), "").split())
+    reason = " ".join(str(error).replace(f"{folder}/", "").split())
     if not isinstance(error, AssertionError) and not type(error).__module__.startswith("medrm"):
         reason = f"{type(error).__name__}: {reason}"
     reason = re.sub(r"\d\.\d+(e-\d+)", r"1\1", reason).replace("|", "/")

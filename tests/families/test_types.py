@@ -21,6 +21,7 @@ import pytest
 import transformers
 from families.build import save
 from families.columns import COLUMNS, Subject, write_cases
+from families.model_types import NOT_CHAT, TYPES
 from families.table import (
     HEADINGS,
     PAGE,
@@ -34,7 +35,6 @@ from families.table import (
     versions,
     write_table,
 )
-from families.types import NOT_CHAT, TYPES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as INSTALLED,
 )

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 import transformers as hf
+from families.model_types import TYPES
 from families.shrink import merged, shrink
-from families.types import TYPES
 from peft import PeftModel
 from rows import batch, reward_model, rewards, train
 from tiny import TINY_FAMILIES, make_tiny
