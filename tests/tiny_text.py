@@ -82,7 +82,9 @@ TEXT_TEMPLATE = (
 )
 TEXT_TYPES: dict[str, dict[str, Any]] = {
     "llama": {},
-    "gemma3_text": {"head_dim": 8, "sliding_window": 16},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 0.1},
+    "granite": {"logits_scaling": 4.0},
+    "cohere2": {"logit_scale": 0.25},
     "mixtral": {"num_local_experts": 4},
     "qwen3_next": {
         "head_dim": 8,

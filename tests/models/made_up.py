@@ -19,12 +19,13 @@ from transformers import (
     CLIPImageProcessorPil,
     GenerationMixin,
     LlamaConfig,
+    LlamaForCausalLM,
     LlamaModel,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 PATCHES = 4
@@ -78,25 +79,26 @@ class Eyes(PreTrainedModel):
 
 
 class MadeUpModel(MadeUpPreTrained):
+    language_model_class: type[PreTrainedModel] = LlamaModel
+
     def __init__(self, config: MadeUpConfig) -> None:
         super().__init__(config)
         self.eyes: Any = Eyes(config.vision_config)
         self.bridge = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
-        self.language_model = LlamaModel(config.text_config)
+        self.language_model: Any = self.language_model_class(config.text_config)
         self.post_init()
 
     def forward(
         self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **inputs: Any
-    ) -> BaseModelOutputWithPast:
+    ) -> Any:
         embeddings = inputs.pop("inputs_embeds", None)
         if embeddings is None:
-            embeddings = self.language_model.embed_tokens(input_ids)
+            embeddings = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             seen = self.bridge(self.eyes(pixel_values).last_hidden_state)
             at_image = (input_ids == self.config.image_token_id)[..., None].expand_as(embeddings)
             embeddings = embeddings.masked_scatter(at_image, seen.to(embeddings.dtype))
-        output: BaseModelOutputWithPast = self.language_model(inputs_embeds=embeddings, **inputs)
-        return output
+        return self.language_model(inputs_embeds=embeddings, **inputs)
 
 
 class MadeUpForConditionalGeneration(MadeUpPreTrained, GenerationMixin):
@@ -114,6 +116,13 @@ class MadeUpForConditionalGeneration(MadeUpPreTrained, GenerationMixin):
         output = self.model(**inputs)
         logits = self.lm_head(output.last_hidden_state[:, -logits_to_keep:])
         return LlavaCausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
+
+
+class FlatForConditionalGeneration(MadeUpModel, GenerationMixin):
+    """As Llama 4: no backbone, and the LM head lies in the language model."""
+
+    base_model_prefix = ""
+    language_model_class = LlamaForCausalLM
 
 
 class MadeUpProcessor(ProcessorMixin):
@@ -155,6 +164,10 @@ class WithoutEmbedding(MadeUpForConditionalGeneration):
         return self.model.language_model.norm
 
 
+class FlatConfig(MadeUpConfig):
+    model_type = "made_up_flat"
+
+
 class BlindConfig(MadeUpConfig):
     model_type = "made_up_blind"
 
@@ -167,8 +180,9 @@ class NoEmbeddingConfig(MadeUpConfig):
     model_type = "made_up_no_embedding"
 
 
-REGISTERED: dict[type[MadeUpConfig], type[MadeUpForConditionalGeneration]] = {
+REGISTERED: dict[type[MadeUpConfig], type[MadeUpPreTrained]] = {
     MadeUpConfig: MadeUpForConditionalGeneration,
+    FlatConfig: FlatForConditionalGeneration,
     BlindConfig: BlindForConditionalGeneration,
     NoDecoderConfig: WithoutDecoder,
     NoEmbeddingConfig: WithoutEmbedding,
@@ -185,7 +199,7 @@ def register() -> None:
         AutoProcessor.register(config_class, MadeUpProcessor, exist_ok=True)
 
 
-def save_made_up(folder: Path) -> Path:
+def save_made_up(folder: Path, config_class: type[MadeUpConfig] = MadeUpConfig) -> Path:
     """Writes a tiny model of the architecture and its processor."""
     register()
     tokenizer = train_tokenizer(
@@ -201,10 +215,10 @@ def save_made_up(folder: Path) -> Path:
         "pad_token_id": tokenizer.pad_token_id,
     }  # fmt: skip
     image_token = tokenizer.convert_tokens_to_ids("<image>")
-    config = MadeUpConfig(text_config=text, image_token_id=image_token)
+    config = config_class(text_config=text, image_token_id=image_token)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        MadeUpForConditionalGeneration(config).save_pretrained(folder)
+        REGISTERED[config_class](config).save_pretrained(folder)
     size = {"height": 28, "width": 28}
     images = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=size)
     processor = MadeUpProcessor(images, tokenizer, chat_template=tokenizer.chat_template)

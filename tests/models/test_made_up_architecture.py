@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import BlindConfig, NoDecoderConfig, NoEmbeddingConfig, register, save_made_up
+from made_up import (
+    BlindConfig,
+    FlatConfig,
+    MadeUpConfig,
+    NoDecoderConfig,
+    NoEmbeddingConfig,
+    register,
+    save_made_up,
+)
 from runs import check_two_steps, context_of
 from tiny import tiny_image
 
@@ -19,13 +27,24 @@ from medrm.models.families import family_of
 from medrm.pipeline.stages import train_adapter
 
 
-@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
-def test_a_new_architecture_trains_and_scores(objective, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("config_class", "objective"),
+    [
+        (MadeUpConfig, "bradley_terry"),
+        (MadeUpConfig, "judge_sft"),
+        (FlatConfig, "bradley_terry"),
+    ],
+)
+def test_a_new_architecture_trains_and_scores(config_class, objective, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    base = save_made_up(tmp_path / "base")
+    base = save_made_up(tmp_path / "base", config_class)
     parts = family_of(load_base(ModelOptions(str(base))).config).parts
-    assert parts.decoder == "model.language_model"
-    assert (parts.vision, parts.connectors) == ("model.eyes", ("model.bridge",))
+    if config_class is FlatConfig:
+        assert (parts.backbone, parts.decoder) == (None, "language_model.model")
+        assert (parts.lm_head, parts.vision) == ("language_model.lm_head", "eyes")
+    else:
+        assert (parts.backbone, parts.decoder) == ("model", "model.language_model")
+        assert (parts.vision, parts.connectors) == ("model.eyes", ("model.bridge",))
     write_phantom(tmp_path / "data", cases=24, seed=3)
     context = context_of(base, tmp_path / "data" / "votes.jsonl", objective, tmp_path)
     train_adapter(context)
