@@ -1,4 +1,4 @@
-"""Chat templates: how conversations become text, and what in that text is a command.
+"""Chat templates: how conversations become text, and how control words in data are broken up.
 
 What the data says stays data. In a rendered conversation
 

@@ -1,4 +1,4 @@
-"""What a base model says of itself: where its parts lie, and what is particular to its type.
+"""What medrm knows of a model type: its parts as they are found, and the exceptions of a few types.
 
 Nothing is listed here that can be asked of the model (`parts.py`): a model type that nobody listed
 works when its parts are found. `FAMILIES` holds the exceptions, by `model_type`; other code may put

@@ -1,4 +1,4 @@
-"""Which layers LoRA adapts in any model: the linear layers of the decoder, no MoE's routers.
+"""Which layers LoRA adapts: the decoder's linear layers, a MoE's routers only when asked.
 
 By full names: bare suffixes such as `q_proj` would also match the vision tower. Experts whose
 weights are one parameter for all of them are no linear layers, and stay as they are.

@@ -116,11 +116,11 @@ class Collator:
         return image_rows(self.processor)
 
     def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
-        """Returns question and answers with control tokens broken up."""
+        """Returns question and answers with control words broken up."""
         return self.plain_text(case.question), tuple(map(self.plain_text, case.answers))
 
     def plain_text(self, text: str) -> str:
-        """Returns a text with control tokens broken up."""
+        """Returns a text with control words broken up."""
         return self._commands.break_up(text)
 
     def answer_rows(self, case: Case) -> list[Row]:

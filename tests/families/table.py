@@ -117,7 +117,7 @@ def _counts(results: Results) -> str:
         for column, heading in HEADINGS.items()
     }
     said = ", ".join(f"{heading} {count}" for heading, count in counts.items())
-    return f"Yes, of {len(TYPES)} types: {said}."
+    return f"Yes, of {len(TYPES)} types, stubbed ones not counted: {said}."
 
 
 def table() -> str:

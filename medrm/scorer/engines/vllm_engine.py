@@ -152,7 +152,7 @@ class VllmEngine:
         )
 
     def plain(self, text: str) -> str:
-        """Returns the text with the model's control tokens broken up."""
+        """Returns the text with the model's control words broken up."""
         return text if self._commands is None else self._commands.break_up(text)
 
     def rendered(self, request: Request) -> str | None:
