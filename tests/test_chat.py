@@ -64,6 +64,14 @@ def test_data_cannot_spell_a_command(family: str) -> None:
     assert commands.break_up("a < b and |x| > 1") == "a < b and |x| > 1"
 
 
+def test_the_placeholder_is_what_the_template_writes_once_for_each_image() -> None:
+    """Qianfan-OCR's processor calls another token its image token than the template writes."""
+    _, processor = make_tiny("llava")
+    assert chat_template.image_placeholder(processor) == "<image>"
+    processor.image_token = "<video>"  # no secret
+    assert chat_template.image_placeholder(processor) == "<image>"
+
+
 def test_template_that_writes_the_date_gets_a_fixed_one() -> None:
     _, processor = make_tiny("mllama")
     processor.chat_template = "{{ date_string }} " + processor.chat_template

@@ -64,7 +64,7 @@ class MadeUpPreTrained(PreTrainedModel):
 
 
 class Eyes(PreTrainedModel):
-    """A vision tower: 14 x 14 patches of a 28 x 28 image."""
+    """A vision tower: 14 x 14 patches of a 28 x 28 image, their means kept while it trains."""
 
     config_class = EyesConfig
     main_input_name = "pixel_values"
@@ -72,10 +72,11 @@ class Eyes(PreTrainedModel):
     def __init__(self, config: EyesConfig) -> None:
         super().__init__(config)
         self.look = nn.Conv2d(3, config.hidden_size, 14, stride=14)
+        self.norm = nn.BatchNorm2d(config.hidden_size)
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **_settings: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.look(pixel_values).flatten(2).mT)
+        return BaseModelOutput(last_hidden_state=self.norm(self.look(pixel_values)).flatten(2).mT)
 
 
 class MadeUpModel(MadeUpPreTrained):

@@ -12,7 +12,7 @@ import torch
 from rows import batch
 from safetensors.torch import load_file, save_file
 from tiny import PROCESSORS, TINY_FAMILIES, tiny_image
-from transformers import BertConfig
+from transformers import BertConfig, PaliGemmaConfig
 from transformers.integrations.deepspeed import (
     HfDeepSpeedConfig,
     is_deepspeed_zero3_enabled,
@@ -23,6 +23,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.base_model import load_base, load_config, resolve_model
 from medrm.models.families import FAMILIES, family_of
+from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.processors import load_processor
 
 CONNECTORS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ())
@@ -110,6 +111,14 @@ def test_an_unknown_processor_class_names_the_file_and_the_nearest(tiny_folder, 
         path.write_text(path.read_text().replace("LlavaProcessor", "LavaProcessor"))
     with pytest.raises(ConfigError, match=r"processor_config.json names[\s\S]*LlavaProcessor"):
         load_processor(str(folder))
+
+
+def test_a_decoder_that_sees_what_follows_is_no_judge():
+    config = PaliGemmaConfig()
+    family = family_of(config)
+    assert not family.parts.causal
+    assert set(family.unsupported) == {"judge_sft", "judge_dpo", "judge_grpo"}
+    assert "answers would see each other" in str(sharing_problem(config))
 
 
 def test_an_entry_names_a_part_that_the_model_does_not(tiny_folder, monkeypatch):

@@ -39,6 +39,7 @@ def test_routers_are_adapted_when_asked(model_type, tmp_path, caplog):
     options = ModelOptions(str(save_text_base(model_type, tmp_path / "base")))
     targets = lora_targets(load_base(options))
     assert targets.packed_experts
+    assert load_base(options).config.router_aux_loss_coef == 0.0
     assert targets.vision == ()
     with caplog.at_level(logging.INFO, logger="medrm"):
         plain = add_adapter(load_base(options), SMALL)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from made_up import (
     BlindConfig,
     FlatConfig,
@@ -24,6 +25,7 @@ from medrm.data.phantom.phantom_set import write_phantom
 from medrm.errors import ConfigError
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
+from medrm.models.vision_tower import deduplicate_images
 from medrm.pipeline.stages import train_adapter
 
 
@@ -64,6 +66,19 @@ def test_a_new_architecture_trains_and_scores(config_class, objective, tmp_path,
     np.testing.assert_allclose(
         rewards, separate.score([tiny_image()], "What is seen?", answers), atol=2e-6
     )
+
+
+def test_what_is_not_known_of_a_tower_is_left_as_it_is(tmp_path):
+    """Batch norms stay as they were saved, and equal images are computed as often as they come."""
+    model: Any = load_base(ModelOptions(str(save_made_up(tmp_path)))).train()
+    before = {name: tensor.clone() for name, tensor in model.model.eyes.named_buffers()}
+    assert "norm.running_mean" in before
+    pixels = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    together = model.model.eyes(pixels).last_hidden_state
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.model.eyes.named_buffers())
+    torch.testing.assert_close(model.model.eyes(pixels[:1]).last_hidden_state, together[:1])
+    assert model.training
+    assert not deduplicate_images(model)
 
 
 @pytest.mark.parametrize(

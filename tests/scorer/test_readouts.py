@@ -15,6 +15,7 @@ from torch.nn.functional import log_softmax
 
 from medrm import chat, chat_template
 from medrm.errors import ConfigError
+from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing import kv_cache
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
@@ -85,6 +86,13 @@ def test_likelihood_takes_any_number_of_answers_and_an_empty_one() -> None:
         model, processor, case, chat_template.render(processor, messages, "turn_end")
     )
     assert scored.scores[0, 0] == pytest.approx(found[-3, ids[-2]].item(), abs=1e-5)
+
+
+def test_tokens_that_see_what_follows_have_no_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = make_tiny("llava", shared_prefix=False)
+    monkeypatch.setitem(FAMILIES, "llava", {"causal": False})
+    with pytest.raises(ConfigError, match="have no likelihood"):
+        by_order(Likelihood(model, processor), [make_case(0)])
 
 
 def test_template_that_trims_answers_is_followed() -> None:
