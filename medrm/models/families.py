@@ -57,7 +57,7 @@ _SEES_ALL = "its tokens see those behind them, so a judge would see the verdict 
 
 _PART_NAMES = frozenset(part.name for part in fields(Parts))
 
-_found: dict[Any, Parts] = {}
+_parts_of: dict[Any, Parts] = {}
 """Parts by the structure of the config, which is all that they depend on."""
 
 
@@ -69,10 +69,10 @@ def family_of(config: PreTrainedConfig) -> Family:
     """
     name = str(config.model_type)
     exceptions = dict(FAMILIES.get(name, {}))
-    given = {part: exceptions.pop(part) for part in _PART_NAMES & exceptions.keys()}
-    key = (_structure(config), *sorted(given.items()))
-    if key not in _found:
-        _found[key] = find_parts(config, given)
+    overrides = {part: exceptions.pop(part) for part in _PART_NAMES & exceptions.keys()}
+    key = (_structure(config), *sorted(overrides.items()))
+    if key not in _parts_of:
+        _parts_of[key] = find_parts(config, overrides)
     text: Any = config.get_text_config(decoder=True)
     layer_types = getattr(text, "layer_types", None) or ()
     facts: dict[str, Any] = {
@@ -80,18 +80,18 @@ def family_of(config: PreTrainedConfig) -> Family:
         "sliding_window": "sliding_attention" in layer_types
         or (not layer_types and bool(getattr(text, "sliding_window", None))),
     }
-    if not _found[key].causal:
+    if not _parts_of[key].causal:
         facts["unsupported"] = dict.fromkeys(("judge_sft", "judge_dpo", "judge_grpo"), _SEES_ALL)
-    return Family(name, _found[key], **{**facts, **exceptions})
+    return Family(name, _parts_of[key], **{**facts, **exceptions})
 
 
 def _structure(config: PreTrainedConfig) -> tuple[Any, ...]:
     """Returns the class of a config and those of its sections, of which modules are made."""
     sections = {name: getattr(config, name, None) for name in config.sub_configs}
-    stateful = set(getattr(config, "layer_types", None) or ())
+    layer_types = set(getattr(config, "layer_types", None) or ())
     return (
         type(config),
         config.model_type,
-        *sorted(stateful),
+        *sorted(layer_types),
         *((name, section and _structure(section)) for name, section in sections.items()),
     )

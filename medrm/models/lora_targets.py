@@ -99,8 +99,8 @@ def _expert_count(experts: nn.Module) -> int:
 
 def _router_weights(model: PreTrainedModel, decoder: str) -> Iterator[str]:
     for name, module in model.get_submodule(decoder).named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        weights = [key for key, weight in own.items() if weight.ndim == 2]
+        parameters = dict(module.named_parameters(recurse=False))
+        weights = [key for key, weight in parameters.items() if weight.ndim == 2]
         if "router" in type(module).__name__.lower() and not isinstance(module, nn.Linear):
             yield from (f"{decoder}.{name}.{key}" for key in weights)
 

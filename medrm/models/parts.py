@@ -136,12 +136,12 @@ def missing_package(subject: str, error: Exception) -> ConfigError | None:
     )
 
 
-def find_parts(config: PreTrainedConfig, given: Mapping[str, Any]) -> Parts:
+def find_parts(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> Parts:
     """Returns the parts of the model that a config describes.
 
     Args:
         config: of the whole model.
-        given: fields of `Parts` that are taken as they are.
+        overrides: fields of `Parts` that are taken as they are.
 
     Raises:
         ConfigError: a part is not found; says which one and what was looked for.
@@ -157,17 +157,17 @@ def find_parts(config: PreTrainedConfig, given: Mapping[str, Any]) -> Parts:
         "lm_head": _lm_head(model),
         "vision": _vision(model, config),
     }
-    for part in modules.keys() & given.keys():
-        modules[part] = None if given[part] is None else model.get_submodule(given[part])
+    for part in modules.keys() & overrides.keys():
+        modules[part] = None if overrides[part] is None else model.get_submodule(overrides[part])
     decoder, vision = modules["decoder"], modules["vision"]
     if decoder is None:
         looked_for = "looked for get_decoder() below the model itself"
         raise _not_found(config, "decoder", looked_for)
     if modules["embeddings"] is None:
         raise _not_found(config, "token embedding", "looked for get_input_embeddings()")
-    known = [module for part, module in modules.items() if module and part != "backbone"]
+    located = [module for part, module in modules.items() if module and part != "backbone"]
     paths = {id(module): name for name, module in model.named_modules()}
-    connectors = tuple(sorted(paths[id(rest)] for rest in _others(model, known, decoder)))
+    connectors = tuple(sorted(paths[id(rest)] for rest in _others(model, located, decoder)))
     # Some models have no tower: the connectors take pixels as they are.
     pixels, sections = modules["backbone"] or model, _vision_sections(config)
     projects_pixels = hasattr(pixels, "get_image_features") and bool(connectors)
@@ -178,7 +178,7 @@ def find_parts(config: PreTrainedConfig, given: Mapping[str, Any]) -> Parts:
     causal, name = not _reads_backward(decoder), type(decoder).__name__
     if not (causal or takes_images):
         raise _not_found(config, "decoder", f"the attention of {name} is not causal")
-    found = {
+    values = {
         **{part: module and paths[id(module)] for part, module in modules.items()},
         "connectors": connectors,
         "takes_images": takes_images,
@@ -189,7 +189,7 @@ def find_parts(config: PreTrainedConfig, given: Mapping[str, Any]) -> Parts:
         "eager_sections": tuple(_eager_sections(model)),
         "multi_axis_positions": hasattr(pixels, "get_rope_index"),
     }
-    return Parts(**{**found, **given})
+    return Parts(**{**values, **overrides})
 
 
 def _not_found(config: PreTrainedConfig, part: str, why: str) -> ConfigError:
@@ -252,13 +252,13 @@ def _vision_sections(config: PreTrainedConfig) -> list[Any]:
     return [getattr(config, name, None) for name in names]
 
 
-def _others(root: nn.Module, known: list[nn.Module], decoder: nn.Module) -> Iterator[nn.Module]:
-    """Yields the outermost modules with parameters that hold no known part and lie in none."""
+def _others(root: nn.Module, located: list[nn.Module], decoder: nn.Module) -> Iterator[nn.Module]:
+    """Yields the outermost modules with parameters that hold no located part and lie in none."""
     for child in root.children():
-        if child in known:
+        if child in located:
             continue
-        if any(part in set(child.modules()) for part in known) and child is not decoder:
-            yield from _others(child, known, decoder)
+        if any(part in set(child.modules()) for part in located) and child is not decoder:
+            yield from _others(child, located, decoder)
         elif any(True for _ in child.parameters()):
             yield child
 
@@ -286,5 +286,5 @@ def _is_stateful(decoder: nn.Module) -> bool:
     if getattr(decoder, "_is_stateful", False):
         return True
     config: Any = getattr(decoder, "config", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return any("linear" in kind or kind in ("conv", "mamba", "recurrent") for kind in kinds)
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    return any("linear" in name or name in ("conv", "mamba", "recurrent") for name in layer_types)

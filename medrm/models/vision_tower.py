@@ -105,7 +105,7 @@ def _tower_layout(tower: nn.Module) -> Literal["patches", "images"] | None:
 def _parameters(tower: nn.Module) -> list[str]:
     """Returns the names of what a tower takes by name, the pixels first."""
     parameters = inspect.signature(stock_tower(tower).forward).parameters.values()
-    return [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD][1:]
+    return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD][1:]
 
 
 def _split(

@@ -13,7 +13,7 @@ from tiny_text import save_text_base
 from medrm.config.options import ModelOptions
 from medrm.models.backbone import final_states, output_logits
 from medrm.models.base_model import load_base
-from medrm.models.families import _found, family_of
+from medrm.models.families import _parts_of, family_of
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 
@@ -66,6 +66,6 @@ def test_a_head_or_a_trainers_forward_changes_no_logits():
 def test_asking_for_parts_leaves_the_generator_alone():
     model, _ = make_tiny("qwen2_5_vl")
     before = torch.get_rng_state()
-    _found.clear()
+    _parts_of.clear()
     family_of(model.config)
     assert torch.equal(torch.get_rng_state(), before)

@@ -315,8 +315,8 @@ def _positions(model: Any, layout: AttentionLayout, inputs: Mapping[str, Any]) -
     ids = inputs["input_ids"]
     _, answers, branch_length = layout.branch_index.shape
     lengths = layout.prefix_lengths[:, None]
-    behind = layout.branch_index[:, :1, 0]  # [B, 1] the first token of a branch, which is text
-    index = pad(layout.prefix_index, (0, 1)).scatter(1, lengths, behind)  # [B, P + 1]
+    next_token = layout.branch_index[:, :1, 0]  # [B, 1] the first token of a branch, which is text
+    index = pad(layout.prefix_index, (0, 1)).scatter(1, lengths, next_token)  # [B, P + 1]
     counted = torch.arange(index.shape[1], device=ids.device).expand(len(index), -1)
     if "pixel_values" in inputs and hasattr(model, "get_rope_index"):
         accepted = inspect.signature(model.get_rope_index).parameters
