@@ -207,6 +207,14 @@ def test_a_key_that_cannot_work_ends_the_run(
     assert len(service.bodies) <= 12  # of 16 that were read
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_input_that_is_held_back_ends_no_run(status: int, start: Start, tmp_path: Path) -> None:
+    service = start(lambda body, n: failure(status, "flagged") if n == 1 else echo(body, n))
+    completions = run(service, tmp_path, *(ask(f"q{n}") for n in range(3)), concurrency=1)
+    assert [completion.state for completion in completions] == ["ok", "error", "ok"]
+    assert completions[1].reason == f"HTTP {status}: flagged"
+
+
 def test_parameters_that_a_service_does_not_know_are_given_up_once(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -133,6 +133,7 @@ class OpenAIEngine:
         self._wait_s = wait_s
         self._refused: set[str] = set()
         self._reached = False
+        self._has_succeeded = False
         self._jitter = random.Random()
 
     @classmethod
@@ -245,6 +246,7 @@ class OpenAIEngine:
                 return _Failure(f"{type(error).__name__}: {first_line(error)}")
             self._reached = True
             if response.is_success:
+                self._has_succeeded = True
                 return _read(response)
             if not self._learns(response, sent):
                 return self._problem(response)
@@ -284,7 +286,8 @@ class OpenAIEngine:
         """
         status = response.status_code
         reason = self._without_key(f"HTTP {status}: {_message(response)}")
-        if status in (401, 403):
+        # Routers also answer 403 for one input that their moderation holds back.
+        if status in (401, 403) and not self._has_succeeded:
             raise ConfigError(
                 f"{self._url} does not let this key use the model {self._model!r} (HTTP {status}). "
                 "Set OPENAI_API_KEY to a key that may."
