@@ -13,7 +13,7 @@ from medrm.schema import DIMENSIONS
 Parser = Literal["official", "strict"]
 """The released scorer's rules, misreadings included, or our own."""
 
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Counted up when a parser reads some text otherwise than before."""
 
 PARSERS = {"official": official.parse, "strict": strict.parse}

@@ -1,7 +1,7 @@
 """Our own reading of a reply: what its last complete JSON object says, and nothing else.
 
 1. Thinking is not read (`thinking`): all up to the last closing mark; where it never ends, nothing
-   is read.
+   is read. Marks within a complete object count as part of its strings.
 2. The verdict is the last complete object that names an asked dimension (keys and values without
    regard to case and outer spaces). Prose and code fences around it do not matter.
    An object that names none is replaced by the one object nested in it, at any depth, that does;
@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from medrm.parsers.parsed import Outcome, Parsed
 from medrm.parsers.thinking import UNENDED, after_thinking
@@ -75,10 +75,12 @@ class Scan:
         verdicts: of the last outermost object that names a dimension: itself, else the objects
             nested in it that do (at most two: one is a verdict, two are an ambiguity).
         cut: whether the text ends inside an object.
+        spans: (start, end) of each complete outermost object.
     """
 
     verdicts: tuple[VerdictObject, ...]
     cut: bool
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(slots=True)
@@ -131,6 +133,7 @@ def scan(text: str, names: Mapping[str, str]) -> Scan:
     """
     verdicts: tuple[VerdictObject, ...] = ()
     settled: set[int] = set()
+    spans: list[tuple[int, int]] = []
     cut = False
     start = START.search(text)
     while start:
@@ -138,9 +141,11 @@ def scan(text: str, names: Mapping[str, str]) -> Scan:
         if start.start() not in settled:
             attempt = _walk(text, start.start(), names, settled)
             verdicts, cut = attempt.verdicts or verdicts, cut or attempt.cut
-            end = attempt.end or end
+            if attempt.end is not None:
+                end = attempt.end
+                spans.append((start.start(), end))
         start = START.search(text, end)
-    return Scan(verdicts, cut)
+    return Scan(verdicts, cut, tuple(spans))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def _walk(text: str, start: int, names: Mapping[str, str], settled: set[int]) ->
             closed = stack.pop()
             verdicts = closed.close(position)
             if not stack:
-                return _Attempt(verdicts, False, position)
+                return _Attempt(verdicts, False, end=position)
             stack[-1].add_closed(closed, verdicts)
         elif symbol in "{[":
             stack[-1].add_value(None)
@@ -191,6 +196,9 @@ def _string(token: str) -> str:
         return token[1:-1]
 
 
+SURROUNDING = re.compile(r"[\s`\]},]*+(?:json\b\s*+)?")
+"""What follows an object without saying more: brackets around it, the end or start of a fence."""
+
 LETTER = re.compile(r"(a|b|tie)\s*+\.?", re.IGNORECASE)
 OUTCOMES: Mapping[str, Outcome] = {"a": "A", "b": "B", "tie": "tie"}
 QUOTED_CHARACTERS = 20
@@ -204,13 +212,16 @@ def parse(text: str, dimensions: Sequence[str]) -> Parsed:
         text: the reply.
         dimensions: the names that were asked for.
     """
-    reply = after_thinking(text)
+    reply = after_thinking(text, lambda whole: scan(whole, {}).spans)
     if reply is None:
         return Parsed(dict.fromkeys(dimensions), None, UNENDED)
     names = {name.strip().lower(): name for name in dimensions}
     scanned = scan(reply, names)
     if len(scanned.verdicts) == 1:
-        return _verdict(scanned.verdicts[0], reply, names, dimensions)
+        verdict = scanned.verdicts[0]
+        last_end = max([verdict.end, *(end for _, end in scanned.spans[-1:])])
+        goes_on = _goes_on(reply[:last_end], reply[last_end:])
+        return replace(_verdict(verdict, reply, names, dimensions), goes_on=goes_on)
     letter = LETTER.fullmatch(reply.strip())
     if letter and len(dimensions) == 1:
         return Parsed({dimensions[0]: OUTCOMES[letter[1].lower()]}, "letter")
@@ -258,6 +269,15 @@ def _stated_later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, s
         if name is not None:
             stated.setdefault(name, set()).add(OUTCOMES[match[2].lower()])
     return stated
+
+
+def _goes_on(reply: str, rest: str) -> bool:
+    """Returns whether the rest after the last object says more than a repetition does.
+
+    What an unfinished object says is compared elsewhere (`_stated_later`).
+    """
+    more = SURROUNDING.sub("", rest, count=1).strip()
+    return not more.startswith("{") and more not in reply
 
 
 def _quoted(value: str | None) -> str:

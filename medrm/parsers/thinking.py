@@ -4,13 +4,14 @@
     <think> ... (the text ends)             nothing is read: the model had not yet decided
     {"overall": "A"} <think> but ...        nor here: it was about to say something else
 
-Whatever mark comes last decides, whether or not it is of the same spelling as the one before it.
+Whatever mark comes last decides, whether or not it is of the same spelling as the one before it. A
+mark inside a string of a complete JSON object is none: there the judge speaks of the mark.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections.abc import Callable, Sequence
 
 _WORDS = (
     r"(?:\w{1,20}[:_])?"  # <seed:think>, <longcat_think>
@@ -52,12 +53,24 @@ _LONGEST_MARK = 60
 """Characters; more than any mark has."""
 
 
-def after_thinking(text: str) -> str | None:
-    """Returns what follows the thinking; None where the thinking never ends."""
-    marks = deque(_MARK.finditer(text), maxlen=1)
-    if not marks:
-        return text
-    return text[marks[0].end() :] if marks[0]["closing"] else None
+def after_thinking(
+    text: str, quoting_spans: Callable[[str], Sequence[tuple[int, int]]] = lambda _: ()
+) -> str | None:
+    """Returns what follows the thinking; None where the thinking never ends.
+
+    Args:
+        text: the reply.
+        quoting_spans: finds the spans (start, end), in order, in which a mark is only spoken of.
+    """
+    marks = list(_MARK.finditer(text))
+    spans = list(quoting_spans(text)) if marks else []
+    while marks:
+        last = marks.pop()
+        while spans and spans[-1][0] > last.start():
+            spans.pop()
+        if not spans or last.start() >= spans[-1][1]:
+            return text[last.end() :] if last["closing"] else None
+    return text
 
 
 def is_thinking_token(token: str) -> bool:

@@ -231,6 +231,18 @@ def test_words_about_thinking_are_no_marks(reply: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "why", ["the <think> tag", "<think> and </think> stand there", "[THINK] is a mark"]
+)
+def test_a_mark_that_a_complete_object_quotes_is_none(why: str) -> None:
+    reply = json.dumps({"accuracy": "B", "overall": "B", "why": why})
+    assert read(reply) == ("B", "B")
+    assert read(f"<think>{A} no</think>{reply}") == ("B", "B")
+    assert parse(f"<think>{reply}").reason == "the thinking never ends"
+    assert parse(f"{reply}<think>").reason == "the thinking never ends"
+    assert read(reply[:-1]) == (None, None)
+
+
+@pytest.mark.parametrize(
     ("prompt", "mark"),
     [
         ("<|im_start|>assistant\n<think>\n", "<think>"),
