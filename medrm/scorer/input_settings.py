@@ -64,9 +64,8 @@ def rendered_digest(processor: ProcessorMixin) -> str:
 
     So it covers what a template adds of its own: a system prompt, a date.
     """
-    question = chat_template.user_message(
-        "question", 1 if getattr(processor, "image_token", None) else 0
-    )
+    reads_images = bool(chat_template.image_placeholder(processor))
+    question = chat_template.user_message("question", int(reads_images))
     texts = [
         chat_template.render(processor, [*opening, question], "generation_prompt")
         for opening in ([], [chat_template.system_message("instruction")])

@@ -14,7 +14,7 @@ from tiny import TINY_FAMILIES, make_tiny
 import medrm
 from medrm.cli import main
 from medrm.models.processors import load_processor
-from medrm.scorer.input_settings import input_settings
+from medrm.scorer.input_settings import input_settings, rendered_digest
 
 PIXELS = 28 * 28 * 2
 """What a recipe of a Qwen model sets: fewer pixels than the processor of the base."""
@@ -36,6 +36,13 @@ def settings_of(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     settings: dict[str, Any] = report["settings"]
     return settings
+
+
+def test_a_processor_that_names_no_image_token_reads_images_all_the_same() -> None:
+    processor: Any = make_tiny("llava")[1]
+    digest = rendered_digest(processor)
+    del processor.image_token
+    assert rendered_digest(processor) == digest
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions, JudgeOptions, ModelOptions
 from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import new_adapter_config
+from medrm.models.prefix_sharing.kv_cache import disable_shared_cache
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.collator import Collator, Row
@@ -97,6 +98,13 @@ def test_greedy_replies_are_those_of_generate(family: str, shared_prefix: bool) 
         assert reply.state == "ok"
         sent = chat_template.render(processor, request.messages, "generation_prompt")
         assert reply.prompt_digest == text_digest([Row(sent, request.case.images)])
+
+
+def test_settings_say_how_prompts_were_read() -> None:
+    model, processor = talkative("llava")
+    assert TransformersEngine(model, processor).settings["shared_prefix"]
+    disable_shared_cache(model)
+    assert not TransformersEngine(model, processor).settings["shared_prefix"]
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "mllama"])

@@ -21,7 +21,6 @@ from transformers import (
 
 from medrm.data.batched import batched
 from medrm.models.backbone import in_precision, output_logits
-from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import read_branches, shares_cache
 from medrm.models.reward_model import without_adapter
 from medrm.parsers.thinking import is_thinking_token
@@ -124,8 +123,7 @@ class TransformersEngine:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights and the request could change a reply."""
-        shares = shares_prefix(self._model) and not self._deterministic
-        settings = model_settings(self._model, self._processor, shares, self._deterministic)
+        settings = model_settings(self._model, self._processor, self._shares, self._deterministic)
         return {**settings, "max_length": self._max_length}
 
     def plain(self, text: str) -> str:
