@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
@@ -147,8 +148,8 @@ class Commands:
         special = _special_tokens(tokenizer)
         words = {*special, image_placeholder(processor), *replaced, *spoken_of}
         folded = frozenset(
-            number
-            for number, token in tokenizer.added_tokens_decoder.items()
+            token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
             if token.special and token.normalized and token.content in words
         )
         return cls(_any_of(words | _turn_words(processor)), tokenizer, folded)
@@ -182,6 +183,9 @@ def _special_tokens(tokenizer: Any) -> set[str]:
     return {token.content for token in added if token.special}
 
 
+NOTHING = r"(?!)"
+"""The pattern that no text has."""
+
 _MARKS = re.compile(r"</?\w*think\w*>")
 """Marks of thinking that a template looks for in replies; not all are tokens."""
 _TURN_WORD = re.compile(r"(?:#{2,} ?)?[^\s:]{1,30}[:\]>]$")
@@ -198,38 +202,75 @@ def _turn_words(processor: ProcessorMixin) -> set[str]:
         text = render(processor, turns, "generation_prompt")
     frames = re.split("|".join(_PROBES), text)
     control = control_tokens(processor)
-    ends = [piece.strip() for frame in frames for piece in control.split(frame)]
-    return {word[0] for end in ends if (word := _TURN_WORD.search(end))}
+    pieces = [piece.strip() for frame in frames for piece in control.split(frame)]
+    return {word[0] for piece in pieces if (word := _TURN_WORD.search(piece))}
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     """Returns a pattern of words, the longest first; white space stays text."""
     longest_first = sorted((word for word in words if word.strip()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)))
+    return re.compile("|".join(map(re.escape, longest_first)) or NOTHING)
 
 
-_CALL = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_CALL = re.compile(r"""strftime_now\(\s*(["'])([^"']*)\1\s*\)""")
 
 
-def pin_date(template: str) -> str:
-    """Returns a chat template in which today's date is a fixed one.
+class DatedTemplateError(ConfigError):
+    """A chat template writes another date every day."""
 
-    A prompt that changes from day to day gives other rewards from day to day. Templates that take
-    the date as a value (`date_string`) are left as they are: `render` gives it.
+
+def fix_date(processor: ProcessorMixin) -> None:
+    """Writes a fixed date into a chat template that would write today's.
+
+    A prompt that changes from day to day gives other rewards from day to day. A template that takes
+    the date as a value (`date_string`) stays as it is: `render` gives it.
 
     Raises:
-        ConfigError: the template computes how the date is written, so it cannot be fixed.
+        DatedTemplateError: the template computes how the date is written, so it cannot be fixed.
     """
-    if "strftime_now" not in template or "date_string" in template:
-        return template
-    pinned = _CALL.sub(lambda call: repr(_DAY.strftime(call[2])), template)
-    if re.search(r"strftime_now\s*\(", pinned):
-        raise ConfigError(
+    if not depends_on_date(processor):
+        return
+    template: Any = processor.chat_template
+    processor.chat_template = (
+        {name: pin_date(text) for name, text in template.items()}
+        if isinstance(template, dict)
+        else pin_date(template)
+    )
+    if depends_on_date(processor):
+        raise DatedTemplateError(
             "The chat template writes today's date (strftime_now) in a form that it computes, so "
             "the same answer would get another reward tomorrow. Write the date into the "
             "checkpoint's chat_template.jinja."
         )
-    return pinned
+
+
+def pin_date(template: str) -> str:
+    """Returns a chat template in which each call for today's date is a fixed one in its form."""
+    return _CALL.sub(lambda call: repr(_DAY.strftime(call[2])), template)
+
+
+def depends_on_date(processor: ProcessorMixin) -> bool:
+    """Returns whether the same conversation is rendered otherwise on another day."""
+    if "strftime_now" not in str(processor.chat_template):
+        return False
+    from transformers.utils import chat_template_utils
+
+    turns = [user_message("?", 0), assistant_message(".")]
+    names = vars(chat_template_utils)
+    clock = names["datetime"]
+    texts = set()
+    try:
+        for day in (clock(2001, 2, 3), clock(2040, 11, 12)):
+            now = classmethod(lambda *_, day=day, **__: day)
+            names["datetime"] = type("Clock", (clock,), {"now": now})
+            said = []
+            for conversation in (turns, [system_message("?"), *turns]):
+                with suppress(TemplateError):
+                    said.append(render(processor, conversation, "generation_prompt"))
+            texts.add(tuple(said))
+    finally:
+        names["datetime"] = clock
+    return len(texts) > 1
 
 
 def system_message(text: str) -> Message:

@@ -126,7 +126,7 @@ def test_data_cannot_spell_what_a_processor_or_a_template_replaces() -> None:
     [
         ("{% set day = strftime_now('%Y-%m-%d') %}", "{% set day = '2024-07-26' %}"),
         ('Today: {{ strftime_now( "%d %B %Y" ) }}.', "Today: {{ '26 July 2024' }}."),
-        ("{{ date_string or strftime_now('%d') }}", "{{ date_string or strftime_now('%d') }}"),
+        ("{{ date_string or strftime_now('%d') }}", "{{ date_string or '26' }}"),
         ("no date", "no date"),
     ],
 )
@@ -135,9 +135,42 @@ def test_the_date_of_a_template_is_pinned(template: str, pinned: str) -> None:
     assert chat_template.pin_date(pinned) == pinned
 
 
-def test_a_date_that_cannot_be_pinned_is_refused() -> None:
+@pytest.mark.parametrize("key", ["", "default"])
+@pytest.mark.parametrize(
+    "dated",
+    [
+        "{{ strftime_now('%d %B %Y') }}",
+        "{% set date_string = strftime_now('%d %b %Y') %}{{ date_string }}",
+        "{% if messages[0].role == 'system' %}{{ strftime_now('%d') }}{% endif %}",
+    ],
+)
+def test_no_template_writes_the_date_of_the_day(dated: str, key: str) -> None:
+    _, processor = make_tiny("llava")
+    template = dated + processor.chat_template
+    processor.chat_template = {key: template} if key else template
+    assert chat_template.depends_on_date(processor)
+    chat_template.fix_date(processor)
+    assert not chat_template.depends_on_date(processor)
+
+
+def test_a_template_that_is_given_the_date_stays() -> None:
+    _, processor = make_tiny("llava")
+    default = "{% set date_string = strftime_now('%d') %}"
+    given = f"{{% if not date_string is defined %}}{default}{{% endif %}}{{{{ date_string }}}}"
+    processor.chat_template = given + processor.chat_template
+    template = processor.chat_template
+    chat_template.fix_date(processor)
+    assert processor.chat_template == template
+
+
+@pytest.mark.parametrize(
+    "computed", ["{{ strftime_now('%d' ~ '.') }}", "{% set f = strftime_now %}{{ f('%d') }}"]
+)
+def test_a_date_that_cannot_be_pinned_is_refused(computed: str) -> None:
+    _, processor = make_tiny("llava")
+    processor.chat_template = computed + processor.chat_template
     with pytest.raises(ConfigError, match=r"strftime_now.*chat_template\.jinja"):
-        chat_template.pin_date("{{ strftime_now(form) }}")
+        chat_template.fix_date(processor)
 
 
 def test_what_is_left_of_a_command_is_broken_up_as_well() -> None:

@@ -29,7 +29,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils.import_utils import is_torchvision_available
 
-from medrm.chat_template import pin_date
+from medrm.chat_template import fix_date
 from medrm.errors import ConfigError, nearest
 from medrm.models.base_model import checkpoint_file, load_config, readable, resolve_model
 from medrm.models.families import family_of
@@ -155,7 +155,8 @@ def load_processor(
             f"{name_or_path!r} has no chat template, so a conversation cannot be rendered. Give an "
             "instruction-tuned checkpoint, or write chat_template.jinja into the model folder."
         )
-    processor.chat_template = pin_date(template) if isinstance(template, str) else template
+    processor.chat_template = template
+    fix_date(processor)
     return processor
 
 

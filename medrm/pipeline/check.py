@@ -10,10 +10,8 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from jinja2 import TemplateError
 from PIL import Image
-from transformers.utils import chat_template_utils
 
 from medrm import chat
+from medrm.chat_template import depends_on_date
 from medrm.config.options import AdapterOptions, JudgeOptions
 from medrm.errors import ConfigError, MedrmError, first_line, printable, report
 from medrm.models.adapter import load_adapter
@@ -176,13 +174,9 @@ def _prompt(subject: CheckedModel) -> Findings:
 
 def _template(subject: CheckedModel) -> Findings:
     digest = template_digest(subject.processor.chat_template)
-    texts = set()
-    for day in (datetime(2001, 2, 3), datetime(2040, 11, 12)):
-        with _on(day):
-            texts.add(subject.collator.answer_rows(subject.case())[0].text)
     templates = f"{subject.processor.chat_template} {subject.processor.tokenizer.chat_template}"
     asks_for_date = any(word in templates for word in ("strftime_now", "date_string"))
-    dated = len(texts) > 1
+    dated = depends_on_date(subject.processor)
     says = "does not depend on the date"
     if asks_for_date:
         says = "asks for the date, which medrm fixes"
@@ -191,18 +185,6 @@ def _template(subject: CheckedModel) -> Findings:
     lines = [f"  chat template sha256 {digest[:16]}; it {says}"]
     record = {"digest": digest, "asks_for_date": asks_for_date, "depends_on_date": dated}
     return Findings("template", record, lines)
-
-
-@contextmanager
-def _on(day: datetime) -> Iterator[None]:
-    """Lets templates that ask for the date believe that it is that day."""
-    names = vars(chat_template_utils)
-    real = names["datetime"]
-    names["datetime"] = type("Day", (real,), {"now": classmethod(lambda *_, **__: day)})
-    try:
-        yield
-    finally:
-        names["datetime"] = real
 
 
 def _control_words(subject: CheckedModel) -> Findings:

@@ -108,6 +108,7 @@ class Collator:
         self.contextual_orders = contextual_orders
         self._padding_side = padding_side
         self._commands = chat_template.Commands.of(processor)
+        self._placeholder = chat_template.image_placeholder(processor)
         self._image_tokens = ImageTokens(processor, self._measure_image_tokens)
 
     @cached_property
@@ -315,7 +316,7 @@ class Collator:
         pictured = {bool(row) for row in images}
         if len(pictured) > 1:
             raise ValueError("a batch mixes rows with and without images; plan them apart")
-        placeholder = chat_template.image_placeholder(self.processor)
+        placeholder = self._placeholder
         for text, row in zip(texts, images, strict=True):
             if placeholder and text.count(placeholder) != len(row):
                 raise ConfigError(

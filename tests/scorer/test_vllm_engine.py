@@ -50,6 +50,7 @@ class LLM:
 
     made: dict[str, Any]
     batches: list[list[Any]]
+    template: tuple[str | None, dict[str, Any] | None] | None
     calls: int
 
     def __init__(
@@ -73,6 +74,7 @@ class LLM:
         }
         LLM.batches = []
         LLM.calls = 0
+        LLM.template = None
 
     def chat(
         self,
@@ -80,7 +82,10 @@ class LLM:
         sampling_params: list[SamplingParams] | None = None,
         use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[SimpleNamespace]:
+        LLM.template = (chat_template, chat_template_kwargs)
         LLM.calls += 1
         assert sampling_params is not None
         assert len(sampling_params) == len(messages)
@@ -164,6 +169,7 @@ def test_sends_images_texts_and_sampling_in_order(build: Callable[..., VllmEngin
         Completion(f"re: q{n}", "stop", "ok", None, request.digest, USAGE)
         for n, request in enumerate(requests)
     ]
+    assert LLM.template == (make_tiny("qwen2_vl")[1].chat_template, {})
     assert [len(batch) for batch in LLM.batches] == [4, 4, 2]
     for request, call in zip(requests, chain(*LLM.batches), strict=True):
         (system, user), params, use_tqdm, lora = call

@@ -105,6 +105,13 @@ class VllmEngine:
         self._llm = LLM(model, **arguments)
         self._processor = processor
         self._commands = None if processor is None else chat_template.Commands.of(processor)
+        # The processor's own, whose date is fixed: vLLM has that of the base.
+        self._template: dict[str, Any] = {}
+        if processor is not None:
+            self._template = {
+                "chat_template": processor.chat_template,
+                "chat_template_kwargs": chat_template.template_values(processor),
+            }
         self._opening = thinking_opened(processor) if thinks and processor is not None else ""
         self.lookahead: int | None = batch_requests
         self.settings: Mapping[str, Any] = {
@@ -212,7 +219,9 @@ class VllmEngine:
         if not conversations:
             return []
         try:
-            outputs = self._llm.chat(conversations, params, use_tqdm=False, lora_request=self._lora)
+            outputs = self._llm.chat(
+                conversations, params, use_tqdm=False, lora_request=self._lora, **self._template
+            )
         except ValueError as error:
             if len(conversations) == 1:
                 state: State = "too_long" if TOO_LONG.search(str(error)) else "error"
@@ -240,6 +249,8 @@ def _known_processor(source: ModelSource) -> ProcessorMixin | None:
         return load_processor(
             source.model, source.revision or "main", trust_remote_code=source.trust_remote_code
         )
+    except chat_template.DatedTemplateError:
+        raise
     except ConfigError as error:
         _log.warning("%s\nvLLM is given the conversations as they are.", error)
         return None
