@@ -151,7 +151,7 @@ def test_a_template_that_asks_for_the_date_is_told(
     found = checked(capsys, str(llava))["template"]
     assert found["asks_for_date"]
     assert not found["depends_on_date"]
-    monkeypatch.setattr("medrm.models.processors.pin_date", lambda template: template)
+    monkeypatch.setattr("medrm.models.processors.fix_date", lambda processor: None)
     assert checked(capsys, str(llava))["template"]["depends_on_date"]
     template.write_text("Today is any day.\n" + plain)
     found = checked(capsys, str(llava))["template"]
