@@ -20,6 +20,15 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the one option with which tests write into the checkout."""
+    parser.addoption(
+        "--write-families",
+        action="store_true",
+        help="keep the results of `-m exhaustive tests/families`, and write the table of them",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Generated data goes to a folder of this test run."""

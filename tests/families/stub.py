@@ -5,6 +5,8 @@ loaded before transformers is:
 
     pip install --no-deps --target DIRECTORY torchvision timm
     PYTHONPATH=tests:DIRECTORY python -m pytest -n 0 -p families.stub -m exhaustive tests/families
+
+with `--write-families` at the end where the results are to be kept.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Every type that can hold a conversation about an image, tiny and random, through all of medrm.
 
-A few types are tried by default, and must give what the table of families says. The whole table:
+A few types are tried by default, and must give what the table of families says. With versions other
+than the table's, what it calls a yes must not crash. All types are tried by
 
     python -m pytest -n 0 -m exhaustive tests/families
 
-writes `results.json` and the table anew; a test fails where a cell has changed. Types that need
-torchvision are skipped where it is missing, as in CI; `stub.py` says how they are run by hand.
+where a test fails whose cell has changed. With `--write-families` it also writes `results.json` and
+the table anew; without, no test writes them. Types that need torchvision are skipped where it is
+missing, as in CI; `stub.py` says how they are run by hand.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from families.model_types import NOT_CHAT, TYPES
 from families.table import (
     HEADINGS,
     PAGE,
-    RESULTS,
+    agrees,
     id_of,
+    is_crash,
     keep_results,
     read_results,
     result_of,
@@ -40,6 +43,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 import medrm
+from medrm.errors import ConfigError
 
 SAMPLE = 5
 LACKING = sorted(set(TYPES) - set(INSTALLED))
@@ -74,42 +78,61 @@ def subject(
 
 
 @pytest.fixture(scope="session")
-def ran() -> Iterator[dict[str, str]]:
-    """Results of the whole table, kept when all tests are done."""
+def ran(pytestconfig: pytest.Config) -> Iterator[dict[str, str]]:
+    """Results of the whole table, kept when all tests are done if `--write-families` is given."""
     results: dict[str, str] = {}
     yield results
-    keep_results(results)
-    write_table()
+    if results and pytestconfig.getoption("--write-families"):
+        keep_results(results)
+        write_table()
 
 
-def outcome(subject: Subject, column: str) -> str:
-    """Returns what a cell says, without what the model was tried with."""
+def outcome(subject: Subject, column: str) -> tuple[Exception | None, str]:
+    """Returns what a trial raised, and what its cell says."""
     error = None
     try:
         COLUMNS[column](subject)
     except Exception as raised:
         error = raised
-    return ("stubbed " if STUBBED else "") + result_of(error, subject.folder)
+    return error, ("stubbed " if STUBBED else "") + result_of(error, subject.folder)
+
+
+def check_agreement(subject: Subject, column: str, error: Exception | None, result: str) -> None:
+    """Fails, with the trial's own traceback, where the table says something else."""
+    ran_with, results = read_results()
+    kept = results.get(id_of(subject.base.name, column), "not run")
+    differing = dict(versions().items() - ran_with.items())
+    if not agrees(error, result, kept, same_versions=not differing):
+        versions_said = f" (here with {differing})" if differing else ""
+        raise AssertionError(f"{column}: {result!r}, the table: {kept!r}{versions_said}") from error
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("column", HEADINGS)
 @pytest.mark.parametrize("subject", sorted(TYPES), indirect=True)
 def test_type(subject: Subject, column: str, ran: dict[str, str]) -> None:
-    name = id_of(subject.base.name, column)
-    _, kept = read_results() if RESULTS.is_file() else ({}, {})
-    ran[name] = outcome(subject, column)
-    assert ran[name] == kept.get(name, "not run")
+    error, result = outcome(subject, column)
+    ran[id_of(subject.base.name, column)] = result
+    check_agreement(subject, column, error, result)
 
 
 @pytest.mark.parametrize("subject", _DRAW.sample(RUNNABLE, SAMPLE), indirect=True)
 def test_a_sample_of_types_gives_what_the_table_says(subject: Subject) -> None:
-    ran_with, kept = read_results()
-    if versions().items() - ran_with.items():
-        pytest.skip(f"the table is of {ran_with}, here are {versions()}")
     for column in HEADINGS:
-        name = id_of(subject.base.name, column)
-        assert outcome(subject, column) == kept.get(name, "not run"), column
+        check_agreement(subject, column, *outcome(subject, column))
+
+
+def test_other_versions_may_differ_but_not_crash() -> None:
+    check, refusal, crash = AssertionError("x"), ConfigError("x"), TypeError("x")
+    assert [is_crash(error) for error in (None, check, refusal, crash)] == [False] * 3 + [True]
+    for error in (None, check, refusal):
+        assert agrees(error, "no: other", "yes", same_versions=False)
+        assert not agrees(error, "no: other", "yes", same_versions=True)
+    for kept in ("yes", "stubbed yes"):
+        assert not agrees(crash, "no: TypeError: x", kept, same_versions=False)
+    assert agrees(crash, "no: TypeError: x", "no: ValueError: y", same_versions=False)
+    assert not agrees(crash, "no: TypeError: x", "no: ValueError: y", same_versions=True)
+    assert agrees(crash, "no: TypeError: x", "no: TypeError: x", same_versions=True)
 
 
 def test_the_table_is_what_the_tests_have_shown() -> None:
