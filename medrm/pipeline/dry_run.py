@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medrm.chat import LETTER_PROMPT, JudgePrompt
@@ -93,8 +93,10 @@ def estimate(request: EvalRequest, benchmark: Benchmark) -> Estimate:
         benchmark: all of its cases are asked about.
 
     Raises:
-        ConfigError: a readout or an option is not for the model.
+        ConfigError: a readout or an option is not for the model, or the model that `like` names is
+            not here.
     """
+    request = _with_like_at_hand(request)
     reading = reading_of(request, request.asked_about(benchmark.dimensions))
     plan = _plan(request, reading)
     collator = _collator_at_hand(request.model, plan, reading.options)
@@ -125,6 +127,19 @@ def _plan(request: EvalRequest, reading: Reading) -> ScorerPlan:
     return plan_scorer(request.model, reading.readout, request.engine, revision=revision, **options)
 
 
+def _with_like_at_hand(request: EvalRequest) -> EvalRequest:
+    """Returns the request with the folder of the model that `like` names; nothing is downloaded."""
+    if request.like is None:
+        return request
+    folder = files_at_hand(request.like)
+    if folder is None:
+        raise ConfigError(
+            f"--like {request.like} is not on this machine, and a dry run downloads nothing. Give "
+            "the folder of a saved model, or leave --like out."
+        )
+    return replace(request, like=str(folder))
+
+
 def _collator_at_hand(model: str, plan: ScorerPlan, options: ScorerOptions) -> Collator | None:
     """Returns what counts a model's prompts; None where its processor's files are not here."""
     if model.startswith(PREFIX):
@@ -137,9 +152,13 @@ def _collator_at_hand(model: str, plan: ScorerPlan, options: ScorerOptions) -> C
         return None
     try:
         processor = load_processor(
-            str(folder), min_pixels=options.min_pixels, max_pixels=options.max_pixels
+            str(folder),
+            min_pixels=options.min_pixels,
+            max_pixels=options.max_pixels,
+            trust_remote_code=options.trust_remote_code,
         )
-    except ConfigError:
+    except ConfigError as error:
+        logger.warning("%s: prompts are counted by their characters: %s", model, error)
         return None
     return Collator(processor, template)
 

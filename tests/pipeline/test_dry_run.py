@@ -12,6 +12,7 @@ import pytest
 from loopback_openai import LoopbackOpenAI, completion
 
 from medrm.cli import main
+from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import load_benchmark
 from medrm.pipeline import dry_run
 from medrm.pipeline.dry_run import Estimate, estimate
@@ -96,6 +97,28 @@ def test_a_model_that_is_not_here_is_estimated_and_nothing_is_fetched(
         assert not asked.exact
         assert asked.uncounted_images == asked.calls == 2 * len(benchmark.cases)
         assert asked.prompt_tokens > 100 * asked.calls
+
+
+def test_why_a_processor_does_not_count_is_said(
+    other: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, trust_remote_code: bool = False, **__: object) -> None:
+        raise ConfigError(f"no such class (trusted: {trust_remote_code})")
+
+    monkeypatch.setattr(dry_run, "load_processor", refuse)
+    benchmark = load_benchmark("phantom", str(other))
+    asked = request("phantom-base", trust_remote_code=True)
+    assert not estimate(asked, benchmark).exact
+    assert "counted by their characters: no such class (trusted: True)" in caplog.text
+
+
+def test_the_model_of_like_is_not_fetched(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "medrm.scorer.specs.snapshot_download", lambda *_, **__: pytest.fail("asked")
+    )
+    asked = request("phantom-base", readout="likelihood", like="nobody/saved")
+    with pytest.raises(ConfigError, match="--like nobody/saved is not on this machine"):
+        estimate(asked, load_benchmark("phantom", str(other)))
 
 
 def test_cost_is_that_of_the_prices_given() -> None:
