@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle, islice
+from math import isqrt
 from typing import Any, cast
 
 from transformers import ProcessorMixin
+
+from medrm.models.processors import has_pixel_limits
 
 Sizes = tuple[tuple[int, int], ...]
 """(width, height) of each image of a case."""
@@ -61,10 +64,25 @@ class ImageTokens:
             met = [sizes for sizes in self._by_sizes if len(sizes) == images]
             if len(met) < _MEASURED_FIRST:
                 return None
-            rotated = ((*_PROBES[start:], *_PROBES[:start]) for start in range(len(_PROBES)))
+            probes = self._probes()
+            rotated = ((*probes[start:], *probes[:start]) for start in range(len(probes)))
             met += [tuple(islice(cycle(sizes), images)) for sizes in rotated]
             self._surpluses[images] = self._common_surplus(met)
         return self._surpluses[images]
+
+    def _probes(self) -> Sizes:
+        """Returns the sizes to try, with one beyond each limit of pixels that the others keep."""
+        probes = _PROBES
+        if not has_pixel_limits(self._processor):
+            return probes
+        size = cast(Any, self._processor).image_processor.size or {}
+        fewest, most = size.get("shortest_edge"), size.get("longest_edge")
+        areas = [width * height for width, height in probes]
+        if most and most >= max(areas):
+            probes = (*probes, (isqrt(most * 3 // 2) + 1, isqrt(most * 3 // 4) + 1))
+        if fewest and fewest <= min(areas):
+            probes = (*probes, (isqrt(fewest * 3 // 4), isqrt(fewest // 2)))
+        return probes
 
     def _common_surplus(self, probes: list[Sizes]) -> int | None:
         surpluses = set()

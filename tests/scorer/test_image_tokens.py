@@ -47,6 +47,33 @@ def test_the_count_is_the_processors(family: str, images: int) -> None:
     assert len(of_sample) == (12 if measured else 4)
 
 
+@pytest.mark.parametrize("family", TINY_FAMILIES)
+def test_extreme_sizes(family: str) -> None:
+    counted = Counted(family)
+    for sizes in (*drawn(seed=5, images=1)[:4], ((2900, 31),), ((37, 2100),), ((1700, 1900),)):
+        assert counted.collator.image_tokens(sizes) == counted.measure(sizes), sizes
+
+
+@pytest.mark.parametrize("limits", [(400, 2_000_000), (3136, 50_000)])
+def test_a_count_that_is_wrong_beyond_a_limit_of_pixels_is_not_believed(
+    limits: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted("qwen2_vl")
+    processor: Any = counted.collator.processor
+    fewest, most = limits
+    processor.image_processor.size = {"shortest_edge": fewest, "longest_edge": most}
+    stated = processor._get_num_multimodal_tokens
+
+    def states(image_sizes: list[tuple[int, int]]) -> dict[str, list[int]]:
+        ((height, width),) = image_sizes
+        (tokens,) = stated(image_sizes)["num_image_tokens"]
+        return {"num_image_tokens": [tokens + (height * width > most)]}
+
+    monkeypatch.setattr(processor, "_get_num_multimodal_tokens", states)
+    for sizes in (*drawn(seed=3, images=1), ((1900, 1500),)):
+        assert counted.collator.image_tokens(sizes) == counted.measure(sizes), sizes
+
+
 def test_a_size_is_processed_once_and_few_sizes_pay_for_no_probe() -> None:
     counted = Counted("qwen2_vl")
     sizes = drawn(seed=1, images=1)[:4]
