@@ -184,5 +184,8 @@ def _as_evaluation(
         readout=options.get("readout"),
         dry_run=True,
         judge=JudgeOptions(**judged, prompt_file=request.judge.prompt_file),
-        **{n: getattr(request, n) if price is None else price for n, price in prices.items()},
+        **{
+            option_name: getattr(request, option_name) if price is None else price
+            for option_name, price in prices.items()
+        },
     )

@@ -42,8 +42,8 @@ def write_prompts(folder: Path, judge: AsksInPairs, cases: Sequence[Case]) -> No
     sections = []
     for request, text in judge.prompts(cases[0]):
         about = ", ".join(filter(None, (request.order, request.dimension)))
-        written = text or json.dumps(request.messages, indent=2, ensure_ascii=False)
-        sections.append(f"===== case {request.case.case_id}, {about} =====\n{written}\n")
+        prompt_text = text or json.dumps(request.messages, indent=2, ensure_ascii=False)
+        sections.append(f"===== case {request.case.case_id}, {about} =====\n{prompt_text}\n")
     write_atomically(folder / PROMPT_FILE, ["\n".join(sections).encode()])
     templates = []
     for count in np.unique(column(cases, "image_count")).tolist():
