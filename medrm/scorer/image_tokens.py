@@ -72,7 +72,7 @@ class ImageTokens:
 
     def _probes(self) -> Sizes:
         """Returns the sizes to try, with one beyond each limit of pixels that the others keep."""
-        probes = _PROBES
+        probes: Sizes = _PROBES
         if not has_pixel_limits(self._processor):
             return probes
         size = cast(Any, self._processor).image_processor.size or {}
