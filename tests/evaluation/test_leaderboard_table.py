@@ -300,7 +300,7 @@ def test_entries_are_chosen_by_name() -> None:
     assert names == ["LLaVA-1.5-7B", "Qwen2.5-VL-7B"]
     assert chosen_entries(board, []) == board.entries
     with pytest.raises(ConfigError, match=r"Did you mean 'Qwen2.5-VL-7B'"):
-        chosen_entries(board, ["Qwen2.5-VL-7b"])
+        chosen_entries(board, ["Qwen2.5-VL-7"])
 
 
 def test_the_primary_dimension_must_be_labelled() -> None:

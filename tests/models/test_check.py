@@ -6,6 +6,7 @@ import pytest
 import torch
 from rows import batch, reward_model, rewards
 from tiny import TINY_FAMILIES, make_tiny, tiny_image
+from transformers import BatchFeature
 
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
@@ -51,7 +52,8 @@ class WithoutPixels:
 
     def __call__(self, **inputs):
         text_keys = ("input_ids", "attention_mask")
-        return {k: v for k, v in self._processor(**inputs).items() if k in text_keys}
+        batch = self._processor(**inputs)
+        return BatchFeature({key: batch[key] for key in text_keys})
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)

@@ -81,7 +81,7 @@ def test_tokens_are_those_of_scoring(family: str, monkeypatch: pytest.MonkeyPatc
         chat_template.Commands.of(collator.processor).break_up,
     )
     judge = Judge(engine, prompt, DIMENSIONS)
-    sent = [request for case in CASES for request in judge._requests(case, engine.plain)]
+    sent = [request for case in CASES for request in judge._requests(case)]
     assert len(sent) == len(rows)
     for index, (row, request) in enumerate(zip(rows, sent, strict=True)):
         opened = chat_template.render(collator.processor, request.messages, "generation_prompt")

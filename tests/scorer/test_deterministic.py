@@ -33,6 +33,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, Response
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
+from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import ImplicitReward, Likelihood, RewardModel
@@ -87,7 +88,7 @@ def openers(model: Any, processor: Any, base: Path) -> dict[str, Open]:
 
     def write(**options: Any) -> Judge:
         engine = TransformersEngine(model, processor, **options)
-        return Judge(engine, PROMPTS["json"], DIMENSIONS)
+        return Judge(engine, PROMPTS["json"], DIMENSIONS, sampling=Sampling(max_new_tokens=8))
 
     return {
         "reward": partial(
