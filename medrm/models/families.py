@@ -7,6 +7,7 @@ an entry into that dict before a model is loaded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -58,7 +59,7 @@ _SEES_ALL = "its tokens see those behind them, so a judge would see the verdict 
 _PART_NAMES = frozenset(part.name for part in fields(Parts))
 
 _parts_of: dict[Any, Parts] = {}
-"""Parts by the structure of the config, which is all that they depend on."""
+"""Parts by class and values of the config, and by the fields that `FAMILIES` names."""
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -70,7 +71,9 @@ def family_of(config: PreTrainedConfig) -> Family:
     name = str(config.model_type)
     exceptions = dict(FAMILIES.get(name, {}))
     overrides = {part: exceptions.pop(part) for part in _PART_NAMES & exceptions.keys()}
-    key = (_structure(config), *sorted(overrides.items()))
+    # Values count, too: some say whether attention is causal, or whether there is a tower.
+    values = json.dumps(config.to_dict(), default=str)
+    key = (type(config), values, *sorted(overrides.items()))
     if key not in _parts_of:
         _parts_of[key] = find_parts(config, overrides)
     text: Any = config.get_text_config(decoder=True)
@@ -83,15 +86,3 @@ def family_of(config: PreTrainedConfig) -> Family:
     if not _parts_of[key].causal:
         facts["unsupported"] = dict.fromkeys(("judge_sft", "judge_dpo", "judge_grpo"), _SEES_ALL)
     return Family(name, _parts_of[key], **{**facts, **exceptions})
-
-
-def _structure(config: PreTrainedConfig) -> tuple[Any, ...]:
-    """Returns the class of a config and those of its sections, of which modules are made."""
-    sections = {name: getattr(config, name, None) for name in config.sub_configs}
-    layer_types = set(getattr(config, "layer_types", None) or ())
-    return (
-        type(config),
-        config.model_type,
-        *sorted(layer_types),
-        *((name, section and _structure(section)) for name, section in sections.items()),
-    )

@@ -29,6 +29,7 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.initialization import no_init_weights
 from transformers.models.auto.auto_factory import _get_model_class
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from medrm.errors import ConfigError, first_line
 
@@ -74,13 +75,21 @@ class Parts:
 def auto_class(config: PreTrainedConfig) -> Any:
     """Returns the auto class of transformers that makes the model.
 
+    A class of the checkpoint's own code counts where its config is of such a class, too: then the
+    code was trusted. A config of a stock class keeps `auto_map` even where it was not.
+
     Raises:
         ConfigError: it knows no model of that type which reads images and text, or text.
     """
-    for candidate in (AutoModelForImageTextToText, AutoModelForCausalLM):
-        remote = getattr(config, "auto_map", None) or {}
-        if type(config) in candidate._model_mapping or candidate.__name__ in remote:
-            return candidate
+    auto_classes: tuple[Any, ...] = (AutoModelForImageTextToText, AutoModelForCausalLM)
+    for auto in auto_classes:
+        if type(config) in auto._model_mapping:
+            return auto
+    is_trusted = type(config).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+    remote = (getattr(config, "auto_map", None) or {}) if is_trusted else {}
+    for auto in auto_classes:
+        if auto.__name__ in remote:
+            return auto
     raise ConfigError(
         f"The base model's model_type {config.model_type!r} cannot be used: neither "
         "AutoModelForImageTextToText nor AutoModelForCausalLM of the installed transformers makes "
@@ -102,7 +111,9 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
         model_class: Any = find_class(config, maker._model_mapping)
     else:  # code of the checkpoint, which was trusted when its config class was loaded
         reference = cast(Any, config).auto_map[maker.__name__]
-        model_class = get_class_from_dynamic_module(reference, str(config.name_or_path))
+        model_class = get_class_from_dynamic_module(
+            reference, str(config.name_or_path), revision=getattr(config, "_commit_hash", None)
+        )
     try:
         with torch.device("meta"), no_init_weights():
             return cast(PreTrainedModel, model_class(config))

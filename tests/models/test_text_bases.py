@@ -11,6 +11,7 @@ import pytest
 from runs import check_two_steps, context_of
 from tiny import tiny_image
 from tiny_text import TEXT_TYPES, save_text_base
+from transformers import Gemma3TextConfig
 
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
@@ -103,3 +104,10 @@ def test_cases_with_images_are_refused_before_anything_is_loaded(tmp_path, monke
         context_of(base, pictured / "votes.jsonl", "bradley_terry", tmp_path)
     with pytest.raises(ConfigError, match=message):
         evaluate_model(EvalRequest(str(base), "phantom", tmp_path / "out", data_root=str(pictured)))
+
+
+def test_parts_depend_on_the_values_of_the_config():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    assert family_of(Gemma3TextConfig(**sizes)).parts.causal
+    with pytest.raises(ConfigError, match="attention of Gemma3TextModel is not causal"):
+        family_of(Gemma3TextConfig(**sizes, use_bidirectional_attention=True))

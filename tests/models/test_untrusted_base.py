@@ -11,10 +11,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
+from medrm.models import parts
 from medrm.models.base_model import load_base, load_config
+from medrm.models.families import family_of
+from medrm.models.parts import auto_class, empty_model
 from medrm.models.processors import load_processor
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -111,6 +115,58 @@ def test_code_and_attention_that_a_config_names_are_left_alone(folder, monkeypat
     assert type(model).__module__.startswith("transformers.")
     assert model.config.get_text_config()._attn_implementation == "sdpa"
     assert type(load_processor(str(folder)).tokenizer).__module__.startswith("transformers.")
+
+
+AUTO_CLASSES = ("AutoModelForImageTextToText", "AutoModelForCausalLM")
+
+
+def code_of_its_own(path, source, **changes):
+    """Writes the code of a model, and the config of a tiny text-only type that names it."""
+    path.mkdir()
+    (path / "own.py").write_text(source)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "num_hidden_layers": 1, "vocab_size": 32}
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", **sizes, **changes}))
+    return str(path)
+
+
+@pytest.mark.parametrize("names", [AUTO_CLASSES, AUTO_CLASSES[:1], AUTO_CLASSES[1:]])
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_stock_type_runs_no_code_that_its_config_names(names, trusted, tmp_path):
+    auto_map = dict.fromkeys(names, "own.Model")
+    source = "raise SystemExit('ran')"
+    config = load_config(
+        code_of_its_own(tmp_path / "llama", source, auto_map=auto_map), trust_remote_code=trusted
+    )
+    assert auto_class(config) is AutoModelForCausalLM
+    assert type(empty_model(config)) is LlamaForCausalLM
+    assert not family_of(config).parts.takes_images
+
+
+def test_code_that_was_trusted_is_of_the_configs_revision(tmp_path, monkeypatch):
+    source = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class Config(LlamaConfig):
+    model_type = "own"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    config = load_config(
+        code_of_its_own(tmp_path / "own", source, model_type="own", auto_map=auto_map),
+        trust_remote_code=True,
+    )
+    config._commit_hash = "a" * 40
+    revisions = []
+    real = parts.get_class_from_dynamic_module
+
+    def get_class(*words, revision=None):
+        revisions.append(revision)
+        return real(*words)
+
+    monkeypatch.setattr(parts, "get_class_from_dynamic_module", get_class)
+    assert type(empty_model(config)).__name__ == "Model"
+    assert revisions == ["a" * 40]
 
 
 @pytest.mark.parametrize(
