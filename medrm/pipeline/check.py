@@ -264,7 +264,10 @@ def _proof(footprint: Footprint, subject: CheckedModel) -> Findings:
         model: Any = load_base(subject.options, device)
         weights = reference_of(subject.options).identity
     else:
-        model, _, _ = load_adapter(subject.folder, device)
+        dtype = subject.request.dtype
+        model, _, _ = load_adapter(
+            subject.folder, device, None if dtype == "auto" else getattr(torch, dtype)
+        )
         weights = proven_weights(subject.folder)
     loaded = time.perf_counter()
     proof = check_loaded(
@@ -297,7 +300,9 @@ def _precision(subject: CheckedModel, device: str) -> str:
     """Returns the precision in which the model is loaded."""
     contract, dtype = subject.contract, subject.request.dtype
     if contract is not None:
-        return contract.quantisation or contract.dtype.replace("float16", "bfloat16")
+        saved = contract.dtype if dtype == "auto" else dtype
+        # float16 takes as many bytes as bfloat16.
+        return contract.quantisation or ("float32" if saved == "float32" else "bfloat16")
     if dtype != "auto":
         return dtype
     return "float32" if device == "cpu" else "bfloat16"

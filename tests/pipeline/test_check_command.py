@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny
 
@@ -19,6 +20,7 @@ from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.scorer.open import ScorerOptions, open_scorer
+from medrm.scorer.proof_cache import check_loaded
 
 
 @pytest.fixture
@@ -122,6 +124,31 @@ def test_an_adapter_is_read_as_it_was_saved(llava: Path, capsys: Any) -> None:
     assert main(["check", str(llava.parent / "adapter")]) == 0
     out = capsys.readouterr().out
     assert "bradley_terry, read by reward, trained lora on llava, dimensions accuracy, over" in out
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_an_adapter_is_proven_in_its_own_precision_or_the_given_one(
+    dtype: str, asked: str, llava: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, precision = ModelOptions(str(llava)), getattr(torch, dtype)
+    base = load_base(options, dtype=precision)
+    model = attach_head(base, HeadSpec(("overall",)), seed=1)
+    processor = load_processor(str(llava))
+    adapted = add_adapter(model, AdapterOptions(lora_r=2), seed=2)
+    contract = new_adapter_config(adapted, processor, options, "bradley_terry", "reward")
+    assert contract.dtype == dtype
+    folder = llava.parent / "adapter"
+    save_adapter(folder, adapted, processor, contract)
+    loaded = []
+
+    def spy(model: Any, *words: Any, **options: Any) -> Any:
+        loaded.append(model.dtype)
+        return check_loaded(model, *words, **options)
+
+    monkeypatch.setattr("medrm.pipeline.check.check_loaded", spy)
+    assert checked(capsys, str(folder), "--dtype", asked)["self_check"]["proven"]
+    assert loaded == [precision if asked == "auto" else torch.float32]
 
 
 @pytest.mark.parametrize(
