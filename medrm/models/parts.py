@@ -106,6 +106,7 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """
     maker = auto_class(config)
     config = copy.deepcopy(config)
+    config._attn_implementation = "eager"  # another may be code from the hub
     if type(config) in maker._model_mapping:
         find_class: Any = _get_model_class
         model_class: Any = find_class(config, maker._model_mapping)
@@ -120,8 +121,8 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     except (ImportError, ValueError, TypeError, AttributeError, LookupError) as error:
         subject = f"A model of the type {config.model_type!r}"
         raise missing_package(subject, error) or ConfigError(
-            f"{subject} cannot be built from its config: {first_line(error).rstrip('.')}. Correct "
-            "config.json."
+            f"{subject} cannot be built from its config: {type(error).__name__}: "
+            f"{first_line(error).rstrip('.')}. Correct config.json."
         ) from error
 
 
