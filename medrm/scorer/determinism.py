@@ -54,8 +54,10 @@ def fixed_kernels(model: PreTrainedModel, shares: bool) -> Iterator[None]:
     prepare_kernels()
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     with _FIXED:
-        switches = (torch.are_deterministic_algorithms_enabled(), cudnn.allow_tf32)
-        precision, separated = matmul.allow_tf32, shares_prefix(model) and not shares
+        enabled = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        tf32 = (cudnn.allow_tf32, matmul.allow_tf32)
+        separated = shares_prefix(model) and not shares
         torch.use_deterministic_algorithms(True)
         cudnn.allow_tf32 = matmul.allow_tf32 = False
         if separated:
@@ -72,5 +74,5 @@ def fixed_kernels(model: PreTrainedModel, shares: bool) -> Iterator[None]:
         finally:
             if separated:
                 enable_prefix_sharing(model)
-            torch.use_deterministic_algorithms(switches[0])
-            cudnn.allow_tf32, matmul.allow_tf32 = switches[1], precision
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+            cudnn.allow_tf32, matmul.allow_tf32 = tf32

@@ -33,6 +33,7 @@ from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, Response
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
+from medrm.scorer.determinism import fixed_kernels
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
 from medrm.scorer.open import load
@@ -220,6 +221,21 @@ def test_an_operation_without_such_a_kernel_is_named(
     with pytest.raises(ConfigError, match="cannot be scored deterministically on cpu: cumsum_cuda"):
         scorer.score([], "What?", ["one"])
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("warn_only", [True, False])
+def test_the_switches_of_torch_are_as_before(enabled: bool, warn_only: bool) -> None:
+    model, _ = low_precision("qwen2_5_vl")
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+    try:
+        with fixed_kernels(model, shares=False):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled() == enabled
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def save_reward_model(base: Path, folder: Path) -> Path:
