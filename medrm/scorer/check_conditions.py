@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,9 @@ from medrm.models.backbone import decoder_of, tower_of
 
 _WINDOW = 16
 """Tokens of a sliding window; each row is longer."""
+
+_COMPARABLE = (Tensor, bool, int, float, str, type(None))
+"""Arguments of a tower by which its output is known; lists of tensors are computed each time."""
 
 
 @contextmanager
@@ -62,16 +65,19 @@ def _tower_runs_once(model: PreTrainedModel) -> Iterator[None]:
     if tower is None:
         yield
         return
-    compute, outputs = tower.forward, list[tuple[list[Tensor], Any]]()
+    compute, calls = tower.forward, list[tuple[dict[Any, Any], Any]]()
     hooked = vars(tower).get("forward")  # by libraries that place weights
 
     def recall(*args: Any, **kwargs: Any) -> Any:
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        for earlier, output in outputs:
-            if len(earlier) == len(tensors) and all(map(torch.equal, earlier, tensors)):
-                return copy.copy(output)  # models write into it
-        outputs.append((tensors, compute(*args, **kwargs)))
-        return copy.copy(outputs[-1][1])
+        arguments = {**dict(enumerate(args)), **kwargs}
+        if not all(isinstance(value, _COMPARABLE) for value in arguments.values()):
+            return compute(*args, **kwargs)
+        for earlier, output in calls:
+            if _same_arguments(earlier, arguments):
+                return copy.deepcopy(output)  # models write into it
+        before = copy.deepcopy(arguments)
+        calls.append((before, compute(*args, **kwargs)))
+        return copy.deepcopy(calls[-1][1])
 
     tower.forward = recall
     try:
@@ -80,3 +86,16 @@ def _tower_runs_once(model: PreTrainedModel) -> Iterator[None]:
         del tower.forward  # the class's own is found again
         if hooked is not None:
             tower.forward = hooked
+
+
+def _same_arguments(first: Mapping[Any, Any], second: Mapping[Any, Any]) -> bool:
+    """Returns whether two calls have equal arguments, by position or by name."""
+    return first.keys() == second.keys() and all(
+        _equal(value, second[name]) for name, value in first.items()
+    )
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return type(first) is type(second) and not isinstance(first, Tensor) and bool(first == second)
