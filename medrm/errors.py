@@ -26,6 +26,17 @@ class AdapterError(MedrmError):
     """A saved model does not match its contract. Cure: save it again or load the right base."""
 
 
+FOREIGN_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
+"""What the code of a model, a processor or a template raises over input it does not foresee."""
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str:
     """Returns `" Did you mean 'x'?"` for the closest accepted name, or an empty string.
 

@@ -23,7 +23,14 @@ from PIL import Image
 from medrm import chat
 from medrm.chat_template import depends_on_date
 from medrm.config.options import AdapterOptions, JudgeOptions
-from medrm.errors import ConfigError, MedrmError, first_line, printable, report
+from medrm.errors import (
+    FOREIGN_ERRORS,
+    ConfigError,
+    MedrmError,
+    first_line,
+    printable,
+    report,
+)
 from medrm.models.adapter import load_adapter
 from medrm.models.adapter_config import reference_of, template_digest
 from medrm.models.base_model import load_base
@@ -44,9 +51,6 @@ _ONLY_WEIGHTS_SHOW = (
     "that images reach the hidden states, that the reward depends on the answer's last word, that "
     "padding and other rows of a batch change nothing, and that shared prefixes are exact"
 )
-
-
-_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, TemplateError)
 
 
 class Findings(NamedTuple):
@@ -73,7 +77,7 @@ def check_model(request: CheckRequest) -> None:
             sections.append(look(subject))
         except MedrmError as error:
             problems.append(str(error))
-        except _FAILURES as error:  # of the checkpoint's own template, processor or code
+        except (*FOREIGN_ERRORS, TemplateError) as error:
             problems.append(f"{type(error).__name__}: {first_line(error)}")
         if problems and look is _prompt:  # the others would say the same
             break

@@ -19,7 +19,8 @@ Shape legend: rows = one for each answer, case by case; H hidden size; L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -29,7 +30,7 @@ from torch import Tensor
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.chat_template import RewardTemplate
-from medrm.errors import ConfigError, MedrmError, first_line
+from medrm.errors import FOREIGN_ERRORS, ConfigError, MedrmError, first_line
 from medrm.models.backbone import last_attended
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
@@ -53,9 +54,6 @@ _SMALLEST_CHANGE = 1e-6
 """Relative; rows of the same tokens in batches of the same shape differ by less on any device."""
 
 _TF32_EPS = 2**-10
-
-_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-"""What a model raises over a batch that its code does not foresee."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +148,11 @@ def prove(
     if images:
         check_image_reaches(model, processor)
     with check_conditions(base):
-        try:
+        with _refused(
+            f"{_name(base)} cannot compute what its processor gives",
+            "Check that processor and weights are of one checkpoint.",
+        ):
             subject = _Subject(base, Collator(processor, template), images)
-        except (MedrmError, torch.OutOfMemoryError):
-            raise
-        except _FAILURES as error:
-            raise ConfigError(
-                f"{_name(base)} cannot compute what its processor gives: {type(error).__name__}: "
-                f"{first_line(error).rstrip('.')}. Check that processor and weights are of one "
-                "checkpoint."
-            ) from error
         token = subject.check_position()
         differences = {
             name: subject.check(name, compare)
@@ -178,6 +171,19 @@ def prove(
         elif caches_answers(base):
             cache = subject.problem("cached prefix", _Subject.shared, differences)
     return Proof(subject.tolerance, differences, token, sharing, cache)
+
+
+@contextmanager
+def _refused(finding: str, remedy: str) -> Iterator[None]:
+    """Says what of a model cannot be computed, in place of what its code raises."""
+    try:
+        yield
+    except (MedrmError, torch.OutOfMemoryError):
+        raise
+    except FOREIGN_ERRORS as error:
+        raise ConfigError(
+            f"{finding}: {type(error).__name__}: {first_line(error).rstrip('.')}. {remedy}"
+        ) from error
 
 
 def _name(model: PreTrainedModel) -> str:
@@ -231,9 +237,10 @@ class _Subject:
         """Returns a relative difference.
 
         Raises:
-            ConfigError: it is more than rounding explains.
+            ConfigError: it is more than rounding explains, or cannot be computed.
         """
-        difference = self._smallest(compare)
+        with self._computed(name):
+            difference = self._smallest(compare)
         if difference.excess > 1:
             raise ConfigError(
                 self._refusal(f"{_REQUIRED[name]} {self._in_words(difference)}. {_REMEDY}")
@@ -246,20 +253,24 @@ class _Subject:
             difference = self._smallest(compare)
         except torch.OutOfMemoryError:
             raise
-        except _FAILURES as error:
+        except FOREIGN_ERRORS as error:
             return f"a {name} cannot be computed ({type(error).__name__}: {first_line(error)})"
         differences[name] = difference.size
         return None if difference.excess <= 1 else f"a {name} {self._in_words(difference)}"
 
     def _smallest(self, compare: Compare) -> Difference:
-        """Returns the difference, the smallest of a few draws if it is more than rounding."""
+        """Returns the difference; with experts the smallest of a few draws if it is too large."""
         difference = compare(self)
-        for seed in range(1, _ATTEMPTS):
+        for seed in range(1, _ATTEMPTS if _is_routed(self._model) else 1):
             if difference.excess <= 1:
                 break
             self._draw(seed)
             difference = min(difference, compare(self), key=lambda drawn: drawn.excess)
         return difference
+
+    def _computed(self, name: str) -> AbstractContextManager[None]:
+        """Refuses a model that raises where its states are computed in the way of that name."""
+        return _refused(self._refusal(f"its states cannot be computed ({name})"), _ALTERNATIVES)
 
     def _in_words(self, difference: Difference) -> str:
         return (
@@ -279,7 +290,7 @@ class _Subject:
 
         Raises:
             ConfigError: it is not the last one of the rendered text, or what is read there does not
-                depend on the answer's last word.
+                depend on the answer's last word, or cannot be computed.
         """
         ids, mask = self.inputs.features["input_ids"], self.inputs.mask
         indices = torch.arange(ids.shape[1], device=mask.device).expand(ids.shape)
@@ -297,7 +308,8 @@ class _Subject:
                         "ships them."
                     )
                 )
-        changed = self._states(self.inputs.last_word_changed())
+        with self._computed("position"):
+            changed = self._states(self.inputs.last_word_changed())
         if _change(changed[:1], self.reference[:1]) <= _SMALLEST_CHANGE:
             raise ConfigError(
                 self._refusal(
@@ -352,10 +364,12 @@ class _Subject:
 
 Compare = Callable[[_Subject], Difference]
 
-_REMEDY = (
-    "Rewards would depend on how cases are batched. Give attn_implementation sdpa or eager, "
-    "another version of transformers, or a base whose positions follow the attention mask."
+_ALTERNATIVES = (
+    "Give attn_implementation sdpa or eager, another version of transformers, or a base whose "
+    "positions follow the attention mask."
 )
+
+_REMEDY = f"Rewards would depend on how cases are batched. {_ALTERNATIVES}"
 
 _REQUIRED = {
     "other rows": "what stands in the padding and in other rows of the batch",

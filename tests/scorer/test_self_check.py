@@ -24,8 +24,10 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import CachedPrefix, shares_cache
 from medrm.models.processors import load_processor
 from medrm.schema import Case
-from medrm.scorer import proof_cache
+from medrm.scorer import proof_cache, self_check
 from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.check_conditions import check_conditions
+from medrm.scorer.noise_rows import NoiseRows
 from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
 from medrm.scorer.self_check import prove
@@ -267,6 +269,80 @@ def test_what_raises_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = prove(model, processor)
     assert proof.sharing_problem is None
     assert "cannot be computed (NotImplementedError: no such cache)" in str(proof.cache_problem)
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("last_word_changed", "position"),
+        ("others_changed", "other rows"),
+        ("left_padded", "padding side"),
+    ],
+)
+def test_a_model_that_raises_in_a_check_is_refused(
+    method: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = make_tiny("llava")
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(NoiseRows, method, fail)
+    with pytest.raises(ConfigError, match=rf"\({name}\): RuntimeError: no such shape\. Give attn"):
+        prove(model, processor)
+
+
+def failing_once(model: Any) -> None:
+    """Lets the first batch of one row be wrong."""
+    batches = []
+
+    def change(states: torch.Tensor) -> torch.Tensor:
+        batches.append(states)
+        return states * torch.rand_like(states) if len(batches) == 1 else states
+
+    changed_layer(model, lambda states: change(states) if len(states) == 1 else states)
+
+
+def test_a_fault_that_shows_once_is_excused_in_experts_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, processor = make_tiny("llava")
+    failing_once(model)
+    with pytest.raises(ConfigError, match="by itself instead of in a batch changes"):
+        prove(model, processor, images=False)
+    model, processor = make_tiny("llava")
+    failing_once(model)
+    monkeypatch.setattr(self_check, "_is_routed", lambda _: True)
+    assert prove(model, processor, images=False).tolerance > 0
+
+
+def test_a_tower_that_is_given_a_list_computes_each_image() -> None:
+    model, _ = make_tiny("llava")
+    tower = tower_of(model)
+    pixels = torch.rand(2, 1, 3, 56, 56)
+    with torch.no_grad():
+        tower.forward = lambda images: torch.cat(images).mean(dim=(2, 3))
+        expected = [tower([image]) for image in pixels]
+    with check_conditions(model):
+        for image, mean in zip(pixels, expected, strict=True):
+            assert torch.equal(tower([image]), mean)
+
+
+def test_what_is_written_into_a_towers_output_stays_there() -> None:
+    model, _ = make_tiny("llava")
+    tower = tower_of(model)
+    calls = []
+
+    def compute(image: torch.Tensor, scaled: bool = False) -> torch.Tensor:
+        calls.append(scaled)
+        return image * (2 if scaled else 1)
+
+    tower.forward = compute
+    with check_conditions(model):
+        tower(torch.ones(3)).zero_()
+        assert tower(torch.ones(3)).tolist() == [1, 1, 1]
+        assert tower(torch.ones(3), scaled=True).tolist() == [2, 2, 2]
+    assert calls == [False, True]
 
 
 @pytest.mark.parametrize("family", ["gemma3", "mllama"])
