@@ -69,7 +69,7 @@ def _tower_runs_once(model: PreTrainedModel) -> Iterator[None]:
     hooked = vars(tower).get("forward")  # by libraries that place weights
 
     def recall(*args: Any, **kwargs: Any) -> Any:
-        arguments = {**dict(enumerate(args)), **kwargs}
+        arguments = dict[Any, Any](enumerate(args)) | kwargs
         if not all(isinstance(value, _COMPARABLE) for value in arguments.values()):
             return compute(*args, **kwargs)
         for earlier, output in calls:
