@@ -1,8 +1,8 @@
 """The self-check of a model that is loaded: proven once, then read from the cache, and applied.
 
-A proof holds for the weights, the code that runs them, the precision and the processor; their
-digest names its file below `checks/` in the cache folder. A file that cannot be read is ignored,
-and a refused model leaves none.
+A proof holds for the weights, the code and the device that run them, the precision and the
+processor; their digest names its file below `checks/` in the cache folder. A file that cannot be
+read is ignored, and a refused model leaves none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +23,7 @@ import torch
 import transformers
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
+from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from medrm.chat_template import RewardTemplate
 from medrm.files import cache_dir, fits, write_atomically
@@ -68,7 +71,8 @@ def check_loaded(
         ConfigError: as `prove` does.
     """
     base = without_adapter(model)
-    path = cache_dir() / "checks" / f"{_key(base, processor, [weights, template, images])}.json"
+    subject = [weights, template, images, isinstance(model, PeftModel)]
+    path = cache_dir() / "checks" / f"{_key(base, processor, subject)}.json"
     proof = _read(path)
     if proof is None:
         proof = prove(model, processor, template, images)
@@ -103,16 +107,31 @@ def proven_weights(folder: Path) -> str:
 
 
 def _key(model: PreTrainedModel, processor: ProcessorMixin, subject: list[Any]) -> str:
-    versions = [_VERSION, version("medrm"), torch.__version__, transformers.__version__]
-    computing = [
+    libraries = [version("medrm"), torch.__version__, transformers.__version__, version("peft")]
+    device = model.device
+    runtime = [
         str(model.dtype),
-        model.device.type,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        torch.get_float32_matmul_precision(),
+        [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
         model.config._attn_implementation,
         model.config.to_json_string(use_diff=False),
         [shares_prefix(model), shares_cache(model), caches_answers(model)],
     ]
-    identity = [*subject, versions, computing, processor_digest(processor)]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    code = _own_code_digest([*model.modules(), processor, *vars(processor).values()])
+    key_fields = [_VERSION, *subject, libraries, runtime, code, processor_digest(processor)]
+    return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()
+
+
+def _own_code_digest(objects: Iterable[object]) -> str:
+    """Returns a digest of the Python files that objects take from checkpoints' folders."""
+    modules = {cls.__module__ for value in objects for cls in type(value).__mro__}
+    remote = (name for name in modules if name.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."))
+    folders = {Path(str(sys.modules[name].__file__)).parent for name in remote}
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def processor_digest(processor: ProcessorMixin) -> str:

@@ -1,34 +1,29 @@
-"""The self-check finds each fault in a model that has it, and is made once for a model."""
+"""The self-check finds each fault in a model that has it."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny import TINY_FAMILIES, make_tiny, save_tiny, tiny_image
+from tiny import TINY_FAMILIES, make_tiny, save_tiny
 
 import medrm.models.prefix_sharing.attention as attention_module
 import medrm.models.prefix_sharing.kv_cache as cache_module
 import medrm.models.reward_model as reward_module
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
-from medrm.files import PHANTOM_BASE, cache_dir
+from medrm.files import PHANTOM_BASE
 from medrm.models.backbone import tower_of
 from medrm.models.base_model import load_base
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import CachedPrefix, shares_cache
 from medrm.models.processors import load_processor
-from medrm.schema import Case
-from medrm.scorer import proof_cache, self_check
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer import self_check
 from medrm.scorer.check_conditions import check_conditions
 from medrm.scorer.noise_rows import NoiseRows
-from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
 from medrm.scorer.self_check import prove
 
@@ -363,96 +358,6 @@ def test_the_weights_of_another_vocabulary_are_refused() -> None:
     model.resize_token_embeddings(40)
     with pytest.raises(ConfigError):
         prove(model, processor, images=False)
-
-
-@pytest.fixture
-def proofs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """A list that grows with each proof; the cache is empty."""
-    monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "cache"))
-    made: list[Any] = []
-
-    def count(*inputs: Any) -> Any:
-        made.append(prove(*inputs))
-        return made[-1]
-
-    monkeypatch.setattr(proof_cache, "prove", count)
-    return made
-
-
-def test_a_model_is_proven_once(proofs: list[Any]) -> None:
-    model, processor = make_tiny("llava")
-    first = check_loaded(model, processor, "weights")
-    assert check_loaded(model, processor, "weights") == first  # a processor that was used
-    assert check_loaded(*make_tiny("llava"), "weights") == first
-    assert len(proofs) == 1
-    for changes in (
-        {"weights": "other weights"},
-        {"weights": "weights", "template": "turn_end"},
-        {"weights": "weights", "images": False},
-    ):
-        check_loaded(model, processor, **changes)
-    check_loaded(model.to(torch.bfloat16), processor, "weights")
-    check_loaded(make_tiny("llava", shared_prefix=False)[0], processor, "weights")
-    processor.chat_template += " "
-    check_loaded(make_tiny("llava")[0], processor, "weights")
-    assert len(proofs) == 7
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"tolerance": 1}', "\x00\xff"])
-def test_a_damaged_proof_is_made_again(text: str, proofs: list[Any]) -> None:
-    check_loaded(*make_tiny("llava"), "weights")
-    (path,) = (cache_dir() / "checks").iterdir()
-    whole = path.read_text()
-    path.write_text(text)
-    check_loaded(*make_tiny("llava"), "weights")
-    assert len(proofs) == 2
-    assert json.loads(path.read_text()).keys() == json.loads(whole).keys()
-    record = json.loads(whole)
-    path.write_text(json.dumps({**record, "sharing_problem": 3}))
-    check_loaded(*make_tiny("llava"), "weights")
-    assert len(proofs) == 3
-
-
-def test_a_refused_model_is_not_kept(proofs: list[Any]) -> None:
-    model, processor = make_tiny("llava")
-    for parameter in model.model.vision_tower.parameters():
-        parameter.data.zero_()
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="same features"):
-            check_loaded(model, processor, "dead tower")
-    assert not (cache_dir() / "checks").exists()
-
-
-def test_without_a_cache_it_is_made_each_time(
-    proofs: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "file"))
-    for _ in range(2):
-        check_loaded(*make_tiny("llava"), "weights")
-    assert len(proofs) == 2
-
-
-def test_a_scorer_is_opened_with_what_was_proven(
-    proofs: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = str(save_tiny("llava", tmp_path / "llava"))
-    case = Case("1", (image_ref(tiny_image(0, 60, 40), 0),), "Is it?", ("Yes", "No, it is not"))
-
-    def score() -> tuple[bool, Any]:
-        scorer: Any = open_scorer(folder, "likelihood", options=ScorerOptions(most_images=1))
-        (response,) = scorer.respond([case])
-        return scorer.settings["shared_prefix"], np.array(response.rewards["overall"])
-
-    shared, rewards = score()
-    assert shared
-    assert score()[0]
-    assert len(proofs) == 1
-    monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(attention_module, "_gather", leaking(0.5))
-    shared, separate = score()
-    assert not shared
-    np.testing.assert_allclose(separate, rewards, atol=1e-5)
 
 
 def test_the_proof_is_fast() -> None:
