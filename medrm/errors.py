@@ -26,6 +26,10 @@ class AdapterError(MedrmError):
     """A saved model does not match its contract. Cure: save it again or load the right base."""
 
 
+class DeterminismError(ConfigError):
+    """A model cannot be scored deterministically. Cure: leave it out, or use another device."""
+
+
 FOREIGN_ERRORS = (
     RuntimeError,
     ValueError,

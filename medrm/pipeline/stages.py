@@ -302,7 +302,7 @@ def train_adapter(context: RunContext) -> list[Response] | None:
     """Trains the adapter and the head, and saves them as the adapter folder.
 
     Returns:
-        what the trained model says of some cases (`trained_scores`).
+        what the trained model says of some cases (`trained_scores`); None: not compared.
     """
     model = context.trainable()
     trainer = build_trainer(context, model, context.output, "training")

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from medrm.errors import ConfigError, first_line
+from medrm.errors import DeterminismError, first_line
 from medrm.models.prefix_sharing.attention import (
     disable_prefix_sharing,
     enable_prefix_sharing,
@@ -49,7 +49,7 @@ def fixed_kernels(model: PreTrainedModel, shares: bool) -> Iterator[None]:
             each other has.
 
     Raises:
-        ConfigError: the model needs an operation that has no deterministic kernel.
+        DeterminismError: the model needs an operation that has no deterministic kernel.
     """
     prepare_kernels()
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
@@ -67,7 +67,7 @@ def fixed_kernels(model: PreTrainedModel, shares: bool) -> Iterator[None]:
         except RuntimeError as error:
             if "deterministic" not in str(error):
                 raise
-            raise ConfigError(
+            raise DeterminismError(
                 f"{type(model).__name__} cannot be scored deterministically on {model.device}: "
                 f"{first_line(error)} Leave out deterministic, or score on another device."
             ) from error
