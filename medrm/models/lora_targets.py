@@ -102,7 +102,8 @@ def _router_weights(model: PreTrainedModel, decoder: str) -> Iterator[str]:
         parameters = dict(module.named_parameters(recurse=False))
         weights = [key for key, weight in parameters.items() if weight.ndim == 2]
         if "router" in type(module).__name__.lower() and not isinstance(module, nn.Linear):
-            yield from (f"{decoder}.{name}.{key}" for key in weights)
+            # The decoder itself has the empty name.
+            yield from (".".join(filter(None, (decoder, name, key))) for key in weights)
 
 
 def _packed_experts(model: PreTrainedModel, decoder: str) -> Iterator[str]:
