@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from medrm.schema import Order
@@ -25,14 +25,12 @@ class Parsed:
             "json" or "letter"; None: no rule did.
         reason: why nothing, or not everything, was read.
         suspect: read by a rule of the released scorer that is known to misread.
-        goes_on: strict: whether text that repeats nothing follows the object that was read.
     """
 
     outcomes: Mapping[str, Outcome | None]
     stage: str | None = None
     reason: str | None = None
     suspect: bool = False
-    goes_on: bool = field(default=False, compare=False)
 
 
 def stored_outcome(outcome: Outcome, order: Order) -> Outcome:

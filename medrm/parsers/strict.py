@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from medrm.parsers.parsed import Outcome, Parsed
 from medrm.parsers.thinking import UNENDED, after_thinking
@@ -196,9 +196,6 @@ def _string(token: str) -> str:
         return token[1:-1]
 
 
-SURROUNDING = re.compile(r"[\s`\]},]*+(?:json\b\s*+)?")
-"""What follows an object without saying more: brackets around it, the end or start of a fence."""
-
 LETTER = re.compile(r"(a|b|tie)\s*+\.?", re.IGNORECASE)
 OUTCOMES: Mapping[str, Outcome] = {"a": "A", "b": "B", "tie": "tie"}
 QUOTED_CHARACTERS = 20
@@ -218,10 +215,7 @@ def parse(text: str, dimensions: Sequence[str]) -> Parsed:
     names = {name.strip().lower(): name for name in dimensions}
     scanned = scan(reply, names)
     if len(scanned.verdicts) == 1:
-        verdict = scanned.verdicts[0]
-        last_end = max([verdict.end, *(end for _, end in scanned.spans[-1:])])
-        goes_on = _goes_on(reply[:last_end], reply[last_end:])
-        return replace(_verdict(verdict, reply, names, dimensions), goes_on=goes_on)
+        return _verdict(scanned.verdicts[0], reply, names, dimensions)
     letter = LETTER.fullmatch(reply.strip())
     if letter and len(dimensions) == 1:
         return Parsed({dimensions[0]: OUTCOMES[letter[1].lower()]}, "letter")
@@ -269,15 +263,6 @@ def _stated_later(reply: str, end: int, names: Mapping[str, str]) -> dict[str, s
         if name is not None:
             stated.setdefault(name, set()).add(OUTCOMES[match[2].lower()])
     return stated
-
-
-def _goes_on(reply: str, rest: str) -> bool:
-    """Returns whether the rest after the last object says more than a repetition does.
-
-    What an unfinished object says is compared elsewhere (`_stated_later`).
-    """
-    more = SURROUNDING.sub("", rest, count=1).strip()
-    return not more.startswith("{") and more not in reply
 
 
 def _quoted(value: str | None) -> str:

@@ -204,10 +204,6 @@ def read_response(
         }
     parsed = parse_verdict(response.text or "", _PARSERS[protocol], names)
     reason = unread_reason(response, parsed.reason)
-    if parsed.goes_on and is_cut_off(response.finish_reason):
-        # Possibly a draft: a service may open the thinking in its own prompt, so that the reply
-        # that is cut off inside holds no mark of it.
-        return {name: replace(verdict, reason=CUT_OFF) for name, verdict in unread.items()}
     return {
         name: replace(unread[name], reason=reason)
         if outcome is None

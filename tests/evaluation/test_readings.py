@@ -86,14 +86,7 @@ def test_votes() -> None:
 def test_why_nothing_was_read() -> None:
     long = partial(Call, "forward", finish_reason="length")
     assert read([long(text='{"accuracy": "A", "rel')]) == ("unread", "cut_off", None)
-    # It may be a draft in a thinking that the service's own prompt opened.
-    drafted = verdict("A") + " Wait, the other answer"
-    assert read([long(text=drafted)]) == ("unread", "cut_off", None)
-    assert read([Call("forward", text=drafted)]) == ("A", None, None)
-    assert rows([long(text=drafted)], "official")[0].outcome == "A"
-    said = f"Answer A is safer.\n```json\n{verdict('A')}\n```\n"
-    for again in (said, said + said[:7], said * 2 + said[:-20], verdict("A")):
-        assert read([long(text=again)]) == ("A", None, None)
+    assert read([long(text=verdict("A") + " and then it goes on")]) == ("A", None, None)
     failed = partial(Call, "forward", finish_reason=None)
     assert read([failed(state="error", reason="HTTP 503: busy")])[1] == "HTTP 503: busy"
     assert read([failed(state="error")])[1] == "error"
