@@ -22,7 +22,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.integrations import deepspeed
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from transformers.utils.hub import cached_file
 
@@ -30,7 +29,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.files import PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of
-from medrm.models.parts import auto_class, missing_package
+from medrm.models.parts import auto_class, missing_package, unpartitioned_weights
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.prefix_sharing.kv_cache import enable_cached_answers
@@ -234,25 +233,6 @@ def _fit_to_rewards(config: PreTrainedConfig) -> None:
 
 
 @contextmanager
-def _unpartitioned_weights() -> Iterator[None]:
-    """Keeps transformers from splitting the weights over processes while they are read.
-
-    With ZeRO-3 on, `from_pretrained` leaves empty parameters that only a DeepSpeed engine can run;
-    the image check, the scores before training and the head's initial weights come before the
-    engine, which splits the model itself when the trainer makes it.
-    """
-    switch: Any = deepspeed
-    reference = switch._hf_deepspeed_config_weak_ref
-    settings = reference() if reference is not None else None
-    switch.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        if settings is not None:
-            switch.set_hf_deepspeed_config(settings)
-
-
-@contextmanager
 def _attention(options: ModelOptions) -> Iterator[None]:
     """Explains which attention is available when the requested one is not.
 
@@ -307,7 +287,7 @@ def load_base(
     placement = {} if quantisation is None else {"device_map": {"": device}}
     loader = auto_class(config)
     where = resolve_model(name)
-    with readable(f"The base model {name!r}"), _attention(options), _unpartitioned_weights():
+    with readable(f"The base model {name!r}"), _attention(options), unpartitioned_weights():
         refuse_other_weights(where, config, revision)
         model, loading_info = loader.from_pretrained(
             where,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.initialization import no_init_weights
+from transformers.integrations import deepspeed
 from transformers.models.auto.auto_factory import _get_model_class
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
@@ -98,6 +100,26 @@ def auto_class(config: PreTrainedConfig) -> Any:
     )
 
 
+@contextmanager
+def unpartitioned_weights() -> Iterator[None]:
+    """Keeps transformers from splitting weights over processes while a model is made or read.
+
+    With ZeRO-3 on, a model on the meta device cannot be made, and `from_pretrained` leaves empty
+    parameters that only a DeepSpeed engine can run; the image check, the scores before training and
+    the head's initial weights come before the engine, which splits the model itself when the
+    trainer makes it.
+    """
+    switch: Any = deepspeed
+    reference = switch._hf_deepspeed_config_weak_ref
+    settings = reference() if reference is not None else None
+    switch.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if settings is not None:
+            switch.set_hf_deepspeed_config(settings)
+
+
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """Returns the stock model on the meta device: modules and shapes, no weights.
 
@@ -116,7 +138,7 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
             reference, str(config.name_or_path), revision=getattr(config, "_commit_hash", None)
         )
     try:
-        with torch.device("meta"), no_init_weights():
+        with torch.device("meta"), no_init_weights(), unpartitioned_weights():
             return cast(PreTrainedModel, model_class(config))
     except (ImportError, ValueError, TypeError, AttributeError, LookupError) as error:
         subject = f"A model of the type {config.model_type!r}"
