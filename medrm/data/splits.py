@@ -147,6 +147,8 @@ def _fill(
 ) -> NDArray[np.int32]:
     """Returns the part of each block; in their order, each goes to the part that lacks most.
 
+    The last blocks go to parts that are still empty, so that none stays so.
+
     Args:
         order: the blocks.
         sizes: of the blocks, in cases.
@@ -155,8 +157,12 @@ def _fill(
     targets = np.array(fractions) * sizes.sum()
     filled = np.zeros(len(fractions))
     part_of_block = np.zeros(len(sizes), np.int32)
-    for block in order.tolist():
-        number = int((targets - filled).argmax())
+    for position, block in enumerate(order.tolist()):
+        lacking = targets - filled
+        empty = (filled == 0) & (targets > 0)
+        if len(order) - position <= empty.sum():
+            lacking[~empty] = -np.inf
+        number = int(lacking.argmax())
         part_of_block[block] = number
         filled[number] += sizes[block]
     return part_of_block

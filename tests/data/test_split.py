@@ -131,6 +131,13 @@ def test_a_case_without_a_cluster_is_one_of_its_own() -> None:
     assert [len(part) for part in split_by_cluster(cases, (0.5, 0.5), 0)] == [5, 5]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_no_part_stays_empty_while_there_are_clusters(seed):
+    """Four clusters, one of them of nearly all cases, and a part of a tenth."""
+    parts = split_by_cluster(make([12, 2, 1, 1]), (0.7, 0.1, 0.2), seed)
+    assert all(len(part) for part in parts)
+
+
 def test_shares_and_small_sets_are_checked():
     cases = make([1] * 10)
     for shares in ((0.7, 0.1), (0.5, 0.6, -0.1), (1.0, 0.0)):
