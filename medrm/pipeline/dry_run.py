@@ -25,8 +25,7 @@ from medrm.scorer.collator import Collator
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.engines.base import Completion, Request, Sampling
 from medrm.scorer.mock_judges import PREFIX
-from medrm.scorer.open import ScorerOptions
-from medrm.scorer.readouts.pair_judge import Judge
+from medrm.scorer.open import ScorerOptions, judge_on
 from medrm.scorer.specs import (
     ScorerPlan,
     files_at_hand,
@@ -111,7 +110,7 @@ def estimate(request: EvalRequest, benchmark: Benchmark) -> Estimate:
         longest = plan.judge.max_new_tokens
     votes = plan.judge.votes if plan.judge is not None and plan.readout == "votes" else 1
     sampling = Sampling(max_new_tokens=longest)
-    judge = Judge(counter, prompt, plan.dimensions, votes, sampling)
+    judge = judge_on(counter, prompt, plan.dimensions, votes=votes, sampling=sampling)
     usages = [response.usage or {} for response in judge.respond(benchmark.cases)]
     totals = [sum(usage[name] for usage in usages) for name in USAGE]
     return counter.estimate(len(usages), *totals)

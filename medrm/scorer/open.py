@@ -18,6 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
+from medrm.chat import JudgePrompt
 from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
 from medrm.models.adapter import load_adapter, saved_identity
@@ -348,6 +349,13 @@ def _judge(engine: Engine, plan: ScorerPlan) -> Scorer:
         sampling=Sampling(spec.temperature, spec.max_new_tokens),
         contract=plan.contract,
     )
+
+
+def judge_on(
+    engine: Engine, prompt: JudgePrompt, dimensions: Sequence[str], **asked: Any
+) -> Scorer:
+    """Returns a judge that holds its conversations with an engine, or only counts them."""
+    return _construct("generate", engine, prompt, tuple(dimensions), **asked)
 
 
 def _construct(readout: str, *arguments: Any, **options: Any) -> Scorer:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pipeline.entry import Recipe
+from transformers import BatchFeature
 
 import medrm
 from medrm.cli import main as medrm_command
@@ -277,5 +278,5 @@ def test_an_image_without_effect_stops_the_run(
     assert "Images do not reach the model" in capsys.readouterr().err
 
 
-def without_pixels(processor: Any, image: Image.Image) -> dict[str, Any]:
-    return dict(processor(text=["What does the image show?"], return_tensors="pt"))
+def without_pixels(processor: Any, image: Image.Image) -> BatchFeature:
+    return BatchFeature(processor(text=["What does the image show?"], return_tensors="pt"))
