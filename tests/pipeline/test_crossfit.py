@@ -110,7 +110,9 @@ def stop_in_second_fold(run: Path) -> None:
 def test_a_stopped_run_goes_on_in_its_second_fold(
     recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"train_data": phantom, "crossfit": 2, "save_total_limit": 3, **SMALL}
+    # Two readouts, so that all folds together choose which of them is `before`.
+    readouts = {"controls": "zero_shot_verdict,zero_shot_likelihood"}
+    options = {"train_data": phantom, "crossfit": 2, "save_total_limit": 3, **readouts, **SMALL}
     assert recipe(**options) == 0
     run = tmp_path / "run"
     straight, before = verdicts(run), (run / "folds" / "1" / "adapter" / "medrm.json").stat()
