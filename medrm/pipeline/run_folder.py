@@ -27,6 +27,7 @@ from medrm.files import write_atomically
 from medrm.hub import check_push
 from medrm.models.adapter_config import BaseReference, read_adapter_config, reference_of
 from medrm.objectives.objective import Objective
+from medrm.pipeline.checkpoints import checkpoint_of, resume_point
 from medrm.readouts import JUDGE_READOUTS
 from medrm.scorer.specs import saved_folder
 
@@ -252,33 +253,6 @@ def compare_rows(
         notes=notes,
     )
     print_comparison(comparison)
-
-
-def resume_point(option: str | None) -> str | bool | None:
-    """Returns what `resume_from_checkpoint` means: a checkpoint's folder, or True for the last."""
-    if option is not None and option.lower() in ("true", "false"):
-        return option.lower() == "true"
-    return option
-
-
-def checkpoint_of(run: Run, output: Path) -> str | bool | None:
-    """Returns where the training goes on; the Trainer's own choice takes half a checkpoint."""
-    point = resume_point(run.training.resume_from_checkpoint)
-    return last_checkpoint(output) if point is True else point
-
-
-def last_checkpoint(output: Path) -> str | None:
-    """Returns the latest checkpoint's folder, None where there is none.
-
-    Its state is written last: a folder without it is what a killed run had half written, and one
-    whose name ends in no number is none.
-    """
-    checkpoints: dict[int, Path] = {}
-    for folder in output.glob("checkpoint-*"):
-        with suppress(FileNotFoundError, ValueError):
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            checkpoints[int(folder.name.removeprefix("checkpoint-"))] = folder
-    return str(checkpoints[max(checkpoints)]) if checkpoints else None
 
 
 def repo_of(run: Run) -> str:

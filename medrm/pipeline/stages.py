@@ -38,9 +38,9 @@ from medrm.models.adapter_config import AdapterConfig, update_adapter_config
 from medrm.models.reward_model import head_of
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
+from medrm.pipeline.checkpoints import checkpoint_of
 from medrm.pipeline.context import ReportRow, RunContext, stage
 from medrm.pipeline.load_back import check_load_back, trained_scores
-from medrm.pipeline.run_folder import checkpoint_of
 from medrm.pipeline.training_bar import TrainingBar
 from medrm.schema import DIMENSIONS, Case, Response
 from medrm.scorer import Scorer

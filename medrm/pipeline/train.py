@@ -26,6 +26,7 @@ from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import read_json, write_json
 from medrm.hub import push, write_card
 from medrm.objectives import load_objective
+from medrm.pipeline.checkpoints import last_checkpoint, resume_point
 from medrm.pipeline.context import ReportRow, RunContext, stage
 from medrm.pipeline.evaluate import refuse_seen_init_adapter
 from medrm.pipeline.prepare_data import (
@@ -40,9 +41,7 @@ from medrm.pipeline.run_folder import (
     check_options,
     check_output,
     compare_rows,
-    last_checkpoint,
     repo_of,
-    resume_point,
     start_folder,
     write_manifest,
 )
