@@ -288,14 +288,14 @@ def test_a_key_given_twice_is_refused(default: Path) -> None:
 def test_a_folder_of_ones_own_is_never_overwritten_unasked(default: Path) -> None:
     with default.open("a", encoding="utf-8") as file:
         file.write("overwrite_output_dir: true\n")
-    assert parse_run([], OBJECTIVES, default).evaluation.overwrite_output_dir
-    assert parse_run(["--train_data", "a"], OBJECTIVES, default).evaluation.overwrite_output_dir
+    assert parse_run([], OBJECTIVES, default).job.overwrite_output_dir
+    assert parse_run(["--train_data", "a"], OBJECTIVES, default).job.overwrite_output_dir
     named = ["--train_data", "a", "--output_dir", str(default.parent)]
-    assert not parse_run(named, OBJECTIVES, default).evaluation.overwrite_output_dir
+    assert not parse_run(named, OBJECTIVES, default).job.overwrite_output_dir
     chosen = ["--config", str(default)]
-    assert parse_run(chosen, OBJECTIVES, Path("other.yaml")).evaluation.overwrite_output_dir
+    assert parse_run(chosen, OBJECTIVES, Path("other.yaml")).job.overwrite_output_dir
     named = [*chosen, "--output_dir", str(default.parent)]
-    assert not parse_run(named, OBJECTIVES, Path("other.yaml")).evaluation.overwrite_output_dir
+    assert not parse_run(named, OBJECTIVES, Path("other.yaml")).job.overwrite_output_dir
 
 
 KNOWN = {field.name for field in fields(TrainingArguments)}

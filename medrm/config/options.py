@@ -302,9 +302,6 @@ class EvaluationOptions:
     no_images: bool = option(
         False, "Keep no small copies of the benchmark's images, for data that may not be shared."
     )
-    overwrite_output_dir: bool = option(
-        False, "Replace an earlier run in output_dir instead of refusing to start."
-    )
 
     def __post_init__(self) -> None:
         if self.controls == [NO_CONTROLS]:
@@ -317,6 +314,33 @@ class EvaluationOptions:
             )
         rows = self.evaluation_batch_rows
         refuse(applying({f"evaluation_batch_rows is {rows}; give 1 or more": rows < 1}))
+
+
+STAGES = ("before", "train", "after", "compare")
+"""The parts of a run, in their order."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Which part of a run is done now, and whether an earlier one is replaced."""
+
+    stages: list[str] = option(
+        list(STAGES),
+        "What is done now, comma separated: before (the base and its controls are measured), "
+        "train, after (the saved adapter is measured), compare. What is left out is done when the "
+        "same command is started without it.",
+    )
+    overwrite_output_dir: bool = option(
+        False, "Replace an earlier run in output_dir instead of going on with it."
+    )
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.stages if name not in STAGES]
+        if unknown:
+            raise ConfigError(
+                f"stages: {', '.join(unknown)} not known; accepted: {', '.join(STAGES)}"
+                + nearest(unknown[0], STAGES)
+            )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from medrm.config.options import (
     EvaluationOptions,
     JudgeOptions,
     ModelOptions,
+    RunOptions,
     option,
 )
 from medrm.errors import ConfigError, nearest, refuse
@@ -80,6 +81,7 @@ GROUPS = (
     AdapterOptions,
     EvaluationOptions,
     JudgeOptions,
+    RunOptions,
     ObjectiveOptions,
 )
 
@@ -95,6 +97,7 @@ class Run:
     judge: JudgeOptions
     objective: str
     training: Any
+    job: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
         if not self.adapter.use_peft and (self.model.load_in_4bit or self.model.load_in_8bit):
@@ -106,7 +109,8 @@ class Run:
     def resolved(self) -> dict[str, Any]:
         """Returns every option by its flat name, as written to run.json."""
         flat: dict[str, Any] = {"objective": self.objective}
-        for group in (self.data, self.model, self.adapter, self.evaluation, self.judge):
+        groups = (self.data, self.model, self.adapter, self.evaluation, self.judge, self.job)
+        for group in groups:
             flat.update(dataclasses.asdict(group))
         flat.update(self.training.to_dict())
         return flat
@@ -341,5 +345,5 @@ def _build(training: Any, sources: Sources) -> Run:
         except (ValueError, ImportError) as error:
             problems.append(str(error))
     refuse(problems, _TITLE)
-    data, model, adapter, evaluation, judge, objective, arguments = built
-    return Run(data, model, adapter, evaluation, judge, objective.objective, arguments)
+    data, model, adapter, evaluation, judge, job, objective, arguments = built
+    return Run(data, model, adapter, evaluation, judge, objective.objective, arguments, job)

@@ -17,7 +17,7 @@ from typing import Any
 from accelerate import PartialState
 
 from medrm.chat import load_prompt
-from medrm.config.options import CONTROLS
+from medrm.config.options import CONTROLS, STAGES
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import ConfigError, applying, refuse
@@ -43,6 +43,8 @@ def check_options(run: Run, objective: Objective) -> None:
         ConfigError: all of them in one message, or a prompt that is none.
     """
     readout, problems = objective.readout(run), []
+    if run.job.stages != list(STAGES):
+        problems.append("stages: not built yet; leave it out")
     if readout not in JUDGE_READOUTS:
         why = f"a model that is scored by {readout} writes no verdict"
         problems += _changed(run.judge, why)
@@ -171,7 +173,7 @@ def check_output(output: Path, run: Run) -> None:
     """
     if resume_point(run.training.resume_from_checkpoint):
         _check_resumable(output, run)
-    elif (output / "run.json").exists() and not run.evaluation.overwrite_output_dir:
+    elif (output / "run.json").exists() and not run.job.overwrite_output_dir:
         raise ConfigError(
             f"output_dir {output} holds an earlier run. Give another --output_dir, "
             "--overwrite_output_dir true to replace it, or --resume_from_checkpoint true to "
