@@ -5,7 +5,10 @@ Also whether a value read from JSON is of an annotated type.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +27,9 @@ _PACKAGE = Path(__file__).resolve().parent
 PARTIAL = ".partial"
 """The suffix of a file that is being written; a process that was killed may leave one."""
 
+DRAFT = "draft-"
+"""How the name of a folder begins that is being written, or removed."""
+
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
@@ -35,8 +41,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
+def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> None:
     """Writes a file, which appears only when it is complete; several processes may write the same.
+
+    Args:
+        path: of the file.
+        chunks: its content.
+        durable: whether what has appeared outlives a loss of power, which takes some ms.
 
     Raises:
         OSError: it cannot be written; the error names the file, and nothing of it is left.
@@ -45,28 +56,81 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     try:
         with naming(path), partial.open("wb") as file:
             file.writelines(chunks)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+    if durable:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Has the disk keep a file's content, or a folder's entries, before anything further is done.
+
+    Windows has no way to do so for a folder, nor have some network file systems.
+    """
+    if sys.platform == "win32" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
     """Yields a draft to fill; as `folder` it appears complete or not at all.
 
     Several processes may make the same one at once: that of the first stays.
+
+    Args:
+        folder: to make.
+        mode: of the folder, less what the umask takes.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="draft-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=DRAFT) as scratch:
         draft = Path(scratch) / folder.name
-        draft.mkdir(mode=0o700)  # it holds what cases say
+        draft.mkdir(mode)
         yield draft
         try:
             draft.rename(folder)
         except OSError:  # another process was first
             if not folder.is_dir():
                 raise
+    sync(folder.parent)
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Puts a complete folder in the place of another, or of none, on the same file system."""
+    discard(folder)
+    draft.rename(folder)
+    sync(folder.parent)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder so that no part of it is ever taken for the whole; nothing where none is."""
+    if not folder.is_dir():
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=DRAFT) as scratch:
+        folder.rename(Path(scratch) / folder.name)
+        sync(folder.parent)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes what a killed process has left of folders that it was writing or removing.
+
+    Call it while no other process writes into the folder.
+    """
+    for draft in folder.glob(f"{DRAFT}*"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
@@ -77,7 +141,8 @@ def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """
     with ExitStack() as stack:
         with _unwritable_refused(folder.parent):
-            draft = stack.enter_context(atomic_folder(folder))
+            # The owner's alone, for it holds what cases say.
+            draft = stack.enter_context(atomic_folder(folder, mode=0o700))
         fill(draft)
 
 

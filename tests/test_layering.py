@@ -20,6 +20,7 @@ import medrm
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("schema", "files", "readouts", "progress_bar"),
+    ("integrity",),
     ("config", "statistics", "chat_template"),
     ("models", "data", "chat", "parsers"),
     ("scorer",),
@@ -42,6 +43,7 @@ NO_TORCH = (
     "medrm.errors",
     "medrm.schema",
     "medrm.files",
+    "medrm.integrity",
     "medrm.readouts",
     "medrm.config.command_line",
     "medrm.statistics.agreement",

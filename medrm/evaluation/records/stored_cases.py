@@ -92,7 +92,7 @@ def _write_image(folder: Path, ref: ImageRef) -> str | None:
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=_QUALITY)
-    write_atomically(path, [buffer.getvalue()])
+    write_atomically(path, [buffer.getvalue()], durable=False)
     return None
 
 

@@ -1,0 +1,147 @@
+"""Whether a folder is what was written: a manifest of its files' sizes and SHA-256, written last.
+
+A folder is sealed when all its files are on the disk: `manifest.json` then appears in it, whole. A
+file that is cut, changed or lost later is found by `damage`. Files that are added are no damage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medrm.files import sync, write_atomically
+
+MANIFEST = "manifest.json"
+
+Fingerprint = dict[str, Any]
+"""Of one file: its `size` in bytes and its `sha256`."""
+
+
+def seal(folder: Path, leave_out: Collection[str] = ()) -> None:
+    """Writes the manifest of a folder, when all that it names is on the disk.
+
+    Every file gets the mode that a new file has here, for some libraries write theirs for the
+    owner alone. Hashing takes about a second for each GB.
+
+    Args:
+        folder: whose files are complete.
+        leave_out: names of files in it that people may change.
+    """
+    mode = _mode_of_new_files(folder)
+    fingerprints: dict[str, Fingerprint] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+            sync(path)
+            if name not in (MANIFEST, *leave_out):
+                fingerprints[name] = _fingerprint(path)
+        elif path.is_dir():
+            sync(path)
+    _write(folder, fingerprints)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Returns whether a folder has a manifest; what versions before 0.3 wrote has none."""
+    return os.path.lexists(folder / MANIFEST)
+
+
+def damage(folder: Path) -> list[str]:
+    """Returns what is wrong with a folder, a sentence for each file; nothing where it is whole.
+
+    A folder without a manifest is `["it is unsealed"]`.
+    """
+    if not folder.is_dir():
+        return ["it is no folder"]
+    if not is_sealed(folder):
+        return ["it is unsealed"]
+    try:
+        fingerprints = _read(folder)
+    except (OSError, ValueError) as error:
+        return [f"{MANIFEST} cannot be read ({error})"]
+    problems = {name: _problem(folder / name, fingerprints[name]) for name in fingerprints}
+    return [f"{name} {problem}" for name, problem in problems.items() if problem is not None]
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Takes a file out of its folder's manifest while it is replaced, and then in again.
+
+    So the folder fits its manifest at every moment. Nothing is done to a folder without one.
+    """
+    folder, name = path.parent, path.name
+    fingerprints = _read(folder) if is_sealed(folder) else {}
+    if fingerprints.pop(name, None) is None:
+        yield
+        return
+    _write(folder, fingerprints)
+    yield
+    _write(folder, {**fingerprints, name: _fingerprint(path)})
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """Returns the mode that the umask leaves to a file: it cannot be read without being changed."""
+    probe = folder / f"{MANIFEST}.mode"
+    probe.touch()
+    try:
+        return probe.stat().st_mode & 0o777
+    finally:
+        probe.unlink()
+
+
+def _fingerprint(path: Path) -> Fingerprint:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"size": file.tell(), "sha256": digest}
+
+
+def _problem(path: Path, expected: Fingerprint) -> str | None:
+    """Returns what is wrong with a file."""
+    try:
+        if not path.exists():
+            return "is missing"
+        if not path.is_file():
+            return "is no file"
+        size = path.stat().st_size
+        if size != expected["size"]:
+            return f"has {size} bytes instead of {expected['size']}"
+        changed = _fingerprint(path)["sha256"] != expected["sha256"]
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "has another content (SHA-256)" if changed else None
+
+
+def _text(fingerprints: Mapping[str, Fingerprint]) -> str:
+    return json.dumps({"files": dict(sorted(fingerprints.items()))}, indent=2)
+
+
+def _write(folder: Path, fingerprints: Mapping[str, Fingerprint]) -> None:
+    write_atomically(folder / MANIFEST, [_text(fingerprints).encode()])
+
+
+def _read(folder: Path) -> dict[str, Fingerprint]:
+    """Returns the manifest of a folder.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not as `_write` writes it, to the byte.
+    """
+    text = (folder / MANIFEST).read_bytes().decode()
+    try:
+        fingerprints: dict[str, Fingerprint] = dict(json.loads(text)["files"])
+        whole = all(
+            ".." not in Path(name).parts
+            and not os.path.isabs(name)
+            and fingerprint.keys() == {"size", "sha256"}
+            for name, fingerprint in fingerprints.items()
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("it is no manifest") from error
+    if not whole or _text(fingerprints) != text:
+        raise ValueError("it is not as it was written")
+    return fingerprints
