@@ -22,6 +22,9 @@ from medrm.errors import ConfigError
 PHANTOM_BASE = "phantom-base"
 """The name of the base model shipped in the wheel, accepted wherever a model is."""
 
+PEFT_CONFIG = "adapter_config.json"
+"""PEFT's settings of a LoRA adapter, by which a folder holds one."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 PARTIAL = ".partial"

@@ -147,19 +147,16 @@ def headline_sentence(comparison: Comparison) -> str:
             f"{sentence} Where that is meant, the recipe says so: allowed_differences: "
             f"[{', '.join(names)}] (medrm compare: --allowed_differences {' '.join(names)})."
         )
-    bounds = difference["ci95"]
-    interval = interval_words(bounds) if bounds else "no interval below two clusters"
+    counts = f"{difference['n']} cases in {difference['clusters']} clusters"
     sentence = (
         f"{comparison['verdict']} on {dimension}: "
         f"{100 * difference['before']:.1f} % -> {100 * difference['after']:.1f} %, "
-        f"{100 * difference['delta']:+.1f} points "
-        f"({interval}, {_p_words(difference['p'])}; "
-        f"{difference['n']} cases in {difference['clusters']} clusters)."
+        f"{_tested_words(difference)}; {counts})."
     )
     rule = comparison["best_rule"]
     if comparison["verdict"] == "Improved" and rule is not None and not _is_gain(rule):
         sentence += (
-            " It is not shown that the trained model is better than the best rule without a model "
+            " It is not shown that the model is better than the best rule without a model "
             f"({RULES[rule['rule']]}: {100 * rule['before']:.1f} %)."
         )
     if failed := _failed_checks(comparison):
@@ -211,12 +208,10 @@ def _best_rule(after: Evaluation, primary: str) -> dict[str, Any] | None:
     difference = pairing.against_best_rule(after, primary)
     if difference is None:
         return None
-    bounds = difference["ci95"]
-    interval = interval_words(bounds) if bounds else "no interval below two clusters"
     sentence = (
         f"The best rule without a model ({RULES[difference['rule']]}; chosen {difference['chosen']}"
-        f") is right in {100 * difference['before']:.1f} % on {primary}; the trained model is at "
-        f"{100 * difference['delta']:+.1f} points ({interval}, {_p_words(difference['p'])})."
+        f") is right in {100 * difference['before']:.1f} % on {primary}; "
+        f"{after.report['model']} is at {_tested_words(difference)})."
     )
     if not _is_gain(difference):
         sentence += " It is not shown that the model is better than that rule."
@@ -230,8 +225,12 @@ def _is_gain(difference: Mapping[str, Any]) -> bool:
     return bounds is not None and bounds[0] > 0 and difference["p"] < SIGNIFICANCE
 
 
-def _p_words(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def _tested_words(difference: Mapping[str, Any]) -> str:
+    """A difference in points and, in brackets left open, its interval and its p-value."""
+    bounds, p = difference["ci95"], difference["p"]
+    interval = interval_words(bounds) if bounds else "no interval below two clusters"
+    p_words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{100 * difference['delta']:+.1f} points ({interval}, {p_words}"
 
 
 def _gain(before: Evaluation, after: Evaluation) -> dict[str, dict[str, float]] | None:
@@ -261,9 +260,10 @@ def _failed_checks(comparison: Comparison) -> list[str]:
     return [name for name, check in checks if check["state"] == "failed"]
 
 
-def interval_words(bounds: Sequence[float]) -> str:
-    """Returns the interval of a difference in points."""
-    return f"95 % CI {100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}"
+def interval_words(bounds: Sequence[float], widest: float = 1.0) -> str:
+    """Returns the interval of a difference in points, cut at the largest one for reading only."""
+    low, high = max(-widest, bounds[0]), min(widest, bounds[1])
+    return f"95 % CI {100 * low:+.1f} to {100 * high:+.1f}"
 
 
 def image_use(primary: Mapping[str, Any], controls: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -393,4 +393,4 @@ def _excess(
     bounds = difference["ci95"]
     if bounds is None or bounds[0] <= 0 or difference["after"] <= 0:
         return None
-    return f"{100 * difference['delta']:.1f} ({interval_words(bounds)})"
+    return f"{100 * difference['delta']:.1f} ({interval_words(bounds, widest=2.0)})"

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError, report
+from medrm.files import PEFT_CONFIG
 from medrm.models.adapter_config import (
     MEDRM_FILE,
     AdapterConfig,
@@ -46,8 +47,6 @@ from medrm.models.reward_model import HEAD, attach_head, has_head, head_of
 logger = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter_model.safetensors"
-LORA_FILE = "adapter_config.json"
-"""PEFT's settings of a LoRA adapter."""
 
 HEAD_FILE = "head.safetensors"
 """The head where there is no adapter file: full fine-tuning and the frozen probe."""
@@ -252,7 +251,7 @@ def _read_lora(folder: Path) -> LoraConfig:
     Raises:
         AdapterError: missing or unreadable.
     """
-    path = folder / LORA_FILE
+    path = folder / PEFT_CONFIG
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         # The base is named by medrm.json; PEFT warns when this name is not the path it sees.
@@ -364,6 +363,6 @@ def saved_identity(folder: Path) -> str:
     """
     config = read_adapter_config(folder)
     digest = hashlib.sha256(weights_digest(folder).encode())
-    if (folder / LORA_FILE).is_file():
-        digest.update((folder / LORA_FILE).read_bytes())
+    if (folder / PEFT_CONFIG).is_file():
+        digest.update((folder / PEFT_CONFIG).read_bytes())
     return f"{config.base.identity} + {config.trained} sha256:{digest.hexdigest()}"

@@ -27,7 +27,7 @@ from transformers.utils.hub import cached_file
 
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
-from medrm.files import PHANTOM_BASE, asset
+from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of
 from medrm.models.parts import auto_class, missing_package, unpartitioned_weights
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
@@ -108,11 +108,11 @@ def resolve_model(name: str) -> str:
     """Returns where a base model lies: a folder, or a hub id as given.
 
     Raises:
-        ConfigError: it is written as a path, and no such folder exists.
+        ConfigError: it is written as a path, and nothing lies there.
     """
     if name == PHANTOM_BASE:
         return str(asset(f"recipes/quickstart/{PHANTOM_BASE}"))
-    if Path(name).is_dir():
+    if Path(name).exists():
         return name
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ConfigError(
@@ -131,9 +131,16 @@ def load_config(
         ConfigError: it cannot be found or read, its weights are quantised, or it is an adapter.
     """
     where = resolve_model(name_or_path)
+    is_model = any((Path(where) / name).is_file() for name in ("config.json", PEFT_CONFIG))
+    if Path(where).exists() and not is_model:
+        lacking = "folder without config.json" if Path(where).is_dir() else "file"
+        raise ConfigError(
+            f"The base model {name_or_path!r} is a {lacking}. Give a folder with a whole model: "
+            "config.json, weights in safetensors, and the files of its processor."
+        )
     with readable(f"The base model {name_or_path!r}"):
         # transformers would load it silently, on a base that the adapter names.
-        if checkpoint_file(where, "adapter_config.json", revision) is not None:
+        if checkpoint_file(where, PEFT_CONFIG, revision) is not None:
             raise ConfigError(
                 f"The base model {name_or_path!r} holds an adapter (adapter_config.json). Give the "
                 "model that the adapter was trained on, or one into which it is merged."

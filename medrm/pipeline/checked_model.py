@@ -11,6 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig, ProcessorMixin
 
 from medrm.config.options import ModelOptions
+from medrm.errors import ConfigError
 from medrm.models.adapter_config import AdapterConfig, find_base, read_adapter_config
 from medrm.models.base_model import load_config, resolve_model
 from medrm.models.families import family_of
@@ -18,6 +19,7 @@ from medrm.models.processors import load_processor
 from medrm.pipeline.requests import CheckRequest
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator
+from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.specs import find_saved
 
 QUESTION = "Is there a pleural effusion?"
@@ -52,6 +54,11 @@ class CheckedModel:
         Raises:
             MedrmError: it is not found, or its config cannot be read.
         """
+        if request.model.startswith(PREFIX):
+            raise ConfigError(
+                f"{request.model} is a rule, not a model: there is nothing to check. Give a base "
+                "model or a saved one."
+            )
         folder = find_saved(request.model, request.revision)
         contract = None if folder is None else read_adapter_config(folder)
         base, revision = request.model, request.revision

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.chat import JudgePrompt
 from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
+from medrm.files import PEFT_CONFIG
 from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, reference_of
 from medrm.models.base_model import load_base
@@ -255,7 +256,7 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
                 options.shared_prefix,
             )
         )
-    if Path(name, "adapter_config.json").is_file():
+    if Path(name, PEFT_CONFIG).is_file():
         raise AdapterError(
             f"{name} is an adapter without medrm.json, so neither its head nor its template is "
             "known. Give an adapter folder that medrm wrote."

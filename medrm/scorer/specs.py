@@ -13,7 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
-from medrm.files import PHANTOM_BASE, asset
+from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
@@ -222,7 +222,7 @@ def files_at_hand(model: str, revision: str | None = None) -> Path | None:
     if Path(model).is_dir():
         return Path(model)
     with suppress(HFValidationError):
-        for name in ("config.json", "adapter_config.json"):
+        for name in ("config.json", PEFT_CONFIG):
             file = try_to_load_from_cache(model, name, revision=revision)
             if isinstance(file, str):
                 return Path(file).parent
@@ -236,7 +236,7 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
         AdapterError: not found, or not a model that medrm saved.
     """
     folder = Path(path_or_repo)
-    if not folder.is_dir():
+    if str(path_or_repo) != PHANTOM_BASE and not folder.is_dir():
         folder = _download(str(path_or_repo), revision)
     if find_saved(str(folder)) is None:
         raise AdapterError(

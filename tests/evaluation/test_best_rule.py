@@ -50,7 +50,7 @@ def compared(folder: Path, after: Rewards) -> Comparison:
 def test_length_explains_the_gain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = compared(tmp_path, Rewards(by_length))
     assert result["verdict"] == "Improved"
-    clause = "It is not shown that the trained model is better than the best rule without a model "
+    clause = "It is not shown that the model is better than the best rule without a model "
     assert clause + "(the longer answer: 75.0 %)." in result["headline"]
     rule = result["best_rule"]
     assert (rule["rule"], rule["before"], rule["after"], rule["delta"]) == ("longer", 0.75, 0.75, 0)

@@ -153,6 +153,15 @@ def test_a_missing_folder_is_refused(name):
         resolve_model(name)
 
 
+def test_what_lies_there_and_is_no_model_is_refused(tmp_path):
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=r"is a file\. Give a folder with a whole model"):
+        load_config(str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"is a folder without config\.json"):
+        load_config(str(tmp_path / "folder"))
+
+
 def test_a_hub_id_while_offline_is_refused():
     with pytest.raises(ConfigError, match="while offline"):
         load_config("Qwen/Qwen2.5-VL-7B-Instruct")

@@ -212,6 +212,8 @@ def test_what_will_not_work_ends_with_status_2_after_all_else(
     assert main(["check", str(llava), "--max_length", "5"]) == 2
     assert "Raise max_length" in capsys.readouterr().err
     assert main(["check", "./nowhere"]) == 2
+    assert main(["check", "mock:oracle"]) == 2
+    assert "mock:oracle is a rule, not a model" in capsys.readouterr().err
 
 
 def test_a_scorer_says_the_same_in_short(llava: Path, caplog: pytest.LogCaptureFixture) -> None:
