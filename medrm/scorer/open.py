@@ -231,7 +231,7 @@ def identity_of(model: str, engine: str, options: ScorerOptions) -> str:
     """Returns which weights a name stands for: a rule's, a service's, a saved model's, a base's."""
     if model.startswith(PREFIX):
         return model
-    if ENGINES[engine].holds_weights:
+    if ENGINES[engine].is_service:
         return str(engine_class(engine).open(ModelSource(model)).identity)
     folder = find_saved(model, options.revision)
     if folder is not None:
