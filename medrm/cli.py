@@ -162,7 +162,10 @@ def _rescore(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.exports import write_exports
     from medrm.evaluation.pages.report_page import write_page
+    from medrm.folder_lock import refuse_owned
 
+    advice = "It writes its page at its end; give the folder of an evaluation that is finished."
+    refuse_owned(arguments.folder, advice, below=False)
     logger.info("%s", write_page(arguments.folder, images=not arguments.no_images))
     if arguments.export:
         logger.info("%s", write_exports(arguments.folder))

@@ -19,7 +19,7 @@ import medrm
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("schema", "files", "readouts", "progress_bar"),
+    ("schema", "files", "folder_lock", "readouts", "progress_bar"),
     ("integrity",),
     ("config", "statistics", "chat_template"),
     ("models", "data", "chat", "parsers"),
@@ -43,6 +43,7 @@ NO_TORCH = (
     "medrm.errors",
     "medrm.schema",
     "medrm.files",
+    "medrm.folder_lock",
     "medrm.integrity",
     "medrm.readouts",
     "medrm.config.command_line",

@@ -15,6 +15,7 @@ from medrm.evaluation.comparison import gate, pairing
 from medrm.evaluation.comparison.pairing import Evaluation
 from medrm.evaluation.measures.accuracy import split_gain
 from medrm.evaluation.report import write_json
+from medrm.folder_lock import refuse_owned
 
 Comparison = dict[str, Any]
 
@@ -58,8 +59,11 @@ def compare(
 
     Raises:
         DataError: a folder is incomplete, or no labelled case was judged by both.
-        ConfigError: `primary` is no dimension of the benchmark, or a declared difference is none.
+        ConfigError: `primary` is no dimension of the benchmark, or a declared difference is none,
+            or a run that is under way owns the folder to write.
     """
+    folder = Path(output_dir or home_of(after_dir))
+    refuse_owned(folder, "Give another --output_dir, or wait for the run's own comparison.")
     before, after = pairing.read_evaluation(before_dir), pairing.read_evaluation(after_dir)
     gate.check_declared(allowed_differences, before.report, after.report)
     differences = gate.find_differences(before, after)
@@ -78,7 +82,6 @@ def compare(
     comparison["notes"] = list(dict.fromkeys([*notes, *notes_of(before, after, comparison)]))
     comparison["verdict"] = _verdict(comparison)
     comparison["headline"] = headline_sentence(comparison)
-    folder = Path(output_dir or home_of(after_dir))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison)
     return comparison

@@ -281,16 +281,18 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
         setup = replace(setup, protocol=protocol)
     if "parser" in setup.settings:
         setup = replace(setup, settings={**setup.settings, "parser": PARSER_VERSION})
-    responses = _complete_responses(folder, setup, benchmark)
-    verdicts = [
-        verdict
-        for case in benchmark.cases
-        for verdict in verdicts_under(setup, case, responses[case.case_id], benchmark.dimensions)
-    ]
-    write_setup(folder, setup, benchmark)
-    result = conclude(setup, benchmark, responses, verdicts, folder)
-    if writes_text(setup.readout) and "official" in result["protocols"]:
-        write_official(folder / "official", benchmark.cases, responses)
+    dimensions = benchmark.dimensions
+    with locked(folder):
+        responses = _complete_responses(folder, setup, benchmark)
+        verdicts = [
+            verdict
+            for case in benchmark.cases
+            for verdict in verdicts_under(setup, case, responses[case.case_id], dimensions)
+        ]
+        write_setup(folder, setup, benchmark)
+        result = conclude(setup, benchmark, responses, verdicts, folder)
+        if writes_text(setup.readout) and "official" in result["protocols"]:
+            write_official(folder / "official", benchmark.cases, responses)
     return result
 
 

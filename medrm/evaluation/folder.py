@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,6 +25,7 @@ from medrm.evaluation.records.prompt_record import PROMPT_FILE, TEMPLATES_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.files import PARTIAL
+from medrm.folder_lock import EVALUATION_LOCK, hold, refuse_owned
 from medrm.schema import Case, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN, NOT_OFFICIAL, is_official, verdicts_of
 
@@ -62,29 +61,19 @@ def check_protocol(protocol: str) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Makes the folder where there is none, and keeps other evaluations out of it meanwhile.
 
-    Two that append to one file would double its lines. Windows cannot lock a folder.
+    Two that append to one file would double its lines.
 
     Raises:
-        ConfigError: another evaluation is in it.
+        ConfigError: another evaluation is in it, or a run that is under way owns it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    advice = "Wait for it, or give another --output_dir."
+    refuse_owned(folder, advice)
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"Another evaluation is writing {folder}. Wait for it, or give another "
-                "--output_dir."
-            ) from error
+    def refusal(holder: str) -> str:
+        return f"Another evaluation is writing {folder} ({holder}). {advice}"
+
+    with hold(folder, EVALUATION_LOCK, refusal):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def prepare(

@@ -45,6 +45,7 @@ from medrm.pipeline.run_folder import (
     start_folder,
     write_manifest,
 )
+from medrm.pipeline.run_lock import owned
 from medrm.pipeline.stages import DEVELOPMENT, StageResults, in_all, run_stages, settle_before
 from medrm.readouts import READOUTS
 
@@ -61,10 +62,16 @@ def train(run: Run) -> None:
     """Does the whole job of one recipe and leaves a run folder.
 
     Raises:
-        MedrmError: the configuration, the data or the model is not as it should be.
+        MedrmError: the configuration, the data or the model is not as it should be, or another run
+            owns the folder.
     """
     output = Path(run.training.output_dir)
     check_options(run, load_objective(run.objective))
+    with owned(output):
+        _train(run, output)
+
+
+def _train(run: Run, output: Path) -> None:
     check_output(output, run)
     if run.data.crossfit:
         train_folds(run, output)

@@ -1,0 +1,60 @@
+"""One living owner of a run folder; under several processes the first holds the lock for all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from medrm.errors import MedrmError
+from medrm.files import PARTIAL
+from medrm.folder_lock import RUN_LOCK, hold
+
+_LEFT_BEHIND = ("draft-*", f"*{PARTIAL}", "folds/*/draft-*", f"folds/*/*{PARTIAL}")
+"""What a killed run may leave half written."""
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Owns a run folder, and removes what an owner that was killed has left half written.
+
+    Entered before anything in the folder is read for a decision, or removed.
+
+    Raises:
+        ConfigError: another run owns it; nothing in it was changed.
+        SystemExit: in the processes beside the first, which alone says why.
+    """
+    state = PartialState()
+    with ExitStack() as stack:
+        error: MedrmError | OSError | None = None
+        if state.is_main_process:
+            try:
+                stack.enter_context(hold(folder, RUN_LOCK, lambda who: _refusal(folder, who)))
+                _clear(folder)
+            except (MedrmError, OSError) as refusal:
+                error = refusal
+        (is_refused,) = broadcast_object_list([error is not None])
+        if is_refused:
+            state.wait_for_everyone()  # all know it before one ends
+            raise error or SystemExit(2)
+        yield
+
+
+def _refusal(folder: Path, owner: str) -> str:
+    return (
+        f"A run is writing {folder} ({owner}). Wait for it or stop it, or give another "
+        "--output_dir; nothing in the folder was changed."
+    )
+
+
+def _clear(folder: Path) -> None:
+    for pattern in _LEFT_BEHIND:
+        for leftover in folder.glob(pattern):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
