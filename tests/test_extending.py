@@ -298,7 +298,7 @@ def test_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("toy_engine")
     module.ToyEngine = ToyEngine  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "toy_engine", module)
-    toy = EngineEntry("toy", "toy_engine:ToyEngine", is_service=True)
+    toy = EngineEntry("toy", "toy_engine:ToyEngine", holds_weights=True)
     monkeypatch.setitem(ENGINES, "toy", toy)
     judge = open_scorer("a model", engine="toy")
     report = evaluate(judge, toy_benchmark(), tmp_path / "out", "a model")

@@ -18,7 +18,7 @@ from pathlib import Path
 from medrm.data.case_set import digest_of
 from medrm.errors import DataError, refuse
 from medrm.evaluation.benchmark import Benchmark, Setup
-from medrm.evaluation.compare import conditional_on
+from medrm.evaluation.comparison.sentences import conditional_on
 from medrm.evaluation.folder import conclude, read_setup, write_setup
 from medrm.evaluation.measures.accuracy import temperature_of
 from medrm.evaluation.measures.rounding import largest_noise

@@ -120,8 +120,8 @@ def _plan(request: EvalRequest, reading: Reading) -> ScorerPlan:
     """Returns how the model would be read; nothing is downloaded to find out."""
     options: dict[str, Any] = {"dimensions": reading.dimensions, "judge": reading.judge}
     revision = reading.options.revision
-    has_files = not request.model.startswith(PREFIX) and not ENGINES[request.engine].is_service
-    if has_files and files_at_hand(request.model, revision) is None:
+    is_remote = not request.model.startswith(PREFIX) and not ENGINES[request.engine].holds_weights
+    if is_remote and files_at_hand(request.model, revision) is None:
         return plan_readout(None, reading.readout, **options)
     return plan_scorer(request.model, reading.readout, request.engine, revision=revision, **options)
 

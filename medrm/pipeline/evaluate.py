@@ -98,7 +98,7 @@ def announce_remote_images(request: EvalRequest, identity: str, counts: Sequence
         ConfigError: `no_remote_images` forbids it.
     """
     sent = f"{sum(counts):,} images of {sum(count > 0 for count in counts):,} cases"
-    if request.model.startswith(PREFIX) or not ENGINES[request.engine].is_service:
+    if request.model.startswith(PREFIX) or not ENGINES[request.engine].holds_weights:
         return
     if not any(counts):
         return

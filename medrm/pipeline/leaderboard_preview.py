@@ -98,7 +98,7 @@ def _lacks_weights(candidate: ListedModel) -> bool:
     """Returns whether an entry's weights would have to be downloaded."""
     if candidate.model is None or candidate.model.startswith(PREFIX):
         return False
-    if ENGINES[candidate.engine].is_service:
+    if ENGINES[candidate.engine].holds_weights:
         return False
     folder = files_at_hand(candidate.model, candidate.revision)
     return folder is None or not _holds_weights(folder)

@@ -161,7 +161,7 @@ def _outcome(
 ) -> ModelResult:
     """Skips or evaluates one entry; `images` are those of the benchmark."""
     reasons = skip_reasons(candidate, trust_remote_code=request.trust_remote_code)
-    if request.no_remote_images and images and ENGINES[candidate.engine].is_service:
+    if request.no_remote_images and images and ENGINES[candidate.engine].holds_weights:
         reasons.append(f"{images:,} images would go to a service, and --no_remote_images is given")
     if reasons:
         logger.info("%s: skipped: %s", candidate.name, reasons[0])

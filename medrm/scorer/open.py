@@ -231,7 +231,7 @@ def identity_of(model: str, engine: str, options: ScorerOptions) -> str:
     """Returns which weights a name stands for: a rule's, a service's, a saved model's, a base's."""
     if model.startswith(PREFIX):
         return model
-    if ENGINES[engine].is_service:
+    if ENGINES[engine].holds_weights:
         return str(engine_class(engine).open(ModelSource(model)).identity)
     folder = find_saved(model, options.revision)
     if folder is not None:

@@ -77,7 +77,7 @@ def plan_scorer(
     """
     if model.startswith(PREFIX):  # a rule writes its verdict, however a model would be asked
         return ScorerPlan("generate", tuple(dimensions), judge_spec(JudgeOptions()))
-    named = ENGINES[engine].is_service or model == PHANTOM_BASE
+    named = ENGINES[engine].holds_weights or model == PHANTOM_BASE
     folder = None if named else find_saved(model, revision)
     contract = None if folder is None else read_adapter_config(folder)
     if engine != "transformers" and contract is not None and contract.judge is None:

@@ -151,7 +151,7 @@ def mean_interval(
     Raises:
         ValueError: there is no value.
     """
-    interval, variance, freedom = _estimate(values, clusters)
+    interval, variance, freedom = estimate_mean(values, clusters)
     mean = interval.mean
     if interval.clusters < 2:
         return interval
@@ -180,7 +180,7 @@ def small_cell_interval(values: Sequence[float], clusters: Sequence[str]) -> Int
     """
     from statsmodels.stats.proportion import proportion_confint  # 0.7 s to import
 
-    interval, _, freedom = _estimate(values, clusters)
+    interval, _, freedom = estimate_mean(values, clusters)
     if interval.clusters < 2:
         return interval
     effective = float(interval.clusters)
@@ -228,7 +228,9 @@ def bootstrap_intervals(
     return intervals
 
 
-def _estimate(values: Sequence[float], clusters: Sequence[str]) -> tuple[Interval, float, float]:
+def estimate_mean(
+    values: Sequence[float], clusters: Sequence[str]
+) -> tuple[Interval, float, float]:
     """Returns the mean, its interval still open, its variance and that variance's freedom.
 
     The interval holds no bounds yet; below two clusters variance and degrees of freedom are 0.

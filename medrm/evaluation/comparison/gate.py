@@ -152,6 +152,11 @@ def check_declared(declared: Sequence[str], *reports: Report) -> None:
     refuse(problems, f"allowed_differences: {accepted}")
 
 
+Losses = tuple[float | None, float | None, Floats | None]
+"""A measure before and after, and values (n) whose mean is how much worse it got; None: not known.
+"""
+
+
 def non_inferiority_checks(
     before: Evaluation, after: Evaluation, primary: str
 ) -> dict[str, dict[str, Any]]:
@@ -161,31 +166,58 @@ def non_inferiority_checks(
     worse it got), `ci95` of the loss, `margin` and `state`: held, failed, or skipped where one side
     has no such number.
     """
+    clusters, losses = measured_losses(before, after, primary)
+    checks = {}
+    for name, (first, last, of_cases) in losses.items():
+        loss, bounds = None, None
+        if of_cases is not None and clusters:
+            interval = mean_interval(of_cases.tolist(), clusters)
+            loss, bounds = interval.mean, interval.bounds
+        checks[name] = check(name, first, last, loss, bounds)
+    return checks
+
+
+def measured_losses(
+    before: Evaluation, after: Evaluation, primary: str
+) -> tuple[list[str], dict[str, Losses]]:
+    """Returns the clusters of the n cases that both have judged, and what each measure lost."""
     by_case = [verdicts_by_case(side.robust[primary]) for side in (before, after)]
     cases = [case for case in by_case[0] if case in by_case[1]]
-    clusters = [after.clusters[case] for case in cases]
     both = [name for name in after.robust if name in before.robust]
     measured = [
         _measured([of_side[case] for case in cases]) | {"halo": _halo(side, both, set(cases))}
         for side, of_side in zip((before, after), by_case, strict=True)
     ]
-    return {
-        name: _check(margin, clusters, *(of_side[name] for of_side in measured))
-        for name, margin in MARGINS.items()
-    }
+    losses: dict[str, Losses] = {}
+    for name in MARGINS:
+        (first, of_before), (last, of_after) = (of_side[name] for of_side in measured)
+        lost = None if of_before is None or of_after is None else of_before - of_after
+        losses[name] = (first, last, lost)
+    return [after.clusters[case] for case in cases], losses
 
 
-def _check(
-    margin: float, clusters: Sequence[str], before: Measured, after: Measured
+def check(
+    name: str,
+    before: float | None,
+    after: float | None,
+    loss: float | None,
+    bounds: Sequence[float] | None,
 ) -> dict[str, Any]:
-    check: dict[str, Any] = {"before": before[0], "after": after[0], "loss": None, "ci95": None}
-    check |= {"margin": margin, "state": "skipped"}
-    if before[1] is None or after[1] is None or not clusters:
-        return check
-    interval = mean_interval((before[1] - after[1]).tolist(), clusters)
-    clear = interval.low is None or interval.low > _ROUNDING
-    state = "failed" if clear and interval.mean > margin + _ROUNDING else "held"
-    return check | {"loss": interval.mean, "ci95": interval.bounds, "state": state}
+    """Returns the check of one measure.
+
+    Args:
+        name: of the measure.
+        before: its value before.
+        after: its value after.
+        loss: how much worse it got; None: not known.
+        bounds: of the loss; None: no interval.
+    """
+    state = "skipped"
+    if loss is not None:
+        clear = bounds is None or bounds[0] > _ROUNDING
+        state = "failed" if clear and loss > MARGINS[name] + _ROUNDING else "held"
+    measured = {"before": before, "after": after, "loss": loss, "ci95": bounds}
+    return {**measured, "margin": MARGINS[name], "state": state}
 
 
 def _mean_of(values: Floats | None) -> Measured:

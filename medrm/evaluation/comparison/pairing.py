@@ -202,9 +202,17 @@ def tested_entry(pairing: Pairing, dimension: str) -> Entry:
 def against_best_rule(after: Evaluation, dimension: str) -> Entry | None:
     """Returns `best_rule` of `comparison.json`: the trained model against a rule without a model.
 
+    None where the folder does not hold its cases, or none is labelled.
+    """
+    found = rule_pairing(after, dimension)
+    return None if found is None else {**rule_words(found[0]), **tested_entry(found[1], dimension)}
+
+
+def rule_pairing(after: Evaluation, dimension: str) -> tuple[str, Pairing] | None:
+    """Returns the best rule without a model, and its scores paired with the trained model's.
+
     It is the rule that is right most often by the labels of the very cases. That favours the rule:
-    what is shown against it is shown against any of `RULES`. None where the folder does not hold
-    its cases, or none is labelled.
+    what is shown against it is shown against any of `RULES`. None as in `against_best_rule`.
     """
     try:
         cases = read_stored_cases(after.folder)
@@ -218,9 +226,12 @@ def against_best_rule(after: Evaluation, dimension: str) -> Entry | None:
         return None
     columns = ([[of_case[case]] for case in judged] for of_case in (by_rule[best[0]], scores))
     clusters = [after.clusters[case] for case in judged]
-    pairing = Pairing([dimension], judged, clusters, *map(np.array, columns))
-    chosen = "by the labels of these cases, which favours the rule"
-    return {"rule": best[0], "chosen": chosen, **tested_entry(pairing, dimension)}
+    return best[0], Pairing([dimension], judged, clusters, *map(np.array, columns))
+
+
+def rule_words(rule: str) -> dict[str, str]:
+    """Returns which rule it is, and how it was chosen."""
+    return {"rule": rule, "chosen": "by the labels of these cases, which favours the rule"}
 
 
 def paired_measures(before: Evaluation, after: Evaluation, primary: str) -> Entry:
@@ -295,11 +306,20 @@ _MORE = (
 
 def mean_entry(pairing: Pairing) -> Entry:
     """Returns the unweighted mean of the dimensions' accuracies before and after."""
+    scores = mean_columns(pairing)
+    return dict(UNPAIRED) if scores is None else paired_entry(*scores)
+
+
+def mean_columns(pairing: Pairing) -> tuple[Floats, Floats, list[str]] | None:
+    """Returns n values before and after whose means are the dimensions' mean, and their clusters.
+
+    None where no case is labelled.
+    """
     labelled = pairing.of_cases(np.flatnonzero(~np.isnan(pairing.before).all(axis=1)).tolist())
     before, after = (accuracy.mean_scores(scores) for scores in (labelled.before, labelled.after))
     if before is None or after is None:
-        return dict(UNPAIRED)
-    return paired_entry(before, after, labelled.clusters)
+        return None
+    return before, after, labelled.clusters
 
 
 def detectable(pairing: Pairing, primary: str) -> Entry:

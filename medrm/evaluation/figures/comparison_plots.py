@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from medrm.evaluation.compare import SIGNIFICANCE
+from medrm.evaluation.comparison.sentences import SIGNIFICANCE
 from medrm.evaluation.figures import canvas
 from medrm.evaluation.report import RunFiles
 from medrm.evaluation.tables.comparison_tables import FEW

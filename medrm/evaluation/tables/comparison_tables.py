@@ -8,7 +8,8 @@ from itertools import starmap
 from typing import Any
 
 from medrm.evaluation.benchmark import RULES
-from medrm.evaluation.compare import SIGNIFICANCE, Comparison
+from medrm.evaluation.compare import Comparison
+from medrm.evaluation.comparison.sentences import SIGNIFICANCE
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.report_tables import (
     ABSENT,

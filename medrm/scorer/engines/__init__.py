@@ -21,19 +21,19 @@ class EngineEntry:
         implementation: module and class, such as ".vllm_engine:VllmEngine"; a module with a leading
             dot lies in `medrm.scorer.engines`. All but that of "transformers", which runs a model
             in memory, are opened by their class method `open`, which takes a `ModelSource`.
-        is_service: whether it is a service that knows the model by its name: nothing is looked for
+        holds_weights: whether a service knows the model by its name, so that nothing is looked for
             on disk or on the hub.
     """
 
     name: str
     implementation: str
-    is_service: bool = False
+    holds_weights: bool = False
 
 
 _ENGINES = (
     EngineEntry("transformers", ".transformers_engine:TransformersEngine"),
     EngineEntry("vllm", ".vllm_engine:VllmEngine"),
-    EngineEntry("openai", ".openai_engine:OpenAIEngine", is_service=True),
+    EngineEntry("openai", ".openai_engine:OpenAIEngine", holds_weights=True),
 )
 
 ENGINES: dict[str, EngineEntry] = {engine.name: engine for engine in _ENGINES}
