@@ -35,11 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-)
+from transformers import EvalPrediction, PreTrainedModel
 from trl.models import get_act_offloading_ctx_manager
 
 from medrm.data.batched import batched
@@ -51,6 +47,7 @@ from medrm.models.reward_model import RewardOutput, head_of
 from medrm.objectives.objective import BradleyTerryConfig, MetricsFile, TrainingInputs
 from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.targets import Targets, tally
+from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
@@ -199,7 +196,7 @@ def _activation_context(args: BradleyTerryConfig, model: nn.Module) -> AbstractC
     return manager
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(WholeCheckpoints):
     """Trains a model whose forward returns a `RewardOutput`.
 
     Args:

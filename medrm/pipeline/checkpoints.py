@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
+import logging
+from functools import lru_cache
 from pathlib import Path
 
+from accelerate import PartialState
+
 from medrm.config.parse import Run
+from medrm.errors import ConfigError, report
+from medrm.files import status_of
+from medrm.objectives.whole_checkpoints import PREFIX, checkpoints_of, problems_of
+
+logger = logging.getLogger(__name__)
+
+_told: set[str] = set()
+"""Warnings that this process has given."""
 
 
 def resume_point(option: str | None) -> str | bool | None:
@@ -17,20 +27,63 @@ def resume_point(option: str | None) -> str | bool | None:
 
 
 def checkpoint_of(run: Run, output: Path) -> str | bool | None:
-    """Returns where the training goes on; the Trainer's own choice takes half a checkpoint."""
-    point = resume_point(run.training.resume_from_checkpoint)
-    return last_checkpoint(output) if point is True else point
+    """Returns where the training goes on; the Trainer's own choice takes half a checkpoint.
 
-
-def last_checkpoint(output: Path) -> str | None:
-    """Returns the latest checkpoint's folder, None where there is none.
-
-    Its state is written last: a folder without it is what a killed run had half written, and one
-    whose name ends in no number is none.
+    Raises:
+        ConfigError: the checkpoint that was named is damaged.
     """
-    checkpoints: dict[int, Path] = {}
-    for folder in output.glob("checkpoint-*"):
-        with suppress(FileNotFoundError, ValueError):
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            checkpoints[int(folder.name.removeprefix("checkpoint-"))] = folder
-    return str(checkpoints[max(checkpoints)]) if checkpoints else None
+    point = resume_point(run.training.resume_from_checkpoint)
+    ends_with_best = run.training.load_best_model_at_end
+    if point is True:
+        return last_checkpoint(output, best=ends_with_best)
+    if isinstance(point, str) and (problems := _problems(Path(point), ends_with_best)):
+        raise ConfigError(
+            report(
+                f"resume_from_checkpoint is {point}: that checkpoint is damaged. Give the folder "
+                "of another, or leave the option out: the last whole one is then taken.",
+                problems,
+            )
+        )
+    return point
+
+
+def last_checkpoint(output: Path, best: bool = True) -> str | None:
+    """Returns the latest whole checkpoint's folder; None where there is none.
+
+    Those that are damaged are named in warnings.
+
+    Args:
+        output: the run folder.
+        best: whether the run ends with its best checkpoint: then the best one that a checkpoint
+            records must be whole as well.
+    """
+    folders = checkpoints_of(output)
+    for step in sorted(folders, reverse=True):
+        problems = _problems(folders[step], best)
+        if not problems:
+            return str(folders[step])
+        _warn(f"{folders[step]} is damaged and is passed over: {'; '.join(problems)}")
+    if folders:
+        _warn(f"No checkpoint in {output} is whole: the training starts anew.")
+    return None
+
+
+def _warn(message: str) -> None:
+    """Warns once in each run: it is asked for its checkpoints more than once."""
+    if message not in _told and PartialState().is_main_process:
+        _told.add(message)
+        logger.warning("%s", message)
+
+
+def _problems(checkpoint: Path, best: bool) -> tuple[str, ...]:
+    """Returns why training cannot go on from a checkpoint; it is read once while it stays as it is.
+
+    Reading takes about a second for each GB.
+    """
+    files = [*checkpoint.rglob("*"), *checkpoint.parent.glob(f"{PREFIX}*/*")]
+    return _read_problems(checkpoint, best, *(str([path, status_of(path)]) for path in files))
+
+
+@lru_cache(maxsize=64)
+def _read_problems(checkpoint: Path, best: bool, *_statuses: str) -> tuple[str, ...]:
+    return tuple(problems_of(checkpoint, best))

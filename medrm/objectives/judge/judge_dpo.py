@@ -24,6 +24,7 @@ from medrm.objectives.judge.judge_collator import (
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
+from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 
@@ -66,7 +67,7 @@ class JudgeDPOConfig(judge_sft.WrittenVerdictArguments, DPOConfig):  # type: ign
         return [*super()._problems(), *applying(checks)]
 
 
-class JudgeDPOTrainer(judge_sft.WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeDPOTrainer(WholeCheckpoints, judge_sft.WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 

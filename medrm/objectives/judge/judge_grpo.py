@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from transformers import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
@@ -24,6 +24,7 @@ from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
 from medrm.objectives.objective import Fixed, TrainingInputs
+from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into, image_count
 
@@ -52,7 +53,7 @@ class JudgeGRPOConfig(judge_sft.JudgeArguments, GRPOConfig):  # type: ignore[mis
     )
 
 
-class JudgeGRPOTrainer(judge_sft.WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOTrainer(WholeCheckpoints, judge_sft.WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 
@@ -180,10 +181,11 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     # TRL asks the model of whatever is called a processor for its image token.
     is_text = isinstance(processor, TextProcessor)
     options["processing_class"] = processor.tokenizer if is_text else processor
-    trainer = JudgeGRPOTrainer(**options, reward_funcs=rewards_of(examples.prompt))
+    options["reward_funcs"] = rewards_of(examples.prompt)
+    trainer: Any = JudgeGRPOTrainer(**options)
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.
     trainer.data_collator = partial(prompts, collator, examples)
-    return trainer
+    return cast(JudgeGRPOTrainer, trainer)
 
 
 OBJECTIVE = replace(

@@ -37,6 +37,7 @@ from medrm.objectives.judge.judge_examples import (
     judge_examples,
     read_rationales,
 )
+from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
 
@@ -302,7 +303,7 @@ def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
     return []
 
 
-class JudgeSFTTrainer(WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeSFTTrainer(WholeCheckpoints, WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 

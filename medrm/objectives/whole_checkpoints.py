@@ -1,0 +1,194 @@
+"""Checkpoints that are whole or are none: drafted, sealed, and only then in their place.
+
+transformers writes a checkpoint file by file under its final name. Here it is written into
+`draft-checkpoint-<step>/` in the run folder; when every process has written its part, the main one
+seals it (`integrity.seal`) and renames it. Older checkpoints are removed after that.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import SaveStrategy
+
+from medrm.errors import AdapterError
+from medrm.files import DRAFT, discard, replace_folder
+from medrm.integrity import damage, is_sealed, seal
+
+PREFIX = "checkpoint-"
+
+STATE_FILE = "trainer_state.json"
+
+_PIECES = {
+    "weights": ("adapter_model.safetensors", "model*.safetensors", "pytorch_model*.bin", "*/"),
+    "the optimiser's state": ("optimizer.pt", "optimizer.bin", "*/"),
+    "the random generators' state": ("rng_state*.pth",),
+}
+"""What training goes on from; DeepSpeed and FSDP keep parts of it in folders."""
+
+
+def checkpoints_of(run_folder: Path) -> dict[int, Path]:
+    """Returns the folders of a run's checkpoints by their step, whole or not."""
+    folders = (path for path in run_folder.glob(f"{PREFIX}*") if path.is_dir())
+    by_number = {path.name.removeprefix(PREFIX): path for path in folders}
+    return {int(number): path for number, path in by_number.items() if number.isdecimal()}
+
+
+def problems_of(checkpoint: Path, best: bool) -> list[str]:
+    """Returns why training cannot go on from a checkpoint; nothing where it can.
+
+    Args:
+        checkpoint: its folder. One without a manifest, as versions before 0.3 wrote it, counts when
+            all that is needed is in it and can be opened.
+        best: whether the run ends with its best checkpoint, which must then be whole, too.
+    """
+    if not (checkpoint / STATE_FILE).is_file():
+        return [f"{STATE_FILE} is missing"]
+    problems = damage(checkpoint) if is_sealed(checkpoint) else _unloadable(checkpoint)
+    if problems or not best:
+        return problems
+    recorded = json.loads((checkpoint / STATE_FILE).read_text()).get("best_model_checkpoint")
+    if recorded is None or Path(recorded).name == checkpoint.name:
+        return []
+    folder = _found(recorded, checkpoint.parent)
+    return [f"of the best one, {folder}: {problem}" for problem in problems_of(folder, False)]
+
+
+def _found(recorded: str, run_folder: Path) -> Path:
+    """Returns a recorded checkpoint; the run folder may lie elsewhere now."""
+    moved = run_folder / Path(recorded).name
+    return moved if moved.is_dir() else Path(recorded)
+
+
+def _unloadable(checkpoint: Path) -> list[str]:
+    """Returns what is wrong with a checkpoint without a manifest, as far as its files tell."""
+    problems = [
+        f"{piece} is missing"
+        for piece, patterns in _PIECES.items()
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns)
+    ]
+    for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+        try:
+            _open(path)
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+            problems.append(f"{path.name} cannot be read ({error})")
+    return problems
+
+
+def _open(path: Path) -> None:
+    """Raises an error where a file is damaged in a way that its own format tells."""
+    if path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".safetensors":
+        with safe_open(path, framework="pt"):
+            pass
+    elif path.suffix in (".pt", ".pth", ".bin"):
+        with zipfile.ZipFile(path) as archive:
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{part} is damaged")
+
+
+class _BestFoundAgain(TrainerCallback):
+    """Finds the best checkpoint of a run whose folder was moved: transformers then forgets it."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.run_folder = run_folder
+
+    def on_train_begin(self, args: Any, state: TrainerState, *unused: Any, **kwargs: Any) -> None:
+        """Names it by where it lies now."""
+        folder = self.run_folder / f"{PREFIX}{state.best_global_step}"
+        if state.best_model_checkpoint is None and folder.is_dir():
+            state.best_model_checkpoint = str(folder)
+
+
+class WholeCheckpoints(Trainer):
+    """Goes before a trainer of transformers or TRL in the bases, before other mixins as well."""
+
+    _draft: Path | None = None
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains, or goes on from the folder of a checkpoint."""
+        if isinstance(resume_from_checkpoint, (str, Path)):
+            self.add_callback(_BestFoundAgain(Path(resume_from_checkpoint).parent))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Returns where checkpoints are written."""
+        if self._draft is not None:
+            return str(self._draft)
+        return str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint, which appears whole; all processes call it together.
+
+        Where nodes share no disk (`save_on_each_node`), one process of each seals what is there.
+        """
+        run_folder = Path(self._get_output_dir(trial))
+        folder = run_folder / f"{PREFIX}{self.state.global_step}"
+        draft = run_folder / f"{DRAFT}{folder.name}"
+        if self.args.should_save:
+            shutil.rmtree(draft, ignore_errors=True)  # of a killed process
+        self.accelerator.wait_for_everyone()
+        try:
+            self._draft = draft
+            super()._save_checkpoint(model, trial)
+            self._draft = None
+            self._name_best(run_folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(draft / folder.name / STATE_FILE))
+                seal(draft / folder.name)
+                replace_folder(draft / folder.name, folder)
+                shutil.rmtree(draft)
+                self._remove_older(run_folder, folder)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(draft, ignore_errors=True)  # a full disk has room again
+            raise
+        finally:
+            self._draft = None
+        self.accelerator.wait_for_everyone()
+
+    def _name_best(self, run_folder: Path) -> None:
+        """Records the best checkpoint by its final name; transformers looks in the draft."""
+        step = self.state.best_global_step
+        folder = run_folder / f"{PREFIX}{step}"
+        saved = step == self.state.global_step or folder.is_dir()
+        if step and saved and self.args.save_strategy != SaveStrategy.NO:
+            self.state.best_model_checkpoint = str(folder)
+
+    def _remove_older(self, run_folder: Path, newest: Path) -> None:
+        """Removes what `save_total_limit` does not keep: the newest and the best always stay.
+
+        Of the others those go first that are ahead of this step, which is where training was taken
+        up again behind them; so no damaged one outlasts a whole one.
+        """
+        best, step = self.state.best_model_checkpoint, self.state.global_step
+        kept = {newest.name, Path(best).name if best else newest.name}
+        folders = checkpoints_of(run_folder)
+        excess = len(folders) - max(self.args.save_total_limit or len(folders), len(kept))
+        removable = [n for n in folders if folders[n].name not in kept]
+        for number in sorted(removable, key=lambda n: (n < step, n))[: max(excess, 0)]:
+            discard(folders[number])
+
+    def _load_best_model(self) -> None:
+        """Ends the training with the best checkpoint's weights.
+
+        Raises:
+            AdapterError: it is damaged, and others would be another result.
+        """
+        best = Path(str(self.state.best_model_checkpoint))
+        problems = problems_of(best, best=False)
+        if problems:
+            raise AdapterError(
+                f"The training is to end with its best checkpoint, {best}, which is damaged: "
+                f"{'; '.join(problems)}. Restore it and start the same command again, or remove "
+                "it: the run then goes on from an earlier checkpoint, or anew."
+            )
+        super()._load_best_model()
