@@ -1,58 +1,249 @@
-"""Cases as callers of the Python interface describe them: images of any kind, question, answers."""
+"""Cases as callers of the Python interface describe them: images of any kind, question, answers.
+
+Also rows of files without labels, whose columns have the names that data sets use.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from medrm.data.images import bytes_image
-from medrm.errors import DataError
+from medrm.data.images import MAX_STORED_BYTES, bytes_image, file_image
+from medrm.errors import DataError, nearest
 from medrm.schema import Case, ImageRef
 
-ImageInput = str | Path | bytes | Image.Image | ImageRef
-"""A file, its bytes, a decoded image, or a reference as cases hold it."""
+ImageInput = str | Path | bytes | Image.Image | NDArray[Any] | Mapping[str, Any] | ImageRef
+"""A file, a data URL or base64, stored bytes, a decoded image, pixels, a `datasets` image (bytes,
+path), or a reference as cases hold it."""
+
+CaseInput = Case | Mapping[str, Any]
+"""A case, or a row with the columns of `row_case`."""
+
+ACCEPTED = (
+    "accepted are a path, a data URL, base64, bytes, a PIL image, a uint8 array [H, W] or "
+    "[H, W, 3], and a mapping with bytes or path"
+)
+
+_IDS = ("case_id", "question_id", "id")
+_QUESTIONS = ("question", "prompt")
+_IMAGES = ("images", "image")
+_ANSWERS = ("answers", "responses", "completions")
+_SPLIT_ANSWERS = (
+    ("answer_a", "answer_b"),
+    ("answer1_text", "answer2_text"),
+    ("chosen", "rejected"),
+    ("answer",),
+    ("response",),
+    ("completion",),
+)
+"""Columns of one answer each."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A")
+"""How PNG, JPEG, GIF, WebP and TIFF files start in base64."""
+
+_LONGEST_NAME = 255
+"""Characters of the longest file name; base64 of an image is longer."""
+
+_SCHEMES = ("http", "https", "ftp", "s3", "gs", "hf", "file")
 
 
 def caller_case(
-    function: str, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+    function: str, images: Sequence[ImageInput] | None, question: str, answers: Sequence[str]
 ) -> Case:
     """Returns the case that a caller of `function` describes; its id is the function's name.
 
     Raises:
-        DataError: one answer or image in place of a list, or no image file under a path.
+        DataError: one answer or image in place of a list, what is no image or no text, or no image
+            file under a path.
     """
-    if isinstance(answers, str):
-        raise DataError(f"{function}() was given one text as its answers; give a list of texts.")
-    if isinstance(images, str | bytes):
-        raise DataError(f"{function}() was given one image in place of a list; give [image].")
-    references = tuple(image_ref(image, index) for index, image in enumerate(images))
-    return Case(function, references, question, tuple(answers))
+    try:
+        return _case(function, images, question, answers, None)
+    except DataError as error:
+        raise DataError(f"{function}() was given {error}") from error
 
 
-def image_ref(image: ImageInput, index: int) -> ImageRef:
-    """Returns a reference to an image; messages call it by its file name or its index.
+def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> Case:
+    """Returns the case of a row that needs no labels.
+
+    Its columns are `question` or `prompt`; `answers` (or `responses`, `completions`) with one text
+    or more, or one column for each answer (`answer_a` and `answer_b`, `answer1_text` and
+    `answer2_text`, `chosen` and `rejected`, `answer`, `response`, `completion`); and where there
+    are images, `images` or `image`. `case_id`, `question_id` or `id` names it, else its number.
+
+    Args:
+        row: of a file, or a dictionary of a caller.
+        number: of the row, from 1.
+        root: the folder that paths of images are relative to and must not leave; None: any path.
 
     Raises:
-        DataError: there is no such file.
+        DataError: a column is missing, or holds what it should not.
+    """
+    case_id = next((str(row[name]) for name in _IDS if row.get(name) is not None), f"row {number}")
+    images = _cell(row, _IMAGES)
+    if isinstance(images, str | bytes | Mapping | Image.Image):
+        images = [images]
+    answers = _cell(row, _ANSWERS)
+    if answers is None:
+        split = (names for names in _SPLIT_ANSWERS if all(name in row for name in names))
+        answers = [row[name] for name in next(split, ())] or None
+    missing = {"question": _cell(row, _QUESTIONS), "answers": answers}
+    lacking = [f"{name!r}.{nearest(name, row)}" for name, cell in missing.items() if cell is None]
+    if lacking:
+        columns = ", ".join(map(repr, row)) or "none"
+        raise DataError(f"no column {' and no column '.join(lacking)} Given: {columns}.")
+    return _case(case_id, images, missing["question"], answers, root)
+
+
+def _cell(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    """Returns the cell of the first of those columns that is there and not null."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _case(case_id: str, images: Any, question: Any, answers: Any, root: Path | None) -> Case:
+    if isinstance(answers, str):
+        raise DataError("one text as its answers; give a list of texts.")
+    if isinstance(images, str | bytes | Mapping | Image.Image | np.ndarray):
+        raise DataError("one image in place of a list; give [image].")
+    for role, value in (("images", images), ("answers", answers)):
+        if value is not None and not isinstance(value, Sequence):
+            raise DataError(f"{type(value).__name__} as its {role}; give a list.")
+    references = tuple(image_ref(image, index, root) for index, image in enumerate(images or ()))
+    texts = tuple(_text(answer, f"answer {index}") for index, answer in enumerate(answers or ()))
+    return Case(case_id, references, _text(question, "question"), texts)
+
+
+def _text(value: Any, role: str) -> str:
+    """Returns a text that a tokenizer takes.
+
+    Raises:
+        DataError: no text, or one with half a character.
+    """
+    if not isinstance(value, str):
+        raise DataError(f"{type(value).__name__} as its {role}; give a text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"a {role} with half a character (a lone surrogate) at {error.start}; give valid "
+            "Unicode."
+        ) from error
+    return value
+
+
+def image_ref(image: ImageInput, index: int, root: Path | None = None) -> ImageRef:
+    """Returns a reference to an image; messages call it by its file name or its index.
+
+    Args:
+        image: of any accepted kind.
+        index: among the images of its case.
+        root: the folder that a path is relative to and must not leave; None: any path.
+
+    Raises:
+        DataError: there is no such file, or it is no image of an accepted kind.
     """
     if isinstance(image, ImageRef):
         return image
-    if isinstance(image, bytes):
-        return bytes_image(f"number {index}", partial(bytes, image))
+    if isinstance(image, Mapping):
+        stored, path = image.get("bytes"), image.get("path")
+        if stored is None and path is None:
+            raise DataError(f"a mapping with neither bytes nor path as an image; {ACCEPTED}.")
+        if isinstance(stored, str):  # JSON has no bytes
+            stored = _decoded(stored)
+        inner: Any = path if stored is None else stored
+        return image_ref(inner, index, root)
+    content = _content(image)
+    if content is not None:
+        return bytes_image(f"number {index}", partial(bytes, content))
+    if not isinstance(image, str | Path):
+        raise DataError(f"{type(image).__name__} as an image; {ACCEPTED}.")
+    return _file(image, root)
+
+
+def _content(image: ImageInput) -> bytes | None:
+    """Returns the bytes of an image that is no file; None of what may be one.
+
+    Raises:
+        DataError: pixels or base64 that are none.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        image = _from_pixels(image)
     if isinstance(image, Image.Image):
         buffer = io.BytesIO()
         storable = image if image.mode in _PNG_MODES else image.convert("RGB")
         storable.save(buffer, "PNG")
-        return bytes_image(f"number {index}", partial(bytes, buffer.getvalue()))
-    path = Path(image)
-    if not path.is_file():
+        return buffer.getvalue()
+    if isinstance(image, str) and image.startswith("data:"):
+        return _from_data_url(image)
+    if isinstance(image, str) and image.startswith(_BASE64_STARTS) and len(image) > _LONGEST_NAME:
+        return _decoded(image)
+    return None
+
+
+def _file(image: str | Path, root: Path | None) -> ImageRef:
+    scheme, colon, _ = str(image).partition("://")
+    if colon and scheme.lower() in _SCHEMES:
         raise DataError(
-            f"There is no image file {str(path)!r}. Give a path, bytes, or a PIL image."
+            f"the address {str(image)[:80]!r} as an image; nothing is fetched from the network. "
+            "Download it and give its path."
+        )
+    if root is not None:
+        return file_image(_below(str(image), root), root)
+    path = Path(image)
+    if "\0" in str(path) or not path.is_file():
+        raise DataError(
+            f"a path, but there is no image file {str(path)[:200]!r}. Give a path, bytes, or a PIL "
+            "image."
         )
     return bytes_image(path.name, path.read_bytes)
+
+
+def _below(written: str, root: Path) -> str:
+    """Returns an absolute path inside the folder as one relative to it; others unchanged."""
+    with_root = Path(written)
+    is_inside = with_root.is_absolute() and with_root.is_relative_to(root.absolute())
+    return str(with_root.relative_to(root.absolute())) if is_inside else written
+
+
+def _from_pixels(pixels: NDArray[Any]) -> Image.Image:
+    shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
+    if pixels.dtype != np.uint8 or not shaped or not pixels.size:
+        raise DataError(f"an array of {pixels.dtype} {list(pixels.shape)} as an image; {ACCEPTED}.")
+    return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def _from_data_url(address: str) -> bytes:
+    """Returns the bytes of a base64 data URL.
+
+    Raises:
+        DataError: it holds none, or too many.
+    """
+    header, _, data = address.partition(",")
+    if not header.endswith(";base64"):
+        raise DataError(f"a data URL {header[:60]!r} as an image; give data:image/...;base64,...")
+    return _decoded(data)
+
+
+def _decoded(data: str) -> bytes:
+    """Returns the bytes of base64.
+
+    Raises:
+        DataError: it is none, or too long.
+    """
+    if len(data) > MAX_STORED_BYTES * 4 // 3 + 4:
+        raise DataError(f"base64 of more than {MAX_STORED_BYTES} bytes as an image.")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"what is no base64 ({error}) as an image; {ACCEPTED}.") from error

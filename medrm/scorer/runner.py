@@ -15,6 +15,7 @@ split between batches. A batch is [rows of all its items, L].
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -51,6 +53,20 @@ LOOKAHEAD_PER_ROW = 8
 
 BATCH_ROWS = 32
 """Rows computed at once unless told otherwise."""
+
+
+_LOCKS: WeakKeyDictionary[ProcessorMixin, threading.RLock] = WeakKeyDictionary()
+_NEW_LOCK = threading.Lock()
+
+
+def _lock_of(processor: ProcessorMixin) -> threading.RLock:
+    """Returns the one lock of a processor and its model, which threads use in turn.
+
+    A fast tokenizer keeps its padding as a state, "Already borrowed" is what two threads get; and
+    what a shared prefix or `fixed_kernels` changes of a model would reach the other's forward pass.
+    """
+    with _NEW_LOCK:
+        return _LOCKS.setdefault(processor, threading.RLock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +140,12 @@ class BatchRunner(Generic[Item, Detail, Value]):
 
         An unreadable image and an over-long row are states; any other failure is raised.
         """
+        lock = _lock_of(self.collator.processor)
         with ThreadPoolExecutor(1) as pool:
             for lookahead in batched(items, LOOKAHEAD_PER_ROW * self.batch_rows):
-                yield from self._run_lookahead(lookahead, pool)
+                with lock:  # not across a yield: whoever reads the outputs may take any time
+                    outputs = self._run_lookahead(lookahead, pool)
+                yield from outputs
 
     def _run_lookahead(
         self, items: list[Item], pool: ThreadPoolExecutor

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
-from tiny import TINY_FAMILIES, make_tiny, save_tiny
+from scorer.reward_models import DIMENSIONS, make_scorer
+from tiny import TINY_FAMILIES, save_tiny
 
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
@@ -27,24 +28,11 @@ from medrm.scorer import runner as batches
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
-DIMENSIONS = ("accuracy", "overall")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved base model of one family."""
     return save_tiny("qwen2_5_vl", tmp_path_factory.mktemp("base") / "base")
-
-
-def make_scorer(family: str, folder: Path, **changes: object) -> RewardModel:
-    model, processor = make_tiny(family)
-    attach_head(model, HeadSpec(DIMENSIONS), seed=1)
-    options = ModelOptions(model_name_or_path=str(folder))
-    contract = new_adapter_config(model, processor, options, "bradley_terry", "reward")
-    batch_rows = changes.pop("batch_rows", 32)
-    return RewardModel(
-        model, processor, dataclasses.replace(contract, **changes), batch_rows=batch_rows
-    )
 
 
 @pytest.fixture(scope="module")

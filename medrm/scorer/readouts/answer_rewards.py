@@ -8,9 +8,10 @@ training how likely an answer is to it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
-from medrm.scorer.caller_cases import ImageInput, caller_case
+from medrm.scorer.caller_cases import CaseInput, ImageInput, caller_case, row_case
 from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.engines.base import text_digest
 from medrm.scorer.logprobs import AnswerTokens, Span
@@ -39,6 +40,9 @@ from medrm.scorer.runner import (
     model_settings,
 )
 from medrm.scorer.verdict_rules import agreed_verdicts
+
+Given = TypeVar("Given", bound=CaseInput)
+"""A case as it was given."""
 
 
 class AnswerScorer(ABC):
@@ -178,7 +182,9 @@ class SavedScorer(AnswerScorer):
         super().__init__(model, contract.dimensions, collator, prompts, *limits)
         self.contract = contract
 
-    def score(self, images: Sequence[ImageInput], question: str, answers: Sequence[str]) -> Array:
+    def score(
+        self, images: Sequence[ImageInput] | None, question: str, answers: Sequence[str]
+    ) -> Array:
         """Returns the rewards of the answers, float32 [K, D].
 
         Args:
@@ -195,16 +201,24 @@ class SavedScorer(AnswerScorer):
         case = caller_case("score", images, question, answers)
         return next(rewards for _, rewards in self.score_cases([case]))
 
-    def score_cases(self, cases: Iterable[Case]) -> Iterator[tuple[Case, Array]]:
+    def score_cases(self, cases: Iterable[Given]) -> Iterator[tuple[Given, Array]]:
         """Yields (case, rewards [K, D]) in the order of the cases, in bounded memory.
 
         Args:
-            cases: any iterable; read a window at a time.
+            cases: any iterable of cases, or of dictionaries with the columns of
+                `caller_cases.row_case`; read a window at a time.
 
         Raises:
             DataError: a case has an unreadable image or is over-long; `respond` goes on there.
         """
-        for output in self._run(cases):
+        waiting: deque[Given] = deque()
+
+        def drawn() -> Iterator[Case]:
+            for number, given in enumerate(cases, start=1):
+                waiting.append(given)
+                yield given if isinstance(given, Case) else row_case(given, number)
+
+        for output in self._run(drawn()):
             case = output.prompts.case
             if output.values is None:
                 for ref in case.images:
@@ -214,10 +228,10 @@ class SavedScorer(AnswerScorer):
                     f"has more than {self.contract.max_length} tokens, the model's max_length. "
                     "Shorten the texts or scale the images down."
                 )
-            yield case, output.values
+            yield waiting.popleft(), output.values
 
     def compare(
-        self, images: Sequence[ImageInput], question: str, answers: Sequence[str]
+        self, images: Sequence[ImageInput] | None, question: str, answers: Sequence[str]
     ) -> dict[str, Verdict]:
         """Returns the preferred answer on each dimension.
 

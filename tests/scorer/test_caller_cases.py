@@ -1,0 +1,150 @@
+"""What callers give: images of any kind, rows of any shape, threads of any number."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scorer.cases import make_case, stored_image
+from scorer.reward_models import make_scorer
+from tiny import save_tiny
+
+from medrm.errors import DataError
+from medrm.scorer.caller_cases import image_ref, row_case
+from medrm.scorer.readouts.answer_rewards import RewardModel
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> RewardModel:
+    return make_scorer("qwen2_5_vl", save_tiny("qwen2_5_vl", tmp_path_factory.mktemp("base")))
+
+
+def kinds_of(stored: bytes, folder: Path) -> list[Any]:
+    path = folder / "scan.png"
+    path.write_bytes(stored)
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    text = base64.b64encode(stored).decode()
+    files = [path, str(path), {"bytes": None, "path": str(path)}]
+    contents = [stored, bytearray(stored), memoryview(stored), {"bytes": stored, "path": None}]
+    texts = [f"data:image/png;base64,{text}", text, {"bytes": text}]
+    return [*files, *contents, *texts, Image.open(path), pixels]
+
+
+def test_every_kind_of_image_is_the_same_image(scorer: RewardModel, tmp_path: Path) -> None:
+    kinds = kinds_of(stored_image(3).read(), tmp_path)
+    rows = [{"images": [kind], "question": "What?", "answers": ["one", "two"]} for kind in kinds]
+    scores = [rewards for _, rewards in scorer.score_cases(rows)]
+    first = scorer.score([kinds[0]], "What?", ["one", "two"])
+    assert len(scores) == len(kinds)
+    assert all(np.abs(first - rewards).max() < 1e-6 for rewards in scores)
+    grey = np.full((40, 60), 200, np.uint8)
+    assert np.array_equal(
+        scorer.score([grey], "?", ["one"]), scorer.score([grey[:, :, None]], "?", ["one"])
+    )
+    nothing = scorer.score([], "What?", ["one"])
+    assert np.array_equal(nothing, scorer.score(None, "What?", ["one"]))
+
+
+def test_rows_come_back_as_they_were_given(scorer: RewardModel) -> None:
+    case = make_case(0)
+    rows: list[Any] = [
+        {"question": "What?", "answer_a": "one", "answer_b": "two"},
+        {"prompt": "What?", "chosen": "one", "rejected": "two", "images": None},
+        {"question": "What?", "completion": "one", "image": stored_image(1).read()},
+        case,
+    ]
+    scored = list(scorer.score_cases(rows))
+    assert all(given is row for (given, _), row in zip(scored, rows, strict=True))
+    assert [len(rewards) for _, rewards in scored] == [2, 2, 1, len(case.answers)]
+    assert np.abs(scored[0][1] - scored[1][1]).max() < 1e-6
+    assert row_case({"id": 7, "question": "?", "answers": ["a"]}, 3).case_id == "7"
+    assert row_case({"question": "?", "answers": ["a"]}, 3).case_id == "row 3"
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("https://example.org/scan.png", "nothing is fetched from the network"),
+        ("S3://bucket/scan.png", "nothing is fetched from the network"),
+        ("data:image/png,plain", "give data:image/...;base64"),
+        ("data:image/png;base64,!!!!", "no base64"),
+        ({"bytes": "!!"}, "no base64"),
+        ({"url": "scan.png"}, "neither bytes nor path"),
+        (3.5, "float as an image; accepted are a path"),
+        (None, "NoneType as an image"),
+        (np.zeros((4, 4), np.float32), r"array of float32 \[4, 4\]"),
+        (np.zeros((4, 4, 2), np.uint8), r"array of uint8 \[4, 4, 2\]"),
+        (np.zeros((0, 4), np.uint8), "array of uint8"),
+        ("a\0b", "no image file"),
+    ],
+)
+def test_what_is_no_image_is_named(image: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        image_ref(image, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "?"}, "no column 'answers'"),
+        ({"Question": "?", "answers": ["a"]}, "no column 'question'.*Did you mean 'Question'"),
+        ({"question": "\ud800", "answers": ["a"]}, "half a character"),
+        ({"question": "?", "answers": ["a", 3]}, "int as its answer 1"),
+        ({"question": "?", "answers": "text"}, "give a list of texts"),
+        ({"question": "?", "answers": 3}, "int as its answers; give a list"),
+        ({"question": ["?"], "answers": ["a"]}, "list as its question"),
+        ({"question": "?", "answers": ["a"], "images": 5}, "int as its images"),
+        ({"question": "?", "answers": ["a"], "images": ["x"]}, "no image file 'x'"),
+        ({}, "Given: none"),
+    ],
+)
+def test_what_is_no_row_is_named(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        row_case(row, 1)
+
+
+def test_paths_of_rows_stay_in_their_folder(tmp_path: Path) -> None:
+    inside = tmp_path / "data"
+    inside.mkdir()
+    for folder in (tmp_path, inside):
+        (folder / "scan.png").write_bytes(stored_image(2).read())
+    row = {"question": "?", "answers": ["a"]}
+    for path in ("scan.png", str(inside / "scan.png")):
+        assert row_case({**row, "images": [path]}, 1, inside).images[0].digest
+    for path in ("../scan.png", str(tmp_path / "scan.png")):
+        with pytest.raises(DataError, match="outside the data folder"):
+            row_case({**row, "images": [path]}, 1, inside)
+
+
+def test_threads_get_the_scores_of_their_own_cases(scorer: RewardModel) -> None:
+    """8 threads of single calls beside two that stream batches, none of which may mix up."""
+    cases = [make_case(number) for number in range(24)]
+    alone = {case.case_id: scorer.score(case.images, case.question, case.answers) for case in cases}
+    stop = threading.Event()
+
+    def stream() -> int:
+        batches = 0
+        while not stop.is_set():
+            for case, rewards in scorer.score_cases(cases):
+                assert np.abs(rewards - alone[case.case_id]).max() < 1e-5
+            batches += 1
+        return batches
+
+    def call(number: int) -> None:
+        case = cases[number % len(cases)]
+        rewards = scorer.score(case.images, case.question, case.answers)
+        assert np.array_equal(rewards, alone[case.case_id])
+
+    with ThreadPoolExecutor(10) as pool:
+        streams = [pool.submit(stream) for _ in range(2)]
+        try:
+            list(pool.map(call, range(400)))
+        finally:
+            stop.set()
+        assert all(stream.result() >= 1 for stream in streams)
