@@ -33,9 +33,9 @@ def run(arguments: Sequence[str]) -> None:
     parsed = parse_run(arguments, argument_classes(), asset(QUICKSTART))
     from accelerate import PartialState
 
-    from medrm.pipeline.train import train
+    from medrm.pipeline.run_seeds import train_seeds
 
-    train(parsed)
+    train_seeds(parsed)
     # Threads of the process group that outlive the interpreter's end would abort the process.
     PartialState().destroy_process_group()
 

@@ -298,6 +298,36 @@ def test_a_folder_of_ones_own_is_never_overwritten_unasked(default: Path) -> Non
     assert not parse_run(named, OBJECTIVES, Path("other.yaml")).job.overwrite_output_dir
 
 
+def test_seeds_and_a_seed_stand_in_place_of_each_other(default: Path) -> None:
+    """The command line's word replaces the recipe's; both in one place are refused."""
+    with default.open("a", encoding="utf-8") as file:
+        file.write("seed: 7\noverwrite_output_dir: true\n")
+    assert parse_run([], OBJECTIVES, default).job.seeds is None
+    assert parse_run(["--seeds", "null"], OBJECTIVES, default).training.seed == 7
+    several = parse_run(["--seeds", "2,0", "1"], OBJECTIVES, default)
+    assert several.job.seeds == [2, 0, 1]
+    assert not several.job.overwrite_output_dir
+    recipe = "train_data: a\nseeds: [0, 1]\n"
+    default.write_text(recipe, encoding="utf-8")
+    alone = parse_run(["--seed", "1"], OBJECTIVES, default)
+    assert (alone.job.seeds, alone.training.seed) == (None, 1)
+    assert "seeds and seed exclude" in refusal(default, "--seed", "1", "--seeds", "0,1")
+    assert "seeds and seed exclude" in refusal(default, recipe=f"{recipe}seed: 3\n")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ("1,2,1", "seeds is 1,2,1; give each seed once"),
+        ("0,-1", "seeds is 0,-1; give whole numbers from 0"),
+        (f"{2**32}", "give whole numbers from 0 to 2^32 - 1"),
+        ("0,x", "--seeds: invalid int value: 'x'"),
+    ],
+)
+def test_seeds_that_are_none(default: Path, seeds: str, message: str) -> None:
+    assert message in refusal(default, "--seeds", seeds, recipe="train_data: a\nuse_cpu: true\n")
+
+
 KNOWN = {field.name for field in fields(TrainingArguments)}
 
 

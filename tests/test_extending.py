@@ -28,7 +28,8 @@ from torch.nn.functional import relu
 from transformers import Trainer
 
 import medrm
-from medrm.config.options import AdapterOptions, ModelOptions, option
+from medrm.config.option import option
+from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.config.parse import Run, parse_run
 from medrm.data.case_set import FORMATS, CaseSet
 from medrm.data.row_tables import RowTable

@@ -5,54 +5,12 @@ The training arguments are not here: they belong to the objective.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from medrm.config.option import option, positive_weights
 from medrm.errors import ConfigError, applying, nearest, refuse
 from medrm.readouts import JUDGE_READOUTS
-
-
-def option(default: Any, text: str, choices: Collection[str] | None = None) -> Any:
-    """Returns a dataclass field with its one description.
-
-    Args:
-        default: of the option.
-        text: that `--help` shows.
-        choices: the accepted values, such as a registry, whose later entries are accepted as well;
-            None: those of the annotated type.
-    """
-    metadata = {"help": text} if choices is None else {"help": text, "choices": choices}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def positive_weights(option_name: str, written: str, names: str, example: str) -> dict[str, float]:
-    """Returns the weights by name that an option states as a JSON object.
-
-    Args:
-        option_name: for the message.
-        written: JSON.
-        names: what the weights are of, for the message.
-        example: of such an object.
-
-    Raises:
-        ConfigError: it maps no names to positive, finite numbers.
-    """
-    try:
-        weights = {str(name): float(weight) for name, weight in json.loads(written).items()}
-    except (ValueError, TypeError, AttributeError):
-        weights = {"": 0.0}
-    if not weights or not all(0 < weight < math.inf for weight in weights.values()):
-        raise ConfigError(
-            f"{option_name} is {written!r}; give positive numbers by {names}, such as {example}"
-        )
-    return weights
-
 
 DEFAULT_FRACTIONS = (0.7, 0.1, 0.2)
 FEWEST_FOLDS, MOST_FOLDS = 2, 20
@@ -330,11 +288,23 @@ class RunOptions:
         "train, after (the saved adapter is measured), compare. What is left out is done when the "
         "same command is started without it.",
     )
+    seeds: list[int] | None = option(
+        None,
+        "Train with each of these seeds, comma separated, into OUTPUT_DIR/seed-N. The cases of "
+        "each part stay the same.",
+    )
     overwrite_output_dir: bool = option(
         False, "Replace an earlier run in output_dir instead of going on with it."
     )
 
     def __post_init__(self) -> None:
+        named = self.seeds or []
+        wrong = f"seeds is {','.join(map(str, named))}; give"
+        checks = {
+            f"{wrong} each seed once": len({*named}) < len(named),
+            f"{wrong} whole numbers from 0 to 2^32 - 1": not all(0 <= n < 2**32 for n in named),
+        }
+        refuse(applying(checks))
         unknown = [name for name in self.stages if name not in STAGES]
         if unknown:
             raise ConfigError(

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from medrm.config.option import option
 from medrm.config.options import (
     NO_CONTROLS,
     AdapterOptions,
@@ -25,7 +26,6 @@ from medrm.config.options import (
     JudgeOptions,
     ModelOptions,
     RunOptions,
-    option,
 )
 from medrm.errors import ConfigError, nearest, refuse
 
@@ -249,7 +249,8 @@ def parse_run(
         key: (str(path), _as_words(value)) for key, value in read_yaml(path).items()
     }
     _, recipe_objective = sources.get("objective", ("", None))
-    changed = {key for key, values in overrides if (key, values) != ("objective", recipe_objective)}
+    same = [("objective", recipe_objective), ("seeds", ["null"])]
+    changed = {key for key, values in overrides if (key, values) not in same}
     replaced = _replaced_keys(changed, default=path.resolve() == default_config.resolve())
     sources = {key: source for key, source in sources.items() if key not in replaced}
     for key, values in overrides:
@@ -283,12 +284,14 @@ def _replaced_keys(changed: set[str], *, default: bool) -> tuple[str, ...]:
     """Returns the keys of a recipe that fall with the keys that the command line changes.
 
     A recipe may replace its own folder, never one that the user names. The default recipe also
-    leaves data and objective to the command line.
+    leaves data and objective to the command line. One seed stands in place of several, and they in
+    its place.
     """
     data = _DATA_KEYS if default and changed & {"train_data", "benchmark"} else ()
     objective = _OBJECTIVE_KEYS if default and "objective" in changed else ()
-    output = ("overwrite_output_dir",) if "output_dir" in changed else ()
-    return (*data, *objective, *output)
+    output = ("overwrite_output_dir",) if changed & {"output_dir", "seeds"} else ()
+    seeds = [other for key, other in (("seed", "seeds"), ("seeds", "seed")) if key in changed]
+    return (*data, *objective, *output, *seeds)
 
 
 def _split_lists(sources: Sources) -> None:
@@ -333,6 +336,9 @@ def _build(training: Any, sources: Sources) -> Run:
     groups: tuple[Any, ...] = (*GROUPS, training)
     names_of = [{f.name for f in dataclasses.fields(group) if f.init} for group in groups]
     parsed = _parse_words(run_parser(training), sources, set().union(*names_of))
+    if parsed["seeds"] is not None and "seed" in sources:
+        origin = sources["seeds"][0]
+        refuse([f"{origin}: seeds and seed exclude each other; leave out one of them"], _TITLE)
     problems = [
         f"{sources[key][0]}: {key} is {value}; give a finite number"
         for key, value in parsed.items()

@@ -19,7 +19,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
-from medrm.config.options import option, positive_weights
+from medrm.config.option import option, positive_weights
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.data.sources import Excluded

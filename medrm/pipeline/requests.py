@@ -8,7 +8,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from medrm.config.options import EvaluationOptions, JudgeOptions, ModelOptions, option
+from medrm.config.option import option
+from medrm.config.options import EvaluationOptions, JudgeOptions, ModelOptions
 from medrm.errors import ConfigError, refuse
 from medrm.readouts import BASE_READOUTS, OPTION_READOUTS
 from medrm.schema import DIMENSIONS

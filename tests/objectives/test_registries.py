@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from medrm.config.command_line import help_text
-from medrm.config.options import option
+from medrm.config.option import option
 from medrm.config.parse import parse_run
 from medrm.errors import ConfigError
 from medrm.models.reward_model import head_of

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from trl import DPOConfig, DPOTrainer
 
-from medrm.config.options import option
+from medrm.config.option import option
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
 from medrm.errors import applying, refuse

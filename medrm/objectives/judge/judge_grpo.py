@@ -14,7 +14,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from medrm import chat, chat_template
 from medrm.chat import JudgePrompt
-from medrm.config.options import option
+from medrm.config.option import option
 from medrm.config.parse import Run
 from medrm.errors import ConfigError, applying, refuse
 from medrm.models.base_model import load_config

@@ -16,7 +16,7 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import SFTConfig, SFTTrainer
 
 from medrm.chat import JudgePrompt, load_prompt
-from medrm.config.options import option
+from medrm.config.option import option
 from medrm.config.parse import Run
 from medrm.data.case_set import dimensions_of
 from medrm.data.images import ImageFacts
