@@ -5,18 +5,16 @@ The names of training arguments are TRL's and transformers'.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from peft import PeftModel
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from medrm.config.option import option, positive_weights
@@ -36,7 +34,9 @@ logger = logging.getLogger(__name__)
 Fixed = dict[str, tuple[object, str]]
 """Name of an argument to its one accepted value, and why."""
 
-METRICS = "metrics.jsonl"
+_FIXED_FOR_ALL: Fixed = {
+    "ignore_data_skip": (False, "a run that goes on meets the cases that it has not met"),
+}
 
 _COUNTS = (
     "global_batch_cases",
@@ -96,30 +96,6 @@ class Objective:
     build_trainer: Callable[[TrainingInputs], Trainer]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None = None
     check_lengths: Callable[[Run, Sequence[Case], TokenCounts], None] | None = None
-
-
-class MetricsFile(TrainerCallback):
-    """Writes metrics.jsonl: one line for each logging step; a resumed run goes on where it left."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
-    ) -> None:
-        """Drops the lines of steps that this run will take (again), and one that was torn."""
-        path = Path(str(args.output_dir), METRICS)
-        if state.is_world_process_zero and path.is_file():
-            lines = path.read_bytes().split(b"\n")[:-1]
-            step = state.global_step
-            past = [line for line in lines if step and json.loads(line)["step"] <= step]
-            path.write_bytes(b"".join(line + b"\n" for line in past))
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, *unused: Any, **kwargs: Any
-    ) -> None:
-        """Appends one line."""
-        if state.is_world_process_zero and kwargs["logs"]:
-            line = {"step": state.global_step, "epoch": state.epoch, **kwargs["logs"]}
-            with Path(str(args.output_dir), METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
 
 
 def fit_for_training(
@@ -221,7 +197,7 @@ class CommonArguments:
         values = vars(self)
         problems = [
             f"{name} is {values[name]!r}; leave it out: {why}"
-            for name, (accepted, why) in self.fixed.items()
+            for name, (accepted, why) in {**_FIXED_FOR_ALL, **self.fixed}.items()
             if values[name] != accepted
         ]
         problems += [

@@ -44,7 +44,8 @@ from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import RewardOutput, head_of
-from medrm.objectives.objective import BradleyTerryConfig, MetricsFile, TrainingInputs
+from medrm.objectives.exact_resume import ExactResume
+from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
 from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.targets import Targets, tally
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
@@ -196,7 +197,7 @@ def _activation_context(args: BradleyTerryConfig, model: nn.Module) -> AbstractC
     return manager
 
 
-class PreferenceTrainer(WholeCheckpoints):
+class PreferenceTrainer(WholeCheckpoints, ExactResume):
     """Trains a model whose forward returns a `RewardOutput`.
 
     Args:
@@ -211,6 +212,7 @@ class PreferenceTrainer(WholeCheckpoints):
     """
 
     args: BradleyTerryConfig
+    tallies = ("_tally",)
 
     def __init__(
         self,
@@ -239,7 +241,6 @@ class PreferenceTrainer(WholeCheckpoints):
             eval_dataset=DrawnCases(inputs.development),
             processing_class=inputs.collator.processor if pooled_head is None else None,
             compute_metrics=self._metrics,
-            callbacks=[MetricsFile()],
         )
         # Our loss is a sum; the Trainer's division by the accumulation is undone in compute_loss.
         self.model_accepts_loss_kwargs = False

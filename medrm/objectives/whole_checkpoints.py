@@ -53,11 +53,18 @@ def problems_of(checkpoint: Path, best: bool) -> list[str]:
     problems = damage(checkpoint) if is_sealed(checkpoint) else _unloadable(checkpoint)
     if problems or not best:
         return problems
-    recorded = json.loads((checkpoint / STATE_FILE).read_text()).get("best_model_checkpoint")
+    recorded = _best_of(checkpoint)
     if recorded is None or Path(recorded).name == checkpoint.name:
         return []
     folder = _found(recorded, checkpoint.parent)
     return [f"of the best one, {folder}: {problem}" for problem in problems_of(folder, False)]
+
+
+def _best_of(checkpoint: Path) -> str | None:
+    """Returns the best checkpoint at the time of one, as it was recorded."""
+    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    best: str | None = state.get("best_model_checkpoint")
+    return best
 
 
 def _found(recorded: str, run_folder: Path) -> Path:
@@ -95,16 +102,20 @@ def _open(path: Path) -> None:
 
 
 class _BestFoundAgain(TrainerCallback):
-    """Finds the best checkpoint of a run whose folder was moved: transformers then forgets it."""
+    """Finds the best checkpoint of a run whose folder was moved: transformers then forgets it.
 
-    def __init__(self, run_folder: Path) -> None:
-        self.run_folder = run_folder
+    Args:
+        checkpoint: from which training goes on.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
 
     def on_train_begin(self, args: Any, state: TrainerState, *unused: Any, **kwargs: Any) -> None:
         """Names it by where it lies now."""
-        folder = self.run_folder / f"{PREFIX}{state.best_global_step}"
-        if state.best_model_checkpoint is None and folder.is_dir():
-            state.best_model_checkpoint = str(folder)
+        recorded = _best_of(self.checkpoint)
+        if state.best_model_checkpoint is None and recorded is not None:
+            state.best_model_checkpoint = str(_found(recorded, self.checkpoint.parent))
 
 
 class WholeCheckpoints(Trainer):
@@ -115,7 +126,7 @@ class WholeCheckpoints(Trainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains, or goes on from the folder of a checkpoint."""
         if isinstance(resume_from_checkpoint, (str, Path)):
-            self.add_callback(_BestFoundAgain(Path(resume_from_checkpoint).parent))
+            self.add_callback(_BestFoundAgain(Path(resume_from_checkpoint)))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _get_output_dir(self, trial: Any) -> str:

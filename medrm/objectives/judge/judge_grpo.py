@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, cast
 
+import torch
+from accelerate.utils import send_to_device
+from torch.utils.data import Sampler
 from transformers import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler, strip_images_from_messages
 
 from medrm import chat, chat_template
 from medrm.chat import JudgePrompt
@@ -53,8 +57,82 @@ class JudgeGRPOConfig(judge_sft.JudgeArguments, GRPOConfig):  # type: ignore[mis
     )
 
 
+class EpochSampler(Sampler[int]):
+    """TRL's sampler, whose order follows from seed and epoch alone.
+
+    TRL's own starts with the order of the first epoch wherever a training goes on.
+
+    Args:
+        sampler: of TRL.
+        epoch: says which epoch begins when iteration starts.
+    """
+
+    def __init__(self, sampler: RepeatSampler, epoch: Callable[[], int]) -> None:
+        self.sampler, self.epoch = sampler, epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = self.sampler.generator.manual_seed(self.sampler.seed)
+        for _ in range(self.epoch()):  # the orders of the epochs before
+            torch.randperm(self.sampler.num_samples, generator=generator)
+        return iter(self.sampler)
+
+
 class JudgeGRPOTrainer(WholeCheckpoints, judge_sft.WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
-    """TRL's trainer, which sends and writes nothing else."""
+    """TRL's trainer, which sends and writes nothing else, and goes on where it was."""
+
+    args: JudgeGRPOConfig
+    data_collator: Any
+    _buffered_inputs: Any
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        return EpochSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int]:
+        return EpochSampler(super()._get_eval_sampler(eval_dataset), lambda: 0)
+
+    def unlogged(self) -> dict[str, Any]:
+        """Adds the completions that are still to be learned from, and those of the next table."""
+        used = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        batches = [] if used else [_without_views(batch) for batch in self._buffered_inputs]
+        names = _TABLE if self.log_completions else ()
+        table = {name: [*map(strip_images_from_messages, self._logs[name])] for name in names}
+        rewards = {name: [*column] for name, column in self._logs["rewards"].items()}
+        micro_steps = {"micro_steps": self._step, "batches": batches}
+        return {**super().unlogged(), **micro_steps, "table": table, "rewards": rewards}
+
+    def restore_unlogged(self, of_processes: Sequence[Mapping[str, Any]]) -> None:
+        """Takes back what `unlogged` gave.
+
+        Raises:
+            ConfigError: another number of processes would have to learn from the completions.
+        """
+        super().restore_unlogged(of_processes)
+        saved, processes = of_processes[0], len(of_processes)
+        if saved["batches"] and processes > 1:
+            raise ConfigError(
+                "The checkpoint lies between steps that learn from the same completions, which "
+                f"are those of {processes} processes; go on with as many."
+            )
+        self._step = saved["micro_steps"]
+        self._buffered_inputs = send_to_device(saved["batches"], self.args.device) or None
+        for columns, known in ((self._logs, "table"), (self._logs["rewards"], "rewards")):
+            for name, column in saved[known].items():
+                columns[name].extend(column)
+
+
+_TABLE = ("prompt", "completion", "advantages")
+"""Columns of `log_completions`; images are in no table but other services'."""
+
+
+def _without_views(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a batch whose tensors are no parts of larger ones, which would be saved whole."""
+    return {
+        name: value.clone() if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 def rewards_of(prompt: JudgePrompt) -> list[Any]:

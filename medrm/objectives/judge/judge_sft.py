@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import SFTConfig, SFTTrainer
 
@@ -24,6 +25,7 @@ from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
 from medrm.objectives import objective
+from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
@@ -134,8 +136,38 @@ class RunExamples:
         return renderer.verdict(self[number], self.prompt)
 
 
-class WithoutExtras:
-    """Leaves out what TRL's trainers do beside training; goes before one of them in the bases."""
+class JudgeTrainer(ExactResume):
+    """What all judges share; goes before one of TRL's trainers in the bases.
+
+    It leaves out what these do beside training.
+    """
+
+    _metrics: dict[str, dict[str, list[float]]]
+    _total_train_tokens: int
+
+    def unlogged(self) -> dict[str, Any]:
+        """Adds TRL's metrics since the last line, and the tokens since the first step."""
+        metrics = {mode: dict(values) for mode, values in self._metrics.items()}
+        return {**super().unlogged(), "metrics": metrics, "tokens": self._total_train_tokens}
+
+    def restore_unlogged(self, of_processes: Sequence[Mapping[str, Any]]) -> None:
+        """Takes back what `unlogged` gave; all processes have the same."""
+        super().restore_unlogged(of_processes)
+        for mode, values in of_processes[0]["metrics"].items():
+            self._metrics[mode].update(values)
+        self._total_train_tokens = of_processes[0]["tokens"]
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns a loader; persistent workers are seeded by a generator of their own.
+
+        They are seeded when they start, a second time where a training goes on; the generator of
+        dropout must not notice.
+        """
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.args.dataloader_persistent_workers:
+            inner = getattr(loader, "base_dataloader", loader)
+            inner.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def _send_telemetry(self) -> None:
         """Sends nothing."""
@@ -144,16 +176,14 @@ class WithoutExtras:
         """Writes nothing: the adapter folder has a card of its own."""
 
 
-class WithReference(WithoutExtras):
+class WithReference(JudgeTrainer):
     """Options of trainers that may keep a frozen copy of the initial adapter as the reference."""
 
     model: PeftModel
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Loads the trained adapter, too: older versions load the reference beside it alone."""
-        super()._load_from_checkpoint(  # type: ignore[misc] # of the trainer behind it
-            resume_from_checkpoint, model
-        )
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
         weights = load_peft_weights(resume_from_checkpoint, device="cpu")
         set_peft_model_state_dict(self.model, weights)
 
@@ -192,7 +222,6 @@ def trainer_options(
         "train_dataset": numbered(len(train)),
         "eval_dataset": numbered(len(development), len(train)),
         "processing_class": inputs.collator.processor,
-        "callbacks": [objective.MetricsFile()],
     }
 
 
@@ -303,7 +332,7 @@ def _family_problems(run: Run, cases: Sequence[Case]) -> list[str]:
     return []
 
 
-class JudgeSFTTrainer(WholeCheckpoints, WithoutExtras, SFTTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeSFTTrainer(WholeCheckpoints, JudgeTrainer, SFTTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 
