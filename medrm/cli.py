@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from medrm import __version__
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.options import JudgeOptions
-from medrm.errors import MedrmError, printable
+from medrm.errors import printable
+from medrm.failures import failure_of
+from medrm.files import check_outputs
 from medrm.pipeline.requests import (
     CheckRequest,
     EvalRequest,
@@ -25,12 +28,6 @@ from medrm.pipeline.requests import (
 )
 
 logger = logging.getLogger(__name__)
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a disk, a quota and a limit on a file's size say when they take no more."""
-
-DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""What is said of a path that may not be read or written."""
 
 
 def quiet_libraries() -> None:
@@ -57,38 +54,37 @@ class _PrintableFormatter(logging.Formatter):
 def guarded(action: Callable[[], int | None]) -> int:
     """Runs `action` and returns the exit status: 0 done, 2 the input is wrong, 130 interrupted.
 
-    A path that may not be used counts as wrong input. A full disk is told without a traceback,
-    with status 1; anything else that fails keeps its traceback and ends with status 1. An action
-    that returns a number has said its status itself.
+    A path that may not be used counts as wrong input. What `failures.failure_of` knows, such as a
+    full disk, is told without a traceback, with status 1; anything else that fails keeps its
+    traceback and ends with status 1. An action that returns a number has said its status itself.
     """
     quiet_libraries()
+    threading.excepthook = _quiet_thread
     try:
         status = action()
-    except MedrmError as error:
-        _say(str(error))
-        return 2
-    except OSError as error:
-        if error.errno in DENIED:
-            _say(f"{error.filename}: {error.strerror}. Give a path that this user may use.")
-            return 2
-        if error.errno not in FULL:
-            raise
-        _say(
-            f"{error.filename or 'A file'} could not be written: {error.strerror}. Make room there "
-            "and start the same command again: an evaluation goes on where it was stopped, a "
-            "training with --resume_from_checkpoint true."
-        )
-        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130  # as of a process that SIGINT ended
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        _say(failure.message)
+        return failure.status
     return status or 0
+
+
+def _quiet_thread(failed: threading.ExceptHookArgs) -> None:
+    """Leaves what `failure_of` knows to the main thread, which meets it as well (TensorBoard)."""
+    if not isinstance(failed.exc_value, Exception) or failure_of(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def _say(problem: str) -> None:
     rank = os.environ.get("RANK", "0")
     process_suffix = "" if rank == "0" else f" (process {rank})"
-    sys.stderr.write(f"Error{process_suffix}: {printable(problem)}\n")
+    with suppress(OSError):  # the log may lie on the disk that is full
+        sys.stderr.write(f"Error{process_suffix}: {printable(problem)}\n")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -133,6 +129,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     before, after = _evaluation_folder(arguments.before), _evaluation_folder(arguments.after)
     folder = Path(arguments.output_dir) if arguments.output_dir else home_of(after)
+    check_outputs({"--output_dir": folder})
     result = compare(
         before,
         after,

@@ -26,6 +26,10 @@ class AdapterError(MedrmError):
     """A saved model does not match its contract. Cure: save it again or load the right base."""
 
 
+class RunStopped(Exception):  # noqa: N818 (it is no fault of the program)
+    """A run ended before it was done, through no fault of its input. Cure: in the message."""
+
+
 class DeterminismError(ConfigError):
     """A model cannot be scored deterministically. Cure: leave it out, or use another device."""
 
@@ -103,3 +107,12 @@ def printable(text: str) -> str:
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, else the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def shortened(text: str) -> str:
+    """Returns a path or another value for a message: whole, or the middle of a long one left out.
+
+    >>> shortened("n" * 300) == "n" * 80 + "..." + "n" * 40
+    True
+    """
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"

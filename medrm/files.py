@@ -6,8 +6,11 @@ Also whether a value read from JSON is of an annotated type.
 from __future__ import annotations
 
 import errno
+import functools
+import logging
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import threading
@@ -17,7 +20,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, refuse, shortened
+from medrm.failures import naming
+
+logger = logging.getLogger(__name__)
 
 PHANTOM_BASE = "phantom-base"
 """The name of the base model shipped in the wheel, accepted wherever a model is."""
@@ -35,21 +41,13 @@ DRAFT = "draft-"
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Names the file in the error of a full disk, which does not say so itself."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+def partial_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yields where to write a file, which appears at its path only when it is complete.
 
-
-def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> None:
-    """Writes a file, which appears only when it is complete; several processes may write the same.
+    Several processes may write the same one.
 
     Args:
         path: of the file.
-        chunks: its content.
         durable: whether what has appeared outlives a loss of power, which takes some ms.
 
     Raises:
@@ -57,17 +55,22 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = Tru
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
-        with naming(path), partial.open("wb") as file:
-            file.writelines(chunks)
+        with naming(path):
+            yield partial
             if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
+                sync(partial)
+            os.replace(partial, path)
     except OSError:
         partial.unlink(missing_ok=True)
         raise
     if durable:
         sync(path.parent)
+
+
+def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = True) -> None:
+    """Writes a file of those chunks; see `partial_file`."""
+    with partial_file(path, durable=durable) as partial, partial.open("wb") as file:
+        file.writelines(chunks)
 
 
 def sync(path: Path) -> None:
@@ -222,5 +225,102 @@ def asset_names(folder: str, pattern: str) -> list[str]:
 
 
 def cache_dir() -> Path:
-    """Returns the folder for generated data: `$MEDRM_CACHE`, else `~/.cache/medrm`."""
-    return Path(os.environ.get("MEDRM_CACHE") or Path.home() / ".cache" / "medrm")
+    """Returns the folder for generated data: `$MEDRM_CACHE`, else `~/.cache/medrm`.
+
+    Where there is no home, or none that can be written, as in many containers, it is a folder in
+    `$TMPDIR` that is this user's alone.
+
+    Raises:
+        ConfigError: that one is another user's.
+    """
+    stated = os.environ.get("MEDRM_CACHE")
+    if stated:
+        return Path(stated)
+    home = os.path.expanduser("~")  # "~" itself where nobody knows it
+    folder = Path(home, ".cache", "medrm")
+    usable = os.path.isabs(home) and output_problem(folder, folder=True) is None
+    return folder if usable else _temporary_cache(home)
+
+
+@functools.cache
+def _temporary_cache(home: str) -> Path:
+    """Makes the cache folder of a user without a home, and says so once."""
+    user = os.getuid() if sys.platform != "win32" else 0
+    folder = Path(tempfile.gettempdir(), f"medrm-{user}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user:
+        raise ConfigError(
+            f"The home folder {home!r} cannot be written and {folder} is another user's, so there "
+            "is no place for the cache; set MEDRM_CACHE to a folder that can be written."
+        )
+    logger.warning(
+        "The home folder %r cannot be written: sets are indexed in %s, which may not last. Set "
+        "MEDRM_CACHE to a folder that does.",
+        home,
+        folder,
+    )
+    return folder
+
+
+_LONGEST_NAME = 255
+"""Bytes of a file's or folder's name."""
+
+
+def output_problem(path: str | Path, *, folder: bool) -> str | None:
+    """Returns why nothing can be written at a path, and what to do; None: nothing is known.
+
+    Args:
+        path: of what is to be written.
+        folder: whether that is a folder; else a file.
+    """
+    text = os.fspath(path)
+    try:
+        names = os.fsencode(text).split(os.sep.encode())
+    except UnicodeEncodeError:
+        names = []
+    if not names or not text.strip() or "\0" in text:
+        return "no file system has such a name; give a path of printable characters"
+    if max(map(len, names)) > _LONGEST_NAME:
+        return f"it has a name of more than {_LONGEST_NAME} bytes; give a shorter one"
+    try:
+        return _place_problem(Path(os.path.abspath(text)), folder)
+    except OSError as error:
+        return f"{error.strerror}; give another path"
+
+
+def _place_problem(target: Path, folder: bool) -> str | None:
+    """Returns what lies in the way of an absolute path; see `output_problem`.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    if not folder:
+        if target.is_dir():
+            return "it is a folder; give the path of a file"
+        target = target.parent
+    while not os.path.lexists(target) and target != target.parent:
+        target = target.parent
+    if target.is_dir():
+        writable = os.access(target, os.W_OK | os.X_OK)
+        return None if writable else f"this user cannot write in {target}; give another path"
+    way = "leads nowhere" if target.is_symlink() else "is no folder"
+    return f"{target} {way}; give another path, or remove what lies there"
+
+
+def check_outputs(paths: Mapping[str, str | Path | None], *, folders: bool = True) -> None:
+    """Refuses paths at which nothing can be written, before any work is done for them.
+
+    Args:
+        paths: by the option that gives each; None: not given.
+        folders: whether they are folders; else files.
+
+    Raises:
+        ConfigError: all of them in one message.
+    """
+    problems = [
+        f"{option} {shortened(os.fspath(path))!r} cannot be written: {problem}."
+        for option, path in paths.items()
+        if path is not None and (problem := output_problem(path, folder=folders))
+    ]
+    refuse(problems)

@@ -18,7 +18,7 @@ from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
 from medrm.evaluation.tables.report_tables import noise_line
 from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
-from medrm.files import PHANTOM_BASE
+from medrm.files import PHANTOM_BASE, write_atomically
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.readouts import READOUTS
 
@@ -84,7 +84,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     )
     path = folder / "README.md"
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, [text.encode()])
     return path
 
 

@@ -19,6 +19,7 @@ import medrm
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+    ("failures",),
     ("schema", "files", "folder_lock", "readouts", "progress_bar"),
     ("integrity",),
     ("config", "statistics", "chat_template"),
@@ -41,6 +42,7 @@ LAZY = {**dict.fromkeys(medrm.__all__, "medrm.schema"), **medrm._LAZY}
 NO_TORCH = (
     "medrm",
     "medrm.errors",
+    "medrm.failures",
     "medrm.schema",
     "medrm.files",
     "medrm.folder_lock",

@@ -87,13 +87,24 @@ def add_options(
         types = (hint, *typing.get_args(hint))
         parser.add_argument(
             f"--{field.name}",
-            type=next((each for each in (Path, int, float) if each in types), str),
+            type=_filled_path if Path in types else _number_type(types),
             nargs="+" if listed else None,
             choices=field.metadata.get("choices", literal),
             required=required,
             default=None if required else default,
             help=text,
         )
+
+
+def _filled_path(text: str) -> Path:
+    """Returns a path; an empty one, as of a shell's variable that is not set, would be `.`."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)
+
+
+def _number_type(types: Collection[Any]) -> type:
+    return next((number for number in (int, float) if number in types), str)
 
 
 USED = {

@@ -23,6 +23,7 @@ from medrm.evaluation.report import Report, RunFiles, read_run, robust_of
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table
 from medrm.evaluation.tables.table import Table, to_csv, to_latex, to_markdown
+from medrm.files import partial_file, write_atomically
 from medrm.schema import UNREAD, Expected, Verdict
 
 FOLDER = "exports"
@@ -72,7 +73,7 @@ def write_exports(folder: Path) -> Path:
         if table is not None:
             texts |= {f"{name}.md": to_markdown(table), f"{name}.tex": to_latex(table)}
     for name, text in texts.items():
-        (target / name).write_text(text, encoding="utf-8", errors="replace")
+        write_atomically(target / name, [text.encode(errors="replace")])
     _write_verdicts(target / "verdicts.parquet", verdicts)
     write_plots(run, target / "plots")
     return target
@@ -256,7 +257,8 @@ def _write_verdicts(path: Path, sides: Mapping[str, Sequence[Verdict]]) -> None:
     groups = sorted({name for row in rows for name in row if name.startswith("group_")})
     schema = pa.schema([*_VERDICT_TYPES.items(), *((_valid(name), pa.string()) for name in groups)])
     texts = [{_valid(name): _valid(value) for name, value in row.items()} for row in rows]
-    parquet.write_table(pa.Table.from_pylist(texts, schema), path)
+    with partial_file(path) as partial:
+        parquet.write_table(pa.Table.from_pylist(texts, schema), partial)
 
 
 def _answer(answer: Expected | None) -> str | None:

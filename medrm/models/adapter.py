@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError, report
+from medrm.failures import naming
 from medrm.files import PEFT_CONFIG
 from medrm.models.adapter_config import (
     MEDRM_FILE,
@@ -199,7 +200,21 @@ def save_adapter(
         config: from `new_adapter_config`.
         state_dict: the gathered weights where processes hold parts of them (ZeRO-3); call it on
             the main process alone.
+
+    Raises:
+        OSError: the folder cannot be written; the error names it.
     """
+    with naming(folder):
+        _write_adapter(folder, model, processor, config, state_dict)
+
+
+def _write_adapter(
+    folder: Path,
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    config: AdapterConfig,
+    state_dict: Mapping[str, Tensor] | None,
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MEDRM_FILE).unlink(missing_ok=True)
     tensors = _tensors(model, state_dict)

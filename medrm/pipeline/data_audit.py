@@ -12,6 +12,7 @@ from medrm.errors import DataError
 from medrm.evaluation.audit import Audit, audit, check_kinds
 from medrm.evaluation.report import write_json
 from medrm.evaluation.tables.terminal import print_audit, print_findings
+from medrm.files import check_outputs
 from medrm.progress_bar import counting
 
 
@@ -39,6 +40,7 @@ def audit_source(
         DataError: the set cannot be read, and no kind of `fail_on` is found in its files.
     """
     check_kinds(fail_on, train_data is not None)
+    check_outputs({"--output": output}, folders=False)
     findings = stored_findings(source)
     try:
         case_set = read_set(source, department_map=department_map)

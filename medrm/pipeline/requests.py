@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from medrm.config.option import option
 from medrm.config.options import EvaluationOptions, JudgeOptions, ModelOptions
 from medrm.errors import ConfigError, refuse
+from medrm.files import check_outputs
 from medrm.readouts import BASE_READOUTS, OPTION_READOUTS
 from medrm.schema import DIMENSIONS
 from medrm.scorer.engines import ENGINES
@@ -36,9 +37,11 @@ class Prices(NamedTuple):
 
 
 def check_output(output_dir: Path | None, *, is_needed: bool) -> None:
-    """Raises ConfigError where a folder to write is needed and not given."""
+    """Raises ConfigError where a folder to write is needed and not given, or cannot be written."""
     if is_needed and output_dir is None:
         raise ConfigError("--output_dir is missing; give the folder to write, or --dry_run.")
+    if is_needed:
+        check_outputs({"--output_dir": output_dir})
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ from medrm.pipeline.run_folder import (
     write_manifest,
 )
 from medrm.pipeline.run_lock import owned
+from medrm.pipeline.run_needs import check_needs
 from medrm.pipeline.stages import DEVELOPMENT, StageResults, in_all, run_stages, settle_before
 from medrm.readouts import READOUTS
 
@@ -66,6 +67,7 @@ def train(run: Run) -> None:
             owns the folder.
     """
     output = Path(run.training.output_dir)
+    check_needs(run)
     check_options(run, load_objective(run.objective))
     with owned(output):
         _train(run, output)

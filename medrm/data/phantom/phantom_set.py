@@ -10,6 +10,7 @@ completeness, extra sentences, order and question depend on the pair of readings
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from medrm.data.phantom.pictures import (
     render,
 )
 from medrm.errors import ConfigError
+from medrm.failures import naming
+from medrm.files import check_outputs, write_atomically
 from medrm.schema import DIMENSIONS
 
 VERSION = "2"
@@ -294,21 +297,44 @@ def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
         The ceiling: dimension -> accuracy that a model which knows the truth reaches.
 
     Raises:
-        ConfigError: a negative seed, or a folder that holds something.
+        ConfigError: a negative seed, or a folder that holds something or cannot be written.
+        OSError: not all could be written; nothing is left.
     """
     if seed < 0:
         raise ConfigError(f"The phantom seed is {seed}; give 0 or more.")
+    check_outputs({"--output": output})
     if output.exists() and any(output.iterdir()):
         raise ConfigError(
             f"{str(output)!r} is not empty, and two sets in one folder would mix. Give a new one."
         )
+    is_new = not output.exists()
+    try:
+        with naming(output):
+            return _write_set(output, cases, seed)
+    except BaseException:  # half a set would pass for a whole one
+        for name in (*_FOLDERS, _VOTES):
+            path = output / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        if is_new and output.is_dir():
+            output.rmdir()
+        raise
+
+
+_FOLDERS, _VOTES = ("images", "pair_gt_all"), "votes.jsonl"
+
+
+def _write_set(output: Path, cases: int, seed: int) -> dict[str, float]:
+    """Writes a set into an empty folder; see `write_phantom`."""
     for folder in ("images", "pair_gt_all/parquet"):
         (output / folder).mkdir(parents=True)
     rows_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
     labels_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
     truths: list[Votes] = []
     majorities: list[Votes] = []
-    with (output / "votes.jsonl").open("w", encoding="utf-8", newline="\n") as votes:
+    with (output / _VOTES).open("w", encoding="utf-8", newline="\n") as votes:
         for index in range(cases):
             if owner(index) == index:
                 readings, picture = draw_picture(seed, index)
@@ -335,7 +361,7 @@ def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
         "synthetic": True,
         "ceiling": reachable,
     }
-    (output / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_atomically(output / "dataset.json", [json.dumps(about, indent=2).encode(), b"\n"])
     return reachable
 
 

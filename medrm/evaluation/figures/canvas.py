@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.cells import cell_len
 
+from medrm.files import partial_file, write_atomically
+
 _STYLE = matplotlib.rc_params_from_file(
     str(Path(__file__).with_name("figures.mplstyle")), use_default_template=False
 )
@@ -212,8 +214,9 @@ def write_figure(figure: Figure, name: str, folder: Path) -> tuple[Path, Path]:
     """Writes `<name>.svg` and `<name>.png` in light colours on white and returns their paths."""
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     figure.patch.set_facecolor(BACK)
-    svg.write_bytes(_svg(figure, name))
-    figure.savefig(png, metadata={"Software": None}, dpi=_RESOLUTION)
+    write_atomically(svg, [_svg(figure, name)])
+    with partial_file(png) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None}, dpi=_RESOLUTION)
     return svg, png
 
 

@@ -29,6 +29,7 @@ from medrm.evaluation.tables.table import (
     to_terminal,
     with_interval,
 )
+from medrm.files import write_atomically
 
 Standings = Mapping[str, Any]
 """What `leaderboard.standings` returns."""
@@ -198,8 +199,8 @@ def write_leaderboard(folder: Path, standings: Standings) -> None:
     """Writes `leaderboard.json`, `leaderboard.csv`, `leaderboard.md` and `leaderboard.html`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "leaderboard.json", standings)
-    (folder / "leaderboard.csv").write_text(leaderboard_csv(standings), encoding="utf-8")
-    (folder / "leaderboard.md").write_text(leaderboard_markdown(standings), encoding="utf-8")
+    write_atomically(folder / "leaderboard.csv", [leaderboard_csv(standings).encode()])
+    write_atomically(folder / "leaderboard.md", [leaderboard_markdown(standings).encode()])
     write_text(folder / "leaderboard.html", leaderboard_page(standings))
 
 

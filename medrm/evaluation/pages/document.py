@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from medrm.evaluation.tables.table import percent, points
+from medrm.files import write_atomically
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -93,7 +94,7 @@ def render_page(
 
 def write_text(path: Path, text: str) -> None:
     """Writes a page. A reply may hold half a surrogate pair, which is no UTF-8."""
-    path.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    write_atomically(path, [text.encode(errors="xmlcharrefreplace")])
 
 
 def safe_json(value: Any) -> str:

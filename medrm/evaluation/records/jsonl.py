@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, get_args, get_type_hints
 
 from medrm.errors import DataError
-from medrm.files import fits, naming, write_atomically
+from medrm.failures import naming
+from medrm.files import fits, write_atomically
 from medrm.readouts import READOUTS, Content, writes_rewards
 from medrm.schema import ORDERS, USAGE, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN
