@@ -114,6 +114,28 @@ def atomic_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
     sync(folder.parent)
 
 
+@contextmanager
+def filled_or_emptied(folder: Path) -> Iterator[None]:
+    """Removes what was written into a new or empty folder where not all could be.
+
+    Raises:
+        OSError: it cannot be written; the error names a path.
+    """
+    is_new = not folder.exists()
+    try:
+        with naming(folder):
+            yield
+    except BaseException:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if is_new and folder.is_dir():
+            folder.rmdir()
+        raise
+
+
 def replace_folder(draft: Path, folder: Path) -> None:
     """Puts a complete folder in the place of another, or of none, on the same file system."""
     discard(folder)

@@ -10,7 +10,6 @@ completeness, extra sentences, order and question depend on the pair of readings
 from __future__ import annotations
 
 import json
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +30,7 @@ from medrm.data.phantom.pictures import (
     render,
 )
 from medrm.errors import ConfigError
-from medrm.failures import naming
-from medrm.files import check_outputs, write_atomically
+from medrm.files import check_outputs, filled_or_emptied, write_atomically
 from medrm.schema import DIMENSIONS
 
 VERSION = "2"
@@ -307,62 +305,42 @@ def write_phantom(output: Path, cases: int, seed: int) -> dict[str, float]:
         raise ConfigError(
             f"{str(output)!r} is not empty, and two sets in one folder would mix. Give a new one."
         )
-    is_new = not output.exists()
-    try:
-        with naming(output):
-            return _write_set(output, cases, seed)
-    except BaseException:  # half a set would pass for a whole one
-        for name in (*_FOLDERS, _VOTES):
-            path = output / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        if is_new and output.is_dir():
-            output.rmdir()
-        raise
-
-
-_FOLDERS, _VOTES = ("images", "pair_gt_all"), "votes.jsonl"
-
-
-def _write_set(output: Path, cases: int, seed: int) -> dict[str, float]:
-    """Writes a set into an empty folder; see `write_phantom`."""
-    for folder in ("images", "pair_gt_all/parquet"):
-        (output / folder).mkdir(parents=True)
-    rows_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
-    labels_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
-    truths: list[Votes] = []
-    majorities: list[Votes] = []
-    with (output / _VOTES).open("w", encoding="utf-8", newline="\n") as votes:
-        for index in range(cases):
-            if owner(index) == index:
-                readings, picture = draw_picture(seed, index)
-                path = output / "images" / f"{_name(seed, index)}.png"
-                # Noise hardly compresses; level 6 is 4 x slower.
-                Image.fromarray(picture.pixels).save(path, compress_level=1)
-            case = draw_case(seed, index, readings)
-            votes.writelines(_vote_lines(seed, index, case))
-            truths.append(case.truth)
-            majorities.append(majority(case.votes))
-            organ = case.readings.true.organ
-            rows_of_organ[organ].append(_row(seed, index, case, path.read_bytes()))
-            labels_of_organ[organ].append(
-                {"question_id": _name(seed, index), "human_answer": majorities[-1]}
-            )
-    for organ, rows in rows_of_organ.items():
-        _write_organ(output / "pair_gt_all", organ, rows, labels_of_organ[organ])
-    reachable = ceiling(truths, majorities)
-    about = {
-        "name": "phantom",
-        "version": VERSION,
-        "seed": seed,
-        "cases": cases,
-        "synthetic": True,
-        "ceiling": reachable,
-    }
-    write_atomically(output / "dataset.json", [json.dumps(about, indent=2).encode(), b"\n"])
-    return reachable
+    with filled_or_emptied(output):
+        for folder in ("images", "pair_gt_all/parquet"):
+            (output / folder).mkdir(parents=True)
+        rows_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
+        labels_of_organ: dict[str, list[dict[str, object]]] = defaultdict(list)
+        truths: list[Votes] = []
+        majorities: list[Votes] = []
+        with (output / "votes.jsonl").open("w", encoding="utf-8", newline="\n") as votes:
+            for index in range(cases):
+                if owner(index) == index:
+                    readings, picture = draw_picture(seed, index)
+                    path = output / "images" / f"{_name(seed, index)}.png"
+                    # Noise hardly compresses; level 6 is 4 x slower.
+                    Image.fromarray(picture.pixels).save(path, compress_level=1)
+                case = draw_case(seed, index, readings)
+                votes.writelines(_vote_lines(seed, index, case))
+                truths.append(case.truth)
+                majorities.append(majority(case.votes))
+                organ = case.readings.true.organ
+                rows_of_organ[organ].append(_row(seed, index, case, path.read_bytes()))
+                labels_of_organ[organ].append(
+                    {"question_id": _name(seed, index), "human_answer": majorities[-1]}
+                )
+        for organ, rows in rows_of_organ.items():
+            _write_organ(output / "pair_gt_all", organ, rows, labels_of_organ[organ])
+        reachable = ceiling(truths, majorities)
+        about = {
+            "name": "phantom",
+            "version": VERSION,
+            "seed": seed,
+            "cases": cases,
+            "synthetic": True,
+            "ceiling": reachable,
+        }
+        write_atomically(output / "dataset.json", [json.dumps(about, indent=2).encode(), b"\n"])
+        return reachable
 
 
 def _name(seed: int, index: int) -> str:
