@@ -92,20 +92,22 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path, mode: int = 0o777) -> Iterator[Path]:
+def atomic_folder(folder: Path, mode: int = 0o777, *, replace: bool = False) -> Iterator[Path]:
     """Yields a draft to fill; as `folder` it appears complete or not at all.
-
-    Several processes may make the same one at once: that of the first stays.
 
     Args:
         folder: to make.
         mode: of the folder, less what the umask takes.
+        replace: whether it takes the place of one that is there; else several processes may make
+            the same one at once, and that of the first stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=DRAFT) as scratch:
         draft = Path(scratch) / folder.name
         draft.mkdir(mode)
         yield draft
+        if replace:
+            discard(folder)
         try:
             draft.rename(folder)
         except OSError:  # another process was first

@@ -20,9 +20,10 @@ from medrm.evaluation.tables.report_tables import noise_line
 from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
 from medrm.files import PHANTOM_BASE, write_atomically
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
+from medrm.models.adapter_files import SUFFIXES, check_undamaged
 from medrm.readouts import READOUTS
 
-PUBLISHED = frozenset({".safetensors", ".json", ".txt", ".jinja", ".md"})
+PUBLISHED = SUFFIXES | {".md"}
 """Suffixes of the files that leave the machine; nothing else is pushed."""
 
 _REFUSED = (401, 403)
@@ -121,10 +122,11 @@ def push(folder: Path, repo_id: str, private: bool | None = None) -> str:
         private: whether a new repository is private; None: as the organisation has set it.
 
     Raises:
-        AdapterError: the folder is no adapter folder.
+        AdapterError: the folder is no adapter folder, or a damaged one.
         ConfigError: bad name, no token, no right to write, or offline.
     """
     read_adapter_config(folder)
+    check_undamaged(folder)
     check_push(repo_id)
     files = sorted(
         path.name

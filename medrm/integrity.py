@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ Fingerprint = dict[str, Any]
 """Of one file: its `size` in bytes and its `sha256`."""
 
 
-def seal(folder: Path, leave_out: Collection[str] = ()) -> None:
+def seal(folder: Path, covers: Callable[[str], bool] = lambda name: True) -> None:
     """Writes the manifest of a folder, when all that it names is on the disk.
 
     Every file gets the mode that a new file has here, for some libraries write theirs for the
@@ -30,7 +30,7 @@ def seal(folder: Path, leave_out: Collection[str] = ()) -> None:
 
     Args:
         folder: whose files are complete.
-        leave_out: names of files in it that people may change.
+        covers: whether the manifest names a file; others may change.
     """
     mode = _mode_of_new_files(folder)
     fingerprints: dict[str, Fingerprint] = {}
@@ -39,7 +39,7 @@ def seal(folder: Path, leave_out: Collection[str] = ()) -> None:
         if path.is_file() and not path.is_symlink():
             path.chmod(mode)
             sync(path)
-            if name not in (MANIFEST, *leave_out):
+            if name != MANIFEST and covers(name):
                 fingerprints[name] = _fingerprint(path)
         elif path.is_dir():
             sync(path)

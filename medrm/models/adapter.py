@@ -29,7 +29,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError, report
 from medrm.failures import naming
-from medrm.files import PEFT_CONFIG
+from medrm.files import PEFT_CONFIG, atomic_folder
+from medrm.integrity import seal
 from medrm.models.adapter_config import (
     MEDRM_FILE,
     AdapterConfig,
@@ -39,6 +40,7 @@ from medrm.models.adapter_config import (
     weights_digest,
     write_adapter_config,
 )
+from medrm.models.adapter_files import check_undamaged, is_needed
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
 from medrm.models.lora_targets import lora_targets
@@ -191,10 +193,10 @@ def save_adapter(
     config: AdapterConfig,
     state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes everything `load_adapter` needs; `medrm.json` last, so that a torn folder is refused.
+    """Writes everything `load_adapter` needs, as a sealed folder that appears whole.
 
     Args:
-        folder: made where it does not exist.
+        folder: to make; what lies there is replaced.
         model: the trained model.
         processor: its processor.
         config: from `new_adapter_config`.
@@ -204,19 +206,18 @@ def save_adapter(
     Raises:
         OSError: the folder cannot be written; the error names it.
     """
-    with naming(folder):
-        _write_adapter(folder, model, processor, config, state_dict)
+    with naming(folder), atomic_folder(folder, replace=True) as draft:
+        _write_files(draft, model, processor, config, state_dict)
+        seal(draft, is_needed)
 
 
-def _write_adapter(
+def _write_files(
     folder: Path,
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
     config: AdapterConfig,
     state_dict: Mapping[str, Tensor] | None,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MEDRM_FILE).unlink(missing_ok=True)
     tensors = _tensors(model, state_dict)
     if isinstance(model, PeftModel):
         lora = copy.copy(model.peft_config["default"])
@@ -335,6 +336,7 @@ def load_adapter(
         ConfigError: the base model cannot be loaded.
     """
     config = read_adapter_config(folder)
+    check_undamaged(folder)
     processor = load_processor(str(folder))
     _check_template(folder, processor, config)
     options = ModelOptions(

@@ -32,6 +32,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
 from medrm.files import PHANTOM_BASE, fits, status_of, write_atomically
+from medrm.integrity import changing
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
@@ -298,7 +299,8 @@ def write_adapter_config(folder: Path, config: AdapterConfig) -> None:
     if record["head"] is not None:
         del record["head"]["dimensions"]
     text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
-    write_atomically(folder / MEDRM_FILE, [text.encode(), b"\n"])
+    with changing(folder / MEDRM_FILE):
+        write_atomically(folder / MEDRM_FILE, [text.encode(), b"\n"])
 
 
 def update_adapter_config(folder: Path, **changes: Any) -> None:

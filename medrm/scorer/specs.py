@@ -15,12 +15,10 @@ from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
+from medrm.models.adapter_files import SUFFIXES
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
-
-_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""What is fetched from the hub: weights, settings, tokenizer; never pickles or code."""
 
 _SAMPLING = {
     "votes": "votes",
@@ -255,7 +253,13 @@ def _download(repo: str, revision: str | None) -> Path:
         AdapterError: there is no such folder or repository, or the hub cannot be reached.
     """
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=[f"*{suffix}" for suffix in sorted(SUFFIXES)],
+            )
+        )
     except _UNREACHABLE as error:
         raise AdapterError(
             f"{repo!r} is neither a folder nor a hub repository that can be had: "

@@ -19,6 +19,7 @@ from medrm.chat import answer_messages
 from medrm.chat_template import render
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, ConfigError
+from medrm.integrity import MANIFEST
 from medrm.models.adapter import freeze_backbone, load_adapter, save_adapter
 from medrm.models.adapter_config import (
     new_adapter_config,
@@ -26,6 +27,7 @@ from medrm.models.adapter_config import (
     template_digest,
     update_adapter_config,
 )
+from medrm.models.adapter_files import check_undamaged
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import head_of
@@ -142,25 +144,15 @@ def test_the_attention_of_the_training_is_that_of_scoring(tiny_folder):
         load_adapter(folder, attn_implementation="flash_attention_3")
 
 
-@pytest.fixture(scope="module")
-def _saved(tiny_folder):
-    base = tiny_folder("llava")
-    model, processor, contract = trained(base, "llava")
-    folder = base.parent / "to-break"
-    save_adapter(folder, model, processor, contract)
-    return folder
-
-
-@pytest.fixture
-def saved(_saved, tmp_path):
-    """A copy of a saved adapter beside its base."""
-    shutil.copytree(_saved.parent / "llava-32", tmp_path / "llava-32")
-    return shutil.copytree(_saved, tmp_path / "adapter")
+def _unseal(folder):
+    """Leaves a folder as an earlier version or other software writes it: without a manifest."""
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def _edit(folder, **changes):
     path = folder / "medrm.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    _unseal(folder)
 
 
 def _rewrite(folder, change):
@@ -169,6 +161,7 @@ def _rewrite(folder, change):
     change(tensors)
     names = json.dumps(read_adapter_config(folder).dimensions)
     save_file(tensors, path, metadata={"format": "pt", "dimensions": names})
+    _unseal(folder)
 
 
 def test_a_missing_head_is_refused(saved):
@@ -210,6 +203,7 @@ def test_other_dimensions_are_refused(saved):
 def test_another_chat_template_is_refused(saved):
     path = saved / "chat_template.jinja"
     path.write_text(path.read_text().replace("assistant", "doctor"))
+    _unseal(saved)
     with pytest.raises(AdapterError, match="chat template"):
         load_adapter(saved)
 
@@ -281,6 +275,7 @@ def test_statistics_are_added_to_a_saved_contract(saved):
     statistics = {"accuracy": {"mean": 0.5, "std": 1.0}}
     update_adapter_config(saved, score_statistics=statistics)
     assert read_adapter_config(saved) == dataclasses.replace(before, score_statistics=statistics)
+    check_undamaged(saved)
 
 
 def test_another_family_is_refused(saved):
