@@ -1,7 +1,7 @@
 """medrm: reward models and judges for medical multimodal LLMs.
 
 Layers, each importing only from lower ones (tests/test_layering.py):
-cli > throughput > throughput_model > pipeline > hub > evaluation > objectives
+cli > throughput | reward_function > throughput_model > pipeline > hub > evaluation > objectives
 > scorer > models | data | chat | parsers > config | statistics | chat_template
 > schema | files | readouts | progress_bar > errors
 """
@@ -18,6 +18,7 @@ from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel, RankingLabel, Ve
 if TYPE_CHECKING:
     from medrm.data.case_set import read_cases
     from medrm.parsers import parse_verdict
+    from medrm.reward_function import RewardFunction
     from medrm.scorer.open import load
 
 __version__ = "0.2.0"
@@ -32,6 +33,7 @@ __all__ = [
     "ImageRef",
     "PairLabel",
     "RankingLabel",
+    "RewardFunction",
     "Verdict",
     "load",
     "parse_verdict",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "RewardFunction": "medrm.reward_function",
     "load": "medrm.scorer.open",
     "parse_verdict": "medrm.parsers",
     "read_cases": "medrm.data.case_set",

@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("hub",),
     ("pipeline",),
     ("throughput_model",),
-    ("throughput",),
+    ("throughput", "reward_function"),
     ("cli",),
     ("__main__", "recipes/*.py", "evaluation/*.py"),
 )

@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,9 @@ path), or a reference as cases hold it."""
 
 CaseInput = Case | Mapping[str, Any]
 """A case, or a row with the columns of `row_case`."""
+
+Given = TypeVar("Given", bound=CaseInput)
+"""A case as it was given."""
 
 ACCEPTED = (
     "accepted are a path, a data URL, base64, bytes, a PIL image, a uint8 array [H, W] or "
@@ -102,6 +106,13 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
         columns = ", ".join(map(repr, row)) or "none"
         raise DataError(f"no column {' and no column '.join(lacking)} Given: {columns}.")
     return _case(case_id, images, missing["question"], answers, root)
+
+
+def drawn_cases(given: Iterable[Given], waiting: deque[Given]) -> Iterator[Case]:
+    """Yields what was given as cases, and puts what was drawn into `waiting`."""
+    for number, drawn in enumerate(given, start=1):
+        waiting.append(drawn)
+        yield drawn if isinstance(drawn, Case) else row_case(drawn, number)
 
 
 def _cell(row: Mapping[str, Any], names: Sequence[str]) -> Any:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
-from medrm.scorer.caller_cases import CaseInput, ImageInput, caller_case, row_case
+from medrm.scorer.caller_cases import Given, ImageInput, caller_case, drawn_cases
 from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.engines.base import text_digest
 from medrm.scorer.logprobs import AnswerTokens, Span
@@ -40,9 +40,6 @@ from medrm.scorer.runner import (
     model_settings,
 )
 from medrm.scorer.verdict_rules import agreed_verdicts
-
-Given = TypeVar("Given", bound=CaseInput)
-"""A case as it was given."""
 
 
 class AnswerScorer(ABC):
@@ -112,6 +109,11 @@ class AnswerScorer(ABC):
         deterministic = runner.deterministic is not None
         settings = model_settings(self.model, self.processor, runner.shares, deterministic)
         return {**settings, "max_length": runner.max_length}
+
+    @property
+    def batch_rows(self) -> int:
+        """The most rows (case and answer) computed at once; a case is never split."""
+        return self._runner.batch_rows
 
     @property
     def lookahead(self) -> int | None:
@@ -212,13 +214,7 @@ class SavedScorer(AnswerScorer):
             DataError: a case has an unreadable image or is over-long; `respond` goes on there.
         """
         waiting: deque[Given] = deque()
-
-        def drawn() -> Iterator[Case]:
-            for number, given in enumerate(cases, start=1):
-                waiting.append(given)
-                yield given if isinstance(given, Case) else row_case(given, number)
-
-        for output in self._run(drawn()):
+        for output in self._run(drawn_cases(cases, waiting)):
             case = output.prompts.case
             if output.values is None:
                 for ref in case.images:

@@ -1,0 +1,330 @@
+"""A saved reward model as a reward function of reinforcement learning.
+
+    reward = medrm.RewardFunction("RUN/adapter", dimensions=["overall"])
+    GRPOTrainer(..., reward_funcs=reward)                    # one weighted sum
+    GRPOTrainer(..., reward_funcs=reward.each())             # one function for each dimension
+
+TRL calls it with `prompts`, `completions` and the columns of its data set. Completions of the same
+question about the same images are scored together, so that what they share is computed once. What
+cannot be scored is `None`, never a constant: TRL leaves it out. A dimension is asked for by name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medrm.data.batched import batched
+from medrm.errors import ConfigError, DataError, nearest, refuse
+from medrm.schema import Case, ImageRef
+from medrm.scorer.caller_cases import image_ref, row_case
+from medrm.scorer.open import load
+from medrm.scorer.readouts.answer_rewards import SavedScorer
+
+logger = logging.getLogger(__name__)
+
+Message = Mapping[str, Any]
+Completion = str | Sequence[Message]
+Prompt = str | Sequence[Message]
+Rewards = Mapping[str, float]
+"""The reward of one completion on each dimension."""
+
+
+class _Asked(NamedTuple):
+    """What a call asks about: the prompts and columns that it was given, and the answers' texts."""
+
+    prompts: Sequence[Prompt]
+    answers: tuple[str, ...]
+    columns: Mapping[str, Sequence[Any]]
+
+    def is_same(self, other: _Asked) -> bool:
+        """Whether the same is asked: equal texts, and the same objects where they are no texts."""
+        return (
+            self.answers == other.answers
+            and _are_same(self.prompts, other.prompts)
+            and self.columns.keys() == other.columns.keys()
+            and all(_are_same(self.columns[name], other.columns[name]) for name in self.columns)
+        )
+
+
+def _are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether two lists are one object, or hold the same texts; pixels are not compared."""
+    texts = all(isinstance(value, str) for value in (*first, *second))
+    return first is second or (texts and list(first) == list(second))
+
+
+class RewardFunction:
+    """Scores completions by a saved reward model; callable as TRL's `reward_funcs` are.
+
+    Attributes:
+        model: the reward model.
+        dimensions: what is rewarded.
+        weights: of the dimensions, by name; the reward is the weighted sum.
+
+    Args:
+        model: an adapter folder, the id of a hub repository, or what `medrm.load` gave.
+        dimensions: what is rewarded; None: overall, or the only dimension that the model has.
+        weights: of dimensions, by name; those not named weigh 1.
+        loading: as `medrm.load` takes it (`revision`, `device`, `batch_rows`, ...).
+
+    Raises:
+        AdapterError: the model cannot be loaded.
+        ConfigError: it is a judge, or lacks a dimension, or a weight names none.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | SavedScorer,
+        dimensions: Sequence[str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        **loading: Any,
+    ) -> None:
+        loaded = load(model, **loading) if isinstance(model, str | Path) else model
+        if not isinstance(loaded, SavedScorer):
+            raise ConfigError(
+                f"{model} is a judge, which compares two answers and gives no reward to one. Give "
+                "a reward model (objective bradley_terry)."
+            )
+        self.model = loaded
+        self.dimensions = _rewarded(loaded.dimensions, dimensions)
+        unknown = [name for name in weights or {} if name not in self.dimensions]
+        refuse(
+            [f"weights name {name!r}.{nearest(name, self.dimensions)}" for name in unknown],
+            f"Accepted are the dimensions that are rewarded: {', '.join(self.dimensions)}.",
+        )
+        self.weights = {name: float((weights or {}).get(name, 1)) for name in self.dimensions}
+        self.__name__ = "medrm_" + "_".join(self.dimensions)
+        self._lock = threading.Lock()
+        self._latest: tuple[_Asked, list[Rewards | None]] | None = None
+
+    @classmethod
+    def from_environment(cls) -> RewardFunction:
+        """Returns the function of MEDRM_REWARD_MODEL on MEDRM_REWARD_DIMENSIONS (a,b,...).
+
+        For programs that load a file and call what is in it.
+
+        Raises:
+            ConfigError: no model is named, or see above.
+        """
+        model, names = (os.environ.get(f"MEDRM_REWARD_{name}") for name in ("MODEL", "DIMENSIONS"))
+        if not model:
+            raise ConfigError(
+                "MEDRM_REWARD_MODEL is not set; give the adapter folder or hub repository of a "
+                "reward model, and in MEDRM_REWARD_DIMENSIONS what is rewarded, such as overall."
+            )
+        return cls(model, names.split(",") if names else None)
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+    ) -> list[float | None]:
+        """Returns the weighted sum of the dimensions' rewards; None for what cannot be scored.
+
+        Args:
+            prompts: N questions, as text or as a conversation with one turn of the user.
+            completions: N answers to them, as text or as a conversation that ends in the answer.
+            columns: N values each; `question` goes before the prompt's own text, `images` or
+                `image` before the images in it. Others are left alone.
+        """
+        scored = self.rewards(prompts, completions, **columns)
+        return [None if rewards is None else self.weighted(rewards) for rewards in scored]
+
+    def weighted(self, rewards: Rewards) -> float:
+        """Returns the weighted sum of a completion's rewards."""
+        return sum(weight * rewards[name] for name, weight in self.weights.items())
+
+    def each(self) -> list[DimensionReward]:
+        """Returns a function for each dimension; asked about the same completions, all of them
+        share one forward pass. Their names end in the dimension, TRL logs them apart.
+        """
+        return [DimensionReward(self, name) for name in self.dimensions]
+
+    def rewards(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+    ) -> list[Rewards | None]:
+        """Returns the rewards of each completion on each dimension; None: it cannot be scored.
+
+        What was asked last is kept, so that the functions of `each` compute it once.
+        """
+        with self._lock:
+            read = _beside(columns, len(completions))
+            asked = _Asked(prompts, tuple(map(_answer, completions)), read)
+            if self._latest is None or not asked.is_same(self._latest[0]):
+                self._latest = (asked, self._scored(asked))
+            return list(self._latest[1])
+
+    def _scored(self, asked: _Asked) -> list[Rewards | None]:
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        cases, problems = dict[int, Case](), Counter[str]()
+        seen: dict[int, ImageRef] = {}
+        for index, answer in enumerate(asked.answers):
+            row = {name: values[index] for name, values in asked.columns.items()}
+            try:
+                case = _case(asked.prompts[index], answer, row, seen)
+            except DataError as error:
+                problems[str(error)] += 1
+                continue
+            cases[index] = case
+            key = (case.question, tuple(image.digest or image.name for image in case.images))
+            groups.setdefault(key, []).append(index)
+        rewards: list[Rewards | None] = [None] * len(asked.answers)
+        size = self.model.batch_rows  # a case is never split
+        together = [part for group in groups.values() for part in batched(group, size)]
+        failed = self._score(together, cases, rewards)
+        # One answer that is too long must not cost those beside it their rewards.
+        alone = [[index] for group in failed for index in group if len(group) > 1]
+        failed = [group for group in failed if len(group) == 1] + self._score(alone, cases, rewards)
+        if failed:
+            problems["too long, or an image that cannot be read"] += len(failed)
+        if problems:
+            told = "; ".join(f"{count} x {problem}" for problem, count in problems.items())
+            total = sum(problems.values())
+            logger.warning("%d of %d completions have no reward: %s", total, len(rewards), told)
+        return rewards
+
+    def _score(
+        self,
+        groups: Sequence[Sequence[int]],
+        cases: Mapping[int, Case],
+        rewards: list[Rewards | None],
+    ) -> list[Sequence[int]]:
+        """Writes the rewards of groups of completions; returns the groups that have none."""
+        asked = [
+            Case(
+                str(number),
+                cases[group[0]].images,
+                cases[group[0]].question,
+                tuple(cases[index].answers[0] for index in group),
+            )
+            for number, group in enumerate(groups)
+        ]
+        failed = []
+        for group, response in zip(groups, self.model.respond(asked), strict=True):
+            if response.rewards is None:
+                failed.append(group)
+                continue
+            for answer, index in enumerate(group):
+                rewards[index] = {name: response.rewards[name][answer] for name in self.dimensions}
+        return failed
+
+
+class DimensionReward:
+    """The reward of one dimension, as a reward function of its own."""
+
+    def __init__(self, rewards: RewardFunction, dimension: str) -> None:
+        self.function, self.dimension = rewards, dimension
+        self.__name__ = f"medrm_{dimension}"
+
+    def __call__(
+        self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
+    ) -> list[float | None]:
+        """Returns the rewards on the dimension; None for what cannot be scored."""
+        scored = self.function.rewards(prompts, completions, **columns)
+        return [None if rewards is None else rewards[self.dimension] for rewards in scored]
+
+
+def _rewarded(has: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the dimensions to reward.
+
+    Raises:
+        ConfigError: the model has not all of them, or none is named where it has several.
+    """
+    if asked is None and ("overall" in has or len(has) == 1):
+        return ("overall",) if "overall" in has else tuple(has)
+    if isinstance(asked, str):
+        asked = [asked]
+    if not asked:
+        raise ConfigError(f"Name the dimensions to reward; the model has {', '.join(has)}.")
+    unknown = [f"{name!r}.{nearest(name, has)}" for name in asked if name not in has]
+    refuse(unknown, f"The model has the dimensions {', '.join(has)}, and not all that are asked:")
+    return tuple(dict.fromkeys(asked))
+
+
+_READ = ("question", "images", "image")
+"""Columns of a data set that are looked at."""
+
+
+def _beside(columns: Mapping[str, Any], count: int) -> dict[str, Sequence[Any]]:
+    """Returns the columns that are looked at.
+
+    Raises:
+        DataError: one has another length than the completions.
+    """
+    read = {name: columns[name] for name in _READ if columns.get(name) is not None}
+    problems = [
+        f"column {name} has {len(values)} values for {count} completions"
+        for name, values in read.items()
+        if len(values) != count
+    ]
+    refuse(problems, error=DataError)
+    return read
+
+
+def _case(prompt: Prompt, answer: str, row: dict[str, Any], seen: dict[int, ImageRef]) -> Case:
+    """Returns a completion as a case of one answer.
+
+    Args:
+        prompt: that it answers.
+        answer: its text.
+        row: the columns that are looked at.
+        seen: references of image objects that other completions have, too.
+
+    Raises:
+        DataError: the prompt is no single question, or an image is none.
+    """
+    question, images = _question(prompt, asks="question" not in row)
+    given = row.get("images", row.get("image"))
+    if given is not None:
+        images = list(given) if isinstance(given, list | tuple) else [given]
+    references = []
+    for position, image in enumerate(images):
+        if id(image) not in seen:
+            seen[id(image)] = image_ref(image, position)
+        references.append(seen[id(image)])
+    asked = row.get("question", question)
+    return row_case({"question": asked, "answers": [answer], "images": references}, 1)
+
+
+def _answer(completion: Completion) -> str:
+    return completion if isinstance(completion, str) else _text(completion[-1])
+
+
+def _question(prompt: Prompt, *, asks: bool) -> tuple[str, list[Any]]:
+    """Returns the text and the images of the one question that a prompt asks.
+
+    Args:
+        prompt: a text, or a conversation; its system turn tells the policy how to answer and is no
+            part of the question.
+        asks: whether its text is needed.
+
+    Raises:
+        DataError: a conversation of several turns.
+    """
+    if isinstance(prompt, str):
+        return prompt, []
+    turns = [message for message in prompt if message["role"] != "system"]
+    if asks and (len(turns) != 1 or turns[0]["role"] != "user"):
+        raise DataError(
+            f"a conversation of {len(turns)} turns; a reward model reads one question. Give it in "
+            "a column `question`"
+        )
+    parts = [
+        part
+        for turn in turns
+        if not isinstance(turn["content"], str)
+        for part in turn["content"]
+        if part.get("type") == "image" and part.get("image") is not None
+    ]
+    return (_text(turns[0]) if asks else ""), [part["image"] for part in parts]
+
+
+def _text(message: Message) -> str:
+    """Returns the text of a message, whose content is a text or a list of parts."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")

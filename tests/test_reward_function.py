@@ -1,0 +1,242 @@
+"""A reward model as a reward function: TRL's calls, and those of verl, ms-swift and OpenRLHF."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from scorer.cases import broken_image, stored_image
+from scorer.reward_models import DIMENSIONS, make_scorer
+from tiny import save_tiny
+from tiny_text import save_text_base
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+import medrm
+from medrm.errors import ConfigError, DataError
+from medrm.scorer.readouts.answer_rewards import RewardModel
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = ["Is it clear?", "Is it clear?", "Is there a lesion?", "Is it clear?"]
+ANSWERS = ["yes", "no, the lungs are not", "no", "A"]
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> RewardModel:
+    base = save_tiny("qwen2_5_vl", tmp_path_factory.mktemp("base") / "base")
+    return make_scorer("qwen2_5_vl", base, max_length=200, batch_rows=4)
+
+
+@pytest.fixture
+def calls(scorer: RewardModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of answers of each forward pass."""
+    rows: list[int] = []
+    forward = scorer.model.forward
+
+    def counted(*arguments: Any, **inputs: Any) -> Any:
+        output = forward(*arguments, **inputs)
+        rows.append(len(output.rewards))
+        return output
+
+    monkeypatch.setattr(scorer.model, "forward", counted)
+    return rows
+
+
+def pixels() -> Image.Image:
+    return Image.fromarray(np.arange(56 * 84, dtype=np.uint32).astype(np.uint8).reshape(56, 84))
+
+
+def close(rewards: Any, expected: Any) -> bool:
+    return bool(np.abs(np.array(rewards, float) - np.array(expected, float)).max() < 1e-5)
+
+
+def test_rewards_are_those_of_the_model(scorer: RewardModel, calls: list[int]) -> None:
+    images = [pixels(), pixels(), pixels(), None]
+    expected = [
+        scorer.score([] if image is None else [image], question, [answer])[0]
+        for image, question, answer in zip(images, QUESTIONS, ANSWERS, strict=True)
+    ]
+    calls.clear()
+    reward = medrm.RewardFunction(scorer)
+    assert reward.dimensions == ("overall",)
+    assert reward.__name__ == "medrm_overall"
+    columns = {"image": images, "solution": [1, 2, 3, 4], "trainer_state": None}
+    rewards = reward(prompts=QUESTIONS, completions=ANSWERS, completion_ids=[], **columns)
+    assert close(rewards, [values[1] for values in expected])
+    assert sum(calls) == 4
+    both = medrm.RewardFunction(scorer, ["accuracy", "overall"], {"accuracy": 2})
+    summed = [2 * values[0] + values[1] for values in expected]
+    assert close(both(QUESTIONS, ANSWERS, image=images), summed)
+
+
+def test_conversations_hold_images_and_a_system_turn(scorer: RewardModel) -> None:
+    picture, question, answer = pixels(), QUESTIONS[0], ANSWERS[0]
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    system = {"role": "system", "content": "Think before you answer."}
+    prompt = [system, {"role": "user", "content": content}]
+    completion = [{"role": "assistant", "content": answer}]
+    parts = [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    expected = scorer.score([picture], question, [answer])[0, 1]
+    reward = medrm.RewardFunction(scorer)
+    assert close(reward([prompt, prompt], [completion, parts]), [expected] * 2)
+    turns = [*prompt, *completion, {"role": "user", "content": "Are you sure?"}]
+    assert reward([turns], [completion]) == [None]
+    assert close(reward([turns], [completion], question=[question]), [expected])
+
+
+def test_each_dimension_shares_one_forward(scorer: RewardModel, calls: list[int]) -> None:
+    functions = medrm.RewardFunction(scorer, DIMENSIONS).each()
+    assert [function.__name__ for function in functions] == ["medrm_accuracy", "medrm_overall"]
+    images = [[pixels()]] * 4
+    asked = {"prompts": QUESTIONS, "completions": ANSWERS, "images": images}
+    columns = [function(**asked) for function in functions]
+    assert sum(calls) == 4
+    assert not close(*columns)
+    # Changed in place, it is another question.
+    changed = {**asked, "completions": [*ANSWERS[:3], "another"]}
+    assert functions[0](**changed)[:3] == pytest.approx(columns[0][:3], abs=1e-5)
+    assert sum(calls) == 8
+    functions[0](**{**changed, "images": [[pixels()]] * 4})
+    assert sum(calls) == 12
+
+
+def test_what_cannot_be_scored_is_none_alone(
+    scorer: RewardModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [ANSWERS[0], "lungs " * 300, ANSWERS[1], "B", "C"]
+    images = [[stored_image(1)], [stored_image(1)], [stored_image(1)], [broken_image()], [7]]
+    reward = medrm.RewardFunction(scorer)
+    rewards = reward([QUESTIONS[0]] * 5, answers, images=images)
+    alone = [scorer.score([stored_image(1)], QUESTIONS[0], [answers[i]])[0, 1] for i in (0, 2)]
+    assert close([rewards[0], rewards[2]], alone)
+    assert [rewards[i] for i in (1, 3, 4)] == [None] * 3
+    assert "3 of 5 completions have no reward" in caplog.text
+    assert "int as an image" in caplog.text
+    with pytest.raises(DataError, match="column images has 2 values for 1 completions"):
+        reward(["?"], ["a"], images=[[], []])
+
+
+def test_dimensions_are_asked_for_by_name(scorer: RewardModel) -> None:
+    with pytest.raises(ConfigError, match=r"'acuracy'\. Did you mean 'accuracy'"):
+        medrm.RewardFunction(scorer, ["acuracy"])
+    with pytest.raises(ConfigError, match="weights name 'overall'"):
+        medrm.RewardFunction(scorer, ["accuracy"], {"overall": 1})
+    with pytest.raises(ConfigError, match="Name the dimensions to reward"):
+        medrm.RewardFunction(scorer, [])
+    with pytest.raises(ConfigError, match="is a judge"):
+        medrm.RewardFunction(object())  # type: ignore[arg-type]
+
+
+def test_trl_trains_with_the_function(scorer: RewardModel, tmp_path: Path) -> None:
+    folder = save_text_base("granite", tmp_path / "policy")
+    policy = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [{"prompt": [{"role": "user", "content": question}]} for question in QUESTIONS]
+    arguments = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_completion_length=4,
+        report_to="none",
+        use_cpu=True,
+        logging_steps=1,
+    )
+    functions = medrm.RewardFunction(scorer, DIMENSIONS).each()
+    trainer = GRPOTrainer(
+        policy, functions, arguments, Dataset.from_list(rows), processing_class=tokenizer
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    for name in DIMENSIONS:
+        assert np.isfinite(logged[f"rewards/medrm_{name}/mean"])
+
+
+@pytest.fixture
+def shim(scorer: RewardModel, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Loads a file of recipes/rewards as the stacks do: by its path."""
+    monkeypatch.setenv("MEDRM_REWARD_MODEL", "reward-model")
+    monkeypatch.setenv("MEDRM_REWARD_DIMENSIONS", ",".join(DIMENSIONS))
+    monkeypatch.setattr("medrm.reward_function.load", lambda name: scorer)
+
+    def loaded(name: str) -> Any:
+        path = ROOT / "recipes" / "rewards" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location("custom_module", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return loaded
+
+
+def test_verl_calls_compute_score(scorer: RewardModel, shim: Any) -> None:
+    module, stored = shim("verl_reward"), stored_image(1).read()
+    extra = {"question": QUESTIONS[0], "images": [{"bytes": stored, "path": None}], "index": 3}
+    score = module.compute_score(
+        data_source="vqa", solution_str="yes", ground_truth="", extra_info=extra
+    )
+    accuracy, overall = scorer.score([stored], QUESTIONS[0], ["yes"])[0]
+    assert close(list(score.values()), [accuracy + overall, accuracy, overall])
+    assert list(score) == ["score", *DIMENSIONS]
+    with pytest.raises(ValueError, match="no 'question'"):
+        module.compute_score("vqa", "yes", "", {})
+    with pytest.raises(ValueError, match="cannot be scored"):
+        module.compute_score("vqa", "lungs " * 300, "", extra)
+
+
+def test_ms_swift_calls_a_registered_class(
+    scorer: RewardModel, shim: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = ModuleType("swift.rewards")
+    rewards.ORM, rewards.orms = object, {}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "swift", ModuleType("swift"))
+    monkeypatch.setitem(sys.modules, "swift.rewards", rewards)
+    shim("ms_swift_plugin")
+    images = [[{"bytes": stored_image(1).read(), "path": None}]] * 2
+    messages = [
+        [
+            {"role": "user", "content": f"<image>{QUESTIONS[0]}"},
+            {"role": "assistant", "content": answer},
+        ]
+        for answer in ANSWERS[:2]
+    ]
+    expected = scorer.score([stored_image(1)], QUESTIONS[0], ANSWERS[:2])
+    calls.clear()
+    for column, name in enumerate(DIMENSIONS):
+        function = rewards.orms[f"medrm_{name}"](args=None)
+        scored = function(ANSWERS[:2], messages=messages, images=images, solution=["", ""])
+        assert close(scored, expected[:, column])
+    assert sum(calls) == 2
+
+
+def test_openrlhf_calls_reward_func(
+    scorer: RewardModel, shim: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = shim("openrlhf_reward")
+    prompts = [f"<|im_start|>user\n{question}" for question in QUESTIONS[:2]]
+    queries = [prompt + answer for prompt, answer in zip(prompts, ANSWERS, strict=False)]
+    monkeypatch.setenv("MEDRM_QUESTION_IN_LABELS", "1")
+    scored = module.reward_func(queries, prompts, QUESTIONS[:2], images=None)
+    expected = [
+        scorer.score([], question, [answer])[0]
+        for question, answer in zip(QUESTIONS[:2], ANSWERS, strict=False)
+    ]
+    assert close(scored["rewards"], np.sum(expected, axis=1))
+    assert torch.equal(scored["scores"], scored["rewards"].sigmoid())
+    assert close(scored["extra_logs"]["accuracy"], [values[0] for values in expected])
+
+
+def test_a_model_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDRM_REWARD_MODEL", raising=False)
+    with pytest.raises(ConfigError, match="MEDRM_REWARD_MODEL is not set"):
+        medrm.RewardFunction.from_environment()
