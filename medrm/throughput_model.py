@@ -34,8 +34,8 @@ from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
 from medrm.models.processors import has_pixel_limits, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.models.vision_tower import stock_tower
+from medrm.pipeline.manifest import git_commit, versions
 from medrm.pipeline.requests import ThroughputOptions
-from medrm.pipeline.run_folder import git_commit, versions
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 

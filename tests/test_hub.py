@@ -24,6 +24,7 @@ from medrm.errors import AdapterError, ConfigError, DataError
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
+from medrm.evaluation.report import write_json
 from medrm.hub import check_push, push, write_card
 from medrm.models.adapter import add_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config, update_adapter_config
@@ -31,7 +32,7 @@ from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.objectives.objective import BradleyTerryConfig
-from medrm.pipeline.run_folder import write_manifest
+from medrm.pipeline.manifest import manifest_of
 from medrm.schema import Case, PairLabel, Response
 from medrm.scorer.specs import judge_spec
 
@@ -92,7 +93,7 @@ def write_run(folder: Path, name: str = HOSTILE, synthetic: bool = True) -> Path
         ["--config", str(recipe), *arguments], {"bradley_terry": lambda: BradleyTerryConfig}, recipe
     )
     train = {"name": name, "revision": "local", "digest": "e" * 64, "cases": 123}
-    write_manifest(run_dir, run, {"train": train})
+    write_json(run_dir / "run.json", manifest_of(run, {"train": train}, {}))
     cases = hand_made_cases()
     source = CaseSet(
         name="hand-made",

@@ -25,7 +25,7 @@ from medrm.data.sources import description_names
 from medrm.evaluation.benchmark import benchmark_names, read_settings
 from medrm.evaluation.leaderboard.standings import read_leaderboard
 from medrm.objectives import argument_classes, load_objective
-from medrm.pipeline.run_folder import check_options
+from medrm.pipeline.option_checks import check_options
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart" / "bradley_terry.yaml"

@@ -132,7 +132,7 @@ USED = {
     "metric_for_best_model": "",
     "logging_steps": "",
     "report_to": "",
-    "resume_from_checkpoint": "Go on: true with the output_dir of a stopped run, or a checkpoint.",
+    "resume_from_checkpoint": "Go on at this checkpoint; by default at the last one in output_dir.",
     "push_to_hub": "Push the adapter with its card when all is done.",
     "hub_model_id": "Where to; by default the name of output_dir.",
     "hub_private_repo": "Push to a private repository.",

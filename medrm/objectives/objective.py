@@ -84,6 +84,9 @@ class Objective:
             None: the language model itself is trained.
         check_lengths: (run, cases that are not set aside, their tokens); raises ConfigError for a
             case that no batch can hold; None: a case of any length is a batch.
+        epoch_rows: (run, dimensions, training cases) to the rows of an epoch, of which a step is
+            per_device_train_batch_size x gradient_accumulation_steps x processes; None: a step is
+            global_batch_cases cases.
     """
 
     config: type[TrainingArguments]
@@ -96,6 +99,7 @@ class Objective:
     build_trainer: Callable[[TrainingInputs], Trainer]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None = None
     check_lengths: Callable[[Run, Sequence[Case], TokenCounts], None] | None = None
+    epoch_rows: Callable[[Run, Sequence[str], Sequence[Case]], int] | None = None
 
 
 def fit_for_training(

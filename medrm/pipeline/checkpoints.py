@@ -26,17 +26,19 @@ def resume_point(option: str | None) -> str | bool | None:
     return option
 
 
-def checkpoint_of(run: Run, output: Path) -> str | bool | None:
-    """Returns where the training goes on; the Trainer's own choice takes half a checkpoint.
+def checkpoint_of(run: Run, output: Path) -> str | None:
+    """Returns where the training goes on: at the checkpoint that is named, else at the last one.
+
+    None: it starts anew.
 
     Raises:
         ConfigError: the checkpoint that was named is damaged.
     """
     point = resume_point(run.training.resume_from_checkpoint)
     ends_with_best = run.training.load_best_model_at_end
-    if point is True:
+    if not isinstance(point, str):
         return last_checkpoint(output, best=ends_with_best)
-    if isinstance(point, str) and (problems := _problems(Path(point), ends_with_best)):
+    if problems := _problems(Path(point), ends_with_best):
         raise ConfigError(
             report(
                 f"resume_from_checkpoint is {point}: that checkpoint is damaged. Give the folder "

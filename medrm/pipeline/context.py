@@ -6,15 +6,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
@@ -27,19 +28,30 @@ from medrm.data.store.indexed_cases import (
     column,
     concatenate,
 )
+from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
+from medrm.evaluation.folder import SETUP_FILE
+from medrm.evaluation.records.jsonl import VERDICTS_FILE
+from medrm.evaluation.records.stored_cases import IMAGES_FOLDER, write_cases
+from medrm.evaluation.report import Report, read_report
 from medrm.models.adapter import add_adapter, load_adapter, saved_identity
-from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config, reference_of
+from medrm.models.adapter_config import (
+    MEDRM_FILE,
+    AdapterConfig,
+    JudgeSpec,
+    new_adapter_config,
+    reference_of,
+)
 from medrm.models.base_model import load_base, load_config
 from medrm.models.families import family_of
 from medrm.models.processors import load_processor, refuse_images
 from medrm.models.reward_model import attach_head, has_head
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
+from medrm.pipeline.option_checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
-from medrm.pipeline.run_folder import check_init_adapter, skeleton_control_applies
 from medrm.readouts import JUDGE_READOUTS, writes_rewards
 from medrm.schema import Case
 from medrm.scorer import Scorer
@@ -49,6 +61,18 @@ from medrm.scorer.proof_cache import check_loaded, processor_digest, proven_weig
 from medrm.scorer.specs import judge_spec, saved_folder
 
 logger = logging.getLogger(__name__)
+
+DEVELOPMENT = "development"
+"""The name of the folders in which models judge development cases."""
+
+T = TypeVar("T")
+
+
+def from_main(seen: T) -> T:
+    """Returns on every process what the main process has seen on the disk: all decide alike."""
+    seen_by_main = [seen]
+    broadcast_object_list(seen_by_main)
+    return seen_by_main[0]
 
 
 @contextmanager
@@ -153,6 +177,12 @@ class RunContext:
         with PartialState().main_process_first():
             check_loaded(model, processor, weights, template, images=bool(self.splits.facts))
 
+    @property
+    def epoch_rows(self) -> Callable[[], int] | None:
+        """Counts the rows of an epoch; None where steps are planned in cases."""
+        count = self.objective.epoch_rows
+        return count and partial(count, self.run, self.splits.dimensions, self.splits.train)
+
     @cached_property
     def readout(self) -> str:
         """How the trained adapter is scored."""
@@ -197,9 +227,19 @@ class RunContext:
         model.set_adapter("default")  # trainable again
         return model
 
-    def saved(self) -> LoadedModel:
-        """Returns the trained adapter as it was saved, loaded anew."""
-        folder, device = self.output / "adapter", self.run.training.device
+    @property
+    def adapter(self) -> Path:
+        """The folder of the trained adapter: whole and checked once it is there."""
+        return self.output / "adapter"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the training is done; version 0.2 wrote `medrm.json` last."""
+        return (self.adapter / MEDRM_FILE).is_file()
+
+    def saved(self, folder: Path | None = None) -> LoadedModel:
+        """Returns the trained adapter as it was saved, or what lies in a folder, loaded anew."""
+        folder, device = folder or self.adapter, self.run.training.device
         saved = LoadedModel(
             *load_adapter(folder, device, shared_prefix=self.run.model.shared_prefix)
         )
@@ -260,34 +300,72 @@ class RunContext:
     @cached_property
     def saved_weights(self) -> str:
         """Which weights the trained adapter has, once it is saved."""
-        return saved_identity(self.output / "adapter")
+        return saved_identity(self.adapter)
+
+    def holds(self, name: str, weights: str | None = None, digest: str | None = None) -> bool:
+        """Returns whether the evaluation of that name is whole.
+
+        Args:
+            name: of its folder.
+            weights: that must have been measured; None: any, as of this run.
+            digest: of the benchmark that must have been measured; None: any.
+        """
+        report = self._report(name)
+        return report is not None and all(
+            wanted in (None, measured)
+            for wanted, measured in (
+                (weights, report["weights"]),
+                (digest, report["benchmark"]["digest"]),
+            )
+        )
+
+    def _report(self, name: str) -> Report | None:
+        """Returns the report of the evaluation of that name, which is written last; None: none."""
+        folder = self.folder(name)
+        if not all((folder / file).is_file() for file in (SETUP_FILE, VERDICTS_FILE)):
+            return None
+        with suppress(DataError):
+            return read_report(folder)
+        return None
 
     def measure(self, row: ReportRow) -> float:
         """Evaluates into the row's folder and returns the primary dimension's accuracy.
 
-        Where no case has a majority on it, that is 0. "after" keeps small copies of the images,
-        unless `no_images`.
+        Where no case has a majority on it, that is 0. What an earlier start has measured stays, and
+        no model is opened. "after" keeps small copies of the images, unless `no_images`.
 
         Raises:
             ConfigError: the recipe declares a difference that `compare` does not know; said at the
                 first measurement, long before the comparison.
         """
+        benchmark = row.benchmark or self.splits.benchmark
+        images = row.name == "after" and not self.run.evaluation.no_images
+        if from_main(self.holds(row.name, row.weights, benchmark.source.digest)):
+            logger.info("%s: measured before", row.name)
+            folder = self.folder(row.name)
+            if PartialState().is_main_process and images != (folder / IMAGES_FOLDER).is_dir():
+                write_cases(folder, benchmark.cases, images)
+        else:
+            self._evaluate(row, benchmark, images)
+        report = read_report(self.folder(row.name))
+        check_declared(self.run.evaluation.allowed_differences, report)
+        measures = report["protocols"]["robust"]["dimensions"][self.splits.primary]
+        return float(measures["accuracy"] or 0.0)
+
+    def _evaluate(self, row: ReportRow, benchmark: Benchmark, images: bool) -> None:
         base = self.run.model.model_name_or_path
         base = Path(base).resolve().name if Path(base).is_dir() else base  # no local path
         with stage(row.name):
             scorer = row.open()
-            report = evaluate(
+            evaluate(
                 scorer,
-                row.benchmark or self.splits.benchmark,
+                benchmark,
                 self.folder(row.name),
                 NamedModel(f"{base} ({row.name})", row.weights),
                 settings=scorer.settings,
-                images=row.name == "after" and not self.run.evaluation.no_images,
-                overwrite=True,  # a resumed run has other weights
+                images=images,
+                overwrite=True,  # what was stopped may have been asked of other weights
             )
-        check_declared(self.run.evaluation.allowed_differences, report)
-        measures = report["protocols"]["robust"]["dimensions"][self.splits.primary]
-        return float(measures["accuracy"] or 0.0)
 
 
 def count_tokens(

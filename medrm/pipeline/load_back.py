@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
@@ -74,12 +75,16 @@ def _log_not_compared(reason: str) -> None:
 
 
 def check_load_back(
-    context: RunContext, saved: LoadedModel, trained: Sequence[Response] | None
+    context: RunContext,
+    folder: Path,
+    saved: LoadedModel,
+    trained: Sequence[Response] | None,
 ) -> None:
     """Compares a loaded model with the one that was trained.
 
     Args:
         context: of the run.
+        folder: where it was saved.
         saved: the adapter, loaded anew.
         trained: as `trained_scores` gives it.
 
@@ -94,7 +99,7 @@ def check_load_back(
             raise AdapterError(
                 f"The saved adapter does not score as the trained model: case {before.case_id!r} "
                 f"had {_said(before)} and has {_said(after)} after loading "
-                f"{context.output / 'adapter'} anew. What the model needs was not saved, or not in "
+                f"{folder} anew. What the model needs was not saved, or not in "
                 "its precision; do not publish it, and report this run with its run.json."
             )
 

@@ -24,6 +24,7 @@ from medrm.data.store.indexed_cases import (
     CaseIndex,
     IndexedCases,
     StoredFacts,
+    column,
     concatenate,
     label_column,
     select,
@@ -84,12 +85,16 @@ class DataSplits:
                 "revision": self.source.revision,
                 "digest": self.source.digest,
                 "cases": len(self.train),
+                "sequence": _sequence(self.train),
                 "agreement": {
                     name: dataclasses.asdict(agreement)
                     for name, agreement in self.source.agreement.items()
                 },
             },
-            "development": {"cases": len(self.development)},
+            "development": {
+                "cases": len(self.development),
+                "sequence": _sequence(self.development),
+            },
             "benchmark": {
                 "name": self.benchmark.name,
                 "revision": self.benchmark.source.revision,
@@ -102,6 +107,11 @@ class DataSplits:
             "leaks": dataclasses.asdict(self.leaks),
             "excluded": list(map(dataclasses.asdict, self.excluded)),
         }
+
+
+def _sequence(cases: Sequence[Case]) -> str:
+    """Returns the SHA-256 over the digests of cases in their order, which decides every step."""
+    return hashlib.sha256(column(cases, "digest").tobytes()).hexdigest()
 
 
 def agreement_lines(source: CaseSet) -> list[str]:

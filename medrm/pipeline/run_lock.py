@@ -11,10 +11,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from medrm.errors import MedrmError
-from medrm.files import PARTIAL
+from medrm.files import DRAFT, PARTIAL
 from medrm.folder_lock import RUN_LOCK, hold
 
-_LEFT_BEHIND = ("draft-*", f"*{PARTIAL}", "folds/*/draft-*", f"folds/*/*{PARTIAL}")
+_LEFT_BEHIND = tuple(
+    f"{folder}{name}"
+    for folder in ("", "folds/*/", "evaluation/", "folds/*/evaluation/")
+    for name in (f"{DRAFT}*", f"*{PARTIAL}")
+)
 """What a killed run may leave half written."""
 
 

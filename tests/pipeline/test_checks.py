@@ -15,7 +15,7 @@ from medrm.errors import AdapterError, ConfigError
 from medrm.files import asset
 from medrm.models.adapter_config import AdapterConfig, reference_of, write_adapter_config
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
-from medrm.pipeline.run_folder import check_init_adapter, check_options
+from medrm.pipeline.option_checks import check_init_adapter, check_options
 from medrm.scorer.specs import judge_spec
 
 

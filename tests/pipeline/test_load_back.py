@@ -31,9 +31,9 @@ def test_one_lost_bit_is_found(
     scored = []
     check = stages.check_load_back
 
-    def recorded(context: Any, saved: Any, trained: Any) -> None:
+    def recorded(context: Any, folder: Path, saved: Any, trained: Any) -> None:
         scored.append(trained)
-        check(context, saved, trained)
+        check(context, folder, saved, trained)
 
     monkeypatch.setattr(stages, "check_load_back", recorded)
     data = {"train_data": phantom / "votes.jsonl", "controls": "none"}

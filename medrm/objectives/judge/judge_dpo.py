@@ -155,6 +155,14 @@ def answer_pairs(cases: Sequence[Case], dimension: str, rule: LabelRule) -> list
     return [(case, better) for case, better in pairs if better is not None]
 
 
+def epoch_rows(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> int:
+    """Returns how many pairs are learned in an epoch; see `Objective.epoch_rows`."""
+    if run.training.dpo_pairs == "verdicts":
+        return judge_sft.epoch_rows(run, dimensions, train)
+    (dimension,) = dimensions
+    return len(answer_pairs(train, dimension, run.training.label_rule))
+
+
 def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
     """Returns the trainer of `inputs.model`.
 
@@ -183,4 +191,5 @@ OBJECTIVE = Objective(
     lengths=lengths,
     check=check,
     build_trainer=build_trainer,
+    epoch_rows=epoch_rows,
 )

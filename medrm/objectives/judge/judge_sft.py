@@ -243,6 +243,11 @@ def run_examples(inputs: objective.TrainingInputs) -> RunExamples:
     return RunExamples(prompt, *splits)
 
 
+def epoch_rows(run: Run, dimensions: Sequence[str], train: Sequence[Case]) -> int:
+    """Returns how many examples are learned in an epoch; see `Objective.epoch_rows`."""
+    return len(judge_examples(train, dimensions, judge_prompt(run), run.training.label_rule))
+
+
 def run_rationales(run: Run, dimensions: Sequence[str], cases: Sequence[Case]) -> Rationales | None:
     """Returns the sentences that the run's file of rationales has for its cases; None without one.
 
@@ -356,4 +361,5 @@ OBJECTIVE = objective.Objective(
     lengths=verdict_lengths,
     check=check_judge,
     build_trainer=build_trainer,
+    epoch_rows=epoch_rows,
 )

@@ -1,0 +1,164 @@
+"""The end of a run: comparison, model card, page and push, once for what has been measured."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medrm.config.parse import Run
+from medrm.errors import refuse
+from medrm.evaluation.benchmark import Benchmark
+from medrm.evaluation.compare import compare
+from medrm.evaluation.folds import Fold, notes_of_folds, pool
+from medrm.evaluation.pages.report_page import write_page
+from medrm.evaluation.report import read_json, write_json
+from medrm.evaluation.tables.terminal import print_comparison
+from medrm.files import discard
+from medrm.hub import push, write_card
+from medrm.pipeline.context import DEVELOPMENT, RunContext
+from medrm.pipeline.run_folder import FINISHED, FOLDS, repo_of
+from medrm.pipeline.stages import measured_controls
+from medrm.pipeline.zero_shot import in_all, read_choice, settle_before
+
+logger = logging.getLogger(__name__)
+
+
+def conclude(context: RunContext) -> None:
+    """Compares `after` with `before` and the controls, and publishes the adapter if asked.
+
+    Raises:
+        ConfigError: `before` or `after` is not measured.
+    """
+    run, output, controls = context.run, context.output, measured_controls(context)
+    _check_measured([context])
+
+    def derive() -> str:
+        _compare_rows(output, run, context.splits.primary, controls)
+        write_card(context.adapter, output)
+        return f"adapter: {context.adapter}"
+
+    names = ("before", "after", *controls)
+    _once(run, output, {name: context.folder(name) for name in names}, derive)
+
+
+def conclude_folds(run: Run, benchmark: Benchmark, contexts: Sequence[RunContext]) -> None:
+    """Pools the folds of a cross-fitted run and compares.
+
+    Raises:
+        ConfigError: `before` or `after` of a fold is not measured.
+    """
+    output, primary = Path(run.training.output_dir), contexts[0].splits.primary
+    _check_measured(contexts)
+    choices = [read_choice(context.output) for context in contexts]
+    if all(choices):
+        settle_before([context.folder("") for context in contexts], choices)
+    names = ("before", "after", *in_all([measured_controls(context) for context in contexts]))
+
+    def derive() -> str:
+        for name in names:
+            folds = [
+                Fold(
+                    context.folder(name),
+                    context.folder(DEVELOPMENT) if name == "after" else None,
+                )
+                for context in contexts
+            ]
+            pooled = output / "evaluation" / name
+            discard(pooled)
+            pool(folds, benchmark, primary, pooled)
+        notes = notes_of_folds(run.data.crossfit, run.training.seed)
+        _compare_rows(output, run, primary, names[2:], notes)
+        return (
+            f"{len(contexts)} adapters, each of which has seen a part of what is measured, so that "
+            f"none is published: {output / FOLDS / '*' / 'adapter'}"
+        )
+
+    evaluations = {
+        f"{number}/{name}": context.folder(name)
+        for number, context in enumerate(contexts, start=1)
+        for name in (*names, DEVELOPMENT)
+        if context.holds(name)
+    }
+    _once(run, output, evaluations, derive)
+
+
+def _check_measured(contexts: Iterable[RunContext]) -> None:
+    """Refuses to compare what is not there: a stage was left out, or is another adapter's."""
+    missing = [
+        f"{context.folder(name)} is not measured"
+        for context in contexts
+        for name, weights in (
+            ("before", None),
+            ("after", context.saved_weights if context.is_trained else ""),
+        )
+        if not context.holds(name, weights)
+    ]
+    advice = "The stage compare needs the stages before, train and after: add what is missing to"
+    refuse(missing, f"{advice} --stages, or start them first.")
+
+
+def _once(
+    run: Run, output: Path, evaluations: Mapping[str, Path], derive: Callable[[], str]
+) -> None:
+    """Derives what is shown of evaluations, unless it was derived of the very same before.
+
+    Args:
+        run: all options.
+        output: the run folder.
+        evaluations: name to folder of what is compared.
+        derive: writes the comparison and what follows from it; returns what is said in the end.
+    """
+    record, page = output / FINISHED, output / "report.html"
+    now: dict[str, Any] = {
+        "reports": {name: _digest(folder / "report.json") for name, folder in evaluations.items()},
+        "images": not run.evaluation.no_images,
+        "pushed_to": repo_of(run) if run.training.push_to_hub else None,
+    }
+    earlier = read_json(record) if record.is_file() else {}
+    if not run.training.push_to_hub:  # what was pushed once stays pushed
+        now["pushed_to"] = earlier.get("pushed_to")
+    if earlier == now and page.is_file() and (output / "comparison.json").is_file():
+        headline = read_json(output / "comparison.json")["headline"]
+        logger.info(
+            "%s is finished: nothing was left to do.\n%s\nreport: %s", output, headline, page
+        )
+        return
+    record.unlink(missing_ok=True)
+    last_line = derive()
+    logger.info("report: %s\n%s", write_page(output), last_line)
+    if run.training.push_to_hub:
+        commit = push(output / "adapter", repo_of(run), run.training.hub_private_repo)
+        logger.info("pushed: %s", commit)
+    write_json(record, now)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _compare_rows(
+    output: Path, run: Run, primary: str, controls: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """Compares `after` with `before` and the controls; writes and prints the comparison.
+
+    Args:
+        output: the run folder.
+        run: all options.
+        primary: dimension of the headline.
+        controls: names of the evaluation folders that stand beside the headline.
+        notes: what the reader of the headline must know.
+    """
+    evaluations = output / "evaluation"
+    comparison = compare(
+        evaluations / "before",
+        evaluations / "after",
+        primary=primary,
+        controls={name: evaluations / name for name in controls},
+        allowed_differences=run.evaluation.allowed_differences,
+        output_dir=output,
+        notes=notes,
+    )
+    print_comparison(comparison)

@@ -1,0 +1,268 @@
+"""A run that is started again goes on where it was stopped, and is never another run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline.entry import Recipe
+
+from medrm.data.phantom.phantom_set import write_phantom
+from medrm.pipeline import conclusion, stages, zero_shot
+from medrm.pipeline import context as run_context
+from medrm.pipeline import train as training
+
+FILES = ("adapter/adapter_model.safetensors", "adapter/medrm.json", "metrics.jsonl")
+TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_runtime")
+
+
+class Stopped(BaseException):
+    """What ends a run as a signal does: no handler of the run takes it for an error."""
+
+
+def stopping(function: Callable[..., Any], after: bool = False) -> Callable[..., Any]:
+    """Returns a function that stops the run instead of, or just after, doing its work."""
+
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        if after:
+            function(*args, **kwargs)
+        raise Stopped
+
+    return stopped
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def result(run: Path) -> dict[str, Any]:
+    """Returns all that a run leaves of numbers: weights, verdicts, reports, comparison."""
+    paths = [run / "adapter" / "adapter_model.safetensors", run / "comparison.json"]
+    for name in ("verdicts.jsonl", "report.json"):
+        paths += (run / "evaluation").glob(f"*/{name}")
+    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
+
+
+def refuse_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes a run that loads a model fail."""
+
+    def load(*_: object, **options: object) -> Any:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(run_context, "load_base", load)
+    monkeypatch.setattr(run_context, "load_adapter", load)
+
+
+ALL = {
+    "controls": "zero_shot_verdict,zero_shot_averaged,zero_shot_likelihood,untrained_head,"
+    "frozen_probe,blank_images"
+}
+
+
+def test_a_run_goes_on_wherever_it_was_stopped(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="medrm")
+    options = {"train_data": phantom, **ALL}
+    assert recipe(**options, output_dir=tmp_path / "straight") == 0
+    stops: list[tuple[Any, str, bool]] = [
+        (zero_shot, "write_json", False),  # measured on development, not yet chosen
+        (zero_shot, "write_json", True),
+        (zero_shot, "replace_folder", False),  # while `before` is copied
+        (stages, "gathered_head", False),  # the probe is trained
+        (stages, "save_adapter", False),
+        (stages, "check_load_back", False),
+        (stages, "add_statistics", True),
+        (stages, "replace_folder", True),
+        (conclusion, "compare", False),
+        (conclusion, "write_card", False),
+        (conclusion, "write_page", True),
+    ]
+    for module, name, after in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stopping(getattr(module, name), after))
+            with pytest.raises(Stopped):
+                recipe(**options)
+        assert not (tmp_path / "run" / "finished.json").exists(), name
+    assert recipe(**options) == 0
+    assert result(tmp_path / "run") == result(tmp_path / "straight")
+    refuse_models(monkeypatch)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    caplog.clear()
+    assert recipe(**options) == 0
+    headline = read(tmp_path / "run" / "comparison.json")["headline"]
+    assert f"run is finished: nothing was left to do.\n{headline}\nreport: " in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def write_variants(source: Path, folder: Path) -> list[Path]:
+    """Writes sets beside a source: labels swapped, the same, cases in reverse order, more cases."""
+    text = (source / "votes.jsonl").read_text(encoding="utf-8")
+    swapped = text.replace('"A"', '"?"').replace('"B"', '"A"').replace('"?"', '"B"')
+    texts = {
+        "swapped": swapped,
+        "moved": text,
+        "reordered": "".join(reversed(text.splitlines(keepends=True))),
+    }
+    for name, written in texts.items():
+        shutil.copytree(source, folder / name)
+        (folder / name / "votes.jsonl").write_text(written, encoding="utf-8")
+    write_phantom(folder / "more", cases=60, seed=11)
+    return [folder / name / "votes.jsonl" for name in (*texts, "more")]
+
+
+def test_another_run_is_refused_and_named(
+    recipe: Recipe,
+    phantom: Path,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training, "run_stages", lambda context: None)
+    swapped, moved, reordered, more = write_variants(phantom, tmp_path)
+    shutil.copytree(base, tmp_path / "base")
+    options = {
+        "train_data": phantom / "votes.jsonl",
+        "model_name_or_path": tmp_path / "base",
+        "dimensions": "accuracy,overall",
+        "stages": "train",
+    }
+    assert recipe(**options) == 0
+    written = (tmp_path / "run" / "run.json").read_bytes()
+    for changed, named in (
+        ({"seed": 5, "learning_rate": 0.5}, ["seed: 0 then, 5 now", "learning_rate: 0.003 then"]),
+        ({"global_batch_cases": 4}, ["global_batch_cases: 8 then, 4 now"]),
+        ({"max_steps": 8}, ["max_steps: 4 then, 8 now: a cosine schedule"]),
+        ({"max_steps": 2}, ["max_steps: 4 then, 2 now"]),
+        ({"dimensions": "overall,accuracy"}, ["dimensions: ", "data, dimensions"]),
+        ({"train_data": swapped}, ["data, train digest", "data, benchmark digest"]),
+        ({"train_data": more}, ["data, train cases: 28 then, 42 now"]),
+        ({"train_data": reordered}, ["data, train sequence"]),
+        ({"lora_r": 4, "ties": "none"}, ["lora_r: 16 then, 4 now", "ties: davidson then"]),
+        ({"save_steps": 4}, ["save_steps: 2"]),  # the best checkpoint is chosen
+        ({"max_length": 4000}, ["max_length: None then, 4000 now"]),
+    ):
+        assert recipe(**{**options, **changed}) == 2, changed
+        message = capsys.readouterr().err
+        assert "holds another run" in message
+        assert [text for text in named if text not in message] == [], message
+    weights = tmp_path / "base" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    assert recipe(**options) == 2
+    assert "content of base: base sha256:" in capsys.readouterr().err
+    weights.write_bytes(kept)
+    assert (tmp_path / "run" / "run.json").read_bytes() == written
+    free = {
+        "train_data": moved,
+        "dataloader_num_workers": 1,
+        "logging_steps": 3,
+        "max_tokens_per_batch": 100000,
+        "per_device_train_batch_size": 2,
+        "controls": "untrained_head",
+        "evaluation_batch_rows": 4,
+        "resume_from_checkpoint": "true",
+    }
+    assert recipe(**{**options, **free}) == 0
+    assert read(tmp_path / "run" / "run.json")["config"]["logging_steps"] == 3
+
+
+def test_a_folder_is_replaced_only_when_that_is_asked(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training, "run_stages", lambda context: None)
+    options = {"train_data": phantom, "stages": "train"}
+    (tmp_path / "run" / "adapter").mkdir(parents=True)
+    assert recipe(**options) == 2
+    assert "holds adapter, but no run.json says of which run" in capsys.readouterr().err
+    assert recipe(**options, overwrite_output_dir="true") == 0
+    assert not (tmp_path / "run" / "adapter").exists()
+    (tmp_path / "run" / "checkpoint-2").mkdir()
+    again = {**options, "overwrite_output_dir": "true", "resume_from_checkpoint": "true"}
+    assert recipe(**again) == 2
+    assert "leave one of them out" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    assert recipe(**options, overwrite_output_dir="true", seed=7) == 0
+    assert not (tmp_path / "run" / "checkpoint-2").exists()
+    assert recipe(**options, resume_from_checkpoint="somewhere", seed=7) == 2
+    assert "no checkpoint there" in capsys.readouterr().err
+
+
+def test_stages_are_done_apart_and_give_the_run(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = {"train_data": phantom, "controls": "none", "max_steps": 2}
+    run = tmp_path / "run"
+    for stages_asked, missing in (
+        ("after", "train"),
+        ("train,compare", "before"),
+        ("compare", "after"),
+    ):
+        assert recipe(**options, stages=stages_asked) == 2
+        assert f"needs the stage {missing}" in capsys.readouterr().err
+    assert not (run / "run.json").exists()
+    assert recipe(**options, stages="train") == 0
+    assert not (run / "evaluation").exists()
+    assert (run / "adapter" / "medrm.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "build_trainer", stopping(stages.build_trainer))
+        assert recipe(**options, stages="after") == 0
+        assert {path.name for path in (run / "evaluation").iterdir()} == {"after"}
+        assert recipe(**options, stages="before") == 0
+    assert not (run / "comparison.json").exists()
+    refuse_models(monkeypatch)
+    assert recipe(**options, stages="compare") == 0
+    apart = result(run)
+    assert read(run / "comparison.json")["controls"] == {}
+    monkeypatch.undo()
+    assert recipe(**options, output_dir=tmp_path / "straight") == 0
+    assert result(tmp_path / "straight") == apart
+    # A control that is asked for later is measured with what is there; one left out is not shown.
+    added = {**options, "controls": "zero_shot_verdict,untrained_head,blank_images"}
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "build_trainer", stopping(stages.build_trainer))
+        assert recipe(**added) == 0
+    comparison = read(run / "comparison.json")
+    assert list(comparison["controls"]) == added["controls"].split(",")
+    chosen = json.loads(apart["comparison.json"])["before"]
+    assert comparison["before"] == chosen
+    refuse_models(monkeypatch)
+    assert recipe(**options) == 0
+    assert read(run / "comparison.json")["controls"] == {}
+    assert (run / "evaluation" / "untrained_head" / "report.json").is_file()
+
+
+def test_a_run_grows_as_if_it_had_been_so_long(
+    recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {
+        "train_data": phantom,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 1,
+        "controls": "frozen_probe,zero_shot_likelihood",
+    }
+    assert recipe(**options, max_steps=6, output_dir=tmp_path / "straight") == 0
+    assert recipe(**options, max_steps=4) == 0
+    assert recipe(**{**options, "warmup_steps": 0.5}, max_steps=6) == 2
+    assert "the warm-up is a share of all steps" in capsys.readouterr().err
+    assert recipe(**options, max_steps=6) == 0
+    assert result(tmp_path / "run") == result(tmp_path / "straight")
+    assert recipe(**options, max_steps=4) == 2
+    assert "max_steps: 6 then, 4 now" in capsys.readouterr().err
