@@ -14,8 +14,8 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -163,31 +163,23 @@ def remove_drafts(folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Makes a folder appear complete or not at all; `fill` fills the draft that it is given.
-
-    Raises:
-        ConfigError: the cache cannot be written.
-    """
-    with ExitStack() as stack:
-        with _unwritable_refused(folder.parent):
-            # The owner's alone, for it holds what cases say.
-            draft = stack.enter_context(atomic_folder(folder, mode=0o700))
-        fill(draft)
-
-
 def write_cache_file(path: Path, data: bytes) -> None:
     """Makes a file appear complete or not at all.
 
     Raises:
         ConfigError: the cache cannot be written.
     """
-    with _unwritable_refused(path.parent):
+    with unwritable_refused(path.parent):
         write_atomically(path, [data])
 
 
 @contextmanager
-def _unwritable_refused(folder: Path) -> Iterator[None]:
+def unwritable_refused(folder: Path) -> Iterator[None]:
+    """Says how to give another folder where that of the cache cannot be written.
+
+    Raises:
+        ConfigError: in place of the system's error.
+    """
     try:
         yield
     except OSError as error:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from medrm.files import sync, write_atomically
+from medrm.files import atomic_folder, discard, sync, unwritable_refused, write_atomically
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -36,13 +40,13 @@ def seal(folder: Path, covers: Callable[[str], bool] = lambda name: True) -> Non
     fingerprints: dict[str, Fingerprint] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not path.is_symlink():
+        if path.is_dir():
+            sync(path)
+        elif not path.is_symlink() and not name.startswith(MANIFEST):
             path.chmod(mode)
             sync(path)
-            if name != MANIFEST and covers(name):
+            if covers(name):
                 fingerprints[name] = _fingerprint(path)
-        elif path.is_dir():
-            sync(path)
     _write(folder, fingerprints)
 
 
@@ -68,6 +72,58 @@ def damage(folder: Path) -> list[str]:
     return [f"{name} {problem}" for name, problem in problems.items() if problem is not None]
 
 
+def fill_cache_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Makes a sealed folder appear, complete or not at all, where there is no whole one.
+
+    Args:
+        folder: of the cache. One that is damaged is replaced: whoever has its files open keeps
+            what they had.
+        fill: fills the draft that it is given.
+
+    Raises:
+        ConfigError: the cache cannot be written.
+    """
+    if folder.is_dir():
+        problems = damage(folder)
+        if not problems:
+            return
+        logger.info("%s is made again: %s", folder, "; ".join(problems))
+    with ExitStack() as stack:
+        with unwritable_refused(folder.parent):
+            discard(folder)
+            # The owner's alone, for it holds what cases say.
+            draft = stack.enter_context(atomic_folder(folder, mode=0o700))
+        fill(draft)
+        with unwritable_refused(folder.parent):
+            seal(draft)
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a small JSON file that carries its own SHA-256; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sealed = {**record, "sha256": _record_digest(record)}
+    write_atomically(path, [json.dumps(sealed).encode()])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Returns what `write_record` wrote; a file without a digest is read as it is.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged.
+    """
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} holds no object")
+    if record.pop("sha256", None) not in (None, _record_digest(record)):
+        raise ValueError(f"{path} is not as it was written")
+    return record
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
 def changing(path: Path) -> Iterator[None]:
     """Takes a file out of its folder's manifest while it is replaced, and then in again.
@@ -86,7 +142,7 @@ def changing(path: Path) -> Iterator[None]:
 
 def _mode_of_new_files(folder: Path) -> int:
     """Returns the mode that the umask leaves to a file: it cannot be read without being changed."""
-    probe = folder / f"{MANIFEST}.mode"
+    probe = folder / f"{MANIFEST}.{os.getpid()}-{threading.get_ident()}"
     probe.touch()
     try:
         return probe.stat().st_mode & 0o777

@@ -216,8 +216,9 @@ def _decoded(ref: ImageRef) -> tuple[Image.Image, str]:
 
 def _opened(ref: ImageRef) -> Image.Image:
     """Returns the image with its header read and its size checked, pixels still stored."""
+    stored = _stored(ref)
     try:
-        image = Image.open(io.BytesIO(ref.read()), formats=_known_formats())
+        image = Image.open(io.BytesIO(stored), formats=_known_formats())
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise _unreadable(ref, error) from error
     width, height = image.size
@@ -232,6 +233,21 @@ def _opened(ref: ImageRef) -> Image.Image:
             f"{MAX_ASPECT} times the other. Crop it."
         )
     return image
+
+
+def _stored(ref: ImageRef) -> bytes:
+    """Returns the bytes of an image; those of a set's image are the ones that were indexed."""
+    try:
+        stored = ref.read()
+    except _UNREADABLE as error:
+        raise _unreadable(ref, error) from error
+    of_a_set = isinstance(ref.read, (StoredFile, StoredCell))
+    if of_a_set and hashlib.sha256(stored).hexdigest() != ref.digest:
+        raise DataError(
+            f"Image {ref.name!r} is not what it was when its set was read: it was changed, or is "
+            "damaged. Start again to read the set anew, or restore the image."
+        )
+    return stored
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from array import array
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from medrm.data.images import StoredCell, bytes_image, file_image
 from medrm.errors import DataError, nearest
-from medrm.files import cache_dir, fill_cache_folder, fits, status_of
+from medrm.files import cache_dir, discard, fits, status_of
+from medrm.integrity import damage, fill_cache_folder, is_sealed, seal
 from medrm.schema import ImageRef
 
 if TYPE_CHECKING:
@@ -170,7 +170,11 @@ def _json_list(path: Path) -> Iterator[LocatedRow]:
 
 
 def parquet_table(path: Path, boundary: Path) -> RowTable:
-    """Returns the rows of a parquet file; its images stay in a memory-mapped copy in the cache."""
+    """Returns the rows of a parquet file; its images stay in a memory-mapped copy in the cache.
+
+    The copy is read whole once more to see that it is undamaged, about a second for each GB. That
+    is when a set is indexed; later starts take the copy by its status.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import load_dataset
@@ -182,12 +186,16 @@ def parquet_table(path: Path, boundary: Path) -> RowTable:
     try:
         pq.read_schema(path)
         load = partial(load_dataset, "parquet", data_files=str(path), split="train")
+        if is_sealed(folder) and damage(folder):
+            discard(folder)
         with _no_bars():
             try:
                 data = load(cache_dir=str(folder))
             except (pa.ArrowException, DatasetsError, OSError):
-                shutil.rmtree(folder, ignore_errors=True)  # the copy may be torn
+                discard(folder)  # the copy may have been torn before it was sealed
                 data = load(cache_dir=str(folder))
+        if not is_sealed(folder):
+            seal(folder, lambda name: name.endswith(".arrow"))
     except (pa.ArrowException, DatasetsError, OSError) as error:
         raise DataError(f"{path} is no readable parquet file: {error}.") from error
     return dataset_table(data, path.name, path.parent, boundary)
@@ -233,9 +241,8 @@ def _arrow_files(data: Dataset) -> tuple[str, ...]:
     files = tuple(str(file["filename"]) for file in data.cache_files)
     if not files or sum(len(Dataset.from_file(path)) for path in files) != len(data):
         folder = cache_dir() / "tables" / f"rows-{data._fingerprint}"
-        if not folder.is_dir():
-            with _no_bars():
-                fill_cache_folder(folder, lambda draft: data.save_to_disk(str(draft)))
+        with _no_bars():
+            fill_cache_folder(folder, lambda draft: data.save_to_disk(str(draft)))
         files = tuple(sorted(map(str, folder.glob("*.arrow"))))
     return files
 

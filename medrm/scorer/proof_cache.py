@@ -26,7 +26,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from medrm.chat_template import RewardTemplate
-from medrm.files import cache_dir, fits, write_atomically
+from medrm.files import cache_dir, fits
+from medrm.integrity import read_record, write_record
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.families import family_of
@@ -152,11 +153,11 @@ def processor_digest(processor: ProcessorMixin) -> str:
 def _read(path: Path) -> Proof | None:
     """Returns a kept proof; a missing or damaged file is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path)
     except (OSError, ValueError):
         return None
     hints = get_type_hints(Proof)
-    if not isinstance(record, dict) or record.keys() != hints.keys():
+    if record.keys() != hints.keys():
         return None
     whole = all(fits(record[name], hint) for name, hint in hints.items())
     return Proof(**record) if whole else None
@@ -165,7 +166,6 @@ def _read(path: Path) -> Proof | None:
 def _write(path: Path, proof: Proof) -> None:
     """Keeps a proof; without a cache that can be written every load proves anew."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, [json.dumps(asdict(proof)).encode()])
+        write_record(path, asdict(proof))
     except OSError as error:
         logger.info("the self-check is not kept: %s", error)

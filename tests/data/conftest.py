@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from files import label, picture, png, row, write_lines, write_parquet
+from files import label, picture, png, row, vote, write_lines, write_parquet
 
 
 @pytest.fixture
@@ -43,3 +43,21 @@ def layout(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def mixed(votes_file: Any) -> Path:
+    """Pairs, a ranking, text-only cases, an image that is missing and one that is damaged."""
+    several = {"answer_a": ..., "answer_b": ..., "answers": ["x", "y", "z"]}
+    path = votes_file(
+        vote("c1", "a1", patient="p", votes={"accuracy": "A", "overall": "tie"}, organ="brain"),
+        vote("c2", "a1", image="images/2.png"),
+        vote("c1", "a2", patient="p", votes={"accuracy": "B", "overall": None}, organ="brain"),
+        vote("c3", "a1", image=..., images=["images/1.png", "images/3.png"], votes={}),
+        vote("c4", "a1", image=..., images=[], question="Só?", votes={"own": "tie"}),
+        vote("c5", "a1", **several, votes={"overall": [[0, 2], 1]}),
+        vote("c6", "a1", image="images/none.png"),
+        vote("c7", "a1", image="images/damaged.png", answer_a=" Nothing. ", votes={"own": "B"}),
+    )
+    (path.parent / "images" / "damaged.png").write_bytes(b"no image")
+    return path

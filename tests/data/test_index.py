@@ -41,24 +41,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def mixed(votes_file: Any) -> Path:
-    """Pairs, a ranking, text-only cases, an image that is missing and one that is damaged."""
-    several = {"answer_a": ..., "answer_b": ..., "answers": ["x", "y", "z"]}
-    path = votes_file(
-        vote("c1", "a1", patient="p", votes={"accuracy": "A", "overall": "tie"}, organ="brain"),
-        vote("c2", "a1", image="images/2.png"),
-        vote("c1", "a2", patient="p", votes={"accuracy": "B", "overall": None}, organ="brain"),
-        vote("c3", "a1", image=..., images=["images/1.png", "images/3.png"], votes={}),
-        vote("c4", "a1", image=..., images=[], question="Só?", votes={"own": "tie"}),
-        vote("c5", "a1", **several, votes={"overall": [[0, 2], 1]}),
-        vote("c6", "a1", image="images/none.png"),
-        vote("c7", "a1", image="images/damaged.png", answer_a=" Nothing. ", votes={"own": "B"}),
-    )
-    (path.parent / "images" / "damaged.png").write_bytes(b"no image")
-    return path
-
-
 def cases_of(source: Path) -> IndexedCases:
     found = read_set(str(source)).cases
     assert isinstance(found, IndexedCases)
@@ -248,36 +230,6 @@ def test_an_index_in_use_outlives_a_change(mixed: Path) -> None:
     assert cases_of(mixed)[5].images[0].problem is None
     assert [case.case_id for case in running] == [f"c{number}" for number in range(1, 8)]
     assert running[5].images[0].problem is not None
-
-
-@pytest.mark.parametrize("name", ["index.json", "cases.arrow", "clusters.npy"])
-def test_a_torn_index_is_built_again(mixed: Path, name: str) -> None:
-    whole = cases_of(mixed)
-    expected = list(whole)
-    path = whole.case_index.folder / name
-    path.write_bytes(path.read_bytes()[:-9])
-    assert list(cases_of(mixed)) == expected
-
-
-def test_torn_facts_are_found_again(mixed: Path) -> None:
-    cases = cases_of(mixed)
-    expected = dict(stored_facts([cases.case_index]))
-    path = cases.case_index.folder / "image-facts.arrow"
-    for content in (path.read_bytes()[:-9], b""):
-        path.write_bytes(content)
-        assert dict(stored_facts([cases.case_index])) == expected
-
-
-def test_torn_values_are_computed_again(mixed: Path) -> None:
-    index = cases_of(mixed).case_index
-    for torn in ("", "[1"):
-        (index.folder / "some.json").write_text(torn, encoding="utf-8")
-        assert index.cached_json("some", lambda: [1, 2]) == [1, 2]
-        assert index.cached_json("some", list) == [1, 2]
-    for torn in ("", "abc"):
-        (index.folder / "numbers.npy").write_text(torn, encoding="utf-8")
-        numbers = CaseIndex(index.folder).cached_array("numbers", lambda: np.arange(7))
-        assert numbers.tolist() == list(range(7))
 
 
 @pytest.mark.parametrize("change", ["votes", "image"])

@@ -114,6 +114,7 @@ def test_a_damaged_proof_is_made_again(text: str, proofs: list[Any]) -> None:
     assert len(proofs) == 2
     assert json.loads(path.read_text()).keys() == json.loads(whole).keys()
     record = json.loads(whole)
+    del record["sha256"]  # as earlier versions wrote it
     path.write_text(json.dumps({**record, "sharing_problem": 3}))
     check_loaded(*make_tiny("llava"), "weights")
     assert len(proofs) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 from cases import stored_image
 from loopback_openai import GREEDY, KEY, Answer, Start, ask, echo, question, run
 
+from medrm.integrity import read_record
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.openai_engine import OpenAIEngine
 
@@ -37,9 +37,10 @@ def test_a_damaged_file_of_the_cache_is_asked_for_again(start: Start, tmp_path: 
     service = start(echo)
     run(service, tmp_path, ask("q"))
     (kept,) = tmp_path.rglob("*.json")
-    kept.write_text('{"text": ')
-    assert run(service, tmp_path, ask("q"))[0].text == "re: q"
-    assert json.loads(kept.read_text()) == {"text": "re: q", "finish_reason": "stop"}
+    for damaged in ('{"text": ', kept.read_text().replace("re: q", "re: r")):
+        kept.write_text(damaged)
+        assert run(service, tmp_path, ask("q"))[0].text == "re: q"
+        assert read_record(kept) == {"text": "re: q", "finish_reason": "stop"}
 
 
 KILLED = """

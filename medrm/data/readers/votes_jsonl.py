@@ -17,7 +17,8 @@ from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import CaseDraft, Description, ReadResult, Source, Vote, read_about
 from medrm.errors import DataError, nearest, raise_problems
-from medrm.files import cache_dir, fill_cache_folder, fits
+from medrm.files import cache_dir, fits
+from medrm.integrity import fill_cache_folder
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
 
 VOTES_FILE = "votes.jsonl"
@@ -73,8 +74,7 @@ def phantom_folder(cases: int, seed: int) -> Path:
     from medrm.data.phantom.phantom_set import VERSION, write_phantom
 
     folder = cache_dir() / "phantom" / f"version{VERSION}-seed{seed}-cases{cases}"
-    if not folder.is_dir():
-        fill_cache_folder(folder, lambda draft: write_phantom(draft, cases=cases, seed=seed))
+    fill_cache_folder(folder, lambda draft: write_phantom(draft, cases=cases, seed=seed))
     return folder
 
 

@@ -5,6 +5,7 @@
     folder/index.json         what is known of the whole set
     folder/image-facts.arrow  what decoding each distinct image showed
     folder/*.npy, *.json      what was computed from the set since: splits, token counts, ...
+    folder/*.sha256           the digest of each file that was written since
 
 The functions of this module take any sequence of cases. Of an index they read the columns and
 decode no case; of a list they compute the same. `medrm.data.store.build_index` writes an index.
@@ -12,6 +13,7 @@ decode no case; of a list they compute the same. `medrm.data.store.build_index` 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +38,7 @@ from medrm.data.store.case_records import (
     decode_case,
     label_numbers,
 )
-from medrm.files import write_cache_file
+from medrm.files import discard, write_cache_file
 from medrm.schema import Case, ImageRef
 
 DECODED_CASES = 4096
@@ -126,18 +128,26 @@ class CaseIndex:
     def cached(
         self, name: str, write: Callable[[BinaryIO], object], read: Callable[[Path], Content]
     ) -> Content:
-        """Returns the content of a file of the index, written where there is none.
+        """Returns the content of a file of the index, written where there is no whole one.
+
+        Its SHA-256 stands in a file beside it.
 
         Args:
             name: of the file.
             write: writes the content.
-            read: reads it; raises ValueError or EOFError where the file is torn.
+            read: reads it.
         """
-        path = self.folder / name
-        with suppress(FileNotFoundError, ValueError, EOFError):
-            return read(path)
+        path, digest_path = self.folder / name, self.folder / f"{name}.sha256"
+        with suppress(OSError, ValueError), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest_path.read_text(encoding="ascii") == digest:
+                return read(path)
         buffer = io.BytesIO()
         write(buffer)
+        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        discard(path)  # somebody has put a folder there
+        discard(digest_path)
+        write_cache_file(digest_path, digest.encode())
         write_cache_file(path, buffer.getvalue())
         return read(path)
 

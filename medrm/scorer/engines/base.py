@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medrm.chat_template import Message, render, user_message
 from medrm.data.images import decode
-from medrm.files import write_atomically
+from medrm.integrity import read_record, write_record
 from medrm.parsers.thinking import opened_by
 from medrm.schema import USAGE, Case, ImageRef, Order, State
 
@@ -272,7 +272,7 @@ def reply_path(folder: Path, request: Mapping[str, Any]) -> Path:
 def read_reply(path: Path) -> Completion | None:
     """Returns a kept reply; a missing or damaged file is none."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path)
         text, finish_reason = str(record["text"]), record["finish_reason"]
         usage = usage_of(record.get("usage"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -282,7 +282,6 @@ def read_reply(path: Path) -> Completion | None:
 
 def write_reply(path: Path, reply: Completion) -> None:
     """Keeps a reply."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason}
     record |= {"usage": reply.usage} if reply.usage else {}
-    write_atomically(path, [json.dumps(record).encode()])
+    write_record(path, record)
