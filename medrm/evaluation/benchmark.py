@@ -109,9 +109,9 @@ class Setup:
         dimensions: what it scores or is asked about.
         settings: what besides the weights could change a number.
         protocol: one of `PROTOCOLS`.
-        window: lookahead of the scorer: how many cases are computed together; None: each by
-            itself. Files of version 0.1 have it by this name.
-        processes: among which the cases are dealt.
+        window: how many cases are computed together; None: each by itself. Files of version 0.1
+            have the scorer's lookahead by this name.
+        processes: among which the cases are dealt; they change no response.
         crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
         noise: dimension to how far a margin moves by rounding (`measures.rounding`); None: not
             measured.
@@ -139,13 +139,14 @@ class Setup:
             **{name: value for name, value in asdict(self).items() if name not in _FREE},
             "settings": {k: value for k, value in self.settings.items() if k != "parser"},
             "schema": _SCHEMA,
+            "processes": 1,  # of which files of earlier versions have the number
             "cases": [digest_of([case]) for case in cases],
         }
         canonical = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_FREE = ("model", "protocol", "noise")
+_FREE = ("model", "protocol", "noise", "processes")
 """What may change between two starts of one evaluation, or is known at its end."""
 
 

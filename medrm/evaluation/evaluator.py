@@ -2,9 +2,12 @@
 
     cases -> scorer.respond -> responses.jsonl (after every case) -> verdicts -> report
 
+Cases are cut into batches first, and the batches are dealt to the processes (`together`): how many
+there are changes no byte, and an evaluation may go on with others.
+
 Started again, an evaluation of the same weights, settings and cases (`Setup.address`) keeps the
 cases that are complete on the disk (`_ask`) and asks for the others; cases that were computed
-together (`lookahead`) are kept or asked together, so that no rounding changes.
+together are kept or asked together, so that no rounding changes.
 
 `rescore` (`medrm rescore`) derives an evaluation anew from its responses; it needs neither model
 nor torch. The order of the lines in `responses.jsonl` plays no part, and nothing changes twice.
@@ -13,6 +16,7 @@ nor torch. The order of the lines in `responses.jsonl` plays no part, and nothin
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,6 +60,12 @@ from medrm.scorer import AsksInPairs, Scorer
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN, label_of
 
 T = TypeVar("T")
+
+_BATCHES = 16
+"""As many batches are there to deal to processes, where there are cases enough."""
+
+_LEAST_TOGETHER = 16
+"""Fewer cases than these, or than a quarter of the lookahead, are not computed together."""
 
 Responses = tuple[Response, ...]
 """All responses to one case, in the order of their lines."""
@@ -109,7 +119,8 @@ def evaluate(
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     name, weights = NamedModel(model) if isinstance(model, str) else model
     reading = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
-    setup = Setup(name, weights, *reading, scorer.lookahead, processes)
+    window = together(scorer.lookahead, len(benchmark.cases))
+    setup = Setup(name, weights, *reading, window, processes)
     with locked(output_dir) if rank == 0 else nullcontext():
         if rank == 0:
             noise = prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
@@ -126,7 +137,9 @@ def _continue(
     processes = setup.processes
     setup = _gather([setup])[0]  # nobody reads what the first process removes
     journal = Journal(folder, setup.address(benchmark.cases), setup.dimensions, rank, processes)
-    responses, verdicts = _ask(scorer, benchmark.cases[rank::processes], journal, setup, benchmark)
+    _gather([rank])  # nobody writes what another one has not read
+    batches = [*batched(benchmark.cases, setup.window or 1)][rank::processes]
+    responses, verdicts = _ask(scorer, batches, journal, setup, benchmark)
     written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
     responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
     missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
@@ -190,16 +203,39 @@ def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
         )
 
 
+def together(lookahead: int | None, case_count: int) -> int | None:
+    """Returns how many cases are computed together; None: each by itself.
+
+    Fewer than the scorer's lookahead where that would leave few batches to deal to processes. Their
+    number plays no part: rounding depends on the batch composition.
+
+    >>> together(256, 300), together(256, 2000), together(256, 100_000)
+    (64, 128, 256)
+    """
+    if lookahead is None:
+        return None
+    least = max(lookahead // 4, min(lookahead, _LEAST_TOGETHER))
+    return min(lookahead, least * math.ceil(case_count / (_BATCHES * least)))
+
+
 def _ask(
-    scorer: Scorer, cases: Sequence[Case], journal: Journal, setup: Setup, benchmark: Benchmark
+    scorer: Scorer,
+    dealt: Sequence[Sequence[Case]],
+    journal: Journal,
+    setup: Setup,
+    benchmark: Benchmark,
 ) -> tuple[dict[str, Responses], list[Verdict]]:
     """Returns the responses to the cases, in the order of the journal, and their verdicts.
 
-    Cases that are computed together, as many as the scorer's `lookahead` says, are kept together or
-    asked about together.
+    Args:
+        scorer: is asked.
+        dealt: batches of this process, whose cases are kept together or asked about together.
+        journal: of this process.
+        setup: of the evaluation.
+        benchmark: of which they are.
     """
     judged = set(setup.dimensions) & set(benchmark.dimensions)
-    by_id = {case.case_id: case for case in cases}
+    by_id = {case.case_id: case for batch in dealt for case in batch}
     reusable = {
         case_id: earlier
         for case_id, case in by_id.items()
@@ -210,19 +246,19 @@ def _ask(
     }
     reused: dict[str, Responses] = {}
     batches: list[Sequence[Case]] = []
-    for batch in batched(cases, scorer.lookahead or 1):
+    for batch in dealt:
         if all(case.case_id in reusable for case in batch):
             reused |= {case.case_id: reusable[case.case_id] for case in batch}
         else:
             batches.append(batch)
-    if scorer.lookahead is None and batches:
+    if setup.window is None and batches:
         batches = [list(chain.from_iterable(batches))]
     if reused:
-        _log.info("%d of %d cases are there already.", len(reused), len(cases))
+        _log.info("%d of %d cases are there already.", len(reused), len(by_id))
     journal.start(reused.values())
     responses: dict[str, Responses] = {}
     verdicts: list[Verdict] = []
-    progress = (benchmark.name, len(cases), len(reused))
+    progress = (benchmark.name, len(by_id), len(reused))
     try:
         for calls in chain(reused.values(), _respond(scorer, batches, *progress)):
             case = by_id[calls[0].case_id]

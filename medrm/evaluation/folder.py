@@ -158,7 +158,7 @@ def _named(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_DECISIVE = ("weights", "readout", "dimensions", "window", "processes", "crossfit")
+_DECISIVE = ("weights", "readout", "dimensions", "window", "crossfit")
 
 
 def write_setup(folder: Path, setup: Setup, benchmark: Benchmark) -> None:

@@ -49,6 +49,7 @@ from medrm.objectives.objective import (
     report_unlearned,
     visible_gpu_problems,
 )
+from medrm.objectives.sharding import whole
 from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.trainer import Layout, PreferenceTrainer, check_budget, layout_of, make_plan
 from medrm.schema import Case
@@ -181,7 +182,7 @@ def _pooled(
 def gathered_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
     """Returns all of the trained head's weights; all processes call it together.
 
-    Under ZeRO-3 each process keeps a share of every weight, and the model runs in DeepSpeed's
+    Under ZeRO-3 and FSDP2 each process keeps a share of every weight, and the model runs in their
     engine alone: put the weights into a model of their own to score with them.
 
     Args:
@@ -191,7 +192,7 @@ def gathered_head(trainer: Trainer, model: PreTrainedModel | PeftModel) -> dict[
     head = head_of(model)
     plugin = trainer.args.deepspeed_plugin
     if plugin is None or plugin.zero_stage != 3:
-        return {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+        return {name: whole(tensor.detach()).clone() for name, tensor in head.state_dict().items()}
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(head.parameters())):

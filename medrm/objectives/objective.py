@@ -36,6 +36,15 @@ Fixed = dict[str, tuple[object, str]]
 
 _FIXED_FOR_ALL: Fixed = {
     "ignore_data_skip": (False, "a run that goes on meets the cases that it has not met"),
+    **{
+        name: (None, f"how a run is distributed is said by the launch file; {instead}")
+        for name, instead in {
+            "fsdp": "take accelerate_configs/fsdp2.yaml",
+            "fsdp_config": "take accelerate_configs/fsdp2.yaml",
+            "deepspeed": "take accelerate_configs/zero2.yaml, zero3.yaml or zero3_offload.yaml",
+            "parallelism_config": "every process trains on cases of its own",
+        }.items()
+    },
 }
 
 _COUNTS = (

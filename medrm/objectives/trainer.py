@@ -44,8 +44,10 @@ from medrm.errors import ConfigError
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import RewardOutput, head_of
+from medrm.objectives.checkpoint_weights import NamedAsInMemory
 from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
+from medrm.objectives.sharding import ShardedTraining
 from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.targets import Targets, tally
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
@@ -197,7 +199,7 @@ def _activation_context(args: BradleyTerryConfig, model: nn.Module) -> AbstractC
     return manager
 
 
-class PreferenceTrainer(WholeCheckpoints, ExactResume):
+class PreferenceTrainer(WholeCheckpoints, NamedAsInMemory, ShardedTraining, ExactResume):
     """Trains a model whose forward returns a `RewardOutput`.
 
     Args:

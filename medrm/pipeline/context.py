@@ -52,6 +52,7 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.option_checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
+from medrm.pipeline.processes import first_ones_first
 from medrm.readouts import JUDGE_READOUTS, writes_rewards
 from medrm.schema import Case
 from medrm.scorer import Scorer
@@ -174,7 +175,7 @@ class RunContext:
     ) -> None:
         """Proves what the run relies on, in one process first: the others read what it found."""
         template = self.run.model.reward_template
-        with PartialState().main_process_first():
+        with first_ones_first():
             check_loaded(model, processor, weights, template, images=bool(self.splits.facts))
 
     @property

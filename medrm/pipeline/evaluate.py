@@ -19,6 +19,7 @@ from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processors import refuse_images
 from medrm.pipeline.dry_run import print_dry_run
+from medrm.pipeline.processes import first_ones_first
 from medrm.pipeline.reading import reading_of, refuse_contradictions
 from medrm.pipeline.requests import EvalRequest
 from medrm.scorer.engines import ENGINES
@@ -38,7 +39,7 @@ def evaluate_model(request: EvalRequest) -> None:
             on images of the benchmark.
     """
     state = PartialState()
-    with state.main_process_first():
+    with first_ones_first():
         departments = Path(request.department_map) if request.department_map else None
         benchmark = load_benchmark(request.benchmark, request.data_root, department_map=departments)
     if request.dry_run or request.output_dir is None:  # which a dry run alone may leave out

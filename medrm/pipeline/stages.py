@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from peft import PeftModel
 from transformers import (
     PreTrainedModel,
@@ -41,6 +40,7 @@ from medrm.models.adapter_config import (
 from medrm.models.reward_model import head_of
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
+from medrm.objectives.sharding import forget_accelerator
 from medrm.pipeline.checkpoints import checkpoint_of
 from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, from_main, stage
 from medrm.pipeline.load_back import check_load_back, trained_scores
@@ -183,8 +183,7 @@ def build_trainer(
     context: RunContext, model: PreTrainedModel | PeftModel, output: Path, name: str
 ) -> Trainer:
     """Returns the objective's trainer of `model`, writing below `output`."""
-    # Else a second trainer of one process is refused under DeepSpeed.
-    AcceleratorState._reset_state()
+    forget_accelerator()
     run, arguments = context.run, copy.copy(context.run.training)
     arguments.output_dir = str(output)
     arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints

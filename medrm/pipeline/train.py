@@ -33,6 +33,7 @@ from medrm.pipeline.prepare_data import (
     prepare_data,
     prepare_folds,
 )
+from medrm.pipeline.processes import check_launch, first_ones_first
 from medrm.pipeline.run_folder import FOLDS, FolderStart, check_output, open_folder, plan_start
 from medrm.pipeline.run_lock import owned
 from medrm.pipeline.run_needs import check_needs
@@ -51,6 +52,7 @@ def train(run: Run) -> None:
             holds another run, or is owned by one.
     """
     output = Path(run.training.output_dir)
+    check_launch(run)
     check_needs(run)
     check_options(run, load_objective(run.objective))
     with owned(output):
@@ -63,7 +65,7 @@ def _train(run: Run, output: Path) -> None:
         train_folds(run, output)
         return
     state = PartialState()
-    with stage("data"), state.main_process_first():
+    with stage("data"), first_ones_first():
         splits = prepare_data(run)
     refuse_seen_init_adapter(run, splits.benchmark)
     context = RunContext.prepare(run, splits, output)
@@ -83,7 +85,7 @@ def train_folds(run: Run, output: Path) -> None:
         MedrmError: as in `train`.
     """
     state = PartialState()
-    with stage("data"), state.main_process_first():
+    with stage("data"), first_ones_first():
         benchmark, splits_of_folds = prepare_folds(run)
     refuse_seen_init_adapter(run, benchmark)
     contexts = [  # all first: what can be known to be wrong of any fold is raised here

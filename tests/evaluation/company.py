@@ -29,6 +29,9 @@ from medrm.scorer.readouts.probability_readout import ConstrainedJson, VerdictPr
 
 TWO = ("accuracy", "overall")
 
+SEVERAL_BATCHES = {"rows": 4, "copies": 4}
+"""Of 40 cases 16, 16 and 8 are computed together, for processes to share."""
+
 
 def noise(seed: int) -> ImageRef:
     """An image of noise, of a size of its own."""
@@ -71,15 +74,20 @@ def scorers(rows: int) -> dict[str, Any]:
     }
 
 
-def evaluate_all(folder: Path, rows: int = 8) -> None:
+def evaluate_all(folder: Path, rows: int = 8, copies: int = 1) -> None:
     """Writes an evaluation folder for each readout."""
     torch.set_num_threads(1)
-    benchmark = make_benchmark(cases(), TWO)
+    asked = [
+        dataclasses.replace(case, case_id=f"{case.case_id}-{copy}", question=case.question * copy)
+        for copy in range(1, copies + 1)
+        for case in cases()
+    ]
+    benchmark = make_benchmark(asked, TWO)
     for name, scorer in scorers(rows).items():
         evaluate(scorer, benchmark, folder / name, name, settings=scorer.settings)
 
 
 if __name__ == "__main__":
     state = PartialState(cpu=True)
-    evaluate_all(Path(sys.argv[1]))
+    evaluate_all(Path(sys.argv[1]), **SEVERAL_BATCHES)
     state.destroy_process_group()

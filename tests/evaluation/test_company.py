@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from company import evaluate_all, scorers
+from company import SEVERAL_BATCHES, evaluate_all, scorers
 
 READOUTS = ("likelihood", "verdict", "skeleton", "generate", "reward")
 ROUNDING = 1e-5
@@ -94,24 +94,36 @@ def test_settings_say_what_could_change_a_number() -> None:
 
 
 @pytest.mark.distributed
-def test_processes_change_nothing(reference: Path, tmp_path: Path) -> None:
+def test_processes_change_no_byte(tmp_path: Path) -> None:
+    """Of three batches, which 1, 2 and 4 processes share."""
+    evaluate_all(tmp_path / "1", **SEVERAL_BATCHES)
     here = Path(__file__).parent
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", str(here / "company.py"), str(tmp_path)),
-        ],
-        env={
-            **os.environ,
-            "ACCELERATE_USE_CPU": "true",
-            "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert_alike(tmp_path, reference)
-    assert not list(tmp_path.glob("*/responses.*.jsonl"))
-    assert not list(tmp_path.glob("*/scores.*"))
+    for processes in ("2", "4"):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc_per_node", processes),
+                *(str(here / "company.py"), str(tmp_path / processes)),
+            ],
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "true",
+                "PYTHONPATH": os.pathsep.join(map(str, (here, *here.parents[:2]))),
+            },
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        for name in READOUTS:
+            alone, shared = tmp_path / "1" / name, tmp_path / processes / name
+            files = {path.name for path in alone.iterdir()}
+            assert files == {path.name for path in shared.iterdir()}
+            for file in sorted(files):
+                wanted, written = (path.read_bytes() for path in (alone / file, shared / file))
+                if file == "evaluation.json":
+                    recorded = f'"processes": {processes}'.encode()
+                    assert recorded in written
+                    written = written.replace(recorded, b'"processes": 1')
+                assert written == wanted, (name, file)

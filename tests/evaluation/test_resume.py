@@ -81,9 +81,13 @@ def run(folder: Path, scorer: Counting, weights: str | None = "w", **changes: ob
     evaluate(scorer, asked.pop("benchmark"), folder, NamedModel("m", weights), **asked)
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Digests: an assertion that fails should not print the files."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+def contents(folder: Path, whole: bool = True) -> dict[str, str]:
+    """Digests: an assertion that fails should not print the files; `whole`: processes as well."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if whole or path.name != "evaluation.json"
+    }
 
 
 @pytest.mark.parametrize("name", list(SCORERS))
@@ -190,7 +194,7 @@ def start(
     here = Path(__file__).parent
     return subprocess.Popen(
         [sys.executable, str(WORKER), kind, str(folder), *url],
-        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}"},
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}:{here.parents[1]}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -206,7 +210,7 @@ def start_two(kind: str, folder: Path) -> subprocess.Popen[bytes]:
         ],
         env={
             **os.environ,
-            "PYTHONPATH": f"{here}:{here.parent}",
+            "PYTHONPATH": f"{here}:{here.parent}:{here.parents[1]}",
             "ACCELERATE_USE_CPU": "true",
         },
         stdout=subprocess.DEVNULL,
@@ -275,7 +279,7 @@ def test_killed_while_computing(tmp_path: Path, kind: str, kills: tuple[int, ...
 
 
 @pytest.mark.distributed
-def test_two_processes_are_killed(tmp_path: Path) -> None:
+def test_it_goes_on_with_other_processes(tmp_path: Path) -> None:
     def asked(folder: Path) -> list[str]:
         path = folder.parent / f"{folder.name}.asked"
         return path.read_text().splitlines() if path.is_file() else []
@@ -288,13 +292,20 @@ def test_two_processes_are_killed(tmp_path: Path) -> None:
         lambda: tmp_path.glob("killed.*.pid"),
     )
     assert list(killed.glob("responses.*.?.jsonl"))
-    finish(start_two("judge", killed))
+    by_one = shutil.copytree(killed, tmp_path / "by_one")
+    for folder, start_again in ((killed, start_two), (by_one, start)):
+        finish(start_again("judge", folder))
+        assert contents(folder, whole=False) == contents(whole, whole=False)
+        assert json.loads((folder / "evaluation.json").read_text())["processes"] == (
+            2 if folder == killed else 1
+        )
     assert contents(killed) == contents(whole)
     assert len(asked(killed)) < 2 * CASES
+    assert len(asked(by_one)) < CASES
 
 
 def test_each_process_has_a_journal_of_its_own(tmp_path: Path) -> None:
-    """Of another rank, another evaluation or unknown weights nothing is taken over."""
+    """All read those of an earlier start; of another evaluation or unknown weights nothing is."""
     asked = ("accuracy",)
     (case,) = make_cases("A")
     responses = {
@@ -309,11 +320,13 @@ def test_each_process_has_a_journal_of_its_own(tmp_path: Path) -> None:
         journal.start([])
         journal.append(one)
         journal.close()
-        assert Journal(folder, "address", asked, 1, 2).responses == {"case-000": one}
-        for address, rank in (("address", 0), ("another", 1), (None, 1)):
-            assert Journal(folder, address, asked, rank, 2).responses == {}
+        journal_of_one = {"case-000": one}
+        for rank, processes in ((0, 2), (0, 1), (3, 4)):
+            assert Journal(folder, "address", asked, rank, processes).responses == journal_of_one
+        for address in ("another", None):
+            assert Journal(folder, address, asked, 1, 2).responses == {}
         assert not (folder / "responses.jsonl").exists()
-        journal.remove()
+        Journal(folder, "address", asked).remove()
         assert not list(folder.iterdir())
 
 

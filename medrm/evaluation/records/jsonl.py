@@ -326,13 +326,15 @@ class Journal:
         processes: int = 1,
     ) -> None:
         final = folder / RESPONSES_FILE
-        name = f"responses.{(address or 'unnamed')[:16]}.{rank}.jsonl"
-        self._path = final if processes == 1 else folder / name
+        name = f"responses.{(address or 'unnamed')[:16]}"
+        # Of an earlier start, which may have had other processes.
+        self._earlier = sorted(folder.glob(f"{name}.*.jsonl"))
+        self._path = final if processes == 1 else folder / f"{name}.{rank}.jsonl"
         self._file: IO[bytes] | None = None
         self._synced_s = 0.0
         self.responses: dict[str, tuple[Response, ...]] = {}
         if address is not None:
-            for path in dict.fromkeys((final, self._path)):
+            for path in (final, *self._earlier):
                 calls = (
                     call for call in _intact(path) if call.dimension in (None, *scorer_dimensions)
                 )
@@ -373,9 +375,9 @@ class Journal:
             self._file = None
 
     def remove(self) -> None:
-        """Removes a journal that the final file repeats."""
-        if self._path.name != RESPONSES_FILE:
-            self._path.unlink(missing_ok=True)
+        """Removes journals that the final file repeats, once all processes have ended."""
+        for path in {*self._earlier, self._path} - {self._path.parent / RESPONSES_FILE}:
+            path.unlink(missing_ok=True)
 
 
 def _lines(responses: Iterable[Response]) -> bytes:

@@ -25,6 +25,7 @@ from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
 from medrm.objectives import objective
+from medrm.objectives.checkpoint_weights import NamedAsInMemory
 from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
@@ -39,6 +40,7 @@ from medrm.objectives.judge.judge_examples import (
     judge_examples,
     read_rationales,
 )
+from medrm.objectives.sharding import ShardedTraining
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
@@ -136,7 +138,7 @@ class RunExamples:
         return renderer.verdict(self[number], self.prompt)
 
 
-class JudgeTrainer(ExactResume):
+class JudgeTrainer(NamedAsInMemory, ShardedTraining, ExactResume):
     """What all judges share; goes before one of TRL's trainers in the bases.
 
     It leaves out what these do beside training.

@@ -1,0 +1,75 @@
+"""Processes of a run: whether they are distributed as the launch file names it, and who is first.
+
+accelerate does not say when it does something else: FSDP on CPUs is plain DDP, and of one process
+nothing at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
+from medrm.config.parse import Run
+from medrm.errors import applying, refuse
+
+FSDP_SETTINGS = {
+    "fsdp_version": ("2", "FSDP 1 flattens weights of several precisions into one"),
+    "fsdp_auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "else the model is gathered as a whole"),
+    "fsdp_state_dict_type": ("FULL_STATE_DICT", "a checkpoint serves any number of processes"),
+    "fsdp_cpu_ram_efficient_loading": ("false", "every process proves the model that it loads"),
+    "fsdp_activation_checkpointing": ("false", "the recipe says it, gradient_checkpointing: true"),
+}
+"""Settings of a launch file that FSDP is run with, each with its one value and why."""
+
+_SEVERAL_GPUS = (DistributedType.MULTI_GPU, DistributedType.FSDP)
+
+
+def _asked(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+
+
+def check_launch(run: Run) -> None:
+    """Refuses a launch that would be another one than its file names.
+
+    Raises:
+        ConfigError: says what the file asks for and what it would be.
+    """
+    state = PartialState()
+    count = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
+    would_be = f"{count} on {state.device.type}, {state.distributed_type.value}"
+    another = "take accelerate_configs/ddp.yaml, or cpu.yaml for one process"
+    parted = _asked("FSDP")
+    checks = {
+        f"the launch file asks for FSDP, but this would be {would_be}; FSDP needs two GPUs or "
+        f"more, {another}": parted and state.distributed_type not in _SEVERAL_GPUS,
+        f"the launch file asks for DeepSpeed, but this would be {would_be}; {another}": (
+            _asked("DEEPSPEED") and state.distributed_type != DistributedType.DEEPSPEED
+        ),
+        "load_in_4bit and load_in_8bit leave the weights whole on every GPU under FSDP; take "
+        "accelerate_configs/ddp.yaml": parted
+        and (run.model.load_in_4bit or run.model.load_in_8bit),
+    }
+    problems = applying(checks)
+    for name, (value, why) in FSDP_SETTINGS.items() if parted else ():
+        given = os.environ.get(name.upper(), "")
+        if given.upper() != value.upper():
+            problems.append(
+                f"{name} is {given or 'not set'} in the launch file; give {value} as "
+                f"accelerate_configs/fsdp2.yaml does: {why}"
+            )
+    refuse(problems)
+
+
+@contextmanager
+def first_ones_first() -> Iterator[None]:
+    """Lets the first process run the body, then the first of every machine, then all others.
+
+    What the first has made lies in the cache for the rest; a cache may be of one machine alone.
+    """
+    state = PartialState()
+    with state.main_process_first(), state.local_main_process_first():
+        yield

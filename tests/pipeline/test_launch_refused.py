@@ -1,0 +1,89 @@
+"""A run that would not be distributed as its launch file names it is refused at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from pipeline.entry import Recipe
+
+from medrm.config.options import ModelOptions
+from medrm.errors import ConfigError
+from medrm.pipeline import processes
+from medrm.pipeline.processes import check_launch
+
+
+def a_run(**model: Any) -> Any:
+    return SimpleNamespace(model=ModelOptions(**model))
+
+
+@pytest.fixture
+def by_fsdp2(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment that accelerate gives a process by the shipped file."""
+    text = (root / "accelerate_configs" / "fsdp2.yaml").read_text(encoding="utf-8")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for name, value in yaml.safe_load(text)["fsdp_config"].items():
+        monkeypatch.setenv(
+            name.upper(), str(value).lower() if value in (True, False) else str(value)
+        )
+
+
+@pytest.mark.usefixtures("by_fsdp2")
+def test_fsdp_without_gpus_is_refused(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipe(model_name_or_path="/nowhere") == 2  # the model is not looked for
+    said = capsys.readouterr().err
+    assert "asks for FSDP, but this would be 1 process on cpu, NO;" in said
+    assert "accelerate_configs/ddp.yaml" in said
+
+
+@pytest.mark.usefixtures("by_fsdp2")
+def test_settings_of_fsdp_stay_as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PartialState(), "distributed_type", DistributedType.MULTI_GPU)
+    check_launch(a_run())
+    with pytest.raises(ConfigError, match=r"load_in_4bit .* whole on every GPU"):
+        check_launch(a_run(load_in_4bit=True))
+    for name in processes.FSDP_SETTINGS:
+        for value in ("1", None):
+            with monkeypatch.context() as changed:
+                if value is None:
+                    changed.delenv(name.upper())
+                else:
+                    changed.setenv(name.upper(), value)
+                with pytest.raises(ConfigError, match=f"{name} is {value or 'not set'} in the"):
+                    check_launch(a_run())
+
+
+def test_deepspeed_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_launch(a_run())
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match=r"asks for DeepSpeed, but .* on cpu, NO"):
+        check_launch(a_run())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "instead"),
+    [
+        ("fsdp", "full_shard", "fsdp2.yaml"),
+        ("fsdp_config", '{"version": 2}', "fsdp2.yaml"),
+        ("deepspeed", "ds.json", "zero3.yaml"),
+    ],
+)
+@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
+def test_distribution_by_hand_is_refused(
+    objective: str,
+    option: str,
+    value: str,
+    instead: str,
+    recipe: Recipe,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes = {"objective": objective, "model_name_or_path": "/nowhere", option: value}
+    assert recipe(**changes) == 2
+    said = capsys.readouterr().err
+    assert f"{option} is {value!r}; leave it out" in said
+    assert instead in said
