@@ -15,6 +15,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from test_launch_files import check_launch_file
 from tiny import TINY_FAMILIES, save_tiny
 
 from medrm.cli import add_evaluate, build_parser
@@ -99,20 +100,11 @@ def check_evaluation(path: Path) -> None:
         read_settings(path.stem)
 
 
-def check_launch_file(path: Path) -> None:
-    """Parses as accelerate does; it does not look at the names of settings inside of others."""
-    config = load_config_from_file(str(path))
-    options = {action.dest for action in launch_command_parser()._actions}
-    for name in {**config.fsdp_config, **config.deepspeed_config}:
-        if name not in options:
-            raise ValueError(f"{path.name}: accelerate does not know {name}")
-
-
 READERS: dict[str, Callable[[Path], object]] = {
     "recipes": check_recipe,
     "data": read_description,
     "evaluation": check_evaluation,
-    "accelerate_configs": lambda path: check_launch_file(path),
+    "accelerate_configs": check_launch_file,
 }
 
 
@@ -127,35 +119,6 @@ def test_every_yaml_is_parsed_strictly(folder: str, least: int) -> None:
         keys = re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert len(keys) == len(set(keys)), f"{name(path)} gives a key twice"
         READERS[folder](path)
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("cpu", "num_proceses: 2"),
-        ("fsdp2", "fsdp_config: {fsdp_versoin: 2}"),
-        ("zero3", "deepspeed_config: {zero_stages: 3}"),
-    ],
-)
-def test_an_unknown_key_of_a_launch_configuration_is_seen(
-    name: str, line: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "a.yaml"
-    text = (ROOT / "accelerate_configs" / f"{name}.yaml").read_text()
-    path.write_text(f"{text}{line}\n")
-    with pytest.raises(ValueError, match=re.findall(r"\w+", line)[-2]):
-        READERS["accelerate_configs"](path)
-
-
-def test_every_launch_file_is_in_the_table() -> None:
-    page = (ROOT / "accelerate_configs" / "README.md").read_text(encoding="utf-8")
-    which, run = (page.partition(f"## {title}\n")[2] for title in ("Which one", "What was run"))
-    for path in sorted((ROOT / "accelerate_configs").glob("*.yaml")):
-        assert f"\n| `{path.name}` |" in which.partition("\n## ")[0]
-        assert f"`{path.name}`" in run
-        command = f"accelerate launch --config_file accelerate_configs/{path.name} "
-        assert command in path.read_text(encoding="utf-8")
-    assert "not run" in run
 
 
 def test_every_model_has_recipe_and_readme() -> None:
