@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from medrm.cli import add_evaluate, guarded
 from medrm.config.command_line import CommandParser
+from medrm.pipeline.stop_signals import end_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,4 +27,4 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from medrm import __version__
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.options import JudgeOptions
-from medrm.errors import printable
+from medrm.errors import Stopped, printable
 from medrm.failures import failure_of
 from medrm.files import check_outputs
 from medrm.pipeline.requests import (
@@ -26,6 +26,7 @@ from medrm.pipeline.requests import (
     LeaderboardRequest,
     ThroughputOptions,
 )
+from medrm.pipeline.stop_signals import end_process, handled
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class _PrintableFormatter(logging.Formatter):
 
 
 def guarded(action: Callable[[], int | None]) -> int:
-    """Runs `action` and returns the exit status: 0 done, 2 the input is wrong, 130 interrupted.
+    """Runs `action` and returns the exit status: 0 done, 2 the input is wrong, 143 or 130 stopped.
 
     A path that may not be used counts as wrong input. What `failures.failure_of` knows, such as a
     full disk, is told without a traceback, with status 1; anything else that fails keeps its
@@ -61,7 +62,12 @@ def guarded(action: Callable[[], int | None]) -> int:
     quiet_libraries()
     threading.excepthook = _quiet_thread
     try:
-        status = action()
+        with handled():
+            status = action()
+    except Stopped as stop:
+        if os.environ.get("RANK", "0") == "0":  # all processes end
+            sys.stderr.write(f"{stop}\n")
+        return stop.status
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130  # as of a process that SIGINT ended
@@ -340,3 +346,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one `medrm` command and returns its exit status."""
     arguments = build_parser().parse_args(argv)
     return guarded(lambda: arguments.action(arguments))
+
+
+def command() -> NoReturn:
+    """The installed `medrm`: runs a command and ends the process with its status."""
+    end_process(main())

@@ -34,6 +34,18 @@ class DeterminismError(ConfigError):
     """A model cannot be scored deterministically. Cure: leave it out, or use another device."""
 
 
+class Stopped(BaseException):
+    """A signal asks the process to end. No Exception: nothing that copes with errors may keep it.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 FOREIGN_ERRORS = (
     RuntimeError,
     ValueError,

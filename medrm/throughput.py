@@ -62,6 +62,7 @@ from medrm.evaluation.tables.table import Table, plain, table_of, to_markdown, t
 from medrm.files import PARTIAL, write_atomically
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.pipeline.requests import ThroughputOptions
+from medrm.pipeline.stop_signals import end_with_parent
 from medrm.progress_bar import progress_bar
 from medrm.throughput_model import Subject, count_flops, device_rate, facts, make_subject
 
@@ -257,6 +258,7 @@ def resident_bytes_of_step(measurement: Measurement, variant: str) -> int:
 
 def _resident_growth(options: ThroughputOptions, task: str, answers: int, variant: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends the child without a traceback
+    end_with_parent()
     warnings.simplefilter("ignore")
     # A first step loads what the libraries load late.
     first = ThroughputOptions(shape="tiny", image_tokens=1, question_tokens=24, answer_tokens=9)

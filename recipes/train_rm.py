@@ -15,6 +15,7 @@ from medrm.config.command_line import help_text
 from medrm.config.parse import parse_run
 from medrm.files import asset
 from medrm.objectives import argument_classes
+from medrm.pipeline.stop_signals import end_process
 
 QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
 
@@ -41,4 +42,4 @@ def run(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

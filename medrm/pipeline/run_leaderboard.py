@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ from medrm.evaluation.leaderboard.standings import (
 from medrm.evaluation.report import read_json, read_report, write_json
 from medrm.pipeline.leaderboard_preview import JUDGE_OPTIONS, print_estimates, skip_reasons
 from medrm.pipeline.requests import LeaderboardRequest
+from medrm.pipeline.stop_signals import STARTED_BY
 from medrm.scorer.engines import ENGINES
 
 REQUEST_FILE = "request.json"
@@ -176,6 +178,7 @@ def _outcome(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env={**os.environ, STARTED_BY: "leaderboard"},
             check=False,
         ).returncode
     reason = _failure(folder, status)

@@ -44,6 +44,8 @@ from medrm.objectives.sharding import forget_accelerator
 from medrm.pipeline.checkpoints import checkpoint_of
 from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, from_main, stage
 from medrm.pipeline.load_back import check_load_back, trained_scores
+from medrm.pipeline.stop_checkpoint import StopCheckpoint
+from medrm.pipeline.stop_signals import in_training
 from medrm.pipeline.training_bar import TrainingBar
 from medrm.pipeline.zero_shot import measure_zero_shot, rows_with_average
 from medrm.readouts import READOUTS
@@ -204,13 +206,23 @@ def build_trainer(
     return trainer
 
 
+def _fit(trainer: Trainer, checkpoint: str | bool | None = None) -> None:
+    """Trains, from the start or from a checkpoint; the bar ends with it, however it ends."""
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, TrainingBar):
+                callback.bar.stop()
+
+
 def train_probe(context: RunContext) -> PreTrainedModel:
     """Returns a fresh base whose head alone was trained, on the same data and steps."""
     folder = context.folder("frozen_probe") / "training"
     _remove(folder)  # of a run that was stopped in it
     model = freeze_backbone(context.with_head())
     trainer = build_trainer(context, model, folder, "frozen_probe")
-    trainer.train()
+    _fit(trainer)
     trained = gathered_head(trainer, model)
     _remove(folder)
     # Into a fresh model: a DeepSpeed engine may hold the one that was trained.
@@ -268,9 +280,9 @@ def _train(context: RunContext, folder: Path) -> list[Response] | None:
     """
     model = context.trainable()
     trainer = build_trainer(context, model, context.output, "training")
-    with stage("training"):
-        checkpoint = from_main(checkpoint_of(context.run, context.output))
-        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.add_callback(StopCheckpoint())
+    with stage("training"), in_training():
+        _fit(trainer, from_main(checkpoint_of(context.run, context.output)))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     contract = trained_config(context, model)
     if PartialState().is_main_process:

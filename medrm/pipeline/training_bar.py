@@ -18,7 +18,7 @@ _ACCURACY = {
 
 
 class TrainingBar(TrainerCallback):
-    """A bar on a terminal, log lines elsewhere.
+    """A bar on a terminal, log lines elsewhere; who trains stops the bar.
 
     Args:
         name: what is trained.
@@ -55,7 +55,3 @@ class TrainingBar(TrainerCallback):
             ]
             step = f"step {state.global_step} of {state.max_steps}"
             self.bar.console.print(f"{self.name}, {step}: {', '.join(measures)}")
-
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Ends the bar."""
-        self.bar.stop()
