@@ -33,8 +33,9 @@ def elsewhere():
 def waiting():
     stop_signals.GRACE = 0.5
     with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(time.sleep, 60)
         print(flush=True)
-        pool.submit(time.sleep, 60).result()
+        work.result()
 
 def step():
     with tempfile.TemporaryDirectory(), stop_signals.in_training():
