@@ -252,6 +252,17 @@ def _remove_launcher_folder() -> None:
             folder.rmdir()
 
 
+def _before_fork() -> None:
+    """Keeps signals back until a forked child knows what to do with them."""
+    if _signals is not None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _signals.previous)
+
+
+def _after_fork() -> None:
+    if _signals is not None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _signals.previous)
+
+
 def _leave_to_parent() -> None:
     """Makes a forked child ignore the signals but for the SIGTERM of its parent."""
     global _signals
@@ -261,8 +272,11 @@ def _leave_to_parent() -> None:
     signal.set_wakeup_fd(-1)
     for number in signals.previous:
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    if hasattr(signal, "sigtimedwait"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # torch sets its own handler
+    with_parent = hasattr(signal, "sigtimedwait")  # not on macOS
+    # SIGTERM stays blocked there: torch sets a handler of its own.
+    blocked = {signal.SIGTERM} if with_parent else set()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.previous.keys() - blocked)
+    if with_parent:
         end_with_parent()
 
 
@@ -293,4 +307,6 @@ def _temporary_folder() -> str | None:
 
 
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_leave_to_parent
+    )
