@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from medrm import __version__
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.options import JudgeOptions
-from medrm.errors import Stopped, printable
+from medrm.errors import ConfigError, Stopped, printable
 from medrm.failures import failure_of
 from medrm.files import check_outputs
 from medrm.pipeline.requests import (
@@ -130,11 +130,25 @@ def _values_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    folders = [arguments.before, arguments.after]
+    if folders.count(None) != (0 if arguments.seeds_of is None else 2):
+        raise ConfigError(
+            "medrm compare takes either two folders, BEFORE AFTER, or --seeds_of OUTPUT, which "
+            "holds the runs of several seeds."
+        )
+    output_dir = Path(arguments.output_dir) if arguments.output_dir else None
+    compared = _compare_seeds if arguments.seeds_of is not None else _compare_folders
+    result = compared(arguments, output_dir)
+    passed = result["comparable"] and result["verdict"] != "Regressed"
+    return 1 if arguments.gate and not passed else 0
+
+
+def _compare_folders(arguments: argparse.Namespace, output_dir: Path | None) -> dict[str, Any]:
     from medrm.evaluation.compare import compare, home_of
     from medrm.evaluation.tables.terminal import print_comparison
 
     before, after = _evaluation_folder(arguments.before), _evaluation_folder(arguments.after)
-    folder = Path(arguments.output_dir) if arguments.output_dir else home_of(after)
+    folder = output_dir or home_of(after)
     check_outputs({"--output_dir": folder})
     result = compare(
         before,
@@ -145,8 +159,16 @@ def _compare(arguments: argparse.Namespace) -> int:
     )
     print_comparison(result)
     logger.info("comparison: %s", folder / "comparison.json")
-    passed = result["comparable"] and result["verdict"] != "Regressed"
-    return 1 if arguments.gate and not passed else 0
+    return result
+
+
+def _compare_seeds(arguments: argparse.Namespace, output_dir: Path | None) -> dict[str, Any]:
+    from medrm.pipeline.compare_seeds import conclude_seeds
+
+    output = Path(arguments.seeds_of)
+    check_outputs({"--output_dir": output_dir or output})
+    asked = (arguments.primary_dimension, arguments.allowed_differences)
+    return conclude_seeds(output, *asked, output_dir)
 
 
 def _evaluation_folder(folder: str) -> Path:
@@ -165,13 +187,20 @@ def _rescore(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from medrm.evaluation.exports import write_exports
     from medrm.evaluation.pages.report_page import write_page
+    from medrm.evaluation.seeds import seed_report
+    from medrm.evaluation.seeds.seed_comparison import SEEDS_FILE
     from medrm.folder_lock import refuse_owned
 
+    folder: Path = arguments.folder
     advice = "It writes its page at its end; give the folder of an evaluation that is finished."
-    refuse_owned(arguments.folder, advice, below=False)
-    logger.info("%s", write_page(arguments.folder, images=not arguments.no_images))
+    refuse_owned(folder, advice, below=False)
+    of_seeds = (folder / SEEDS_FILE).is_file()
+    if of_seeds:
+        logger.info("%s", seed_report.write_seed_page(folder))
+    else:
+        logger.info("%s", write_page(folder, images=not arguments.no_images))
     if arguments.export:
-        logger.info("%s", write_exports(arguments.folder))
+        logger.info("%s", (seed_report.write_seed_exports if of_seeds else write_exports)(folder))
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
@@ -247,9 +276,16 @@ def _add_rescore(parser: argparse.ArgumentParser) -> None:
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     for name, model in (("before", "base"), ("after", "trained model")):
         text = f"evaluation folder of the {model}, or a run folder (its evaluation/after)"
-        parser.add_argument(name, help=text)
+        parser.add_argument(name, nargs="?", help=text)
     parser.add_argument(
-        "--output_dir", help="where comparison.json goes (default: AFTER; the path is printed)"
+        "--seeds_of",
+        metavar="OUTPUT",
+        help="in place of two folders: compare before and after over the seeds in OUTPUT/seed-N",
+    )
+    parser.add_argument(
+        "--output_dir",
+        help="where comparison.json goes (default: AFTER; the path is printed); of seeds, where "
+        "seeds.json and report.html go (default: OUTPUT)",
     )
     parser.add_argument("--primary_dimension", help="dimension of the headline (default: overall)")
     parser.add_argument(
@@ -268,7 +304,11 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="folder of a finished run, or of one evaluation")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="folder of a finished run, of one evaluation, or of compared seeds",
+    )
     parser.add_argument(
         "--no_images", action="store_true", help="leave the pictures out, for data not to be shared"
     )

@@ -79,6 +79,8 @@ NO_TORCH = (
     "medrm.evaluation.pages.samples",
     "medrm.evaluation.pages.document",
     "medrm.evaluation.tables.terminal",
+    "medrm.evaluation.seeds.seed_report",
+    "medrm.pipeline.compare_seeds",
     "medrm.pipeline.data_audit",
     "medrm.pipeline.requests",
 )

@@ -1,4 +1,4 @@
-"""One recipe trained with several seeds, one run after the other.
+"""One recipe trained with several seeds, one run after the other, and compared over them.
 
 Only the seed and the folder differ: the run of seed N in `OUTPUT/seed-N/` is, to the byte, what
 `--seed N --output_dir OUTPUT/seed-N` makes by itself, so that seeds may also be dealt to jobs. With
@@ -16,16 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from medrm.config.parse import Run
 from medrm.errors import applying, refuse
+from medrm.evaluation.seeds.seed_runs import SEED_FOLDER
 from medrm.pipeline.checkpoints import resume_point
+from medrm.pipeline.compare_seeds import conclude_seeds
 from medrm.pipeline.context import stage
 from medrm.pipeline.train import train
 
 logger = logging.getLogger(__name__)
-
-SEED_FOLDER = "seed-"
 
 
 def train_seeds(run: Run) -> None:
@@ -47,6 +48,9 @@ def train_seeds(run: Run) -> None:
         gc.collect()  # trainers contain reference cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+    if PartialState().is_main_process and "compare" in run.job.stages and len(seeds) > 1:
+        conclude_seeds(output, only=seeds)
+    PartialState().wait_for_everyone()
 
 
 def run_of_seed(run: Run, seed: int) -> Run:

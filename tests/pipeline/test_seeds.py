@@ -62,3 +62,7 @@ def test_a_seed_among_others_is_the_run_by_itself(
     assert {
         key for key, value in manifests[0]["config"].items() if manifests[2]["config"][key] != value
     } == {"seed"}
+    comparison = read_json(tmp_path / "run" / "seeds.json")
+    assert comparison["seeds"] == [0, 1]
+    assert comparison["dimensions"]["accuracy"]["before_spread"]["sd"] == 0.0
+    assert "One recipe with 2 seeds" in (tmp_path / "run" / "report.html").read_text("utf-8")

@@ -1,19 +1,21 @@
-"""Figures of a run or of one evaluation, for the page and as files; imports no torch.
+"""Figures of a run, of one evaluation or of several seeds, for the page and as files; no torch.
 
 To add a figure: write a function of the run's files in one of these modules, drawn on
 `canvas.sheet`,
-and put it into `FIGURES`. A section of the page shows it by its name.
+and put it into `FIGURES` (of several seeds: of what `seeds.json` holds, `SEED_FIGURES`). A section
+of the page shows it by its name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from medrm.evaluation.figures import comparison_plots, model_plots
+from medrm.evaluation.figures import comparison_plots, model_plots, seed_plots
 from medrm.evaluation.figures.canvas import drawing, svg_inline, write_figure
 from medrm.evaluation.report import RunFiles
 
@@ -32,23 +34,43 @@ FIGURES: dict[str, Callable[[RunFiles], Figure | None]] = {
 """Name to what draws the figure; None where the run has no data for it."""
 
 
-def inline_figures(run: RunFiles) -> dict[str, str]:
-    """Returns name -> `<svg>` element of each figure that the run has data for."""
+SEED_FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | None]] = {
+    "seeds": seed_plots.seeds,
+    "seed_dimensions": seed_plots.seed_dimensions,
+}
+"""The same of a comparison over seeds."""
+
+Drawn = RunFiles | Mapping[str, Any]
+"""A run's files, or the content of `seeds.json`."""
+
+
+def inline_figures(content: Drawn) -> dict[str, str]:
+    """Returns name -> `<svg>` element of each figure that there are data for."""
     with drawing():
-        return {name: svg_inline(figure, name) for name, figure in _drawn(run)}
+        return {name: svg_inline(figure, name) for name, figure in _drawn(content)}
 
 
-def write_plots(run: RunFiles, folder: Path) -> list[Path]:
+def write_plots(content: Drawn, folder: Path) -> list[Path]:
     """Writes each figure as `<name>.svg` and `<name>.png` and returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     with drawing():
-        return [path for name, figure in _drawn(run) for path in write_figure(figure, name, folder)]
+        drawn = _drawn(content)
+        return [path for name, figure in drawn for path in write_figure(figure, name, folder)]
 
 
-def _drawn(run: RunFiles) -> Iterator[tuple[str, Figure]]:
-    """Yields each figure under its name, a dumbbell for each grouping; call it inside `drawing`."""
+def _drawn(content: Drawn) -> Iterator[tuple[str, Figure]]:
+    """Yields each figure under its name; call it inside `drawing`."""
+    if isinstance(content, RunFiles):
+        figures = _of_run(content)
+    else:
+        figures = {name: draw(content) for name, draw in SEED_FIGURES.items()}
+    yield from ((name, figure) for name, figure in figures.items() if figure is not None)
+
+
+def _of_run(run: RunFiles) -> dict[str, Figure | None]:
+    """The figures of a run, a dumbbell for each grouping."""
     figures = {name: draw(run) for name, draw in FIGURES.items()}
     for group in run.comparison["cells"] if run.comparison else ():
         name = re.sub(r"[^A-Za-z0-9_-]", "_", group)
         figures[f"dumbbell_{name}"] = comparison_plots.dumbbell(run, group)
-    yield from ((name, figure) for name, figure in figures.items() if figure is not None)
+    return figures

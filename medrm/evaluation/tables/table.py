@@ -37,6 +37,7 @@ _LATEX = {
     "[": "{[}",
     "*": "{*}",
     "\u2192": r"$\rightarrow$",
+    "\u00b1": r"$\pm$",
     "\ufffd": "?",
     **{character: f"\\{character}" for character in "{}$&#%_"},
 }

@@ -42,7 +42,7 @@ _MOST_FINDINGS = 10
 _LONGEST_HEADING = 8
 """Characters of a dimension's name over a column of percentages."""
 
-_COLOURS = {"Improved": "green", "Regressed": "red", "Not shown": "yellow"}
+COLOURS = {"Improved": "green", "Regressed": "red", "Not shown": "yellow"}
 
 _ACCURACY = ("dimension", "accuracy (95 % CI)", "official", "n", "read", "best rule", "ceiling")
 
@@ -76,7 +76,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         contents.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
     if noise := noise_line(report):
         contents.append(noise)
-    _print(contents, console or Console())
+    print_contents(contents, console or Console())
 
 
 def _joint_lines(report: Report) -> list[str]:
@@ -128,8 +128,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     if comparison["controls"]:
         controls = control_table(comparison, comparison["primary"]["dimension"])
         contents.append(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS))
-    _print([*contents, *comparison_lines(comparison)], console)
-    colour = _COLOURS[comparison["verdict"]]
+    print_contents([*contents, *comparison_lines(comparison)], console)
+    colour = COLOURS[comparison["verdict"]]
     console.print(Text(printable(comparison["headline"]), style=f"bold {colour}"))
 
 
@@ -148,7 +148,7 @@ def print_audit(audit: Audit, console: Console | None = None) -> None:
             f"gain: what a paired test shows with power 80 % where {DISCORDANCE:.0%} of the cases "
             "change, in points; cases of a cluster independent - changing together."
         )
-    _print([*contents, *_audit_lines(audit)], console, fold=True)
+    print_contents([*contents, *_audit_lines(audit)], console, fold=True)
     print_findings(audit["findings"], console)
 
 
@@ -184,7 +184,7 @@ def print_findings(findings: Mapping[str, Sequence[str]], console: Console | Non
             lines += [f"  {text}" for text in sentences[:_MOST_FINDINGS]]
         if len(sentences) > _MOST_FINDINGS:
             lines.append(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
-    _print(lines or ["no findings"], console or Console())
+    print_contents(lines or ["no findings"], console or Console())
 
 
 _CHOICES = ("A", "tie", "B")
@@ -232,7 +232,9 @@ def _organ_table(audit: Audit) -> Table:
     return Table(caption, ("organ", "cases", *names), rows)
 
 
-def _print(contents: Iterable[Table | str], console: Console, *, fold: bool = False) -> None:
+def print_contents(
+    contents: Iterable[Table | str], console: Console, *, fold: bool = False
+) -> None:
     """Prints tables and lines; `fold` breaks the tables' cells where the terminal is narrow."""
     for content in contents:
         if isinstance(content, str):

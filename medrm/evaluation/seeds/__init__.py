@@ -1,0 +1,1 @@
+"""One recipe trained with several seeds: what it gains over seeds and cases; imports no torch."""
