@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from medrm.failures import naming
 from medrm.files import write_atomically
 
 METRICS = "metrics.jsonl"
@@ -52,7 +53,8 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Appends one line."""
         if state.is_world_process_zero:
-            with Path(str(args.output_dir), METRICS).open("ab") as file:
+            path = Path(str(args.output_dir), METRICS)
+            with naming(path), path.open("ab") as file:
                 file.write(_line(state.log_history[-1]))
 
 

@@ -99,6 +99,12 @@ class StepPlan:
         """Optimiser steps of one epoch."""
         return math.ceil(len(self.lengths) / self.global_batch_cases)
 
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest case by itself, which every budget must hold."""
+        rows = None if self.budget is None else self.budget.rows
+        return int(np.max(np.multiply(self.lengths, 1 if rows is None else rows)))
+
     @cached_property
     def rounds(self) -> int:
         """Micro-batches of each process in every step, the gradient accumulation."""

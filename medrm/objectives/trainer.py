@@ -50,6 +50,7 @@ from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
 from medrm.objectives.sharding import ShardedTraining
 from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.targets import Targets, tally
+from medrm.objectives.training_faults import WatchedCases
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 
@@ -199,7 +200,9 @@ def _activation_context(args: BradleyTerryConfig, model: nn.Module) -> AbstractC
     return manager
 
 
-class PreferenceTrainer(WholeCheckpoints, NamedAsInMemory, ShardedTraining, ExactResume):
+class PreferenceTrainer(
+    WholeCheckpoints, NamedAsInMemory, WatchedCases, ShardedTraining, ExactResume
+):
     """Trains a model whose forward returns a `RewardOutput`.
 
     Args:
@@ -249,6 +252,7 @@ class PreferenceTrainer(WholeCheckpoints, NamedAsInMemory, ShardedTraining, Exac
         self._tally = torch.zeros(3, len(targets.dimensions), device=self.args.device)
         self._tie_logits: Tensor | None = None
         self._activations = _activation_context(self.args, model)
+        self.case_of = lambda index: inputs.train[index].case_id
 
     def _loader(self, cases: Any, plan: StepPlan, epoch: Callable[[], int]) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from medrm.errors import AdapterError
+from medrm.failures import naming
 from medrm.files import DRAFT, discard, replace_folder
 from medrm.integrity import damage, is_sealed, seal
 
@@ -148,7 +149,8 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         try:
             self._draft = draft
-            super()._save_checkpoint(model, trial)
+            with naming(draft):
+                super()._save_checkpoint(model, trial)
             self._draft = None
             self._name_best(run_folder)
             self.accelerator.wait_for_everyone()

@@ -24,10 +24,11 @@ from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import BASE_READOUTS, writes_rewards
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions
+from medrm.scorer.runner import BATCH_ROWS
 from medrm.scorer.specs import sampled_as_asked, saved_folder
 
 _PIXELS = ("min_pixels", "max_pixels")
-_IN_MEMORY = ("like", *_PIXELS, "max_length", "dtype")
+_IN_MEMORY = ("like", *_PIXELS, "max_length", "dtype", "evaluation_batch_rows")
 """Options of models that medrm loads itself."""
 
 
@@ -70,6 +71,7 @@ def reading_of(request: EvalRequest, dimensions: Sequence[str]) -> Reading:
         revision=request.revision,
         shared_prefix=request.shared_prefix,
         deterministic=request.deterministic,
+        batch_rows=request.evaluation_batch_rows or BATCH_ROWS,
         trust_remote_code=request.trust_remote_code,
         dtype=request.dtype,
         min_pixels=request.min_pixels,

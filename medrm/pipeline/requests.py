@@ -73,6 +73,11 @@ class EvalRequest:
     )
     shared_prefix: Literal["on", "off"] = _as_in(ModelOptions, "shared_prefix")
     deterministic: bool = _as_in(EvaluationOptions, "deterministic")
+    evaluation_batch_rows: int | None = option(
+        None,
+        "rows (case and answer, or case and order) scored at once (default: 32); fewer take less "
+        "memory, and may change a score by rounding",
+    )
     trust_remote_code: bool = option(False, "run the model's own code")
     like: str | None = option(
         None,
@@ -125,6 +130,9 @@ class EvalRequest:
     def __post_init__(self) -> None:
         check_output(self.output_dir, is_needed=not self.dry_run)
         wrong = [price for price in self.prices if price is not None and not 0 <= price < math.inf]
+        rows = self.evaluation_batch_rows
+        if rows is not None and rows < 1:
+            raise ConfigError(f"evaluation_batch_rows is {rows}; give 1 or more")
         refuse([f"a price per million tokens is {price}; give 0 or more" for price in wrong])
 
     @property

@@ -42,6 +42,7 @@ STALE = (
     "metrics.jsonl",
     "before.json",
     "finished.json",
+    "nan_batch.json",
     "run.json",
 )
 """What a run writes and an overwriting run removes; checkpoint-* as well."""

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -34,6 +34,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.data.batched import batched
 from medrm.errors import DataError
+from medrm.failures import is_out_of_memory
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, State
@@ -212,12 +213,27 @@ class BatchRunner(Generic[Item, Detail, Value]):
             return outputs
         model = self.deterministic
         kernels = nullcontext() if model is None else fixed_kernels(model, self.shares)
-        with torch.inference_mode(), kernels:
-            values = iter(self.read(features, _readable(outputs)))
+        readable = _readable(outputs)
+        with torch.inference_mode(), kernels, self._less_where_memory_lacks(readable):
+            values = iter(self.read(features, readable))
         return [
             output._replace(values=next(values)) if output.state == "ok" else output
             for output in outputs
         ]
+
+    @contextmanager
+    def _less_where_memory_lacks(self, readable: list[PromptRows[Detail]]) -> Iterator[None]:
+        """Says what to lower in the error of a batch that takes too much memory."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                rows = sum(len(prompts.rows) for prompts in readable)
+                lower = f"Lower --evaluation_batch_rows from {self.batch_rows} to {rows // 2}."
+                smaller = "Give smaller images (--max_pixels) or weights (--dtype bfloat16)."
+                error.add_note(f"Scored at once: rows {rows} of {len(readable)} cases.")
+                error.add_note(lower if len(readable) > 1 else smaller)
+            raise
 
 
 def by_group(

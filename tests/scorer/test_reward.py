@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
@@ -89,6 +91,29 @@ def test_cases_are_read_a_window_at_a_time(folder: Path, monkeypatch: pytest.Mon
     names = [next(scored)[0].case_id for _ in range(8)]
     assert names == [f"case-{50 - number}" for number in range(8)]
     assert len(taken) == 12
+
+
+@pytest.mark.parametrize(
+    ("rows", "lower"),
+    [
+        (8, r"Lower --evaluation_batch_rows from 8 to [234]\."),
+        (1, r"Give smaller images \(--max_pixels\) or weights"),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rows: int, lower: str
+) -> None:
+    scorer = make_scorer("qwen2_5_vl", folder, batch_rows=rows)
+
+    def out_of_memory(*unused: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(scorer.model, "forward", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        dict_of(scorer, mixed_cases())
+    held, advice = raised.value.__notes__
+    assert re.fullmatch(r"Scored at once: rows \d of \d cases\.", held)
+    assert re.search(lower, advice)
 
 
 def test_score_takes_any_kind_of_image(scorer: RewardModel, tmp_path: Path) -> None:

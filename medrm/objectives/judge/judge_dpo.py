@@ -24,6 +24,7 @@ from medrm.objectives.judge.judge_collator import (
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
+from medrm.objectives.training_faults import numbering
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
@@ -179,10 +180,13 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
         cases_of_splits = (inputs.train, inputs.development)
         splits = [answer_pairs(cases, dimension, rule) for cases in cases_of_splits]
         render = partial(render_answers, renderer, [*splits[0], *splits[1]])
-    return JudgeDPOTrainer(
+    trainer = JudgeDPOTrainer(
         **judge_sft.trainer_options(inputs, *splits),
-        data_collator=partial(preferred, renderer, render),
+        data_collator=numbering(partial(preferred, renderer, render)),
     )
+    pairs = [*splits[0], *splits[1]] if options.dpo_pairs == "answers" else []
+    trainer.case_of = (lambda number: pairs[number][0].case_id) if pairs else examples.case_id
+    return trainer
 
 
 OBJECTIVE = Objective(

@@ -28,6 +28,7 @@ from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
 from medrm.objectives.objective import Fixed, TrainingInputs
+from medrm.objectives.training_faults import NUMBERS
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Pixels, decode_into, image_count
@@ -86,6 +87,10 @@ class JudgeGRPOTrainer(WholeCheckpoints, judge_sft.WithReference, GRPOTrainer): 
     args: JudgeGRPOConfig
     data_collator: Any
     _buffered_inputs: Any
+
+    def numbers_of(self, batch: Any) -> list[int]:
+        """Returns the numbers of the prompts that a batch's completions answer."""
+        return [row[NUMBERS] for row in batch]
 
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         return EpochSampler(super()._get_train_sampler(dataset), lambda: int(self.state.epoch))
@@ -223,6 +228,7 @@ def prompts(
                 "dimensions": example.dimensions,
                 "labels": {name: example.letters[name] for name in example.learned},
                 "rationale": examples.prompt.rationale,
+                NUMBERS: number["row"],
             }
         )
     return batch
@@ -263,6 +269,7 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     trainer: Any = JudgeGRPOTrainer(**options)
     # TRL's own takes examples as they are; this one makes them, in the data loader's workers.
     trainer.data_collator = partial(prompts, collator, examples)
+    trainer.case_of = examples.case_id
     return cast(JudgeGRPOTrainer, trainer)
 
 

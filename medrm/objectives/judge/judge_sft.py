@@ -41,6 +41,7 @@ from medrm.objectives.judge.judge_examples import (
     read_rationales,
 )
 from medrm.objectives.sharding import ShardedTraining
+from medrm.objectives.training_faults import WatchedSteps, numbering
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
@@ -133,12 +134,16 @@ class RunExamples:
         count = len(self.train)
         return self.train[number] if number < count else self.development[number - count]
 
+    def case_id(self, number: int) -> str:
+        """Returns the case of an example."""
+        return self[number].case.case_id
+
     def verdict(self, renderer: ConversationRenderer, number: int) -> RenderedConversation:
         """Returns the call of an example with its verdict."""
         return renderer.verdict(self[number], self.prompt)
 
 
-class JudgeTrainer(NamedAsInMemory, ShardedTraining, ExactResume):
+class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
     """What all judges share; goes before one of TRL's trainers in the bases.
 
     It leaves out what these do beside training.
@@ -351,10 +356,12 @@ def build_trainer(inputs: objective.TrainingInputs) -> JudgeSFTTrainer:
         DataError: bad rationales.
     """
     examples, renderer = run_examples(inputs), ConversationRenderer.of(inputs.collator)
-    return JudgeSFTTrainer(
+    trainer = JudgeSFTTrainer(
         **trainer_options(inputs, examples.train, examples.development),
-        data_collator=partial(supervised, renderer, partial(examples.verdict, renderer)),
+        data_collator=numbering(partial(supervised, renderer, partial(examples.verdict, renderer))),
     )
+    trainer.case_of = examples.case_id
+    return trainer
 
 
 OBJECTIVE = objective.Objective(
