@@ -12,11 +12,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medrm.errors import RunStopped
@@ -136,9 +137,10 @@ class WatchedSteps(Trainer):
             engine: Any = self.model_wrapped
             applied = engine.get_global_grad_norm()
             return torch.as_tensor(applied or 0.0, device=self.args.device)
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        total: Any = torch.nn.utils.get_total_norm(gradients)
-        return cast(Tensor, total.full_tensor() if hasattr(total, "full_tensor") else total)
+        gradients = (p.grad for p in model.parameters() if p.grad is not None)
+        return torch.nn.utils.get_total_norm(
+            [own.to_local() if isinstance(own, DTensor) else own for own in gradients]
+        )
 
     def _stop(self) -> None:
         """Keeps the step's cases and ends the training."""
