@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, BinaryIO, Literal, TextIO, Union, get_args, get_origin
 
 from medrm.errors import ConfigError, refuse, shortened
 from medrm.failures import naming
@@ -71,6 +71,52 @@ def write_atomically(path: Path, chunks: Iterable[bytes], *, durable: bool = Tru
     """Writes a file of those chunks; see `partial_file`."""
     with partial_file(path, durable=durable) as partial, partial.open("wb") as file:
         file.writelines(chunks)
+
+
+def write_output(path: Path, chunks: Iterable[bytes]) -> None:
+    """Writes where a user asked for it: through links, and into what is no file of its own.
+
+    A link stays and its target is written; a pipe, a terminal or another device takes the bytes as
+    they come. See `output_problem` for what is refused.
+    """
+    with naming(path):
+        stream = _opened_stream(path)
+        if stream is None:
+            target = Path(os.path.realpath(path))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, chunks)
+            return
+        with stream:
+            stream.writelines(chunks)
+
+
+def is_stream(path: Path) -> bool:
+    """Returns whether what is written at a path goes somewhere else and cannot be replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or _standard_stream(path) is not None
+
+
+def _opened_stream(path: Path) -> BinaryIO | None:
+    """Returns the open stream at a path; None: there is none, but a file or nothing."""
+    standard = _standard_stream(path)
+    if standard is not None:
+        # Opened anew, a redirected output would start again at the beginning of its file.
+        standard.flush()
+        return os.fdopen(os.dup(standard.fileno()), "wb")
+    return path.open("wb") if is_stream(path) else None
+
+
+def _standard_stream(path: Path) -> TextIO | None:
+    """Returns the standard output or error that a path such as /dev/stdout is."""
+    for stream in (sys.stdout, sys.stderr):
+        # One that is closed or replaced has no descriptor.
+        with suppress(AttributeError, OSError, ValueError):
+            if os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+                return stream
+    return None
 
 
 def sync(path: Path) -> None:
@@ -314,6 +360,13 @@ def _place_problem(target: Path, folder: bool) -> str | None:
     if not folder:
         if target.is_dir():
             return "it is a folder; give the path of a file"
+        if is_stream(target):
+            return None
+        target = Path(os.path.realpath(target))
+        if target.is_symlink():
+            return "it is a link that leads back to itself; give the path that was meant"
+        if target.exists() and not target.is_file():
+            return "it is no plain file, pipe or terminal; give the path of a file"
         target = target.parent
     while not os.path.lexists(target) and target != target.parent:
         target = target.parent

@@ -33,7 +33,6 @@ most; the report's shape says so, and its numbers are for a first look.
 
 from __future__ import annotations
 
-import errno
 import functools
 import multiprocessing
 import os
@@ -57,9 +56,9 @@ from torch.nn.functional import logsigmoid
 from transformers import BatchFeature
 
 from medrm.errors import ConfigError
-from medrm.evaluation.report import write_json
+from medrm.evaluation.report import json_bytes
 from medrm.evaluation.tables.table import Table, plain, table_of, to_markdown, to_terminal
-from medrm.files import PARTIAL, write_atomically
+from medrm.files import PARTIAL, is_stream, output_problem, write_output
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.pipeline.requests import ThroughputOptions
 from medrm.pipeline.stop_signals import end_with_parent
@@ -274,9 +273,9 @@ def _resident_growth(options: ThroughputOptions, task: str, answers: int, varian
 def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
     """Measures what the options ask for, prints the table and returns throughput.json.
 
-    The file is written anew with each finished task and number of answers. What stops the command
-    earlier, an interrupt too, leaves what was measured until then, `complete` being false. So it is
-    where one does not fit on a GPU; the others are measured.
+    A file is written anew with each finished task and number of answers, a pipe once at the end.
+    What stops the command earlier, an interrupt too, leaves what was measured until then,
+    `complete` being false. So it is where one does not fit on a GPU; the others are measured.
 
     Raises:
         ConfigError: the options ask for what cannot be had; nothing is measured then.
@@ -306,27 +305,32 @@ def run_throughput(options: ThroughputOptions) -> dict[str, Any]:
                 console.print(f"{name}: {SHARED} {ratio:.2f}x", highlight=False)
                 rows += measured
                 report["complete"] = len(rows) == len(measured) * len(options.plan)
-                if output is not None:
+                if output is not None and not is_stream(output):
                     _write(output, report)
     finally:
         if rows:
             print_rows(report)
+            if output is not None and is_stream(output):
+                _write(output, report)
     return report
 
 
 def _check_writable(output: Path) -> None:
     """Tries to write beside a file, so that a path that is wrong costs no measurement."""
+    problem = output_problem(output, folder=False)
     try:
-        if output.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        partial = output.with_name(output.name + PARTIAL)
-        partial.touch()
-        partial.unlink()
+        if problem is None and not is_stream(output):
+            target = Path(os.path.realpath(output))
+            partial = target.with_name(target.name + PARTIAL)
+            partial.touch()
+            partial.unlink()
     except OSError as error:
+        problem = str(error.strerror)
+    if problem is not None:
         raise ConfigError(
-            f"--output {output} cannot be written ({error.strerror}). Give the path of a file in "
-            "an existing folder."
-        ) from error
+            f"--output {output} cannot be written ({problem}). It takes the path of a file in an "
+            "existing folder."
+        )
 
 
 def _rows(measurement: Measurement, name: str, bar: Progress) -> list[Row]:
@@ -347,11 +351,9 @@ def _rows(measurement: Measurement, name: str, bar: Progress) -> list[Row]:
 
 def _write(output: Path, report: Mapping[str, Any]) -> None:
     """Writes throughput.json, or the table of a path that ends in `.md`."""
-    if output.suffix == ".md":
-        text = to_markdown(report_table(report), _WORDS)
-        write_atomically(output, [text.encode()])
-    else:
-        write_json(output, report)
+    is_table = output.suffix == ".md"
+    text = to_markdown(report_table(report), _WORDS).encode() if is_table else json_bytes(report)
+    write_output(output, [text])
 
 
 def report_table(report: Mapping[str, Any]) -> Table:

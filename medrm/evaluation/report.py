@@ -296,8 +296,13 @@ def robust_of(report: Report) -> Mapping[str, Any]:
 
 def write_json(path: Path, contents: Mapping[str, Any]) -> None:
     """Writes one JSON object, whole or not at all."""
+    write_atomically(path, [json_bytes(contents)])
+
+
+def json_bytes(contents: Mapping[str, Any]) -> bytes:
+    """Returns a JSON object as it is written into files."""
     text = json.dumps(contents, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, [text.encode(), b"\n"])
+    return f"{text}\n".encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from medrm.data.images import examine
 from medrm.data.lint import stored_findings
 from medrm.errors import DataError
 from medrm.evaluation.audit import Audit, audit, check_kinds
-from medrm.evaluation.report import write_json
+from medrm.evaluation.report import json_bytes
 from medrm.evaluation.tables.terminal import print_audit, print_findings
-from medrm.files import check_outputs
+from medrm.files import check_outputs, write_output
 from medrm.progress_bar import counting
 
 
@@ -63,5 +63,4 @@ def audit_source(
 
 def _write(result: Audit, output: Path | None) -> None:
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_json(output, result)
+        write_output(output, [json_bytes(result)])
