@@ -7,14 +7,16 @@ Without --config the quickstart recipe runs: offline, on a CPU, in a few minutes
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from medrm.cli import guarded
 from medrm.config.command_line import help_text
-from medrm.config.parse import parse_run
+from medrm.config.parse import flag, parse_run
 from medrm.files import asset
 from medrm.objectives import argument_classes
+from medrm.pipeline.launch_settings import LaunchSettings, as_one_cpu_process
 from medrm.pipeline.stop_signals import end_process
 
 QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
@@ -31,6 +33,9 @@ def run(arguments: Sequence[str]) -> None:
     if (text := help_text(arguments, argument_classes())) is not None:
         sys.stdout.write(f"{__doc__}\n{text}")
         return
+    if flag(arguments, asset(QUICKSTART), "dry_run"):
+        dry_run(arguments)
+        return
     parsed = parse_run(arguments, argument_classes(), asset(QUICKSTART))
     from accelerate import PartialState
 
@@ -39,6 +44,20 @@ def run(arguments: Sequence[str]) -> None:
     train_seeds(parsed)
     # Threads of the process group that outlive the interpreter's end would abort the process.
     PartialState().destroy_process_group()
+
+
+def dry_run(arguments: Sequence[str]) -> None:
+    """Prints what the run would do, once, without the devices that it was launched for."""
+    launch = LaunchSettings.read(os.environ)
+    if launch.rank > 0:
+        return
+    on_cpu = launch.on_cpu or flag(arguments, asset(QUICKSTART), "use_cpu")
+    with as_one_cpu_process():
+        words = [*arguments, "--use_cpu", "true"]
+        parsed = parse_run(words, argument_classes(), asset(QUICKSTART))
+        from medrm.pipeline.training_preview import preview_run
+
+        preview_run(parsed, launch, on_cpu=on_cpu)
 
 
 if __name__ == "__main__":

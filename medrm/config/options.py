@@ -296,6 +296,11 @@ class RunOptions:
     overwrite_output_dir: bool = option(
         False, "Replace an earlier run in output_dir instead of going on with it."
     )
+    dry_run: bool = option(
+        False,
+        "Check the run and print what it would do, without weights: the configuration, what is "
+        "trained, steps, token lengths, memory of each device, evaluations. Nothing is written.",
+    )
 
     def __post_init__(self) -> None:
         named = self.seeds or []

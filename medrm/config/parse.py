@@ -243,6 +243,15 @@ def parse_run(
     Raises:
         ConfigError: every unknown key and wrong value, all in one message.
     """
+    sources = _sources(argv, default_config)
+    _split_lists(sources)
+    origin, objective = sources.get("objective", ("", None))
+    name = ObjectiveOptions.objective if objective is None else " ".join(objective)
+    return _build(training_class(name, origin, objectives), sources)
+
+
+def _sources(argv: Sequence[str], default_config: Path) -> Sources:
+    """Returns what recipe and command line give, the command line's in place of the recipe's."""
     config, overrides = _command_line(argv)
     path = Path(config or default_config)
     sources: Sources = {
@@ -255,10 +264,19 @@ def parse_run(
     sources = {key: source for key, source in sources.items() if key not in replaced}
     for key, values in overrides:
         sources[key] = (COMMAND_LINE, None if values == ["null"] else values)
-    _split_lists(sources)
-    origin, objective = sources.get("objective", ("", None))
-    name = ObjectiveOptions.objective if objective is None else " ".join(objective)
-    return _build(training_class(name, origin, objectives), sources)
+    return sources
+
+
+def flag(argv: Sequence[str], default_config: Path, key: str) -> bool:
+    """Returns whether a switch is on, before anything is checked and without torch.
+
+    Args:
+        argv: as of `parse_run`.
+        default_config: likewise.
+        key: of a switch that is off by default.
+    """
+    _, values = _sources(argv, default_config).get(key, ("", None))
+    return values is not None and " ".join(values).lower() in ("", "true", "yes", "y", "t", "1")
 
 
 def training_class(name: str, origin: str, objectives: Mapping[str, Callable[[], type]]) -> type:

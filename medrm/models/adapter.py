@@ -135,6 +135,15 @@ def wrap(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     return wrapped
 
 
+def add_adapter_like(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Returns a model with the layers of a saved LoRA adapter, whose weights are fresh.
+
+    Raises:
+        AdapterError: the folder has no readable settings of one.
+    """
+    return wrap(model, _read_lora(folder), seed=0)
+
+
 def add_adapter(
     model: PreTrainedModel, options: AdapterOptions, seed: int = 0
 ) -> PreTrainedModel | PeftModel:

@@ -29,7 +29,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of
-from medrm.models.parts import auto_class, missing_package, unpartitioned_weights
+from medrm.models.parts import auto_class, empty_model, missing_package, unpartitioned_weights
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
 from medrm.models.prefix_sharing.kv_cache import enable_cached_answers
@@ -317,6 +317,29 @@ def load_base(
             f"weights are missing or of another shape, such as {unfilled[0]}. Give a complete one."
         )
     model = model if quantisation is not None else model.to(device)
+    return _made_ready(model, options)
+
+
+def empty_base(options: ModelOptions, dtype: torch.dtype) -> PreTrainedModel:
+    """Returns the model that `load_base` would load, on the meta device: shapes, no weights.
+
+    Weights that would be quantised have the precision `dtype`.
+
+    Raises:
+        ConfigError: as of `load_base`, as far as the config alone shows it.
+    """
+    name, revision = options.model_name_or_path, options.model_revision
+    config = load_config(name, revision, options.trust_remote_code)
+    _fit_to_rewards(config)
+    with readable(f"The base model {name!r}"), _attention(options):
+        model = empty_model(config).to(dtype)  # type: ignore[arg-type]
+        model.tie_weights()
+        model.set_attn_implementation(_attention_of(options, config))
+    return _made_ready(model, options)
+
+
+def _made_ready(model: PreTrainedModel, options: ModelOptions) -> PreTrainedModel:
+    """Returns a stock model as medrm runs it: fixed, in evaluation mode, prefixes shared."""
     _fix_statistics(model)
     deduplicate_images(model)
     problem = sharing_problem(model.config)
@@ -325,4 +348,4 @@ def load_base(
     elif options.shared_prefix == "on":
         enable_cached_answers(model)
         logger.info("the answers of a case run as separate rows: %s", problem)
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()  # type: ignore[no-any-return, no-untyped-call]

@@ -19,7 +19,7 @@ from medrm.models.families import family_of
 from medrm.models.lora_targets import lora_targets
 from medrm.models.parts import empty_model
 
-_BYTES = {"int8": 1.0, "nf4": 0.5 + 8 / 64 / 8}
+QUANTISED_BYTES = {"int8": 1.0, "nf4": 0.5 + 8 / 64 / 8}
 """Of a quantised weight; NF4 has a scale of 8 bits for each block of 64 (double quantisation)."""
 
 _TRAINED_BYTES = 4 + 4 + 8
@@ -110,7 +110,7 @@ def footprint_of(config: PreTrainedConfig, adapter: AdapterOptions) -> Footprint
             "bfloat16": 2 * total,
             **{
                 name: int(size * quantised + 2 * (total - quantised))
-                for name, size in _BYTES.items()
+                for name, size in QUANTISED_BYTES.items()
             },
         },
         training_bytes=_TRAINED_BYTES * trained,
@@ -148,3 +148,12 @@ def amount(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return str(count)
+
+
+def size_text(size: int) -> str:
+    """Returns bytes as people say them.
+
+    >>> size_text(3 * 2**30)
+    '3.00 GiB'
+    """
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

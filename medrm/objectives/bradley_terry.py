@@ -50,6 +50,7 @@ from medrm.objectives.objective import (
     visible_gpu_problems,
 )
 from medrm.objectives.sharding import whole
+from medrm.objectives.step_preview import preview_planned
 from medrm.objectives.targets import Targets, tie_shares
 from medrm.objectives.trainer import Layout, PreferenceTrainer, check_budget, layout_of, make_plan
 from medrm.schema import Case
@@ -259,7 +260,7 @@ def check(
             bool(args.gradient_checkpointing) and run.adapter.lora_vision and _zero3()
         ),
     }
-    refuse([*visible_gpu_problems(args), *applying(checks)])
+    refuse([*visible_gpu_problems(args.n_gpu), *applying(checks)])
     targets = make_targets(args, head_spec(run, dimensions, train))
     targets.check(concatenate(train, development))
     for split, cases in (("training", train), ("development", development)):
@@ -361,5 +362,6 @@ OBJECTIVE = Objective(
     head_spec=head_spec,
     check=check,
     build_trainer=build_trainer,
+    preview=lambda inputs, trainer, processes: preview_planned(trainer, inputs.lengths, processes),
     check_lengths=check_lengths,
 )

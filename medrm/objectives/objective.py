@@ -25,6 +25,7 @@ from medrm.data.store.indexed_cases import TokenCounts, select, tokens_of
 from medrm.errors import ConfigError, applying, refuse
 from medrm.models.reward_model import HeadSpec
 from medrm.objectives.losses import PAIR_LOSSES
+from medrm.objectives.step_preview import StepPreview
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 
@@ -91,6 +92,8 @@ class Objective:
         build_trainer: returns the trainer of `TrainingInputs.model`.
         head_spec: (run, dimensions, training cases) to the head that is attached before training;
             None: the language model itself is trained.
+        preview: (inputs, their trainer, number of processes) to what the steps will be; the model
+            may have shapes alone.
         check_lengths: (run, cases that are not set aside, their tokens); raises ConfigError for a
             case that no batch can hold; None: a case of any length is a batch.
         epoch_rows: (run, dimensions, training cases) to the rows of an epoch, of which a step is
@@ -106,6 +109,7 @@ class Objective:
     ]
     check: Callable[[Run, Sequence[str], Sequence[Case], Sequence[Case]], None]
     build_trainer: Callable[[TrainingInputs], Trainer]
+    preview: Callable[[TrainingInputs, Any, int], StepPreview]
     head_spec: Callable[[Run, Sequence[str], Sequence[Case]], HeadSpec] | None = None
     check_lengths: Callable[[Run, Sequence[Case], TokenCounts], None] | None = None
     epoch_rows: Callable[[Run, Sequence[str], Sequence[Case]], int] | None = None
@@ -144,13 +148,13 @@ def report_unlearned(cases: int, learned: int, rule: str) -> None:
         )
 
 
-def visible_gpu_problems(args: TrainingArguments) -> list[str]:
+def visible_gpu_problems(gpus: int) -> list[str]:
     """Returns why a process must not see several GPUs: Trainer would deal rows to all of them."""
-    if args.n_gpu <= 1:
+    if gpus <= 1:
         return []
     return [
-        f"one process sees {args.n_gpu} GPUs; start `accelerate launch --num_processes "
-        f"{args.n_gpu}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
+        f"one process sees {gpus} GPUs; start `accelerate launch --num_processes "
+        f"{gpus}`, or show it one GPU with CUDA_VISIBLE_DEVICES=0"
     ]
 
 

@@ -134,8 +134,13 @@ class StepPlan:
 
         A step is dealt when it is due: the first one does not wait for an epoch of plans.
         """
+        for dealt in self.deals(epoch):
+            yield from dealt[process :: self.processes]
+
+    def deals(self, epoch: int) -> Iterator[list[list[Draw]]]:
+        """Yields the micro-batches of all processes in each step of an epoch, round by round."""
         for cases in self._steps(epoch):
-            yield from self._deal(cases)[process :: self.processes]
+            yield self._deal(cases)
 
     def _deal(self, cases: Sequence[int]) -> list[list[Draw]]:
         """Returns a step's `rounds` x `processes` micro-batches, round by round."""

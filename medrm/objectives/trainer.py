@@ -228,15 +228,15 @@ class PreferenceTrainer(
         layout: Layout,
         pooled_head: nn.Module | None = None,
     ) -> None:
-        self.targets, self.head = targets, head_of(inputs.model)
+        self.targets, self.head, self.layout = targets, head_of(inputs.model), layout
         self.development = inputs.development
-        self._plan, self._eval_plan = (
+        self.plan, self._eval_plan = (
             make_plan(
                 args, cases, inputs.lengths, layout, targets.weights_of(cases).sum(axis=1), training
             )
             for cases, training in ((inputs.train, True), (inputs.development, False))
         )
-        args.gradient_accumulation_steps = self._plan.rounds
+        args.gradient_accumulation_steps = self.plan.rounds
         model = inputs.model if pooled_head is None else pooled_head
         super().__init__(
             model=model,
@@ -273,8 +273,8 @@ class PreferenceTrainer(
 
         So a resumed run meets the very cases that the straight run would have met.
         """
-        steps = self._plan.steps
-        return self._loader(self.train_dataset, self._plan, lambda: self.state.global_step // steps)
+        steps = self.plan.steps
+        return self._loader(self.train_dataset, self.plan, lambda: self.state.global_step // steps)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Returns this process's share of the development cases, like lengths together.

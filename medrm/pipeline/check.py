@@ -35,7 +35,7 @@ from medrm.models.adapter import load_adapter
 from medrm.models.adapter_config import reference_of, template_digest
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
-from medrm.models.footprint import Footprint, amount, footprint_of
+from medrm.models.footprint import Footprint, amount, footprint_of, size_text
 from medrm.pipeline.checked_model import ANSWERS, CheckedModel
 from medrm.pipeline.requests import CheckRequest
 from medrm.readouts import BASE_READOUTS, READOUTS
@@ -127,9 +127,11 @@ def _model(subject: CheckedModel, footprint: Footprint) -> Findings:
 
 
 def _memory(footprint: Footprint) -> Findings:
-    lines = [f"  weights in {name}: {_gib(size)}" for name, size in footprint.weight_bytes.items()]
+    lines = [
+        f"  weights in {name}: {size_text(size)}" for name, size in footprint.weight_bytes.items()
+    ]
     lines.append(
-        f"  training adds {_gib(footprint.training_bytes)} for adapters, head, gradients and "
+        f"  training adds {size_text(footprint.training_bytes)} for adapters, head, gradients and "
         "AdamW, and the activations of a batch"
     )
     record: dict[str, Any] = {
@@ -257,8 +259,8 @@ def _proof(footprint: Footprint, subject: CheckedModel) -> Findings:
         lacking = "the weights are not here"
     elif free is not None and needed > free:
         lacking = (
-            f"the weights take {_gib(needed)} and {_gib(free)} are free on {device}; with "
-            "--dtype bfloat16 they take half of float32"
+            f"the weights take {size_text(needed)} and {size_text(free)} are free on {device}; "
+            "with --dtype bfloat16 they take half of float32"
         )
     if lacking is not None:
         lines = [f"  not proven, {lacking}:", f"  {_ONLY_WEIGHTS_SHOW}"]
@@ -310,7 +312,3 @@ def _precision(subject: CheckedModel, device: str) -> str:
     if dtype != "auto":
         return dtype
     return "float32" if device == "cpu" else "bfloat16"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"

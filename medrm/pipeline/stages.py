@@ -186,12 +186,23 @@ def build_trainer(
 ) -> Trainer:
     """Returns the objective's trainer of `model`, writing below `output`."""
     forget_accelerator()
+    trainer = context.objective.build_trainer(training_inputs(context, model, output))
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TrainingBar(name))
+    return trainer
+
+
+def training_inputs(
+    context: RunContext, model: PreTrainedModel | PeftModel, output: Path
+) -> TrainingInputs:
+    """Returns what the trainer of `model` is built from."""
     run, arguments = context.run, copy.copy(context.run.training)
     arguments.output_dir = str(output)
     arguments.push_to_hub = False  # the run pushes the adapter folder at its end, not checkpoints
     # Those of all cases: a case that is set aside may be the only one with some label.
     data = replace(run.data, dimensions=list(context.splits.dimensions))
-    inputs = TrainingInputs(
+    return TrainingInputs(
         replace(run, training=arguments, data=data),
         model,
         context.collator,
@@ -199,11 +210,6 @@ def build_trainer(
         context.splits.development,
         context.lengths,
     )
-    trainer = context.objective.build_trainer(inputs)
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(TrainingBar(name))
-    return trainer
 
 
 def _fit(trainer: Trainer, checkpoint: str | bool | None = None) -> None:

@@ -118,7 +118,7 @@ def test_loss_and_gradients_are_those_without_a_budget(shared_prefix: bool, tmp_
     assert layout_of(cut.model.get_base_model()) == ("packed" if shared_prefix else "answers")
     cut_gradients, cut_loss = one_step_gradients(cut)
     trainer = cut.trainer()
-    assert trainer.args.gradient_accumulation_steps == trainer._plan.rounds > 2
+    assert trainer.args.gradient_accumulation_steps == trainer.plan.rounds > 2
     for batch in trainer.get_train_dataloader():
         rows = batch["rows"]
         assert rows["input_ids"].numel() <= longest

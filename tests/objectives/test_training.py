@@ -56,7 +56,7 @@ def one_step_gradients(recipe: Recipe) -> tuple[dict[str, Tensor], float]:
 def by_hand(recipe: Recipe) -> float:
     """Returns the first step's loss by its formula: sum of w l over all labels / sum of w."""
     trainer = recipe.trainer()
-    chosen = [recipe.train[index] for index in trainer._plan.step_cases(0)[0]]
+    chosen = [recipe.train[index] for index in trainer.plan.step_cases(0)[0]]
     total, weight = 0.0, 0.0
     for case in chosen:
         with torch.no_grad():
@@ -81,7 +81,7 @@ def test_a_step_is_the_global_formula_whatever_the_cut(micro: int, tmp_path: Pat
     assert loss == pytest.approx(expected, abs=1e-5)
     cut = make_recipe(tmp_path / "cut", **options, per_device_train_batch_size=micro)
     cut_gradients, cut_loss = one_step_gradients(cut)
-    assert cut.trainer()._plan.rounds == math.ceil(8 / micro)
+    assert cut.trainer().plan.rounds == math.ceil(8 / micro)
     assert cut_loss == pytest.approx(expected, abs=1e-5)
     assert gradients.keys() == cut_gradients.keys()
     for name, gradient in gradients.items():

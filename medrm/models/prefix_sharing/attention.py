@@ -21,7 +21,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,6 +241,29 @@ def _attend(
     branch_output = branch_output.transpose(1, 2)
     computed = torch.cat([prefix_output.flatten(0, 1), branch_output.flatten(0, 1)])
     return computed[layout.scatter_index].view(query.shape[0], query.shape[2], query_heads, -1)
+
+
+@contextmanager
+def attention_of_gpus() -> Iterator[None]:
+    """Lets attention keep its precision on the CPU, for counting what it would hold on a GPU."""
+
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        prefix_layout: AttentionLayout | None = None,
+        **settings: Any,
+    ) -> tuple[Tensor, None]:
+        heads = (query, key, value)
+        return _attend(module, heads, attention_mask, settings, prefix_layout), None
+
+    AttentionInterface.register(SHARED_ATTENTION, attend)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)
 
 
 AttentionInterface.register(SHARED_ATTENTION, shared_prefix_attention)

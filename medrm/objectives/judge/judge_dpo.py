@@ -15,6 +15,7 @@ from trl import DPOConfig, DPOTrainer
 from medrm.config.option import option
 from medrm.config.parse import Run
 from medrm.data.images import ImageFacts
+from medrm.data.store.indexed_cases import tokens_of
 from medrm.errors import applying, refuse
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import (
@@ -24,6 +25,7 @@ from medrm.objectives.judge.judge_collator import (
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
+from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import numbering
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
@@ -189,6 +191,18 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
     return trainer
 
 
+def preview(inputs: TrainingInputs, trainer: JudgeDPOTrainer, processes: int) -> StepPreview:
+    """Returns what the steps will be; see `Objective.preview`."""
+    if inputs.run.training.dpo_pairs == "answers":
+        (dimension,) = judge_sft.run_dimensions(inputs.run, inputs.train)
+        rule = inputs.run.training.label_rule
+        cases = [case for case, _ in answer_pairs(inputs.train, dimension, rule)]
+        tokens = tokens_of(cases, judge_sft.tokens_by_case(inputs))
+    else:
+        tokens = judge_sft.example_tokens(inputs)
+    return preview_rows(trainer, tokens, processes, unit="pairs", rows_of_each=2)
+
+
 OBJECTIVE = Objective(
     config=JudgeDPOConfig,
     readout=readout,
@@ -196,4 +210,5 @@ OBJECTIVE = Objective(
     check=check,
     build_trainer=build_trainer,
     epoch_rows=epoch_rows,
+    preview=preview,
 )

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from accelerate.utils import send_to_device
+from torch.nn.functional import pad
 from torch.utils.data import Sampler
 from transformers import ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
@@ -28,10 +29,11 @@ from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
 from medrm.objectives.objective import Fixed, TrainingInputs
+from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import NUMBERS
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
-from medrm.schema import Case
-from medrm.scorer.collator import Collator, Pixels, decode_into, image_count
+from medrm.schema import Case, ImageRef
+from medrm.scorer.collator import Collator, Pixels, Row, decode_into, image_count
 
 
 @dataclass
@@ -273,6 +275,67 @@ def build_trainer(inputs: TrainingInputs) -> JudgeGRPOTrainer:
     return cast(JudgeGRPOTrainer, trainer)
 
 
+def preview(inputs: TrainingInputs, trainer: JudgeGRPOTrainer, processes: int) -> StepPreview:
+    """Returns what the steps will be, sampling apart; see `Objective.preview`.
+
+    Completions have their full length, and their prompts are the longest.
+    """
+    args: Any = trainer.args
+    steps = preview_rows(
+        trainer,
+        judge_sft.example_tokens(inputs),
+        processes,
+        unit="completions",
+        repeats=args.num_generations * args.num_iterations,
+    )
+    make_batch, model = steps.batch, trainer.accelerator.prepare_model(trainer.model)
+
+    def batch() -> dict[str, Any]:
+        return _loss_inputs(trainer, inputs.collator, make_batch())
+
+    def run(sampled: dict[str, Any]) -> None:
+        with trainer.compute_loss_context_manager():
+            loss = trainer._compute_loss(model.train(), sampled)
+        trainer.accelerator.backward(loss)
+
+    return replace(steps, batch=batch, run=run)
+
+
+def _loss_inputs(
+    trainer: Any, collator: Collator, examples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns what TRL's loss reads of completions that nobody has sampled yet."""
+    pixels: Pixels = {}
+    rows = []
+    for number, example in enumerate(examples):
+        refs: list[ImageRef] = []
+        for image in example.get("images", []):
+            refs.append(ImageRef(str(number), f"{number}/{len(refs)}", bytes))
+            pixels[refs[-1].digest] = image
+        text = chat_template.render(collator.processor, example["prompt"], "generation_prompt")
+        rows.append(Row(text, tuple(refs)))
+    features = collator.encode(rows, pixels)
+    count, length = len(rows), int(trainer.args.max_completion_length or 0)
+    prompt_ids, prompt_mask = features.pop("input_ids"), features.pop("attention_mask")
+    for name, tensor in features.items():
+        if tensor.shape[:2] == prompt_ids.shape:  # which tokens are an image
+            features[name] = pad(tensor, (0, length))
+    return {
+        **features,
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": prompt_ids.new_zeros(count, length),
+        "completion_mask": prompt_ids.new_ones(count, length),
+        "advantages": torch.zeros(count),
+        "ref_per_token_logps": torch.zeros(count, length),
+        "num_images": [len(row.images) for row in rows],
+    }
+
+
 OBJECTIVE = replace(
-    judge_sft.OBJECTIVE, config=JudgeGRPOConfig, check=check, build_trainer=build_trainer
+    judge_sft.OBJECTIVE,
+    config=JudgeGRPOConfig,
+    check=check,
+    build_trainer=build_trainer,
+    preview=preview,
 )

@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import SFTConfig, SFTTrainer
 
@@ -21,6 +23,7 @@ from medrm.config.option import option
 from medrm.config.parse import Run
 from medrm.data.case_set import dimensions_of
 from medrm.data.images import ImageFacts
+from medrm.data.store.indexed_cases import tokens_of
 from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
@@ -41,6 +44,7 @@ from medrm.objectives.judge.judge_examples import (
     read_rationales,
 )
 from medrm.objectives.sharding import ShardedTraining
+from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import WatchedSteps, numbering
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
@@ -314,7 +318,7 @@ def check_judge(
         "kind": mixed and batch_rows > 1,
     }
     problems = [
-        *objective.visible_gpu_problems(options),
+        *objective.visible_gpu_problems(options.n_gpu),
         *_family_problems(run, cases),
         *applying(checks),
     ]
@@ -364,6 +368,27 @@ def build_trainer(inputs: objective.TrainingInputs) -> JudgeSFTTrainer:
     return trainer
 
 
+def preview(
+    inputs: objective.TrainingInputs, trainer: JudgeSFTTrainer, processes: int
+) -> StepPreview:
+    """Returns what the steps will be; see `Objective.preview`."""
+    return preview_rows(trainer, example_tokens(inputs), processes)
+
+
+def example_tokens(inputs: objective.TrainingInputs) -> NDArray[np.int64]:
+    """Returns the tokens of each example of the training, of its case's longest row."""
+    run, dimensions = inputs.run, run_dimensions(inputs.run, inputs.train)
+    rule: LabelRule = run.training.label_rule
+    examples = judge_examples(inputs.train, dimensions, judge_prompt(run), rule)
+    return tokens_of([example.case for example in examples], tokens_by_case(inputs))
+
+
+def tokens_by_case(inputs: objective.TrainingInputs) -> dict[str, int]:
+    """Returns the tokens of the longest row of each training case."""
+    counts = tokens_of(inputs.train, inputs.lengths).tolist()
+    return {case.case_id: count for case, count in zip(inputs.train, counts, strict=True)}
+
+
 OBJECTIVE = objective.Objective(
     config=JudgeSFTConfig,
     readout=lambda run: run.judge.judge_readout,
@@ -371,4 +396,5 @@ OBJECTIVE = objective.Objective(
     check=check_judge,
     build_trainer=build_trainer,
     epoch_rows=epoch_rows,
+    preview=preview,
 )
