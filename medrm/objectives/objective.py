@@ -208,6 +208,11 @@ class CommonArguments:
             if newer in values and values[newer] is None:
                 values[newer] = values[f"gradient_checkpointing{suffix}"]
         super().__post_init__()  # type: ignore[misc] # of the class that comes next in the bases
+        if not values["accelerator_config"].use_seedable_sampler:
+            raise ConfigError(
+                "accelerator_config has use_seedable_sampler false; leave it out: a run that goes "
+                "on amid an epoch would meet its cases in another order"
+            )
 
     def _problems(self) -> list[str]:
         """Returns what is wrong with the values, a sentence each."""

@@ -148,10 +148,10 @@ class WholeCheckpoints(Trainer):
             shutil.rmtree(draft, ignore_errors=True)  # of a killed process
         self.accelerator.wait_for_everyone()
         try:
-            self._draft = draft
+            self._draft, best = draft, self.state.best_model_checkpoint
             with naming(draft):
                 super()._save_checkpoint(model, trial)
-            self._draft = None
+            self._draft, self.state.best_model_checkpoint = None, best
             self._name_best(run_folder)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -169,10 +169,15 @@ class WholeCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _name_best(self, run_folder: Path) -> None:
-        """Records the best checkpoint by its final name; transformers looks in the draft."""
-        step = self.state.best_global_step
+        """Records the best checkpoint by its final name; transformers looks in the draft.
+
+        One that was written because the training was stopped is none: the straight one lacks it.
+        """
+        state, step = self.state, self.state.best_global_step
         folder = run_folder / f"{PREFIX}{step}"
-        saved = step == self.state.global_step or folder.is_dir()
+        saved = step == state.global_step or folder.is_dir()
+        if step and self.args.save_strategy == SaveStrategy.STEPS:
+            saved = saved and (step % state.save_steps == 0 or step >= state.max_steps)
         if step and saved and self.args.save_strategy != SaveStrategy.NO:
             self.state.best_model_checkpoint = str(folder)
 

@@ -12,11 +12,13 @@ import torch
 from judging import by_letters, judged_cases, make_judging
 from preferences import make_recipe
 from torch import Tensor
+from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
 from medrm.objectives.judge import judge_grpo
+from medrm.objectives.trainer import PreferenceTrainer
 
 Trained = tuple[dict[str, Tensor], bytes]
 """What was trained, and metrics.jsonl."""
@@ -149,8 +151,57 @@ def test_the_best_checkpoint_is_found_where_the_folder_lies_now(
     assert best != "checkpoint-8"
     (tmp_path / "a").rename(tmp_path / "b")
     assert_same(train("bradley_terry", "b", 8, **options), straight)
+
+
+def test_what_would_change_the_order_is_refused(train: Callable[..., Trained]) -> None:
     with pytest.raises(ConfigError, match="ignore_data_skip is True; leave it out"):
-        train("bradley_terry", "d", ignore_data_skip=True)
+        train("judge_sft", "a", ignore_data_skip=True)
+    with pytest.raises(ConfigError, match="use_seedable_sampler false; leave it out"):
+        train("judge_sft", "a", accelerator_config={"use_seedable_sampler": False})
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAfter(TrainerCallback):
+    """Ends a training with a checkpoint out of turn, as a signal does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise Stopped
+
+
+@pytest.mark.slow
+def test_a_checkpoint_out_of_turn_is_not_the_best(
+    train: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"save_steps": 4, "eval_steps": 1, "load_best_model_at_end": True}
+    losses = {1: 9, 2: 8, 3: 7, 4: 6, 5: 4, 6: 5, 7: 5, 8: 5}  # best at 5, which is not saved
+    evaluate = PreferenceTrainer._metrics
+
+    def metrics(self: PreferenceTrainer, prediction: Any) -> dict[str, float]:
+        return {**evaluate(self, prediction), "loss": losses[self.state.global_step]}
+
+    monkeypatch.setattr(PreferenceTrainer, "_metrics", metrics)
+    straight = train("bradley_terry", "a", **options)
+    built = PreferenceTrainer.train
+    monkeypatch.setattr(
+        PreferenceTrainer,
+        "train",
+        lambda self, **kwargs: (self.add_callback(StopsAfter(5)), built(self, **kwargs)),
+    )
+    with pytest.raises(Stopped):
+        train("bradley_terry", "b", **options)
+    monkeypatch.setattr(PreferenceTrainer, "train", built)
+    assert_same(train("bradley_terry", "b", 5, **options), straight)
 
 
 @pytest.mark.slow
