@@ -266,7 +266,8 @@ def conclude(
     in_order = [response for case_id in position for response in responses[case_id]]
     report = build_report(setup, benchmark, in_order, ordered)
     if folder is not None:
-        (folder / "official.csv").unlink(missing_ok=True)
+        for name in ("report.json", "official.csv"):  # a report stands for the rest
+            (folder / name).unlink(missing_ok=True)
         jsonl.write_rows(folder / VERDICTS_FILE, ordered)
         write_report(folder, report)
     return report

@@ -262,10 +262,10 @@ def official_csv(report: Report) -> str:
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Writes `report.json` and, where the official protocol was run, `official.csv`."""
-    write_json(folder / "report.json", report)
+    """Writes `official.csv` where the official protocol was run, and then `report.json`."""
     if "official" in report["protocols"]:
         write_atomically(folder / "official.csv", [official_csv(report).encode()])
+    write_json(folder / "report.json", report)
 
 
 def read_report(folder: Path) -> Report:

@@ -44,7 +44,7 @@ from medrm.models.adapter_files import check_undamaged, is_needed
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
 from medrm.models.lora_targets import lora_targets
-from medrm.models.processors import load_processor
+from medrm.models.processors import load_processor, save_processor
 from medrm.models.reward_model import HEAD, attach_head, has_head, head_of
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def _write_files(
         # One entry: with two their order, and so the bytes of the file, would vary.
         metadata={"dimensions": json.dumps(config.dimensions)},
     )
-    processor.save_pretrained(folder)
+    save_processor(processor, folder)
     write_adapter_config(folder, config)
 
 

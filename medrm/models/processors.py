@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -300,3 +301,15 @@ def _blank_row(processor: Any, images: int) -> Any:
     text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     blanks = [Image.new("RGB", (112, 112))] * images
     return processor(text=[text], images=[blanks], return_tensors="pt")
+
+
+def save_processor(processor: ProcessorMixin, folder: Path) -> None:
+    """Writes a processor as it would be had nothing been tokenised before.
+
+    A tokenizer's file says how it padded and cut last, which nothing reads that is told each time.
+    """
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_padding()
+        backend.no_truncation()
+    processor.save_pretrained(folder)

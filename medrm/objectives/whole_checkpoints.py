@@ -177,7 +177,7 @@ class WholeCheckpoints(Trainer):
         folder = run_folder / f"{PREFIX}{step}"
         saved = step == state.global_step or folder.is_dir()
         if step and self.args.save_strategy == SaveStrategy.STEPS:
-            saved = saved and (step % state.save_steps == 0 or step >= state.max_steps)
+            saved = saved and (step % max(state.save_steps, 1) == 0 or step >= state.max_steps)
         if step and saved and self.args.save_strategy != SaveStrategy.NO:
             self.state.best_model_checkpoint = str(folder)
 

@@ -14,10 +14,9 @@ from medrm.errors import MedrmError
 from medrm.files import DRAFT, PARTIAL
 from medrm.folder_lock import RUN_LOCK, hold
 
-_LEFT_BEHIND = tuple(
-    f"{folder}{name}"
-    for folder in ("", "folds/*/", "evaluation/", "folds/*/evaluation/")
-    for name in (f"{DRAFT}*", f"*{PARTIAL}")
+_LEFT_BEHIND = (
+    *(f"{folder}{DRAFT}*" for folder in ("", "folds/*/", "evaluation/", "folds/*/evaluation/")),
+    f"**/*{PARTIAL}",
 )
 """What a killed run may leave half written."""
 

@@ -34,6 +34,8 @@ _LONGEST = 240.0
 _STATE = ("checkpoint-*", ".*", "*.lock", "runs")
 """What of a run folder is there for running."""
 
+_WEIGHTS = "adapter/adapter_model.safetensors"
+
 RUNS: dict[str, dict[str, Any]] = {
     # Two epochs of 7 steps: 14 cases, 2 in a step; the end is the best checkpoint.
     "bradley_terry": {
@@ -241,6 +243,9 @@ def campaign(objective: str, kills: int, seed: int, output: Path) -> Campaign:
     command = arguments_of(objective, output)
     _, ticks = attempt(command, output / "straight", None)
     straight = contents(output / "straight" / "run")
+    if objective == "judge_grpo":
+        begun = (output / "start" / "run" / _WEIGHTS).read_bytes()
+        assert begun != straight[_WEIGHTS], "nothing was learned"
     while len(told.kills) < kills and told.runs < kills:
         told.runs += 1
         folder = output / f"run-{told.runs}"
