@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from medrm.errors import refuse
-from medrm.pipeline.checkpoints import last_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +118,39 @@ def check_same_run(
         "true to replace it.",
     )
     return is_longer
+
+
+def recipe_differences(
+    first: Manifest, other: Manifest, apart_from: Collection[str] = ()
+) -> list[str]:
+    """Returns what makes two runs runs of two recipes: all that counts but the seed.
+
+    What only one of them records is not compared.
+
+    Args:
+        first: run.json of one run.
+        other: of the other.
+        apart_from: options that are not looked at either.
+    """
+    one, two = _flat(first), _flat(other)
+    free = {*FREE, *CUT, "seed", "device", *apart_from}
+    if "inputs" in first:
+        free |= BY_CONTENT
+    if not one.get("load_best_model_at_end"):
+        free |= set(SAVES)
+    if _versions(first).get("transformers") != _versions(other).get("transformers"):
+        free.add("content of processor")
+    if "global_batch_cases" in one:  # the cut changes nothing
+        free.add("per_device_eval_batch_size")
+    else:
+        for side in (one, two):
+            rows = [side.get(name, 1) for name in CUT if name != "max_tokens_per_batch"]
+            side["rows of a step"] = math.prod(rows)
+    return [
+        f"{name}: {_said(value)} and {_said(two[name])}"
+        for name, value in one.items()
+        if name not in free and name in two and two[name] != value
+    ]
 
 
 def _flat(manifest: Manifest) -> dict[str, Any]:
@@ -232,6 +265,8 @@ def _off_grid(folder: Path, now: Mapping[str, Any]) -> str | None:
                 f"{option} {now[option]} is a share of all steps, so the best checkpoint would be "
                 "chosen among others"
             )
+    from medrm.pipeline.checkpoints import last_checkpoint  # with torch, unlike the rest here
+
     last = last_checkpoint(folder)
     if last is None:
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from medrm.config.parse import Run
 from medrm.errors import applying, refuse
 from medrm.evaluation.seeds.seed_runs import SEED_FOLDER
 from medrm.pipeline.checkpoints import resume_point
-from medrm.pipeline.compare_seeds import conclude_seeds
+from medrm.pipeline.compare_seeds import check_one_recipe, conclude_seeds
 from medrm.pipeline.context import stage
 from medrm.pipeline.train import train
 
@@ -62,7 +63,10 @@ def run_of_seed(run: Run, seed: int) -> Run:
 
 
 def _check(run: Run, output: Path) -> None:
-    """Refuses what does not go with several seeds.
+    """Refuses what does not go with several seeds, or with those that lie there.
+
+    Each run compares itself with its folder; here the last seed's is looked at before the first
+    seed is trained.
 
     Raises:
         ConfigError: all of it in one message.
@@ -77,3 +81,7 @@ def _check(run: Run, output: Path) -> None:
         "another --output_dir": (output / "run.json").exists(),
     }
     refuse(applying(checks), "The options do not go with --seeds.")
+    if not run.job.overwrite_output_dir:
+        folders = [run_of_seed(run, seed).training.output_dir for seed in run.job.seeds or ()]
+        config = json.loads(json.dumps(run.resolved(), default=str))
+        check_one_recipe(map(Path, folders), planned={"config": config, "data": {}, "inputs": {}})

@@ -250,6 +250,34 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(
     assert not (output / "seeds.json").exists()
 
 
+def config(**options: object) -> dict[str, Any]:
+    judge = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    return {"config": {**judge, "learning_rate": 1.0, **options}, "data": {}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (config(learning_rate=2.0), "seed-0 and seed-1 differ in learning_rate: 1.0 and 2.0"),
+        (config(gradient_accumulation_steps=4), "differ in rows of a step: 8 and 16"),
+        ({**config(), "data": {"train": {"digest": "b"}}}, "data, train digest: a and b"),
+        (config(logging_steps=3, output_dir="b", seed=1), None),
+        ({**config(gradient_accumulation_steps=1), "processes": 2}, None),
+    ],
+)
+def test_runs_of_two_recipes_are_refused(
+    output: Path, capsys: pytest.CaptureFixture[str], changed: dict[str, Any], message: str | None
+) -> None:
+    """By their run.json: what changes no number may differ, as when a run goes on."""
+    first = config(logging_steps=1, output_dir="a", seed=0)
+    manifests = [{**first, "data": {"train": {"digest": "a"}}}, changed, first]
+    for seed, manifest in enumerate(manifests):
+        contents = json.dumps({"seed": seed, **manifest})
+        (output / f"seed-{seed}" / "run.json").write_text(contents)
+    assert main(["compare", "--seeds_of", str(output)]) == (0 if message is None else 2)
+    assert (message or "") in capsys.readouterr().err
+
+
 def test_what_differs_from_the_base_must_be_declared(output: Path) -> None:
     """As in one comparison; what the runs declared beforehand counts."""
     for seed in RIGHT:

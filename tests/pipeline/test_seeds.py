@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,41 @@ def test_what_does_not_go_with_seeds_is_said_first(
     assert recipe(train_data=phantom, seeds="0,1", **options) == 2
     assert message in capsys.readouterr().err
     assert not [*tmp_path.glob("run/seed-*")]
+
+
+def test_another_recipe_in_a_later_folder_is_seen_before_the_first_is_trained(
+    recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run" / "seed-5"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"config": {"learning_rate": 9.0}, "data": {}}))
+    assert recipe(train_data=phantom, seeds="0,5") == 2
+    assert "this command and seed-5 differ in learning_rate" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "seed-0").exists()
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_and_a_seed_more_trains_that_one(
+    recipe: Recipe, phantom: Path, tmp_path: Path
+) -> None:
+    """Nothing of what is finished is written again."""
+    assert recipe(train_data=phantom, seeds="3", **BRIEF) == 0
+    output = tmp_path / "run"
+    assert not (output / "seeds.json").exists()
+    written = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    assert recipe(train_data=phantom, seeds="3,4", **BRIEF) == 0
+    assert read_json(output / "seeds.json")["seeds"] == [3, 4]
+    again = {path: path.stat().st_mtime_ns for path in written if path.is_file()}
+    changed = {
+        str(path.relative_to(output)) for path in written if again.get(path) != written[path]
+    }
+    assert changed <= {"seed-3/run.json"}
+    # One job for each seed: the folder that `--seeds` would make.
+    alone = {"seed": 4, "output_dir": output / "seed-4"}
+    before = (output / "seed-4" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert recipe(train_data=phantom, **alone, **BRIEF) == 0
+    after = (output / "seed-4" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert before == after
 
 
 @pytest.mark.slow

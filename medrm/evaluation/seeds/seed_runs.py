@@ -18,6 +18,8 @@ from medrm.evaluation.report import read_json
 SEED_FOLDER = "seed-"
 """What stands before the seed in the name of a run's folder."""
 
+SIDES = ("before", "after")
+
 _NAMED = re.compile(rf"{SEED_FOLDER}(0|[1-9][0-9]*)")
 
 
@@ -60,29 +62,42 @@ def seed_folders(output: Path) -> dict[int, Path]:
     return dict(sorted((int(name[1]), path) for name, path in named if name and path.is_dir()))
 
 
-def read_seed_runs(
+def finished_seeds(
     output: Path, only: Collection[int] | None = None
-) -> tuple[list[SeedRun], dict[str, str]]:
-    """Returns the finished runs, and by name of its folder why a run is left out.
+) -> tuple[dict[int, Path], dict[str, str]]:
+    """Returns the folders of finished runs by seed, and by folder's name why one is left out.
 
     Args:
         output: holds the runs in `seed-<n>/`.
         only: the seeds to take; None: all.
-
-    Raises:
-        DataError: fewer than two are finished; a run has another seed than its folder says; two
-            cannot be compared with each other.
     """
-    runs, left_out = [], {}
+    finished, left_out = {}, {}
     for seed, folder in seed_folders(output).items():
-        sides = [folder / "evaluation" / side for side in ("before", "after")]
+        sides = [folder / "evaluation" / side for side in SIDES]
         lacking = [side.name for side in sides if not (side / "report.json").is_file()]
         if only is not None and seed not in only:
             left_out[folder.name] = "not among the seeds of this run"
         elif lacking:
             left_out[folder.name] = f"no evaluation {' and '.join(lacking)} yet"
         else:
-            runs.append(SeedRun(seed, folder, *map(read_evaluation, sides)))
+            finished[seed] = folder
+    return finished, left_out
+
+
+def read_seed_runs(
+    output: Path, only: Collection[int] | None = None
+) -> tuple[list[SeedRun], dict[str, str]]:
+    """Returns the finished runs, and what is left out; arguments as those of `finished_seeds`.
+
+    Raises:
+        DataError: fewer than two are finished; a run has another seed than its folder says; two
+            cannot be compared with each other.
+    """
+    finished, left_out = finished_seeds(output, only)
+    runs = [
+        SeedRun(seed, folder, *(read_evaluation(folder / "evaluation" / side) for side in SIDES))
+        for seed, folder in finished.items()
+    ]
     if len(runs) < 2:
         lacking = [f"{name}: {reason}" for name, reason in left_out.items()]
         found = [*(f"{run.folder.name}: finished" for run in runs), *lacking]
