@@ -35,7 +35,9 @@ class DeterminismError(ConfigError):
 
 
 class Stopped(BaseException):
-    """A signal asks the process to end. No Exception: nothing that copes with errors may keep it.
+    """The process is to end: a signal asks it, or another process says why the run cannot go on.
+
+    No Exception: nothing that copes with errors may keep it.
 
     Attributes:
         status: the exit status.

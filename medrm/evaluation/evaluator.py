@@ -20,11 +20,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from rich.markup import escape
 from rich.progress import TimeRemainingColumn
@@ -41,6 +41,7 @@ from medrm.evaluation.folder import (
     verdicts_under,
     write_setup,
 )
+from medrm.evaluation.gathering import gather, opened_by_first
 from medrm.evaluation.measures.accuracy import member_of
 from medrm.evaluation.measures.rounding import (
     MEASURED_CASES,
@@ -58,8 +59,6 @@ from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
 from medrm.scorer import AsksInPairs, Scorer
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN, label_of
-
-T = TypeVar("T")
 
 _BATCHES = 16
 """As many batches are there to deal to processes, where there are cases enough."""
@@ -121,13 +120,16 @@ def evaluate(
     reading = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
     window = together(scorer.lookahead, len(benchmark.cases))
     setup = Setup(name, weights, *reading, window, processes)
-    with locked(output_dir) if rank == 0 else nullcontext():
-        if rank == 0:
-            noise = prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
-            setup = replace(setup, noise=noise)
-            if isinstance(scorer, AsksInPairs):
-                write_prompts(output_dir, scorer, benchmark.cases)
-        return _continue(scorer, setup, benchmark, output_dir, rank)
+
+    def open_folder(stack: ExitStack) -> Setup:
+        stack.enter_context(locked(output_dir))
+        noise = prepare(output_dir, setup, benchmark, images=images, overwrite=overwrite)
+        if isinstance(scorer, AsksInPairs):
+            write_prompts(output_dir, scorer, benchmark.cases)
+        return replace(setup, noise=noise)
+
+    with opened_by_first(open_folder) as opened:
+        return _continue(scorer, opened, benchmark, output_dir, rank)
 
 
 def _continue(
@@ -135,13 +137,12 @@ def _continue(
 ) -> Report:
     """Asks for what is not there yet, and writes what is derived from all responses."""
     processes = setup.processes
-    setup = _gather([setup])[0]  # nobody reads what the first process removes
     journal = Journal(folder, setup.address(benchmark.cases), setup.dimensions, rank, processes)
-    _gather([rank])  # nobody writes what another one has not read
+    gather([rank])  # nobody writes what another one has not read
     batches = [*batched(benchmark.cases, setup.window or 1)][rank::processes]
     responses, verdicts = _ask(scorer, batches, journal, setup, benchmark)
     written = processes == 1 and list(responses) == [case.case_id for case in benchmark.cases]
-    responses, verdicts = dict(_gather(list(responses.items()))), _gather(verdicts)
+    responses, verdicts = dict(gather(list(responses.items()))), gather(verdicts)
     missing = [case.case_id for case in benchmark.cases if case.case_id not in responses]
     if missing:
         raise RuntimeError(
@@ -154,7 +155,7 @@ def _continue(
         ordered = (call for case in benchmark.cases for call in responses[case.case_id])
         jsonl.write_rows(folder / RESPONSES_FILE, ordered)
     report = conclude(setup, benchmark, responses, verdicts, folder if rank == 0 else None)
-    _gather([rank])  # nobody reads the folder before it is written
+    gather([rank])  # nobody reads the folder before it is written
     journal.remove()
     return report
 
@@ -181,7 +182,7 @@ def _noise(
         )
         for case in cases
     ]
-    return largest_noise(_gather(measured))
+    return largest_noise(gather(measured))
 
 
 def _check(scorer: Scorer, benchmark: Benchmark, protocol: str) -> None:
@@ -286,16 +287,6 @@ def _respond(
                     yield jsonl.in_written_order(calls, scorer.dimensions)
                     calls = []
                     bar.advance(task)
-
-
-def _gather(mine: list[T]) -> list[T]:
-    """Waits until every process is here, and returns what all of them have."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        return mine
-    from accelerate.utils import gather_object
-
-    gathered: list[T] = gather_object(mine)
-    return gathered
 
 
 def rescore(folder: Path, protocol: str | None = None) -> Report:

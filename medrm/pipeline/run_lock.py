@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
-from medrm.errors import MedrmError
+from medrm.evaluation.gathering import opened_by_first
 from medrm.files import DRAFT, PARTIAL
 from medrm.folder_lock import RUN_LOCK, hold
 
@@ -29,21 +26,19 @@ def owned(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another run owns it; nothing in it was changed.
-        SystemExit: in the processes beside the first, which alone says why.
+        Stopped: in the processes beside the first, which alone says why.
     """
-    state = PartialState()
-    with ExitStack() as stack:
-        error: MedrmError | OSError | None = None
-        if state.is_main_process:
-            try:
-                stack.enter_context(hold(folder, RUN_LOCK, lambda who: _refusal(folder, who)))
-                _clear(folder)
-            except (MedrmError, OSError) as refusal:
-                error = refusal
-        (is_refused,) = broadcast_object_list([error is not None])
-        if is_refused:
-            state.wait_for_everyone()  # all know it before one ends
-            raise error or SystemExit(2)
+
+    def take(stack: ExitStack) -> None:
+        stack.enter_context(hold(folder, RUN_LOCK, lambda who: _refusal(folder, who)))
+        for pattern in _LEFT_BEHIND:
+            for leftover in folder.glob(pattern):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
+
+    with opened_by_first(take):
         yield
 
 
@@ -52,12 +47,3 @@ def _refusal(folder: Path, owner: str) -> str:
         f"A run is writing {folder} ({owner}). Wait for it or stop it, or give another "
         "--output_dir; nothing in the folder was changed."
     )
-
-
-def _clear(folder: Path) -> None:
-    for pattern in _LEFT_BEHIND:
-        for leftover in folder.glob(pattern):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
