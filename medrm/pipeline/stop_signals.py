@@ -9,8 +9,8 @@
 They are SIGTERM, SIGINT, SIGHUP and SIGUSR1, which SLURM is asked to send before a time limit or a
 pre-emption. A second SIGINT that a launcher forwards as SIGTERM, as torch's does, means the same. A
 launcher that dies counts as SIGTERM: its workers see within `INTERVAL` that they have another
-parent. The exit status is 130 after SIGINT, else 143. What is ignored when the process starts, such
-as SIGHUP below nohup, stays ignored; Windows keeps its own ways.
+parent. The exit status is 130 after SIGINT, else 143. Ignored as the process starts, SIGHUP (below
+nohup) and SIGINT (of a shell's background) stay ignored. Windows keeps its own ways.
 
 Data workers are forked with their parent's handlers and hear what a launcher, a terminal or SLURM
 sends to all processes of a group. They leave it to their parent, which ends them, and end with it.
@@ -43,6 +43,8 @@ SIGNALS = tuple(
     for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
     if hasattr(signal, name)
 )
+
+_MAY_BE_IGNORED = (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT))
 
 GRACE = 5.0
 """Seconds after which a process that is to end at once is ended, whatever it waits for."""
@@ -154,8 +156,10 @@ def handled() -> Iterator[None]:
     if sys.platform == "win32" or not is_main or _signals is not None:
         yield
         return
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
-    previous = {n: old for n, old in previous.items() if old not in (None, signal.SIG_IGN)}
+    previous = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
+    for number in _MAY_BE_IGNORED:
+        if previous.get(number) is signal.SIG_IGN:
+            del previous[number]
     launched = any(name in os.environ for name in _LAUNCHED)
     atexit.register(_remove_launcher_folder)
     signals = _signals = _Signals(previous, os.getppid() if launched else None)

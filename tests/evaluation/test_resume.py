@@ -341,7 +341,8 @@ def test_the_first_process_alone_may_have_a_case(
 ) -> None:
     run(tmp_path / "one", Counting(SCORERS["votes"]), benchmark=make_benchmark(make_cases("A")))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("medrm.evaluation.evaluator._gather", list)  # the other one has none
+    for module in ("evaluator", "gathering"):  # the other one has none
+        monkeypatch.setattr(f"medrm.evaluation.{module}.gather", list)
     run(tmp_path / "two", Counting(SCORERS["votes"]), benchmark=make_benchmark(make_cases("A")))
     found = [contents(tmp_path / name) for name in ("one", "two")]
     assert found[0].keys() == found[1].keys()

@@ -97,16 +97,20 @@ def test_a_signal_ends_a_process(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as below nohup
+def test_what_nohup_ignores_stays_ignored_and_what_a_launcher_ignores_does_not(
+    tmp_path: Path,
+) -> None:
+    ignored = (signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
     try:
         process = started("elsewhere", tmp_path)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.2)
     assert process.poll() is None
-    process.terminate()
+    process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=10)
     assert process.returncode == 143
 
