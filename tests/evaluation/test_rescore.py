@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mock_scorers import Judge, Rewards, Writer, make_benchmark, make_cases, ora
 from medrm.chat import PROMPTS
 from medrm.cli import main
 from medrm.errors import ConfigError, DataError
+from medrm.evaluation import report
 from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.records.jsonl import read_verdicts
 from medrm.schema import DIMENSIONS, Case
@@ -196,3 +198,19 @@ def test_lines_of_a_judge_of_version_0_1_are_read(tmp_path: Path) -> None:
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records), "utf-8")
     rescore(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_a_report_stands_for_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is stopped: what goes on takes an evaluation with a report for whole."""
+    evaluate(SCORERS["votes"], make_benchmark(make_cases("AABB")), tmp_path, "m")
+    write = report.write_atomically
+
+    def full_at_official(path: Path, chunks: Iterable[bytes]) -> None:
+        if path.name == "official.csv":
+            raise OSError("stopped")
+        write(path, chunks)
+
+    monkeypatch.setattr("medrm.evaluation.report.write_atomically", full_at_official)
+    with pytest.raises(OSError, match="stopped"):
+        rescore(tmp_path)
+    assert "report.json" not in contents(tmp_path)

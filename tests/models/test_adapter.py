@@ -27,6 +27,7 @@ from medrm.models.adapter import (
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.backbone import decoder_of, tower_of
 from medrm.models.families import family_of
+from medrm.models.processors import save_processor
 from medrm.models.reward_model import head_of, without_adapter
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
@@ -212,3 +213,12 @@ def test_every_tensor_of_the_file_is_filled_in() -> None:
     filled = adapter._tensors(adapted)
     assert filled.keys() == wanted.keys()
     assert all(torch.equal(filled[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_processor_is_saved_as_if_nothing_had_been_tokenised(tmp_path):
+    _, processor = make_tiny("llava")
+    save_processor(processor, tmp_path / "fresh")
+    processor.tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2)
+    save_processor(processor, tmp_path / "used")
+    for file in (tmp_path / "fresh").iterdir():
+        assert (tmp_path / "used" / file.name).read_bytes() == file.read_bytes(), file.name
