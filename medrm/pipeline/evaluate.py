@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import PartialState
-
 from medrm.config.parse import Run
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
@@ -19,7 +17,7 @@ from medrm.evaluation.tables.terminal import print_report
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processors import refuse_images
 from medrm.pipeline.dry_run import print_dry_run
-from medrm.pipeline.processes import first_ones_first
+from medrm.pipeline.processes import first_ones_first, launched
 from medrm.pipeline.reading import reading_of, refuse_contradictions
 from medrm.pipeline.requests import EvalRequest
 from medrm.scorer.engines import ENGINES
@@ -38,7 +36,7 @@ def evaluate_model(request: EvalRequest) -> None:
         MedrmError: a name, the data or the model is not as it should be, or the model was trained
             on images of the benchmark.
     """
-    state = PartialState()
+    state = launched()
     with first_ones_first():
         departments = Path(request.department_map) if request.department_map else None
         benchmark = load_benchmark(request.benchmark, request.data_root, department_map=departments)

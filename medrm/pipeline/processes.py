@@ -1,7 +1,7 @@
 """Processes of a run: whether they are distributed as the launch file names it, and who is first.
 
-accelerate does not say when it does something else: FSDP on CPUs is plain DDP, and of one process
-nothing at all.
+accelerate does not say when it does something else: FSDP on CPUs is plain DDP, and several
+processes that were promised GPUs and find none are each a run of its own.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from medrm.config.parse import Run
-from medrm.errors import applying, refuse
+from medrm.errors import ConfigError, applying, refuse
 
 FSDP_SETTINGS = {
     "fsdp_version": ("2", "FSDP 1 flattens weights of several precisions into one"),
@@ -32,13 +33,31 @@ def _asked(name: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
 
 
+def launched() -> PartialState:
+    """Returns the state of this process among those that were started together.
+
+    Raises:
+        ConfigError: each of them would do the whole work, in one folder.
+    """
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count != state.num_processes:
+        raise ConfigError(
+            f"{count} processes were started, of which each would be by itself on "
+            f"{state.device.type}: there are no GPUs for them. Give --use_cpu true, or start one "
+            "process by accelerate_configs/cpu.yaml."
+        )
+    return state
+
+
 def check_launch(run: Run) -> None:
     """Refuses a launch that would be another one than its file names.
 
     Raises:
         ConfigError: says what the file asks for and what it would be.
     """
-    state = PartialState()
+    state = launched()
     count = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
     would_be = f"{count} on {state.device.type}, {state.distributed_type.value}"
     another = "take accelerate_configs/ddp.yaml, or cpu.yaml for one process"

@@ -40,13 +40,20 @@ def skip_without_deepspeed() -> None:
         pytest.skip("no gcc: DeepSpeed compiles its CPU communication on first use")
 
 
-def launch(root: Path, name: str, folder: Path, worker: Path = WORKER, *arguments: str) -> Path:
-    """Trains in two processes on the CPU by a shipped launch file; returns the output folder."""
+def launch(
+    root: Path,
+    name: str,
+    folder: Path,
+    worker: Path = WORKER,
+    *arguments: str,
+    processes: int = 2,
+) -> Path:
+    """Trains in processes on the CPU by a shipped launch file; returns the output folder."""
     config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
     # Not by flags: `--cpu` would start one process and say nothing.
     config |= {"use_cpu": True}
     if config["num_processes"] > 1:
-        config |= {"num_processes": 2, "main_process_port": free_port()}
+        config |= {"num_processes": processes, "main_process_port": free_port()}
     written = folder / "launch.yaml"
     written.write_text(yaml.safe_dump(config), encoding="utf-8")
     done = subprocess.run(

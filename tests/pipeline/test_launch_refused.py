@@ -87,3 +87,14 @@ def test_distribution_by_hand_is_refused(
     said = capsys.readouterr().err
     assert f"{option} is {value!r}; leave it out" in said
     assert instead in said
+
+
+def test_processes_that_would_each_be_alone_are_refused(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a launch for GPUs starts them on a machine that has none."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert recipe(model_name_or_path="/nowhere") == 2
+    assert "2 processes were started, of which each would be by itself on cpu" in (
+        capsys.readouterr().err
+    )

@@ -25,10 +25,13 @@ def launch(root: Path, folder: Path, name: str, arguments: list[str]) -> Path:
             config |= {"num_processes": 2, "main_process_port": probe.getsockname()[1]}
     written = folder / f"{name}.yaml"
     written.write_text(yaml.safe_dump(config), encoding="utf-8")
+    # accelerate parts models over GPUs alone.
+    script = "tests/pipeline/as_with_gpus.py" if name == "fsdp2" else "recipes/train_rm.py"
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
-         "recipes/train_rm.py", *arguments, "--output_dir", str(folder / name)],
-        cwd=root, env=os.environ, capture_output=True, text=True, timeout=400, check=False,
+         script, *arguments, "--output_dir", str(folder / name)],
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return folder / name
@@ -44,19 +47,33 @@ def scores(run: Path, name: str) -> dict[tuple[str, str], tuple[float, float]]:
     return {(r["case_id"], r["dimension"]): (r["score_a"], r["score_b"]) for r in verdicts}
 
 
-@pytest.mark.distributed
-@pytest.mark.parametrize("name", ["ddp", "zero3"])
-def test_two_processes_do_the_whole_job(
-    name: str, root: Path, base: Path, phantom: Path, tmp_path: Path
-) -> None:
-    if name == "zero3":
-        pytest.importorskip("deepspeed", reason="deepspeed is a dependency on Linux only")
+def words(options: dict[str, object]) -> list[str]:
+    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def reward_options(base: Path, phantom: Path) -> list[str]:
     options = {
         "model_name_or_path": base, "train_data": phantom, "max_steps": 3, "global_batch_cases": 8,
         "bf16": "false", "report_to": "none", "controls": "zero_shot_likelihood,frozen_probe",
     }  # fmt: skip
-    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    single, both = launch(root, tmp_path, "cpu", arguments), launch(root, tmp_path, name, arguments)
+    return words(options)
+
+
+@pytest.fixture(scope="module")
+def single(root: Path, reward_options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    return launch(root, tmp_path_factory.mktemp("single"), "cpu", reward_options)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["ddp", "zero3", "fsdp2"])
+def test_two_processes_do_the_whole_job(
+    name: str, root: Path, reward_options: list[str], single: Path, tmp_path: Path
+) -> None:
+    if name == "zero3":
+        pytest.importorskip("deepspeed", reason="deepspeed is a dependency on Linux only")
+    both = launch(root, tmp_path, name, reward_options)
     assert [read(run / "run.json")["processes"] for run in (single, both)] == [1, 2]
     for row in ("zero_shot_likelihood", "frozen_probe", "after"):
         ours, theirs = scores(single, row), scores(both, row)
@@ -66,6 +83,9 @@ def test_two_processes_do_the_whole_job(
             [theirs[key] for key in ours], list(ours.values()), atol=2e-3, rtol=0
         )
     assert (both / "report.html").is_file()
+    for file in ("responses.jsonl", "verdicts.jsonl", "report.json"):  # the base is the same
+        wanted, written = (run / "evaluation" / "before" / file for run in (single, both))
+        assert written.read_bytes() == wanted.read_bytes()
 
 
 @pytest.mark.distributed
