@@ -4,40 +4,47 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from test_launch import free_port
 
+pytestmark = pytest.mark.distributed
+
 STANDINS = {
-    # Both nodes are this machine; a step of SLURM gets the signals that `scancel` sends.
-    "srun": """
-        pids=
-        for node in 0 1; do SLURM_NODEID=$node "$@" & pids="$pids $!"; done
-        echo "$pids" > "$STEP"; status=0
-        for pid in $pids; do wait "$pid" || status=$?; done
-        exit $status""",
+    "srun": """# Both nodes are this machine.
+        SLURM_NODEID=0 "$@" & SLURM_NODEID=1 "$@"; status=$?
+        wait $! && exit $status""",
     "scontrol": """
-        if [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.1; else echo "$@" >> "$CALLS"; fi""",
-    "scancel": """
-        echo "$@" >> "$CALLS"; touch "$STEP.signalled\"""",
+        if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" >> "$CALLS"; fi""",
     "accelerate": """
-        exec "$PYTHON" -m accelerate.commands.launch "$@\"""",
+        exec "$PYTHON" -m accelerate.commands.accelerate_cli "$@\"""",
 }
+"""What the script calls."""
 
 
-def script(root: Path, folder: Path, config: Path, **changes: str) -> subprocess.Popen[str]:
+def start(root: Path, folder: Path, output: Path) -> subprocess.Popen[str]:
     """Starts the script with stand-ins for the commands of SLURM."""
     for name, body in STANDINS.items():
         path = folder / name
         path.write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
         path.chmod(0o755)
+    file = root / "accelerate_configs" / "multi_node_ddp.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config |= {"num_processes": 2, "main_process_port": free_port()}
+    (folder / "launch.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    options = {
+        "max_steps": 40, "save_steps": 1000, "eval_steps": 1000,
+        "global_batch_cases": 4, "controls": "none", "output_dir": output,
+    }  # fmt: skip
     return subprocess.Popen(
-        ["bash", "accelerate_configs/two_nodes.sbatch"],
+        ["bash", "accelerate_configs/two_nodes.sbatch"]
+        + [word for key, value in options.items() for word in (f"--{key}", str(value))],
         cwd=root,
         env={
             **os.environ,
@@ -46,12 +53,35 @@ def script(root: Path, folder: Path, config: Path, **changes: str) -> subprocess
             "PYTHONPATH": str(root),
             "SLURM_JOB_NODELIST": "node[1-2]",
             "SLURM_JOB_ID": "7",
-            "STEP": str(folder / "step"),
             "CALLS": str(folder / "calls"),
-            "MEDRM_LAUNCH": str(config),
-            **changes,
+            "MEDRM_LAUNCH": str(folder / "launch.yaml"),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_a_job_on_two_nodes_is_stopped_and_goes_on(root: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    job = start(root, tmp_path, output)
+    try:
+        while not (output / "metrics.jsonl").is_file():  # it trains
+            assert job.poll() is None, job.communicate()[0][-4000:]
+            time.sleep(0.1)
+        job.send_signal(signal.SIGUSR1)
+        said, _ = job.communicate(timeout=200)
+    finally:
+        job.kill()
+    assert (tmp_path / "calls").read_text(encoding="utf-8") == "requeue 7\n", said[-4000:]
+    (checkpoint,) = output.glob("checkpoint-*")
+    step = int(checkpoint.name.removeprefix("checkpoint-"))
+    assert step < 40
+    lines = (output / "metrics.jsonl").read_bytes()
+
+    job = start(root, tmp_path, output)
+    said, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, said[-4000:]
+    assert (output / "metrics.jsonl").read_bytes().startswith(lines)
+    assert json.loads((output / "run.json").read_text(encoding="utf-8"))["processes"] == 2
+    assert (output / "report.html").is_file()

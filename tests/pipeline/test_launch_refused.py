@@ -14,6 +14,7 @@ from pipeline.entry import Recipe
 
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
+from medrm.objectives.judge import judge_grpo
 from medrm.pipeline import processes
 from medrm.pipeline.processes import check_launch
 
@@ -89,12 +90,19 @@ def test_distribution_by_hand_is_refused(
     assert instead in said
 
 
-def test_processes_that_would_each_be_alone_are_refused(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_that_would_each_be_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a launch for GPUs starts them on a machine that has none."""
+    check_launch(a_run())
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert recipe(model_name_or_path="/nowhere") == 2
-    assert "2 processes were started, of which each would be by itself on cpu" in (
-        capsys.readouterr().err
+    with pytest.raises(ConfigError, match="2 processes were started, of which each would be by"):
+        check_launch(a_run())
+
+
+@pytest.mark.usefixtures("by_fsdp2")
+def test_grpo_under_fsdp_is_refused() -> None:
+    options = {"init_adapter": "an adapter", "judge_prompt": "json", "prompt_file": None}
+    run: Any = SimpleNamespace(
+        judge=SimpleNamespace(**options), training=SimpleNamespace(reward_weights=None)
     )
+    with pytest.raises(ConfigError, match="judge_grpo was never run under FSDP"):
+        judge_grpo.check(run, (), (), ())

@@ -10,7 +10,7 @@ from inspect import signature
 from typing import Any, ClassVar, cast
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import parse_flag_from_env, send_to_device
 from torch.nn.functional import pad
 from torch.utils.data import Sampler
 from transformers import ProcessorMixin
@@ -193,6 +193,8 @@ def check(
         ),
         f"reward_weights holds {len(weights)} numbers; give {len(names)}, for {', '.join(names)}, "
         "or leave it out": run.training.reward_weights is not None and len(weights) != len(names),
+        "judge_grpo was never run under FSDP, which parts the model that writes the replies; take "
+        "accelerate_configs/ddp.yaml or zero3.yaml": parse_flag_from_env("ACCELERATE_USE_FSDP"),
     }
     refuse(applying(checks))
     _refuse_lost_inputs(run, [*train, *development])
