@@ -185,6 +185,23 @@ def test_a_page_of_a_seed_is_linked(output: Path) -> None:
     assert 'href="seed-1/report.html"' in (output / "report.html").read_text("utf-8")
 
 
+def test_controls_are_compared_over_all_seeds(output: Path) -> None:
+    """Those that the runs asked for and all have: here one that is right on the first 10 cases."""
+    for seed in RIGHT:
+        folder = output / f"seed-{seed}"
+        judged(folder / "evaluation" / "frozen_probe", right_on(range(10)), f"probe {seed}")
+    controls = compare_seeds(output)["controls"]
+    assert [*controls] == ["frozen_probe"]
+    assert (controls["frozen_probe"]["before"], controls["frozen_probe"]["after"]) == (
+        0.25,
+        pytest.approx(110 / 120),
+    )
+    assert controls["frozen_probe"]["delta_spread"]["by_seed"] == pytest.approx([0.6, 0.65, 0.75])
+    contents = {"seed": 1, "config": {"controls": []}, "data": {}}
+    (output / "seed-1" / "run.json").write_text(json.dumps(contents))
+    assert compare_seeds(output)["controls"] == {}
+
+
 def test_unfinished_seeds_are_named_and_left_out(
     output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

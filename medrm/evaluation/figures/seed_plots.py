@@ -52,7 +52,7 @@ def seed_dimensions(comparison: Seeds) -> Figure | None:
     if not entries:
         return None
     names = [short(name) for name in entries]
-    title = "Accuracy after minus before over seeds and cases, in points"
+    title = "Gains over seeds and cases, in points"
     figure, axes = canvas.row_chart(title, names, 66 + 22 * len(names), bottom=34, right=104)
     for row, entry in enumerate(entries.values()):
         for gain in entry["delta_spread"]["by_seed"]:

@@ -41,11 +41,11 @@ class SeedRun:
 
     @cached_property
     def controls(self) -> dict[str, Evaluation]:
-        """The evaluations beside the headline, by name."""
+        """The evaluations beside the headline, by name: those that the run asked for."""
         evaluations = self.folder / "evaluation"
         return {
             name: read_evaluation(evaluations / name)
-            for name in CONTROLS
+            for name in self.manifest.get("config", {}).get("controls", CONTROLS)
             if (evaluations / name / "report.json").is_file()
         }
 

@@ -110,7 +110,7 @@ def seed_table(comparison: Seeds) -> Table:
         }
         for run in comparison["by_seed"]
     ]
-    caption = f"Each seed by itself on {comparison['primary']['dimension']}"
+    caption = f"Each seed by itself on {comparison['primary']['dimension']}."
     return table_of(caption, rows, "Here the interval is over the cases alone, for this training.")
 
 
