@@ -13,7 +13,7 @@ from typing import Any
 
 from medrm.chat import LETTER_PROMPT, JudgePrompt
 from medrm.config.options import ModelOptions
-from medrm.data.images import examine
+from medrm.data.images import ImageFacts, examine
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import Benchmark
 from medrm.models.processors import load_processor
@@ -99,7 +99,24 @@ def estimate(request: EvalRequest, benchmark: Benchmark) -> Estimate:
     reading = reading_of(request, request.asked_about(benchmark.dimensions))
     plan = _plan(request, reading)
     collator = _collator_at_hand(request.model, plan, reading.options)
-    counter = TokenCounter(collator, benchmark)
+    return asked(plan, collator, benchmark)
+
+
+def asked(
+    plan: ScorerPlan,
+    collator: Collator | None,
+    benchmark: Benchmark,
+    facts: Mapping[str, ImageFacts] | None = None,
+) -> Estimate:
+    """Returns what a model that is read by a plan would be asked about a benchmark.
+
+    Args:
+        plan: how it is read.
+        collator: of its processor; None: it is not here.
+        benchmark: all of its cases are asked about.
+        facts: of their images; None: they are looked at.
+    """
+    counter = TokenCounter(collator, benchmark, facts)
     if READOUTS[plan.readout].reads == "reward_model" or plan.readout == "likelihood":
         return counter.rows(benchmark.cases)
     prompt: JudgePrompt = LETTER_PROMPT
@@ -180,14 +197,22 @@ class TokenCounter:
     Args:
         collator: of the model's processor; None: it is not here.
         benchmark: whose images are counted.
+        facts: of them; None: they are looked at.
     """
 
-    def __init__(self, collator: Collator | None, benchmark: Benchmark) -> None:
+    def __init__(
+        self,
+        collator: Collator | None,
+        benchmark: Benchmark,
+        facts: Mapping[str, ImageFacts] | None = None,
+    ) -> None:
         self.name = "counter"
         self.lookahead: int | None = None
         self.settings: Mapping[str, Any] = {}
         self._collator = collator
-        self._facts = {} if collator is None else examine(benchmark.cases)
+        self._facts: Mapping[str, ImageFacts] = facts or {}
+        if collator is not None and facts is None:
+            self._facts = examine(benchmark.cases)
         self._uncounted_images = 0
 
     def plain(self, text: str) -> str:

@@ -74,7 +74,7 @@ def run_stages(context: RunContext) -> None:
     """
     stages, saved = context.run.job.stages, None
     if "before" in stages:
-        _measure_before(context)
+        measure_before(context)
     if "train" in stages:
         saved = train_adapter(context)
     if "after" in stages:
@@ -91,7 +91,7 @@ def measured_controls(context: RunContext) -> list[str]:
     ]
 
 
-def _measure_before(context: RunContext) -> None:
+def measure_before(context: RunContext) -> None:
     """Measures the base, and what the training starts from."""
     if context.judge_spec is None:
         measure_zero_shot(context)
@@ -150,18 +150,32 @@ def _measure_after(context: RunContext, saved: LoadedModel | None) -> None:
         not read_adapter_config(context.adapter).score_statistics
     ):
         add_statistics(context, scorer(), context.adapter)
-    rows = [ReportRow("after", scorer, weights)]
-    rows += [
-        ReportRow(name, scorer, weights, benchmark)
-        for name, benchmark in _picture_benchmarks(context)
-    ]
+    for row in rows_after(context, loaded, scorer, weights):
+        context.measure(row)
+
+
+def rows_after(
+    context: RunContext,
+    loaded: Callable[[], LoadedModel],
+    scorer: Callable[[], Scorer],
+    weights: str,
+) -> Iterator[ReportRow]:
+    """Yields the rows of the trained adapter.
+
+    Args:
+        context: of the run.
+        loaded: the adapter, loaded anew.
+        scorer: of it, by the run's readout.
+        weights: which ones it has.
+    """
+    yield ReportRow("after", scorer, weights)
+    for name, benchmark in _picture_benchmarks(context):
+        yield ReportRow(name, scorer, weights, benchmark)
     if "skeleton" in context.run.evaluation.controls and context.has_skeleton_control:
-        rows.append(ReportRow("skeleton", lambda: context.scorer(loaded(), "skeleton"), weights))
+        yield ReportRow("skeleton", lambda: context.scorer(loaded(), "skeleton"), weights)
     if context.run.data.crossfit and READOUTS[context.readout].gives_probabilities:
         development = context.development_benchmark()
-        rows.append(ReportRow(DEVELOPMENT, scorer, weights, development))
-    for row in rows:
-        context.measure(row)
+        yield ReportRow(DEVELOPMENT, scorer, weights, development)
 
 
 def _picture_benchmarks(context: RunContext) -> Iterator[tuple[str, Benchmark]]:

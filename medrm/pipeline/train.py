@@ -69,7 +69,7 @@ def _train(run: Run, output: Path) -> None:
         splits = prepare_data(run)
     refuse_seen_init_adapter(run, splits.benchmark)
     context = RunContext.prepare(run, splits, output)
-    open_folder(_start_of(context, inputs_of(run, context.processor)))
+    open_folder(start_of(context, inputs_of(run, context.processor)))
     if state.is_main_process:
         logger.info("%s", context.splits.describe())
     run_stages(context)
@@ -89,12 +89,12 @@ def train_folds(run: Run, output: Path) -> None:
         benchmark, splits_of_folds = prepare_folds(run)
     refuse_seen_init_adapter(run, benchmark)
     contexts = [  # all first: what can be known to be wrong of any fold is raised here
-        _fold_context(run, splits, output / FOLDS / str(number))
+        fold_context(run, splits, output / FOLDS / str(number))
         for number, splits in enumerate(splits_of_folds, start=1)
     ]
     summary = _summary(benchmark, [context.splits for context in contexts])
     inputs = inputs_of(run, contexts[0].processor)
-    starts = [_start_of(context, inputs) for context in contexts]
+    starts = [start_of(context, inputs) for context in contexts]
     manifest = manifest_of(run, summary, inputs)
     whole = replace(run, job=replace(run.job, stages=list(STAGES)))  # stages are those of a fold
     open_folder(plan_start(output, manifest, whole, contexts[0].epoch_rows))
@@ -112,13 +112,22 @@ def train_folds(run: Run, output: Path) -> None:
     state.wait_for_everyone()
 
 
-def _start_of(context: RunContext, inputs: Mapping[str, Any]) -> FolderStart:
-    """Returns how the run of one model starts in its folder."""
+def start_of(
+    context: RunContext, inputs: Mapping[str, Any], where: Mapping[str, Any] | None = None
+) -> FolderStart:
+    """Returns how the run of one model starts in its folder.
+
+    Args:
+        context: of the run.
+        inputs: `inputs_of` the run.
+        where: what the manifest says of the devices, where this process is not on them.
+    """
     manifest = manifest_of(context.run, context.splits.summary(), inputs)
+    manifest = {**manifest, **(where or {})}
     return plan_start(context.output, manifest, context.run, context.epoch_rows)
 
 
-def _fold_context(run: Run, splits: DataSplits, folder: Path) -> RunContext:
+def fold_context(run: Run, splits: DataSplits, folder: Path) -> RunContext:
     """Returns the context of one fold, a run in a folder of its own."""
     arguments = copy.copy(run.training)
     arguments.output_dir = str(folder)

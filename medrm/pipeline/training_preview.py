@@ -29,12 +29,15 @@ from medrm.objectives.objective import visible_gpu_problems
 from medrm.objectives.step_preview import StepPreview
 from medrm.pipeline.context import RunContext
 from medrm.pipeline.evaluate import refuse_seen_init_adapter
+from medrm.pipeline.evaluation_preview import evaluations_table
 from medrm.pipeline.launch_settings import LaunchSettings
+from medrm.pipeline.manifest import inputs_of
 from medrm.pipeline.memory_plan import RehearsedRun, device_memory, rehearse_run
 from medrm.pipeline.option_checks import check_options
-from medrm.pipeline.prepare_data import DataSplits, prepare_data, prepare_folds
-from medrm.pipeline.run_folder import check_output
+from medrm.pipeline.prepare_data import prepare_data, prepare_folds
+from medrm.pipeline.run_folder import FOLDS, check_output, plan_start
 from medrm.pipeline.run_needs import check_needs
+from medrm.pipeline.train import fold_context, start_of
 
 MEASURED_ERROR = 0.10
 """By how much, at most, estimated and measured peaks of training steps on a CPU were apart."""
@@ -64,23 +67,28 @@ def preview_run(run: Run, launch: LaunchSettings, *, on_cpu: bool) -> None:
     check_options(run, load_objective(run.objective))
     check_output(output, run)
     with _zero3(launch):
-        contexts = [RunContext.prepare(run, splits, output) for splits in _splits_of(run)]
+        contexts = _contexts(run, output)
     context = contexts[0]
+    state = "a new run"
+    for fold in contexts:
+        if _check_start(fold, launch, on_cpu=on_cpu):
+            state = "goes on with the run that lies there"
     gpus = 0 if on_cpu or launch.processes > 1 else torch.cuda.device_count()
     problems = [*lacking, *visible_gpu_problems(gpus)]
     rehearsed = rehearse_run(context, launch, on_cpu=on_cpu)
     device = "on the CPU" if on_cpu else "with a GPU each" if launch.processes > 1 else "on a GPU"
     console = Console()
-    console.print(plain(f"Dry run, {launch}, {device}; nothing is written to {output}."))
+    console.print(plain(f"Dry run, {launch}, {device}; {state}; nothing is written to {output}."))
     folds = run.data.crossfit
     if folds:
         console.print(plain(f"{folds} models, one for each fold; what follows is of the first."))
     shown = [configuration_table(run), *_data_tables(context), trained_table(rehearsed)]
     shown += [steps_table(run, rehearsed.steps, launch), lengths_table(context)]
     shown.append(memory_table(rehearsed, launch, on_cpu=on_cpu))
+    shown.append(evaluations_table(context))
     for table in shown:
-        words = range(len(table.columns)) if table is shown[0] else (0,)
-        console.print(to_terminal(table, left=list(words), wrapped=list(words)))
+        words = (0, 1) if table in (shown[0], shown[-1]) else (0,)
+        console.print(to_terminal(table, left=words, wrapped=(1,) if table is shown[0] else ()))
         if table.note:
             console.print(plain(table.note))
     if not problems:
@@ -88,14 +96,30 @@ def preview_run(run: Run, launch: LaunchSettings, *, on_cpu: bool) -> None:
     refuse(problems, "This run would be refused.")
 
 
-def _splits_of(run: Run) -> list[DataSplits]:
+def _contexts(run: Run, output: Path) -> list[RunContext]:
+    """Returns the context of the run, or of each fold."""
     if run.data.crossfit:
         benchmark, splits_of_folds = prepare_folds(run)
         refuse_seen_init_adapter(run, benchmark)
-        return list(splits_of_folds)
+        return [
+            fold_context(run, splits, output / FOLDS / str(number))
+            for number, splits in enumerate(splits_of_folds, start=1)
+        ]
     splits = prepare_data(run)
     refuse_seen_init_adapter(run, splits.benchmark)
-    return [splits]
+    return [RunContext.prepare(run, splits, output)]
+
+
+def _check_start(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -> bool:
+    """Returns whether a run in its folder would go on.
+
+    Raises:
+        ConfigError: another run lies there, or a stage is missing.
+    """
+    if not (context.output / "run.json").exists():
+        return plan_start(context.output, {}, context.run, context.epoch_rows).goes_on
+    where = {"device": "cpu" if on_cpu else "cuda", "processes": launch.processes}
+    return start_of(context, inputs_of(context.run, context.processor), where).goes_on
 
 
 class _Zero3:

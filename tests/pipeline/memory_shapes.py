@@ -1,6 +1,6 @@
 """Measures the memory of short trainings and compares it with what a dry run estimates.
 
-    PYTHONPATH=tests python tests/pipeline/memory_shapes.py
+    PYTHONPATH=tests python -m pipeline.memory_shapes
 
 prints the table that stands in accelerate_configs/README.md. On a CPU the measured peak is that of
 torch's allocator, every block of every operator counted, as the profiler records it; on a GPU that

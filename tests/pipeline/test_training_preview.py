@@ -244,6 +244,36 @@ def test_a_model_of_seven_billion_parameters_takes_seconds(
     assert said(shown, "all", 2) == "8.3 B"
 
 
+@pytest.mark.slow
+def test_rows_are_those_that_the_run_then_measures(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    controls = "zero_shot_likelihood,untrained_head,blank_images"
+    options = {"train_data": phantom, "controls": controls, "use_cpu": True}
+    assert recipe(**options, dry_run=True) == 0
+    text = capsys.readouterr().out
+    assert "a new run" in text
+    monkeypatch.undo()
+    assert recipe(**options) == 0
+    folders = [path for path in (tmp_path / "run" / "evaluation").iterdir() if path.is_dir()]
+    measured = {path.name for path in folders} - {"before"}  # a copy of the base's better readout
+    table = text.partition("Evaluations")[2]
+    for name in measured:
+        record = tmp_path / "run" / "evaluation" / name / "responses.jsonl"
+        calls = len(record.read_text().splitlines())
+        (cells,) = [line.split() for line in table.splitlines() if line.split()[:1] == [name]]
+        assert cells[3] == f"{calls:,}"
+    capsys.readouterr()
+    assert recipe(**options, dry_run=True) == 0
+    assert "goes on with the run" in capsys.readouterr().out
+    assert recipe(**options, seed=7, dry_run=True) == 2
+    assert "seed: 0 then, 7 now" in capsys.readouterr().err
+
+
 @pytest.mark.distributed
 def test_a_launch_of_several_processes_prints_once(phantom: Path, base: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
