@@ -24,6 +24,7 @@ from medrm.pipeline.requests import (
     CheckRequest,
     EvalRequest,
     LeaderboardRequest,
+    ScoreRequest,
     ThroughputOptions,
 )
 from medrm.pipeline.stop_signals import end_process, handled
@@ -103,6 +104,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from medrm.pipeline.evaluate import evaluate_model
 
     evaluate_model(_request(EvalRequest, arguments))
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from medrm.pipeline.score import score_file
+
+    score_file(ScoreRequest(**_values_of(ScoreRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
@@ -243,6 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, add, text in (
         ("check", _add_check, "what medrm makes of a model, with or without its weights"),
         ("evaluate", add_evaluate, "score a model on a benchmark"),
+        ("score", _add_score, "rewards of any number of answers to each row of a file"),
         ("rescore", _add_rescore, "parse and score again what a model has said, no model needed"),
         ("leaderboard", _add_leaderboard, "evaluate a list of models into one table"),
         ("compare", _add_compare, "paired before/after comparison, no model needed"),
@@ -263,6 +271,11 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, CheckRequest)
     parser.set_defaults(action=_check)
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, ScoreRequest)
+    parser.set_defaults(action=_score)
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def open_table(path: Path, boundary: Path | None = None) -> RowTable:
     return RowTable(path.name, folder, boundary or folder, tuple(first), rows, problems)
 
 
-def _decoded(text: str) -> Any:
+def decode_json(text: str) -> Any:
     """Returns the content of JSON.
 
     Raises:
@@ -132,7 +132,7 @@ class JsonLines:
 
     @staticmethod
     def _row(number: int, line: bytes) -> Any:
-        return _decoded(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        return decode_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
 
 
 class DatasetRows:
@@ -156,7 +156,7 @@ def read_json_file(path: Path) -> Any:
         DataError: it is no JSON.
     """
     try:
-        return _decoded(path.read_text(encoding="utf-8-sig"))
+        return decode_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON: {error}.") from error
 

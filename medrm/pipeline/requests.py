@@ -225,6 +225,49 @@ class LeaderboardRequest:
 
 
 @dataclass(frozen=True)
+class ScoreRequest:
+    """What one `medrm score` is asked to do."""
+
+    model: str = option(MISSING, "reward model: adapter folder or hub repo")
+    input: str = option(
+        MISSING,
+        "rows to score: a .jsonl, .json or .parquet file, a folder of them, or - for JSON lines "
+        "from the standard input; columns question, answers, images",
+    )
+    output: str = option(
+        MISSING,
+        "file to write, .jsonl or .parquet, or - for the standard output; a part of the same rows "
+        "that is there is continued",
+    )
+    revision: str | None = _as_in(EvalRequest, "revision")
+    readout: str | None = option(
+        None, "how the model is read (default: as it was saved)", ("reward", "implicit_reward")
+    )
+    best_of_n: bool = option(False, "also write the best answer and its index")
+    dimension: str | None = option(
+        None, "by which the best answer is chosen (default: overall, or the only one)"
+    )
+    normalise: bool = option(
+        False,
+        "also write z-scores and win probabilities, by mean, spread and temperature of the "
+        "development cases of the training",
+    )
+    image_root: Path | None = option(
+        None,
+        "folder that paths of images are relative to and stay in (default: that of the input)",
+    )
+    batch_rows: int = option(
+        32, "most answers computed at once; the answers of a row stay together"
+    )
+    deterministic: bool = _as_in(EvaluationOptions, "deterministic")
+    overwrite_output: bool = option(False, "replace another output instead of refusing to start")
+
+    def __post_init__(self) -> None:
+        if self.batch_rows < 1:
+            raise ConfigError(f"--batch_rows is {self.batch_rows}; give 1 or more.")
+
+
+@dataclass(frozen=True)
 class ThroughputOptions:
     """What one `medrm throughput` measures, and how long."""
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from medrm.statistics.intervals import Floats
 
@@ -140,6 +140,19 @@ def fit_temperature(log_odds_a: Sequence[float], label_is_a: Sequence[bool]) -> 
         loss, bounds=(low, high), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(minimum.x))
+
+
+def win_probabilities(rewards: Sequence[float], temperature: float) -> list[float] | None:
+    """Returns how probably each of K answers beats another one of them, drawn at random.
+
+    The mean over the others j of sigmoid((r_i - r_j) / T), Bradley-Terry's probability at the
+    temperature T that fits development cases (`fit_temperature`). None where there is no other.
+    """
+    if len(rewards) < 2:
+        return None
+    scaled = np.asarray(rewards, dtype=np.float64) / temperature
+    wins = special.expit(scaled[:, None] - scaled)
+    return [float(mean) for mean in (wins.sum(axis=1) - 0.5) / (len(scaled) - 1)]
 
 
 def _columns(values: Sequence[float], labels: Sequence[bool], name: str) -> tuple[Floats, Floats]:

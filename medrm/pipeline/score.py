@@ -1,0 +1,354 @@
+"""`medrm score`: the rewards of any number of answers to each row of a file.
+
+    rows -> windows, as many rows as are computed together -> part files -> the output, in order
+
+A window is computed by one process and written as one line of a part file, so that a start that was
+stopped goes on at the next window, with any number of processes, and every row has the rewards of a
+straight start to the bit: what is computed together stays together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from accelerate import PartialState
+from rich.progress import TimeRemainingColumn
+
+from medrm.data.batched import batched
+from medrm.data.readers.unlabelled import (
+    STANDARD_INPUT,
+    UnlabelledRow,
+    count_rows,
+    digest_of,
+    input_files,
+    read_rows,
+)
+from medrm.errors import ConfigError, DataError, nearest, printable
+from medrm.evaluation.report import read_json, write_json
+from medrm.files import PARTIAL, check_outputs, partial_file, write_atomically
+from medrm.pipeline.requests import ScoreRequest
+from medrm.progress_bar import progress_bar
+from medrm.schema import Case, Response
+from medrm.scorer import Scorer
+from medrm.scorer.caller_cases import row_case
+from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
+from medrm.scorer.readouts.answer_rewards import SavedScorer
+from medrm.statistics.calibration import win_probabilities
+
+logger = logging.getLogger(__name__)
+
+_WINDOW = 256
+"""Rows of a window where each is computed by itself."""
+
+_LINES_AT_ONCE = 4096
+
+_NAMED_PROBLEMS = 5
+"""How many rows without a reward are named; the output says why of each."""
+
+Line = dict[str, Any]
+"""A line of the output: one row's rewards, or why it has none."""
+
+
+class _Plan(NamedTuple):
+    """How the rewards of a row become its line.
+
+    Attributes:
+        scorer: the reward model.
+        dimension: by which the best answer is chosen; None: none is.
+        statistics: of the development cases, by dimension; None: rewards are not normalised.
+    """
+
+    scorer: SavedScorer
+    dimension: str | None
+    statistics: dict[str, dict[str, float]] | None
+
+
+def score_file(request: ScoreRequest) -> None:
+    """Writes the rewards of every row of an input.
+
+    Raises:
+        ConfigError: the model gives no rewards, lacks a dimension or its statistics, or the output
+            cannot be written or is another one's.
+        DataError: the input cannot be read, or none of its rows can be scored.
+    """
+    state = PartialState()
+    files = input_files(request.input)
+    streams = request.output == STANDARD_INPUT
+    if (not files or streams) and state.num_processes > 1:
+        raise ConfigError("The standard input and output are one process's; give files.")
+    options = ScorerOptions(
+        revision=request.revision,
+        device=state.device,
+        batch_rows=request.batch_rows,
+        deterministic=request.deterministic,
+        most_images=1,
+    )
+    if not streams:
+        check_outputs({"--output": request.output}, folders=False)
+    scorer = open_scorer(request.model, request.readout, options=options)
+    plan = _plan(scorer, request)
+    rows = read_rows(files, request.image_root)
+    if streams or not files:
+        lines = (line for window in _windows(plan, rows) for line in _score(plan, window))
+        counts = _write(request.output, plan, lines)
+    else:
+        weights = identity_of(request.model, "transformers", options)
+        address = _address(weights, plan, request, digest_of(files))
+        if _is_finished(Path(request.output), address, request):
+            logger.info("%s is finished: the same rows, by the same model.", request.output)
+            return
+        parts = _Parts(Path(request.output), address)
+        parts.fill(plan, rows, count_rows(files))
+        if not state.is_main_process:
+            return
+        counts = _write(request.output, plan, parts.lines())
+        record = {"address": address, "model": request.model, "weights": weights, "rows": counts}
+        write_json(_record_of(Path(request.output)), {**record, "settings": dict(scorer.settings)})
+        parts.remove()
+    _tell(request.output, counts)
+
+
+def _plan(scorer: Scorer, request: ScoreRequest) -> _Plan:
+    """Returns how rows are scored.
+
+    Raises:
+        ConfigError: see `score_file`.
+    """
+    if not isinstance(scorer, SavedScorer):
+        raise ConfigError(
+            f"{request.model} gives no rewards: it is a judge or a base. Give a reward model; "
+            "medrm evaluate and medrm.load(...).compare read judges."
+        )
+    names, dimension = scorer.dimensions, None
+    if request.best_of_n:
+        dimension = request.dimension or ("overall" if "overall" in names else None)
+        dimension = names[0] if dimension is None and len(names) == 1 else dimension
+        if dimension not in names:
+            hint = "" if dimension is None else nearest(dimension, names)
+            raise ConfigError(
+                f"--best_of_n chooses by one dimension (given: {dimension}); the model has "
+                f"{', '.join(names)}. Give --dimension.{hint}"
+            )
+    elif request.dimension is not None:
+        raise ConfigError("--dimension says by which the best answer is chosen: give --best_of_n.")
+    statistics = scorer.contract.score_statistics
+    if request.normalise and not statistics:
+        raise ConfigError(
+            "--normalise needs the mean and the spread of rewards on development cases, which "
+            f"{request.model} does not have; a training run of this version writes them."
+        )
+    return _Plan(scorer, dimension, cast(Any, statistics) if request.normalise else None)
+
+
+def _address(weights: str, plan: _Plan, request: ScoreRequest, rows: str) -> str:
+    """Returns what tells whether lines that are there are those that are asked for."""
+    settings = dict(plan.scorer.settings)
+    asked = [weights, settings, plan.scorer.lookahead, plan.dimension, request.normalise, rows]
+    root = str(request.image_root)
+    return hashlib.sha256(json.dumps([*asked, root], default=str).encode()).hexdigest()
+
+
+def _record_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.run.json")
+
+
+def _is_finished(output: Path, address: str, request: ScoreRequest) -> bool:
+    """Whether the output is there already.
+
+    Raises:
+        ConfigError: another one is.
+    """
+    if not output.is_file() or request.overwrite_output:
+        return False
+    record = _record_of(output)
+    if record.is_file() and read_json(record).get("address") == address:
+        return True
+    raise ConfigError(
+        f"--output {output} exists, and holds other rows or rewards. Give another --output, or "
+        "--overwrite_output to replace it."
+    )
+
+
+def _windows(plan: _Plan, rows: Iterable[UnlabelledRow]) -> Iterator[list[UnlabelledRow]]:
+    return batched(rows, plan.scorer.lookahead or _WINDOW)
+
+
+def _score(plan: _Plan, window: Sequence[UnlabelledRow]) -> list[Line]:
+    """Returns the lines of rows that are computed together."""
+    cases, problems = dict[int, Case](), dict[int, str]()
+    for number, row, problem, folder in window:
+        try:
+            if row is None:
+                raise DataError(str(problem))
+            case = row_case(row, number, folder)
+            if not case.answers:
+                raise DataError("it has no answer")
+            cases[number] = case
+        except DataError as error:
+            problems[number] = str(error)
+    responses = dict(zip(cases, plan.scorer.respond(cases.values()), strict=True))
+    return [
+        _line(plan, number, cases[number], responses[number])
+        if number in cases
+        else {"row": number, "case_id": None, "state": "bad_row", "reason": problems[number]}
+        | _rewards(plan, None, None)
+        for number, *_ in window
+    ]
+
+
+def _line(plan: _Plan, number: int, case: Case, response: Response) -> Line:
+    known = {"row": number, "case_id": case.case_id, "state": response.state}
+    return known | {"reason": response.reason} | _rewards(plan, case, response)
+
+
+def _rewards(plan: _Plan, case: Case | None, response: Response | None) -> Line:
+    """Returns the columns of a row's rewards, null where it has none."""
+    rewards = None if response is None else response.rewards
+    line: Line = {"rewards": rewards}
+    if plan.statistics is not None:
+        line |= dict.fromkeys(("normalised", "win_probability"))
+        if rewards is not None:
+            line["normalised"] = {
+                name: [(value - about["mean"]) / (about["std"] or 1) for value in rewards[name]]
+                for name, about in plan.statistics.items()
+            }
+            line["win_probability"] = {
+                name: win_probabilities(rewards[name], about.get("temperature") or 1.0)
+                for name, about in plan.statistics.items()
+            }
+    if plan.dimension is not None:
+        line |= dict.fromkeys(("best", "best_answer"))
+        if rewards is not None and case is not None:
+            values = rewards[plan.dimension]
+            line["best"] = max(range(len(values)), key=values.__getitem__)
+            line["best_answer"] = case.answers[line["best"]]
+    return line
+
+
+class _Parts:
+    """The windows of one output that are computed, in files beside it."""
+
+    def __init__(self, output: Path, address: str) -> None:
+        self.output, self.pattern = output, f"{output.name}.{address[:16]}-*{PARTIAL}"
+        self.prefix = f"{output.name}.{address[:16]}"
+
+    def fill(self, plan: _Plan, rows: Iterable[UnlabelledRow], total: int) -> None:
+        """Computes the windows that are not there; each process its share of them."""
+        state = PartialState()
+        done = set(self._index())
+        state.wait_for_everyone()  # nobody writes while another still reads what is there
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        path = self.output.with_name(f"{self.prefix}-{state.process_index}-{os.getpid()}{PARTIAL}")
+        size = plan.scorer.lookahead or _WINDOW
+        if done:
+            logger.info("%d of %d rows are there already.", min(total, len(done) * size), total)
+        with (
+            path.open("a", encoding="utf-8") as part,
+            progress_bar(TimeRemainingColumn(), show=state.is_main_process) as bar,
+        ):
+            task = bar.add_task("rows", total=total)
+            part.write("\n")  # the process of that number may have left a torn line
+            waiting = 0
+            for number, window in enumerate(_windows(plan, rows)):
+                if number not in done:
+                    waiting += 1
+                    if waiting % state.num_processes == state.process_index:
+                        lines = _score(plan, window)
+                        part.write(json.dumps({"window": number, "lines": lines}) + "\n")
+                        part.flush()
+                bar.advance(task, len(window))
+        state.wait_for_everyone()
+
+    def _index(self) -> dict[int, tuple[Path, int]]:
+        """Returns where each computed window stands; one that was torn is none."""
+        index = {}
+        for path in sorted(self.output.parent.glob(self.pattern)):
+            offset = 0
+            with path.open("rb") as part:
+                for line in part:
+                    with suppress(ValueError):
+                        index[int(json.loads(line)["window"])] = (path, offset)
+                    offset += len(line)
+        return index
+
+    def lines(self) -> Iterator[Line]:
+        """Yields the lines of all windows in order."""
+        index = self._index()
+        for number in sorted(index):
+            path, offset = index[number]
+            with path.open("rb") as part:
+                part.seek(offset)
+                yield from json.loads(part.readline())["lines"]
+
+    def remove(self) -> None:
+        """Removes the files of the windows."""
+        for path in self.output.parent.glob(self.pattern):
+            path.unlink()
+
+
+def _write(output: str, plan: _Plan, lines: Iterable[Line]) -> dict[str, int]:
+    """Writes the lines; returns how many rows have which state, the first problems logged."""
+    counts: Counter[str] = Counter()
+
+    def counted() -> Iterator[Line]:
+        for line in lines:
+            counts[line["state"]] += 1
+            if line["state"] != "ok" and counts.total() - counts["ok"] <= _NAMED_PROBLEMS:
+                told = printable(f"{line['case_id'] or ''} {line['reason'] or ''}".strip())
+                logger.warning("row %d has no reward: %s", line["row"], told)
+            yield line
+
+    if output.endswith(".parquet"):
+        _write_parquet(Path(output), plan, counted())
+    elif output == STANDARD_INPUT:
+        for line in counted():
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+    else:
+        text = (json.dumps(line).encode() + b"\n" for line in counted())
+        write_atomically(Path(output), text)
+    return dict(counts)
+
+
+def _write_parquet(output: Path, plan: _Plan, lines: Iterable[Line]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    by_dimension = pa.struct([(name, pa.list_(pa.float64())) for name in plan.scorer.dimensions])
+    names = ("case_id", "state", "reason")
+    columns = [("row", pa.int64()), *((name, pa.string()) for name in names)]
+    columns.append(("rewards", by_dimension))
+    if plan.statistics is not None:
+        columns += [("normalised", by_dimension), ("win_probability", by_dimension)]
+    if plan.dimension is not None:
+        columns += [("best", pa.int64()), ("best_answer", pa.string())]
+    schema = pa.schema(columns)
+    with partial_file(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for some in batched(lines, _LINES_AT_ONCE):
+            writer.write_table(pa.Table.from_pylist(some, schema))
+
+
+def _tell(output: str, counts: dict[str, int]) -> None:
+    """Says what was written.
+
+    Raises:
+        DataError: no row has a reward.
+    """
+    others = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "ok")
+    total = sum(counts.values())
+    if not counts.get("ok"):
+        raise DataError(
+            f"None of {total} rows has a reward ({others or 'the input is empty'}); {output} says "
+            "why of each."
+        )
+    left_out = f" ({others})" if others else ""
+    logger.info("%d of %d rows scored%s: %s", counts["ok"], total, left_out, output)
