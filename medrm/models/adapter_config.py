@@ -189,7 +189,8 @@ class AdapterConfig:
         min_pixels: fewest pixels of an image, None: the processor's own.
         max_pixels: most pixels of an image, None: the processor's own.
         max_length: most tokens of a row, None: no limit.
-        score_statistics: dimension to mean and std of the scores on the development cases.
+        score_statistics: dimension to mean and std of the scores on the development cases, and to
+            the temperature at which their differences fit the labels of pairs, where there are any.
         training_data_digest: of the set it was trained on.
         training_pixel_digests: SHA-256 of the decoded pixels of each training image, for leak
             checks.

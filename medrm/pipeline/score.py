@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from accelerate import PartialState
 from rich.progress import TimeRemainingColumn
 
@@ -80,7 +81,7 @@ def score_file(request: ScoreRequest) -> None:
             cannot be written or is another one's.
         DataError: the input cannot be read, or none of its rows can be scored.
     """
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     files = input_files(request.input)
     streams = request.output == STANDARD_INPUT
     if (not files or streams) and state.num_processes > 1:

@@ -49,11 +49,12 @@ from medrm.pipeline.stop_signals import in_training
 from medrm.pipeline.training_bar import TrainingBar
 from medrm.pipeline.zero_shot import measure_zero_shot, rows_with_average
 from medrm.readouts import READOUTS
-from medrm.schema import DIMENSIONS, Response
+from medrm.schema import DIMENSIONS, PairLabel, Response
 from medrm.scorer import Scorer
 from medrm.scorer.open import LoadedModel
 from medrm.scorer.readouts.answer_rewards import RewardModel
 from medrm.scorer.specs import saved_folder
+from medrm.statistics.calibration import fit_temperature
 
 logger = logging.getLogger(__name__)
 
@@ -326,17 +327,23 @@ def trained_config(context: RunContext, model: PreTrainedModel | PeftModel) -> A
 
 
 def add_statistics(context: RunContext, scorer: Scorer, folder: Path) -> None:
-    """Adds mean and standard deviation of the development cases' scores to a contract.
+    """Adds mean, spread and temperature of the development cases' scores to a contract.
 
     Nothing is added for a judge.
     """
     if not isinstance(scorer, RewardModel) or not PartialState().is_main_process:
         return
-    scores = np.concatenate(
-        [rewards for _, rewards in scorer.score_cases(context.splits.development)]
-    )
-    statistics = {
-        name: {"mean": float(column.mean()), "std": float(column.std())}
-        for name, column in zip(scorer.dimensions, scores.T, strict=True)
-    }
+    scored = list(scorer.score_cases(context.splits.development))
+    scores = np.concatenate([rewards for _, rewards in scored])
+    statistics = {}
+    for index, name in enumerate(scorer.dimensions):
+        column = scores[:, index]
+        statistics[name] = {"mean": float(column.mean()), "std": float(column.std())}
+        choices = [
+            (float(rewards[0, index] - rewards[1, index]), label.choice == 0)
+            for case, rewards in scored
+            if isinstance(label := case.labels.get(name), PairLabel) and label.choice in (0, 1)
+        ]
+        if choices:
+            statistics[name]["temperature"] = fit_temperature(*zip(*choices, strict=True))
     update_adapter_config(folder, score_statistics=statistics)

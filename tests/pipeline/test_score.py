@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ import medrm
 from medrm.cli import main
 from medrm.data.readers.unlabelled import input_files, read_rows
 from medrm.models.adapter_config import update_adapter_config
-from medrm.pipeline import score
+from medrm.pipeline import score, stages
 from medrm.scorer.readouts.answer_rewards import RewardModel
-from medrm.statistics.calibration import win_probabilities
+from medrm.statistics.calibration import fit_temperature, win_probabilities
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "reward_adapter"
@@ -203,6 +204,27 @@ def test_rewards_are_normalised_by_the_development_cases(
         assert line["win_probability"][name][0] == pytest.approx(np.mean(wins))
     alone = read(tmp_path / "scores.jsonl")[0]
     assert set(alone["win_probability"].values()) == {None}
+
+
+def test_a_run_keeps_what_normalises_its_rewards(tmp_path: Path) -> None:
+    adapter = shutil.copytree(GOLDEN, tmp_path / "adapter")
+    model = medrm.load(adapter)
+    labels = [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.4, 0.2, 0.4)]
+    cases = [
+        medrm.Case(str(n), (), f"Is it {n}?", ANSWERS[:2], {"accuracy": medrm.PairLabel(shares)})
+        for n, shares in enumerate(labels)
+    ]
+    context = SimpleNamespace(splits=SimpleNamespace(development=cases))
+    stages.add_statistics(context, model, adapter)  # type: ignore[arg-type]
+    kept = medrm.load(adapter).contract.score_statistics
+    rewards = np.stack([rewards for _, rewards in model.score_cases(cases)])
+    for index, name in enumerate(model.dimensions):
+        assert kept[name]["mean"] == pytest.approx(rewards[:, :, index].mean())
+        assert kept[name]["std"] == pytest.approx(rewards[:, :, index].std())
+    assert {name for name in kept if "temperature" in kept[name]} == {"accuracy"}
+    column = model.dimensions.index("accuracy")
+    odds = (rewards[:2, 0, column] - rewards[:2, 1, column]).tolist()
+    assert kept["accuracy"]["temperature"] == fit_temperature(odds, [True, False])
 
 
 def test_probabilities_of_a_win_add_up() -> None:
