@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from medrm.cli import add_evaluate, guarded
+from medrm.cli import add_evaluate
 from medrm.config.command_line import CommandParser
+from medrm.guard import guarded
 from medrm.pipeline.stop_signals import end_process
 
 

@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from medrm.cli import guarded
 from medrm.config.command_line import help_text
 from medrm.config.parse import flag, parse_run
 from medrm.files import asset
+from medrm.guard import guarded
 from medrm.objectives import argument_classes
 from medrm.pipeline.launch_settings import LaunchSettings, as_one_cpu_process
 from medrm.pipeline.stop_signals import end_process

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import medrm
-from medrm.cli import guarded, main
+from medrm.cli import main
+from medrm.guard import guarded
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

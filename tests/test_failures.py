@@ -19,10 +19,11 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from medrm.cli import guarded, main
+from medrm.cli import main
 from medrm.errors import DataError
 from medrm.failures import failure_of, naming
 from medrm.files import cache_dir, output_problem, write_atomically
+from medrm.guard import guarded
 
 NOISE = torch.arange(20_000, dtype=torch.float32)
 

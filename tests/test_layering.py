@@ -30,7 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("hub",),
     ("pipeline",),
     ("throughput_model",),
-    ("throughput", "reward_function"),
+    ("throughput", "reward_function", "guard"),
     ("cli",),
     ("__main__", "recipes/*.py", "evaluation/*.py"),
 )

@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import torch
 from accelerate import PartialState
 from rich.progress import TimeRemainingColumn
 
@@ -36,6 +35,7 @@ from medrm.data.readers.unlabelled import (
 from medrm.errors import ConfigError, DataError, nearest, printable
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import PARTIAL, check_outputs, partial_file, write_atomically
+from medrm.pipeline.processes import launched
 from medrm.pipeline.requests import ScoreRequest
 from medrm.progress_bar import progress_bar
 from medrm.schema import Case, Response
@@ -81,7 +81,7 @@ def score_file(request: ScoreRequest) -> None:
             cannot be written or is another one's.
         DataError: the input cannot be read, or none of its rows can be scored.
     """
-    state = PartialState(cpu=not torch.accelerator.is_available())
+    state = launched()
     files = input_files(request.input)
     streams = request.output == STANDARD_INPUT
     if (not files or streams) and state.num_processes > 1:

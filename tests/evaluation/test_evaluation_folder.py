@@ -14,10 +14,11 @@ from mock_scorers import DIMENSIONS as TWO
 from mock_scorers import Rewards, Writer, make_benchmark, make_cases, oracle
 
 from medrm.chat import PROMPTS
-from medrm.cli import guarded, main
+from medrm.cli import main
 from medrm.errors import ConfigError, DataError
 from medrm.evaluation.evaluator import NamedModel, evaluate, rescore
 from medrm.evaluation.report import read_report
+from medrm.guard import guarded
 from medrm.schema import DIMENSIONS, Case, Response
 
 CASES = 8

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from medrm.cli import guarded
+from medrm.guard import guarded
 from medrm.pipeline.stop_signals import STARTED_BY, handled
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps its own ways")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps i
 PROGRAM = """
 import sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
-from medrm.cli import guarded
+from medrm.guard import guarded
 from medrm.pipeline import stop_signals
 
 def elsewhere():
