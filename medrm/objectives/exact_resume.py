@@ -117,6 +117,8 @@ class ExactResume(Trainer):
         if self._checkpoint is None:
             return
         self.args.eval_on_start = False  # it was measured at the start
+        # Trainer keeps the checkpoint's: how often this start logs and saves would go unheard.
+        self.state.compute_steps(self.args, self.state.max_steps)  # type: ignore[no-untyped-call]
         files = [_file(self._checkpoint, self.args.process_index)]
         processes = _read(files[0])["processes"] if files[0].is_file() else None
         if processes != self.args.world_size:

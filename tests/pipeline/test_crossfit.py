@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.entry import Recipe
+from pipeline.entry import Recipe, refuse_models
 
 import medrm
 from medrm.data.images import examine
@@ -108,7 +108,11 @@ def stop_in_second_fold(run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_in_its_second_fold(
-    recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Two readouts, so that all folds together choose which of them is `before`.
     readouts = {"controls": "zero_shot_verdict,zero_shot_likelihood"}
@@ -121,6 +125,16 @@ def test_a_stopped_run_goes_on_in_its_second_fold(
     assert "seed: 0 then, 5 now" in capsys.readouterr().err
     assert recipe(**options) == 0
     assert verdicts(run) == straight
+    refuse_models(monkeypatch)
+    page = (run / "report.html").stat().st_mtime_ns
+    assert recipe(**options) == 0
+    assert (run / "report.html").stat().st_mtime_ns == page
+    monkeypatch.undo()
+    assert recipe(**options, output_dir=tmp_path / "apart", stages="before") == 0
+    assert recipe(**options, output_dir=tmp_path / "apart", stages="compare") == 2
+    assert "needs the stage after" in capsys.readouterr().err
+    assert recipe(**options, output_dir=tmp_path / "apart") == 0
+    assert verdicts(tmp_path / "apart") == straight
     assert (run / "folds" / "1" / "adapter" / "medrm.json").stat().st_mtime == before.st_mtime
     steps = [row["step"] for row in lines(run / "folds" / "2" / "metrics.jsonl") if "loss" in row]
     assert steps == [1, 2]

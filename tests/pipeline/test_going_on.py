@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline.entry import Recipe
+from pipeline.entry import Recipe, refuse_models
 
 from medrm.data.phantom.phantom_set import write_phantom
-from medrm.pipeline import conclusion, stages, zero_shot
-from medrm.pipeline import context as run_context
+from medrm.evaluation import evaluator, report
+from medrm.folder_lock import RUN_LOCK
+from medrm.pipeline import conclusion, run_folder, stages, zero_shot
 from medrm.pipeline import train as training
-
-FILES = ("adapter/adapter_model.safetensors", "adapter/medrm.json", "metrics.jsonl")
-TIMES = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "eval_runtime")
 
 
 class Stopped(BaseException):
@@ -41,20 +39,11 @@ def read(path: Path) -> Any:
 
 def result(run: Path) -> dict[str, Any]:
     """Returns all that a run leaves of numbers: weights, verdicts, reports, comparison."""
-    paths = [run / "adapter" / "adapter_model.safetensors", run / "comparison.json"]
-    for name in ("verdicts.jsonl", "report.json"):
+    paths = [run / "adapter" / "adapter_model.safetensors"]
+    paths += [run / name for name in ("comparison.json", "metrics.jsonl")]
+    for name in ("verdicts.jsonl", "report.json", "official.csv"):
         paths += (run / "evaluation").glob(f"*/{name}")
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
-
-
-def refuse_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes a run that loads a model fail."""
-
-    def load(*_: object, **options: object) -> Any:
-        raise AssertionError("a model is loaded")
-
-    monkeypatch.setattr(run_context, "load_base", load)
-    monkeypatch.setattr(run_context, "load_adapter", load)
 
 
 ALL = {
@@ -74,6 +63,8 @@ def test_a_run_goes_on_wherever_it_was_stopped(
     options = {"train_data": phantom, **ALL}
     assert recipe(**options, output_dir=tmp_path / "straight") == 0
     stops: list[tuple[Any, str, bool]] = [
+        (evaluator, "conclude", False),  # the base has judged everything, the report is missing
+        (report, "write_json", False),
         (zero_shot, "write_json", False),  # measured on development, not yet chosen
         (zero_shot, "write_json", True),
         (zero_shot, "replace_folder", False),  # while `before` is copied
@@ -93,9 +84,11 @@ def test_a_run_goes_on_wherever_it_was_stopped(
                 recipe(**options)
         assert not (tmp_path / "run" / "finished.json").exists(), name
     assert recipe(**options) == 0
+    assert "4 of 4 cases are there already" in caplog.text
     assert result(tmp_path / "run") == result(tmp_path / "straight")
     refuse_models(monkeypatch)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    files = [path for path in (tmp_path / "run").rglob("*") if path.name != RUN_LOCK]
+    before = {path: path.stat().st_mtime_ns for path in files if path.is_file()}
     caplog.clear()
     assert recipe(**options) == 0
     headline = read(tmp_path / "run" / "comparison.json")["headline"]
@@ -247,6 +240,9 @@ def test_stages_are_done_apart_and_give_the_run(
     assert recipe(**options) == 0
     assert read(run / "comparison.json")["controls"] == {}
     assert (run / "evaluation" / "untrained_head" / "report.json").is_file()
+    assert (run / "evaluation" / "after" / "images").is_dir()
+    assert recipe(**options, no_images="true") == 0
+    assert not (run / "evaluation" / "after" / "images").exists()
 
 
 def test_a_run_grows_as_if_it_had_been_so_long(
@@ -266,3 +262,65 @@ def test_a_run_grows_as_if_it_had_been_so_long(
     assert result(tmp_path / "run") == result(tmp_path / "straight")
     assert recipe(**options, max_steps=4) == 2
     assert "max_steps: 6 then, 4 now" in capsys.readouterr().err
+
+
+def test_the_log_is_as_dense_as_the_last_start_asks(
+    recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "train_data": phantom,
+        "stages": "train",
+        "max_steps": 6,
+        "load_best_model_at_end": "false",
+        "save_total_limit": 3,
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "save_adapter", stopping(stages.save_adapter))
+        with pytest.raises(Stopped):
+            recipe(**options, logging_steps=2)
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{step}", ignore_errors=True)
+    assert recipe(**options, logging_steps=1) == 0
+    text = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    logged = [json.loads(line) for line in text.splitlines()]
+    assert [line["step"] for line in logged if "loss" in line] == [2, 3, 4, 5, 6]
+
+
+def test_an_adapter_is_pushed_once(
+    recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[str] = []
+    monkeypatch.setattr(conclusion, "push", lambda folder, repo, private: pushed.append(repo))
+    monkeypatch.setattr(run_folder, "check_push", lambda repo: None)
+    options = {"train_data": phantom, "controls": "none", "max_steps": 1}
+    assert recipe(**options) == 0
+    for repo in ("me/one", "me/one", "me/two"):
+        assert recipe(**options, push_to_hub="true", hub_model_id=repo) == 0
+    assert recipe(**options) == 0
+    assert pushed == ["me/one", "me/two"]
+
+
+def test_a_run_of_version_0_2_goes_on(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, options = tmp_path / "run", {"train_data": phantom, "max_steps": 2}
+    assert recipe(**options) == 0
+    manifest = read(run / "run.json")
+    for name in ("stages", "seeds"):
+        manifest["config"].pop(name)
+    manifest.pop("inputs")
+    for part in ("train", "development"):
+        manifest["data"][part].pop("sequence")
+    (run / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for name in ("finished.json", "comparison.json"):
+        (run / name).unlink()
+    refuse_models(monkeypatch)
+    assert recipe(**options, model_name_or_path="phantom-base") == 2
+    assert "model_name_or_path: " in capsys.readouterr().err
+    assert recipe(**options) == 0
+    assert (run / "comparison.json").is_file()
+    assert read(run / "run.json")["inputs"]["base"].startswith("tiny-base sha256:")

@@ -140,3 +140,22 @@ def test_two_processes_do_the_whole_job_of_a_judge(
     assert set(read(both / "comparison.json")["controls"]) == {"base_skeleton", "skeleton"}
     base_shares = replies(both, "base_skeleton")
     assert any(base_shares[key] != replied[key] for key in replied)
+
+
+@pytest.mark.distributed
+def test_two_processes_go_on_alike(root: Path, base: Path, phantom: Path, tmp_path: Path) -> None:
+    options = {
+        "model_name_or_path": base, "train_data": phantom, "max_steps": 3, "global_batch_cases": 8,
+        "bf16": "false", "report_to": "none", "controls": "none",
+    }  # fmt: skip
+    arguments = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    launch(root, tmp_path, "ddp", [*arguments, "--stages", "before,train"])
+    weights = tmp_path / "ddp" / "adapter" / "adapter_model.safetensors"
+    trained = weights.stat().st_mtime_ns
+    added = [*arguments, "--controls", "zero_shot_verdict,untrained_head,blank_images"]
+    run = launch(root, tmp_path, "ddp", added)
+    assert weights.stat().st_mtime_ns == trained
+    assert set(read(run / "comparison.json")["controls"]) == set(added[-1].split(","))
+    finished = (run / "report.html").stat().st_mtime_ns
+    launch(root, tmp_path, "ddp", added)
+    assert (run / "report.html").stat().st_mtime_ns == finished
