@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from medrm.config.parse import Run
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import reference_of
 from medrm.pipeline.checkpoints import resume_point
+from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.scorer.proof_cache import processor_digest
 from medrm.scorer.specs import judge_spec, saved_folder
 
@@ -64,6 +66,13 @@ def git_commit() -> str | None:
     return None
 
 
+def sharding(launch: LaunchSettings) -> str:
+    """Returns in which parts processes hold a training, and so what its checkpoints consist of."""
+    if launch.kind == "DeepSpeed":
+        return f"ZeRO-{launch.zero_stage}"
+    return "FSDP2" if launch.kind == "FSDP2" else "none"
+
+
 def manifest_of(run: Run, data: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of run.json, as it is read again.
 
@@ -77,6 +86,7 @@ def manifest_of(run: Run, data: Mapping[str, Any], inputs: Mapping[str, Any]) ->
         "seed": run.training.seed,
         "device": str(run.training.device),
         "processes": PartialState().num_processes,
+        "sharding": sharding(LaunchSettings.read(os.environ)),
         "versions": versions(),
         "git_commit": git_commit(),
         "inputs": inputs,

@@ -16,6 +16,7 @@ from medrm.evaluation.report import read_json, write_json
 from medrm.files import discard
 from medrm.hub import check_push
 from medrm.models.adapter_config import MEDRM_FILE
+from medrm.objectives.whole_checkpoints import checkpoints_of
 from medrm.pipeline.checkpoints import resume_point
 from medrm.pipeline.run_identity import check_same_run
 
@@ -29,7 +30,7 @@ AFTER_TRAINING = (
 FINISHED = "finished.json"
 """Of what the comparison was made; written when all is done."""
 
-_WHERE = ("device", "processes", "versions", "git_commit")
+_WHERE = ("device", "processes", "sharding", "versions", "git_commit")
 
 STALE = (
     "adapter",
@@ -128,6 +129,8 @@ def plan_start(
                 "--overwrite_output_dir true to replace what is there."
             )
         is_longer = check_same_run(folder, earlier, manifest, epoch_rows)
+        if "train" in run.job.stages:
+            _check_sharding(folder, earlier, manifest)
         manifest = _continued(earlier, manifest)
     start = FolderStart(folder, manifest, goes_on, is_longer)
     _check_stages(start, run.job.stages)
@@ -141,6 +144,24 @@ def _continued(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[
     if where != {name: manifest[name] for name in _WHERE}:
         starts.append(where)
     return {**manifest, **({"earlier_starts": starts} if starts else {})}
+
+
+def _check_sharding(folder: Path, earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Refuses to go on at a checkpoint whose parts this launch would not read.
+
+    Trainer passes over an optimiser that was saved in other parts, and says nothing.
+
+    Raises:
+        ConfigError: the training is under way, and was launched otherwise.
+    """
+    then, now = earlier.get("sharding", manifest["sharding"]), manifest["sharding"]
+    under_way = checkpoints_of(folder) and not (folder / "adapter" / MEDRM_FILE).is_file()
+    if under_way and then != now:
+        raise ConfigError(
+            f"The training in {folder} is under way with sharding {then}, this launch has {now}, "
+            "and cannot read its optimiser. Launch it as then, or remove its checkpoint-* folders: "
+            "the training then starts anew."
+        )
 
 
 def _check_stages(start: FolderStart, stages: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from pipeline.entry import Recipe, refuse_models
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.evaluation import evaluator, report
 from medrm.folder_lock import RUN_LOCK
-from medrm.pipeline import conclusion, run_folder, stages, zero_shot
+from medrm.pipeline import conclusion, manifest, run_folder, stages, zero_shot
 from medrm.pipeline import train as training
 
 
@@ -188,6 +188,10 @@ def test_a_folder_is_replaced_only_when_that_is_asked(
     assert recipe(**again) == 2
     assert "leave one of them out" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "sharding", lambda launch: "ZeRO-2")
+        assert recipe(**options) == 2
+        assert "under way with sharding none, this launch has ZeRO-2" in capsys.readouterr().err
     assert recipe(**options, overwrite_output_dir="true", seed=7) == 0
     assert not (tmp_path / "run" / "checkpoint-2").exists()
     assert recipe(**options, resume_from_checkpoint="somewhere", seed=7) == 2
