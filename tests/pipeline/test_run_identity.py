@@ -13,7 +13,7 @@ from medrm.config.parse import GROUPS, parse_run
 from medrm.errors import ConfigError
 from medrm.files import asset
 from medrm.objectives import OBJECTIVES, argument_classes
-from medrm.pipeline import run_identity
+from medrm.pipeline import checkpoints
 from medrm.pipeline.run_identity import BY_CONTENT, CUT, FREE, LENGTH, SAVES, check_same_run
 
 _TEXT = """
@@ -162,7 +162,7 @@ def test_a_run_may_be_longer_where_that_is_the_longer_run(
     (checkpoint / "trainer_state.json").write_text(
         json.dumps({"global_step": 4, "max_steps": 4, "epoch": 0.5})
     )
-    monkeypatch.setattr(run_identity, "last_checkpoint", lambda folder: str(checkpoint))
+    monkeypatch.setattr(checkpoints, "last_checkpoint", lambda folder: str(checkpoint))
     sides = [
         manifest("bradley_terry", **{"max_steps": 4, **options, **more}) for more in ({}, longer)
     ]
