@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ _PIECES = {
 }
 """What training goes on from; DeepSpeed and FSDP keep parts of it in folders."""
 
+_OF_BEST = ("weights",)
+"""What a training ends with."""
+
 
 def checkpoints_of(run_folder: Path) -> dict[int, Path]:
     """Returns the folders of a run's checkpoints by their step, whole or not."""
@@ -49,16 +53,26 @@ def problems_of(checkpoint: Path, best: bool) -> list[str]:
             all that is needed is in it and can be opened.
         best: whether the run ends with its best checkpoint, which must then be whole, too.
     """
-    if not (checkpoint / STATE_FILE).is_file():
-        return [f"{STATE_FILE} is missing"]
-    problems = damage(checkpoint) if is_sealed(checkpoint) else _unloadable(checkpoint)
+    problems = _problems(checkpoint, _PIECES)
     if problems or not best:
         return problems
     recorded = _best_of(checkpoint)
     if recorded is None or Path(recorded).name == checkpoint.name:
         return []
     folder = _found(recorded, checkpoint.parent)
-    return [f"of the best one, {folder}: {problem}" for problem in problems_of(folder, False)]
+    return [f"of the best one, {folder}: {problem}" for problem in _problems(folder, _OF_BEST)]
+
+
+def _problems(checkpoint: Path, needed: Iterable[str]) -> list[str]:
+    """Returns what is wrong with a checkpoint of which some of `_PIECES` are needed."""
+    if not (checkpoint / STATE_FILE).is_file():
+        return [f"{STATE_FILE} is missing"]
+    problems = damage(checkpoint) if is_sealed(checkpoint) else _unreadable(checkpoint)
+    return problems or [  # checkpoints of `save_only_model` hold no optimiser
+        f"{piece} is missing"
+        for piece in needed
+        if not any(any(checkpoint.glob(pattern)) for pattern in _PIECES[piece])
+    ]
 
 
 def _best_of(checkpoint: Path) -> str | None:
@@ -74,13 +88,9 @@ def _found(recorded: str, run_folder: Path) -> Path:
     return moved if moved.is_dir() else Path(recorded)
 
 
-def _unloadable(checkpoint: Path) -> list[str]:
-    """Returns what is wrong with a checkpoint without a manifest, as far as its files tell."""
-    problems = [
-        f"{piece} is missing"
-        for piece, patterns in _PIECES.items()
-        if not any(any(checkpoint.glob(pattern)) for pattern in patterns)
-    ]
+def _unreadable(checkpoint: Path) -> list[str]:
+    """Returns which files of a checkpoint without a manifest are damaged, as far as they tell."""
+    problems = []
     for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
         try:
             _open(path)
@@ -202,7 +212,7 @@ class WholeCheckpoints(Trainer):
             AdapterError: it is damaged, and others would be another result.
         """
         best = Path(str(self.state.best_model_checkpoint))
-        problems = problems_of(best, best=False)
+        problems = _problems(best, _OF_BEST)
         if problems:
             raise AdapterError(
                 f"The training is to end with its best checkpoint, {best}, which is damaged: "

@@ -19,6 +19,8 @@ from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
 from medrm.objectives.judge import judge_grpo
 from medrm.objectives.trainer import PreferenceTrainer
+from medrm.objectives.whole_checkpoints import problems_of
+from medrm.pipeline.checkpoints import last_checkpoint
 
 Trained = tuple[dict[str, Tensor], bytes]
 """What was trained, and metrics.jsonl."""
@@ -158,6 +160,16 @@ def test_what_would_change_the_order_is_refused(train: Callable[..., Trained]) -
         train("judge_sft", "a", ignore_data_skip=True)
     with pytest.raises(ConfigError, match="use_seedable_sampler false; leave it out"):
         train("judge_sft", "a", accelerator_config={"use_seedable_sampler": False})
+
+
+@pytest.mark.slow
+def test_without_an_optimiser_a_training_starts_anew(
+    train: Callable[..., Trained], tmp_path: Path
+) -> None:
+    options = {"load_best_model_at_end": True, "eval_steps": 1, "learning_rate": 0.5}
+    train("bradley_terry", "a", save_only_model=True, **options)  # the best one's weights do
+    assert problems_of(tmp_path / "a" / "checkpoint-4", best=True)[0].endswith("is missing")
+    assert last_checkpoint(tmp_path / "a") is None
 
 
 class Stopped(Exception):
