@@ -42,6 +42,8 @@ _UNUSABLE = {
 _NUMBERED = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)|\[errno (\d+)\]")
 """How Python, Rust and Arrow write the number of a system's error into a message."""
 
+_NAMED_PATH = re.compile(r"\[Errno \d+\] [^\n]*: '([^'\n]+)'")
+
 _CUT_SHORT = ("PytorchStreamWriter failed writing", "inline_container.cc", "requested and")
 """How torch and numpy say that less was written than was to be; not why."""
 
@@ -77,6 +79,7 @@ def failure_of(error: Exception) -> Failure | None:
         return Failure(_without_worker(str(error)), FAILED)
     for cause in _chain(error):
         failure = _out_of_memory(cause) or _worker_died(cause) or _unwritten(cause)
+        failure = failure or _without_temporary_folder(cause)
         if failure is not None:
             return failure
     return _unusable(error)
@@ -105,7 +108,7 @@ def naming(path: Path) -> Iterator[None]:
             raise
         if number is None:
             raise
-        raise OSError(number, _said(error, number), str(path)) from error
+        raise OSError(number, _said(error, number), _path_of(error) or str(path)) from error
 
 
 def _chain(error: Exception) -> Iterator[Exception]:
@@ -129,6 +132,14 @@ def _number_of(error: Exception) -> int | None:
     return None
 
 
+def _path_of(error: Exception) -> str | None:
+    """Returns the path that an error names, as a field or, from a data worker, in its text."""
+    if isinstance(error, OSError) and error.filename:
+        return str(error.filename)
+    found = _NAMED_PATH.search(str(error))
+    return found[1] if found else None
+
+
 def _said(error: BaseException, number: int) -> str:
     """Returns the system's words, or that only the failure is known."""
     has_number = isinstance(error, OSError) and error.errno is not None
@@ -141,9 +152,21 @@ def _unwritten(error: Exception) -> Failure | None:
     number = _number_of(error)
     if number not in _FULL:
         return None
-    path = error.filename if isinstance(error, OSError) and error.filename else "A file"
+    path = _path_of(error) or "A file"
     return Failure(
         f"{path} could not be written: {_said(error, number)}. Make room there and {GOES_ON}.",
+        FAILED,
+    )
+
+
+def _without_temporary_folder(error: Exception) -> Failure | None:
+    if not isinstance(error, FileNotFoundError) or "No usable temporary directory" not in str(
+        error
+    ):
+        return None
+    return Failure(
+        f"{error.strerror}: none of them can be written, mostly because their disk is full. Make "
+        f"room there, or set TMPDIR to a folder with room, and {GOES_ON}.",
         FAILED,
     )
 
@@ -159,8 +182,8 @@ def _worker_died(error: Exception) -> Failure | None:
     if not isinstance(error, RuntimeError) or not _WORKER_DIED.search(str(error)):
         return None
     return Failure(
-        f"A process that loads images died: {first_line(error)} Mostly the machine's memory, or "
-        "the shared memory of a container (/dev/shm), is too small for them. Lower "
+        f"A process that loads images died: {first_line(error).rstrip('.')}. Mostly the machine's "
+        "memory, or the shared memory of a container (/dev/shm), is too small for them. Lower "
         "--dataloader_num_workers (0: none), or give the job more memory (docker: --shm-size), and "
         f"{GOES_ON}.",
         FAILED,

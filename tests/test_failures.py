@@ -112,6 +112,15 @@ def test_a_failure_behind_another_error_is_found() -> None:
     assert fails(wrapped)[1].startswith("rows.arrow could not be written")
 
 
+def test_no_place_for_temporary_files_is_told() -> None:
+    def look() -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    status, message = fails(look)
+    assert status == 1
+    assert "set TMPDIR to a folder with room" in message
+
+
 def test_a_bug_keeps_its_traceback() -> None:
     assert failure_of(KeyError("x")) is None
     assert failure_of(RuntimeError("shapes do not match")) is None
@@ -149,7 +158,7 @@ def fill_disk() -> None:
     [
         (kill_itself, 1, "A process that loads images died: DataLoader worker"),
         (refuse_case, 2, "case 'x-1': image a.png cannot be decoded: it is cut off.\nReplace it."),
-        (fill_disk, 1, "could not be written: No space left on device"),
+        (fill_disk, 1, "/dev/shm/torch_1 could not be written: No space left on device"),
     ],
     ids=["killed", "case", "disk"],
 )

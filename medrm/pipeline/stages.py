@@ -30,6 +30,7 @@ from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
 from medrm.data.store.indexed_cases import column, concatenate, list_column
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.failures import naming
 from medrm.files import DRAFT, replace_folder
 from medrm.models.adapter import freeze_backbone, save_adapter, saved_identity
 from medrm.models.adapter_config import (
@@ -230,7 +231,8 @@ def training_inputs(
 def _fit(trainer: Trainer, checkpoint: str | bool | None = None) -> None:
     """Trains, from the start or from a checkpoint; the bar ends with it, however it ends."""
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with naming(Path(str(trainer.args.output_dir))):  # TensorBoard's thread names nothing
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, TrainingBar):

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from medrm.chat_template import RewardTemplate
+from medrm.failures import naming
 from medrm.files import cache_dir, fits
 from medrm.integrity import read_record, write_record
 from medrm.models.adapter import saved_identity
@@ -143,7 +144,8 @@ def processor_digest(processor: ProcessorMixin) -> str:
         backend.no_truncation()
     digest = hashlib.sha256(transformers.__version__.encode())
     with tempfile.TemporaryDirectory() as folder:
-        processor.save_pretrained(folder)
+        with naming(Path(folder)):
+            processor.save_pretrained(folder)
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())

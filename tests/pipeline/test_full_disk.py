@@ -1,0 +1,212 @@
+"""A run on a full disk says so in any write, leaves nothing half written, and goes on to the same.
+
+Where the test may mount a file system it fills a small one; everywhere it limits the size of files,
+which fails the writes of all that are larger.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pipeline.entry import Recipe
+
+COMPARED = (
+    "adapter/adapter_model.safetensors",
+    "metrics.jsonl",
+    "evaluation/after/responses.jsonl",
+    "evaluation/after/verdicts.jsonl",
+    "evaluation/before/verdicts.jsonl",
+)
+
+OPTIONS = {"controls": "none", "report_to": "tensorboard"}
+JUDGE = {**OPTIONS, "objective": "judge_sft", "per_device_train_batch_size": 4}
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {name: (run / name).read_bytes() for name in COMPARED}
+
+
+def half_written(folder: Path) -> list[str]:
+    names = (path.name for path in folder.rglob("*"))
+    return [name for name in names if name.endswith(".partial") or name.startswith("draft-")]
+
+
+@pytest.fixture
+def limited() -> Iterator[Callable[[int], None]]:
+    """Limits the size of the files that this process may write."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Returns a function that gives a disk of so many KiB its size, and where it is mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+
+    def resized(size: int) -> Path:
+        subprocess.run(["mount", "-o", f"remount,size={size}k", str(folder)], check=True)
+        return folder
+
+    yield resized
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def stops_and_goes_on(
+    run: Callable[[], int],
+    limit: Callable[[bool], None],
+    folder: Path,
+    straight: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run under a limit fails in words; without it the same command ends as the straight one."""
+    limit(True)
+    status = run()
+    limit(False)
+    message = capsys.readouterr().err
+    assert status == 1, message[-2000:]
+    assert "Traceback" not in message
+    (said,) = [line for line in message.splitlines() if line.startswith("Error: ")]
+    assert " could not be written: " in said
+    assert "Make room there and start the same command again" in said
+    assert said.startswith(("Error: /", f"Error: {folder}"))
+    assert not half_written(folder)
+    assert run() == 0
+    assert contents(folder) == contents(straight)
+
+
+@pytest.fixture
+def straight(recipe: Recipe, phantom: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Returns a function from options to the folder of a run that nothing stops."""
+
+    def done(**options: object) -> Path:
+        folder = tmp_path / "straight"
+        assert recipe(train_data=phantom, output_dir=folder, **options) == 0
+        return folder
+
+    return done
+
+
+def sweep_limits(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    straight: Path,
+    capsys: pytest.CaptureFixture[str],
+    limited: Callable[[int], None],
+    shares: list[float],
+    options: dict[str, object],
+) -> None:
+    largest = max(path.stat().st_size for path in straight.rglob("*") if path.is_file())
+    for number, share in enumerate(shares):
+        folder = tmp_path / f"run-{number}"
+        stops_and_goes_on(
+            lambda folder=folder: recipe(train_data=phantom, output_dir=folder, **options),
+            lambda is_on, share=share: limited(int(largest * share) if is_on else 2**40),
+            folder,
+            straight,
+            capsys,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [OPTIONS, JUDGE], ids=["scores", "judge"])
+def test_files_that_may_not_be_so_large(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    straight: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    limited: Callable[[int], None],
+    options: dict[str, object],
+) -> None:
+    """No file at all, not a checkpoint's weights, not its optimiser."""
+    done = straight(**options)
+    capsys.readouterr()
+    shares = [0.0, 0.3, 0.9]
+    sweep_limits(recipe, phantom, tmp_path, done, capsys, limited, shares, options)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("options", [OPTIONS, JUDGE], ids=["scores", "judge"])
+def test_files_of_all_sizes(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    straight: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    limited: Callable[[int], None],
+    options: dict[str, object],
+) -> None:
+    done = straight(**options)
+    capsys.readouterr()
+    shares = [(number / 30) ** 3 for number in range(30)]
+    sweep_limits(recipe, phantom, tmp_path, done, capsys, limited, shares, options)
+
+
+def sweep_disks(
+    recipe: Recipe,
+    phantom: Path,
+    straight: Path,
+    capsys: pytest.CaptureFixture[str],
+    disk: Callable[[int], Path],
+    shares: list[float],
+    options: dict[str, object],
+) -> None:
+    used = sum(path.stat().st_size for path in straight.rglob("*") if path.is_file())
+    for number, share in enumerate(shares):
+        disk(2**20)
+        folder = disk(2**20) / f"run-{number}"
+        before = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
+
+        def limit(is_on: bool, share: float = share, before: int = before) -> None:
+            disk((before + int(used * share)) // 1024 + 8 if is_on else 2**20)
+
+        stops_and_goes_on(
+            lambda folder=folder: recipe(train_data=phantom, output_dir=folder, **options),
+            limit,
+            folder,
+            straight,
+            capsys,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [OPTIONS, JUDGE], ids=["scores", "judge"])
+def test_a_full_disk(
+    recipe: Recipe,
+    phantom: Path,
+    straight: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    disk: Callable[[int], Path],
+    options: dict[str, object],
+) -> None:
+    """In the evaluation, in a checkpoint, in the adapter."""
+    done = straight(**options)
+    capsys.readouterr()
+    sweep_disks(recipe, phantom, done, capsys, disk, [0.01, 0.4, 0.85], options)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("options", [OPTIONS, JUDGE], ids=["scores", "judge"])
+def test_disks_of_all_sizes(
+    recipe: Recipe,
+    phantom: Path,
+    straight: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    disk: Callable[[int], Path],
+    options: dict[str, object],
+) -> None:
+    done = straight(**options)
+    capsys.readouterr()
+    shares = [number / 40 for number in range(38)]
+    sweep_disks(recipe, phantom, done, capsys, disk, shares, options)
