@@ -22,7 +22,7 @@ COMPARED = (
     "evaluation/before/verdicts.jsonl",
 )
 
-OPTIONS = {"controls": "none", "report_to": "tensorboard"}
+OPTIONS = {"controls": "none", "report_to": "tensorboard", "dataloader_num_workers": 0}
 JUDGE = {**OPTIONS, "objective": "judge_sft", "per_device_train_batch_size": 4}
 
 
