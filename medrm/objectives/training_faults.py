@@ -175,7 +175,7 @@ class WatchedCases(WatchedSteps):
     """Of a trainer whose steps are planned in cases."""
 
     args: BradleyTerryConfig
-    _plan: StepPlan
+    plan: StepPlan
 
     def numbers_of(self, batch: Any) -> Tensor:
         """Returns the indices of a batch's cases."""
@@ -185,7 +185,7 @@ class WatchedCases(WatchedSteps):
     def less_at_once(self, batch: Any, count: int) -> str:
         """Returns by which option a device learns from less at once, and to what."""
         tokens = batch["rows"]["input_ids"].numel()
-        return fewer_cases(self.args, count, tokens, self._plan.most_tokens)
+        return fewer_cases(self.args, count, tokens, self.plan.most_tokens)
 
 
 class _Watch(TrainerCallback):

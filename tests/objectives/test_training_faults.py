@@ -235,7 +235,7 @@ def test_a_budget_of_tokens_is_lowered_to_what_the_longest_case_needs(
     said = re.search(r"--max_tokens_per_batch from 4000 to (\d+)", str(raised.value.__notes__))
     assert said is not None
     lower = int(said[1])
-    assert lower >= trainer._plan.most_tokens
+    assert lower >= trainer.plan.most_tokens
     again = build(
         "bradley_terry", "again", max_tokens_per_batch=lower, per_device_train_batch_size=None
     )
@@ -243,10 +243,10 @@ def test_a_budget_of_tokens_is_lowered_to_what_the_longest_case_needs(
     at_floor = build(
         "bradley_terry",
         "floor",
-        max_tokens_per_batch=trainer._plan.most_tokens,
+        max_tokens_per_batch=trainer.plan.most_tokens,
         per_device_train_batch_size=None,
     )
-    assert at_floor.trainer()._plan.rounds > trainer._plan.rounds
+    assert at_floor.trainer().plan.rounds > trainer.plan.rounds
 
 
 def test_too_little_memory_in_measuring(
