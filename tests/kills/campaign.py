@@ -27,6 +27,7 @@ from tiny import save_tiny
 
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.objectives.judge import judge_grpo
+from medrm.pipeline import manifest
 
 _LONGEST = 240.0
 """Seconds after which an attempt counts as hung."""
@@ -239,6 +240,7 @@ def campaign(objective: str, kills: int, seed: int, output: Path) -> Campaign:
     save_tiny("qwen2_5_vl", output / "base")
     write_phantom(output / "data", cases=20, seed=11)
     judge_grpo.rewards_of = lambda prompt: [by_letters]
+    manifest.git_commit = lambda: None  # who edits the checkout meanwhile changes no run
     if objective == "judge_grpo":
         start = [*arguments_of("judge_sft", output), "--max_steps", "2", "--controls", "none"]
         attempt(start, output / "start", None)
