@@ -141,7 +141,7 @@ def test_the_cards_numbers_are_those_of_the_run(card: str) -> None:
     assert "labels do not mention them: relevance." in card
     assert "Improved on accuracy: 50.0 % -> 95.0 %" in card
     assert "better than the best rule without a model (always the first answer: 100.0 %)" in card
-    assert "is right in 100.0 % on accuracy; the trained model is at -5.0 points" in card
+    assert re.search(r"is right in 100.0 % on accuracy; .* is at -5\.0 points", card)
     assert "| training cases | 123 |" in card
     assert "LoRA of rank 4" in card
     assert "torch 2" in card

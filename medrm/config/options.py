@@ -284,22 +284,19 @@ class RunOptions:
 
     stages: list[str] = option(
         list(STAGES),
-        "What is done now, comma separated: before (the base and its controls are measured), "
-        "train, after (the saved adapter is measured), compare. What is left out is done when the "
-        "same command is started without it.",
+        "What is done now, comma separated: before (the base is measured), train, after (the saved "
+        "adapter is measured), compare. The rest is done by another start.",
     )
     seeds: list[int] | None = option(
         None,
-        "Train with each of these seeds, comma separated, into OUTPUT_DIR/seed-N. The cases of "
-        "each part stay the same.",
+        "Train with each of these seeds, comma separated, in OUTPUT_DIR/seed-N.",
     )
     overwrite_output_dir: bool = option(
         False, "Replace an earlier run in output_dir instead of going on with it."
     )
     dry_run: bool = option(
         False,
-        "Check the run and print what it would do, without weights: the configuration, what is "
-        "trained, steps, token lengths, memory of each device, evaluations. Nothing is written.",
+        "Say what the run would do and need, without weights; write nothing.",
     )
 
     def __post_init__(self) -> None:

@@ -52,8 +52,8 @@ def train(run: Run) -> None:
             holds another run, or is owned by one.
     """
     output = Path(run.training.output_dir)
-    check_launch(run)
     check_needs(run)
+    check_launch(run)
     check_options(run, load_objective(run.objective))
     with owned(output):
         _train(run, output)

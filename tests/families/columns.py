@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 import medrm
 from medrm.config.parse import Run, parse_run
 from medrm.data.phantom.phantom_set import write_phantom
-from medrm.files import asset
-from medrm.models.adapter import ADAPTER_FILE, LORA_FILE, save_adapter
+from medrm.files import PEFT_CONFIG, asset
+from medrm.models.adapter import ADAPTER_FILE, save_adapter
 from medrm.models.base_model import load_base
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter
@@ -158,7 +158,7 @@ def bradley_terry(subject: Subject) -> None:
     for name, tensor in heads.items():
         initial = fresh[name.removeprefix("base_model.model.")]
         assert not torch.equal(tensor, initial), f"{name} did not move"
-    settings = json.loads((context.output / "adapter" / LORA_FILE).read_text(encoding="utf-8"))
+    settings = json.loads((context.output / "adapter" / PEFT_CONFIG).read_text(encoding="utf-8"))
     routers = [name for name in settings["target_modules"] if _routes(fresh, name)]
     assert not routers, f"LoRA adapts a router: {routers[0]}"
 
