@@ -37,6 +37,7 @@ Fixed = dict[str, tuple[object, str]]
 
 _FIXED_FOR_ALL: Fixed = {
     "ignore_data_skip": (False, "a run that goes on meets the cases that it has not met"),
+    "save_only_model": (False, "a stopped run needs the optimiser to go on, and would start anew"),
     "enable_jit_checkpoint": (False, "a signal ends a training with a checkpoint as it is"),
     **{
         name: (None, f"how a run is distributed is said by the launch file; {instead}")

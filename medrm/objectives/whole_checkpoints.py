@@ -68,7 +68,7 @@ def _problems(checkpoint: Path, needed: Iterable[str]) -> list[str]:
     if not (checkpoint / STATE_FILE).is_file():
         return [f"{STATE_FILE} is missing"]
     problems = damage(checkpoint) if is_sealed(checkpoint) else _unreadable(checkpoint)
-    return problems or [  # checkpoints of `save_only_model` hold no optimiser
+    return problems or [  # earlier versions wrote some without an optimiser (`save_only_model`)
         f"{piece} is missing"
         for piece in needed
         if not any(any(checkpoint.glob(pattern)) for pattern in _PIECES[piece])

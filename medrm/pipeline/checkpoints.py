@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from accelerate import PartialState
 
@@ -19,16 +20,30 @@ _told: set[str] = set()
 """Warnings that this process has given."""
 
 
-def resume_point(option: str | None) -> str | bool | None:
-    """Returns what `resume_from_checkpoint` means: a checkpoint's folder, or True for the last."""
-    if option is not None and option.lower() in ("true", "false"):
-        return option.lower() == "true"
-    return option
+def resume_point(option: str | None) -> str | Literal[True] | None:
+    """Returns what `resume_from_checkpoint` means: a checkpoint's folder, or True for the last.
+
+    Raises:
+        ConfigError: it is "false": a run goes on unless it replaces what is there.
+    """
+    if option is not None and option.lower() == "false":
+        raise ConfigError(
+            f"resume_from_checkpoint is {option}, but a run always goes on where it was stopped. "
+            "Leave it out, or give --overwrite_output_dir true to start anew."
+        )
+    return True if option is not None and option.lower() == "true" else option
+
+
+def is_own(point: str | Path, output: Path) -> bool:
+    """Returns whether a checkpoint lies in a run folder, however both are spelled or linked."""
+    folders = (Path(point).parent.resolve(), Path(point).resolve().parent)
+    return output.resolve() in folders
 
 
 def checkpoint_of(run: Run, output: Path) -> str | None:
     """Returns where the training goes on: at the checkpoint that is named, else at the last one.
 
+    A checkpoint of another run is where this one begins: its own last one goes before.
     None: it starts anew.
 
     Raises:
@@ -36,8 +51,10 @@ def checkpoint_of(run: Run, output: Path) -> str | None:
     """
     point = resume_point(run.training.resume_from_checkpoint)
     ends_with_best = run.training.load_best_model_at_end
-    if not isinstance(point, str):
-        return last_checkpoint(output, best=ends_with_best)
+    if not isinstance(point, str) or not is_own(point, output):
+        last = last_checkpoint(output, best=ends_with_best)
+        if last is not None or not isinstance(point, str):
+            return last
     if problems := _problems(Path(point), ends_with_best):
         raise ConfigError(
             report(

@@ -18,9 +18,10 @@ from accelerate import PartialState
 from transformers import ProcessorMixin
 
 from medrm.config.parse import Run
+from medrm.integrity import MANIFEST, is_sealed
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import reference_of
-from medrm.pipeline.checkpoints import resume_point
+from medrm.pipeline.checkpoints import is_own, resume_point
 from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.scorer.proof_cache import processor_digest
 from medrm.scorer.specs import judge_spec, saved_folder
@@ -69,7 +70,7 @@ def git_commit() -> str | None:
 def sharding(launch: LaunchSettings) -> str:
     """Returns in which parts processes hold a training, and so what its checkpoints consist of."""
     if launch.kind == "DeepSpeed":
-        return f"ZeRO-{launch.zero_stage}"
+        return f"ZeRO-{launch.zero_stage} of {launch.processes} processes"
     return "FSDP2" if launch.kind == "FSDP2" else "none"
 
 
@@ -111,15 +112,26 @@ def inputs_of(run: Run, processor: ProcessorMixin) -> dict[str, str | None]:
         "rationales": getattr(run.training, "rationales", None),
     }
     # A checkpoint of another folder is where this run begins.
-    is_foreign = isinstance(point, str) and Path(point).parent != Path(run.training.output_dir)
+    is_foreign = isinstance(point, str) and not is_own(point, Path(run.training.output_dir))
     return {
         "base": reference_of(run.model).identity,
         "processor": processor_digest(processor),
         "init_adapter": None if start is None else saved_identity(saved_folder(start)),
         "prompt": hashlib.sha256(spec.encode()).hexdigest(),
-        "checkpoint": str(point) if is_foreign else None,
+        "checkpoint": _checkpoint_digest(Path(str(point))) if is_foreign else None,
         **{
             name: None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
             for name, path in files.items()
         },
     }
+
+
+def _checkpoint_digest(folder: Path) -> str:
+    """Returns the SHA-256 of a checkpoint's manifest, or of its files where it has none."""
+    files = [folder / MANIFEST] if is_sealed(folder) else sorted(folder.rglob("*"))
+    digest = hashlib.sha256()
+    for path in filter(Path.is_file, files):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -15,40 +15,43 @@ from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import discard
 from medrm.hub import check_push
-from medrm.models.adapter_config import MEDRM_FILE
+from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
+from medrm.objectives.exact_resume import METRICS
+from medrm.objectives.training_faults import NAN_FILE
 from medrm.objectives.whole_checkpoints import checkpoints_of
-from medrm.pipeline.checkpoints import resume_point
+from medrm.pipeline.checkpoints import is_own, resume_point
 from medrm.pipeline.run_identity import check_same_run
+from medrm.pipeline.zero_shot import CHOICE_FILE
+
+FINISHED = "finished.json"
+"""Of what the comparison was made; written when all is done."""
+
+FOLDS = "folds"
 
 AFTER_TRAINING = (
-    *("adapter", "comparison.json", "report.html", "finished.json"),
+    *("adapter", "comparison.json", "report.html", FINISHED),
     *(f"evaluation/{name}" for name in ("frozen_probe", "after", "development", "skeleton")),
     *(f"evaluation/{name}" for name in IMAGE_ABLATIONS),
 )
 """What a longer training makes anew."""
-
-FINISHED = "finished.json"
-"""Of what the comparison was made; written when all is done."""
 
 _WHERE = ("device", "processes", "sharding", "versions", "git_commit")
 
 STALE = (
     "adapter",
     "evaluation",
-    "folds",
+    FOLDS,
     "runs",
     "completions",
     "comparison.json",
     "report.html",
-    "metrics.jsonl",
-    "before.json",
-    "finished.json",
-    "nan_batch.json",
-    "run.json",
+    METRICS,
+    CHOICE_FILE,
+    FINISHED,
+    NAN_FILE,
+    RUN_FILE,
 )
 """What a run writes and an overwriting run removes; checkpoint-* as well."""
-
-FOLDS = "folds"
 
 
 def check_output(output: Path, run: Run) -> None:
@@ -62,7 +65,7 @@ def check_output(output: Path, run: Run) -> None:
     is_named, overwrites = isinstance(point, str), run.job.overwrite_output_dir
     folders = [output / name for name in ("adapter", "evaluation", FOLDS)]
     orphans = [path.name for path in (*folders, *output.glob("checkpoint-*")) if path.exists()]
-    no_manifest = not (output / "run.json").exists()
+    no_manifest = not (output / RUN_FILE).exists()
     checks = {
         f"output_dir {output} holds {', '.join(orphans)}, but no run.json says of which run. Give "
         "another --output_dir, or --overwrite_output_dir true to replace it": (
@@ -70,7 +73,7 @@ def check_output(output: Path, run: Run) -> None:
         ),
         f"overwrite_output_dir replaces the run in {output}, resume_from_checkpoint goes on with "
         "it; leave one of them out (--overwrite_output_dir false, where a recipe has it)": (
-            overwrites and (point is True or (is_named and Path(str(point)).parent == output))
+            overwrites and (point is True or (is_named and _is_replaced(Path(str(point)), output)))
         ),
         f"resume_from_checkpoint is {point}: a cross-fitted run goes on in its own folder, each "
         "fold from its last checkpoint. Leave it out": (is_named and run.data.crossfit > 0),
@@ -85,6 +88,12 @@ def check_output(output: Path, run: Run) -> None:
     refuse(applying(checks))
     if run.training.push_to_hub:
         check_push(repo_of(run))
+
+
+def _is_replaced(point: Path, output: Path) -> bool:
+    """Returns whether an overwriting run in `output` would remove a checkpoint."""
+    stale = [(output / name).resolve() for name in STALE]
+    return is_own(point, output) or any(point.resolve().is_relative_to(path) for path in stale)
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def plan_start(
     Raises:
         ConfigError: another run lies there, or a stage is asked for that needs another one first.
     """
-    path = folder / "run.json"
+    path = folder / RUN_FILE
     goes_on = path.exists() and not run.job.overwrite_output_dir
     is_longer = False
     if goes_on:
@@ -199,14 +208,14 @@ def open_folder(start: FolderStart) -> None:
         if start.goes_on:
             stale = [folder / name for name in AFTER_TRAINING] if start.is_longer else []
         # The last one is run.json: until then the folder says which run it holds.
-        for path in sorted(stale, key=lambda path: path.name == "run.json"):
+        for path in sorted(stale, key=lambda path: path.name == RUN_FILE):
             if path.is_dir():
                 discard(path)
             else:
                 path.unlink(missing_ok=True)
-        if not start.goes_on or read_json(folder / "run.json") != start.manifest:
+        if not start.goes_on or read_json(folder / RUN_FILE) != start.manifest:
             # A killed run can go on only if this file is complete.
-            write_json(folder / "run.json", start.manifest)
+            write_json(folder / RUN_FILE, start.manifest)
     state.wait_for_everyone()
 
 

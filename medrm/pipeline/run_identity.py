@@ -44,10 +44,10 @@ FREE = frozenset(
         # What is kept, and what is published.
         *("save_total_limit", "save_on_each_node", "enable_jit_checkpoint", "push_to_hub"),
         *("hub_model_id", "hub_private_repo", "hub_strategy", "hub_always_push", "hub_revision"),
-        *("hub_token",),
+        *("hub_token", "save_only_model"),
     }
 )
-"""Options that change no number."""
+"""Options that change no number but for rounding (`evaluation_batch_rows`, in bfloat16)."""
 
 BY_CONTENT = frozenset(
     {

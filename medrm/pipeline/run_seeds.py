@@ -83,5 +83,10 @@ def _check(run: Run, output: Path) -> None:
     refuse(applying(checks), "The options do not go with --seeds.")
     if not run.job.overwrite_output_dir:
         folders = [run_of_seed(run, seed).training.output_dir for seed in run.job.seeds or ()]
-        config = json.loads(json.dumps(run.resolved(), default=str))
-        check_one_recipe(map(Path, folders), planned={"config": config, "data": {}, "inputs": {}})
+        planned = {
+            "config": json.loads(json.dumps(run.resolved(), default=str)),
+            "processes": PartialState().num_processes,
+            "data": {},
+            "inputs": {},
+        }
+        check_one_recipe(map(Path, folders), planned=planned)

@@ -17,6 +17,7 @@ from trl.trainer.utils import RepeatSampler
 
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
+from medrm.integrity import MANIFEST
 from medrm.objectives.judge import judge_grpo
 from medrm.objectives.trainer import PreferenceTrainer
 from medrm.objectives.whole_checkpoints import problems_of
@@ -158,6 +159,8 @@ def test_the_best_checkpoint_is_found_where_the_folder_lies_now(
 def test_what_would_change_the_order_is_refused(train: Callable[..., Trained]) -> None:
     with pytest.raises(ConfigError, match="ignore_data_skip is True; leave it out"):
         train("judge_sft", "a", ignore_data_skip=True)
+    with pytest.raises(ConfigError, match="save_only_model is True; leave it out"):
+        train("judge_sft", "a", save_only_model=True)
     with pytest.raises(ConfigError, match="use_seedable_sampler false; leave it out"):
         train("judge_sft", "a", accelerator_config={"use_seedable_sampler": False})
 
@@ -167,7 +170,10 @@ def test_without_an_optimiser_a_training_starts_anew(
     train: Callable[..., Trained], tmp_path: Path
 ) -> None:
     options = {"load_best_model_at_end": True, "eval_steps": 1, "learning_rate": 0.5}
-    train("bradley_terry", "a", save_only_model=True, **options)  # the best one's weights do
+    train("bradley_terry", "a", **options)
+    for name in (MANIFEST, "optimizer.pt"):  # as earlier versions wrote with save_only_model
+        for path in (tmp_path / "a").glob(f"checkpoint-*/{name}"):
+            path.unlink()
     assert problems_of(tmp_path / "a" / "checkpoint-4", best=True)[0].endswith("is missing")
     assert last_checkpoint(tmp_path / "a") is None
 

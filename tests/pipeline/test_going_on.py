@@ -196,6 +196,66 @@ def test_a_folder_is_replaced_only_when_that_is_asked(
     assert not (tmp_path / "run" / "checkpoint-2").exists()
     assert recipe(**options, resume_from_checkpoint="somewhere", seed=7) == 2
     assert "no checkpoint there" in capsys.readouterr().err
+    assert recipe(**options, resume_from_checkpoint="false", seed=7) == 2
+    assert "Leave it out, or give --overwrite_output_dir true" in capsys.readouterr().err
+
+
+def test_an_own_checkpoint_is_known_however_it_is_spelled(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An overwriting run never removes what it is to begin from."""
+    monkeypatch.setattr(training, "run_stages", lambda context: None)
+    monkeypatch.chdir(tmp_path)
+    options = {"train_data": phantom, "stages": "train", "output_dir": "run"}
+    assert recipe(**options) == 0
+    states = [Path(folder, "trainer_state.json") for folder in ("run/checkpoint-2", "run/folds/1")]
+    for path in states:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    Path("linked").symlink_to("run")
+    Path("latest").symlink_to("run/checkpoint-2")
+    own = ["run/checkpoint-2", tmp_path / "run/checkpoint-2", "linked/checkpoint-2", "latest"]
+    for point in [*own, "run/folds/1"]:
+        asked = {**options, "resume_from_checkpoint": point, "overwrite_output_dir": "true"}
+        assert recipe(**asked) == 2, point
+        assert "leave one of them out" in capsys.readouterr().err
+    assert all(path.is_file() for path in states)
+    for point in own:  # it counts as no input of the run
+        assert recipe(**options, resume_from_checkpoint=point) == 0, point
+    assert read(tmp_path / "run" / "run.json")["inputs"]["checkpoint"] is None
+
+
+def test_a_run_begun_from_another_runs_checkpoint_goes_on_from_its_own(
+    recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str | None] = []
+    fit = stages._fit
+
+    def noted(trainer: Any, checkpoint: str | None) -> None:
+        begun.append(checkpoint)
+        fit(trainer, checkpoint)
+
+    monkeypatch.setattr(stages, "_fit", noted)
+    options = {"train_data": phantom, "stages": "train", "max_steps": 2}
+    options |= {"save_steps": 1, "eval_steps": 1}
+    assert recipe(**options, output_dir=tmp_path / "first") == 0
+    foreign = tmp_path / "first" / "checkpoint-1"
+    options["resume_from_checkpoint"] = foreign
+    assert recipe(**options) == 0
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    assert recipe(**options) == 0
+    assert begun == [None, str(foreign), str(tmp_path / "run" / "checkpoint-2")]
+    # The checkpoint counts by its content.
+    foreign.rename(tmp_path / "moved")
+    options["resume_from_checkpoint"] = tmp_path / "moved"
+    assert recipe(**options) == 0
+    (tmp_path / "first" / "checkpoint-2").rename(foreign)
+    options["resume_from_checkpoint"] = foreign
+    assert recipe(**options) == 2
 
 
 def test_stages_are_done_apart_and_give_the_run(

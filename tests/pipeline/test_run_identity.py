@@ -14,7 +14,17 @@ from medrm.errors import ConfigError
 from medrm.files import asset
 from medrm.objectives import OBJECTIVES, argument_classes
 from medrm.pipeline import checkpoints
-from medrm.pipeline.run_identity import BY_CONTENT, CUT, FREE, LENGTH, SAVES, check_same_run
+from medrm.pipeline.launch_settings import LaunchSettings
+from medrm.pipeline.manifest import sharding
+from medrm.pipeline.run_identity import (
+    BY_CONTENT,
+    CUT,
+    FREE,
+    LENGTH,
+    SAVES,
+    check_same_run,
+    recipe_differences,
+)
 
 _TEXT = """
 objective dimensions primary_dimension split_by_cluster development_share crossfit aggregation
@@ -34,7 +44,7 @@ dataloader_in_order train_sampling_strategy length_column_name remove_unused_col
 ignore_data_skip restore_callback_states_from_checkpoint accelerator_config parallelism_config
 deepspeed fsdp fsdp_config eval_strategy eval_steps eval_delay eval_on_start
 eval_use_gather_object prediction_loss_only include_for_metrics batch_eval_metrics
-load_best_model_at_end metric_for_best_model greater_is_better save_only_model loss_type packing
+load_best_model_at_end metric_for_best_model greater_is_better loss_type packing
 packing_strategy eval_packing padding_free pad_to_multiple_of pad_token eos_token
 truncation_mode completion_only_loss assistant_only_loss chat_template_path chat_template_kwargs
 model_init_kwargs dataset_kwargs dataset_num_proc dataset_text_field shuffle_dataset
@@ -191,3 +201,15 @@ def test_other_versions_are_named_and_go_on(
     assert compared(then, now, tmp_path) is False
     assert "torch 2.13 then, 2.14 now" in caplog.text
     assert "peft" not in caplog.text
+
+
+def test_seeds_of_a_judge_differ_in_the_rows_of_a_step_alone() -> None:
+    first = manifest("judge_sft", 2)
+    assert recipe_differences(first, manifest("judge_sft", 2, seed=5)) == []
+    assert recipe_differences(first, manifest("judge_sft", 1)) != []
+
+
+def test_parts_of_an_optimiser_are_named_with_their_number() -> None:
+    names = [sharding(LaunchSettings("DeepSpeed", count, zero_stage=2)) for count in (2, 4)]
+    assert names == ["ZeRO-2 of 2 processes", "ZeRO-2 of 4 processes"]
+    assert sharding(LaunchSettings("FSDP2", 4)) == "FSDP2"

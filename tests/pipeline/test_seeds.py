@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pipeline.entry import Recipe
 
+from medrm.config.parse import parse_run
 from medrm.evaluation.report import read_json
+from medrm.files import asset
+from medrm.objectives import argument_classes
+from medrm.pipeline import run_seeds
+from medrm.pipeline.run_seeds import run_of_seed, train_seeds
 
 BRIEF = {"max_steps": 2, "save_steps": 2, "eval_steps": 2, "controls": "none"}
 
@@ -46,6 +52,33 @@ def test_another_recipe_in_a_later_folder_is_seen_before_the_first_is_trained(
     assert recipe(train_data=phantom, seeds="0,5") == 2
     assert "this command and seed-5 differ in learning_rate" in capsys.readouterr().err
     assert not (tmp_path / "run" / "seed-0").exists()
+
+
+@pytest.mark.parametrize("objective", ["judge_sft", "bradley_terry"])
+def test_seeds_of_several_processes_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    words = {"objective": objective, "output_dir": tmp_path, "seeds": "5", "use_cpu": True}
+    run = parse_run(
+        [word for key, value in words.items() for word in (f"--{key}", str(value))],
+        argument_classes(),
+        asset("recipes/quickstart/bradley_terry.yaml"),
+    )
+    config = json.loads(json.dumps(run_of_seed(run, 5).resolved(), default=str))
+    (tmp_path / "seed-5").mkdir()
+    manifest = {"config": config, "processes": 2, "data": {}, "inputs": {}}
+    (tmp_path / "seed-5" / "run.json").write_text(json.dumps(manifest))
+    started = []
+    monkeypatch.setattr(run_seeds, "train", started.append)
+    monkeypatch.setattr(
+        run_seeds,
+        "PartialState",
+        lambda: SimpleNamespace(
+            num_processes=2, is_main_process=True, wait_for_everyone=lambda: None
+        ),
+    )
+    train_seeds(run)
+    assert len(started) == 1
 
 
 @pytest.mark.slow
