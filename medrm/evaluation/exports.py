@@ -22,8 +22,8 @@ from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by_case
 from medrm.evaluation.report import Report, RunFiles, read_run, robust_of
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table
-from medrm.evaluation.tables.table import Table, to_csv, to_latex, to_markdown
-from medrm.files import partial_file, write_atomically
+from medrm.evaluation.tables.table import Table, to_csv, write_tables
+from medrm.files import partial_file
 from medrm.schema import UNREAD, Expected, Verdict
 
 FOLDER = "exports"
@@ -53,7 +53,6 @@ def write_exports(folder: Path) -> Path:
     """
     run = read_run(folder)
     target = folder / FOLDER
-    target.mkdir(exist_ok=True)
     verdicts = {
         "after" if side == "model" else side: read_verdicts(where / "verdicts.jsonl")
         for side, where in run.evaluation_folders(folder).items()
@@ -69,11 +68,7 @@ def write_exports(folder: Path) -> Path:
         "organs": _organ_table(run),
         "official": official_table(run.sides),
     }
-    for name, table in tables.items():
-        if table is not None:
-            texts |= {f"{name}.md": to_markdown(table), f"{name}.tex": to_latex(table)}
-    for name, text in texts.items():
-        write_atomically(target / name, [text.encode(errors="replace")])
+    write_tables(target, tables, texts)
     _write_verdicts(target / "verdicts.parquet", verdicts)
     write_plots(run, target / "plots")
     return target

@@ -33,6 +33,9 @@ RESAMPLES = 10_000
 
 _AT_ONCE = 500
 
+_ROUNDING = 1e-12
+"""A cluster's residual below it, relative to the largest score, is none."""
+
 
 def cluster_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
     """Returns sums of `values` (n) or (n, D) by cluster, in name order, and the clusters' sizes.
@@ -133,10 +136,10 @@ def mean_interval(
     within clusters: a few large clusters count as few. The 95 % interval is not cut at 0 and 1.
     The design effect is V / (s^2 / n), s^2 the variance of the scores (Kish 1965).
 
-    Where all values are the same m, V is 0 and says nothing. Then up to q = z^2 / (G + z^2) of the
-    clusters may have another mean, Wilson's upper bound after none of G, anywhere in the span
-    [a, b]: the interval is [m - q (m - a), m + q (b - m)]. For differences of -1, 0, 1 in [-1, 1]
-    that is the score interval of Tango (1998, Statistics in Medicine 17(8)).
+    Where all clusters have the same mean m, V is 0 and says nothing. Then up to q = z^2 / (G + z^2)
+    of the clusters may have another mean, Wilson's upper bound after none of G, anywhere in the
+    span [a, b]: the interval is [m - q (m - a), m + q (b - m)]. For equal differences of -1, 0 or 1
+    in [-1, 1] that is the score interval of Tango (1998, Statistics in Medicine 17(8)).
 
     >>> interval = mean_interval([1, 1, 0, 1], ["p1", "p2", "p3", "p4"])
     >>> interval.mean, interval.clusters, round(interval.low, 2), round(interval.high, 2)
@@ -145,8 +148,8 @@ def mean_interval(
     Args:
         values: n scores, or differences of them.
         clusters: of each.
-        span: smallest and largest value that there could be; None: equal values have an interval of
-            no width.
+        span: smallest and largest value that there could be; None: clusters of one mean have an
+            interval of no width.
 
     Raises:
         ValueError: there is no value.
@@ -155,7 +158,7 @@ def mean_interval(
     mean = interval.mean
     if interval.clusters < 2:
         return interval
-    if span is not None and interval.design_effect is None:
+    if span is not None and variance == 0.0:
         z_squared = float(stats.norm.ppf(0.975)) ** 2
         unseen = z_squared / (interval.clusters + z_squared)  # q of the docstring
         low, high = mean - unseen * (mean - span[0]), mean + unseen * (span[1] - mean)
@@ -247,6 +250,7 @@ def estimate_mean(
     if len(sums) < 2:
         return interval, 0.0, 0.0
     residuals = sums - sizes * mean
+    residuals[np.abs(residuals) <= _ROUNDING * sizes * np.abs(scores).max()] = 0.0
     variance = float((residuals**2 / (1 - sizes / n)).sum()) / n**2  # V of `mean_interval`
     total = float(((scores - mean) ** 2).sum())
     if scores[0] < scores[-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,8 @@ from medrm.cli import main
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.report import read_json
 from medrm.evaluation.seeds.seed_comparison import compare_seeds
+from medrm.evaluation.seeds.seed_report import write_seed_exports
+from medrm.evaluation.seeds.seed_tables import seed_lines
 from medrm.schema import Case
 from medrm.statistics.crossed import crossed_mean
 from medrm.statistics.intervals import mean_interval
@@ -41,11 +44,13 @@ def judged(folder: Path, scorer: object, weights: str, letters: str = LETTERS) -
     evaluate(scorer, benchmark, folder, NamedModel(folder.name, weights))
 
 
-def made_seed(output: Path, seed: int, numbers: range, **manifest: Any) -> Path:
+def made_seed(
+    output: Path, seed: int, numbers: range, letters: str = LETTERS, **manifest: Any
+) -> Path:
     """A finished run of one seed."""
-    folder = output / f"seed-{seed}"
-    judged(folder / "evaluation" / "before", right_on(range(20)), "base")
-    judged(folder / "evaluation" / "after", right_on(numbers), f"adapter {seed}")
+    folder, half = output / f"seed-{seed}", range(len(letters) // 2)
+    judged(folder / "evaluation" / "before", right_on(half), "base", letters)
+    judged(folder / "evaluation" / "after", right_on(numbers), f"adapter {seed}", letters)
     contents = {"seed": seed, "config": {}, "data": {}, **manifest}
     (folder / "run.json").write_text(json.dumps(contents))
     return folder
@@ -175,6 +180,62 @@ def test_paper_tables(output: Path) -> None:
     assert {path.name for path in (exports / "plots").iterdir()} == {
         f"{name}.{form}" for name in ("seeds", "seed_dimensions") for form in ("svg", "png")
     }
+
+
+def test_exports_are_replaced_whole(output: Path, tmp_path: Path) -> None:
+    """What another name still holds of an earlier file stays as it was."""
+    compare_seeds(output)
+    exports = write_seed_exports(output)
+    names = ("dimensions.md", "seeds.tex", "seeds.csv")
+    for name in names:
+        os.link(exports / name, tmp_path / name)
+    earlier = {name: (tmp_path / name).read_bytes() for name in names}
+    compare_seeds(output, only=[0, 1])
+    write_seed_exports(output)
+    for name in names:
+        assert (tmp_path / name).read_bytes() == earlier[name] != (exports / name).read_bytes()
+    assert not [*exports.glob("*.partial")]
+
+
+def test_one_cluster_has_neither_interval_nor_p(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, numbers in {0: range(1), 1: range(2)}.items():
+        made_seed(tmp_path, seed, numbers, "AB")
+    assert main(["compare", "--seeds_of", str(tmp_path)]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    result = read_json(tmp_path / "seeds.json")
+    assert (result["primary"]["ci95"], result["primary"]["p"]) == (None, None)
+    assert result["headline"] == (
+        "Not shown on accuracy: 50.0 % -> 75.0 % (SD over seeds 35.4), +25.0 points (no interval "
+        "below two clusters; over 2 seeds and 2 cases in 1 clusters)."
+    )
+    assert main(["report", str(tmp_path), "--export"]) == 0
+
+
+def test_trained_models_that_agree_show_that_they_do(tmp_path: Path) -> None:
+    """The base is one model, so that it has no spread; two trainings have one, of 0."""
+    for seed, numbers in {0: range(30), 1: range(2, 32)}.items():
+        made_seed(tmp_path, seed, numbers)
+    compare_seeds(tmp_path)
+    table = (write_seed_exports(tmp_path) / "dimensions.md").read_text("utf-8")
+    assert "| 50.0 | 75.0 ± 0.0 |" in table
+
+
+@pytest.mark.parametrize(
+    ("seeds", "cases", "shown"), [(5, 0.03, True), (4, 0.03, False), (5, 0.0, False)]
+)
+def test_the_part_of_the_seeds_is_told_where_it_is_known(
+    output: Path, seeds: int, cases: float, shown: bool
+) -> None:
+    """From five seeds on, where the other part was not cut at 0."""
+    result = compare_seeds(output)
+    primary = {**result["primary"], "variance": {"seeds": 0.01, "cases": cases}}
+    lines = seed_lines({**result, "seeds": [*range(seeds)], "primary": primary})
+    part = "The part of this gain's variance that more seeds make smaller is estimated at 25 %."
+    assert (part in lines) is shown
+    assert any("more seeds" in line for line in lines) is shown
+    assert any(line.startswith("For these very seeds: 95 % CI +") for line in lines)
 
 
 def test_a_page_of_a_seed_is_linked(output: Path) -> None:

@@ -157,6 +157,15 @@ def test_a_marker_is_hollow_where_nothing_is_shown() -> None:
     assert markers(comparison)[-1] == BACK
 
 
+def test_an_interval_is_cut_at_what_there_could_be() -> None:
+    """As in the tables and sentences, so that a wide one leaves the others their room."""
+    run = made_run(DIMENSIONS[:2])
+    assert run.comparison is not None
+    run.comparison["mean"]["ci95"] = [-3.0, 2.0]
+    figure = inline_figures(run)["forest"]
+    assert any("(-100.0, +100.0)" in text for text in texts(figure))
+
+
 def test_values_are_printed(whole: dict[str, str]) -> None:
     assert "+20.0 (+10.0, +30.0)" in texts(whole["forest"])
     assert "60.0 \u2192 70.0" in texts(whole["dumbbell_organ"])

@@ -101,6 +101,30 @@ def test_equal_values_have_an_interval_and_a_p() -> None:
     assert edge.bounds[1] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_clusters_of_one_mean_have_the_interval_of_the_cases() -> None:
+    """Each of 8 cases is right for one of two seeds: V_S = V_G = 0, which is no certainty."""
+    values, clusters = np.array([[1.0, 0.0] * 4, [0.0, 1.0] * 4]), list("abcdefgh")
+    found = crossed_mean(values, clusters)
+    # z^2 = G m / 1 = 4; q = z^2 / (8 + z^2) at 1.96.
+    q = 1.959964**2 / (8 + 1.959964**2)
+    assert found.bounds == pytest.approx((0.5 - 1.5 * q, 0.5 + 0.5 * q), abs=1e-6)
+    assert found.p == pytest.approx(2 * stats.norm.sf(2.0))
+
+
+@pytest.mark.parametrize("distance", [1e-9, 0.001, 0.2])
+def test_seeds_that_differ_by_little_are_no_surer_than_the_cases(distance: float) -> None:
+    """Where V_G alone is 0: from the interval over the cases to that over the seeds."""
+    values, clusters = np.array([[0.5 - distance] * 8, [0.5 + distance] * 8]), list("abcdefgh")
+    found = crossed_mean(values, clusters)
+    alone = mean_interval(values.mean(0), clusters, span=(-1.0, 1.0))
+    assert found.bounds is not None
+    half = stats.t.ppf(0.975, 1) * distance  # V_S = distance^2
+    ends = (min(alone.low, 0.5 - half), max(alone.high, 0.5 + half))
+    assert found.bounds == pytest.approx(ends)
+    assert found.p is not None
+    assert (found.p < 0.05) == (found.bounds[0] > 0)
+
+
 def test_too_little_has_no_interval() -> None:
     with pytest.raises(ValueError, match="two of them; there is 1"):
         crossed_mean(TWO[:1], CASES)

@@ -119,6 +119,17 @@ def test_equal_differences_have_the_score_interval(fixed: int, broken: int) -> N
     assert bootstrap_intervals(np.full((12, 1), value), names_of([1] * 12)) == [None]
 
 
+def test_clusters_of_one_mean_have_the_score_interval() -> None:
+    """One of three right in each of three clusters: V is 0 although the scores differ."""
+    values, clusters = [1.0, 0.0, 0.0] * 3, names_of([3] * 3)
+    result = mean_interval(values, clusters, span=(-1.0, 1.0))
+    equal = mean_interval([1 / 3] * 9, clusters, span=(-1.0, 1.0))
+    assert result.bounds == pytest.approx(equal.bounds)
+    assert result.low < 0 < 1 / 3 < result.high
+    assert result.design_effect == 0.0
+    assert mean_interval(values, clusters).bounds == [result.mean, result.mean]
+
+
 def test_equal_scores_have_no_design_effect() -> None:
     result = mean_interval([1, 1, 1], ["x", "x", "y"])
     assert (result.bounds, result.design_effect) == ([1.0, 1.0], None)

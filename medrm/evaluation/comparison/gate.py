@@ -11,7 +11,7 @@ other good model. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain
 from statistics import fmean
 from typing import Any
@@ -25,7 +25,8 @@ from medrm.evaluation.measures.biases import Presented
 from medrm.evaluation.records.jsonl import verdicts_by_case
 from medrm.evaluation.report import Report
 from medrm.schema import UNREAD
-from medrm.statistics.intervals import Floats, mean_interval
+from medrm.statistics.crossed import CrossedMean
+from medrm.statistics.intervals import Floats, Interval, mean_interval
 
 NAMES = ("benchmark", "cases", "labels", "readout", "dimensions", "orders")
 """What is compared besides the settings."""
@@ -166,18 +167,46 @@ def non_inferiority_checks(
     worse it got), `ci95` of the loss, `margin` and `state`: held, failed, or skipped where one side
     has no such number.
     """
-    clusters, losses = measured_losses(before, after, primary)
-    checks = {}
-    for name, (first, last, of_cases) in losses.items():
+    return checks_over(
+        [(before, after)],
+        primary,
+        lambda losses, clusters: mean_interval(losses[0].tolist(), clusters),
+    )
+
+
+def checks_over(
+    pairs: Sequence[tuple[Evaluation, Evaluation]],
+    primary: str,
+    interval: Callable[[Floats, Sequence[str]], Interval | CrossedMean],
+) -> dict[str, dict[str, Any]]:
+    """Returns the checks over S pairs of evaluations of the same n cases.
+
+    A measure that one of the pairs has no number for has none.
+
+    Args:
+        pairs: evaluations before and after, one pair for each seed.
+        primary: the dimension.
+        interval: returns the mean of losses (S, n) with its bounds, given the cases' clusters.
+    """
+    measured = [_measured_losses(before, after, primary) for before, after in pairs]
+    clusters, checks = measured[0][0], {}
+    for name in MARGINS:
+        first, last, losses = zip(*(of_pair[name] for _, of_pair in measured), strict=True)
         loss, bounds = None, None
-        if of_cases is not None and clusters:
-            interval = mean_interval(of_cases.tolist(), clusters)
-            loss, bounds = interval.mean, interval.bounds
-        checks[name] = check(name, first, last, loss, bounds)
+        if clusters and all(of_pair is not None for of_pair in losses):
+            estimate = interval(np.stack(losses), clusters)
+            loss, bounds = estimate.mean, estimate.bounds and list(estimate.bounds)
+        checks[name] = _check(name, _mean_over(first), _mean_over(last), loss, bounds)
     return checks
 
 
-def measured_losses(
+def _mean_over(values: Sequence[float | None]) -> float | None:
+    """The mean over the pairs; None where one of them has no such number."""
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if len(numbers) == len(values) else None
+
+
+def _measured_losses(
     before: Evaluation, after: Evaluation, primary: str
 ) -> tuple[list[str], dict[str, Losses]]:
     """Returns the clusters of the n cases that both have judged, and what each measure lost."""
@@ -196,7 +225,7 @@ def measured_losses(
     return [after.clusters[case] for case in cases], losses
 
 
-def check(
+def _check(
     name: str,
     before: float | None,
     after: float | None,

@@ -84,11 +84,11 @@ def is_gain(difference: Mapping[str, Any]) -> bool:
 
 
 def tested_words(difference: Mapping[str, Any]) -> str:
-    """A difference in points and, in brackets left open, its interval and its p-value."""
+    """A difference in points and, in brackets left open, its interval and its p-value, if any."""
     bounds, p = difference["ci95"], difference["p"]
     interval = interval_words(bounds) if bounds else "no interval below two clusters"
-    p_words = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{100 * difference['delta']:+.1f} points ({interval}, {p_words}"
+    p_words = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+    return f"{100 * difference['delta']:+.1f} points ({interval}{p_words}"
 
 
 def rule_sentence(difference: Mapping[str, Any], model: str) -> str:

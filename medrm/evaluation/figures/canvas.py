@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,34 @@ def dot(
     """Draws a marker, which stays complete at the edge of the axes."""
     style: dict[str, Any] = {"marker": shape, "markersize": 6, "markerfacecolor": fill}
     chart.plot(x, y, color=colour, alpha=alpha, clip_on=False, **style)
+
+
+def difference_row(
+    chart: Axes, row: int, difference: Mapping[str, Any], shape: str, clear: bool
+) -> None:
+    """Draws a difference with its interval, cut at 100 points, and writes both beside it.
+
+    Args:
+        chart: with a row for each difference.
+        row: of this one.
+        difference: `delta` and `ci95`, see `comparison.json`.
+        shape: of the marker.
+        clear: whether the marker is filled.
+    """
+    delta, bounds = difference["delta"], difference["ci95"]
+    low, high = bounds or (delta, delta)
+    low, high = max(-1.0, low), min(1.0, high)
+    chart.plot([100 * low, 100 * high], [row, row], color=NEW, linewidth=1.6)
+    dot(chart, 100 * delta, row, NEW, NEW if clear else BACK, shape=shape)
+    interval = f" ({100 * low:+.1f}, {100 * high:+.1f})" if bounds else ""
+    beside(chart, row, f"{100 * delta:+.1f}{interval}")
+
+
+def zero_line(chart: Axes) -> None:
+    """Draws the line of no difference below what is there, and keeps it inside."""
+    chart.axvline(0, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+    low, high = chart.get_xlim()
+    chart.set_xlim(min(low, -1), max(high, 1))
 
 
 def stacked_bar(

@@ -51,16 +51,8 @@ def forest(run: RunFiles) -> Figure | None:
     names, title = [short(name) for name, *_ in rows], "Accuracy after minus before, in points"
     figure, axes = canvas.row_chart(title, names, 66 + 19 * len(names), bottom=34, right=104)
     for row, (_, difference, shape, clear) in enumerate(rows):
-        delta, bounds = difference["delta"], difference["ci95"]
-        low, high = bounds or (delta, delta)
-        axes.plot([100 * low, 100 * high], [row, row], color=canvas.NEW, linewidth=1.6)
-        fill = canvas.NEW if clear else canvas.BACK
-        canvas.dot(axes, 100 * delta, row, canvas.NEW, fill, shape=shape)
-        interval = f" ({100 * low:+.1f}, {100 * high:+.1f})" if bounds else ""
-        canvas.beside(axes, row, f"{100 * delta:+.1f}{interval}")
-    axes.axvline(0, color=canvas.SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=0)
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -1), max(high, 1))
+        canvas.difference_row(axes, row, difference, shape, clear)
+    canvas.zero_line(axes)
     hollow = "adjusted p \u2265 0.05 (mean: the interval holds 0)"
     canvas.note(figure, f"95 % intervals; hollow: {hollow}")
     return figure

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from medrm.evaluation.comparison.sentences import SIGNIFICANCE
@@ -33,8 +32,8 @@ def seeds(comparison: Seeds) -> Figure | None:
     for row, (_, difference, shape) in enumerate(rows):
         bounds = difference["ci95"]
         clear = bounds is not None and not bounds[0] <= 0 <= bounds[1]
-        _difference(axes, row, difference, shape, clear)
-    _zero(axes)
+        canvas.difference_row(axes, row, difference, shape, clear)
+    canvas.zero_line(axes)
     canvas.note(figure, "95 % intervals, of a seed over the cases alone; hollow: it holds 0")
     return figure
 
@@ -58,28 +57,7 @@ def seed_dimensions(comparison: Seeds) -> Figure | None:
         for gain in entry["delta_spread"]["by_seed"]:
             axes.plot(100 * gain, row - 0.27, marker="|", markersize=7, color=canvas.SOFT)
         clear = entry["p"] is not None and entry["p"] < SIGNIFICANCE
-        _difference(axes, row, entry, "D", clear)
-    _zero(axes)
+        canvas.difference_row(axes, row, entry, "D", clear)
+    canvas.zero_line(axes)
     canvas.note(figure, "95 % intervals; strokes: the seeds; hollow: adjusted p \u2265 0.05")
     return figure
-
-
-def _difference(
-    axes: Axes, row: int, difference: Mapping[str, Any], shape: str, clear: bool
-) -> None:
-    """Draws a difference with its interval, and writes both beside it."""
-    delta: float = difference["delta"]
-    bounds: Sequence[float] = difference["ci95"] or (delta, delta)
-    low, high = max(-1.0, bounds[0]), min(1.0, bounds[1])
-    axes.plot([100 * low, 100 * high], [row, row], color=canvas.NEW, linewidth=1.6)
-    fill = canvas.NEW if clear else canvas.BACK
-    canvas.dot(axes, 100 * delta, row, canvas.NEW, fill, shape=shape)
-    interval = f" ({100 * low:+.1f}, {100 * high:+.1f})" if difference["ci95"] else ""
-    canvas.beside(axes, row, f"{100 * delta:+.1f}{interval}")
-
-
-def _zero(axes: Axes) -> None:
-    """Draws the line of no difference, and keeps it inside."""
-    axes.axvline(0, color=canvas.SOFT, linewidth=1)
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -1), max(high, 1))

@@ -202,22 +202,8 @@ def _best_rule(runs: Sequence[SeedRun], dimension: str) -> Entry | None:
 
 def _guardrails(runs: Sequence[SeedRun], dimension: str) -> dict[str, Any]:
     """What must not get worse: as in one comparison, the loss over seeds and cases."""
-    measured = [gate.measured_losses(run.before, run.after, dimension) for run in runs]
-    clusters, checks = measured[0][0], {}
-    for name in gate.MARGINS:
-        first, last, losses = zip(*(of_seed[name] for _, of_seed in measured), strict=True)
-        loss, bounds = None, None
-        if clusters and all(of_seed is not None for of_seed in losses):
-            found = crossed_mean(np.stack(losses), clusters)
-            loss, bounds = found.mean, found.bounds and list(found.bounds)
-        checks[name] = gate.check(name, _mean_of(first), _mean_of(last), loss, bounds)
-    return checks
-
-
-def _mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean over the seeds; None where one of them has no such number."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(values) else None
+    pairs = [(run.before, run.after) for run in runs]
+    return gate.checks_over(pairs, dimension, crossed_mean)
 
 
 def _of_seed(

@@ -17,7 +17,7 @@ from medrm.evaluation.seeds import seed_tables
 from medrm.evaluation.seeds.seed_comparison import SEEDS_FILE
 from medrm.evaluation.seeds.seed_tables import INTERVAL, Seeds
 from medrm.evaluation.tables.comparison_tables import non_inferiority_table
-from medrm.evaluation.tables.table import Cell, to_latex, to_markdown
+from medrm.evaluation.tables.table import Cell, write_tables
 
 Context = Mapping[str, Any]
 
@@ -102,17 +102,14 @@ def write_seed_page(folder: Path) -> Path:
 def write_seed_exports(folder: Path) -> Path:
     """Writes the tables for papers, all numbers and the figures; returns `<folder>/exports`."""
     comparison, target = read_json(folder / SEEDS_FILE), folder / "exports"
-    target.mkdir(exist_ok=True)
     columns = ("dimension", "before", "after", INTERVAL, "p", "n", "ceiling")
     dimensions = seed_tables.dimension_table(comparison)
     dimensions = dimensions.pick(columns, f"{dimensions.caption}.", {"p": "p (adjusted)"})
-    tables = {"dimensions": dimensions, "seeds": seed_tables.seed_table(comparison)}
-    if comparison["controls"]:
-        tables["controls"] = seed_tables.control_table(comparison)
-    texts = {"seeds.csv": seed_tables.seeds_csv(comparison)}
-    for name, table in tables.items():
-        texts |= {f"{name}.md": to_markdown(table), f"{name}.tex": to_latex(table)}
-    for name, text in texts.items():
-        (target / name).write_text(text, encoding="utf-8", errors="replace")
+    tables = {
+        "dimensions": dimensions,
+        "seeds": seed_tables.seed_table(comparison),
+        "controls": seed_tables.control_table(comparison) if comparison["controls"] else None,
+    }
+    write_tables(target, tables, {"seeds.csv": seed_tables.seeds_csv(comparison)})
     write_plots(comparison, target / "plots")
     return target

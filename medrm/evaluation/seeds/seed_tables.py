@@ -39,6 +39,9 @@ _TERMINAL = ("dimension", "before", "after", INTERVAL, "p", "n", "ceiling")
 _SHORT = {INTERVAL: "delta (95 % CI)", "p": "p adj."}
 _SPREADS = ("before", "after", "delta")
 
+_SEEDS_FOR_PARTS = 5
+"""Below so many seeds their part of the variance is too uncertain to be shown."""
+
 
 def dimension_table(comparison: Seeds) -> Table:
     """Returns before, after and difference of every dimension, over seeds and cases.
@@ -88,10 +91,10 @@ def _cells(name: str, entry: Mapping[str, Any]) -> dict[str, Cell]:
 def with_spread(entry: Mapping[str, Any], side: str) -> str:
     """Returns a mean over the seeds with its standard deviation, in percent.
 
-    A base is the same for all seeds: where a mean does not vary, it stands alone.
+    A base is the same for all seeds: where the mean before does not vary, it stands alone.
     """
     spread = entry[f"{side}_spread"]
-    if not spread or spread["min"] == spread["max"]:
+    if not spread or (side == "before" and spread["min"] == spread["max"]):
         return percent(entry[side])
     return f"{percent(entry[side])} ± {percent(spread['sd'])}"
 
@@ -137,12 +140,15 @@ def seed_lines(comparison: Seeds) -> list[str]:
     counts = ", ".join(f"{name} {verdicts.count(name)}" for name in dict.fromkeys(verdicts))
     lines.append(f"Each seed by itself: {counts}.")
     parts = primary["variance"]
-    if parts and (total := parts["seeds"] + parts["cases"]) > 0:
+    # The part of the cases is cut at 0, where it says nothing of the other one.
+    if parts and parts["cases"] > 0 and len(comparison["seeds"]) >= _SEEDS_FOR_PARTS:
+        share = parts["seeds"] / (parts["seeds"] + parts["cases"])
         lines.append(
-            f"Of the variance of this gain, {100 * parts['seeds'] / total:.0f} % lies between the "
-            "seeds, which more seeds make smaller; the rest only more cases do. For these very "
-            f"seeds: {interval_words(primary['ci95_cases'])}."
+            "The part of this gain's variance that more seeds make smaller is estimated at "
+            f"{100 * share:.0f} %."
         )
+    if primary["ci95_cases"]:
+        lines.append(f"For these very seeds: {interval_words(primary['ci95_cases'])}.")
     if comparison["best_rule"]:
         lines.append(comparison["best_rule"]["sentence"])
     lines += [f"Left out: {name}, {reason}." for name, reason in comparison["left_out"].items()]

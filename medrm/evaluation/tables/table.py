@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich import box
@@ -20,6 +21,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from medrm.errors import printable
+from medrm.files import write_atomically
 
 DASH = "-"
 """What stands where a number is not known or does not apply."""
@@ -259,6 +261,25 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     for row in (columns, *rows):
         writer.writerow(spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row)
     return file.getvalue()
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, Table | None], texts: Mapping[str, str]
+) -> None:
+    """Writes tables in Markdown and in LaTeX, and other files, each of them complete or not at all.
+
+    Args:
+        folder: of all; it is made where it does not exist.
+        tables: name without suffix to table; None is left out.
+        texts: name to the content of a file.
+    """
+    contents = dict(texts)
+    for name, table in tables.items():
+        if table is not None:
+            contents |= {f"{name}.md": to_markdown(table), f"{name}.tex": to_latex(table)}
+    folder.mkdir(exist_ok=True)
+    for name, text in contents.items():
+        write_atomically(folder / name, [text.encode(errors="replace")])
 
 
 def markdown_text(text: str) -> str:
