@@ -60,7 +60,7 @@ def partial_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
             if durable:
                 sync(partial)
             os.replace(partial, path)
-    except OSError:
+    except BaseException:  # a signal as well
         partial.unlink(missing_ok=True)
         raise
     if durable:
@@ -328,6 +328,9 @@ def _temporary_cache(home: str) -> Path:
 _LONGEST_NAME = 255
 """Bytes of a file's or folder's name."""
 
+_BESIDE = 55
+"""Bytes that the name of a file takes beside it while it is written."""
+
 
 def output_problem(path: str | Path, *, folder: bool) -> str | None:
     """Returns why nothing can be written at a path, and what to do; None: nothing is known.
@@ -343,8 +346,9 @@ def output_problem(path: str | Path, *, folder: bool) -> str | None:
         names = []
     if not names or not text.strip() or "\0" in text:
         return "no file system has such a name; give a path of printable characters"
-    if max(map(len, names)) > _LONGEST_NAME:
-        return f"it has a name of more than {_LONGEST_NAME} bytes; give a shorter one"
+    longest = _LONGEST_NAME if folder else _LONGEST_NAME - _BESIDE
+    if max(map(len, names[:-1]), default=0) > _LONGEST_NAME or len(names[-1]) > longest:
+        return f"it has a name of more than {longest} bytes; give a shorter one"
     try:
         return _place_problem(Path(os.path.abspath(text)), folder)
     except OSError as error:

@@ -34,7 +34,7 @@ from medrm.data.readers.unlabelled import (
 )
 from medrm.errors import ConfigError, DataError, nearest, printable
 from medrm.evaluation.report import read_json, write_json
-from medrm.files import PARTIAL, check_outputs, partial_file, write_atomically
+from medrm.files import PARTIAL, check_outputs, is_stream, partial_file, write_output
 from medrm.pipeline.processes import launched
 from medrm.pipeline.requests import ScoreRequest
 from medrm.progress_bar import progress_bar
@@ -83,7 +83,7 @@ def score_file(request: ScoreRequest) -> None:
     """
     state = launched()
     files = input_files(request.input)
-    streams = request.output == STANDARD_INPUT
+    streams = request.output == STANDARD_INPUT or is_stream(Path(request.output))
     if (not files or streams) and state.num_processes > 1:
         raise ConfigError("The standard input and output are one process's; give files.")
     options = ScorerOptions(
@@ -93,7 +93,7 @@ def score_file(request: ScoreRequest) -> None:
         deterministic=request.deterministic,
         most_images=1,
     )
-    if not streams:
+    if request.output != STANDARD_INPUT:
         check_outputs({"--output": request.output}, folders=False)
     scorer = open_scorer(request.model, request.readout, options=options)
     plan = _plan(scorer, request)
@@ -315,8 +315,7 @@ def _write(output: str, plan: _Plan, lines: Iterable[Line]) -> dict[str, int]:
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
     else:
-        text = (json.dumps(line).encode() + b"\n" for line in counted())
-        write_atomically(Path(output), text)
+        write_output(Path(output), (json.dumps(line).encode() + b"\n" for line in counted()))
     return dict(counts)
 
 
@@ -333,7 +332,10 @@ def _write_parquet(output: Path, plan: _Plan, lines: Iterable[Line]) -> None:
     if plan.dimension is not None:
         columns += [("best", pa.int64()), ("best_answer", pa.string())]
     schema = pa.schema(columns)
-    with partial_file(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with (
+        partial_file(Path(os.path.realpath(output))) as partial,
+        pq.ParquetWriter(partial, schema) as writer,
+    ):
         for some in batched(lines, _LINES_AT_ONCE):
             writer.write_table(pa.Table.from_pylist(some, schema))
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -304,3 +305,21 @@ def test_a_gpu_scores_a_file(rows: Path, tmp_path: Path) -> None:
     assert torch.cuda.max_memory_allocated() > 0
     model = medrm.load(GOLDEN, device="cuda", batch_rows=1)
     assert isinstance(model, RewardModel)
+
+
+def test_output_goes_through_links_and_pipes(rows: Path, tmp_path: Path) -> None:
+    run(rows, tmp_path / "scores.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    run(rows, tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    expected = (tmp_path / "scores.jsonl").read_bytes()
+    assert (tmp_path / "target.jsonl").read_bytes() == expected
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    run(rows, pipe)
+    reader.join(timeout=20)
+    assert received == [expected]
+    assert not list(tmp_path.glob("*.partial"))
