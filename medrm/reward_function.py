@@ -36,26 +36,38 @@ Rewards = Mapping[str, float]
 
 
 class _Asked(NamedTuple):
-    """What a call asks about: the prompts and columns that it was given, and the answers' texts."""
+    """What a call asks about; its lists and mappings are copies, which no caller changes."""
 
-    prompts: Sequence[Prompt]
-    answers: tuple[str, ...]
-    columns: Mapping[str, Sequence[Any]]
+    prompts: tuple[Prompt, ...]
+    completions: tuple[Completion, ...]
+    columns: Mapping[str, tuple[Any, ...]]
 
     def is_same(self, other: _Asked) -> bool:
         """Whether the same is asked: equal texts, and the same objects where they are no texts."""
         return (
-            self.answers == other.answers
+            _are_same(self.completions, other.completions)
             and _are_same(self.prompts, other.prompts)
             and self.columns.keys() == other.columns.keys()
             and all(_are_same(self.columns[name], other.columns[name]) for name in self.columns)
         )
 
 
-def _are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Whether two lists are one object, or hold the same texts; pixels are not compared."""
-    texts = all(isinstance(value, str) for value in (*first, *second))
-    return first is second or (texts and list(first) == list(second))
+def _are_same(first: Any, second: Any) -> bool:
+    """Whether two values are equal texts, the same object, or lists or mappings of such."""
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(_are_same, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(
+            _are_same(value, second[key]) for key, value in first.items()
+        )
+    return first is second or (isinstance(first, str) and first == second)
+
+
+def _copied(value: Any) -> Any:
+    """Returns a value whose lists and mappings nobody else changes; what they hold stays."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return tuple(map(_copied, value)) if isinstance(value, list | tuple) else value
 
 
 class RewardFunction:
@@ -152,7 +164,7 @@ class RewardFunction:
         """
         with self._lock:
             read = _beside(columns, len(completions))
-            asked = _Asked(prompts, tuple(map(_answer, completions)), read)
+            asked = _Asked(_copied(prompts), _copied(completions), _copied(read))
             if self._latest is None or not asked.is_same(self._latest[0]):
                 self._latest = (asked, self._scored(asked))
             return list(self._latest[1])
@@ -161,17 +173,17 @@ class RewardFunction:
         groups: dict[tuple[Any, ...], list[int]] = {}
         cases, problems = dict[int, Case](), Counter[str]()
         seen: dict[int, ImageRef] = {}
-        for index, answer in enumerate(asked.answers):
+        for index, completion in enumerate(asked.completions):
             row = {name: values[index] for name, values in asked.columns.items()}
             try:
-                case = _case(asked.prompts[index], answer, row, seen)
+                case = _case(asked.prompts[index], _answer(completion), row, seen)
             except DataError as error:
                 problems[str(error)] += 1
                 continue
             cases[index] = case
             key = (case.question, tuple(image.digest or image.name for image in case.images))
             groups.setdefault(key, []).append(index)
-        rewards: list[Rewards | None] = [None] * len(asked.answers)
+        rewards: list[Rewards | None] = [None] * len(asked.completions)
         size = self.model.batch_rows  # a case is never split
         together = [part for group in groups.values() for part in batched(group, size)]
         failed = self._score(together, cases, rewards)
@@ -290,7 +302,17 @@ def _case(prompt: Prompt, answer: str, row: dict[str, Any], seen: dict[int, Imag
 
 
 def _answer(completion: Completion) -> str:
-    return completion if isinstance(completion, str) else _text(completion[-1])
+    """Returns the text of a completion.
+
+    Raises:
+        DataError: a conversation that ends in no text.
+    """
+    if isinstance(completion, str):
+        return completion
+    if not isinstance(completion, Sequence) or not completion:
+        raise DataError("what is neither a text nor a conversation as a completion")
+    message: Any = completion[-1]
+    return _text(message)
 
 
 def _question(prompt: Prompt, *, asks: bool) -> tuple[str, list[Any]]:
@@ -323,8 +345,14 @@ def _question(prompt: Prompt, *, asks: bool) -> tuple[str, list[Any]]:
 
 
 def _text(message: Message) -> str:
-    """Returns the text of a message, whose content is a text or a list of parts."""
-    content = message["content"]
+    """Returns the text of a message, whose content is a text or a list of parts.
+
+    Raises:
+        DataError: it is neither.
+    """
+    content = message.get("content") if isinstance(message, Mapping) else None
     if isinstance(content, str):
         return content
+    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
+        raise DataError("a message whose content is neither a text nor a list of parts")
     return "".join(part.get("text") or "" for part in content if part.get("type") == "text")

@@ -95,16 +95,18 @@ def test_conversations_hold_images_and_a_system_turn(scorer: RewardModel) -> Non
 def test_each_dimension_shares_one_forward(scorer: RewardModel, calls: list[int]) -> None:
     functions = medrm.RewardFunction(scorer, DIMENSIONS).each()
     assert [function.__name__ for function in functions] == ["medrm_accuracy", "medrm_overall"]
-    images = [[pixels()]] * 4
-    asked = {"prompts": QUESTIONS, "completions": ANSWERS, "images": images}
+    images = [[pixels()] for _ in range(4)]
+    asked: Any = {"prompts": list(QUESTIONS), "completions": ANSWERS, "images": images}
     columns = [function(**asked) for function in functions]
     assert sum(calls) == 4
     assert not close(*columns)
-    # Changed in place, it is another question.
-    changed = {**asked, "completions": [*ANSWERS[:3], "another"]}
-    assert functions[0](**changed)[:3] == pytest.approx(columns[0][:3], abs=1e-5)
+    asked["prompts"][3] = "Is it another?"  # changed in place, it is another question
+    changed = functions[0](**asked)
+    assert changed[:3] == pytest.approx(columns[0][:3], abs=1e-5)
+    assert changed[3] != pytest.approx(columns[0][3], abs=1e-5)
     assert sum(calls) == 8
-    functions[0](**{**changed, "images": [[pixels()]] * 4})
+    images[0].append(pixels())
+    functions[0](**asked)
     assert sum(calls) == 12
 
 
@@ -120,6 +122,10 @@ def test_what_cannot_be_scored_is_none_alone(
     assert [rewards[i] for i in (1, 3, 4)] == [None] * 3
     assert "3 of 5 completions have no reward" in caplog.text
     assert "int as an image" in caplog.text
+    odd: list[Any] = [[], [{"role": "assistant", "content": None}], [None], 7, "yes"]
+    asked = reward(["?"] * 5, odd)
+    assert asked[:4] == [None] * 4
+    assert asked[4] is not None
     with pytest.raises(DataError, match="column images has 2 values for 1 completions"):
         reward(["?"], ["a"], images=[[], []])
 
@@ -233,6 +239,8 @@ def test_openrlhf_calls_reward_func(
     ]
     assert close(scored["rewards"], np.sum(expected, axis=1))
     assert torch.equal(scored["scores"], scored["rewards"].sigmoid())
+    with pytest.raises(ValueError, match="does not start with its prompt"):
+        module.reward_func(["another"], prompts[:1], QUESTIONS[:1])
     assert close(scored["extra_logs"]["accuracy"], [values[0] for values in expected])
 
 

@@ -256,15 +256,15 @@ class ScoreRequest:
         None,
         "folder that paths of images are relative to and stay in (default: that of the input)",
     )
-    batch_rows: int = option(
-        32, "most answers computed at once; the answers of a row stay together"
-    )
+    evaluation_batch_rows: int = _as_in(EvaluationOptions, "evaluation_batch_rows")
     deterministic: bool = _as_in(EvaluationOptions, "deterministic")
     overwrite_output: bool = option(False, "replace another output instead of refusing to start")
 
     def __post_init__(self) -> None:
-        if self.batch_rows < 1:
-            raise ConfigError(f"--batch_rows is {self.batch_rows}; give 1 or more.")
+        if self.evaluation_batch_rows < 1:
+            raise ConfigError(
+                f"--evaluation_batch_rows is {self.evaluation_batch_rows}; give 1 or more."
+            )
 
 
 @dataclass(frozen=True)

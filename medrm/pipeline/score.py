@@ -16,28 +16,25 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
-
-from accelerate import PartialState
-from rich.progress import TimeRemainingColumn
 
 from medrm.data.batched import batched
 from medrm.data.readers.unlabelled import (
     STANDARD_INPUT,
     UnlabelledRow,
     count_rows,
-    digest_of,
+    files_digest,
     input_files,
     read_rows,
 )
 from medrm.errors import ConfigError, DataError, nearest, printable
 from medrm.evaluation.report import read_json, write_json
-from medrm.files import PARTIAL, check_outputs, is_stream, partial_file, write_output
+from medrm.files import check_outputs, is_stream, partial_file, write_output
 from medrm.pipeline.processes import launched
 from medrm.pipeline.requests import ScoreRequest
-from medrm.progress_bar import progress_bar
+from medrm.pipeline.score_parts import Line, ScoreParts, windows_of
 from medrm.schema import Case, Response
 from medrm.scorer import Scorer
 from medrm.scorer.caller_cases import row_case
@@ -47,16 +44,10 @@ from medrm.statistics.calibration import win_probabilities
 
 logger = logging.getLogger(__name__)
 
-_WINDOW = 256
-"""Rows of a window where each is computed by itself."""
-
 _LINES_AT_ONCE = 4096
 
 _NAMED_PROBLEMS = 5
 """How many rows without a reward are named; the output says why of each."""
-
-Line = dict[str, Any]
-"""A line of the output: one row's rewards, or why it has none."""
 
 
 class _Plan(NamedTuple):
@@ -89,33 +80,53 @@ def score_file(request: ScoreRequest) -> None:
     options = ScorerOptions(
         revision=request.revision,
         device=state.device,
-        batch_rows=request.batch_rows,
+        batch_rows=request.evaluation_batch_rows,
         deterministic=request.deterministic,
         most_images=1,
     )
     if request.output != STANDARD_INPUT:
         check_outputs({"--output": request.output}, folders=False)
+        _check_apart(request)
     scorer = open_scorer(request.model, request.readout, options=options)
     plan = _plan(scorer, request)
     rows = read_rows(files, request.image_root)
     if streams or not files:
-        lines = (line for window in _windows(plan, rows) for line in _score(plan, window))
+        lines = (line for window in windows_of(scorer, rows) for line in _score(plan, window))
         counts = _write(request.output, plan, lines)
     else:
         weights = identity_of(request.model, "transformers", options)
-        address = _address(weights, plan, request, digest_of(files))
+        address = _address(weights, plan, request, files_digest(files))
         if _is_finished(Path(request.output), address, request):
             logger.info("%s is finished: the same rows, by the same model.", request.output)
             return
-        parts = _Parts(Path(request.output), address)
-        parts.fill(plan, rows, count_rows(files))
-        if not state.is_main_process:
-            return
-        counts = _write(request.output, plan, parts.lines())
-        record = {"address": address, "model": request.model, "weights": weights, "rows": counts}
-        write_json(_record_of(Path(request.output)), {**record, "settings": dict(scorer.settings)})
-        parts.remove()
+        parts = ScoreParts(Path(request.output), address)
+        with parts.owned():
+            windows = parts.fill(windows_of(scorer, rows), partial(_score, plan), count_rows(files))
+            if not state.is_main_process:
+                return
+            counts = _write(request.output, plan, parts.lines(windows))
+            record: dict[str, Any] = {
+                "address": address,
+                "model": request.model,
+                "weights": weights,
+            }
+            record |= {"rows": counts, "settings": dict(scorer.settings)}
+            write_json(_record_of(Path(request.output)), record)
+            parts.remove()
     _tell(request.output, counts)
+
+
+def _check_apart(request: ScoreRequest) -> None:
+    """Refuses an output that another start would read as rows.
+
+    Raises:
+        ConfigError: it lies in the folder that is read, or is the file that is read.
+    """
+    source, output = Path(request.input).resolve(), Path(request.output).resolve()
+    if output == source or (source.is_dir() and output.parent == source):
+        raise ConfigError(
+            f"--output {request.output} lies where the rows are read from; give another place."
+        )
 
 
 def _plan(scorer: Scorer, request: ScoreRequest) -> _Plan:
@@ -147,6 +158,12 @@ def _plan(scorer: Scorer, request: ScoreRequest) -> _Plan:
             "--normalise needs the mean and the spread of rewards on development cases, which "
             f"{request.model} does not have; a training run of this version writes them."
         )
+    untold = [name for name, about in statistics.items() if "temperature" not in about]
+    if request.normalise and untold:
+        logger.warning(
+            "No win probability on %s: the development cases told no temperature there.",
+            ", ".join(untold),
+        )
     return _Plan(scorer, dimension, cast(Any, statistics) if request.normalise else None)
 
 
@@ -177,10 +194,6 @@ def _is_finished(output: Path, address: str, request: ScoreRequest) -> bool:
         f"--output {output} exists, and holds other rows or rewards. Give another --output, or "
         "--overwrite_output to replace it."
     )
-
-
-def _windows(plan: _Plan, rows: Iterable[UnlabelledRow]) -> Iterator[list[UnlabelledRow]]:
-    return batched(rows, plan.scorer.lookahead or _WINDOW)
 
 
 def _score(plan: _Plan, window: Sequence[UnlabelledRow]) -> list[Line]:
@@ -223,7 +236,9 @@ def _rewards(plan: _Plan, case: Case | None, response: Response | None) -> Line:
                 for name, about in plan.statistics.items()
             }
             line["win_probability"] = {
-                name: win_probabilities(rewards[name], about.get("temperature") or 1.0)
+                name: win_probabilities(rewards[name], about["temperature"])
+                if "temperature" in about
+                else None
                 for name, about in plan.statistics.items()
             }
     if plan.dimension is not None:
@@ -233,67 +248,6 @@ def _rewards(plan: _Plan, case: Case | None, response: Response | None) -> Line:
             line["best"] = max(range(len(values)), key=values.__getitem__)
             line["best_answer"] = case.answers[line["best"]]
     return line
-
-
-class _Parts:
-    """The windows of one output that are computed, in files beside it."""
-
-    def __init__(self, output: Path, address: str) -> None:
-        self.output, self.pattern = output, f"{output.name}.{address[:16]}-*{PARTIAL}"
-        self.prefix = f"{output.name}.{address[:16]}"
-
-    def fill(self, plan: _Plan, rows: Iterable[UnlabelledRow], total: int) -> None:
-        """Computes the windows that are not there; each process its share of them."""
-        state = PartialState()
-        done = set(self._index())
-        state.wait_for_everyone()  # nobody writes while another still reads what is there
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        path = self.output.with_name(f"{self.prefix}-{state.process_index}-{os.getpid()}{PARTIAL}")
-        size = plan.scorer.lookahead or _WINDOW
-        if done:
-            logger.info("%d of %d rows are there already.", min(total, len(done) * size), total)
-        with (
-            path.open("a", encoding="utf-8") as part,
-            progress_bar(TimeRemainingColumn(), show=state.is_main_process) as bar,
-        ):
-            task = bar.add_task("rows", total=total)
-            part.write("\n")  # the process of that number may have left a torn line
-            waiting = 0
-            for number, window in enumerate(_windows(plan, rows)):
-                if number not in done:
-                    waiting += 1
-                    if waiting % state.num_processes == state.process_index:
-                        lines = _score(plan, window)
-                        part.write(json.dumps({"window": number, "lines": lines}) + "\n")
-                        part.flush()
-                bar.advance(task, len(window))
-        state.wait_for_everyone()
-
-    def _index(self) -> dict[int, tuple[Path, int]]:
-        """Returns where each computed window stands; one that was torn is none."""
-        index = {}
-        for path in sorted(self.output.parent.glob(self.pattern)):
-            offset = 0
-            with path.open("rb") as part:
-                for line in part:
-                    with suppress(ValueError):
-                        index[int(json.loads(line)["window"])] = (path, offset)
-                    offset += len(line)
-        return index
-
-    def lines(self) -> Iterator[Line]:
-        """Yields the lines of all windows in order."""
-        index = self._index()
-        for number in sorted(index):
-            path, offset = index[number]
-            with path.open("rb") as part:
-                part.seek(offset)
-                yield from json.loads(part.readline())["lines"]
-
-    def remove(self) -> None:
-        """Removes the files of the windows."""
-        for path in self.output.parent.glob(self.pattern):
-            path.unlink()
 
 
 def _write(output: str, plan: _Plan, lines: Iterable[Line]) -> dict[str, int]:

@@ -230,7 +230,7 @@ class BatchRunner(Generic[Item, Detail, Value]):
             if is_out_of_memory(error):
                 rows = sum(len(prompts.rows) for prompts in readable)
                 lower = f"Lower --evaluation_batch_rows from {self.batch_rows} to {rows // 2}."
-                smaller = "Give smaller images (--max_pixels) or weights (--dtype bfloat16)."
+                smaller = "Give smaller images, or weights of less precision."
                 error.add_note(f"Scored at once: rows {rows} of {len(readable)} cases.")
                 error.add_note(lower if len(readable) > 1 else smaller)
             raise

@@ -27,7 +27,10 @@ def reward_func(
 ) -> dict[str, Any]:
     """Returns `rewards`, `scores` between 0 and 1 for filters, and each dimension for the log."""
     reward = rewards()
-    answers = [query.removeprefix(prompt) for query, prompt in zip(queries, prompts, strict=True)]
+    pairs = list(zip(queries, prompts, strict=True))
+    if not all(query.startswith(prompt) for query, prompt in pairs):
+        raise ValueError("a query does not start with its prompt, so its answer is not known")
+    answers = [query.removeprefix(prompt) for query, prompt in pairs]
     questions = labels if environ.get("MEDRM_QUESTION_IN_LABELS") else prompts
     scored = reward.rewards(questions, answers)
     total = torch.tensor([nan if one is None else reward.weighted(one) for one in scored])

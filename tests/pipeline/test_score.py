@@ -25,13 +25,15 @@ from scorer.cases import stored_image
 import medrm
 from medrm.cli import main
 from medrm.data.readers.unlabelled import input_files, read_rows
+from medrm.folder_lock import hold
 from medrm.models.adapter_config import update_adapter_config
-from medrm.pipeline import score, stages
+from medrm.pipeline import score, score_parts, stages
 from medrm.scorer.readouts.answer_rewards import RewardModel
 from medrm.statistics.calibration import fit_temperature, win_probabilities
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "reward_adapter"
+ONE = ("--evaluation_batch_rows", "1")
 ANSWERS = ("Clear.", "A nodule is seen on the left.", "I cannot tell.")
 
 
@@ -73,7 +75,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def run(source: Path | str, output: Path | str, *options: str, status: int = 0) -> None:
     words = ["--model", str(GOLDEN), "--input", str(source), "--output", str(output)]
-    assert main(["score", *words, "--batch_rows", "1", *options]) == status
+    assert main(["score", *words, *ONE, *options]) == status
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_a_file_has_the_rewards_of_the_model(rows: Path, tmp_path: Path) -> None
         assert np.array_equal(found.astype(np.float32), rewards)
         assert line["best"] == found[:, model.dimensions.index("accuracy")].argmax()
         assert line["best_answer"] == row["answers"][line["best"]]
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.*part*"))
     parquet = tmp_path / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(table(20)), parquet)
     run(parquet, tmp_path / "scores.parquet")
@@ -124,7 +126,7 @@ def test_a_stopped_start_goes_on_at_the_next_window(
         patch.setattr(score, "_score", stopping)
         run(rows, tmp_path / "scores.jsonl", status=130)
     assert not (tmp_path / "scores.jsonl").exists()
-    (part,) = tmp_path.glob("scores.jsonl.*.partial")
+    (part,) = tmp_path.glob("scores.jsonl.*.scores-part")
     whole = part.read_bytes()
     assert whole.count(b'"window"') == 2
     part.write_bytes(whole[: len(whole) - 40])  # the second window is torn
@@ -186,7 +188,11 @@ def test_what_cannot_be_scored_keeps_its_place(
 
 
 def test_rewards_are_normalised_by_the_development_cases(
-    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     dimensions = medrm.load(GOLDEN).dimensions
     adapter = shutil.copytree(GOLDEN, tmp_path / "adapter")
@@ -194,7 +200,12 @@ def test_rewards_are_normalised_by_the_development_cases(
     monkeypatch.setattr(sys.modules[__name__], "GOLDEN", adapter)
     run(rows, tmp_path / "scores.jsonl", "--normalise", status=2)
     assert "--normalise needs the mean" in capsys.readouterr().err
-    about = {"mean": 0.5, "std": 2.0, "temperature": 1.5}
+    about = {"mean": 0.5, "std": 2.0}
+    update_adapter_config(adapter, score_statistics=dict.fromkeys(dimensions, about))
+    run(rows, tmp_path / "untold.jsonl", "--normalise")
+    assert set(read(tmp_path / "untold.jsonl")[2]["win_probability"].values()) == {None}
+    assert "No win probability on " in caplog.text
+    about["temperature"] = 1.5
     update_adapter_config(adapter, score_statistics=dict.fromkeys(dimensions, about))
     run(rows, tmp_path / "scores.jsonl", "--normalise")
     line = next(line for line in read(tmp_path / "scores.jsonl") if line["row"] == 3)
@@ -253,7 +264,7 @@ def test_standard_input_and_output(
         (["--input", __file__], "is no data file"),
         (["--best_of_n", "--dimension", "overal"], "Did you mean 'overall'"),
         (["--dimension", "overall"], "give --best_of_n"),
-        (["--batch_rows", "0"], "give 1 or more"),
+        (["--evaluation_batch_rows", "0"], "give 1 or more"),
         (["--model", "mock:longer"], "gives no rewards"),
         (["--output", __file__ + "/scores.jsonl"], "cannot be written"),
     ],
@@ -290,7 +301,7 @@ def test_two_processes_write_the_same_file(rows: Path, tmp_path: Path) -> None:
     launcher = ["accelerate.commands.launch", "--config_file", str(tmp_path / "launch.yaml")]
     words = ["--model", str(GOLDEN), "--input", str(rows), "--output", str(tmp_path / "two.jsonl")]
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "medrm", "score", *words, "--batch_rows", "1"],
+        [sys.executable, "-m", *launcher, "-m", "medrm", "score", *words, *ONE],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
@@ -322,4 +333,36 @@ def test_output_goes_through_links_and_pipes(rows: Path, tmp_path: Path) -> None
     run(rows, pipe)
     reader.join(timeout=20)
     assert received == [expected]
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.*part*"))
+
+
+def test_an_output_is_no_input_and_one_starts_at_a_time(
+    rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for source, output in ((tmp_path, tmp_path / "scores.jsonl"), (rows, rows)):
+        run(source, output, status=2)
+        assert "lies where the rows are read from" in capsys.readouterr().err
+    with hold(tmp_path, "scores.jsonl.lock", str):
+        command = [sys.executable, "-m", "medrm", "score", "--model", str(GOLDEN)]
+        words = ["--input", str(rows), "--output", str(tmp_path / "scores.jsonl")]
+        done = subprocess.run(
+            [*command, *words],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "is being written by" in done.stderr
+
+
+def test_an_incomplete_output_is_never_written(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = score_parts.ScoreParts._index
+    monkeypatch.setattr(
+        score_parts.ScoreParts,
+        "_index",
+        lambda parts: {n: at for n, at in index(parts).items() if n != 1},
+    )
+    with pytest.raises(RuntimeError, match=r"1 of 3 windows .* are not there, such as 1"):
+        run(rows, tmp_path / "scores.jsonl")
+    assert not (tmp_path / "scores.jsonl").exists()

@@ -1,6 +1,7 @@
 """Rows without labels: JSON lines, JSON and parquet files, folders of them, and standard input.
 
-They are read one after another in bounded memory, and none is passed over: what is no row says why.
+They are read one after another, and none is passed over: what is no row says why. Of a `.json` file
+all rows are in memory at once, of the other forms a few.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 
 from medrm.data.row_tables import SUFFIXES, decode_json, read_json_file
 from medrm.errors import DataError
-from medrm.files import fits
 
 STANDARD_INPUT = "-"
 
 _ROWS_AT_ONCE = 64
+
+_NO_OBJECT = "{0.__name__} in place of an object"
 
 
 class UnlabelledRow(NamedTuple):
@@ -57,7 +59,7 @@ def input_files(source: str) -> list[Path]:
     return [path]
 
 
-def digest_of(files: Iterable[Path]) -> str:
+def files_digest(files: Iterable[Path]) -> str:
     """Returns the SHA-256 of the names and contents of files."""
     digest = hashlib.sha256()
     for path in files:
@@ -115,9 +117,9 @@ def _contents(path: Path) -> Iterator[dict[str, Any] | str]:
             yield from batch.to_pylist()
     elif path.suffix == ".json":
         rows = read_json_file(path)
-        if not fits(rows, list[dict[str, Any]]):
+        if not isinstance(rows, list):
             raise DataError(f"{path} must hold a list of objects, one for each row.")
-        yield from rows
+        yield from (row if isinstance(row, dict) else _NO_OBJECT.format(type(row)) for row in rows)
     else:
         with path.open("rb") as lines:
             yield from _json_lines(lines)
@@ -132,7 +134,7 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
         except (ValueError, RecursionError) as error:
             yield f"no valid JSON in UTF-8 ({error})"
             continue
-        yield row if isinstance(row, dict) else f"{type(row).__name__} in place of an object"
+        yield row if isinstance(row, dict) else _NO_OBJECT.format(type(row))
 
 
 def _parquet(path: Path) -> Any:
