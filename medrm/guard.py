@@ -16,12 +16,16 @@ from medrm.pipeline.stop_signals import handled
 
 
 def quiet_libraries() -> None:
-    """Sets up the log, and keeps other libraries from printing what no user can act on."""
+    """Sets up the log, and keeps other libraries from printing what no user can act on.
+
+    Of several processes the first says what is under way; the others warn.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler])
     for name in ("bitsandbytes", "httpx2", "huggingface_hub", "DeepSpeed", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)
         # DeepSpeed sets its level anew when it is imported; a filter stays.

@@ -23,7 +23,10 @@ QUICKSTART = "recipes/quickstart/bradley_terry.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one recipe and returns the exit status: 0 done, 2 the user's input is wrong."""
+    """Runs one recipe and returns the exit status.
+
+    0: done; 1: it failed; 2: the user's input is wrong; 143, and 130 after SIGINT: it was stopped.
+    """
     arguments = sys.argv[1:] if argv is None else list(argv)
     return guarded(lambda: run(arguments))
 

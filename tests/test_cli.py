@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,23 @@ def test_importing_prints_nothing(statement: str) -> None:
         [sys.executable, "-c", statement], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("rank", "said"), [(None, 2), ("0", 2), ("1", 1)])
+def test_the_first_process_alone_says_what_is_under_way(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str | None, said: int
+) -> None:
+    def work() -> None:
+        logging.getLogger("medrm").info("training ...")
+        logging.getLogger("medrm").warning("a checkpoint is damaged")
+
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    logging.getLogger("medrm").manager._clear_cache()
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    assert guarded(work) == 0
+    assert len(capsys.readouterr().err.splitlines()) == said
+    logging.getLogger("medrm").manager._clear_cache()

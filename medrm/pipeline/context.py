@@ -10,12 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
@@ -52,7 +51,7 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.option_checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
-from medrm.pipeline.processes import first_ones_first
+from medrm.pipeline.processes import first_ones_first, from_main
 from medrm.readouts import JUDGE_READOUTS, writes_rewards
 from medrm.schema import Case
 from medrm.scorer import Scorer
@@ -65,15 +64,6 @@ logger = logging.getLogger(__name__)
 
 DEVELOPMENT = "development"
 """The name of the folders in which models judge development cases."""
-
-T = TypeVar("T")
-
-
-def from_main(seen: T) -> T:
-    """Returns on every process what the main process has seen on the disk: all decide alike."""
-    seen_by_main = [seen]
-    broadcast_object_list(seen_by_main)
-    return seen_by_main[0]
 
 
 @contextmanager
@@ -341,7 +331,7 @@ class RunContext:
         """
         benchmark = row.benchmark or self.splits.benchmark
         images = row.name == "after" and not self.run.evaluation.no_images
-        if from_main(self.holds(row.name, row.weights, benchmark.source.digest)):
+        if from_main(lambda: self.holds(row.name, row.weights, benchmark.source.digest)):
             logger.info("%s: measured before", row.name)
             folder = self.folder(row.name)
             if PartialState().is_main_process and images != (folder / IMAGES_FOLDER).is_dir():

@@ -1,4 +1,4 @@
-"""Processes of a run: whether they are distributed as the launch file names it, and who is first.
+"""Processes of a run: whether they are distributed as the launch file names it, and who decides.
 
 accelerate does not say when it does something else: FSDP on CPUs is plain DDP, and several
 processes that were promised GPUs and find none are each a run of its own.
@@ -7,12 +7,13 @@ processes that were promised GPUs and find none are each a run of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 
 from medrm.config.parse import Run
 from medrm.errors import ConfigError, applying, refuse
@@ -25,6 +26,8 @@ FSDP_SETTINGS = {
     "fsdp_activation_checkpointing": ("false", "the recipe says it, gradient_checkpointing: true"),
 }
 """Settings of a launch file that FSDP is run with, each with its one value and why."""
+
+T = TypeVar("T")
 
 _SEVERAL_GPUS = (DistributedType.MULTI_GPU, DistributedType.FSDP)
 
@@ -92,3 +95,25 @@ def first_ones_first() -> Iterator[None]:
     state = PartialState()
     with state.main_process_first(), state.local_main_process_first():
         yield
+
+
+def from_main(look: Callable[[], T]) -> T:
+    """Returns on every process what the main process sees on the disk: all decide alike.
+
+    Args:
+        look: called on the main process alone.
+
+    Raises:
+        Exception: on every process, what `look` raised.
+    """
+    seen: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            seen[0] = look()
+        except Exception as error:
+            seen[1] = error
+    broadcast_object_list(seen)
+    result, raised = seen
+    if raised is not None:
+        raise raised
+    return result  # type: ignore[no-any-return] # of `look`

@@ -43,8 +43,9 @@ from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.sharding import forget_accelerator
 from medrm.pipeline.checkpoints import checkpoint_of
-from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, from_main, stage
+from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, stage
 from medrm.pipeline.load_back import check_load_back, trained_scores
+from medrm.pipeline.processes import from_main
 from medrm.pipeline.stop_checkpoint import StopCheckpoint
 from medrm.pipeline.stop_signals import in_training
 from medrm.pipeline.training_bar import TrainingBar
@@ -149,7 +150,7 @@ def _measure_after(context: RunContext, saved: LoadedModel | None) -> None:
     loaded = cache(lambda: saved or context.saved())
     scorer, weights = cache(lambda: context.scorer(loaded())), context.saved_weights
     if context.readout == "reward" and from_main(
-        not read_adapter_config(context.adapter).score_statistics
+        lambda: not read_adapter_config(context.adapter).score_statistics
     ):
         add_statistics(context, scorer(), context.adapter)
     for row in rows_after(context, loaded, scorer, weights):
@@ -275,7 +276,7 @@ def train_adapter(context: RunContext) -> LoadedModel | None:
     Raises:
         AdapterError: what was saved scores otherwise; it is left as a draft.
     """
-    if from_main(context.is_trained):
+    if from_main(lambda: context.is_trained):
         logger.info(
             "training: done before, %s is there; what it scores when loaded was compared with the "
             "trained model then",
@@ -305,7 +306,7 @@ def _train(context: RunContext, folder: Path) -> list[Response] | None:
     trainer = build_trainer(context, model, context.output, "training")
     trainer.add_callback(StopCheckpoint())
     with stage("training"), in_training():
-        _fit(trainer, from_main(checkpoint_of(context.run, context.output)))
+        _fit(trainer, from_main(lambda: checkpoint_of(context.run, context.output)))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     contract = trained_config(context, model)
     if PartialState().is_main_process:

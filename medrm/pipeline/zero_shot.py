@@ -22,7 +22,8 @@ from medrm.evaluation.folder import read_setup
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, read_responses
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import DRAFT, replace_folder
-from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, from_main
+from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext
+from medrm.pipeline.processes import from_main
 from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.open import JudgeRecord, LoadedModel, open_scorer
@@ -57,7 +58,7 @@ def measure_zero_shot(context: RunContext) -> None:
     crossfit, wanted = context.run.data.crossfit, {*context.run.evaluation.controls}
     asked = [name for name in ZERO_SHOT if wanted & {name, AVERAGED.get(name)}]
     earlier, measured = from_main(
-        (read_choice(context.output), [name for name in ZERO_SHOT if context.holds(name)])
+        lambda: (read_choice(context.output), [name for name in ZERO_SHOT if context.holds(name)])
     )
     names = {*(asked or ZERO_SHOT), *earlier, *measured}
     if not all(map(are_pairs, (context.splits.benchmark.cases, context.splits.development))):

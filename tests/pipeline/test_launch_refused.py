@@ -16,7 +16,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.objectives.judge import judge_grpo
 from medrm.pipeline import processes
-from medrm.pipeline.processes import check_launch
+from medrm.pipeline.processes import check_launch, from_main
 
 
 def a_run(**model: Any) -> Any:
@@ -106,3 +106,32 @@ def test_grpo_under_fsdp_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="judge_grpo was never run under FSDP"):
         judge_grpo.check(run, (), (), ())
+
+
+def test_the_main_process_alone_looks_and_all_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer, or its error."""
+
+    def look() -> str:
+        looked.append(state.is_main_process)
+        if len(looked) > 1:
+            raise ConfigError("checkpoint-2 is damaged")
+        return "checkpoint-2"
+
+    def broadcast(seen: list[Any]) -> None:
+        if state.is_main_process:
+            sent[:] = seen
+        seen[:] = sent
+
+    looked: list[bool] = []
+    sent: list[Any] = []
+    state = SimpleNamespace(is_main_process=True)
+    monkeypatch.setattr(processes, "PartialState", lambda: state)
+    monkeypatch.setattr(processes, "broadcast_object_list", broadcast)
+    answers = []
+    for state.is_main_process in (True, False):
+        answers.append(from_main(look))
+    assert answers == ["checkpoint-2", "checkpoint-2"]
+    for state.is_main_process in (True, False):
+        with pytest.raises(ConfigError, match="checkpoint-2 is damaged"):
+            from_main(look)
+    assert looked == [True, True]
