@@ -55,12 +55,12 @@ def dry_run(arguments: Sequence[str]) -> None:
     if launch.rank > 0:
         return
     on_cpu = launch.on_cpu or flag(arguments, asset(QUICKSTART), "use_cpu")
-    with as_one_cpu_process():
+    with as_one_cpu_process() as environment:
         words = [*arguments, "--use_cpu", "true"]
         parsed = parse_run(words, argument_classes(), asset(QUICKSTART))
         from medrm.pipeline.training_preview import preview_run
 
-        preview_run(parsed, launch, on_cpu=on_cpu)
+        preview_run(parsed, environment, on_cpu=on_cpu)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ Kind = Literal["one process", "DDP", "DeepSpeed", "FSDP2"]
 _LAUNCHED = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
 """Beginnings of the names of variables by which a process knows of the others."""
 
+_SETTINGS = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP", "FSDP_")
+"""Beginnings of the names of variables that say what a launch file asks for."""
+
 _RANKS = ("RANK", "WORLD_SIZE")
 
 
@@ -108,15 +111,38 @@ def _deepspeed(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def as_one_cpu_process() -> Iterator[None]:
-    """Lets this process be the only one, on the CPU, whatever was launched."""
+def as_one_cpu_process() -> Iterator[Mapping[str, str]]:
+    """Lets this process be the only one, on the CPU; yields the variables that it was started with.
+
+    Those by which it knows of the others are gone within.
+    """
     before = dict(os.environ)
     for name in before:
         if name.startswith(_LAUNCHED) or name in _RANKS:
             del os.environ[name]
     os.environ["ACCELERATE_USE_CPU"] = "true"
     try:
-        yield
+        yield before
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def as_the_file_asks(environment: Mapping[str, str]) -> Iterator[None]:
+    """Lets checks within read what a launch file asks for, where no process is to look for others.
+
+    Args:
+        environment: of a launched process.
+    """
+    asked = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_SETTINGS) and name not in os.environ
+    }
+    os.environ.update(asked)
+    try:
+        yield
+    finally:
+        for name in asked:
+            del os.environ[name]

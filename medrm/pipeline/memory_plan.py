@@ -67,6 +67,7 @@ class RehearsedRun:
         largest_layers: bytes of the largest layer that is gathered by itself, and of what lies in
             none.
         problem: why nothing is known of activations; None: they were rehearsed.
+        missing: what could not be imported, as the libraries say it.
     """
 
     steps: StepPreview
@@ -76,6 +77,7 @@ class RehearsedRun:
     learning: int
     largest_layers: tuple[int, int]
     problem: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -> RehearsedRun:
@@ -92,7 +94,8 @@ def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
     model, saved_bytes = _empty_trainable(context, on_cpu)
     rehearsal = Rehearsal()
     rehearsal.pretend(model)
-    layers, trained, problem = _layers(model), _trained(model), None
+    layers, trained = _layers(model), _trained(model)
+    problem, missing = None, list[str]()
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     sizes = [sum(weight.nbytes for weight in weights) for weights in (learning, model.parameters())]
     # Of a step that cannot be rehearsed.
@@ -104,8 +107,9 @@ def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
     ):
         try:
             forward = _rehearse_evaluation(context, rehearsal, model)
-        except FOREIGN_ERRORS as error:
-            problem = f"evaluation: {type(error).__name__}: {first_line(error)}"
+        except (*FOREIGN_ERRORS, ImportError) as error:
+            problem = f"evaluation: {named_error(error)}"
+            missing += [problem] * isinstance(error, ImportError)
         trainer: Any = build_trainer(context, model, Path(folder), "rehearsal")
         inputs = training_inputs(context, model, Path(folder))
         steps = context.objective.preview(inputs, trainer, launch.processes)
@@ -119,11 +123,17 @@ def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
                 accumulates=steps.micro_batches > 1,
                 offloads=bool(offloads),
             )
-        except FOREIGN_ERRORS as error:
-            problem = f"training: {type(error).__name__}: {first_line(error)}"
+        except (*FOREIGN_ERRORS, ImportError) as error:
+            problem = f"training: {named_error(error)}"
+            missing += [problem] * isinstance(error, ImportError)
     training = replace(training, weights=training.weights - saved_bytes)
     count = sum(weight.numel() for weight in learning)
-    return RehearsedRun(steps, training, forward, trained, count, layers, problem)
+    return RehearsedRun(steps, training, forward, trained, count, layers, problem, tuple(missing))
+
+
+def named_error(error: Exception) -> str:
+    """Returns the class of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def device_memory(

@@ -64,13 +64,20 @@ def check_launch(run: Run) -> None:
     count = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
     would_be = f"{count} on {state.device.type}, {state.distributed_type.value}"
     another = "take accelerate_configs/ddp.yaml, or cpu.yaml for one process"
-    parted = _asked("FSDP")
     checks = {
         f"the launch file asks for FSDP, but this would be {would_be}; FSDP needs two GPUs or "
-        f"more, {another}": parted and state.distributed_type not in _SEVERAL_GPUS,
+        f"more, {another}": _asked("FSDP") and state.distributed_type not in _SEVERAL_GPUS,
         f"the launch file asks for DeepSpeed, but this would be {would_be}; {another}": (
             _asked("DEEPSPEED") and state.distributed_type != DistributedType.DEEPSPEED
         ),
+    }
+    refuse([*applying(checks), *launch_file_problems(run)])
+
+
+def launch_file_problems(run: Run) -> list[str]:
+    """Returns what a launch file asks for and this run cannot have, on whatever machine."""
+    parted = _asked("FSDP")
+    checks = {
         "load_in_4bit and load_in_8bit leave the weights whole on every GPU under FSDP; take "
         "accelerate_configs/ddp.yaml": parted
         and (run.model.load_in_4bit or run.model.load_in_8bit),
@@ -83,7 +90,7 @@ def check_launch(run: Run) -> None:
                 f"{name} is {given or 'not set'} in the launch file; give {value} as "
                 f"accelerate_configs/fsdp2.yaml does: {why}"
             )
-    refuse(problems)
+    return problems
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def train_seeds(run: Run) -> None:
     if seeds is None:
         train(run)
         return
-    _check(run, output)
+    check_seeds(run, output, PartialState().num_processes)
     for number, seed in enumerate(seeds, start=1):
         with stage(f"seed {seed} ({number} of {len(seeds)})"):
             train(run_of_seed(run, seed))
@@ -62,11 +62,16 @@ def run_of_seed(run: Run, seed: int) -> Run:
     return replace(run, training=arguments, job=replace(run.job, seeds=None))
 
 
-def _check(run: Run, output: Path) -> None:
+def check_seeds(run: Run, output: Path, processes: int) -> None:
     """Refuses what does not go with several seeds, or with those that lie there.
 
     Each run compares itself with its folder; here the last seed's is looked at before the first
     seed is trained.
+
+    Args:
+        run: all options.
+        output: in which the folders of the seeds lie.
+        processes: by which each seed is trained.
 
     Raises:
         ConfigError: all of it in one message.
@@ -85,7 +90,7 @@ def _check(run: Run, output: Path) -> None:
         folders = [run_of_seed(run, seed).training.output_dir for seed in run.job.seeds or ()]
         planned = {
             "config": json.loads(json.dumps(run.resolved(), default=str)),
-            "processes": PartialState().num_processes,
+            "processes": processes,
             "data": {},
             "inputs": {},
         }

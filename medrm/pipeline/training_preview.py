@@ -1,14 +1,15 @@
 """`--dry_run`: all that can be said of a run before it is queued; no weights are loaded.
 
 It runs as one process on the CPU whatever was launched, makes every check that the run makes before
-it loads a model, and writes nothing but what the data's cache keeps anyway.
+it loads a model, but for what other processes and GPUs there are, and writes nothing but what the
+data's cache keeps anyway.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers.integrations import deepspeed
 
 from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import tokens_of
-from medrm.errors import ConfigError, refuse
+from medrm.errors import FOREIGN_ERRORS, ConfigError, MedrmError, refuse
 from medrm.evaluation.tables.table import DASH, Table, plain, table_of, to_terminal
 from medrm.models.base_model import load_config
 from medrm.models.footprint import amount, size_text
@@ -30,13 +31,15 @@ from medrm.objectives.step_preview import StepPreview
 from medrm.pipeline.context import RunContext
 from medrm.pipeline.evaluate import refuse_seen_init_adapter
 from medrm.pipeline.evaluation_preview import evaluations_table
-from medrm.pipeline.launch_settings import LaunchSettings
-from medrm.pipeline.manifest import inputs_of
-from medrm.pipeline.memory_plan import RehearsedRun, device_memory, rehearse_run
+from medrm.pipeline.launch_settings import LaunchSettings, as_the_file_asks
+from medrm.pipeline.manifest import inputs_of, sharding
+from medrm.pipeline.memory_plan import RehearsedRun, device_memory, named_error, rehearse_run
 from medrm.pipeline.option_checks import check_options
 from medrm.pipeline.prepare_data import prepare_data, prepare_folds
+from medrm.pipeline.processes import launch_file_problems
 from medrm.pipeline.run_folder import FOLDS, check_output, plan_start
 from medrm.pipeline.run_needs import check_needs
+from medrm.pipeline.run_seeds import check_seeds, run_of_seed
 from medrm.pipeline.train import fold_context, start_of
 
 MEASURED_ERROR = 0.10
@@ -48,43 +51,45 @@ _CARDS = (16, 24, 40, 48, 80, 96, 141, 192)
 """GiB of memory of common GPUs."""
 
 
-def preview_run(run: Run, launch: LaunchSettings, *, on_cpu: bool) -> None:
-    """Prints what a run would do.
+def preview_run(run: Run, environment: Mapping[str, str], *, on_cpu: bool) -> None:
+    """Prints what a run would do; with several seeds, that of the first.
 
     Args:
-        run: of which `use_cpu` is as it was given.
-        launch: how it was launched.
-        on_cpu: whether it would train on CPUs.
+        run: parsed with `use_cpu`, so that no GPU is looked for.
+        environment: variables of the process as it was launched, which is one on the CPU now.
+        on_cpu: whether the run would train on CPUs.
 
     Raises:
         MedrmError: the run would be refused.
     """
-    output, lacking = Path(run.training.output_dir), list[str]()
-    try:
-        check_needs(run)
-    except ConfigError as error:
-        lacking.append(str(error))
-    check_options(run, load_objective(run.objective))
-    check_output(output, run)
-    with _zero3(launch):
+    launch, seeds = LaunchSettings.read(environment), run.job.seeds
+    if seeds is not None:
+        check_seeds(run, Path(run.training.output_dir), launch.processes)
+        run = run_of_seed(run, seeds[0])
+    output = Path(run.training.output_dir)
+    with as_the_file_asks(environment), _zero3(launch):
+        problems = _missing(run)
+        refuse(launch_file_problems(run))
+        check_options(run, load_objective(run.objective))
+        check_output(output, run)
         contexts = _contexts(run, output)
     context = contexts[0]
-    state = "a new run"
-    for fold in contexts:
-        if _check_start(fold, launch, on_cpu=on_cpu):
-            state = "goes on with the run that lies there"
+    starts = [_check_start(fold, launch, on_cpu=on_cpu) for fold in contexts]
+    state = "goes on with the run that lies there" if any(starts) else "a new run"
     gpus = 0 if on_cpu or launch.processes > 1 else torch.cuda.device_count()
-    problems = [*lacking, *visible_gpu_problems(gpus)]
-    rehearsed = rehearse_run(context, launch, on_cpu=on_cpu)
+    problems += visible_gpu_problems(gpus)
+    rehearsed = _rehearsed(context, launch, problems, on_cpu=on_cpu)
     device = "on the CPU" if on_cpu else "with a GPU each" if launch.processes > 1 else "on a GPU"
     console = Console()
     console.print(plain(f"Dry run, {launch}, {device}; {state}; nothing is written to {output}."))
-    folds = run.data.crossfit
-    if folds:
-        console.print(plain(f"{folds} models, one for each fold; what follows is of the first."))
-    shown = [configuration_table(run), *_data_tables(context), trained_table(rehearsed)]
-    shown += [steps_table(run, rehearsed.steps, launch), lengths_table(context)]
-    shown.append(memory_table(rehearsed, launch, on_cpu=on_cpu))
+    for line in _several(seeds or (), run.data.crossfit):
+        console.print(plain(line))
+    shown = [configuration_table(run), *_data_tables(context)]
+    if rehearsed is not None:
+        shown += [trained_table(rehearsed), steps_table(run, rehearsed.steps, launch)]
+    shown.append(lengths_table(context))
+    if rehearsed is not None:
+        shown.append(memory_table(rehearsed, launch, on_cpu=on_cpu))
     shown.append(evaluations_table(context))
     for table in shown:
         words = (0, 1) if table in (shown[0], shown[-1]) else (0,)
@@ -94,6 +99,39 @@ def preview_run(run: Run, launch: LaunchSettings, *, on_cpu: bool) -> None:
     if not problems:
         console.print(plain("Nothing that the run needs is missing here."))
     refuse(problems, "This run would be refused.")
+
+
+def _several(seeds: Sequence[int], folds: int) -> Iterator[str]:
+    """Yields of which of several runs and models the rest is."""
+    if len(seeds) > 1:
+        names = ", ".join(map(str, seeds))
+        yield f"{len(seeds)} runs, one for each seed ({names}); what follows is of seed {seeds[0]}."
+    if folds:
+        yield f"{folds} models, one for each fold; what follows is of the first."
+
+
+def _missing(run: Run) -> list[str]:
+    """Returns what the machine lacks, which is told once all else was said."""
+    try:
+        check_needs(run)
+    except ConfigError as error:
+        return [str(error)]
+    return []
+
+
+def _rehearsed(
+    context: RunContext, launch: LaunchSettings, problems: list[str], *, on_cpu: bool
+) -> RehearsedRun | None:
+    """Returns the rehearsal of a run, where its model can be built; adds what it found missing."""
+    try:
+        rehearsed = rehearse_run(context, launch, on_cpu=on_cpu)
+    except MedrmError:
+        raise
+    except (*FOREIGN_ERRORS, ImportError) as error:
+        problems.append(f"the model or its trainer cannot be built here: {named_error(error)}")
+        return None
+    problems += rehearsed.missing
+    return rehearsed
 
 
 def _contexts(run: Run, output: Path) -> list[RunContext]:
@@ -118,7 +156,11 @@ def _check_start(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
     """
     if not (context.output / "run.json").exists():
         return plan_start(context.output, {}, context.run, context.epoch_rows).goes_on
-    where = {"device": "cpu" if on_cpu else "cuda", "processes": launch.processes}
+    where = {
+        "device": "cpu" if on_cpu else "cuda",
+        "processes": launch.processes,
+        "sharding": sharding(launch),
+    }
     return start_of(context, inputs_of(context.run, context.processor), where).goes_on
 
 
