@@ -21,7 +21,7 @@ import pyarrow as pa
 from PIL import Image, ImageOps
 
 from medrm.data.batched import batched
-from medrm.errors import DataError
+from medrm.errors import DataError, shortened
 from medrm.schema import Case, ImageRef
 
 MAX_STORED_BYTES = 2**28
@@ -135,15 +135,15 @@ def file_image(written: str, root: Path, boundary: Path | None = None) -> ImageR
     digest, problem = "", None
     try:
         if not location.is_file():
-            problem = f"there is no file {written!r}"
+            problem = f"there is no file {shortened(written)!r}"
         elif location.stat().st_size > MAX_STORED_BYTES:
             problem = f"larger than {MAX_STORED_BYTES} bytes"
         else:
             with location.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        problem = f"{written!r} cannot be read: {error.strerror}"
-    return ImageRef(written, digest, read, problem)
+        problem = f"{shortened(written)!r} cannot be read: {error.strerror}"
+    return ImageRef(shortened(written) if problem else written, digest, read, problem)
 
 
 def _inside(written: str, root: Path, boundary: Path) -> Path:

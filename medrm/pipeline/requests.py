@@ -232,7 +232,8 @@ class ScoreRequest:
     input: str = option(
         MISSING,
         "rows to score: a .jsonl, .json or .parquet file, a folder of them, or - for JSON lines "
-        "from the standard input; columns question, answers, images",
+        "from the standard input; columns question (or prompt), answers (or responses, "
+        "completions, answer_a and answer_b, ...), images",
     )
     output: str = option(
         MISSING,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medrm.data.batched import batched
+from medrm.data.images import decode
 from medrm.data.readers.unlabelled import (
     STANDARD_INPUT,
     UnlabelledRow,
@@ -43,6 +44,9 @@ from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.statistics.calibration import win_probabilities
 
 logger = logging.getLogger(__name__)
+
+_FORMS = (".jsonl", ".parquet")
+"""What an output can be, by its name."""
 
 _LINES_AT_ONCE = 4096
 
@@ -120,8 +124,14 @@ def _check_apart(request: ScoreRequest) -> None:
     """Refuses an output that another start would read as rows.
 
     Raises:
-        ConfigError: it lies in the folder that is read, or is the file that is read.
+        ConfigError: it lies in the folder that is read, or is the file that is read; or it is of no
+            known form.
     """
+    if not is_stream(Path(request.output)) and Path(request.output).suffix not in _FORMS:
+        raise ConfigError(
+            f"--output {request.output} is of no known form; accepted are "
+            f"{', '.join(_FORMS)}, and -."
+        )
     source, output = Path(request.input).resolve(), Path(request.output).resolve()
     if output == source or (source.is_dir() and output.parent == source):
         raise ConfigError(
@@ -187,8 +197,10 @@ def _is_finished(output: Path, address: str, request: ScoreRequest) -> bool:
     """
     if not output.is_file() or request.overwrite_output:
         return False
-    record = _record_of(output)
-    if record.is_file() and read_json(record).get("address") == address:
+    record = read_json(_record_of(output)) if _record_of(output).is_file() else {}
+    if record and not record.get("rows", {}).get("ok"):
+        return False  # nothing is lost
+    if record.get("address") == address:
         return True
     raise ConfigError(
         f"--output {output} exists, and holds other rows or rewards. Give another --output, or "
@@ -221,7 +233,20 @@ def _score(plan: _Plan, window: Sequence[UnlabelledRow]) -> list[Line]:
 
 def _line(plan: _Plan, number: int, case: Case, response: Response) -> Line:
     known = {"row": number, "case_id": case.case_id, "state": response.state}
-    return known | {"reason": response.reason} | _rewards(plan, case, response)
+    return known | {"reason": _reason(plan, case, response)} | _rewards(plan, case, response)
+
+
+def _reason(plan: _Plan, case: Case, response: Response) -> str | None:
+    """Returns why a row has no reward, in words; None where it has one."""
+    if response.state == "too_long":
+        return f"a row has more than {plan.scorer.contract.max_length} tokens, the model's limit"
+    if response.state == "bad_image":
+        for image in case.images:
+            try:
+                decode(image)
+            except DataError as error:
+                return str(error)
+    return response.reason
 
 
 def _rewards(plan: _Plan, case: Case | None, response: Response | None) -> Line:
@@ -302,6 +327,8 @@ def _tell(output: str, counts: dict[str, int]) -> None:
     """
     others = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "ok")
     total = sum(counts.values())
+    if counts.get("bad_image"):
+        others += "; paths of images are relative to the input's folder, or to --image_root"
     if not counts.get("ok"):
         raise DataError(
             f"None of {total} rows has a reward ({others or 'the input is empty'}); {output} says "

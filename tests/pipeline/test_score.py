@@ -178,13 +178,19 @@ def test_what_cannot_be_scored_keeps_its_place(
     reasons = ["JSON", "list", "'answers'", "outside", "no answer", "nothing is fetched"]
     for line, reason in zip(scored[1:7], reasons, strict=True):
         assert reason in line["reason"]
+    assert "File name too long" in scored[7]["reason"]
+    assert len(scored[7]["reason"]) < 400
+    assert "cannot be decoded" in scored[8]["reason"]
     told = caplog.text
-    assert "2 of 10 rows scored (6 bad_row, 2 bad_image)" in told
+    assert "2 of 10 rows scored (6 bad_row, 2 bad_image; paths of images are relative" in told
     assert told.count("has no reward") == 5
     source.write_text("\n".join(lines[1:4]), encoding="utf-8")
     run(source, tmp_path / "none.jsonl", status=2)
     assert "None of 3 rows has a reward (3 bad_row)" in capsys.readouterr().err
     assert len(read(tmp_path / "none.jsonl")) == 3
+    source.write_text(json.dumps(good), encoding="utf-8")
+    run(source, tmp_path / "none.jsonl")  # nothing is lost where no row had a reward
+    assert read(tmp_path / "none.jsonl")[0]["state"] == "ok"
 
 
 def test_rewards_are_normalised_by_the_development_cases(
@@ -264,6 +270,7 @@ def test_standard_input_and_output(
         (["--input", __file__], "is no data file"),
         (["--best_of_n", "--dimension", "overal"], "Did you mean 'overall'"),
         (["--dimension", "overall"], "give --best_of_n"),
+        (["--output", "scores.csv"], "accepted are .jsonl, .parquet, and -"),
         (["--evaluation_batch_rows", "0"], "give 1 or more"),
         (["--model", "mock:longer"], "gives no rewards"),
         (["--output", __file__ + "/scores.jsonl"], "cannot be written"),
