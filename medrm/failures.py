@@ -197,9 +197,10 @@ def _out_of_memory(error: Exception) -> Failure | None:
     said = first_line(error).split(" If reserved but unallocated")[0].rstrip(".")
     notes = getattr(error, "__notes__", None) or [
         "Lower what is computed at once (--evaluation_batch_rows, --per_device_train_batch_size, "
-        "--max_tokens_per_batch, --max_pixels), or set --gradient_checkpointing true."
+        "--max_tokens_per_batch, --max_pixels), or set --gradient_checkpointing true.",
+        f"Then {GOES_ON}.",
     ]
-    return Failure("\n".join([f"Out of memory: {said}.", *notes, f"Then {GOES_ON}."]), FAILED)
+    return Failure("\n".join([f"Out of memory: {said}.", *notes]), FAILED)
 
 
 def _without_worker(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from medrm.errors import RunStopped
-from medrm.failures import is_out_of_memory
+from medrm.failures import GOES_ON, is_out_of_memory
 from medrm.files import write_atomically
 from medrm.objectives.objective import BradleyTerryConfig
 from medrm.objectives.step_plan import StepPlan
@@ -65,10 +65,16 @@ class WatchedSteps(Trainer):
 
     Attributes:
         case_of: the case id of a case or example by its number.
+        draws: what each process draws for its own rows; where it is anything, a training with
+            other micro-batches is another one.
+        measures_alike: whether batches of another size measure the development split alike; a
+            judge's loss is a mean over batches, of means over their tokens.
     """
 
     args: TrainingArguments
     case_of: Callable[[int], str] = str
+    draws: Collection[str] = ()
+    measures_alike = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,8 +86,15 @@ class WatchedSteps(Trainer):
         numbers: list[int] = batch.pop(NUMBERS)
         return numbers
 
-    def less_at_once(self, batch: Any, count: int) -> str:
-        """Returns by which options a device learns from less at once, and to what.
+    @property
+    def goes_on_with_less(self) -> bool:
+        """Whether a run goes on with smaller micro-batches, as `run_identity` has it."""
+        rows: Any = self.train_dataset
+        at_once = self.args.per_device_train_batch_size * self.args.world_size
+        return not self.draws and len(rows) % at_once == 0
+
+    def less_at_once(self, batch: Any, count: int) -> str | None:
+        """Returns by which options a device learns from less at once, and to what; None: by none.
 
         Args:
             batch: that did not fit.
@@ -98,8 +111,8 @@ class WatchedSteps(Trainer):
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 held = f"Learned from at once: {_size(inputs, len(numbers))}."
-                _note(error, [held, self.less_at_once(inputs, len(numbers))])
-                _note(error, _further(self.args))
+                less = self.less_at_once(inputs, len(numbers))
+                _note(error, [held, *_advice(self.args, less, self.goes_on_with_less)])
             raise
         self._micro_batches.append(MicroBatch(numbers, loss.detach()))
         return loss
@@ -111,7 +124,7 @@ class WatchedSteps(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measures the development split."""
-        with _measuring(self.args.per_device_eval_batch_size):
+        with _measuring(self.args.per_device_eval_batch_size, self.measures_alike):
             metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         return metrics
 
@@ -176,14 +189,20 @@ class WatchedCases(WatchedSteps):
 
     args: BradleyTerryConfig
     plan: StepPlan
+    measures_alike = True
+
+    @property
+    def goes_on_with_less(self) -> bool:
+        """Whether a run goes on with smaller micro-batches: steps are planned in cases."""
+        return not self.draws
 
     def numbers_of(self, batch: Any) -> Tensor:
         """Returns the indices of a batch's cases."""
         indices: Tensor = batch["indices"]
         return indices
 
-    def less_at_once(self, batch: Any, count: int) -> str:
-        """Returns by which option a device learns from less at once, and to what."""
+    def less_at_once(self, batch: Any, count: int) -> str | None:
+        """Returns by which option a device learns from less at once, and to what; None: by none."""
         tokens = batch["rows"]["input_ids"].numel()
         return fewer_cases(self.args, count, tokens, self.plan.most_tokens)
 
@@ -231,20 +250,19 @@ class _Watch(TrainerCallback):
             )
 
 
-def fewer_rows(batch_size: int, accumulation: int) -> str:
-    """Returns how a judge's step is cut into smaller micro-batches and stays the same step."""
+def fewer_rows(batch_size: int, accumulation: int) -> str | None:
+    """Returns how a judge's step is cut into smaller micro-batches; None: it cannot be."""
     if batch_size == 1:
-        return "One row is all that is computed at once."
+        return None
     factor = next(n for n in range(2, batch_size + 1) if batch_size % n == 0)
     return (
-        f"Lower --per_device_train_batch_size from {batch_size} to {batch_size // factor} and "
-        f"raise --gradient_accumulation_steps from {accumulation} to {accumulation * factor}: the "
-        "steps stay the same."
+        f"--per_device_train_batch_size from {batch_size} to {batch_size // factor} and "
+        f"raise --gradient_accumulation_steps from {accumulation} to {accumulation * factor}"
     )
 
 
-def fewer_cases(args: BradleyTerryConfig, count: int, tokens: int, longest: int) -> str:
-    """Returns how fewer cases of a planned step are computed at once: half of those too many.
+def fewer_cases(args: BradleyTerryConfig, count: int, tokens: int, longest: int) -> str | None:
+    """Returns how half of the cases of a planned step are computed at once; None: it is one.
 
     Args:
         args: of the training.
@@ -255,23 +273,28 @@ def fewer_cases(args: BradleyTerryConfig, count: int, tokens: int, longest: int)
     limit = args.max_tokens_per_batch
     if limit is None and count > 1:
         size = args.per_device_train_batch_size
-        lower = f"--per_device_train_batch_size from {size} to {count // 2}"
-    elif limit is not None and (half := max(tokens // 2, longest)) < min(limit, tokens):
-        lower = f"--max_tokens_per_batch from {limit} to {half}"
-    else:
-        return "One case is all that is computed at once."
-    return f"Lower {lower}: the steps stay the same."
+        return f"--per_device_train_batch_size from {size} to {count // 2}"
+    if limit is not None and (half := max(tokens // 2, longest)) < min(limit, tokens):
+        return f"--max_tokens_per_batch from {limit} to {half}"
+    return None
 
 
 @contextmanager
-def _measuring(batch_size: int) -> Iterator[None]:
-    """Says what to lower where measuring the development split takes too much memory."""
+def _measuring(batch_size: int, alike: bool) -> Iterator[None]:
+    """Says what to lower where measuring the development split takes too much memory.
+
+    Args:
+        batch_size: of each device.
+        alike: whether a lower one measures the same.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            lower = f"Lower --per_device_eval_batch_size from {batch_size} to {batch_size // 2}."
-            _note(error, ["Measuring the development split.", *[lower] * (batch_size > 1)])
+            lower = f"--per_device_eval_batch_size from {batch_size} to {batch_size // 2}"
+            ways = [f"Lower {lower}."] if batch_size > 1 and alike else []
+            others = [f"lower {lower}"] if batch_size > 1 and not alike else []
+            _note(error, ["Measuring the development split.", *_ways_on(ways, others)])
         raise
 
 
@@ -289,13 +312,34 @@ def _size(batch: Any, count: int) -> str:
     return held if ids is None else f"{held}, tokens {' x '.join(map(str, ids.shape))}"
 
 
-def _further(args: TrainingArguments) -> list[str]:
-    """Returns what else takes less memory without another result, and what with one."""
-    checkpointing = not args.gradient_checkpointing
+def _advice(args: TrainingArguments, less: str | None, goes_on_with_less: bool) -> list[str]:
+    """Returns what to do where a micro-batch takes too much memory, what changes nothing first."""
+    ways = ["Set --gradient_checkpointing true: the same numbers, in more time."]
+    ways = [] if args.gradient_checkpointing else ways
+    if less is None:
+        return ["No fewer can be computed at once.", *_ways_on(ways, [])]
+    if not goes_on_with_less:
+        return _ways_on(ways, [f"lower {less}"])
+    ways.append(f"{'Or lower' if ways else 'Lower'} {less}: the steps stay the same.")
+    return _ways_on(ways, [])
+
+
+def _ways_on(ways: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Returns what to do, in sentences.
+
+    Args:
+        ways: sentences of options with which a run goes on.
+        others: options with which it is another run.
+    """
+    others = [*others, "fewer --max_pixels, a lower --max_length, or --load_in_4bit true"]
     return [
-        *["Or set --gradient_checkpointing true: the same numbers, in more time."] * checkpointing,
-        "As another run: fewer --max_pixels, a lower --max_length, or --load_in_4bit true.",
+        *ways,
+        *[f"Then {GOES_ON}."] * bool(ways),
+        f"As another run ({_REPLACED}): {'; or '.join(others)}.",
     ]
+
+
+_REPLACED = "--overwrite_output_dir true or another --output_dir"
 
 
 def _gentler(args: TrainingArguments) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from medrm.errors import refuse
+from medrm.errors import applying, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -195,18 +195,23 @@ def _versions(manifest: Manifest) -> dict[str, Any]:
     return {**manifest.get("versions", {}), "commit of medrm": manifest.get("git_commit")}
 
 
+def row_draws(options: Mapping[str, Any]) -> list[str]:
+    """Returns what each process draws for its own rows, so that another cut is another run."""
+    drawing = {
+        "lora_dropout": options["lora_dropout"] > 0,
+        "neftune_noise_alpha": bool(options.get("neftune_noise_alpha")),
+        "sampled verdicts": "num_generations" in options,
+    }
+    return applying(drawing)
+
+
 def _cut_problems(
     then: Mapping[str, Any], now: Mapping[str, Any], epoch_rows: Callable[[], int] | None
 ) -> list[str]:
     """Returns where the same cases would not make up the same steps, or draw other numbers."""
     changed = [name for name in CUT if name in now and then.get(name) != now[name]]
     named = [f"{name}: {then.get(name)} then, {now[name]} now" for name in changed]
-    drawing = {
-        "lora_dropout": now["lora_dropout"] > 0,
-        "neftune_noise_alpha": bool(now.get("neftune_noise_alpha")),
-        "sampled verdicts": "num_generations" in now,
-    }
-    draws = [name for name, applies in drawing.items() if applies]
+    draws = row_draws(now)
     if not changed or (epoch_rows is None and not draws):
         return []
     if draws:

@@ -42,10 +42,12 @@ from medrm.models.reward_model import head_of
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.sharding import forget_accelerator
+from medrm.objectives.training_faults import WatchedSteps
 from medrm.pipeline.checkpoints import checkpoint_of
 from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, stage
 from medrm.pipeline.load_back import check_load_back, trained_scores
 from medrm.pipeline.processes import from_main
+from medrm.pipeline.run_identity import row_draws
 from medrm.pipeline.stop_checkpoint import StopCheckpoint
 from medrm.pipeline.stop_signals import in_training
 from medrm.pipeline.training_bar import TrainingBar
@@ -204,6 +206,8 @@ def build_trainer(
     """Returns the objective's trainer of `model`, writing below `output`."""
     forget_accelerator()
     trainer = context.objective.build_trainer(training_inputs(context, model, output))
+    if isinstance(trainer, WatchedSteps):
+        trainer.draws = row_draws(context.run.resolved())
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TrainingBar(name))

@@ -34,7 +34,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 from medrm.data.batched import batched
 from medrm.errors import DataError
-from medrm.failures import is_out_of_memory
+from medrm.failures import GOES_ON, is_out_of_memory
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import without_adapter
 from medrm.schema import Case, State
@@ -229,7 +229,8 @@ class BatchRunner(Generic[Item, Detail, Value]):
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 rows = sum(len(prompts.rows) for prompts in readable)
-                lower = f"Lower --evaluation_batch_rows from {self.batch_rows} to {rows // 2}."
+                lower = f"Lower --evaluation_batch_rows from {self.batch_rows} to {rows // 2}. "
+                lower += f"Then {GOES_ON}."
                 smaller = "Give smaller images, or weights of less precision."
                 error.add_note(f"Scored at once: rows {rows} of {len(readable)} cases.")
                 error.add_note(lower if len(readable) > 1 else smaller)

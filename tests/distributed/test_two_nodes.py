@@ -28,6 +28,10 @@ STANDINS = {
 """What the script calls."""
 
 
+JOB = str(10**9 + os.getpid())
+"""By its number the script finds the processes of the job."""
+
+
 def start(root: Path, folder: Path, output: Path) -> subprocess.Popen[str]:
     """Starts the script with stand-ins for the commands of SLURM."""
     for name, body in STANDINS.items():
@@ -41,6 +45,7 @@ def start(root: Path, folder: Path, output: Path) -> subprocess.Popen[str]:
     options = {
         "max_steps": 40, "save_steps": 1000, "eval_steps": 1000,
         "global_batch_cases": 4, "controls": "none", "output_dir": output,
+        "dimension_weights": '{"accuracy": 2}',  # no pattern that pgrep would take
     }  # fmt: skip
     return subprocess.Popen(
         ["bash", "accelerate_configs/two_nodes.sbatch"]
@@ -52,7 +57,7 @@ def start(root: Path, folder: Path, output: Path) -> subprocess.Popen[str]:
             "PYTHON": sys.executable,
             "PYTHONPATH": str(root),
             "SLURM_JOB_NODELIST": "node[1-2]",
-            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_ID": JOB,
             "CALLS": str(folder / "calls"),
             "MEDRM_LAUNCH": str(folder / "launch.yaml"),
         },
@@ -73,7 +78,7 @@ def test_a_job_on_two_nodes_is_stopped_and_goes_on(root: Path, tmp_path: Path) -
         said, _ = job.communicate(timeout=200)
     finally:
         job.kill()
-    assert (tmp_path / "calls").read_text(encoding="utf-8") == "requeue 7\n", said[-4000:]
+    assert (tmp_path / "calls").read_text(encoding="utf-8") == f"requeue {JOB}\n", said[-4000:]
     (checkpoint,) = output.glob("checkpoint-*")
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert step < 40

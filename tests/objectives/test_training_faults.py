@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medrm.config.options import AdapterOptions
 from medrm.errors import RunStopped
-from medrm.failures import failure_of
+from medrm.failures import GOES_ON, failure_of
 from medrm.objectives.judge import judge_grpo
 from medrm.objectives.training_faults import NAN_FILE, MicroBatch, fewer_rows
 
@@ -41,6 +41,9 @@ FAST_AND_SLOW = [
     *("bradley_terry", "judge_sft"),
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("judge_dpo", "judge_grpo")),
 ]
+
+ANOTHER = "As another run (--overwrite_output_dir true or another --output_dir)"
+SMALLER = "fewer --max_pixels, a lower --max_length, or --load_in_4bit true"
 
 FAULTY = 6
 """The micro-batch that fails: the second of the third step."""
@@ -221,7 +224,7 @@ def test_too_little_memory_in_training(
     assert re.search(f"Learned from at once: {held}", failure.message)
     assert lower in failure.message
     recomputes = "gradient_checkpointing" in options
-    assert ("Or set --gradient_checkpointing true" in failure.message) != recomputes
+    assert ("Set --gradient_checkpointing true" in failure.message) != recomputes
 
 
 def test_a_budget_of_tokens_is_lowered_to_what_the_longest_case_needs(
@@ -260,7 +263,47 @@ def test_too_little_memory_in_measuring(
     assert raised.value.__notes__ == [
         "Measuring the development split.",
         "Lower --per_device_eval_batch_size from 4 to 2.",
+        f"Then {GOES_ON}.",
+        f"{ANOTHER}: {SMALLER}.",
     ]
+
+
+def test_a_judge_measures_otherwise_in_smaller_batches(
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build("judge_sft", per_device_eval_batch_size=4).trainer()
+    monkeypatch.setattr(trainer, "prediction_step", lambda *a, **k: out_of_memory(*a[:2]))
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        trainer.evaluate()
+    assert raised.value.__notes__ == [
+        "Measuring the development split.",
+        f"{ANOTHER}: lower --per_device_eval_batch_size from 4 to 2; or {SMALLER}.",
+    ]
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize(
+    ("objective", "draws"),
+    [("bradley_terry", ["lora_dropout"]), ("judge_sft", ["lora_dropout"]), ("judge_sft", [])],
+)
+def test_what_changes_numbers_is_another_run(
+    build: Callable[..., Any],
+    faulty: Callable[[Fault, int], None],
+    objective: str,
+    draws: list[str],
+    recomputes: bool,
+) -> None:
+    faulty(out_of_memory, 1)
+    options = {} if draws else {"per_device_train_batch_size": 3}
+    trainer = build(objective, gradient_checkpointing=recomputes, **options).trainer()
+    trainer.draws = draws
+    assert draws or len(trainer.train_dataset) % 3
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        trainer.train()
+    _, *advice, last = raised.value.__notes__
+    assert last.startswith(f"{ANOTHER}: lower --per_device_train_batch_size from ")
+    recompute = "Set --gradient_checkpointing true: the same numbers, in more time."
+    assert advice == ([] if recomputes else [recompute, f"Then {GOES_ON}."])
 
 
 @pytest.mark.parametrize(
@@ -269,7 +312,8 @@ def test_too_little_memory_in_measuring(
 )
 def test_a_judges_step_keeps_its_rows(size: int, accumulation: int, said: str) -> None:
     text = fewer_rows(size, accumulation)
+    assert text is not None
     assert said in text
     _, lower, _, higher = map(int, re.findall(r"\d+", text))
     assert lower * higher == size * accumulation
-    assert fewer_rows(1, 4) == "One row is all that is computed at once."
+    assert fewer_rows(1, 4) is None
