@@ -97,7 +97,7 @@ def test_cases_are_read_a_window_at_a_time(folder: Path, monkeypatch: pytest.Mon
     ("rows", "lower"),
     [
         (8, r"Lower --evaluation_batch_rows from 8 to [234]\."),
-        (1, r"Give smaller images \(--max_pixels\) or weights"),
+        (1, "Give smaller images, or weights of less precision"),
     ],
 )
 def test_too_little_memory_says_what_to_lower(
