@@ -26,7 +26,7 @@ class AdapterError(MedrmError):
     """A saved model does not match its contract. Cure: save it again or load the right base."""
 
 
-class RunStopped(Exception):  # noqa: N818 (it is no fault of the program)
+class RunFailed(Exception):  # noqa: N818 (it is no fault of the program)
     """A run ended before it was done, through no fault of its input. Cure: in the message."""
 
 

@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError
 
-from medrm.errors import MedrmError, RunStopped, first_line, shortened
+from medrm.errors import MedrmError, RunFailed, first_line, shortened
 
 INPUT_WRONG, FAILED = 2, 1
 """Exit statuses: the user's input is wrong; anything else."""
 
-GOES_ON = "start the same command again: it goes on where it was stopped"
+GOES_ON = (
+    "start the same command again: a run, an evaluation or a score goes on where it was stopped"
+)
 """What to do after a failure that is none of the options."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,7 +46,9 @@ _NUMBERED = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)|\[errno (\d+)\]")
 
 _NAMED_PATH = re.compile(r"\[Errno \d+\] [^\n]*: '([^'\n]+)'")
 
-_CUT_SHORT = ("PytorchStreamWriter failed writing", "inline_container.cc", "requested and")
+_CUT_SHORT = re.compile(
+    r"PytorchStreamWriter failed writing|inline_container\.cc|\d+ requested and \d+ written"
+)
 """How torch and numpy say that less was written than was to be; not why."""
 
 _WORKER_DIED = re.compile(
@@ -61,7 +65,7 @@ _NO_MEMORY = (
 )
 """What torch's allocators, numpy and the drivers of GPUs say when memory does not suffice."""
 
-_LAST_ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Stopped): ", re.MULTILINE)
+_LAST_ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Stopped): ", re.MULTILINE)
 
 
 class Failure(NamedTuple):
@@ -75,7 +79,7 @@ def failure_of(error: Exception) -> Failure | None:
     """Returns what to say of an error without its traceback; None: of a bug, which keeps it."""
     if isinstance(error, MedrmError):
         return Failure(_without_worker(str(error)), INPUT_WRONG)
-    if isinstance(error, RunStopped):
+    if isinstance(error, RunFailed):
         return Failure(_without_worker(str(error)), FAILED)
     for cause in _chain(error):
         failure = _out_of_memory(cause) or _worker_died(cause) or _unwritten(cause)
@@ -112,11 +116,14 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _chain(error: Exception) -> Iterator[Exception]:
-    """Yields an error and those that it was raised from or because of, the outermost first."""
+    """Yields an error and those that it was raised from, the outermost first.
+
+    Not those that were being handled when it arose: it may be a bug in what handles them.
+    """
     cause: BaseException | None = error
     while isinstance(cause, Exception):
         yield cause
-        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        cause = cause.__cause__
 
 
 def _number_of(error: Exception) -> int | None:
@@ -127,7 +134,7 @@ def _number_of(error: Exception) -> int | None:
     found = _NUMBERED.search(text)
     if found is not None:
         return int(next(filter(None, found.groups())))
-    if isinstance(error, (OSError, RuntimeError)) and any(part in text for part in _CUT_SHORT):
+    if isinstance(error, (OSError, RuntimeError)) and _CUT_SHORT.search(text):
         return errno.ENOSPC
     return None
 

@@ -36,7 +36,7 @@ _PACKAGE = Path(__file__).resolve().parent
 PARTIAL = ".partial"
 """The suffix of a file that is being written; a process that was killed may leave one."""
 
-DRAFT = "draft-"
+DRAFT = ".medrm-draft-"
 """How the name of a folder begins that is being written, or removed."""
 
 
@@ -153,7 +153,8 @@ def atomic_folder(folder: Path, mode: int = 0o777, *, replace: bool = False) -> 
         draft.mkdir(mode)
         yield draft
         if replace:
-            discard(folder)
+            replace_folder(draft, folder)
+            return
         try:
             draft.rename(folder)
         except OSError:  # another process was first
@@ -164,23 +165,24 @@ def atomic_folder(folder: Path, mode: int = 0o777, *, replace: bool = False) -> 
 
 @contextmanager
 def filled_or_emptied(folder: Path) -> Iterator[None]:
-    """Removes what was written into a new or empty folder where not all could be.
+    """Removes what was added to a folder, which may be new, where not all could be written.
 
     Raises:
         OSError: it cannot be written; the error names a path.
     """
-    is_new = not folder.exists()
+    names = set(os.listdir(folder)) if folder.exists() else None
     try:
         with naming(folder):
             yield
     except BaseException:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        if is_new and folder.is_dir():
-            folder.rmdir()
+        with suppress(OSError):  # what is raised says why there was anything to remove
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink() and path.name not in (names or ()):
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in (names or ()):
+                    path.unlink()
+            if names is None:
+                folder.rmdir()
         raise
 
 
@@ -198,15 +200,6 @@ def discard(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=DRAFT) as scratch:
         folder.rename(Path(scratch) / folder.name)
         sync(folder.parent)
-
-
-def remove_drafts(folder: Path) -> None:
-    """Removes what a killed process has left of folders that it was writing or removing.
-
-    Call it while no other process writes into the folder.
-    """
-    for draft in folder.glob(f"{DRAFT}*"):
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_cache_file(path: Path, data: bytes) -> None:

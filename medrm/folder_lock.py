@@ -175,7 +175,8 @@ def refuse_owned(folder: Path, advice: str, *, below: bool = True) -> None:
     for path in (parent / RUN_LOCK for parent in (resolved, *above)):
         if path in _held or not path.is_file():
             continue
-        with path.open("rb") as file:
+        # Its holder may end, and remove it, at any moment.
+        with suppress(FileNotFoundError), path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError as error:

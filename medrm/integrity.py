@@ -128,16 +128,21 @@ def _record_digest(record: Mapping[str, Any]) -> str:
 def changing(path: Path) -> Iterator[None]:
     """Takes a file out of its folder's manifest while it is replaced, and then in again.
 
-    So the folder fits its manifest at every moment. Nothing is done to a folder without one.
+    So the folder fits its manifest at every moment, also where the file cannot be replaced. One
+    that a killed process has left out is taken in as well. A folder without a manifest gets none.
     """
     folder, name = path.parent, path.name
-    fingerprints = _read(folder) if is_sealed(folder) else {}
-    if fingerprints.pop(name, None) is None:
+    if not is_sealed(folder):
         yield
         return
-    _write(folder, fingerprints)
-    yield
-    _write(folder, {**fingerprints, name: _fingerprint(path)})
+    fingerprints = _read(folder)
+    if fingerprints.pop(name, None) is not None:
+        _write(folder, fingerprints)
+    try:
+        yield
+    finally:
+        if path.is_file():
+            _write(folder, {**fingerprints, name: _fingerprint(path)})
 
 
 def _mode_of_new_files(folder: Path) -> int:

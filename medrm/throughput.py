@@ -40,6 +40,7 @@ import resource
 import signal
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,7 @@ from transformers import BatchFeature
 from medrm.errors import ConfigError
 from medrm.evaluation.report import json_bytes
 from medrm.evaluation.tables.table import Table, plain, table_of, to_markdown, to_terminal
-from medrm.files import PARTIAL, is_stream, output_problem, write_output
+from medrm.files import is_stream, output_problem, write_output
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.pipeline.requests import ThroughputOptions
 from medrm.pipeline.stop_signals import end_with_parent
@@ -320,10 +321,8 @@ def _check_writable(output: Path) -> None:
     problem = output_problem(output, folder=False)
     try:
         if problem is None and not is_stream(output):
-            target = Path(os.path.realpath(output))
-            partial = target.with_name(target.name + PARTIAL)
-            partial.touch()
-            partial.unlink()
+            with tempfile.TemporaryFile(dir=Path(os.path.realpath(output)).parent):
+                pass
     except OSError as error:
         problem = str(error.strerror)
     if problem is not None:

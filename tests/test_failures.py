@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from medrm.cli import main
 from medrm.errors import DataError
 from medrm.failures import failure_of, naming
-from medrm.files import cache_dir, output_problem, write_atomically
+from medrm.files import cache_dir, filled_or_emptied, output_problem, write_atomically
 from medrm.guard import guarded
 
 NOISE = torch.arange(20_000, dtype=torch.float32)
@@ -124,6 +124,15 @@ def test_no_place_for_temporary_files_is_told() -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     assert failure_of(KeyError("x")) is None
     assert failure_of(RuntimeError("shapes do not match")) is None
+    assert failure_of(RuntimeError("8 processes requested and only 4 GPUs are there")) is None
+
+    def cope_badly() -> None:
+        try:
+            fill_disk()
+        except OSError:
+            dict[str, int]()["x"]
+
+    assert fails(cope_badly) == (-1, "KeyError('x')")
     with pytest.raises(ZeroDivisionError):
         guarded(lambda: 1 // 0)
 
@@ -230,6 +239,45 @@ def test_a_set_that_does_not_fit_leaves_nothing(
         for root in (tmp_path / "whole", tmp_path / "set")
     ]
     assert files[0] == files[1]
+
+
+def test_only_what_was_added_to_a_folder_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "set"
+    for name in ("elsewhere/file", "set/theirs/file"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+
+    def fill() -> None:
+        with filled_or_emptied(folder):
+            (folder / "images").mkdir()
+            (folder / "images" / "0.png").touch()
+            (folder / "votes.jsonl").touch()
+            (folder / "link").symlink_to(elsewhere)
+            raise KeyError("the first")
+
+    with pytest.raises(KeyError, match="the first"):
+        fill()
+    assert [path.name for path in folder.rglob("*")] == ["theirs", "file"]
+    assert (elsewhere / "file").is_file()
+
+    def refuse(*given: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(KeyError, match="the first"):
+        fill()
+
+
+def test_what_goes_on_is_named() -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "table.json")
+
+    assert fails(write)[1].endswith(
+        "start the same command again: a run, an evaluation or a score goes on where it was "
+        "stopped."
+    )
 
 
 def bad_paths(folder: Path) -> dict[str, str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from damages import KINDS
 
-from medrm.files import atomic_folder, discard, remove_drafts, replace_folder, write_atomically
+from medrm.files import DRAFT, atomic_folder, discard, replace_folder, write_atomically
 from medrm.integrity import MANIFEST, changing, damage, is_sealed, seal
+from medrm.leftovers import remove_drafts
 
 FILES = {
     "weights.safetensors": bytes(range(256)) * 20,
@@ -75,6 +76,23 @@ def test_a_folder_fits_its_manifest_while_a_file_of_it_is_replaced(folder: Path)
     assert damage(folder) == ["state.json has 3 bytes instead of 2"]
 
 
+def test_a_change_that_fails_leaves_no_file_out_of_the_manifest(folder: Path) -> None:
+    manifest = (folder / MANIFEST).read_bytes()
+    with pytest.raises(KeyboardInterrupt), changing(folder / "state.json"):
+        raise KeyboardInterrupt
+    assert (folder / MANIFEST).read_bytes() == manifest
+
+
+def test_a_file_that_a_killed_change_left_out_is_taken_in(folder: Path, tmp_path: Path) -> None:
+    with changing(folder / "state.json"):
+        killed = shutil.copytree(folder, tmp_path / "killed")
+    assert (killed / MANIFEST).read_bytes() != (folder / MANIFEST).read_bytes()
+    with changing(killed / "state.json"):
+        write_atomically(killed / "state.json", [b"{}"])
+    (killed / "state.json").write_bytes(b"{ }")
+    assert damage(killed) == ["state.json has 3 bytes instead of 2"]
+
+
 def test_a_folder_without_a_manifest_gets_none_by_a_change(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with changing(folder / "state.json"):
@@ -112,7 +130,7 @@ def test_a_folder_takes_the_place_of_another(folder: Path, tmp_path: Path) -> No
 
 
 def test_drafts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    (tmp_path / "draft-1" / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / f"{DRAFT}1" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "checkpoint-1").mkdir()
     remove_drafts(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]

@@ -24,8 +24,8 @@ from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE
 from medrm.evaluation.records.prompt_record import PROMPT_FILE, TEMPLATES_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
-from medrm.files import PARTIAL
 from medrm.folder_lock import EVALUATION_LOCK, hold, refuse_owned
+from medrm.leftovers import remove_partials
 from medrm.schema import Case, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN, NOT_OFFICIAL, is_official, verdicts_of
 
@@ -105,10 +105,10 @@ def prepare(
         for path in there:
             path.unlink()
     # What a killed process leaves; version 0.1 also kept journals of scores.
-    leftovers = [f"{name}.*{PARTIAL}" for name in _WRITTEN]
-    for pattern in (*leftovers, jsonl.SCORE_JOURNALS.format((address or "unnamed")[:16])):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
+    for name in _WRITTEN:
+        remove_partials(folder, name)
+    for journal in folder.glob(jsonl.SCORE_JOURNALS.format((address or "unnamed")[:16])):
+        journal.unlink()
     write_setup(folder, setup, benchmark)
     write_cases(folder, benchmark.cases, images)
     return None if is_other else earlier.get("noise")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from medrm.errors import RunStopped
+from medrm.errors import RunFailed
 from medrm.failures import GOES_ON, is_out_of_memory
 from medrm.files import write_atomically
 from medrm.objectives.objective import BradleyTerryConfig
@@ -132,7 +132,7 @@ class WatchedSteps(Trainer):
         """Ends the training on all processes where the step is no number on any.
 
         Raises:
-            RunStopped: says what to try.
+            RunFailed: says what to try.
         """
         losses = torch.stack([batch.loss.float() for batch in self._micro_batches])
         norm = self._gradient_norm(model)
@@ -176,7 +176,7 @@ class WatchedSteps(Trainer):
         what = f"the loss is {losses[0]}" if losses else "the gradient is not finite"
         suspects = [batch for batch in held if isinstance(batch["loss"], str)] or held
         cases = list(dict.fromkeys(case for batch in suspects for case in batch["case_ids"]))
-        raise RunStopped(
+        raise RunFailed(
             f"Training stopped at step {step} of {self.state.max_steps}: {what}. The weights of "
             f"this step were not saved. Its cases: {_listed(cases)}; {path} holds all, with their "
             f"losses. Look at them, and {'; or '.join(_gentler(self.args))}. With another value it "
@@ -238,11 +238,11 @@ class _Watch(TrainerCallback):
         """Stops before a checkpoint that cannot measure the development split is written.
 
         Raises:
-            RunStopped: says what to try.
+            RunFailed: says what to try.
         """
         loss = (metrics or {}).get("eval_loss", 0.0)
         if not math.isfinite(loss):
-            raise RunStopped(
+            raise RunFailed(
                 f"Training stopped after step {state.global_step} of {state.max_steps}: the loss "
                 f"on the development split is {loss}. No checkpoint of this step was written. "
                 f"{'; or '.join(_gentler(args)).capitalize()}. With another value it is another "

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or are none: drafted, sealed, and only then in their place.
 
 transformers writes a checkpoint file by file under its final name. Here it is written into
-`draft-checkpoint-<step>/` in the run folder; when every process has written its part, the main one
-seals it (`integrity.seal`) and renames it. Older checkpoints are removed after that.
+`.medrm-draft-checkpoint-<step>/` in the run folder; when every process has written its part, the
+main one seals it (`integrity.seal`) and renames it. Older checkpoints are removed after that.
 """
 
 from __future__ import annotations

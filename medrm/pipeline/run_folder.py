@@ -15,6 +15,7 @@ from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import discard
 from medrm.hub import check_push
+from medrm.leftovers import remove_drafts, remove_partials
 from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
 from medrm.objectives.exact_resume import METRICS
 from medrm.objectives.training_faults import NAN_FILE
@@ -204,6 +205,7 @@ def open_folder(start: FolderStart) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         stale = [*(folder / name for name in STALE), *folder.glob("checkpoint-*")]
         if start.goes_on:
             stale = [folder / name for name in AFTER_TRAINING] if start.is_longer else []
@@ -217,6 +219,16 @@ def open_folder(start: FolderStart) -> None:
             # A killed run can go on only if this file is complete.
             write_json(folder / RUN_FILE, start.manifest)
     state.wait_for_everyone()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what a killed run has left half written, in a folder that is accepted as its own."""
+    for model in (folder, *folder.glob(f"{FOLDS}/*/")):
+        for drafted in (model, model / "evaluation"):
+            remove_drafts(drafted)
+    for name in (*STALE, "checkpoint-*"):
+        for pattern in (name, f"{name}/**/*"):
+            remove_partials(folder, pattern)
 
 
 def repo_of(run: Run) -> str:

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from medrm.evaluation.gathering import opened_by_first
-from medrm.files import DRAFT, PARTIAL
 from medrm.folder_lock import RUN_LOCK, hold
-
-_LEFT_BEHIND = (
-    *(f"{folder}{DRAFT}*" for folder in ("", "folds/*/", "evaluation/", "folds/*/evaluation/")),
-    f"**/*{PARTIAL}",
-)
-"""What a killed run may leave half written."""
 
 
 @contextmanager
 def owned(folder: Path) -> Iterator[None]:
-    """Owns a run folder, and removes what an owner that was killed has left half written.
-
-    Entered before anything in the folder is read for a decision, or removed.
+    """Owns a run folder; entered before anything in it is read for a decision, or removed.
 
     Raises:
         ConfigError: another run owns it; nothing in it was changed.
@@ -31,12 +21,6 @@ def owned(folder: Path) -> Iterator[None]:
 
     def take(stack: ExitStack) -> None:
         stack.enter_context(hold(folder, RUN_LOCK, lambda who: _refusal(folder, who)))
-        for pattern in _LEFT_BEHIND:
-            for leftover in folder.glob(pattern):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink()
 
     with opened_by_first(take):
         yield

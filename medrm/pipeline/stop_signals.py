@@ -124,7 +124,7 @@ class _Signals:
                 _exit_now(self.status)
 
 
-_GOES_ON = " A run or an evaluation goes on when the same command is started again."
+_GOES_ON = " A run, an evaluation or a score goes on when the same command is started again."
 
 _signals: _Signals | None = None
 

@@ -24,6 +24,7 @@ from test_launch import free_port
 from tiny import save_tiny
 
 from medrm.data.phantom.phantom_set import write_phantom
+from medrm.files import DRAFT
 from medrm.integrity import damage, is_sealed
 
 pytestmark = [
@@ -138,7 +139,7 @@ def newest_checkpoint(run: Path) -> int:
     newest = steps[max(steps)]
     assert is_sealed(newest)
     assert damage(newest) == []
-    assert not list(run.glob("draft-*"))
+    assert not list(run.glob(f"{DRAFT}*"))
     return max(steps)
 
 

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from test_launch import free_port
@@ -64,28 +66,46 @@ def start(root: Path, folder: Path, output: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # its launchers end with it
     )
+
+
+def end(job: subprocess.Popen[str]) -> None:
+    """Ends the script and all that it has started, workers in their own sessions as well."""
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(job.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
 
 
 def test_a_job_on_two_nodes_is_stopped_and_goes_on(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     job = start(root, tmp_path, output)
+    deadline = time.monotonic() + 200
     try:
         while not (output / "metrics.jsonl").is_file():  # it trains
             assert job.poll() is None, job.communicate()[0][-4000:]
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         job.send_signal(signal.SIGUSR1)
         said, _ = job.communicate(timeout=200)
     finally:
-        job.kill()
-    assert (tmp_path / "calls").read_text(encoding="utf-8") == f"requeue {JOB}\n", said[-4000:]
+        end(job)
+    assert (tmp_path / "calls").read_text(encoding="utf-8") == f"requeue {JOB}
+", said[-4000:]
     (checkpoint,) = output.glob("checkpoint-*")
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert step < 40
     lines = (output / "metrics.jsonl").read_bytes()
 
     job = start(root, tmp_path, output)
-    said, _ = job.communicate(timeout=300)
+    try:
+        said, _ = job.communicate(timeout=300)
+    finally:
+        end(job)
     assert job.returncode == 0, said[-4000:]
     assert (output / "metrics.jsonl").read_bytes().startswith(lines)
     assert json.loads((output / "run.json").read_text(encoding="utf-8"))["processes"] == 2

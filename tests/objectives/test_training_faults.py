@@ -16,7 +16,7 @@ from preferences import make_recipe
 from torch import Tensor
 
 from medrm.config.options import AdapterOptions
-from medrm.errors import RunStopped
+from medrm.errors import RunFailed
 from medrm.failures import GOES_ON, failure_of
 from medrm.objectives.judge import judge_grpo
 from medrm.objectives.training_faults import NAN_FILE, MicroBatch, fewer_rows
@@ -130,7 +130,7 @@ def test_a_step_that_is_no_number_changes_nothing(
     built = build(objective, lr_scheduler_type="constant")
     faulty(fault, FAULTY)
     trainer = built.trainer()
-    with pytest.raises(RunStopped) as raised:
+    with pytest.raises(RunFailed) as raised:
         trainer.train()
     assert_same(state_of(built), state_of(before))
     folder = tmp_path / "run"
@@ -166,7 +166,7 @@ def test_the_run_goes_on_from_the_checkpoint_before(
     straight = build(objective, "straight")
     straight.trainer().train()
     faulty(infinite_gradient, FAULTY)
-    with pytest.raises(RunStopped):
+    with pytest.raises(RunFailed):
         build(objective).trainer().train()
     again = build(objective)
     again.trainer().train(str(tmp_path / "run" / "checkpoint-2"))
@@ -193,7 +193,7 @@ def test_a_measurement_that_is_no_number_is_no_checkpoint(
     trainer = built.trainer()
     measure = trainer.compute_metrics
     trainer.compute_metrics = lambda prediction: {**measure(prediction), "loss": float("nan")}
-    with pytest.raises(RunStopped, match="after step 2 of 4: the loss on the development split"):
+    with pytest.raises(RunFailed, match="after step 2 of 4: the loss on the development split"):
         trainer.train()
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-1"]
 

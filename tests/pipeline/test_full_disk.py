@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from pipeline.entry import Recipe
 
+from medrm.files import DRAFT
+
 COMPARED = (
     "adapter/adapter_model.safetensors",
     "metrics.jsonl",
@@ -32,7 +34,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 def half_written(folder: Path) -> list[str]:
     names = (path.name for path in folder.rglob("*"))
-    return [name for name in names if name.endswith(".partial") or name.startswith("draft-")]
+    return [name for name in names if name.endswith(".partial") or name.startswith(DRAFT)]
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from pipeline.entry import Recipe
 
 from medrm.cli import main as medrm_command
 from medrm.errors import ConfigError
-from medrm.folder_lock import EVALUATION_LOCK, RUN_LOCK, hold
+from medrm.folder_lock import EVALUATION_LOCK, RUN_LOCK, hold, refuse_owned
+from medrm.pipeline.run_folder import FolderStart, open_folder
 from medrm.pipeline.run_lock import owned
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
@@ -59,6 +60,19 @@ def held_elsewhere(
         yield process
 
 
+THEIRS = (
+    *("draft-paper/paper.tex", "movie.partial", "movie.1-2.partial", "kept/.medrm-draft-c/file"),
+    *("folds/1/draft-b/file", "evaluation/draft-b/file", "evaluation/mine.partial"),
+    "evaluation/scores.jsonl.0123456789abcdef-0-12.scores-part",
+    "evaluation/scores.jsonl.0123456789abcdef-0-12.partial",
+)
+"""What a run has not written."""
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
     """Every file with its time and content, and the folders' times."""
     return {
@@ -76,7 +90,7 @@ def test_a_second_run_is_refused_and_touches_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = tmp_path / "run"
-    for name in ("run.json", "checkpoint-2/trainer_state.json", "draft-x/half"):
+    for name in ("run.json", "checkpoint-2/trainer_state.json", ".medrm-draft-x/half"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("{}", encoding="utf-8")
     with held_elsewhere(run) as process:
@@ -94,21 +108,65 @@ def test_a_killed_owner_is_followed_and_its_drafts_are_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     drafts = [
-        *("draft-a/checkpoint-4/model", "run.json.12-3.partial", "folds/2/draft-b/model"),
-        "folds/1/run.json.4-5.partial",
+        *(".medrm-draft-a/checkpoint-4/model", "folds/2/.medrm-draft-b/model"),
+        *("evaluation/.medrm-draft-c/model", "folds/1/evaluation/.medrm-draft-d/model"),
+        *("run.json.12-3.partial", "folds/1/run.json.4-5.partial"),
+        *("evaluation/after/images/0.webp.6-7.partial", "checkpoint-2/manifest.json.8-9.partial"),
     ]
-    for name in (*drafts, "kept/draft-c/file", "run.json"):
+    for name in (*drafts, *THEIRS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half", encoding="utf-8")
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with held_elsewhere(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
     with caplog.at_level("INFO"), owned(tmp_path):
         assert f"was left by process {process.pid} on" in caplog.text
         holder = json.loads((tmp_path / RUN_LOCK).read_text(encoding="utf-8"))
         assert holder["pid"] == os.getpid()
-        assert not any((tmp_path / name).exists() for name in drafts)
-        assert (tmp_path / "kept" / "draft-c" / "file").is_file()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folds", "kept", "run.json"]
+        open_folder(FolderStart(tmp_path, {}, goes_on=True, is_longer=False))
+        left = {path.relative_to(tmp_path).as_posix() for path in files_of(tmp_path)}
+        assert left == {*THEIRS, "run.json", RUN_LOCK}
+        assert not list(tmp_path.rglob(".medrm-draft-[abd]"))
+    assert not (tmp_path / RUN_LOCK).exists()
+
+
+@pytest.mark.parametrize("refused_for", ["orphans", "another run"])
+def test_a_refused_folder_stays_byte_identical(
+    refused_for: str, recipe: Recipe, phantom: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    names = [*THEIRS, ".medrm-draft-x/half", "run.json.12-3.partial", "adapter/weights"]
+    for name in (*names, *(["run.json"] if refused_for == "another run" else [])):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}", encoding="utf-8")
+    before = snapshot(run)
+    assert recipe(train_data=phantom) == 2
+    after = snapshot(run)
+    del before[run], after[run]  # the lock came and went
+    assert after == before
+
+
+@pytest.mark.parametrize("option", [{}, {"overwrite_output_dir": "true"}])
+def test_a_new_run_leaves_what_is_not_its_own(
+    option: dict[str, str], phantom: Path, tmp_path: Path, recipe: Recipe
+) -> None:
+    run = tmp_path / "run"
+    theirs = [name for name in THEIRS if not name.startswith(("evaluation/", "folds/"))]
+    for name in theirs:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("theirs", encoding="utf-8")
+    (run / ".medrm-draft-x").mkdir()
+    assert recipe(train_data=phantom, stages="before", **option) == 0
+    assert (run / "run.json").is_file()
+    assert {(run / name).read_text(encoding="utf-8") for name in theirs} == {"theirs"}
+    assert not (run / ".medrm-draft-x").exists()
+
+
+def test_a_lock_that_is_removed_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # until a moment ago
+    refuse_owned(tmp_path, "Wait for it.")
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(recipe: Recipe, tmp_path: Path) -> None:

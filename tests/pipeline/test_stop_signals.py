@@ -88,8 +88,8 @@ def test_a_signal_ends_a_process(
     for name in signals:
         process.send_signal(getattr(signal, f"SIG{name}"))
         time.sleep(0.1)
-    output, errors = process.communicate(timeout=20)
-    assert time.monotonic() - begun < 3
+    output, errors = process.communicate(timeout=30)
+    assert time.monotonic() - begun < 20  # far from the 60 s of what it waits for
     assert process.returncode == status
     assert says in errors
     assert "Traceback" not in errors

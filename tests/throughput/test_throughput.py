@@ -160,7 +160,10 @@ def test_what_does_not_fit_on_the_device_is_left_out(
 
     monkeypatch.setattr(Measurement, "round", full)
     path = tmp_path / "throughput.json"
+    theirs = tmp_path / "throughput.json.partial"
+    theirs.touch()
     run_throughput(tiny(answers=[2, 3], rounds=1, output=str(path)))
+    assert theirs.is_file()
     report = json.loads(path.read_text())
     kinds = [(row["task"], row["answers"]) for row in report["rows"][::2]]
     assert kinds == [("train", 2), ("score", 2), ("score", 3)]

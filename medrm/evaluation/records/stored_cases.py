@@ -20,7 +20,8 @@ from typing import Any
 from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.evaluation.records.jsonl import read_lines, write_lines
-from medrm.files import PARTIAL, write_atomically
+from medrm.files import write_atomically
+from medrm.leftovers import remove_partials
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
 
 CASES_FILE = "cases.jsonl"
@@ -65,8 +66,7 @@ def read_stored_cases(folder: Path) -> list[Case]:
 def _write_images(folder: Path, cases: Iterable[Case]) -> dict[str, str | None]:
     """Keeps the images of the cases and no others; returns what is wrong with each, by digest."""
     distinct = {ref.digest: ref for case in cases for ref in case.images if ref.digest}
-    for leftover in folder.glob(f"*.webp.*{PARTIAL}"):  # of a killed process
-        leftover.unlink()
+    remove_partials(folder, "*.webp")
     for path in folder.glob("*.webp"):
         if _DIGEST.fullmatch(path.stem) and path.stem not in distinct:
             path.unlink()
