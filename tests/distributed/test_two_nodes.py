@@ -94,8 +94,7 @@ def test_a_job_on_two_nodes_is_stopped_and_goes_on(root: Path, tmp_path: Path) -
         said, _ = job.communicate(timeout=200)
     finally:
         end(job)
-    assert (tmp_path / "calls").read_text(encoding="utf-8") == f"requeue {JOB}
-", said[-4000:]
+    assert (tmp_path / "calls").read_text(encoding="utf-8") == f"requeue {JOB}\n", said[-4000:]
     (checkpoint,) = output.glob("checkpoint-*")
     step = int(checkpoint.name.removeprefix("checkpoint-"))
     assert step < 40
