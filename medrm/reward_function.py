@@ -164,6 +164,10 @@ class RewardFunction:
         """
         with self._lock:
             read = _beside(columns, len(completions))
+            if len(prompts) != len(completions):
+                raise DataError(
+                    f"{len(prompts)} prompts and {len(completions)} completions; give as many."
+                )
             asked = _Asked(_copied(prompts), _copied(completions), _copied(read))
             if self._latest is None or not asked.is_same(self._latest[0]):
                 self._latest = (asked, self._scored(asked))

@@ -126,6 +126,8 @@ def test_what_cannot_be_scored_is_none_alone(
     asked = reward(["?"] * 5, odd)
     assert asked[:4] == [None] * 4
     assert asked[4] is not None
+    with pytest.raises(DataError, match="2 prompts and 1 completions"):
+        reward(["?", "?"], ["a"])
     with pytest.raises(DataError, match="column images has 2 values for 1 completions"):
         reward(["?"], ["a"], images=[[], []])
 

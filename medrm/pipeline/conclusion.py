@@ -41,7 +41,8 @@ def conclude(context: RunContext) -> None:
         return f"adapter: {context.adapter}"
 
     names = ("before", "after", *controls)
-    _once(run, output, {name: context.folder(name) for name in names}, derive)
+    evaluations = {name: context.folder(name) for name in names}
+    _once(run, output, evaluations, derive, [context.adapter / "README.md"])
 
 
 def conclude_folds(run: Run, benchmark: Benchmark, contexts: Sequence[RunContext]) -> None:
@@ -101,7 +102,11 @@ def _check_measured(contexts: Iterable[RunContext]) -> None:
 
 
 def _once(
-    run: Run, output: Path, evaluations: Mapping[str, Path], derive: Callable[[], str]
+    run: Run,
+    output: Path,
+    evaluations: Mapping[str, Path],
+    derive: Callable[[], str],
+    cards: Sequence[Path] = (),
 ) -> None:
     """Derives what is shown of evaluations, unless it was derived of the very same before.
 
@@ -110,8 +115,10 @@ def _once(
         output: the run folder.
         evaluations: name to folder of what is compared.
         derive: writes the comparison and what follows from it; returns what is said in the end.
+        cards: of the models, written by `derive` as well.
     """
     record, page = output / FINISHED, output / "report.html"
+    derived = [page, output / "comparison.json", *cards]
     now: dict[str, Any] = {
         "reports": {name: _digest(folder / "report.json") for name, folder in evaluations.items()},
         "images": not run.evaluation.no_images,
@@ -120,7 +127,7 @@ def _once(
     earlier = read_json(record) if record.is_file() else {}
     if not run.training.push_to_hub:  # what was pushed once stays pushed
         now["pushed_to"] = earlier.get("pushed_to")
-    if earlier == now and page.is_file() and (output / "comparison.json").is_file():
+    if earlier == now and all(path.is_file() for path in derived):
         headline = read_json(output / "comparison.json")["headline"]
         logger.info(
             "%s is finished: nothing was left to do.\n%s\nreport: %s", output, headline, page

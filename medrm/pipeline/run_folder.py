@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import discard
 from medrm.hub import check_push
+from medrm.integrity import damage, is_sealed
 from medrm.leftovers import remove_drafts, remove_partials
 from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
 from medrm.objectives.exact_resume import METRICS
@@ -23,6 +25,8 @@ from medrm.objectives.whole_checkpoints import checkpoints_of
 from medrm.pipeline.checkpoints import is_own, resume_point
 from medrm.pipeline.run_identity import check_same_run
 from medrm.pipeline.zero_shot import CHOICE_FILE
+
+logger = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
 """Of what the comparison was made; written when all is done."""
@@ -106,12 +110,14 @@ class FolderStart:
         manifest: the content of run.json from now on.
         goes_on: whether the run that lies there goes on.
         is_longer: whether it trains for more steps than it did.
+        adapter_damage: what is wrong with a trained adapter, which is then made anew.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     goes_on: bool
     is_longer: bool
+    adapter_damage: tuple[str, ...] = ()
 
 
 def plan_start(
@@ -133,16 +139,24 @@ def plan_start(
     is_longer = False
     if goes_on:
         earlier = read_json(path)
-        if not {"config", "data"} <= earlier.keys():
+        if not {"config", "data"} <= earlier.keys() or "max_steps" not in earlier["config"]:
             raise ConfigError(
                 f"{path} does not say which run it is of. Give another --output_dir, or "
                 "--overwrite_output_dir true to replace what is there."
             )
         is_longer = check_same_run(folder, earlier, manifest, epoch_rows)
+        if is_longer and "train" not in run.job.stages:
+            raise ConfigError(
+                f"The training in {folder} is to be longer, which the stage train makes it. Add it "
+                "to --stages, or give the length of then."
+            )
         if "train" in run.job.stages:
             _check_sharding(folder, earlier, manifest)
         manifest = _continued(earlier, manifest)
-    start = FolderStart(folder, manifest, goes_on, is_longer)
+    adapter, problems = folder / "adapter", list[str]()
+    if goes_on and "train" in run.job.stages and is_sealed(adapter):
+        problems = damage(adapter)
+    start = FolderStart(folder, manifest, goes_on, is_longer, tuple(problems))
     _check_stages(start, run.job.stages)
     return start
 
@@ -207,8 +221,15 @@ def open_folder(start: FolderStart) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         stale = [*(folder / name for name in STALE), *folder.glob("checkpoint-*")]
+        if start.adapter_damage:
+            logger.warning(
+                "%s is damaged, and is made anew from the last checkpoint: %s",
+                folder / "adapter",
+                "; ".join(start.adapter_damage),
+            )
         if start.goes_on:
-            stale = [folder / name for name in AFTER_TRAINING] if start.is_longer else []
+            is_redone = start.is_longer or start.adapter_damage
+            stale = [folder / name for name in AFTER_TRAINING] if is_redone else []
         # The last one is run.json: until then the folder says which run it holds.
         for path in sorted(stale, key=lambda path: path.name == RUN_FILE):
             if path.is_dir():

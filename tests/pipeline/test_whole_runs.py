@@ -67,3 +67,12 @@ def test_a_run_passes_over_a_damaged_checkpoint_and_refuses_a_damaged_adapter(
     arguments = ["--model", str(run / "adapter"), "--benchmark", "phantom"]
     assert main(["evaluate", *arguments, "--output_dir", str(tmp_path / "scores")]) == 2
     assert f"{WEIGHTS} has another content" in capsys.readouterr().err
+    caplog.clear()
+    assert recipe(**options) == 0
+    assert (
+        f"adapter is damaged, and is made anew from the last checkpoint: {WEIGHTS}" in caplog.text
+    )
+    assert (run / "adapter" / WEIGHTS).read_bytes() == straight
+    growing = {**options, "stages": "before", "max_steps": 8}
+    assert recipe(**growing) == 2  # of a cosine schedule it would be another run anyway
+    assert (run / "adapter" / WEIGHTS).read_bytes() == straight
