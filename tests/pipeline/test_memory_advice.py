@@ -11,6 +11,8 @@ import torch
 import transformers
 from pipeline.entry import Recipe
 
+from medrm.failures import GOES_ON
+
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 def test_the_advice_is_taken_as_it_says(
@@ -34,7 +36,7 @@ def test_the_advice_is_taken_as_it_says(
     advice = re.search("(L|l)ower --per_device_train_batch_size from 4 to 2", said)
     assert advice is not None
     goes_on = advice[1] == "L"
-    assert goes_on == ("it goes on" in said) == (not dropout)
+    assert goes_on == (GOES_ON in said) == (not dropout)
     assert ("As another run (--overwrite_output_dir true" in said[: advice.start()]) != goes_on
     lower = {**options, "per_device_train_batch_size": 2, "dry_run": True}
     assert recipe(**lower) == (0 if goes_on else 2)
