@@ -16,7 +16,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from medrm.files import atomic_folder, discard, sync, unwritable_refused, write_atomically
+from medrm.files import (
+    atomic_folder,
+    discard,
+    file_digest,
+    sync,
+    unwritable_refused,
+    write_atomically,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -156,9 +163,7 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 def _fingerprint(path: Path) -> Fingerprint:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"size": file.tell(), "sha256": digest}
+    return {"size": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _problem(path: Path, expected: Fingerprint) -> str | None:

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps
 
 from medrm.data.batched import batched
 from medrm.errors import DataError, shortened
+from medrm.files import file_digest
 from medrm.schema import Case, ImageRef
 
 MAX_STORED_BYTES = 2**28
@@ -139,8 +140,7 @@ def file_image(written: str, root: Path, boundary: Path | None = None) -> ImageR
         elif location.stat().st_size > MAX_STORED_BYTES:
             problem = f"larger than {MAX_STORED_BYTES} bytes"
         else:
-            with location.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = file_digest(location)
     except OSError as error:
         problem = f"{shortened(written)!r} cannot be read: {error.strerror}"
     return ImageRef(shortened(written) if problem else written, digest, read, problem)

@@ -31,7 +31,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
-from medrm.files import PHANTOM_BASE, fits, status_of, write_atomically
+from medrm.files import PHANTOM_BASE, file_digest, fits, status_of, write_atomically
 from medrm.integrity import changing
 from medrm.models.base_model import resolve_model
 from medrm.models.families import family_of
@@ -72,15 +72,14 @@ def weights_digest(folder: Path) -> str:
     """Returns the SHA-256 over names and contents of a folder's safetensors files."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode() + _file_digest(path, *status_of(path)))
+        digest.update(path.name.encode() + _digest_of_version(path, *status_of(path)))
     return digest.hexdigest()
 
 
 @lru_cache(maxsize=256)
-def _file_digest(path: Path, *_status: int) -> bytes:
+def _digest_of_version(path: Path, *_status: int) -> bytes:
     """Returns the SHA-256 of a file that is read again only when its status has changed."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    return bytes.fromhex(file_digest(path))
 
 
 def _commit(name: str, revision: str) -> str:

@@ -20,15 +20,21 @@ def is_needed(name: str) -> bool:
     return "/" not in name and Path(name).suffix in SUFFIXES
 
 
-def check_undamaged(folder: Path) -> None:
-    """Refuses a saved model that is not as it was saved; those before 0.3 do not tell.
+def damage_of(folder: Path) -> list[str]:
+    """Returns what is wrong with a saved model's files; those before 0.3 do not tell.
 
     Reading takes about a second for each GB.
+    """
+    return damage(folder) if is_sealed(folder) else []
+
+
+def check_undamaged(folder: Path) -> None:
+    """Refuses a saved model that is not as it was saved.
 
     Raises:
         AdapterError: names the files.
     """
-    problems = damage(folder) if is_sealed(folder) else []
+    problems = damage_of(folder)
     if problems:
         title = (
             f"The saved model in {folder} is not as it was saved, and would give other scores. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.tables.terminal import print_comparison
-from medrm.files import discard
+from medrm.files import discard, file_digest
 from medrm.hub import push, write_card
 from medrm.pipeline.context import DEVELOPMENT, RunContext
 from medrm.pipeline.run_folder import FINISHED, FOLDS, repo_of
@@ -120,7 +119,9 @@ def _once(
     record, page = output / FINISHED, output / "report.html"
     derived = [page, output / "comparison.json", *cards]
     now: dict[str, Any] = {
-        "reports": {name: _digest(folder / "report.json") for name, folder in evaluations.items()},
+        "reports": {
+            name: file_digest(folder / "report.json") for name, folder in evaluations.items()
+        },
         "images": not run.evaluation.no_images,
         "pushed_to": repo_of(run) if run.training.push_to_hub else None,
     }
@@ -140,10 +141,6 @@ def _once(
         commit = push(output / "adapter", repo_of(run), run.training.hub_private_repo)
         logger.info("pushed: %s", commit)
     write_json(record, now)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _compare_rows(

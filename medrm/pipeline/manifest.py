@@ -18,6 +18,7 @@ from accelerate import PartialState
 from transformers import ProcessorMixin
 
 from medrm.config.parse import Run
+from medrm.files import file_digest
 from medrm.integrity import MANIFEST, is_sealed
 from medrm.models.adapter import saved_identity
 from medrm.models.adapter_config import reference_of
@@ -119,10 +120,7 @@ def inputs_of(run: Run, processor: ProcessorMixin) -> dict[str, str | None]:
         "init_adapter": None if start is None else saved_identity(saved_folder(start)),
         "prompt": hashlib.sha256(spec.encode()).hexdigest(),
         "checkpoint": _checkpoint_digest(Path(str(point))) if is_foreign else None,
-        **{
-            name: None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()
-            for name, path in files.items()
-        },
+        **{name: None if path is None else file_digest(Path(path)) for name, path in files.items()},
     }
 
 
@@ -132,6 +130,5 @@ def _checkpoint_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in filter(Path.is_file, files):
         digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()

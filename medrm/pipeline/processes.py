@@ -32,10 +32,6 @@ T = TypeVar("T")
 _SEVERAL_GPUS = (DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
-def _asked(name: str) -> bool:
-    return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
-
-
 def launched() -> PartialState:
     """Returns the state of this process among those that were started together.
 
@@ -64,11 +60,12 @@ def check_launch(run: Run) -> None:
     count = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
     would_be = f"{count} on {state.device.type}, {state.distributed_type.value}"
     another = "take accelerate_configs/ddp.yaml, or cpu.yaml for one process"
+    fsdp, deepspeed = (parse_flag_from_env(f"ACCELERATE_USE_{n}") for n in ("FSDP", "DEEPSPEED"))
     checks = {
         f"the launch file asks for FSDP, but this would be {would_be}; FSDP needs two GPUs or "
-        f"more, {another}": _asked("FSDP") and state.distributed_type not in _SEVERAL_GPUS,
+        f"more, {another}": fsdp and state.distributed_type not in _SEVERAL_GPUS,
         f"the launch file asks for DeepSpeed, but this would be {would_be}; {another}": (
-            _asked("DEEPSPEED") and state.distributed_type != DistributedType.DEEPSPEED
+            deepspeed and state.distributed_type != DistributedType.DEEPSPEED
         ),
     }
     refuse([*applying(checks), *launch_file_problems(run)])
@@ -76,7 +73,7 @@ def check_launch(run: Run) -> None:
 
 def launch_file_problems(run: Run) -> list[str]:
     """Returns what a launch file asks for and this run cannot have, on whatever machine."""
-    parted = _asked("FSDP")
+    parted = parse_flag_from_env("ACCELERATE_USE_FSDP")
     checks = {
         "load_in_4bit and load_in_8bit leave the weights whole on every GPU under FSDP; take "
         "accelerate_configs/ddp.yaml": parted

@@ -16,13 +16,14 @@ from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import discard
 from medrm.hub import check_push
-from medrm.integrity import damage, is_sealed
 from medrm.leftovers import remove_drafts, remove_partials
 from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
+from medrm.models.adapter_files import damage_of
 from medrm.objectives.exact_resume import METRICS
 from medrm.objectives.training_faults import NAN_FILE
 from medrm.objectives.whole_checkpoints import checkpoints_of
 from medrm.pipeline.checkpoints import is_own, resume_point
+from medrm.pipeline.processes import from_main
 from medrm.pipeline.run_identity import check_same_run
 from medrm.pipeline.zero_shot import CHOICE_FILE
 
@@ -153,9 +154,9 @@ def plan_start(
         if "train" in run.job.stages:
             _check_sharding(folder, earlier, manifest)
         manifest = _continued(earlier, manifest)
-    adapter, problems = folder / "adapter", list[str]()
-    if goes_on and "train" in run.job.stages and is_sealed(adapter):
-        problems = damage(adapter)
+    adapter = folder / "adapter"
+    trains_on = goes_on and "train" in run.job.stages
+    problems = from_main(lambda: damage_of(adapter) if trains_on else [])
     start = FolderStart(folder, manifest, goes_on, is_longer, tuple(problems))
     _check_stages(start, run.job.stages)
     return start

@@ -11,6 +11,8 @@ from itertools import islice
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from accelerate.utils import parse_flag_from_env
+
 from medrm.config.parse import Run
 from medrm.errors import nearest, refuse
 from medrm.files import check_outputs
@@ -111,7 +113,7 @@ def _needed(run: Run) -> Iterator[tuple[str, Package]]:
     attention = options.attn_implementation
     if attention in _ATTENTION:
         yield f"--attn_implementation {attention}", _ATTENTION[attention]
-    in_launch = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    in_launch = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     switches = {
         "--load_in_4bit": (options.load_in_4bit, _BITSANDBYTES),
         "--load_in_8bit": (options.load_in_8bit, _BITSANDBYTES),

@@ -109,13 +109,9 @@ def score_file(request: ScoreRequest) -> None:
             if not state.is_main_process:
                 return
             counts = _write(request.output, plan, parts.lines(windows))
-            record: dict[str, Any] = {
-                "address": address,
-                "model": request.model,
-                "weights": weights,
-            }
-            record |= {"rows": counts, "settings": dict(scorer.settings)}
-            write_json(_record_of(Path(request.output)), record)
+            told = {"address": address, "model": request.model, "weights": weights}
+            settings = {"settings": dict(scorer.settings)}
+            write_json(_record_of(Path(request.output)), {**told, "rows": counts, **settings})
             parts.remove()
     _tell(request.output, counts)
 
@@ -311,10 +307,9 @@ def _write_parquet(output: Path, plan: _Plan, lines: Iterable[Line]) -> None:
     if plan.dimension is not None:
         columns += [("best", pa.int64()), ("best_answer", pa.string())]
     schema = pa.schema(columns)
-    with (
-        partial_file(Path(os.path.realpath(output))) as partial,
-        pq.ParquetWriter(partial, schema) as writer,
-    ):
+    target = Path(os.path.realpath(output))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with partial_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
         for some in batched(lines, _LINES_AT_ONCE):
             writer.write_table(pa.Table.from_pylist(some, schema))
 

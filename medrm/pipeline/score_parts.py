@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from rich.progress import TimeRemainingColumn
 
 from medrm.data.batched import batched
 from medrm.data.readers.unlabelled import UnlabelledRow
+from medrm.evaluation.gathering import opened_by_first
+from medrm.failures import naming
 from medrm.folder_lock import hold
 from medrm.progress_bar import progress_bar
 from medrm.scorer import Scorer
@@ -44,23 +46,20 @@ class ScoreParts:
         self.output, self.pattern = output, f"{escape(output.name)}.{address[:16]}-*{PARTS}"
         self.prefix = f"{output.name}.{address[:16]}"
 
-    @contextmanager
-    def owned(self) -> Iterator[None]:
-        """Keeps other starts away from the output; one of several processes holds the lock.
+    def owned(self) -> AbstractContextManager[None]:
+        """Keeps other starts away from the output; the first process holds the lock for all.
 
         Raises:
             ConfigError: another start is writing it.
         """
-        if not PartialState().is_main_process:
-            yield
-            return
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        name = f"{self.output.name}.lock"
 
         def refusal(holder: str) -> str:
             return f"{self.output} is being written by {holder}. Wait for it, or give another."
 
-        with hold(self.output.parent, f"{self.output.name}.lock", refusal):
-            yield
+        return opened_by_first(
+            lambda stack: stack.enter_context(hold(self.output.parent, name, refusal))
+        )
 
     def fill(
         self,
@@ -82,6 +81,7 @@ class ScoreParts:
         if done:
             logger.info("%d windows of rows are there already.", len(done))
         with (
+            naming(path),
             path.open("a", encoding="utf-8") as part,
             progress_bar(TimeRemainingColumn(), show=state.is_main_process) as bar,
         ):

@@ -307,11 +307,19 @@ def test_two_processes_write_the_same_file(rows: Path, tmp_path: Path) -> None:
     (tmp_path / "launch.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     launcher = ["accelerate.commands.launch", "--config_file", str(tmp_path / "launch.yaml")]
     words = ["--model", str(GOLDEN), "--input", str(rows), "--output", str(tmp_path / "two.jsonl")]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "medrm", "score", *words, *ONE],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+
+    def launched() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *launcher, "-m", "medrm", "score", *words, *ONE],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+    with hold(tmp_path, "two.jsonl.lock", str):
+        done = launched()
+    assert done.returncode != 0
+    assert done.stderr.count("is being written by") == 1
+    done = launched()
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
     assert done.stderr.count("20 of 20 rows scored") == 1

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from medrm.data.row_tables import SUFFIXES, decode_json, read_json_file
 from medrm.errors import DataError
+from medrm.files import file_digest
 
 STANDARD_INPUT = "-"
 
@@ -63,9 +64,7 @@ def files_digest(files: Iterable[Path]) -> str:
     """Returns the SHA-256 of the names and contents of files."""
     digest = hashlib.sha256()
     for path in files:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name}\0{content}\n".encode())
+        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ from medrm.data.store.indexed_cases import (
     to_numpy,
 )
 from medrm.errors import DataError
-from medrm.files import cache_dir, status_of
+from medrm.files import cache_dir, file_digest, status_of
 from medrm.integrity import damage, fill_cache_folder
 from medrm.schema import DIMENSIONS, Case, Label
 
@@ -111,8 +111,7 @@ def _file_version(path: Path) -> list[Any]:
     location = os.path.abspath(path)  # not behind links: images are looked for beside it
     if path.suffix in (".parquet", ".arrow"):
         return [location, *status_of(path)]
-    with path.open("rb") as file:
-        return [location, hashlib.file_digest(file, "sha256").hexdigest()]
+    return [location, file_digest(path)]
 
 
 def _changed_file(folder: Path) -> str | None:

@@ -38,7 +38,7 @@ from medrm.data.store.case_records import (
     decode_case,
     label_numbers,
 )
-from medrm.files import discard, write_cache_file
+from medrm.files import discard, file_digest, write_cache_file
 from medrm.schema import Case, ImageRef
 
 DECODED_CASES = 4096
@@ -138,9 +138,8 @@ class CaseIndex:
             read: reads it.
         """
         path, digest_path = self.folder / name, self.folder / f"{name}.sha256"
-        with suppress(OSError, ValueError), path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest_path.read_text(encoding="ascii") == digest:
+        with suppress(OSError, ValueError):
+            if digest_path.read_text(encoding="ascii") == file_digest(path):
                 return read(path)
         buffer = io.BytesIO()
         write(buffer)

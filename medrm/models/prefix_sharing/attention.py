@@ -24,6 +24,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,6 +177,7 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     prefix_layout: AttentionLayout | None = None,
+    keeps_precision: bool = False,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Attends as transformers' sdpa does; with a layout, prefixes first, then branches.
@@ -187,7 +189,7 @@ def shared_prefix_attention(
         [rows, L, A, d], and no weights.
     """
     heads = (query, key, value)
-    if query.device.type != "cpu":
+    if keeps_precision or query.device.type != "cpu":
         return _attend(module, heads, attention_mask, settings, prefix_layout), None
     # On a CPU the bf16 kernel's backward is up to eight times slower on short rows.
     if attention_mask is not None and attention_mask.is_floating_point():
@@ -246,19 +248,7 @@ def _attend(
 @contextmanager
 def attention_of_gpus() -> Iterator[None]:
     """Lets attention keep its precision on the CPU, for counting what it would hold on a GPU."""
-
-    def attend(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        prefix_layout: AttentionLayout | None = None,
-        **settings: Any,
-    ) -> tuple[Tensor, None]:
-        heads = (query, key, value)
-        return _attend(module, heads, attention_mask, settings, prefix_layout), None
-
+    attend = partial(shared_prefix_attention, keeps_precision=True)
     AttentionInterface.register(SHARED_ATTENTION, attend)
     try:
         yield
