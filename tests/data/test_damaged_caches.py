@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from damages import KINDS
 from files import picture, png, row, write_lines, write_parquet
+from indexed import cases_of
 
-from medrm.data.case_set import read_set
 from medrm.data.images import decode
 from medrm.data.readers.votes_jsonl import phantom_folder
-from medrm.data.store.indexed_cases import CaseIndex, IndexedCases, stored_facts
+from medrm.data.store.indexed_cases import CaseIndex, stored_facts
 from medrm.errors import DataError
 from medrm.files import cache_dir
 from medrm.integrity import MANIFEST, damage, read_record, write_record
@@ -23,12 +23,6 @@ from medrm.integrity import MANIFEST, damage, read_record, write_record
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "cache"))
-
-
-def cases_of(source: Path) -> IndexedCases:
-    found = read_set(str(source)).cases
-    assert isinstance(found, IndexedCases)
-    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)

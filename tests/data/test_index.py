@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from files import picture, png, row, vote, write_lines, write_parquet
+from indexed import cases_of
 
 from medrm.data import case_set as load
 from medrm.data import images
@@ -39,12 +40,6 @@ from medrm.schema import Case
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "cache"))
-
-
-def cases_of(source: Path) -> IndexedCases:
-    found = read_set(str(source)).cases
-    assert isinstance(found, IndexedCases)
-    return found
 
 
 def test_columns_say_what_the_cases_say(mixed: Path) -> None:

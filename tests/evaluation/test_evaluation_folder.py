@@ -152,15 +152,6 @@ def test_a_start_that_was_killed_at_once_goes_on(tmp_path: Path) -> None:
     assert contents(tmp_path) == whole
 
 
-@pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """Limits the size of the files that this process may write, as a full disk would."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("scorer", [Stopping(), Rewards(oracle)], ids=["judge", "scores"])
 @pytest.mark.parametrize("share", [0.03, 0.4, 0.9])
 def test_a_full_disk_stops_an_evaluation_that_goes_on(

@@ -38,15 +38,6 @@ def half_written(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def limited() -> Iterator[Callable[[int], None]]:
-    """Limits the size of the files that this process may write."""
-    resource = pytest.importorskip("resource")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Returns a function that gives a disk of so many KiB its size, and where it is mounted."""
     folder = tmp_path / "disk"
