@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,19 +46,13 @@ class MicroBatch(NamedTuple):
     loss: Tensor
 
 
-class _KnownBatch:
-    """A collator whose batches say which examples they hold; data workers can be sent one."""
-
-    def __init__(self, collate: Collate) -> None:
-        self.collate = collate
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return {**self.collate(rows), NUMBERS: [row["row"] for row in rows]}
-
-
 def numbering(collate: Collate) -> Collate:
     """Returns a collator whose batches also hold the numbers of their examples."""
-    return _KnownBatch(collate)
+    return partial(_with_numbers, collate)  # data workers can be sent one
+
+
+def _with_numbers(collate: Collate, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {**collate(rows), NUMBERS: [row["row"] for row in rows]}
 
 
 class WatchedSteps(Trainer):

@@ -50,6 +50,7 @@ class CrossedMean:
         bounds: ends of the 95 % interval; None below two clusters.
         p: two-sided, of a mean of zero: the level at which the interval just reaches zero; None
             where there is no interval.
+        case_bounds: ends of the 95 % interval over the cases alone, for these very seeds.
         by_seed: the mean over the cases, S numbers.
         seed_variance: the part of the mean's variance that more seeds make smaller, V_S.
         case_variance: the part that only more cases make smaller, C.
@@ -60,6 +61,7 @@ class CrossedMean:
     mean: float
     bounds: tuple[float, float] | None
     p: float | None
+    case_bounds: list[float] | None
     by_seed: tuple[float, ...]
     seed_variance: float
     case_variance: float
@@ -112,9 +114,9 @@ def crossed_mean(
         if shared_cases == 0.0:
             bounds = (min(bounds[0], over_cases[0]), max(bounds[1], over_cases[1]))
             p = max(p, _p_of_equal(mean, interval.clusters, span))
-    return CrossedMean(
-        mean, bounds, p, by_seed, of_seeds, covariance, interval.n, interval.clusters
-    )
+    variances = (of_seeds, covariance)
+    sizes = (interval.n, interval.clusters)
+    return CrossedMean(mean, bounds, p, over_cases, by_seed, *variances, *sizes)
 
 
 def _level_at(distance: float, half_width: Callable[[float], float]) -> float:

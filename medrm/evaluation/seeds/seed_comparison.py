@@ -21,7 +21,7 @@ from medrm.evaluation.report import write_json
 from medrm.evaluation.seeds.seed_runs import SeedRun, read_seed_runs
 from medrm.folder_lock import refuse_owned
 from medrm.statistics.crossed import crossed_mean
-from medrm.statistics.intervals import Floats, mean_interval
+from medrm.statistics.intervals import Floats
 from medrm.statistics.significance import holm
 
 SEEDS_FILE = "seeds.json"
@@ -120,12 +120,11 @@ def crossed_entry(
     differences = (after - before)[:, judged]
     found = crossed_mean(differences, chosen, span)
     sides = {"before": before[:, judged].mean(axis=1), "after": after[:, judged].mean(axis=1)}
-    alone = mean_interval(differences.mean(axis=0).tolist(), chosen, span)
     return {
         **{name: fmean(means) for name, means in sides.items()},
         "delta": found.mean,
         "ci95": None if found.bounds is None else list(found.bounds),
-        "ci95_cases": alone.bounds,
+        "ci95_cases": found.case_bounds,
         "p": found.p,
         **{f"{name}_spread": _spread(means.tolist()) for name, means in sides.items()},
         "delta_spread": _spread(found.by_seed),
