@@ -13,9 +13,11 @@ from typing import Any, cast
 
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs, DistributedType
+from accelerate.utils import AutocastKwargs, DistributedType, parse_flag_from_env
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from medrm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +55,18 @@ class ShardedTraining:
     model: Any
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Makes the accelerator, which then neither casts weights nor rewards."""
+        """Makes the accelerator, which then neither casts weights nor rewards.
+
+        Raises:
+            ConfigError: the launch asks for DeepSpeed, and accelerate would do without.
+        """
         super().create_accelerator_and_postprocess()  # type: ignore[misc] # of the trainer
+        kind = self.accelerator.distributed_type
+        if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and kind != DistributedType.DEEPSPEED:
+            raise ConfigError(
+                f"the launch file asks for DeepSpeed, and accelerate would train by {kind.value}; "
+                "take accelerate_configs/ddp.yaml"
+            )
         plugin = self._plugin
         if plugin is not None:
             plugin.mixed_precision_policy = None

@@ -30,6 +30,8 @@ FSDP_SETTINGS = {
 T = TypeVar("T")
 
 _SEVERAL_GPUS = (DistributedType.MULTI_GPU, DistributedType.FSDP)
+_DEEPSPEED = (DistributedType.DEEPSPEED, DistributedType.MULTI_CPU)
+"""On CPUs accelerate starts DeepSpeed with the trainer."""
 
 
 def launched() -> PartialState:
@@ -65,7 +67,7 @@ def check_launch(run: Run) -> None:
         f"the launch file asks for FSDP, but this would be {would_be}; FSDP needs two GPUs or "
         f"more, {another}": fsdp and state.distributed_type not in _SEVERAL_GPUS,
         f"the launch file asks for DeepSpeed, but this would be {would_be}; {another}": (
-            deepspeed and state.distributed_type != DistributedType.DEEPSPEED
+            deepspeed and state.distributed_type not in _DEEPSPEED
         ),
     }
     refuse([*applying(checks), *launch_file_problems(run)])

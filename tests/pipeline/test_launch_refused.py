@@ -15,6 +15,7 @@ from pipeline.entry import Recipe
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.objectives.judge import judge_grpo
+from medrm.objectives.sharding import ShardedTraining
 from medrm.pipeline import processes
 from medrm.pipeline.processes import check_launch, from_main
 
@@ -64,6 +65,31 @@ def test_deepspeed_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(ConfigError, match=r"asks for DeepSpeed, but .* on cpu, NO"):
         check_launch(a_run())
+    # accelerate starts it on CPUs with the trainer, which looks whether it did.
+    monkeypatch.setattr(PartialState(), "distributed_type", DistributedType.MULTI_CPU)
+    check_launch(a_run())
+
+
+class Accelerated:
+    """A trainer of which accelerate makes what it would make of two processes on CPUs."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        self.accelerator = SimpleNamespace(
+            distributed_type=DistributedType.MULTI_CPU, state=SimpleNamespace()
+        )
+
+
+class Trainer(ShardedTraining, Accelerated):  # type: ignore[misc] # as of transformers' trainers
+    pass
+
+
+def test_a_trainer_without_the_deepspeed_of_its_launch_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Trainer().create_accelerator_and_postprocess()
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match="asks for DeepSpeed, and .* would train by MULTI_CPU"):
+        Trainer().create_accelerator_and_postprocess()
 
 
 @pytest.mark.parametrize(
