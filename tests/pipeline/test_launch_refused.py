@@ -88,7 +88,7 @@ def test_a_trainer_without_the_deepspeed_of_its_launch_is_refused(
 ) -> None:
     Trainer().create_accelerator_and_postprocess()
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ConfigError, match="asks for DeepSpeed, and .* would train by MULTI_CPU"):
+    with pytest.raises(ConfigError, match=r"asks for DeepSpeed, and .* would train by MULTI_CPU"):
         Trainer().create_accelerator_and_postprocess()
 
 
