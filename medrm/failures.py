@@ -26,6 +26,13 @@ GOES_ON = (
 )
 """What to do after a failure that is none of the options."""
 
+TOO_LITTLE_FOR_WORKERS = (
+    "Mostly the machine's memory, or the shared memory of a container (/dev/shm), is too small for "
+    "them. Lower --dataloader_num_workers (0: none), or give the job more memory (docker: "
+    f"--shm-size), and {GOES_ON}."
+)
+"""What to do where processes that load images fail."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
 
@@ -56,6 +63,9 @@ _WORKER_DIED = re.compile(
     r"|bus error encountered in worker"
 )
 
+_TOO_MANY_FILES = re.compile(r"Too many open files|received 0 items of ancdata")
+"""How Python and torch say that no more files may be opened, which data workers send batches by."""
+
 _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
@@ -83,7 +93,7 @@ def failure_of(error: Exception) -> Failure | None:
         return Failure(_without_worker(str(error)), FAILED)
     for cause in _chain(error):
         failure = _out_of_memory(cause) or _worker_died(cause) or _unwritten(cause)
-        failure = failure or _without_temporary_folder(cause)
+        failure = failure or _worker_silent(cause) or _without_temporary_folder(cause)
         if failure is not None:
             return failure
     return _unusable(error)
@@ -189,12 +199,28 @@ def _worker_died(error: Exception) -> Failure | None:
     if not isinstance(error, RuntimeError) or not _WORKER_DIED.search(str(error)):
         return None
     return Failure(
-        f"A process that loads images died: {first_line(error).rstrip('.')}. Mostly the machine's "
-        "memory, or the shared memory of a container (/dev/shm), is too small for them. Lower "
-        "--dataloader_num_workers (0: none), or give the job more memory (docker: --shm-size), and "
-        f"{GOES_ON}.",
+        f"A process that loads images died: {first_line(error).rstrip('.')}. "
+        f"{TOO_LITTLE_FOR_WORKERS}",
         FAILED,
     )
+
+
+def _worker_silent(error: Exception) -> Failure | None:
+    text = first_line(error)
+    if isinstance(error, RuntimeError) and "DataLoader timed out after" in text:
+        return Failure(
+            f"The processes that load images gave no batch: {text.rstrip('.')}. Look at the disk "
+            "that the images lie on; where it is only slow, raise --ddp_timeout (seconds). Then "
+            f"{GOES_ON}.",
+            FAILED,
+        )
+    if isinstance(error, (RuntimeError, OSError)) and _TOO_MANY_FILES.search(str(error)):
+        return Failure(
+            f"Too many files are open: {text.rstrip('.')}. Raise the limit (ulimit -n 65536), or "
+            f"lower --dataloader_num_workers (0: none), and {GOES_ON}.",
+            FAILED,
+        )
+    return None
 
 
 def _out_of_memory(error: Exception) -> Failure | None:

@@ -40,6 +40,7 @@ from medrm.data.store.indexed_cases import TokenCounts, column, concatenate, sel
 from medrm.errors import ConfigError, DataError, applying, nearest, refuse
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import HeadSpec, RewardHead, RewardOutput, head_of, without_adapter
+from medrm.objectives.data_workers import watched
 from medrm.objectives.losses import PAIR_LOSSES
 from medrm.objectives.objective import (
     BradleyTerryConfig,
@@ -136,6 +137,7 @@ def pooled_states(
         num_workers=args.dataloader_num_workers,
         generator=torch.Generator().manual_seed(args.seed),
     )
+    loader = watched(loader, args)
     model.to(args.device)  # type: ignore[arg-type]
     model.eval()
     logger.info("hidden states of %d cases for the frozen probe", len(cases))

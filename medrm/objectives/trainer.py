@@ -45,6 +45,7 @@ from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import RewardOutput, head_of
 from medrm.objectives.checkpoint_weights import NamedAsInMemory
+from medrm.objectives.data_workers import watched
 from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
 from medrm.objectives.sharding import ShardedTraining
@@ -256,7 +257,7 @@ class PreferenceTrainer(
 
     def _loader(self, cases: Any, plan: StepPlan, epoch: Callable[[], int]) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers
-        return DataLoader(
+        loader = DataLoader(
             cases,
             batch_sampler=PlanSampler(plan, self.args.process_index, epoch),
             collate_fn=self.data_collator,
@@ -267,6 +268,7 @@ class PreferenceTrainer(
             # Of its own, so that iterating leaves the global generator as it was.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
+        return watched(loader, self.args)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Returns this process's micro-batches; the epoch follows from the optimiser steps done.
@@ -289,8 +291,7 @@ class PreferenceTrainer(
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Returns the loss of a micro-batch after its backward pass; TRL's trainers do the same."""
         with self._activations:
-            loss: Tensor = super().training_step(*args, **kwargs)
-        return loss
+            return super().training_step(*args, **kwargs)
 
     def compute_loss(  # type: ignore[override] # never asked for outputs beside the loss
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

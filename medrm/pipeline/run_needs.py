@@ -6,6 +6,7 @@ import importlib.util
 import netrc
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from accelerate.utils import parse_flag_from_env
 
 from medrm.config.parse import Run
-from medrm.errors import nearest, refuse
+from medrm.errors import nearest, refuse, shortened
 from medrm.files import check_outputs
 
 
@@ -73,6 +74,13 @@ _ATTENTION = {
 }
 
 
+_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes that the path of a socket may have."""
+
+_SOCKET_NAME = len("/pymp-01234567/listener-01234567")
+"""Bytes of what multiprocessing puts behind the temporary folder."""
+
+
 def check_needs(run: Run) -> None:
     """Refuses a run that would fail later for what the machine lacks.
 
@@ -87,7 +95,7 @@ def check_needs(run: Run) -> None:
         for name in _reporters(run)
         if name not in REPORTERS
     ]
-    problems = [*unknown, *missing_packages(run), *_login_problems(run)]
+    problems = [*unknown, *missing_packages(run), *_login_problems(run), *_socket_problems(run)]
     refuse(problems, "This run needs what is not there.")
 
 
@@ -144,6 +152,19 @@ def _login_problems(run: Run) -> list[str]:
     return [
         f"--report_to wandb, but there is no key for {host}; run `wandb login`, set WANDB_API_KEY, "
         "or set WANDB_MODE=offline and upload with `wandb sync` later"
+    ]
+
+
+def _socket_problems(run: Run) -> list[str]:
+    """Returns that data workers could not send their batches: by a socket in a temporary folder."""
+    workers, folder = run.training.dataloader_num_workers, tempfile.gettempdir()
+    excess = len(os.fsencode(folder)) + _SOCKET_NAME - _SOCKET_PATH
+    if not workers or excess <= 0:
+        return []
+    return [
+        f"dataloader_num_workers {workers}: their sockets would lie in TMPDIR, whose path is "
+        f"{excess} bytes too long for that: {shortened(folder)}. Set TMPDIR to a folder whose path "
+        f"has at most {_SOCKET_PATH - _SOCKET_NAME} bytes, or give --dataloader_num_workers 0"
     ]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,3 +320,42 @@ def test_a_judges_step_keeps_its_rows(size: int, accumulation: int, said: str) -
     _, lower, _, higher = map(int, re.findall(r"\d+", text))
     assert lower * higher == size * accumulation
     assert fewer_rows(1, 4) is None
+
+
+@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
+def test_a_worker_that_cannot_send_its_batch_ends_the_training(
+    build: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: str,
+) -> None:
+    """It sends by way of a socket, whose path may have about a hundred characters."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delitem(vars(multiprocessing.current_process())["_config"], "tempdir", False)
+    trainer = build(objective, dataloader_num_workers=1, ddp_timeout=120).trainer()
+    started = time.monotonic()
+    with pytest.raises(RunFailed) as raised:
+        trainer.train()
+    assert time.monotonic() - started < 60
+    failure = failure_of(raised.value)
+    assert failure is not None
+    assert failure.message.startswith(
+        "A process that loads images cannot send its batch: AF_UNIX path too long. Mostly"
+    )
+    assert "Lower --dataloader_num_workers (0: none)" in failure.message
+    assert "Traceback" not in failure.message
+
+
+def test_a_worker_that_gives_nothing_is_not_waited_for_without_end(
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build("bradley_terry", dataloader_num_workers=1, ddp_timeout=1).trainer()
+    monkeypatch.setattr(trainer, "data_collator", lambda drawn: time.sleep(60))
+    with pytest.raises(RuntimeError, match="timed out") as raised:
+        trainer.train()
+    failure = failure_of(raised.value)
+    assert failure is not None
+    assert failure.message.startswith("The processes that load images gave no batch: DataLoader")
+    assert "raise --ddp_timeout" in failure.message

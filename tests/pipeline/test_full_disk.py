@@ -6,6 +6,7 @@ which fails the writes of all that are larger.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -203,3 +204,36 @@ def test_disks_of_all_sizes(
     capsys.readouterr()
     shares = [number / 40 for number in range(38)]
     sweep_disks(recipe, phantom, done, capsys, disk, shares, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ("16k", "The processes that load images cannot be started"),
+        ("100k", "cannot send its batch"),
+    ],
+)
+def test_shared_memory_that_data_workers_need(
+    base: Path, phantom: Path, tmp_path: Path, root: Path, size: str, said: str
+) -> None:
+    """Without room for their locks, or for a batch, a training ends in words, and soon."""
+    private = ["unshare", "-m", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    if sys.platform != "linux" or subprocess.run([*private, mount], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    options = {
+        **{"model_name_or_path": base, "train_data": phantom, "output_dir": tmp_path / "run"},
+        **{"stages": "train", "max_steps": 2, "dataloader_num_workers": 2, "report_to": "none"},
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    command = shlex.join([sys.executable, str(root / "recipes/train_rm.py"), *words])
+    process = subprocess.run(
+        [*private, f"{mount} && exec {command}"], capture_output=True, text=True, timeout=200
+    )
+    assert process.returncode == 1, process.stderr[-2000:]
+    (line,) = [line for line in process.stderr.splitlines() if line.startswith("Error: ")]
+    assert said in line
+    assert "No space left on device" in line
+    assert "Lower --dataloader_num_workers (0: none), or give the job more memory (docker" in line
+    assert "Traceback" not in process.stderr

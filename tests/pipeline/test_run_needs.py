@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,25 @@ def test_the_folder_of_tensorboard_is_looked_at_too(
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "file" / "logs"))
     message = refusal(capsys, "--report_to", "tensorboard")
     assert f"TENSORBOARD_LOGGING_DIR '{tmp_path}/file/logs' cannot be written" in message
+
+
+def test_sockets_of_data_workers_need_a_short_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The longest path that is accepted is one that a socket may have."""
+    folder = tmp_path / ("n" * (75 - len(f"{tmp_path}/")))
+    with socket.socket(socket.AF_UNIX) as unix:
+        (folder / "pymp-01234567").mkdir(parents=True)
+        unix.bind(f"{folder}/pymp-01234567/listener-01234567")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(AssertionError, match="data is read"):
+        refusal(capsys, "--dataloader_num_workers", "1")
+    monkeypatch.setattr(tempfile, "tempdir", f"{folder}n")
+    message = refusal(capsys, "--dataloader_num_workers", "1")
+    assert "dataloader_num_workers 1: their sockets would lie in TMPDIR" in message
+    assert "1 bytes too long" in message
+    with pytest.raises(AssertionError, match="data is read"):
+        refusal(capsys, "--dataloader_num_workers", "0")
 
 
 def test_the_tables_know_what_transformers_accepts() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import SFTConfig, SFTTrainer
@@ -29,6 +28,7 @@ from medrm.models.base_model import load_config
 from medrm.models.families import family_of
 from medrm.objectives import objective
 from medrm.objectives.checkpoint_weights import NamedAsInMemory
+from medrm.objectives.data_workers import watched
 from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
@@ -169,15 +169,9 @@ class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
         self._total_train_tokens = of_processes[0]["tokens"]
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns a loader; persistent workers are seeded by a generator of their own.
-
-        They are seeded when they start, a second time where a training goes on; the generator of
-        dropout must not notice.
-        """
+        """Returns a loader whose workers are watched."""
         loader = super()._get_dataloader(*args, **kwargs)
-        if self.args.dataloader_persistent_workers:
-            inner = getattr(loader, "base_dataloader", loader)
-            inner.generator = torch.Generator().manual_seed(self.args.seed)
+        watched(getattr(loader, "base_dataloader", loader), self.args)
         return loader
 
     def _send_telemetry(self) -> None:
