@@ -34,25 +34,20 @@ from medrm.integrity import seal
 from medrm.models.adapter_config import (
     MEDRM_FILE,
     AdapterConfig,
-    find_base,
     read_adapter_config,
     template_digest,
-    weights_digest,
     write_adapter_config,
 )
-from medrm.models.adapter_files import check_undamaged, is_needed
+from medrm.models.adapter_files import ADAPTER_FILE, HEAD_FILE, check_undamaged, is_needed
 from medrm.models.base_model import load_base
+from medrm.models.base_reference import weights_digest
 from medrm.models.families import family_of
+from medrm.models.find_base import find_base
 from medrm.models.lora_targets import lora_targets
 from medrm.models.processors import load_processor, save_processor
 from medrm.models.reward_model import HEAD, attach_head, has_head, head_of
 
 logger = logging.getLogger(__name__)
-
-ADAPTER_FILE = "adapter_model.safetensors"
-
-HEAD_FILE = "head.safetensors"
-"""The head where there is no adapter file: full fine-tuning and the frozen probe."""
 
 
 def lora_config(model: PreTrainedModel, options: AdapterOptions) -> LoraConfig:
@@ -330,6 +325,7 @@ def load_adapter(
     dtype: torch.dtype | None = None,
     attn_implementation: str | None = None,
     shared_prefix: Literal["on", "off"] = "on",
+    base: str | Path | None = None,
 ) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, AdapterConfig]:
     """Loads a saved model, ready to score; nothing is ever made up for a missing part.
 
@@ -339,6 +335,7 @@ def load_adapter(
         dtype: precision of the base's weights; None: as trained, which gives the same scores.
         attn_implementation: attention of transformers; None: as trained, which gives the same.
         shared_prefix: as in `ModelOptions`.
+        base: where the base lies now, as `find_base` takes it.
 
     Raises:
         AdapterError: the folder does not match its config, or the base is another one.
@@ -349,28 +346,26 @@ def load_adapter(
     processor = load_processor(str(folder))
     _check_template(folder, processor, config)
     options = ModelOptions(
-        model_name_or_path=str(folder)
-        if config.trained == "full"
-        else find_base(config.base, folder),
+        model_name_or_path=find_base(config, folder, base),
         model_revision=config.base_revision or "main",
         attn_implementation=attn_implementation or config.attn_implementation,
         shared_prefix=shared_prefix,
         load_in_4bit=config.quantisation == "nf4",
         load_in_8bit=config.quantisation == "int8",
     )
-    base = load_base(options, device, dtype or getattr(torch, config.dtype))
-    if family_of(base.config).name != config.family:
+    stock = load_base(options, device, dtype or getattr(torch, config.dtype))
+    if family_of(stock.config).name != config.family:
         raise AdapterError(
             f"{MEDRM_FILE} in {folder} records the family {config.family!r}, the base is "
-            f"{family_of(base.config).name!r}. Give the base it was trained on."
+            f"{family_of(stock.config).name!r}. Give the base it was trained on."
         )
-    model: PreTrainedModel | PeftModel = base
+    model: PreTrainedModel | PeftModel = stock
     if config.head is not None:
-        model = attach_head(base, config.head, seed=0)
+        model = attach_head(stock, config.head, seed=0)
     path = folder / _weights_file(config)
     tensors = _read_tensors(path, config)
     if config.trained == "lora":
-        model = wrap(base, _read_lora(folder), seed=0)
+        model = wrap(stock, _read_lora(folder), seed=0)
         _check_tensors(path, tensors, _tensors(model))
         _fill(model, tensors)
     else:

@@ -1,15 +1,7 @@
 """`medrm.json` of a saved model: what it needs, beside its weights, to give the same scores again.
 
-It names the base model, which is found again by that name:
-
-- phantom-base under that name, with the digest of its weights;
-- a hub id with the commit it was loaded from;
-- a local folder under its last path component alone, with the digest of its weights, because a
-  published file must not tell local paths. It is found again through `run.json` beside the saved
-  folder, else below the working directory or beside the saved folder; the digest says whether it
-  is the right one.
-
-`adapter.py` has the folder around it.
+It names the base model by name, commit and digest; `find_base.py` finds it again. `adapter.py` has
+the folder around it.
 """
 
 from __future__ import annotations
@@ -20,20 +12,18 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from huggingface_hub import try_to_load_from_cache
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
-from medrm.files import PHANTOM_BASE, file_digest, fits, status_of, write_atomically
+from medrm.files import fits, write_atomically
 from medrm.integrity import changing
-from medrm.models.base_model import resolve_model
+from medrm.models.base_reference import BaseReference, proven_reference_of
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
 from medrm.readouts import SAVED_READOUTS
@@ -44,94 +34,6 @@ RUN_FILE = "run.json"
 MEDRM_FILE = "medrm.json"
 
 Record = TypeVar("Record")
-
-
-@dataclass(frozen=True, slots=True)
-class BaseReference:
-    """Which base model a saved model was trained on.
-
-    Attributes:
-        name: phantom-base, a hub id, or a local folder's name.
-        revision: the hub commit; None for a folder.
-        digest: SHA-256 of a folder's weights; None for a hub id.
-    """
-
-    name: str
-    revision: str | None
-    digest: str | None
-
-    @property
-    def identity(self) -> str:
-        """Which weights a number belongs to, in one line without local paths."""
-        if self.digest is None:
-            return f"{self.name}@{self.revision}"
-        return f"{self.name} sha256:{self.digest}"
-
-
-def weights_digest(folder: Path) -> str:
-    """Returns the SHA-256 over names and contents of a folder's safetensors files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode() + _digest_of_version(path, *status_of(path)))
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _digest_of_version(path: Path, *_status: int) -> bytes:
-    """Returns the SHA-256 of a file that is read again only when its status has changed."""
-    return bytes.fromhex(file_digest(path))
-
-
-def _commit(name: str, revision: str) -> str:
-    """Returns the commit a hub model was loaded from: the cache keeps files below its name."""
-    file = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(file).parent.name if isinstance(file, str) else revision
-
-
-def reference_of(options: ModelOptions) -> BaseReference:
-    """Returns the reference to a base model that has been loaded with these options."""
-    name = options.model_name_or_path
-    folder = Path(resolve_model(name))
-    if not folder.is_dir():
-        return BaseReference(name, _commit(name, options.model_revision), None)
-    published_name = name if name == PHANTOM_BASE else folder.resolve().name
-    return BaseReference(published_name, None, weights_digest(folder))
-
-
-def _folders(name: str, saved: Path) -> list[Path]:
-    """Returns where the local base of that name of a saved folder may lie, the likeliest first."""
-    if name == PHANTOM_BASE:
-        return [Path(resolve_model(name))]
-    candidates = [Path(name), saved.parent / name]
-    run = saved.parent / RUN_FILE
-    if run.is_file():
-        config = json.loads(run.read_text(encoding="utf-8")).get("config", {})
-        candidates.insert(0, Path(config.get("model_name_or_path", name)))
-    return [path for path in candidates if path.is_dir() and path.resolve().name == name]
-
-
-def find_base(reference: BaseReference, saved: Path) -> str:
-    """Returns where the base lies: a folder with the right weights, or a hub id.
-
-    Args:
-        reference: as recorded.
-        saved: the folder that records it.
-
-    Raises:
-        AdapterError: there is no such folder, or its weights are others than those trained on.
-    """
-    if reference.digest is None:
-        return reference.name
-    folders = _folders(reference.name, saved)
-    for path in folders:
-        if weights_digest(path) == reference.digest:
-            return str(path)
-    reason = "other weights lie in " + ", ".join(map(str, folders)) if folders else "not found"
-    raise AdapterError(
-        f"{saved} was trained on the model folder {reference.name!r} with weights "
-        f"{reference.digest[:12]}; {reason}. Put that folder into the working directory or beside "
-        "the saved folder."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +70,7 @@ class AdapterConfig:
     Attributes:
         base_model: phantom-base, a hub id, or a local folder's name.
         base_revision: the hub commit; None for a folder.
-        base_digest: SHA-256 of a folder's weights; None for a hub id.
+        base_digest: SHA-256 of its weights; None of a hub id in what versions before 0.3 saved.
         family: name of the family.
         objective: what trained it.
         readout: how it is scored: "reward" by its head, "implicit_reward" by the adapter's change
@@ -260,7 +162,7 @@ def new_adapter_config(
         readout: how it is scored.
         dimensions: what it judges; None: what its head scores.
     """
-    base = reference_of(options)
+    base = proven_reference_of(options)
     head = head_of(model).spec if has_head(model) else None
     trained: Literal["lora", "full", "head"] = "head"
     if isinstance(model, PeftModel):

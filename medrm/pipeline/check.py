@@ -32,8 +32,9 @@ from medrm.errors import (
     report,
 )
 from medrm.models.adapter import load_adapter
-from medrm.models.adapter_config import reference_of, template_digest
+from medrm.models.adapter_config import template_digest
 from medrm.models.base_model import load_base
+from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
 from medrm.models.footprint import Footprint, amount, footprint_of, size_text
 from medrm.pipeline.checked_model import ANSWERS, CheckedModel
@@ -272,7 +273,10 @@ def _proof(footprint: Footprint, subject: CheckedModel) -> Findings:
     else:
         dtype = subject.request.dtype
         model, _, _ = load_adapter(
-            subject.folder, device, None if dtype == "auto" else getattr(torch, dtype)
+            subject.folder,
+            device,
+            None if dtype == "auto" else getattr(torch, dtype),
+            base=subject.request.base,
         )
         weights = proven_weights(subject.folder)
     loaded = time.perf_counter()

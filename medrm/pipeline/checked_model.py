@@ -12,15 +12,16 @@ from transformers import PreTrainedConfig, ProcessorMixin
 
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.adapter_config import AdapterConfig, find_base, read_adapter_config
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.base_model import load_config, resolve_model
 from medrm.models.families import family_of
+from medrm.models.find_base import find_base
 from medrm.models.processors import load_processor
 from medrm.pipeline.requests import CheckRequest
 from medrm.schema import Case, ImageRef
 from medrm.scorer.collator import Collator
 from medrm.scorer.mock_judges import PREFIX
-from medrm.scorer.specs import find_saved
+from medrm.scorer.specs import find_saved, refuse_needless_base
 
 QUESTION = "Is there a pleural effusion?"
 ANSWERS = ("No effusion is seen.", "There is a small effusion on the left.")
@@ -60,11 +61,11 @@ class CheckedModel:
                 "model or a saved one."
             )
         folder = find_saved(request.model, request.revision)
+        refuse_needless_base(request.base, request.model, folder)
         contract = None if folder is None else read_adapter_config(folder)
         base, revision = request.model, request.revision
         if folder is not None and contract is not None:
-            full = contract.trained == "full"
-            base = str(folder) if full else find_base(contract.base, folder)
+            base = find_base(contract, folder, request.base)
             revision = contract.base_revision
         config = load_config(base, revision or "main", request.trust_remote_code)
         return cls(request, folder, contract, base, config)

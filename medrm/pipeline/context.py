@@ -41,9 +41,9 @@ from medrm.models.adapter_config import (
     AdapterConfig,
     JudgeSpec,
     new_adapter_config,
-    reference_of,
 )
 from medrm.models.base_model import load_base, load_config
+from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
 from medrm.models.processors import load_processor, refuse_images
 from medrm.models.reward_model import attach_head, has_head
@@ -213,6 +213,7 @@ class RunContext:
             None if options.dtype == "auto" else getattr(torch, options.dtype),
             options.attn_implementation,
             options.shared_prefix,
+            options.model_name_or_path,
         )
         self._check(model, processor, proven_weights(saved_folder(start)))
         model.set_adapter("default")  # trainable again

@@ -21,7 +21,7 @@ from medrm.config.parse import Run
 from medrm.files import file_digest
 from medrm.integrity import MANIFEST, is_sealed
 from medrm.models.adapter import saved_identity
-from medrm.models.adapter_config import reference_of
+from medrm.models.base_reference import reference_of
 from medrm.pipeline.checkpoints import is_own, resume_point
 from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.scorer.proof_cache import processor_digest

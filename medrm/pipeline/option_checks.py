@@ -12,7 +12,8 @@ from medrm.config.options import CONTROLS
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import applying, refuse
-from medrm.models.adapter_config import BaseReference, read_adapter_config, reference_of
+from medrm.models.adapter_config import read_adapter_config
+from medrm.models.base_reference import BaseReference, reference_of
 from medrm.objectives.objective import Objective
 from medrm.readouts import JUDGE_READOUTS
 from medrm.scorer.specs import saved_folder
@@ -103,7 +104,7 @@ def check_init_adapter(run: Run) -> None:
     options = run.model
     quantisation = "nf4" if options.load_in_4bit else "int8" if options.load_in_8bit else None
     mismatches = {
-        f"its base is {_named(base)}, the run's is {_named(run_base)}": base != run_base,
+        f"its base is {_named(base)}, the run's is {_named(run_base)}": not base.is_same(run_base),
         f"its base's weights are {contract.quantisation or 'not quantised'}, the run's are "
         f"{quantisation or 'not quantised'}": contract.quantisation != quantisation,
         f"it was trained as {contract.objective}, not as a judge": contract.judge is None,

@@ -18,8 +18,8 @@ from medrm.models.adapter_config import (
     AdapterConfig,
     JudgeSpec,
     read_adapter_config,
-    reference_of,
 )
+from medrm.models.base_reference import reference_of
 from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import BASE_READOUTS, writes_rewards
 from medrm.scorer.mock_judges import PREFIX
@@ -69,6 +69,7 @@ def reading_of(request: EvalRequest, dimensions: Sequence[str]) -> Reading:
         )
     options = ScorerOptions(
         revision=request.revision,
+        base=request.base,
         shared_prefix=request.shared_prefix,
         deterministic=request.deterministic,
         batch_rows=request.evaluation_batch_rows or BATCH_ROWS,
@@ -88,8 +89,7 @@ def _reading_like(request: EvalRequest, folder: Path, options: ScorerOptions) ->
     contract = read_adapter_config(folder)
     revision = request.revision or contract.base_revision
     base = reference_of(ModelOptions(request.model, model_revision=revision or "main"))
-    same = base.digest == contract.base_digest if base.digest else base == contract.base
-    if not same:
+    if not base.is_same(contract.base):
         raise ConfigError(
             f"--like {request.like} was trained on {contract.base.identity}; --model "
             f"{request.model} is {base.identity}. Give that base, or leave --like out."

@@ -60,6 +60,11 @@ class EvalRequest:
         "for --dry_run)",
     )
     revision: str | None = option(None, "branch, tag or commit of a hub repo")
+    base: str | None = option(
+        None,
+        "where the base of a saved model lies now: a folder or ORG/NAME[@REVISION] (default: it is "
+        "looked for); its weights must be those that were trained on",
+    )
     data_root: str | None = option(None, "where the benchmark's files lie")
     protocol: Literal["official", "robust", "both"] = option("both", "how verdicts are counted")
     department_map: str | None = option(None, "YAML or JSON file: organ to department")
@@ -171,6 +176,7 @@ class CheckRequest:
         ("reward", *OPTION_READOUTS),
     )
     revision: str | None = _as_in(EvalRequest, "revision")
+    base: str | None = _as_in(EvalRequest, "base")
     dtype: Literal["auto", "float32", "bfloat16"] = _as_in(ModelOptions, "dtype")
     min_pixels: int | None = _as_in(ModelOptions, "min_pixels")
     max_pixels: int | None = _as_in(ModelOptions, "max_pixels")
@@ -241,6 +247,7 @@ class ScoreRequest:
         "that is there is continued",
     )
     revision: str | None = _as_in(EvalRequest, "revision")
+    base: str | None = _as_in(EvalRequest, "base")
     readout: str | None = option(
         None, "how the model is read (default: as it was saved)", ("reward", "implicit_reward")
     )

@@ -196,6 +196,7 @@ def evaluate_command(
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
     options = {
         **_named(candidate),
+        "base": candidate.base,
         "benchmark": entry_request["benchmark"]["name"],
         "data_root": request.data_root,
         "prompt_file": request.judge.prompt_file,

@@ -83,6 +83,7 @@ def score_file(request: ScoreRequest) -> None:
         raise ConfigError("The standard input and output are one process's; give files.")
     options = ScorerOptions(
         revision=request.revision,
+        base=request.base,
         device=state.device,
         batch_rows=request.evaluation_batch_rows,
         deterministic=request.deterministic,

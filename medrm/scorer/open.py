@@ -23,8 +23,9 @@ from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import AdapterError
 from medrm.files import PEFT_CONFIG
 from medrm.models.adapter import load_adapter, saved_identity
-from medrm.models.adapter_config import AdapterConfig, JudgeSpec, reference_of
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec
 from medrm.models.base_model import load_base
+from medrm.models.base_reference import reference_of
 from medrm.models.processors import load_processor
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
@@ -44,6 +45,7 @@ from medrm.scorer.specs import (
     plan_readout,
     plan_scorer,
     prompt_of,
+    refuse_needless_base,
     saved_folder,
 )
 
@@ -103,6 +105,8 @@ class ScorerOptions:
         max_length: longest row that a base or a judge reads, in tokens; None: what the model can.
         quantisation: of a base: nf4, int8 or None.
         processor: folder of the processor that a base reads with; None: its own.
+        base: where the base of a saved model lies now, as `find_base` takes it; None: it is looked
+            for.
     """
 
     revision: str | None = None
@@ -119,6 +123,7 @@ class ScorerOptions:
     max_length: int | None = None
     quantisation: Literal["nf4", "int8"] | None = None
     processor: Path | None = None
+    base: str | None = None
 
 
 DEFAULTS = ScorerOptions()
@@ -151,6 +156,7 @@ def load(
     path_or_repo: str | Path,
     revision: str | None = None,
     device: torch.device | str | None = None,
+    base: str | Path | None = None,
     readout: str | None = None,
     **running: Unpack[LoadOptions],
 ) -> Saved:
@@ -160,6 +166,8 @@ def load(
         path_or_repo: an adapter folder, or the id of a hub repository.
         revision: branch, tag or commit of the repository.
         device: where it runs; None: the GPU if there is one, else the CPU.
+        base: where the base model lies now: a folder, phantom-base, or ORG/NAME[@REVISION] on the
+            hub; None: it is looked for. Its weights must be those that were trained on.
         readout: how a judge's verdict is read; None: as it was saved.
         running: `batch_rows`, `attn_implementation`, `shared_prefix`, `dtype` and `deterministic`,
             as `LoadOptions` describes them.
@@ -168,7 +176,8 @@ def load(
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
-    options = ScorerOptions(device=device, most_images=1, **running)
+    stated_base = None if base is None else str(base)
+    options = ScorerOptions(device=device, most_images=1, base=stated_base, **running)
     with _LOADING:
         scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
     return cast("Saved", scorer)
@@ -210,6 +219,7 @@ def open_scorer(
     plan = plan_scorer(
         name, readout, engine, dimensions=dimensions, judge=judge, revision=options.revision
     )
+    refuse_needless_base(options.base, name, plan.folder)
     if name.startswith(PREFIX):
         return _judge(MockEngine(name.removeprefix(PREFIX)), plan)
     if engine != "transformers":
@@ -220,6 +230,7 @@ def open_scorer(
             options.revision,
             options.trust_remote_code,
             options.most_images,
+            options.base,
         )
         return _judge(engine_class(engine).open(source), plan)
     loaded = _load(name, plan, options)
@@ -254,6 +265,7 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
                 None if options.dtype == "auto" else getattr(torch, options.dtype),
                 options.attn_implementation,
                 options.shared_prefix,
+                options.base,
             )
         )
     if Path(name, PEFT_CONFIG).is_file():

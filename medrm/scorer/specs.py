@@ -7,15 +7,15 @@ from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from medrm.chat import JudgePrompt, load_prompt
 from medrm.config.options import JudgeOptions
-from medrm.errors import AdapterError, ConfigError, first_line, nearest
+from medrm.errors import AdapterError, ConfigError, nearest
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
-from medrm.models.adapter_files import SUFFIXES
+from medrm.models.adapter_files import UNREACHABLE, download
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
@@ -27,8 +27,10 @@ _SAMPLING = {
 }
 """Options that sample a saved judge otherwise than it was saved, and their fields in its spec."""
 
-_UNREACHABLE = (HFValidationError, EntryNotFoundError, OSError)
-"""What the hub's client raises; its HTTP errors are an OSError."""
+_ADVICE = (
+    "Give an existing adapter folder, such as RUN/adapter, or ORG/NAME of a repository that is "
+    "reachable or in the cache."
+)
 
 
 @dataclass(frozen=True)
@@ -208,9 +210,24 @@ def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
         return None
     try:
         hf_hub_download(path_or_repo, MEDRM_FILE, revision=revision)
-    except _UNREACHABLE:
+    except UNREACHABLE:
         return None
-    return _download(path_or_repo, revision)
+    return download(path_or_repo, revision, _ADVICE)
+
+
+def refuse_needless_base(base: str | None, model: str, folder: Path | None) -> None:
+    """Refuses to be told where the base lies of a model that is no saved one.
+
+    Args:
+        base: as it was given; None: it was not.
+        model: as it is named.
+        folder: where it lies if it is a saved one, else None.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if base is not None and folder is None:
+        raise ConfigError(f"--base is for a saved model, which {model} is not. Leave it out.")
 
 
 def files_at_hand(model: str, revision: str | None = None) -> Path | None:
@@ -235,7 +252,7 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
     """
     folder = Path(path_or_repo)
     if str(path_or_repo) != PHANTOM_BASE and not folder.is_dir():
-        folder = _download(str(path_or_repo), revision)
+        folder = download(str(path_or_repo), revision, _ADVICE)
     if find_saved(str(folder)) is None:
         raise AdapterError(
             f"{str(path_or_repo)!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
@@ -244,25 +261,3 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
             "folder of a run, such as RUN/adapter."
         )
     return folder
-
-
-def _download(repo: str, revision: str | None) -> Path:
-    """Returns the local snapshot of a hub repository.
-
-    Raises:
-        AdapterError: there is no such folder or repository, or the hub cannot be reached.
-    """
-    try:
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision,
-                allow_patterns=[f"*{suffix}" for suffix in sorted(SUFFIXES)],
-            )
-        )
-    except _UNREACHABLE as error:
-        raise AdapterError(
-            f"{repo!r} is neither a folder nor a hub repository that can be had: "
-            f"{first_line(error)} Give an existing adapter folder, such as RUN/adapter, or "
-            "ORG/NAME of a repository that is reachable or in the cache."
-        ) from error

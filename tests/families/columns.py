@@ -22,7 +22,8 @@ import medrm
 from medrm.config.parse import Run, parse_run
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.files import PEFT_CONFIG, asset
-from medrm.models.adapter import ADAPTER_FILE, save_adapter
+from medrm.models.adapter import save_adapter
+from medrm.models.adapter_files import ADAPTER_FILE
 from medrm.models.base_model import load_base
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.reward_model import without_adapter

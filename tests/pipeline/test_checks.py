@@ -13,7 +13,8 @@ from medrm.config.options import JudgeOptions
 from medrm.config.parse import Run, parse_run
 from medrm.errors import AdapterError, ConfigError
 from medrm.files import asset
-from medrm.models.adapter_config import AdapterConfig, reference_of, write_adapter_config
+from medrm.models.adapter_config import AdapterConfig, write_adapter_config
+from medrm.models.base_reference import reference_of
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.pipeline.option_checks import check_init_adapter, check_options
 from medrm.scorer.specs import judge_spec
@@ -131,7 +132,10 @@ def test_the_adapter_to_go_on_from_is_a_lora_judge_of_the_runs_base(tmp_path: Pa
     check_init_adapter(run)
     for change, message in (
         ({"base_digest": "0" * 64}, "its base is phantom-base (000000000000), the run's is"),
-        ({"base_revision": "abc"}, "its base is phantom-base (abc), the run's is phantom-base"),
+        (
+            {"base_revision": "abc", "base_digest": None},
+            "its base is phantom-base (abc), the run's is phantom-base",
+        ),
         ({"quantisation": "nf4"}, "weights are nf4, the run's are not quantised"),
         ({"judge": None}, "not as a judge"),
         ({"trained": "full"}, "whole weights"),

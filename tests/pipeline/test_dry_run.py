@@ -89,7 +89,7 @@ def test_a_model_that_is_not_here_is_estimated_and_nothing_is_fetched(
         raise AssertionError("asked")
 
     monkeypatch.setattr("medrm.scorer.specs.hf_hub_download", never)
-    monkeypatch.setattr("medrm.scorer.specs.snapshot_download", never)
+    monkeypatch.setattr("medrm.models.adapter_files.snapshot_download", never)
     monkeypatch.setattr(dry_run, "load_processor", never)
     benchmark = load_benchmark("phantom", str(other))
     for model, engine in (("nobody/nothing", "transformers"), ("a-model", "openai")):
@@ -114,7 +114,7 @@ def test_why_a_processor_does_not_count_is_said(
 
 def test_the_model_of_like_is_not_fetched(other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "medrm.scorer.specs.snapshot_download", lambda *_, **__: pytest.fail("asked")
+        "medrm.models.adapter_files.snapshot_download", lambda *_, **__: pytest.fail("asked")
     )
     asked = request("phantom-base", readout="likelihood", like="nobody/saved")
     with pytest.raises(ConfigError, match="--like nobody/saved is not on this machine"):

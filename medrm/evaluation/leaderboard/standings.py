@@ -100,6 +100,7 @@ class ListedModel:
         remote_code: whether it needs the code that its checkpoint ships.
         proprietary: whether it runs behind a service that asks for a key.
         revision: branch, tag or commit of the hub repository.
+        base: where the base of a saved model lies now; None: it is looked for.
         note: what a reader should know of it.
         options: how this judge is asked, in place of what is asked of the whole list.
         price_per_million_prompt_tokens: for the cost of a dry run.
@@ -112,6 +113,7 @@ class ListedModel:
     remote_code: bool = False
     proprietary: bool = False
     revision: str | None = None
+    base: str | None = None
     note: str | None = None
     options: Mapping[str, str | int | float] = field(default_factory=dict)
     price_per_million_prompt_tokens: float | None = None

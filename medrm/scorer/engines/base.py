@@ -107,6 +107,7 @@ class ModelSource:
         revision: branch, tag or commit of a base on the hub.
         trust_remote_code: whether code that a base's checkpoint ships may run.
         most_images: most images of a case.
+        base: where the base of a saved judge lies now; None: it is looked for.
     """
 
     model: str
@@ -115,6 +116,7 @@ class ModelSource:
     revision: str | None = None
     trust_remote_code: bool = False
     most_images: int = 1
+    base: str | None = None
 
 
 class Engine(Protocol):

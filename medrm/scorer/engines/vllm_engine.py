@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from medrm import chat_template
 from medrm.data.batched import batched
 from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
-from medrm.models.adapter_config import find_base
 from medrm.models.base_model import resolve_model
+from medrm.models.find_base import find_base
 from medrm.models.processors import load_processor
 from medrm.schema import USAGE, State
 from medrm.scorer.collator import Pixels, decode_into
@@ -148,7 +148,7 @@ class VllmEngine:
         is_lora = contract.trained == "lora"
         pixels = {name: limit for name, limit in limits.items() if limit is not None}
         return cls(
-            resolve_model(find_base(contract.base, folder)) if is_lora else str(folder),
+            resolve_model(find_base(contract, folder, source.base)),
             load_processor(str(folder)),
             folder if is_lora else None,
             thinks=False,  # a saved judge replies as it was trained, with its verdict
