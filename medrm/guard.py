@@ -22,6 +22,8 @@ def quiet_libraries() -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # Of metadata that Pillow cannot read; what is seen in an image does not depend on them.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING

@@ -203,7 +203,7 @@ def _open(source: str) -> tuple[str, Source]:
         return _open_folder(path)
     if path.is_file():
         return path.stem, _open_file(path)
-    if _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
+    if _HUB_ID.fullmatch(source) and not source.lower().endswith(SUFFIXES):
         matching = (described for described in descriptions() if described.source == source)
         return _open_described(next(matching, Description(source, "preferences", source)))
     raise DataError(

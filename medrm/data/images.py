@@ -6,10 +6,7 @@ References are made when a set is read; pixels exist only while one image is bei
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import struct
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 
 from medrm.data.batched import batched
+from medrm.data.decoding import UNREADABLE, Result, bands, unreadable, use_decoded
 from medrm.errors import DataError, shortened
 from medrm.files import file_digest
 from medrm.schema import Case, ImageRef
@@ -28,30 +26,9 @@ from medrm.schema import Case, ImageRef
 MAX_STORED_BYTES = 2**28
 """256 MiB: the largest stored image that is read at all."""
 
-MAX_PIXELS = 2**26
-"""67 million: below Pillow's own limit against decompression bombs, far above any use here."""
+_FAINT = 0.001
+"""Share of pixels at either end of the greys that contrast leaves out."""
 
-MAX_ASPECT = 200
-"""Image processors of the Qwen family refuse an image whose sides differ by this factor."""
-
-# Formats whose decoders run no external program and no script; EPS, for one, would start
-# Ghostscript.
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM", "AVIF")
-
-# What Pillow's decoders raise for damaged files.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    EOFError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
-_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _THREADS = min(8, os.cpu_count() or 1)
 _AT_ONCE = 256
 
@@ -61,7 +38,8 @@ class ImageFacts:
     """What one decoded image is: `problem` says why it could not be decoded, else it is None.
 
     `pixel_digest` is the SHA-256 of size and RGB pixels, `perceptual_hash` a 64-bit pHash, `mode`
-    Pillow's name of what is stored, such as L, RGB, P or I;16, "transparent" behind it where it is.
+    Pillow's name of what is stored, such as L, RGB, P or I;16, "transparent" behind it where it is,
+    `contrast` the range of its greys of 0 to 255, the darkest and the brightest 0.1 % left out.
     """
 
     problem: str | None
@@ -70,6 +48,7 @@ class ImageFacts:
     pixel_digest: str = ""
     perceptual_hash: int = 0
     mode: str = ""
+    contrast: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +86,9 @@ class StoredCell:
 
     def __call__(self) -> bytes:
         """Returns the bytes."""
-        cell = _arrow_table(self.files)[self.column][self.row].as_py()
-        stored: bytes = (cell if self.position is None else cell[self.position])["bytes"]
+        cell = _arrow_table(self.files)[self.column][self.row]
+        image = cell if self.position is None else cell[self.position]
+        stored: bytes = (image["bytes"] if pa.types.is_struct(image.type) else image).as_py()
         return stored
 
 
@@ -192,55 +172,27 @@ def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:
 def decode(ref: ImageRef) -> Image.Image:
     """Returns the image upright in RGB.
 
-    Deep greys (16 bit, 32 bit, float) are spread from their least to their greatest value; what is
-    transparent is put on white, as a browser shows it; of several frames the first is taken.
+    Deep greys (16 bit, 32 bit, float) are spread over their finite values; what is transparent is
+    put on white, as a browser shows it; of several frames the first is taken. See `decoding`.
 
     Raises:
         DataError: damaged, no image, or beyond the size limits.
     """
-    return _decoded(ref)[0]
+    return _use_decoded(ref, lambda image, mode: image)
 
 
-def _decoded(ref: ImageRef) -> tuple[Image.Image, str]:
-    """Returns the image in RGB, and the mode in which it is stored."""
+def _use_decoded(ref: ImageRef, use: Callable[[Image.Image, str], Result]) -> Result:
     if ref.problem is not None:
         raise DataError(f"Image {ref.name!r}: {ref.problem}.")
-    with _opened(ref) as image:
-        try:
-            image.load()
-            mode = f"{image.mode} transparent" if "transparency" in image.info else image.mode
-            return _upright_rgb(image), mode
-        except _UNREADABLE as error:
-            raise _unreadable(ref, error) from error
-
-
-def _opened(ref: ImageRef) -> Image.Image:
-    """Returns the image with its header read and its size checked, pixels still stored."""
-    stored = _stored(ref)
-    try:
-        image = Image.open(io.BytesIO(stored), formats=_known_formats())
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise _unreadable(ref, error) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"Image {ref.name!r} has {width} x {height} pixels; at most {MAX_PIXELS} are accepted. "
-            "Scale it down."
-        )
-    if max(width, height) >= MAX_ASPECT * min(width, height):
-        raise DataError(
-            f"Image {ref.name!r} has {width} x {height} pixels; one side may be less than "
-            f"{MAX_ASPECT} times the other. Crop it."
-        )
-    return image
+    return use_decoded(_stored(ref), ref.name, use)
 
 
 def _stored(ref: ImageRef) -> bytes:
     """Returns the bytes of an image; those of a set's image are the ones that were indexed."""
     try:
         stored = ref.read()
-    except _UNREADABLE as error:
-        raise _unreadable(ref, error) from error
+    except UNREADABLE as error:
+        raise unreadable(ref.name, error) from error
     of_a_set = isinstance(ref.read, (StoredFile, StoredCell))
     if of_a_set and hashlib.sha256(stored).hexdigest() != ref.digest:
         raise DataError(
@@ -248,41 +200,6 @@ def _stored(ref: ImageRef) -> bytes:
             "damaged. Start again to read the set anew, or restore the image."
         )
     return stored
-
-
-@lru_cache(maxsize=1)
-def _known_formats() -> tuple[str, ...]:
-    """Returns the accepted formats that this build of Pillow has decoders for."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _unreadable(ref: ImageRef, error: Exception) -> DataError:
-    # Pillow's message for an unknown format names the buffer it read, which says nothing.
-    reason = "no known format" if "BytesIO" in str(error) else str(error) or type(error).__name__
-    return DataError(
-        f"Image {ref.name!r} cannot be decoded ({reason}); accepted are undamaged files of "
-        f"{', '.join(_known_formats())}. Replace or convert it."
-    )
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in _DEEP_MODES:
-        return _spread(upright)
-    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
-        colours = upright.convert("RGBA")
-        white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return upright.convert("RGB")
-
-
-def _spread(image: Image.Image) -> Image.Image:
-    """Returns a deep grey image in 8 bits, its least value black and its greatest white."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
-    scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
 
 
 def examine(
@@ -315,12 +232,20 @@ def facts_of(refs: Iterable[ImageRef]) -> Iterator[ImageFacts]:
 
 def _facts(ref: ImageRef) -> ImageFacts:
     try:
-        image, mode = _decoded(ref)
+        return _use_decoded(ref, _facts_of_pixels)
     except DataError as error:
         return ImageFacts(problem=str(error))
+
+
+def _facts_of_pixels(image: Image.Image, mode: str) -> ImageFacts:
     pixels = hashlib.sha256(f"{image.size}".encode())
-    pixels.update(image.tobytes())
-    return ImageFacts(None, *image.size, pixels.hexdigest(), perceptual_hash(image), mode)
+    for box in bands(image.size):
+        pixels.update(image.crop(box).tobytes())
+    grey = image.convert("L")
+    shades = np.flatnonzero(np.cumsum(grey.histogram()) >= np.prod(image.size) * _FAINT)
+    lit = np.flatnonzero(np.cumsum(grey.histogram()[::-1]) >= np.prod(image.size) * _FAINT)
+    contrast = max(0, 255 - int(lit[0]) - int(shades[0]))
+    return ImageFacts(None, *image.size, pixels.hexdigest(), perceptual_hash(image), mode, contrast)
 
 
 def image_problem(ref: ImageRef, facts: Mapping[str, ImageFacts]) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.data.case_set import named_description
+from medrm.data.parquet_files import plain_batches, readable_parquet
 from medrm.data.readers.med_rewardbench import FOLDER, hub_layout
 from medrm.data.readers.votes_jsonl import VOTES_FILE, phantom_folder, read_vote
 from medrm.data.row_tables import Row, open_table
@@ -45,7 +46,7 @@ def stored_findings(source: str) -> Findings:
     findings: Findings = {name: [] for name in KINDS}
     if (path / FOLDER).is_dir():
         _check_layout(path / FOLDER, findings)
-    elif path.is_file() and path.suffix in (".jsonl", ".json"):
+    elif path.is_file() and path.suffix.lower() in (".jsonl", ".json"):
         _check_votes(path, findings)
     return findings
 
@@ -112,18 +113,16 @@ def _columns(path: Path) -> tuple[list[Any], list[Any] | None]:
     Raises:
         DataError: it is no parquet file.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         return [], None
     wanted = ("question_id", "modality_type")
-    try:
-        names = [name for name in wanted if name in pq.read_schema(path).names]
-        table = pq.read_table(path, columns=names).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable parquet file: {error}.") from error
-    return table.get("question_id", []), table.get("modality_type")
+    with readable_parquet(path) as parquet:
+        names = [name for name in wanted if name in parquet.schema_arrow.names]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for table in plain_batches(path, names):
+        for name, values in table.to_pydict().items():
+            columns[name] += values
+    return columns.get("question_id", []), columns.get("modality_type")
 
 
 def _is_label(value: Any, _: Row) -> bool:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from array import array
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from medrm.data.images import StoredCell, bytes_image, file_image
-from medrm.errors import DataError, nearest
-from medrm.files import cache_dir, discard, fits, status_of
-from medrm.integrity import damage, fill_cache_folder, is_sealed, seal
+from medrm.data.parquet_files import arrow_copy
+from medrm.errors import DataError, nearest, shortened
+from medrm.files import cache_dir, fits
+from medrm.integrity import fill_cache_folder
 from medrm.schema import ImageRef
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
+"""Of files of rows, in any case."""
+
+_ROWS_AT_ONCE = 64
 Row = dict[str, Any]
 LocatedRow = tuple[str, Row]
 """A row and where it stands in its file, such as `line 3`."""
@@ -41,7 +43,7 @@ class RowTable:
     folder: Path
     boundary: Path
     columns: tuple[str, ...]
-    rows: JsonLines | DatasetRows | list[LocatedRow]
+    rows: JsonLines | ArrowRows | DatasetRows | list[LocatedRow]
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
 
@@ -65,13 +67,13 @@ def open_table(path: Path, boundary: Path | None = None) -> RowTable:
     Raises:
         DataError: another kind of file, or one that cannot be read at all.
     """
-    folder = path.parent
-    if path.suffix == ".parquet":
+    folder, suffix = path.parent, path.suffix.lower()
+    if suffix == ".parquet":
         return parquet_table(path, boundary or folder)
-    if path.suffix not in SUFFIXES:
+    if suffix not in SUFFIXES:
         raise DataError(f"{path} is no data file; accepted are {', '.join(SUFFIXES)}.")
     problems: list[str] = []
-    lines = path.suffix == ".jsonl"
+    lines = suffix == ".jsonl"
     rows = JsonLines(path, problems) if lines else list(_json_list(path))
     _, first = next(iter(rows), ("", {}))
     return RowTable(path.name, folder, boundary or folder, tuple(first), rows, problems)
@@ -81,13 +83,39 @@ def decode_json(text: str) -> Any:
     """Returns the content of JSON.
 
     Raises:
-        ValueError: no JSON, or an escape that holds half a character, which no tokenizer takes.
+        ValueError: no JSON, a key that stands twice in one object, of which one value would be
+            lost, or an escape that holds half a character, which no tokenizer takes.
         RecursionError: nested too deeply.
     """
-    decoded = json.loads(text)
+    decoded = json.loads(text, object_pairs_hook=_without_doubles)
     if "\\u" in text:
-        json.dumps(decoded, ensure_ascii=False).encode()
+        try:
+            json.dumps(decoded, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])[1:-1]
+            raise ValueError(f"{half} is half a character; write both halves, or none") from error
     return decoded
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        seen: set[str] = set()
+        for doubled, _ in pairs:
+            if doubled in seen:
+                break
+            seen.add(doubled)
+        raise ValueError(f"key {shortened(doubled)!r} stands twice in one object; keep one")
+    return row
+
+
+def json_problem(error: Exception) -> str:
+    """Returns why a text is no JSON, in words."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply; write it flat"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is no UTF-8; save the file in UTF-8"
+    return shortened(str(error))
 
 
 class JsonLines:
@@ -113,7 +141,8 @@ class JsonLines:
                 try:
                     row = self._row(number, line)
                 except (ValueError, RecursionError) as error:
-                    problems.append(f"line {number}: no valid JSON in UTF-8 ({error})")
+                    reason = json_problem(error)
+                    problems.append(f"line {number}: no valid JSON in UTF-8 ({reason})")
                     continue
                 if not isinstance(row, dict):
                     problems.append(f"line {number}: {type(row).__name__} in place of an object")
@@ -133,6 +162,23 @@ class JsonLines:
     @staticmethod
     def _row(number: int, line: bytes) -> Any:
         return decode_json(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+
+
+class ArrowRows:
+    """The rows of an Arrow table, read when asked."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __iter__(self) -> Iterator[LocatedRow]:
+        number = 0
+        for batch in self._table.to_batches(_ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+
+    def __getitem__(self, index: int) -> LocatedRow:
+        return f"row {index + 1}", self._table.slice(index, 1).to_pylist()[0]
 
 
 class DatasetRows:
@@ -158,7 +204,7 @@ def read_json_file(path: Path) -> Any:
     try:
         return decode_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no valid JSON: {error}.") from error
+        raise DataError(f"{path} is no valid JSON: {json_problem(error)}.") from error
 
 
 def _json_list(path: Path) -> Iterator[LocatedRow]:
@@ -172,33 +218,28 @@ def _json_list(path: Path) -> Iterator[LocatedRow]:
 def parquet_table(path: Path, boundary: Path) -> RowTable:
     """Returns the rows of a parquet file; its images stay in a memory-mapped copy in the cache.
 
-    The copy is read whole once more to see that it is undamaged, about a second for each GB. That
-    is when a set is indexed; later starts take the copy by its status.
+    Raises:
+        DataError: it is no undamaged parquet file, or holds too much for its size.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
 
-    # `datasets` itself knows a file by its time of writing alone, which copying keeps.
-    version = repr((os.path.abspath(path), status_of(path)))
-    folder = cache_dir() / "tables" / hashlib.sha256(version.encode()).hexdigest()[:32]
-    try:
-        pq.read_schema(path)
-        load = partial(load_dataset, "parquet", data_files=str(path), split="train")
-        if is_sealed(folder) and damage(folder):
-            discard(folder)
-        with _no_bars():
-            try:
-                data = load(cache_dir=str(folder))
-            except (pa.ArrowException, DatasetsError, OSError):
-                discard(folder)  # the copy may have been torn before it was sealed
-                data = load(cache_dir=str(folder))
-        if not is_sealed(folder):
-            seal(folder, lambda name: name.endswith(".arrow"))
-    except (pa.ArrowException, DatasetsError, OSError) as error:
-        raise DataError(f"{path} is no readable parquet file: {error}.") from error
-    return dataset_table(data, path.name, path.parent, boundary)
+    copy = arrow_copy(path)
+    rows = pa.ipc.open_stream(pa.memory_map(str(copy))).read_all()
+    files = (str(copy),) if any(map(_holds_images, rows.schema.types)) else ()
+    names = tuple(rows.column_names)
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} has two columns of one name ({', '.join(names)}); rename one.")
+    return RowTable(path.name, path.parent, boundary, names, ArrowRows(rows), files=files)
+
+
+def _holds_images(kind: Any) -> bool:
+    """Returns whether a column of an Arrow type may store images: bytes, or a struct with some."""
+    import pyarrow as pa
+
+    value = kind.value_type if pa.types.is_list(kind) else kind
+    if pa.types.is_struct(value):
+        return bool(value.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(value))
 
 
 @contextmanager
@@ -264,8 +305,12 @@ def row_images(table: RowTable, index: int, row: Row, column: str) -> tuple[Imag
 
 
 def _image(table: RowTable, index: int, column: str, position: int | None, value: Any) -> ImageRef:
+    if value is None:
+        return ImageRef(f"{table.name} row {index + 1}", "", bytes, "no image is stored")
     if isinstance(value, str):
         return table.image(value)
+    if isinstance(value, bytes):
+        value = {"bytes": value}
     if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
         raise DataError(
             f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medrm.data.row_tables import RowTable, dataset_table, read_json_file
-from medrm.errors import ConfigError, DataError, first_line
-from medrm.files import asset, cache_dir
+from medrm.errors import ConfigError, DataError, first_line, raise_problems, shortened
+from medrm.files import asset, cache_dir, fits
 from medrm.schema import Choice, ImageRef, Ranking
 
 
@@ -38,6 +38,30 @@ class CaseDraft:
     votes: dict[str, list[Vote]] = field(default_factory=dict)
     independent: list[str] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
+
+
+LONGEST_NAME = 512
+"""Characters of a case's id or of a dimension's name."""
+
+MOST_DIMENSIONS = 256
+"""Of one case, and of one set."""
+
+
+def size_problem(case_id: object, dimensions: Collection[str]) -> str | None:
+    """Returns what is too long or too much to be meant, before any work is done for it.
+
+    Args:
+        case_id: of a case, or what stands in its place.
+        dimensions: of its labels.
+    """
+    if isinstance(case_id, str) and len(case_id) > LONGEST_NAME:
+        return f"the id has {len(case_id):,} characters; give at most {LONGEST_NAME}"
+    if len(dimensions) > MOST_DIMENSIONS:
+        return f"there are {len(dimensions):,} dimensions; give at most {MOST_DIMENSIONS}"
+    longest = max(map(len, dimensions), default=0)
+    if longest > LONGEST_NAME:
+        return f"a dimension's name has {longest:,} characters; give at most {LONGEST_NAME}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -176,12 +200,19 @@ def read_about(folder: Path) -> dict[str, Any]:
     """Returns what `dataset.json` beside the data says of it.
 
     Raises:
-        DataError: it is there, but no JSON object.
+        DataError: it is there, but no JSON object, or says something else than it may.
     """
     path = folder / ABOUT_FILE
     about: dict[str, Any] = read_json_file(path) if path.is_file() else {}
     if not isinstance(about, dict):
         raise DataError(f"{path} must hold a JSON object.")
+    expected = {"ceiling": (dict[str, float], "dimension to a number"), "synthetic": (bool, "true")}
+    problems = [
+        f"{key} is {shortened(repr(about[key]))}; give {words}, or leave it out"
+        for key, (kind, words) in expected.items()
+        if not fits(about.get(key, kind()), kind)
+    ]
+    raise_problems(DataError, path, problems)
     return about
 
 

@@ -44,6 +44,9 @@ LEAST_ALPHA = 0.2
 DISCORDANCE = 0.3
 """Share of cases whose score changes, for the gain that the set can show."""
 
+FAINTEST = 3
+"""Greys of an image in which a reader sees nothing."""
+
 PLAIN_MODES = ("1", "L", "RGB")
 """Stored modes that every reader takes for the same picture."""
 
@@ -65,6 +68,7 @@ KINDS = {
     "images": "missing or unreadable images",
     "image_modes": "images of 16 bits, with a palette, transparent or CMYK, which readers that "
     "do not convert them see otherwise",
+    "nearly_constant": f"images of at most {FAINTEST} of 256 greys, the outermost 0.1% left out",
     "empty": "empty questions or answers",
     "identical": "cases whose answers are the same",
     "balance": f"A clearly outside {EVEN[0]:.0%} to {EVEN[1]:.0%} of the A/B labels of the set, "
@@ -126,6 +130,7 @@ def audit(
         "copies": _copies(checked, facts),
         "images": [],
         "image_modes": _odd_modes(cases, facts),
+        "nearly_constant": _nearly_constant(cases, facts),
         **_case_findings(cases, facts),
         "balance": _unbalanced(labels, organs),
         "length": _lengths(labels),
@@ -347,7 +352,7 @@ def _case_findings(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> di
 
 def _odd_modes(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:
     members: dict[str, list[str]] = defaultdict(list)
-    name_of = {ref.digest: ref.name for case in cases for ref in case.images}
+    name_of = _names(cases)
     for digest, fact in _facts(cases, facts).items():
         if fact.problem is None and fact.mode not in PLAIN_MODES:
             members[fact.mode].append(name_of[digest])
@@ -355,3 +360,18 @@ def _odd_modes(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[s
         f"mode {mode}: {len(names)} image{'s' if len(names) > 1 else ''}, such as {names[0]}"
         for mode, names in members.items()
     ]
+
+
+def _names(cases: Sequence[Case]) -> dict[str, str]:
+    """Returns a name of each image, by its digest."""
+    return {ref.digest: ref.name for case in cases for ref in case.images}
+
+
+def _nearly_constant(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:
+    faint = {
+        digest: fact.contrast + 1
+        for digest, fact in _facts(cases, facts).items()
+        if fact.problem is None and fact.contrast < FAINTEST
+    }
+    names = _names(cases)
+    return [f"{names[digest]}: {greys} of 256 greys" for digest, greys in faint.items()]

@@ -94,7 +94,7 @@ def _open_files(read_row: RowReader, description: Description, path: Path) -> So
 def _released_files(description: Description, root: Path) -> list[Path]:
     """Returns the tables of a described set at `root`, which is their folder or one of them."""
     if root.is_file():
-        columns = open_table(root).columns if root.suffix in SUFFIXES else ()
+        columns = open_table(root).columns if root.suffix.lower() in SUFFIXES else ()
         return [] if missing_columns(columns, _required(description)) else [root]
     tables = (
         sorted(root.glob(pattern)) or sorted(root.glob(Path(pattern).name))

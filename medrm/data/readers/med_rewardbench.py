@@ -25,8 +25,9 @@ from medrm.data.sources import (
     Vote,
     hub_files,
     read_about,
+    size_problem,
 )
-from medrm.errors import ConfigError, DataError, raise_problems
+from medrm.errors import ConfigError, DataError, raise_problems, shortened
 from medrm.files import fits
 from medrm.schema import ImageRef
 
@@ -129,7 +130,11 @@ def _identified_rows(
             continue
         value, case_id = row["question_id"], str(row["question_id"])
         if not fits(value, str | int) or value == "":
-            problems.append(f"{where}: question_id is {value!r}; give text or a whole number")
+            shown = shortened(repr(value))
+            problems.append(f"{where}: question_id is {shown}; give text or a whole number")
+        if too_long := size_problem(case_id, ()):
+            problems.append(f"{where}: {too_long}")
+            continue
         if case_id in seen:
             problems.append(f"{where}: question_id {case_id!r} occurs twice")
         seen.add(case_id)
@@ -144,11 +149,16 @@ def _read_labels(table: RowTable, problems: list[str]) -> dict[str, dict[str, li
         if not isinstance(row["human_answer"], dict):
             problems.append(f"{where}: human_answer is no object")
             continue
+        if too_many := size_problem(case_id, row["human_answer"]):
+            problems.append(f"{where}: {too_many}")
+            continue
         labels[case_id] = {}
         for dimension, value in row["human_answer"].items():
             problem = dimension_problem(dimension)
             if problem is None and value not in ("A", "B", "tie"):
-                problem = f"{dimension!r} is {value!r}; accepted are 'A', 'B' or 'tie'"
+                problem = (
+                    f"{dimension!r} is {shortened(repr(value))}; accepted are 'A', 'B' or 'tie'"
+                )
             if problem is None:
                 labels[case_id][dimension] = [Vote("released", read_vote(value, 2))]
             else:

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrm.data.row_tables import SUFFIXES, decode_json, read_json_file
+from medrm.data.parquet_files import plain_batches, readable_parquet
+from medrm.data.row_tables import SUFFIXES, decode_json, json_problem, read_json_file
 from medrm.errors import DataError
 from medrm.files import file_digest
 
 STANDARD_INPUT = "-"
-
-_ROWS_AT_ONCE = 64
 
 _NO_OBJECT = "{0.__name__} in place of an object"
 
@@ -49,13 +48,13 @@ def input_files(source: str) -> list[Path]:
     if source == STANDARD_INPUT:
         return []
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(f"{path} holds no data file; accepted are {', '.join(SUFFIXES)}.")
         return files
     if not path.is_file():
         raise DataError(f"There is no input {source!r}. Give a file, a folder of files, or -.")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"{path} is no data file; accepted are {', '.join(SUFFIXES)}.")
     return [path]
 
@@ -76,9 +75,10 @@ def count_rows(files: Iterable[Path]) -> int:
     """
     count = 0
     for path in files:
-        if path.suffix == ".parquet":
-            count += _parquet(path).metadata.num_rows
-        elif path.suffix == ".json":
+        if path.suffix.lower() == ".parquet":
+            with readable_parquet(path) as parquet:
+                count += parquet.metadata.num_rows
+        elif path.suffix.lower() == ".json":
             count += sum(1 for _ in _contents(path))
         else:
             with path.open("rb") as lines:
@@ -111,10 +111,10 @@ def read_rows(files: Iterable[Path], image_root: Path | None = None) -> Iterator
 
 def _contents(path: Path) -> Iterator[dict[str, Any] | str]:
     """Yields each row of a file, or what is wrong with it."""
-    if path.suffix == ".parquet":
-        for batch in _parquet(path).iter_batches(_ROWS_AT_ONCE):
-            yield from batch.to_pylist()
-    elif path.suffix == ".json":
+    if path.suffix.lower() == ".parquet":
+        for table in plain_batches(path):
+            yield from table.to_pylist()
+    elif path.suffix.lower() == ".json":
         rows = read_json_file(path)
         if not isinstance(rows, list):
             raise DataError(f"{path} must hold a list of objects, one for each row.")
@@ -131,21 +131,6 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | str]:
         try:
             row = decode_json(line.decode("utf-8-sig" if index == 0 else "utf-8"))
         except (ValueError, RecursionError) as error:
-            yield f"no valid JSON in UTF-8 ({error})"
+            yield f"no valid JSON in UTF-8 ({json_problem(error)})"
             continue
         yield row if isinstance(row, dict) else _NO_OBJECT.format(type(row))
-
-
-def _parquet(path: Path) -> Any:
-    """Returns an open parquet file.
-
-    Raises:
-        DataError: it is none.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} is no readable parquet file: {error}.") from error

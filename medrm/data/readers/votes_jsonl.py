@@ -15,8 +15,16 @@ from medrm.data.batched import batched
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
 from medrm.data.row_tables import Row, RowTable, open_table
-from medrm.data.sources import CaseDraft, Description, ReadResult, Source, Vote, read_about
-from medrm.errors import DataError, nearest, raise_problems
+from medrm.data.sources import (
+    CaseDraft,
+    Description,
+    ReadResult,
+    Source,
+    Vote,
+    read_about,
+    size_problem,
+)
+from medrm.errors import DataError, nearest, raise_problems, shortened
 from medrm.files import cache_dir, fits
 from medrm.integrity import fill_cache_folder
 from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
@@ -142,7 +150,7 @@ def _lines(
         if isinstance(line, _Line):
             yield line
         else:
-            title = f"{location} (case {row['case_id']!r})"
+            title = f"{location} (case {shortened(repr(row['case_id']))})"
             problems += [(0, number, f"{title}: {problem}") for problem in line]
 
 
@@ -171,6 +179,10 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
 
 def _read_line(number: int, location: str, row: Row) -> _Line | list[str]:
     """Returns a line that has its keys, or what is wrong with it."""
+    votes_cast = row["votes"]
+    problem = size_problem(row["case_id"], votes_cast if isinstance(votes_cast, dict) else ())
+    if problem is not None:
+        return [problem]
     paths = row["images"] if "images" in row else [row["image"]]
     answers = row["answers"] if "answers" in row else [row["answer_a"], row["answer_b"]]
     problems = _shape_problems(row, paths, answers)
@@ -183,7 +195,7 @@ def _read_line(number: int, location: str, row: Row) -> _Line | list[str]:
             try:
                 votes[dimension] = [Vote(str(row["annotator"]), read_vote(value, len(answers)))]
             except DataError as error:
-                problem = f"{dimension!r} is {value!r}; {error}"
+                problem = f"{dimension!r} is {shortened(repr(value))}; {error}"
         if problem is not None:
             problems.append(problem)
     if problems:
@@ -220,19 +232,20 @@ def _key_problems(row: Row) -> Iterable[str]:
 
 def _shape_problems(row: Row, paths: Any, answers: Any) -> list[str]:
     problems = [
-        f"{key!r} is {row[key]!r}; give text"
+        f"{key!r} is {shortened(repr(row[key]))}; give text"
         for key in ("case_id", "annotator")
         if not isinstance(row[key], (str, int)) or isinstance(row[key], bool) or row[key] == ""
     ]
     if not isinstance(row["question"], str):
-        problems.append(f"'question' is {row['question']!r}; give text")
+        problems.append(f"'question' is {shortened(repr(row['question']))}; give text")
     if not fits(paths, list[str]):
         problems.append("'image' must be a path, 'images' a list of paths")
     if not fits(answers, list[str]) or len(answers) < 2:
         problems.append("answers must be two texts or more")
     if not isinstance(row["votes"], dict):
         problems.append(
-            f"'votes' is {row['votes']!r}; give an object, dimension to A, B, tie or null"
+            f"'votes' is {shortened(repr(row['votes']))}; give an object, dimension to A, B, tie "
+            "or null"
         )
     return problems
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from medrm.data.batched import batched
 from medrm.data.images import StoredFile
 from medrm.data.labels import LabelRules, VoteTally, labels_of
-from medrm.data.sources import CaseDraft, ReadResult
+from medrm.data.sources import CaseDraft, ReadResult, size_problem
 from medrm.data.splits import cluster_keys, cluster_names
 from medrm.data.store.case_records import SCHEMA, case_record
 from medrm.data.store.indexed_cases import (
@@ -45,7 +45,7 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 """Of the files of an index; raised whenever the same set would give others."""
 
 _CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))
@@ -109,7 +109,7 @@ def _file_version(path: Path) -> list[Any]:
     Of text that is its content; of a table, which may hold images, its size and times.
     """
     location = os.path.abspath(path)  # not behind links: images are looked for beside it
-    if path.suffix in (".parquet", ".arrow"):
+    if path.suffix.lower() in (".parquet", ".arrow"):
         return [location, *status_of(path)]
     return [location, file_digest(path)]
 
@@ -174,6 +174,8 @@ def _build(
             keys = [{"keys": cluster_keys(draft)} for draft, _ in batch]
             keys_file.write_batch(pa.RecordBatch.from_pylist(keys, schema=_KEYS))
             dimensions |= dict.fromkeys(name for case in cases for name in case.labels)
+            if problem := size_problem(None, dimensions):
+                raise DataError(f"{source}: {problem}. A dimension is a quality that is judged.")
     digests = to_numpy(read_table(cases_path)["digest"])
     if not len(digests):
         raise DataError(
@@ -203,6 +205,9 @@ def _labelled(
     # Dawid-Skene learns from all votes at once.
     streams = rules.aggregation == "shares"
     for batch in batched(drafts, _CASES_AT_ONCE) if streams else [list(drafts)]:
+        for problem in (size_problem(draft.case_id, draft.votes) for draft in batch):
+            if problem is not None:
+                raise DataError(f"A case is not accepted: {problem}.")
         tally.add(batch)
         if not streams:
             tally.check(rules)

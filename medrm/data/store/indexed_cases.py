@@ -55,6 +55,7 @@ _FACTS_SCHEMA = pa.schema(
         "pixel_digest": pa.string(),
         "perceptual_hash": pa.uint64(),
         "mode": pa.string(),
+        "contrast": pa.int32(),
     }
 )
 """`digest` and the fields of `ImageFacts`."""
