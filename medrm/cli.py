@@ -19,7 +19,9 @@ from medrm.guard import guarded
 from medrm.pipeline.requests import (
     CheckRequest,
     EvalRequest,
+    ExportRequest,
     LeaderboardRequest,
+    MergeRequest,
     ScoreRequest,
     ThroughputOptions,
 )
@@ -44,6 +46,18 @@ def _score(arguments: argparse.Namespace) -> None:
     from medrm.pipeline.score import score_file
 
     score_file(ScoreRequest(**_values_of(ScoreRequest, arguments)))
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from medrm.pipeline.merge import merge_adapter
+
+    merge_adapter(MergeRequest(**_values_of(MergeRequest, arguments)))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from medrm.pipeline.export import export_adapter
+
+    export_adapter(ExportRequest(**_values_of(ExportRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
@@ -189,6 +203,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("leaderboard", _add_leaderboard, "evaluate a list of models into one table"),
         ("compare", _add_compare, "paired before/after comparison, no model needed"),
         ("report", _add_report, "write the page of a run or of one evaluation, no model needed"),
+        ("merge", _add_merge, "an adapter in the weights of its base, as one checkpoint"),
+        ("export", _add_export, "a saved model as vLLM, PEFT or transformers load it"),
         ("throughput", _add_throughput, "measure speed with shared prefixes, and without"),
     ):
         add(commands.add_parser(name, help=text))
@@ -210,6 +226,18 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 def _add_score(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ScoreRequest)
     parser.set_defaults(action=_score)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="adapter folder, or hub repo of a saved model")
+    add_options(parser, MergeRequest)
+    parser.set_defaults(action=_merge)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder or hub repo of a saved model")
+    add_options(parser, ExportRequest)
+    parser.set_defaults(action=_export)
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:

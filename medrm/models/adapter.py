@@ -31,6 +31,7 @@ from medrm.errors import AdapterError, ConfigError, report
 from medrm.failures import naming
 from medrm.files import PEFT_CONFIG, atomic_folder
 from medrm.integrity import seal
+from medrm.models import adapter_files
 from medrm.models.adapter_config import (
     MEDRM_FILE,
     AdapterConfig,
@@ -233,7 +234,7 @@ def _write_files(
     elif config.trained == "full":
         state = model.state_dict() if state_dict is None else state_dict
         stock = {name: tensor for name, tensor in state.items() if name not in tensors}
-        model.save_pretrained(folder, state_dict=stock)
+        model.save_pretrained(folder, state_dict=stock, max_shard_size=adapter_files.SHARD_SIZE)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())},
         folder / _weights_file(config),
@@ -326,6 +327,7 @@ def load_adapter(
     attn_implementation: str | None = None,
     shared_prefix: Literal["on", "off"] = "on",
     base: str | Path | None = None,
+    dequantise: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin, AdapterConfig]:
     """Loads a saved model, ready to score; nothing is ever made up for a missing part.
 
@@ -336,6 +338,7 @@ def load_adapter(
         attn_implementation: attention of transformers; None: as trained, which gives the same.
         shared_prefix: as in `ModelOptions`.
         base: where the base lies now, as `find_base` takes it.
+        dequantise: as in `load_base`.
 
     Raises:
         AdapterError: the folder does not match its config, or the base is another one.
@@ -353,7 +356,7 @@ def load_adapter(
         load_in_4bit=config.quantisation == "nf4",
         load_in_8bit=config.quantisation == "int8",
     )
-    stock = load_base(options, device, dtype or getattr(torch, config.dtype))
+    stock = load_base(options, device, dtype or getattr(torch, config.dtype), dequantise=dequantise)
     if family_of(stock.config).name != config.family:
         raise AdapterError(
             f"{MEDRM_FILE} in {folder} records the family {config.family!r}, the base is "

@@ -37,6 +37,9 @@ UNREACHABLE = (HFValidationError, EntryNotFoundError, OSError)
 SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})
 """Of the files that make a saved model: weights, settings, tokenizer; never pickles or code."""
 
+SHARD_SIZE = "5GB"
+"""Most that one file of whole weights holds, as transformers writes it."""
+
 
 def is_needed(name: str) -> bool:
     """Returns whether a file of an adapter folder is among those that the same scores need.

@@ -273,7 +273,11 @@ def _attention_of(options: ModelOptions, config: PreTrainedConfig) -> str | dict
 
 
 def load_base(
-    options: ModelOptions, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    options: ModelOptions,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    dequantise: bool = False,
 ) -> PreTrainedModel:
     """Loads a base model in evaluation mode, without a head.
 
@@ -281,6 +285,8 @@ def load_base(
         options: which model, its revision, precision, attention and quantisation.
         device: where it goes.
         dtype: precision of the weights, in place of the options'.
+        dequantise: whether weights that the options quantise become plain ones of the same values,
+            into which an adapter can be merged.
 
     Raises:
         ConfigError: not found, without a part that is needed, incomplete, in pickles, the
@@ -316,7 +322,10 @@ def load_base(
             f"The checkpoint {name!r} does not fill the model: {len(unfilled)} "
             f"weights are missing or of another shape, such as {unfilled[0]}. Give a complete one."
         )
-    model = model if quantisation is not None else model.to(device)
+    if quantisation is None:
+        model = model.to(device)
+    elif dequantise:
+        model = model.dequantize()
     return _made_ready(model, options)
 
 

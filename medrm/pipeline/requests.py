@@ -186,6 +186,38 @@ class CheckRequest:
 
 
 @dataclass(frozen=True)
+class MergeRequest:
+    """What one `medrm merge` is asked to do.
+
+    Attributes:
+        model: a saved model, by folder or hub repository.
+    """
+
+    model: str
+    output: Path = option(MISSING, "folder to write; it appears complete or not at all")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "precision of the weights that are written (default: as trained)"
+    )
+    revision: str | None = _as_in(EvalRequest, "revision")
+    base: str | None = _as_in(EvalRequest, "base")
+    overwrite_output_dir: bool = option(
+        False, "replace what an earlier merge or export has left in output"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(MergeRequest):
+    """What one `medrm export` is asked to do."""
+
+    to: Literal["vllm", "peft", "seq_cls"] = option(
+        MISSING,
+        "vllm: an adapter with its own linear head, merged where vLLM takes none; peft: a folder "
+        "that PEFT loads, the head beside it; seq_cls: a merged checkpoint with a linear head as "
+        "sequence classifiers have it",
+    )
+
+
+@dataclass(frozen=True)
 class LeaderboardRequest:
     """What one `medrm leaderboard` is asked to do.
 

@@ -52,10 +52,10 @@ def batch(
     )
 
 
-def reward_model(folder: Path, **options: Any) -> tuple[Any, Any]:
+def reward_model(folder: Path, spec: HeadSpec = SPEC, **options: Any) -> tuple[Any, Any]:
     """Returns a base with a head, and the processor."""
     base = load_base(ModelOptions(model_name_or_path=str(folder), **options))
-    return attach_head(base, SPEC, seed=1), load_processor(str(folder))
+    return attach_head(base, spec, seed=1), load_processor(str(folder))
 
 
 def train(model: Any, inputs: dict[str, torch.Tensor], steps: int = 2) -> None:
@@ -74,10 +74,14 @@ def train(model: Any, inputs: dict[str, torch.Tensor], steps: int = 2) -> None:
 
 
 def trained(
-    folder: Path, family: str, adapter: AdapterOptions | None = None, **options: Any
+    folder: Path,
+    family: str,
+    adapter: AdapterOptions | None = None,
+    spec: HeadSpec = SPEC,
+    **options: Any,
 ) -> tuple[Any, Any, AdapterConfig]:
     """Returns a model after a few steps, its processor and its contract."""
-    model, processor = reward_model(folder, **options)
+    model, processor = reward_model(folder, spec, **options)
     adapter = adapter or AdapterOptions(lora_r=4, lora_alpha=8)
     model = add_adapter(model, adapter, seed=2)
     train(model, batch(processor, family))

@@ -6,21 +6,21 @@ signatures vLLM documents (`LLM`, `LLM.chat`, `SamplingParams`, `LoRARequest`), 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from packaging.version import Version
 
 from medrm import chat_template
 from medrm.data.batched import batched
-from medrm.errors import AdapterError, ConfigError, DataError, first_line, report
+from medrm.errors import ConfigError, DataError, first_line, report
 from medrm.models.base_model import resolve_model
 from medrm.models.find_base import find_base
 from medrm.models.processors import load_processor
+from medrm.models.vllm_rules import VLLM_VERSION, read_vllm_adapter
 from medrm.schema import USAGE, State
 from medrm.scorer.collator import Pixels, decode_into
 from medrm.scorer.engines.base import (
@@ -39,13 +39,8 @@ if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 BATCH_REQUESTS = 128
-_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM accepts for `max_lora_rank`."""
 
 _log = logging.getLogger(__name__)
-
-_VISION = (".vision_tower.", ".visual.", ".vision_model.", ".vision_encoder.", ".image_tower.")
-"""What transformers calls vision towers."""
 
 
 class VllmEngine:
@@ -99,7 +94,7 @@ class VllmEngine:
         arguments = {"dtype": "auto", "max_model_len": None, "seed": 0, **arguments}
         self._lora = None
         if adapter is not None:
-            arguments |= {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+            arguments |= _lora_arguments(adapter, vllm_version)
             self._lora = LoRARequest(adapter.name, 1, str(adapter))
         self._params = SamplingParams
         self._llm = LLM(model, **arguments)
@@ -256,30 +251,23 @@ def _known_processor(source: ModelSource) -> ProcessorMixin | None:
         return None
 
 
-def _rank(adapter: Path) -> int:
-    """Returns the least rank that vLLM can be told and that holds the adapter.
+def _lora_arguments(adapter: Path, version: str) -> dict[str, Any]:
+    """Returns what vLLM must be told to run an adapter.
 
     Raises:
         AdapterError: the folder is no LoRA adapter.
         ConfigError: vLLM would refuse the adapter, or run without a part of it.
     """
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        with safe_open(adapter / "adapter_model.safetensors", framework="np") as weights:
-            names = list(weights.keys())
-        rank = max([int(config["r"]), *map(int, config.get("rank_pattern", {}).values())])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise AdapterError(f"{adapter} is no LoRA adapter: {first_line(error)}") from error
-    problems = []
-    if rank > _RANKS[-1]:
-        problems.append(f"its rank is {rank}; vLLM takes at most {_RANKS[-1]}")
-    if config.get("use_dora"):
-        problems.append("it is a DoRA adapter")
-    if config.get("modules_to_save"):
-        problems.append(f"it holds whole modules ({', '.join(config['modules_to_save'])})")
-    if any(module in name for name in names for module in _VISION):
-        problems.append("it adapts the vision tower, which vLLM would leave as it was")
+    lora = read_vllm_adapter(adapter)
+    problems = list(lora.problems)
+    needs_new = lora.adapts_tower or lora.labels > 0
+    if needs_new and Version(version) < Version(VLLM_VERSION):
+        part = "adapts the vision tower" if lora.adapts_tower else "holds a head"
+        problems.append(f"it {part}, which needs vLLM >= {VLLM_VERSION}; this is {version}")
     if problems:
         problems.append("leave the engine out, to use transformers; or merge the adapter")
         raise ConfigError(report(f"vLLM cannot run the adapter {adapter}.", problems))
-    return next(accepted for accepted in _RANKS if accepted >= rank)
+    arguments: dict[str, Any] = {"enable_lora": True, "max_lora_rank": lora.rank}
+    if lora.adapts_tower:
+        arguments["enable_tower_connector_lora"] = True
+    return arguments
