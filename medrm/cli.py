@@ -149,13 +149,14 @@ def _report(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.folder
     advice = "It writes its page at its end; give the folder of an evaluation that is finished."
     refuse_owned(folder, advice, below=False)
-    of_seeds = (folder / SEEDS_FILE).is_file()
+    of_seeds, texts = (folder / SEEDS_FILE).is_file(), not arguments.no_texts
     if of_seeds:
-        logger.info("%s", seed_report.write_seed_page(folder))
+        logger.info("%s", seed_report.write_seed_page(folder, texts))
     else:
-        logger.info("%s", write_page(folder, images=not arguments.no_images))
+        logger.info("%s", write_page(folder, not arguments.no_images, texts))
     if arguments.export:
-        logger.info("%s", (seed_report.write_seed_exports if of_seeds else write_exports)(folder))
+        write = seed_report.write_seed_exports if of_seeds else write_exports
+        logger.info("%s", write(folder, texts))
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
@@ -286,6 +287,11 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--no_images", action="store_true", help="leave the pictures out, for data not to be shared"
+    )
+    parser.add_argument(
+        "--no_texts",
+        action="store_true",
+        help="leave out single cases, texts, pictures and names of data: for a page to be shown",
     )
     parser.add_argument(
         "--export",

@@ -7,7 +7,10 @@ The command line turns any of them into exit status 2 and the bare message.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 
 class MedrmError(ValueError):
@@ -116,6 +119,32 @@ def raise_problems(
 def printable(text: str) -> str:
     """Returns text of unknown origin without control characters, which could drive a terminal."""
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
+
+
+_PATH = re.compile(r"(?<![\w/.:~<])(?:~|[A-Za-z]:)?(?:[/\\]+[^\s/\\'\",;()]+)+")
+"""An absolute path amid other text, as far as its first blank."""
+
+
+def without_paths(text: str) -> str:
+    """Returns text in which absolute paths are their last component: they tell of the machine.
+
+    >>> without_paths("/data/my scans/votes.jsonl"), without_paths("cannot read '/a/b.png'")
+    ('votes.jsonl', "cannot read 'b.png'")
+    >>> without_paths(f"{Path.home()}"), without_paths("org/model, 3/4, https://hub.org/x/y")
+    ('~', 'org/model, 3/4, https://hub.org/x/y')
+    """
+    home = str(Path.home())
+    if home != os.sep:
+        text = text.replace(home, "~")  # its last component is a person's name
+    if re.match(r"(~|[A-Za-z]:)?[/\\]", text) and "\n" not in text:
+        return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    return _PATH.sub(lambda path: re.split(r"[/\\]", path[0])[-1], text)
+
+
+def reason_of(error: Exception) -> str:
+    """Returns why something failed, without the path that an operating system adds."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or str(error) or type(error).__name__
 
 
 def first_line(error: Exception) -> str:

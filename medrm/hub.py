@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from medrm.errors import ConfigError
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results
+from medrm.evaluation.leak_check import leak_line
 from medrm.evaluation.report import Report, read_json, read_report
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
 from medrm.evaluation.tables.report_tables import noise_line
@@ -67,6 +68,7 @@ def write_card(folder: Path, run_dir: Path) -> Path:
         qualifying=[*beside, *comparison["notes"]],
         after=after,
         noise=noise_line(after),
+        leaks=leak_line(after),
         dimensions=_MarkdownText(to_markdown(card_table(comparison, after))),
         answered=[
             report["protocols"]["robust"]["dimensions"][primary] for report in (before, after)

@@ -152,6 +152,20 @@ def changing(path: Path) -> Iterator[None]:
             _write(folder, {**fingerprints, name: _fingerprint(path)})
 
 
+def manifest_with(folder: Path, contents: Mapping[str, bytes]) -> bytes:
+    """Returns the manifest of a folder in which some files that it names had other contents.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not as it was written.
+    """
+    fingerprints = _read(folder)
+    for name in fingerprints.keys() & contents.keys():
+        digest = hashlib.sha256(contents[name]).hexdigest()
+        fingerprints[name] = {"size": len(contents[name]), "sha256": digest}
+    return _text(fingerprints).encode()
+
+
 def _mode_of_new_files(folder: Path) -> int:
     """Returns the mode that the umask leaves to a file: it cannot be read without being changed."""
     probe = folder / f"{MANIFEST}.{os.getpid()}-{threading.get_ident()}"

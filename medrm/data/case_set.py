@@ -101,7 +101,8 @@ class CaseSet:
     `digest` is the SHA-256 over ids, questions, answers, labels and image digests, whatever the
     order. `excluded` are rows set aside by the reader. `dimensions` are those that some label
     mentions. `agreement` is empty where no case has two annotators. `ceiling` (the reachable
-    accuracy by dimension) and `synthetic` come from `dataset.json` beside the data.
+    accuracy by dimension) and `synthetic` come from `dataset.json` beside the data. `hub_id` is the
+    data set of the hub that was read; None: another source.
     """
 
     name: str
@@ -113,6 +114,7 @@ class CaseSet:
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
     ceiling: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False
+    hub_id: str | None = None
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -171,6 +173,7 @@ def read_set(
         {name: Agreement(*values) for name, values in about["agreement"].items()},
         opened.about.get("ceiling", {}),
         opened.about.get("synthetic", False),
+        opened.hub_id,
     )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medrm.errors import DataError
+from medrm.errors import DataError, reason_of
 
 MAX_PIXELS = 2**26
 """67 million: below Pillow's own limit against decompression bombs, far above any use here."""
@@ -135,7 +135,7 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
 def unreadable(name: str, error: Exception) -> DataError:
     """Returns the message of an image that cannot be read."""
     # Pillow's message for an unknown format names the buffer it read, which says nothing.
-    reason = "no known format" if "BytesIO" in str(error) else str(error) or type(error).__name__
+    reason = "no known format" if "BytesIO" in str(error) else reason_of(error)
     return DataError(
         f"Image {name!r} cannot be decoded ({reason}); accepted are undamaged files of "
         f"{', '.join(known_formats())}. Replace or convert it."

@@ -19,7 +19,7 @@ from PIL import Image
 
 from medrm.data.batched import batched
 from medrm.data.decoding import UNREADABLE, Result, bands, unreadable, use_decoded
-from medrm.errors import DataError, shortened
+from medrm.errors import DataError, reason_of, shortened
 from medrm.files import file_digest
 from medrm.schema import Case, ImageRef
 
@@ -163,7 +163,7 @@ def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:
     try:
         stored = read()
     except OSError as error:
-        return ImageRef(name, "", read, f"cannot be read: {error}")
+        return ImageRef(name, "", read, f"cannot be read: {reason_of(error)}")
     if len(stored) > MAX_STORED_BYTES:
         return ImageRef(name, "", read, f"larger than {MAX_STORED_BYTES} bytes")
     return ImageRef(name, hashlib.sha256(stored).hexdigest(), read)

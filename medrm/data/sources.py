@@ -131,13 +131,15 @@ class Source:
     """What a set is read from: its files, the function that reads them, and what is known of it.
 
     `revision` is a commit of the hub, or `local`. `about` is the content of `dataset.json` beside
-    the data. Nothing is read before `read` is called, for the cache may hold the set's index.
+    the data. `hub_id` is the data set of the hub that it comes from; None: files of the user, or
+    drawn. Nothing is read before `read` is called, for the cache may hold the set's index.
     """
 
     files: Sequence[Path]
     read: Callable[[], ReadResult]
     revision: str = "local"
     about: Mapping[str, Any] = field(default_factory=dict)
+    hub_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class Setup:
         crossfit: of a cross-fitted run, what `fold_measures` is to know; None: of one model.
         noise: dimension to how far a margin moves by rounding (`measures.rounding`); None: not
             measured.
+        leak_check: what became of it (`leak_check.LeakCheck`); None: not recorded.
     """
 
     model: str
@@ -127,6 +128,7 @@ class Setup:
     processes: int = 1
     crossfit: Mapping[str, Any] | None = None
     noise: Mapping[str, float] | None = None
+    leak_check: Mapping[str, Any] | None = None
 
     def address(self, cases: Sequence[Case]) -> str | None:
         """Returns the SHA-256 of all that decides what the model says; None for unknown weights.
@@ -146,7 +148,7 @@ class Setup:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-_FREE = ("model", "protocol", "noise", "processes")
+_FREE = ("model", "protocol", "noise", "processes", "leak_check")
 """What may change between two starts of one evaluation, or is known at its end."""
 
 

@@ -21,7 +21,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,7 @@ from medrm.evaluation.folder import (
     write_setup,
 )
 from medrm.evaluation.gathering import gather, opened_by_first
+from medrm.evaluation.leak_check import LeakCheck
 from medrm.evaluation.measures.accuracy import member_of
 from medrm.evaluation.measures.rounding import (
     MEASURED_CASES,
@@ -73,13 +74,17 @@ _log = logging.getLogger(__name__)
 
 
 class NamedModel(NamedTuple):
-    """A model by the name under which it is reported, and which weights it has.
+    """A model by the name under which it is reported, and what is known of it.
 
-    None: nothing says whether the weights are those of an earlier start.
+    Attributes:
+        name: under which it is reported.
+        weights: which ones it has; None: nothing says whether they are those of an earlier start.
+        leaks: whether it was trained on images of the benchmark; None: not looked for.
     """
 
     name: str
     weights: str | None = None
+    leaks: LeakCheck | None = None
 
 
 def evaluate(
@@ -116,10 +121,11 @@ def evaluate(
     """
     _check(scorer, benchmark, protocol)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    name, weights = NamedModel(model) if isinstance(model, str) else model
+    name, weights, leaks = NamedModel(model) if isinstance(model, str) else model
     reading = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
     window = together(scorer.lookahead, len(benchmark.cases))
-    setup = Setup(name, weights, *reading, window, processes)
+    check = None if leaks is None else asdict(leaks)
+    setup = Setup(name, weights, *reading, window, processes, leak_check=check)
 
     def open_folder(stack: ExitStack) -> Setup:
         stack.enter_context(locked(output_dir))

@@ -20,6 +20,7 @@ from medrm.evaluation.measures.accuracy import case_scores, member_of, verdicts_
 from medrm.evaluation.measures.biases import consistent, named_first
 from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by_case
 from medrm.evaluation.report import Report, RunFiles, read_run, robust_of
+from medrm.evaluation.shared_run import SharedNames
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table
 from medrm.evaluation.tables.table import Table, to_csv, write_tables
@@ -27,6 +28,8 @@ from medrm.files import partial_file
 from medrm.schema import UNREAD, Expected, Verdict
 
 FOLDER = "exports"
+
+VERDICTS = "verdicts.parquet"
 
 _LABELS = ("side", "protocol", "measure", "dimension", "group", "member")
 _COUNTS = ("value", "numerator", "denominator")
@@ -40,13 +43,14 @@ Rate = dict[str, Any]
 """A row of summary.csv by column, its interval as `ci95`."""
 
 
-def write_exports(folder: Path) -> Path:
+def write_exports(folder: Path, texts: bool = True) -> Path:
     """Writes all exports that a folder has numbers for and returns `<folder>/exports`.
 
     Every number is one of report.json, comparison.json and verdicts.jsonl.
 
     Args:
         folder: of a run, or of a single evaluation.
+        texts: whether single cases and names of data are in them, as in `report_page.write_page`.
 
     Raises:
         DataError: a file is missing or is none of ours.
@@ -57,8 +61,12 @@ def write_exports(folder: Path) -> Path:
         "after" if side == "model" else side: read_verdicts(where / "verdicts.jsonl")
         for side, where in run.evaluation_folders(folder).items()
     }
+    if not texts:
+        names = SharedNames(run)
+        run = names.run(run)
+        verdicts = {side: list(map(names.verdict, rows)) for side, rows in verdicts.items()}
     columns = (*_LABELS, *_COUNTS, "ci95_low", "ci95_high", *_TESTS)
-    texts = {
+    files = {
         "summary.csv": to_csv(columns, map(_summary_row, _rates(run, verdicts))),
         "model_index.yaml": model_index(run.after),
         "eval_results.yaml": eval_results(run.after),
@@ -68,8 +76,11 @@ def write_exports(folder: Path) -> Path:
         "organs": _organ_table(run),
         "official": official_table(run.sides),
     }
-    write_tables(target, tables, texts)
-    _write_verdicts(target / "verdicts.parquet", verdicts)
+    write_tables(target, tables, files)
+    if texts:
+        _write_verdicts(target / VERDICTS, verdicts)
+    else:
+        (target / VERDICTS).unlink(missing_ok=True)
     write_plots(run, target / "plots")
     return target
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from medrm.data.case_set import digest_of
 from medrm.errors import DataError, refuse
 from medrm.evaluation.benchmark import Benchmark, Setup
 from medrm.evaluation.comparison.sentences import conditional_on
 from medrm.evaluation.folder import conclude, read_setup, write_setup
+from medrm.evaluation.leak_check import pooled
 from medrm.evaluation.measures.accuracy import temperature_of
 from medrm.evaluation.measures.rounding import largest_noise
 from medrm.evaluation.records import jsonl
@@ -94,7 +96,9 @@ def pool(folds: Sequence[Fold], benchmark: Benchmark, primary: str, output_dir: 
     noises = [fold.setup.noise for fold in folds]
     measured = [noise for noise in noises if noise is not None]
     noise = largest_noise(measured) if len(measured) == len(noises) else None
-    setup = replace(folds[0].setup, weights=_weights(folds), crossfit=crossfit, noise=noise)
+    shared: dict[str, Any] = {"weights": _weights(folds), "crossfit": crossfit, "noise": noise}
+    checks = pooled([fold.setup.leak_check for fold in folds])
+    setup = replace(folds[0].setup, **shared, leak_check=checks)
     output_dir.mkdir(parents=True, exist_ok=True)
     benchmark = _pool_cases(folds, benchmark, output_dir)
     write_setup(output_dir, setup, benchmark)

@@ -19,6 +19,7 @@ from typing import Any
 
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, Setup, baselines
+from medrm.evaluation.leak_check import leak_measures
 from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
@@ -70,6 +71,7 @@ def build_report(
         "usage": total_usage(responses),
         "verdict_mass": verdict_mass(responses),
         "within_noise": noise_measures(setup.noise, responses),
+        **leak_measures(setup.leak_check),
         "settings": {k: value for k, value in setup.settings.items() if k not in ROUNDING},
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
         "not_scored": [name for name in benchmark.dimensions if name not in judged],

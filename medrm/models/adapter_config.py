@@ -26,6 +26,7 @@ from medrm.integrity import changing
 from medrm.models.base_reference import BaseReference, proven_reference_of
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
+from medrm.models.training_images import TrainingImages
 from medrm.readouts import SAVED_READOUTS
 
 RUN_FILE = "run.json"
@@ -93,8 +94,9 @@ class AdapterConfig:
         score_statistics: dimension to mean and std of the scores on the development cases, and to
             the temperature at which their differences fit the labels of pairs, where there are any.
         training_data_digest: of the set it was trained on.
-        training_pixel_digests: SHA-256 of the decoded pixels of each training image, for leak
-            checks.
+        training_images: how many images it was trained on, and the digest of the file that tells
+            which; None: a version before 0.4 wrote the config.
+        training_pixel_digests: what such a version wrote: SHA-256 of the decoded pixels of each.
         versions: library to version.
     """
 
@@ -121,6 +123,7 @@ class AdapterConfig:
     max_length: int | None = None
     score_statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     training_data_digest: str | None = None
+    training_images: TrainingImages | None = None
     training_pixel_digests: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -197,12 +200,18 @@ def new_adapter_config(
 
 def write_adapter_config(folder: Path, config: AdapterConfig) -> None:
     """Writes `medrm.json`."""
+    with changing(folder / MEDRM_FILE):
+        write_atomically(folder / MEDRM_FILE, [config_bytes(config)])
+
+
+def config_bytes(config: AdapterConfig) -> bytes:
+    """Returns the content of `medrm.json`."""
     record = dataclasses.asdict(config)
     if record["head"] is not None:
         del record["head"]["dimensions"]
-    text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
-    with changing(folder / MEDRM_FILE):
-        write_atomically(folder / MEDRM_FILE, [text.encode(), b"\n"])
+    if config.training_images is not None:
+        del record["training_pixel_digests"]
+    return f"{json.dumps(record, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
 
 
 def update_adapter_config(folder: Path, **changes: Any) -> None:
@@ -230,6 +239,8 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["head"] is not None:
             record["head"]["dimensions"] = record["dimensions"]
+        record.setdefault("training_images", None)  # versions have the one or the other
+        record.setdefault("training_pixel_digests", [])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{path} cannot be read ({type(error).__name__}: {error}). Save the adapter again."

@@ -25,6 +25,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from medrm.errors import AdapterError, first_line, report
 from medrm.integrity import damage, is_sealed
+from medrm.models.training_images import DIGESTS_FILE
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -84,7 +85,7 @@ def download(repo: str, revision: str | None, advice: str) -> Path:
     Raises:
         AdapterError: there is no such folder or repository, or the hub cannot be reached.
     """
-    patterns = [f"*{suffix}" for suffix in sorted(SUFFIXES)]
+    patterns = [DIGESTS_FILE, *(f"*{suffix}" for suffix in sorted(SUFFIXES))]
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except UNREACHABLE as error:

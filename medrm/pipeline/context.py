@@ -32,6 +32,7 @@ from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.folder import SETUP_FILE
+from medrm.evaluation.leak_check import UNTRAINED, LeakCheck, check_images
 from medrm.evaluation.records.jsonl import VERDICTS_FILE
 from medrm.evaluation.records.stored_cases import IMAGES_FOLDER, write_cases
 from medrm.evaluation.report import Report, read_report
@@ -47,11 +48,13 @@ from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
 from medrm.models.processors import load_processor, refuse_images
 from medrm.models.reward_model import attach_head, has_head
+from medrm.models.training_images import KnownImages
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
 from medrm.pipeline.option_checks import check_init_adapter, skeleton_control_applies
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.processes import first_ones_first, from_main
+from medrm.pipeline.seen_images import images_of_training
 from medrm.readouts import JUDGE_READOUTS, writes_rewards
 from medrm.schema import Case
 from medrm.scorer import Scorer
@@ -84,12 +87,14 @@ class ReportRow:
         open: opens the scorer once it is the row's turn: not every model fits beside another.
         weights: which ones the scorer has; None: drawn or trained for this row alone.
         benchmark: what is judged; None: the run's.
+        leaks: whether the model was trained on images of it.
     """
 
     name: str
     open: Callable[[], Scorer]
     weights: str | None = None
     benchmark: Benchmark | None = None
+    leaks: LeakCheck = UNTRAINED
 
 
 @dataclass(frozen=True)
@@ -294,6 +299,16 @@ class RunContext:
         """Which weights the trained adapter has, once it is saved."""
         return saved_identity(self.adapter)
 
+    @cached_property
+    def trained_images(self) -> KnownImages:
+        """What the adapter will have been trained on."""
+        return images_of_training(self.run, self.splits)
+
+    @cached_property
+    def leak_check(self) -> LeakCheck:
+        """Whether these are images of the benchmark."""
+        return check_images(self.trained_images, self.splits.benchmark, self.splits.facts)
+
     def holds(self, name: str, weights: str | None = None, digest: str | None = None) -> bool:
         """Returns whether the evaluation of that name is whole.
 
@@ -353,7 +368,7 @@ class RunContext:
                 scorer,
                 benchmark,
                 self.folder(row.name),
-                NamedModel(f"{base} ({row.name})", row.weights),
+                NamedModel(f"{base} ({row.name})", row.weights, row.leaks),
                 settings=scorer.settings,
                 images=images,
                 overwrite=True,  # what was stopped may have been asked of other weights

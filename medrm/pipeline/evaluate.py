@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medrm.config.parse import Run
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
-from medrm.errors import ConfigError, DataError, refuse
-from medrm.evaluation.benchmark import Benchmark, load_benchmark
+from medrm.errors import ConfigError
+from medrm.evaluation.benchmark import load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
+from medrm.evaluation.leak_check import UNTRAINED, check_images
 from medrm.evaluation.tables.terminal import print_report
-from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processors import refuse_images
+from medrm.models.published_contract import images_of
 from medrm.pipeline.dry_run import print_dry_run
 from medrm.pipeline.processes import first_ones_first, launched
 from medrm.pipeline.reading import reading_of, refuse_contradictions
@@ -23,7 +23,7 @@ from medrm.pipeline.requests import EvalRequest
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import identity_of, open_scorer
-from medrm.scorer.specs import plan_scorer, saved_folder
+from medrm.scorer.specs import plan_scorer
 from medrm.scorer.verdict_rules import NOT_OFFICIAL, can_be_official
 
 logger = logging.getLogger(__name__)
@@ -55,9 +55,12 @@ def evaluate_model(request: EvalRequest) -> None:
         plan.readout, per_dimension, plan.dimensions
     ):
         raise ConfigError(NOT_OFFICIAL)
-    if plan.contract is not None:
+    leaks = UNTRAINED
+    if plan.contract is not None and plan.folder is not None:
         refuse_contradictions(request, plan.contract)
-        refuse_trained_images(plan.contract, benchmark)
+        leaks = check_images(images_of(plan.folder), benchmark, examine(benchmark.cases))
+        if leaks.outcome != "passed" and state.is_main_process:
+            logger.warning("%s", leaks.sentence)
     image_counts = column(benchmark.cases, "image_count")
     if image_counts.any() and engine == "transformers" and not model.startswith(PREFIX):
         subject = f"{int((image_counts > 0).sum())} cases of benchmark {benchmark.name}"
@@ -75,7 +78,7 @@ def evaluate_model(request: EvalRequest) -> None:
         scorer,
         benchmark,
         request.output_dir,
-        NamedModel(name, identity),
+        NamedModel(name, identity, leaks),
         protocol=request.protocol,
         settings=scorer.settings,
         images=not request.no_images,
@@ -107,37 +110,3 @@ def announce_remote_images(request: EvalRequest, identity: str, counts: Sequence
             "give a model that runs here (--engine transformers or vllm), or cases without images."
         )
     logger.info("%s are sent to %s.", sent, identity)
-
-
-def refuse_trained_images(contract: AdapterConfig, benchmark: Benchmark) -> None:
-    """Fails when a saved model's contract lists an image of the benchmark as a training image.
-
-    Raises:
-        DataError: names the cases.
-    """
-    trained_on = set(contract.training_pixel_digests)
-    if not trained_on:
-        return
-    facts = examine(benchmark.cases)
-    shared = [
-        f"case {case.case_id}: image {image.name}"
-        for case in benchmark.cases
-        for image in case.images
-        if image.digest and facts[image.digest].pixel_digest in trained_on
-    ]
-    title = (
-        f"The model was trained on images of benchmark {benchmark.name!r}; a score on it would say "
-        "nothing. Evaluate on cases it has not seen:"
-    )
-    refuse(shared, title, DataError)
-
-
-def refuse_seen_init_adapter(run: Run, benchmark: Benchmark) -> None:
-    """Refuses to go on from an adapter that was trained on what is measured.
-
-    Raises:
-        DataError: names the cases whose images it has seen.
-        AdapterError: it is not found.
-    """
-    if run.judge.init_adapter is not None:
-        refuse_trained_images(read_adapter_config(saved_folder(run.judge.init_adapter)), benchmark)

@@ -82,6 +82,7 @@ class DataSplits:
         return {
             "train": {
                 "name": self.source.name,
+                **({"hub_id": self.source.hub_id} if self.source.hub_id else {}),
                 "revision": self.source.revision,
                 "digest": self.source.digest,
                 "cases": len(self.train),

@@ -19,6 +19,7 @@ from medrm.hub import check_push
 from medrm.leftovers import remove_drafts, remove_partials
 from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
 from medrm.models.adapter_files import damage_of
+from medrm.models.training_images import DIGESTS_FILE
 from medrm.objectives.exact_resume import METRICS
 from medrm.objectives.training_faults import NAN_FILE
 from medrm.objectives.whole_checkpoints import checkpoints_of
@@ -35,7 +36,7 @@ FINISHED = "finished.json"
 FOLDS = "folds"
 
 AFTER_TRAINING = (
-    *("adapter", "comparison.json", "report.html", FINISHED),
+    *("adapter", DIGESTS_FILE, "comparison.json", "report.html", FINISHED),
     *(f"evaluation/{name}" for name in ("frozen_probe", "after", "development", "skeleton")),
     *(f"evaluation/{name}" for name in IMAGE_ABLATIONS),
 )
@@ -53,6 +54,7 @@ STALE = (
     "report.html",
     METRICS,
     CHOICE_FILE,
+    DIGESTS_FILE,
     FINISHED,
     NAN_FILE,
     RUN_FILE,

@@ -71,7 +71,7 @@ CUT = (
 )
 """How a step is cut into micro-batches."""
 
-_DERIVED = ("name", "revision", "leaks", "excluded", "clusters")
+_DERIVED = ("name", "hub_id", "revision", "leaks", "excluded", "clusters")
 """What run.json says of data besides their content, or what follows from it."""
 
 

@@ -27,9 +27,10 @@ from transformers import (
 )
 
 from medrm.data.image_ablations import IMAGE_ABLATIONS, ablate_images
-from medrm.data.store.indexed_cases import column, concatenate, list_column
+from medrm.data.store.indexed_cases import column
 from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.evaluation.leak_check import CHOSEN_BY, check_images
 from medrm.failures import naming
 from medrm.files import DRAFT, replace_folder
 from medrm.models.adapter import freeze_backbone, save_adapter, saved_identity
@@ -38,7 +39,9 @@ from medrm.models.adapter_config import (
     read_adapter_config,
     update_adapter_config,
 )
+from medrm.models.published_contract import images_of
 from medrm.models.reward_model import head_of
+from medrm.models.training_images import record_of, write_digests
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.sharding import forget_accelerator
@@ -50,6 +53,7 @@ from medrm.pipeline.processes import from_main
 from medrm.pipeline.run_identity import row_draws
 from medrm.pipeline.stop_checkpoint import StopCheckpoint
 from medrm.pipeline.stop_signals import in_training
+from medrm.pipeline.tensorboard_log import keep_host_out
 from medrm.pipeline.training_bar import TrainingBar
 from medrm.pipeline.zero_shot import measure_zero_shot, rows_with_average
 from medrm.readouts import READOUTS
@@ -135,11 +139,14 @@ def _start_rows(context: RunContext) -> Iterator[ReportRow]:
     if context.objective.head_spec is not None and "untrained_head" in wanted:
         yield ReportRow("untrained_head", partial(open_built, context.with_head))
     if context.objective.head_spec is not None and "frozen_probe" in wanted:
-        yield ReportRow("frozen_probe", partial(open_built, partial(train_probe, context)))
+        probe = partial(open_built, partial(train_probe, context))
+        yield ReportRow("frozen_probe", probe, leaks=context.leak_check)
     start = context.run.judge.init_adapter
     if start is not None and "init_adapter" in wanted:
-        weights = saved_identity(saved_folder(start))
-        yield ReportRow("init_adapter", partial(open_built, context.trainable), weights)
+        folder = saved_folder(start)
+        leaks = check_images(images_of(folder), context.splits.benchmark, context.splits.facts)
+        opened = partial(open_built, context.trainable)
+        yield ReportRow("init_adapter", opened, saved_identity(folder), leaks=leaks)
 
 
 def _measure_after(context: RunContext, saved: LoadedModel | None) -> None:
@@ -173,14 +180,17 @@ def rows_after(
         scorer: of it, by the run's readout.
         weights: which ones it has.
     """
-    yield ReportRow("after", scorer, weights)
+    leaks = context.leak_check
+    yield ReportRow("after", scorer, weights, leaks=leaks)
     for name, benchmark in _picture_benchmarks(context):
-        yield ReportRow(name, scorer, weights, benchmark)
+        yield ReportRow(name, scorer, weights, benchmark, leaks)
     if "skeleton" in context.run.evaluation.controls and context.has_skeleton_control:
-        yield ReportRow("skeleton", lambda: context.scorer(loaded(), "skeleton"), weights)
+        yield ReportRow(
+            "skeleton", lambda: context.scorer(loaded(), "skeleton"), weights, leaks=leaks
+        )
     if context.run.data.crossfit and READOUTS[context.readout].gives_probabilities:
         development = context.development_benchmark()
-        yield ReportRow(DEVELOPMENT, scorer, weights, development)
+        yield ReportRow(DEVELOPMENT, scorer, weights, development, CHOSEN_BY)
 
 
 def _picture_benchmarks(context: RunContext) -> Iterator[tuple[str, Benchmark]]:
@@ -210,6 +220,7 @@ def build_trainer(
         trainer.draws = row_draws(context.run.resolved())
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
+    keep_host_out(trainer)
     trainer.add_callback(TrainingBar(name))
     return trainer
 
@@ -314,6 +325,7 @@ def _train(context: RunContext, folder: Path) -> list[Response] | None:
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     contract = trained_config(context, model)
     if PartialState().is_main_process:
+        write_digests(context.output, context.trained_images)
         save_adapter(folder, model, context.processor, contract, state_dict)
     PartialState().wait_for_everyone()
     return trained_scores(context, trainer, contract)
@@ -321,15 +333,13 @@ def _train(context: RunContext, folder: Path) -> list[Response] | None:
 
 def trained_config(context: RunContext, model: PreTrainedModel | PeftModel) -> AdapterConfig:
     """Returns the contract of the trained model, with what it was trained on."""
-    run, facts = context.run, context.splits.facts
-    cases = concatenate(context.splits.train, context.splits.development)
-    images = {digest.decode() for digest in np.unique(list_column(cases, "image_digests")[0])}
+    run = context.run
     return replace(
         context.new_contract(model, context.splits.dimensions),
         judge=context.judge_spec,
         implicit_beta=run.training.beta if context.readout == "implicit_reward" else None,
         training_data_digest=context.splits.source.digest,
-        training_pixel_digests=tuple(sorted({facts[digest].pixel_digest for digest in images})),
+        training_images=record_of(context.trained_images),
     )
 
 

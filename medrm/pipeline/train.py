@@ -23,7 +23,6 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.objectives import load_objective
 from medrm.pipeline.conclusion import conclude, conclude_folds
 from medrm.pipeline.context import RunContext, stage
-from medrm.pipeline.evaluate import refuse_seen_init_adapter
 from medrm.pipeline.manifest import inputs_of, manifest_of
 from medrm.pipeline.option_checks import check_options
 from medrm.pipeline.prepare_data import (
@@ -37,6 +36,7 @@ from medrm.pipeline.processes import check_launch, first_ones_first
 from medrm.pipeline.run_folder import FOLDS, FolderStart, check_output, open_folder, plan_start
 from medrm.pipeline.run_lock import owned
 from medrm.pipeline.run_needs import check_needs
+from medrm.pipeline.seen_images import refuse_seen_init_adapter
 from medrm.pipeline.stages import run_stages
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,6 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import visible_gpu_problems
 from medrm.objectives.step_preview import StepPreview
 from medrm.pipeline.context import RunContext
-from medrm.pipeline.evaluate import refuse_seen_init_adapter
 from medrm.pipeline.evaluation_preview import evaluations_table
 from medrm.pipeline.launch_settings import LaunchSettings, as_the_file_asks
 from medrm.pipeline.manifest import inputs_of, sharding
@@ -40,6 +39,7 @@ from medrm.pipeline.processes import launch_file_problems
 from medrm.pipeline.run_folder import FOLDS, check_output, plan_start
 from medrm.pipeline.run_needs import check_needs
 from medrm.pipeline.run_seeds import check_seeds, run_of_seed
+from medrm.pipeline.seen_images import refuse_seen_init_adapter
 from medrm.pipeline.train import fold_context, start_of
 
 MEASURED_ERROR = 0.10

@@ -13,6 +13,8 @@ from pipeline.entry import Recipe, refuse_models
 
 import medrm
 from medrm.data.images import examine
+from medrm.models.published_contract import images_of
+from medrm.models.training_images import digests_of
 
 SMALL = {"max_steps": 2, "save_steps": 1, "eval_steps": 1}
 
@@ -72,11 +74,13 @@ def check_folds(run: Path, cases: list[medrm.Case]) -> None:
         contract = read(folder / "adapter" / "medrm.json")
         rows = lines(folder / "evaluation" / "after" / "verdicts.jsonl")
         judged = [case for case in cases if case.case_id in {row["case_id"] for row in rows}]
-        judged_pixels = {
+        judged_pixels = digests_of(
             facts[image.digest].pixel_digest for case in judged for image in case.images
-        }
-        assert contract["training_pixel_digests"]
-        assert not judged_pixels & set(contract["training_pixel_digests"])
+        )
+        known = images_of(folder / "adapter")
+        assert known.gap is None
+        assert len(known.digests) == contract["training_images"]["count"] > 0
+        assert not set(judged_pixels.tolist()) & set(known.digests.tolist())
         assert planned["cases"] == measured["cases"] == len(judged)
         assert planned["train"] + planned["development"] + planned["cases"] == len(cases)
         assert measured["temperature"] > 0

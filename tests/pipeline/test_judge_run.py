@@ -18,6 +18,7 @@ from torch import Tensor
 import medrm
 from medrm.cli import main as medrm_command
 from medrm.config.options import JudgeOptions
+from medrm.models.published_contract import images_of
 from medrm.scorer.readouts.pair_judge import Judge
 
 
@@ -98,7 +99,11 @@ def replies(folder: Path) -> dict[tuple[str, str], str]:
 
 @pytest.mark.slow
 def test_dpo_and_grpo_go_on_from_a_judge(
-    recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    phantom: Path,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = {"train_data": phantom / "votes.jsonl"}
     sft = tmp_path / "sft"
@@ -121,6 +126,7 @@ def test_dpo_and_grpo_go_on_from_a_judge(
         assert not [path for path in (run / "adapter").iterdir() if path.is_dir()]
         assert medrm.load(run / "adapter", device="cpu").dimensions == medrm.DIMENSIONS
         assert "the LoRA adapter sft, trained further" in (run / "adapter/README.md").read_text()
+    assert images_of(tmp_path / "dpo" / "adapter").gap is None
     start, straight = tensors(sft), tensors(tmp_path / "dpo")
     assert not all(torch.equal(straight[name], start[name]) for name in start)
     logged = lines(tmp_path / "grpo" / "metrics.jsonl")
@@ -133,6 +139,18 @@ def test_dpo_and_grpo_go_on_from_a_judge(
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     steps = [line["step"] for line in lines(tmp_path / "dpo/metrics.jsonl") if "loss" in line]
     assert steps == [1, 2, 3, 4]
+    # Without the digests of the first adapter nobody can say what the next one has seen.
+    (tmp_path / "tiny-base").symlink_to(base)
+    shutil.copytree(sft / "adapter", tmp_path / "copied")
+    unknown = {**data, "objective": "judge_sft", "init_adapter": tmp_path / "copied"}
+    assert recipe(**unknown, output_dir=tmp_path / "on", max_steps=1) == 0
+    report = read(tmp_path / "on" / "evaluation" / "after" / "report.json")
+    assert report["leak_check"] == "not_possible"
+    assert report["leak_check_details"]["training_images"] > 0
+    line = "leak_check: not_possible (whether it was trained"
+    assert line in " ".join(read(tmp_path / "on" / "comparison.json")["notes"])
+    for page in ("report.html", "adapter/README.md"):
+        assert line in (tmp_path / "on" / page).read_text().replace("\\_", "_")
 
 
 def test_dpo_on_answers_gives_an_implicit_reward(

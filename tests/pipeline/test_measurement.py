@@ -98,5 +98,5 @@ def test_copies_of_images_are_kept_unless_refused(tmp_path: Path) -> None:
         evaluate_model(EvalRequest("mock:longer", "phantom", folder, no_images=no_images))
         assert (folder / "images").is_dir() != no_images
     report = read_report(folder)
-    assert report["weights"] == "mock:longer"
+    assert (report["weights"], report["leak_check"]) == ("mock:longer", "not_applicable")
     assert report["settings"]["engine"] == "mock"

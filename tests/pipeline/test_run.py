@@ -15,6 +15,7 @@ from transformers import BatchFeature
 
 import medrm
 from medrm.cli import main as medrm_command
+from medrm.models.training_images import DIGESTS_FILE
 from medrm.pipeline.context import ReportRow, RunContext
 
 
@@ -242,6 +243,28 @@ def test_evaluate_and_compare_commands(
     seen = ["--benchmark", "phantom", "--data_root", str(phantom)]
     assert medrm_command(["evaluate", *adapter, *seen, "--output_dir", str(tmp_path / "d")]) == 2
     assert "trained on images" in capsys.readouterr().err
+    after = read(tmp_path / "run" / "evaluation" / "after" / "report.json")
+    distinct = len(np.load(tmp_path / "run" / DIGESTS_FILE))
+    assert (after["leak_check"], read(outputs[0] / "report.json")["leak_check"]) == (
+        "passed", "not_applicable"
+    )  # fmt: skip
+    evaluated = read(outputs[1] / "report.json")
+    assert evaluated["leak_check"] == "passed"
+    assert evaluated["leak_check_details"]["benchmark_images"] == 16
+    assert evaluated["leak_check_details"]["training_images"] == distinct
+    (tmp_path / base.name).symlink_to(base)
+    shutil.copytree(tmp_path / "run" / "adapter", tmp_path / "copied")
+    copied = ["evaluate", "--model", str(tmp_path / "copied"), *seen, "--output_dir"]
+    assert medrm_command([*copied, str(tmp_path / "e")]) == 0
+    captured = capsys.readouterr()
+    assert "leak_check: not_possible (whether it was" in captured.out
+    assert medrm_command(["report", str(tmp_path / "e")]) == 0
+    assert "leak_check: not_possible" in (tmp_path / "e" / "report.html").read_text()
+    assert medrm_command(["rescore", str(tmp_path / "e")]) == 0
+    unknown = read(tmp_path / "e" / "report.json")
+    assert (unknown["leak_check"], unknown["leak_check_details"]["training_images"]) == (
+        "not_possible", 0
+    )  # fmt: skip
 
 
 def test_text_only_and_several_answers(recipe: Recipe, tmp_path: Path) -> None:

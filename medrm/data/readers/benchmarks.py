@@ -82,7 +82,7 @@ def _open_hub(read_row: RowReader, description: Description) -> Source:
     files = _released_files(description, folder)
     boundary = folder.parent.parent  # a snapshot's files are links into the repository's folder
     drafts = partial(_drafts, read_row, description, files, boundary)
-    return Source(files, lambda: ReadResult(drafts()), folder.name)
+    return Source(files, lambda: ReadResult(drafts()), folder.name, hub_id=description.hub_id)
 
 
 def _open_files(read_row: RowReader, description: Description, path: Path) -> Source | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def open_hub_layout(description: Description) -> Source:
     """Returns the set of a hub repository in the released layout."""
     folder = hub_layout(description)
     # A snapshot's files are links into the folder of the repository.
-    return _source(folder, folder.parent.parent, folder.name, read_about(folder))
+    source = _source(folder, folder.parent.parent, folder.name, read_about(folder))
+    return replace(source, hub_id=description.hub_id)
 
 
 def hub_layout(description: Description) -> Path:

@@ -57,7 +57,7 @@ def open_hub_preferences(description: Description) -> Source:
     """Returns the rows of one split of a hub data set."""
     table, commit = hub_table(description)
     read = partial(read_preferences, table, Path(description.hub_id), description)
-    return Source(list(map(Path, table.files)), read, commit)
+    return Source(list(map(Path, table.files)), read, commit, hub_id=description.hub_id)
 
 
 def read_preferences(table: RowTable, path: Path, description: Description) -> ReadResult:

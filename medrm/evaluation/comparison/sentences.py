@@ -11,6 +11,7 @@ from typing import Any
 from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.comparison import gate, pairing
 from medrm.evaluation.comparison.pairing import Evaluation
+from medrm.evaluation.leak_check import leak_line
 
 SIGNIFICANCE = 0.05
 
@@ -155,6 +156,8 @@ def notes_of(before: Evaluation, after: Evaluation, comparison: Mapping[str, Any
     primary = comparison["primary"]["dimension"]
     crossfit = after.report["crossfit"]
     notes = [] if crossfit is None else [conditional_on(crossfit["folds"])]
+    if after.report.get("leak_check") == "not_possible":
+        notes.append(f"Of the trained model, {leak_line(after.report)}")
     reports = (before.report, after.report)
     weights, rounding = ([report[key] for report in reports] for key in ("weights", "rounding"))
     if weights[0] is not None and weights[0] == weights[1]:

@@ -12,7 +12,14 @@ from typing import Any, Literal, get_args, get_type_hints
 import numpy as np
 import yaml
 
-from medrm.errors import ConfigError, nearest, raise_problems, report, unknown_keys
+from medrm.errors import (
+    ConfigError,
+    nearest,
+    raise_problems,
+    report,
+    unknown_keys,
+    without_paths,
+)
 from medrm.evaluation.benchmark import Benchmark, best_rule
 from medrm.evaluation.measures.accuracy import case_scores
 from medrm.evaluation.records.jsonl import read_verdicts, verdicts_by
@@ -257,7 +264,7 @@ def standings(
         "models": ranked,
         **{
             state: [
-                {**_identity(result.listed), "reason": result.reason}
+                {**_identity(result.listed), "reason": without_paths(result.reason or "")}
                 for result in outcomes
                 if result.state == state
             ]
@@ -290,6 +297,7 @@ def _row(listed: ListedModel, report: Report, ranks: dict[str, dict[str, Any]]) 
 def _identity(listed: ListedModel) -> dict[str, Any]:
     return {
         **{key: getattr(listed, key) for key in ("name", "model", "revision", "engine")},
+        "model": listed.model and without_paths(listed.model),
         "folder": listed.slug,
         "note": listed.note,
     }

@@ -18,11 +18,13 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from medrm.errors import DataError
+from medrm.errors import DataError, without_paths
 from medrm.evaluation.figures import inline_figures
+from medrm.evaluation.leak_check import leak_line
 from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.pages.samples import Samples, read_samples
 from medrm.evaluation.report import RunFiles, read_json, read_run, robust_of
+from medrm.evaluation.shared_run import SharedNames, shared_manifest
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
 from medrm.evaluation.tables.table import DASH, Table, counted
@@ -41,6 +43,7 @@ class PageContent:
         figures: name to SVG of each figure that the run has data for.
         samples: of the browser of cases; None where no cases are kept.
         images: whether pictures may go into the page.
+        texts: whether texts of data and models may; else the page may be shown outside.
     """
 
     run: RunFiles
@@ -48,6 +51,7 @@ class PageContent:
     figures: Mapping[str, Markup]
     samples: Samples | None
     images: bool
+    texts: bool = True
 
     @property
     def gain(self) -> str | None:
@@ -175,12 +179,27 @@ def _method(page: PageContent) -> Context:
 
 
 def _written(value: Any) -> str:
+    value = _without_paths(value)
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _without_paths(value: Any) -> Any:
+    """Returns JSON without absolute paths; run.json has them."""
+    if isinstance(value, Mapping):
+        return {name: _without_paths(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return list(map(_without_paths, value))
+    return without_paths(value) if isinstance(value, str) else value
 
 
 def _notes(page: PageContent) -> Context:
     """What was left out of, or counted wrong in, the numbers."""
     remarks = []
+    if not page.texts:
+        remarks.append(
+            "Made to be shown: without single cases, texts, pictures and names of data; members of "
+            "groups that are not medrm's own are numbered."
+        )
     for side, report in page.run.sides.items():
         if report["unread"]:
             remarks.append(
@@ -195,6 +214,7 @@ def _notes(page: PageContent) -> Context:
             )
         if noise := report_tables.noise_line(report):
             remarks.append(f"{side.capitalize()}: {noise}")
+        remarks.append(f"{side.capitalize()}: {leak_line(report)}")
         if report["not_scored"]:
             names = ", ".join(report["not_scored"])
             remarks.append(f"Labelled but not scored ({side}): {names}.")
@@ -224,23 +244,27 @@ SECTIONS: dict[str, Section[PageContent]] = {
 """Name, also the anchor, of each section to what it is, in the order of the page."""
 
 
-def write_page(folder: Path, images: bool = True) -> Path:
+def write_page(folder: Path, images: bool = True, texts: bool = True) -> Path:
     """Writes `report.html` into a run folder or an evaluation folder and returns its path.
 
     Args:
         folder: of a run, with `comparison.json`, or of one evaluation.
         images: whether the kept copies of the images go into the page.
+        texts: whether what data and models say does; else neither that nor images, names of data
+            and single cases are in it (`medrm.evaluation.shared_run`).
 
     Raises:
         DataError: the folder is neither, or an earlier version wrote its files.
     """
     folder = Path(folder)
     run = _read(folder)
-    samples = read_samples(run, folder, images)
+    samples = read_samples(run, folder, images) if texts else None
     manifest, path = folder / "run.json", folder / "report.html"
     contents = read_json(manifest) if manifest.is_file() else {}
+    if not texts:
+        run, contents = SharedNames(run).run(run), shared_manifest(contents)
     figures = {name: Markup(svg) for name, svg in inline_figures(run).items()}
-    page = PageContent(run, contents, figures, samples, images)
+    page = PageContent(run, contents, figures, samples, images, texts)
     data = None if samples is None else samples.data
     write_text(path, render_page(_title(run), "report/header.html.jinja", SECTIONS, page, data))
     return path

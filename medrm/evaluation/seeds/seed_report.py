@@ -16,6 +16,7 @@ from medrm.evaluation.report import read_json
 from medrm.evaluation.seeds import seed_tables
 from medrm.evaluation.seeds.seed_comparison import SEEDS_FILE
 from medrm.evaluation.seeds.seed_tables import INTERVAL, Seeds
+from medrm.evaluation.shared_run import shared_benchmark
 from medrm.evaluation.tables.comparison_tables import non_inferiority_table
 from medrm.evaluation.tables.table import Cell, write_tables
 
@@ -81,9 +82,14 @@ SEED_SECTIONS: dict[str, Section[SeedPage]] = {
 """Name, also the anchor, of each section to what it is, in the order of the page."""
 
 
-def write_seed_page(folder: Path) -> Path:
-    """Writes `report.html` beside `seeds.json` and returns its path."""
-    comparison, path = read_json(folder / SEEDS_FILE), folder / "report.html"
+def write_seed_page(folder: Path, texts: bool = True) -> Path:
+    """Writes `report.html` beside `seeds.json` and returns its path.
+
+    Args:
+        folder: of the runs of all seeds.
+        texts: whether the name of the data is in it.
+    """
+    comparison, path = _comparison(folder, texts), folder / "report.html"
     pages = {
         str(run["seed"]): quote(f"{run['folder']}/report.html")
         for run in comparison["by_seed"]
@@ -99,9 +105,18 @@ def write_seed_page(folder: Path) -> Path:
     return path
 
 
-def write_seed_exports(folder: Path) -> Path:
-    """Writes the tables for papers, all numbers and the figures; returns `<folder>/exports`."""
-    comparison, target = read_json(folder / SEEDS_FILE), folder / "exports"
+def _comparison(folder: Path, texts: bool) -> Seeds:
+    comparison = read_json(folder / SEEDS_FILE)
+    shared = {} if texts else {"benchmark": shared_benchmark(comparison["benchmark"])}
+    return {**comparison, **shared}
+
+
+def write_seed_exports(folder: Path, texts: bool = True) -> Path:
+    """Writes the tables for papers, all numbers and the figures; returns `<folder>/exports`.
+
+    `texts` as of `write_seed_page`.
+    """
+    comparison, target = _comparison(folder, texts), folder / "exports"
     columns = ("dimension", "before", "after", INTERVAL, "p", "n", "ceiling")
     dimensions = seed_tables.dimension_table(comparison)
     dimensions = dimensions.pick(columns, f"{dimensions.caption}.", {"p": "p (adjusted)"})

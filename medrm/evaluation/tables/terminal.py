@@ -11,6 +11,7 @@ from rich.text import Text
 from medrm.errors import printable
 from medrm.evaluation.audit import DISCORDANCE, SHOWN_RULES, Audit
 from medrm.evaluation.compare import Comparison
+from medrm.evaluation.leak_check import leak_line
 from medrm.evaluation.report import Report
 from medrm.evaluation.tables.comparison_tables import (
     comparison_lines,
@@ -76,6 +77,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         contents.append(f"Mean probability of naming A or B at all: {report['verdict_mass']:.2g}.")
     if noise := noise_line(report):
         contents.append(noise)
+    contents.append(leak_line(report))
     print_contents(contents, console or Console())
 
 
