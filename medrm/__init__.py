@@ -1,8 +1,9 @@
 """medrm: reward models and judges for medical multimodal LLMs.
 
 Layers, each importing only from lower ones (tests/test_layering.py):
-cli > throughput | reward_function | guard > throughput_model > pipeline > hub > evaluation
-> objectives > scorer > models | data | chat | parsers > config | statistics | chat_template
+cli > throughput | reward_function | guard > throughput_model > serve > pipeline > hub
+> evaluation > objectives > scorer > models | data | chat | parsers
+> config | statistics | chat_template
 > integrity > schema | files | folder_lock | readouts | progress_bar > errors
 """
 

@@ -26,6 +26,7 @@ from medrm.pipeline.requests import (
     ThroughputOptions,
 )
 from medrm.pipeline.stop_signals import end_process
+from medrm.serve.serve_request import ServeRequest
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,12 @@ def _export(arguments: argparse.Namespace) -> None:
     from medrm.pipeline.export import export_adapter
 
     export_adapter(ExportRequest(**_values_of(ExportRequest, arguments)))
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    from medrm.serve.run_service import serve_model
+
+    serve_model(ServeRequest(**_values_of(ServeRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
@@ -200,6 +207,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("check", _add_check, "what medrm makes of a model, with or without its weights"),
         ("evaluate", add_evaluate, "score a model on a benchmark"),
         ("score", _add_score, "rewards of any number of answers to each row of a file"),
+        ("serve", _add_serve, "answer requests for rewards and verdicts over HTTP"),
         ("rescore", _add_rescore, "parse and score again what a model has said, no model needed"),
         ("leaderboard", _add_leaderboard, "evaluate a list of models into one table"),
         ("compare", _add_compare, "paired before/after comparison, no model needed"),
@@ -239,6 +247,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="folder or hub repo of a saved model")
     add_options(parser, ExportRequest)
     parser.set_defaults(action=_export)
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, ServeRequest)
+    parser.set_defaults(action=_serve)
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("hub",),
     ("pipeline",),
+    ("serve",),
     ("throughput_model",),
     ("throughput", "reward_function", "guard"),
     ("cli",),
@@ -84,6 +85,7 @@ NO_TORCH = (
     "medrm.pipeline.compare_seeds",
     "medrm.pipeline.data_audit",
     "medrm.pipeline.requests",
+    "medrm.serve.run_service",
 )
 
 

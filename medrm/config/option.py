@@ -26,6 +26,12 @@ def option(default: Any, text: str, choices: Collection[str] | None = None) -> A
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def as_in(group: type, name: str) -> Any:
+    """Returns an option that another dataclass declares."""
+    declared = next(field for field in dataclasses.fields(group) if field.name == name)
+    return dataclasses.field(default=declared.default, metadata=declared.metadata)
+
+
 def positive_weights(option_name: str, written: str, names: str, example: str) -> dict[str, float]:
     """Returns the weights by name that an option states as a JSON object.
 

@@ -132,6 +132,17 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
         return use(upright.pop(), mode)  # which nothing holds when its memory is given back
 
 
+def stated_pixels(stored: bytes, name: str) -> int:
+    """Returns the pixels of an image by the header of its file; see `use_decoded`."""
+    try:
+        with Image.open(io.BytesIO(_without_unused(stored)), formats=known_formats()) as image:
+            return _checked_pixels(image, name)
+    except DataError:
+        raise
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
+        raise unreadable(name, error) from error
+
+
 def unreadable(name: str, error: Exception) -> DataError:
     """Returns the message of an image that cannot be read."""
     # Pillow's message for an unknown format names the buffer it read, which says nothing.

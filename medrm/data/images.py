@@ -18,7 +18,14 @@ import pyarrow as pa
 from PIL import Image
 
 from medrm.data.batched import batched
-from medrm.data.decoding import UNREADABLE, Result, bands, unreadable, use_decoded
+from medrm.data.decoding import (
+    UNREADABLE,
+    Result,
+    bands,
+    stated_pixels,
+    unreadable,
+    use_decoded,
+)
 from medrm.errors import DataError, reason_of, shortened
 from medrm.files import file_digest
 from medrm.schema import Case, ImageRef
@@ -179,6 +186,17 @@ def decode(ref: ImageRef) -> Image.Image:
         DataError: damaged, no image, or beyond the size limits.
     """
     return _use_decoded(ref, lambda image, mode: image)
+
+
+def pixel_count(ref: ImageRef) -> int:
+    """Returns the pixels of an image by its header; nothing is decoded.
+
+    Raises:
+        DataError: no image, or beyond the size limits.
+    """
+    if ref.problem is not None:
+        raise DataError(f"Image {ref.name!r}: {ref.problem}.")
+    return stated_pixels(_stored(ref), ref.name)
 
 
 def _use_decoded(ref: ImageRef, use: Callable[[Image.Image, str], Result]) -> Result:

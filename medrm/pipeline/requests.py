@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from medrm.config.option import option
+from medrm.config.option import as_in, option
 from medrm.config.options import EvaluationOptions, JudgeOptions, ModelOptions
 from medrm.errors import ConfigError, refuse
 from medrm.files import check_outputs
@@ -21,12 +21,6 @@ TASKS = ("train", "score")
 
 _LEAST = {"question_tokens": 3}
 """The least value of an option, where it is not 1; two tokens start and end the image."""
-
-
-def _as_in(group: type, name: str) -> Any:
-    """Returns an option that another dataclass declares."""
-    declared = next(field for field in fields(group) if field.name == name)
-    return field(default=declared.default, metadata=declared.metadata)
 
 
 class Prices(NamedTuple):
@@ -76,8 +70,8 @@ class EvalRequest:
     engine: str = option(
         "transformers", "what runs the model (openai: OPENAI_BASE_URL, OPENAI_API_KEY)", ENGINES
     )
-    shared_prefix: Literal["on", "off"] = _as_in(ModelOptions, "shared_prefix")
-    deterministic: bool = _as_in(EvaluationOptions, "deterministic")
+    shared_prefix: Literal["on", "off"] = as_in(ModelOptions, "shared_prefix")
+    deterministic: bool = as_in(EvaluationOptions, "deterministic")
     evaluation_batch_rows: int | None = option(
         None,
         "rows (case and answer, or case and order) scored at once (default: 32); fewer take less "
@@ -175,13 +169,13 @@ class CheckRequest:
         "the readout whose prompt is shown (default: as it was saved; a base: reward)",
         ("reward", *OPTION_READOUTS),
     )
-    revision: str | None = _as_in(EvalRequest, "revision")
-    base: str | None = _as_in(EvalRequest, "base")
-    dtype: Literal["auto", "float32", "bfloat16"] = _as_in(ModelOptions, "dtype")
-    min_pixels: int | None = _as_in(ModelOptions, "min_pixels")
-    max_pixels: int | None = _as_in(ModelOptions, "max_pixels")
-    max_length: int | None = _as_in(ModelOptions, "max_length")
-    trust_remote_code: bool = _as_in(EvalRequest, "trust_remote_code")
+    revision: str | None = as_in(EvalRequest, "revision")
+    base: str | None = as_in(EvalRequest, "base")
+    dtype: Literal["auto", "float32", "bfloat16"] = as_in(ModelOptions, "dtype")
+    min_pixels: int | None = as_in(ModelOptions, "min_pixels")
+    max_pixels: int | None = as_in(ModelOptions, "max_pixels")
+    max_length: int | None = as_in(ModelOptions, "max_length")
+    trust_remote_code: bool = as_in(EvalRequest, "trust_remote_code")
     json: bool = option(False, "print one JSON object instead of lines")
 
 
@@ -198,8 +192,8 @@ class MergeRequest:
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "precision of the weights that are written (default: as trained)"
     )
-    revision: str | None = _as_in(EvalRequest, "revision")
-    base: str | None = _as_in(EvalRequest, "base")
+    revision: str | None = as_in(EvalRequest, "revision")
+    base: str | None = as_in(EvalRequest, "base")
     overwrite_output_dir: bool = option(
         False, "replace what an earlier merge or export has left in output"
     )
@@ -234,7 +228,7 @@ class LeaderboardRequest:
         None, "folder for the models and the table (needed but for --list and --dry_run)"
     )
     benchmark: str | None = option(None, "in place of the one that the leaderboard names")
-    data_root: str | None = _as_in(EvalRequest, "data_root")
+    data_root: str | None = as_in(EvalRequest, "data_root")
     only: list[str] = option([], "names of the models to evaluate")
     primary_dimension: str | None = option(
         None, "dimension to rank by (default: overall, else the first)"
@@ -242,9 +236,9 @@ class LeaderboardRequest:
     trust_remote_code: bool = option(
         False, "run the code of the checkpoints that the list marks so"
     )
-    no_remote_images: bool = _as_in(EvalRequest, "no_remote_images")
-    readout: str | None = _as_in(EvalRequest, "readout")
-    dry_run: bool = _as_in(EvalRequest, "dry_run")
+    no_remote_images: bool = as_in(EvalRequest, "no_remote_images")
+    readout: str | None = as_in(EvalRequest, "readout")
+    dry_run: bool = as_in(EvalRequest, "dry_run")
     price_per_million_prompt_tokens: float | None = option(
         None, "for the cost of --dry_run; an entry's own price comes before it"
     )
@@ -278,8 +272,8 @@ class ScoreRequest:
         "file to write, .jsonl or .parquet, or - for the standard output; a part of the same rows "
         "that is there is continued",
     )
-    revision: str | None = _as_in(EvalRequest, "revision")
-    base: str | None = _as_in(EvalRequest, "base")
+    revision: str | None = as_in(EvalRequest, "revision")
+    base: str | None = as_in(EvalRequest, "base")
     readout: str | None = option(
         None, "how the model is read (default: as it was saved)", ("reward", "implicit_reward")
     )
@@ -296,8 +290,8 @@ class ScoreRequest:
         None,
         "folder that paths of images are relative to and stay in (default: that of the input)",
     )
-    evaluation_batch_rows: int = _as_in(EvaluationOptions, "evaluation_batch_rows")
-    deterministic: bool = _as_in(EvaluationOptions, "deterministic")
+    evaluation_batch_rows: int = as_in(EvaluationOptions, "evaluation_batch_rows")
+    deterministic: bool = as_in(EvaluationOptions, "deterministic")
     overwrite_output: bool = option(False, "replace another output instead of refusing to start")
 
     def __post_init__(self) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from medrm.data.batched import batched
-from medrm.data.images import decode
 from medrm.data.readers.unlabelled import (
     STANDARD_INPUT,
     UnlabelledRow,
@@ -38,7 +37,7 @@ from medrm.pipeline.requests import ScoreRequest
 from medrm.pipeline.score_parts import Line, ScoreParts, windows_of
 from medrm.schema import Case, Response
 from medrm.scorer import Scorer
-from medrm.scorer.caller_cases import row_case
+from medrm.scorer.caller_cases import row_case, unscored_reason
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.statistics.calibration import win_probabilities
@@ -230,20 +229,8 @@ def _score(plan: _Plan, window: Sequence[UnlabelledRow]) -> list[Line]:
 
 def _line(plan: _Plan, number: int, case: Case, response: Response) -> Line:
     known = {"row": number, "case_id": case.case_id, "state": response.state}
-    return known | {"reason": _reason(plan, case, response)} | _rewards(plan, case, response)
-
-
-def _reason(plan: _Plan, case: Case, response: Response) -> str | None:
-    """Returns why a row has no reward, in words; None where it has one."""
-    if response.state == "too_long":
-        return f"a row has more than {plan.scorer.contract.max_length} tokens, the model's limit"
-    if response.state == "bad_image":
-        for image in case.images:
-            try:
-                decode(image)
-            except DataError as error:
-                return str(error)
-    return response.reason
+    reason = unscored_reason(case, response.state, plan.scorer.contract.max_length)
+    return known | {"reason": reason or response.reason} | _rewards(plan, case, response)
 
 
 def _rewards(plan: _Plan, case: Case | None, response: Response | None) -> Line:

@@ -1,10 +1,11 @@
-"""Signals that ask to end: a training ends with a checkpoint, all else at once. Imports no torch.
+"""Signals that ask to end: a training ends with a checkpoint, most else at once. Imports no torch.
 
     where it comes     what happens                                       no later than
     in a training      at the step's end all processes agree, write a     a step, its measurement,
                        checkpoint and end                                 a save
+    in a service       what it has accepted is answered, and it ends      these answers
     elsewhere          `Stopped` is raised where the main thread stands   `GRACE` seconds
-    a second SIGINT    the same, in a training as well                    `GRACE` seconds
+    a second SIGINT    the same, there as well                            `GRACE` seconds
 
 They are SIGTERM, SIGINT, SIGHUP and SIGUSR1, which SLURM is asked to send before a time limit or a
 pre-emption. A second SIGINT that a launcher forwards as SIGTERM, as torch's does, means the same. A
@@ -30,7 +31,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -68,7 +69,8 @@ class _Signals:
         launcher: the process that started this one and forwards signals to it; None: a shell did.
         wake: where the interpreter writes the numbers of signals, and where they are read.
         asked: the first signal that asked to end; 0: none did.
-        in_training: the main thread is in a training, which ends at a step's end.
+        postponed: what is said of a signal that waits for the end of what is under way; empty: none
+            does.
         ending: `Stopped` was raised, or is about to be.
     """
 
@@ -76,7 +78,7 @@ class _Signals:
     launcher: int | None
     wake: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
     asked: int = 0
-    in_training: bool = False
+    postponed: str = ""
     ending: bool = False
 
     @property
@@ -93,8 +95,8 @@ class _Signals:
         if self.ending:
             if number == signal.SIGINT:
                 _exit_now(self.status)
-        elif is_first and self.in_training:
-            _say(f"{_name(number)}: a checkpoint follows at the end of this step.")
+        elif is_first and self.postponed:
+            _say(f"{_name(number)}: {self.postponed}.")
         elif is_first or self._is_second_interrupt(number):
             self.ending = True
             raise Stopped(self.status, f"Stopped by {_name(self.asked)}.{_GOES_ON}")
@@ -115,7 +117,7 @@ class _Signals:
                 if number == 0:
                     return
                 interrupts += number == signal.SIGINT
-                if number in self.previous and (not self.in_training or interrupts > 1):
+                if number in self.previous and (not self.postponed or interrupts > 1):
                     deadline = min(deadline, time.monotonic() + GRACE)
             if self.launcher is not None and os.getppid() != self.launcher:
                 self.launcher = None
@@ -182,24 +184,33 @@ def handled() -> Iterator[None]:
             end.close()
 
 
+def in_training() -> AbstractContextManager[None]:
+    """Lets a signal wait for the end of a step, where `asked` tells of it; see `postponed`."""
+    return postponed("a checkpoint follows at the end of this step")
+
+
 @contextmanager
-def in_training() -> Iterator[None]:
-    """Lets a signal wait for the end of a step, where `asked` tells of it.
+def postponed(notice: str, goes_on: str = _GOES_ON) -> Iterator[None]:
+    """Lets a signal wait until what is under way ends by itself; `asked` tells of it.
+
+    Args:
+        notice: what is said when it comes.
+        goes_on: what is said when the process ends.
 
     Raises:
-        Stopped: one came, and no step ended any more.
+        Stopped: at the end, where a signal came.
     """
     signals = _signals
     if signals is None:
         yield
         return
-    signals.in_training = True
+    signals.postponed = notice
     try:
         yield
     finally:
-        signals.in_training = False
+        signals.postponed = ""
     if signals.asked:
-        end_with(signals.asked, f"Stopped by {_name(signals.asked)}.{_GOES_ON}")
+        end_with(signals.asked, f"Stopped by {_name(signals.asked)}.{goes_on}")
 
 
 def asked() -> int:

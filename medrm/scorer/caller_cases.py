@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medrm.data.images import MAX_STORED_BYTES, bytes_image, file_image
+from medrm.data.images import MAX_STORED_BYTES, bytes_image, decode, file_image
 from medrm.errors import DataError, nearest
-from medrm.schema import Case, ImageRef
+from medrm.schema import Case, ImageRef, State
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[Any] | Mapping[str, Any] | ImageRef
 """A file, a data URL or base64, stored bytes, a decoded image, pixels, a `datasets` image (bytes,
@@ -178,6 +178,47 @@ def image_ref(image: ImageInput, index: int, root: Path | None = None) -> ImageR
     if not isinstance(image, str | Path):
         raise DataError(f"{type(image).__name__} as an image; {ACCEPTED}.")
     return _file(image, root)
+
+
+def encoded_image(text: str, index: int) -> ImageRef:
+    """Returns a reference to an image in a data URL or base64; no path is read, nothing fetched.
+
+    Args:
+        text: as above.
+        index: among the images of its case.
+
+    Raises:
+        DataError: it is neither, or too large.
+    """
+    try:
+        content = _from_data_url(text) if text.startswith("data:") else _decoded(text)
+    except DataError as error:
+        raise DataError(
+            f"image {index} is neither a data URL (data:image/png;base64,...) nor base64 of an "
+            "accepted size; addresses and paths are not followed"
+        ) from error
+    return bytes_image(f"number {index}", partial(bytes, content))
+
+
+def unscored_reason(case: Case, state: State, max_length: int | None) -> str | None:
+    """Returns in words why a model said nothing of a case; None where it has a state of its own.
+
+    Args:
+        case: that was to be scored.
+        state: of the response.
+        max_length: tokens of the longest row that the model reads.
+    """
+    if state == "too_long":
+        if max_length is None:
+            return "a row has more tokens than the model can read"
+        return f"a row has more than {max_length} tokens, the model's limit"
+    if state == "bad_image":
+        for image in case.images:
+            try:
+                decode(image)
+            except DataError as error:
+                return str(error)
+    return None
 
 
 def _content(image: ImageInput) -> bytes | None:

@@ -1,0 +1,352 @@
+"""The endpoints, and the application that is made of them."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI, File, Form, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartParser
+from starlette.types import ASGIApp
+
+from medrm import __version__
+from medrm.schema import Verdict
+from medrm.scorer.readouts.answer_rewards import SavedScorer
+from medrm.serve.admission import Admission, refusal
+from medrm.serve.service import AskedCase, Service
+from medrm.serve.wire_forms import (
+    MAX_ANSWERS,
+    MAX_IMAGES,
+    ClassifiedAnswer,
+    ClassifyForm,
+    ClassifyResult,
+    ComparedCase,
+    CompareForm,
+    CompareResult,
+    HealthForm,
+    ImagePart,
+    RefusalForm,
+    RewardForm,
+    RewardResult,
+    ScoredCase,
+    ScoreForm,
+    ScoreResult,
+    Text,
+    TextPart,
+    VerdictForm,
+)
+
+DESCRIPTION = (
+    "Rewards and verdicts of one saved medrm model. Research software: it ranks answers for "
+    "research and is not for patient care. Only differences between answers to the same question "
+    "mean anything. Images are sent in the request: nothing is fetched from an address or read "
+    "from a path. What cannot be scored has an error in words, never a number."
+)
+
+_STATUSES = {
+    400: "The body cannot be read.",
+    401: "The token is missing or wrong.",
+    404: "Another model or dimension is asked for, or a reward of a judge.",
+    413: "Too large.",
+    415: "No JSON and no form.",
+    422: "The request is of no accepted form, or cannot be scored.",
+    429: "The queue is full; Retry-After says when to try again.",
+    503: "The service is stopping.",
+}
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "model": RefusalForm} for status, text in _STATUSES.items()
+}
+
+router = APIRouter(responses=_REFUSALS)
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceHere = Annotated[Service, Depends(_service)]
+FormDimensions = Annotated[list[str] | None, Form(min_length=1)]
+FormImages = Annotated[list[UploadFile], File(max_length=MAX_IMAGES)]
+
+
+@router.post("/v1/score")
+async def score(form: ScoreForm, service: ServiceHere) -> ScoreResult:
+    """Gives every answer of every case a reward on each dimension."""
+    service.reward_model(form.model)
+    dimensions = service.chosen(form.dimensions)
+    cases = [AskedCase(case.question, case.images, case.answers) for case in form.cases]
+    return await _scored(service, dimensions, [case.id for case in form.cases], cases)
+
+
+@router.post("/v1/score/upload")
+async def score_upload(
+    service: ServiceHere,
+    question: Annotated[Text, Form()],
+    answers: Annotated[list[Text], Form(min_length=1, max_length=MAX_ANSWERS)],
+    images: FormImages = [],  # noqa: B006 (FastAPI copies it)
+    model: Annotated[str | None, Form()] = None,
+    dimensions: FormDimensions = None,
+) -> ScoreResult:
+    """Scores one case, whose images are files of a form."""
+    service.reward_model(model)
+    chosen = service.chosen(dimensions)
+    case = AskedCase(question, [await image.read() for image in images], answers)
+    return await _scored(service, chosen, [None], [case])
+
+
+async def _scored(
+    service: Service,
+    dimensions: list[str],
+    ids: Sequence[str | None],
+    cases: Sequence[AskedCase],
+) -> ScoreResult:
+    results = []
+    for case_id, rewards in zip(ids, await service.rewards(cases), strict=True):
+        if isinstance(rewards, str):
+            results.append(ScoredCase(id=case_id, rewards=None, error=rewards))
+            continue
+        wanted = {name: list(rewards[name]) for name in dimensions}
+        results.append(ScoredCase(id=case_id, rewards=wanted, error=None))
+    return ScoreResult(model=service.name, dimensions=dimensions, results=results)
+
+
+@router.post("/v1/compare")
+async def compare(form: CompareForm, service: ServiceHere) -> CompareResult:
+    """Says which answer of every case is better on each dimension."""
+    service.check_model(form.model)
+    dimensions = service.chosen(form.dimensions)
+    cases = [AskedCase(case.question, case.images, case.answers) for case in form.cases]
+    return await _compared(service, dimensions, [case.id for case in form.cases], cases)
+
+
+@router.post("/v1/compare/upload")
+async def compare_upload(
+    service: ServiceHere,
+    question: Annotated[Text, Form()],
+    answers: Annotated[list[Text], Form(min_length=2, max_length=MAX_ANSWERS)],
+    images: FormImages = [],  # noqa: B006 (FastAPI copies it)
+    model: Annotated[str | None, Form()] = None,
+    dimensions: FormDimensions = None,
+) -> CompareResult:
+    """Compares the answers of one case, whose images are files of a form."""
+    service.check_model(model)
+    chosen = service.chosen(dimensions)
+    case = AskedCase(question, [await image.read() for image in images], answers)
+    return await _compared(service, chosen, [None], [case])
+
+
+async def _compared(
+    service: Service,
+    dimensions: list[str],
+    ids: Sequence[str | None],
+    cases: Sequence[AskedCase],
+) -> CompareResult:
+    results = []
+    for case_id, verdicts in zip(ids, await service.verdicts(cases), strict=True):
+        if isinstance(verdicts, str):
+            results.append(ComparedCase(id=case_id, verdicts=None, error=verdicts))
+            continue
+        wanted = {name: _verdict_form(verdicts[name]) for name in dimensions}
+        results.append(ComparedCase(id=case_id, verdicts=wanted, error=None))
+    return CompareResult(model=service.name, dimensions=dimensions, results=results)
+
+
+def _verdict_form(verdict: Verdict) -> VerdictForm:
+    scores = verdict.scores
+    if verdict.score_a is not None and verdict.score_b is not None:
+        scores = (verdict.score_a, verdict.score_b)
+    return VerdictForm(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        probability_a=verdict.probability_a,
+        scores=None if scores is None else list(scores),
+    )
+
+
+@router.post("/classify")
+async def classify(form: ClassifyForm, service: ServiceHere) -> ClassifyResult:
+    """Scores one answer in vLLM's form; `probs` follow the order of `dimensions`."""
+    scorer = service.reward_model(form.model)
+    dimensions = service.chosen(form.dimensions)
+    trained = scorer.contract.reward_template == "generation_prompt"
+    if form.add_generation_prompt not in (None, trained):
+        raise HTTPException(
+            422, f"{service.name} was trained with add_generation_prompt {str(trained).lower()}."
+        )
+    asked, answered = form.messages
+    texts, images = _parts(asked.content)
+    (rewards,) = await service.rewards([AskedCase(texts, images, [_parts(answered.content)[0]])])
+    if isinstance(rewards, str):
+        raise HTTPException(422, f"The answer cannot be scored: {rewards.rstrip('.')}.")
+    probs = [rewards[name][0] for name in dimensions]
+    if form.use_activation:
+        probs = list(map(_sigmoid, probs))
+    answer = ClassifiedAnswer(
+        index=0,
+        label=dimensions[max(range(len(probs)), key=probs.__getitem__)],
+        probs=probs,
+        num_classes=len(probs),
+    )
+    return ClassifyResult(
+        id=f"classify-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=service.name,
+        dimensions=dimensions,
+        data=[answer],
+    )
+
+
+def _parts(content: str | Sequence[TextPart | ImagePart]) -> tuple[str, list[str]]:
+    """Returns the text and the images of a message."""
+    if isinstance(content, str):
+        return content, []
+    texts = [part.text for part in content if isinstance(part, TextPart)]
+    images = [part.image_url.url for part in content if isinstance(part, ImagePart)]
+    return "\n".join(texts), images
+
+
+def _sigmoid(number: float) -> float:
+    return 1 / (1 + math.exp(-number)) if number > -700 else 0.0
+
+
+@router.post("/get_reward")
+async def get_reward(
+    form: RewardForm,
+    service: ServiceHere,
+    model: Annotated[str | None, Query()] = None,
+    dimension: Annotated[
+        str | None, Query(description="What is rewarded (default: overall, or the only one).")
+    ] = None,
+    question_in: Annotated[
+        Literal["prompts", "labels"],
+        Query(description="Where the questions are, if the prompts went through a template."),
+    ] = "prompts",
+) -> RewardResult:
+    """Rewards N answers in OpenRLHF's form; all of them, or an error."""
+    scorer = service.reward_model(model)
+    if dimension is None and "overall" not in scorer.dimensions and len(scorer.dimensions) > 1:
+        raise HTTPException(
+            422, f"Name the dimension to reward: ?dimension=, of {', '.join(scorer.dimensions)}."
+        )
+    default = "overall" if "overall" in scorer.dimensions else scorer.dimensions[0]
+    (rewarded,) = service.chosen([dimension or default])
+    outcomes = await service.rewards(_queried(form, scorer, question_in))
+    problems = [
+        f"query {index}: {outcome.rstrip('.')}"
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, str)
+    ]
+    if problems:
+        raise HTTPException(422, f"Not all can be scored. {'; '.join(problems[:5])}.")
+    logs = {
+        name: [outcome[name][0] for outcome in outcomes if not isinstance(outcome, str)]
+        for name in scorer.dimensions
+    }
+    rewards = logs[rewarded]
+    return RewardResult(rewards=rewards, scores=list(map(_sigmoid, rewards)), extra_logs=logs)
+
+
+def _queried(form: RewardForm, scorer: SavedScorer, question_in: str) -> list[AskedCase]:
+    """Returns the cases of OpenRLHF's queries.
+
+    Raises:
+        HTTPException: lists that do not belong together, or an answer that is not behind its
+            prompt.
+    """
+    count = len(form.query)
+    questions = form.prompts if question_in == "prompts" else form.labels
+    images = form.images if form.images is not None else [[] for _ in form.query]
+    lists = {"prompts": form.prompts, question_in: questions, "images": images}
+    for name, values in lists.items():
+        if values is None or len(values) != count:
+            given = "none" if values is None else len(values)
+            raise HTTPException(422, f"{count} queries and {given} {name}; give as many.")
+    cases = []
+    for index, (query, prompt) in enumerate(zip(form.query, form.prompts, strict=True)):
+        question = (questions or [])[index]
+        if not query.startswith(prompt) or not isinstance(question, str):
+            raise HTTPException(
+                422, f"Query {index} does not start with its prompt, or its question is no text."
+            )
+        answer = _without_end(query.removeprefix(prompt), scorer.processor)
+        cases.append(AskedCase(question, images[index], [answer]))
+    return cases
+
+
+def _without_end(answer: str, processor: Any) -> str:
+    """Returns an answer without the special tokens that end it: OpenRLHF sends them as text."""
+    ends = tuple(processor.tokenizer.all_special_tokens)
+    stripped = answer.rstrip("\n")
+    while stripped.endswith(ends):
+        end = max((token for token in ends if stripped.endswith(token)), key=len)
+        answer = stripped = stripped.removesuffix(end).rstrip("\n")
+    return answer
+
+
+@router.get("/health", responses={503: {"model": HealthForm}})
+async def health(service: ServiceHere) -> HealthForm:
+    """Says what is loaded; with status 503 where it does not answer."""
+    status: Literal["ok", "stopping", "failing"] = "ok"
+    if service.gate.is_closing:
+        status = "stopping"
+    elif service.queue.is_failing or not service.queue.is_alive:
+        status = "failing"
+    told = HealthForm(
+        status=status,
+        model=service.name,
+        kind="reward model" if service.gives_rewards else "judge",
+        dimensions=list(service.scorer.dimensions),
+        deterministic=bool(service.scorer.settings.get("deterministic", False)),
+    )
+    answer: Any = told if status == "ok" else JSONResponse(told.model_dump(), 503)
+    return answer  # type: ignore[no-any-return]
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(service: ServiceHere) -> Response:
+    """Gives what is counted, in Prometheus' text format."""
+    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    """Answers what the framework refuses, in the same form as the service."""
+    if isinstance(error, RequestValidationError):
+        problems = error.errors()
+        unread = any(problem["type"] == "json_invalid" for problem in problems)
+        told = [f"{'.'.join(map(str, one['loc']))[:200]}: {one['msg'][:300]}" for one in problems]
+        return refusal(400 if unread else 422, "; ".join(told[:5]))
+    if isinstance(error, HTTPException):
+        return refusal(error.status_code, str(error.detail), error.headers)
+    return refusal(500, "The service failed on this request; its log says why.")
+
+
+def build_application(service: Service) -> ASGIApp:
+    """Returns the service as an ASGI application, without pages that load foreign scripts."""
+    # A form's files would go to disk above a megabyte.
+    MultiPartParser.spool_max_size = service.gate.max_bytes + 1
+    bearer = HTTPBearer(auto_error=False, description="The token of --token_env.")
+    secured = [] if service.gate.token is None else [Depends(bearer)]
+    application = FastAPI(
+        title="medrm",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        dependencies=secured,
+    )
+    application.state.service = service
+    application.include_router(router)
+    for kind in (RequestValidationError, HTTPException, Exception):
+        application.add_exception_handler(kind, _refused)
+    service.gate.paths = [*application.openapi()["paths"], "/openapi.json"]
+    return Admission(application, service.gate)
