@@ -27,7 +27,7 @@ from medrm.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-RewardTemplate = Literal["turn_end", "generation_prompt"]
+RewardTemplate = Literal["turn_end", "end_token", "generation_prompt"]
 Message = dict[str, Any]
 
 _DAY = date(2024, 7, 26)
@@ -40,10 +40,11 @@ def render(processor: ProcessorMixin, messages: list[Message], template: RewardT
     Args:
         processor: whose chat template is used.
         messages: of this module.
-        template: "turn_end" stops after the last turn; "generation_prompt" also opens the model's
-            next turn.
+        template: "turn_end" stops after the last turn; "end_token" at the token that ends it,
+            without the line break that may follow; "generation_prompt" also opens the model's next
+            turn.
     """
-    return str(
+    text = str(
         processor.apply_chat_template(
             fit_roles(processor, messages),
             tokenize=False,
@@ -51,6 +52,7 @@ def render(processor: ProcessorMixin, messages: list[Message], template: RewardT
             **template_values(processor),
         )
     )
+    return text.rstrip() if template == "end_token" else text
 
 
 def template_values(processor: ProcessorMixin) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
+from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, nearest, report
 from medrm.files import fits, write_atomically
@@ -109,7 +110,7 @@ class AdapterConfig:
     trained: Literal["lora", "full", "head"]
     dimensions: tuple[str, ...]
     head: HeadSpec | None
-    reward_template: Literal["turn_end", "generation_prompt"]
+    reward_template: RewardTemplate
     chat_template_digest: str
     dtype: Literal["float32", "bfloat16", "float16"]
     attn_implementation: str

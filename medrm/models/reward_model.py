@@ -44,7 +44,8 @@ class HeadSpec:
 
     Attributes:
         dimensions: the D names, in the order of the outputs.
-        kind: "linear" = one linear layer; "mlp" = linear, SiLU, linear (arXiv 2509.16127).
+        kind: "linear" = one linear layer; "mlp" = linear, SiLU, linear (arXiv 2509.16127);
+            "affine" = one layer with a bias, as other people's reward models have it.
         hidden_size: width of the MLP's middle layer; None: the model's hidden size.
         ties: the pair loss whose tie parameter is learned with the head; "none": there is none.
         tied_dimensions: dimensions whose training labels contain ties; in the others the parameter
@@ -52,7 +53,7 @@ class HeadSpec:
     """
 
     dimensions: tuple[str, ...]
-    kind: Literal["mlp", "linear"] = "mlp"
+    kind: Literal["mlp", "linear", "affine"] = "mlp"
     hidden_size: int | None = None
     ties: str = "none"
     tied_dimensions: tuple[str, ...] = ()
@@ -105,7 +106,8 @@ class RewardHead(nn.Module):
                 _linear(hidden, outputs, bias=False, generator=generator),
             )
         else:
-            self.layers = nn.Sequential(_linear(inputs, outputs, bias=False, generator=generator))
+            bias = spec.kind == "affine"
+            self.layers = nn.Sequential(_linear(inputs, outputs, bias, generator))
         self.tie_logit = (
             nn.Parameter(torch.zeros(outputs, dtype=torch.float32)) if spec.ties != "none" else None
         )

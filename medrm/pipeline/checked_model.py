@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig, ProcessorMixin
 
+from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
@@ -104,7 +104,7 @@ class CheckedModel:
         return family_of(self.config).parts.takes_images
 
     @property
-    def template(self) -> Literal["turn_end", "generation_prompt"]:
+    def template(self) -> RewardTemplate:
         """What follows an answer before a reward is read."""
         contract = self.contract
         return ModelOptions.reward_template if contract is None else contract.reward_template

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medrm.chat import LETTER_PROMPT, JudgePrompt
+from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.data.images import ImageFacts, examine
 from medrm.errors import ConfigError
@@ -161,7 +162,7 @@ def _collator_at_hand(model: str, plan: ScorerPlan, options: ScorerOptions) -> C
     if model.startswith(PREFIX):
         return None
     folder = plan.folder or options.processor or files_at_hand(model, options.revision)
-    template = ModelOptions.reward_template
+    template: RewardTemplate = ModelOptions.reward_template
     if plan.contract is not None:
         template = plan.contract.reward_template
     if folder is None:

@@ -166,9 +166,9 @@ def _check_linear(contract: AdapterConfig) -> None:
     """Raises ConfigError where a head is more than one linear layer."""
     if contract.head is not None and contract.head.kind != "linear":
         raise ConfigError(
-            f"The head is of kind {contract.head.kind!r}, several layers, of which vLLM and "
-            "sequence classifiers hold one. Serve it with medrm serve or load it with medrm.load; "
-            "or train with --head linear, which these can take."
+            f"The head is of kind {contract.head.kind!r}; vLLM and sequence classifiers hold one "
+            "linear layer without a bias. Serve it with medrm serve or load it with medrm.load; or "
+            "train with --head linear, which these can take."
         )
 
 

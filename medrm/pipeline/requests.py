@@ -44,8 +44,8 @@ class EvalRequest:
 
     model: str = option(
         MISSING,
-        "adapter folder, hub repo, base model such as phantom-base, a service's model, or "
-        "mock:NAME",
+        "adapter folder, hub repo, base model such as phantom-base, a service's model, a mapping "
+        "file of another's reward model, or mock:NAME",
     )
     benchmark: str = option(MISSING, "a name in evaluation/benchmarks/")
     output_dir: Path | None = option(

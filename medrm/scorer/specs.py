@@ -16,6 +16,7 @@ from medrm.errors import AdapterError, ConfigError, nearest
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.models.adapter_files import UNREACHABLE, download
+from medrm.models.mapped_model import is_mapping, mapped_folder
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
@@ -199,6 +200,8 @@ def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
         AdapterError: it is a run folder, which holds the model as `adapter`.
     """
     folder = Path(path_or_repo)
+    if is_mapping(folder):
+        return mapped_folder(folder)
     if folder.is_dir():
         adapter = folder / "adapter"
         if (folder / MEDRM_FILE).is_file():
@@ -251,6 +254,8 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
         AdapterError: not found, or not a model that medrm saved.
     """
     folder = Path(path_or_repo)
+    if is_mapping(folder):
+        return mapped_folder(folder)
     if str(path_or_repo) != PHANTOM_BASE and not folder.is_dir():
         folder = download(str(path_or_repo), revision, _ADVICE)
     if find_saved(str(folder)) is None:
