@@ -121,8 +121,11 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
 
 
-_PATH = re.compile(r"(?<![\w/.:~<])(?:~|[A-Za-z]:)?(?:[/\\]+[^\s/\\'\",;()]+)+")
-"""An absolute path amid other text, as far as its first blank."""
+_PATH = re.compile(
+    r"(?<=')(?:~|[A-Za-z]:)?[/\\][^'\n]*(?=')|(?<=\")(?:~|[A-Za-z]:)?[/\\][^\"\n]*(?=\")"
+    r"|(?<![\w/.:~<])(?:~|[A-Za-z]:)?(?:[/\\]+[^\s/\\'\",;()]+)+"
+)
+"""An absolute path amid other text: in quotes, or as far as its first blank."""
 
 
 def without_paths(text: str) -> str:
@@ -136,7 +139,7 @@ def without_paths(text: str) -> str:
     home = str(Path.home())
     if home != os.sep:
         text = text.replace(home, "~")  # its last component is a person's name
-    if re.match(r"(~|[A-Za-z]:)?[/\\]", text) and "\n" not in text:
+    if re.fullmatch(r"(~|[A-Za-z]:)?[/\\]((?!: )[^'\"\n])*", text):  # it may hold blanks
         return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
     return _PATH.sub(lambda path: re.split(r"[/\\]", path[0])[-1], text)
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.data.images import bytes_image
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, without_paths
 from medrm.files import PHANTOM_BASE
 from medrm.models.adapter import add_adapter
 from medrm.models.backbone import decoder_of, tower_of
@@ -223,7 +223,7 @@ def facts(subject: Subject) -> dict[str, Any]:
     layout = subject.batches(1, 2)[1][SHARED_PREFIX]
     return {
         "shape": {
-            "name": options.model or options.shape,
+            "name": without_paths(options.model or options.shape),
             "family": family_of(subject.base.config).name,
             "decoder_parameters": subject.decoder_parameters(),
             "prefix_tokens": layout.prefix_lengths[0],

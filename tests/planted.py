@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medrm.data.phantom.phantom_set import write_phantom
 
@@ -27,9 +29,12 @@ def word(field: str) -> str:
 FIELDS = (
     *("case", "question", "answera", "answerb", "annotator", "patient", "study", "source"),
     *("organ", "department", "modality", "image", "file", "folder", "home", "host", "token"),
-    *("reply", "prompt"),
+    *("reply", "prompt", "pixel"),
 )
 WORDS = tuple(map(word, FIELDS))
+
+MACHINE = (*map(word, ("folder", "home", "host", "token")), word("file") + ".jsonl")
+"""Words that stand in no page and no evaluation either."""
 
 
 def plant_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -43,6 +48,15 @@ def plant_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+def plant_image(image: Path, renamed: Path) -> None:
+    """Moves an image, with a word in its text and in its colour profile."""
+    texts = PngInfo()
+    texts.add_text("Patient", word("pixel"), zip=True)
+    with Image.open(image) as opened:
+        opened.save(renamed, pnginfo=texts, icc_profile=word("pixel").encode())
+    image.unlink()
+
+
 def plant_data(home: Path, cases: int = 24) -> Path:
     """Writes votes in which every text holds a word; returns the file."""
     folder = home / word("folder")
@@ -54,7 +68,7 @@ def plant_data(home: Path, cases: int = 24) -> Path:
         image = Path(vote["image"])
         renamed = image.with_name(f"{word('image')}-{image.name}")
         if (folder / image).exists():
-            (folder / image).rename(folder / renamed)
+            plant_image(folder / image, folder / renamed)
         for key in ("question", "answer_a", "answer_b"):
             vote[key] += f" {word(key.replace('_', ''))}"
         case = vote["case_id"]

@@ -96,7 +96,7 @@ class AdapterConfig:
             the temperature at which their differences fit the labels of pairs, where there are any.
         training_data_digest: of the set it was trained on.
         training_images: how many images it was trained on, and the digest of the file that tells
-            which; None: a version before 0.4 wrote the config.
+            which; None: an earlier version wrote it.
         training_pixel_digests: what such a version wrote: SHA-256 of the decoded pixels of each.
         versions: library to version.
     """
