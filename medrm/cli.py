@@ -22,6 +22,7 @@ from medrm.pipeline.requests import (
     ExportRequest,
     LeaderboardRequest,
     MergeRequest,
+    PublishRequest,
     ScoreRequest,
     ThroughputOptions,
 )
@@ -65,6 +66,12 @@ def _serve(arguments: argparse.Namespace) -> None:
     from medrm.serve.run_service import serve_model
 
     serve_model(ServeRequest(**_values_of(ServeRequest, arguments)))
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from medrm.pipeline.publish_command import publish_folder
+
+    publish_folder(PublishRequest(**_values_of(PublishRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
@@ -214,6 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("report", _add_report, "write the page of a run or of one evaluation, no model needed"),
         ("merge", _add_merge, "an adapter in the weights of its base, as one checkpoint"),
         ("export", _add_export, "a saved model as vLLM, PEFT or transformers load it"),
+        ("publish", _add_publish, "publish an adapter with its card, and load it back"),
         ("throughput", _add_throughput, "measure speed with shared prefixes, and without"),
     ):
         add(commands.add_parser(name, help=text))
@@ -312,6 +320,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help="also write exports/: tables for papers, all rates and verdicts, plots, hub entries",
     )
     parser.set_defaults(action=_report)
+
+
+def _add_publish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="adapter folder, or a run folder with one")
+    add_options(parser, PublishRequest)
+    parser.set_defaults(action=_publish)
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:

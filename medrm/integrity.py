@@ -62,6 +62,16 @@ def is_sealed(folder: Path) -> bool:
     return os.path.lexists(folder / MANIFEST)
 
 
+def sealed_names(folder: Path) -> list[str]:
+    """Returns the names of the files in a folder's manifest.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not as it was written.
+    """
+    return list(_read(folder))
+
+
 def damage(folder: Path) -> list[str]:
     """Returns what is wrong with a folder, a sentence for each file; nothing where it is whole.
 

@@ -320,19 +320,25 @@ def model_index(report: Report) -> str:
     return ModelCardData(model_name=report["model"], eval_results=results).to_yaml() + "\n"
 
 
-def eval_results(report: Report) -> str:
-    """Returns the entries for a model repository's `.eval_results/<benchmark>.yaml`.
+def eval_results(report: Report, source_url: str | None = None) -> str:
+    """Returns the entries for a model repository's `.eval_results/<benchmark>.yaml`, in percent.
 
     The hub shows them for data sets that are registered as benchmarks; their task's id is the
     dimension.
+
+    Args:
+        report: of the evaluation.
+        source_url: where the numbers are explained.
     """
     benchmark = report["benchmark"]
     entries = [
         EvalResultEntry(
             dataset_id=dataset_id(benchmark["name"]),
             task_id=name,
-            value=measures["accuracy"],
+            value=round(100 * measures["accuracy"], 4),
             dataset_revision=benchmark["revision"],
+            source_url=source_url,
+            source_name="medrm report" if source_url else None,
             notes=_notes(report, measures),
         )
         for name, measures in _scored(report).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -37,6 +38,12 @@ def read_settings(where: str, name: str, revision: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise TypeError(f"{name} holds {str(settings)[:80]}, no object")
     return settings
+
+
+def reads_images(folder: Path) -> bool:
+    """Returns whether the processor that was saved in a folder has an image part."""
+    settings = read_settings(str(folder), _IMAGE_FILES[0], "main")
+    return bool(settings.get("image_processor")) or (folder / _IMAGE_FILES[1]).is_file()
 
 
 def check_files(

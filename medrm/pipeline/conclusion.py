@@ -16,9 +16,11 @@ from medrm.evaluation.pages.report_page import write_page
 from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.tables.terminal import print_comparison
 from medrm.files import discard, file_digest
-from medrm.hub import push, write_card
+from medrm.hub.card import write_card
+from medrm.hub.publish import publish
+from medrm.hub.release import Target
 from medrm.pipeline.context import DEVELOPMENT, RunContext
-from medrm.pipeline.run_folder import FINISHED, FOLDS, repo_of
+from medrm.pipeline.run_folder import FINISHED, FOLDS
 from medrm.pipeline.stages import measured_controls
 from medrm.pipeline.zero_shot import in_all, read_choice, settle_before
 
@@ -123,7 +125,7 @@ def _once(
             name: file_digest(folder / "report.json") for name, folder in evaluations.items()
         },
         "images": not run.evaluation.no_images,
-        "pushed_to": repo_of(run) if run.training.push_to_hub else None,
+        "pushed_to": run.training.hub_model_id if run.training.push_to_hub else None,
     }
     earlier = read_json(record) if record.is_file() else {}
     if not run.training.push_to_hub:  # what was pushed once stays pushed
@@ -138,8 +140,9 @@ def _once(
     last_line = derive()
     logger.info("report: %s\n%s", write_page(output), last_line)
     if run.training.push_to_hub:
-        commit = push(output / "adapter", repo_of(run), run.training.hub_private_repo)
-        logger.info("pushed: %s", commit)
+        where = (run.training.hub_model_id, run.training.hub_revision)
+        published = publish(output, Target(*where, private=run.training.hub_private_repo))
+        logger.info("%s", published.described())
     write_json(record, now)
 
 

@@ -15,7 +15,7 @@ from medrm.data.image_ablations import IMAGE_ABLATIONS
 from medrm.errors import ConfigError, applying, refuse
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import discard
-from medrm.hub import check_push
+from medrm.hub.connection import check_push
 from medrm.leftovers import remove_drafts, remove_partials
 from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
 from medrm.models.adapter_files import damage_of
@@ -92,10 +92,13 @@ def check_output(output: Path, run: Run) -> None:
         f"push_to_hub publishes one adapter, but crossfit {run.data.crossfit} trains as many, to "
         "judge each case by a model that has not seen it. Leave push_to_hub out, and train without "
         "crossfit what is to be published": run.training.push_to_hub and run.data.crossfit > 0,
+        "push_to_hub does not say where to: give --hub_model_id ORG/NAME": (
+            run.training.push_to_hub and not run.training.hub_model_id
+        ),
     }
     refuse(applying(checks))
     if run.training.push_to_hub:
-        check_push(repo_of(run))
+        check_push(run.training.hub_model_id)
 
 
 def _is_replaced(point: Path, output: Path) -> bool:
@@ -253,8 +256,3 @@ def _remove_leftovers(folder: Path) -> None:
     for name in (*STALE, "checkpoint-*"):
         for pattern in (name, f"{name}/**/*"):
             remove_partials(folder, pattern)
-
-
-def repo_of(run: Run) -> str:
-    """Returns where the adapter is pushed: hub_model_id, else the run folder's name."""
-    return str(run.training.hub_model_id or Path(run.training.output_dir).resolve().name)

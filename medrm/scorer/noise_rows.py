@@ -33,7 +33,8 @@ LAST_WORD = ("big", "small")
 """Of the first answer, and another one that ends in another letter."""
 
 
-def _noise(size: tuple[int, int], seed: int) -> ImageRef:
+def noise_image(size: tuple[int, int], seed: int) -> ImageRef:
+    """Returns an image of noise: width and height, and the seed that decides every pixel."""
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     return image_ref(Image.fromarray(pixels), 0)
@@ -57,7 +58,7 @@ class NoiseRows:
     def __init__(self, collator: Collator, images: bool, seed: int) -> None:
         self._collator = collator
         self.cases = [
-            Case(question, (_noise(size, seed),) if images else (), question, answers)
+            Case(question, (noise_image(size, seed),) if images else (), question, answers)
             for size, question, answers in zip(_SIZES, _QUESTIONS, _ANSWERS, strict=True)
         ]
         self.rows = [collator.answer_rows(case) for case in self.cases]
@@ -102,7 +103,7 @@ class NoiseRows:
         """Returns the rows with words in the padding, the first case with other words and image."""
         first, last = self.rows
         if self.cases[0].images:
-            first = [row._replace(images=(_noise(_SIZES[0], _OTHER_NOISE),)) for row in first]
+            first = [row._replace(images=(noise_image(_SIZES[0], _OTHER_NOISE),)) for row in first]
         features = self._collator.encode([*first, *last])
         ids = self.features["input_ids"].where(self.mask, self._word)
         start = first_difference(self.ids[0])

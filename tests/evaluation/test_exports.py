@@ -179,7 +179,7 @@ def test_entries_for_the_hub(run: Path) -> None:
         assert values[f"official accuracy ({name})"] == micro[name]
     entries = yaml.safe_load((run / "exports/eval_results.yaml").read_text(encoding="utf-8"))
     assert {one["dataset"]["task_id"]: one["value"] for one in entries} == {
-        name: robust[name]["accuracy"] for name in DIMENSIONS
+        name: round(100 * robust[name]["accuracy"], 4) for name in DIMENSIONS
     }
     assert "both orders" in entries[0]["notes"]
     assert dataset_id("med_rewardbench") == "Nandzy/Med-RewardBench"

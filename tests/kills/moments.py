@@ -23,7 +23,7 @@ import transformers
 
 from medrm.evaluation.compare import compare
 from medrm.evaluation.pages.report_page import write_page
-from medrm.hub import write_card
+from medrm.hub.card import write_card
 from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import update_adapter_config
 from medrm.objectives.whole_checkpoints import WholeCheckpoints

@@ -1,0 +1,61 @@
+"""`medrm publish`: what is to leave the machine, shown or published."""
+
+from __future__ import annotations
+
+import logging
+
+import yaml
+from rich.console import Console
+
+from medrm.errors import printable
+from medrm.folder_lock import refuse_owned
+from medrm.hub.card import card_header
+from medrm.hub.connection import check_repo_id
+from medrm.hub.publish import publish
+from medrm.hub.release import Release, Target, plan_release
+from medrm.pipeline.requests import PublishRequest
+
+logger = logging.getLogger(__name__)
+
+
+def publish_folder(request: PublishRequest) -> None:
+    """Publishes a folder, or shows on stdout what would be published.
+
+    Raises:
+        AdapterError: the folder holds no saved model, or a damaged one.
+        ConfigError: the target or the token is not accepted, or a run is writing the folder.
+        RunFailed: publishing failed on the way; the message says how to go on.
+    """
+    refuse_owned(request.folder, "Publish it when the run has ended.")
+    check_repo_id(request.repo_id)
+    target = Target(request.repo_id, request.revision, request.is_private, request.gated)
+    if request.dry_run:
+        lines = _described(plan_release(request.folder, target), target)
+        Console().print(printable("\n".join(lines)), markup=False, highlight=False, soft_wrap=True)
+        return
+    published = publish(request.folder, target)
+    loaded = repr(request.repo_id) + (
+        f", revision={request.revision!r}" if request.revision else ""
+    )
+    logger.info("%s\nmedrm.load(%s)", published.described(), loaded)
+
+
+def _described(release: Release, target: Target) -> list[str]:
+    """Returns the lines of a dry run."""
+    visibility = {None: "private where it is new, else as it is", True: "private", False: "public"}
+    sizes = {name: release.size(name) for name in release.files}
+    return [
+        f"target: {target.repo_id}, branch {target.revision or 'main'}",
+        f"visibility: {visibility[target.private]}",
+        f"gated: {target.gated or 'as it is'}",
+        f"files: {len(sizes)}, {sum(sizes.values()):,} bytes, in one commit",
+        *(f"  {size:>14,}  {name}" for name, size in sizes.items()),
+        "card:",
+        *(
+            f"  {line}"
+            for line in yaml.safe_dump(
+                card_header(release.card), sort_keys=False, allow_unicode=True
+            ).splitlines()
+        ),
+        "Nothing was sent.",
+    ]
