@@ -176,7 +176,7 @@ class LoopbackHub:
 
     def create(self, wish: dict[str, Any]) -> Reply:
         repo = f"{wish.get('organization') or 'user'}/{wish['name']}"
-        if repo in self.foreign:
+        if self.foreign.get(repo, 404) != 404:  # what may not be seen is there
             return self.foreign[repo], {"error": "you may not write here"}, {}
         status = 409 if repo in self.all else 200
         if status == 200:

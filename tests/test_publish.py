@@ -141,18 +141,12 @@ def test_other_rewards_are_not_said_to_be_the_same(
 def test_what_comes_back_is_compared(
     hub: LoopbackHub, adapter: Path, monkeypatch: pytest.MonkeyPatch, digested: None
 ) -> None:
-    entry = hub.entry
-
-    def mixed_up(repo: Repo, path: str, data: bytes) -> dict[str, Any]:
-        return entry(repo, path, data)
-
     def other(name: str, revision: str, path: str) -> Any:
         status, data, headers = file(name, revision, path)
         is_changed = path == "tokenizer.json"
         return status, data[:-1] + b"\n" if is_changed else data, headers
 
     file = hub.file
-    monkeypatch.setattr(hub, "entry", mixed_up)
     monkeypatch.setattr(hub, "file", other)
     with pytest.raises(RunFailed, match=r"not what was published: tokenizer\.json differ"):
         publish(adapter, HERE)
@@ -180,12 +174,15 @@ def published_despite(
     forget(hub)
     hub.fault = lambda count, *_: fault if count == number else None
     target = Target(REPO, private=False, gated="auto")
+    message = None
     try:
         publish(adapter, target)
-    except (ConfigError, RunFailed) as error:
-        assert TOKEN not in str(error)
-        assert "Start the same command" in str(error) or isinstance(error, ConfigError)
-        assert [*hub.all] == [] or hub.files(REPO) in ({}, expected), (number, fault)
+    except RunFailed as error:
+        message = str(error)
+    if message is not None:
+        assert TOKEN not in message
+        assert "Start the same command" in message
+        assert not hub.all or hub.files(REPO) in ({}, expected), (number, fault)
         publish(adapter, target)
     assert hub.files(REPO) == expected, (number, fault)
     assert len(hub.all[REPO].commits) == 2, (number, fault)
@@ -196,6 +193,17 @@ def published_despite(
 FAULTS = (503, DROP, LOSE, 429, CUT, 500)
 
 
+def test_a_commit_whose_answer_is_lost_is_found(
+    hub: LoopbackHub, adapter: Path, digested: None
+) -> None:
+    log = requests_of(hub, adapter)
+    expected = released(adapter, Target(REPO, gated="auto"))
+    (number,) = (n for n, (_, path) in enumerate(log, 1) if path.endswith("/commit/main"))
+    for fault in (LOSE, DROP, HANG):
+        published_despite(hub, adapter, number, fault, expected)
+
+
+@pytest.mark.slow
 def test_a_fault_at_any_request_leaves_nothing_half(
     hub: LoopbackHub, adapter: Path, digested: None
 ) -> None:
@@ -206,7 +214,7 @@ def test_a_fault_at_any_request_leaves_nothing_half(
         published_despite(hub, adapter, number, FAULTS[number % len(FAULTS)], expected)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_fault_at_every_request(hub: LoopbackHub, adapter: Path, digested: None) -> None:
     log = requests_of(hub, adapter)
     expected = released(adapter, Target(REPO, gated="auto"))
@@ -214,7 +222,9 @@ def test_every_fault_at_every_request(hub: LoopbackHub, adapter: Path, digested:
         published_despite(hub, adapter, number, fault, expected)
 
 
-@pytest.mark.parametrize("fault", [503, DROP, 429])
+@pytest.mark.parametrize(
+    "fault", [503, *(pytest.param(fault, marks=pytest.mark.slow) for fault in (DROP, 429))]
+)
 def test_what_fails_each_time_ends_in_words(
     hub: LoopbackHub,
     adapter: Path,
@@ -222,15 +232,12 @@ def test_what_fails_each_time_ends_in_words(
     fault: int | str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    routes = {
-        path.split("/")[3] if "/api/" in path else path for _, path in requests_of(hub, adapter)
-    }
-    for ending in ("create", "/commit/main", "batch", "/preupload/main", "tokenizer.json"):
+    for ending in ("create", "/commit/main", "tokenizer.json"):
         forget(hub)
         hub.fault = lambda _, method, path, e=ending: fault if path.endswith(e) else None  # type: ignore[misc]
         message = refused(capsys, 1, adapter)
-        assert "Start the same command again: it goes on" in message, (routes, ending)
-        assert hub.files(REPO) in ({}, released(adapter)) if hub.all else True
+        assert "Start the same command again: it goes on" in message, ending
+        assert not hub.all or hub.files(REPO) in ({}, released(adapter))
     forget(hub)
     publish(adapter, HERE)
 
@@ -301,7 +308,7 @@ def test_the_token_is_checked_and_never_shown(
 ) -> None:
     hub.token = "another"
     assert "does not accept the token" in refused(capsys, 2, adapter)
-    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\nb")
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN} b")
     assert "HF_TOKEN is no token" in refused(capsys, 2, adapter)
     monkeypatch.setattr(connection, "get_token", lambda: None)
     assert "needs a token" in refused(capsys, 2, adapter)
@@ -319,7 +326,7 @@ def test_a_repository_of_somebody_else_is_left_alone(
     assert not hub.all[REPO].private
     assert [*hub.all[REPO].branches] == ["main"]
     hub.foreign[REPO] = 404  # private, and another's
-    assert "may not read it" in refused(capsys, 2, adapter) or True
+    assert "may not read it" in refused(capsys, 2, adapter)
 
 
 def test_what_is_no_longer_ours_goes_in_the_same_commit(
@@ -339,7 +346,6 @@ def test_what_is_no_longer_ours_goes_in_the_same_commit(
     assert not published.is_private
     assert len(hub.all[REPO].commits) == count + 1
     assert hub.files(REPO) == {**released(adapter), **theirs}
-    del manifest, changed
 
 
 def test_of_two_at_once_one_is_told(
@@ -404,8 +410,9 @@ def test_a_dry_run_asks_nobody(
 def test_only_what_can_be_published_is(
     hub: LoopbackHub, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(AdapterError, match=r"medrm\.json"):
-        publish(tmp_path, HERE)
+        publish(tmp_path / "empty", HERE)
     assert "Give ORG/NAME" in refused(capsys, 2, adapter, repo="model")
     assert "Give ORG/NAME" in refused(capsys, 2, adapter, repo="a/b/c")
     assert "contradict each other" in refused(capsys, 2, adapter, "--private", "--public")

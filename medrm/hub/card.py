@@ -72,14 +72,16 @@ def card_text(folder: Path, run_dir: Path | None) -> str:
     contract = read_adapter_config(folder)
     model_type = "judge" if contract.judge else "reward model"
     title = f"{contract.base_model} {model_type} ({contract.objective})"
-    results = {"comparison": None} if run_dir is None else _results(contract, run_dir)
+    results: dict[str, Any] = {"comparison": None}
+    load_name = folder.name
+    if run_dir is not None:
+        results = _results(contract, run_dir)
+        load_name = results["config"]["hub_model_id"] or folder.name  # the repository, if named
     header = _metadata(contract, folder, run_dir, title).to_yaml()
-    load_name = folder.name if run_dir is None else results["config"]["hub_model_id"] or folder.name
     text: str = _template().render(
         header=_MarkdownText(f"---\n{header}\n---"),
         title=title,
         contract=contract,
-        # The repository where one is named, else the folder.
         load_name=_MarkdownText(re.sub(r"[^\w./-]", "", str(load_name))),
         **results,
     )
@@ -149,7 +151,7 @@ def published_card(
             f"The header of {path}, between its first two lines of ---, is no YAML with keys and "
             "values. Correct it, or remove the file to have it written anew."
         )
-    metadata = _metadata(read_adapter_config(folder), folder, run_dir, "").to_dict()
+    metadata = yaml.safe_load(_metadata(read_adapter_config(folder), folder, run_dir, "").to_yaml())
     added = {**metadata, **(_GATED if gated else {})}
     if header.get("license", added["license"]) != added["license"]:
         added = {key: added[key] for key in added if key not in _LICENCE_KEYS}

@@ -156,23 +156,21 @@ class HubConnection:
             ConfigError: what was asked for cannot be had.
             RunFailed: the hub cannot be reached, or another publish is in the way.
         """
-        deadline, wait = time.monotonic() + PATIENCE, 1.0
-        for remaining in reversed(range(TRIES)):
+        deadline, wait, remaining = time.monotonic() + PATIENCE, 1.0, TRIES - 1
+        while True:
             try:
                 return request()
             except Exception as error:
-                failure = self._failure(doing, error)
                 pause = max(wait, _seconds_asked(getattr(error, "response", None)))
-                may_help = remaining and (_passes(error) or isinstance(error, (*also,)))
-                if may_help and time.monotonic() + pause < deadline:
-                    logger.info("%s; tried again in %.0f seconds", self._said(error), pause)
-                    failure = None
-            if failure is not None:
-                # Not `from error`: what a service echoes may hold the token.
-                raise failure from None
+                may_help = remaining > 0 and (_passes(error) or isinstance(error, (*also,)))
+                if not may_help or time.monotonic() + pause > deadline:
+                    failure = self._failure(doing, error)
+                    break
+                logger.info("%s; tried again in %.0f seconds", self._said(error), pause)
             time.sleep(pause)
-            wait = min(2 * wait, _LONGEST_WAIT)
-        raise AssertionError("the last try has ended")
+            wait, remaining = min(2 * wait, _LONGEST_WAIT), remaining - 1
+        # Not from what it was raised by: what a service echoes may hold the token.
+        raise failure from None
 
     def _failure(self, doing: str, error: Exception) -> Exception:
         """Returns an error in words, without the token; what is no request's as it is."""
@@ -196,11 +194,11 @@ class HubConnection:
     def _said(self, error: Exception) -> str:
         """Returns what a service or a library says of a failure, in one line without the token."""
         cause = _root(error)
-        response = getattr(cause, "response", None)
-        said = getattr(cause, "server_message", None) or first_line(cause)
-        if response is not None and getattr(cause, "server_message", None) is None:
-            said = f"the hub answers {response.status_code}"
-        elif isinstance(cause, _HTTP_ERROR) and response is None:
+        status = status_of_error(error)
+        said = getattr(cause, "server_message", None) or str(cause) or type(cause).__name__
+        if status is not None:
+            said = f"the hub answers {status} ({said})"
+        elif isinstance(cause, _HTTP_ERROR):
             said = f"the hub cannot be reached ({type(cause).__name__}: {said})"
         if self._token:
             said = said.replace(self._token, "<token>")

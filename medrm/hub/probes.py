@@ -56,24 +56,26 @@ def probe_cases(images: bool) -> tuple[Case, ...]:
     )
 
 
-def probe(folder: Path) -> list[Response]:
+def probe(folder: Path, base: str | None = None) -> list[Response]:
     """Returns what a saved model says of the probe cases; the model is loaded and let go.
 
     Args:
         folder: of the saved model.
+        base: where its base lies; None: it is looked for.
 
     Raises:
         AdapterError: it is not as it was saved, or the base is another one.
         ConfigError: the base cannot be loaded.
     """
-    dimensions = read_adapter_config(folder).dimensions
+    contract = read_adapter_config(folder)
+    read = (contract.readout, contract.dimensions)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cases = probe_cases(reads_images(folder))
-    loaded = LoadedModel(*load_adapter(folder, device))
+    loaded = LoadedModel(*load_adapter(folder, device, base=base))
     try:
-        responses = list(exact_responses(loaded, dimensions, cases))
+        responses = list(exact_responses(loaded, *read, cases))
     except DeterminismError:  # an operation has no such kernel; the batches are the same ones
-        responses = list(exact_responses(loaded, dimensions, cases, deterministic=False))
+        responses = list(exact_responses(loaded, *read, cases, deterministic=False))
     del loaded
     gc.collect()
     if device == "cuda":
@@ -83,6 +85,7 @@ def probe(folder: Path) -> list[Response]:
 
 def exact_responses(
     loaded: LoadedModel,
+    readout: str,
     dimensions: Sequence[str],
     cases: Iterable[Case],
     batch_rows: int = BATCH_ROWS,
@@ -91,7 +94,8 @@ def exact_responses(
     """Yields the rewards of cases, or the likelihoods of their answers, for a comparison of bits.
 
     Args:
-        loaded: a model with its contract.
+        loaded: the model.
+        readout: how it is read.
         dimensions: what it scores.
         cases: to be scored.
         batch_rows: most rows computed at once.
@@ -100,8 +104,6 @@ def exact_responses(
     Raises:
         DeterminismError: an operation of the model has no deterministic kernel.
     """
-    assert loaded.contract is not None
-    readout = loaded.contract.readout
     if not writes_rewards(readout):
         loaded = LoadedModel(without_adapter(loaded.model), loaded.processor)
         readout = "likelihood"

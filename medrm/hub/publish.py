@@ -34,7 +34,7 @@ from medrm.hub.connection import HubConnection, bounded_requests, check_push
 from medrm.hub.probes import probe
 from medrm.hub.release import Release, Target, made_by_medrm, outdated_names, plan_release
 from medrm.integrity import MANIFEST
-from medrm.models.adapter_config import find_base
+from medrm.models.find_base import find_base
 from medrm.schema import Response
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Published:
         return f"{start}: {self.url} ({visibility}); loaded back with the same rewards, bit for bit"
 
 
-def publish(path: Path, target: Target) -> Published:
+def publish(path: Path, target: Target, base: str | None = None) -> Published:
     """Publishes an adapter folder, or that of a run folder, and loads it back.
 
     The token comes from the environment (HF_TOKEN, or `hf auth login`). A new repository is private
@@ -95,6 +95,7 @@ def publish(path: Path, target: Target) -> Published:
     Args:
         path: of the adapter folder or the run folder.
         target: where to.
+        base: where the model's base lies; None: it is looked for.
 
     Raises:
         AdapterError: the folder holds no saved model, or a damaged one.
@@ -105,17 +106,21 @@ def publish(path: Path, target: Target) -> Published:
     """
     release = plan_release(path, target)
     check_push(target.repo_id)
-    logger.info("%s: what the model says of the probe cases is kept", release.folder)
-    expected = probe(release.folder)
+    logger.info("%s is loaded, to know what it says of cases made here", release.folder)
+    if base is None and release.contract.trained != "full":
+        # What is loaded back lies elsewhere, but has the same base.
+        found = find_base(release.contract, release.folder)
+        base = found if Path(found).is_dir() else None
+    expected = probe(release.folder, base)
     with bounded_requests():
-        return _Publication(release, target).run(expected)
+        return _Publication(release, target, base).run(expected)
 
 
 class _Publication:
     """The steps of publishing one release."""
 
-    def __init__(self, release: Release, target: Target) -> None:
-        self._release, self._target = release, target
+    def __init__(self, release: Release, target: Target, base: str | None) -> None:
+        self._release, self._target, self._base = release, target, base
         self._api = HfApi()
         self._hub = HubConnection(target.repo_id)
 
@@ -277,7 +282,6 @@ class _Publication:
             RunFailed: it is not what was sent, or gives other rewards.
         """
         release = self._release
-        base = find_base(release.contract.base, release.folder)
         with TemporaryDirectory() as scratch:
             snapshot = Path(
                 self._hub.ask(
@@ -295,9 +299,7 @@ class _Publication:
             problems = [
                 name for name in release.files if _sha256(snapshot / name) != release.sha256(name)
             ]
-            if Path(base).is_dir():  # a local base is looked for beside the saved model
-                (snapshot.parent / Path(base).resolve().name).symlink_to(Path(base).resolve())
-            if not problems and probe(snapshot) != list(expected):
+            if not problems and probe(snapshot, self._base) != list(expected):
                 problems = ["the rewards of the probe cases, though all files are the same"]
         if problems:
             raise RunFailed(

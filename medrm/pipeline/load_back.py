@@ -17,12 +17,11 @@ from typing import Any
 from transformers import Trainer
 
 from medrm.errors import AdapterError, DeterminismError
+from medrm.hub.probes import exact_responses
 from medrm.models.adapter_config import AdapterConfig
-from medrm.models.reward_model import without_adapter
 from medrm.pipeline.context import RunContext
-from medrm.readouts import writes_rewards
 from medrm.schema import Response
-from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
+from medrm.scorer.open import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -110,17 +109,9 @@ def _said(response: Response) -> str:
 
 def _scores(context: RunContext, loaded: LoadedModel) -> Iterator[Response]:
     """Yields the rewards of the first cases, or the likelihoods of their answers."""
-    readout = context.readout
-    if not writes_rewards(readout):
-        loaded = LoadedModel(without_adapter(loaded.model), loaded.processor)
-        readout = "likelihood"
-    scorer = open_scorer(
-        loaded,
-        readout,
-        dimensions=context.splits.dimensions,
-        options=ScorerOptions(
-            batch_rows=context.run.evaluation.evaluation_batch_rows, deterministic=True
-        ),
-    )
     cases = context.splits.development if len(context.splits.development) else context.splits.train
-    return scorer.respond(islice(cases, _MOST_READ))
+    batch_rows = context.run.evaluation.evaluation_batch_rows
+    dimensions = context.splits.dimensions
+    return exact_responses(
+        loaded, context.readout, dimensions, islice(cases, _MOST_READ), batch_rows
+    )

@@ -33,7 +33,7 @@ def publish_folder(request: PublishRequest) -> None:
         lines = _described(plan_release(request.folder, target), target)
         Console().print(printable("\n".join(lines)), markup=False, highlight=False, soft_wrap=True)
         return
-    published = publish(request.folder, target)
+    published = publish(request.folder, target, request.base)
     loaded = repr(request.repo_id) + (
         f", revision={request.revision!r}" if request.revision else ""
     )

@@ -317,6 +317,7 @@ class PublishRequest:
         None, "who wants to load it must agree to research use; granted automatically or by hand"
     )
     revision: str | None = option(None, "branch to publish in (default: main)")
+    base: str | None = _as_in(EvalRequest, "base")
     dry_run: bool = option(
         False, "show files, sizes, target and the card's header; nothing is sent or asked"
     )
