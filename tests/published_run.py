@@ -52,6 +52,20 @@ def hand_made_cases() -> tuple[Case, ...]:
     )
 
 
+def hand_made_benchmark(synthetic: bool, on_hub: bool) -> Benchmark:
+    cases = hand_made_cases()
+    source = CaseSet(
+        name="hand-made",
+        revision=REVISION if on_hub else "local",
+        digest="d" * 64,
+        cases=cases,
+        dimensions=DIMENSIONS,
+        ceiling={"accuracy": 0.96},
+        synthetic=synthetic,
+    )
+    return Benchmark("med_rewardbench" if on_hub else "hand_made", source)
+
+
 def write_run(
     folder: Path, name: str = HOSTILE, synthetic: bool = True, on_hub: bool = False
 ) -> Path:
@@ -92,17 +106,8 @@ def write_run(
     )
     train = {"name": name, "revision": "local", "digest": "e" * 64, "cases": 123}
     write_json(run_dir / "run.json", manifest_of(run, {"train": train}, {}))
-    cases = hand_made_cases()
-    source = CaseSet(
-        name="hand-made",
-        revision=REVISION if on_hub else "local",
-        digest="d" * 64,
-        cases=cases,
-        dimensions=DIMENSIONS,
-        ceiling={"accuracy": 0.96},
-        synthetic=synthetic,
-    )
-    benchmark = Benchmark("med_rewardbench" if on_hub else "hand_made", source)
+    benchmark = hand_made_benchmark(synthetic, on_hub)
+    cases = benchmark.cases
     half = [n % 2 == 0 for n in range(len(cases))]
     folders = {name: run_dir / "evaluation" / name for name in ("before", "after", "frozen_probe")}
     evaluate(Fixed("likelihood", half), benchmark, folders["before"], str(base))

@@ -121,7 +121,7 @@ def test_the_layers_are_those_of_the_test(page: str) -> None:
     assert [tuple(line.split(" | ")) for line in lines] == list(reversed(ROWS))
 
 
-@pytest.mark.parametrize("reference", ["chat/nowhere.py", "hub.py::no_such", "schema.py::Case.no"])
+@pytest.mark.parametrize("reference", ["no/where.py", "files.py::no_such", "schema.py::Case.no"])
 def test_the_guard_sees_what_is_missing(reference: str, root: Path) -> None:
     assert problems(f"It is in `{reference}`.", root / "medrm") == [reference]
     assert problems("`schema.py::Verdict.correct`, `data/`", root / "medrm") == []

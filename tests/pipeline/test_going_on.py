@@ -14,6 +14,7 @@ from pipeline.entry import Recipe, refuse_models
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.evaluation import evaluator, report
 from medrm.folder_lock import RUN_LOCK
+from medrm.hub.publish import Published
 from medrm.pipeline import conclusion, manifest, run_folder, stages, zero_shot
 from medrm.pipeline import train as training
 
@@ -351,10 +352,17 @@ def test_the_log_is_as_dense_as_the_last_start_asks(
 
 
 def test_an_adapter_is_pushed_once(
-    recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe,
+    phantom: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pushed: list[str] = []
-    monkeypatch.setattr(conclusion, "push", lambda folder, repo, private: pushed.append(repo))
+    monkeypatch.setattr(
+        conclusion,
+        "publish",
+        lambda _, target: pushed.append(target.repo_id) or Published("", "", True, True),
+    )
     monkeypatch.setattr(run_folder, "check_push", lambda repo: None)
     options = {"train_data": phantom, "controls": "none", "max_steps": 1}
     assert recipe(**options) == 0
@@ -362,6 +370,8 @@ def test_an_adapter_is_pushed_once(
         assert recipe(**options, push_to_hub="true", hub_model_id=repo) == 0
     assert recipe(**options) == 0
     assert pushed == ["me/one", "me/two"]
+    assert recipe(**options, push_to_hub="true") == 2
+    assert "give --hub_model_id ORG/NAME" in capsys.readouterr().err
 
 
 def test_a_run_of_version_0_2_goes_on(
