@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,13 +17,13 @@ from medrm.config.options import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.files import check_outputs
 from medrm.guard import guarded
+from medrm.pipeline.publish_request import PublishRequest
 from medrm.pipeline.requests import (
     CheckRequest,
     EvalRequest,
     ExportRequest,
     LeaderboardRequest,
     MergeRequest,
-    PublishRequest,
     ScoreRequest,
     ThroughputOptions,
 )
@@ -32,46 +33,10 @@ from medrm.serve.serve_request import ServeRequest
 logger = logging.getLogger(__name__)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.check import check_model
-
-    check_model(CheckRequest(**_values_of(CheckRequest, arguments)))
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
     from medrm.pipeline.evaluate import evaluate_model
 
     evaluate_model(_request(EvalRequest, arguments))
-
-
-def _score(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.score import score_file
-
-    score_file(ScoreRequest(**_values_of(ScoreRequest, arguments)))
-
-
-def _merge(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.merge import merge_adapter
-
-    merge_adapter(MergeRequest(**_values_of(MergeRequest, arguments)))
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.export import export_adapter
-
-    export_adapter(ExportRequest(**_values_of(ExportRequest, arguments)))
-
-
-def _serve(arguments: argparse.Namespace) -> None:
-    from medrm.serve.run_service import serve_model
-
-    serve_model(ServeRequest(**_values_of(ServeRequest, arguments)))
-
-
-def _publish(arguments: argparse.Namespace) -> None:
-    from medrm.pipeline.publish_command import publish_folder
-
-    publish_folder(PublishRequest(**_values_of(PublishRequest, arguments)))
 
 
 def _leaderboard(arguments: argparse.Namespace) -> int:
@@ -83,6 +48,32 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
         return 0
     arguments.evaluate = (sys.executable, "-m", "medrm", "evaluate")
     return 0 if run_leaderboard(_request(LeaderboardRequest, arguments)) else 1
+
+
+def _adding(
+    group: type, answered_by: str, name: str = "", meaning: str = ""
+) -> Callable[[argparse.ArgumentParser], None]:
+    """Returns what adds the options of a request to a parser.
+
+    Args:
+        group: the request.
+        answered_by: module and function, imported when the command runs.
+        name: of the word without an option's name; empty: there is none.
+        meaning: of that word.
+    """
+    module, function = answered_by.split(":")
+
+    def answer(arguments: argparse.Namespace) -> None:
+        request = group(**_values_of(group, arguments))
+        getattr(importlib.import_module(module), function)(request)
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        if name:
+            parser.add_argument(name, help=meaning)
+        add_options(parser, group)
+        parser.set_defaults(action=answer)
+
+    return add
 
 
 def _request(group: type, arguments: argparse.Namespace) -> Any:
@@ -210,18 +201,44 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medrm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_check = _adding(
+        CheckRequest,
+        "medrm.pipeline.check:check_model",
+        "model",
+        "hub id or folder of a base model, phantom-base, or an adapter folder",
+    )
+    add_merge = _adding(
+        MergeRequest,
+        "medrm.pipeline.merge:merge_adapter",
+        "model",
+        "adapter folder, or hub repo of a saved model",
+    )
+    add_export = _adding(
+        ExportRequest,
+        "medrm.pipeline.export:export_adapter",
+        "model",
+        "folder or hub repo of a saved model",
+    )
+    add_publish = _adding(
+        PublishRequest,
+        "medrm.pipeline.publish_command:publish_folder",
+        "folder",
+        "adapter folder, or a run folder with one",
+    )
+    add_score = _adding(ScoreRequest, "medrm.pipeline.score:score_file")
+    add_serve = _adding(ServeRequest, "medrm.serve.run_service:serve_model")
     for name, add, text in (
-        ("check", _add_check, "what medrm makes of a model, with or without its weights"),
+        ("check", add_check, "what medrm makes of a model, with or without its weights"),
         ("evaluate", add_evaluate, "score a model on a benchmark"),
-        ("score", _add_score, "rewards of any number of answers to each row of a file"),
-        ("serve", _add_serve, "answer requests for rewards and verdicts over HTTP"),
+        ("score", add_score, "rewards of any number of answers to each row of a file"),
+        ("serve", add_serve, "answer requests for rewards and verdicts over HTTP"),
         ("rescore", _add_rescore, "parse and score again what a model has said, no model needed"),
         ("leaderboard", _add_leaderboard, "evaluate a list of models into one table"),
         ("compare", _add_compare, "paired before/after comparison, no model needed"),
         ("report", _add_report, "write the page of a run or of one evaluation, no model needed"),
-        ("merge", _add_merge, "an adapter in the weights of its base, as one checkpoint"),
-        ("export", _add_export, "a saved model as vLLM, PEFT or transformers load it"),
-        ("publish", _add_publish, "publish an adapter with its card, and load it back"),
+        ("merge", add_merge, "an adapter in the weights of its base, as one checkpoint"),
+        ("export", add_export, "a saved model as vLLM, PEFT or transformers load it"),
+        ("publish", add_publish, "publish an adapter with its card, and load it back"),
         ("throughput", _add_throughput, "measure speed with shared prefixes, and without"),
     ):
         add(commands.add_parser(name, help=text))
@@ -230,36 +247,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_phantom(kinds.add_parser("phantom", help="write phantom cases in both layouts"))
     _add_audit(kinds.add_parser("audit", help="check a set of cases"))
     return parser
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model", help="hub id or folder of a base model, phantom-base, or an adapter folder"
-    )
-    add_options(parser, CheckRequest)
-    parser.set_defaults(action=_check)
-
-
-def _add_score(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, ScoreRequest)
-    parser.set_defaults(action=_score)
-
-
-def _add_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="adapter folder, or hub repo of a saved model")
-    add_options(parser, MergeRequest)
-    parser.set_defaults(action=_merge)
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder or hub repo of a saved model")
-    add_options(parser, ExportRequest)
-    parser.set_defaults(action=_export)
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    add_options(parser, ServeRequest)
-    parser.set_defaults(action=_serve)
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:
@@ -320,12 +307,6 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         help="also write exports/: tables for papers, all rates and verdicts, plots, hub entries",
     )
     parser.set_defaults(action=_report)
-
-
-def _add_publish(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="adapter folder, or a run folder with one")
-    add_options(parser, PublishRequest)
-    parser.set_defaults(action=_publish)
 
 
 def _add_throughput(parser: argparse.ArgumentParser) -> None:

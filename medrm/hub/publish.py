@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -104,16 +105,29 @@ def publish(path: Path, target: Target, base: str | None = None) -> Published:
         RunFailed: the hub cannot be reached, somebody else publishes there at the same moment, or
             what comes back is not what was sent.
     """
-    release = plan_release(path, target)
     check_push(target.repo_id)
-    logger.info("%s is loaded, to know what it says of cases made here", release.folder)
-    if base is None and release.contract.trained != "full":
-        # What is loaded back lies elsewhere, but has the same base.
-        found = find_base(release.contract, release.folder)
-        base = found if Path(found).is_dir() else None
-    expected = probe(release.folder, base)
     with bounded_requests():
-        return _Publication(release, target, base).run(expected)
+        release = plan_release(path, target, partial(_is_public, HubConnection(target.repo_id)))
+        logger.info("%s is loaded, to know what it says of cases made here", release.folder)
+        if base is None and release.contract.trained != "full":
+            # What is loaded back lies elsewhere, but has the same base.
+            found = find_base(release.contract, release.folder)
+            base = found if Path(found).is_dir() else None
+        return _Publication(release, target, base).run(probe(release.folder, base))
+
+
+def _is_public(hub: HubConnection, hub_id: str, revision: str) -> bool:
+    """Returns whether everybody may read a data set, asked as nobody in particular."""
+    try:
+        about = hub.ask(
+            "Looking at the training data",
+            lambda: HfApi().dataset_info(
+                hub_id, revision=revision, timeout=connection.TIMEOUT, token=False
+            ),
+        )
+    except ConfigError:
+        return False
+    return not (about.private or about.gated or about.disabled)
 
 
 class _Publication:

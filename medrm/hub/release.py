@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from medrm.hub.card import CARD, benchmark_entries, published_card
 from medrm.integrity import MANIFEST, is_sealed, sealed_names
 from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE, AdapterConfig, read_adapter_config
 from medrm.models.adapter_files import check_undamaged, is_needed
+from medrm.models.published_contract import published_files
+from medrm.models.training_images import DIGESTS_FILE
 
 RESULTS = ".eval_results/medrm-{}.yaml"
 """Where the hub looks for results; the name says that medrm wrote them."""
@@ -51,12 +53,14 @@ class Target(NamedTuple):
         revision: branch; None: the main one.
         private: whether only its owners see it; None: a new one is private, another one stays.
         gated: how others get access: automatically, by hand, or None: as it is.
+        training_digests: whether digests of the training images go along, whosever they are.
     """
 
     repo_id: str
     revision: str | None = None
     private: bool | None = None
     gated: str | None = None
+    training_digests: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,12 +104,14 @@ class Release:
         return self._digests[name, algorithm]
 
 
-def plan_release(path: Path, target: Target) -> Release:
+def plan_release(path: Path, target: Target, is_public: Callable[[str, str], bool]) -> Release:
     """Returns what is published of an adapter folder, or of the one in a run folder.
 
     Args:
         path: of an adapter folder or a run folder.
         target: where it goes, which the card names.
+        is_public: whether everybody may read a data set of the hub, of that id, at that commit;
+            then digests of its images go along.
 
     Raises:
         AdapterError: there is no saved model, or it is damaged.
@@ -120,6 +126,7 @@ def plan_release(path: Path, target: Target) -> Release:
         folder, run_dir, target.repo_id, target.revision, gated=target.gated is not None
     )
     files: dict[str, Path | bytes] = {name: folder / name for name in written_names(folder)}
+    files |= published_files(folder, is_public, asked=target.training_digests)
     files[CARD] = card.encode()
     if run_dir is not None and (entries := benchmark_entries(run_dir, _address(target))):
         benchmark = read_report(run_dir / "evaluation" / "after")["benchmark"]["name"]
@@ -166,7 +173,7 @@ def outdated_names(names: Iterable[str], manifest: bytes | None, release: Releas
     return sorted(
         name
         for name in {*names} - release.files.keys()
-        if name in (CARD, MANIFEST)
+        if name in (CARD, MANIFEST, DIGESTS_FILE)
         or _RESULTS_WRITTEN.fullmatch(name)
         or (bool(_WRITTEN.fullmatch(name)) if listed is None else name in listed)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import yaml
 from rich.console import Console
@@ -13,7 +14,8 @@ from medrm.hub.card import card_header
 from medrm.hub.connection import check_repo_id
 from medrm.hub.publish import publish
 from medrm.hub.release import Release, Target, plan_release
-from medrm.pipeline.requests import PublishRequest
+from medrm.models.training_images import DIGESTS_FILE
+from medrm.pipeline.publish_request import PublishRequest
 
 logger = logging.getLogger(__name__)
 
@@ -26,14 +28,32 @@ def publish_folder(request: PublishRequest) -> None:
         ConfigError: the target or the token is not accepted, or a run is writing the folder.
         RunFailed: publishing failed on the way; the message says how to go on.
     """
-    refuse_owned(request.folder, "Publish it when the run has ended.")
+    folder = Path(request.folder)
+    refuse_owned(folder, "Publish it when the run has ended.")
     check_repo_id(request.repo_id)
-    target = Target(request.repo_id, request.revision, request.is_private, request.gated)
+    target = Target(
+        request.repo_id,
+        request.revision,
+        request.is_private,
+        request.gated,
+        request.publish_training_digests,
+    )
     if request.dry_run:
-        lines = _described(plan_release(request.folder, target), target)
-        Console().print(printable("\n".join(lines)), markup=False, highlight=False, soft_wrap=True)
+        asked = list[str]()
+
+        def note(hub_id: str, revision: str) -> bool:
+            asked.append(f"{DIGESTS_FILE} as well, if everybody may read {hub_id} at {revision}")
+            return False
+
+        lines = [*_described(plan_release(folder, target, note), target), *asked]
+        Console().print(
+            printable("\n".join([*lines, "Nothing was sent."])),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         return
-    published = publish(request.folder, target, request.base)
+    published = publish(folder, target, request.base)
     loaded = repr(request.repo_id) + (
         f", revision={request.revision!r}" if request.revision else ""
     )
@@ -57,5 +77,4 @@ def _described(release: Release, target: Target) -> list[str]:
                 card_header(release.card), sort_keys=False, allow_unicode=True
             ).splitlines()
         ),
-        "Nothing was sent.",
     ]

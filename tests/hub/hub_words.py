@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 def released(adapter: Path, target: Target = HERE) -> dict[str, bytes]:
-    files = plan_release(adapter, target).files.items()
+    files = plan_release(adapter, target, lambda *_: False).files.items()
     return {name: data if isinstance(data, bytes) else data.read_bytes() for name, data in files}
 
 

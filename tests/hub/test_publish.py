@@ -193,7 +193,7 @@ def test_a_branch_of_its_own(hub: LoopbackHub, adapter: Path, digested: None) ->
     publish(adapter, Target(REPO, revision="v2"))
     assert hub.files(REPO) == before
     assert b'revision="v2"' in hub.files(REPO, "v2")["README.md"]
-    assert hub.files(REPO, "v2")["medrm.json"] == (adapter / "medrm.json").read_bytes()
+    assert b"e" * 64 in hub.files(REPO, "v2")["medrm.json"]
 
 
 def test_a_dry_run_asks_nobody(
@@ -227,6 +227,39 @@ def test_only_what_can_be_published_is(
     weights.write_bytes(weights.read_bytes()[:-1])
     assert "is not as it was saved" in refused(capsys, 2, adapter)
     assert hub.log == []
+
+
+def test_digests_of_training_images_stay_but_where_they_are_public(
+    hub: LoopbackHub, tmp_path: Path, digested: None
+) -> None:
+    run = write_run(tmp_path)
+    update_adapter_config(run / "adapter", training_pixel_digests=("ab" * 32,))
+    about = {"private": False, "gated": False, "disabled": False, "sha": "1" * 40}
+    answer = hub.answer
+    asked: list[tuple[str, bool]] = []
+
+    def with_data_sets(method: str, path: str, body: bytes, allowed: bool) -> Any:
+        if not path.startswith("/api/datasets/"):
+            return answer(method, path, body, allowed)
+        asked.append((path, allowed))
+        return 200, {"id": "org/data", "tags": [], "downloads": 0, "likes": 0, **about}, {}
+
+    hub.answer = with_data_sets  # type: ignore[method-assign]
+    publish(run, HERE)
+    files = hub.files(REPO)
+    assert asked == []
+    assert "training_digests.npy" not in files
+    assert b"ab" * 32 not in files["medrm.json"]
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record["data"]["train"] |= {"hub_id": "org/data", "revision": "1" * 40}
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    for gated, is_sent in ((False, True), ("auto", False)):
+        about["gated"] = gated
+        publish(run, HERE)
+        assert ("training_digests.npy" in hub.files(REPO)) is is_sent
+    assert asked == [(f"/api/datasets/org/data/revision/{'1' * 40}", False)] * 2
+    publish(run, Target(REPO, training_digests=True))
+    assert "training_digests.npy" in hub.files(REPO)
 
 
 def test_offline_nothing_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
