@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
-from typing import Literal
 
 from medrm.config.option import as_in, option
 from medrm.errors import ConfigError
@@ -22,8 +21,10 @@ class PublishRequest:
     repo_id: str = option(MISSING, "repository to publish in: ORG/NAME; made where there is none")
     private: bool = option(False, "only its owners see it (so is every new repository)")
     public: bool = option(False, "everybody sees it, once it has been loaded back")
-    gated: Literal["auto", "manual"] | None = option(
-        None, "who wants to load it must agree to research use; granted automatically or by hand"
+    gated: str | None = option(
+        None,
+        "who wants to load it must agree to research use; granted automatically or by hand",
+        ("auto", "manual"),
     )
     revision: str | None = option(None, "branch to publish in (default: main)")
     base: str | None = as_in(EvalRequest, "base")
