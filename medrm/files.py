@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 PHANTOM_BASE = "phantom-base"
 """The name of the base model shipped in the wheel, accepted wherever a model is."""
 
+RUN_FILE = "run.json"
 PEFT_CONFIG = "adapter_config.json"
 """PEFT's settings of a LoRA adapter, by which a folder holds one."""
 

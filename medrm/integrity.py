@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,12 @@ def seal(folder: Path, covers: Callable[[str], bool] = lambda name: True) -> Non
             if covers(name):
                 fingerprints[name] = _fingerprint(path)
     _write(folder, fingerprints)
+
+
+def seal_files(folder: Path, names: Iterable[str]) -> None:
+    """Writes the manifest of some files, those of them that are there; others may change."""
+    paths = [path for path in map(folder.joinpath, names) if path.is_file()]
+    _write(folder, {path.name: _fingerprint(path) for path in paths})
 
 
 def is_sealed(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from medrm.evaluation.comparison.sentences import (
 )
 from medrm.evaluation.measures.accuracy import split_gain
 from medrm.evaluation.report import write_json
+from medrm.files import RUN_FILE
 from medrm.folder_lock import refuse_owned
 
 Comparison = dict[str, Any]
@@ -118,7 +119,7 @@ def home_of(after_dir: Path) -> Path:
     """
     after = Path(after_dir)
     layout = after.resolve().parent
-    if layout.name == "evaluation" and not (layout.parent / "run.json").exists():
+    if layout.name == "evaluation" and not (layout.parent / RUN_FILE).exists():
         return layout.parent
     return after
 

@@ -38,6 +38,7 @@ from medrm.evaluation.folder import (
     locked,
     prepare,
     read_setup,
+    seal_evaluation,
     verdicts_under,
     write_setup,
 )
@@ -54,6 +55,7 @@ from medrm.evaluation.records import jsonl
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, VERDICTS_FILE, Journal
 from medrm.evaluation.records.prompt_record import write_prompts
 from medrm.evaluation.report import Report
+from medrm.integrity import is_sealed
 from medrm.parsers import PARSER_VERSION
 from medrm.progress_bar import progress_bar
 from medrm.readouts import writes_rewards, writes_text
@@ -326,6 +328,8 @@ def rescore(folder: Path, protocol: str | None = None) -> Report:
         result = conclude(setup, benchmark, responses, verdicts, folder)
         if writes_text(setup.readout) and "official" in result["protocols"]:
             write_official(folder / "official", benchmark.cases, responses)
+        if is_sealed(folder):
+            seal_evaluation(folder)
     return result
 
 

@@ -25,6 +25,7 @@ from medrm.evaluation.records.prompt_record import PROMPT_FILE, TEMPLATES_FILE
 from medrm.evaluation.records.stored_cases import CASES_FILE, read_stored_cases, write_cases
 from medrm.evaluation.report import Report, build_report, read_json, write_json, write_report
 from medrm.folder_lock import EVALUATION_LOCK, hold, refuse_owned
+from medrm.integrity import seal_files
 from medrm.leftovers import remove_partials
 from medrm.schema import Case, Response, Verdict
 from medrm.scorer.verdict_rules import EVALUATE_AGAIN, NOT_OFFICIAL, is_official, verdicts_of
@@ -239,6 +240,11 @@ def verdicts_under(
     if setup.protocol == "official" and not is_official(responses[0], setup.dimensions):
         raise ConfigError(NOT_OFFICIAL)
     return verdicts_of(case, responses, setup.dimensions, dimensions, PROTOCOLS[setup.protocol])
+
+
+def seal_evaluation(folder: Path) -> None:
+    """Writes the manifest of a finished evaluation; its journals are none of it."""
+    seal_files(folder, (name for name in _WRITTEN if "*" not in name))
 
 
 def conclude(

@@ -18,7 +18,7 @@ from medrm.evaluation.report import read_json, read_report
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
 from medrm.evaluation.tables.report_tables import noise_line
 from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
-from medrm.files import PHANTOM_BASE, write_atomically
+from medrm.files import PHANTOM_BASE, RUN_FILE, write_atomically
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processor_files import reads_images
 from medrm.readouts import READOUTS
@@ -90,7 +90,7 @@ def card_text(folder: Path, run_dir: Path | None) -> str:
 
 def _results(contract: AdapterConfig, run_dir: Path) -> dict[str, Any]:
     """Returns what a card tells of the run: how it was trained, and what was measured."""
-    run = read_json(run_dir / "run.json")
+    run = read_json(run_dir / RUN_FILE)
     config = run["config"]
     before, after = (read_report(run_dir / "evaluation" / name) for name in ("before", "after"))
     comparison = read_json(run_dir / "comparison.json")
@@ -242,7 +242,7 @@ def benchmark_entries(run_dir: Path, source_url: str | None = None) -> str | Non
         run_dir: the run folder.
         source_url: where the report is read.
     """
-    config = read_json(run_dir / "run.json")["config"]
+    config = read_json(run_dir / RUN_FILE)["config"]
     report = read_report(run_dir / "evaluation" / "after")
     is_whole = bool(config.get("train_data") and config.get("benchmark"))
     benchmark = report["benchmark"]
@@ -257,7 +257,7 @@ def _metadata(
     named = contract.base_digest is None or contract.base_model == PHANTOM_BASE
     results, train_data = None, ""
     if run_dir is not None:
-        train_data = read_json(run_dir / "run.json")["data"]["train"]["name"]
+        train_data = read_json(run_dir / RUN_FILE)["data"]["train"]["name"]
         if title and benchmark_entries(run_dir) is not None:
             results = benchmark_results(read_report(run_dir / "evaluation" / "after"))
     is_lora, is_judge = contract.trained == "lora", contract.judge is not None

@@ -30,9 +30,6 @@ from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
 from medrm.models.training_images import TrainingImages
 from medrm.readouts import SAVED_READOUTS
 
-RUN_FILE = "run.json"
-
-
 MEDRM_FILE = "medrm.json"
 
 Record = TypeVar("Record")

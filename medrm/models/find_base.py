@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from medrm.errors import AdapterError, ConfigError
-from medrm.files import PEFT_CONFIG, PHANTOM_BASE
-from medrm.models.adapter_config import RUN_FILE, AdapterConfig
+from medrm.files import PEFT_CONFIG, PHANTOM_BASE, RUN_FILE
+from medrm.models.adapter_config import AdapterConfig
 from medrm.models.adapter_files import download
 from medrm.models.base_model import resolve_model
 from medrm.models.base_reference import BaseReference, commit_of, weights_digest

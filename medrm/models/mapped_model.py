@@ -32,10 +32,17 @@ from torch import Tensor
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest, refuse, unknown_keys
-from medrm.files import PEFT_CONFIG, PHANTOM_BASE, atomic_folder, cache_dir, fits, status_of
+from medrm.files import (
+    PEFT_CONFIG,
+    PHANTOM_BASE,
+    RUN_FILE,
+    atomic_folder,
+    cache_dir,
+    fits,
+    status_of,
+)
 from medrm.integrity import seal
 from medrm.models.adapter_config import (
-    RUN_FILE,
     AdapterConfig,
     template_digest,
     write_adapter_config,

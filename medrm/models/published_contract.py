@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from medrm.files import RUN_FILE
 from medrm.integrity import MANIFEST, manifest_with
 from medrm.models.adapter_config import (
     MEDRM_FILE,
-    RUN_FILE,
     config_bytes,
     read_adapter_config,
 )

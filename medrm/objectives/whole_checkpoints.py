@@ -20,12 +20,15 @@ from transformers.trainer_utils import SaveStrategy
 
 from medrm.errors import AdapterError
 from medrm.failures import naming
-from medrm.files import DRAFT, discard, replace_folder
+from medrm.files import DRAFT, discard, replace_folder, write_atomically
 from medrm.integrity import damage, is_sealed, seal
 
 PREFIX = "checkpoint-"
 
 STATE_FILE = "trainer_state.json"
+
+IDENTITY_FILE = "run_identity.json"
+"""Of which run a checkpoint is."""
 
 _PIECES = {
     "weights": ("adapter_model.safetensors", "model*.safetensors", "pytorch_model*.bin", "*/"),
@@ -43,6 +46,15 @@ def checkpoints_of(run_folder: Path) -> dict[int, Path]:
     folders = (path for path in run_folder.glob(f"{PREFIX}*") if path.is_dir())
     by_number = {path.name.removeprefix(PREFIX): path for path in folders}
     return {int(number): path for number, path in by_number.items() if number.isdecimal()}
+
+
+def identity_in(checkpoint: Path) -> str | None:
+    """Returns of which run a checkpoint is; None: it does not tell, as before version 0.3."""
+    try:
+        record = json.loads((checkpoint / IDENTITY_FILE).read_text(encoding="utf-8"))
+        return str(record["identity"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def problems_of(checkpoint: Path, best: bool) -> list[str]:
@@ -132,6 +144,8 @@ class _BestFoundAgain(TrainerCallback):
 class WholeCheckpoints(Trainer):
     """Goes before a trainer of transformers or TRL in the bases, before other mixins as well."""
 
+    run_identity: str | None = None
+    """Is written into every checkpoint; None: it is of no run."""
     _draft: Path | None = None
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -166,6 +180,9 @@ class WholeCheckpoints(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(draft / folder.name / STATE_FILE))
+                if self.run_identity is not None:
+                    record = json.dumps({"identity": self.run_identity}).encode()
+                    write_atomically(draft / folder.name / IDENTITY_FILE, [record])
                 seal(draft / folder.name)
                 replace_folder(draft / folder.name, folder)
                 shutil.rmtree(draft)

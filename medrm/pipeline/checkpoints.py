@@ -12,7 +12,12 @@ from accelerate import PartialState
 from medrm.config.parse import Run
 from medrm.errors import ConfigError, report
 from medrm.files import status_of
-from medrm.objectives.whole_checkpoints import PREFIX, checkpoints_of, problems_of
+from medrm.objectives.whole_checkpoints import (
+    PREFIX,
+    checkpoints_of,
+    identity_in,
+    problems_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +69,26 @@ def checkpoint_of(run: Run, output: Path) -> str | None:
             )
         )
     return point
+
+
+def refuse_foreign(output: Path, identity: str) -> None:
+    """Refuses checkpoints that were copied into a run folder from another run.
+
+    Raises:
+        ConfigError: names them.
+    """
+    folders = checkpoints_of(output)
+    foreign = [
+        folders[step].name
+        for step in sorted(folders)
+        if identity_in(folders[step]) not in (None, identity)
+    ]
+    if foreign:
+        raise ConfigError(
+            f"{', '.join(foreign)} in {output} is of another run than run.json says: seed, data or "
+            "options are others. Move it out of the folder, or remove it, and start the same "
+            "command again: the run goes on from its own last checkpoint, or trains anew."
+        )
 
 
 def last_checkpoint(output: Path, best: bool = True) -> str | None:

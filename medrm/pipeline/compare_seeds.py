@@ -13,6 +13,7 @@ from medrm.evaluation.seeds.seed_comparison import SeedComparison, compare_seeds
 from medrm.evaluation.seeds.seed_report import write_seed_page
 from medrm.evaluation.seeds.seed_runs import finished_seeds
 from medrm.evaluation.seeds.seed_tables import print_seeds
+from medrm.files import RUN_FILE
 from medrm.pipeline.run_identity import LENGTH, recipe_differences
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def check_one_recipe(folders: Iterable[Path], planned: Mapping[str, Any] | None 
     Raises:
         ConfigError: names what differs besides the seed.
     """
-    paths = (folder / "run.json" for folder in folders)
+    paths = (folder / RUN_FILE for folder in folders)
     manifests = [(path.parent.name, read_json(path)) for path in paths if path.is_file()]
     runs: list[tuple[str, Mapping[str, Any]]] = [
         (name, manifest) for name, manifest in manifests if {"config", "data"} <= manifest.keys()

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medrm.config.parse import Run
-from medrm.errors import refuse
+from medrm.errors import first_line, refuse
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.folds import Fold, notes_of_folds, pool
 from medrm.evaluation.pages.report_page import write_page
-from medrm.evaluation.report import read_json, write_json
 from medrm.evaluation.tables.terminal import print_comparison
 from medrm.files import discard, file_digest
 from medrm.hub.card import write_card
 from medrm.hub.publish import publish
 from medrm.hub.release import Target
+from medrm.integrity import read_record, write_record
 from medrm.pipeline.context import DEVELOPMENT, RunContext
 from medrm.pipeline.run_folder import FINISHED, FOLDS
 from medrm.pipeline.stages import measured_controls
@@ -119,7 +120,7 @@ def _once(
         cards: of the models, written by `derive` as well.
     """
     record, page = output / FINISHED, output / "report.html"
-    derived = [page, output / "comparison.json", *cards]
+    derived = [page, *cards]
     now: dict[str, Any] = {
         "reports": {
             name: file_digest(folder / "report.json") for name, folder in evaluations.items()
@@ -127,11 +128,15 @@ def _once(
         "images": not run.evaluation.no_images,
         "pushed_to": run.training.hub_model_id if run.training.push_to_hub else None,
     }
-    earlier = read_json(record) if record.is_file() else {}
+    earlier = _readable(record)
     if not run.training.push_to_hub:  # what was pushed once stays pushed
         now["pushed_to"] = earlier.get("pushed_to")
-    if earlier == now and all(path.is_file() for path in derived):
-        headline = read_json(output / "comparison.json")["headline"]
+    comparison = output / "comparison.json"
+    headline = _readable(comparison).get("headline")
+    if headline is not None:
+        now["comparison"] = file_digest(comparison)
+        earlier.setdefault("comparison", now["comparison"])  # earlier versions recorded none
+    if earlier == now and headline and _is_whole(page) and all(map(Path.is_file, derived)):
         logger.info(
             "%s is finished: nothing was left to do.\n%s\nreport: %s", output, headline, page
         )
@@ -143,7 +148,24 @@ def _once(
         where = (run.training.hub_model_id, run.training.hub_revision)
         published = publish(output, Target(*where, private=run.training.hub_private_repo))
         logger.info("%s", published.described())
-    write_json(record, now)
+    write_record(record, {**now, "comparison": file_digest(comparison)})
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file that is written anew where it is damaged: then nothing."""
+    try:
+        return read_record(path) if os.path.lexists(path) else {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s is damaged, and is written anew: %s", path, first_line(error))
+        return {}
+
+
+def _is_whole(page: Path) -> bool:
+    """Returns whether a page of HTML has its end."""
+    is_whole = page.is_file() and page.read_bytes().rstrip().endswith(b"</html>")
+    if page.is_file() and not is_whole:
+        logger.warning("%s is damaged, and is written anew", page)
+    return is_whole
 
 
 def _compare_rows(

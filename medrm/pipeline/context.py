@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,15 +27,13 @@ from medrm.data.store.indexed_cases import (
     column,
     concatenate,
 )
-from medrm.errors import DataError
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
-from medrm.evaluation.folder import SETUP_FILE
 from medrm.evaluation.leak_check import UNTRAINED, LeakCheck, check_images
-from medrm.evaluation.records.jsonl import VERDICTS_FILE
-from medrm.evaluation.records.stored_cases import IMAGES_FOLDER, write_cases
-from medrm.evaluation.report import Report, read_report
+from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, write_cases
+from medrm.evaluation.report import read_report
+from medrm.integrity import changing
 from medrm.models.adapter import add_adapter, load_adapter, saved_identity
 from medrm.models.adapter_config import (
     MEDRM_FILE,
@@ -55,6 +53,7 @@ from medrm.pipeline.option_checks import check_init_adapter, skeleton_control_ap
 from medrm.pipeline.prepare_data import DataSplits, check_excluded
 from medrm.pipeline.processes import first_ones_first, from_main
 from medrm.pipeline.seen_images import images_of_training
+from medrm.pipeline.whole_evaluations import sealing, whole_report
 from medrm.readouts import JUDGE_READOUTS, writes_rewards
 from medrm.schema import Case
 from medrm.scorer import Scorer
@@ -317,7 +316,7 @@ class RunContext:
             weights: that must have been measured; None: any, as of this run.
             digest: of the benchmark that must have been measured; None: any.
         """
-        report = self._report(name)
+        report = whole_report(self.folder(name))
         return report is not None and all(
             wanted in (None, measured)
             for wanted, measured in (
@@ -325,15 +324,6 @@ class RunContext:
                 (digest, report["benchmark"]["digest"]),
             )
         )
-
-    def _report(self, name: str) -> Report | None:
-        """Returns the report of the evaluation of that name, which is written last; None: none."""
-        folder = self.folder(name)
-        if not all((folder / file).is_file() for file in (SETUP_FILE, VERDICTS_FILE)):
-            return None
-        with suppress(DataError):
-            return read_report(folder)
-        return None
 
     def measure(self, row: ReportRow) -> float:
         """Evaluates into the row's folder and returns the primary dimension's accuracy.
@@ -351,7 +341,8 @@ class RunContext:
             logger.info("%s: measured before", row.name)
             folder = self.folder(row.name)
             if PartialState().is_main_process and images != (folder / IMAGES_FOLDER).is_dir():
-                write_cases(folder, benchmark.cases, images)
+                with changing(folder / CASES_FILE):
+                    write_cases(folder, benchmark.cases, images)
         else:
             self._evaluate(row, benchmark, images)
         report = read_report(self.folder(row.name))
@@ -362,7 +353,7 @@ class RunContext:
     def _evaluate(self, row: ReportRow, benchmark: Benchmark, images: bool) -> None:
         base = self.run.model.model_name_or_path
         base = Path(base).resolve().name if Path(base).is_dir() else base  # no local path
-        with stage(row.name):
+        with stage(row.name), sealing(self.folder(row.name)):
             scorer = row.open()
             evaluate(
                 scorer,

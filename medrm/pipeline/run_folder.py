@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,28 @@ from accelerate import PartialState
 
 from medrm.config.parse import Run
 from medrm.data.image_ablations import IMAGE_ABLATIONS
-from medrm.errors import ConfigError, applying, refuse
+from medrm.errors import (
+    ConfigError,
+    DataError,
+    applying,
+    first_line,
+    refuse,
+)
 from medrm.evaluation.report import read_json, write_json
-from medrm.files import discard
+from medrm.files import RUN_FILE, discard
 from medrm.hub.connection import check_push
+from medrm.integrity import damage, read_record
 from medrm.leftovers import remove_drafts, remove_partials
-from medrm.models.adapter_config import MEDRM_FILE, RUN_FILE
+from medrm.models.adapter import saved_identity
+from medrm.models.adapter_config import MEDRM_FILE
 from medrm.models.adapter_files import damage_of
 from medrm.models.training_images import DIGESTS_FILE
 from medrm.objectives.exact_resume import METRICS
 from medrm.objectives.training_faults import NAN_FILE
-from medrm.objectives.whole_checkpoints import checkpoints_of
-from medrm.pipeline.checkpoints import is_own, resume_point
+from medrm.objectives.whole_checkpoints import checkpoints_of, identity_in
+from medrm.pipeline.checkpoints import is_own, refuse_foreign, resume_point
 from medrm.pipeline.processes import from_main
-from medrm.pipeline.run_identity import check_same_run
+from medrm.pipeline.run_identity import check_same_run, identity_of
 from medrm.pipeline.zero_shot import CHOICE_FILE
 
 logger = logging.getLogger(__name__)
@@ -33,10 +42,13 @@ logger = logging.getLogger(__name__)
 FINISHED = "finished.json"
 """Of what the comparison was made; written when all is done."""
 
+TRAINED = "trained.json"
+"""Which weights the run has trained; written before the adapter appears."""
+
 FOLDS = "folds"
 
 AFTER_TRAINING = (
-    *("adapter", DIGESTS_FILE, "comparison.json", "report.html", FINISHED),
+    *("adapter", DIGESTS_FILE, TRAINED, "comparison.json", "report.html", FINISHED),
     *(f"evaluation/{name}" for name in ("frozen_probe", "after", "development", "skeleton")),
     *(f"evaluation/{name}" for name in IMAGE_ABLATIONS),
 )
@@ -56,6 +68,7 @@ STALE = (
     CHOICE_FILE,
     DIGESTS_FILE,
     FINISHED,
+    TRAINED,
     NAN_FILE,
     RUN_FILE,
 )
@@ -144,7 +157,7 @@ def plan_start(
     goes_on = path.exists() and not run.job.overwrite_output_dir
     is_longer = False
     if goes_on:
-        earlier = read_json(path)
+        earlier = from_main(lambda: _manifest_there(folder, manifest))
         if not {"config", "data"} <= earlier.keys() or "max_steps" not in earlier["config"]:
             raise ConfigError(
                 f"{path} does not say which run it is of. Give another --output_dir, or "
@@ -158,7 +171,11 @@ def plan_start(
             )
         if "train" in run.job.stages:
             _check_sharding(folder, earlier, manifest)
+            identity = earlier.get("identity", identity_of(manifest))
+            from_main(lambda: _refuse_foreign(folder, identity))
         manifest = _continued(earlier, manifest)
+    else:
+        manifest = {**manifest, "identity": identity_of(manifest)}
     adapter = folder / "adapter"
     trains_on = goes_on and "train" in run.job.stages
     problems = from_main(lambda: damage_of(adapter) if trains_on else [])
@@ -167,13 +184,63 @@ def plan_start(
     return start
 
 
+def _manifest_there(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the run.json of the run in a folder; where it is damaged, that of this start.
+
+    That is safe where a whole checkpoint of that run says that it is this one.
+
+    Raises:
+        ConfigError: it is damaged, and nothing says which run lies there.
+    """
+    path = folder / RUN_FILE
+    try:
+        return read_json(path)
+    except (DataError, OSError) as error:
+        whole = [point for point in checkpoints_of(folder).values() if not damage(point)]
+        if {identity_in(point) for point in whole} == {identity_of(manifest)}:
+            logger.warning(
+                "%s is damaged (%s), and is written anew: the checkpoints there are of the run "
+                "that is started.",
+                path,
+                first_line(error),
+            )
+            return manifest
+        raise ConfigError(
+            f"{path} is damaged, and nothing else says which run lies there: {first_line(error)} "
+            "Restore it from a copy and start the same command again. Without a copy give another "
+            "--output_dir, or --overwrite_output_dir true to replace all that is there; `medrm "
+            f"evaluate --model {folder / 'adapter'}` still measures an adapter that is whole."
+        ) from error
+
+
+def _refuse_foreign(folder: Path, identity: str) -> None:
+    """Refuses checkpoints and an adapter that another run has trained.
+
+    Raises:
+        ConfigError: names what was put there.
+    """
+    refuse_foreign(folder, identity)
+    adapter, trained = folder / "adapter", None
+    with suppress(OSError, ValueError):
+        trained = read_record(folder / TRAINED).get("weights")
+    if trained is None or not (adapter / MEDRM_FILE).is_file() or damage_of(adapter):
+        return
+    if trained != saved_identity(adapter):
+        raise ConfigError(
+            f"{adapter} is not the one that this run has trained, says {TRAINED} beside it. Move "
+            "it out of the folder and start the same command again: the run makes its own anew, "
+            "from its last checkpoint."
+        )
+
+
 def _continued(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the manifest of a run that goes on: it keeps what earlier starts were made with."""
     where = {name: earlier.get(name) for name in _WHERE}
     starts = list(earlier.get("earlier_starts", []))
     if where != {name: manifest[name] for name in _WHERE}:
         starts.append(where)
-    return {**manifest, **({"earlier_starts": starts} if starts else {})}
+    identity = earlier.get("identity", identity_of(manifest))
+    return {**manifest, "identity": identity, **({"earlier_starts": starts} if starts else {})}
 
 
 def _check_sharding(folder: Path, earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -242,10 +309,17 @@ def open_folder(start: FolderStart) -> None:
                 discard(path)
             else:
                 path.unlink(missing_ok=True)
-        if not start.goes_on or read_json(folder / RUN_FILE) != start.manifest:
+        if not start.goes_on or _readable(folder / RUN_FILE) != start.manifest:
             # A killed run can go on only if this file is complete.
             write_json(folder / RUN_FILE, start.manifest)
     state.wait_for_everyone()
+
+
+def _readable(path: Path) -> Mapping[str, Any] | None:
+    try:
+        return read_json(path)
+    except (DataError, OSError):
+        return None
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -256,3 +330,9 @@ def _remove_leftovers(folder: Path) -> None:
     for name in (*STALE, "checkpoint-*"):
         for pattern in (name, f"{name}/**/*"):
             remove_partials(folder, pattern)
+
+
+def run_identity_in(folder: Path) -> str | None:
+    """Returns of which run a folder is, to be written into its checkpoints."""
+    identity: str | None = read_json(folder / RUN_FILE).get("identity")
+    return identity

@@ -6,6 +6,7 @@ library brings. What options name by path is compared by its content.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -118,6 +119,13 @@ def check_same_run(
         "true to replace it.",
     )
     return is_longer
+
+
+def identity_of(manifest: Manifest) -> str:
+    """Returns a digest of what a run is made of, by which its checkpoints are known."""
+    free = {*FREE, *CUT, *BY_CONTENT, "content of processor"}
+    content = {name: value for name, value in _flat(manifest).items() if name not in free}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def recipe_differences(

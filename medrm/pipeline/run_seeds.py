@@ -22,6 +22,7 @@ from accelerate import PartialState
 from medrm.config.parse import Run
 from medrm.errors import applying, refuse
 from medrm.evaluation.seeds.seed_runs import SEED_FOLDER
+from medrm.files import RUN_FILE
 from medrm.pipeline.checkpoints import resume_point
 from medrm.pipeline.compare_seeds import check_one_recipe, conclude_seeds
 from medrm.pipeline.context import stage
@@ -83,7 +84,7 @@ def check_seeds(run: Run, output: Path, processes: int) -> None:
         f"resume_from_checkpoint {point} is the checkpoint of one run; leave it out: each seed "
         "goes on from its own": isinstance(resume_point(point), str),
         f"output_dir {output} holds a run of its own, so that no seeds can lie below it; give "
-        "another --output_dir": (output / "run.json").exists(),
+        "another --output_dir": (output / RUN_FILE).exists(),
     }
     refuse(applying(checks), "The options do not go with --seeds.")
     if not run.job.overwrite_output_dir:

@@ -33,6 +33,7 @@ from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.leak_check import CHOSEN_BY, check_images
 from medrm.failures import naming
 from medrm.files import DRAFT, replace_folder
+from medrm.integrity import write_record
 from medrm.models.adapter import freeze_backbone, save_adapter, saved_identity
 from medrm.models.adapter_config import (
     AdapterConfig,
@@ -46,10 +47,12 @@ from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs
 from medrm.objectives.sharding import forget_accelerator
 from medrm.objectives.training_faults import WatchedSteps
+from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.pipeline.checkpoints import checkpoint_of
 from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext, stage
 from medrm.pipeline.load_back import check_load_back, trained_scores
 from medrm.pipeline.processes import from_main
+from medrm.pipeline.run_folder import TRAINED, run_identity_in
 from medrm.pipeline.run_identity import row_draws
 from medrm.pipeline.stop_checkpoint import StopCheckpoint
 from medrm.pipeline.stop_signals import in_training
@@ -306,6 +309,7 @@ def train_adapter(context: RunContext) -> LoadedModel | None:
     state = PartialState()
     state.wait_for_everyone()
     if state.is_main_process:
+        write_record(context.output / TRAINED, {"weights": saved_identity(draft)})
         replace_folder(draft, context.adapter)
     state.wait_for_everyone()
     return saved
@@ -320,6 +324,8 @@ def _train(context: RunContext, folder: Path) -> list[Response] | None:
     model = context.trainable()
     trainer = build_trainer(context, model, context.output, "training")
     trainer.add_callback(StopCheckpoint())
+    if isinstance(trainer, WholeCheckpoints):
+        trainer.run_identity = from_main(lambda: run_identity_in(context.output))
     with stage("training"), in_training():
         _fit(trainer, from_main(lambda: checkpoint_of(context.run, context.output)))
     state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)

@@ -23,6 +23,7 @@ from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import tokens_of
 from medrm.errors import FOREIGN_ERRORS, ConfigError, MedrmError, refuse
 from medrm.evaluation.tables.table import DASH, Table, plain, table_of, to_terminal
+from medrm.files import RUN_FILE
 from medrm.models.base_model import load_config
 from medrm.models.footprint import amount, size_text
 from medrm.objectives import load_objective
@@ -154,7 +155,7 @@ def _check_start(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
     Raises:
         ConfigError: another run lies there, or a stage is missing.
     """
-    if not (context.output / "run.json").exists():
+    if not (context.output / RUN_FILE).exists():
         return plan_start(context.output, {}, context.run, context.epoch_rows).goes_on
     where = {
         "device": "cpu" if on_cpu else "cuda",

@@ -8,6 +8,7 @@ for later only add to the choice.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,12 +19,14 @@ from statistics import fmean
 from accelerate import PartialState
 
 from medrm.data.store.indexed_cases import column
+from medrm.errors import first_line
 from medrm.evaluation.folder import read_setup
 from medrm.evaluation.records.jsonl import RESPONSES_FILE, read_responses
-from medrm.evaluation.report import read_json, write_json
 from medrm.files import DRAFT, replace_folder
+from medrm.integrity import read_record, write_record
 from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext
 from medrm.pipeline.processes import from_main
+from medrm.pipeline.whole_evaluations import is_undamaged
 from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.open import JudgeRecord, LoadedModel, open_scorer
@@ -45,7 +48,14 @@ def read_choice(output: Path) -> dict[str, float]:
     Nothing where there was no choice.
     """
     path = output / CHOICE_FILE
-    return dict(read_json(path)["development"]) if path.is_file() else {}
+    if not os.path.lexists(path):
+        return {}
+    try:
+        development = read_record(path)["development"]
+        return {str(name): float(share) for name, share in development.items()}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        logger.warning("%s is damaged, and is measured again: %s", path, first_line(error))
+        return {}
 
 
 def measure_zero_shot(context: RunContext) -> None:
@@ -94,7 +104,7 @@ def _settle(context: RunContext, development: Mapping[str, float], better: str) 
     state.wait_for_everyone()
     if state.is_main_process:
         if development != read_choice(context.output):
-            write_json(context.output / CHOICE_FILE, {"development": development})
+            write_record(context.output / CHOICE_FILE, {"development": development})
         for name in development:
             kept = context.holds(name)
             shutil.rmtree(context.folder(name) / (DEVELOPMENT if kept else ""), ignore_errors=True)
@@ -157,7 +167,8 @@ def settle_before(evaluations: Sequence[Path], accuracies: Sequence[Mapping[str,
 def _copy_as_before(evaluations: Path, name: str) -> None:
     """Makes one evaluation `before` as well, whole or not at all; nothing where it is already."""
     reports = [evaluations / folder / "report.json" for folder in (name, "before")]
-    if reports[1].is_file() and reports[0].read_bytes() == reports[1].read_bytes():
+    is_there = reports[1].is_file() and is_undamaged(evaluations / "before")
+    if is_there and reports[0].read_bytes() == reports[1].read_bytes():
         return
     with tempfile.TemporaryDirectory(dir=evaluations, prefix=DRAFT) as scratch:
         draft = Path(scratch) / "before"

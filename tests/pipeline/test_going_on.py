@@ -66,8 +66,8 @@ def test_a_run_goes_on_wherever_it_was_stopped(
     stops: list[tuple[Any, str, bool]] = [
         (evaluator, "conclude", False),  # the base has judged everything, the report is missing
         (report, "write_json", False),
-        (zero_shot, "write_json", False),  # measured on development, not yet chosen
-        (zero_shot, "write_json", True),
+        (zero_shot, "write_record", False),  # measured on development, not yet chosen
+        (zero_shot, "write_record", True),
         (zero_shot, "replace_folder", False),  # while `before` is copied
         (stages, "gathered_head", False),  # the probe is trained
         (stages, "save_adapter", False),

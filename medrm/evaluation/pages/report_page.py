@@ -28,6 +28,7 @@ from medrm.evaluation.shared_run import SharedNames, shared_manifest
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
 from medrm.evaluation.tables.table import DASH, Table, counted
+from medrm.files import RUN_FILE
 
 Context = Mapping[str, Any]
 """What a section's template shows, by name."""
@@ -259,7 +260,7 @@ def write_page(folder: Path, images: bool = True, texts: bool = True) -> Path:
     folder = Path(folder)
     run = _read(folder)
     samples = read_samples(run, folder, images) if texts else None
-    manifest, path = folder / "run.json", folder / "report.html"
+    manifest, path = folder / RUN_FILE, folder / "report.html"
     contents = read_json(manifest) if manifest.is_file() else {}
     if not texts:
         run, contents = SharedNames(run).run(run), shared_manifest(contents)

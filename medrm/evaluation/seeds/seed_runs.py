@@ -14,6 +14,7 @@ from medrm.errors import DataError, refuse
 from medrm.evaluation.comparison.gate import find_differences
 from medrm.evaluation.comparison.pairing import Evaluation, read_evaluation
 from medrm.evaluation.report import read_json
+from medrm.files import RUN_FILE
 
 SEED_FOLDER = "seed-"
 """What stands before the seed in the name of a run's folder."""
@@ -52,7 +53,7 @@ class SeedRun:
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
         """The content of `run.json`; empty where there is none."""
-        path = self.folder / "run.json"
+        path = self.folder / RUN_FILE
         return read_json(path) if path.is_file() else {}
 
 
