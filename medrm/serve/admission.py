@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -50,7 +50,7 @@ class Gate:
         token: that a client must name; None: none is needed.
         max_bytes: of the largest body.
         metrics: are told of every request.
-        paths: of the service; others are counted together.
+        paths: of the service, and whether they are posted to; others are counted together.
         is_closing: new requests are refused.
         held_bytes: of all bodies that are in memory.
         accepted: requests that were read and are not answered yet.
@@ -59,7 +59,7 @@ class Gate:
     token: str | None
     max_bytes: int
     metrics: ServiceMetrics
-    paths: Collection[str] = ()
+    paths: Mapping[str, bool] = field(default_factory=dict)
     is_closing: bool = False
     held_bytes: int = 0
     accepted: int = 0
@@ -77,7 +77,7 @@ class Gate:
                 "This service needs its token: Authorization: Bearer TOKEN.",
                 {"WWW-Authenticate": "Bearer"},
             )
-        if scope["method"] != "POST":
+        if not self.is_work(scope):
             return
         self.check_open()
         if b"content-encoding" in headers:
@@ -88,6 +88,10 @@ class Gate:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self.max_bytes:
             raise self.too_large()
+
+    def is_work(self, scope: Scope) -> bool:
+        """Returns whether a request has a body that is to be read."""
+        return scope["method"] == "POST" and self.paths.get(scope["path"], False)
 
     def check_open(self) -> None:
         """Refuses new work while the service ends.
@@ -146,17 +150,25 @@ class Admission:
             await send(message)
 
         try:
-            await self._pass(scope, receive, noted)
-        except HTTPException as error:
-            await refusal(error.status_code, error.detail, error.headers)(scope, receive, noted)
+            await self._pass_or_refuse(scope, receive, noted)
         finally:
             path = scope["path"] if scope["path"] in self._gate.paths else "other"
             self._gate.metrics.request(path, status, time.perf_counter() - started)
 
+    async def _pass_or_refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            try:
+                await self._pass(scope, receive, send)
+            except asyncio.CancelledError:  # of a request that was not whole when all others ended
+                self._gate.check_open()
+                raise
+        except HTTPException as error:
+            await refusal(error.status_code, error.detail, error.headers)(scope, receive, send)
+
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         gate = self._gate
         gate.check(scope)
-        if scope["method"] != "POST":
+        if not gate.is_work(scope):
             await self._app(scope, receive, send)
             return
         body = bytearray()

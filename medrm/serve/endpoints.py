@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 import uuid
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, Query, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -66,7 +67,13 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "model": RefusalForm} for status, text in _STATUSES.items()
 }
 
+logger = logging.getLogger(__name__)
+
+_EXPOSITION = {"text/plain": {"schema": {"type": "string"}}}
+
 router = APIRouter(responses=_REFUSALS)
+open_router = APIRouter()
+"""Of what is answered without a token."""
 
 
 def _service(request: Request) -> Service:
@@ -75,6 +82,7 @@ def _service(request: Request) -> Service:
 
 
 ServiceHere = Annotated[Service, Depends(_service)]
+FormQuestion = Annotated[Text, Form(min_length=1)]
 FormDimensions = Annotated[list[str] | None, Form(min_length=1)]
 FormImages = Annotated[list[UploadFile], File(max_length=MAX_IMAGES)]
 
@@ -91,7 +99,7 @@ async def score(form: ScoreForm, service: ServiceHere) -> ScoreResult:
 @router.post("/v1/score/upload")
 async def score_upload(
     service: ServiceHere,
-    question: Annotated[Text, Form()],
+    question: FormQuestion,
     answers: Annotated[list[Text], Form(min_length=1, max_length=MAX_ANSWERS)],
     images: FormImages = [],  # noqa: B006 (FastAPI copies it)
     model: Annotated[str | None, Form()] = None,
@@ -132,7 +140,7 @@ async def compare(form: CompareForm, service: ServiceHere) -> CompareResult:
 @router.post("/v1/compare/upload")
 async def compare_upload(
     service: ServiceHere,
-    question: Annotated[Text, Form()],
+    question: FormQuestion,
     answers: Annotated[list[Text], Form(min_length=2, max_length=MAX_ANSWERS)],
     images: FormImages = [],  # noqa: B006 (FastAPI copies it)
     model: Annotated[str | None, Form()] = None,
@@ -293,7 +301,7 @@ def _without_end(answer: str, processor: Any) -> str:
     return answer
 
 
-@router.get("/health", responses={503: {"model": HealthForm}})
+@open_router.get("/health", responses={503: {"model": HealthForm}})
 async def health(service: ServiceHere) -> HealthForm:
     """Says what is loaded; with status 503 where it does not answer."""
     status: Literal["ok", "stopping", "failing"] = "ok"
@@ -312,7 +320,7 @@ async def health(service: ServiceHere) -> HealthForm:
     return answer  # type: ignore[no-any-return]
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get("/metrics", response_class=Response, responses={200: {"content": _EXPOSITION}})
 async def metrics(service: ServiceHere) -> Response:
     """Gives what is counted, in Prometheus' text format."""
     return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
@@ -327,6 +335,7 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
         return refusal(400 if unread else 422, "; ".join(told[:5]))
     if isinstance(error, HTTPException):
         return refusal(error.status_code, str(error.detail), error.headers)
+    logger.error("A request to %s failed.", request.url.path, exc_info=error)
     return refusal(500, "The service failed on this request; its log says why.")
 
 
@@ -342,11 +351,12 @@ def build_application(service: Service) -> ASGIApp:
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        dependencies=secured,
     )
     application.state.service = service
-    application.include_router(router)
+    application.include_router(router, dependencies=secured)
+    application.include_router(open_router)
     for kind in (RequestValidationError, HTTPException, Exception):
         application.add_exception_handler(kind, _refused)
-    service.gate.paths = [*application.openapi()["paths"], "/openapi.json"]
+    described = application.openapi()["paths"]
+    service.gate.paths = {path: "post" in methods for path, methods in described.items()}
     return Admission(application, service.gate)

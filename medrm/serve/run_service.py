@@ -21,6 +21,8 @@ from medrm.pipeline.stop_signals import asked, postponed
 from medrm.serve.serve_request import ServeRequest
 
 if TYPE_CHECKING:
+    from uvicorn import Server
+
     from medrm.scorer import Scorer
     from medrm.serve.service import Service
 
@@ -88,24 +90,35 @@ def make_service(scorer: Scorer, request: ServeRequest, token: str | None) -> Se
     return Service(scorer, [request.name or _name_of(request.model), request.model], queue, gate)
 
 
-def _run(service: Service, listener: socket.socket, address: str) -> None:
+def http_server(service: Service) -> Server:
+    """Returns the HTTP server of a service; `run` of it takes the socket to listen on."""
     import uvicorn
 
     from medrm.serve.admission import PunctualProtocol
     from medrm.serve.endpoints import build_application
 
-    config = uvicorn.Config(
-        build_application(service),
-        http=PunctualProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=2,  # for those that have not sent their whole request
+    return uvicorn.Server(
+        uvicorn.Config(
+            build_application(service),
+            http=PunctualProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,  # for those that have not sent their whole request
+        )
     )
-    server = uvicorn.Server(config)
+
+
+def _run(service: Service, listener: socket.socket, address: str) -> None:
+    """Answers requests until a signal comes, and then those that were accepted.
+
+    Raises:
+        RunFailed: a thread ended by itself.
+    """
+    server = http_server(service)
     http = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
     with postponed("what was accepted is still answered", goes_on=""):
         http.start()
