@@ -25,6 +25,7 @@ from medrm.schema import Case, ImageRef
 from medrm.scorer.caller_cases import image_ref, row_case
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import SavedScorer
+from medrm.serve.served_model import ADDRESSES, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,12 @@ class RewardFunction:
         weights: of the dimensions, by name; the reward is the weighted sum.
 
     Args:
-        model: an adapter folder, the id of a hub repository, or what `medrm.load` gave.
+        model: an adapter folder, the id of a hub repository, what `medrm.load` gave, or the address
+            of a `medrm serve` (http://...).
         dimensions: what is rewarded; None: overall, or the only dimension that the model has.
         weights: of dimensions, by name; those not named weigh 1.
-        loading: as `medrm.load` takes it (`revision`, `device`, `batch_rows`, ...).
+        loading: as `medrm.load` takes it (`revision`, `device`, `batch_rows`, ...); of an address
+            `token_env`, the variable with its token.
 
     Raises:
         AdapterError: the model cannot be loaded.
@@ -91,13 +94,16 @@ class RewardFunction:
 
     def __init__(
         self,
-        model: str | Path | SavedScorer,
+        model: str | Path | SavedScorer | ServedModel,
         dimensions: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
         **loading: Any,
     ) -> None:
-        loaded = load(model, **loading) if isinstance(model, str | Path) else model
-        if not isinstance(loaded, SavedScorer):
+        if isinstance(model, str) and model.startswith(ADDRESSES):
+            loaded: Any = ServedModel(model, **loading)
+        else:
+            loaded = load(model, **loading) if isinstance(model, str | Path) else model
+        if not isinstance(loaded, SavedScorer | ServedModel):
             raise ConfigError(
                 f"{model} is a judge, which compares two answers and gives no reward to one. Give "
                 "a reward model (objective bradley_terry)."

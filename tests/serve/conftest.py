@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +17,7 @@ import medrm
 from medrm.scorer import Scorer
 from medrm.scorer.readouts.answer_rewards import RewardModel
 from medrm.serve.endpoints import build_application
-from medrm.serve.run_service import make_service
+from medrm.serve.run_service import http_server, make_service
 from medrm.serve.serve_request import ServeRequest
 from medrm.serve.service import Service
 
@@ -54,3 +56,19 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture
 def client(serve: Serve, reward_model: Any) -> TestClient:
     return serve(reward_model)[0]
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[[Service], int]]:
+    """Lets a service listen on the loopback interface; returns the port."""
+    with ExitStack() as stack:
+
+        def started(service: Service) -> int:
+            server, listener = http_server(service), socket.create_server(("127.0.0.1", 0))
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(setattr, server, "should_exit", True)
+            return int(listener.getsockname()[1])
+
+        yield started

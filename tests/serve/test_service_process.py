@@ -21,8 +21,9 @@ from conftest import Serve
 from loopback_service import Reply, ServiceProcess, ask, running
 from served import CLOSE, asked, columns, golden_cases
 
+import medrm
+from medrm.errors import ConfigError, RunFailed
 from medrm.serve import admission
-from medrm.serve.run_service import http_server
 
 HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
 
@@ -146,28 +147,49 @@ def test_a_signal_lets_what_was_accepted_end(number: int, status: int, reward_mo
 
 
 def test_who_takes_too_long_is_cut_off(
-    serve: Serve, reward_model: Any, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, reward_model: Any, listen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "READ_SECONDS", 0.4)
-    server = http_server(serve(reward_model)[1])
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        port = listener.getsockname()[1]
-        for sent in (b"", b"POST /v1/sc", HEAD + b"100\r\n\r\n{"):
-            end = socket.create_connection(("127.0.0.1", port))
-            end.settimeout(20)
+    place = ("127.0.0.1", listen(serve(reward_model)[1]))
+    for sent in (b"", b"POST /v1/sc", HEAD + b"100\r\n\r\n{"):
+        with socket.create_connection(place, timeout=20) as end:
             started = time.monotonic()
             end.sendall(sent)
             assert end.recv(1000) == b""
             assert time.monotonic() - started > 0.3
-        body = b'{"cases": [{"question": "?", "answers": ["a"]}]}'
-        end = socket.create_connection(("127.0.0.1", port))
+    body = b'{"cases": [{"question": "?", "answers": ["a"]}]}'
+    with socket.create_connection(place, timeout=20) as end:
         end.sendall(HEAD + str(len(body)).encode() + b"\r\n\r\n" + body)
         time.sleep(0.6)  # the answer is not hurried
         assert end.recv(12) == b"HTTP/1.1 200"
-        end.close()
-    finally:
-        server.should_exit = True
-        thread.join()
+
+
+def test_a_reward_function_asks_a_service(
+    serve: Serve, reward_model: Any, judge: Any, listen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = serve(reward_model, token="a-token", queue_rows=4)[1]  # three requests, not one
+    address = f"http://127.0.0.1:{listen(service)}"
+    monkeypatch.setenv("MEDRM_REWARD_MODEL", address)
+    monkeypatch.setenv("MEDRM_REWARD_TOKEN", "a-token")
+    monkeypatch.setenv("MEDRM_REWARD_DIMENSIONS", "accuracy,overall")
+    served = medrm.RewardFunction.from_environment()
+    here = medrm.RewardFunction(reward_model, ["accuracy", "overall"])
+    cases = golden_cases(3)
+    asked_about = {
+        "prompts": [case.question for case in cases] * 2,
+        "completions": [case.answers[index] for index in (0, 1) for case in cases],
+        "images": [list(case.images) for case in cases] * 2,
+    }
+    asked_about["completions"][1] = "lesion " * 5000
+    told, expected = served(**asked_about), here(**asked_about)
+    assert told[1] is expected[1] is None
+    assert [one for one in told if one is not None] == pytest.approx(
+        [one for one in expected if one is not None], abs=2 * CLOSE
+    )
+    monkeypatch.setenv("MEDRM_REWARD_TOKEN", "wrong")
+    with pytest.raises(RunFailed, match="status 401"):
+        medrm.RewardFunction(address)(["Is it?"], ["yes"])
+    with pytest.raises(ConfigError, match="serves a judge"):
+        medrm.RewardFunction(f"http://127.0.0.1:{listen(serve(judge)[1])}")
+    with pytest.raises(ConfigError, match=r"No medrm serve answers at http://127\.0\.0\.1:1 "):
+        medrm.RewardFunction("http://127.0.0.1:1")
