@@ -22,6 +22,7 @@ import yaml
 
 from medrm.chat_template import Message, assistant_message, system_message, user_message
 from medrm.errors import ConfigError, nearest, report
+from medrm.schema import Turn
 
 DEFINITIONS = {
     "accuracy": "fits the image",
@@ -37,9 +38,30 @@ Short, because each is the part of a verdict prompt that no other prompt shares.
 """
 
 
-def answer_messages(question: str, images: int, answer: str) -> list[Message]:
-    """Returns the conversation in which the model gave `answer` to a question about images."""
-    return [user_message(question, images), assistant_message(answer)]
+def answer_messages(
+    question: str, images: int, answer: str, context: Sequence[Turn] = ()
+) -> list[Message]:
+    """Returns the conversation in which the model gave `answer` to a question about images.
+
+    Args:
+        question: the user's last turn.
+        images: of the whole conversation; those that no turn of the context shows stand before the
+            question.
+        answer: the model's last turn.
+        context: the turns before the question.
+    """
+    messages = []
+    for turn in context:
+        shown = min(turn.images, images)
+        images -= shown
+        messages.append(_message(turn, shown))
+    return [*messages, user_message(question, images), assistant_message(answer)]
+
+
+def _message(turn: Turn, images: int) -> Message:
+    if turn.role == "user":
+        return user_message(turn.text, images)
+    return (system_message if turn.role == "system" else assistant_message)(turn.text)
 
 
 def with_reply(messages: list[Message], reply: str) -> list[Message]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 DIMENSIONS = (
     "accuracy",
@@ -137,12 +137,27 @@ class RankingLabel:
 Label = PairLabel | RankingLabel
 
 
+class Turn(NamedTuple):
+    """A turn of the conversation that a case's question goes on.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        text: what is said.
+        images: how many of the case's images stand before the text.
+    """
+
+    role: str
+    text: str
+    images: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One question about one or more images, with K >= 2 answers and the experts' labels.
 
     `cluster` names what is statistically independent: cases of one patient, study or image share
-    it.
+    it. `context` is the conversation before the question: a system prompt, earlier turns; images
+    that none of its turns shows stand before the question.
 
     >>> case = Case("17", (), "Is there a fracture?", ("No.", "Yes."), cluster="patient:4")
     >>> len(case.answers), dict(case.labels)
@@ -156,6 +171,20 @@ class Case:
     labels: Mapping[str, Label] = field(default_factory=dict)
     cluster: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
+    context: tuple[Turn, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """What is asked as one text: the question, below the conversation before it.
+
+        >>> case = Case("17", (), "And now?", ("No.",), context=(Turn("user", "Pain?"),))
+        >>> case.asked.splitlines()
+        ['user: Pain?', '', 'user: And now?']
+        """
+        if not self.context:
+            return self.question
+        turns = (*self.context, Turn("user", self.question))
+        return "\n\n".join(f"{turn.role}: {turn.text}" for turn in turns)
 
 
 @dataclass(frozen=True)

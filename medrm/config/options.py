@@ -25,9 +25,15 @@ class DataOptions:
     )
     benchmark: str | None = option(
         None,
-        "What is measured: a name in evaluation/benchmarks/. None: the training data's test part.",
+        "What is measured: a name in evaluation/benchmarks/, or a set of your own, as train_data. "
+        "None: the training data's test part.",
     )
     data_root: str | None = option(None, "Where the benchmark's files lie.")
+    image_root: str | None = option(
+        None,
+        "Folder in which images are looked for first, and into which absolute paths and links may "
+        "lead (default: the folder of the data alone).",
+    )
     dimensions: list[str] | None = option(
         None, "Dimensions to learn, comma separated. None: those that the training labels mention."
     )

@@ -142,6 +142,7 @@ def read_set(
     rules: LabelRules | None = None,
     department_map: Path | None = None,
     described: str | None = None,
+    image_root: Path | None = None,
 ) -> CaseSet:
     """Returns the cases of one source.
 
@@ -151,16 +152,22 @@ def read_set(
         rules: how votes become labels.
         department_map: YAML or JSON file of organ to department, for cases that state none.
         described: a name in `data/` whose files, as they were released, `source` may hold.
+        image_root: a folder in which images are looked for first, and into which absolute paths
+            and links may lead; for files of rows.
 
     Raises:
         DataError: all problems of a file together, with line numbers and case ids.
-        ConfigError: a source, rule or map that is not accepted.
+        ConfigError: a source, rule, map or folder that is not accepted.
     """
+    if image_root is not None and not image_root.is_dir():
+        raise ConfigError(f"image_root {str(image_root)!r} is no folder; give that of the images.")
     departments = read_department_map(department_map) if department_map else {}
     user_files = _user_files(described, Path(source)) if described else None
-    name, opened = (described, user_files) if described and user_files else _open(source)
+    opening = partial(_open, source, image_root)
+    name, opened = (described, user_files) if described and user_files else opening()
     # A set may be read by the columns of any description.
     key = [name, opened.revision, user_files is not None, list(map(asdict, descriptions()))]
+    key += [str(image_root.absolute())] if image_root is not None else []
     index = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
     about = index.about
     return CaseSet(
@@ -197,15 +204,24 @@ def _user_files(described: str, path: Path) -> Source | None:
     return opened
 
 
-def _open(source: str) -> tuple[str, Source]:
+def holds_described(described: str, path: str | Path) -> bool:
+    """Returns whether a user's path holds files in the form of a set in `data/`."""
+    description = named_description(described)
+    data_format = FORMATS[description.form]
+    if data_format.open_files is not None:
+        return data_format.open_files(description, Path(path)) is not None
+    return data_format.marks(Path(path))
+
+
+def _open(source: str, image_root: Path | None) -> tuple[str, Source]:
     """Returns the name of a set and what it is read from."""
     path, names = Path(source), description_names()
     if source in names and not path.exists():
         return _open_described(named_description(source))
     if path.is_dir():
-        return _open_folder(path)
+        return _open_folder(path, image_root)
     if path.is_file():
-        return path.stem, _open_file(path)
+        return path.stem, _open_file(path, image_root)
     if _HUB_ID.fullmatch(source) and not source.lower().endswith(SUFFIXES):
         matching = (described for described in descriptions() if described.source == source)
         return _open_described(next(matching, Description(source, "preferences", source)))
@@ -221,13 +237,13 @@ def _open_described(description: Description) -> tuple[str, Source]:
     return description.name, open_described(description)
 
 
-def _open_folder(folder: Path) -> tuple[str, Source]:
+def _open_folder(folder: Path, image_root: Path | None) -> tuple[str, Source]:
     name = folder.resolve().name
     for data_format in FORMATS.values():
         if data_format.marks(folder):
             if data_format.open_folder is not None:
                 return name, data_format.open_folder(folder)
-            return name, _open_file(folder / str(data_format.marker))
+            return name, _open_file(folder / str(data_format.marker), image_root)
     if (folder / DESCRIPTION).is_file():
         return _open_described(read_description(folder / DESCRIPTION))
     if any(data_format.marker == f"{name}/" for data_format in FORMATS.values()):
@@ -244,13 +260,14 @@ def _markers() -> str:
     return " nor ".join(form.marker for form in FORMATS.values() if form.marker)
 
 
-def _open_file(path: Path) -> Source:
-    return Source([path], partial(_read_file, path), about=read_about(path.parent))
+def _open_file(path: Path, image_root: Path | None) -> Source:
+    return Source([path], partial(_read_file, path, image_root), about=read_about(path.parent))
 
 
-def _read_file(path: Path) -> ReadResult:
+def _read_file(path: Path, image_root: Path | None) -> ReadResult:
     """Reads a file by the first format that its columns are of, else as votes."""
     table, described = open_table(path), descriptions()
+    table.image_root = image_root
     for data_format in FORMATS.values():
         if data_format.read_table is not None:
             result = data_format.read_table(table, path, described)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,12 +26,14 @@ from medrm.data.decoding import (
     unreadable,
     use_decoded,
 )
+from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
 from medrm.errors import DataError, reason_of, shortened
-from medrm.files import file_digest
+from medrm.files import cache_dir, file_digest, write_cache_file
 from medrm.schema import Case, ImageRef
 
-MAX_STORED_BYTES = 2**28
-"""256 MiB: the largest stored image that is read at all."""
+_SCHEMES = ("http", "https", "ftp", "s3", "gs", "hf", "file")
+
+_ADDRESS = "an address, and nothing is downloaded; get the image and give its path"
 
 _FAINT = 0.001
 """Share of pixels at either end of the greys that contrast leaves out."""
@@ -106,21 +108,46 @@ def _arrow_table(files: tuple[str, ...]) -> pa.Table:
     return pa.concat_tables(maps)
 
 
-def file_image(written: str, root: Path, boundary: Path | None = None) -> ImageRef:
+def is_address(written: str) -> bool:
+    """Returns whether an image is written as an address of the network."""
+    scheme, colon, _ = written.partition("://")
+    return bool(colon) and scheme.lower() in _SCHEMES
+
+
+def file_image(
+    written: str, root: Path, boundary: Path | None = None, image_root: Path | None = None
+) -> ImageRef:
     """Returns the reference of an image file, with the digest of its bytes.
 
+    What is written may also be a data URL or base64; then the image is kept in the cache.
+
     Args:
-        written: the path in the data, relative to `root`.
+        written: the path in the data, absolute, or relative to `image_root` or else to `root`.
         root: the folder of the data file.
-        boundary: the folder that no link may leave, by default `root`.
+        boundary: the folder that no path and no link may leave, by default `root`.
+        image_root: another folder of images, which paths and links may lead into as well.
 
     Raises:
-        DataError: an absolute path, or one that leaves the folder, also through a symbolic link.
+        DataError: a path that leaves the folders, also through a symbolic link.
     """
-    location = _inside(written, root, boundary or root)
-    link = os.path.abspath(root / written)
+    try:
+        content = inline_bytes(written)
+    except DataError as error:
+        return ImageRef("in the data", "", bytes, f"it is {error}".rstrip("."))
+    if content is not None:
+        return cached_image(content)
+    if is_address(written) and not written.startswith("file:///"):
+        return ImageRef(shortened(written), "", bytes, _ADDRESS)
+    written = written.removeprefix("file://")
+    way, folder = _way(written, root, image_root)
+    location = _inside(written, way, [boundary or root, *([image_root] if image_root else [])])
+    link = os.path.abspath(way)
     read = StoredFile(str(location), "" if link == str(location) else link)
-    digest, problem = "", None
+    # Where the data lie is nobody's business who reads a report.
+    if os.path.isabs(written):
+        written = os.path.relpath(way, folder) if way.is_relative_to(folder) else location.name
+    digest = ""
+    problem: str | None = None
     try:
         if not location.is_file():
             problem = f"there is no file {shortened(written)!r}"
@@ -133,31 +160,59 @@ def file_image(written: str, root: Path, boundary: Path | None = None) -> ImageR
     return ImageRef(shortened(written) if problem else written, digest, read, problem)
 
 
-def _inside(written: str, root: Path, boundary: Path) -> Path:
-    """Returns the resolved location of a path that stays inside the data folder."""
+def _way(written: str, root: Path, image_root: Path | None) -> tuple[Path, Path]:
+    """Returns the path of an image before links are followed, and the folder that it lies in."""
+    folders = [folder.absolute() for folder in (image_root, root) if folder is not None]
+    if os.path.isabs(written):
+        way = Path(os.path.normpath(written))
+        return way, next((folder for folder in folders if way.is_relative_to(folder)), folders[-1])
+    there = (folder for folder in folders if os.path.lexists(folder / written.replace("\0", "")))
+    folder = next(there, folders[0])
+    return folder / written, folder
+
+
+def _inside(written: str, way: Path, folders: Sequence[Path]) -> Path:
+    """Returns the resolved location of a path that stays inside the folders."""
+    named = " and ".join(map(str, folders))
     outside = DataError(
-        f"image path {written!r} leads outside the data folder {root}; accepted are relative paths "
-        "to files inside it. Move the image there."
+        f"image path {shortened(written)!r} leads outside the data folder {named}; accepted are "
+        "paths to files inside it. Move the image there, or name its folder with --image_root."
     )
-    if not written or "\0" in written or Path(written).is_absolute():
+    if not written or "\0" in written:
         raise outside
     try:
-        location = (root / written).resolve()
+        location = way.resolve()
     except (OSError, RuntimeError) as error:  # a loop of symbolic links
         raise outside from error
-    if not location.is_relative_to(boundary.resolve()):
+    if not any(location.is_relative_to(folder.resolve()) for folder in folders):
         raise outside
     return location
 
 
+def cached_image(content: bytes) -> ImageRef:
+    """Returns the reference of an image that is stored in no file, kept in the cache.
+
+    Raises:
+        ConfigError: the cache cannot be written.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    path = cache_dir() / "images" / digest
+    if len(content) > MAX_STORED_BYTES:
+        return ImageRef("in the data", "", bytes, f"larger than {MAX_STORED_BYTES} bytes")
+    if not path.is_file() or file_digest(path) != digest:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_cache_file(path, content)
+    return ImageRef(f"in the data, {digest[:12]}", digest, StoredFile(str(path)))
+
+
 def file_images(
-    paths: Collection[str], root: Path, boundary: Path
+    paths: Collection[str], root: Path, boundary: Path, image_root: Path | None = None
 ) -> dict[str, ImageRef | DataError]:
     """Returns the reference of each path, or why it is refused; see `file_image`."""
 
     def reference(path: str) -> ImageRef | DataError:
         try:
-            return file_image(path, root, boundary)
+            return file_image(path, root, boundary, image_root)
         except DataError as error:
             return error
 

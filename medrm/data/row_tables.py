@@ -36,7 +36,8 @@ class RowTable:
 
     Rows are read when asked, one at a time but for `.json`; `problems` is complete once all were.
     `columns` are the keys of the first row. `folder` is what image paths are relative to; no link
-    may leave `boundary`. `files` are the Arrow files of a table that may store images.
+    may leave `boundary`, but into `image_root`, in which images are looked for first. `files` are
+    the Arrow files of a table that may store images.
     """
 
     name: str
@@ -46,10 +47,11 @@ class RowTable:
     rows: JsonLines | ArrowRows | DatasetRows | list[LocatedRow]
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
+    image_root: Path | None = None
 
     def image(self, path: str) -> ImageRef:
         """Returns the reference of an image file; see `images.file_image`."""
-        return file_image(path, self.folder, self.boundary)
+        return file_image(path, self.folder, self.boundary, self.image_root)
 
 
 def missing_columns(columns: Collection[str], required: Collection[str]) -> list[str]:

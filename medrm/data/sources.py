@@ -12,7 +12,7 @@ from typing import Any
 from medrm.data.row_tables import RowTable, dataset_table, read_json_file
 from medrm.errors import ConfigError, DataError, first_line, raise_problems, shortened
 from medrm.files import asset, cache_dir, fits
-from medrm.schema import Choice, ImageRef, Ranking
+from medrm.schema import Choice, ImageRef, Ranking, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class CaseDraft:
     votes: dict[str, list[Vote]] = field(default_factory=dict)
     independent: list[str] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
+    context: tuple[Turn, ...] = ()
 
 
 LONGEST_NAME = 512

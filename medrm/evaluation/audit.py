@@ -306,7 +306,7 @@ def _duplicates(cases: Sequence[Case]) -> list[str]:
     for case in cases:
         images = tuple(sorted(ref.digest or ref.name for ref in case.images))
         answers = tuple(sorted(map(plain_text, case.answers)))
-        same[plain_text(case.question), answers, images].append(case.case_id)
+        same[plain_text(case.asked), answers, images].append(case.case_id)
     return [f"the same case: {', '.join(map(repr, ids))}" for ids in same.values() if len(ids) > 1]
 
 

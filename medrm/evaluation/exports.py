@@ -280,9 +280,12 @@ def _valid(value: Any) -> Any:
 def benchmark_results(report: Report) -> list[EvalResult]:
     """Returns a report's accuracies for the `model-index` of a model card.
 
-    The robust ones carry their interval; the official ones are means over cases.
+    The robust ones carry their interval; the official ones are means over cases. There are none on
+    a set that has a benchmark's layout alone, for it is no set of the hub.
     """
     dataset = report["benchmark"]
+    if "layout" in dataset:
+        return []
     official = report["protocols"].get("official", {}).get("micro", {})
     metrics: list[tuple[str, float | None, dict[str, Any] | None]] = [
         (f"robust accuracy ({name})", of["accuracy"], {"n": of["n"], "ci95": of["ci95"]})
@@ -324,13 +327,15 @@ def eval_results(report: Report, source_url: str | None = None) -> str:
     """Returns the entries for a model repository's `.eval_results/<benchmark>.yaml`, in percent.
 
     The hub shows them for data sets that are registered as benchmarks; their task's id is the
-    dimension.
+    dimension. Empty for a set that has a benchmark's layout alone.
 
     Args:
         report: of the evaluation.
         source_url: where the numbers are explained.
     """
     benchmark = report["benchmark"]
+    if "layout" in benchmark:
+        return ""
     entries = [
         EvalResultEntry(
             dataset_id=dataset_id(benchmark["name"]),

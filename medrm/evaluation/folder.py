@@ -181,6 +181,7 @@ def _record(setup: Setup, benchmark: Benchmark) -> dict[str, Any]:
         "ceiling": dict(source.ceiling),
         "synthetic": source.synthetic,
         "published": [asdict(row) for row in benchmark.published],
+        **({"layout": benchmark.layout} if benchmark.layout else {}),
     }
     address = setup.address(benchmark.cases)
     record = {"address": address, **asdict(setup), "benchmark": about}
@@ -208,6 +209,7 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
         setup = Setup(**{**record, "dimensions": tuple(record["dimensions"])})
         published = tuple(Published(**row) for row in about.pop("published"))
         groups, metrics = tuple(about.pop("groups")), tuple(about.pop("metrics"))
+        layout = about.pop("layout", None)
         name = about.pop("name")
         about["name"] = about.pop("source")
         about["dimensions"] = tuple(about["dimensions"])
@@ -220,7 +222,7 @@ def read_setup(folder: Path) -> tuple[Setup, Benchmark]:
             raise TypeError(f"metrics are {', '.join(metrics)}")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not one of ours: {error}. {EVALUATE_AGAIN}") from error
-    return setup, Benchmark(name, source, groups, published, metrics)
+    return setup, Benchmark(name, source, groups, published, metrics, layout)
 
 
 def verdicts_under(

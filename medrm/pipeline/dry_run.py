@@ -240,7 +240,7 @@ class TokenCounter:
         for case in cases:
             calls += 1
             if self._collator is None:
-                lengths = [_about(len(case.question) + len(answer)) for answer in case.answers]
+                lengths = [_about(len(case.asked) + len(answer)) for answer in case.answers]
                 self._uncounted_images += len(case.images) * len(case.answers)
             else:
                 texts = [row.text for row in self._collator.answer_rows(case)]

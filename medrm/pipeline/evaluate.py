@@ -10,7 +10,7 @@ from pathlib import Path
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import load_benchmark
+from medrm.evaluation.benchmark import BenchmarkRequest, load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.leak_check import UNTRAINED, check_images
 from medrm.evaluation.tables.terminal import print_report
@@ -38,8 +38,7 @@ def evaluate_model(request: EvalRequest) -> None:
     """
     state = launched()
     with first_ones_first():
-        departments = Path(request.department_map) if request.department_map else None
-        benchmark = load_benchmark(request.benchmark, request.data_root, department_map=departments)
+        benchmark = load_benchmark(requested_benchmark(request))
     if request.dry_run or request.output_dir is None:  # which a dry run alone may leave out
         if state.is_main_process:
             print_dry_run(request, benchmark)
@@ -86,6 +85,14 @@ def evaluate_model(request: EvalRequest) -> None:
     )
     if state.is_main_process:
         print_report(result)
+
+
+def requested_benchmark(request: EvalRequest) -> BenchmarkRequest:
+    """Returns which benchmark a request asks for."""
+    departments = Path(request.department_map) if request.department_map else None
+    images = Path(request.image_root) if request.image_root else None
+    named = (request.benchmark, request.data_root, request.benchmark_name)
+    return BenchmarkRequest(*named, images, departments)
 
 
 def announce_remote_images(request: EvalRequest, identity: str, counts: Sequence[int]) -> None:

@@ -294,7 +294,7 @@ def _rehearse_evaluation(context: RunContext, rehearsal: Rehearsal, model: Any) 
     prompts = [
         context.collator.row(
             prompt.messages(
-                case.question, len(case.images), (case.answers[0], case.answers[1]), dimensions
+                case.asked, len(case.images), (case.answers[0], case.answers[1]), dimensions
             ),
             case.images,
         )

@@ -32,7 +32,12 @@ from medrm.data.store.indexed_cases import (
     unreadable_cases,
 )
 from medrm.errors import ConfigError, DataError, nearest, refuse, report
-from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases, load_benchmark
+from medrm.evaluation.benchmark import (
+    Benchmark,
+    BenchmarkRequest,
+    benchmark_from_cases,
+    load_benchmark,
+)
 from medrm.progress_bar import counting
 from medrm.schema import Case
 
@@ -145,7 +150,8 @@ def prepare_data(run: Run) -> DataSplits:
         ConfigError: a name that does not exist.
     """
     options = run.data
-    source = _read(options, trained=True).source
+    learned = _read(options, trained=True)
+    source = learned.source
     separate = options.train_data is not None and options.benchmark is not None
     benchmark = _read(options, trained=False) if separate else None
     facts, copies = _examine_images(source, benchmark)
@@ -154,7 +160,7 @@ def prepare_data(run: Run) -> DataSplits:
         train, development = _split(source, fractions, copies)
     else:
         train, development, test = _split(source, options.split_fractions, copies)
-        benchmark = benchmark_from_cases(options.benchmark or source.name, source, test)
+        benchmark = replace(benchmark_from_cases(learned.name, source, test), layout=learned.layout)
     return _checked(options, source, facts, train, development, benchmark)
 
 
@@ -294,10 +300,12 @@ def _read(options: DataOptions, *, trained: bool) -> Benchmark:
     """Reads the benchmark, or the set to train on; a benchmark keeps its published numbers."""
     rules = LabelRules(options.vote_ties, options.weights_by_annotator, options.aggregation)
     departments = Path(options.department_map) if options.department_map else None
+    images = Path(options.image_root) if options.image_root else None
     if trained and options.train_data is not None:
-        source = read_set(options.train_data, rules, departments)
+        source = read_set(options.train_data, rules, departments, image_root=images)
         return Benchmark(source.name, source)
-    return load_benchmark(str(options.benchmark), options.data_root, rules, departments)
+    asked = (str(options.benchmark), options.data_root, None, images, departments)
+    return load_benchmark(BenchmarkRequest(*asked), rules=rules)
 
 
 def _dimensions(options: DataOptions, train: Sequence[Case]) -> tuple[str, ...]:

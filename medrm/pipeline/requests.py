@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from medrm.config.option import as_in, option
-from medrm.config.options import EvaluationOptions, JudgeOptions, ModelOptions
+from medrm.config.options import DataOptions, EvaluationOptions, JudgeOptions, ModelOptions
 from medrm.errors import ConfigError, refuse
 from medrm.files import check_outputs
 from medrm.readouts import BASE_READOUTS, OPTION_READOUTS
@@ -47,7 +47,11 @@ class EvalRequest:
         "adapter folder, hub repo, base model such as phantom-base, a service's model, a mapping "
         "file of another's reward model, or mock:NAME",
     )
-    benchmark: str = option(MISSING, "a name in evaluation/benchmarks/")
+    benchmark: str = option(
+        MISSING,
+        "a name in evaluation/benchmarks/, or a set of your own: a file or folder, a name in "
+        "data/, or a hub data set id",
+    )
     output_dir: Path | None = option(
         None,
         "evaluation folder to write; a part of the same evaluation in it is continued (needed but "
@@ -60,6 +64,10 @@ class EvalRequest:
         "looked for); its weights must be those that were trained on",
     )
     data_root: str | None = option(None, "where the benchmark's files lie")
+    image_root: str | None = as_in(DataOptions, "image_root")
+    benchmark_name: str | None = option(
+        None, "under which a set of your own is reported (default: that of its folder or file)"
+    )
     protocol: Literal["official", "robust", "both"] = option("both", "how verdicts are counted")
     department_map: str | None = option(None, "YAML or JSON file: organ to department")
     readout: str | None = option(

@@ -59,7 +59,11 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     board = read_leaderboard(str(request.leaderboard))
     chosen = chosen_entries(board, request.only)
     requests = _entry_requests(board.entries, request)
-    benchmark = load_benchmark(request.benchmark or board.benchmark, request.data_root)
+    asked = request.benchmark or board.benchmark
+    benchmark = load_benchmark(asked, request.data_root)
+    identity = {"name": benchmark.name, "digest": benchmark.source.digest}
+    if benchmark.name != asked:  # files at data_root may be another set, of another name
+        identity["asked"] = asked
     primary = primary_dimension(benchmark, request.primary_dimension)
     output_dir = request.output_dir
     if request.dry_run or output_dir is None:  # which a dry run alone may leave out
@@ -77,7 +81,7 @@ def run_leaderboard(request: LeaderboardRequest) -> bool:
     for candidate in board.entries:
         entry_request = {
             **requests[candidate.name],
-            "benchmark": {"name": benchmark.name, "digest": benchmark.source.digest},
+            "benchmark": identity,
         }
         folder = output_dir / candidate.slug
         finished = _finished(candidate, folder, entry_request)
@@ -197,7 +201,7 @@ def evaluate_command(
     options = {
         **_named(candidate),
         "base": candidate.base,
-        "benchmark": entry_request["benchmark"]["name"],
+        "benchmark": entry_request["benchmark"].get("asked", entry_request["benchmark"]["name"]),
         "data_root": request.data_root,
         "prompt_file": request.judge.prompt_file,
         "output_dir": folder,

@@ -5,8 +5,6 @@ Also rows of files without labels, whose columns have the names that data sets u
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medrm.data.images import MAX_STORED_BYTES, bytes_image, decode, file_image
+from medrm.data.images import bytes_image, decode, file_image, is_address
+from medrm.data.inline_images import ACCEPTED, from_base64, from_data_url, inline_bytes
 from medrm.errors import DataError, nearest
 from medrm.schema import Case, ImageRef, State
 
@@ -31,11 +30,6 @@ CaseInput = Case | Mapping[str, Any]
 
 Given = TypeVar("Given", bound=CaseInput)
 """A case as it was given."""
-
-ACCEPTED = (
-    "accepted are a path, a data URL, base64, bytes, a PIL image, a uint8 array [H, W] or "
-    "[H, W, 3], and a mapping with bytes or path"
-)
 
 _IDS = ("case_id", "question_id", "id")
 _QUESTIONS = ("question", "prompt")
@@ -52,13 +46,6 @@ _SPLIT_ANSWERS = (
 """Columns of one answer each."""
 
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-_BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A")
-"""How PNG, JPEG, GIF, WebP and TIFF files start in base64."""
-
-_LONGEST_NAME = 255
-"""Characters of the longest file name; base64 of an image is longer."""
-
-_SCHEMES = ("http", "https", "ftp", "s3", "gs", "hf", "file")
 
 
 def caller_case(
@@ -169,7 +156,7 @@ def image_ref(image: ImageInput, index: int, root: Path | None = None) -> ImageR
         if stored is None and path is None:
             raise DataError(f"a mapping with neither bytes nor path as an image; {ACCEPTED}.")
         if isinstance(stored, str):  # JSON has no bytes
-            stored = _decoded(stored)
+            stored = from_base64(stored)
         inner: Any = path if stored is None else stored
         return image_ref(inner, index, root)
     content = _content(image)
@@ -191,7 +178,7 @@ def encoded_image(text: str, index: int) -> ImageRef:
         DataError: it is neither, or too large.
     """
     try:
-        content = _from_data_url(text) if text.startswith("data:") else _decoded(text)
+        content = from_data_url(text) if text.startswith("data:") else from_base64(text)
     except DataError as error:
         raise DataError(
             f"image {index} is neither a data URL (data:image/png;base64,...) nor base64 of an "
@@ -236,16 +223,11 @@ def _content(image: ImageInput) -> bytes | None:
         storable = image if image.mode in _PNG_MODES else image.convert("RGB")
         storable.save(buffer, "PNG")
         return buffer.getvalue()
-    if isinstance(image, str) and image.startswith("data:"):
-        return _from_data_url(image)
-    if isinstance(image, str) and image.startswith(_BASE64_STARTS) and len(image) > _LONGEST_NAME:
-        return _decoded(image)
-    return None
+    return inline_bytes(image) if isinstance(image, str) else None
 
 
 def _file(image: str | Path, root: Path | None) -> ImageRef:
-    scheme, colon, _ = str(image).partition("://")
-    if colon and scheme.lower() in _SCHEMES:
+    if is_address(str(image)):
         raise DataError(
             f"the address {str(image)[:80]!r} as an image; nothing is fetched from the network. "
             "Download it and give its path."
@@ -273,29 +255,3 @@ def _from_pixels(pixels: NDArray[Any]) -> Image.Image:
     if pixels.dtype != np.uint8 or not shaped or not pixels.size:
         raise DataError(f"an array of {pixels.dtype} {list(pixels.shape)} as an image; {ACCEPTED}.")
     return Image.fromarray(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-
-
-def _from_data_url(address: str) -> bytes:
-    """Returns the bytes of a base64 data URL.
-
-    Raises:
-        DataError: it holds none, or too many.
-    """
-    header, _, data = address.partition(",")
-    if not header.endswith(";base64"):
-        raise DataError(f"a data URL {header[:60]!r} as an image; give data:image/...;base64,...")
-    return _decoded(data)
-
-
-def _decoded(data: str) -> bytes:
-    """Returns the bytes of base64.
-
-    Raises:
-        DataError: it is none, or too long.
-    """
-    if len(data) > MAX_STORED_BYTES * 4 // 3 + 4:
-        raise DataError(f"base64 of more than {MAX_STORED_BYTES} bytes as an image.")
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"what is no base64 ({error}) as an image; {ACCEPTED}.") from error

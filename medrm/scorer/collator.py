@@ -117,8 +117,8 @@ class Collator:
         return image_rows(self.processor)
 
     def plain(self, case: Case) -> tuple[str, tuple[str, ...]]:
-        """Returns question and answers with control words broken up."""
-        return self.plain_text(case.question), tuple(map(self.plain_text, case.answers))
+        """Returns what judges are asked about, and the answers, with control words broken up."""
+        return self.plain_text(case.asked), tuple(map(self.plain_text, case.answers))
 
     def plain_text(self, text: str) -> str:
         """Returns a text with control words broken up."""
@@ -126,11 +126,14 @@ class Collator:
 
     def answer_rows(self, case: Case) -> list[Row]:
         """Returns one row for each of the K answers, as a reward model reads them."""
-        question, answers = self.plain(case)
-        return [
-            self.row(chat.answer_messages(question, len(case.images), answer), case.images)
-            for answer in answers
-        ]
+        answers = map(self.plain_text, case.answers)
+        return [self.row(self.conversation(case, answer), case.images) for answer in answers]
+
+    def conversation(self, case: Case, answer: str) -> list[chat_template.Message]:
+        """Returns the conversation that ends in `answer`, all else with control words broken up."""
+        context = [turn._replace(text=self.plain_text(turn.text)) for turn in case.context]
+        question = self.plain_text(case.question)
+        return chat.answer_messages(question, len(case.images), answer, context)
 
     def row(self, messages: list[chat_template.Message], images: tuple[ImageRef, ...]) -> Row:
         """Returns the row of a conversation, which ends as the reward template says."""
@@ -191,8 +194,7 @@ class Collator:
 
     def opening(self, case: Case) -> str:
         """Returns what stands before any answer of a case: the question and the model's turn."""
-        question, _ = self.plain(case)
-        messages = chat.answer_messages(question, len(case.images), "")[:1]
+        messages = self.conversation(case, "")[:-1]
         return chat_template.render(self.processor, messages, "generation_prompt")
 
     def _ids_of(self, case_rows: Sequence[Sequence[Row]]) -> list[list[list[int]]]:

@@ -271,7 +271,7 @@ def plan(cases: Sequence[Case], costs: Sequence[int], batch_rows: int) -> list[l
 
     def length(index: int) -> tuple[int, int]:
         case = cases[index]
-        return image_count(case), len(case.question) + max(map(len, case.answers))
+        return image_count(case), len(case.asked) + max(map(len, case.answers))
 
     batches: list[list[int]] = []
     used_rows = 0

@@ -14,7 +14,7 @@ from medrm.data.phantom import phantom_set as write
 from medrm.data.row_tables import dataset_table, row_images
 from medrm.data.sources import description_names
 from medrm.errors import ConfigError, DataError
-from medrm.schema import Case
+from medrm.schema import Case, Turn
 
 
 def preferred(case: Case, dimension: str = "overall") -> tuple[str, str]:
@@ -108,11 +108,13 @@ def test_rows_that_are_no_comparison_are_set_aside_with_a_reason(tmp_path):
          "chosen": [assistant("good")], "rejected": [assistant("bad")]},
     ]  # fmt: skip
     found = read_set(str(write_lines(tmp_path / "rows.jsonl", rows)))
-    assert [case.question for case in found.cases] == ["q", "Be brief.\n\nq"]
+    assert [case.question for case in found.cases] == ["q", "Two?", "q"]
     assert [(row.case_id, row.reason) for row in found.excluded] == [
         ("row-000002", "chosen and rejected are the same"),
-        ("row-000003", "the prompt is a conversation of 3 turns, not one question"),
     ]
+    conversation, instructed = found.cases[1:]
+    assert conversation.context == (Turn("user", "One?"), Turn("assistant", "yes"))
+    assert instructed.context == (Turn("system", "Be brief."),)
 
 
 def test_problems_of_rows_are_raised_together(tmp_path):

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from released_samples import SAMPLES
 
 from medrm.data.case_set import read_set
-from medrm.errors import ConfigError
+from medrm.data.phantom.phantom_set import write_phantom
+from medrm.errors import ConfigError, DataError
 from medrm.evaluation.benchmark import (
     GROUPS,
+    BenchmarkRequest,
     benchmark_from_cases,
     benchmark_names,
     load_benchmark,
@@ -62,11 +65,88 @@ def test_the_phantom_benchmark_is_not_the_training_set() -> None:
     assert set(benchmark.source.ceiling) == set(benchmark.dimensions)
 
 
-def test_a_local_folder_takes_the_place_of_the_source(votes: Path) -> None:
+def test_a_name_stands_for_its_data(votes: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Votes, a layout of few cases, and a folder that has the benchmark's own name."""
     benchmark = load_benchmark("med_rewardbench", str(votes))
-    assert benchmark.dimensions == ("accuracy", "overall")
-    assert benchmark.published[0].model == "chance"
+    assert (benchmark.name, benchmark.layout) == ("votes", "med_rewardbench")
+    assert (benchmark.published, benchmark.dimensions) == ((), ("accuracy", "overall"))
     assert benchmark.source.digest == read_set(str(votes)).digest
+    assert "is not in the released layout; it has 4 cases, not 1026; its labels" in caplog.text
+    layout = votes.parent / "med_rewardbench"
+    write_phantom(layout, cases=12, seed=5)
+    small = load_benchmark("med_rewardbench", str(layout))
+    digest = small.source.digest
+    assert (small.name, small.layout) == (f"med_rewardbench-{digest[:8]}", "med_rewardbench")
+    assert small.identity()["layout"] == "med_rewardbench"
+    assert str(votes.parent) not in json.dumps(small.identity())
+
+
+def test_files_that_are_as_the_benchmark_is_described_have_its_name(
+    votes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = votes.parent / "copy"
+    write_phantom(folder, cases=12, seed=5)
+    read, stated = read_set(str(folder)), read_settings("med_rewardbench")
+    settings = stated | {"cases": len(read.cases), "dimensions": list(read.dimensions)}
+    monkeypatch.setattr("medrm.evaluation.benchmark.read_settings", lambda _: settings)
+    benchmark = load_benchmark("med_rewardbench", str(folder))
+    assert (benchmark.name, benchmark.layout) == ("med_rewardbench", None)
+    assert benchmark.published[0].model == "chance"
+    settings["digest"] = "0" * 64
+    assert load_benchmark("med_rewardbench", str(folder)).name == "copy"
+    settings["digest"] = read.digest
+    assert load_benchmark("med_rewardbench", str(folder)).name == "med_rewardbench"
+    assert "layout" not in benchmark.identity()
+
+
+def test_a_drawn_benchmark_is_known_by_its_digest(votes: Path) -> None:
+    settings = read_settings("phantom")
+    write_phantom(votes.parent / "drawn", cases=settings["cases"], seed=settings["seed"])
+    assert load_benchmark("phantom", str(votes.parent / "drawn")).layout is None
+    assert load_benchmark("phantom", str(votes)).layout == "phantom"
+
+
+def test_a_set_of_ones_own_is_a_benchmark(votes: Path, tmp_path: Path) -> None:
+    benchmark = load_benchmark(str(votes))
+    assert (benchmark.name, benchmark.layout) == ("votes", None)
+    assert benchmark.source.digest == read_set(str(votes)).digest
+    named = load_benchmark(BenchmarkRequest(str(votes), reported="radiology"))
+    assert named.name == "radiology"
+    write_phantom(tmp_path / "phantom", cases=12, seed=5)
+    assert load_benchmark(str(tmp_path / "phantom")).name.startswith("phantom-")
+    for asked, problem in {
+        BenchmarkRequest(str(votes), reported="phantom"): "stands for its own data",
+        BenchmarkRequest("phantom", reported="mine"): "names a set of your own",
+        BenchmarkRequest(str(votes), data_root=str(tmp_path)): "is read from that path",
+        BenchmarkRequest(str(votes), image_root=tmp_path / "none"): "is no folder",
+    }.items():
+        with pytest.raises(ConfigError, match=problem):
+            load_benchmark(asked)
+
+
+def test_images_of_another_folder(votes: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Absolute paths into it, paths relative to it, links into it, and paths out of it."""
+    images = tmp_path_factory.mktemp("archive")
+    for name in ("1.png", "2.png", "3.png"):
+        Image.new("L", (9, 9), int(name[0])).save(images / name)
+    (votes.parent / "link.png").symlink_to(images / "3.png")
+    Image.new("L", (9, 9), 4).save(votes.parent / "beside.png")
+    row = json.loads(votes.read_text(encoding="utf-8").splitlines()[0])
+    written = [str(images / "1.png"), "2.png", "link.png", "beside.png"]
+    rows = [row | {"case_id": str(n), "images": [path]} for n, path in enumerate(written)]
+    votes.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match="--image_root"):
+        load_benchmark(str(votes))
+    benchmark = load_benchmark(BenchmarkRequest(str(votes), image_root=images))
+    names = [case.images[0].name for case in benchmark.cases]
+    assert names == ["1.png", "2.png", "link.png", "beside.png"]
+    assert all(case.images[0].problem is None for case in benchmark.cases)
+    outside = tmp_path_factory.mktemp("outside") / "x.png"
+    outside.write_bytes(b"x")
+    rows[0]["images"] = [str(outside)]
+    votes.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match="leads outside"):
+        load_benchmark(BenchmarkRequest(str(votes), image_root=images))
 
 
 def test_a_part_of_a_set_has_its_own_digest_and_dimensions(votes: Path) -> None:

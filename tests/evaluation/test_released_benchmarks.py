@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def sample(name: str, root: Path) -> str:
     return str(SAMPLES[name](root / name))
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Makes a sample count as the whole benchmark: by its number of cases."""
+
+    def declare(name: str, path: str) -> None:
+        cases = len(load_benchmark(name, path).cases)
+        settings = read_settings(name) | {"cases": cases}
+        monkeypatch.setattr("medrm.evaluation.benchmark.read_settings", lambda _: settings)
+
+    return declare
 
 
 class Oracle:
@@ -65,12 +77,18 @@ BEST: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", list(SAMPLES))
-def test_the_oracle_judges_every_benchmark(name: str, root: Path) -> None:
+def test_the_oracle_judges_every_benchmark(
+    name: str, root: Path, whole: Callable[[str, str], None]
+) -> None:
     folder = root / "out"
+    path = sample(name, root)
+    whole(name, path)
     arguments = ["evaluate", "--model", "mock:oracle", "--benchmark", name, "--no_images"]
-    arguments += ["--data_root", sample(name, root), "--output_dir", str(folder)]
+    arguments += ["--data_root", path, "--output_dir", str(folder)]
     assert main(arguments) == 0
     report = found(folder)
+    assert report["benchmark"]["name"] == name
+    assert "layout" not in report["benchmark"]
     (dimension,) = report["metrics"]
     robust = report["protocols"]["robust"]
     assert robust["dimensions"][dimension]["accuracy"] == 1.0
@@ -168,9 +186,13 @@ def test_the_printed_lines_name_the_authors_numbers(
     assert "mcq accuracy 100.0, mcq acc_plus 100.0" in shown
 
 
-def test_the_page_shows_the_metrics_beside_what_others_reported(root: Path) -> None:
+def test_the_page_shows_the_metrics_beside_what_others_reported(
+    root: Path, whole: Callable[[str, str], None]
+) -> None:
+    path = sample("vl_rewardbench", root)
+    whole("vl_rewardbench", path)
     arguments = ["evaluate", "--model", "mock:oracle", "--benchmark", "vl_rewardbench"]
-    arguments += ["--data_root", sample("vl_rewardbench", root), "--no_images"]
+    arguments += ["--data_root", path, "--no_images"]
     assert main([*arguments, "--output_dir", str(root / "out")]) == 0
     page = write_page(root / "out", images=False).read_text(encoding="utf-8")
     assert "Metric macro_group (overall): overall 100.0, macro 100.0, general 100.0" in page

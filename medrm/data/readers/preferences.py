@@ -12,15 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medrm.data.readers.messages import (
+    IMAGE_MARK,
+    Place,
+    ReadTurn,
+    conversation_problems,
+    read_turns,
+)
 from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import CaseDraft, Description, Excluded, ReadResult, Source, Vote, hub_table
 from medrm.errors import DataError, raise_problems
-from medrm.files import fits
-from medrm.schema import ImageRef
-
-_IMAGE_MARK = "<image>"
-_ROLES = {"human": "user", "gpt": "assistant"}
+from medrm.schema import ImageRef, Turn
 
 _COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "images", "case_id")}
 """What is read of a row, and the column that TRL keeps it in. A `dataset.yaml` may name others; its
@@ -28,13 +31,14 @@ columns of anything else are groups."""
 _TRL = Description("TRL", "preferences")
 
 
-class _Turn(NamedTuple):
-    role: str
-    text: str
+class _Compared(NamedTuple):
+    """What a row says: images, the turns before the question, the question and both answers."""
 
-
-_Texts = tuple[str, str, str]
-"""Question, chosen and rejected answer."""
+    images: tuple[ImageRef, ...]
+    context: tuple[Turn, ...]
+    question: str
+    chosen: str
+    rejected: str
 
 
 def read_preferences_by_columns(
@@ -87,14 +91,14 @@ def _drafts(
             # TRL accepts `image` as well.
             image_column = columns["images"] if columns["images"] in row else "image"
             images = row_images(table, index, row, image_column)
-            texts = _texts(row, columns, len(images))
+            compared = _compared(row, columns, images, Place(table, location))
         except DataError as error:
             problems.append(f"{location}: {error}")
             continue
-        if isinstance(texts, str):
-            excluded.append(Excluded(case_id, texts))
+        if isinstance(compared, str):
+            excluded.append(Excluded(case_id, compared))
         else:
-            yield _draft(case_id, images, texts, row, description)
+            yield _draft(case_id, compared, row, description)
     _, first = np.unique(np.array(ids), return_index=True)
     for index in np.setdiff1d(np.arange(len(ids)), first).tolist():
         location, row = table.rows[index]
@@ -110,10 +114,8 @@ def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
     return f"row-{index + 1:06d}" if stated in (None, "") else str(stated)
 
 
-def _draft(
-    case_id: str, images: tuple[ImageRef, ...], texts: _Texts, row: Row, description: Description
-) -> CaseDraft:
-    question, chosen, rejected = texts
+def _draft(case_id: str, compared: _Compared, row: Row, description: Description) -> CaseDraft:
+    images, context, question, chosen, rejected = compared
     second = hashlib.sha256(case_id.encode()).digest()[0] % 2
     named = {
         group: row[column]
@@ -128,69 +130,67 @@ def _draft(
         {description.dimension: [Vote("preference", second)]},
         read_independent(row),
         read_groups(row | named, (*GROUPS, *named)),
+        context,
     )
 
 
-def _texts(row: Row, columns: Mapping[str, str], images: int) -> _Texts | str:
-    """Returns question and answers of a row, or why the row is set aside.
+def _compared(
+    row: Row, columns: Mapping[str, str], images: tuple[ImageRef, ...], place: Place
+) -> _Compared | str:
+    """Returns conversation and answers of a row, or why the row is set aside.
+
+    What is not understood stands among the images as one that cannot be read: so its case is set
+    aside in training and stays unread, with the reason, in a benchmark.
 
     Raises:
         DataError: values of a wrong type, or more image marks than images.
     """
-    prompt = _turns(row, columns["prompt"], "user")
-    chosen = _turns(row, columns["chosen"], "assistant")
-    rejected = _turns(row, columns["rejected"], "assistant")
+    prompt = read_turns(row, columns["prompt"], "user", place)
+    chosen = read_turns(row, columns["chosen"], "assistant", place)
+    rejected = read_turns(row, columns["rejected"], "assistant", place)
     if not prompt:
         prompt, chosen, rejected = _implicit_prompt(chosen, rejected)
-    marks = sum(turn.text.count(_IMAGE_MARK) for turn in prompt)
-    if marks > images:
-        raise DataError(
-            f"the prompt refers to {marks} images, {columns['images']!r} holds {images}"
-        )
-    if [turn.role for turn in prompt] not in (["user"], ["system", "user"]):
-        return f"the prompt is a conversation of {len(prompt)} turns, not one question"
     if [turn.role for turn in (*chosen, *rejected)] != ["assistant"] * 2:
         return "chosen and rejected are not one answer each"
     if chosen == rejected:
         return "chosen and rejected are the same"
-    question = "\n\n".join(turn.text.replace(_IMAGE_MARK, "").strip() for turn in prompt)
-    return question, chosen[0].text, rejected[0].text
-
-
-def _turns(row: Row, column: str, role: str) -> list[_Turn]:
-    """Returns the text in a column, which is one turn of `role`, or its messages as turns."""
-    value = row.get(column)
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [_Turn(role, value)]
-    if not fits(value, list[Row]):
+    answers = chosen[0], rejected[0]
+    shown = images or tuple(image for turn in prompt for image in turn.images)
+    marks = [turn.text.count(IMAGE_MARK) for turn in prompt]
+    if sum(marks) > len(shown):
         raise DataError(
-            f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"
+            f"the prompt refers to {sum(marks)} images, {columns['images']!r} holds {len(shown)}"
         )
-    return [_turn(message, column) for message in value]
+    problems = [problem for turn in (*prompt, *answers) for problem in turn.problems]
+    problems += conversation_problems(prompt)
+    if images and 0 < sum(len(turn.images) for turn in prompt) != len(images):
+        own = sum(len(turn.images) for turn in prompt)
+        problems.append(f"its prompt has {own} images, {columns['images']!r} has {len(images)}")
+    if any(turn.images or IMAGE_MARK in turn.text for turn in answers):
+        problems.append("an answer holds an image")
+    shown += tuple(place.unreadable(problem) for problem in dict.fromkeys(problems))
+    plain = [turn.text.replace(IMAGE_MARK, "").strip() for turn in prompt]
+    context = tuple(
+        Turn(turn.role, text, count)
+        for turn, text, count in zip(prompt[:-1], plain[:-1], marks[:-1], strict=True)
+    )
+    if context and not any(marks):
+        context = _with_images_first(context, len(shown))
+    return _Compared(shown, context, plain[-1] if plain else "", answers[0].text, answers[1].text)
 
 
-def _turn(message: Row, column: str) -> _Turn:
-    """Reads `{"role", "content"}`, or `{"from", "value"}` as ShareGPT writes it."""
-    role = message.get("role", message.get("from"))
-    text = message.get("content", message.get("value"))
-    if isinstance(text, list):
-        text = "".join(
-            _IMAGE_MARK if block.get("type") == "image" else str(block.get("text") or "")
-            for block in text
-        )
-    if not isinstance(role, str) or not isinstance(text, str):
-        raise DataError(
-            f"{column!r} has a message with keys {', '.join(message)}; accepted are role and "
-            "content"
-        )
-    return _Turn(_ROLES.get(role, role), text)
+def _with_images_first(context: tuple[Turn, ...], images: int) -> tuple[Turn, ...]:
+    """Returns a conversation that marks no image with all of them before its first user turn."""
+    first = next((n for n, turn in enumerate(context) if turn.role == "user"), None)
+    return tuple(
+        turn._replace(images=images) if number == first else turn
+        for number, turn in enumerate(context)
+    )
 
 
 def _implicit_prompt(
-    chosen: list[_Turn], rejected: list[_Turn]
-) -> tuple[list[_Turn], list[_Turn], list[_Turn]]:
+    chosen: list[ReadTurn], rejected: list[ReadTurn]
+) -> tuple[list[ReadTurn], list[ReadTurn], list[ReadTurn]]:
     """Returns what chosen and rejected begin with in common, and the rest of each.
 
     Of two texts the common beginning is cut back to a word's end.
@@ -200,8 +200,12 @@ def _implicit_prompt(
         length = _common_length(first, second)
         while length and not first[length - 1].isspace():
             length -= 1
-        question = [_Turn("user", first[:length].strip())]
-        return question, [_Turn("assistant", first[length:])], [_Turn("assistant", second[length:])]
+        question = [ReadTurn("user", first[:length].strip())]
+        return (
+            question,
+            [ReadTurn("assistant", first[length:])],
+            [ReadTurn("assistant", second[length:])],
+        )
     # One turn at least remains of each, for an answer.
     shared = min(_common_length(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
     return chosen[: max(0, shared)], chosen[max(0, shared) :], rejected[max(0, shared) :]

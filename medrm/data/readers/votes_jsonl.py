@@ -106,7 +106,8 @@ def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
         if len(references) > _KEPT_REFERENCES:
             references.clear()
         paths = {path for lines in cases for line in lines for path in line.paths}
-        references |= file_images(paths - references.keys(), table.folder, table.boundary)
+        folders = (table.folder, table.boundary, table.image_root)
+        references |= file_images(paths - references.keys(), *folders)
         for lines in cases:
             refused = []
             for line in lines:

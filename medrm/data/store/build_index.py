@@ -45,7 +45,7 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 6
+VERSION = 7
 """Of the files of an index; raised whenever the same set would give others."""
 
 _CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))
@@ -219,7 +219,8 @@ def _case(draft: CaseDraft, labels: Mapping[str, Label], departments: Mapping[st
     groups = dict(draft.groups)
     if "department" not in groups and groups.get("organ") in departments:
         groups["department"] = departments[groups["organ"]]
-    return Case(draft.case_id, draft.images, draft.question, draft.answers, labels, "", groups)
+    said = (draft.question, draft.answers, labels, "", groups, draft.context)
+    return Case(draft.case_id, draft.images, *said)
 
 
 def _image_files(case: Case, started: int, noted_paths: set[str]) -> Iterator[str]:

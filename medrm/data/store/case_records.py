@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from medrm.data.images import StoredCell, StoredFile
-from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
+from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel, Turn
 
 DIGEST = pa.binary(64)
 """A SHA-256 in hex; where an image has none, zeros."""
@@ -59,7 +60,8 @@ def case_digest(case: Case) -> str:
         for dimension, label in case.labels.items()
     }
     images = [ref.digest for ref in case.images]
-    fields = [case.case_id, case.question, case.answers, labels, images]
+    context = [case.context] if case.context else []
+    fields = [case.case_id, case.question, case.answers, labels, images, *context]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -84,6 +86,7 @@ def case_record(case: Case, tables: dict[tuple[str, ...], int]) -> dict[str, Any
     fields = {
         "case_id": case.case_id,
         "question": case.question,
+        "context": case.context,
         "answers": case.answers,
         "labels": {dimension: _label_fields(label) for dimension, label in case.labels.items()},
         "groups": dict(case.groups),
@@ -91,7 +94,7 @@ def case_record(case: Case, tables: dict[tuple[str, ...], int]) -> dict[str, Any
             [ref.name, ref.digest, ref.problem, _location(ref, tables)] for ref in case.images
         ],
     }
-    question, answers = plain_text(case.question), list(map(plain_text, case.answers))
+    question, answers = plain_text(case.asked), list(map(plain_text, case.answers))
     return {
         "case_json": json.dumps(fields),
         "image_count": len(case.images),
@@ -125,6 +128,7 @@ def decode_case(case_json: str, cluster: str, tables: Sequence[Sequence[str]]) -
         {dimension: _label(label) for dimension, label in fields["labels"].items()},
         cluster,
         fields["groups"],
+        tuple(starmap(Turn, fields["context"])),
     )
 
 

@@ -105,7 +105,7 @@ def _case(case: Case, dimensions: Sequence[str], indices: Mapping[str, int]) -> 
     labelled = [name for name in dimensions if name in case.labels]
     return {
         "id": case.case_id,
-        "q": case.question,
+        "q": case.asked,
         "a": case.answers,
         "i": [[indices.get(ref.digest), ref.digest, ref.problem] for ref in case.images],
         "g": dict(case.groups),

@@ -90,7 +90,7 @@ class PromptTemplates:
         if template is None:
             return None
         first, second = response.pair or (0, 1)
-        fields = (case.question, case.answers[first], case.answers[second])
+        fields = (case.asked, case.answers[first], case.answers[second])
         text, messages = template["text"], template["messages"]
         if text and text_digest([(_filled(text, fields), case.images)]) == response.prompt_digest:
             return self._add(_pieces(text))

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from medrm.errors import DataError
 from medrm.evaluation.records.jsonl import read_lines, write_lines
 from medrm.files import write_atomically
 from medrm.leftovers import remove_partials
-from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel
+from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel, Turn
 
 CASES_FILE = "cases.jsonl"
 IMAGES_FOLDER = "images"
@@ -100,6 +100,7 @@ def _record(case: Case, problems: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         "case_id": case.case_id,
         "question": case.question,
+        **({"context": case.context} if case.context else {}),
         "answers": case.answers,
         "labels": {
             name: {"rankings": label.rankings}
@@ -120,9 +121,12 @@ def _record(case: Case, problems: Mapping[str, str | None]) -> dict[str, Any]:
 def _case(folder: Path, record: dict[str, Any]) -> Case:
     labels = {name: _label(label) for name, label in record.pop("labels").items()}
     images = tuple(_image(folder, **image) for image in record.pop("images"))
-    case = Case(images=images, labels=labels, answers=tuple(record.pop("answers")), **record)
+    context = tuple(starmap(Turn, record.pop("context", ())))
+    answers = tuple(record.pop("answers"))
+    case = Case(images=images, labels=labels, answers=answers, context=context, **record)
     groups = chain.from_iterable(case.groups.items())
-    texts = (case.case_id, case.question, case.cluster, *case.answers, *groups)
+    turns = (text for turn in context for text in turn[:2])
+    texts = (case.case_id, case.question, case.cluster, *case.answers, *groups, *turns)
     if len(case.answers) < 2 or not all(isinstance(text, str) for text in texts):
         raise TypeError("a case has an id, a question, two or more answers, a cluster and groups")
     answer_indices = list(range(len(case.answers)))

@@ -111,9 +111,9 @@ class ConversationRenderer:
 
     def answer(self, case: Case, index: int) -> RenderedConversation:
         """Returns the conversation in which the model gives answer `index` of the case."""
-        question, answers = self.collator.plain(case)
-        *messages, _ = chat.answer_messages(question, len(case.images), "")
-        return self.render(messages, case.images, TargetReply(answers[index], ()))
+        *messages, _ = self.collator.conversation(case, "")
+        answer = self.collator.plain_text(case.answers[index])
+        return self.render(messages, case.images, TargetReply(answer, ()))
 
     def learned_tail(self, conversation: RenderedConversation) -> list[bool]:
         """Returns for the last tokens of a row, from the reply's first on, which are learned."""

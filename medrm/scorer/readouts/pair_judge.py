@@ -69,7 +69,7 @@ class PairJudge(ABC):
             case: of two answers.
             votes: samples of each call.
         """
-        question, first, second = map(self._plain, (case.question, *case.answers))
+        question, first, second = map(self._plain, (case.asked, *case.answers))
         answers_shown: dict[Order, tuple[str, str]] = {
             "forward": (first, second),
             "reversed": (second, first),
