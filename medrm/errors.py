@@ -12,6 +12,18 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+_NEAR = 0.75
+"""How much of two names is the same where one may be a slip of the other."""
+
+_MOST_ALIKE = 3
+"""Problems that differ in names and numbers alone and are all shown."""
+
+_LONGEST = 1000
+"""Characters of one problem in a message."""
+
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_-]{1000,}")
+
 
 class MedrmError(ValueError):
     """The user's input is wrong. Cause and cure are in the message."""
@@ -67,9 +79,12 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 
     >>> nearest("lora_rr", ["lora_r", "head"])
     " Did you mean 'lora_r'?"
+    >>> nearest("mine", ["prime"])
+    ''
     """
-    match = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.6)
-    return f" Did you mean {match[0]!r}?" if match else ""
+    spelt = {other.casefold(): other for other in accepted}
+    match = difflib.get_close_matches(name.casefold(), spelt, n=1, cutoff=_NEAR)
+    return f" Did you mean {spelt[match[0]]!r}?" if match else ""
 
 
 def unknown_keys(keys: Iterable[object], accepted: Collection[str]) -> list[str]:
@@ -89,9 +104,30 @@ def applying(checks: Mapping[str, bool]) -> list[str]:
     return [problem for problem, is_wrong in checks.items() if is_wrong]
 
 
+def alike_together(problems: Sequence[str]) -> list[str]:
+    """Returns problems of which those that differ in names and numbers alone are one line.
+
+    Such a line is the first of them, with their number and where the next ones are.
+
+    >>> alike_together([f"line {number}: 'accuracy' is 0; give 'A' or 'B'" for number in range(9)])
+    ["line 0: 'accuracy' is 0; give 'A' or 'B' (9 times, also line 1, line 2, ...)"]
+    """
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(_VARYING.sub("#", problem), []).append(problem)
+    lines: list[str] = []
+    for alike in kinds.values():
+        if len(alike) <= _MOST_ALIKE:
+            lines += alike
+            continue
+        others = ", ".join(shortened(problem.partition(": ")[0]) for problem in alike[1:3])
+        lines.append(f"{shortened(alike[0], _LONGEST)} ({len(alike)} times, also {others}, ...)")
+    return lines
+
+
 def report(title: str, problems: Sequence[str], limit: int = 20) -> str:
     """Returns one message for all problems of one input, at most `limit` of them in full."""
-    lines = [f"- {problem}" for problem in problems[:limit]]
+    lines = [f"- {shortened(problem, _LONGEST)}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"- ... and {len(problems) - limit} more")
     return "\n".join([title, *lines])
@@ -113,11 +149,18 @@ def raise_problems(
     error: type[MedrmError], subject: object, problems: Sequence[str], advice: str = ""
 ) -> None:
     """Raises one error for all problems of a subject, such as a file, where there are any."""
-    refuse(problems, f"{subject} has {len(problems)} problems{advice}.", error)
+    refuse(alike_together(problems), f"{subject} has {len(problems)} problems{advice}.", error)
 
 
 def printable(text: str) -> str:
-    """Returns text of unknown origin without control characters, which could drive a terminal."""
+    """Returns text of unknown origin as a terminal can show it.
+
+    Control characters, which could drive it, are replaced, and base64 is cut.
+
+    >>> printable("iVBORw0KGgo" * 1000)
+    'iVBORw0KGgoiVBORw0KGgoiVBORw0KGgoiVBORw0...'
+    """
+    text = _BASE64.sub(lambda run: f"{run[0][:40]}...", text)
     return "".join(c if c in "\n\t" or c.isprintable() else "\ufffd" for c in text)
 
 
@@ -155,10 +198,10 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most: int = 200) -> str:
     """Returns a path or another value for a message: whole, or the middle of a long one left out.
 
     >>> shortened("n" * 300) == "n" * 80 + "..." + "n" * 40
     True
     """
-    return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]}"
+    return text if len(text) <= most else f"{text[: most - 120]}...{text[-40:]}"

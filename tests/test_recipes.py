@@ -23,7 +23,7 @@ from medrm.config.parse import Run, parse_run
 from medrm.data.case_set import read_description
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.data.sources import description_names
-from medrm.evaluation.benchmark import benchmark_names, read_settings
+from medrm.evaluation.benchmark_loading import benchmark_names, read_settings
 from medrm.evaluation.leaderboard.standings import read_leaderboard
 from medrm.objectives import argument_classes, load_objective
 from medrm.pipeline.option_checks import check_options

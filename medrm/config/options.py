@@ -25,15 +25,11 @@ class DataOptions:
     )
     benchmark: str | None = option(
         None,
-        "What is measured: a name in evaluation/benchmarks/, or a set of your own, as train_data. "
-        "None: the training data's test part.",
+        "What is measured: a name in evaluation/benchmarks/, or a set like train_data. None: the "
+        "test part of train_data.",
     )
     data_root: str | None = option(None, "Where the benchmark's files lie.")
-    image_root: str | None = option(
-        None,
-        "Folder in which images are looked for first, and into which absolute paths and links may "
-        "lead (default: the folder of the data alone).",
-    )
+    image_root: str | None = option(None, "Folder of images: searched first; links may lead there.")
     dimensions: list[str] | None = option(
         None, "Dimensions to learn, comma separated. None: those that the training labels mention."
     )

@@ -29,7 +29,15 @@ from medrm.data.sources import (
 )
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
 from medrm.data.store.indexed_cases import IndexedCases, column, label_column
-from medrm.errors import ConfigError, DataError, nearest, raise_problems, unknown_keys
+from medrm.errors import (
+    ConfigError,
+    DataError,
+    first_line,
+    nearest,
+    raise_problems,
+    shortened,
+    unknown_keys,
+)
 from medrm.files import asset, fits
 from medrm.schema import Case
 
@@ -55,6 +63,9 @@ FORMATS: dict[str, DataFormat] = {
 recognises is read as votes, whose reader says what is missing. A format from outside the package
 is added by putting an entry into this dict."""
 
+_MOST_CASES = 10**6
+"""Of a set that is drawn."""
+
 _KEY_TYPES = typing.get_type_hints(Description)
 
 
@@ -64,7 +75,11 @@ def read_description(path: Path) -> Description:
     Raises:
         ConfigError: every unknown key and wrong value, in one message.
     """
-    described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = shortened(first_line(error))
+        raise ConfigError(f"{path} is no readable YAML: {reason}. Correct it.") from error
     if not isinstance(described, dict):
         raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
     problems = unknown_keys(described, _KEY_TYPES)
@@ -74,6 +89,8 @@ def read_description(path: Path) -> Description:
         for key, value in described.items()
         if key in _KEY_TYPES and not fits(value, _KEY_TYPES[key])
     ]
+    if not problems and not 0 <= described.get("cases", 0) <= _MOST_CASES:
+        problems.append(f"cases is {described['cases']}; give at most {_MOST_CASES:,}")
     forms = [name for name, data_format in FORMATS.items() if data_format.open_described]
     if not problems and described["form"] not in forms:
         problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")

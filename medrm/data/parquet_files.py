@@ -27,7 +27,7 @@ ALWAYS_HELD = 2**26
 _ROWS_AT_ONCE = 64
 _BATCH_BYTES = 2**25
 _ORDINARY_RATIO = 8
-"""Of decompressed to compressed bytes of a column; above it, values may be large and repeated."""
+"""Of decompressed bytes to those of a file; above it, values may be large and repeated."""
 
 _COPY = "rows.arrow"
 _VERSION = 2
@@ -73,16 +73,13 @@ def plain_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.T
         schema = _plain_schema(parquet.schema_arrow)
         if columns is not None:
             schema = pa.schema([schema.field(name) for name in columns])
-        for group in range(parquet.metadata.num_row_groups):
-            rows = _rows_at_once(parquet.metadata.row_group(group), most, path)
-            batches = parquet.iter_batches(
-                rows, row_groups=[group], columns=columns, use_threads=False
-            )
-            for batch in batches:
-                batch.validate(full=True)
-                held += batch.nbytes
-                _check_held(held, most, path)
-                yield pa.Table.from_batches([batch]).cast(schema)
+        rows = _rows_at_once(parquet.metadata, most, path)
+        for batch in parquet.iter_batches(rows, columns=columns, use_threads=False):
+            batch.validate(full=True)
+            held += batch.nbytes
+            _check_held(held, most, path)
+            table = pa.Table.from_batches([batch])
+            yield table if table.schema == schema else table.cast(schema)
 
 
 def arrow_copy(path: Path) -> Path:
@@ -111,19 +108,17 @@ def arrow_copy(path: Path) -> Path:
     return folder / _COPY
 
 
-def _rows_at_once(group: Any, most: int, path: Path) -> int:
-    """Returns how many rows of a row group are decoded together."""
-    columns = [group.column(number) for number in range(group.num_columns)]
-    _check_held(sum(column.total_uncompressed_size for column in columns), most, path)
-    largest = max(
-        (
-            column.total_uncompressed_size
-            for column in columns
-            if column.total_uncompressed_size > _ORDINARY_RATIO * column.total_compressed_size
-        ),
-        default=1,
-    )
-    return max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES // max(1, largest)))
+def _rows_at_once(metadata: Any, most: int, path: Path) -> int:
+    """Returns how many rows are decoded together.
+
+    Metadata of columns are not asked for: damaged ones end the process (pyarrow 26).
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    decompressed: list[int] = [group.total_byte_size for group in groups]
+    _check_held(sum(decompressed), most, path)
+    if sum(decompressed) <= _ORDINARY_RATIO * path.stat().st_size:
+        return _ROWS_AT_ONCE
+    return max(1, min(_ROWS_AT_ONCE, _BATCH_BYTES // max(1, *decompressed)))
 
 
 def _check_held(held: int, most: int, path: Path) -> None:
@@ -140,7 +135,10 @@ def _plain_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Returns the type that holds the same values without large offsets, views or dictionaries."""
+    """Returns the type that holds the same values without large offsets, views or dictionaries.
+
+    Nulls without a type become texts: pyarrow cannot cast a struct that has such a field.
+    """
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
     if (
@@ -153,7 +151,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_plain(kind.value_type))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()

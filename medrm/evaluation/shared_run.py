@@ -17,7 +17,7 @@ from typing import Any
 from medrm.data.organs import ORGANS
 from medrm.data.phantom.pictures import MODALITIES
 from medrm.data.sources import description_names
-from medrm.evaluation.benchmark import benchmark_names
+from medrm.evaluation.benchmark_loading import benchmark_names
 from medrm.evaluation.measures.accuracy import NOT_STATED
 from medrm.evaluation.report import Report, RunFiles
 from medrm.schema import Verdict

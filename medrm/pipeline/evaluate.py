@@ -10,7 +10,7 @@ from pathlib import Path
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import BenchmarkRequest, load_benchmark
+from medrm.evaluation.benchmark_loading import BenchmarkRequest, load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.leak_check import UNTRAINED, check_images
 from medrm.evaluation.tables.terminal import print_report

@@ -31,13 +31,9 @@ from medrm.data.store.indexed_cases import (
     stored_facts,
     unreadable_cases,
 )
-from medrm.errors import ConfigError, DataError, nearest, refuse, report
-from medrm.evaluation.benchmark import (
-    Benchmark,
-    BenchmarkRequest,
-    benchmark_from_cases,
-    load_benchmark,
-)
+from medrm.errors import ConfigError, DataError, alike_together, nearest, refuse, report
+from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.evaluation.benchmark_loading import BenchmarkRequest, load_benchmark
 from medrm.progress_bar import counting
 from medrm.schema import Case
 
@@ -367,7 +363,7 @@ def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: floa
         return
     total = len(excluded) + remaining
     share = len(excluded) / total
-    lines = [f"{excluded_case.case_id}: {excluded_case.reason}" for excluded_case in excluded]
+    lines = alike_together([f"case {aside.case_id!r}: {aside.reason}" for aside in excluded])
     text = f"{len(excluded)} of {total} training cases ({share:.1%}) cannot be used"
     if share > max_share:
         allowed = f"above max_excluded_share {max_share:.1%}"

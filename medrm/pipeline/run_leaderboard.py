@@ -19,7 +19,7 @@ from medrm.chat import load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError, DataError, printable, refuse
-from medrm.evaluation.benchmark import load_benchmark
+from medrm.evaluation.benchmark_loading import load_benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import print_leaderboard, write_leaderboard
 from medrm.evaluation.leaderboard.standings import (
     ListedModel,

@@ -171,3 +171,28 @@ def test_lint_reads_the_same_tables(layout: Any) -> None:
         "GI_tract.parquet: modality_type is 'brain' in 1 of 1 rows"
     ]
     assert json.dumps(findings)
+
+
+def test_the_same_fault_in_many_rows_is_one_line(tmp_path: Path) -> None:
+    rows = [vote(f"c{n}", image=..., images=[], votes={"overall": "a"}) for n in range(400)]
+    with pytest.raises(DataError) as raised:
+        read_cases(write_lines(tmp_path / "votes.jsonl", rows))
+    title, line = str(raised.value).splitlines()
+    assert "has 400 problems" in title
+    assert line.startswith("- line 1 (case 'c0'): 'overall' is 'a'; accepted are 'A', 'B', 'tie'")
+    assert line.endswith("(400 times, also line 2 (case 'c1'), line 3 (case 'c2'), ...)")
+
+
+def test_a_set_without_a_case_says_why(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "same", "rejected": "same"} for _ in range(50)]
+    with pytest.raises(DataError, match="50 rows are set aside") as raised:
+        read_cases(write_lines(tmp_path / "rows.jsonl", rows))
+    assert "chosen and rejected are the same (50 times" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_paths_without_a_type_are_no_fault(tmp_path: Path) -> None:
+    """A column of nulls has no type, and pyarrow cannot cast a struct that holds one."""
+    kind = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.null())]))
+    cases = read_cases(write_pairs(tmp_path / "t.parquet", [STORED, STORED], kind))
+    assert [len(case.images) for case in cases] == [2, 2, 2]

@@ -12,10 +12,9 @@ from released_samples import SAMPLES
 from medrm.data.case_set import read_set
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.errors import ConfigError, DataError
-from medrm.evaluation.benchmark import (
-    GROUPS,
+from medrm.evaluation.benchmark import GROUPS, benchmark_from_cases
+from medrm.evaluation.benchmark_loading import (
     BenchmarkRequest,
-    benchmark_from_cases,
     benchmark_names,
     load_benchmark,
     read_settings,
@@ -88,7 +87,7 @@ def test_files_that_are_as_the_benchmark_is_described_have_its_name(
     write_phantom(folder, cases=12, seed=5)
     read, stated = read_set(str(folder)), read_settings("med_rewardbench")
     settings = stated | {"cases": len(read.cases), "dimensions": list(read.dimensions)}
-    monkeypatch.setattr("medrm.evaluation.benchmark.read_settings", lambda _: settings)
+    monkeypatch.setattr("medrm.evaluation.benchmark_loading.read_settings", lambda _: settings)
     benchmark = load_benchmark("med_rewardbench", str(folder))
     assert (benchmark.name, benchmark.layout) == ("med_rewardbench", None)
     assert benchmark.published[0].model == "chance"
@@ -163,7 +162,9 @@ def test_an_unknown_name_and_an_unknown_key(
     with pytest.raises(ConfigError, match="Did you mean 'phantom'"):
         load_benchmark("phanton")
     (tmp_path / "mine.yaml").write_text("sources: x\nseed: 1\n", encoding="utf-8")
-    monkeypatch.setattr("medrm.evaluation.benchmark.asset", lambda relative: tmp_path / "mine.yaml")
+    monkeypatch.setattr(
+        "medrm.evaluation.benchmark_loading.asset", lambda relative: tmp_path / "mine.yaml"
+    )
     with pytest.raises(ConfigError, match="3 problems") as caught:
         read_settings("mine")
     assert "Did you mean 'source'?" in str(caught.value)

@@ -15,7 +15,7 @@ from released_samples import SAMPLES
 
 from medrm.cli import main
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import load_benchmark, read_settings
+from medrm.evaluation.benchmark_loading import load_benchmark, read_settings
 from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.pages.report_page import write_page
@@ -40,7 +40,7 @@ def whole(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     def declare(name: str, path: str) -> None:
         cases = len(load_benchmark(name, path).cases)
         settings = read_settings(name) | {"cases": cases}
-        monkeypatch.setattr("medrm.evaluation.benchmark.read_settings", lambda _: settings)
+        monkeypatch.setattr("medrm.evaluation.benchmark_loading.read_settings", lambda _: settings)
 
     return declare
 
@@ -170,7 +170,9 @@ def test_every_metric_has_a_benchmark_and_a_formula(root: Path) -> None:
 
 def test_a_metric_that_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text("source: x\nmetrics: [acc_plos]\n", encoding="utf-8")
-    monkeypatch.setattr("medrm.evaluation.benchmark.asset", lambda relative: tmp_path / "mine.yaml")
+    monkeypatch.setattr(
+        "medrm.evaluation.benchmark_loading.asset", lambda relative: tmp_path / "mine.yaml"
+    )
     with pytest.raises(ConfigError, match="Did you mean 'acc_plus'"):
         read_settings("mine")
 

@@ -13,7 +13,7 @@ from loopback_openai import LoopbackOpenAI, completion
 
 from medrm.cli import main
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark import load_benchmark
+from medrm.evaluation.benchmark_loading import load_benchmark
 from medrm.pipeline import dry_run
 from medrm.pipeline.dry_run import Estimate, estimate
 from medrm.pipeline.requests import EvalRequest, Prices

@@ -38,7 +38,7 @@ from medrm.data.store.indexed_cases import (
     read_table,
     to_numpy,
 )
-from medrm.errors import DataError
+from medrm.errors import DataError, alike_together, report
 from medrm.files import cache_dir, file_digest, status_of
 from medrm.integrity import damage, fill_cache_folder
 from medrm.schema import DIMENSIONS, Case, Label
@@ -178,10 +178,11 @@ def _build(
                 raise DataError(f"{source}: {problem}. A dimension is a quality that is judged.")
     digests = to_numpy(read_table(cases_path)["digest"])
     if not len(digests):
-        raise DataError(
-            f"{source} holds no case that can be used ({len(result.excluded)} rows were set "
-            "aside); give at least one."
-        )
+        reasons = [f"{row.case_id!r}: {row.reason}" for row in result.excluded]
+        title = f"{source} holds no case that can be used; give at least one. It has no rows."
+        if reasons:
+            title = f"{source} holds no case that can be used; {len(reasons)} rows are set aside:"
+        raise DataError(report(title, alike_together(reasons)))
     np.save(folder / CLUSTERS_FILE, cluster_names(read_table(keys_path)["keys"]))
     keys_path.unlink()  # it names patients
     about = {

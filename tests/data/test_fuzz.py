@@ -1,0 +1,38 @@
+"""Every reader has a corpus, and none of its seeded mutations ends in a traceback."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+from fuzz_readers import CORPORA, HEADER, MOST_GROWTH, SLOWEST_S, fuzz
+
+from medrm.data.case_set import FORMATS
+
+
+def test_every_format_has_a_corpus() -> None:
+    assert set(FORMATS) <= set(CORPORA)
+
+
+def check(reader: str, mutations: int) -> None:
+    logging.getLogger("medrm").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
+        outcome = fuzz(reader, mutations)
+    shown = f"{HEADER}\n{outcome.line()}"
+    assert not outcome.tracebacks, f"{shown}\n{outcome.tracebacks[0]}"
+    assert outcome.refused or reader == "images", shown  # there an image is set aside
+    assert outcome.growth < MOST_GROWTH, shown
+    assert outcome.slowest_s < SLOWEST_S, shown
+
+
+@pytest.mark.parametrize("reader", CORPORA)
+def test_a_sample_of_mutations(reader: str) -> None:
+    check(reader, 12)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("reader", CORPORA)
+def test_ten_thousand_mutations(reader: str) -> None:
+    check(reader, 10_000)
