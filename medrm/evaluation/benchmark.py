@@ -1,4 +1,4 @@
-"""A benchmark: labelled cases with a name and published numbers; and what a model is asked on it."""
+"""A benchmark: labelled cases with a name, published numbers; what a model is asked on it."""
 
 from __future__ import annotations
 
