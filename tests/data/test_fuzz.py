@@ -16,10 +16,12 @@ def test_every_format_has_a_corpus() -> None:
 
 
 def check(reader: str, mutations: int) -> None:
+    level = logging.getLogger("medrm").level
     logging.getLogger("medrm").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damaged metadata
         outcome = fuzz(reader, mutations)
+    logging.getLogger("medrm").setLevel(level)
     shown = f"{HEADER}\n{outcome.line()}"
     assert not outcome.tracebacks, f"{shown}\n{outcome.tracebacks[0]}"
     assert outcome.refused or reader == "images", shown  # there an image is set aside

@@ -178,14 +178,15 @@ def _audit_lines(audit: Audit) -> list[str]:
 
 
 def print_findings(findings: Mapping[str, Sequence[str]], console: Console | None = None) -> None:
-    """Prints at most ten findings of each kind."""
+    """Prints at most ten findings of each kind; many that are alike are one line."""
     lines = []
     for name, sentences in findings.items():
+        shown = alike_together(sentences) if len(sentences) > _MOST_FINDINGS else sentences
         if sentences:
             lines += [f"{name}: {len(sentences)}"]
-            lines += [f"  {text}" for text in sentences[:_MOST_FINDINGS]]
-        if len(sentences) > _MOST_FINDINGS:
-            lines.append(f"  ... and {len(sentences) - _MOST_FINDINGS} more")
+            lines += [f"  {text}" for text in shown[:_MOST_FINDINGS]]
+        if len(shown) > _MOST_FINDINGS:
+            lines.append(f"  ... and {len(shown) - _MOST_FINDINGS} more")
     print_contents(lines or ["no findings"], console or Console())
 
 
