@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from medrm.errors import printable
+from medrm.errors import alike_together, printable
 from medrm.evaluation.audit import DISCORDANCE, SHOWN_RULES, Audit
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.leak_check import leak_line
