@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from huggingface_hub import get_token, is_offline_mode, set_client_factory
+from huggingface_hub import constants, get_token, is_offline_mode, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import _http, validate_repo_id  # type: ignore[attr-defined]
 
@@ -124,11 +124,13 @@ def bounded_requests() -> Iterator[None]:
         client.event_hooks = {**hooks, "response": [*hooks.get("response", ()), watch]}
         return client
 
+    without_xet = constants.HF_HUB_DISABLE_XET
     set_client_factory(make)
     try:
         yield
     finally:
         set_client_factory(stated)
+        constants.HF_HUB_DISABLE_XET = without_xet  # `HubConnection.ask` may have set it
 
 
 class HubConnection:
@@ -167,6 +169,9 @@ class HubConnection:
                     failure = self._failure(doing, error)
                     break
                 logger.info("%s; tried again in %.0f seconds", self._said(error), pause)
+                if _root(error) is error and not isinstance(error, _HTTP_ERROR):
+                    # The storage has a client of its own, and not every hub has that storage.
+                    constants.HF_HUB_DISABLE_XET = True
             time.sleep(pause)
             wait, remaining = min(2 * wait, _LONGEST_WAIT), remaining - 1
         # Not from what it was raised by: what a service echoes may hold the token.
@@ -187,8 +192,6 @@ class HubConnection:
             return RunFailed(
                 f"{text}somebody else changes the repository at this moment ({status}). {advice}"
             )
-        if "xet" in f"{type(error).__module__}{error}".lower():
-            advice += " If the storage (xet) keeps failing, set HF_HUB_DISABLE_XET=1."
         return RunFailed(f"{text}{self._said(error)}. {advice}")
 
     def _said(self, error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hub_words import HERE, REPO, TOKEN, refused, released
+from huggingface_hub import constants
 from loopback_hub import CUT, DROP, HANG, LOSE, LoopbackHub
 
 from medrm.errors import RunFailed
@@ -151,6 +152,17 @@ def test_a_storage_that_refuses_is_told(
 
     hub.batch = errors  # type: ignore[method-assign]
     assert "too large for <token>" in refused(capsys, 1, adapter)
+
+
+def test_a_hub_without_xet_takes_large_files_by_lfs(
+    hub: LoopbackHub, adapter: Path, digested: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    publish(adapter, HERE)
+    assert hub.files(REPO) == released(adapter)
+    assert any("xet-write-token" in path for _, path in hub.log)
+    assert not constants.HF_HUB_DISABLE_XET
 
 
 def test_a_hub_that_asks_for_hours_is_left_alone(
