@@ -41,7 +41,7 @@ _GATED = {
         "I will use it for research alone, and not for the care of patients": "checkbox"
     },
 }
-"""What a gated repository asks of those who want to load from it."""
+"""What a repository asks of those who want to load from it, if it is gated."""
 
 
 class _MarkdownText(str):
@@ -121,9 +121,7 @@ def _results(contract: AdapterConfig, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def published_card(
-    folder: Path, run_dir: Path | None, repo_id: str, revision: str | None, *, gated: bool
-) -> str:
+def published_card(folder: Path, run_dir: Path | None, repo_id: str, revision: str | None) -> str:
     """Returns the card as it is published: as it stands in the folder, else made anew.
 
     What people have written stays. The line that loads names the repository; what the header lacks
@@ -134,7 +132,6 @@ def published_card(
         run_dir: the run folder; None: there is none.
         repo_id: of the repository.
         revision: of the repository; None: its main branch.
-        gated: whether those who load must ask for access.
 
     Raises:
         AdapterError: the header of the card is no YAML mapping.
@@ -152,7 +149,7 @@ def published_card(
             "values. Correct it, or remove the file to have it written anew."
         )
     metadata = yaml.safe_load(_metadata(read_adapter_config(folder), folder, run_dir, "").to_yaml())
-    added = {**metadata, **(_GATED if gated else {})}
+    added = {**metadata, **_GATED}
     if header.get("license", added["license"]) != added["license"]:
         added = {key: added[key] for key in added if key not in _LICENCE_KEYS}
     header = {**added, **header}

@@ -108,12 +108,11 @@ def publish(path: Path, target: Target, base: str | None = None) -> Published:
     check_push(target.repo_id)
     with bounded_requests():
         release = plan_release(path, target, partial(_is_public, HubConnection(target.repo_id)))
-        logger.info("%s is loaded, to know what it says of cases made here", release.folder)
         if base is None and release.contract.trained != "full":
             # What is loaded back lies elsewhere, but has the same base.
             found = find_base(release.contract, release.folder)
             base = found if Path(found).is_dir() else None
-        return _Publication(release, target, base).run(probe(release.folder, base))
+        return _Publication(release, target, base).run()
 
 
 def _is_public(hub: HubConnection, hub_id: str, revision: str) -> bool:
@@ -138,11 +137,13 @@ class _Publication:
         self._api = HfApi()
         self._hub = HubConnection(target.repo_id)
 
-    def run(self, expected: Sequence[Response]) -> Published:
+    def run(self) -> Published:
         """Makes repository and commit where they lack, loads back, and opens it if asked."""
         repo_id, wants_private = self._target.repo_id, self._target.private
         before = self._hub.ask("Looking at the repository", self._look)
         self._refuse_foreign(before)
+        logger.info("%s is loaded, to know what it says of cases made here", self._release.folder)
+        expected = probe(self._release.folder, self._base)
         if before is None:
             self._hub.ask("Making the repository", self._create)
             before = self._hub.ask("Looking at the repository", self._seen, also=_NOT_YET)
@@ -170,35 +171,25 @@ class _Publication:
 
     def _look(self) -> HubState | None:
         """Returns what lies in the branch; None: there is no repository that may be seen."""
-        ask: dict[str, Any] = {"files_metadata": True, "timeout": connection.TIMEOUT}
-        has_branch = True
         try:
-            try:
-                info = self._api.model_info(
-                    self._target.repo_id, revision=self._target.revision, **ask
-                )
-            except RevisionNotFoundError:
-                has_branch = False
-                info = self._api.model_info(self._target.repo_id, **ask)
+            return self._seen()
         except RepositoryNotFoundError:
             return None
-        siblings = info.siblings or ()
-        digests = {
-            file.rfilename: str(file.blob_id if file.lfs is None else file.lfs.sha256)
-            for file in siblings
-        }
-        large = frozenset(file.rfilename for file in siblings if file.lfs is not None)
-        return HubState(str(info.sha), digests, large, bool(info.private), has_branch)
 
     def _seen(self) -> HubState:
-        """Returns what lies in a repository that has just been made."""
-        state = self._look()
-        if state is None:
-            raise ConfigError(
-                f"{self._target.repo_id!r} exists, but this token may not read it. Set HF_TOKEN to "
-                "one that may read and write it, or give another --repo_id."
-            )
-        return state
+        """Returns what lies in the branch of a repository that is there."""
+        asked: dict[str, Any] = {"files_metadata": True, "timeout": connection.TIMEOUT}
+        repo_id, has_branch = self._target.repo_id, True
+        try:
+            info = self._api.model_info(repo_id, revision=self._target.revision, **asked)
+        except RevisionNotFoundError:
+            info, has_branch = self._api.model_info(repo_id, **asked), False
+        files, large = dict[str, str](), set[str]()
+        for file in info.siblings or ():
+            files[file.rfilename] = str(file.blob_id if file.lfs is None else file.lfs.sha256)
+            if file.lfs is not None:
+                large.add(file.rfilename)
+        return HubState(str(info.sha), files, frozenset(large), bool(info.private), has_branch)
 
     def _refuse_foreign(self, state: HubState | None) -> None:
         if state is not None and not made_by_medrm(state.files):

@@ -123,9 +123,7 @@ def plan_release(path: Path, target: Target, is_public: Callable[[str, str], boo
     contract = read_adapter_config(folder)
     check_undamaged(folder)
     run_dir = _measured_run(folder)
-    card = published_card(
-        folder, run_dir, target.repo_id, target.revision, gated=target.gated is not None
-    )
+    card = published_card(folder, run_dir, target.repo_id, target.revision)
     files: dict[str, Path | bytes] = {name: folder / name for name in written_names(folder)}
     files |= published_files(folder, is_public, asked=target.training_digests)
     files[CARD] = card.encode()

@@ -130,7 +130,7 @@ def test_a_repository_of_somebody_else_is_left_alone(
     assert not hub.all[REPO].private
     assert [*hub.all[REPO].branches] == ["main"]
     hub.foreign[REPO] = 404  # private, and another's
-    assert "may not read it" in refused(capsys, 2, adapter)
+    assert "no such repository that this token may see" in refused(capsys, 2, adapter)
 
 
 def test_what_is_no_longer_ours_goes_in_the_same_commit(
@@ -181,6 +181,7 @@ def test_visibility_is_as_asked_and_opened_last(
     assert "not for patient care" in header["extra_gated_prompt"]
     assert not publish(adapter, public).is_private, "it stays as it is"
     hub.log.clear()
+    update_adapter_config(adapter, training_data_digest="e" * 64)
     assert publish(adapter, Target(REPO, private=True)).is_private
     settings = [path.endswith("/settings") for _, path in hub.log].index(True)
     assert settings < [path.endswith("/commit/main") for _, path in hub.log].index(True)
