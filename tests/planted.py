@@ -33,7 +33,7 @@ FIELDS = (
 )
 WORDS = tuple(map(word, FIELDS))
 
-MACHINE = (*map(word, ("folder", "home", "host", "token")), word("file") + ".jsonl")
+MACHINE = tuple(map(word, ("folder", "home", "host", "token")))
 """Words that stand in no page and no evaluation either."""
 
 

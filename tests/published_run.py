@@ -23,7 +23,7 @@ from medrm.objectives.objective import BradleyTerryConfig
 from medrm.pipeline.manifest import manifest_of
 from medrm.schema import Case, PairLabel, Response
 
-HOSTILE = "set | <script>alert(1)</script> `x` [a](b)\n# heading"
+HOSTILE = "org/set | <script>alert(1)</script> `x` [a](b)\n# heading"
 REVISION = "5" * 40
 DIMENSIONS = ("accuracy", "relevance")
 

@@ -96,7 +96,7 @@ class SharedNames:
         return {
             **report,
             "weights": (report.get("weights") or "").partition(" at ")[0] or None,  # which host
-            "benchmark": shared_benchmark(report["benchmark"]),
+            "benchmark": shared_set(report["benchmark"]),
             "protocols": protocols,
             "settings": settings,
             "metrics": _renamed_within(report.get("metrics", {}), self.by_group),
@@ -107,7 +107,7 @@ class SharedNames:
             group: [{**cell, "member": self.by_group[group][cell["member"]]} for cell in of_group]
             for group, of_group in comparison["cells"].items()
         }
-        benchmark = shared_benchmark(comparison["benchmark"])
+        benchmark = shared_set(comparison["benchmark"])
         return {**comparison, "benchmark": benchmark, "cells": cells}
 
 
@@ -130,10 +130,14 @@ def _renamed_within(numbers: Any, by_group: Mapping[str, Mapping[str, str]]) -> 
     return {names.get(key, key): _renamed_within(value, by_group) for key, value in numbers.items()}
 
 
-def shared_benchmark(benchmark: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the identity of a benchmark as it may be shown."""
-    shipped = benchmark["name"] in (*benchmark_names(), *description_names())
-    return {**benchmark, "name": benchmark["name"] if shipped else OWN_DATA}
+def shared_set(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is said of a benchmark or a set, under a name that may be shown.
+
+    That is one of medrm's own, or a hub id: no file or folder has a slash in its name.
+    """
+    name = identity["name"]
+    known = "/" in name or name in (*benchmark_names(), *description_names())
+    return {**identity, "name": name if known else OWN_DATA}
 
 
 def shared_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results, dataset_id, eval_results
 from medrm.evaluation.leak_check import leak_line
 from medrm.evaluation.report import read_json, read_report
+from medrm.evaluation.shared_run import shared_set
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
 from medrm.evaluation.tables.report_tables import noise_line
 from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
@@ -103,7 +104,7 @@ def _results(contract: AdapterConfig, run_dir: Path) -> dict[str, Any]:
         "comparison": comparison,
         # What the reader of the headline must know.
         "qualifying": [*beside, *comparison["notes"]],
-        "after": after,
+        "after": {**after, "benchmark": shared_set(after["benchmark"])},
         "noise": noise_line(after),
         "leaks": leak_line(after),
         "dimensions": _MarkdownText(to_markdown(card_table(comparison, after))),
@@ -113,7 +114,7 @@ def _results(contract: AdapterConfig, run_dir: Path) -> dict[str, Any]:
         "controls": _MarkdownText(_controls(comparison)),
         "before_words": READOUTS[before_readout].description or before_readout,
         "trained": _trained(contract, config),
-        "data": run["data"]["train"],
+        "data": shared_set(run["data"]["train"]),
         "config": config,
         "step": _step(contract, config),
         "seed": run["seed"],

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import ipaddress
 import logging
+import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,12 +76,13 @@ def evaluate_model(request: EvalRequest) -> None:
     scorer = open_scorer(
         model, readout, engine, dimensions=dimensions, judge=judge, options=options
     )
+    weights = recorded_identity(identity) if ENGINES[engine].holds_weights else identity
     name = request.name or (Path(model).resolve().name if Path(model).exists() else model)
     result = evaluate(
         scorer,
         benchmark,
         request.output_dir,
-        NamedModel(name, identity, leaks),
+        NamedModel(name, weights, leaks),
         protocol=request.protocol,
         settings=scorer.settings,
         images=not request.no_images,
@@ -93,6 +98,21 @@ def requested_benchmark(request: EvalRequest) -> BenchmarkRequest:
     images = Path(request.image_root) if request.image_root else None
     named = (request.benchmark, request.data_root, request.benchmark_name)
     return BenchmarkRequest(*named, images, departments)
+
+
+def recorded_identity(identity: str) -> str:
+    """Returns which weights were asked, without the name of a host of one's own network.
+
+    >>> recorded_identity("judge at api.openai.com"), recorded_identity("judge at node17")
+    ('judge at api.openai.com', 'judge at host 189ed183')
+    """
+    model, service, host = identity.rpartition(" at ")
+    is_own = "." not in host or host.partition(".")[0] == socket.gethostname().partition(".")[0]
+    with suppress(ValueError):
+        is_own = ipaddress.ip_address(host).is_private
+    if not service or not is_own or host in ("localhost", "127.0.0.1", "::1"):
+        return identity
+    return f"{model} at host {hashlib.sha256(host.encode()).hexdigest()[:8]}"
 
 
 def announce_remote_images(request: EvalRequest, identity: str, counts: Sequence[int]) -> None:

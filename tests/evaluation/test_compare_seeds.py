@@ -161,6 +161,12 @@ def test_the_command_writes_page_and_table(
     assert 'id="figure-seeds"' in page
     assert 'id="figure-seed_dimensions"' in page
     assert not re.search(r'(?:src|href)="https?:', page)
+    for file in ("report.html", "seeds.json"):
+        assert str(output.parent) not in (output / file).read_text("utf-8")
+    assert "hand-made" in page
+    assert main(["report", str(output), "--no_texts", "--export"]) == 0
+    for file in (output / "report.html", *(output / "exports").glob("*.*")):
+        assert "hand-made" not in file.read_text("utf-8")
 
 
 def test_paper_tables(output: Path) -> None:

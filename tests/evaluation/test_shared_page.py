@@ -29,6 +29,7 @@ from medrm.evaluation.leaderboard.leaderboard_tables import write_leaderboard
 from medrm.evaluation.leaderboard.standings import ListedModel, ModelResult, standings
 from medrm.evaluation.report import read_report, write_json
 from medrm.evaluation.shared_run import SharedNames
+from medrm.pipeline.evaluate import recorded_identity
 from medrm.pipeline.tensorboard_log import CurvesAlone
 from medrm.schema import DIMENSIONS
 
@@ -50,7 +51,7 @@ def made_run(home: Path) -> Path:
     benchmark = Benchmark(source.name, source)
     settings = {"prompt": f"{word('prompt')} 0", "engine": "transformers"}
     for side, better in (("before", "A"), ("after", "B")):
-        model = NamedModel(f"base ({side})", f"{side} at {word('host')}")
+        model = NamedModel(f"base ({side})", recorded_identity(f"{side} at {word('host')}"))
         folder = run / "evaluation" / side
         evaluate(Talker(better), benchmark, folder, model, settings=settings, images=True)
     compare(run / "evaluation" / "before", run / "evaluation" / "after", output_dir=run)
@@ -79,12 +80,12 @@ def test_a_page_that_may_be_shown_holds_no_word_of_the_data(run: Path) -> None:
     shown = [run / "report.html", run / "exports"]
     # The search finds what stands there.
     seen = {hit.split(" in ")[0] for hit in found([run])}
-    unseen = {word(name) for name in ("annotator", "patient", "study", "token", "pixel")}
+    unseen = {word(name) for name in ("annotator", "patient", "study", "token", "pixel", "host")}
     assert seen >= {*WORDS} - unseen
     assert {hit.split(" in ")[0] for hit in found(shown)} >= {
         *map(word, ("case", "question", "answera", "reply", "organ", "source", "modality"))
     }
-    assert not found([run / "evaluation", run / "comparison.json", *shown], MACHINE[:2])
+    assert not found([run / "evaluation", run / "comparison.json", *shown], MACHINE)
     assert not found([run / "evaluation" / "after" / "images"])
     problems = [
         image["problem"]
@@ -174,6 +175,17 @@ def test_leaderboards_name_no_path(run: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in text
     assert "see 'x y.log'" in text
     assert '"model": "seven b"' in text
+
+
+def test_hosts_of_ones_own_network_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "node17.clinic.org")
+    for host in ("node18", "node17.clinic.org", "10.1.2.3", "192.168.0.9"):
+        recorded = recorded_identity(f"a judge at home at {host}")
+        assert recorded.startswith("a judge at home at host ")
+        assert host not in recorded
+        assert recorded == recorded_identity(f"a judge at home at {host}")
+    for host in ("api.openai.com", "127.0.0.1", "localhost", "9.9.9.9"):
+        assert recorded_identity(f"m at {host}") == f"m at {host}"
 
 
 def test_paths_are_told_from_other_text() -> None:

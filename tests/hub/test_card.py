@@ -106,6 +106,14 @@ def test_foreign_text_is_escaped(card: str) -> None:
     assert len(re.findall(r"(?<!\\)\|", line)) == 3  # the table's own bars alone
 
 
+def test_a_set_of_files_is_not_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, name="smith_family")
+    card = write_card(run / "adapter", run).read_text(encoding="utf-8")
+    assert "smith" not in card
+    assert "| training data | data of its own, revision local" in card
+    assert "percent on data of its own (20 cases" in card
+
+
 def test_no_local_path_is_told(card: str, run_dir: Path) -> None:
     assert str(run_dir.parent) not in card
     assert "a base" in card

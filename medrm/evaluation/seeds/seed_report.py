@@ -16,7 +16,7 @@ from medrm.evaluation.report import read_json
 from medrm.evaluation.seeds import seed_tables
 from medrm.evaluation.seeds.seed_comparison import SEEDS_FILE
 from medrm.evaluation.seeds.seed_tables import INTERVAL, Seeds
-from medrm.evaluation.shared_run import shared_benchmark
+from medrm.evaluation.shared_run import shared_set
 from medrm.evaluation.tables.comparison_tables import non_inferiority_table
 from medrm.evaluation.tables.table import Cell, write_tables
 
@@ -107,7 +107,7 @@ def write_seed_page(folder: Path, texts: bool = True) -> Path:
 
 def _comparison(folder: Path, texts: bool) -> Seeds:
     comparison = read_json(folder / SEEDS_FILE)
-    shared = {} if texts else {"benchmark": shared_benchmark(comparison["benchmark"])}
+    shared = {} if texts else {"benchmark": shared_set(comparison["benchmark"])}
     return {**comparison, **shared}
 
 
