@@ -241,7 +241,7 @@ def check_command(command: str) -> None:
             pins = [value for flag, value in itertools.pairwise(rest) if flag == "-c"]
             assert all((ROOT / value).is_file() for value in pins)
         case _:
-            known = r"python3? -m (pytest|venv)\b|git clone|cd|\.|source|bash \.ci/run"
+            known = r"python3? -m (pytest|venv)\b|git clone|curl|cd|\.|source|bash \.ci/run"
             assert re.match(rf"({known})( |$)", command), f"no check for the command {command!r}"
 
 
