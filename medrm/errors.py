@@ -70,6 +70,7 @@ FOREIGN_ERRORS = (
     LookupError,
     AttributeError,
     AssertionError,
+    ArithmeticError,
 )
 """What the code of a model, a processor or a template raises over input it does not foresee."""
 

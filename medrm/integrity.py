@@ -236,7 +236,7 @@ def _read(folder: Path) -> dict[str, Fingerprint]:
             and fingerprint.keys() == {"size", "sha256"}
             for name, fingerprint in fingerprints.items()
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("it is no manifest") from error
     if not whole or _text(fingerprints) != text:
         raise ValueError("it is not as it was written")

@@ -25,7 +25,6 @@ from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.data.images import bytes_image
 from medrm.errors import ConfigError, without_paths
 from medrm.files import PHANTOM_BASE
-from medrm.models.adapter import add_adapter
 from medrm.models.backbone import decoder_of, tower_of
 from medrm.models.base_model import load_base, load_config
 from medrm.models.families import family_of
@@ -33,6 +32,7 @@ from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
 from medrm.models.processors import has_pixel_limits, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
+from medrm.models.trainable import add_adapter
 from medrm.models.vision_tower import stock_tower
 from medrm.pipeline.manifest import git_commit, versions
 from medrm.pipeline.requests import ThroughputOptions

@@ -14,11 +14,12 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.compare import compare
 from medrm.evaluation.evaluator import evaluate
 from medrm.evaluation.report import write_json
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.objectives.objective import BradleyTerryConfig
 from medrm.pipeline.manifest import manifest_of
 from medrm.schema import Case, PairLabel, Response

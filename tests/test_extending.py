@@ -38,12 +38,13 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.pages.document import Section
 from medrm.evaluation.pages.report_page import SECTIONS, PageContent, write_page
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base, load_config
 from medrm.models.families import FAMILIES, family_of
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head, head_of
+from medrm.models.trainable import add_adapter
 from medrm.objectives import OBJECTIVES, argument_classes, load_objective
 from medrm.objectives.losses import PAIR_LOSSES, PairLoss
 from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs

@@ -22,8 +22,8 @@ from medrm.evaluation.report import read_report
 from medrm.files import RUN_FILE
 from medrm.hub.card import CARD, benchmark_entries, published_card
 from medrm.integrity import MANIFEST, is_sealed, sealed_names
-from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, read_adapter_config
-from medrm.models.adapter_files import check_undamaged, is_needed
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config
+from medrm.models.adapter_files import MEDRM_FILE, check_undamaged, is_needed
 from medrm.models.published_contract import published_files
 from medrm.models.training_images import DIGESTS_FILE
 

@@ -10,29 +10,30 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast
 
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
-from medrm.errors import AdapterError, ConfigError, nearest, report
-from medrm.files import fits, write_atomically
+from medrm.errors import AdapterError, ConfigError, applying, report
+from medrm.files import write_atomically
 from medrm.integrity import changing
+from medrm.models.adapter_files import LARGEST, MEDRM_FILE
 from medrm.models.base_reference import BaseReference, proven_reference_of
+from medrm.models.contract_fields import from_json
 from medrm.models.families import family_of
 from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
+from medrm.models.strict_json import read_object
 from medrm.models.training_images import TrainingImages
 from medrm.readouts import SAVED_READOUTS
 
-MEDRM_FILE = "medrm.json"
-
-Record = TypeVar("Record")
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,14 @@ class JudgeSpec:
     """
 
     prompt: str
-    prompt_version: int
+    prompt_version: int = field(metadata={"range": (0, 10**6)})
     system: str
     user: str
     per_dimension: bool
     rationale: bool
-    votes: int
-    temperature: float
-    max_new_tokens: int
+    votes: int = field(metadata={"range": (1, 1000)})
+    temperature: float = field(metadata={"range": (0, 100)})
+    max_new_tokens: int = field(metadata={"range": (1, 10**6)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,13 @@ class AdapterConfig:
     dtype: Literal["float32", "bfloat16", "float16"]
     attn_implementation: str
     judge: JudgeSpec | None = None
-    implicit_beta: float | None = None
-    contextual_orders: int = 0
+    implicit_beta: float | None = field(default=None, metadata={"range": (1e-9, 1e9)})
+    contextual_orders: int = field(default=0, metadata={"range": (0, 1000)})
     quantisation: Literal["nf4", "int8"] | None = None
     pooling: Literal["last_attended"] = "last_attended"
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    max_length: int | None = None
+    min_pixels: int | None = field(default=None, metadata={"range": (1, 10**9)})
+    max_pixels: int | None = field(default=None, metadata={"range": (1, 10**9)})
+    max_length: int | None = field(default=None, metadata={"range": (1, 10**8)})
     score_statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     training_data_digest: str | None = None
     training_images: TrainingImages | None = None
@@ -233,64 +234,46 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
             f"{folder} is no saved model of medrm: it has no {MEDRM_FILE}. Give the adapter "
             "folder of a run, such as RUN/adapter."
         )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["head"] is not None:
-            record["head"]["dimensions"] = record["dimensions"]
-        record.setdefault("training_images", None)  # versions have the one or the other
-        record.setdefault("training_pixel_digests", [])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AdapterError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). Save the adapter again."
-        ) from error
-    return _from_json(path, record, AdapterConfig)
-
-
-def _from_json(path: Path, record: dict[str, Any], record_class: type[Record]) -> Record:
-    """Returns the dataclass that a JSON object holds; its lists become tuples.
-
-    Raises:
-        AdapterError: keys other than the fields, or values of other types than theirs.
-    """
-    hints = get_type_hints(record_class)
-    problems = [f"{key} is missing" for key in sorted(hints.keys() - record.keys())]
-    problems += [
-        f"{key} is not known.{nearest(key, hints)}" for key in sorted(record.keys() - hints.keys())
-    ]
+    record = read_object(path, LARGEST[MEDRM_FILE])
+    head = record.get("head")
+    if isinstance(head, dict):
+        head["dimensions"] = record.get("dimensions")
+    record.setdefault("training_images", None)  # versions have the one or the other
+    record.setdefault("training_pixel_digests", [])
+    config = from_json(path, record, AdapterConfig)
+    problems = _contradictions(config)
     if problems:
-        raise AdapterError(
-            report(f"{path} does not fit this version of medrm. Save the adapter again:", problems)
-        )
-    values = dict(record)
-    fields = dataclasses.fields(cast(Any, record_class))
-    choices = {field.name: field.metadata.get("choices") for field in fields}
-    for name, hint in hints.items():
-        nested = next(filter(dataclasses.is_dataclass, get_args(hint)), None)
-        if names := choices[name]:  # a registry, to which entries may have been added
-            hint = Literal[tuple(names)]
-        if nested is not None and isinstance(record[name], dict):
-            values[name] = _from_json(path, record[name], cast(Any, nested))
-        elif not fits(record[name], hint):
-            problems.append(
-                f"{name} is {json.dumps(record[name])[:80]}; accepted: {_json_type(hint)}"
-            )
-        elif isinstance(record[name], list):
-            values[name] = tuple(record[name])
-    if problems:
-        raise AdapterError(
-            report(f"{path} holds values that are not accepted. Save the adapter again:", problems)
-        )
-    return record_class(**values)
+        title = f"{path} contradicts itself. Save the adapter again:"
+        raise AdapterError(report(title, problems))
+    return config
 
 
-def _json_type(hint: Any) -> str:
-    """Returns an annotated type in the words of JSON."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return ", ".join(map(json.dumps, arguments))
-    if origin in (Union, UnionType):
-        return ", ".join(map(_json_type, arguments))
-    if origin is tuple:
-        return f"a list of: {_json_type(arguments[0])}"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return {**names, NoneType: "null"}.get(hint, "an object")
+def _contradictions(config: AdapterConfig) -> list[str]:
+    """Returns what the fields of a config say against each other."""
+    orders, names = config.contextual_orders, config.dimensions
+    tied = () if config.head is None else config.head.tied_dimensions
+    return applying(
+        {
+            "dimensions names none, or one twice": len(set(names)) != len(names) or not names,
+            f"dimensions holds no name: printable, up to {_LONGEST_NAME} characters": not all(
+                name.isprintable() and 0 < len(name.strip()) <= _LONGEST_NAME for name in names
+            ),
+            f"contextual_orders is {orders}; accepted: 0, 1 or an even number": orders > 1
+            and orders % 2 == 1,
+            "readout 'reward' needs a head, and head is null": (
+                config.readout == "reward" and config.head is None
+            ),
+            "trained is 'head', and head is null": config.trained == "head" and config.head is None,
+            "implicit_beta is for the readout implicit_reward": (
+                config.readout == "reward" and config.implicit_beta is not None
+            ),
+            "score_statistics names what is no dimension, or a spread below 0": any(
+                name not in names or numbers.get("std", 0) < 0 or numbers.get("temperature", 0) < 0
+                for name, numbers in config.score_statistics.items()
+            ),
+            "tied_dimensions names what is no dimension": not {*tied} <= {*names},
+            "min_pixels is above max_pixels": (
+                (config.min_pixels or 1) > (config.max_pixels or math.inf)
+            ),
+        }
+    )

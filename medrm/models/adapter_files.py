@@ -18,19 +18,48 @@ head (the adapter merged and unloaded) and the contract with `trained="full"`.
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from medrm.errors import AdapterError, first_line, report
-from medrm.integrity import damage, is_sealed
+from medrm.files import PEFT_CONFIG
+from medrm.integrity import MANIFEST, damage, is_sealed
+from medrm.models.strict_json import read_object
 from medrm.models.training_images import DIGESTS_FILE
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
 HEAD_FILE = "head.safetensors"
 """The head where there is no adapter file."""
+
+MEDRM_FILE = "medrm.json"
+
+_MEBIBYTE = 2**20
+LARGEST: Mapping[str, int] = {
+    MEDRM_FILE: 96
+    * _MEBIBYTE,  # 67 bytes for each training image in what versions before 0.3 wrote
+    PEFT_CONFIG: 16 * _MEBIBYTE,
+    MANIFEST: _MEBIBYTE,
+    "chat_template.jinja": _MEBIBYTE,
+    "tokenizer.json": 256 * _MEBIBYTE,
+    "tokenizer.model": 256 * _MEBIBYTE,
+}
+"""The most bytes of a file, which is read whole; of others see `_LARGEST_TEXT`."""
+
+_LARGEST_TEXT = 64 * _MEBIBYTE
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json")
+"""Large files that a tokenizer's own library reads, which bounds their depth."""
+
+_MOST_TOKENS = 5_000_000
+"""Values in such a file: four times those of the largest that are in use."""
+
+_TEMPLATES = "additional_chat_templates"
+"""The one folder within the saved model's that transformers looks into."""
 
 UNREACHABLE = (HFValidationError, EntryNotFoundError, OSError)
 """What the hub's client raises; its HTTP errors are an OSError."""
@@ -59,12 +88,88 @@ def damage_of(folder: Path) -> list[str]:
     return damage(folder) if is_sealed(folder) else []
 
 
+def check_plain(folder: Path) -> None:
+    """Refuses a saved model whose files are not plain files of some size, before they are opened.
+
+    A pipe would never end, a link could lead to what is not meant to be read. Those of the hub's
+    cache are followed.
+
+    Raises:
+        AdapterError: names the files.
+    """
+    problems = [
+        f"{path.relative_to(folder)} {problem}"
+        for path in _entries(folder)
+        if (problem := _oddity(path, folder)) is not None
+    ]
+    if problems:
+        title = f"The saved model in {folder} is not read. Copy or download its files again:"
+        raise AdapterError(report(title, problems))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    for place in (folder, folder / _TEMPLATES):
+        if place.is_dir():
+            yield from sorted(place.iterdir())
+
+
+def _oddity(path: Path, folder: Path) -> str | None:
+    """Returns why a file of a saved model is not opened."""
+    needed = path.suffix in SUFFIXES
+    try:
+        status = path.stat()
+    except OSError as error:  # a link to nowhere or to itself
+        return f"cannot be read ({error.strerror})" if needed else None
+    if not stat.S_ISREG(status.st_mode):
+        is_other = needed or not stat.S_ISDIR(status.st_mode)
+        return "is no plain file" if is_other else None
+    if needed and not _is_within(path, folder):
+        return "is a link that leads out of the folder"
+    largest = LARGEST.get(path.name, _LARGEST_TEXT)
+    if path.suffix != ".safetensors" and needed and status.st_size > largest:
+        return f"has {status.st_size} bytes; accepted are {largest}"
+    return None
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Returns whether a file lies in its folder, or in the store of the hub's cache behind it."""
+    target, folder = Path(os.path.realpath(path)), folder.resolve()
+    stores = [folder]
+    if folder.parent.name == "snapshots":
+        stores.append(folder.parents[1] / "blobs")
+    return any(target.is_relative_to(store) for store in stores)
+
+
+def check_settings(folder: Path) -> None:
+    """Reads the settings in a saved model's folder as transformers will, in bounded memory.
+
+    Raises:
+        AdapterError: one is no JSON object, or is nested too deeply, or holds what is no number.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if path.name in _VOCABULARIES:
+            _check_vocabulary(path)
+        elif path.name not in (MEDRM_FILE, PEFT_CONFIG, MANIFEST):
+            read_object(path, LARGEST.get(path.name, _LARGEST_TEXT))
+
+
+def _check_vocabulary(path: Path) -> None:
+    """Raises AdapterError where a tokenizer's file holds more than any vocabulary does."""
+    with path.open("rb") as file:
+        values = sum(chunk.count(b",") for chunk in iter(lambda: file.read(_MEBIBYTE), b""))
+    if values > _MOST_TOKENS:
+        raise AdapterError(
+            f"{path} holds {values} values; accepted are {_MOST_TOKENS}. Download it again."
+        )
+
+
 def check_undamaged(folder: Path) -> None:
     """Refuses a saved model that is not as it was saved.
 
     Raises:
         AdapterError: names the files.
     """
+    check_plain(folder)
     problems = damage_of(folder)
     if problems:
         title = (

@@ -47,6 +47,8 @@ _BROKEN = (
     TypeError,
     AttributeError,
     ImportError,
+    ArithmeticError,
+    RecursionError,
     SafetensorError,
     StrictDataclassError,
 )
@@ -64,7 +66,10 @@ def readable(subject: str) -> Iterator[None]:
         yield
     except MedrmError:
         raise
-    except _BROKEN as error:
+    except Exception as error:
+        # The tokenizers' library raises Exception itself.
+        if not isinstance(error, _BROKEN) and type(error) is not Exception:
+            raise
         if (missing := missing_package(subject, error)) is not None:
             raise missing from error
         reason = first_line(error)

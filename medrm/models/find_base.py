@@ -30,7 +30,9 @@ from medrm.models.base_reference import BaseReference, commit_of, weights_digest
 
 logger = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]{1,100}(/[\w.-]{1,100})?")
+_FOLDER = re.compile(r"[^/\\\0]{1,255}")
+_REVISION = re.compile(r"[\w./-]{1,200}")
 _LARGEST_JSON = 2**24
 """Bytes of a file that is looked into while the base is sought."""
 
@@ -83,9 +85,13 @@ def _check(reference: BaseReference, saved: Path) -> None:
     Raises:
         AdapterError: it does.
     """
-    plain = _HUB_ID if reference.revision is not None else re.compile(r"[^/\\\0]+")
+    plain = _FOLDER if reference.revision is None else _HUB_ID
     if reference.revision is None and reference.digest is None:
         problem = "neither the commit nor the digest of its weights"
+    elif reference.revision is not None and (
+        not _REVISION.fullmatch(reference.revision) or reference.name == PHANTOM_BASE
+    ):
+        problem = f"the commit {reference.revision[:80]!r}, which is none of it"
     elif not plain.fullmatch(reference.name) or reference.name in (".", ".."):
         problem = f"{reference.name[:80]!r}, which is neither a hub id nor a folder's name"
     else:

@@ -42,11 +42,7 @@ from medrm.files import (
     status_of,
 )
 from medrm.integrity import seal
-from medrm.models.adapter_config import (
-    AdapterConfig,
-    template_digest,
-    write_adapter_config,
-)
+from medrm.models.adapter_config import AdapterConfig, template_digest, write_adapter_config
 from medrm.models.adapter_files import ADAPTER_FILE, HEAD_FILE, download, is_needed
 from medrm.models.base_model import empty_base, load_config, resolve_model
 from medrm.models.base_reference import BaseReference, commit_of, reference_of, weights_digest

@@ -36,6 +36,7 @@ from medrm.models.base_model import checkpoint_file, load_config, readable, reso
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.batch import ImageRows
 from medrm.models.processor_files import NAMING_FILES, check_files, read_settings
+from medrm.models.template_limits import check_template
 
 # VideoProcessorMixin; BaseVideoProcessor in older versions.
 _VIDEO_PROCESSOR = str(processing_utils.MODALITY_TO_BASE_CLASS_MAPPING["video_processor"])
@@ -157,6 +158,7 @@ def load_processor(
             "instruction-tuned checkpoint, or write chat_template.jinja into the model folder."
         )
     processor.chat_template = template
+    check_template(name_or_path, processor)
     fix_date(processor)
     return processor
 

@@ -13,11 +13,8 @@ from pathlib import Path
 
 from medrm.files import RUN_FILE
 from medrm.integrity import MANIFEST, manifest_with
-from medrm.models.adapter_config import (
-    MEDRM_FILE,
-    config_bytes,
-    read_adapter_config,
-)
+from medrm.models.adapter_config import config_bytes, read_adapter_config
+from medrm.models.adapter_files import MEDRM_FILE
 from medrm.models.training_images import (
     DIGESTS_FILE,
     KnownImages,

@@ -54,7 +54,7 @@ class HeadSpec:
 
     dimensions: tuple[str, ...]
     kind: Literal["mlp", "linear", "affine"] = "mlp"
-    hidden_size: int | None = None
+    hidden_size: int | None = dataclasses.field(default=None, metadata={"range": (1, 2**16)})
     ties: str = "none"
     tied_dimensions: tuple[str, ...] = ()
 

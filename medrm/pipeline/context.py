@@ -34,18 +34,15 @@ from medrm.evaluation.leak_check import UNTRAINED, LeakCheck, check_images
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, write_cases
 from medrm.evaluation.report import read_report
 from medrm.integrity import changing
-from medrm.models.adapter import add_adapter, load_adapter, saved_identity
-from medrm.models.adapter_config import (
-    MEDRM_FILE,
-    AdapterConfig,
-    JudgeSpec,
-    new_adapter_config,
-)
+from medrm.models.adapter import load_adapter, saved_identity
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config
+from medrm.models.adapter_files import MEDRM_FILE
 from medrm.models.base_model import load_base, load_config
 from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
 from medrm.models.processors import load_processor, refuse_images
 from medrm.models.reward_model import attach_head, has_head
+from medrm.models.trainable import add_adapter
 from medrm.models.training_images import KnownImages
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training

@@ -22,7 +22,6 @@ from torch import nn
 from transformers import BatchFeature, PreTrainedModel
 
 from medrm.errors import FOREIGN_ERRORS, first_line
-from medrm.models.adapter import add_adapter, add_adapter_like
 from medrm.models.base_model import empty_base, load_config
 from medrm.models.footprint import QUANTISED_BYTES
 from medrm.models.lora_targets import lora_targets
@@ -34,6 +33,7 @@ from medrm.models.memory_estimate import (
 )
 from medrm.models.prefix_sharing.attention import attention_of_gpus, shares_prefix
 from medrm.models.reward_model import attach_head, without_adapter
+from medrm.models.trainable import add_adapter, add_adapter_like
 from medrm.objectives.step_preview import StepPreview
 from medrm.pipeline.context import RunContext
 from medrm.pipeline.launch_settings import LaunchSettings

@@ -24,7 +24,8 @@ from medrm.errors import AdapterError, ConfigError
 from medrm.failures import naming
 from medrm.files import atomic_folder, check_outputs
 from medrm.models.adapter import load_adapter, save_adapter
-from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, read_adapter_config
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config
+from medrm.models.adapter_files import MEDRM_FILE
 from medrm.models.families import family_of
 from medrm.models.reward_model import without_adapter
 from medrm.pipeline.requests import MergeRequest

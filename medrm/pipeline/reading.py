@@ -14,11 +14,7 @@ from typing import NamedTuple
 
 from medrm.config.options import JudgeOptions, ModelOptions
 from medrm.errors import ConfigError, refuse
-from medrm.models.adapter_config import (
-    AdapterConfig,
-    JudgeSpec,
-    read_adapter_config,
-)
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.models.base_reference import reference_of
 from medrm.pipeline.requests import EvalRequest
 from medrm.readouts import BASE_READOUTS, writes_rewards

@@ -26,8 +26,7 @@ from medrm.hub.connection import check_push
 from medrm.integrity import damage, read_record
 from medrm.leftovers import remove_drafts, remove_partials
 from medrm.models.adapter import saved_identity
-from medrm.models.adapter_config import MEDRM_FILE
-from medrm.models.adapter_files import damage_of
+from medrm.models.adapter_files import MEDRM_FILE, damage_of
 from medrm.models.training_images import DIGESTS_FILE
 from medrm.objectives.exact_resume import METRICS
 from medrm.objectives.training_faults import NAN_FILE

@@ -34,14 +34,11 @@ from medrm.evaluation.leak_check import CHOSEN_BY, check_images
 from medrm.failures import naming
 from medrm.files import DRAFT, replace_folder
 from medrm.integrity import write_record
-from medrm.models.adapter import freeze_backbone, save_adapter, saved_identity
-from medrm.models.adapter_config import (
-    AdapterConfig,
-    read_adapter_config,
-    update_adapter_config,
-)
+from medrm.models.adapter import save_adapter, saved_identity
+from medrm.models.adapter_config import AdapterConfig, read_adapter_config, update_adapter_config
 from medrm.models.published_contract import images_of
 from medrm.models.reward_model import head_of
+from medrm.models.trainable import freeze_backbone
 from medrm.models.training_images import record_of, write_digests
 from medrm.objectives.bradley_terry import gathered_head
 from medrm.objectives.objective import TrainingInputs

@@ -14,8 +14,8 @@ from medrm.chat import JudgePrompt, load_prompt
 from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, nearest
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
-from medrm.models.adapter_config import MEDRM_FILE, AdapterConfig, JudgeSpec, read_adapter_config
-from medrm.models.adapter_files import UNREACHABLE, download
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, read_adapter_config
+from medrm.models.adapter_files import MEDRM_FILE, UNREACHABLE, download
 from medrm.models.mapped_model import is_mapping, mapped_folder
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES

@@ -8,9 +8,9 @@ import torch
 from tiny import make_tiny, tiny_image
 
 from medrm.config.options import AdapterOptions
-from medrm.models.adapter import add_adapter
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.collator import Collator

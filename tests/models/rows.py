@@ -9,11 +9,11 @@ import torch
 from tiny import tiny_image
 
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 
 ANSWERS = ("Yes, the lungs are clear and no abnormality is seen.", "No")
 SPEC = HeadSpec(("accuracy", "overall"), ties="davidson", tied_dimensions=("overall",))

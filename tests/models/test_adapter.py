@@ -15,20 +15,14 @@ from tiny import TINY_FAMILIES, make_tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models import adapter
-from medrm.models.adapter import (
-    add_adapter,
-    freeze_backbone,
-    load_adapter,
-    lora_config,
-    save_adapter,
-    wrap,
-)
+from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config
+from medrm.models.adapter_tensors import fill, tensors_of
 from medrm.models.backbone import decoder_of, tower_of
 from medrm.models.families import family_of
 from medrm.models.processors import save_processor
 from medrm.models.reward_model import head_of, without_adapter
+from medrm.models.trainable import add_adapter, freeze_backbone, lora_config, wrap
 
 SMALL = AdapterOptions(lora_r=4, lora_alpha=8)
 
@@ -207,10 +201,10 @@ def test_every_tensor_of_the_file_is_filled_in() -> None:
         settings[section]["vocab_size"] = 32
     model = hf.MistralLarge4ForConditionalGeneration(hf.MistralLarge4Config.from_dict(settings))
     adapted = wrap(model, lora_config(model, AdapterOptions(lora_r=2)), seed=0)
-    wanted = {name: torch.rand_like(tensor) for name, tensor in adapter._tensors(adapted).items()}
+    wanted = {name: torch.rand_like(tensor) for name, tensor in tensors_of(adapted).items()}
     assert any("shared_experts" in name for name in wanted)
-    adapter._fill(adapted, wanted)
-    filled = adapter._tensors(adapted)
+    fill(adapted, wanted)
+    filled = tensors_of(adapted)
     assert filled.keys() == wanted.keys()
     assert all(torch.equal(filled[name], tensor) for name, tensor in wanted.items())
 

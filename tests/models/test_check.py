@@ -10,7 +10,7 @@ from transformers import BatchFeature
 
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
-from medrm.models.adapter import add_adapter
+from medrm.models.trainable import add_adapter
 from medrm.models.vision_tower import check_image_reaches
 
 

@@ -11,10 +11,10 @@ import torch
 from tiny import TINY_FAMILIES, make_tiny, save_tiny, tiny_image
 
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter
 from medrm.models.backbone import tower_of
 from medrm.models.base_model import load_base
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.models.vision_tower import DeduplicatingTower, deduplicate_images, first_equal
 
 IMAGES = {"a": (0, 60, 40), "b": (1, 90, 60), "c": (2, 40, 60)}

@@ -145,7 +145,7 @@ def test_a_hub_base_is_known_by_its_commit_or_its_digest(
     monkeypatch.chdir(saved.parent)
     save_tiny("llava", saved.parent / "clinic" / "base", seed=1)
     with pytest.raises(AdapterError, match="other weights lie in clinic/base"):
-        load_adapter(saved)
+        found(saved)
 
 
 def test_every_command_takes_a_base(

@@ -14,12 +14,13 @@ from tiny_text import save_text_base
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.lora_targets import lora_targets
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 
 SMALL = AdapterOptions(lora_r=2)
 ROUTERS = {"mixtral": {"mlp.gate"}, "qwen3_next": {"mlp.gate", "mlp.shared_expert_gate"}}

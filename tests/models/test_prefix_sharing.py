@@ -26,13 +26,13 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.adapter import add_adapter
 from medrm.models.base_model import load_base
 from medrm.models.prefix_sharing import attention as attention_module
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing, shares_prefix
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, SharedPrefixBatch, sharing_problem
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import attach_head, without_adapter
+from medrm.models.trainable import add_adapter
 from medrm.scorer.collator import Collator
 from medrm.scorer.logprobs import token_positions
 

@@ -17,12 +17,13 @@ import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.errors import ConfigError
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.families import family_of
 from medrm.models.processors import TextProcessor, load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.pipeline.evaluate import evaluate_model
 from medrm.pipeline.requests import EvalRequest
 from medrm.pipeline.stages import train_adapter

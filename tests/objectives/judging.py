@@ -21,7 +21,7 @@ from medrm.config.options import (
 )
 from medrm.config.parse import Run
 from medrm.data.images import examine
-from medrm.models.adapter import add_adapter
+from medrm.models.trainable import add_adapter
 from medrm.objectives import load_objective
 from medrm.objectives.objective import TrainingInputs
 from medrm.schema import Case, Label, PairLabel

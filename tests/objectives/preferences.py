@@ -20,8 +20,8 @@ from medrm.config.options import (
 )
 from medrm.config.parse import Run
 from medrm.data.images import bytes_image, examine
-from medrm.models.adapter import add_adapter, freeze_backbone
 from medrm.models.reward_model import attach_head
+from medrm.models.trainable import add_adapter, freeze_backbone
 from medrm.objectives.bradley_terry import build_trainer, head_spec
 from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
 from medrm.objectives.trainer import PreferenceTrainer

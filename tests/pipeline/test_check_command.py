@@ -14,11 +14,12 @@ from tiny import save_tiny
 
 from medrm.cli import main
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
 

@@ -46,8 +46,8 @@ def test_one_lost_bit_is_found(
         tensors = kept(model, state_dict)
         return {name: tensor.bfloat16().to(tensor.dtype) for name, tensor in tensors.items()}
 
-    kept = adapter._tensors
-    monkeypatch.setattr(adapter, "_tensors", in_less_precision)
+    kept = adapter.tensors_of
+    monkeypatch.setattr(adapter, "tensors_of", in_less_precision)
     assert recipe(**small, output_dir=tmp_path / "rounded") == 2
     assert "The saved adapter does not score as the trained model: case" in capsys.readouterr().err
 

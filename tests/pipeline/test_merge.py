@@ -18,9 +18,10 @@ import medrm
 from medrm.cli import main
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models import adapter_files
-from medrm.models.adapter import freeze_backbone, load_adapter, save_adapter
+from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.adapter_config import new_adapter_config, read_adapter_config
 from medrm.models.processors import load_processor
+from medrm.models.trainable import freeze_backbone
 from medrm.pipeline import merge
 
 NEEDS_BITSANDBYTES = pytest.mark.skipif(

@@ -16,9 +16,9 @@ from tiny import make_tiny
 
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.models import base_model
-from medrm.models.adapter import add_adapter
 from medrm.models.memory_estimate import StepMemory
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.objectives.step_preview import StepPreview
 from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.pipeline.memory_plan import CONTEXT, CONTEXT_BYTES, RehearsedRun, device_memory

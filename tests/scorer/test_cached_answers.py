@@ -15,7 +15,7 @@ from tiny import make_tiny
 
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.prefix_sharing.attention import shares_prefix
@@ -23,6 +23,7 @@ from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.prefix_sharing.kv_cache import CachedPrefix, caches_answers, shares_cache
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
+from medrm.models.trainable import add_adapter
 from medrm.scorer.collator import Collator
 from medrm.scorer.self_check import prove
 

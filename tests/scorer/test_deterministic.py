@@ -20,7 +20,7 @@ from tiny import TINY_FAMILIES, make_tiny, save_tiny
 from medrm.chat import PROMPTS
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import ConfigError
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.prefix_sharing.attention import (
@@ -30,6 +30,7 @@ from medrm.models.prefix_sharing.attention import (
 )
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case, Response
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator

@@ -15,9 +15,9 @@ from tiny import TINY_FAMILIES, make_tiny
 from medrm import chat_template
 from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions, JudgeOptions, ModelOptions
-from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.prefix_sharing.kv_cache import disable_shared_cache
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.collator import Collator, Row

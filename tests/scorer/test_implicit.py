@@ -16,8 +16,8 @@ from torch.nn.functional import log_softmax
 from medrm import chat, chat_template
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
-from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import AdapterConfig, new_adapter_config
+from medrm.models.trainable import add_adapter
 from medrm.objectives.judge.judge_collator import ConversationRenderer
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row

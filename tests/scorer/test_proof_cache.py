@@ -19,7 +19,7 @@ import medrm.models.prefix_sharing.attention as attention_module
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError
 from medrm.files import cache_dir
-from medrm.models.adapter import add_adapter
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer import proof_cache
 from medrm.scorer.caller_cases import image_ref

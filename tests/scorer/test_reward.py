@@ -20,11 +20,12 @@ from tiny import TINY_FAMILIES, save_tiny
 import medrm
 from medrm.config.options import AdapterOptions, ModelOptions
 from medrm.errors import AdapterError, DataError
-from medrm.models.adapter import add_adapter, save_adapter
+from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer import runner as batches
 from medrm.scorer.open import load

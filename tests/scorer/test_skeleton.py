@@ -16,7 +16,7 @@ from medrm import chat, chat_template
 from medrm.chat import PROMPTS, JudgePrompt
 from medrm.config.options import AdapterOptions
 from medrm.errors import ConfigError, DataError
-from medrm.models.adapter import add_adapter
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row
 from medrm.scorer.readouts import probability_readout as skeleton_module

@@ -14,9 +14,9 @@ from tiny import TINY_FAMILIES, make_tiny
 
 from medrm.chat import PROMPTS
 from medrm.config.options import AdapterOptions, ModelOptions
-from medrm.models.adapter import add_adapter
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
