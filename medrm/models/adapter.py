@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.options import ModelOptions
 from medrm.errors import FOREIGN_ERRORS, AdapterError, first_line
-from medrm.failures import naming
+from medrm.failures import is_out_of_memory, naming
 from medrm.files import PEFT_CONFIG, atomic_folder
 from medrm.integrity import seal
 from medrm.models import adapter_files
@@ -148,11 +148,8 @@ def load_adapter(
     config = read_adapter_config(folder)
     check_undamaged(folder)
     check_settings(folder)
-    path = folder / _weights_file(config)
     lora = read_lora(folder, config) if config.trained == "lora" else None
-    tensors = read_tensors(path, config)
-    if lora is not None:
-        check_rank(path, tensors, lora.r)
+    tensors = read_tensors(folder / _weights_file(config), config)
     processor = load_processor(str(folder))
     _check_template(folder, processor, config)
     options = ModelOptions(
@@ -169,19 +166,31 @@ def load_adapter(
             f"{MEDRM_FILE} in {folder} records the family {config.family!r}, the base is "
             f"{family_of(stock.config).name!r}. Give the base it was trained on."
         )
-    model: PreTrainedModel | PeftModel = stock
     if config.head is not None:
-        model = attach_head(stock, config.head, seed=0)
-    if lora is not None:
-        model = _adapted(stock, lora, folder)
-        check_tensors(path, tensors, tensors_of(model))
-        fill(model, tensors)
-    else:
+        stock = attach_head(stock, config.head, seed=0)
+    model = _filled(stock, lora, tensors, folder / _weights_file(config))
+    if config.trained == "full":
+        check_finite(folder, stock)
+    return model.requires_grad_(False).eval(), processor, config
+
+
+def _filled(
+    model: PreTrainedModel, lora: LoraConfig | None, tensors: Mapping[str, Tensor], path: Path
+) -> PreTrainedModel | PeftModel:
+    """Returns a model with the weights of the adapter's or the head's file, at `path`.
+
+    Raises:
+        AdapterError: the settings or the weights are not for this model.
+    """
+    if lora is None:
         check_tensors(path, tensors, tensors_of(model))
         model.load_state_dict(tensors, strict=False)
-        if config.trained == "full":
-            check_finite(folder, stock)
-    return model.requires_grad_(False).eval(), processor, config
+        return model
+    check_rank(path, tensors, lora.r)
+    adapted = _adapted(model, lora, path.parent)
+    check_tensors(path, tensors, tensors_of(adapted))
+    fill(adapted, tensors)
+    return adapted
 
 
 def _adapted(model: PreTrainedModel, lora: LoraConfig, folder: Path) -> PeftModel:
@@ -194,6 +203,8 @@ def _adapted(model: PreTrainedModel, lora: LoraConfig, folder: Path) -> PeftMode
     try:
         return wrap(model, lora, seed=0)
     except FOREIGN_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise AdapterError(
             f"The settings in {folder / PEFT_CONFIG} do not fit the base: {first_line(error)} "
             "Give the base it was trained on, or save the adapter again."

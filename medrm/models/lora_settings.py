@@ -78,6 +78,7 @@ def _problems(used: Mapping[str, Any], contract: AdapterConfig) -> list[str]:
         ),
         "target_parameters": (
             used["target_parameters"] is None
+            or used["target_parameters"] == []
             or (
                 fits(used["target_parameters"], list[str]) and _are_paths(used["target_parameters"])
             ),

@@ -210,7 +210,7 @@ def _field_variants(saved: dict[str, Any]) -> Iterator[Variant]:
         def drop(folder: Path, name: str = field.name) -> None:
             unseal(folder)
             record = json.loads((folder / MEDRM).read_text())
-            del record[name]
+            record.pop(name, None)
             (folder / MEDRM).write_text(json.dumps(record))
 
         either = field.name.startswith("training_")  # of versions that wrote the other one
