@@ -43,7 +43,7 @@ def read_lora(folder: Path, contract: AdapterConfig) -> LoraConfig:
     """
     path = folder / PEFT_CONFIG
     settings = read_object(path, LARGEST[PEFT_CONFIG])
-    used = _used(settings)
+    used = _used(settings, contract.base_model)
     problems = [*_problems(used, contract), *_foreign(settings, used)]
     if problems:
         title = f"{path} is not as medrm writes it. Save the adapter again:"
@@ -52,12 +52,15 @@ def read_lora(folder: Path, contract: AdapterConfig) -> LoraConfig:
     return LoraConfig(**{**used, "lora_dropout": 0.0, "base_model_name_or_path": None})
 
 
-def _used(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _used(settings: Mapping[str, Any], base_model: str) -> dict[str, Any]:
     """Returns the settings of which a value other than PEFT's default is accepted."""
     names = ("r", "lora_alpha", "lora_dropout", *_SWITCHES, "target_modules", "target_parameters",
              "modules_to_save", "base_model_name_or_path")  # fmt: skip
     defaults = {field.name: field.default for field in dataclasses.fields(LoraConfig)}
-    return {name: settings.get(name, defaults[name]) for name in names}
+    used = {name: settings.get(name, defaults[name]) for name in names}
+    if "base_model_name_or_path" not in settings:
+        used["base_model_name_or_path"] = base_model
+    return used
 
 
 def _problems(used: Mapping[str, Any], contract: AdapterConfig) -> list[str]:

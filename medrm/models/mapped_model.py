@@ -26,7 +26,6 @@ from typing import Any, Literal, get_type_hints
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medrm.chat_template import RewardTemplate
@@ -44,6 +43,7 @@ from medrm.files import (
 from medrm.integrity import seal
 from medrm.models.adapter_config import AdapterConfig, template_digest, write_adapter_config
 from medrm.models.adapter_files import ADAPTER_FILE, HEAD_FILE, download, is_needed
+from medrm.models.adapter_tensors import write_tensors
 from medrm.models.base_model import empty_base, load_config, resolve_model
 from medrm.models.base_reference import BaseReference, commit_of, reference_of, weights_digest
 from medrm.models.families import family_of
@@ -145,11 +145,7 @@ def mapped_folder(path: Path) -> Path:
             saved.mkdir()
             prefix = _PEFT if is_lora else ""
             tensors |= {f"{prefix}{HEAD}.layers.0.{name}": t for name, t in head.items()}
-            save_file(
-                tensors,
-                saved / (ADAPTER_FILE if is_lora else HEAD_FILE),
-                metadata={"dimensions": json.dumps(mapping.dimensions)},
-            )
+            write_tensors(saved / (ADAPTER_FILE if is_lora else HEAD_FILE), tensors, contract)
             if is_lora:
                 text = json.dumps(settings, indent=2, sort_keys=True)
                 (saved / PEFT_CONFIG).write_text(text, encoding="utf-8")
