@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -28,7 +29,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
 from medrm.errors import AdapterError, first_line, report
 from medrm.files import PEFT_CONFIG
-from medrm.integrity import MANIFEST, damage, is_sealed
+from medrm.integrity import MANIFEST, damage, is_sealed, sealed_names
 from medrm.models.strict_json import read_object
 from medrm.models.training_images import DIGESTS_FILE
 
@@ -51,6 +52,7 @@ LARGEST: Mapping[str, int] = {
 }
 """The most bytes of a file, which is read whole; of others see `_LARGEST_TEXT`."""
 
+_LEADS_OUT = "is a link that leads out of the folder"
 _LARGEST_TEXT = 64 * _MEBIBYTE
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json")
 """Large files that a tokenizer's own library reads, which bounds their depth."""
@@ -92,19 +94,25 @@ def check_plain(folder: Path) -> None:
     """Refuses a saved model whose files are not plain files of some size, before they are opened.
 
     A pipe would never end, a link could lead to what is not meant to be read. Those of the hub's
-    cache are followed.
+    cache are followed, those that the manifest does not name are left alone.
 
     Raises:
         AdapterError: names the files.
     """
-    problems = [
-        f"{path.relative_to(folder)} {problem}"
+    problems = {
+        path.relative_to(folder).as_posix(): problem
         for path in _entries(folder)
         if (problem := _oddity(path, folder)) is not None
-    ]
+    }
+    if MANIFEST not in problems:
+        with suppress(OSError, ValueError):  # what is wrong with it, `damage` says
+            added = problems.keys() - set(sealed_names(folder)) if is_sealed(folder) else set()
+            for name in added:
+                if problems[name] == _LEADS_OUT:
+                    del problems[name]
     if problems:
         title = f"The saved model in {folder} is not read. Copy or download its files again:"
-        raise AdapterError(report(title, problems))
+        raise AdapterError(report(title, [f"{name} {said}" for name, said in problems.items()]))
 
 
 def _entries(folder: Path) -> Iterator[Path]:
@@ -124,7 +132,7 @@ def _oddity(path: Path, folder: Path) -> str | None:
         is_other = needed or not stat.S_ISDIR(status.st_mode)
         return "is no plain file" if is_other else None
     if needed and not _is_within(path, folder):
-        return "is a link that leads out of the folder"
+        return _LEADS_OUT
     largest = LARGEST.get(path.name, _LARGEST_TEXT)
     if path.suffix != ".safetensors" and needed and status.st_size > largest:
         return f"has {status.st_size} bytes; accepted are {largest}"

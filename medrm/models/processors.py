@@ -146,12 +146,12 @@ def load_processor(
         reads_images = "image_processor" in processor_class.get_attributes()
         check_files(where, revision, config, reads_images=reads_images)
         processor = _assembled(where, processor_class, limits, source)
+        template = processor.chat_template or processor.tokenizer.chat_template
     if limits and not has_pixel_limits(processor):
         raise ConfigError(
             f"{' and '.join(limits)} cannot be set for {name_or_path!r}: "
             f"{processor_class.__name__} scales every image to its own sizes. Leave the limits out."
         )
-    template = processor.chat_template or processor.tokenizer.chat_template
     if not template:
         raise ConfigError(
             f"{name_or_path!r} has no chat template, so a conversation cannot be rendered. Give an "

@@ -81,7 +81,7 @@ _ODD: dict[str, list[Any]] = {
         [""], [["q_proj"]], {"q_proj": 1}, ["q_proj", "q_proj"], ["q_proj"], ["lm_head"],
         [f"x{number}" for number in range(200_000)], ["score"], ["visual"], ["q_proj\ud800"],
     ],
-    "target_parameters": [["q_proj.weight"], "x", [], [3], ["score.layers.0.weight"]],
+    "target_parameters": [["q_proj.weight"], "x", [3], ["score.layers.0.weight"]],
     "exclude_modules": [PATHOLOGICAL, ["q_proj"], []],
     "layers_to_transform": [0, [0], [10**9], "x", []],
     "layers_pattern": ["x", PATHOLOGICAL, ["layers"]],

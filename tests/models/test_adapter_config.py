@@ -242,7 +242,10 @@ def test_missing_and_unknown_keys_of_the_contract_are_refused(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward_template": "turn"}, '"turn"; accepted: "turn_end", "generation_prompt"'),
+        (
+            {"reward_template": "turn"},
+            '"turn"; accepted: "turn_end", "end_token", "generation_prompt"',
+        ),
         ({"trained": None}, 'trained is null; accepted: "lora", "full", "head"'),
         ({"readout": "verdict"}, 'accepted: "reward"'),
         ({"pooling": ["last"]}, 'accepted: "last_attended"'),
