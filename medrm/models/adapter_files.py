@@ -54,6 +54,20 @@ LARGEST: Mapping[str, int] = {
 
 _LEADS_OUT = "is a link that leads out of the folder"
 _LARGEST_TEXT = 64 * _MEBIBYTE
+_SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+)
+"""What transformers reads beside them."""
+
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json")
 """Large files that a tokenizer's own library reads, which bounds their depth."""
 
@@ -154,11 +168,12 @@ def check_settings(folder: Path) -> None:
     Raises:
         AdapterError: one is no JSON object, or is nested too deeply, or holds what is no number.
     """
-    for path in sorted(folder.glob("*.json")):
-        if path.name in _VOCABULARIES:
-            _check_vocabulary(path)
-        elif path.name not in (MEDRM_FILE, PEFT_CONFIG, MANIFEST):
-            read_object(path, LARGEST.get(path.name, _LARGEST_TEXT))
+    for name in _SETTINGS:
+        if (folder / name).is_file():
+            read_object(folder / name, _LARGEST_TEXT)
+    for name in _VOCABULARIES:
+        if (folder / name).is_file():
+            _check_vocabulary(folder / name)
 
 
 def _check_vocabulary(path: Path) -> None:
