@@ -229,9 +229,11 @@ def _out_of_memory(error: Exception) -> Failure | None:
     # PyTorch goes on with advice for its own developers.
     said = first_line(error).split(" If reserved but unallocated")[0].rstrip(".")
     notes = getattr(error, "__notes__", None) or [
-        "Lower what is computed at once (--evaluation_batch_rows, --per_device_train_batch_size, "
-        "--max_tokens_per_batch, --max_pixels), or set --gradient_checkpointing true.",
+        "Lower --evaluation_batch_rows, or set --gradient_checkpointing true.",
         f"Then {GOES_ON}.",
+        "Less is computed at once with a lower --per_device_train_batch_size or "
+        "--max_tokens_per_batch, too, and with fewer --max_pixels; a start that would be another "
+        "run with them says so and changes nothing.",
     ]
     return Failure("\n".join([f"Out of memory: {said}.", *notes]), FAILED)
 

@@ -18,7 +18,8 @@ from medrm.pipeline.stop_signals import handled
 def quiet_libraries() -> None:
     """Sets up the log, and keeps other libraries from printing what no user can act on.
 
-    Of several processes the first says what is under way; the others warn.
+    Of several processes the first says what is under way, and the first of each machine warns: the
+    others would warn of the same once more. What fails in them ends the run and is told.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -27,6 +28,10 @@ def quiet_libraries() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        level = logging.ERROR
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=level, handlers=[handler])
     for name in ("bitsandbytes", "httpx2", "huggingface_hub", "DeepSpeed", "torch.distributed"):
         logging.getLogger(name).setLevel(logging.ERROR)

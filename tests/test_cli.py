@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -113,21 +114,34 @@ def test_importing_prints_nothing(statement: str) -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize(("rank", "said"), [(None, 2), ("0", 2), ("1", 1)])
-def test_the_first_process_alone_says_what_is_under_way(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str | None, said: int
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "said"),
+    [(None, None, 3), ("0", "0", 3), ("8", "0", 2), ("1", "1", 0)],
+)
+def test_the_first_process_says_what_is_under_way_and_one_of_each_machine_warns(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str | None,
+    local_rank: str | None,
+    said: int,
 ) -> None:
     def work() -> None:
         logging.getLogger("medrm").info("training ...")
         logging.getLogger("medrm").warning("a checkpoint is damaged")
+        warnings.warn_explicit("of a library", UserWarning, "library.py", 1)
 
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
     logging.getLogger("medrm").manager._clear_cache()
-    if rank is None:
-        monkeypatch.delenv("RANK", raising=False)
-    else:
-        monkeypatch.setenv("RANK", rank)
-    assert guarded(work) == 0
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "warning")
+    for name, number in (("RANK", rank), ("LOCAL_RANK", local_rank)):
+        if number is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: sys.stderr.write(f"{message}\n")
+        assert guarded(work) == 0
     assert len(capsys.readouterr().err.splitlines()) == said
     logging.getLogger("medrm").manager._clear_cache()

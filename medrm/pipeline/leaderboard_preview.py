@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from medrm.config.options import JudgeOptions
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.leaderboard.standings import (
@@ -22,7 +20,14 @@ from medrm.evaluation.leaderboard.standings import (
     read_leaderboard,
 )
 from medrm.evaluation.report import read_json
-from medrm.evaluation.tables.table import DASH, Row, plain, table_of, to_terminal
+from medrm.evaluation.tables.table import (
+    DASH,
+    Row,
+    plain,
+    table_of,
+    to_terminal,
+    whole_console,
+)
 from medrm.pipeline.requests import EvalRequest, LeaderboardRequest
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
@@ -30,6 +35,9 @@ from medrm.scorer.specs import files_at_hand
 
 JUDGE_OPTIONS = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
 """How a judge is asked, which an entry may change."""
+
+INPUT_OPTIONS = ("min_pixels", "max_pixels", "max_length", "dtype", "deterministic")
+"""How every model of a list is read, which may change its results."""
 
 
 def skip_reasons(candidate: ListedModel, *, trust_remote_code: bool) -> list[str]:
@@ -82,7 +90,7 @@ def print_lists(leaderboard: str | None, only: Sequence[str]) -> None:
             for candidate in chosen_entries(board, only)
         ]
         table = table_of(f"{board.name}, on {board.benchmark}", rows)
-        console = Console()
+        console = whole_console()
         console.print(to_terminal(table, left=range(4), wrapped=(0, 2, 3)))
         console.print(plain(_MISSING_EXPLAINED))
 
@@ -149,7 +157,7 @@ def print_estimates(
             if counts.uncounted_images:
                 reasons.append(f"{counts.uncounted_images:,} images are not counted")
         rows.append({**row, "note": "; ".join(reasons)})
-    console = Console()
+    console = whole_console()
     table = table_of(f"{benchmark.name}: {len(benchmark.cases):,} cases (dry run)", rows)
     columns = [name for name in _ESTIMATED if name in table.columns]
     last = len(columns) - 1

@@ -137,9 +137,7 @@ class EvalRequest:
     def __post_init__(self) -> None:
         check_output(self.output_dir, is_needed=not self.dry_run)
         wrong = [price for price in self.prices if price is not None and not 0 <= price < math.inf]
-        rows = self.evaluation_batch_rows
-        if rows is not None and rows < 1:
-            raise ConfigError(f"evaluation_batch_rows is {rows}; give 1 or more")
+        _check_rows(self.evaluation_batch_rows)
         refuse([f"a price per million tokens is {price}; give 0 or more" for price in wrong])
 
     @property
@@ -161,6 +159,11 @@ class EvalRequest:
         readout = self.readout or self.judge.judge_readout
         judges = self.model.startswith(PREFIX) or readout not in BASE_READOUTS
         return DIMENSIONS if judges and {*dimensions} <= {*DIMENSIONS} else dimensions
+
+
+def _check_rows(rows: int | None) -> None:
+    if rows is not None and rows < 1:
+        raise ConfigError(f"evaluation_batch_rows is {rows}; give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,12 @@ class LeaderboardRequest:
     )
     no_remote_images: bool = as_in(EvalRequest, "no_remote_images")
     readout: str | None = as_in(EvalRequest, "readout")
+    deterministic: bool = as_in(EvalRequest, "deterministic")
+    evaluation_batch_rows: int | None = as_in(EvalRequest, "evaluation_batch_rows")
+    min_pixels: int | None = as_in(EvalRequest, "min_pixels")
+    max_pixels: int | None = as_in(EvalRequest, "max_pixels")
+    max_length: int | None = as_in(EvalRequest, "max_length")
+    dtype: Literal["auto", "float32", "bfloat16"] = as_in(EvalRequest, "dtype")
     dry_run: bool = as_in(EvalRequest, "dry_run")
     price_per_million_prompt_tokens: float | None = option(
         None, "for the cost of --dry_run; an entry's own price comes before it"
@@ -262,6 +271,7 @@ class LeaderboardRequest:
                 "or --list to see all."
             )
         check_output(self.output_dir, is_needed=not self.dry_run)
+        _check_rows(self.evaluation_batch_rows)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def plan_start(
             identity = earlier.get("identity", identity_of(manifest))
             from_main(lambda: _refuse_foreign(folder, identity))
         manifest = _continued(earlier, manifest)
-    else:
+    elif manifest:  # a dry run of a new run has none
         manifest = {**manifest, "identity": identity_of(manifest)}
     adapter = folder / "adapter"
     trains_on = goes_on and "train" in run.job.stages

@@ -110,6 +110,8 @@ def check_same_run(
         for name, value in now_all.items()
         if name not in free and name in then_all and then_all[name] != value
     ]
+    if any(problem.startswith(_OF_CONTENT) for problem in problems):
+        problems += _renamed(then_all, now_all)
     problems += _cut_problems(then_all, now_all, epoch_rows)
     growth, is_longer = _growth_problems(folder, then_all, now_all)
     refuse(
@@ -119,6 +121,18 @@ def check_same_run(
         "true to replace it.",
     )
     return is_longer
+
+
+_OF_CONTENT = ("data,", "content of ")
+"""How the names of what is compared by its content begin."""
+
+
+def _renamed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns which of the options that name files have other values, or that none has."""
+    names = sorted(name for name in BY_CONTENT if name in now and then.get(name) != now[name])
+    lines = [f"{name}: {_said(then.get(name))} then, {_said(now[name])} now" for name in names]
+    given = ", ".join(f"{name} {now[name]}" for name in sorted(BY_CONTENT) if now.get(name))
+    return lines or [f"the options name the same as then ({given}): what lies there has changed"]
 
 
 def identity_of(manifest: Manifest) -> str:

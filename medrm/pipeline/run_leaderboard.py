@@ -31,8 +31,13 @@ from medrm.evaluation.leaderboard.standings import (
     standings,
 )
 from medrm.evaluation.report import read_json, read_report, write_json
-from medrm.pipeline.leaderboard_preview import JUDGE_OPTIONS, print_estimates, skip_reasons
-from medrm.pipeline.requests import LeaderboardRequest
+from medrm.pipeline.leaderboard_preview import (
+    INPUT_OPTIONS,
+    JUDGE_OPTIONS,
+    print_estimates,
+    skip_reasons,
+)
+from medrm.pipeline.requests import EvalRequest, LeaderboardRequest
 from medrm.pipeline.stop_signals import STARTED_BY
 from medrm.scorer.engines import ENGINES
 
@@ -108,6 +113,12 @@ def _entry_requests(
     """
     names = JUDGE_OPTIONS
     common = {"readout": request.readout} | {name: getattr(request.judge, name) for name in names}
+    reading = {name: getattr(request, name) for name in INPUT_OPTIONS}
+    given = {
+        name: choice
+        for name, choice in reading.items()
+        if choice != getattr(EvalRequest, name)  # what is not given plays no part
+    }
     requests, problems = {}, []
     for candidate in entries:
         options = {**common, **candidate.options}
@@ -117,7 +128,10 @@ def _entry_requests(
             requests[candidate.name] = {
                 **_named(candidate),
                 "files": _fingerprint(candidate.model),
-                "options": {name: value for name, value in options.items() if value is not None},
+                "options": {
+                    **{name: value for name, value in options.items() if value is not None},
+                    **given,
+                },
                 "prompt": load_prompt(options["judge_prompt"], request.judge.prompt_file).digest,
             }
         except ConfigError as error:
@@ -205,10 +219,15 @@ def evaluate_command(
         "data_root": request.data_root,
         "prompt_file": request.judge.prompt_file,
         "output_dir": folder,
+        "evaluation_batch_rows": request.evaluation_batch_rows,
         **entry_request["options"],
     }
     command = [*request.evaluate]
-    command += [f"--{key}={value}" for key, value in options.items() if value is not None]
+    command += [
+        f"--{key}" if value is True else f"--{key}={value}"
+        for key, value in options.items()
+        if value is not None
+    ]
     command.append("--overwrite_output_dir")  # of an entry that was asked otherwise before
     if candidate.remote_code and request.trust_remote_code:
         command.append("--trust_remote_code")

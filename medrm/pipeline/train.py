@@ -75,7 +75,23 @@ def _train(run: Run, output: Path) -> None:
     run_stages(context)
     if "compare" in run.job.stages and state.is_main_process:
         conclude(context)
+    elif state.is_main_process:
+        _say_what_is_left([context])
     state.wait_for_everyone()
+
+
+def _say_what_is_left(contexts: Sequence[RunContext]) -> None:
+    """Says which stages are not done yet, after a start without the last one."""
+    is_done = {
+        "before": all(context.holds("before") for context in contexts),
+        "train": all(context.is_trained for context in contexts),
+        "after": all(
+            context.is_trained and context.holds("after", context.saved_weights)
+            for context in contexts
+        ),
+    }
+    left = ",".join(name for name in STAGES if not is_done.get(name, False))
+    logger.info("still to do: %s. The same command with --stages %s does it", left, left)
 
 
 def train_folds(run: Run, output: Path) -> None:
@@ -109,6 +125,8 @@ def train_folds(run: Run, output: Path) -> None:
             torch.cuda.empty_cache()
     if "compare" in run.job.stages and state.is_main_process:
         conclude_folds(run, benchmark, contexts)
+    elif state.is_main_process:
+        _say_what_is_left(contexts)
     state.wait_for_everyone()
 
 

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers.integrations import deepspeed
 
 from medrm.config.parse import Run
 from medrm.data.store.indexed_cases import tokens_of
 from medrm.errors import FOREIGN_ERRORS, ConfigError, MedrmError, refuse
-from medrm.evaluation.tables.table import DASH, Table, plain, table_of, to_terminal
+from medrm.evaluation.tables.table import DASH, Table, plain, table_of, to_terminal, whole_console
 from medrm.files import RUN_FILE
 from medrm.models.base_model import load_config
 from medrm.models.footprint import amount, size_text
@@ -81,7 +80,7 @@ def preview_run(run: Run, environment: Mapping[str, str], *, on_cpu: bool) -> No
     problems += visible_gpu_problems(gpus)
     rehearsed = _rehearsed(context, launch, problems, on_cpu=on_cpu)
     device = "on the CPU" if on_cpu else "with a GPU each" if launch.processes > 1 else "on a GPU"
-    console = Console()
+    console = whole_console()
     console.print(plain(f"Dry run, {launch}, {device}; {state}; nothing is written to {output}."))
     for line in _several(seeds or (), run.data.crossfit):
         console.print(plain(line))

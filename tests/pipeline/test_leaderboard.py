@@ -162,9 +162,24 @@ def test_an_entry_may_ask_its_judge_otherwise(board: Board) -> None:
     assert "--max_new_tokens=9" in commands["--name=Longer"]
 
 
+def test_models_are_read_as_the_whole_list_is(board: Board) -> None:
+    inputs = ["--max_length", "900", "--dtype", "float32", "--deterministic"]
+    board.run("--only", "Oracle", "--evaluation_batch_rows", "2", *inputs)  # a mock refuses them
+    (words,) = board.started
+    assert {"--evaluation_batch_rows=2", "--max_length=900", "--dtype=float32"} < {*words}
+    assert "--deterministic" in words
+    assert not any(word.startswith("--max_pixels") for word in words)
+    assert board.run("--only", "Longer") == 0
+    assert board.run("--only", "Longer", "--evaluation_batch_rows", "2") == 0
+    assert board.names == []  # fewer rows at once are no other evaluation
+    board.run("--only", "Longer", "--max_length", "900")
+    assert board.names == ["Longer"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--evaluation_batch_rows", "0"], "evaluation_batch_rows is 0; give 1 or more"),
         (["--only", "Orakle"], "Did you mean 'Oracle'"),
         (["--primary_dimension", "acuracy"], "Did you mean 'accuracy'"),
         (["--benchmark", "phantm"], "Did you mean 'phantom'"),

@@ -187,6 +187,12 @@ def test_what_is_not_compared_by_name_is_compared_by_content(tmp_path: Path) -> 
     assert "content of base: m@1 then, m@2 now" in str(
         compared({**then, "inputs": {"base": "m@1"}}, other, tmp_path)
     )
+    assert "model_revision: main then, v1 now" in str(
+        compared({**then, "inputs": {"base": "m@1"}}, other, tmp_path)
+    )
+    assert "the options name the same as then" in str(
+        compared({**now, "inputs": {"base": "m@1"}}, other, tmp_path)
+    )
     del then["inputs"]  # as version 0.2 wrote it
     assert "model_revision: main then, v1 now" in str(compared(then, now, tmp_path))
 

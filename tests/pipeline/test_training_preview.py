@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,17 @@ def test_a_dry_run_tells_all_and_writes_nothing(
     trained = add_adapter(model, AdapterOptions())
     lora = sum(p.numel() for n, p in trained.named_parameters() if ".lora_" in n)
     assert said(text, "language_model.layers", 1) == f"{lora / 1000:.1f} k"
+
+
+def test_tables_are_cut_by_no_pipe(
+    recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / ("a-long-name-" * 12) / "votes"
+    shutil.copytree(phantom, long)
+    assert recipe(train_data=long, output_dir=tmp_path / "run", **CPU) == 0
+    text = capsys.readouterr().out
+    assert str(long) in text
+    assert "…" not in text
 
 
 def test_cases_that_are_too_long_are_named(

@@ -153,8 +153,11 @@ def test_a_damaged_manifest_of_a_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It is written anew where checkpoints say that the run is this one, and else not."""
+    caplog.set_level("INFO", logger="medrm")
     options = {"train_data": phantom, "stages": "train", "controls": "none", "max_steps": 2}
     assert recipe(**options) == 0
+    left = "before,after,compare"
+    assert f"still to do: {left}. The same command with --stages {left} does it" in caplog.text
     path = tmp_path / "run" / "run.json"
     manifest = read_json(path)
     for kind in ("half", "zeroed", "empty"):

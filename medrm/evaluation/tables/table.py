@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
@@ -25,6 +26,9 @@ from medrm.files import write_atomically
 
 DASH = "-"
 """What stands where a number is not known or does not apply."""
+
+_UNLIMITED = 1000
+"""Columns of a table that nobody sees on a terminal."""
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~&$])")
 
@@ -213,6 +217,15 @@ def to_terminal(
         bold = "bold" if table.styles.get(index) == "primary" else ""
         terminal_table.add_row(*(plain(str(cell)) for cell in row), style=bold)
     return terminal_table
+
+
+def whole_console() -> Console:
+    """Returns a console for tables that are cut by no width where nobody sees them on a terminal.
+
+    `rich` takes a pipe or a file to be 80 columns wide.
+    """
+    console = Console()
+    return console if console.is_terminal else Console(width=_UNLIMITED)
 
 
 def plain(text: str) -> Text:
