@@ -193,7 +193,9 @@ class ModelOptions:
         "each answer is scored alone. Needs shared_prefix on.",
     )
     head: Literal["mlp", "linear"] = option(
-        "mlp", "Reward head: two-layer SiLU MLP (BaseReward, arXiv 2509.16127) or linear."
+        "linear",
+        "Reward head: one linear layer, which vLLM serves, or a two-layer SiLU MLP (BaseReward, "
+        "arXiv 2509.16127).",
     )
     head_hidden_size: int | None = option(
         None, "Width of the MLP head's middle layer. None: the model's hidden size."
