@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, File, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, FastAPI, Form, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
@@ -24,14 +24,13 @@ from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.admission import Admission, refusal
 from medrm.serve.service import AskedCase, Service
 from medrm.serve.wire_forms import (
-    MAX_ANSWERS,
-    MAX_IMAGES,
     ClassifiedAnswer,
     ClassifyForm,
     ClassifyResult,
     ComparedCase,
     CompareForm,
     CompareResult,
+    CompareUpload,
     HealthForm,
     ImagePart,
     RefusalForm,
@@ -40,7 +39,7 @@ from medrm.serve.wire_forms import (
     ScoredCase,
     ScoreForm,
     ScoreResult,
-    Text,
+    ScoreUpload,
     TextPart,
     VerdictForm,
 )
@@ -82,9 +81,7 @@ def _service(request: Request) -> Service:
 
 
 ServiceHere = Annotated[Service, Depends(_service)]
-FormQuestion = Annotated[Text, Form(min_length=1)]
-FormDimensions = Annotated[list[str] | None, Form(min_length=1)]
-FormImages = Annotated[list[UploadFile], File(max_length=MAX_IMAGES)]
+FORM = "multipart/form-data"
 
 
 @router.post("/v1/score")
@@ -98,18 +95,11 @@ async def score(form: ScoreForm, service: ServiceHere) -> ScoreResult:
 
 @router.post("/v1/score/upload")
 async def score_upload(
-    service: ServiceHere,
-    question: FormQuestion,
-    answers: Annotated[list[Text], Form(min_length=1, max_length=MAX_ANSWERS)],
-    images: FormImages = [],  # noqa: B006 (FastAPI copies it)
-    model: Annotated[str | None, Form()] = None,
-    dimensions: FormDimensions = None,
+    form: Annotated[ScoreUpload, Form(media_type=FORM)], service: ServiceHere
 ) -> ScoreResult:
     """Scores one case, whose images are files of a form."""
-    service.reward_model(model)
-    chosen = service.chosen(dimensions)
-    case = AskedCase(question, [await image.read() for image in images], answers)
-    return await _scored(service, chosen, [None], [case])
+    service.reward_model(form.model)
+    return await _scored(service, service.chosen(form.dimensions), [None], [await _uploaded(form)])
 
 
 async def _scored(
@@ -139,18 +129,16 @@ async def compare(form: CompareForm, service: ServiceHere) -> CompareResult:
 
 @router.post("/v1/compare/upload")
 async def compare_upload(
-    service: ServiceHere,
-    question: FormQuestion,
-    answers: Annotated[list[Text], Form(min_length=2, max_length=MAX_ANSWERS)],
-    images: FormImages = [],  # noqa: B006 (FastAPI copies it)
-    model: Annotated[str | None, Form()] = None,
-    dimensions: FormDimensions = None,
+    form: Annotated[CompareUpload, Form(media_type=FORM)], service: ServiceHere
 ) -> CompareResult:
     """Compares the answers of one case, whose images are files of a form."""
-    service.check_model(model)
-    chosen = service.chosen(dimensions)
-    case = AskedCase(question, [await image.read() for image in images], answers)
-    return await _compared(service, chosen, [None], [case])
+    service.check_model(form.model)
+    chosen = service.chosen(form.dimensions)
+    return await _compared(service, chosen, [None], [await _uploaded(form)])
+
+
+async def _uploaded(form: ScoreUpload) -> AskedCase:
+    return AskedCase(form.question, [await image.read() for image in form.images], form.answers)
 
 
 async def _compared(

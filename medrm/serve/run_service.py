@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -149,9 +150,10 @@ def _token(variable: str | None) -> str | None:
         return None
     token = os.environ.get(variable, "").strip()
     if not token or not token.isascii() or not token.isprintable():
+        named = f" {variable}" if re.fullmatch("[A-Z_][A-Z0-9_]*", variable) else ""  # no token
         raise ConfigError(
-            f"--token_env {variable}: that variable holds no token. Give the name (not the token) "
-            "of a variable that does, in printable ASCII."
+            f"--token_env{named}: that variable holds no token. Give the name (not the token) of a "
+            "variable that does, in printable ASCII."
         )
     return token
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_CHARACTERS = 100_000
@@ -70,6 +71,22 @@ class CompareForm(StrictForm):
     model: ModelName = None
     dimensions: Dimensions = None
     cases: Annotated[list[CompareCase], Field(min_length=1, max_length=MAX_CASES)]
+
+
+class ScoreUpload(StrictForm):
+    """One case as the fields of a form, its images as files."""
+
+    question: Annotated[Text, Field(min_length=1)]
+    answers: Annotated[list[Text], Field(min_length=1, max_length=MAX_ANSWERS)]
+    images: Annotated[list[UploadFile], Field(max_length=MAX_IMAGES)] = []
+    model: ModelName = None
+    dimensions: Dimensions = None
+
+
+class CompareUpload(ScoreUpload):
+    """The same with two answers or more."""
+
+    answers: Annotated[list[Text], Field(min_length=2, max_length=MAX_ANSWERS)]
 
 
 class ScoredCase(BaseModel):

@@ -191,6 +191,7 @@ def test_the_description_says_what_it_is_for(client: TestClient) -> None:
     ("words", "problem"),
     [
         (["--token_env", "MEDRM_NO_SUCH"], "that variable holds no token"),
+        (["--token_env", TOKEN], "--token_env: that variable holds no token"),
         (["--port", "99999"], "--port is 99999; give at most 65535"),
         (["--queue_rows", "0"], "--queue_rows is 0; give 1 or more"),
         (["--host", "203.0.113.7", "--port", "0"], "Cannot listen on --host 203.0.113.7"),
@@ -200,7 +201,9 @@ def test_wrong_options_are_told_before_a_model_is_loaded(
     capsys: pytest.CaptureFixture[str], words: list[str], problem: str
 ) -> None:
     assert main(["serve", "--model", "no/model", *words]) == 2
-    assert problem in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert problem in told
+    assert TOKEN not in told
 
 
 def test_without_the_extra_the_command_to_install_it_is_told(

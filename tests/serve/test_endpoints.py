@@ -203,6 +203,21 @@ def test_the_form_of_openrlhf(client: TestClient, reward_model: Any) -> None:
     assert "its question is no text" in labels["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/score/upload", "/v1/compare/upload"])
+def test_another_field_of_a_form_is_refused(client: TestClient, path: str) -> None:
+    form = {"question": "?", "answers": ["a", "b"]}
+    answer = client.post(path, data=form | {"dimension": "overall"}, files={"a": b"b"})
+    assert answer.status_code == 422
+    message = answer.json()["error"]["message"]
+    assert "body.dimension: Extra inputs are not permitted" in message
+    assert "body.a: Extra inputs are not permitted" in message
+    files = {"images": b""}
+    other = client.post(path, data=form | {"model": "another"}, files=files)
+    assert other.status_code == 404
+    named = client.post(path, data=form | {"dimensions": ["overall"]}, files=files).json()
+    assert named["dimensions"] == ["overall"]
+
+
 @pytest.mark.parametrize("path", ["/v1/score", "/v1/compare", "/classify", "/get_reward"])
 def test_another_model_or_dimension_is_refused(client: TestClient, path: str) -> None:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant")]
