@@ -24,6 +24,7 @@ from tiny import make_tiny
 from medrm.chat import PROMPTS
 from medrm.data.images import decode
 from medrm.errors import AdapterError, ConfigError
+from medrm.models.vllm_rules import VllmAdapter, read_vllm_adapter
 from medrm.schema import Case
 from medrm.scorer.engines.base import Completion, Request, Sampling, call_seed
 from medrm.scorer.engines.vllm_engine import VllmEngine
@@ -65,6 +66,8 @@ class LLM:
         **engine: Any,
     ) -> None:
         accepted = {"limit_mm_per_prompt", "max_model_len", "enable_lora", "max_lora_rank"}
+        if sys.modules["vllm"].__version__ >= "0.33":
+            accepted.add("enable_tower_connector_lora")
         assert engine.keys() <= accepted
         LLM.made = {
             "model": (model, revision, dtype, trust_remote_code),
@@ -256,6 +259,50 @@ def test_an_adapter_that_vllm_would_not_run_whole_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build(adapter(tmp_path / "judge", **config))
+
+
+def test_a_vision_adapter_runs_from_the_version_that_takes_it_on(
+    build: Callable[..., VllmEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = adapter(tmp_path / "judge", names=(LANGUAGE, VISION))
+    for version in ("0.12.0", "0.32.1"):
+        monkeypatch.setattr(sys.modules["vllm"], "__version__", version)
+        with pytest.raises(ConfigError, match=f"needs vLLM >= 0.33; this is {version}"):
+            build(folder)
+    monkeypatch.setattr(sys.modules["vllm"], "__version__", "0.33.0")
+    build(folder)
+    assert LLM.made["enable_tower_connector_lora"] is True
+    build(adapter(tmp_path / "language"))
+    assert "enable_tower_connector_lora" not in LLM.made
+
+
+@pytest.mark.parametrize(
+    ("config", "head", "message"),
+    [
+        ({}, {"score.layers.0.weight": (6, 4), "score.layers.2.weight": (2, 6)}, "one linear"),
+        ({}, {"score.weight": (4,)}, "one linear"),
+        ({}, {"score.weight": (2, 4), "score.bias": (2,)}, "one linear"),
+        ({"bias": "lora_only"}, {}, "biases"),
+        ({"init_lora_weights": "pissa_niter_4"}, {}, "pissa"),
+        ({"target_parameters": ["mlp.gate.weight"]}, {}, "routers"),
+        ({"modules_to_save": ["score", "embed_tokens"]}, {}, "embed_tokens"),
+    ],
+)
+def test_what_the_loader_of_vllm_refuses_is_known(
+    config: dict[str, Any], head: dict[str, tuple[int, ...]], message: str, tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "adapter", **config)
+    tensors = {f"base_model.model.{name}": np.zeros(shape) for name, shape in head.items()}
+    save_file({LANGUAGE: np.zeros((1, 1)), **tensors}, folder / "adapter_model.safetensors")
+    (problem,) = read_vllm_adapter(folder).problems
+    assert message in problem
+
+
+def test_a_linear_head_is_no_problem(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "adapter", modules_to_save=["score"])
+    tensors = {LANGUAGE: np.zeros((1, 1)), "base_model.model.score.weight": np.zeros((6, 4))}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    assert read_vllm_adapter(folder) == VllmAdapter(16, False, 6, ())
 
 
 def test_a_folder_that_is_no_adapter_is_refused(
