@@ -1,12 +1,26 @@
-"""Bars on the terminal that show how far something is; elsewhere nothing. Imports no torch."""
+"""How far something is: a bar on a terminal, elsewhere lines of the log. Imports no torch."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = (5.0, 60.0)
+"""Until the first line of the log, doubled for each further one, and at most."""
 
 
 def progress_bar(
@@ -42,3 +56,42 @@ def counting(name: str) -> Iterator[Callable[[int, int], None]]:
     with progress_bar() as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress(
+    name: str, total: int | None, *, done: int = 0, show: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Yields what is called with how many more are done; a bar, or ever rarer lines of the log.
+
+    Args:
+        name: of what is counted.
+        total: how many there are; None: not known.
+        done: of them before.
+        show: whether anything is shown; one of several processes does.
+    """
+    start, completed = time.monotonic(), done
+    wait, longest = _SECONDS_BETWEEN_LINES
+    due = start + wait
+    with progress_bar(TimeRemainingColumn(), show=show) as bar:
+        task = bar.add_task(name, total=total, completed=done)
+
+        def advance(count: int) -> None:
+            nonlocal completed, wait, due
+            completed += count
+            bar.advance(task, count)
+            now = time.monotonic()
+            if show and bar.disable and now >= due:
+                wait = min(2 * wait, longest)
+                due = now + wait
+                logger.info("%s", _told(name, completed, total, (completed - done) / (now - start)))
+
+        yield advance
+
+
+def _told(name: str, completed: int, total: int | None, rate: float) -> str:
+    """Returns how far something is, how many are done a second, and how long the rest takes."""
+    if total is None:
+        return f"{name}: {completed:,}; {rate:.3g} a second"
+    minutes = (total - completed) / rate / 60
+    return f"{name}: {completed:,} of {total:,}; {rate:.3g} a second, {minutes:.1f} min to go"

@@ -14,26 +14,34 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, nearest, refuse
 from medrm.schema import Case, ImageRef
-from medrm.scorer.caller_cases import image_ref, row_case
+from medrm.scorer.completion_cases import Completion, Prompt, completion_case
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.served_model import ADDRESSES, ServedModel
 
 logger = logging.getLogger(__name__)
 
-Message = Mapping[str, Any]
-Completion = str | Sequence[Message]
-Prompt = str | Sequence[Message]
 Rewards = Mapping[str, float]
 """The reward of one completion on each dimension."""
+
+
+class _Call(NamedTuple):
+    """A call of `one` that waits for its rewards; an absent question or images are None."""
+
+    prompt: Prompt
+    completion: Completion
+    question: str | None
+    images: Any
+    rewards: Future[Rewards | None]
 
 
 class _Asked(NamedTuple):
@@ -118,6 +126,7 @@ class RewardFunction:
         self.weights = {name: float((weights or {}).get(name, 1)) for name in self.dimensions}
         self.__name__ = "medrm_" + "_".join(self.dimensions)
         self._lock = threading.Lock()
+        self._turn, self._waiting = threading.Lock(), deque[_Call]()
         self._latest: tuple[_Asked, list[Rewards | None]] | None = None
 
     @classmethod
@@ -179,6 +188,38 @@ class RewardFunction:
                 self._latest = (asked, self._scored(asked))
             return list(self._latest[1])
 
+    def one(
+        self,
+        prompt: Prompt,
+        completion: Completion,
+        *,
+        question: str | None = None,
+        images: Any = None,
+    ) -> Rewards | None:
+        """Returns the rewards of one completion, for programs that ask for one at a time.
+
+        Calls from several threads that come while others are computed are scored together.
+        """
+        call = _Call(prompt, completion, question, images, Future())
+        self._waiting.append(call)
+        with self._turn:
+            if not call.rewards.done():  # nobody has taken it along
+                calls = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                self._answer(calls)
+        return call.rewards.result()
+
+    def _answer(self, calls: Sequence[_Call]) -> None:
+        """Gives waiting calls their rewards, or the error of all of them."""
+        prompts, completions, questions, images, waiting = zip(*calls, strict=True)
+        try:
+            scored = self.rewards(prompts, completions, question=questions, images=images)
+        except BaseException as error:
+            for call in waiting:
+                call.set_exception(error)
+            return
+        for call, rewards in zip(waiting, scored, strict=True):
+            call.set_result(rewards)
+
     def _scored(self, asked: _Asked) -> list[Rewards | None]:
         groups: dict[tuple[Any, ...], list[int]] = {}
         cases, problems = dict[int, Case](), Counter[str]()
@@ -186,7 +227,7 @@ class RewardFunction:
         for index, completion in enumerate(asked.completions):
             row = {name: values[index] for name, values in asked.columns.items()}
             try:
-                case = _case(asked.prompts[index], _answer(completion), row, seen)
+                case = completion_case(asked.prompts[index], completion, row, seen)
             except DataError as error:
                 problems[str(error)] += 1
                 continue
@@ -284,85 +325,3 @@ def _beside(columns: Mapping[str, Any], count: int) -> dict[str, Sequence[Any]]:
     ]
     refuse(problems, error=DataError)
     return read
-
-
-def _case(prompt: Prompt, answer: str, row: dict[str, Any], seen: dict[int, ImageRef]) -> Case:
-    """Returns a completion as a case of one answer.
-
-    Args:
-        prompt: that it answers.
-        answer: its text.
-        row: the columns that are looked at.
-        seen: references of image objects that other completions have, too.
-
-    Raises:
-        DataError: the prompt is no single question, or an image is none.
-    """
-    question, images = _question(prompt, asks="question" not in row)
-    given = row.get("images", row.get("image"))
-    if given is not None:
-        images = list(given) if isinstance(given, list | tuple) else [given]
-    references = []
-    for position, image in enumerate(images):
-        if id(image) not in seen:
-            seen[id(image)] = image_ref(image, position)
-        references.append(seen[id(image)])
-    asked = row.get("question", question)
-    return row_case({"question": asked, "answers": [answer], "images": references}, 1)
-
-
-def _answer(completion: Completion) -> str:
-    """Returns the text of a completion.
-
-    Raises:
-        DataError: a conversation that ends in no text.
-    """
-    if isinstance(completion, str):
-        return completion
-    if not isinstance(completion, Sequence) or not completion:
-        raise DataError("what is neither a text nor a conversation as a completion")
-    message: Any = completion[-1]
-    return _text(message)
-
-
-def _question(prompt: Prompt, *, asks: bool) -> tuple[str, list[Any]]:
-    """Returns the text and the images of the one question that a prompt asks.
-
-    Args:
-        prompt: a text, or a conversation; its system turn tells the policy how to answer and is no
-            part of the question.
-        asks: whether its text is needed.
-
-    Raises:
-        DataError: a conversation of several turns.
-    """
-    if isinstance(prompt, str):
-        return prompt, []
-    turns = [message for message in prompt if message["role"] != "system"]
-    if asks and (len(turns) != 1 or turns[0]["role"] != "user"):
-        raise DataError(
-            f"a conversation of {len(turns)} turns; a reward model reads one question. Give it in "
-            "a column `question`"
-        )
-    parts = [
-        part
-        for turn in turns
-        if not isinstance(turn["content"], str)
-        for part in turn["content"]
-        if part.get("type") == "image" and part.get("image") is not None
-    ]
-    return (_text(turns[0]) if asks else ""), [part["image"] for part in parts]
-
-
-def _text(message: Message) -> str:
-    """Returns the text of a message, whose content is a text or a list of parts.
-
-    Raises:
-        DataError: it is neither.
-    """
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
-        raise DataError("a message whose content is neither a text nor a list of parts")
-    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import inspect
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -202,6 +206,40 @@ def test_verl_calls_compute_score(scorer: RewardModel, shim: Any) -> None:
         module.compute_score("vqa", "lungs " * 300, "", extra)
 
 
+def test_verl_awaits_compute_score_and_calls_are_scored_together(
+    scorer: RewardModel, shim: Any, calls: list[int]
+) -> None:
+    """As DAPORewardManager.run_single does: awaited, by name, with arguments of its own."""
+    module, stored = shim("verl_reward"), stored_image(1).read()
+    assert inspect.iscoroutinefunction(module.compute_score_async)
+    extra = {"question": QUESTIONS[0], "images": [stored], "num_turns": 1}
+    answers = [*ANSWERS, *"CDEF"]
+
+    async def run_all() -> list[Any]:
+        scores = [
+            module.compute_score_async(
+                data_source="vqa", solution_str=answer, ground_truth="", extra_info=extra,
+                strict_box_verify=False,
+            )
+            for answer in [*answers, "lungs " * 300]
+        ]  # fmt: skip
+        return await asyncio.gather(*scores, return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        with module.rewards()._turn:
+            running = pool.submit(asyncio.run, run_all())
+            while len(module.rewards()._waiting) < 9:
+                time.sleep(0.01)
+            calls.clear()
+        *scored, failed = running.result()
+    assert isinstance(failed, ValueError)
+    assert sum(calls) == 8
+    assert len(calls) < 8  # of batch_rows rows each, and not one for each call
+    expected = scorer.score([stored], QUESTIONS[0], answers)
+    for score, (accuracy, overall) in zip(scored, expected, strict=True):
+        assert close(list(score.values()), [accuracy + overall, accuracy, overall])
+
+
 def test_ms_swift_calls_a_registered_class(
     scorer: RewardModel, shim: Any, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,9 +260,14 @@ def test_ms_swift_calls_a_registered_class(
     calls.clear()
     for column, name in enumerate(DIMENSIONS):
         function = rewards.orms[f"medrm_{name}"](args=None)
+        assert type(function).__name__ == f"medrm_{name}"  # by which ms-swift logs it
         scored = function(ANSWERS[:2], messages=messages, images=images, solution=["", ""])
         assert close(scored, expected[:, column])
     assert sum(calls) == 2
+    longer = [[*messages[0], {"role": "user", "content": "Sure?"}, messages[0][-1]], messages[1]]
+    scored = function(ANSWERS[:2], messages=longer, images=images)
+    assert scored[0] is None  # a question behind an answer is not the first question
+    assert close(scored[1], expected[1, 1])
 
 
 def test_openrlhf_calls_reward_func(
@@ -232,7 +275,8 @@ def test_openrlhf_calls_reward_func(
 ) -> None:
     module = shim("openrlhf_reward")
     prompts = [f"<|im_start|>user\n{question}" for question in QUESTIONS[:2]]
-    queries = [prompt + answer for prompt, answer in zip(prompts, ANSWERS, strict=False)]
+    ends = ["<|im_end|>", "</s>\n"]  # OpenRLHF decodes with special tokens
+    queries = [p + answer + end for p, answer, end in zip(prompts, ANSWERS, ends, strict=False)]
     monkeypatch.setenv("MEDRM_QUESTION_IN_LABELS", "1")
     scored = module.reward_func(queries, prompts, QUESTIONS[:2], images=None)
     expected = [
@@ -241,6 +285,8 @@ def test_openrlhf_calls_reward_func(
     ]
     assert close(scored["rewards"], np.sum(expected, axis=1))
     assert torch.equal(scored["scores"], scored["rewards"].sigmoid())
+    alone = module.reward_func(queries[1:], prompts[1:], QUESTIONS[1:2])
+    assert close(alone["rewards"], np.sum(expected[1:], axis=1))
     with pytest.raises(ValueError, match="does not start with its prompt"):
         module.reward_func(["another"], prompts[:1], QUESTIONS[:1])
     assert close(scored["extra_logs"]["accuracy"], [values[0] for values in expected])

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.markup import escape
-from rich.progress import TimeRemainingColumn
 
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, printable, refuse
@@ -57,7 +56,7 @@ from medrm.evaluation.records.prompt_record import write_prompts
 from medrm.evaluation.report import Report
 from medrm.integrity import is_sealed
 from medrm.parsers import PARSER_VERSION
-from medrm.progress_bar import progress_bar
+from medrm.progress_bar import progress
 from medrm.readouts import writes_rewards, writes_text
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
 from medrm.scorer import AsksInPairs, Scorer
@@ -283,10 +282,10 @@ def _ask(
 def _respond(
     scorer: Scorer, batches: Iterable[Sequence[Case]], name: str, total: int, done: int
 ) -> Iterator[Responses]:
-    """Yields the responses to each case as soon as it is complete; a terminal shows progress."""
-    with progress_bar(TimeRemainingColumn(), show=os.environ.get("RANK", "0") == "0") as bar:
-        label = escape(printable(f"{name} ({scorer.readout})"))
-        task = bar.add_task(label, total=total, completed=done)
+    """Yields the responses to each case as soon as it is complete; with its progress."""
+    label = escape(printable(f"{name} ({scorer.readout})"))
+    shown = os.environ.get("RANK", "0") == "0"
+    with progress(label, total, done=done, show=shown) as advance:
         for cases in batches:
             calls: list[Response] = []
             for response in scorer.respond(cases):
@@ -294,7 +293,7 @@ def _respond(
                 if jsonl.is_complete(calls):
                     yield jsonl.in_written_order(calls, scorer.dimensions)
                     calls = []
-                    bar.advance(task)
+                    advance(1)
 
 
 def rescore(folder: Path, protocol: str | None = None) -> Report:

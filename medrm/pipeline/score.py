@@ -9,18 +9,15 @@ straight start to the bit: what is computed together stays together.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
-import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-from medrm.data.batched import batched
+from accelerate import PartialState
+
+from medrm.config.options import JudgeOptions
 from medrm.data.readers.unlabelled import (
     STANDARD_INPUT,
     UnlabelledRow,
@@ -29,46 +26,40 @@ from medrm.data.readers.unlabelled import (
     input_files,
     read_rows,
 )
-from medrm.errors import ConfigError, DataError, nearest, printable
+from medrm.errors import ConfigError, nearest
+from medrm.evaluation.gathering import opened_by_first
 from medrm.evaluation.report import read_json, write_json
-from medrm.files import check_outputs, is_stream, partial_file, write_output
+from medrm.files import check_outputs, is_stream
 from medrm.pipeline.processes import launched
 from medrm.pipeline.requests import ScoreRequest
-from medrm.pipeline.score_parts import Line, ScoreParts, windows_of
-from medrm.schema import Case, Response
+from medrm.pipeline.score_lines import ScorePlan, line_of, report_counts, write_lines
+from medrm.pipeline.score_parts import (
+    Line,
+    RowCase,
+    ScoreParts,
+    digest_of,
+    digest_of_images,
+    row_cases,
+    windows_of,
+)
+from medrm.progress_bar import progress
+from medrm.readouts import writes_rewards
+from medrm.schema import DIMENSIONS
 from medrm.scorer import Scorer
-from medrm.scorer.caller_cases import row_case, unscored_reason
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
 from medrm.scorer.readouts.answer_rewards import SavedScorer
-from medrm.statistics.calibration import win_probabilities
+from medrm.scorer.specs import plan_scorer
 
 logger = logging.getLogger(__name__)
 
 _FORMS = (".jsonl", ".parquet")
 """What an output can be, by its name."""
 
-_LINES_AT_ONCE = 4096
-
-_NAMED_PROBLEMS = 5
-"""How many rows without a reward are named; the output says why of each."""
-
-
-class _Plan(NamedTuple):
-    """How the rewards of a row become its line.
-
-    Attributes:
-        scorer: the reward model.
-        dimension: by which the best answer is chosen; None: none is.
-        statistics: of the development cases, by dimension; None: rewards are not normalised.
-    """
-
-    scorer: SavedScorer
-    dimension: str | None
-    statistics: dict[str, dict[str, float]] | None
-
 
 def score_file(request: ScoreRequest) -> None:
     """Writes the rewards of every row of an input.
+
+    What can be known to be wrong without the model's weights is refused before they are loaded.
 
     Raises:
         ConfigError: the model gives no rewards, lacks a dimension or its statistics, or the output
@@ -80,6 +71,9 @@ def score_file(request: ScoreRequest) -> None:
     streams = request.output == STANDARD_INPUT or is_stream(Path(request.output))
     if (not files or streams) and state.num_processes > 1:
         raise ConfigError("The standard input and output are one process's; give files.")
+    if request.output != STANDARD_INPUT:
+        check_outputs({"--output": request.output}, folders=False)
+        _check_apart(request)
     options = ScorerOptions(
         revision=request.revision,
         base=request.base,
@@ -88,32 +82,74 @@ def score_file(request: ScoreRequest) -> None:
         deterministic=request.deterministic,
         most_images=1,
     )
-    if request.output != STANDARD_INPUT:
-        check_outputs({"--output": request.output}, folders=False)
-        _check_apart(request)
-    scorer = open_scorer(request.model, request.readout, options=options)
-    plan = _plan(scorer, request)
-    rows = read_rows(files, request.image_root)
-    if streams or not files:
-        lines = (line for window in windows_of(scorer, rows) for line in _score(plan, window))
-        counts = _write(request.output, plan, lines)
+    plan, total = _plan(request), count_rows(files) if files else None
+    continues = bool(files) and not streams
+    asked = _asked(request, plan, options, files) if continues else ""
+    if continues:
+        _check_same(request, asked)
+    scorer: Any = open_scorer(request.model, request.readout, options=options)
+    windows = partial(_windows, scorer, files, request.image_root)
+    if continues:
+        counts = _completed(request, plan, scorer, asked, windows, total)
     else:
-        weights = identity_of(request.model, "transformers", options)
-        address = _address(weights, plan, request, files_digest(files))
-        if _is_finished(Path(request.output), address, request):
-            logger.info("%s is finished: the same rows, by the same model.", request.output)
-            return
-        parts = ScoreParts(Path(request.output), address)
-        with parts.owned():
-            windows = parts.fill(windows_of(scorer, rows), partial(_score, plan), count_rows(files))
-            if not state.is_main_process:
-                return
-            counts = _write(request.output, plan, parts.lines(windows))
-            told = {"address": address, "model": request.model, "weights": weights}
-            settings = {"settings": dict(scorer.settings)}
-            write_json(_record_of(Path(request.output)), {**told, "rows": counts, **settings})
-            parts.remove()
-    _tell(request.output, counts)
+        with progress("rows", total) as advance:
+            counts = write_lines(request.output, plan, _scored(plan, scorer, windows(), advance))
+    if counts is not None:
+        report_counts(request.output, counts)
+
+
+def _windows(
+    scorer: Scorer, files: Sequence[Path], image_root: Path | None
+) -> Iterator[list[UnlabelledRow]]:
+    return windows_of(scorer, read_rows(files, image_root))
+
+
+def _scored(
+    plan: ScorePlan,
+    scorer: SavedScorer,
+    windows: Iterable[Sequence[UnlabelledRow]],
+    advance: Callable[[int], None],
+) -> Iterator[Line]:
+    for window in windows:
+        yield from _score(plan, scorer, row_cases(window))
+        advance(len(window))
+
+
+def _completed(
+    request: ScoreRequest,
+    plan: ScorePlan,
+    scorer: SavedScorer,
+    asked: str,
+    windows: Callable[[], Iterator[list[UnlabelledRow]]],
+    total: int | None,
+) -> dict[str, int] | None:
+    """Writes an output that can be continued; returns how many rows have which state.
+
+    None: it is there already, or another process writes it.
+    """
+    output = Path(request.output)
+    settings = {**scorer.settings, "lookahead": scorer.lookahead}
+    parts = ScoreParts(output, digest_of([asked, settings]))
+    with opened_by_first(lambda _: _is_finished(request, parts, windows)) as finished:
+        if finished:
+            logger.info("%s is finished: the same rows, by the same model.", output)
+            return None
+    with parts.owned():
+        count = parts.fill(windows(), partial(_score, plan, scorer), total)
+        if not PartialState().is_main_process:
+            return None
+        counts = write_lines(request.output, plan, parts.lines(count))
+        record = {
+            "asked": asked,
+            "address": parts.address,
+            "images": parts.images(count),
+            "model": request.model,
+            "rows": counts,
+            "settings": dict(scorer.settings),
+        }
+        write_json(_record_of(output), record)
+        parts.remove()
+    return counts
 
 
 def _check_apart(request: ScoreRequest) -> None:
@@ -135,18 +171,26 @@ def _check_apart(request: ScoreRequest) -> None:
         )
 
 
-def _plan(scorer: Scorer, request: ScoreRequest) -> _Plan:
-    """Returns how rows are scored.
+def _plan(request: ScoreRequest) -> ScorePlan:
+    """Returns how rows are scored, from the model's contract.
 
     Raises:
         ConfigError: see `score_file`.
     """
-    if not isinstance(scorer, SavedScorer):
+    planned = plan_scorer(
+        request.model,
+        request.readout,
+        "transformers",
+        dimensions=DIMENSIONS,
+        judge=JudgeOptions(),
+        revision=request.revision,
+    )
+    if planned.contract is None or not writes_rewards(planned.readout):
         raise ConfigError(
             f"{request.model} gives no rewards: it is a judge or a base. Give a reward model; "
             "medrm evaluate and medrm.load(...).compare read judges."
         )
-    names, dimension = scorer.dimensions, None
+    names, dimension = planned.dimensions, None
     if request.best_of_n:
         dimension = request.dimension or ("overall" if "overall" in names else None)
         dimension = names[0] if dimension is None and len(names) == 1 else dimension
@@ -158,7 +202,7 @@ def _plan(scorer: Scorer, request: ScoreRequest) -> _Plan:
             )
     elif request.dimension is not None:
         raise ConfigError("--dimension says by which the best answer is chosen: give --best_of_n.")
-    statistics = scorer.contract.score_statistics
+    statistics = planned.contract.score_statistics
     if request.normalise and not statistics:
         raise ConfigError(
             "--normalise needs the mean and the spread of rewards on development cases, which "
@@ -170,152 +214,73 @@ def _plan(scorer: Scorer, request: ScoreRequest) -> _Plan:
             "No win probability on %s: the development cases told no temperature there.",
             ", ".join(untold),
         )
-    return _Plan(scorer, dimension, cast(Any, statistics) if request.normalise else None)
+    normalised_by = cast(Any, statistics) if request.normalise else None
+    return ScorePlan(planned.contract, dimension, normalised_by)
 
 
-def _address(weights: str, plan: _Plan, request: ScoreRequest, rows: str) -> str:
-    """Returns what tells whether lines that are there are those that are asked for."""
-    settings = dict(plan.scorer.settings)
-    asked = [weights, settings, plan.scorer.lookahead, plan.dimension, request.normalise, rows]
-    root = str(request.image_root)
-    return hashlib.sha256(json.dumps([*asked, root], default=str).encode()).hexdigest()
+def _asked(
+    request: ScoreRequest, plan: ScorePlan, options: ScorerOptions, files: Sequence[Path]
+) -> str:
+    """Returns the digest of what is asked for: rows, weights and options."""
+    rows, weights = files_digest(files), identity_of(request.model, "transformers", options)
+    settings = [request.readout, request.deterministic, request.evaluation_batch_rows]
+    wanted = [plan.dimension, request.normalise, str(request.image_root)]
+    return digest_of([rows, weights, *settings, *wanted])
 
 
 def _record_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.run.json")
 
 
-def _is_finished(output: Path, address: str, request: ScoreRequest) -> bool:
-    """Whether the output is there already.
+def _finished_record(request: ScoreRequest) -> dict[str, Any] | None:
+    """Returns what is known of an output that would be replaced; None: nothing is lost."""
+    output = Path(request.output)
+    if not output.is_file() or request.overwrite_output:
+        return None
+    record = read_json(_record_of(output)) if _record_of(output).is_file() else {}
+    return None if record and not record.get("rows", {}).get("ok") else record
+
+
+def _check_same(request: ScoreRequest, asked: str) -> None:
+    """Refuses to replace an output of something else.
+
+    Raises:
+        ConfigError: one is there.
+    """
+    record = _finished_record(request)
+    if record is not None and record.get("asked") != asked:
+        raise ConfigError(_another(request, "other rows or rewards"))
+
+
+def _is_finished(
+    request: ScoreRequest,
+    parts: ScoreParts,
+    windows: Callable[[], Iterator[list[UnlabelledRow]]],
+) -> bool:
+    """Returns whether the output is there already.
 
     Raises:
         ConfigError: another one is.
     """
-    if not output.is_file() or request.overwrite_output:
+    record = _finished_record(request)
+    if record is None:
         return False
-    record = read_json(_record_of(output)) if _record_of(output).is_file() else {}
-    if record and not record.get("rows", {}).get("ok"):
-        return False  # nothing is lost
-    if record.get("address") == address:
-        return True
-    raise ConfigError(
-        f"--output {output} exists, and holds other rows or rewards. Give another --output, or "
+    if record.get("address") != parts.address:
+        raise ConfigError(_another(request, "rewards that were computed otherwise"))
+    images = digest_of([digest_of_images(row_cases(window)) for window in windows()])
+    if record.get("images") != images:
+        raise ConfigError(_another(request, "the rewards of other images under the same paths"))
+    return True
+
+
+def _another(request: ScoreRequest, held: str) -> str:
+    return (
+        f"--output {request.output} exists, and holds {held}. Give another --output, or "
         "--overwrite_output to replace it."
     )
 
 
-def _score(plan: _Plan, window: Sequence[UnlabelledRow]) -> list[Line]:
+def _score(plan: ScorePlan, scorer: SavedScorer, window: Sequence[RowCase]) -> list[Line]:
     """Returns the lines of rows that are computed together."""
-    cases, problems = dict[int, Case](), dict[int, str]()
-    for number, row, problem, folder in window:
-        try:
-            if row is None:
-                raise DataError(str(problem))
-            case = row_case(row, number, folder)
-            if not case.answers:
-                raise DataError("it has no answer")
-            cases[number] = case
-        except DataError as error:
-            problems[number] = str(error)
-    responses = dict(zip(cases, plan.scorer.respond(cases.values()), strict=True))
-    return [
-        _line(plan, number, cases[number], responses[number])
-        if number in cases
-        else {"row": number, "case_id": None, "state": "bad_row", "reason": problems[number]}
-        | _rewards(plan, None, None)
-        for number, *_ in window
-    ]
-
-
-def _line(plan: _Plan, number: int, case: Case, response: Response) -> Line:
-    known = {"row": number, "case_id": case.case_id, "state": response.state}
-    reason = unscored_reason(case, response.state, plan.scorer.contract.max_length)
-    return known | {"reason": reason or response.reason} | _rewards(plan, case, response)
-
-
-def _rewards(plan: _Plan, case: Case | None, response: Response | None) -> Line:
-    """Returns the columns of a row's rewards, null where it has none."""
-    rewards = None if response is None else response.rewards
-    line: Line = {"rewards": rewards}
-    if plan.statistics is not None:
-        line |= dict.fromkeys(("normalised", "win_probability"))
-        if rewards is not None:
-            line["normalised"] = {
-                name: [(value - about["mean"]) / (about["std"] or 1) for value in rewards[name]]
-                for name, about in plan.statistics.items()
-            }
-            line["win_probability"] = {
-                name: win_probabilities(rewards[name], about["temperature"])
-                if "temperature" in about
-                else None
-                for name, about in plan.statistics.items()
-            }
-    if plan.dimension is not None:
-        line |= dict.fromkeys(("best", "best_answer"))
-        if rewards is not None and case is not None:
-            values = rewards[plan.dimension]
-            line["best"] = max(range(len(values)), key=values.__getitem__)
-            line["best_answer"] = case.answers[line["best"]]
-    return line
-
-
-def _write(output: str, plan: _Plan, lines: Iterable[Line]) -> dict[str, int]:
-    """Writes the lines; returns how many rows have which state, the first problems logged."""
-    counts: Counter[str] = Counter()
-
-    def counted() -> Iterator[Line]:
-        for line in lines:
-            counts[line["state"]] += 1
-            if line["state"] != "ok" and counts.total() - counts["ok"] <= _NAMED_PROBLEMS:
-                told = printable(f"{line['case_id'] or ''} {line['reason'] or ''}".strip())
-                logger.warning("row %d has no reward: %s", line["row"], told)
-            yield line
-
-    if output.endswith(".parquet"):
-        _write_parquet(Path(output), plan, counted())
-    elif output == STANDARD_INPUT:
-        for line in counted():
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
-    else:
-        write_output(Path(output), (json.dumps(line).encode() + b"\n" for line in counted()))
-    return dict(counts)
-
-
-def _write_parquet(output: Path, plan: _Plan, lines: Iterable[Line]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    by_dimension = pa.struct([(name, pa.list_(pa.float64())) for name in plan.scorer.dimensions])
-    names = ("case_id", "state", "reason")
-    columns = [("row", pa.int64()), *((name, pa.string()) for name in names)]
-    columns.append(("rewards", by_dimension))
-    if plan.statistics is not None:
-        columns += [("normalised", by_dimension), ("win_probability", by_dimension)]
-    if plan.dimension is not None:
-        columns += [("best", pa.int64()), ("best_answer", pa.string())]
-    schema = pa.schema(columns)
-    target = Path(os.path.realpath(output))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for some in batched(lines, _LINES_AT_ONCE):
-            writer.write_table(pa.Table.from_pylist(some, schema))
-
-
-def _tell(output: str, counts: dict[str, int]) -> None:
-    """Says what was written.
-
-    Raises:
-        DataError: no row has a reward.
-    """
-    others = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "ok")
-    total = sum(counts.values())
-    if counts.get("bad_image"):
-        others += "; paths of images are relative to the input's folder, or to --image_root"
-    if not counts.get("ok"):
-        raise DataError(
-            f"None of {total} rows has a reward ({others or 'the input is empty'}); {output} says "
-            "why of each."
-        )
-    left_out = f" ({others})" if others else ""
-    logger.info("%d of %d rows scored%s: %s", counts["ok"], total, left_out, output)
+    responses = scorer.respond(row.case for row in window if row.case is not None)
+    return [line_of(plan, row, None if row.case is None else next(responses)) for row in window]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -9,18 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import PartialState
-from rich.progress import TimeRemainingColumn
 
 from medrm.data.batched import batched
 from medrm.data.readers.unlabelled import UnlabelledRow
+from medrm.errors import DataError
 from medrm.evaluation.gathering import opened_by_first
 from medrm.failures import naming
 from medrm.folder_lock import hold
-from medrm.progress_bar import progress_bar
+from medrm.progress_bar import progress
+from medrm.schema import Case
 from medrm.scorer import Scorer
+from medrm.scorer.caller_cases import row_case
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +37,81 @@ Line = dict[str, Any]
 """A line of the output: one row's rewards, or why it has none."""
 
 
+class RowCase(NamedTuple):
+    """A row as it is scored.
+
+    Attributes:
+        number: of the row in the whole input, from 1.
+        case: that it describes; None: it describes none.
+        problem: why not.
+    """
+
+    number: int
+    case: Case | None
+    problem: str | None
+
+
+class _Stored(NamedTuple):
+    """A window that is computed.
+
+    Attributes:
+        images: digest of the images that it was computed from.
+        version: how often it has been computed before, from other images.
+        path: of the part file that holds it.
+        offset: where its line starts, in bytes.
+    """
+
+    images: str
+    version: int
+    path: Path
+    offset: int
+
+
 def windows_of(scorer: Scorer, rows: Iterable[UnlabelledRow]) -> Iterator[list[UnlabelledRow]]:
     """Yields the rows that are computed together."""
     return batched(rows, scorer.lookahead or _WINDOW)
 
 
+def row_cases(window: Iterable[UnlabelledRow]) -> list[RowCase]:
+    """Returns the cases that rows describe; their images are looked up and digested."""
+    return [_row_case(*row) for row in window]
+
+
+def _row_case(
+    number: int, row: dict[str, Any] | None, problem: str | None, folder: Path
+) -> RowCase:
+    try:
+        if row is None:
+            raise DataError(str(problem))
+        case = row_case(row, number, folder)
+        if not case.answers:
+            raise DataError("it has no answer")
+    except DataError as error:
+        return RowCase(number, None, str(error))
+    return RowCase(number, case, None)
+
+
+def digest_of(value: Any) -> str:
+    """Returns the SHA-256 of a value that JSON can write."""
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()
+
+
+def digest_of_images(window: Iterable[RowCase]) -> str:
+    """Returns the digest of the contents of a window's images."""
+    return digest_of([[image.digest for image in row.case.images] for row in window if row.case])
+
+
 class ScoreParts:
-    """The windows of one output that are computed, in files beside it."""
+    """The windows of one output that are computed, in files beside it.
+
+    Attributes:
+        output: that is to be written.
+        address: digest of all that the lines follow from besides the images.
+    """
 
     def __init__(self, output: Path, address: str) -> None:
-        self.output, self.pattern = output, f"{escape(output.name)}.{address[:16]}-*{PARTS}"
+        self.output, self.address = output, address
+        self.pattern = f"{escape(output.name)}.{address[:16]}-*{PARTS}"
         self.prefix = f"{output.name}.{address[:16]}"
 
     def owned(self) -> AbstractContextManager[None]:
@@ -64,10 +132,12 @@ class ScoreParts:
     def fill(
         self,
         windows: Iterable[Sequence[UnlabelledRow]],
-        score: Callable[[Sequence[UnlabelledRow]], list[Line]],
-        total: int,
+        score: Callable[[Sequence[RowCase]], list[Line]],
+        total: int | None,
     ) -> int:
         """Computes the windows that are not there, each process its share; returns their number.
+
+        A window whose images have changed since it was computed is computed again.
 
         Args:
             windows: all of them.
@@ -75,42 +145,55 @@ class ScoreParts:
             total: number of rows.
         """
         state = PartialState()
-        done = set(self._index())
+        index = self._index()
         state.wait_for_everyone()  # nobody writes while another still reads what is there
         path = self.output.with_name(f"{self.prefix}-{state.process_index}-{os.getpid()}{PARTS}")
-        if done:
-            logger.info("%d windows of rows are there already.", len(done))
+        if index:
+            logger.info("%d windows of rows are there already.", len(index))
+        count = changed = 0
         with (
             naming(path),
             path.open("a", encoding="utf-8") as part,
-            progress_bar(TimeRemainingColumn(), show=state.is_main_process) as bar,
+            progress("rows", total, show=state.is_main_process) as advance,
         ):
-            task = bar.add_task("rows", total=total)
             part.write("\n")  # the process of that number may have left a torn line
-            waiting = count = 0
             for number, window in enumerate(windows):
-                if number not in done:
-                    waiting += 1
-                    if waiting % state.num_processes == state.process_index:
-                        lines = score(window)
-                        part.write(json.dumps({"window": number, "lines": lines}) + "\n")
+                if number % state.num_processes == state.process_index:
+                    cases, stored = row_cases(window), index.get(number)
+                    images = digest_of_images(cases)
+                    if stored is None or stored.images != images:
+                        changed += stored is not None
+                        version = 0 if stored is None else stored.version + 1
+                        line = {"window": number, "version": version, "images": images}
+                        part.write(json.dumps({**line, "lines": score(cases)}) + "\n")
                         part.flush()
                 count = number + 1
-                bar.advance(task, len(window))
+                advance(len(window))
+        if changed:
+            logger.warning("%d windows are computed again: their images have changed.", changed)
         state.wait_for_everyone()
         return count
 
-    def _index(self) -> dict[int, tuple[Path, int]]:
-        """Returns where each computed window stands; one that was torn is none."""
-        index = {}
+    def _index(self) -> dict[int, _Stored]:
+        """Returns where the latest version of each window stands; one that was torn is none."""
+        index: dict[int, _Stored] = {}
         for path in sorted(self.output.parent.glob(self.pattern)):
             offset = 0
             with path.open("rb") as part:
                 for line in part:
                     with suppress(ValueError):
-                        index[int(json.loads(line)["window"])] = (path, offset)
+                        window = json.loads(line)
+                        stored = _Stored(window["images"], window["version"], path, offset)
+                        latest = index.setdefault(int(window["window"]), stored)
+                        if stored.version > latest.version:
+                            index[int(window["window"])] = stored
                     offset += len(line)
         return index
+
+    def images(self, windows: int) -> str:
+        """Returns the digest of the images of all windows, which are complete."""
+        index = self._index()
+        return digest_of([index[number].images for number in range(windows)])
 
     def lines(self, windows: int) -> Iterator[Line]:
         """Yields the lines of all windows in order.
@@ -126,9 +209,8 @@ class ScoreParts:
                 f"{missing[0]}; start the same command again."
             )
         for number in range(windows):
-            path, offset = index[number]
-            with path.open("rb") as part:
-                part.seek(offset)
+            with index[number].path.open("rb") as part:
+                part.seek(index[number].offset)
                 yield from json.loads(part.readline())["lines"]
 
     def remove(self) -> None:

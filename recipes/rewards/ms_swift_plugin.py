@@ -10,9 +10,9 @@ ms-swift calls a function with the completions and the columns of its data set, 
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from os import environ
-from typing import Any
+from typing import Any, ClassVar
 
 try:
     from swift.rewards import ORM, orms
@@ -25,23 +25,31 @@ rewards = cache(medrm.RewardFunction.from_environment)
 
 
 class MedrmReward(ORM):
-    """The reward on one dimension."""
+    """The reward on one dimension. ms-swift logs it by the name of its class."""
 
-    def __init__(self, *unused: Any, dimension: str, **also_unused: Any) -> None:
-        self.dimension = dimension
+    dimension: ClassVar[str]
+
+    def __init__(self, *unused: Any, **also_unused: Any) -> None:
+        """Takes the arguments that some versions of ms-swift give."""
 
     def __call__(self, completions: list[str], **columns: Any) -> list[float | None]:
         """Returns a reward for each completion."""
-        # ms-swift's messages end in the completion, and mark images in the text.
-        questions = [
-            next(turn["content"] for turn in messages if turn["role"] == "user")
-            for messages in columns["messages"]
-        ]
-        prompts = [question.replace("<image>", "").strip() for question in questions]
+        prompts = [_prompt(messages) for messages in columns["messages"]]
         images = {"images": columns["images"]} if columns.get("images") else {}
         scored = rewards().rewards(prompts, completions, **images)
         return [None if reward is None else reward[self.dimension] for reward in scored]
 
 
+def _prompt(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a conversation without the completion that ends it, and without marks of images."""
+    turns = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    return [
+        {**turn, "content": turn["content"].replace("<image>", "").strip()}
+        if isinstance(turn["content"], str)
+        else turn
+        for turn in turns
+    ]
+
+
 for name in environ.get("MEDRM_REWARD_DIMENSIONS", "overall").split(","):
-    orms[f"medrm_{name}"] = partial(MedrmReward, dimension=name)
+    orms[f"medrm_{name}"] = type(f"medrm_{name}", (MedrmReward,), {"dimension": name})

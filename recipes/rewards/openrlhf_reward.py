@@ -3,13 +3,16 @@
     MEDRM_REWARD_MODEL=RUN/adapter MEDRM_REWARD_DIMENSIONS=overall \
     python -m openrlhf.cli.train_ppo_ray ... --remote_rm_url recipes/rewards/openrlhf_reward.py
 
-`queries` are prompts with the answers behind them. A prompt is read as the question; where the chat
-template has been applied to it, give the questions as labels (`--label_key question`) and set
-MEDRM_QUESTION_IN_LABELS=1. What cannot be scored is NaN, never a constant.
+`queries` are prompts with the answers behind them, one a call; calls that come while others are
+computed are scored together. A prompt is read as the question; where the chat template has been
+applied to it, give the questions as labels (`--label_key question`) and set
+MEDRM_QUESTION_IN_LABELS=1. The tokens that end an answer's turn are taken off. What cannot be
+scored is NaN, never a constant.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from math import nan
 from os import environ
@@ -21,6 +24,9 @@ import medrm
 
 rewards = cache(medrm.RewardFunction.from_environment)
 
+_ENDS = re.compile(r"(?:\s*(?:<\|[^|<>]+\|>|</s>|<eos>|<end_of_turn>))+\s*\Z")
+"""Special tokens behind an answer, of which OpenRLHF decodes a query with all."""
+
 
 def reward_func(
     queries: list[str], prompts: list[str], labels: list[str], **unused: Any
@@ -30,9 +36,12 @@ def reward_func(
     pairs = list(zip(queries, prompts, strict=True))
     if not all(query.startswith(prompt) for query, prompt in pairs):
         raise ValueError("a query does not start with its prompt, so its answer is not known")
-    answers = [query.removeprefix(prompt) for query, prompt in pairs]
+    answers = [_ENDS.sub("", query.removeprefix(prompt)) for query, prompt in pairs]
     questions = labels if environ.get("MEDRM_QUESTION_IN_LABELS") else prompts
-    scored = reward.rewards(questions, answers)
+    if len(answers) == 1:
+        scored = [reward.one(questions[0], answers[0])]
+    else:
+        scored = reward.rewards(questions, answers)
     total = torch.tensor([nan if one is None else reward.weighted(one) for one in scored])
     logs = {
         name: torch.tensor([nan if one is None else one[name] for one in scored])

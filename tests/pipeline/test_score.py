@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,10 @@ from scorer.cases import stored_image
 
 import medrm
 from medrm.cli import main
-from medrm.data.readers.unlabelled import input_files, read_rows
 from medrm.folder_lock import hold
 from medrm.models.adapter_config import update_adapter_config
-from medrm.pipeline import score, score_parts, stages
+from medrm.pipeline import score, score_parts
 from medrm.scorer.readouts.answer_rewards import RewardModel
-from medrm.statistics.calibration import fit_temperature, win_probabilities
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "reward_adapter"
@@ -116,11 +113,11 @@ def test_a_stopped_start_goes_on_at_the_next_window(
     run(rows, tmp_path / "straight.jsonl")
     scored, windows = score._score, []
 
-    def stopping(plan: Any, window: Any) -> Any:
+    def stopping(plan: Any, scorer: Any, window: Any) -> Any:
         if len(windows) == 2:
             raise KeyboardInterrupt
         windows.append(window)
-        return scored(plan, window)
+        return scored(plan, scorer, window)
 
     with monkeypatch.context() as patch:
         patch.setattr(score, "_score", stopping)
@@ -132,9 +129,9 @@ def test_a_stopped_start_goes_on_at_the_next_window(
     part.write_bytes(whole[: len(whole) - 40])  # the second window is torn
     computed: list[int] = []
 
-    def counting(plan: Any, window: Any) -> Any:
+    def counting(plan: Any, scorer: Any, window: Any) -> Any:
         computed.append(len(window))
-        return scored(plan, window)
+        return scored(plan, scorer, window)
 
     monkeypatch.setattr(score, "_score", counting)
     run(rows, tmp_path / "scores.jsonl")
@@ -148,6 +145,51 @@ def test_a_stopped_start_goes_on_at_the_next_window(
     assert "holds other rows or rewards" in capsys.readouterr().err
     run(rows, tmp_path / "scores.jsonl", "--best_of_n", "--overwrite_output")
     assert "best" in read(tmp_path / "scores.jsonl")[0]
+
+
+def test_replaced_images_are_scored_again(
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    scored, computed = score._score, []
+
+    def stopping(plan: Any, scorer: Any, window: Any) -> Any:
+        if len(computed) == 2:
+            raise KeyboardInterrupt
+        computed.append(window[0].number)
+        return scored(plan, scorer, window)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(score, "_score", stopping)
+        run(rows, tmp_path / "scores.jsonl", status=130)
+        (tmp_path / "10.png").write_bytes(stored_image(7).read())
+        computed.clear()
+        run(rows, tmp_path / "scores.jsonl")
+    assert computed == [9, 17]  # the first of three windows is as it was
+    assert "1 windows are computed again: their images have changed" in caplog.text
+    run(rows, tmp_path / "straight.jsonl")
+    straight = (tmp_path / "straight.jsonl").read_bytes()
+    assert (tmp_path / "scores.jsonl").read_bytes() == straight
+    (tmp_path / "10.png").write_bytes(stored_image(8).read())
+    run(rows, tmp_path / "scores.jsonl", status=2)
+    assert "rewards of other images under the same paths" in capsys.readouterr().err
+
+
+def test_progress_is_logged_where_no_terminal_is(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("medrm.progress_bar._SECONDS_BETWEEN_LINES", (0.0, 0.0))
+    run(rows, tmp_path / "scores.jsonl")
+    told = [record.message for record in caplog.records if record.message.startswith("rows: ")]
+    assert [message.split(";")[0] for message in told] == [
+        f"rows: {count} of 20" for count in (8, 16, 20)
+    ]
+    assert told[-1].endswith(" a second, 0.0 min to go")
 
 
 def test_what_cannot_be_scored_keeps_its_place(
@@ -224,34 +266,6 @@ def test_rewards_are_normalised_by_the_development_cases(
     assert set(alone["win_probability"].values()) == {None}
 
 
-def test_a_run_keeps_what_normalises_its_rewards(tmp_path: Path) -> None:
-    adapter = shutil.copytree(GOLDEN, tmp_path / "adapter")
-    model = medrm.load(adapter)
-    labels = [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.4, 0.2, 0.4)]
-    cases = [
-        medrm.Case(str(n), (), f"Is it {n}?", ANSWERS[:2], {"accuracy": medrm.PairLabel(shares)})
-        for n, shares in enumerate(labels)
-    ]
-    context = SimpleNamespace(splits=SimpleNamespace(development=cases))
-    stages.add_statistics(context, model, adapter)  # type: ignore[arg-type]
-    kept = medrm.load(adapter).contract.score_statistics
-    rewards = np.stack([rewards for _, rewards in model.score_cases(cases)])
-    for index, name in enumerate(model.dimensions):
-        assert kept[name]["mean"] == pytest.approx(rewards[:, :, index].mean())
-        assert kept[name]["std"] == pytest.approx(rewards[:, :, index].std())
-    assert {name for name in kept if "temperature" in kept[name]} == {"accuracy"}
-    column = model.dimensions.index("accuracy")
-    odds = (rewards[:2, 0, column] - rewards[:2, 1, column]).tolist()
-    assert kept["accuracy"]["temperature"] == fit_temperature(odds, [True, False])
-
-
-def test_probabilities_of_a_win_add_up() -> None:
-    assert win_probabilities([1.0], 2.0) is None
-    assert win_probabilities([0.3, 0.3], 1.0) == [0.5, 0.5]
-    assert sum(win_probabilities([3.0, -1.0, 0.5, 90.0], 0.7) or []) == pytest.approx(2.0)
-    assert win_probabilities([800.0, -800.0], 1.0) == [1.0, 0.0]
-
-
 def test_standard_input_and_output(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,26 +291,18 @@ def test_standard_input_and_output(
     ],
 )
 def test_wrong_options_are_named(
-    words: list[str], message: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """All of it before the model's weights are loaded."""
+    monkeypatch.delattr(score, "open_scorer")
     options = ["--model", str(GOLDEN), "--input", str(rows), "--output", str(tmp_path / "s.jsonl")]
     assert main(["score", *options, *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_rows_are_read_a_few_at_a_time(tmp_path: Path) -> None:
-    columns = {"question": ["Is it?"] * 5000, "answers": [["a"] * 8] * 5000}
-    pq.write_table(pa.table(columns), tmp_path / "b.parquet", row_group_size=100)
-    (tmp_path / "a.json").write_text(json.dumps([{"question": "?", "answers": ["a"]}]))
-    (tmp_path / "notes.txt").write_text("no data")
-    files = input_files(str(tmp_path))
-    assert [path.name for path in files] == ["a.json", "b.parquet"]
-    rows = read_rows(files)
-    before = pa.total_allocated_bytes()
-    assert next(rows).number == 1
-    assert next(rows).number == 2
-    assert pa.total_allocated_bytes() - before < 2**20
-    assert [row.number for row in rows][-1] == 5001
 
 
 @pytest.mark.distributed

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from medrm.evaluation.tables.table import percent, points
@@ -58,13 +58,17 @@ class Section(Generic[Content]):
 
 
 def render_page(
-    title: str, header: str, sections: dict[str, Section[Content]], page: Content, data: Any = None
+    title: str,
+    header: str | Path,
+    sections: dict[str, Section[Content]],
+    page: Content,
+    data: Any = None,
 ) -> str:
     """Returns a page: its header, a list of contents, and every section that has something to say.
 
     Args:
         title: of the browser's window.
-        header: template of what stands above the contents.
+        header: template of what stands above the contents, as of a section.
         sections: name, also the anchor, to section, in their order. One whose template gives
             nothing is left out.
         page: what the page is made of; templates know it by this name.
@@ -72,24 +76,29 @@ def render_page(
     """
     bodies: dict[str, tuple[str, Markup]] = {}
     for name, section in sections.items():
-        context, template = section.context(page), section.template
-        if isinstance(template, Path):
-            body = _ENVIRONMENT.from_string(template.read_text(encoding="utf-8"))
-        else:
-            body = _ENVIRONMENT.get_template(template)
-        text = "" if context is None else body.render(page=page, **context).strip()
+        context = section.context(page)
+        if context is None:
+            continue
+        text = _template(section.template).render(page=page, **context).strip()
         if text:
             bodies[name] = (section.heading, Markup(text))
     code = None if data is None else (FOLDER / "browser.js").read_text(encoding="utf-8")
     return _ENVIRONMENT.get_template("base.html.jinja").render(
         title=title,
-        header=Markup(_ENVIRONMENT.get_template(header).render(page=page)),
+        header=Markup(_template(header).render(page=page)),
         sections=bodies,
         policy=_policy(code),
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=None if code is None else Markup(code),
         data=None if data is None else Markup(safe_json(data)),
     )
+
+
+def _template(where: str | Path) -> Template:
+    """Returns a template of `templates/`, or one that lies elsewhere."""
+    if isinstance(where, Path):
+        return _ENVIRONMENT.from_string(where.read_text(encoding="utf-8"))
+    return _ENVIRONMENT.get_template(where)
 
 
 def write_text(path: Path, text: str) -> None:
