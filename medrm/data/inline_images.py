@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 from medrm.errors import DataError
 
@@ -21,6 +22,9 @@ _BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "SUkq", "TU0A")
 _LONGEST_NAME = 255
 """Characters of the longest file name; base64 of an image is longer."""
 
+_SHORT_BASE64 = re.compile(r"[A-Za-z0-9+/]{40,}={0,2}")
+"""Base64 of an image of a few pixels; the name of an image file would have a dot."""
+
 
 def inline_bytes(text: str) -> bytes | None:
     """Returns the image that a text holds; None where it is a path.
@@ -30,9 +34,10 @@ def inline_bytes(text: str) -> bytes | None:
     """
     if text.startswith("data:"):
         return from_data_url(text)
-    if text.startswith(_BASE64_STARTS) and len(text) > _LONGEST_NAME:
-        return from_base64(text)
-    return None
+    if not text.startswith(_BASE64_STARTS):
+        return None
+    is_base64 = len(text) > _LONGEST_NAME or _SHORT_BASE64.fullmatch(text)
+    return from_base64(text) if is_base64 else None
 
 
 def from_data_url(address: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +44,11 @@ def test_every_kind_of_image_is_the_same_image(scorer: RewardModel, tmp_path: Pa
     first = scorer.score([kinds[0]], "What?", ["one", "two"])
     assert len(scores) == len(kinds)
     assert all(np.abs(first - rewards).max() < 1e-6 for rewards in scores)
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2), 200).save(buffer, "PNG")
+    small = base64.b64encode(buffer.getvalue()).decode()
+    assert len(small) < 255  # as short as a file's name can be
+    assert image_ref(small, 0).digest == image_ref(buffer.getvalue(), 0).digest
     grey = np.full((40, 60), 200, np.uint8)
     assert np.array_equal(
         scorer.score([grey], "?", ["one"]), scorer.score([grey[:, :, None]], "?", ["one"])
@@ -122,7 +128,8 @@ def test_paths_of_rows_stay_in_their_folder(tmp_path: Path) -> None:
             row_case({**row, "images": [path]}, 1, inside)
 
 
-def test_threads_get_the_scores_of_their_own_cases(scorer: RewardModel) -> None:
+@pytest.mark.parametrize("calls", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_threads_get_the_scores_of_their_own_cases(scorer: RewardModel, calls: int) -> None:
     """8 threads of single calls beside two that stream batches, none of which may mix up."""
     cases = [make_case(number) for number in range(24)]
     alone = {case.case_id: scorer.score(case.images, case.question, case.answers) for case in cases}
@@ -144,7 +151,7 @@ def test_threads_get_the_scores_of_their_own_cases(scorer: RewardModel) -> None:
     with ThreadPoolExecutor(10) as pool:
         streams = [pool.submit(stream) for _ in range(2)]
         try:
-            list(pool.map(call, range(400)))
+            list(pool.map(call, range(8 * calls)))
         finally:
             stop.set()
         assert all(stream.result() >= 1 for stream in streams)
