@@ -1,4 +1,4 @@
-"""The recipe `grpo_policy`: a policy learns from a reward model, and the truth is told beside it."""
+"""The recipe `grpo_policy`: a policy learns from a reward model, the truth is told beside it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_short_run_is_complete(
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_the_reward_rises(tmp_path: Path) -> None:
-    """The quickstart's reward model teaches the weakened policy; the truth is told whatever it does."""
+    """The quickstart's reward model teaches a weakened policy; the truth is told in any case."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
     def launched(*words: str) -> None:

@@ -1,4 +1,4 @@
-"""The page of a policy: its reward and its true answers over the steps, and the gap between them."""
+"""The page of a policy: its reward and its true answers over the steps, and the gap between."""
 
 from __future__ import annotations
 

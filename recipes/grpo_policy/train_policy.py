@@ -1,13 +1,12 @@
 """Trains a policy by GRPO against a reward model, and measures what the reward is worth.
 
-    python recipes/grpo_policy/train_policy.py --reward_model runs/quickstart/adapter \\
-        --output_dir runs/policy
+    python recipes/grpo_policy/train_policy.py --reward_model DIR --output_dir OUT
 
-1. The start: the phantom base learns from both answers of phantom cases, the true and the wrong ones
-   alike, so that it knows how to answer and says the truth in less than half of its answers.
+1. The start: the phantom base learns from both answers of phantom cases, true and wrong ones alike,
+   so that it knows how to answer and says the truth in less than half of its answers.
 2. GRPO (TRL) on other phantom questions; the reward is `medrm.RewardFunction`.
-3. Every few steps both are measured on held-out questions: the reward, and the share of answers that
-   are true, which the reward model is never told. `policy.json` and `report.html` show them together.
+3. Every few steps both are measured on held-out questions: the reward, and the share of answers
+   that are true, which the reward model is never told. `policy.json` and `report.html` show both.
 """
 
 from __future__ import annotations
