@@ -74,10 +74,10 @@ def _curve(result: Result) -> Mapping[str, Any]:
     scale = result["scale"]
     note = (
         "true: percent of the answers that state something about the image and nothing that is "
-        f"wrong. promised: the reward on the scale of the start, where wrong answers have "
-        f"{scale['wrong']:+.3f} on average (0 %) and true ones {scale['true']:+.3f} (100 %), so "
-        "that the gap, promised minus true in points, starts at 0. facts: stated by an answer, of "
-        "six."
+        "wrong. promised: the reward on accuracy, on the scale of the start, where wrong answers "
+        f"have {scale['wrong']:+.3f} on average (0 %) and true ones {scale['true']:+.3f} (100 %), "
+        "so that the gap, promised minus true in points, starts at 0. facts: stated by an answer, "
+        "of six."
     )
     with canvas.drawing():
         figure = Markup(canvas.svg_inline(curves(result), "curves"))

@@ -27,6 +27,9 @@ from medrm.statistics.intervals import Interval, mean_interval
 
 logger = logging.getLogger(__name__)
 
+TRUTH = "accuracy"
+"""The dimension that says how true an answer is."""
+
 ANSWERS = 8
 """Answers to each question of a GRPO step."""
 
@@ -151,11 +154,13 @@ class Measured(NamedTuple):
         answers: as the policy wrote them.
         said: what they say of their images.
         rewards: None where an answer could not be scored.
+        on_accuracy: the reward on accuracy alone where it is rewarded, else the same.
     """
 
     answers: list[str]
     said: list[Said]
     rewards: list[float | None]
+    on_accuracy: list[float | None]
 
 
 class HeldOut:
@@ -182,8 +187,13 @@ class HeldOut:
         ]
         words = [question.words for question in self.questions]
         images = [question.image for question in self.questions]
-        rewards = self.reward(words, answers, image=images)
-        self.by_step[step] = measured = Measured(answers, told, rewards)
+        scored = self.reward.rewards(words, answers, image=images)
+        rewards = [None if by is None else self.reward.weighted(by) for by in scored]
+        on_accuracy = [
+            reward if by is None else by.get(TRUTH, reward)
+            for by, reward in zip(scored, rewards, strict=True)
+        ]
+        self.by_step[step] = measured = Measured(answers, told, rewards, on_accuracy)
         point = self._point(step, measured)
         logger.info(
             "step %d: reward %.3f, %.1f %% of the answers true, %.2f facts an answer",
@@ -226,7 +236,7 @@ class HeldOut:
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yields every answer to every question, with its reward and whether it is true."""
         for step, measured in self.by_step.items():
-            for question, answer, told, reward in zip(self.questions, *measured, strict=True):
+            for question, answer, told, reward in zip(self.questions, *measured[:3], strict=True):
                 yield {
                     "step": step,
                     "image": question.cluster,
@@ -238,14 +248,14 @@ class HeldOut:
                 }
 
     def _scale(self) -> dict[str, float]:
-        """Returns the mean reward of true and of wrong answers of the start.
+        """Returns the mean reward on accuracy of true and of wrong answers of the start.
 
         On this scale, from 0 (as wrong ones) to 1 (as true ones), the start's mean reward is the
         share of its answers that are true.
         """
         rewards: dict[bool, list[float]] = {True: [], False: []}
         start = self.by_step[0]
-        for told, reward in zip(start.said, start.rewards, strict=True):
+        for told, reward in zip(start.said, start.on_accuracy, strict=True):
             if reward is not None:
                 rewards[told.is_true].append(reward)
         return {
@@ -257,7 +267,8 @@ class HeldOut:
         truths = [float(one.is_true) for one in measured.said]
         reward, accuracy = self._mean(measured.rewards), self._mean(truths)
         scale = self._scale()
-        promised = (reward.mean - scale["wrong"]) / (scale["true"] - scale["wrong"])
+        on_accuracy = self._mean(measured.on_accuracy).mean
+        promised = (on_accuracy - scale["wrong"]) / (scale["true"] - scale["wrong"])
         return {
             "step": step,
             "reward": reward.mean,
