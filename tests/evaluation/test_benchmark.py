@@ -19,6 +19,7 @@ from medrm.evaluation.benchmark_loading import (
     load_benchmark,
     read_settings,
 )
+from medrm.evaluation.exports import benchmark_results, eval_results
 
 
 @pytest.fixture
@@ -78,6 +79,9 @@ def test_a_name_stands_for_its_data(votes: Path, caplog: pytest.LogCaptureFixtur
     assert (small.name, small.layout) == (f"med_rewardbench-{digest[:8]}", "med_rewardbench")
     assert small.identity()["layout"] == "med_rewardbench"
     assert str(votes.parent) not in json.dumps(small.identity())
+    report = {"benchmark": small.identity(), "protocols": {}}
+    assert benchmark_results(report) == []
+    assert eval_results(report) == ""
 
 
 def test_files_that_are_as_the_benchmark_is_described_have_its_name(
