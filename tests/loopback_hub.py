@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.log.append((self.command, path))
         fault = self.hub.fault(len(self.hub.log), self.command, path)
         if fault == HANG:
-            self.hub.patience.wait(20)
+            self.hub.patience.wait(120)
         if fault in (DROP, HANG):
             self.close_connection = True
             return
@@ -121,6 +121,7 @@ class LoopbackHub:
 
     Attributes:
         foreign: repositories that this token may not write to, by the status of the refusal.
+        slept: for how many seconds those that ask it would have waited.
         before_commit: is called when a commit has arrived and nothing of it is done.
     """
 
@@ -133,6 +134,7 @@ class LoopbackHub:
         self.foreign: dict[str, int] = {}
         self.before_commit: Callable[[], None] = lambda: None
         self.patience = threading.Event()
+        self.slept: list[float] = []
         self.server = ThreadingHTTPServer(
             ("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": self})
         )

@@ -149,7 +149,8 @@ def published_card(folder: Path, run_dir: Path | None, repo_id: str, revision: s
             f"The header of {path}, between its first two lines of ---, is no YAML with keys and "
             "values. Correct it, or remove the file to have it written anew."
         )
-    metadata = yaml.safe_load(_metadata(read_adapter_config(folder), folder, run_dir, "").to_yaml())
+    contract = read_adapter_config(folder)
+    metadata = yaml.safe_load(_metadata(contract, folder, run_dir, "", repo_id).to_yaml())
     added = {**metadata, **_GATED}
     if header.get("license", added["license"]) != added["license"]:
         added = {key: added[key] for key in added if key not in _LICENCE_KEYS}
@@ -249,9 +250,17 @@ def benchmark_entries(run_dir: Path, source_url: str | None = None) -> str | Non
 
 
 def _metadata(
-    contract: AdapterConfig, folder: Path, run_dir: Path | None, title: str
+    contract: AdapterConfig, folder: Path, run_dir: Path | None, title: str, repo_id: str = ""
 ) -> ModelCardData:
-    """Returns the header, with the accuracies after training as model-index."""
+    """Returns the header, with the accuracies after training as model-index.
+
+    Args:
+        contract: of the saved model.
+        folder: of the saved model.
+        run_dir: the run folder; None: there is none.
+        title: of the card; empty: without results.
+        repo_id: where it is published; empty: not known.
+    """
     named = contract.base_digest is None or contract.base_model == PHANTOM_BASE
     results, train_data = None, ""
     if run_dir is not None:
@@ -260,7 +269,8 @@ def _metadata(
             results = benchmark_results(read_report(run_dir / "evaluation" / "after"))
     is_lora, is_judge = contract.trained == "lora", contract.judge is not None
     text_tag = "text-generation" if is_judge else "text-classification"
-    on_hub = f"{constants.HUGGINGFACE_CO_URL_HOME}{contract.base_model}"
+    home = constants.HUGGINGFACE_CO_URL_HOME
+    licence = f"{home}{repo_id}#licence" if repo_id else None  # the card's own section
     return ModelCardData(
         base_model=contract.base_model if named else None,
         base_model_relation=("finetune" if contract.trained == "full" else "adapter")
@@ -270,7 +280,7 @@ def _metadata(
         pipeline_tag="image-text-to-text" if reads_images(folder) else text_tag,
         license="other",
         license_name="terms-of-base-model-and-training-data",
-        license_link=on_hub if contract.base_digest is None else f"{CARD}#licence",
+        license_link=f"{home}{contract.base_model}" if contract.base_digest is None else licence,
         tags=[
             "medrm",
             "judge" if is_judge else "reward-model",

@@ -34,7 +34,7 @@ _LONGEST_WAIT = 30.0
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """Of the client that huggingface_hub uses: httpx in versions 1, httpx2 in versions 2."""
 
-_PASSING = (408, 425, 429)
+_PASSING = (408, 409, 425, 429)
 """Statuses besides those of the service's own errors that pass by themselves."""
 
 _USERS_FAULT = {
@@ -104,7 +104,7 @@ def bounded_requests() -> Iterator[None]:
 
     def watch(response: Any) -> None:
         """Ends what huggingface_hub would try again for too long."""
-        if response.status_code < 400:
+        if not _is_passing(response.status_code):
             failing_since.clear()
             return
         now, wait = time.monotonic(), _seconds_asked(response)
@@ -246,9 +246,14 @@ def _passes(error: Exception) -> bool:
     if any(isinstance(cause, _IN_WORDS) for cause in _chain(error)) or _is_of_this_machine(error):
         return False
     status = status_of_error(error)
-    if status is None or status in _PASSING or status >= 500:
+    if status is None or _is_passing(status):
         return True
     return _is_upload(error) and status != 413  # another address is asked for
+
+
+def _is_passing(status: int) -> bool:
+    """Returns whether what a status says may be over later."""
+    return status in _PASSING or status >= 500
 
 
 def _seconds_asked(response: Any) -> float:

@@ -245,6 +245,8 @@ class _Publication:
             now = self._seen()
             if not self._operations(now):
                 return now.commit
+            if now.commit == before.commit:  # it is only locked
+                raise
         raise RunFailed(
             f"{self._target.repo_id!r} was changed by somebody else while this was being published "
             "(412), so that nothing was. Start the same command again to publish on top of it."

@@ -23,8 +23,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub
     monkeypatch.setattr(connection, "TIMEOUT", 1.0)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with serving(TOKEN, monkeypatch) as server:
+        monkeypatch.setattr(time, "sleep", server.slept.append)
         yield server
 
 

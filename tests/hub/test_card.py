@@ -53,7 +53,7 @@ def test_the_header_is_what_the_hub_reads(card: str, tmp_path: Path) -> None:
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "peft"
     assert header["pipeline_tag"] == "image-text-to-text"
-    assert header["license_link"] == "README.md#licence"
+    assert "license_link" not in header, "where it will be published is not known"
     assert "base_model" not in header  # a folder of the user's is no repository
     assert "base_model_relation" not in header
     assert {"medrm", "reward-model", "medical", "bradley-terry", "lora"} == set(header["tags"])
@@ -176,6 +176,20 @@ def test_the_card_of_a_judge(copied: Path, tmp_path: Path) -> None:
     assert text.index(note) < text.index("## Intended use")
     assert str(tmp_path) not in text
     assert "judge" in yaml.safe_load(text.split("---")[1])["tags"]
+
+
+def test_the_tag_of_a_base_without_images(copied: Path) -> None:
+    adapter = copied / "adapter"
+
+    def written() -> Any:
+        text = write_card(adapter, copied).read_text(encoding="utf-8")
+        return yaml.safe_load(text.split("---")[1])["pipeline_tag"]
+
+    rewritten(adapter / "processor_config.json", lambda record: record.pop("image_processor"))
+    assert written() == "text-classification"
+    judge = {"judge": judge_spec(JudgeOptions()), "head": None, "readout": "generate"}
+    update_adapter_config(adapter, **judge)
+    assert written() == "text-generation"
 
 
 def test_the_card_of_an_implicit_reward(copied: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_run_is_published_and_loads_with_the_same_rewards(
     card = files["README.md"].decode()
     assert f'rm = medrm.load("{REPO}")' in card
     assert "pip install" in card
+    assert f"license_link: https://huggingface.co/{REPO}#licence" in card
     monkeypatch.chdir(tmp_path)  # where the base lies
     tiny_image().save("scan.png")
     rewards = [medrm.load(where).score(**CASE).tolist() for where in (run / "adapter", REPO)]
@@ -78,6 +79,8 @@ def test_the_probe_tells_weights_apart(adapter: Path) -> None:
     assert [response.state for response in responses] == ["ok"] * 3
     assert responses == probe(adapter)
     assert responses != probe(GOLDEN / "reward_adapter")
+    judged = probe(GOLDEN / "judge_adapter")
+    assert [(response.state, response.readout) for response in judged] == [("ok", "likelihood")] * 3
 
 
 def test_other_rewards_are_not_said_to_be_the_same(
