@@ -6,6 +6,7 @@ A word is planted in every text and path of a set, and looked for in all that is
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +33,8 @@ from medrm.evaluation.shared_run import SharedNames
 from medrm.pipeline.evaluate import recorded_identity
 from medrm.pipeline.tensorboard_log import CurvesAlone
 from medrm.schema import DIMENSIONS
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Talker(Writer):
@@ -133,6 +136,21 @@ def test_known_members_keep_their_names_and_others_are_numbered() -> None:
     assert "Doe" in json.dumps(run.after)  # which is left alone
     measured = run.after["protocols"]["robust"]["groups"]["organ"]["Ms Doe"]
     assert shared.after["protocols"]["robust"]["groups"]["organ"]["organ 2"] == measured
+
+
+@pytest.mark.parametrize("version", ["", "0.3"])
+@pytest.mark.parametrize("name", ["judge", "reward", "base_likelihood"])
+def test_evaluations_of_earlier_versions_may_be_shown(
+    version: str, name: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / name
+    shutil.copytree(GOLDEN / version / "evaluations" / name, folder)
+    assert main(["report", str(folder), "--no_images", "--no_texts"]) == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "leak_check: not_recorded" in page
+    cases = (folder / "cases.jsonl").read_text(encoding="utf-8").splitlines()
+    assert cases
+    assert not any(json.loads(line)["case_id"] in page for line in cases)
 
 
 class Clock:
