@@ -131,8 +131,11 @@ def mapped_folder(path: Path) -> Path:
     if is_lora:
         tensors = _lora_tensors(mapping, weights)
         settings = _lora_settings(mapping, weights, base, tensors)
-    key = hashlib.sha256(path.read_bytes())
-    for file in sorted([*weights.glob("*.safetensors"), *weights.glob("*.json")]):
+    # Another version of medrm may write other contracts.
+    written = [importlib.metadata.version("medrm"), *get_type_hints(AdapterConfig)]
+    key = hashlib.sha256(path.read_bytes() + repr(written).encode())
+    folders = {weights, Path(resolve_model(base))}
+    for file in sorted(f for place in folders for f in place.glob("*.[sj]*") if f.is_file()):
         key.update(f"{file.resolve()} {status_of(file)}".encode())
     folder = cache_dir() / "mapped" / key.hexdigest()[:32]
     if not folder.is_dir():

@@ -141,6 +141,14 @@ def test_an_adapter_of_ms_swift_is_read_merged_and_exported(tiny, tmp_path):
     path = write(tmp_path, **SCORE)
     assert np.abs(scored(path) - expected).max() < 1e-5
 
+    # Another base is another model, not the cached one.
+    base = tmp_path / "base" / "model.safetensors"
+    unchanged = base.read_bytes()
+    stock = load_file(base)
+    save_file({n: t * 1.1 if "down_proj" in n else t for n, t in stock.items()}, base)
+    assert np.abs(scored(path) - expected).max() > 1e-3
+    base.write_bytes(unchanged)
+
     # With names of an older transformers.
     tensors = load_file(theirs / "adapter_model.safetensors")
     new, old = "base_model.model.model.language_model.", "base_model.model.model."
