@@ -52,7 +52,7 @@ from medrm.models.base_reference import weights_digest
 from medrm.models.families import family_of
 from medrm.models.find_base import find_base
 from medrm.models.lora_settings import check_targets, read_lora
-from medrm.models.processors import load_processor, save_processor
+from medrm.models.processors import check_on_blank_image, load_processor, save_processor
 from medrm.models.reward_model import attach_head
 from medrm.models.trainable import wrap
 
@@ -152,6 +152,7 @@ def load_adapter(
     tensors = read_tensors(folder / _weights_file(config), config)
     processor = load_processor(str(folder))
     _check_template(folder, processor, config)
+    check_on_blank_image(processor)
     options = ModelOptions(
         model_name_or_path=find_base(config, folder, base),
         model_revision=config.base_revision or "main",

@@ -258,6 +258,7 @@ def _contradictions(config: AdapterConfig) -> list[str]:
             f"dimensions holds no name: printable, up to {_LONGEST_NAME} characters": not all(
                 name.isprintable() and 0 < len(name.strip()) <= _LONGEST_NAME for name in names
             ),
+            "base_model is longer than 255 characters": len(config.base_model) > 255,
             f"contextual_orders is {orders}; accepted: 0, 1 or an even number": orders > 1
             and orders % 2 == 1,
             "readout 'reward' needs a head, and head is null": (

@@ -31,7 +31,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processo
 from transformers.utils.import_utils import is_torchvision_available
 
 from medrm.chat_template import fix_date
-from medrm.errors import ConfigError, nearest
+from medrm.errors import FOREIGN_ERRORS, ConfigError, first_line, nearest
 from medrm.models.base_model import checkpoint_file, load_config, readable, resolve_model
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.batch import ImageRows
@@ -278,6 +278,45 @@ def _video_class(settings: dict[str, Any], processor: str, image_processor: str)
     like_processor = f"{processor.removesuffix('Processor')}VideoProcessor"
     like_images = f"{image_processor.partition('ImageProcessor')[0]}VideoProcessor"
     return str(saved or (like_processor if hasattr(transformers, like_processor) else like_images))
+
+
+def check_on_blank_image(processor: ProcessorMixin) -> None:
+    """Refuses a processor that makes a huge image of a small one, or fails on it.
+
+    Raises:
+        ConfigError: it does.
+    """
+    images: Any = getattr(processor, "image_processor", None)
+    if images is None:
+        return
+    sizes = dict(getattr(images, "size", None) or {})
+    most = {name: _MOST_PIXELS.get(name, _LARGEST_EDGE) for name in sizes}
+    if has_pixel_limits(processor):  # it calls them edges
+        most |= {"shortest_edge": _MOST_PIXELS["min_pixels"]}
+        most |= {"longest_edge": _MOST_PIXELS["max_pixels"]}
+    odd = [f"{name} {size}" for name, size in sizes.items() if size and size > most[name]]
+    steps = ("patch_size", "merge_size", "temporal_patch_size")
+    odd += [f"{name} {step}" for name in steps if _is_odd_step(step := getattr(images, name, 1))]
+    if odd:
+        raise ConfigError(
+            f"Images would be prepared with {', '.join(odd)[:200]}. Give the processor's files of "
+            "the checkpoint that was trained."
+        )
+    try:
+        image_inputs(processor)
+    except FOREIGN_ERRORS as error:
+        raise ConfigError(
+            f"The processor fails on a blank image: {type(error).__name__}: {first_line(error)} "
+            "Give the processor's files of the checkpoint that was trained."
+        ) from error
+
+
+def _is_odd_step(step: Any) -> bool:
+    return isinstance(step, int) and not 1 <= step <= _LARGEST_STEP
+
+
+_LARGEST_EDGE, _LARGEST_STEP = 2**13, 2**10
+_MOST_PIXELS = {"min_pixels": 2**24, "max_pixels": 2**30}
 
 
 def image_rows(processor: ProcessorMixin) -> ImageRows:

@@ -27,13 +27,13 @@ class Variant(NamedTuple):
         name: what is wrong.
         damage: does it to a folder.
         model: which saved model is damaged: reward, judge or full.
-        harmless: whether it must load, and score as before.
+        harmless: whether it must load, and score as before; None: it may.
     """
 
     name: str
     damage: Damage
     model: str = "reward"
-    harmless: bool = False
+    harmless: bool | None = False
 
 
 class Code:

@@ -30,6 +30,7 @@ from hostile_weights import (
     folder_variants,
     tensor_variants,
 )
+from PIL import Image
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "0.3"
 SECONDS, WAITED, MEMORY = 20, 60, 2**30
@@ -83,7 +84,11 @@ def _ended(folder: Path, command: bool) -> dict[str, Any]:
         import medrm
 
         model = medrm.load(folder, device="cpu")
-        row = {"images": [], "question": "What?", "answers": ["Yes.", "No."]}
+        row = {
+            "images": [Image.new("RGB", (40, 60), (90, 0, 0))],
+            "question": "What?",
+            "answers": ["Yes.", "No."],
+        }
         if hasattr(model, "score"):
             rewards = model.score(**row)
             return {"end": "loaded", "message": str(rewards.tolist())}

@@ -40,10 +40,13 @@ def problems(records: list[dict[str, Any]], refused: set[str], loaded: str) -> l
     assert sound["end"] == loaded, sound
     for record in records[1:]:
         harmless = VARIANTS[record["name"]].harmless
-        expected = {loaded} if harmless else refused
+        expected = {loaded} if harmless else {*refused, loaded} if harmless is None else refused
+        loads = record["end"] == loaded
         checks = {
             f"ended with {record['end']}": record["end"] not in expected,
-            "scores otherwise": harmless and record["message"] != sound["message"],
+            "scores otherwise": loads
+            and refused == REFUSED
+            and record["message"] != sound["message"],
             "runs code": record["foreign_code"],
             "tells too much": record["length"] > LONGEST,
             f"takes {record['seconds']} s": record["seconds"] > SECONDS,
