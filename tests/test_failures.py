@@ -17,6 +17,8 @@ from datasets import Dataset
 from PIL import Image
 from pyarrow import parquet
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader
 
 from medrm.cli import main
@@ -43,12 +45,15 @@ def write_rows(path: Path) -> None:
         file.write_batch(pa.RecordBatch.from_arrays([pa.array(NOISE.numpy())], names=["x"]))
 
 
+WORDS = {str(number): number for number in range(5_000)}
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "safetensors": lambda path: save_file({"x": NOISE}, path),
     "torch": lambda path: torch.save({"x": NOISE}, path),
     "numpy": lambda path: np.save(path.with_suffix(".npy"), NOISE.numpy()),
     "text": lambda path: path.write_text("x" * 80_000),
     "arrow": write_rows,
+    "tokenizers": lambda path: Tokenizer(WordLevel(WORDS, "0")).save(str(path)),
     "parquet": lambda path: parquet.write_table(pa.table({"x": NOISE.numpy()}), path),
     "datasets": lambda path: Dataset.from_dict({"x": NOISE.numpy()}).save_to_disk(str(path)),
     "picture": lambda path: Image.fromarray(

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import medrm
+from medrm.pipeline import manifest
 
 TESTED = ("test", "serve")
 """The extras that `pip install medrm[test]` takes along."""
@@ -65,6 +66,11 @@ def test_what_the_wheel_takes_along_exists(root: Path, project: dict[str, Any]) 
     for source, target in wheel["force-include"].items():
         assert (root / source).is_dir()
         assert target == f"medrm/_builtin/{source}"
+
+
+def test_the_version_that_is_recorded_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "version", lambda name: "0.0")  # of a stale install
+    assert manifest.versions()["medrm"] == medrm.__version__
 
 
 def test_licence_and_citation(root: Path, project: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
+from medrm import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, applying, report
@@ -191,8 +192,10 @@ def new_adapter_config(
         max_pixels=options.max_pixels,
         max_length=options.max_length,
         versions={
-            library: importlib.metadata.version(library)
-            for library in ("medrm", "torch", "transformers", "peft")
+            "medrm": __version__,  # of this code; a stale install names another
+            **{
+                name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")
+            },
         },
     )
 

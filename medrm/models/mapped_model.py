@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import logging
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from medrm import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest, refuse, unknown_keys
@@ -132,7 +132,7 @@ def mapped_folder(path: Path) -> Path:
         tensors = _lora_tensors(mapping, weights)
         settings = _lora_settings(mapping, weights, base, tensors)
     # Another version of medrm may write other contracts.
-    written = [importlib.metadata.version("medrm"), *get_type_hints(AdapterConfig)]
+    written = [__version__, *get_type_hints(AdapterConfig)]
     key = hashlib.sha256(path.read_bytes() + repr(written).encode())
     folders = {weights, Path(resolve_model(base))}
     for file in sorted(f for place in folders for f in place.glob("*.[sj]*") if f.is_file()):
@@ -363,6 +363,6 @@ def _contract(mapping: Mapping, weights: Path, base: str) -> tuple[AdapterConfig
         min_pixels=mapping.min_pixels,
         max_pixels=mapping.max_pixels,
         max_length=mapping.max_length,
-        versions={"medrm": importlib.metadata.version("medrm"), "torch": torch.__version__},
+        versions={"medrm": __version__, "torch": torch.__version__},
     )
     return contract, processor

@@ -1,7 +1,8 @@
 """What ends a training that is no bug: losses and gradients that are no numbers, too little memory.
 
-A step whose loss or gradient is NaN or infinite ends the training before the weights are changed;
-the cases of the step are kept in `nan_batch.json`. Where memory does not suffice, the error says
+A step whose loss or gradient is NaN or infinite ends the training before the weights are changed,
+under DeepSpeed, which looks at the gradients and applies them at once, before they are saved; the
+cases of the step are kept in `nan_batch.json`. Where memory does not suffice, the error says
 what the step held, which option to lower, and to what.
 """
 

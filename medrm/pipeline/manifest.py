@@ -17,6 +17,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import ProcessorMixin
 
+from medrm import __version__
 from medrm.config.parse import Run
 from medrm.files import file_digest
 from medrm.integrity import MANIFEST, is_sealed
@@ -28,7 +29,6 @@ from medrm.scorer.proof_cache import processor_digest
 from medrm.scorer.specs import judge_spec, saved_folder
 
 PACKAGES = (
-    "medrm",
     "torch",
     "transformers",
     "trl",
@@ -45,7 +45,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that decide numbers."""
-    installed = {"python": platform.python_version()}
+    installed = {"python": platform.python_version(), "medrm": __version__}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             installed[name] = version(name)

@@ -11,10 +11,12 @@ import json
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from medrm.errors import applying, refuse
+from medrm.files import PEFT_CONFIG
 
 logger = logging.getLogger(__name__)
 
@@ -220,11 +222,23 @@ def _versions(manifest: Manifest) -> dict[str, Any]:
 def row_draws(options: Mapping[str, Any]) -> list[str]:
     """Returns what each process draws for its own rows, so that another cut is another run."""
     drawing = {
-        "lora_dropout": options["lora_dropout"] > 0,
+        "lora_dropout": _dropout(options) > 0,
         "neftune_noise_alpha": bool(options.get("neftune_noise_alpha")),
         "sampled verdicts": "num_generations" in options,
     }
     return applying(drawing)
+
+
+def _dropout(options: Mapping[str, Any]) -> float:
+    """Returns by how much the trained adapter drops out: as it was made, where it goes on."""
+    start = options.get("init_adapter")
+    if start is not None:
+        from medrm.scorer.specs import saved_folder  # with torch, unlike the rest here
+
+        with suppress(OSError, ValueError):
+            path = saved_folder(str(start)) / PEFT_CONFIG
+            return float(json.loads(path.read_text(encoding="utf-8"))["lora_dropout"])
+    return float(options["lora_dropout"])
 
 
 def _cut_problems(

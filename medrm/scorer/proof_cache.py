@@ -25,6 +25,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from medrm import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.failures import naming
 from medrm.files import cache_dir, fits
@@ -109,7 +110,7 @@ def proven_weights(folder: Path) -> str:
 
 
 def _key(model: PreTrainedModel, processor: ProcessorMixin, subject: list[Any]) -> str:
-    libraries = [version("medrm"), torch.__version__, transformers.__version__, version("peft")]
+    libraries = [__version__, torch.__version__, transformers.__version__, version("peft")]
     device = model.device
     runtime = [
         str(model.dtype),

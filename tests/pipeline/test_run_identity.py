@@ -24,6 +24,7 @@ from medrm.pipeline.run_identity import (
     SAVES,
     check_same_run,
     recipe_differences,
+    row_draws,
 )
 
 _TEXT = """
@@ -178,6 +179,16 @@ def test_a_run_may_be_longer_where_that_is_the_longer_run(
     ]
     compared_so = compared(*sides, tmp_path)
     assert compared_so is answer if isinstance(answer, bool) else answer in str(compared_so)
+
+
+def test_an_adapter_to_go_on_from_keeps_its_dropout(tmp_path: Path) -> None:
+    for dropout, draws in ((0.1, ["lora_dropout"]), (0.0, [])):
+        folder = tmp_path / str(dropout)
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"lora_dropout": dropout}))
+        (folder / "medrm.json").write_text("{}")
+        options = {"lora_dropout": 0.1 - dropout, "init_adapter": str(folder)}
+        assert row_draws(options) == draws
 
 
 def test_what_is_not_compared_by_name_is_compared_by_content(tmp_path: Path) -> None:
