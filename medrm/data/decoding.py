@@ -6,6 +6,7 @@ Pillow reads, medrm says how: metadata that cannot be read count as none, greys 
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
 import struct
@@ -35,6 +36,9 @@ BYTES_PER_PIXEL = 12
 MEMORY_BYTES = 2**30
 """1 GiB: what all images that a process decodes at once take together. The largest accepted image
 takes 0.8 GB of it."""
+
+_LARGE_BYTES = 2**26
+"""From this size on freed memory is given back at once."""
 
 # Formats whose decoders run no external program and no script; EPS, for one, would start
 # Ghostscript.
@@ -189,9 +193,17 @@ def _memory(size: int) -> Iterator[None]:
     try:
         yield
     finally:
+        if size >= _LARGE_BYTES:
+            _give_back()
         with _IN_USE.changed:
             _IN_USE.taken -= size
             _IN_USE.changed.notify_all()
+
+
+def _give_back() -> None:
+    """Has the C library give the system what was freed: glibc keeps it, for each thread apart."""
+    with suppress(OSError, AttributeError, TypeError):  # another system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _without_unused(stored: bytes) -> bytes:
