@@ -359,3 +359,22 @@ def test_a_worker_that_gives_nothing_is_not_waited_for_without_end(
     assert failure is not None
     assert failure.message.startswith("The processes that load images gave no batch: DataLoader")
     assert "raise --ddp_timeout" in failure.message
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
+def test_too_little_memory_of_a_gpu(build: Callable[..., Any], objective: str) -> None:
+    """The driver's own error, which a limit on this process's share of the memory provokes."""
+    trainer = build(objective, use_cpu=False).trainer()
+    torch.cuda.empty_cache()
+    used = torch.cuda.memory_reserved() / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(used)
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as raised:
+            trainer.train()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    failure = failure_of(raised.value)
+    assert failure is not None
+    assert "Learned from at once: " in failure.message
+    assert "Set --gradient_checkpointing true" in failure.message
