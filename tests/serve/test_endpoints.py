@@ -47,6 +47,8 @@ def test_rewards_are_those_of_score_cases(client: TestClient, reward_model: Any)
     some = {**body, "model": "a-model", "dimensions": ["overall", "accuracy"]}
     chosen = client.post("/v1/score", json=some).json()
     assert list(chosen["results"][0]["rewards"]) == chosen["dimensions"] == some["dimensions"]
+    for name, column in chosen["results"][0]["rewards"].items():
+        assert column == pytest.approx(answer["results"][0]["rewards"][name], abs=CLOSE)
     files = [("images", ("scan.png", image.read())) for image in cases[0].images]
     form = {"question": cases[0].question, "answers": list(cases[0].answers)}
     (uploaded,) = client.post("/v1/score/upload", data=form, files=files).json()["results"]
@@ -300,7 +302,7 @@ def test_an_exception_is_no_score_and_costs_the_others_nothing(
             raise RuntimeError("the text of a patient")
         for response in respond(cases):
             if "infinite" in cases[0].question:
-                object.__setattr__(response, "rewards", {"overall": (math.nan,)})
+                object.__setattr__(response, "rewards", {"overall": (1.0, math.nan)})
             yield response
 
     monkeypatch.setattr(reward_model, "respond", failing)
