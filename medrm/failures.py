@@ -53,6 +53,7 @@ _NAMED_PATH = re.compile(r"\[Errno \d+\] [^\n]*: '([^'\n]+)'")
 
 _CUT_SHORT = re.compile(
     r"PytorchStreamWriter failed writing|inline_container\.cc|\d+ requested and \d+ written"
+    r"|basic_ios::clear: iostream error"
 )
 """How torch and numpy say that less was written than was to be; not why."""
 

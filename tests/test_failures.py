@@ -98,6 +98,11 @@ def test_disk_quota_and_limit_have_their_own_words(number: int) -> None:
     )
 
 
+def test_a_stream_of_torch_that_only_failed_is_told() -> None:
+    failure = failure_of(RuntimeError("basic_ios::clear: iostream error"))
+    assert "could not be written: less was written than was to be" in str(failure)
+
+
 def test_a_failure_behind_another_error_is_found() -> None:
     def wrapped() -> None:
         try:
