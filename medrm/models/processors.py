@@ -304,7 +304,7 @@ def check_on_blank_image(processor: ProcessorMixin) -> None:
         )
     try:
         image_inputs(processor)
-    except FOREIGN_ERRORS as error:
+    except (*FOREIGN_ERRORS, TemplateError) as error:
         raise ConfigError(
             f"The processor fails on a blank image: {type(error).__name__}: {first_line(error)} "
             "Give the processor's files of the checkpoint that was trained."

@@ -46,7 +46,7 @@ _CONVERSATIONS: list[list[Message]] = [
     [system_message("Be brief."), *_TURN, *_TURN],
     [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}],
 ]
-_WORKS, _TOO_LONG, _TOO_MUCH, _FAILS = 0, 3, 4, 5
+_WORKS, _TOO_LONG, _TOO_MUCH = 0, 3, 4
 """Exit statuses of the process."""
 
 _tried: set[int] = set()
@@ -55,7 +55,7 @@ _tried: set[int] = set()
 def check_template(name: str, processor: ProcessorMixin) -> None:
     """Refuses a chat template that does not end, or takes or writes more than any conversation.
 
-    Nothing is tried where processes cannot be forked.
+    What else is wrong with it, rendering says. Nothing is tried where processes cannot be forked.
 
     Args:
         name: of the model, for the message.
@@ -69,10 +69,11 @@ def check_template(name: str, processor: ProcessorMixin) -> None:
         return
     status = _status(processor)
     if status != _WORKS:
-        wrong = {
-            _TOO_LONG: f"writes more than {LONGEST:,} characters for",
-            _FAILS: "fails for",
-        }.get(status, f"takes more than {SECONDS} seconds or {MEMORY >> 20} MiB for")
+        wrong = (
+            f"writes more than {LONGEST:,} characters for"
+            if status == _TOO_LONG
+            else f"takes more than {SECONDS} seconds or {MEMORY >> 20} MiB for"
+        )
         raise ConfigError(
             f"The chat template of {name!r} {wrong} a conversation of a few words. Give the one "
             "that the checkpoint was published with."
@@ -106,9 +107,8 @@ def _child(processor: ProcessorMixin) -> NoReturn:
         gc.disable()
         _limit(resource.RLIMIT_CPU, int(time.process_time()) + SECONDS)
         _limit(resource.RLIMIT_AS, _address_space() + MEMORY)
-        lengths = _lengths(processor)
-        longest = max(lengths, default=-1)
-        os._exit(_TOO_LONG if longest > LONGEST else _WORKS if lengths else _FAILS)
+        longest = max(_lengths(processor), default=0)
+        os._exit(_TOO_LONG if longest > LONGEST else _WORKS)
     except BaseException:
         os._exit(_TOO_MUCH)
 
