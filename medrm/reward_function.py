@@ -34,7 +34,7 @@ Rewards = Mapping[str, float]
 """The reward of one completion on each dimension."""
 
 
-class _Call(NamedTuple):
+class _SingleCompletion(NamedTuple):
     """A call of `one` that waits for its rewards; an absent question or images are None."""
 
     prompt: Prompt
@@ -126,7 +126,7 @@ class RewardFunction:
         self.weights = {name: float((weights or {}).get(name, 1)) for name in self.dimensions}
         self.__name__ = "medrm_" + "_".join(self.dimensions)
         self._lock = threading.Lock()
-        self._turn, self._waiting = threading.Lock(), deque[_Call]()
+        self._turn, self._waiting = threading.Lock(), deque[_SingleCompletion]()
         self._latest: tuple[_Asked, list[Rewards | None]] | None = None
 
     @classmethod
@@ -200,7 +200,7 @@ class RewardFunction:
 
         Calls from several threads that come while others are computed are scored together.
         """
-        call = _Call(prompt, completion, question, images, Future())
+        call = _SingleCompletion(prompt, completion, question, images, Future())
         self._waiting.append(call)
         with self._turn:
             if not call.rewards.done():  # nobody has taken it along
@@ -208,17 +208,17 @@ class RewardFunction:
                 self._answer(calls)
         return call.rewards.result()
 
-    def _answer(self, calls: Sequence[_Call]) -> None:
+    def _answer(self, calls: Sequence[_SingleCompletion]) -> None:
         """Gives waiting calls their rewards, or the error of all of them."""
         prompts, completions, questions, images, waiting = zip(*calls, strict=True)
         try:
             scored = self.rewards(prompts, completions, question=questions, images=images)
         except BaseException as error:
-            for call in waiting:
-                call.set_exception(error)
+            for future in waiting:
+                future.set_exception(error)
             return
-        for call, rewards in zip(waiting, scored, strict=True):
-            call.set_result(rewards)
+        for future, rewards in zip(waiting, scored, strict=True):
+            future.set_result(rewards)
 
     def _scored(self, asked: _Asked) -> list[Rewards | None]:
         groups: dict[tuple[Any, ...], list[int]] = {}

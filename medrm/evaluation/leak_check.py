@@ -64,13 +64,13 @@ def check_images(
     if known.digests is None:
         return LeakCheck("not_possible", reason=known.gap)
     digests = digests_of(fact.pixel_digest for fact in map(facts.__getitem__, _images(benchmark)))
-    seen = {digest.tobytes() for digest in digests[np.isin(digests, known.digests)]}
+    seen = set(digests[np.isin(digests, known.digests)].tolist())
     shared = [
         f"case {case.case_id}: image {image.name}"
         for case in benchmark.cases
         if seen
         for image in case.images
-        if image.digest and digests_of([facts[image.digest].pixel_digest]).tobytes() in seen
+        if image.digest and not seen.isdisjoint(_digest(facts[image.digest]))
     ]
     title = (
         f"The model was trained on images of benchmark {benchmark.name!r}; a score on it would say "
@@ -80,6 +80,12 @@ def check_images(
     counts = (len(digests), len(known.digests))
     gap = known.gap if len(digests) else "the benchmark has no image to compare"
     return LeakCheck("passed" if gap is None else "not_possible", *counts, gap)
+
+
+def _digest(fact: ImageFacts) -> list[bytes]:
+    """Returns an image's digest as it stands among others: without zeros at its end."""
+    digests: list[bytes] = digests_of([fact.pixel_digest]).tolist()
+    return digests
 
 
 def _images(benchmark: Benchmark) -> list[str]:

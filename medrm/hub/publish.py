@@ -65,7 +65,7 @@ class HubState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCommit:
     """What was published.
 
     Attributes:
@@ -87,7 +87,7 @@ class Published:
         return f"{start}: {self.url} ({visibility}); loaded back with the same rewards, bit for bit"
 
 
-def publish(path: Path, target: Target, base: str | None = None) -> Published:
+def publish(path: Path, target: Target, base: str | None = None) -> PublishedCommit:
     """Publishes an adapter folder, or that of a run folder, and loads it back.
 
     The token comes from the environment (HF_TOKEN, or `hf auth login`). A new repository is private
@@ -137,7 +137,7 @@ class _Publication:
         self._api = HfApi()
         self._hub = HubConnection(target.repo_id)
 
-    def run(self) -> Published:
+    def run(self) -> PublishedCommit:
         """Makes repository and commit where they lack, loads back, and opens it if asked."""
         repo_id, wants_private = self._target.repo_id, self._target.private
         before = self._hub.ask("Looking at the repository", self._look)
@@ -167,7 +167,7 @@ class _Publication:
         if settings:
             self._set(**settings)
         is_private = before.is_private if wants_private is None else wants_private
-        return Published(url, commit, commit != before.commit, is_private)
+        return PublishedCommit(url, commit, commit != before.commit, is_private)
 
     def _look(self) -> HubState | None:
         """Returns what lies in the branch; None: there is no repository that may be seen."""

@@ -23,16 +23,15 @@ from peft import PeftModel
 from medrm.errors import AdapterError, ConfigError
 from medrm.failures import naming
 from medrm.files import atomic_folder, check_outputs
+from medrm.hub.probes import exact_responses
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.adapter_files import MEDRM_FILE
 from medrm.models.families import family_of
-from medrm.models.reward_model import without_adapter
 from medrm.pipeline.requests import MergeRequest
-from medrm.readouts import writes_rewards
 from medrm.scorer.collator import Collator
 from medrm.scorer.noise_rows import NoiseRows
-from medrm.scorer.open import LoadedModel, open_scorer
+from medrm.scorer.open import LoadedModel
 from medrm.scorer.specs import saved_folder
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ _COARSE_DIFFERENCE = 0.5
 """The same where weights are or were coarser."""
 
 
-class Difference(NamedTuple):
+class ScoreDifference(NamedTuple):
     """How far two models are apart on synthetic answers.
 
     Attributes:
@@ -132,7 +131,7 @@ def new_folder(request: MergeRequest, source: Path) -> Iterator[Path]:
         yield draft
 
 
-def write_merged(folder: Path, draft: Path, request: MergeRequest) -> Difference:
+def write_merged(folder: Path, draft: Path, request: MergeRequest) -> ScoreDifference:
     """Writes a merged model and returns how far its scores are from the adapter's.
 
     Args:
@@ -192,19 +191,19 @@ def merged_model(folder: Path, request: MergeRequest) -> LoadedModel:
 def probe_scores(loaded: LoadedModel) -> np.ndarray:
     """Returns what a model says of synthetic answers: rewards, of a judge their likelihoods."""
     contract = cast(AdapterConfig, loaded.contract)
-    readout = contract.readout
     images = family_of(loaded.model.config).parts.takes_images
     collator = Collator(loaded.processor, contract.reward_template)
     cases = [case for seed in _SEEDS for case in NoiseRows(collator, images, seed).cases]
-    if not writes_rewards(readout):
-        stock = without_adapter(loaded.model)  # an adapter's layers stay in it
-        loaded, readout = LoadedModel(stock, loaded.processor), "likelihood"
-    scorer = open_scorer(loaded, readout)
-    rewards = [response.rewards or {} for response in scorer.respond(cases)]
+    responses = exact_responses(
+        loaded, contract.readout, contract.dimensions, cases, deterministic=False
+    )
+    rewards = [response.rewards or {} for response in responses]
     return np.array([number for case in rewards for row in case.values() for number in row])
 
 
-def compare_scores(before: np.ndarray, loaded: LoadedModel, source: AdapterConfig) -> Difference:
+def compare_scores(
+    before: np.ndarray, loaded: LoadedModel, source: AdapterConfig
+) -> ScoreDifference:
     """Returns how far a merged model is from the one it was made from.
 
     Args:
@@ -220,7 +219,7 @@ def compare_scores(before: np.ndarray, loaded: LoadedModel, source: AdapterConfi
     largest = float(np.abs(after - before).max()) if before.shape == after.shape else np.inf
     exact = (source.dtype, loaded.model.dtype) == ("float32", torch.float32)
     limit = _FP32_DIFFERENCE if exact and source.quantisation is None else _COARSE_DIFFERENCE
-    difference = Difference(len(before), deviation, largest)
+    difference = ScoreDifference(len(before), deviation, largest)
     if not largest <= limit * max(deviation, 1e-3):
         raise AdapterError(
             f"The merged model does not score as the adapter: {difference}. Nothing was written; "

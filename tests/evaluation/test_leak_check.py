@@ -52,6 +52,17 @@ def test_what_is_known_decides() -> None:
         assert "image 0.png" not in str(error.value)
 
 
+def test_a_digest_may_end_in_zeros() -> None:
+    benchmark, facts = pictured(0)
+    facts = {
+        name: dataclasses.replace(fact, pixel_digest="ab" * 15 + "00" * 17)
+        for name, fact in facts.items()
+    }
+    seen = KnownImages(digests_of([fact.pixel_digest for fact in facts.values()]))
+    with pytest.raises(DataError, match=r"image 0\.png"):
+        check_images(seen, benchmark, facts)
+
+
 @pytest.mark.parametrize(
     ("check", "said"),
     [

@@ -14,7 +14,7 @@ from pipeline.entry import Recipe, refuse_models
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.evaluation import evaluator, report
 from medrm.folder_lock import RUN_LOCK
-from medrm.hub.publish import Published
+from medrm.hub.publish import PublishedCommit
 from medrm.pipeline import conclusion, manifest, run_folder, stages, zero_shot
 from medrm.pipeline import train as training
 
@@ -361,7 +361,7 @@ def test_an_adapter_is_pushed_once(
     monkeypatch.setattr(
         conclusion,
         "publish",
-        lambda _, target: pushed.append(target.repo_id) or Published("", "", True, True),
+        lambda _, target: pushed.append(target.repo_id) or PublishedCommit("", "", True, True),
     )
     monkeypatch.setattr(run_folder, "check_push", lambda repo: None)
     options = {"train_data": phantom, "controls": "none", "max_steps": 1}
