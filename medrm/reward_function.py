@@ -17,6 +17,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,9 +48,9 @@ class _SingleCompletion(NamedTuple):
 class _Asked(NamedTuple):
     """What a call asks about; its lists and mappings are copies, which no caller changes."""
 
-    prompts: tuple[Prompt, ...]
-    completions: tuple[Completion, ...]
-    columns: Mapping[str, tuple[Any, ...]]
+    prompts: list[Prompt]
+    completions: list[Completion]
+    columns: Mapping[str, list[Any]]
 
     def is_same(self, other: _Asked) -> bool:
         """Whether the same is asked: equal texts, and the same objects where they are no texts."""
@@ -76,7 +77,7 @@ def _copied(value: Any) -> Any:
     """Returns a value whose lists and mappings nobody else changes; what they hold stays."""
     if isinstance(value, Mapping):
         return {key: _copied(inner) for key, inner in value.items()}
-    return tuple(map(_copied, value)) if isinstance(value, list | tuple) else value
+    return list(map(_copied, value)) if isinstance(value, list | tuple) else value
 
 
 class RewardFunction:
@@ -152,10 +153,11 @@ class RewardFunction:
         """Returns the weighted sum of the dimensions' rewards; None for what cannot be scored.
 
         Args:
-            prompts: N questions, as text or as a conversation with one turn of the user.
+            prompts: N questions, as text or as a conversation that ends in a user's turn; its
+                system turn tells the policy how to answer and is not read.
             completions: N answers to them, as text or as a conversation that ends in the answer.
-            columns: N values each; `question` goes before the prompt's own text, `images` or
-                `image` before the images in it. Others are left alone.
+            columns: N values each; `question` is read in place of the prompt, `images` or `image`
+                in place of the images in it. Others are left alone.
         """
         scored = self.rewards(prompts, completions, **columns)
         return [None if rewards is None else self.weighted(rewards) for rewards in scored]
@@ -232,7 +234,8 @@ class RewardFunction:
                 problems[str(error)] += 1
                 continue
             cases[index] = case
-            key = (case.question, tuple(image.digest or image.name for image in case.images))
+            images = tuple(image.digest or image.name for image in case.images)
+            key = (case.context, case.question, images)
             groups.setdefault(key, []).append(index)
         rewards: list[Rewards | None] = [None] * len(asked.completions)
         size = self.model.batch_rows  # a case is never split
@@ -257,11 +260,10 @@ class RewardFunction:
     ) -> list[Sequence[int]]:
         """Writes the rewards of groups of completions; returns the groups that have none."""
         asked = [
-            Case(
-                str(number),
-                cases[group[0]].images,
-                cases[group[0]].question,
-                tuple(cases[index].answers[0] for index in group),
+            replace(
+                cases[group[0]],
+                case_id=str(number),
+                answers=tuple(cases[index].answers[0] for index in group),
             )
             for number, group in enumerate(groups)
         ]

@@ -26,6 +26,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 import medrm
 from medrm.errors import ConfigError, DataError
+from medrm.schema import Case, Turn
+from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +58,13 @@ def calls(scorer: RewardModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def pixels() -> Image.Image:
     return Image.fromarray(np.arange(56 * 84, dtype=np.uint32).astype(np.uint8).reshape(56, 84))
+
+
+def rewards_of(scorer: RewardModel, image: Any, question: str, answer: str, *context: Turn) -> Any:
+    """The rewards of an answer in a conversation about one image."""
+    case = Case("x", (image_ref(image, 0),), question, (answer,), context=context)
+    ((_, rewards),) = scorer.score_cases([case])
+    return rewards[0]
 
 
 def close(rewards: Any, expected: Any) -> bool:
@@ -92,8 +101,28 @@ def test_conversations_hold_images_and_a_system_turn(scorer: RewardModel) -> Non
     reward = medrm.RewardFunction(scorer)
     assert close(reward([prompt, prompt], [completion, parts]), [expected] * 2)
     turns = [*prompt, *completion, {"role": "user", "content": "Are you sure?"}]
-    assert reward([turns], [completion]) == [None]
     assert close(reward([turns], [completion], question=[question]), [expected])
+
+
+def test_earlier_turns_are_read(scorer: RewardModel, caplog: pytest.LogCaptureFixture) -> None:
+    picture, turns = pixels(), [Turn("user", QUESTIONS[2], 1), Turn("assistant", "no")]
+    expected = rewards_of(scorer, picture, QUESTIONS[0], "yes", *turns)
+    mark, said = {"type": "image", "image": picture}, {"role": "assistant", "content": "no"}
+    first: dict[str, Any] = {
+        "role": "user",
+        "content": [mark, {"type": "text", "text": QUESTIONS[2]}],
+    }
+    prompt = [first, said, {"role": "user", "content": QUESTIONS[0]}]
+    alone = prompt[-1:]
+    reward = medrm.RewardFunction(scorer)
+    assert close(reward([prompt], ["yes"]), expected[1:])
+    unmarked = [{"role": "user", "content": QUESTIONS[2]}, *prompt[1:]]
+    both = reward([unmarked, alone], ["yes"] * 2, images=[[picture]] * 2)
+    assert both[0] == pytest.approx(expected[1], abs=1e-5)
+    assert both[1] == pytest.approx(scorer.score([picture], QUESTIONS[0], ["yes"])[0, 1], abs=1e-5)
+    assert abs(both[0] - both[1]) > 1e-4
+    assert reward([prompt[:2], [*prompt[:1], *alone]], ["yes"] * 2) == [None] * 2
+    assert "its turns do not alternate" in caplog.text
 
 
 def test_each_dimension_shares_one_forward(scorer: RewardModel, calls: list[int]) -> None:
@@ -266,7 +295,10 @@ def test_ms_swift_calls_a_registered_class(
     assert sum(calls) == 2
     longer = [[*messages[0], {"role": "user", "content": "Sure?"}, messages[0][-1]], messages[1]]
     scored = function(ANSWERS[:2], messages=longer, images=images)
-    assert scored[0] is None  # a question behind an answer is not the first question
+    turns = [Turn("user", QUESTIONS[0], 1), Turn("assistant", ANSWERS[0])]
+    assert scored[0] == pytest.approx(
+        rewards_of(scorer, stored_image(1), "Sure?", ANSWERS[0], *turns)[1], abs=1e-5
+    )
     assert close(scored[1], expected[1, 1])
 
 

@@ -28,6 +28,7 @@ from medrm.files import PEFT_CONFIG
 from medrm.models import adapter_files
 from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
+from medrm.models.processor_files import reads_images
 from medrm.models.processors import load_processor, save_processor
 from medrm.models.reward_model import HEAD, head_of
 from medrm.models.vllm_rules import NOT_RUN, WITHOUT_LORA, read_vllm_adapter
@@ -159,6 +160,12 @@ def _for_seq_cls(
     return {"form": "seq_cls", "notes": [f"Beside the adapter, {difference}."]}
 
 
+_AUTO_CLASSES = {
+    True: ("AutoModelForImageTextToText", "AutoProcessor"),
+    False: ("AutoModelForCausalLM", "AutoTokenizer"),
+}
+"""What loads a base and its processor, by whether it reads images."""
+
 _FORMS = {"vllm": _for_vllm, "peft": _for_peft, "seq_cls": _for_seq_cls}
 
 
@@ -229,6 +236,11 @@ def _describe(
     stated = {name: limit for name, limit in limits.items() if limit is not None}
     pixels = f" --mm-processor-kwargs '{json.dumps(stated)}'" if stated else ""
     rendered = environment.get_template("export.md.jinja").render(
-        contract=contract, labels=labels, name=request.output.resolve().name, pixels=pixels, **said
+        contract=contract,
+        labels=labels,
+        name=request.output.resolve().name,
+        pixels=pixels,
+        auto_classes=_AUTO_CLASSES[reads_images(draft)],
+        **said,
     )
     (draft / "README.md").write_text(rendered, encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from PIL import Image
 
 from medrm.data.images import bytes_image, decode, file_image, is_address
 from medrm.data.inline_images import ACCEPTED, from_base64, from_data_url, inline_bytes
+from medrm.data.readers.messages import implicit_prompt, read_conversation, read_turns
 from medrm.errors import DataError, nearest
 from medrm.schema import Case, ImageRef, State
 
@@ -70,6 +72,8 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
     or more, or one column for each answer (`answer_a` and `answer_b`, `answer1_text` and
     `answer2_text`, `chosen` and `rejected`, `answer`, `response`, `completion`); and where there
     are images, `images` or `image`. `case_id`, `question_id` or `id` names it, else its number.
+    Prompt and answers may be messages, as TRL's data sets have them; `chosen` and `rejected`
+    without a prompt begin with it. They are read as in training.
 
     Args:
         row: of a file, or a dictionary of a caller.
@@ -83,16 +87,20 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
     images = _cell(row, _IMAGES)
     if isinstance(images, str | bytes | Mapping | Image.Image):
         images = [images]
-    answers = _cell(row, _ANSWERS)
+    question, answers = _cell(row, _QUESTIONS), _cell(row, _ANSWERS)
     if answers is None:
         split = (names for names in _SPLIT_ANSWERS if all(name in row for name in names))
         answers = [row[name] for name in next(split, ())] or None
-    missing = {"question": _cell(row, _QUESTIONS), "answers": answers}
+    is_pair = question is None and {"chosen", "rejected"} <= row.keys()
+    missing = {"question": "" if is_pair else question, "answers": answers}
     lacking = [f"{name!r}.{nearest(name, row)}" for name, cell in missing.items() if cell is None]
     if lacking:
         columns = ", ".join(map(repr, row)) or "none"
         raise DataError(f"no column {' and no column '.join(lacking)} Given: {columns}.")
-    return _case(case_id, images, missing["question"], answers, root)
+    is_read_as_trained = row.get("question") is None or _holds_messages(question, answers)
+    if is_read_as_trained and isinstance(answers, list | tuple):
+        return _conversation_case(case_id, images, question, answers, root)
+    return _case(case_id, images, question, answers, root)
 
 
 def drawn_cases(given: Iterable[Given], waiting: deque[Given]) -> Iterator[Case]:
@@ -100,6 +108,65 @@ def drawn_cases(given: Iterable[Given], waiting: deque[Given]) -> Iterator[Case]
     for number, drawn in enumerate(given, start=1):
         waiting.append(drawn)
         yield drawn if isinstance(drawn, Case) else row_case(drawn, number)
+
+
+@dataclass(frozen=True)
+class CallerImages:
+    """Images that the messages of a caller hold.
+
+    Attributes:
+        root: as `image_ref` takes it.
+    """
+
+    root: Path | None = None
+
+    def image(self, held: Any) -> ImageRef:
+        """Returns the reference of an image of any accepted kind.
+
+        Raises:
+            DataError: it is none.
+        """
+        return image_ref(held, 0, self.root)
+
+
+def _holds_messages(question: Any, answers: Any) -> bool:
+    """Returns whether a question or an answer is a list of messages."""
+    cells = (question, *answers) if isinstance(answers, list | tuple) else (question,)
+    return any(isinstance(cell, list) and cell and isinstance(cell[0], dict) for cell in cells)
+
+
+def _conversation_case(
+    case_id: str, images: Any, question: Any, answers: Any, root: Path | None
+) -> Case:
+    """Returns the case of a row as data sets of preferences have it.
+
+    Raises:
+        DataError: what is asked is no conversation that ends in a question, or an answer is none.
+    """
+    source = CallerImages(root)
+    prompt = read_turns({"prompt": question}, "prompt", "user", source)
+    columns = [f"answer {index}" for index in range(len(answers))]
+    turns = [
+        read_turns({column: answer}, column, "assistant", source)
+        for column, answer in zip(columns, answers, strict=True)
+    ]
+    if not prompt and len(turns) == 2:
+        prompt, *turns = implicit_prompt(*turns)
+    for column, answer in zip(columns, turns, strict=True):
+        if [turn.role for turn in answer] != ["assistant"]:
+            raise DataError(f"{column} is not one turn of the assistant")
+    said = [answer[0] for answer in turns]
+    beside = _case(case_id, images, "", [turn.text for turn in said], root)
+    asked = read_conversation(prompt, said, beside.images, "images")
+    if asked.problems:
+        raise DataError("; ".join(asked.problems))
+    context = tuple(turn._replace(text=_text(turn.text, "turn")) for turn in asked.context)
+    return replace(
+        beside,
+        images=asked.images,
+        question=_text(asked.question, "question"),
+        context=context,
+    )
 
 
 def _cell(row: Mapping[str, Any], names: Sequence[str]) -> Any:

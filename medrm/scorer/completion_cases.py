@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from medrm.data.readers.messages import read_conversation, read_turns
 from medrm.errors import DataError
-from medrm.schema import Case, ImageRef
+from medrm.schema import Case, ImageRef, Turn
 from medrm.scorer.caller_cases import image_ref, row_case
 
 Message = Mapping[str, Any]
 Completion = str | Sequence[Message]
 Prompt = str | Sequence[Message]
+
+
+class _SeenImages(NamedTuple):
+    """References of image objects, by their identity; many completions have the same."""
+
+    seen: dict[int, ImageRef]
+
+    def image(self, held: Any) -> ImageRef:
+        """Returns the reference of an image.
+
+        Raises:
+            DataError: it is none.
+        """
+        if id(held) not in self.seen:
+            self.seen[id(held)] = image_ref(held, len(self.seen))
+        return self.seen[id(held)]
 
 
 def completion_case(
@@ -20,27 +38,36 @@ def completion_case(
     """Returns a completion as a case of one answer.
 
     Args:
-        prompt: that it answers.
+        prompt: that it answers; of a conversation the turns before the last are the case's context,
+            but for a system turn, which tells the policy how to answer.
         completion: an answer, or a conversation that ends in it.
-        row: the columns that are looked at.
+        row: the columns that are looked at; `question` stands for the whole prompt.
         seen: references of image objects that other completions have, too.
 
     Raises:
-        DataError: the prompt is no single question, the completion no text, or an image is none.
+        DataError: the prompt asks nothing, the completion is no text, or an image is none.
     """
-    given_question = row.get("question")
-    answer = _answer(completion)
-    question, images = _question(prompt, asks=given_question is None)
-    given = row.get("images", row.get("image"))
-    if given is not None:
-        images = list(given) if isinstance(given, list | tuple) else [given]
-    references = []
-    for position, image in enumerate(images):
-        if id(image) not in seen:
-            seen[id(image)] = image_ref(image, position)
-        references.append(seen[id(image)])
-    asked = question if given_question is None else given_question
-    return row_case({"question": asked, "answers": [answer], "images": references}, 1)
+    source, question, given = _SeenImages(seen), row.get("question"), row.get("images")
+    given = row.get("image") if given is None else given
+    images = list(given) if isinstance(given, list | tuple) else [given] * (given is not None)
+    references = tuple(map(source.image, images))
+    context: tuple[Turn, ...] = ()
+    if isinstance(prompt, str):
+        question = prompt if question is None else question
+    elif question is None or given is None:
+        said = [message for message in prompt if message.get("role") != "system"]
+        turns = read_turns({"prompt": said}, "prompt", "user", source)
+        if given is not None:
+            turns = [turn._replace(images=()) for turn in turns]
+        if question is None:
+            asked = read_conversation(turns, (), references, "images")
+            if asked.problems:
+                raise DataError("; ".join(asked.problems))
+            context, question, references, _ = asked
+        else:
+            references = tuple(image for turn in turns for image in turn.images)
+    case = row_case({"question": question, "answers": [_answer(completion)]}, 1)
+    return replace(case, images=references, context=context)
 
 
 def _answer(completion: Completion) -> str:
@@ -55,35 +82,6 @@ def _answer(completion: Completion) -> str:
         raise DataError("what is neither a text nor a conversation as a completion")
     message: Any = completion[-1]
     return _text(message)
-
-
-def _question(prompt: Prompt, *, asks: bool) -> tuple[str, list[Any]]:
-    """Returns the text and the images of the one question that a prompt asks.
-
-    Args:
-        prompt: a text, or a conversation; its system turn tells the policy how to answer and is no
-            part of the question.
-        asks: whether its text is needed.
-
-    Raises:
-        DataError: a conversation of several turns.
-    """
-    if isinstance(prompt, str):
-        return prompt, []
-    turns = [message for message in prompt if message["role"] != "system"]
-    if asks and (len(turns) != 1 or turns[0]["role"] != "user"):
-        raise DataError(
-            f"a conversation of {len(turns)} turns; a reward model reads one question. Give it in "
-            "a column `question`"
-        )
-    parts = [
-        part
-        for turn in turns
-        if not isinstance(turn["content"], str)
-        for part in turn["content"]
-        if part.get("type") == "image" and part.get("image") is not None
-    ]
-    return (_text(turns[0]) if asks else ""), [part["image"] for part in parts]
 
 
 def _text(message: Message) -> str:

@@ -19,7 +19,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp
 
 from medrm import __version__
-from medrm.schema import Verdict
+from medrm.schema import Turn, Verdict
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.admission import Admission, refusal
 from medrm.serve.service import AskedCase, Service
@@ -36,6 +36,7 @@ from medrm.serve.wire_forms import (
     RefusalForm,
     RewardForm,
     RewardResult,
+    ScoreCase,
     ScoredCase,
     ScoreForm,
     ScoreResult,
@@ -89,7 +90,7 @@ async def score(form: ScoreForm, service: ServiceHere) -> ScoreResult:
     """Gives every answer of every case a reward on each dimension."""
     service.reward_model(form.model)
     dimensions = service.chosen(form.dimensions)
-    cases = [AskedCase(case.question, case.images, case.answers) for case in form.cases]
+    cases = [_asked(case) for case in form.cases]
     return await _scored(service, dimensions, [case.id for case in form.cases], cases)
 
 
@@ -123,7 +124,7 @@ async def compare(form: CompareForm, service: ServiceHere) -> CompareResult:
     """Says which answer of every case is better on each dimension."""
     service.check_model(form.model)
     dimensions = service.chosen(form.dimensions)
-    cases = [AskedCase(case.question, case.images, case.answers) for case in form.cases]
+    cases = [_asked(case) for case in form.cases]
     return await _compared(service, dimensions, [case.id for case in form.cases], cases)
 
 
@@ -135,6 +136,11 @@ async def compare_upload(
     service.check_model(form.model)
     chosen = service.chosen(form.dimensions)
     return await _compared(service, chosen, [None], [await _uploaded(form)])
+
+
+def _asked(case: ScoreCase) -> AskedCase:
+    context = [Turn(turn.role, turn.text, turn.images) for turn in case.context]
+    return AskedCase(case.question, case.images, case.answers, context)
 
 
 async def _uploaded(form: ScoreUpload) -> AskedCase:

@@ -112,4 +112,6 @@ class ServedModel:
 
 def _asked(case: Case) -> dict[str, Any]:
     images = [base64.b64encode(image.read()).decode() for image in case.images]
-    return {"question": case.question, "images": images, "answers": list(case.answers)}
+    context = [turn._asdict() for turn in case.context]
+    asked = {"question": case.question, "images": images, "answers": list(case.answers)}
+    return asked | ({"context": context} if context else {})

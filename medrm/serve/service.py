@@ -15,7 +15,7 @@ from medrm.data.decoding import MAX_PIXELS
 from medrm.data.images import bytes_image, pixel_count
 from medrm.errors import DataError, nearest
 from medrm.models.adapter_config import AdapterConfig
-from medrm.schema import Verdict
+from medrm.schema import Turn, Verdict
 from medrm.scorer import Scorer
 from medrm.scorer.caller_cases import encoded_image, row_case, unscored_reason
 from medrm.scorer.readouts.answer_rewards import SavedScorer
@@ -32,11 +32,13 @@ class AskedCase(NamedTuple):
         question: about the images.
         images: data URLs or base64, or stored bytes.
         answers: to be scored or compared.
+        context: the turns before the question.
     """
 
     question: str
     images: Sequence[str | bytes]
     answers: Sequence[str]
+    context: Sequence[Turn] = ()
 
 
 Rewards = Mapping[str, Sequence[float]]
@@ -173,7 +175,12 @@ class Service:
         pixels = sum(map(pixel_count, images))
         if pixels > MAX_PIXELS:
             raise DataError(f"its images have {pixels} pixels together; at most {MAX_PIXELS}")
-        row = {"question": asked.question, "answers": list(asked.answers), "images": images}
+        question: Any = asked.question
+        if asked.context:
+            left = len(images) - sum(turn.images for turn in asked.context)
+            turns = (*asked.context, Turn("user", question, max(left, 0)))
+            question = list(map(_message, turns))
+        row = {"question": question, "answers": list(asked.answers), "images": images}
         return SizedCase(row_case(row, 1), pixels)
 
     def _in_words(self, outcomes: Sequence[Any], outcome_of: Any) -> list[Any]:
@@ -215,3 +222,9 @@ class Service:
         if self.gives_rewards and isinstance(rewards := self._rewards_of(answered), str):
             return rewards
         return agreed_verdicts(answered.case, answered.responses, self.scorer.dimensions)
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    """Returns a turn as a message whose images stand before its text."""
+    images = [{"type": "image"}] * turn.images
+    return {"role": turn.role, "content": [*images, {"type": "text", "text": turn.text}]}

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 MAX_CHARACTERS = 100_000
 """Of one text: many times what a model reads, and what a tokenizer takes well within a second."""
 
-MAX_CASES, MAX_ANSWERS, MAX_IMAGES = 256, 64, 64
-"""Of one request, of one case, of one case."""
+MAX_CASES, MAX_ANSWERS, MAX_IMAGES, MAX_TURNS = 256, 64, 64, 64
+"""Of one request; of one case the others."""
 
 Text = Annotated[str, StringConstraints(max_length=MAX_CHARACTERS)]
 EncodedImage = Annotated[
@@ -42,11 +42,28 @@ class StrictForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class ContextTurn(StrictForm):
+    """A turn of the conversation before a question."""
+
+    role: Literal["system", "user", "assistant"]
+    text: Text
+    images: Annotated[
+        int, Field(ge=0, le=MAX_IMAGES, description="How many of the case's images it shows.")
+    ] = 0
+
+
 class ScoreCase(StrictForm):
     """A question about any number of images, and answers to it."""
 
     id: Annotated[str | None, Field(max_length=1000, description="Comes back unchanged.")] = None
     question: Text
+    context: Annotated[
+        list[ContextTurn],
+        Field(
+            max_length=MAX_TURNS,
+            description="The turns before the question; images that none shows belong to it.",
+        ),
+    ] = []
     images: Images = []
     answers: Annotated[list[Text], Field(min_length=1, max_length=MAX_ANSWERS)]
 

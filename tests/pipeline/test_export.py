@@ -18,6 +18,7 @@ from models.rows import SPEC, batch, rewards, trained
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import save_tiny
+from tiny_text import save_text_base
 from transformers import AutoModelForImageTextToText, AutoModelForSequenceClassification
 
 from medrm.cli import main
@@ -162,6 +163,24 @@ def test_peft_loads_the_lora_and_the_readmes_lines_give_the_rewards(
         AutoModelForImageTextToText.from_pretrained(base), output
     ).get_base_model()
     assert "lora_A" in "".join(name for name, _ in status.named_parameters())
+
+
+def test_the_readme_of_a_base_without_images_loads_it(tmp_path, export, monkeypatch):
+    base = save_text_base("granite", tmp_path / "base")
+    tokens = {"input_ids": torch.tensor([[1, 2, 3], [3, 2, 1]])}
+    monkeypatch.setattr(
+        "models.rows.batch", lambda *_: tokens | {"attention_mask": torch.ones(2, 3, dtype=int)}
+    )
+    folder = save(base, "granite")
+    output = export(folder, "peft")
+    code = re.search(r"```python\n(.*?)```", (output / "README.md").read_text(), re.S)[1]
+    monkeypatch.chdir(output)
+    names: dict[str, Any] = {}
+    exec(code.replace('from_pretrained("base"', f"from_pretrained({str(base)!r}"), names)
+    inputs = names["processor"]("Is it clear?", return_tensors="pt")
+    with torch.no_grad():
+        given = names["rewards"](inputs)
+    assert (given - rewards(load_adapter(folder)[0], inputs)).abs().max() < 1e-5
 
 
 def test_a_sequence_classifier_of_transformers_gives_the_rewards(gemma, export):

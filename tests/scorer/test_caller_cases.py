@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from scorer.cases import make_case, stored_image
 from scorer.reward_models import make_scorer
 from tiny import save_tiny
 
+from medrm.data.case_set import read_set
 from medrm.errors import DataError
 from medrm.scorer.caller_cases import image_ref, row_case
 from medrm.scorer.readouts.answer_rewards import RewardModel
@@ -73,6 +75,40 @@ def test_rows_come_back_as_they_were_given(scorer: RewardModel) -> None:
     assert row_case({"question": "?", "answers": ["a"]}, 3).case_id == "row 3"
 
 
+def turn(role: str, *parts: Any) -> dict[str, Any]:
+    return {"role": role, "content": parts[0] if len(parts) == 1 else list(parts)}
+
+
+def test_rows_of_preferences_are_read_as_in_training(tmp_path: Path) -> None:
+    stored = stored_image(1).read()
+    (tmp_path / "scan.png").write_bytes(stored)
+    asked = [turn("system", "Be brief."), turn("user", {"type": "image"}, "Is it clear?")]
+    asked += [turn("assistant", "No."), turn("user", "Why?")]
+    pair = {"chosen": [turn("assistant", "A mass.")], "rejected": [turn("assistant", "Well.")]}
+    image = {"images": ["scan.png"]}
+    held = {"type": "image", "image": {"bytes": stored, "path": "elsewhere.png"}}
+    rows: list[dict[str, Any]] = [
+        {"prompt": asked, **pair, **image},
+        {**{name: asked + answer for name, answer in pair.items()}, **image},
+        {"prompt": asked, "answers": ["A mass.", "Well."], **image},
+        {"prompt": asked, "completions": list(pair.values()), **image},
+        {"prompt": [asked[0], turn("user", held, "Is it clear?"), *asked[2:]], **pair},
+    ]
+    for row in rows:
+        case = row_case(row, 1, tmp_path)
+        turns = (("system", "Be brief.", 0), ("user", "Is it clear?", 1), ("assistant", "No.", 0))
+        assert (case.context, case.question) == (turns, "Why?")
+        assert case.answers == ("A mass.", "Well.")
+        assert [one.read() for one in case.images] == [stored]
+    path = tmp_path / "rows.jsonl"
+    plain = {"prompt": "<image>\nIs it clear?", "chosen": "No.", "rejected": "Yes.", **image}
+    path.write_text("\n".join(map(json.dumps, (rows[0], plain))), encoding="utf-8")
+    for trained, row in zip(read_set(str(path)).cases, (rows[0], plain), strict=True):
+        scored = row_case(row, 1, tmp_path)
+        assert (scored.context, scored.question) == (trained.context, trained.question)
+        assert sorted(scored.answers) == sorted(trained.answers)
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
@@ -108,6 +144,13 @@ def test_what_is_no_image_is_named(image: Any, message: str) -> None:
         ({"question": "?", "answers": ["a"], "images": 5}, "int as its images"),
         ({"question": "?", "answers": ["a"], "images": ["x"]}, "no image file 'x'"),
         ({}, "Given: none"),
+        ({"prompt": [], "answers": ["a", "b", "c"]}, "do not alternate"),
+        ({"prompt": "?", "answers": ["a", 3]}, "'answer 1' is int"),
+        ({"prompt": "?", "answers": ["a", [turn("user", "b")]]}, "answer 1 is not one turn"),
+        ({"prompt": "<image>?", "answers": ["a"]}, "refers to 1 images"),
+        ({"prompt": [turn("tool", "x"), turn("user", "?")], "answers": ["a"]}, "role 'tool'"),
+        ({"question": [turn("user", "\ud800")], "answers": ["a"]}, "half a character"),
+        ({"chosen": None, "rejected": "b"}, "answer 0 is not one turn"),
     ],
 )
 def test_what_is_no_row_is_named(row: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from served import JUDGE, REWARD_MODEL
+from served import JUDGE, REWARD_MODEL, Serve
 
 import medrm
 from medrm.scorer import Scorer
@@ -20,8 +20,6 @@ from medrm.serve.endpoints import build_application
 from medrm.serve.run_service import http_server, make_service
 from medrm.serve.serve_request import ServeRequest
 from medrm.serve.service import Service
-
-Serve = Callable[..., tuple[TestClient, Service]]
 
 
 @pytest.fixture(scope="session")

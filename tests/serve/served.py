@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fastapi.testclient import TestClient
 
 from medrm.data.case_set import read_cases
 from medrm.schema import Case
+from medrm.serve.service import Service
+
+Serve = Callable[..., tuple[TestClient, Service]]
+"""Serves a loaded model in this process."""
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REWARD_MODEL, JUDGE = GOLDEN / "reward_adapter", GOLDEN / "judge_adapter"

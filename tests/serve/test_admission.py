@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Serve
 from fastapi.testclient import TestClient
-from served import asked, golden_cases
+from served import Serve, asked, golden_cases
 
 from medrm.cli import main
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Serve
 from fastapi.testclient import TestClient
 from PIL import Image
-from served import CLOSE, REWARD_MODEL, asked, columns, encoded, golden_cases
+from served import CLOSE, REWARD_MODEL, Serve, asked, columns, encoded, golden_cases
 
 import medrm
 from medrm.data.decoding import MAX_PIXELS
@@ -269,6 +268,7 @@ def test_what_cannot_be_scored_has_an_error_and_harms_no_other(
         ({"images": [data(png(9000, 9000))]}, f"at most {MAX_PIXELS} are accepted"),
         ({"images": [data(png(6000, 6000))] * 2}, f"pixels together; at most {MAX_PIXELS}"),
         ({"images": [data(png(1000, 2))]}, "one side may be less than"),
+        ({"context": [{"role": "user", "text": "Why?"}]}, "its turns do not alternate"),
         ({"answers": ["a", "lesion " * 5000]}, f"more than {limit} tokens, the model's limit"),
     ]
     cases = [good]

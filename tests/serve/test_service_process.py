@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Serve
 from loopback_service import Reply, ServiceProcess, ask, running
-from served import CLOSE, asked, columns, golden_cases
+from served import CLOSE, Serve, asked, columns, golden_cases
 
 import medrm
 from medrm.errors import ConfigError, RunFailed
@@ -181,11 +180,19 @@ def test_a_reward_function_asks_a_service(
         "images": [list(case.images) for case in cases] * 2,
     }
     asked_about["completions"][1] = "lesion " * 5000
+    picture = {"type": "image"}
+    asked_about["prompts"][2] = [
+        {"role": "user", "content": [picture, {"type": "text", "text": cases[0].question}]},
+        {"role": "assistant", "content": cases[0].answers[0]},
+        {"role": "user", "content": cases[2].question},
+    ]
     told, expected = served(**asked_about), here(**asked_about)
     assert told[1] is expected[1] is None
     assert [one for one in told if one is not None] == pytest.approx(
         [one for one in expected if one is not None], abs=2 * CLOSE
     )
+    plain = here([cases[2].question], [cases[2].answers[0]], images=[list(cases[2].images)])
+    assert abs(told[2] - plain[0]) > 10 * CLOSE
     monkeypatch.setenv("MEDRM_REWARD_TOKEN", "wrong")
     with pytest.raises(RunFailed, match="status 401"):
         medrm.RewardFunction(address)(["Is it?"], ["yes"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from itertools import takewhile
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from medrm.data.images import cached_image
 from medrm.data.row_tables import Row, RowTable
 from medrm.errors import DataError, shortened
 from medrm.files import fits
-from medrm.schema import ImageRef
+from medrm.schema import ImageRef, Turn
 
 IMAGE_MARK = "<image>"
 """What stands for an image in a text."""
@@ -18,7 +19,7 @@ IMAGE_MARK = "<image>"
 _ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
-_IMAGE_KEYS = ("image", "image_url", "url", "path", "bytes", "base64", "source", "data")
+_IMAGE_KEYS = ("image", "image_url", "url", "bytes", "path", "base64", "source", "data")
 """Where a part of a message may keep its image."""
 
 
@@ -38,6 +39,29 @@ class ReadTurn(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
+class Conversation(NamedTuple):
+    """What models read of a conversation that ends in a question.
+
+    Attributes:
+        context: the turns before the question.
+        question: the last turn's text.
+        images: of the conversation.
+        problems: why it is none, or what of it is not understood.
+    """
+
+    context: tuple[Turn, ...]
+    question: str
+    images: tuple[ImageRef, ...]
+    problems: tuple[str, ...]
+
+
+class ImageSource(Protocol):
+    """How images of messages are found."""
+
+    def image(self, held: Any) -> ImageRef:
+        """Returns the reference of what a part holds as its image."""
+
+
 @dataclass(frozen=True)
 class Place:
     """A row of a table, to which the images of its messages belong."""
@@ -45,12 +69,20 @@ class Place:
     table: RowTable
     location: str
 
+    def image(self, held: Any) -> ImageRef:
+        """Returns the reference of stored bytes, a path or a data URL."""
+        if isinstance(held, bytes):
+            return cached_image(held)
+        if not isinstance(held, str):
+            return self.unreadable(f"an image that is {type(held).__name__}, which is not read")
+        return self.table.image(held)
+
     def unreadable(self, problem: str) -> ImageRef:
         """Returns what stands among the images for something that is not understood."""
         return ImageRef(f"of {self.table.name} {self.location}", "", bytes, problem)
 
 
-def read_turns(row: Row, column: str, role: str, place: Place) -> list[ReadTurn]:
+def read_turns(row: Row, column: str, role: str, source: ImageSource) -> list[ReadTurn]:
     """Returns the text in a column, which is one turn of `role`, or its messages as turns.
 
     Raises:
@@ -65,10 +97,86 @@ def read_turns(row: Row, column: str, role: str, place: Place) -> list[ReadTurn]
         raise DataError(
             f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"
         )
-    return [_turn(message, column, place) for message in value]
+    return [_turn(message, column, source) for message in value]
 
 
-def conversation_problems(turns: Sequence[ReadTurn]) -> list[str]:
+def read_conversation(
+    prompt: Sequence[ReadTurn],
+    answers: Sequence[ReadTurn],
+    images: tuple[ImageRef, ...],
+    column: str,
+) -> Conversation:
+    """Returns the conversation of a prompt, and what is wrong with it and the answers to it.
+
+    Args:
+        prompt: its turns.
+        answers: to it.
+        images: beside it; none: those that its turns hold themselves.
+        column: that holds the images beside it.
+
+    Raises:
+        DataError: it refers to more images than there are.
+    """
+    shown = images or tuple(image for turn in prompt for image in turn.images)
+    marks = [turn.text.count(IMAGE_MARK) for turn in prompt]
+    if sum(marks) > len(shown):
+        raise DataError(f"the prompt refers to {sum(marks)} images, {column!r} holds {len(shown)}")
+    problems = [problem for turn in (*prompt, *answers) for problem in turn.problems]
+    problems += _conversation_problems(prompt)
+    if images and 0 < sum(len(turn.images) for turn in prompt) != len(images):
+        own = sum(len(turn.images) for turn in prompt)
+        problems.append(f"its prompt has {own} images, {column!r} has {len(images)}")
+    if any(turn.images or IMAGE_MARK in turn.text for turn in answers):
+        problems.append("an answer holds an image")
+    plain = [turn.text.replace(IMAGE_MARK, "").strip() for turn in prompt]
+    context = tuple(
+        Turn(turn.role, text, count)
+        for turn, text, count in zip(prompt[:-1], plain[:-1], marks[:-1], strict=True)
+    )
+    if context and not any(marks):
+        context = _with_images_first(context, len(shown))
+    return Conversation(context, plain[-1] if plain else "", shown, tuple(dict.fromkeys(problems)))
+
+
+def _with_images_first(context: tuple[Turn, ...], images: int) -> tuple[Turn, ...]:
+    """Returns a conversation that marks no image with all of them before its first user turn."""
+    first = next((n for n, turn in enumerate(context) if turn.role == "user"), None)
+    return tuple(
+        turn._replace(images=images) if number == first else turn
+        for number, turn in enumerate(context)
+    )
+
+
+def implicit_prompt(
+    chosen: list[ReadTurn], rejected: list[ReadTurn]
+) -> tuple[list[ReadTurn], list[ReadTurn], list[ReadTurn]]:
+    """Returns what chosen and rejected begin with in common, and the rest of each.
+
+    Of two texts the common beginning is cut back to a word's end.
+    """
+    if len(chosen) == len(rejected) == 1:
+        first, second = chosen[0].text, rejected[0].text
+        length = _common_length(first, second)
+        while length and not first[length - 1].isspace():
+            length -= 1
+        question = [ReadTurn("user", first[:length].strip())]
+        return (
+            question,
+            [ReadTurn("assistant", first[length:])],
+            [ReadTurn("assistant", second[length:])],
+        )
+    # One turn at least remains of each, for an answer.
+    shared = min(_common_length(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
+    return chosen[: max(0, shared)], chosen[max(0, shared) :], rejected[max(0, shared) :]
+
+
+def _common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Returns how many characters, or turns, both begin with."""
+    pairs = zip(first, second, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _conversation_problems(turns: Sequence[ReadTurn]) -> list[str]:
     """Returns why turns are no conversation that ends in a question."""
     roles = [turn.role for turn in turns]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
@@ -81,7 +189,7 @@ def conversation_problems(turns: Sequence[ReadTurn]) -> list[str]:
     return []
 
 
-def _turn(message: Row, column: str, place: Place) -> ReadTurn:
+def _turn(message: Row, column: str, source: ImageSource) -> ReadTurn:
     """Reads `{"role", "content"}`, or `{"from", "value"}` as ShareGPT writes it."""
     role = message.get("role", message.get("from"))
     content = message.get("content", message.get("value"))
@@ -99,7 +207,7 @@ def _turn(message: Row, column: str, place: Place) -> ReadTurn:
             texts.append(text)
         elif _is_image(part):
             texts.append(IMAGE_MARK)
-            images += _images_of(part, place)
+            images += _images_of(part, source)
         else:
             problems.append(_not_understood(part))
     return ReadTurn(_ROLES.get(role, role), "".join(texts), tuple(images), tuple(problems))
@@ -125,7 +233,7 @@ def _is_image(part: Any) -> TypeGuard[Row]:
     )
 
 
-def _images_of(part: Row, place: Place) -> list[ImageRef]:
+def _images_of(part: Row, source: ImageSource) -> list[ImageRef]:
     """Returns the image that a part holds itself; none where it is only a mark."""
     held: Any = part
     while isinstance(held, dict):
@@ -133,11 +241,7 @@ def _images_of(part: Row, place: Place) -> list[ImageRef]:
         held = next((held[key] for key in _IMAGE_KEYS if held.get(key) is not None), None)
     if held is None:
         return []
-    if isinstance(held, bytes):
-        return [cached_image(held)]
-    if not isinstance(held, str):
-        return [place.unreadable(f"an image that is {type(held).__name__}, which is not read")]
-    return [place.table.image(_as_url(part, held))]
+    return [source.image(_as_url(part, held) if isinstance(held, str) else held)]
 
 
 def _as_url(part: Row, held: str) -> str:

@@ -6,19 +6,12 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from medrm.data.readers.messages import (
-    IMAGE_MARK,
-    Place,
-    ReadTurn,
-    conversation_problems,
-    read_turns,
-)
+from medrm.data.readers.messages import Place, implicit_prompt, read_conversation, read_turns
 from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
 from medrm.data.sources import CaseDraft, Description, Excluded, ReadResult, Source, Vote, hub_table
@@ -149,69 +142,12 @@ def _compared(
     chosen = read_turns(row, columns["chosen"], "assistant", place)
     rejected = read_turns(row, columns["rejected"], "assistant", place)
     if not prompt:
-        prompt, chosen, rejected = _implicit_prompt(chosen, rejected)
+        prompt, chosen, rejected = implicit_prompt(chosen, rejected)
     if [turn.role for turn in (*chosen, *rejected)] != ["assistant"] * 2:
         return "chosen and rejected are not one answer each"
     if chosen == rejected:
         return "chosen and rejected are the same"
     answers = chosen[0], rejected[0]
-    shown = images or tuple(image for turn in prompt for image in turn.images)
-    marks = [turn.text.count(IMAGE_MARK) for turn in prompt]
-    if sum(marks) > len(shown):
-        raise DataError(
-            f"the prompt refers to {sum(marks)} images, {columns['images']!r} holds {len(shown)}"
-        )
-    problems = [problem for turn in (*prompt, *answers) for problem in turn.problems]
-    problems += conversation_problems(prompt)
-    if images and 0 < sum(len(turn.images) for turn in prompt) != len(images):
-        own = sum(len(turn.images) for turn in prompt)
-        problems.append(f"its prompt has {own} images, {columns['images']!r} has {len(images)}")
-    if any(turn.images or IMAGE_MARK in turn.text for turn in answers):
-        problems.append("an answer holds an image")
-    shown += tuple(place.unreadable(problem) for problem in dict.fromkeys(problems))
-    plain = [turn.text.replace(IMAGE_MARK, "").strip() for turn in prompt]
-    context = tuple(
-        Turn(turn.role, text, count)
-        for turn, text, count in zip(prompt[:-1], plain[:-1], marks[:-1], strict=True)
-    )
-    if context and not any(marks):
-        context = _with_images_first(context, len(shown))
-    return _Compared(shown, context, plain[-1] if plain else "", answers[0].text, answers[1].text)
-
-
-def _with_images_first(context: tuple[Turn, ...], images: int) -> tuple[Turn, ...]:
-    """Returns a conversation that marks no image with all of them before its first user turn."""
-    first = next((n for n, turn in enumerate(context) if turn.role == "user"), None)
-    return tuple(
-        turn._replace(images=images) if number == first else turn
-        for number, turn in enumerate(context)
-    )
-
-
-def _implicit_prompt(
-    chosen: list[ReadTurn], rejected: list[ReadTurn]
-) -> tuple[list[ReadTurn], list[ReadTurn], list[ReadTurn]]:
-    """Returns what chosen and rejected begin with in common, and the rest of each.
-
-    Of two texts the common beginning is cut back to a word's end.
-    """
-    if len(chosen) == len(rejected) == 1:
-        first, second = chosen[0].text, rejected[0].text
-        length = _common_length(first, second)
-        while length and not first[length - 1].isspace():
-            length -= 1
-        question = [ReadTurn("user", first[:length].strip())]
-        return (
-            question,
-            [ReadTurn("assistant", first[length:])],
-            [ReadTurn("assistant", second[length:])],
-        )
-    # One turn at least remains of each, for an answer.
-    shared = min(_common_length(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
-    return chosen[: max(0, shared)], chosen[max(0, shared) :], rejected[max(0, shared) :]
-
-
-def _common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Returns how many characters, or turns, both begin with."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    asked = read_conversation(prompt, answers, images, columns["images"])
+    shown = asked.images + tuple(map(place.unreadable, asked.problems))
+    return _Compared(shown, asked.context, asked.question, answers[0].text, answers[1].text)
