@@ -93,6 +93,9 @@ class RewardFunction:
             of a `medrm serve` (http://...).
         dimensions: what is rewarded; None: overall, or the only dimension that the model has.
         weights: of dimensions, by name; those not named weigh 1.
+        reads_system: whether the reward model reads the system turn of a prompt, as it should where
+            it was trained on conversations with that turn. Else it is left out: it tells the policy
+            how to answer.
         loading: as `medrm.load` takes it (`revision`, `device`, `batch_rows`, ...); of an address
             `token_env`, the variable with its token.
 
@@ -106,6 +109,7 @@ class RewardFunction:
         model: str | Path | SavedScorer | ServedModel,
         dimensions: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
+        reads_system: bool = False,
         **loading: Any,
     ) -> None:
         if isinstance(model, str) and model.startswith(ADDRESSES):
@@ -128,6 +132,7 @@ class RewardFunction:
         self.__name__ = "medrm_" + "_".join(self.dimensions)
         self._lock = threading.Lock()
         self._turn, self._waiting = threading.Lock(), deque[_SingleCompletion]()
+        self._reads_system = reads_system
         self._latest: tuple[_Asked, list[Rewards | None]] | None = None
 
     @classmethod
@@ -153,8 +158,7 @@ class RewardFunction:
         """Returns the weighted sum of the dimensions' rewards; None for what cannot be scored.
 
         Args:
-            prompts: N questions, as text or as a conversation that ends in a user's turn; its
-                system turn tells the policy how to answer and is not read.
+            prompts: N questions, as text or as a conversation that ends in a user's turn.
             completions: N answers to them, as text or as a conversation that ends in the answer.
             columns: N values each; `question` is read in place of the prompt, `images` or `image`
                 in place of the images in it. Others are left alone.
@@ -228,8 +232,11 @@ class RewardFunction:
         seen: dict[int, ImageRef] = {}
         for index, completion in enumerate(asked.completions):
             row = {name: values[index] for name, values in asked.columns.items()}
+            prompt = asked.prompts[index]
+            if not (isinstance(prompt, str) or self._reads_system):
+                prompt = [turn for turn in prompt if turn.get("role") != "system"]
             try:
-                case = completion_case(asked.prompts[index], completion, row, seen)
+                case = completion_case(prompt, completion, row, seen)
             except DataError as error:
                 problems[str(error)] += 1
                 continue

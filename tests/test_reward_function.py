@@ -121,6 +121,12 @@ def test_earlier_turns_are_read(scorer: RewardModel, caplog: pytest.LogCaptureFi
     assert both[0] == pytest.approx(expected[1], abs=1e-5)
     assert both[1] == pytest.approx(scorer.score([picture], QUESTIONS[0], ["yes"])[0, 1], abs=1e-5)
     assert abs(both[0] - both[1]) > 1e-4
+    system = [{"role": "system", "content": "Be brief."}, *prompt]
+    assert close(reward([system], ["yes"]), expected[1:])
+    turns.insert(0, Turn("system", "Be brief."))
+    told = rewards_of(scorer, picture, QUESTIONS[0], "yes", *turns)
+    assert close(medrm.RewardFunction(scorer, reads_system=True)([system], ["yes"]), told[1:])
+    assert abs(told[1] - expected[1]) > 1e-4
     assert reward([prompt[:2], [*prompt[:1], *alone]], ["yes"] * 2) == [None] * 2
     assert "its turns do not alternate" in caplog.text
 
@@ -293,9 +299,10 @@ def test_ms_swift_calls_a_registered_class(
         scored = function(ANSWERS[:2], messages=messages, images=images, solution=["", ""])
         assert close(scored, expected[:, column])
     assert sum(calls) == 2
-    longer = [[*messages[0], {"role": "user", "content": "Sure?"}, messages[0][-1]], messages[1]]
+    said, again = {"role": "user", "content": QUESTIONS[0]}, messages[0][-1]
+    longer = [[said, again, {"role": "user", "content": "<image>Sure?"}, again], messages[1]]
     scored = function(ANSWERS[:2], messages=longer, images=images)
-    turns = [Turn("user", QUESTIONS[0], 1), Turn("assistant", ANSWERS[0])]
+    turns = [Turn("user", QUESTIONS[0]), Turn("assistant", ANSWERS[0])]
     assert scored[0] == pytest.approx(
         rewards_of(scorer, stored_image(1), "Sure?", ANSWERS[0], *turns)[1], abs=1e-5
     )

@@ -38,8 +38,7 @@ def completion_case(
     """Returns a completion as a case of one answer.
 
     Args:
-        prompt: that it answers; of a conversation the turns before the last are the case's context,
-            but for a system turn, which tells the policy how to answer.
+        prompt: that it answers; of a conversation the turns before the last are the case's context.
         completion: an answer, or a conversation that ends in it.
         row: the columns that are looked at; `question` stands for the whole prompt.
         seen: references of image objects that other completions have, too.
@@ -55,8 +54,7 @@ def completion_case(
     if isinstance(prompt, str):
         question = prompt if question is None else question
     elif question is None or given is None:
-        said = [message for message in prompt if message.get("role") != "system"]
-        turns = read_turns({"prompt": said}, "prompt", "user", source)
+        turns = read_turns({"prompt": prompt}, "prompt", "user", source)
         if given is not None:
             turns = [turn._replace(images=()) for turn in turns]
         if question is None:

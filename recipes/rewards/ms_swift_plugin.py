@@ -34,21 +34,13 @@ class MedrmReward(ORM):
 
     def __call__(self, completions: list[str], **columns: Any) -> list[float | None]:
         """Returns a reward for each completion."""
-        prompts = [_prompt(messages) for messages in columns["messages"]]
+        prompts = [  # without the completion that ends a conversation
+            messages[:-1] if messages[-1]["role"] == "assistant" else messages
+            for messages in columns["messages"]
+        ]
         images = {"images": columns["images"]} if columns.get("images") else {}
         scored = rewards().rewards(prompts, completions, **images)
         return [None if reward is None else reward[self.dimension] for reward in scored]
-
-
-def _prompt(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns a conversation without the completion that ends it, and without marks of images."""
-    turns = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    return [
-        {**turn, "content": turn["content"].replace("<image>", "").strip()}
-        if isinstance(turn["content"], str)
-        else turn
-        for turn in turns
-    ]
 
 
 for name in environ.get("MEDRM_REWARD_DIMENSIONS", "overall").split(","):
