@@ -8,6 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from medrm.hub.publish import publish
 from medrm.hub.release import Target
 from medrm.models.adapter_config import update_adapter_config
 
+ROOT = Path(__file__).parents[2]
 CASE: dict[str, Any] = {"images": ["scan.png"], "question": "Which?", "answers": ["one", "two"]}
 
 
@@ -292,6 +296,19 @@ def test_a_folder_of_an_earlier_version_is_published_by_known_names(tmp_path: Pa
     assert {*released(adapter)} == known | {"README.md"}
 
 
+def other_environment(folder: Path) -> str:
+    """Returns the Python of a virtual environment with the files of the wheel and no checkout."""
+    venv.create(folder)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    # Folders that a .pth file names are not looked through for the .pth of an editable install.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in {"medrm": "medrm", **wheel["force-include"]}.items():
+        shutil.copytree(ROOT / source, site / target, ignore=shutil.ignore_patterns("__pycache__"))
+    return str(folder / "bin" / "python")
+
+
 @pytest.mark.slow
 def test_the_command_as_a_stranger_calls_it(adapter: Path, tmp_path: Path) -> None:
     hub = LoopbackHub(TOKEN)
@@ -303,21 +320,30 @@ def test_the_command_as_a_stranger_calls_it(adapter: Path, tmp_path: Path) -> No
         "HF_DEBUG": "1",
     }
     environment.pop("HF_HUB_OFFLINE")
-    score = f"import medrm; print(medrm.load({REPO!r}).score(None, 'Which?', ['a', 'b']).tolist())"
+    environment.pop("PYTHONPATH", None)
+    elsewhere = other_environment(tmp_path / "environment")
+    score = (
+        "import medrm, sys; print(medrm.__file__, file=sys.stderr); "
+        f"print(medrm.load({REPO!r}).score(None, 'Which?', ['a', 'b']).tolist())"
+    )
     scored = score.replace(repr(REPO), repr(str(adapter)))
 
-    def started(*words: str) -> subprocess.CompletedProcess[str]:
+    def started(*words: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *words], env=environment, capture_output=True, text=True, check=False
-        )
+            [python, *words],
+            env=environment | ({"PYTHONPATH": str(ROOT)} if python == sys.executable else {}),
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
 
     try:
         done = started("-m", "medrm", "publish", str(adapter), "--repo_id", REPO, "--public")
         assert done.returncode == 0, done.stderr
         assert f"medrm.load('{REPO}')" in done.stderr
         assert TOKEN not in done.stdout + done.stderr
-        rewards = [started("-c", program).stdout for program in (score, scored)]
+        loaded = started("-c", score, python=elsewhere)
+        rewards = [loaded.stdout, *(started("-c", program).stdout for program in (score, scored))]
     finally:
         hub.close()
-    assert rewards[0] == rewards[1] != ""
+    assert str(tmp_path / "environment") in loaded.stderr
+    assert rewards[0] == rewards[1] == rewards[2] != ""
     assert not hub.all[REPO].private
