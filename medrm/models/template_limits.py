@@ -13,6 +13,7 @@ import resource
 import signal
 import time
 import warnings
+from pathlib import Path
 from typing import Final, NoReturn
 
 from transformers import ProcessorMixin
@@ -48,6 +49,8 @@ _CONVERSATIONS: list[list[Message]] = [
 ]
 _WORKS, _TOO_LONG, _TOO_MUCH = 0, 3, 4
 """Exit statuses of the process."""
+
+_STATISTICS = Path("/proc/self/statm")
 
 _tried: set[int] = set()
 
@@ -106,7 +109,8 @@ def _child(processor: ProcessorMixin) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         gc.disable()
         _limit(resource.RLIMIT_CPU, int(time.process_time()) + SECONDS)
-        _limit(resource.RLIMIT_AS, _address_space() + MEMORY)
+        if _STATISTICS.is_file():  # other systems than Linux bound no address space
+            _limit(resource.RLIMIT_AS, _address_space() + MEMORY)
         longest = max(_lengths(processor), default=0)
         os._exit(_TOO_LONG if longest > LONGEST else _WORKS)
     except BaseException:
@@ -114,12 +118,13 @@ def _child(processor: ProcessorMixin) -> NoReturn:
 
 
 def _limit(kind: int, most: int) -> None:
-    resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+    """Bounds what this process may take; a bound that is set already may be narrower."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _address_space() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    return int(_STATISTICS.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
 def _lengths(processor: ProcessorMixin) -> list[int]:
