@@ -287,12 +287,16 @@ def _queried(form: RewardForm, scorer: SavedScorer, question_in: str) -> list[As
 
 def _without_end(answer: str, processor: Any) -> str:
     """Returns an answer without the special tokens that end it: OpenRLHF sends them as text."""
-    ends = tuple(processor.tokenizer.all_special_tokens)
-    stripped = answer.rstrip("\n")
-    while stripped.endswith(ends):
-        end = max((token for token in ends if stripped.endswith(token)), key=len)
-        answer = stripped = stripped.removesuffix(end).rstrip("\n")
-    return answer
+    tokens = sorted(filter(None, processor.tokenizer.all_special_tokens), key=len, reverse=True)
+    length, is_ended = len(answer), False
+    while True:  # by positions, for a client may send thousands of them
+        end = length
+        while answer.endswith("\n", 0, end):
+            end -= 1
+        last = next((token for token in tokens if answer.endswith(token, 0, end)), None)
+        if last is None:
+            return answer[: end if is_ended else length]
+        length, is_ended = end - len(last), True
 
 
 @open_router.get("/health", responses={503: {"model": HealthForm}})

@@ -167,7 +167,7 @@ def test_the_form_of_openrlhf(client: TestClient, reward_model: Any) -> None:
     cases = golden_cases(3)
     rewards = expected(reward_model, cases)
     prompts = [f"<|im_start|>user\n{case.question}<|im_end|>\n" for case in cases]
-    ends = ("<|im_end|>", "<|im_end|>\n", "")
+    ends = ("<|im_end|>", "<|im_end|>\n" * 5000, "")
     body: dict[str, Any] = {
         "query": [
             prompt + case.answers[0] + end
