@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, nearest, refuse
 from medrm.schema import Case, ImageRef
+from medrm.scorer.caller_cases import are_finite
 from medrm.scorer.completion_cases import Completion, Prompt, completion_case
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import SavedScorer
@@ -252,7 +253,7 @@ class RewardFunction:
         alone = [[index] for group in failed for index in group if len(group) > 1]
         failed = [group for group in failed if len(group) == 1] + self._score(alone, cases, rewards)
         if failed:
-            problems["too long, or an image that cannot be read"] += len(failed)
+            problems["too long, an image that cannot be read, or no finite reward"] += len(failed)
         if problems:
             told = "; ".join(f"{count} x {problem}" for problem, count in problems.items())
             total = sum(problems.values())
@@ -276,7 +277,7 @@ class RewardFunction:
         ]
         failed = []
         for group, response in zip(groups, self.model.respond(asked), strict=True):
-            if response.rewards is None:
+            if response.rewards is None or not are_finite(response.rewards):
                 failed.append(group)
                 continue
             for answer, index in enumerate(group):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.util
 import inspect
 import sys
@@ -165,10 +166,33 @@ def test_what_cannot_be_scored_is_none_alone(
     asked = reward(["?"] * 5, odd)
     assert asked[:4] == [None] * 4
     assert asked[4] is not None
+    unread: list[Any] = [None, [7], [{"content": "?"}], [{"role": "user", "content": None}], "?"]
+    assert [one is None for one in reward(unread, ["yes"] * 5)] == [True] * 4 + [False]
     with pytest.raises(DataError, match="2 prompts and 1 completions"):
         reward(["?", "?"], ["a"])
     with pytest.raises(DataError, match="column images has 2 values for 1 completions"):
         reward(["?"], ["a"], images=[[], []])
+
+
+def test_a_reward_that_is_no_number_is_none_alone(
+    scorer: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    respond = scorer.respond
+
+    def broken(cases: Any) -> Any:
+        for case, response in zip(cases := list(cases), respond(cases), strict=True):
+            rewards = {
+                name: tuple(
+                    float("nan") if answer == "no" else value
+                    for answer, value in zip(case.answers, values, strict=True)
+                )
+                for name, values in response.rewards.items()
+            }
+            yield dataclasses.replace(response, rewards=rewards)
+
+    monkeypatch.setattr(scorer, "respond", broken)
+    rewards = medrm.RewardFunction(scorer)(["Is it?"] * 3, ["yes", "no", "A"])
+    assert [one is None for one in rewards] == [False, True, False]
 
 
 def test_dimensions_are_asked_for_by_name(scorer: RewardModel) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,8 +49,10 @@ def line_of(plan: ScorePlan, row: RowCase, response: Response | None) -> Line:
     if row.case is None or response is None:
         known = {"row": row.number, "case_id": None, "state": "bad_row", "reason": row.problem}
         return known | _rewards(plan, None, None)
+    reason = unscored_reason(row.case, response, plan.contract.max_length)
+    if reason is not None and response.state == "ok":
+        response = replace(response, state="error", rewards=None)
     known = {"row": row.number, "case_id": row.case.case_id, "state": response.state}
-    reason = unscored_reason(row.case, response.state, plan.contract.max_length)
     return known | {"reason": reason or response.reason} | _rewards(plan, row.case, response)
 
 

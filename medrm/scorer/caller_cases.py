@@ -6,6 +6,7 @@ Also rows of files without labels, whose columns have the names that data sets u
 from __future__ import annotations
 
 import io
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from medrm.data.images import bytes_image, decode, file_image, is_address
 from medrm.data.inline_images import ACCEPTED, from_base64, from_data_url, inline_bytes
 from medrm.data.readers.messages import implicit_prompt, read_conversation, read_turns
 from medrm.errors import DataError, nearest
-from medrm.schema import Case, ImageRef, State
+from medrm.schema import Case, ImageRef, Response
 
 ImageInput = str | Path | bytes | Image.Image | NDArray[Any] | Mapping[str, Any] | ImageRef
 """A file, a data URL or base64, stored bytes, a decoded image, pixels, a `datasets` image (bytes,
@@ -254,19 +255,26 @@ def encoded_image(text: str, index: int) -> ImageRef:
     return bytes_image(f"number {index}", partial(bytes, content))
 
 
-def unscored_reason(case: Case, state: State, max_length: int | None) -> str | None:
-    """Returns in words why a model said nothing of a case; None where it has a state of its own.
+def are_finite(rewards: Mapping[str, Sequence[float]]) -> bool:
+    """Returns whether all rewards of a case are finite numbers; others order no answers."""
+    return all(math.isfinite(reward) for by_answer in rewards.values() for reward in by_answer)
+
+
+def unscored_reason(case: Case, response: Response, max_length: int | None) -> str | None:
+    """Returns in words why a response has no reward that counts; None where it says so itself.
 
     Args:
         case: that was to be scored.
-        state: of the response.
+        response: of the model.
         max_length: tokens of the longest row that the model reads.
     """
-    if state == "too_long":
+    if response.rewards is not None and not are_finite(response.rewards):
+        return "the model gave a reward that is no finite number"
+    if response.state == "too_long":
         if max_length is None:
             return "a row has more tokens than the model can read"
         return f"a row has more than {max_length} tokens, the model's limit"
-    if state == "bad_image":
+    if response.state == "bad_image":
         for image in case.images:
             try:
                 decode(image)

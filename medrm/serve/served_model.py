@@ -20,7 +20,7 @@ ADDRESSES = ("http://", "https://")
 CASES_AT_ONCE = 16
 """Cases of a request; a question with all its completions is one."""
 
-TOO_LARGE, BUSY = 413, (429, 503)
+TOO_LARGE, REFUSED, BUSY = 413, 422, (429, 503)
 
 PATIENCE = 600.0
 """Seconds for which a service that is busy or stopping is asked again."""
@@ -86,9 +86,11 @@ class ServedModel:
 
     def _results(self, cases: list[Case]) -> list[dict[str, Any]]:
         answer = self._answer({"model": self._model, "cases": [_asked(case) for case in cases]})
-        if answer.status_code == TOO_LARGE and len(cases) > 1:
+        if answer.status_code in (TOO_LARGE, REFUSED) and len(cases) > 1:
             middle = len(cases) // 2
             return self._results(cases[:middle]) + self._results(cases[middle:])
+        if answer.status_code == REFUSED:  # such as a text of too many characters
+            return [{"rewards": None, "error": answer.text[:500]}]
         if answer.status_code != 200:
             raise RunFailed(
                 f"{self._client.base_url} refused (status {answer.status_code}): "
@@ -107,7 +109,8 @@ class ServedModel:
                 raise RunFailed(f"{self._client.base_url} does not answer: {error}.") from error
             if answer.status_code not in BUSY or time.monotonic() > deadline:
                 return answer
-            time.sleep(min(float(answer.headers.get("Retry-After", 1)), 30))
+            seconds = answer.headers.get("Retry-After", "")
+            time.sleep(min(int(seconds), 30) if seconds.isdigit() else 1)
 
 
 def _asked(case: Case) -> dict[str, Any]:

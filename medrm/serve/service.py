@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -205,7 +204,7 @@ class Service:
             raise answered
         limit = self.contract.max_length if self.contract is not None else None
         for response in answered.responses:
-            reason = unscored_reason(answered.case, response.state, limit)
+            reason = unscored_reason(answered.case, response, limit)
             if reason is not None:
                 return reason
         return None
@@ -214,8 +213,6 @@ class Service:
         (response,) = answered.responses
         if response.rewards is None:
             return response.reason or "the model gave no reward"
-        if not all(math.isfinite(number) for row in response.rewards.values() for number in row):
-            return "the model gave a reward that is no finite number"
         return response.rewards
 
     def _verdicts_of(self, answered: Answered) -> Mapping[str, Verdict] | str:
