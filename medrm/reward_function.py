@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, nearest, refuse
-from medrm.schema import Case, ImageRef
+from medrm.schema import Case
 from medrm.scorer.caller_cases import are_finite
-from medrm.scorer.completion_cases import Completion, Prompt, completion_case
+from medrm.scorer.completion_cases import Completion, Prompt, SeenImages, completion_case
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.served_model import ADDRESSES, ServedModel
@@ -230,7 +230,7 @@ class RewardFunction:
     def _scored(self, asked: _Asked) -> list[Rewards | None]:
         groups: dict[tuple[Any, ...], list[int]] = {}
         cases, problems = dict[int, Case](), Counter[str]()
-        seen: dict[int, ImageRef] = {}
+        seen = SeenImages()
         for index, completion in enumerate(asked.completions):
             row = {name: values[index] for name, values in asked.columns.items()}
             prompt = asked.prompts[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import importlib.util
 import inspect
@@ -130,6 +131,24 @@ def test_earlier_turns_are_read(scorer: RewardModel, caplog: pytest.LogCaptureFi
     assert abs(told[1] - expected[1]) > 1e-4
     assert reward([prompt[:2], [*prompt[:1], *alone]], ["yes"] * 2) == [None] * 2
     assert "its turns do not alternate" in caplog.text
+
+
+def test_images_within_messages_are_each_prompts_own(scorer: RewardModel) -> None:
+    stored = [stored_image(number).read() for number in range(4)] * 3
+    prompts = [
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "base64": base64.b64encode(image).decode()},
+                    {"type": "text", "text": QUESTIONS[0]},
+                ],
+            }
+        ]
+        for image in stored
+    ]
+    expected = [scorer.score([image], QUESTIONS[0], ["yes"])[0, 1] for image in stored]
+    assert close(medrm.RewardFunction(scorer)(prompts, ["yes"] * 12), expected)
 
 
 def test_each_dimension_shares_one_forward(scorer: RewardModel, calls: list[int]) -> None:

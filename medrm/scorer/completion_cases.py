@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from medrm.data.readers.messages import read_conversation, read_turns
 from medrm.errors import DataError
@@ -16,10 +16,12 @@ Completion = str | Sequence[Message]
 Prompt = str | Sequence[Message]
 
 
-class _SeenImages(NamedTuple):
+class SeenImages:
     """References of image objects, by their identity; many completions have the same."""
 
-    seen: dict[int, ImageRef]
+    def __init__(self) -> None:
+        # With the objects themselves: the identity of one that is gone may become another's.
+        self._seen: dict[int, tuple[object, ImageRef]] = {}
 
     def image(self, held: Any) -> ImageRef:
         """Returns the reference of an image.
@@ -27,13 +29,13 @@ class _SeenImages(NamedTuple):
         Raises:
             DataError: it is none.
         """
-        if id(held) not in self.seen:
-            self.seen[id(held)] = image_ref(held, len(self.seen))
-        return self.seen[id(held)]
+        if id(held) not in self._seen:
+            self._seen[id(held)] = held, image_ref(held, len(self._seen))
+        return self._seen[id(held)][1]
 
 
 def completion_case(
-    prompt: Prompt, completion: Completion, row: dict[str, Any], seen: dict[int, ImageRef]
+    prompt: Prompt, completion: Completion, row: dict[str, Any], seen: SeenImages
 ) -> Case:
     """Returns a completion as a case of one answer.
 
@@ -41,20 +43,20 @@ def completion_case(
         prompt: that it answers; of a conversation the turns before the last are the case's context.
         completion: an answer, or a conversation that ends in it.
         row: the columns that are looked at; `question` stands for the whole prompt.
-        seen: references of image objects that other completions have, too.
+        seen: image objects that other completions have, too.
 
     Raises:
         DataError: the prompt asks nothing, the completion is no text, or an image is none.
     """
-    source, question, given = _SeenImages(seen), row.get("question"), row.get("images")
+    question, given = row.get("question"), row.get("images")
     given = row.get("image") if given is None else given
     images = list(given) if isinstance(given, list | tuple) else [given] * (given is not None)
-    references = tuple(map(source.image, images))
+    references = tuple(map(seen.image, images))
     context: tuple[Turn, ...] = ()
     if isinstance(prompt, str):
         question = prompt if question is None else question
     elif question is None or given is None:
-        turns = read_turns({"prompt": prompt}, "prompt", "user", source)
+        turns = read_turns({"prompt": prompt}, "prompt", "user", seen)
         if given is not None:
             turns = [turn._replace(images=()) for turn in turns]
         if question is None:

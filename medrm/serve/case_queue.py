@@ -72,7 +72,8 @@ class SizedCase(NamedTuple):
     @property
     def length(self) -> int:
         """The characters of its longest row."""
-        return len(self.case.question) + max(map(len, self.case.answers))
+        shared = (self.case.question, *(turn.text for turn in self.case.context))
+        return sum(map(len, shared)) + max(map(len, self.case.answers))
 
 
 @dataclass(eq=False)
