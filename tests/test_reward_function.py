@@ -185,8 +185,10 @@ def test_what_cannot_be_scored_is_none_alone(
     asked = reward(["?"] * 5, odd)
     assert asked[:4] == [None] * 4
     assert asked[4] is not None
-    unread: list[Any] = [None, [7], [{"content": "?"}], [{"role": "user", "content": None}], "?"]
-    assert [one is None for one in reward(unread, ["yes"] * 5)] == [True] * 4 + [False]
+    unread: list[Any] = [None, [7], [{"content": "?"}], [{"role": "user", "content": None}]]
+    half = [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "?"}]
+    unread += [[*half, {"role": "user", "content": "?"}], "?"]
+    assert [one is None for one in reward(unread, ["yes"] * 6)] == [True] * 5 + [False]
     with pytest.raises(DataError, match="2 prompts and 1 completions"):
         reward(["?", "?"], ["a"])
     with pytest.raises(DataError, match="column images has 2 values for 1 completions"):

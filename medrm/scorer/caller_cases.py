@@ -161,11 +161,11 @@ def _conversation_case(
     asked = read_conversation(prompt, said, beside.images, "images")
     if asked.problems:
         raise DataError("; ".join(asked.problems))
-    context = tuple(turn._replace(text=_text(turn.text, "turn")) for turn in asked.context)
+    context = tuple(turn._replace(text=tokenisable(turn.text, "turn")) for turn in asked.context)
     return replace(
         beside,
         images=asked.images,
-        question=_text(asked.question, "question"),
+        question=tokenisable(asked.question, "question"),
         context=context,
     )
 
@@ -184,11 +184,13 @@ def _case(case_id: str, images: Any, question: Any, answers: Any, root: Path | N
         if value is not None and not isinstance(value, Sequence):
             raise DataError(f"{type(value).__name__} as its {role}; give a list.")
     references = tuple(image_ref(image, index, root) for index, image in enumerate(images or ()))
-    texts = tuple(_text(answer, f"answer {index}") for index, answer in enumerate(answers or ()))
-    return Case(case_id, references, _text(question, "question"), texts)
+    texts = tuple(
+        tokenisable(answer, f"answer {index}") for index, answer in enumerate(answers or ())
+    )
+    return Case(case_id, references, tokenisable(question, "question"), texts)
 
 
-def _text(value: Any, role: str) -> str:
+def tokenisable(value: Any, role: str) -> str:
     """Returns a text that a tokenizer takes.
 
     Raises:

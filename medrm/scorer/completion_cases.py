@@ -9,7 +9,7 @@ from typing import Any
 from medrm.data.readers.messages import read_conversation, read_turns
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef, Turn
-from medrm.scorer.caller_cases import image_ref, row_case
+from medrm.scorer.caller_cases import image_ref, row_case, tokenisable
 
 Message = Mapping[str, Any]
 Completion = str | Sequence[Message]
@@ -63,7 +63,10 @@ def completion_case(
             asked = read_conversation(turns, (), references, "images")
             if asked.problems:
                 raise DataError("; ".join(asked.problems))
-            context, question, references, _ = asked
+            turns_before, question, references, _ = asked
+            context = tuple(
+                turn._replace(text=tokenisable(turn.text, "turn")) for turn in turns_before
+            )
         else:
             references = tuple(image for turn in turns for image in turn.images)
     case = row_case({"question": question, "answers": [_answer(completion)]}, 1)
