@@ -234,8 +234,8 @@ class RewardFunction:
         for index, completion in enumerate(asked.completions):
             row = {name: values[index] for name, values in asked.columns.items()}
             prompt = asked.prompts[index]
-            if not (isinstance(prompt, str) or self._reads_system):
-                prompt = [turn for turn in prompt if turn.get("role") != "system"]
+            if isinstance(prompt, list) and not self._reads_system:
+                prompt = [turn for turn in prompt if not _is_system(turn)]
             try:
                 case = completion_case(prompt, completion, row, seen)
             except DataError as error:
@@ -315,6 +315,10 @@ def _rewarded(has: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...
     unknown = [f"{name!r}.{nearest(name, has)}" for name in asked if name not in has]
     refuse(unknown, f"The model has the dimensions {', '.join(has)}, and not all that are asked:")
     return tuple(dict.fromkeys(asked))
+
+
+def _is_system(message: Any) -> bool:
+    return isinstance(message, Mapping) and message.get("role") == "system"
 
 
 _READ = ("question", "images", "image")
