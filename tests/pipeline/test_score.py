@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import os
@@ -234,30 +233,6 @@ def test_what_cannot_be_scored_keeps_its_place(
     source.write_text(json.dumps(good), encoding="utf-8")
     run(source, tmp_path / "none.jsonl")  # nothing is lost where no row had a reward
     assert read(tmp_path / "none.jsonl")[0]["state"] == "ok"
-
-
-def test_a_reward_that_is_no_number_is_none(
-    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    respond = RewardModel.respond
-
-    def broken(self: RewardModel, cases: Any) -> Any:
-        for number, response in enumerate(respond(self, cases)):
-            if number % 2:
-                others = response.rewards["overall"][1:]
-                rewards = {**response.rewards, "overall": (float("nan"), *others)}
-                response = dataclasses.replace(response, rewards=rewards)
-            yield response
-
-    monkeypatch.setattr(RewardModel, "respond", broken)
-    output = tmp_path / "scores.jsonl"
-    run(rows, output, "--best_of_n")
-    assert "NaN" not in output.read_text(encoding="utf-8")
-    failed = [line for line in read(output) if line["state"] != "ok"]
-    assert failed
-    assert {line["state"] for line in failed} == {"error"}
-    assert {line["rewards"] for line in failed} == {line["best"] for line in failed} == {None}
-    assert "no finite number" in failed[0]["reason"]
 
 
 def test_rewards_are_normalised_by_the_development_cases(

@@ -1,8 +1,10 @@
-"""What `medrm score --normalise` reads: rewards of development cases, and chances of a win."""
+"""What `medrm score` makes of rewards: normalised, chances of a win, and the best answer."""
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,11 @@ import numpy as np
 import pytest
 
 import medrm
+from medrm.models.adapter_config import read_adapter_config
 from medrm.pipeline import stages
+from medrm.pipeline.score_lines import ScorePlan, line_of
+from medrm.pipeline.score_parts import RowCase
+from medrm.schema import Case, Response
 from medrm.statistics.calibration import fit_temperature, win_probabilities
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,3 +50,17 @@ def test_probabilities_of_a_win_add_up() -> None:
     assert win_probabilities([0.3, 0.3], 1.0) == [0.5, 0.5]
     assert sum(win_probabilities([3.0, -1.0, 0.5, 90.0], 0.7) or []) == pytest.approx(2.0)
     assert win_probabilities([800.0, -800.0], 1.0) == [1.0, 0.0]
+
+
+def test_a_reward_that_is_no_number_chooses_no_answer() -> None:
+    contract = read_adapter_config(GOLDEN)
+    plan = ScorePlan(contract, "overall", None)
+    row = RowCase(1, Case("a-case", (), "Is it?", ("yes", "no")), None)
+    finite = dict.fromkeys(contract.dimensions, (0.5, 1.0))
+    response = Response("a-case", "forward", None, 0, "reward", rewards=finite)
+    line = line_of(plan, row, response)
+    assert (line["state"], line["reason"], line["best"]) == ("ok", None, 1)
+    broken = replace(response, rewards={**finite, "overall": (math.nan, 1.0)})
+    line = line_of(plan, row, broken)
+    assert (line["state"], line["rewards"], line["best"]) == ("error", None, None)
+    assert "no finite number" in line["reason"]
