@@ -116,14 +116,24 @@ def alike_together(problems: Sequence[str]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for problem in problems:
         kinds.setdefault(_VARYING.sub("#", problem), []).append(problem)
-    lines: list[str] = []
-    for alike in kinds.values():
-        if len(alike) <= _MOST_ALIKE:
-            lines += alike
-            continue
-        others = ", ".join(shortened(problem.partition(": ")[0]) for problem in alike[1:3])
-        lines.append(f"{shortened(alike[0], _LONGEST)} ({len(alike)} times, also {others}, ...)")
-    return lines
+    return [line for alike in kinds.values() for fault in _faults(alike) for line in _told(fault)]
+
+
+def _faults(alike: list[str]) -> list[list[str]]:
+    """Returns what is one fault: several of one place are as many, such as a column each."""
+    if len({problem.partition(": ")[0] for problem in alike}) == len(alike):
+        return [alike]
+    faults: dict[str, list[str]] = {}
+    for problem in alike:
+        faults.setdefault(problem.partition(": ")[2], []).append(problem)
+    return list(faults.values())
+
+
+def _told(fault: list[str]) -> list[str]:
+    if len(fault) <= _MOST_ALIKE:
+        return fault
+    others = ", ".join(shortened(problem.partition(": ")[0]) for problem in fault[1:3])
+    return [f"{shortened(fault[0], _LONGEST)} ({len(fault)} times, also {others}, ...)"]
 
 
 def report(title: str, problems: Sequence[str], limit: int = 20) -> str:

@@ -332,6 +332,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def run_identity_in(folder: Path) -> str | None:
-    """Returns of which run a folder is, to be written into its checkpoints."""
-    identity: str | None = read_json(folder / RUN_FILE).get("identity")
+    """Returns of which run a folder is, to be written into its checkpoints; None: of none."""
+    path = folder / RUN_FILE
+    identity: str | None = read_json(path).get("identity") if path.is_file() else None
     return identity

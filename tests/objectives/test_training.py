@@ -92,7 +92,7 @@ def test_only_adapter_and_head_train_and_missing_dimensions_give_no_gradient(rec
     cases = [case for case in preferences(40) if "overall" not in case.labels][:8]
     gradients, _ = one_step_gradients(recipe(train=cases, max_steps=1))
     assert all("lora" in name or ".score." in name for name in gradients)
-    last = next(g for name, g in gradients.items() if name.endswith("layers.2.weight"))
+    last = next(g for name, g in gradients.items() if ".score." in name)
     assert last[0].abs().sum() > 0
     assert last[1].abs().sum() == 0
 

@@ -55,8 +55,8 @@ VOTES = {"judge_readout": "votes", "votes": 3, "judge_temperature": 1}
         ({**ANSWERS, "judge_prompt": "rationale_json"}, ["judge_prompt is 'rationale_json'"]),
         ({**ANSWERS, "reward_template": "turn_end"}, ["reward_template is 'turn_end'"]),
         (
-            {"objective": "judge_sft", "head": "linear", "head_hidden_size": 8},
-            ["head is 'linear'", "head_hidden_size is 8"],
+            {"objective": "judge_sft", "head": "mlp", "head_hidden_size": 8},
+            ["head is 'mlp'", "head_hidden_size is 8"],
         ),
         (
             {"objective": "judge_sft", "init_adapter": "x", "lora_r": 8, "use_peft": False},
