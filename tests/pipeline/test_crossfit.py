@@ -27,6 +27,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_each_case_is_judged_once_by_a_model_that_never_saw_it(
     recipe: Recipe, phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -259,6 +259,7 @@ def test_a_run_begun_from_another_runs_checkpoint_goes_on_from_its_own(
     assert recipe(**options) == 2
 
 
+@pytest.mark.slow
 def test_stages_are_done_apart_and_give_the_run(
     recipe: Recipe,
     phantom: Path,
@@ -310,6 +311,7 @@ def test_stages_are_done_apart_and_give_the_run(
     assert not (run / "evaluation" / "after" / "images").exists()
 
 
+@pytest.mark.slow
 def test_a_run_grows_as_if_it_had_been_so_long(
     recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -329,6 +331,7 @@ def test_a_run_grows_as_if_it_had_been_so_long(
     assert "max_steps: 6 then, 4 now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_log_is_as_dense_as_the_last_start_asks(
     recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +354,7 @@ def test_the_log_is_as_dense_as_the_last_start_asks(
     assert [line["step"] for line in logged if "loss" in line] == [2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_pushed_once(
     recipe: Recipe,
     phantom: Path,

@@ -153,6 +153,7 @@ def test_dpo_and_grpo_go_on_from_a_judge(
         assert line in (tmp_path / "on" / page).read_text().replace("\\_", "_")
 
 
+@pytest.mark.slow
 def test_dpo_on_answers_gives_an_implicit_reward(
     recipe: Recipe, phantom: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,12 @@ from medrm.schema import Response, State
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"objective": "judge_sft"}, {"dtype": "bfloat16", "bf16": "true"}]
+    "options",
+    [
+        {},
+        pytest.param({"objective": "judge_sft"}, marks=pytest.mark.slow),
+        pytest.param({"dtype": "bfloat16", "bf16": "true"}, marks=pytest.mark.slow),
+    ],
 )
 def test_one_lost_bit_is_found(
     recipe: Recipe,

@@ -123,6 +123,7 @@ def test_after_is_what_the_saved_folder_scores(
         np.testing.assert_allclose(scores, [row["score_a"], row["score_b"]], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_adapter_and_another_seed_another(
     recipe: Recipe, phantom: Path, tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_one_seed_gives_one_adapter_and_another_seed_another(
     assert weights(tmp_path / "first") != weights(tmp_path / "third")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_adapter_of_the_straight_run(
     recipe: Recipe, phantom: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +163,7 @@ def test_an_earlier_run_is_kept_unless_overwriting_is_asked(
     assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_separate_rows_give_the_run_of_shared_prefixes(
     recipe: Recipe, phantom: Path, tmp_path: Path
 ) -> None:
