@@ -26,7 +26,7 @@ from medrm.data.readers.unlabelled import (
     input_files,
     read_rows,
 )
-from medrm.errors import ConfigError, nearest
+from medrm.errors import ConfigError, DataError, nearest
 from medrm.evaluation.gathering import opened_by_first
 from medrm.evaluation.report import read_json, write_json
 from medrm.files import check_outputs, is_stream
@@ -83,6 +83,8 @@ def score_file(request: ScoreRequest) -> None:
         most_images=1,
     )
     plan, total = _plan(request), count_rows(files) if files else None
+    if total == 0:
+        raise DataError(f"{request.input} has no row to score; nothing was written.")
     continues = bool(files) and not streams
     asked = _asked(request, plan, options, files) if continues else ""
     if continues:
@@ -186,8 +188,10 @@ def _plan(request: ScoreRequest) -> ScorePlan:
         revision=request.revision,
     )
     if planned.contract is None or not writes_rewards(planned.readout):
+        here = Path(request.model).exists()
+        why = "it is a judge or a base" if here else "it is no folder that is here, no saved model"
         raise ConfigError(
-            f"{request.model} gives no rewards: it is a judge or a base. Give a reward model; "
+            f"{request.model} gives no rewards: {why}. Give a reward model; "
             "medrm evaluate and medrm.load(...).compare read judges."
         )
     names, dimension = planned.dimensions, None

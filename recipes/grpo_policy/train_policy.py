@@ -74,7 +74,9 @@ def run(options: argparse.Namespace) -> None:
     """
     check_outputs({"--output_dir": options.output_dir})
     if options.output_dir.exists() and any(options.output_dir.iterdir()):
-        raise ConfigError(f"{str(options.output_dir)!r} is not empty. Give a new folder.")
+        start = options.output_dir / "start_policy"
+        made = f", and --start {start} to use the start made here" if start.is_dir() else ""
+        raise ConfigError(f"{str(options.output_dir)!r} is not empty. Give a new folder{made}.")
     if options.start is not None and not Path(options.start, "config.json").is_file():
         raise ConfigError(f"--start {options.start!r} holds no model. Give RUN/start_policy.")
     from policy_training import HeldOut, make_start, train

@@ -287,6 +287,7 @@ def test_standard_input_and_output(
         (["--output", "scores.csv"], "accepted are .jsonl, .parquet, and -"),
         (["--evaluation_batch_rows", "0"], "give 1 or more"),
         (["--model", "mock:longer"], "gives no rewards"),
+        (["--model", "no/such/folder"], "it is no folder that is here, no saved model"),
         (["--output", __file__ + "/scores.jsonl"], "cannot be written"),
     ],
 )
@@ -303,6 +304,16 @@ def test_wrong_options_are_named(
     options = ["--model", str(GOLDEN), "--input", str(rows), "--output", str(tmp_path / "s.jsonl")]
     assert main(["score", *options, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_empty_input_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(score, "open_scorer")
+    (tmp_path / "rows.jsonl").touch()
+    words = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "s.jsonl")]
+    assert main(["score", "--model", str(GOLDEN), *words]) == 2
+    assert "has no row to score; nothing was written" in capsys.readouterr().err
 
 
 @pytest.mark.distributed
