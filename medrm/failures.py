@@ -114,6 +114,8 @@ def naming(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except (MedrmError, RunFailed):
+        raise  # it is told already
     except Exception as error:  # that of tokenizers has no class of its own
         number = _number_of(error)
         if isinstance(error, OSError) and error.errno is not None:

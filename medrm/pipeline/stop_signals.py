@@ -245,6 +245,7 @@ def end_process(status: int) -> NoReturn:
     timer = threading.Timer(GRACE, _exit_now, (status,))
     timer.daemon = True
     timer.start()
+    _remove_launcher_folder()  # while it may: a launcher kills what has not ended with the first
     gc.collect()  # what waits in cycles, such as data workers
     atexit._run_exitfuncs()
     sys.stdout.flush()

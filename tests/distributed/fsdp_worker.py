@@ -82,7 +82,10 @@ def trained(trainer: Any, resume: Path | None = None) -> dict[str, torch.Tensor]
 RUNS: dict[str, Any] = {
     "lora": bradley_terry,
     "probe": lambda folder: bradley_terry(folder, frozen=True),
-    "bf16": lambda folder: bradley_terry(folder, bf16=True, gradient_checkpointing=True),
+    # A linear head's gradient is a small difference of states, which bfloat16 rounds.
+    "bf16": lambda folder: bradley_terry(
+        folder, bf16=True, gradient_checkpointing=True, adapter=AdapterOptions(lora_r=4, head="mlp")
+    ),
     "full": lambda folder: bradley_terry(folder, adapter=AdapterOptions(use_peft=False)),
     "sft": lambda folder: judge(folder, "judge_sft"),
     "dpo": lambda folder: judge(folder, "judge_dpo"),
