@@ -84,7 +84,7 @@ RUNS: dict[str, Any] = {
     "probe": lambda folder: bradley_terry(folder, frozen=True),
     # A linear head's gradient is a small difference of states, which bfloat16 rounds.
     "bf16": lambda folder: bradley_terry(
-        folder, bf16=True, gradient_checkpointing=True, adapter=AdapterOptions(lora_r=4, head="mlp")
+        folder, bf16=True, gradient_checkpointing=True, head="mlp"
     ),
     "full": lambda folder: bradley_terry(folder, adapter=AdapterOptions(use_peft=False)),
     "sft": lambda folder: judge(folder, "judge_sft"),

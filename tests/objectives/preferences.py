@@ -94,6 +94,7 @@ def make_recipe(
     frozen: bool = False,
     adapter: AdapterOptions | None = None,
     shared_prefix: bool = True,
+    head: str = ModelOptions.head,
     **training: Any,
 ) -> Recipe:
     """Returns a tiny training; options are those of `BradleyTerryConfig`."""
@@ -109,7 +110,7 @@ def make_recipe(
     arguments = BradleyTerryConfig(output_dir=str(output), **{**defaults, **training})
     options = AdapterOptions(lora_r=4) if adapter is None else adapter
     run = Run(
-        DataOptions(train_data="x"), ModelOptions(), options, EvaluationOptions(),
+        DataOptions(train_data="x"), ModelOptions(head=head), options, EvaluationOptions(),
         JudgeOptions(), "bradley_terry", arguments,
     )  # fmt: skip
     attach_head(model, head_spec(run, DIMENSIONS, train), seed=0)
