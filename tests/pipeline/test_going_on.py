@@ -316,11 +316,9 @@ def test_a_run_grows_as_if_it_had_been_so_long(
     recipe: Recipe, phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {
-        "train_data": phantom,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 1,
+        "train_data": phantom, "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 1,
         "controls": "frozen_probe,zero_shot_likelihood",
-    }
+    }  # fmt: skip
     assert recipe(**options, max_steps=6, output_dir=tmp_path / "straight") == 0
     assert recipe(**options, max_steps=4) == 0
     assert recipe(**{**options, "warmup_steps": 0.5}, max_steps=6) == 2
@@ -336,9 +334,7 @@ def test_the_log_is_as_dense_as_the_last_start_asks(
     recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
-        "train_data": phantom,
-        "stages": "train",
-        "max_steps": 6,
+        **{"train_data": phantom, "stages": "train", "max_steps": 6},
         "load_best_model_at_end": "false",
         "save_total_limit": 3,
     }
