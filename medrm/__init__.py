@@ -4,7 +4,7 @@ Layers, each importing only from lower ones (tests/test_layering.py):
 cli > throughput | reward_function | guard > throughput_model > serve > pipeline > hub
 > evaluation > objectives > scorer > models | data | chat | parsers
 > config | statistics | chat_template
-> integrity > schema | files | folder_lock | readouts | progress_bar > errors
+> integrity > schema | files | folder_lock | readouts | progress_bar > errors | version
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from medrm.schema import DIMENSIONS, Case, ImageRef, PairLabel, RankingLabel, Verdict
+from medrm.version import __version__ as __version__  # for callers; our own modules ask it
 
 if TYPE_CHECKING:
     from medrm.data.case_set import read_cases
     from medrm.parsers import parse_verdict
     from medrm.reward_function import RewardFunction
     from medrm.scorer.open import load
-
-__version__ = "0.2.0"
 
 # Read when huggingface_hub is first imported: no run of medrm reports to anybody.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

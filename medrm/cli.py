@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from medrm import __version__
 from medrm.config.command_line import CommandParser, add_options
 from medrm.config.options import JudgeOptions
 from medrm.errors import ConfigError
@@ -29,6 +28,7 @@ from medrm.pipeline.requests import (
 )
 from medrm.pipeline.stop_signals import end_process
 from medrm.serve.serve_request import ServeRequest
+from medrm.version import __version__
 
 logger = logging.getLogger(__name__)
 

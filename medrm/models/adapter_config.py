@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm import __version__
+from medrm.version import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, applying, report

@@ -27,7 +27,6 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from medrm import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, first_line, nearest, refuse, unknown_keys
@@ -49,6 +48,7 @@ from medrm.models.base_reference import BaseReference, commit_of, reference_of, 
 from medrm.models.families import family_of
 from medrm.models.processors import load_processor, save_processor
 from medrm.models.reward_model import HEAD, HeadSpec
+from medrm.version import __version__
 
 logger = logging.getLogger(__name__)
 

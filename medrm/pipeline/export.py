@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medrm import __version__
 from medrm.errors import ConfigError
 from medrm.files import PEFT_CONFIG
 from medrm.models import adapter_files
@@ -43,6 +42,7 @@ from medrm.pipeline.merge import (
 from medrm.pipeline.requests import ExportRequest
 from medrm.scorer.open import LoadedModel
 from medrm.scorer.specs import saved_folder
+from medrm.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from typing import Any
 from accelerate import PartialState
 from transformers import ProcessorMixin
 
-from medrm import __version__
 from medrm.config.parse import Run
 from medrm.files import file_digest
 from medrm.integrity import MANIFEST, is_sealed
@@ -27,6 +26,7 @@ from medrm.pipeline.checkpoints import is_own, resume_point
 from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.scorer.proof_cache import processor_digest
 from medrm.scorer.specs import judge_spec, saved_folder
+from medrm.version import __version__
 
 PACKAGES = (
     "torch",

@@ -25,7 +25,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 from transformers.utils.hub import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from medrm import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.failures import naming
 from medrm.files import cache_dir, fits
@@ -42,6 +41,7 @@ from medrm.models.prefix_sharing.kv_cache import (
 )
 from medrm.models.reward_model import without_adapter
 from medrm.scorer.self_check import Proof, prove
+from medrm.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp
 
-from medrm import __version__
 from medrm.schema import Turn, Verdict
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.admission import Admission, refusal
@@ -44,6 +43,7 @@ from medrm.serve.wire_forms import (
     TextPart,
     VerdictForm,
 )
+from medrm.version import __version__
 
 DESCRIPTION = (
     "Rewards and verdicts of one saved medrm model. Research software: it ranks answers for "
