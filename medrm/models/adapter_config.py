@@ -19,7 +19,6 @@ from typing import Any, Literal, cast
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from medrm.version import __version__
 from medrm.chat_template import RewardTemplate
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError, applying, report
@@ -33,6 +32,7 @@ from medrm.models.reward_model import HEAD, HeadSpec, has_head, head_of
 from medrm.models.strict_json import read_object
 from medrm.models.training_images import TrainingImages
 from medrm.readouts import SAVED_READOUTS
+from medrm.version import __version__
 
 _LONGEST_NAME = 200
 
