@@ -67,6 +67,8 @@ def text_variants(name: str) -> Iterator[Variant]:
     )
     yield Variant(f"{name} is nested within", more(f'"versions": {DEEP}'))
     yield Variant(f"{name} has a key twice", more('"r": 1, "r": 2, "family": "x", "family": "y"'))
+    many = ", ".join(f'"k{number}": 0' for number in (*range(200_000), 0))
+    yield Variant(f"{name} has a key twice among many", more(f'"versions": {{{many}}}'))
     yield Variant(f"{name} has half a surrogate", more(r'"objective": "\ud800"'))
     yield Variant(f"{name} has an unknown key", more('"unknown_key": {"a": 1}'))
     yield Variant(f"{name} ends early", lambda f: writes(name, (f / name).read_text()[:-20])(f))

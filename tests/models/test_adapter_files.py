@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 
 import pytest
 from damages import KINDS
@@ -14,6 +16,7 @@ from medrm.integrity import MANIFEST, damage
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.adapter_config import update_adapter_config
 from medrm.models.adapter_files import check_undamaged
+from medrm.models.strict_json import read_object
 
 
 def test_every_damage_to_every_file_is_refused_by_name(saved):
@@ -68,3 +71,13 @@ def test_modes_of_an_adapter_folder_follow_the_umask(saved, umask, mode):
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (saved.parent / "new").iterdir()} == {mode}
     assert (saved.parent / "new").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_a_key_that_stands_twice_is_found_among_many_at_once(tmp_path):
+    keys = [f"k{number}" for number in range(200_000)]
+    text = json.dumps(dict.fromkeys(keys, 0))
+    (tmp_path / "many.json").write_text(f'{text[:-1]}, "{keys[-1]}": 1}}')
+    started = time.process_time()
+    with pytest.raises(AdapterError, match=f"a key twice: '{keys[-1]}'"):
+        read_object(tmp_path / "many.json", 2**24)
+    assert time.process_time() - started < 10
