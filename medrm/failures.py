@@ -90,7 +90,7 @@ def failure_of(error: Exception) -> Failure | None:
         return Failure(_without_worker(str(error)), INPUT_WRONG)
     if isinstance(error, RunFailed):
         return Failure(_without_worker(str(error)), FAILED)
-    for cause in _chain(error):
+    for cause in causes(error):
         failure = _out_of_memory(cause) or _worker_died(cause) or _unwritten(cause)
         failure = failure or _worker_silent(cause) or _without_temporary_folder(cause)
         if failure is not None:
@@ -126,7 +126,7 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(number, _said(error, number), _path_of(error) or str(path)) from error
 
 
-def _chain(error: Exception) -> Iterator[Exception]:
+def causes(error: BaseException) -> Iterator[Exception]:
     """Yields an error and those that it was raised from, the outermost first.
 
     Not those that were being handled when it arose: it may be a bug in what handles them.

@@ -8,23 +8,25 @@ from typing import Any
 
 import yaml
 from huggingface_hub import ModelCardData, constants
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medrm.errors import AdapterError
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.exports import benchmark_results, dataset_id, eval_results
 from medrm.evaluation.leak_check import leak_line
+from medrm.evaluation.pages.document import markdown_template
 from medrm.evaluation.report import read_json, read_report
 from medrm.evaluation.shared_run import shared_set
 from medrm.evaluation.tables.comparison_tables import card_table, control_table
 from medrm.evaluation.tables.report_tables import noise_line
-from medrm.evaluation.tables.table import markdown_text, percent, to_markdown
+from medrm.evaluation.tables.table import markdown_text, to_markdown
 from medrm.files import PHANTOM_BASE, RUN_FILE, write_atomically
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.processor_files import reads_images
 from medrm.readouts import READOUTS
 
 CARD = "README.md"
+
+_TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
 _HEADER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n?", re.DOTALL | re.MULTILINE)
 """The YAML header of a card."""
@@ -79,14 +81,13 @@ def card_text(folder: Path, run_dir: Path | None) -> str:
         results = _results(contract, run_dir)
         load_name = results["config"]["hub_model_id"] or folder.name  # the repository, if named
     header = _metadata(contract, folder, run_dir, title).to_yaml()
-    text: str = _template().render(
+    return markdown_template(_TEMPLATE, _escape).render(
         header=_MarkdownText(f"---\n{header}\n---"),
         title=title,
         contract=contract,
         load_name=_MarkdownText(re.sub(r"[^\w./-]", "", str(load_name))),
         **results,
     )
-    return text
 
 
 def _results(contract: AdapterConfig, run_dir: Path) -> dict[str, Any]:
@@ -165,20 +166,6 @@ def card_header(card: str) -> dict[str, Any]:
     """Returns what the hub reads of a published card."""
     found = _HEADER.match(card)
     return dict(yaml.safe_load(found[1])) if found else {}
-
-
-def _template() -> Any:
-    """Returns the card's template; every value put into it is escaped for Markdown."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        finalize=_escape,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["share"] = percent
-    return environment.get_template("card.md.jinja")
 
 
 def _escape(value: object) -> object:

@@ -16,7 +16,8 @@ from huggingface_hub import constants, get_token, is_offline_mode, set_client_fa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import _http, validate_repo_id  # type: ignore[attr-defined]
 
-from medrm.errors import ConfigError, MedrmError, RunFailed, first_line, refuse
+from medrm.errors import ConfigError, MedrmError, RunFailed, first_line
+from medrm.failures import causes
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +87,13 @@ def check_repo_id(repo_id: str) -> None:
     Raises:
         ConfigError: names what is accepted.
     """
-    problem = "it names no owner" if "/" not in repo_id else ""
+    problem = None if "/" in repo_id else "it names no owner"
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         problem = first_line(error)
-    refuse(
-        [f"{repo_id!r} is no name of a repository: {problem}. Give ORG/NAME." for _ in problem[:1]]
-    )
+    if problem is not None:
+        raise ConfigError(f"{repo_id!r} is no name of a repository: {problem}. Give ORG/NAME.")
 
 
 @contextmanager
@@ -179,7 +179,7 @@ class HubConnection:
 
     def _failure(self, doing: str, error: Exception) -> Exception:
         """Returns an error in words, without the token; what is no request's as it is."""
-        stated = next((cause for cause in _chain(error) if isinstance(cause, _IN_WORDS)), None)
+        stated = next((cause for cause in causes(error) if isinstance(cause, _IN_WORDS)), None)
         if stated is not None or _is_of_this_machine(error):
             return stated or error
         status = status_of_error(error)
@@ -214,17 +214,9 @@ def status_of_error(error: Exception) -> int | None:
     return None if response is None else int(response.status_code)
 
 
-def _chain(error: BaseException) -> Iterator[Exception]:
-    """Yields an error and those that it was raised from, the outermost first."""
-    cause: BaseException | None = error
-    while isinstance(cause, Exception):
-        yield cause
-        cause = cause.__cause__
-
-
 def _root(error: Exception) -> Exception:
     """Returns the error of a request, from whatever huggingface_hub has made of it."""
-    return next((cause for cause in _chain(error) if isinstance(cause, _HTTP_ERROR)), error)
+    return next((cause for cause in causes(error) if isinstance(cause, _HTTP_ERROR)), error)
 
 
 def _is_upload(error: Exception) -> bool:
@@ -243,7 +235,7 @@ def _is_of_this_machine(error: Exception) -> bool:
 
 def _passes(error: Exception) -> bool:
     """Returns whether the same request may succeed later."""
-    if any(isinstance(cause, _IN_WORDS) for cause in _chain(error)) or _is_of_this_machine(error):
+    if any(isinstance(cause, _IN_WORDS) for cause in causes(error)) or _is_of_this_machine(error):
         return False
     status = status_of_error(error)
     if status is None or _is_passing(status):

@@ -35,6 +35,9 @@ from medrm.models.training_images import DIGESTS_FILE
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
+PEFT_PREFIX = "base_model.model."
+"""How PEFT begins the name of every tensor of an adapter."""
+
 HEAD_FILE = "head.safetensors"
 """The head where there is no adapter file."""
 
@@ -42,8 +45,8 @@ MEDRM_FILE = "medrm.json"
 
 _MEBIBYTE = 2**20
 LARGEST: Mapping[str, int] = {
-    MEDRM_FILE: 96
-    * _MEBIBYTE,  # 67 bytes for each training image in what versions before 0.3 wrote
+    # 67 bytes for each training image in what versions before 0.3 wrote
+    MEDRM_FILE: 96 * _MEBIBYTE,
     PEFT_CONFIG: 16 * _MEBIBYTE,
     MANIFEST: _MEBIBYTE,
     "chat_template.jinja": _MEBIBYTE,

@@ -41,19 +41,27 @@ from medrm.files import (
 )
 from medrm.integrity import seal
 from medrm.models.adapter_config import AdapterConfig, template_digest, write_adapter_config
-from medrm.models.adapter_files import ADAPTER_FILE, HEAD_FILE, download, is_needed
+from medrm.models.adapter_files import (
+    ADAPTER_FILE,
+    HEAD_FILE,
+    LARGEST,
+    PEFT_PREFIX,
+    download,
+    is_needed,
+)
 from medrm.models.adapter_tensors import write_tensors
 from medrm.models.base_model import empty_base, load_config, resolve_model
 from medrm.models.base_reference import BaseReference, commit_of, reference_of, weights_digest
 from medrm.models.families import family_of
 from medrm.models.processors import load_processor, save_processor
 from medrm.models.reward_model import HEAD, HeadSpec
+from medrm.models.strict_json import read_object
 from medrm.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_PEFT = "base_model.model."
 _LORA = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
+_SAVED = "adapter"
 _KEPT = ("r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out", "peft_type")
 """Settings of another's LoRA that are kept."""
 
@@ -126,11 +134,6 @@ def mapped_folder(path: Path) -> Path:
             )
         )
     base = str(weights) if mapping.base is None else _beside(mapping.base, path)
-    head, tensors = _read_head(mapping, weights), {}
-    settings: dict[str, Any] = {}
-    if is_lora:
-        tensors = _lora_tensors(mapping, weights)
-        settings = _lora_settings(mapping, weights, base, tensors)
     # Another version of medrm may write other contracts.
     written = [__version__, *get_type_hints(AdapterConfig)]
     key = hashlib.sha256(path.read_bytes() + repr(written).encode())
@@ -139,24 +142,38 @@ def mapped_folder(path: Path) -> Path:
         key.update(f"{file.resolve()} {status_of(file)}".encode())
     folder = cache_dir() / "mapped" / key.hexdigest()[:32]
     if not folder.is_dir():
-        contract, processor = _contract(mapping, weights, base)
-        with atomic_folder(folder) as draft:
-            # By it `find_base` finds a base that lies elsewhere.
-            run = {"config": {"model_name_or_path": base}}
-            (draft / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
-            saved = draft / "adapter"
-            saved.mkdir()
-            prefix = _PEFT if is_lora else ""
-            tensors |= {f"{prefix}{HEAD}.layers.0.{name}": t for name, t in head.items()}
-            write_tensors(saved / (ADAPTER_FILE if is_lora else HEAD_FILE), tensors, contract)
-            if is_lora:
-                text = json.dumps(settings, indent=2, sort_keys=True)
-                (saved / PEFT_CONFIG).write_text(text, encoding="utf-8")
-            save_processor(processor, saved)
-            write_adapter_config(saved, contract)
-            seal(saved, is_needed)
+        _write(folder, mapping, weights, base)
     logger.info("%s is read by %s.", mapping.weights, path)
-    return folder / "adapter"
+    return folder / _SAVED
+
+
+def _write(folder: Path, mapping: Mapping, weights: Path, base: str) -> None:
+    """Writes a mapped model as a saved one, in a folder that stands for its run.
+
+    Raises:
+        AdapterError: the weights are not what the mapping says.
+    """
+    head, tensors = _read_head(mapping, weights), dict[str, Tensor]()
+    settings: dict[str, Any] | None = None
+    if mapping.base is not None:
+        tensors = _lora_tensors(mapping, weights)
+        settings = _lora_settings(mapping, weights, base, tensors)
+    contract, processor = _contract(mapping, weights, base)
+    with atomic_folder(folder) as draft:
+        # By it `find_base` finds a base that lies elsewhere.
+        run = {"config": {"model_name_or_path": base}}
+        (draft / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
+        saved = draft / _SAVED
+        saved.mkdir()
+        prefix = "" if settings is None else PEFT_PREFIX
+        tensors |= {f"{prefix}{HEAD}.layers.0.{name}": t for name, t in head.items()}
+        write_tensors(saved / (HEAD_FILE if settings is None else ADAPTER_FILE), tensors, contract)
+        if settings is not None:
+            text = json.dumps(settings, indent=2, sort_keys=True)
+            (saved / PEFT_CONFIG).write_text(text, encoding="utf-8")
+        save_processor(processor, saved)
+        write_adapter_config(saved, contract)
+        seal(saved, is_needed)
 
 
 def _read_mapping(path: Path) -> Mapping:
@@ -274,7 +291,9 @@ def _lora_tensors(mapping: Mapping, weights: Path) -> dict[str, Tensor]:
     with _opened(weights / ADAPTER_FILE) as opened:
         head = {mapping.head_weight, mapping.head_bias}
         names = [name for name in opened.keys() if name not in head]  # noqa: SIM118
-        others = [name for name in names if not (name.startswith(_PEFT) and name.endswith(_LORA))]
+        others = [
+            name for name in names if not (name.startswith(PEFT_PREFIX) and name.endswith(_LORA))
+        ]
         if others or not names:
             raise AdapterError(
                 f"{weights / ADAPTER_FILE} holds "
@@ -299,21 +318,16 @@ def _lora_settings(
     Raises:
         AdapterError: the settings cannot be read, or ask for what is not carried over.
     """
-    try:
-        written = json.loads((weights / PEFT_CONFIG).read_text(encoding="utf-8"))
-        kept = {name: written[name] for name in _KEPT if name in written}
-        patterns = [written.get("rank_pattern"), written.get("alpha_pattern")]
-        is_lora, bias = written["peft_type"] == "LORA", written.get("bias", "none")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise AdapterError(
-            f"{weights / PEFT_CONFIG} cannot be read: {first_line(error)}"
-        ) from error
-    if not is_lora or any(patterns) or bias != "none":
+    written = read_object(weights / PEFT_CONFIG, LARGEST[PEFT_CONFIG])
+    kept = {name: written[name] for name in _KEPT if name in written}
+    patterns = [written.get("rank_pattern"), written.get("alpha_pattern")]
+    is_lora = written.get("peft_type") == "LORA"
+    if not is_lora or any(patterns) or written.get("bias", "none") != "none":
         raise AdapterError(
             f"{weights / PEFT_CONFIG}: only LoRA of one rank and without biases is read by a "
             "mapping. Merge it where it was trained, and map the whole weights."
         )
-    modules = {name.removeprefix(_PEFT).rsplit(".lora_", 1)[0] for name in tensors}
+    modules = {name.removeprefix(PEFT_PREFIX).rsplit(".lora_", 1)[0] for name in tensors}
     options = ModelOptions(model_name_or_path=base, model_revision=mapping.base_revision or "main")
     layers = dict(empty_base(options, torch.float32).named_modules())
     if unknown := sorted(modules - layers.keys()):

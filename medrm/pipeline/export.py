@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from medrm.errors import ConfigError
+from medrm.evaluation.pages.document import markdown_template
 from medrm.files import PEFT_CONFIG
 from medrm.models import adapter_files
 from medrm.models.adapter import load_adapter, saved_identity
@@ -46,8 +46,7 @@ from medrm.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_PEFT = "base_model.model."
-"""How PEFT begins the name of every tensor of an adapter."""
+_TEMPLATE = Path(__file__).parent / "export.md.jinja"
 
 LINEAR = f"{HEAD}.weight"
 """The name of a linear head's weight, [D, H], in what is exported."""
@@ -199,12 +198,12 @@ def _write_lora(folder: Path, contract: AdapterConfig, draft: Path, *, with_head
     settings["modules_to_save"] = [HEAD] if with_head and contract.head else None
     text = json.dumps(settings, indent=2, sort_keys=True)
     (draft / PEFT_CONFIG).write_text(f"{text}\n", encoding="utf-8")
-    prefix = f"{_PEFT}{HEAD}."
+    prefix = f"{adapter_files.PEFT_PREFIX}{HEAD}."
     tensors = load_file(folder / adapter_files.ADAPTER_FILE)
     lora = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
     head = _head_tensors({n.removeprefix(prefix): tensors[n] for n in tensors.keys() - lora.keys()})
     if with_head:
-        lora |= {f"{_PEFT}{name}": tensor for name, tensor in head.items()}
+        lora |= {f"{adapter_files.PEFT_PREFIX}{name}": tensor for name, tensor in head.items()}
     elif head:
         save_file(head, draft / adapter_files.HEAD_FILE)
     save_file(lora, draft / adapter_files.ADAPTER_FILE)
@@ -225,17 +224,10 @@ def _describe(
     }
     text = json.dumps(record, indent=2, sort_keys=True)
     (draft / EXPORT_FILE).write_text(f"{text}\n", encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     limits = {"min_pixels": contract.min_pixels, "max_pixels": contract.max_pixels}
     stated = {name: limit for name, limit in limits.items() if limit is not None}
     pixels = f" --mm-processor-kwargs '{json.dumps(stated)}'" if stated else ""
-    rendered = environment.get_template("export.md.jinja").render(
+    rendered = markdown_template(_TEMPLATE).render(
         contract=contract,
         labels=labels,
         name=request.output.resolve().name,

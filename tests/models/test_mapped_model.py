@@ -29,6 +29,7 @@ from medrm.chat import answer_messages
 from medrm.cli import main
 from medrm.config.options import ModelOptions
 from medrm.errors import AdapterError, ConfigError
+from medrm.models import mapped_model
 from medrm.models.adapter_config import read_adapter_config
 from medrm.models.base_model import load_base
 from medrm.models.mapped_model import mapped_folder
@@ -112,13 +113,14 @@ def scored(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("template", ["turn_end", "end_token"])
-def test_whole_weights_with_a_value_head_as_skywork_has_them(template, tiny, tmp_path):
+def test_whole_weights_with_a_value_head_as_skywork_has_them(template, tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny, tmp_path / "theirs")
     weight, bias = value_head(tmp_path / "theirs")
     path = write(tmp_path, **VALUE_HEAD, reward_template=template)
     stock = AutoModelForImageTextToText.from_pretrained(tiny).eval()
     expected = last_states(stock, tiny, template) @ weight.T + bias
     assert np.abs(scored(path) - expected.numpy()).max() < 1e-5
+    monkeypatch.delattr(mapped_model, "_read_head")  # what was mapped before is not read again
     contract = read_adapter_config(mapped_folder(path))
     assert (contract.trained, contract.head.kind) == ("head", "affine")
 

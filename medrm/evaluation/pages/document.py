@@ -40,6 +40,25 @@ _ENVIRONMENT.filters.update(percent=percent, points=points)
 """It escapes everything and accepts no unknown name."""
 
 
+def markdown_template(path: Path, finalise: Callable[[object], object] | None = None) -> Template:
+    """Returns a template of Markdown, which accepts no unknown name.
+
+    Args:
+        path: of the template.
+        finalise: what becomes of every value that is put into it; None: it stays as it is.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(path.parent),
+        undefined=StrictUndefined,
+        finalize=finalise,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["share"] = percent
+    return environment.get_template(path.name)
+
+
 @dataclass(frozen=True)
 class Section(Generic[Content]):
     """A section of a page.
