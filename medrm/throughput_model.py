@@ -26,7 +26,7 @@ from medrm.data.images import bytes_image
 from medrm.errors import ConfigError, without_paths
 from medrm.files import PHANTOM_BASE
 from medrm.models.backbone import decoder_of, tower_of
-from medrm.models.base_model import load_base, load_config
+from medrm.models.base_model import default_device, load_base, load_config
 from medrm.models.families import family_of
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, sharing_problem
@@ -210,7 +210,7 @@ def make_subject(options: ThroughputOptions) -> Subject:
 
 
 def _device(name: str | None) -> torch.device:
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = name or default_device()
     if name not in ("cpu", "cuda") or (name == "cuda" and not torch.cuda.is_available()):
         accepted = "cpu, cuda" if torch.cuda.is_available() else "cpu (torch sees no GPU)"
         raise ConfigError(f"device {name!r} cannot be used; accepted here: {accepted}")

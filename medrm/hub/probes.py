@@ -16,6 +16,7 @@ import torch
 from medrm.errors import DeterminismError
 from medrm.models.adapter import load_adapter
 from medrm.models.adapter_config import read_adapter_config
+from medrm.models.base_model import default_device
 from medrm.models.processor_files import reads_images
 from medrm.models.reward_model import without_adapter
 from medrm.readouts import writes_rewards
@@ -69,7 +70,7 @@ def probe(folder: Path, base: str | None = None) -> list[Response]:
     """
     contract = read_adapter_config(folder)
     read = (contract.readout, contract.dimensions)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     cases = probe_cases(reads_images(folder))
     loaded = LoadedModel(*load_adapter(folder, device, base=base))
     try:

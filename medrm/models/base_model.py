@@ -189,6 +189,11 @@ def _quantisation(options: ModelOptions, family: Family) -> Any:
     )
 
 
+def default_device() -> str:
+    """Returns where a model goes if nobody says where."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _usable(device: torch.device | str) -> torch.device:
     """Returns a device.
 

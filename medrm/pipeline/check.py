@@ -33,7 +33,7 @@ from medrm.errors import (
 )
 from medrm.models.adapter import load_adapter
 from medrm.models.adapter_config import template_digest
-from medrm.models.base_model import load_base
+from medrm.models.base_model import default_device, load_base
 from medrm.models.base_reference import reference_of
 from medrm.models.families import family_of
 from medrm.models.footprint import Footprint, amount, footprint_of, size_text
@@ -253,7 +253,7 @@ def _images(subject: CheckedModel) -> Findings:
 
 def _proof(footprint: Footprint, subject: CheckedModel) -> Findings:
     """Loads the model where it is and fits, and proves it."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     free, needed = _free_bytes(device), footprint.weight_bytes[_precision(subject, device)]
     lacking = None
     if not subject.has_weights:

@@ -27,6 +27,7 @@ from medrm.hub.probes import exact_responses
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.adapter_files import MEDRM_FILE
+from medrm.models.base_model import default_device
 from medrm.models.families import family_of
 from medrm.pipeline.requests import MergeRequest
 from medrm.scorer.collator import Collator
@@ -142,17 +143,13 @@ def write_merged(folder: Path, draft: Path, request: MergeRequest) -> ScoreDiffe
     Raises:
         AdapterError: the merged model scores otherwise.
     """
-    before = probe_scores(LoadedModel(*load_adapter(folder, _device(), base=request.base)))
+    before = probe_scores(LoadedModel(*load_adapter(folder, default_device(), base=request.base)))
     loaded = merged_model(folder, request)
     save_adapter(draft, *loaded[:2], cast(AdapterConfig, loaded.contract))
     del loaded
     gc.collect()
-    merged = LoadedModel(*load_adapter(draft, _device()))
+    merged = LoadedModel(*load_adapter(draft, default_device()))
     return compare_scores(before, merged, read_adapter_config(folder))
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def merged_model(folder: Path, request: MergeRequest) -> LoadedModel:

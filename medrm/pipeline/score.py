@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -140,11 +141,13 @@ def _completed(
         count = parts.fill(windows(), partial(_score, plan, scorer), total)
         if not PartialState().is_main_process:
             return None
-        counts = write_lines(request.output, plan, parts.lines(count))
+        windows_done = parts.complete(count)
+        lines = chain.from_iterable(window.lines() for window in windows_done)
+        counts = write_lines(request.output, plan, lines)
         record = {
             "asked": asked,
             "address": parts.address,
-            "images": parts.images(count),
+            "images": digest_of([window.images for window in windows_done]),
             "model": request.model,
             "rows": counts,
             "settings": dict(scorer.settings),

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 PARTS = ".scores-part"
 """The suffix of the files that hold the windows of an output that is not complete."""
 
+_ADDRESS = 16
+"""Characters of the digest in the name of a part file."""
+
 _WINDOW = 256
 """Rows of a window where each is computed by itself."""
 
@@ -51,7 +54,7 @@ class RowCase(NamedTuple):
     problem: str | None
 
 
-class _Stored(NamedTuple):
+class StoredWindow(NamedTuple):
     """A window that is computed.
 
     Attributes:
@@ -65,6 +68,13 @@ class _Stored(NamedTuple):
     version: int
     path: Path
     offset: int
+
+    def lines(self) -> list[Line]:
+        """Returns the lines of its rows."""
+        with self.path.open("rb") as part:
+            part.seek(self.offset)
+            lines: list[Line] = json.loads(part.readline())["lines"]
+        return lines
 
 
 def windows_of(scorer: Scorer, rows: Iterable[UnlabelledRow]) -> Iterator[list[UnlabelledRow]]:
@@ -111,8 +121,8 @@ class ScoreParts:
 
     def __init__(self, output: Path, address: str) -> None:
         self.output, self.address = output, address
-        self.pattern = f"{escape(output.name)}.{address[:16]}-*{PARTS}"
-        self.prefix = f"{output.name}.{address[:16]}"
+        self.pattern = f"{escape(output.name)}.{address[:_ADDRESS]}-*{PARTS}"
+        self.prefix = f"{output.name}.{address[:_ADDRESS]}"
 
     def owned(self) -> AbstractContextManager[None]:
         """Keeps other starts away from the output; the first process holds the lock for all.
@@ -174,29 +184,24 @@ class ScoreParts:
         state.wait_for_everyone()
         return count
 
-    def _index(self) -> dict[int, _Stored]:
+    def _index(self) -> dict[int, StoredWindow]:
         """Returns where the latest version of each window stands; one that was torn is none."""
-        index: dict[int, _Stored] = {}
+        index: dict[int, StoredWindow] = {}
         for path in sorted(self.output.parent.glob(self.pattern)):
             offset = 0
             with path.open("rb") as part:
                 for line in part:
                     with suppress(ValueError):
                         window = json.loads(line)
-                        stored = _Stored(window["images"], window["version"], path, offset)
+                        stored = StoredWindow(window["images"], window["version"], path, offset)
                         latest = index.setdefault(int(window["window"]), stored)
                         if stored.version > latest.version:
                             index[int(window["window"])] = stored
                     offset += len(line)
         return index
 
-    def images(self, windows: int) -> str:
-        """Returns the digest of the images of all windows, which are complete."""
-        index = self._index()
-        return digest_of([index[number].images for number in range(windows)])
-
-    def lines(self, windows: int) -> Iterator[Line]:
-        """Yields the lines of all windows in order.
+    def complete(self, windows: int) -> list[StoredWindow]:
+        """Returns all windows in order.
 
         Raises:
             RuntimeError: one is missing, so that the output would be another one.
@@ -208,12 +213,10 @@ class ScoreParts:
                 f"{len(missing)} of {windows} windows of {self.output} are not there, such as "
                 f"{missing[0]}; start the same command again."
             )
-        for number in range(windows):
-            with index[number].path.open("rb") as part:
-                part.seek(index[number].offset)
-                yield from json.loads(part.readline())["lines"]
+        return [index[number] for number in range(windows)]
 
     def remove(self) -> None:
         """Removes the files of the windows, also of other rows that were once asked for."""
-        for path in self.output.parent.glob(f"{escape(self.output.name)}.*{PARTS}"):
+        address = "[0-9a-f]" * _ADDRESS  # else that of an output whose name goes on
+        for path in self.output.parent.glob(f"{escape(self.output.name)}.{address}-*{PARTS}"):
             path.unlink()

@@ -24,7 +24,7 @@ from medrm.errors import AdapterError
 from medrm.files import PEFT_CONFIG
 from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec
-from medrm.models.base_model import load_base
+from medrm.models.base_model import default_device, load_base
 from medrm.models.base_reference import reference_of
 from medrm.models.processors import load_processor
 from medrm.readouts import READOUTS
@@ -256,7 +256,7 @@ def _load(name: str, plan: ScorerPlan, options: ScorerOptions) -> LoadedModel:
     Raises:
         AdapterError: an adapter that medrm did not write.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or default_device()
     if plan.folder is not None:
         return LoadedModel(
             *load_adapter(
