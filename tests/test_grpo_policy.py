@@ -91,6 +91,7 @@ def test_a_short_run_is_complete(
         ((), "is not empty"),
         (("--output_dir", str(tmp_path / "new"), "--dimensions", "acuracy"), "'accuracy'"),
         (("--output_dir", str(tmp_path / "new"), "--start", str(tmp_path)), "holds no model"),
+        (("--output_dir", str(tmp_path / "new"), "--held_out", "1"), "about one image"),
     ):
         assert run(recipe, output, *options) == 2
         assert message in capsys.readouterr().err

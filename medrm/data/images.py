@@ -314,9 +314,8 @@ def _facts_of_pixels(image: Image.Image, mode: str) -> ImageFacts:
     pixels = hashlib.sha256(f"{image.size}".encode())
     for box in bands(image.size):
         pixels.update(image.crop(box).tobytes())
-    grey = image.convert("L")
-    shades = np.flatnonzero(np.cumsum(grey.histogram()) >= np.prod(image.size) * _FAINT)
-    lit = np.flatnonzero(np.cumsum(grey.histogram()[::-1]) >= np.prod(image.size) * _FAINT)
+    shares, faint = image.convert("L").histogram(), np.prod(image.size) * _FAINT
+    shades, lit = (np.flatnonzero(np.cumsum(side) >= faint) for side in (shares, shares[::-1]))
     contrast = max(0, 255 - int(lit[0]) - int(shades[0]))
     return ImageFacts(None, *image.size, pixels.hexdigest(), perceptual_hash(image), mode, contrast)
 

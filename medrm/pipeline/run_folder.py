@@ -154,7 +154,7 @@ def plan_start(
     """
     path = folder / RUN_FILE
     goes_on = path.exists() and not run.job.overwrite_output_dir
-    is_longer = False
+    is_longer, problems = False, list[str]()
     if goes_on:
         earlier = from_main(lambda: _manifest_there(folder, manifest))
         if not {"config", "data"} <= earlier.keys() or "max_steps" not in earlier["config"]:
@@ -171,13 +171,10 @@ def plan_start(
         if "train" in run.job.stages:
             _check_sharding(folder, earlier, manifest)
             identity = earlier.get("identity", identity_of(manifest))
-            from_main(lambda: _refuse_foreign(folder, identity))
+            problems = from_main(lambda: _refuse_foreign(folder, identity))
         manifest = _continued(earlier, manifest)
     elif manifest:  # a dry run of a new run has none
         manifest = {**manifest, "identity": identity_of(manifest)}
-    adapter = folder / "adapter"
-    trains_on = goes_on and "train" in run.job.stages
-    problems = from_main(lambda: damage_of(adapter) if trains_on else [])
     start = FolderStart(folder, manifest, goes_on, is_longer, tuple(problems))
     _check_stages(start, run.job.stages)
     return start
@@ -212,8 +209,11 @@ def _manifest_there(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, A
         ) from error
 
 
-def _refuse_foreign(folder: Path, identity: str) -> None:
+def _refuse_foreign(folder: Path, identity: str) -> list[str]:
     """Refuses checkpoints and an adapter that another run has trained.
+
+    Returns:
+        what is wrong with the adapter, of which then nobody can tell whose it is.
 
     Raises:
         ConfigError: names what was put there.
@@ -222,14 +222,15 @@ def _refuse_foreign(folder: Path, identity: str) -> None:
     adapter, trained = folder / "adapter", None
     with suppress(OSError, ValueError):
         trained = read_record(folder / TRAINED).get("weights")
-    if trained is None or not (adapter / MEDRM_FILE).is_file() or damage_of(adapter):
-        return
-    if trained != saved_identity(adapter):
+    problems = damage_of(adapter)
+    is_told = trained is not None and (adapter / MEDRM_FILE).is_file() and not problems
+    if is_told and trained != saved_identity(adapter):
         raise ConfigError(
             f"{adapter} is not the one that this run has trained, says {TRAINED} beside it. Move "
             "it out of the folder and start the same command again: the run makes its own anew, "
             "from its last checkpoint."
         )
+    return problems
 
 
 def _continued(earlier: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:

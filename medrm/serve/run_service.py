@@ -125,9 +125,10 @@ def _run(service: Service, listener: socket.socket, address: str) -> None:
         http.start()
         while not server.started and http.is_alive():
             time.sleep(_LOOK)
-        kind = "reward model" if service.gives_rewards else "judge"
-        dimensions = ", ".join(service.scorer.dimensions)
-        logger.info("%s (%s: %s) is served at %s", service.name, kind, dimensions, address)
+        if server.started:
+            kind = "reward model" if service.gives_rewards else "judge"
+            dimensions = ", ".join(service.scorer.dimensions)
+            logger.info("%s (%s: %s) is served at %s", service.name, kind, dimensions, address)
         while not asked() and http.is_alive() and service.queue.is_alive:
             time.sleep(_LOOK)
         service.gate.is_closing = True

@@ -86,6 +86,11 @@ def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
     reward = medrm.RewardFunction(options.reward_model, options.dimensions.split(","), device="cpu")
     held_out = HeldOut(SEEDS["held_out"], options.held_out, reward)
+    if len(set(held_out.clusters)) < 2:
+        raise ConfigError(
+            f"--held_out {options.held_out}: these are questions about one image, which give no "
+            "interval. Give more."
+        )
     start = Path(options.start or options.output_dir / "start_policy")
     if options.start is None:
         make_start(start, SEEDS["start"], options.start_steps, options.seed)
