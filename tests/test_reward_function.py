@@ -185,6 +185,9 @@ def test_what_cannot_be_scored_is_none_alone(
     asked = reward(["?"] * 5, odd)
     assert asked[:4] == [None] * 4
     assert asked[4] is not None
+    parts: list[Any] = [{"type": "output_text", "text": "yes"}, {"type": "video", "video": "v"}]
+    told = reward(["?"] * 2, [[{"role": "assistant", "content": parts[:n]}] for n in (1, 2)])
+    assert told == [pytest.approx(asked[4]), None]
     unread: list[Any] = [None, [7], [{"content": "?"}], [{"role": "user", "content": None}]]
     half = [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "?"}]
     unread += [[*half, {"role": "user", "content": "?"}], "?"]

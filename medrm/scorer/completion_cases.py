@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medrm.data.readers.messages import read_conversation, read_turns
+from medrm.data.readers.messages import ImageSource, read_conversation, read_turns
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef, Turn
 from medrm.scorer.caller_cases import image_ref, row_case, tokenisable
@@ -69,33 +69,26 @@ def completion_case(
             )
         else:
             references = tuple(image for turn in turns for image in turn.images)
-    case = row_case({"question": question, "answers": [_answer(completion)]}, 1)
+    case = row_case({"question": question, "answers": [_answer(completion, seen)]}, 1)
     return replace(case, images=references, context=context)
 
 
-def _answer(completion: Completion) -> str:
+def _answer(completion: Completion, source: ImageSource) -> str:
     """Returns the text of a completion.
 
     Raises:
-        DataError: a conversation that ends in no text.
+        DataError: it is neither a text nor a conversation that ends in one.
     """
     if isinstance(completion, str):
         return completion
     if not isinstance(completion, Sequence) or not completion:
         raise DataError("what is neither a text nor a conversation as a completion")
     message: Any = completion[-1]
-    return _text(message)
-
-
-def _text(message: Message) -> str:
-    """Returns the text of a message, whose content is a text or a list of parts.
-
-    Raises:
-        DataError: it is neither.
-    """
-    content = message.get("content") if isinstance(message, Mapping) else None
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), str | list):
         raise DataError("a message whose content is neither a text nor a list of parts")
-    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+    (turn,) = read_turns(
+        {"completion": [{"role": "assistant", **message}]}, "completion", "assistant", source
+    )
+    if turn.problems or turn.images:
+        raise DataError("; ".join(turn.problems) or "a completion that holds an image")
+    return turn.text
