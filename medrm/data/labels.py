@@ -89,7 +89,7 @@ def _label(
 
 def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choice, float]]:
     """Returns the posterior over the choices for each (draft index, dimension)."""
-    import pandas as pd  # type: ignore[import-untyped]  # it ships no types
+    import pandas as pd
     from crowdkit.aggregation import DawidSkene
 
     votes_on: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
