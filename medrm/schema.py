@@ -43,6 +43,9 @@ Expected = Outcome | tuple[int, ...]
 """A label as it is written; of more than two answers several may be the best together."""
 
 TIE = "tie"
+NEITHER = "neither"
+"""The label, and the vote, that no answer of a pair is acceptable; not a tie."""
+
 UNREAD = "unread"
 LETTERS = ("A", "B")
 """The outcomes that name an answer of a pair, in stored order."""
@@ -85,7 +88,8 @@ class PairLabel:
     """What the experts said about a pair on one dimension.
 
     `shares` are the (weighted) vote shares of the first answer, of a tie and of the second answer;
-    they sum to 1. `votes` is the number of votes behind them.
+    they sum to 1. `votes` is the number of votes behind them. `neither` is the share of all votes
+    that accept neither answer, which the shares and `votes` leave out; where all do, they are 0.
 
     Two of three experts prefer the second answer, one sees a tie:
 
@@ -95,10 +99,21 @@ class PairLabel:
 
     shares: tuple[float, float, float]
     votes: int = 1
+    neither: float = 0.0
+
+    @property
+    def unacceptable(self) -> bool:
+        """Whether more than half of all votes accept neither answer; then nothing is learned."""
+        return self.neither > 0.5
 
     @property
     def choice(self) -> Choice | None:
-        """0, 1 or "tie" where it holds more than half of the votes, else None (no majority)."""
+        """0, 1 or "tie" where it holds more than half of the votes, else None (no majority).
+
+        None as well where neither answer is acceptable.
+        """
+        if self.unacceptable:
+            return None
         choices = zip(self.shares, CHOICES, strict=True)
         return next((choice for share, choice in choices if share > 0.5), None)
 
@@ -202,7 +217,8 @@ class Verdict:
         outcome: "A", "B" or "tie"; of K > 2 answers the best one's index in place of a letter;
             "unread" where nothing could be read.
         reason: why it is unread, else None.
-        label: what the experts' majority prefers, written like an outcome; None without a majority.
+        label: what the experts' majority prefers, written like an outcome, or "neither"; None
+            without a majority.
         label_shares: vote shares of (A, tie, B), of K > 2 answers those of each answer.
         probability_a: of A, given that there is no tie; None where the model states none.
         score_a: reward of the first answer of a pair; None for a judge.
@@ -233,7 +249,7 @@ class Verdict:
 
         Where several answers are the best together, each of them is right.
         """
-        if self.label is None or self.label == TIE:
+        if self.label in (None, TIE, NEITHER):
             return None
         if isinstance(self.label, tuple):
             return float(self.outcome in self.label)

@@ -11,9 +11,18 @@ from typing import Literal
 
 import numpy as np
 
-from medrm.data.sources import CaseDraft, Vote
+from medrm.data.sources import CaseDraft, Strength, Vote
 from medrm.errors import ConfigError
-from medrm.schema import CHOICES, Choice, Label, PairLabel, RankingLabel, ranks_of
+from medrm.schema import (
+    CHOICES,
+    NEITHER,
+    TIE,
+    Choice,
+    Label,
+    PairLabel,
+    RankingLabel,
+    ranks_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +33,18 @@ class LabelRules:
     at all. `weights`: annotator to weight; None counts all alike.
     `aggregation`: `shares` of the votes as counted, or the posterior of the Dawid-Skene model
     (1979), which learns from all cases of a dimension how reliable each annotator is.
+    `strength`: of votes that state one. `share`: a slight vote is three quarters of a vote for its
+    answer and one quarter for the other, a strong one a whole vote, as one that states none. So a
+    vote of five steps counts (1, 3/4, 1/2, 1/4, 0) for the first answer, in equal steps, a tie
+    being half a vote for each. `weight`: a slight vote counts half, a strong one one and a half
+    times: the magnitudes 1, 2 and 3 by which Wang et al. (arXiv 2410.01257) scale their losses.
+    `ignore`: only which answer is better counts.
     """
 
     ties: Literal["keep", "split", "drop"] = "keep"
     weights: Mapping[str, float] | None = None
     aggregation: Literal["shares", "dawid_skene"] = "shares"
+    strength: Literal["share", "weight", "ignore"] = "share"
 
     def __post_init__(self) -> None:
         problems = []
@@ -60,49 +76,86 @@ def labels_of(drafts: Sequence[CaseDraft], rules: LabelRules) -> list[dict[str, 
     ]
 
 
+Grade = tuple[Choice | Literal["neither"], Strength | None]
+"""What a vote on a pair says; by itself a class of the models that learn from all votes."""
+
+_OF_SLIGHT = 3 / 4
+"""Share of a slight vote that is for its answer, by the rule `share`."""
+
+_WEIGHTS: Mapping[Strength | None, float] = {"slightly": 1 / 2, None: 1.0, "strongly": 3 / 2}
+"""Of votes by their strength, by the rule `weight`."""
+
+
 def _label(
-    votes: Sequence[Vote], rules: LabelRules, posterior: Mapping[Choice, float] | None
+    votes: Sequence[Vote], rules: LabelRules, posterior: Mapping[Grade, float] | None
 ) -> Label | None:
     rankings = tuple(vote.value for vote in votes if isinstance(vote.value, tuple))
     if rankings:
         return RankingLabel(rankings)
-    mass: dict[Choice, float] = defaultdict(float, posterior or {})
+    grades: dict[Grade, float] = defaultdict(float, posterior or {})
     weights = rules.weights or {}
     for vote in votes if posterior is None else ():
-        assert not isinstance(vote.value, tuple)
         # An annotator without a weight is refused once all votes are known.
-        mass[vote.value] += weights.get(vote.annotator, 1.0)
-    count = len(votes)
+        grades[_grade(vote)] += weights.get(vote.annotator, 1.0)
+    mass, neither = _mass(grades, rules.strength)
+    left_out = [NEITHER]
     if rules.ties == "split":
         half = mass.pop("tie", 0.0) / 2
         mass[0] += half
         mass[1] += half
     elif rules.ties == "drop":
         mass.pop("tie", None)
-        count = sum(vote.value != "tie" for vote in votes)
+        left_out.append(TIE)
+    count = sum(vote.value not in left_out for vote in votes)
     total = sum(mass.values())
+    neither_share = neither / (total + neither) if neither else 0.0
     if count == 0 or total == 0:
-        return None
+        return PairLabel((0.0, 0.0, 0.0), 0, neither_share) if neither else None
     first, tie, second = (mass[choice] / total for choice in CHOICES)
-    return PairLabel((first, tie, second), count)
+    return PairLabel((first, tie, second), count, neither_share)
 
 
-def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Choice, float]]:
+def _grade(vote: Vote) -> Grade:
+    assert not isinstance(vote.value, tuple)
+    return vote.value, vote.strength
+
+
+def _mass(grades: Mapping[Grade, float], rule: str) -> tuple[dict[Choice, float], float]:
+    """Returns the mass of votes for each choice, and that of those that accept neither answer."""
+    mass: dict[Choice, float] = defaultdict(float)
+    neither = 0.0
+    for (value, strength), votes in grades.items():
+        if value == "neither":
+            neither += votes
+        elif rule == "share" and strength == "slightly" and isinstance(value, int):
+            mass[value] += _OF_SLIGHT * votes
+            mass[1 - value] += (1 - _OF_SLIGHT) * votes
+        else:
+            mass[value] += votes * (_WEIGHTS[strength] if rule == "weight" else 1.0)
+    return mass, neither
+
+
+def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Grade, float]]:
     """Returns the posterior over the choices for each (draft index, dimension)."""
     import pandas as pd
     from crowdkit.aggregation import DawidSkene
 
     votes_on: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
+    grades: dict[str, Grade] = {}
     for index, draft in enumerate(drafts):
         for dimension, votes in draft.votes.items():
-            votes_on[dimension] += [(index, vote.annotator, str(vote.value)) for vote in votes]
-    posteriors: dict[tuple[int, str], dict[Choice, float]] = {}
+            for vote in votes:
+                value, strength = grade = _grade(vote)
+                name = str(value) if strength is None else f"{value} {strength}"
+                grades[name] = grade
+                votes_on[dimension].append((index, vote.annotator, name))
+    posteriors: dict[tuple[int, str], dict[Grade, float]] = {}
     for dimension, rows in votes_on.items():
         frame = pd.DataFrame(rows, columns=["task", "worker", "label"])
         fitted = DawidSkene(n_iter=100).fit_predict_proba(frame)
         for index, row in fitted.iterrows():
             posteriors[index, dimension] = {
-                choice: float(row[str(choice)]) for choice in CHOICES if str(choice) in row
+                grades[name]: float(probability) for name, probability in row.items()
             }
     return posteriors
 
@@ -153,7 +206,8 @@ class VoteTally:
             ConfigError: rankings and rules for pairs, an annotator without a weight, or too few
                 annotators to learn from.
         """
-        if self._has_rankings and rules != LabelRules():
+        for_pairs = LabelRules(rules.ties, rules.weights, rules.aggregation)
+        if self._has_rankings and for_pairs != LabelRules():
             raise ConfigError(
                 "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
                 "rankings of more than two answers. Use the defaults, or label the pairs apart."

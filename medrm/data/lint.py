@@ -15,7 +15,8 @@ from typing import Any
 from medrm.data.case_set import named_description
 from medrm.data.parquet_files import plain_batches, readable_parquet
 from medrm.data.readers.med_rewardbench import FOLDER, hub_layout
-from medrm.data.readers.votes_jsonl import VOTES_FILE, phantom_folder, read_vote
+from medrm.data.readers.vote_values import read_vote
+from medrm.data.readers.votes_jsonl import VOTES_FILE, phantom_folder
 from medrm.data.row_tables import Row, open_table
 from medrm.data.sources import description_names
 from medrm.errors import DataError

@@ -7,20 +7,49 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medrm.data.row_tables import RowTable, dataset_table, read_json_file
 from medrm.errors import ConfigError, DataError, first_line, raise_problems, shortened
 from medrm.files import asset, cache_dir, fits
 from medrm.schema import Choice, ImageRef, Ranking, Turn
 
+Strength = Literal["slightly", "strongly"]
+"""How far an answer is better, where the vote says more than which one."""
+
+VoteValue = Choice | Ranking | Literal["neither"]
+"""What a vote says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One annotator's vote on one dimension: a choice for a pair, a ranking for more answers."""
+    """One annotator's vote on one dimension.
+
+    Attributes:
+        annotator: who votes.
+        value: a choice for a pair, or "neither" where no answer is acceptable; of more answers a
+            ranking.
+        strength: of a vote for an answer; None: it states none.
+        seconds: that the decision took.
+        confidence: as the annotator stated it.
+        reason: that the annotator gave.
+    """
 
     annotator: str
-    value: Choice | Ranking
+    value: VoteValue
+    strength: Strength | None = None
+    seconds: float | None = None
+    confidence: str | float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What an annotator said of a case besides votes, and further columns of that line."""
+
+    annotator: str
+    comment: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -28,7 +57,7 @@ class CaseDraft:
     """A case as its source states it: votes, not yet labels; cluster keys, not yet a cluster.
 
     `votes` maps each dimension to its votes. `independent` holds keys such as `patient:17`: cases
-    that share one belong to one cluster.
+    that share one belong to one cluster. `remarks` are kept and never interpreted.
     """
 
     case_id: str
@@ -39,6 +68,7 @@ class CaseDraft:
     independent: list[str] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
     context: tuple[Turn, ...] = ()
+    remarks: list[Remark] = field(default_factory=list)
 
 
 LONGEST_NAME = 512

@@ -23,6 +23,7 @@ from medrm.readouts import READOUTS, writes_rewards, writes_text
 from medrm.schema import (
     DIMENSIONS,
     LETTERS,
+    NEITHER,
     ORDERS,
     TIE,
     UNREAD,
@@ -252,9 +253,9 @@ def labelled(case: Case, verdict: Verdict) -> Verdict:
 def label_of(label: Label | None, answers: int) -> tuple[Expected | None, tuple[float, ...] | None]:
     """Returns the majority label as it is written, and the vote shares behind it.
 
-    A pair has the shares (A, tie, B). K > 2 rankings have the share of the votes for each answer, a
-    tie on top being split evenly. Their label is what more than half of the votes put on top: an
-    answer, several of them, or a tie where that is all.
+    A pair has the shares (A, tie, B) of the votes that accept an answer. K > 2 rankings have the
+    share of the votes for each answer, a tie on top being split evenly. Their label is what more
+    than half of the votes put on top: an answer, several of them, or a tie where that is all.
     """
     if label is None:
         return None, None
@@ -268,7 +269,7 @@ def label_of(label: Label | None, answers: int) -> tuple[Expected | None, tuple[
         if best is None:
             return None, shares
         return (best[0] if len(best) == 1 else TIE if len(best) == answers else best), shares
-    choice = label.choice
+    choice = NEITHER if label.unacceptable else label.choice
     return (LETTERS[choice] if isinstance(choice, int) else choice), label.shares
 
 

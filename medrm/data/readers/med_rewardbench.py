@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medrm.data.organs import ORGANS, canonical_organ
-from medrm.data.readers.votes_jsonl import VOTES_FILE, dimension_problem, read_vote
+from medrm.data.readers.vote_values import CHOICE_OF
+from medrm.data.readers.votes_jsonl import VOTES_FILE, dimension_problem
 from medrm.data.row_tables import (
     Row,
     RowTable,
@@ -162,7 +163,7 @@ def _read_labels(table: RowTable, problems: list[str]) -> dict[str, dict[str, li
                     f"{dimension!r} is {shortened(repr(value))}; accepted are 'A', 'B' or 'tie'"
                 )
             if problem is None:
-                labels[case_id][dimension] = [Vote("released", read_vote(value, 2))]
+                labels[case_id][dimension] = [Vote("released", CHOICE_OF[value])]
             else:
                 problems.append(f"{where} ({case_id!r}): {problem}")
     return labels

@@ -122,7 +122,7 @@ def read_conversation(
     if sum(marks) > len(shown):
         raise DataError(f"the prompt refers to {sum(marks)} images, {column!r} holds {len(shown)}")
     problems = [problem for turn in (*prompt, *answers) for problem in turn.problems]
-    problems += _conversation_problems(prompt)
+    problems += conversation_problems([turn.role for turn in prompt])
     if images and 0 < sum(len(turn.images) for turn in prompt) != len(images):
         own = sum(len(turn.images) for turn in prompt)
         problems.append(f"its prompt has {own} images, {column!r} has {len(images)}")
@@ -176,9 +176,8 @@ def _common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _conversation_problems(turns: Sequence[ReadTurn]) -> list[str]:
-    """Returns why turns are no conversation that ends in a question."""
-    roles = [turn.role for turn in turns]
+def conversation_problems(roles: Sequence[str]) -> list[str]:
+    """Returns why turns of these roles are no conversation that ends in a question."""
     spoken = roles[1:] if roles[:1] == ["system"] else roles
     others = sorted({role for role in roles if role not in ("system", "user", "assistant")})
     if others:

@@ -14,29 +14,34 @@ import numpy as np
 from medrm.data.batched import batched
 from medrm.data.images import file_images
 from medrm.data.organs import canonical_organ
+from medrm.data.readers.messages import IMAGE_MARK, conversation_problems, read_turns
+from medrm.data.readers.vote_values import DETAILS, read_votes_cast
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import (
     CaseDraft,
     Description,
     ReadResult,
+    Remark,
     Source,
-    Vote,
     read_about,
     size_problem,
 )
 from medrm.errors import DataError, nearest, raise_problems, shortened
 from medrm.files import cache_dir, fits
 from medrm.integrity import fill_cache_folder
-from medrm.schema import DIMENSIONS, Choice, ImageRef, Ranking
+from medrm.schema import DIMENSIONS, ImageRef, Turn
 
 VOTES_FILE = "votes.jsonl"
 GROUPS = ("organ", "department", "modality", "source")
 INDEPENDENT = ("patient", "study")
 _REQUIRED = ("case_id", "question", "annotator", "votes")
 _CONTENT = ("image", "images", "answer_a", "answer_b", "answers")
-_ACCEPTED = (*_REQUIRED, *_CONTENT, *GROUPS, *INDEPENDENT)
-_CHOICES: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
-_SHARED = {name: name for name in ("images", "question", "answers", "groups")}
+_REMARKS = ("comment", "extra")
+_ACCEPTED = (
+    *(*_REQUIRED, *_CONTENT, "context"),
+    *(*DETAILS, *_REMARKS, *GROUPS, *INDEPENDENT),
+)
+_SHARED = {name: name for name in ("images", "question", "answers", "groups", "context")}
 _SHARED["independent"] = "patient or study"
 """What all lines of a case must have in common: a field of their drafts, to its name."""
 
@@ -174,6 +179,7 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
                     f"of {case}; keep one"
                 )
             votes.append(vote)
+        draft.remarks += line.draft.remarks
         problems += [(3, line.number, conflict) for conflict in conflicts]
     return draft
 
@@ -189,26 +195,27 @@ def _read_line(number: int, location: str, row: Row) -> _Line | list[str]:
     problems = _shape_problems(row, paths, answers)
     if problems:
         return problems
-    votes: dict[str, list[Vote]] = {}
-    for dimension, value in row["votes"].items():
-        problem = dimension_problem(dimension)
-        if problem is None and value is not None:
-            try:
-                votes[dimension] = [Vote(str(row["annotator"]), read_vote(value, len(answers)))]
-            except DataError as error:
-                problem = f"{dimension!r} is {shortened(repr(value))}; {error}"
-        if problem is not None:
-            problems.append(problem)
+    problems = list(filter(None, map(dimension_problem, votes_cast)))
+    votes, vote_problems = read_votes_cast(row, len(answers))
+    context: tuple[Turn, ...] = ()
+    try:
+        context = _read_context(row.get("context"), len(paths))
+    except DataError as error:
+        problems.append(str(error))
+    problems += vote_problems
     if problems:
         return problems
+    remark = Remark(str(row["annotator"]), row.get("comment"), row.get("extra") or {})
     draft = CaseDraft(
         str(row["case_id"]),
         (),
         row["question"],
         tuple(answers),
-        votes,
+        {dimension: [vote] for dimension, vote in votes.items()},
         read_independent(row),
         read_groups(row, GROUPS),
+        context,
+        [remark] if remark.comment or remark.extra else [],
     )
     return _Line(number, location, tuple(paths), draft)
 
@@ -248,7 +255,45 @@ def _shape_problems(row: Row, paths: Any, answers: Any) -> list[str]:
             f"'votes' is {shortened(repr(row['votes']))}; give an object, dimension to A, B, tie "
             "or null"
         )
+    for key, kind, words in (("comment", str, "text"), ("extra", dict, "an object")):
+        if row.get(key) is not None and not isinstance(row[key], kind):
+            problems.append(f"{key!r} is {shortened(repr(row[key]))}; give {words}")
     return problems
+
+
+class _ImagesBeside:
+    """Refuses images in messages: those of a votes file stand in `images`."""
+
+    def image(self, held: object) -> ImageRef:
+        raise DataError(
+            f"'context' holds the image {shortened(repr(held))}; name it in 'images', and write "
+            '{"type": "image"} in its place'
+        )
+
+
+def _read_context(context: Any, images: int) -> tuple[Turn, ...]:
+    """Returns the turns before the question.
+
+    Raises:
+        DataError: they are no turns of a conversation, or show more images than the case has.
+    """
+    if context is None:
+        return ()
+    if not isinstance(context, list):
+        raise DataError(f"'context' is {shortened(repr(context))}; give a list of messages")
+    turns = read_turns({"context": context}, "context", "user", _ImagesBeside())
+    asked = [turn.role for turn in turns]
+    problems = [problem for turn in turns for problem in turn.problems]
+    problems += conversation_problems([*asked, "user"])
+    marks = [turn.text.count(IMAGE_MARK) for turn in turns]
+    if sum(marks) > images:
+        problems.append(f"it refers to {sum(marks)} images, the case has {images}")
+    if problems:
+        raise DataError(f"'context': {'; '.join(problems)}")
+    return tuple(
+        Turn(turn.role, turn.text.replace(IMAGE_MARK, "").strip(), count)
+        for turn, count in zip(turns, marks, strict=True)
+    )
 
 
 def dimension_problem(dimension: str) -> str | None:
@@ -257,40 +302,6 @@ def dimension_problem(dimension: str) -> str | None:
     if plain == "" or (plain in DIMENSIONS and dimension != plain):
         return f"dimension {dimension!r} is not accepted; write {plain or 'its name'!r}"
     return None
-
-
-def read_vote(value: Any, answers: int) -> Choice | Ranking:
-    """Returns a vote on a pair as a choice, on more answers as a ranking.
-
-    Raises:
-        DataError: what is accepted in place of this value.
-    """
-    if answers == 2:
-        if isinstance(value, str) and value in _CHOICES:
-            return _CHOICES[value]
-        if not isinstance(value, list):
-            raise DataError("accepted are 'A', 'B', 'tie' or null")
-    ranking = _ranking(value)
-    if ranking is None or sorted(index for tied in ranking for index in tied) != list(
-        range(answers)
-    ):
-        raise DataError(
-            f"accepted is a ranking that names each of 0 to {answers - 1} once, best first, such "
-            "as [[0, 2], 1]"
-        )
-    if answers > 2:
-        return ranking
-    return "tie" if len(ranking) == 1 else ranking[0][0]
-
-
-def _ranking(value: Any) -> Ranking | None:
-    """Returns a list of indices and lists of indices as a ranking."""
-    if not isinstance(value, list):
-        return None
-    levels = [level if isinstance(level, list) else [level] for level in value]
-    if not all(level and all(type(index) is int for index in level) for level in levels):
-        return None
-    return tuple(tuple(sorted(level)) for level in levels)
 
 
 def read_independent(row: Row) -> list[str]:

@@ -45,7 +45,7 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 7
+VERSION = 8
 """Of the files of an index; raised whenever the same set would give others."""
 
 _CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))

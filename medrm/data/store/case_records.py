@@ -22,8 +22,8 @@ DIGEST = pa.binary(64)
 """A SHA-256 in hex; where an image has none, zeros."""
 
 LABEL = np.dtype([("votes", "<i4"), ("tied", "<f8"), ("decided", "?"), ("ranked", "?")])
-"""A label as numbers: votes (0: there is none), the mass of ties among them (of rankings: tied
-pairs of answers), whether a majority decides, and whether the votes are rankings."""
+"""A label as numbers: votes (0: there is none to learn from), the mass of ties among them (of
+rankings: tied pairs of answers), whether a majority decides, and whether the votes are rankings."""
 
 _LABEL = {name: pa.from_numpy_dtype(LABEL[name]) for name in LABEL.names or ()}
 SCHEMA = pa.schema(
@@ -56,7 +56,9 @@ def hash_texts(*texts: str) -> int:
 def case_digest(case: Case) -> str:
     """Returns the SHA-256 over id, question, answers, labels and image digests."""
     labels = {
-        dimension: [label.shares, label.votes] if isinstance(label, PairLabel) else label.rankings
+        dimension: [label.shares, label.votes, *neither_of(label)]
+        if isinstance(label, PairLabel)
+        else label.rankings
         for dimension, label in case.labels.items()
     }
     images = [ref.digest for ref in case.images]
@@ -65,9 +67,14 @@ def case_digest(case: Case) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
+def neither_of(label: PairLabel) -> list[float]:
+    """Returns what is written of a label after all else: nothing where no vote is `neither`."""
+    return [label.neither] if label.neither else []
+
+
 def label_numbers(label: Label | None) -> tuple[int, float, bool, bool]:
-    """Returns a label as `LABEL`."""
-    if label is None:
+    """Returns a label as `LABEL`; one of which nothing is learned has no votes."""
+    if label is None or (isinstance(label, PairLabel) and label.unacceptable):
         return (0, 0.0, False, False)
     if isinstance(label, RankingLabel):
         ties = (len(tied) for ranking in label.rankings for tied in ranking)
@@ -134,14 +141,16 @@ def decode_case(case_json: str, cluster: str, tables: Sequence[Sequence[str]]) -
 
 def _label_fields(label: Label) -> Sequence[Any]:
     """Returns the rankings, or votes and shares of a pair."""
-    return label.rankings if isinstance(label, RankingLabel) else (label.votes, *label.shares)
+    if isinstance(label, RankingLabel):
+        return label.rankings
+    return (label.votes, *label.shares, *neither_of(label))
 
 
 def _label(fields: Sequence[Any]) -> Label:
     if isinstance(fields[0], list):
         return RankingLabel(tuple(tuple(map(tuple, ranking)) for ranking in fields))
-    votes, first, tie, second = fields
-    return PairLabel((first, tie, second), votes)
+    votes, first, tie, second, *neither = fields
+    return PairLabel((first, tie, second), votes, *neither)
 
 
 def _location(ref: ImageRef, tables: dict[tuple[str, ...], int]) -> str | list[Any] | None:

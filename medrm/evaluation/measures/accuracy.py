@@ -14,7 +14,7 @@ import numpy as np
 from medrm.evaluation.measures import biases
 from medrm.evaluation.measures.biases import Presented
 from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
-from medrm.schema import LETTERS, TIE, UNREAD, Case, Expected, Verdict
+from medrm.schema import LETTERS, NEITHER, TIE, UNREAD, Case, Expected, Verdict
 from medrm.statistics.agreement import cohen_kappa, gwet_ac1
 from medrm.statistics.calibration import calibration, fit_temperature
 from medrm.statistics.intervals import Floats, mean, mean_interval, small_cell_interval
@@ -64,8 +64,9 @@ def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
     """Returns the entry of `protocols.robust.dimensions` for the rows of one dimension.
 
     Unread is wrong; a tie verdict is wrong against A or B; cases that the experts call a tie are
-    counted and scored apart, cases without a majority are in no denominator but those of the
-    position measures. Agreement and balanced accuracy leave out cases of which several answers are
+    counted and scored apart, cases of which they accept neither answer are counted as `n_neither`;
+    these and cases without a majority are in no denominator but those of the position measures.
+    Agreement and balanced accuracy leave out cases of which several answers are
     right. `bounds`: the accuracy if all that is unread were wrong, and if it were
     right.
     """
@@ -80,6 +81,7 @@ def robust_measures(rows: Sequence[Verdict]) -> dict[str, Any]:
     return {
         **measures,
         "n_tie": len({row.case_id for row in tied}),
+        "n_neither": len({row.case_id for row in rows if row.label == NEITHER}),
         "tie_accuracy": mean(row.outcome == TIE for row in tied),
         "coverage": mean(row.outcome != UNREAD for row in rows),
         "parsed_accuracy": parsed_accuracy,

@@ -106,6 +106,7 @@ def _record(case: Case, problems: Mapping[str, str | None]) -> dict[str, Any]:
             name: {"rankings": label.rankings}
             if isinstance(label, RankingLabel)
             else {"shares": label.shares, "votes": label.votes}
+            | ({"neither": label.neither} if label.neither else {})
             for name, label in case.labels.items()
         },
         "cluster": case.cluster,
@@ -143,7 +144,8 @@ def _label(record: dict[str, Any]) -> Label:
     first, tie, second = record["shares"]
     if not isinstance(record["votes"], int):
         raise TypeError(f"votes {record['votes']!r}")
-    return PairLabel((float(first), float(tie), float(second)), record["votes"])
+    shares, neither = (float(first), float(tie), float(second)), float(record.get("neither", 0.0))
+    return PairLabel(shares, record["votes"], neither)
 
 
 def _image(folder: Path, name: str, digest: str, problem: str | None = None) -> ImageRef:

@@ -174,7 +174,7 @@ def learned_answer(case: Case, dimension: str, rule: LabelRule) -> int | None:
             either, by the SHA-256 of case and dimension.
     """
     label = case.labels.get(dimension)
-    if not isinstance(label, PairLabel) or len(case.answers) != 2:
+    if not isinstance(label, PairLabel) or label.unacceptable or len(case.answers) != 2:
         return None
     first, tie, second = label.shares
     if rule == "majority":
