@@ -2,7 +2,7 @@
 
 Layers, each importing only from lower ones (tests/test_layering.py):
 cli > throughput | reward_function | guard > throughput_model > serve > pipeline > hub
-> evaluation > objectives > scorer > models | data | chat | parsers
+> evaluation > objectives > scorer > exchange > models | data | chat | parsers
 > config | statistics | chat_template
 > integrity > schema | files | folder_lock | readouts | progress_bar > errors | version
 """

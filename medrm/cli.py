@@ -16,6 +16,7 @@ from medrm.config.options import JudgeOptions
 from medrm.errors import ConfigError
 from medrm.files import check_outputs
 from medrm.guard import guarded
+from medrm.pipeline.data_import import ImportRequest
 from medrm.pipeline.publish_request import PublishRequest
 from medrm.pipeline.requests import (
     CheckRequest,
@@ -219,6 +220,9 @@ def build_parser() -> argparse.ArgumentParser:
         "model",
         "folder or hub repo of a saved model",
     )
+    add_import = _adding(
+        ImportRequest, "medrm.pipeline.data_import:import_file", "file", "file to import"
+    )
     add_publish = _adding(
         PublishRequest,
         "medrm.pipeline.publish_command:publish_folder",
@@ -245,6 +249,7 @@ def build_parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="make and check annotation data")
     kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_phantom(kinds.add_parser("phantom", help="write phantom cases in both layouts"))
+    add_import(kinds.add_parser("import", help="annotation from sheets and other programs"))
     _add_audit(kinds.add_parser("audit", help="check a set of cases"))
     return parser
 

@@ -31,11 +31,12 @@ from medrm.models.processor_files import reads_images
 from medrm.models.processors import load_processor, save_processor
 from medrm.models.reward_model import HEAD, head_of
 from medrm.models.vllm_rules import NOT_RUN, WITHOUT_LORA, read_vllm_adapter
+from medrm.output_folder import new_folder
 from medrm.pipeline.merge import (
     EXPORT_FILE,
+    MARKS,
     compare_scores,
     merged_model,
-    new_folder,
     probe_scores,
     write_merged,
 )
@@ -66,7 +67,8 @@ def export_adapter(request: ExportRequest) -> None:
             f"{folder} scores by how the adapter changes the likelihood of an answer; no other "
             "software reads that. Use medrm.load, medrm score or medrm serve, or --to peft."
         )
-    with new_folder(request, folder) as draft:
+    overwrite = request.overwrite_output_dir
+    with new_folder(request.output, folder, MARKS, overwrite=overwrite) as draft:
         said = _FORMS[request.to](folder, contract, draft, request)
         if not (draft / "processor_config.json").is_file():
             save_processor(load_processor(str(folder)), draft)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,14 +19,13 @@ import torch
 from peft import PeftModel
 
 from medrm.errors import AdapterError, ConfigError
-from medrm.failures import naming
-from medrm.files import atomic_folder, check_outputs
 from medrm.hub.probes import exact_responses
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.adapter_config import AdapterConfig, read_adapter_config
 from medrm.models.adapter_files import MEDRM_FILE
 from medrm.models.base_model import default_device
 from medrm.models.families import family_of
+from medrm.output_folder import new_folder
 from medrm.pipeline.requests import MergeRequest
 from medrm.scorer.collator import Collator
 from medrm.scorer.noise_rows import NoiseRows
@@ -39,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 EXPORT_FILE = "export.json"
 """What a folder of `medrm export` was made from, and for what."""
+
+MARKS = (MEDRM_FILE, EXPORT_FILE)
+"""By which an output of these commands is known."""
 
 _SEEDS = range(4)
 """Of the synthetic cases; each seed gives three answers."""
@@ -80,7 +80,8 @@ def merge_adapter(request: MergeRequest) -> None:
     """
     folder = saved_folder(request.model, request.revision)
     check_mergeable(folder)
-    with new_folder(request, folder) as draft:
+    overwrite = request.overwrite_output_dir
+    with new_folder(request.output, folder, MARKS, overwrite=overwrite) as draft:
         difference = write_merged(folder, draft, request)
     logger.info("%s\n%s", request.output, difference)
 
@@ -102,34 +103,6 @@ def check_mergeable(folder: Path) -> AdapterConfig:
             "the base beside it. Use the adapter as it is (medrm.load, medrm score)."
         )
     return contract
-
-
-@contextmanager
-def new_folder(request: MergeRequest, source: Path) -> Iterator[Path]:
-    """Yields a draft of the output, which appears complete or not at all.
-
-    Raises:
-        ConfigError: it cannot be written, is not empty and not to be replaced, holds what is no
-            output of these commands, or overlaps with what is read.
-    """
-    output = request.output
-    check_outputs({"--output": output})
-    place, read = output.resolve(), source.resolve()
-    if place == read or place in read.parents or read in place.parents:
-        raise ConfigError(f"--output {output} overlaps with {source}, which is read; give another.")
-    if output.is_dir() and any(output.iterdir()):
-        if not request.overwrite_output_dir:
-            raise ConfigError(
-                f"--output {output} is not empty. Give another folder, or --overwrite_output_dir "
-                "to replace what is there."
-            )
-        if not any((output / name).is_file() for name in (MEDRM_FILE, EXPORT_FILE)):
-            raise ConfigError(
-                f"--output {output} holds what medrm has not written, which --overwrite_output_dir "
-                "does not replace. Give another folder."
-            )
-    with naming(output), atomic_folder(output, replace=True) as draft:
-        yield draft
 
 
 def write_merged(folder: Path, draft: Path, request: MergeRequest) -> ScoreDifference:

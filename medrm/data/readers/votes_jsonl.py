@@ -160,6 +160,12 @@ def _lines(
             problems += [(0, number, f"{title}: {problem}") for problem in line]
 
 
+def line_problems(row: Row) -> list[str]:
+    """Returns what is wrong with one line, apart from its images."""
+    line = list(_key_problems(row)) or _read_line(0, "", row)
+    return line if isinstance(line, list) else []
+
+
 def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
     """Returns the draft of a case's lines, and adds what does not fit together in them."""
     first = lines[0]

@@ -1,0 +1,12 @@
+"""The registry of importers: forms in which other programs write annotation."""
+
+from __future__ import annotations
+
+from medrm.exchange.imported import Importer
+from medrm.exchange.importers import sheet
+
+IMPORTERS: dict[str, Importer] = {
+    importer.name: importer for importer in (Importer("sheet", sheet.is_sheet, sheet.read_sheet),)
+}
+"""Name to importer. The first one that recognises a file reads it; the sheet is the last, for it
+takes every table. One from outside the package is added by putting an entry into this dict."""

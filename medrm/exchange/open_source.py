@@ -1,0 +1,101 @@
+"""Opens a file that is to be imported: which table or JSON it holds, read row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from medrm.data.parquet_files import plain_batches
+from medrm.data.row_tables import JsonLines, LocatedRow, read_json_file
+from medrm.errors import DataError
+from medrm.exchange.imported import Opened, Records, Unread, unread
+from medrm.exchange.tables.delimited import open_delimited
+
+SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".parquet")
+"""Of files that can be imported, in any case."""
+
+_LARGEST = 2**30
+"""1 GiB: the largest file that is read row by row."""
+
+_LARGEST_JSON = 2**28
+"""256 MiB: the largest `.json`, which is read whole."""
+
+_LOOKED_AT = 50
+"""Rows of JSON in which columns are looked for."""
+
+
+def open_source(
+    path: Path, image_root: Path | None = None, header_row: int | None = None
+) -> Opened:
+    """Returns a file that is to be imported.
+
+    Args:
+        path: of the file.
+        image_root: a folder in which images are looked for first.
+        header_row: the number of the row that names a table's columns; None: it is looked for.
+
+    Raises:
+        DataError: there is none, it is of another kind, too large, or cannot be read at all.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise DataError(f"There is no file {path}. Give the file that is to be imported.")
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path} is no file that is imported; accepted are {', '.join(SUFFIXES)}.")
+    size, most = path.stat().st_size, _LARGEST_JSON if suffix == ".json" else _LARGEST
+    if size > most:
+        raise DataError(
+            f"{path} has {size:,} bytes; accepted are at most {most:,}. Split it, or leave images "
+            "out and give their paths."
+        )
+    if suffix == ".json":
+        opened = _open_json(path)
+    elif suffix == ".jsonl":
+        opened = Opened(path, suffix, Records(lambda no_rows: _json_lines(path, no_rows)))
+    elif suffix == ".parquet":
+        opened = Opened(path, suffix, Records(lambda _: _parquet_rows(path)))
+    else:
+        opened = open_delimited(path, header_row)
+    opened.columns = opened.columns or _columns(opened.records)
+    opened.image_root = image_root
+    return opened
+
+
+def _open_json(path: Path) -> Opened:
+    content = read_json_file(path)
+    listed = content if isinstance(content, list) else []
+    return Opened(
+        path, ".json", Records(lambda no_rows: _listed_rows(listed, no_rows)), content=content
+    )
+
+
+def _listed_rows(listed: list[Any], no_rows: list[Unread]) -> Iterator[LocatedRow]:
+    for number, row in enumerate(listed, start=1):
+        if isinstance(row, dict):
+            yield f"row {number}", row
+        else:
+            no_rows.append(
+                unread(f"row {number}", f"it is no object but {type(row).__name__}", row)
+            )
+
+
+def _json_lines(path: Path, no_rows: list[Unread]) -> Iterator[LocatedRow]:
+    problems: list[str] = []
+    yield from JsonLines(path, problems)
+    for problem in problems:
+        place, _, reason = problem.partition(": ")
+        no_rows.append(unread(place, reason, ""))
+
+
+def _parquet_rows(path: Path) -> Iterator[LocatedRow]:
+    number = 0
+    for table in plain_batches(path):
+        for row in table.to_pylist():
+            number += 1
+            yield f"row {number}", row
+
+
+def _columns(records: Iterable[LocatedRow]) -> tuple[str, ...]:
+    return tuple({key: None for _, row in islice(records, _LOOKED_AT) for key in row})

@@ -1,0 +1,1 @@
+"""Tables in files: their rows and cells, in bounded time and memory."""

@@ -1,0 +1,243 @@
+"""What was imported as a set: votes.jsonl, copies of the images, and what was not taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from medrm.data.images import file_image
+from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
+from medrm.data.readers.votes_jsonl import VOTES_FILE, line_problems
+from medrm.data.row_tables import Row
+from medrm.errors import DataError, alike_together, report, shortened
+from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
+from medrm.files import file_digest
+from medrm.output_folder import new_folder
+from medrm.version import __version__
+
+REPORT_FILE = "import_report.json"
+_IMAGES = "images"
+
+_STARTS = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+    b"RIFF": ".webp",
+}
+"""How images start that have no file's name, to their suffix."""
+
+_OF_CASE = {
+    "images": "images",
+    "question": "question",
+    "context": "earlier turns",
+    "answers": "answers",
+    **{key: key for key in ("patient", "study", "organ", "department", "modality", "source")},
+}
+"""What all lines of a case must have in common, to its name."""
+
+
+def write_votes(
+    output: Path, opened: Opened, importer: Importer, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Imports a file as a set in a new folder, and returns the report that is written there.
+
+    A line that the reader of votes would refuse is not taken, nor one with an image that is not
+    there, so that the set can always be read.
+
+    Args:
+        output: the folder; it appears complete or not at all.
+        opened: the file.
+        importer: of its form.
+        overwrite: whether an earlier import is replaced.
+
+    Raises:
+        DataError: not one row can be taken.
+        ConfigError: the folder cannot be written.
+    """
+    with new_folder(output, opened.path, (REPORT_FILE,), overwrite=overwrite) as draft:
+        imported = importer.read(opened)
+        writer = _SetWriter(draft, opened)
+        with (draft / VOTES_FILE).open("w", encoding="utf-8") as file:
+            for place, line in imported.lines:
+                problem = writer.take(place, line)
+                if problem is None:
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                else:
+                    imported.unread.append(unread(place, problem, line))
+        summary = _report(opened, importer, imported, writer)
+        _refuse_nothing(opened.path, summary, imported)
+        text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)
+        (draft / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return summary
+
+
+class _SetWriter:
+    """Checks lines, copies their images, and counts what is written.
+
+    Args:
+        folder: of the set.
+        opened: the file that is imported.
+    """
+
+    def __init__(self, folder: Path, opened: Opened) -> None:
+        self._folder, self._opened = folder, opened
+        self._first: dict[str, tuple[str, dict[str, bytes]]] = {}
+        self._voted: dict[tuple[str, str, str], str] = {}
+        self._stored: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self.lines = self.without_image = 0
+        self.annotators: Counter[str] = Counter()
+        self.votes: dict[str, Counter[str]] = {}
+
+    @property
+    def cases(self) -> int:
+        """How many there are."""
+        return len(self._first)
+
+    @property
+    def images(self) -> int:
+        """How many different ones there are."""
+        return len(self._names)
+
+    def take(self, place: str, line: Row) -> str | None:
+        """Stores a line's images and names them in it; returns why it cannot be taken."""
+        written = line.pop("image", None)
+        images = line.get("images", [] if written is None else [written])
+        line["images"] = [] if not isinstance(images, list) else ["" for _ in images]
+        problems = line_problems(line)
+        if not isinstance(images, list):
+            problems.append("'images' is no list")
+        if problems:
+            return "; ".join(problems)
+        try:
+            line["images"] = [self._store(image) for image in images]
+        except DataError as error:
+            self.without_image += 1
+            return str(error).rstrip(".")
+        problem = self._conflict(place, line)
+        if problem is None:
+            self._count(place, line)
+        return problem
+
+    def _conflict(self, place: str, line: Row) -> str | None:
+        """Returns what does not fit the earlier lines of the same case."""
+        case_id, annotator = str(line["case_id"]), str(line["annotator"])
+        first, of_case = self._first.get(case_id, (place, _digests(line)))
+        other = [name for key, name in _OF_CASE.items() if _digests(line)[key] != of_case[key]]
+        if other:
+            return (
+                f"case {shortened(case_id)!r} has other {', '.join(other)} than on {first}; all "
+                "rows of a case must agree, else give them ids of their own"
+            )
+        for dimension, value in line["votes"].items():
+            voted = self._voted.get((case_id, annotator, dimension))
+            if value is not None and voted is not None:
+                return (
+                    f"annotator {shortened(annotator)!r} votes twice on {shortened(dimension)!r} "
+                    f"of case {shortened(case_id)!r}, also on {voted}; keep one"
+                )
+        self._first.setdefault(case_id, (first, of_case))
+        return None
+
+    def _count(self, place: str, line: Row) -> None:
+        case_id, annotator = str(line["case_id"]), str(line["annotator"])
+        self.lines += 1
+        for dimension, value in line["votes"].items():
+            if value is not None:
+                self._voted[case_id, annotator, dimension] = place
+                self.annotators[annotator] += 1
+                self.votes.setdefault(dimension, Counter())[str(value)] += 1
+
+    def _store(self, written: Any) -> str:
+        """Copies an image into the set and returns its path there.
+
+        Raises:
+            DataError: it is not there, or leads outside the folders.
+        """
+        if isinstance(written, dict):  # as `datasets` stores it
+            written = written.get("bytes") or written.get("path")
+        content = written if isinstance(written, bytes) else None
+        if content is None and not isinstance(written, str):
+            raise DataError(f"an image is {shortened(repr(written))}; give a path")
+        if content is None:
+            if written in self._stored:
+                return self._stored[written]
+            content = inline_bytes(written)
+        if content is not None:
+            suffix = (_STARTS[start] for start in _STARTS if content.startswith(start))
+            return self._write(content, next(suffix, ""))
+        path = self._portable(written)
+        ref = file_image(path, self._opened.path.parent, None, self._opened.image_root)
+        if ref.problem is not None:
+            raise DataError(ref.problem)
+        self._stored[written] = self._write(ref.read(), Path(path).suffix.lower())
+        return self._stored[written]
+
+    def _portable(self, written: str) -> str:
+        """Returns a path as this system writes it, for Windows separates folders otherwise."""
+        folders = filter(None, (self._opened.image_root, self._opened.path.parent))
+        is_there = any(os.path.lexists(folder / written.replace("\0", "")) for folder in folders)
+        return written if is_there else written.replace("\\", "/")
+
+    def _write(self, content: bytes, suffix: str) -> str:
+        if len(content) > MAX_STORED_BYTES:
+            raise DataError(f"an image is larger than {MAX_STORED_BYTES} bytes")
+        digest = hashlib.sha256(content).hexdigest()
+        name = self._names.get(digest)
+        if name is None:
+            name = self._names[digest] = f"{_IMAGES}/{digest}{suffix}"
+            (self._folder / _IMAGES).mkdir(exist_ok=True)
+            (self._folder / name).write_bytes(content)
+        return name
+
+
+def _digests(line: Row) -> dict[str, bytes]:
+    """Returns what all lines of a case must have in common, each as a digest."""
+    shared = {key: line.get(key) for key in _OF_CASE}
+    shared["answers"] = line.get("answers", [line.get("answer_a"), line.get("answer_b")])
+    return {
+        key: hashlib.sha256(json.dumps(value or None, default=str).encode()).digest()[:16]
+        for key, value in shared.items()
+    }
+
+
+def _report(
+    opened: Opened, importer: Importer, imported: Imported, writer: _SetWriter
+) -> dict[str, Any]:
+    rows = sorted([*opened.records.unread, *imported.unread], key=_position)
+    return {
+        "medrm": __version__,
+        "source": {"name": opened.path.name, "sha256": file_digest(opened.path)},
+        "importer": importer.name,
+        "rows": opened.records.count,
+        "lines": writer.lines,
+        "cases": writer.cases,
+        "annotators": dict(writer.annotators.most_common()),
+        "votes": {name: dict(counts.most_common()) for name, counts in writer.votes.items()},
+        "images": writer.images,
+        "without_image": writer.without_image,
+        "not_taken": len(rows),
+        "reasons": alike_together([f"{row.place}: {row.reason}" for row in rows]),
+        "unread": [row._asdict() for row in rows],
+        "notes": [*opened.notes, *imported.notes],
+        "settings": imported.settings,
+    }
+
+
+def _position(row: Unread) -> list[int]:
+    return [int(number) for number in re.findall(r"\d{1,15}", row.place)]
+
+
+def _refuse_nothing(path: Path, summary: dict[str, Any], imported: Imported) -> None:
+    """Raises DataError where not one row was taken."""
+    if not summary["lines"]:
+        reasons = [*summary["reasons"], *imported.notes] or ["it has no rows"]
+        raise DataError(report(f"{path}: none of its {summary['rows']} rows is taken.", reasons))

@@ -1,0 +1,121 @@
+"""What an import writes: a set that can be read, and a report of all that is not in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from medrm.data.case_set import read_set
+from medrm.errors import ConfigError, DataError
+from medrm.exchange.imported import Imported, Importer, Opened, unread
+from medrm.exchange.open_source import open_source
+from medrm.exchange.write_votes import write_votes
+
+
+def png(grey: int) -> bytes:
+    stored = io.BytesIO()
+    Image.new("L", (8, 8), grey).save(stored, "PNG")
+    return stored.getvalue()
+
+
+def toy(opened: Opened) -> Imported:
+    """Takes each row as a line, but for those that say no."""
+    imported = Imported(iter(()), notes=["a toy"])
+
+    def lines() -> Any:
+        for place, row in opened.records:
+            if row.get("no"):
+                imported.unread.append(unread(place, "it says no", row))
+            else:
+                yield place, row
+
+    imported.lines = lines()
+    return imported
+
+
+TOY = Importer("toy", lambda opened: True, toy)
+
+
+def line(case_id: str, annotator: str, vote: str = "A", **changes: Any) -> dict[str, Any]:
+    shared = {"images": ["scan.png"], "question": "Q?", "answer_a": "No.", "answer_b": "Yes."}
+    return {
+        "case_id": case_id,
+        "annotator": annotator,
+        **shared,
+        "votes": {"overall": vote},
+    } | changes
+
+
+def write(path: Path, *rows: object) -> Opened:
+    path.write_text(
+        "".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows)
+    )
+    return open_source(path)
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_a_set(tmp_path: Path) -> None:
+    (tmp_path / "scan.png").write_bytes(png(10))
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "same.PNG").write_bytes(png(10))
+    (tmp_path.parent / "outside.png").write_bytes(png(1))
+    inline = "data:image/png;base64," + base64.b64encode(png(30)).decode()
+    opened = write(
+        tmp_path / "rows.jsonl",
+        line("1", "anna", extra={"Station": 3}, comment="unsharp"),
+        "{no JSON",
+        line("1", "ben", "tie", images=["sub\\same.PNG"]),
+        line("1", "ben", "B"),
+        line("1", "carla", question="Another?"),
+        line("2", "anna", images=["lost.png"]),
+        line("3", "anna", no=True),
+        line("4", "anna", images=["../outside.png"]),
+        line("5", "anna", images=[inline]),
+        line("6", "anna", "C"),
+    )
+    report = write_votes(tmp_path / "set", opened, TOY)
+    assert json.loads((tmp_path / "set" / "import_report.json").read_text()) == report
+    reasons = {row["place"]: row["reason"] for row in report["unread"]}
+    assert list(reasons) == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 10)]
+    assert "no valid JSON" in reasons["line 2"]
+    assert "'ben' votes twice on 'overall' of case '1', also on line 3" in reasons["line 4"]
+    assert "case '1' has other question than on line 1" in reasons["line 5"]
+    assert reasons["line 6"] == "there is no file 'lost.png'"
+    assert reasons["line 7"] == "it says no"
+    assert "leads outside the data folder" in reasons["line 8"]
+    assert "'overall' is 'C'" in reasons["line 10"]
+    counts = {key: report[key] for key in ("rows", "lines", "cases", "images", "without_image")}
+    assert counts == {"rows": 10, "lines": 3, "cases": 2, "images": 2, "without_image": 2}
+    assert report["annotators"] == {"anna": 2, "ben": 1}
+    assert report["notes"] == ["a toy"]
+    assert report["importer"] == "toy"
+    cases = {case.case_id: case for case in read_set(str(tmp_path / "set")).cases}
+    assert cases["1"].images[0].read() == png(10)
+    assert cases["5"].images[0].read() == png(30)
+    assert cases["1"].labels["overall"].shares == (0.5, 0.5, 0)
+    kept = json.loads((tmp_path / "set" / "votes.jsonl").read_text().splitlines()[0])
+    assert kept["extra"] == {"Station": 3}
+    assert kept["comment"] == "unsharp"
+
+
+def test_nothing_taken_and_folders_in_use_are_refused(tmp_path: Path) -> None:
+    opened = write(tmp_path / "rows.jsonl", line("1", "anna", images=["lost.png"]))
+    with pytest.raises(
+        DataError, match=r"none of its 1 rows is taken\.\n- line 1: there is no file"
+    ):
+        write_votes(tmp_path / "set", opened, TOY)
+    assert not (tmp_path / "set").exists()
+    opened = write(tmp_path / "rows.jsonl", line("1", "anna", images=[]))
+    write_votes(tmp_path / "set", opened, TOY)
+    with pytest.raises(ConfigError, match="--overwrite_output_dir"):
+        write_votes(tmp_path / "set", opened, TOY)
+    write_votes(tmp_path / "set", opened, TOY, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("")
+    with pytest.raises(ConfigError, match="what medrm has not written"):
+        write_votes(tmp_path / "mine", opened, TOY, overwrite=True)
