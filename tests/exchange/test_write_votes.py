@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.errors import ConfigError, DataError
 from medrm.exchange.imported import Imported, Importer, Opened, unread
@@ -119,3 +120,16 @@ def test_nothing_taken_and_folders_in_use_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(ConfigError, match="what medrm has not written"):
         write_votes(tmp_path / "mine", opened, TOY, overwrite=True)
+
+
+def test_the_command_imports_votes_in_our_own_form(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [line("1", "anna", images=[]), line("1", "ben", images=[]) | {"case_id": True}]
+    (tmp_path / "rows.json").write_text(json.dumps([*rows, 3]))
+    argv = ["data", "import", str(tmp_path / "rows.json"), "--output", str(tmp_path / "set")]
+    with caplog.at_level("INFO", logger="medrm"):
+        assert main(argv) == 0
+    assert "2 of 3 rows" in caplog.text
+    assert main(argv) == 2  # it is there
+    assert [case.case_id for case in read_set(str(tmp_path / "set")).cases] == ["1"]

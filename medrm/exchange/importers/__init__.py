@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from medrm.exchange.imported import Importer
-from medrm.exchange.importers import sheet
+from medrm.exchange.importers import plain_votes, sheet
 
 IMPORTERS: dict[str, Importer] = {
-    importer.name: importer for importer in (Importer("sheet", sheet.is_sheet, sheet.read_sheet),)
+    importer.name: importer
+    for importer in (
+        Importer("votes", plain_votes.is_plain_votes, plain_votes.read_plain_votes),
+        Importer("sheet", sheet.is_sheet, sheet.read_sheet),
+    )
 }
 """Name to importer. The first one that recognises a file reads it; the sheet is the last, for it
 takes every table. One from outside the package is added by putting an entry into this dict."""
