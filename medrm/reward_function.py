@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, nearest, refuse
 from medrm.schema import Case
-from medrm.scorer.caller_cases import are_finite
+from medrm.scorer.caller_cases import unscored_reason
 from medrm.scorer.completion_cases import Completion, Prompt, SeenImages, completion_case
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import SavedScorer
@@ -140,7 +140,8 @@ class RewardFunction:
     def from_environment(cls) -> RewardFunction:
         """Returns the function of MEDRM_REWARD_MODEL on MEDRM_REWARD_DIMENSIONS (a,b,...).
 
-        For programs that load a file and call what is in it.
+        For programs that load a file and call what is in it. MEDRM_REWARD_READS_SYSTEM=1 is
+        `reads_system`.
 
         Raises:
             ConfigError: no model is named, or see above.
@@ -151,7 +152,10 @@ class RewardFunction:
                 "MEDRM_REWARD_MODEL is not set; give the adapter folder or hub repository of a "
                 "reward model, and in MEDRM_REWARD_DIMENSIONS what is rewarded, such as overall."
             )
-        return cls(model, names.split(",") if names else None)
+        reads_system = os.environ.get("MEDRM_REWARD_READS_SYSTEM", "0")
+        if reads_system not in ("0", "1"):
+            raise ConfigError(f"MEDRM_REWARD_READS_SYSTEM is {reads_system!r}; give 0 or 1.")
+        return cls(model, names.split(",") if names else None, reads_system=reads_system == "1")
 
     def __call__(
         self, prompts: Sequence[Prompt], completions: Sequence[Completion], **columns: Any
@@ -206,6 +210,10 @@ class RewardFunction:
         """Returns the rewards of one completion, for programs that ask for one at a time.
 
         Calls from several threads that come while others are computed are scored together.
+
+        Returns:
+            the reward of each dimension, unweighted (`weighted` sums them); None: it cannot be
+            scored, and the log says why.
         """
         call = _SingleCompletion(prompt, completion, question, images, Future())
         self._waiting.append(call)
@@ -250,10 +258,9 @@ class RewardFunction:
         together = [part for group in groups.values() for part in batched(group, size)]
         failed = self._score(together, cases, rewards)
         # One answer that is too long must not cost those beside it their rewards.
-        alone = [[index] for group in failed for index in group if len(group) > 1]
-        failed = [group for group in failed if len(group) == 1] + self._score(alone, cases, rewards)
-        if failed:
-            problems["too long, an image that cannot be read, or no finite reward"] += len(failed)
+        alone = [[index] for group, _ in failed for index in group if len(group) > 1]
+        failed = [one for one in failed if len(one[0]) == 1] + self._score(alone, cases, rewards)
+        problems.update(reason for _, reason in failed)
         if problems:
             told = "; ".join(f"{count} x {problem}" for problem, count in problems.items())
             total = sum(problems.values())
@@ -265,8 +272,8 @@ class RewardFunction:
         groups: Sequence[Sequence[int]],
         cases: Mapping[int, Case],
         rewards: list[Rewards | None],
-    ) -> list[Sequence[int]]:
-        """Writes the rewards of groups of completions; returns the groups that have none."""
+    ) -> list[tuple[Sequence[int], str]]:
+        """Writes the rewards of groups of completions; returns those that have none, and why."""
         asked = [
             replace(
                 cases[group[0]],
@@ -275,10 +282,12 @@ class RewardFunction:
             )
             for number, group in enumerate(groups)
         ]
-        failed = []
-        for group, response in zip(groups, self.model.respond(asked), strict=True):
-            if response.rewards is None or not are_finite(response.rewards):
-                failed.append(group)
+        failed, longest_row = [], getattr(self.model, "longest_row", None)
+        responses = self.model.respond(asked)
+        for group, case, response in zip(groups, asked, responses, strict=True):
+            reason = unscored_reason(case, response, longest_row) or response.reason
+            if response.rewards is None or reason is not None:
+                failed.append((group, reason or "the model gave no reward"))
                 continue
             for answer, index in enumerate(group):
                 rewards[index] = {name: response.rewards[name][answer] for name in self.dimensions}

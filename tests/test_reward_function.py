@@ -7,6 +7,7 @@ import base64
 import dataclasses
 import importlib.util
 import inspect
+import re
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -180,7 +181,13 @@ def test_what_cannot_be_scored_is_none_alone(
     assert close([rewards[0], rewards[2]], alone)
     assert [rewards[i] for i in (1, 3, 4)] == [None] * 3
     assert "3 of 5 completions have no reward" in caplog.text
-    assert "int as an image" in caplog.text
+    assert "1 x int as an image" in caplog.text
+    assert "1 x a row has more than 200 tokens, the model's limit" in caplog.text
+    assert re.search(r"1 x Image \S+ cannot be decoded", caplog.text)
+    caplog.clear()
+    assert reward.one("Is it?", "yes", images=[b"junk"]) is None
+    assert "too long" not in caplog.text
+    assert re.search(r"1 of 1 completions have no reward: 1 x Image .* cannot", caplog.text)
     odd: list[Any] = [[], [{"role": "assistant", "content": None}], [None], 7, "yes"]
     asked = reward(["?"] * 5, odd)
     assert asked[:4] == [None] * 4

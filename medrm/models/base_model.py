@@ -141,14 +141,16 @@ def load_config(
         lacking = "folder without config.json" if Path(where).is_dir() else "file"
         raise ConfigError(
             f"The base model {name_or_path!r} is a {lacking}. Give a folder with a whole model: "
-            "config.json, weights in safetensors, and the files of its processor."
+            "config.json, weights in safetensors, and the files of its processor. Of a saved model "
+            "or a mapping file, `medrm merge` writes one, from whose head a training goes on."
         )
     with readable(f"The base model {name_or_path!r}"):
         # transformers would load it silently, on a base that the adapter names.
         if checkpoint_file(where, PEFT_CONFIG, revision) is not None:
             raise ConfigError(
                 f"The base model {name_or_path!r} holds an adapter (adapter_config.json). Give the "
-                "model that the adapter was trained on, or one into which it is merged."
+                "model that the adapter was trained on, or one into which `medrm merge` put it; "
+                "a training starts from the head of that."
             )
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             where, revision=revision, trust_remote_code=trust_remote_code

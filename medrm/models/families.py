@@ -62,6 +62,20 @@ _parts_of: dict[Any, Parts] = {}
 """Parts by class and values of the config, and by the fields that `FAMILIES` names."""
 
 
+def longest_row(config: PreTrainedConfig, max_length: int | None = None) -> int | None:
+    """Returns how many tokens a model reads at most: those of its positions, or a lower limit.
+
+    Args:
+        config: of the model.
+        max_length: the limit that was stated; None: none was.
+
+    Returns:
+        None where neither is known.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return min(filter(None, (positions, max_length)), default=None)
+
+
 def family_of(config: PreTrainedConfig) -> Family:
     """Returns what is known of the model that a config describes.
 

@@ -130,7 +130,7 @@ def fit_for_training(
     counts = tokens_of(cases, lengths)
     long = counts > (counts.max(initial=0) if max_length is None else max_length)
     excluded = [
-        Excluded(cases[index].case_id, f"too long: {counts[index]} tokens, max_length {max_length}")
+        Excluded(cases[index].case_id, f"too long: {counts[index]} tokens, at most {max_length}")
         for index in np.flatnonzero(long).tolist()
     ]
     return select(cases, np.flatnonzero(~long)), excluded

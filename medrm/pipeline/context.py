@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,23 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.config.parse import Run
-from medrm.data.store.indexed_cases import (
-    TOKEN_COUNT,
-    IndexedCases,
-    TokenCounts,
-    column,
-    concatenate,
-)
+from medrm.data.store.indexed_cases import TokenCounts, column, concatenate
+from medrm.data.store.token_counts import count_tokens
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
@@ -39,9 +30,10 @@ from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_co
 from medrm.models.adapter_files import MEDRM_FILE
 from medrm.models.base_model import load_base, load_config
 from medrm.models.base_reference import reference_of
-from medrm.models.families import family_of
+from medrm.models.families import family_of, longest_row
 from medrm.models.processors import load_processor, refuse_images
-from medrm.models.reward_model import attach_head, has_head
+from medrm.models.reward_model import HeadSpec, attach_head, has_head
+from medrm.models.start_head import StartHead, start_head
 from medrm.models.trainable import add_adapter
 from medrm.models.training_images import KnownImages
 from medrm.objectives import load_objective
@@ -52,7 +44,6 @@ from medrm.pipeline.processes import first_ones_first, from_main
 from medrm.pipeline.seen_images import images_of_training
 from medrm.pipeline.whole_evaluations import sealing, whole_report
 from medrm.readouts import JUDGE_READOUTS, writes_rewards
-from medrm.schema import Case
 from medrm.scorer import Scorer
 from medrm.scorer.collator import Collator
 from medrm.scorer.open import LoadedModel, ScorerOptions, open_scorer
@@ -97,7 +88,8 @@ class ReportRow:
 class RunContext:
     """One run's options and checked cases, and the parts of the base that need no weights.
 
-    `lengths` has the tokens of the longest row of training and development cases.
+    `lengths` has the tokens of the longest row of training and development cases, of which the
+    base reads `longest_row`; None: no limit is known.
     """
 
     run: Run
@@ -106,6 +98,7 @@ class RunContext:
     processor: ProcessorMixin
     collator: Collator
     lengths: TokenCounts
+    longest_row: int | None
     output: Path
 
     @classmethod
@@ -119,7 +112,8 @@ class RunContext:
         """
         options = run.model
         where = (options.model_name_or_path, options.model_revision)
-        family_of(load_config(*where, options.trust_remote_code))  # its parts are found
+        config = load_config(*where, options.trust_remote_code)
+        family_of(config)  # its parts are found
         every = (splits.train, splits.development, splits.benchmark.cases)
         pictured = sum(int((column(cases, "image_count") > 0).sum()) for cases in every)
         if pictured:
@@ -142,14 +136,17 @@ class RunContext:
             lambda: objective.lengths(run, collator, splits.dimensions, cases, splits.facts),
             key if objective.readout(run) == "reward" else None,
         )
-        train, long_train = fit_for_training(splits.train, lengths, options.max_length)
-        development, long = fit_for_training(splits.development, lengths, options.max_length)
+        most_tokens = longest_row(config, options.max_length)
+        train, long_train = fit_for_training(splits.train, lengths, most_tokens)
+        development, long = fit_for_training(splits.development, lengths, most_tokens)
         excluded = (*splits.excluded, *long_train, *long)
         check_excluded(excluded, len(train) + len(development), run.data.max_excluded_share)
         if objective.check_lengths is not None:
             objective.check_lengths(run, concatenate(train, development), lengths)
         splits = replace(splits, train=train, development=development, excluded=excluded)
-        return cls(run, splits, objective, processor, collator, lengths, output)
+        context = cls(run, splits, objective, processor, collator, lengths, most_tokens, output)
+        _ = context.head_spec  # that of the base fits, or is refused before any weights are loaded
+        return context
 
     def folder(self, name: str) -> Path:
         """The evaluation folder of that name."""
@@ -191,12 +188,31 @@ class RunContext:
         spec = self.judge_spec
         return spec is not None and skeleton_control_applies(self.readout, spec.rationale)
 
+    @cached_property
+    def _start_head(self) -> StartHead | None:
+        """The trained head of the base, which the training starts from."""
+        spec = self._asked_head
+        return None if spec is None else start_head(self.run.model, spec)
+
+    @cached_property
+    def _asked_head(self) -> HeadSpec | None:
+        spec = self.objective.head_spec
+        return spec and spec(self.run, self.splits.dimensions, self.splits.train)
+
+    @property
+    def head_spec(self) -> HeadSpec | None:
+        """The shape of the head that is trained; None: the objective needs none."""
+        spec, start = self._asked_head, self._start_head
+        return start.fit(spec) if spec and start else spec
+
     def with_head(self) -> PreTrainedModel:
-        """Returns a fresh base with a head drawn from the run's seed; without one, the base."""
-        if self.objective.head_spec is None:
-            return self.base()
-        spec = self.objective.head_spec(self.run, self.splits.dimensions, self.splits.train)
-        return attach_head(self.base(), spec, self.run.training.seed)
+        """Returns a fresh base with its trained head, one drawn from the run's seed, or none."""
+        model, spec = self.base(), self.head_spec
+        if spec is not None:
+            model = attach_head(model, spec, self.run.training.seed)
+        if self._start_head is not None:
+            self._start_head.fill(model)
+        return model
 
     def trainable(self) -> PreTrainedModel | PeftModel:
         """Returns what is trained: a fresh adapter on the base, or the one to go on from.
@@ -361,28 +377,3 @@ class RunContext:
                 images=images,
                 overwrite=True,  # what was stopped may have been asked of other weights
             )
-
-
-def count_tokens(
-    cases: Sequence[Case], count: Callable[[], Sequence[int] | NDArray[Any]], key: str | None
-) -> TokenCounts:
-    """Returns the tokens of each case.
-
-    Args:
-        cases: what `count` counts.
-        count: gives those of all, in their order.
-        key: tells all that the numbers depend on besides the cases; None: they are not kept.
-    """
-    if not isinstance(cases, IndexedCases):
-        return {case.case_id: tokens for case, tokens in zip(cases, count(), strict=True)}
-    index, indices = cases.case_index, cases.indices
-
-    def counts_of_index() -> NDArray[Any]:
-        counts = np.zeros(len(index), TOKEN_COUNT)
-        counts[indices] = np.array(count(), dtype=TOKEN_COUNT)
-        return counts
-
-    if key is None:
-        return counts_of_index()
-    name = hashlib.sha256(key.encode() + indices.tobytes()).hexdigest()[:32]
-    return index.cached_array(f"tokens-{name}", counts_of_index)

@@ -205,9 +205,8 @@ def _empty_trainable(context: RunContext, on_cpu: bool) -> tuple[Any, int]:
     model = empty_base(options, _precision(context, on_cpu)).requires_grad_(False)
     if options.load_in_4bit or options.load_in_8bit:
         saved = _quantise(model, "nf4" if options.load_in_4bit else "int8")
-    if context.objective.head_spec is not None:
-        spec = context.objective.head_spec(run, context.splits.dimensions, context.splits.train)
-        model = attach_head(model, spec, run.training.seed)
+    if context.head_spec is not None:
+        model = attach_head(model, context.head_spec, run.training.seed)
     start = run.judge.init_adapter
     with torch.device("meta"):
         if start is not None:

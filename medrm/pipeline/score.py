@@ -290,4 +290,7 @@ def _another(request: ScoreRequest, held: str) -> str:
 def _score(plan: ScorePlan, scorer: SavedScorer, window: Sequence[RowCase]) -> list[Line]:
     """Returns the lines of rows that are computed together."""
     responses = scorer.respond(row.case for row in window if row.case is not None)
-    return [line_of(plan, row, None if row.case is None else next(responses)) for row in window]
+    return [
+        line_of(plan, row, None if row.case is None else next(responses), scorer.longest_row)
+        for row in window
+    ]

@@ -44,12 +44,21 @@ class ScorePlan(NamedTuple):
     statistics: dict[str, dict[str, float]] | None
 
 
-def line_of(plan: ScorePlan, row: RowCase, response: Response | None) -> Line:
-    """Returns the line of a row; without a response it says why the row is none."""
+def line_of(
+    plan: ScorePlan, row: RowCase, response: Response | None, longest_row: int | None = None
+) -> Line:
+    """Returns the line of a row; without a response it says why the row is none.
+
+    Args:
+        plan: how rewards become a line.
+        row: of the input.
+        response: of the model, to the row's case.
+        longest_row: that the model reads, in tokens.
+    """
     if row.case is None or response is None:
         known = {"row": row.number, "case_id": None, "state": "bad_row", "reason": row.problem}
         return known | _rewards(plan, None, None)
-    reason = unscored_reason(row.case, response, plan.contract.max_length)
+    reason = unscored_reason(row.case, response, longest_row)
     if reason is not None and response.state == "ok":
         response = replace(response, state="error", rewards=None)
     known = {"row": row.number, "case_id": row.case.case_id, "state": response.state}

@@ -23,7 +23,6 @@ from medrm.data.store.indexed_cases import tokens_of
 from medrm.errors import FOREIGN_ERRORS, ConfigError, MedrmError, refuse
 from medrm.evaluation.tables.table import DASH, Table, plain, table_of, to_terminal, whole_console
 from medrm.files import RUN_FILE
-from medrm.models.base_model import load_config
 from medrm.models.footprint import amount, size_text
 from medrm.objectives import load_objective
 from medrm.objectives.objective import visible_gpu_problems
@@ -262,7 +261,7 @@ def steps_table(run: Run, steps: StepPreview, launch: LaunchSettings) -> Table:
 
 def lengths_table(context: RunContext) -> Table:
     """Returns how long the rows of cases are, and names those that are too long."""
-    splits, limit = context.splits, context.run.model.max_length
+    splits, limit = context.splits, context.longest_row
     rows = []
     for name, cases in (("training", splits.train), ("development", splits.development)):
         tokens = tokens_of(cases, context.lengths)
@@ -271,27 +270,15 @@ def lengths_table(context: RunContext) -> Table:
         row = {"cases": name}
         rows.append(row | {n: f"{int(t):,}" for n, t in zip(names, shares, strict=True)})
     long = [case for case in splits.excluded if case.reason.startswith("too long")]
-    note = f"max_length {limit}: {len(long)} cases are longer and set aside"
     named = ", ".join(case.case_id for case in long[:_SHOWN_CASES])
     more = ", ..." if len(long) > _SHOWN_CASES else ""
+    stated = limit == context.run.model.max_length
+    reason = "max_length" if stated else "max_length is not given, the base's positions are"
+    note = f"{reason} {limit}: {len(long)} cases are longer and set aside"
     note = f"{note} ({named}{more})." if long else f"{note}."
     if limit is None:
         note = "max_length is not given: no case is too long."
-    return table_of("Tokens of a case's longest row", rows, note + _positions_note(context))
-
-
-def _positions_note(context: RunContext) -> str:
-    """Returns that rows are longer than the base was made for, where they are."""
-    options = context.run.model
-    where = (options.model_name_or_path, options.model_revision, options.trust_remote_code)
-    most = getattr(load_config(*where).get_text_config(), "max_position_embeddings", None)
-    longest = max(
-        int(tokens_of(cases, context.lengths).max())
-        for cases in (context.splits.train, context.splits.development)
-    )
-    if most is None or longest <= most:
-        return ""
-    return f" The base was made for rows of up to {most:,} tokens (max_position_embeddings)."
+    return table_of("Tokens of a case's longest row", rows, note)
 
 
 def memory_table(rehearsed: RehearsedRun, launch: LaunchSettings, *, on_cpu: bool) -> Table:

@@ -26,6 +26,7 @@ from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec
 from medrm.models.base_model import default_device, load_base
 from medrm.models.base_reference import reference_of
+from medrm.models.families import longest_row
 from medrm.models.processors import load_processor
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
@@ -323,8 +324,8 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> Scor
 
     What is too long for a model's own positions is not read. The max_length of a training run is
     no limit for a verdict: it sets training cases aside to save memory, a verdict prompt holds both
-    answers, and what it kept from being read would count as wrong. A reward model is read as far as
-    its contract says.
+    answers, and what it kept from being read would count as wrong. A reward model is also read no
+    farther than its contract says.
     """
     readout, (model, processor, contract) = READOUTS[plan.readout], loaded
     batching: dict[str, Any] = {"batch_rows": options.batch_rows}
@@ -336,8 +337,7 @@ def _read(loaded: LoadedModel, plan: ScorerPlan, options: ScorerOptions) -> Scor
     if readout.reads == "base":
         limits |= {} if options.max_length is None else {"max_length": options.max_length}
         return _construct(plan.readout, model, processor, **limits)
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    context_length = min(filter(None, (positions, options.max_length)), default=None)
+    context_length = longest_row(model.config, options.max_length)
     if readout.writes == "text":
         transformers = engine_class("transformers")
         thinks = contract is None  # a saved judge replies as it was trained, with its verdict

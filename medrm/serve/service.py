@@ -202,7 +202,7 @@ class Service:
         """
         if isinstance(answered, BaseException):
             raise answered
-        limit = self.contract.max_length if self.contract is not None else None
+        limit = getattr(self.scorer, "longest_row", None)
         for response in answered.responses:
             reason = unscored_reason(answered.case, response, limit)
             if reason is not None:

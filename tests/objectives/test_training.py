@@ -234,7 +234,7 @@ def test_over_long_cases_are_set_aside_and_listed() -> None:
     fitting, excluded = fit_for_training(cases, lengths, 11)
     assert [case.case_id for case in fitting] == ["case-0", "case-1"]
     assert [(e.case_id, e.reason) for e in excluded] == [
-        ("case-2", "too long: 12 tokens, max_length 11")
+        ("case-2", "too long: 12 tokens, at most 11")
     ]
     assert fit_for_training(cases, lengths, None)[1] == []
 

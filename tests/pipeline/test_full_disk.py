@@ -61,8 +61,12 @@ def stops_and_goes_on(
     folder: Path,
     straight: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A run under a limit fails in words; without it the same command ends as the straight one."""
+) -> str:
+    """A run under a limit fails in words; without it the same command ends as the straight one.
+
+    Returns:
+        what could not be written, below the run's folder.
+    """
     limit(True)
     status = run()
     limit(False)
@@ -76,6 +80,15 @@ def stops_and_goes_on(
     assert not half_written(folder)
     assert run() == 0
     assert contents(folder) == contents(straight)
+    path = said.removeprefix("Error: ").split(" could not be written: ")[0]
+    return path.removeprefix(f"{folder}/")
+
+
+def print_table(stopped: list[tuple[float, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints at what size of a file or a disk which file could not be written."""
+    with capsys.disabled():
+        for share, path in stopped:
+            sys.stdout.write(f"\n{share:7.4f}  {path}")
 
 
 @pytest.fixture
@@ -100,16 +113,19 @@ def sweep_limits(
     shares: list[float],
     options: dict[str, object],
 ) -> None:
+    stopped: list[tuple[float, str]] = []
     largest = max(path.stat().st_size for path in straight.rglob("*") if path.is_file())
     for number, share in enumerate(shares):
         folder = tmp_path / f"run-{number}"
-        stops_and_goes_on(
+        what = stops_and_goes_on(
             lambda folder=folder: recipe(train_data=phantom, output_dir=folder, **options),
             lambda is_on, share=share: limited(int(largest * share) if is_on else 2**40),
             folder,
             straight,
             capsys,
         )
+        stopped.append((share, what))
+    print_table(stopped, capsys)
 
 
 @pytest.mark.slow
@@ -156,6 +172,7 @@ def sweep_disks(
     shares: list[float],
     options: dict[str, object],
 ) -> None:
+    stopped: list[tuple[float, str]] = []
     used = sum(path.stat().st_size for path in straight.rglob("*") if path.is_file())
     for number, share in enumerate(shares):
         disk(2**20)
@@ -165,13 +182,15 @@ def sweep_disks(
         def limit(is_on: bool, share: float = share, before: int = before) -> None:
             disk((before + int(used * share)) // 1024 + 8 if is_on else 2**20)
 
-        stops_and_goes_on(
+        what = stops_and_goes_on(
             lambda folder=folder: recipe(train_data=phantom, output_dir=folder, **options),
             limit,
             folder,
             straight,
             capsys,
         )
+        stopped.append((share, what))
+    print_table(stopped, capsys)
 
 
 @pytest.mark.slow

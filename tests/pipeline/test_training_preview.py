@@ -21,6 +21,7 @@ from medrm.models.memory_estimate import StepMemory
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.trainable import add_adapter
 from medrm.objectives.step_preview import StepPreview
+from medrm.pipeline import context
 from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.pipeline.memory_plan import CONTEXT, CONTEXT_BYTES, RehearsedRun, device_memory
 
@@ -82,7 +83,10 @@ def test_tables_are_cut_by_no_pipe(
 
 
 def test_cases_that_are_too_long_are_named(
-    recipe: Recipe, phantom: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe,
+    phantom: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     limited = {"train_data": phantom, "max_excluded_share": 1, **CPU}
     assert recipe(max_length=150, **limited) == 0
@@ -90,6 +94,10 @@ def test_cases_that_are_too_long_are_named(
     found = re.search(r"max_length 150: (\d+) cases are longer and set aside \((\S+?)[,)]", text)
     assert found is not None
     assert int(found[1]) == int(said_in(text, "set aside"))
+    monkeypatch.setattr(context, "longest_row", lambda config, stated: stated or 149)
+    assert recipe(**limited) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"not given, the base's positions are 149: \d+ cases are longer", text)
 
 
 def said_in(text: str, name: str) -> str:

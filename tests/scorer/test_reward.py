@@ -56,6 +56,20 @@ def mixed_cases() -> list[Case]:
     ]
 
 
+@pytest.mark.parametrize("max_length", [None, 4000])
+def test_what_the_positions_of_the_base_cannot_hold_is_too_long(
+    max_length: int | None, folder: Path
+) -> None:
+    scorer = make_scorer("qwen2_5_vl", folder, max_length=max_length)
+    window = scorer.model.config.get_text_config().max_position_embeddings
+    assert scorer.longest_row == window < 4000
+    assert scorer.settings["max_length"] == max_length  # what is compared is what was asked for
+    long = dataclasses.replace(make_case(9), answers=("short", "lungs " * window))
+    assert [one.reason for one in by_order(scorer, [make_case(0), long])] == [None, "too_long"]
+    with pytest.raises(DataError, match=rf"case-9.*more than {window} tokens"):
+        list(scorer.score_cases([long]))
+
+
 @pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_company_changes_no_score(family: str, folder: Path) -> None:
     cases = mixed_cases()
@@ -176,7 +190,7 @@ def test_bad_cases_keep_their_place_and_reason(folder: Path) -> None:
     assert {one.order for one in scored} == {"forward"}
     alone = dict_of(scorer, cases[3:])["case-1"]
     assert np.abs(scored[3].scores - alone).max() <= 1e-5
-    with pytest.raises(DataError, match=r"case-9.*max_length"):
+    with pytest.raises(DataError, match=r"case-9.*more than 60 tokens, the model's limit"):
         list(scorer.score_cases([long]))
     with pytest.raises(DataError, match="broken"):
         list(scorer.score_cases([broken]))

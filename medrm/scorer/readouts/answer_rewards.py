@@ -22,6 +22,7 @@ from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from medrm.data.images import decode
 from medrm.errors import AdapterError, DataError
 from medrm.models.adapter_config import AdapterConfig
+from medrm.models.families import longest_row
 from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
@@ -57,7 +58,7 @@ class AnswerScorer(ABC):
         collator: of the rows that it reads.
         prompts: gives the K rows of a case.
         batch_rows: most rows (case and answer) computed at once; a case is never split.
-        max_length: longest row that is read, in tokens; None: no limit.
+        max_length: longest row that is read, in tokens; None: as long as the model's positions.
         deterministic: whether each answer is computed by itself (`medrm.scorer.determinism`);
             answers that see each other are one batch for each case.
     """
@@ -77,7 +78,7 @@ class AnswerScorer(ABC):
     ) -> None:
         self.model, base = model, without_adapter(model)
         self.processor: ProcessorMixin = collator.processor
-        self.dimensions = tuple(dimensions)
+        self.dimensions, self._max_length = tuple(dimensions), max_length
         self._splits = deterministic and not collator.contextual_orders
         self._runner: BatchRunner[Case, Any, Array] = BatchRunner(
             collator,
@@ -85,7 +86,7 @@ class AnswerScorer(ABC):
             rows=lambda case: len(case.answers),
             read=self._read,
             batch_rows=batch_rows,
-            max_length=max_length,
+            max_length=longest_row(base.config, max_length),
             shares=not self._splits
             and (shares_prefix(base) or (self.readout == "reward" and caches_answers(base))),
             deterministic=base if deterministic else None,
@@ -108,7 +109,12 @@ class AnswerScorer(ABC):
         runner = self._runner
         deterministic = runner.deterministic is not None
         settings = model_settings(self.model, self.processor, runner.shares, deterministic)
-        return {**settings, "max_length": runner.max_length}
+        return {**settings, "max_length": self._max_length}
+
+    @property
+    def longest_row(self) -> int | None:
+        """The most tokens of a row that is read: those of the model's positions, or fewer."""
+        return self._runner.max_length
 
     @property
     def batch_rows(self) -> int:
@@ -221,7 +227,7 @@ class SavedScorer(AnswerScorer):
                     decode(ref)  # the reason of an unreadable image is in its own message
                 raise DataError(
                     f"Case {case.case_id!r} cannot be scored ({output.reason}): its longest row "
-                    f"has more than {self.contract.max_length} tokens, the model's max_length. "
+                    f"has more than {self.longest_row} tokens, the model's limit. "
                     "Shorten the texts or scale the images down."
                 )
             yield waiting.popleft(), output.values
@@ -370,7 +376,7 @@ class Likelihood(AnswerScorer):
         processor: of the model.
         dimensions: what to call the D equal columns.
         batch_rows: most rows (case and answer) computed at once.
-        max_length: longest row that is read, in tokens; None: no limit.
+        max_length: longest row that is read, in tokens; None: as long as the model's positions.
         deterministic: whether each answer is computed by itself.
     """
 
