@@ -107,9 +107,8 @@ class AnswerScorer(ABC):
     def settings(self) -> Mapping[str, Any]:
         """What besides the weights could change a score."""
         runner = self._runner
-        deterministic = runner.deterministic is not None
-        settings = model_settings(self.model, self.processor, runner.shares, deterministic)
-        return {**settings, "max_length": self._max_length}
+        how = (runner.shares, runner.deterministic is not None)
+        return {**model_settings(self.model, self.processor, *how), "max_length": self._max_length}
 
     @property
     def longest_row(self) -> int | None:
@@ -226,9 +225,9 @@ class SavedScorer(AnswerScorer):
                 for ref in case.images:
                     decode(ref)  # the reason of an unreadable image is in its own message
                 raise DataError(
-                    f"Case {case.case_id!r} cannot be scored ({output.reason}): its longest row "
-                    f"has more than {self.longest_row} tokens, the model's limit. "
-                    "Shorten the texts or scale the images down."
+                    f"Case {case.case_id!r} cannot be scored ({output.reason}): its longest row has "
+                    f"more than {self.longest_row} tokens, the model's limit. Shorten the texts or "
+                    "scale the images down."
                 )
             yield waiting.popleft(), output.values
 
