@@ -226,8 +226,8 @@ class SavedScorer(AnswerScorer):
                     decode(ref)  # the reason of an unreadable image is in its own message
                 raise DataError(
                     f"Case {case.case_id!r} cannot be scored ({output.reason}): its longest row "
-                    f"has more than {self.longest_row} tokens, the model's limit. Shorten the texts "
-                    "or scale the images down."
+                    f"has more than {self.longest_row} tokens, the model's limit. Shorten the "
+                    "texts or scale the images down."
                 )
             yield waiting.popleft(), output.values
 
