@@ -28,10 +28,13 @@ class DataOptions:
         "What is measured: a name in evaluation/benchmarks/, or a set like train_data. None: the "
         "test part of train_data.",
     )
+    benchmark_name: str | None = option(
+        None, "Name of a set of your own in reports. None: its file's or folder's."
+    )
     data_root: str | None = option(None, "Where the benchmark's files lie.")
     image_root: str | None = option(None, "Folder of images: searched first; links may lead there.")
     dimensions: list[str] | None = option(
-        None, "Dimensions to learn, comma separated. None: those that the training labels mention."
+        None, "Dimensions to learn, comma separated. None: all that are labelled."
     )
     primary_dimension: list[str] | None = option(
         None,
@@ -39,8 +42,7 @@ class DataOptions:
         "where `any` is the first of all. None: overall where labelled, else the first.",
     )
     split_by_cluster: str | None = option(
-        None,
-        "Shares of train, development and test when one set serves for all (default 0.7,0.1,0.2).",
+        None, "Shares of train, development, test of one set (default 0.7,0.1,0.2)."
     )
     development_share: float = option(
         0.1,
@@ -62,7 +64,7 @@ class DataOptions:
     )
     department_map: str | None = option(None, "YAML or JSON file: organ to department.")
     max_excluded_share: float = option(
-        0.01, "Largest share of training cases that may be set aside (bad images, over-long)."
+        0.01, "Largest share of cases set aside (bad images, too long)."
     )
 
     def __post_init__(self) -> None:
@@ -81,6 +83,9 @@ class DataOptions:
             **unparsed,
             "data_root needs --benchmark NAME: it is where that benchmark lies": (
                 self.data_root is not None and self.benchmark is None
+            ),
+            "benchmark_name needs --benchmark PATH: it names a set of your own": (
+                self.benchmark_name is not None and self.benchmark is None
             ),
             "split_by_cluster splits one set, but train_data and benchmark are two; leave it "
             "out, or give one of them (development_share splits the training data)": (
@@ -179,7 +184,7 @@ class ModelOptions:
     min_pixels: int | None = option(None, "Fewest pixels of an image. None: the processor's own.")
     max_pixels: int | None = option(None, "Most pixels of an image. None: the processor's own.")
     max_length: int | None = option(
-        None, "Most tokens of one row, image included. Longer cases are set aside, never cut."
+        None, "Most tokens of a row, image included; longer cases are set aside."
     )
     reward_template: Literal["turn_end", "generation_prompt"] = option(
         "generation_prompt",
@@ -259,10 +264,10 @@ class EvaluationOptions:
         "bit-identical whatever else is scored, also in bfloat16; answers of a case share nothing.",
     )
     allowed_differences: list[str] = option(
-        [], "Differences between before and after, besides the weights, that the recipe declares."
+        [], "Differences besides the weights that the recipe declares."
     )
     no_images: bool = option(
-        False, "Keep no small copies of the benchmark's images, for data that may not be shared."
+        False, "Keep no small copies of images, for data that may not be shared."
     )
 
     def __post_init__(self) -> None:

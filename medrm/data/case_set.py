@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
+from medrm.data.described_files import open_described_files
 from medrm.data.labels import Agreement, LabelRules
 from medrm.data.organs import read_department_map
 from medrm.data.readers import benchmarks, med_rewardbench, preferences, votes_jsonl
 from medrm.data.readers.votes_jsonl import read_votes
-from medrm.data.row_tables import SUFFIXES, open_table
+from medrm.data.row_tables import SUFFIXES, RowTable, open_table
 from medrm.data.sources import (
     DESCRIPTION,
     DataFormat,
@@ -53,6 +54,7 @@ FORMATS: dict[str, DataFormat] = {
     "preferences": DataFormat(
         read_table=preferences.read_preferences_by_columns,
         open_described=preferences.open_hub_preferences,
+        read_described=preferences.read_preferences,
     ),
     "phantom": DataFormat(open_described=votes_jsonl.open_phantom),
     "pairs": benchmarks.released_format(benchmarks.read_pair),
@@ -83,7 +85,9 @@ def read_description(path: Path) -> Description:
     if not isinstance(described, dict):
         raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
     problems = unknown_keys(described, _KEY_TYPES)
-    problems += [f"key {key!r} is missing" for key in ("name", "form") if key not in described]
+    is_local = bool(described.get("files")) and described.get("source") is None
+    required = ("name",) if is_local else ("name", "form")
+    problems += [f"key {key!r} is missing" for key in required if key not in described]
     problems += [
         f"{key} is {value!r}, which is no {_KEY_TYPES[key]}"
         for key, value in described.items()
@@ -91,8 +95,12 @@ def read_description(path: Path) -> Description:
     ]
     if not problems and not 0 <= described.get("cases", 0) <= _MOST_CASES:
         problems.append(f"cases is {described['cases']}; give at most {_MOST_CASES:,}")
-    forms = [name for name, data_format in FORMATS.items() if data_format.open_described]
-    if not problems and described["form"] not in forms:
+    forms = [
+        name
+        for name, data_format in FORMATS.items()
+        if data_format.open_described or (is_local and data_format.read_table)
+    ]
+    if not problems and "form" in described and described["form"] not in forms:
         problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")
     raise_problems(ConfigError, path, problems)
     return Description(**described)
@@ -170,7 +178,7 @@ def read_set(
         department_map: YAML or JSON file of organ to department, for cases that state none.
         described: a name in `data/` whose files, as they were released, `source` may hold.
         image_root: a folder in which images are looked for first, and into which absolute paths
-            and links may lead; for files of rows.
+            and links may lead.
 
     Raises:
         DataError: all problems of a file together, with line numbers and case ids.
@@ -179,7 +187,7 @@ def read_set(
     if image_root is not None and not image_root.is_dir():
         raise ConfigError(f"image_root {str(image_root)!r} is no folder; give that of the images.")
     departments = read_department_map(department_map) if department_map else {}
-    user_files = _user_files(described, Path(source)) if described else None
+    user_files = _user_files(described, Path(source), image_root) if described else None
     opening = partial(_open, source, image_root)
     name, opened = (described, user_files) if described and user_files else opening()
     # A set may be read by the columns of any description.
@@ -201,7 +209,7 @@ def read_set(
     )
 
 
-def _user_files(described: str, path: Path) -> Source | None:
+def _user_files(described: str, path: Path, image_root: Path | None) -> Source | None:
     """Returns the released files of a set in `data/` at the user's path, if they are there.
 
     Raises:
@@ -211,7 +219,7 @@ def _user_files(described: str, path: Path) -> Source | None:
     open_files = FORMATS[description.form].open_files
     if open_files is None:
         return None
-    opened = open_files(description, path)
+    opened = open_files(description, path, image_root)
     is_set = any(form.marks(path) for form in FORMATS.values()) or (path / DESCRIPTION).is_file()
     if opened is None and path.is_dir() and not is_set:
         raise DataError(
@@ -226,7 +234,7 @@ def holds_described(described: str, path: str | Path) -> bool:
     description = named_description(described)
     data_format = FORMATS[description.form]
     if data_format.open_files is not None:
-        return data_format.open_files(description, Path(path)) is not None
+        return data_format.open_files(description, Path(path), None) is not None
     return data_format.marks(Path(path))
 
 
@@ -256,13 +264,17 @@ def _open_described(description: Description) -> tuple[str, Source]:
 
 def _open_folder(folder: Path, image_root: Path | None) -> tuple[str, Source]:
     name = folder.resolve().name
-    for data_format in FORMATS.values():
-        if data_format.marks(folder):
-            if data_format.open_folder is not None:
-                return name, data_format.open_folder(folder)
-            return name, _open_file(folder / str(data_format.marker), image_root)
+    marking = next((form for form in FORMATS.values() if form.marks(folder)), None)
+    if marking is not None and marking.open_folder is not None:
+        return name, marking.open_folder(folder, image_root)
     if (folder / DESCRIPTION).is_file():
-        return _open_described(read_description(folder / DESCRIPTION))
+        description = read_description(folder / DESCRIPTION)
+        if description.files and description.source is None:
+            beside = (description, folder, image_root, FORMATS, _read_by_columns)
+            return description.name, open_described_files(*beside)
+        return _open_described(description)
+    if marking is not None:
+        return name, _open_file(folder / str(marking.marker), image_root)
     if any(data_format.marker == f"{name}/" for data_format in FORMATS.values()):
         raise DataError(
             f"{folder} is the inside of a released benchmark. Give the folder above it."
@@ -283,8 +295,13 @@ def _open_file(path: Path, image_root: Path | None) -> Source:
 
 def _read_file(path: Path, image_root: Path | None) -> ReadResult:
     """Reads a file by the first format that its columns are of, else as votes."""
-    table, described = open_table(path), descriptions()
+    table = open_table(path)
     table.image_root = image_root
+    return _read_by_columns(table, path)
+
+
+def _read_by_columns(table: RowTable, path: Path) -> ReadResult:
+    described = descriptions()
     for data_format in FORMATS.values():
         if data_format.read_table is not None:
             result = data_format.read_table(table, path, described)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Collection, Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -44,7 +45,7 @@ class RowTable:
     folder: Path
     boundary: Path
     columns: tuple[str, ...]
-    rows: JsonLines | ArrowRows | DatasetRows | list[LocatedRow]
+    rows: JsonLines | ArrowRows | DatasetRows | JoinedRows | list[LocatedRow]
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
     image_root: Path | None = None
@@ -172,6 +173,11 @@ class ArrowRows:
     def __init__(self, table: pa.Table) -> None:
         self._table = table
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns with their types."""
+        return self._table.schema
+
     def __iter__(self) -> Iterator[LocatedRow]:
         number = 0
         for batch in self._table.to_batches(_ROWS_AT_ONCE):
@@ -181,6 +187,63 @@ class ArrowRows:
 
     def __getitem__(self, index: int) -> LocatedRow:
         return f"row {index + 1}", self._table.slice(index, 1).to_pylist()[0]
+
+
+class JoinedRows:
+    """The rows of several tables, one after the other, each located by its file as well.
+
+    Args:
+        tables: at least one.
+        problems: what is wrong with their rows, once all were read.
+    """
+
+    def __init__(self, tables: Sequence[RowTable], problems: list[str]) -> None:
+        self._tables, self._problems = tables, problems
+        self._ends: list[int] = []
+
+    def __iter__(self) -> Iterator[LocatedRow]:
+        ends, count = [], 0
+        for table in self._tables:
+            for location, row in table.rows:
+                count += 1
+                yield f"{table.name} {location}", row
+            ends.append(count)
+        self._ends = ends
+        self._problems[:] = [
+            f"{table.name} {text}" for table in self._tables for text in table.problems
+        ]
+
+    def __getitem__(self, index: int) -> LocatedRow:
+        """Returns a row and its location; to be asked once all were read."""
+        number = bisect_right(self._ends, index)
+        table = self._tables[number]
+        location, row = table.rows[index - ([0, *self._ends][number])]
+        return f"{table.name} {location}", row
+
+
+def joined_table(tables: Sequence[RowTable], name: str) -> RowTable:
+    """Returns the rows of several tables as one.
+
+    Raises:
+        DataError: they lie in several folders, to which paths of images are relative, or store
+            images in different ways.
+    """
+    first = tables[0]
+    names = ", ".join(table.name for table in tables)
+    if any(table.folder != first.folder for table in tables):
+        raise DataError(f"{name}: {names} lie in several folders; the files of a set lie in one.")
+    schemas = [table.rows.schema if isinstance(table.rows, ArrowRows) else None for table in tables]
+    stores_images = any(table.files for table in tables)
+    if stores_images and any(schema is None or schema != schemas[0] for schema in schemas):
+        raise DataError(
+            f"{name}: {names} store images, and their columns are not of the same names and types; "
+            "give files of one form."
+        )
+    problems: list[str] = []
+    columns = tuple(dict.fromkeys(column for table in tables for column in table.columns))
+    files = tuple(path for table in tables for path in table.files)
+    rows = JoinedRows(tables, problems)
+    return RowTable(name, first.folder, first.boundary, columns, rows, problems, files)
 
 
 class DatasetRows:

@@ -124,20 +124,23 @@ class Description:
 
     `form` is the data format, a name of `medrm.data.case_set.FORMATS`; `source` its hub id, none
     where the user brings the files or the set is drawn; `revision` the branch, tag or commit that
-    is loaded; `split` the split that is read; `files` the patterns of the files of a released
-    benchmark, its tables and images; `columns` the columns of its rows or of preference rows by
-    what they hold, groups included; `subsets` name to a pattern in `category/id/path`; `dimension`
-    what the preference is about; `cases` and `seed` belong to the phantom set.
+    is loaded; `split` the split that is read; `files` the files, or patterns of them, of a released
+    benchmark (tables and images) or of a set that lies beside the description; `images` a folder
+    beside it in which images are looked for first; `columns` the columns of rows by what they hold,
+    groups included; `subsets` name to a pattern in `category/id/path`; `dimension` what the
+    preference is about; `cases` and `seed` belong to the phantom set. The form of files beside the
+    description may be left out, and is then known by their columns.
     """
 
     name: str
-    form: str
+    form: str = ""
     source: str | None = None
     revision: str = "main"
     split: str = "train"
     dimension: str = "overall"
     columns: dict[str, str] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    images: str | None = None
     subsets: dict[str, str] = field(default_factory=dict)
     cases: int = 0
     seed: int = 0
@@ -200,21 +203,23 @@ class DataFormat:
     Attributes:
         marker: the file, or with a slash at the end the folder, that makes a folder a set of this
             format.
-        open_folder: returns the source in such a folder; None: the marker is a file, which is read
-            as any other file.
+        open_folder: returns the source in such a folder, whose images are looked for first in
+            another one, if that is given; None: the marker is a file, which is read as any other.
         read_table: reads the rows of a file at a path; returns None where they are of another
             format, as their columns show. The descriptions are those of `data/`.
         open_described: returns the source that a `dataset.yaml` with this format as its `form`
             describes, from the hub or drawn.
         open_files: returns the source that such a `dataset.yaml` describes in a folder or file of
-            the user's; None where it is not there.
+            the user's; None where it is not there. The last argument is as in `open_folder`.
+        read_described: reads rows by the columns and the dimension of one description.
     """
 
     marker: str | None = None
-    open_folder: Callable[[Path], Source] | None = None
+    open_folder: Callable[[Path, Path | None], Source] | None = None
     read_table: Callable[[RowTable, Path, Sequence[Description]], ReadResult | None] | None = None
     open_described: Callable[[Description], Source] | None = None
-    open_files: Callable[[Description, Path], Source | None] | None = None
+    open_files: Callable[[Description, Path, Path | None], Source | None] | None = None
+    read_described: Callable[[RowTable, Path, Description], ReadResult] | None = None
 
     def marks(self, folder: Path) -> bool:
         """Tells whether a folder is a set of this format."""

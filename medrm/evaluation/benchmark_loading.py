@@ -94,8 +94,8 @@ def load_benchmark(
     settings = read_settings(asked.name)
     if asked.reported is not None:
         raise ConfigError(
-            f"benchmark_name {asked.reported!r} names a set of your own; {asked.name!r} has its "
-            "name. Leave it out, or give --benchmark PATH."
+            f"the name {asked.reported!r} is for a set of your own; benchmark {asked.name!r} has "
+            "its name. Leave it out, or give --benchmark PATH."
         )
     published = tuple(Published(**number) for number in settings.get("published", ()))
     groups, metrics = settings.get("groups", GROUPS), settings.get("metrics", ())
@@ -112,7 +112,8 @@ def load_benchmark(
     differences = _differences(settings, asked.data_root, source, read)
     if not differences:
         return benchmark(asked.name, source, published=published)
-    own_name = _own_name(asked.data_root, source)
+    root = Path(asked.data_root).resolve()
+    own_name = _own_name(root.name if root.is_dir() else root.stem, source)
     logger.warning(
         "data_root holds not %s: %s. It is reported as %s, without the numbers that others "
         "published of %s.", asked.name, "; ".join(differences), own_name, asked.name,
@@ -152,9 +153,8 @@ def _differences(
     return applying(differences)
 
 
-def _own_name(path: str, source: CaseSet) -> str:
+def _own_name(name: str, source: CaseSet) -> str:
     """Returns the name under which a user's set is reported: never one of another benchmark."""
-    name = source.name if not Path(path).is_dir() else Path(path).resolve().name
     name = name or "root"
     return f"{name}-{source.digest[:8]}" if name in benchmark_names() else name
 
@@ -164,8 +164,8 @@ def _own_benchmark(asked: BenchmarkRequest, read: _Read) -> Benchmark:
     names = benchmark_names()
     if asked.reported in names:
         raise ConfigError(
-            f"benchmark_name {asked.reported!r} is that of a benchmark, which stands for its own "
-            "data; give another."
+            f"the name {asked.reported!r} is that of a benchmark, which stands for its own data; "
+            "give a set of your own another."
         )
     is_known = Path(asked.name).exists() or asked.name in description_names() or "/" in asked.name
     if not is_known:
@@ -184,7 +184,7 @@ def _own_benchmark(asked: BenchmarkRequest, read: _Read) -> Benchmark:
         lines = alike_together([f"{row.case_id!r}: {row.reason}" for row in source.excluded])
         title = f"{len(source.excluded)} rows of {source.name!r} are no cases, and are not judged:"
         logger.warning("%s", report(title, lines, limit=5))
-    name = asked.reported or _own_name(asked.name, source)
+    name = asked.reported or _own_name(source.name, source)
     return Benchmark(name, source)
 
 

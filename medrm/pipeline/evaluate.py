@@ -14,7 +14,7 @@ from pathlib import Path
 from medrm.data.images import examine
 from medrm.data.store.indexed_cases import column
 from medrm.errors import ConfigError
-from medrm.evaluation.benchmark_loading import BenchmarkRequest, load_benchmark
+from medrm.evaluation.benchmark_loading import BenchmarkRequest, benchmark_names, load_benchmark
 from medrm.evaluation.evaluator import NamedModel, evaluate
 from medrm.evaluation.leak_check import UNTRAINED, check_images
 from medrm.evaluation.tables.terminal import print_report
@@ -77,7 +77,8 @@ def evaluate_model(request: EvalRequest) -> None:
         model, readout, engine, dimensions=dimensions, judge=judge, options=options
     )
     weights = recorded_identity(identity) if ENGINES[engine].holds_weights else identity
-    name = request.name or (Path(model).resolve().name if Path(model).exists() else model)
+    own_name = Path(model).resolve().name if Path(model).exists() else model
+    name = request.model_name or (None if names_benchmark(request) else request.name) or own_name
     result = evaluate(
         scorer,
         benchmark,
@@ -92,11 +93,17 @@ def evaluate_model(request: EvalRequest) -> None:
         print_report(result)
 
 
+def names_benchmark(request: EvalRequest) -> bool:
+    """Returns whether `--name` names the benchmark: a set of the user's own that has no name."""
+    return request.benchmark_name is None and request.benchmark not in benchmark_names()
+
+
 def requested_benchmark(request: EvalRequest) -> BenchmarkRequest:
     """Returns which benchmark a request asks for."""
     departments = Path(request.department_map) if request.department_map else None
     images = Path(request.image_root) if request.image_root else None
-    named = (request.benchmark, request.data_root, request.benchmark_name)
+    reported = request.name if names_benchmark(request) else request.benchmark_name
+    named = (request.benchmark, request.data_root, reported)
     return BenchmarkRequest(*named, images, departments)
 
 

@@ -300,7 +300,8 @@ def _read(options: DataOptions, *, trained: bool) -> Benchmark:
     if trained and options.train_data is not None:
         source = read_set(options.train_data, rules, departments, image_root=images)
         return Benchmark(source.name, source)
-    asked = (str(options.benchmark), options.data_root, None, images, departments)
+    named = (str(options.benchmark), options.data_root, options.benchmark_name)
+    asked = (*named, images, departments)
     return load_benchmark(BenchmarkRequest(*asked), rules=rules)
 
 

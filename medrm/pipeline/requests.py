@@ -65,9 +65,7 @@ class EvalRequest:
     )
     data_root: str | None = option(None, "where the benchmark's files lie")
     image_root: str | None = as_in(DataOptions, "image_root")
-    benchmark_name: str | None = option(
-        None, "under which a set of your own is reported (default: that of its folder or file)"
-    )
+    benchmark_name: str | None = as_in(DataOptions, "benchmark_name")
     protocol: Literal["official", "robust", "both"] = option("both", "how verdicts are counted")
     department_map: str | None = option(None, "YAML or JSON file: organ to department")
     readout: str | None = option(
@@ -110,7 +108,12 @@ class EvalRequest:
         "precision of the weights (default: as trained; a base: its own on a GPU, float32 on a "
         "CPU). It is recorded: a comparison names it where it differs",
     )
-    name: str | None = option(None, "under which the model is reported (default: its own)")
+    name: str | None = option(
+        None,
+        "under which a set of your own is reported, as benchmark_name; where the benchmark has a "
+        "name in evaluation/benchmarks/, or benchmark_name is given too, that of the model",
+    )
+    model_name: str | None = option(None, "under which the model is reported (default: its own)")
     no_images: bool = option(
         False, "keep no small copies of the images, for data that may not be shared"
     )

@@ -214,6 +214,8 @@ def evaluate_command(
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
     options = {
         **_named(candidate),
+        "name": None,
+        "model_name": candidate.name,
         "base": candidate.base,
         "benchmark": entry_request["benchmark"].get("asked", entry_request["benchmark"]["name"]),
         "data_root": request.data_root,

@@ -28,7 +28,7 @@ def read_by_columns(table: RowTable, _: Path, __: Sequence[Description]) -> Read
     return read_rows(table) if {"item", "good", "bad"} <= set(table.columns) else None
 
 
-def open_folder(folder: Path) -> Source:
+def open_folder(folder: Path, image_root: Path | None) -> Source:
     path = folder / "toy" / "rows.jsonl"
     return Source([path], lambda: read_rows(open_table(path)))
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from released_samples import SAMPLES
 
+from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.errors import ConfigError, DataError
@@ -119,7 +122,7 @@ def test_a_set_of_ones_own_is_a_benchmark(votes: Path, tmp_path: Path) -> None:
     assert load_benchmark(str(tmp_path / "phantom")).name.startswith("phantom-")
     for asked, problem in {
         BenchmarkRequest(str(votes), reported="phantom"): "stands for its own data",
-        BenchmarkRequest("phantom", reported="mine"): "names a set of your own",
+        BenchmarkRequest("phantom", reported="mine"): "is for a set of your own",
         BenchmarkRequest(str(votes), data_root=str(tmp_path)): "is read from that path",
         BenchmarkRequest(str(votes), image_root=tmp_path / "none"): "is no folder",
     }.items():
@@ -172,3 +175,42 @@ def test_an_unknown_name_and_an_unknown_key(
     with pytest.raises(ConfigError, match="3 problems") as caught:
         read_settings("mine")
     assert "Did you mean 'source'?" in str(caught.value)
+
+
+def test_every_form_of_training_data_is_measured_under_its_own_name(
+    votes: Path, tmp_path: Path
+) -> None:
+    """`--name` names a set without a name, else the model; `--model_name` always the model."""
+    rows = [
+        {"prompt": f"Question {n}?", "chosen": "yes", "rejected": "no", "images": []}
+        for n in range(3)
+    ]
+    lines = "\n".join(map(json.dumps, rows))
+    (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "list.JSON").write_text(json.dumps(rows), encoding="utf-8")
+    without_images = [{key: row[key] for key in list(row)[:3]} for row in rows]
+    pq.write_table(pa.Table.from_pylist(without_images), tmp_path / "table[1].parquet")
+    (tmp_path / "described").mkdir()
+    (tmp_path / "described" / "rows.jsonl").write_text(lines, encoding="utf-8")
+    described = "name: of-its-own\nfiles: [rows.jsonl]\n"
+    (tmp_path / "described" / "dataset.yaml").write_text(described, encoding="utf-8")
+    write_phantom(tmp_path / "layout", cases=3, seed=5)
+    (tmp_path / "layout" / "votes.jsonl").unlink()
+    forms = {
+        str(tmp_path): ([], (tmp_path.name, "oracle")),
+        "lines.jsonl": (["--name", "radiology"], ("radiology", "oracle")),
+        "list.JSON": (["--benchmark_name", "b", "--name", "m"], ("b", "m")),
+        "table[1].parquet": (["--model_name", "m"], ("table[1]", "m")),
+        "described": (["--name", "n", "--model_name", "m"], ("n", "m")),
+        "layout": ([], ("layout", "oracle")),
+    }
+    for path, (options, names) in forms.items():
+        output = tmp_path / "of" / Path(path).name
+        asked = ["evaluate", "--model", "mock:oracle", "--benchmark", str(tmp_path / path)]
+        assert main([*asked, "--output_dir", str(output), *options]) == 0
+        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+        model = report["model"].removeprefix("mock:")
+        assert (report["benchmark"]["name"], model) == names
+        assert report["benchmark"]["digest"] == read_set(str(tmp_path / path)).digest
+    asked = ["evaluate", "--model", "mock:oracle", "--benchmark", "phantom", "--name", "m"]
+    assert main([*asked, "--output_dir", str(tmp_path / "of" / "phantom"), "--dry_run"]) == 0

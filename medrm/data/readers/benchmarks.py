@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from medrm.data.sources import (
     ReadResult,
     Source,
     Vote,
+    description_names,
     hub_files,
 )
 from medrm.errors import DataError, raise_problems
@@ -81,13 +83,15 @@ def _open_hub(read_row: RowReader, description: Description) -> Source:
     folder = hub_files(description, description.files)
     files = _released_files(description, folder)
     boundary = folder.parent.parent  # a snapshot's files are links into the repository's folder
-    drafts = partial(_drafts, read_row, description, files, boundary)
+    drafts = partial(_drafts, read_row, description, files, boundary, None)
     return Source(files, lambda: ReadResult(drafts()), folder.name, hub_id=description.hub_id)
 
 
-def _open_files(read_row: RowReader, description: Description, path: Path) -> Source | None:
+def _open_files(
+    read_row: RowReader, description: Description, path: Path, image_root: Path | None
+) -> Source | None:
     files = _released_files(description, path)
-    drafts = partial(_drafts, read_row, description, files, None)
+    drafts = partial(_drafts, read_row, description, files, None, image_root)
     return Source(files, lambda: ReadResult(drafts())) if files else None
 
 
@@ -105,7 +109,11 @@ def _released_files(description: Description, root: Path) -> list[Path]:
 
 
 def _drafts(
-    read_row: RowReader, description: Description, files: Iterable[Path], boundary: Path | None
+    read_row: RowReader,
+    description: Description,
+    files: Iterable[Path],
+    boundary: Path | None,
+    image_root: Path | None,
 ) -> Iterator[CaseDraft]:
     """Yields the cases of a benchmark's files.
 
@@ -117,6 +125,7 @@ def _drafts(
         description: what the columns hold.
         files: one table each.
         boundary: the folder that no link may leave; None: that of each file.
+        image_root: where images are looked for first; None: nowhere else.
 
     Raises:
         DataError: all missing columns, wrong rows and missing images in one message.
@@ -125,6 +134,7 @@ def _drafts(
     seen: Counter[str] = Counter()
     for path in files:
         table = open_table(path, boundary)
+        table.image_root = image_root
         missing = missing_columns(table.columns, _required(description))
         problems += [f"{path.name}: {problem}" for problem in missing]
         for index, (location, row) in enumerate(table.rows if not missing else ()):
@@ -139,7 +149,8 @@ def _drafts(
             yield draft
         problems += [f"{path.name} {problem}" for problem in table.problems]
     name = description.name
-    raise_problems(DataError, name, problems, f"; data/{name}/README.md says how it is had")
+    told = f"; data/{name}/README.md says how it is had" if name in description_names() else ""
+    raise_problems(DataError, name, problems, told)
 
 
 def _required(description: Description) -> tuple[str, ...]:
@@ -265,8 +276,8 @@ def _images(
 ) -> tuple[ImageRef, ...]:
     """Returns what a row shows: its image, or the frames of its video.
 
-    A path is looked up below the table's folder, then below `images/` there, then by its last part
-    below `images/`.
+    A path is looked up below the folder of images that the user names and below the table's, each
+    time as it is written, then below `images/` there, then by its last part below `images/`.
 
     Args:
         table: whose row it is.
@@ -281,7 +292,7 @@ def _images(
     if image is not None and row.get(image) is not None:
         if not isinstance(row[image], str):
             return row_images(table, index, row, image)
-        return (table.image(_located(table, row[image])),)
+        return (table.image(_located(table, row[image])[1]),)
     if video is not None and row.get(video) is not None:
         return _frames(table, row[video])
     if image is None and video is None:
@@ -292,21 +303,22 @@ def _images(
 def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
     if not isinstance(written, str):
         raise DataError(f"a video is {type(written).__name__}; accepted is a folder of its frames")
-    folder = _located(table, written)
-    names = sorted(path.name for path in (table.folder / folder).glob("*") if path.is_file())
+    root, folder = _located(table, written)
+    names = sorted(path.name for path in (root / folder).glob("*") if path.is_file())
     if not names:
         raise DataError(f"there is no frame in folder {written!r}")
     frame_numbers = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
     return tuple(table.image(f"{folder}/{names[number]}") for number in frame_numbers)
 
 
-def _located(table: RowTable, written: str) -> str:
-    """Returns the path at which a written path is found, relative to the table's folder."""
+def _located(table: RowTable, written: str) -> tuple[Path, str]:
+    """Returns the folder of images in which a written path is found, and the path there."""
+    roots = [root for root in (table.image_root, table.folder) if root is not None]
     candidates = (written, f"images/{written}", f"images/{PurePosixPath(written).name}")
-    for candidate in candidates:
+    for root, candidate in product(roots, candidates):
         # `Path.exists` raises for what is too long to be a path, such as an image in base64.
-        if written and os.path.exists(table.folder / candidate):
-            return candidate
+        if written and os.path.exists(root / candidate):
+            return root, candidate
     shortened = written[:_MESSAGE_CHARACTERS]
     raise DataError(f"there is no {shortened!r} in {table.folder}, nor in its folder images")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,13 @@ _INPUTS = ("question_id", "image", *_TEXTS)
 _GROUPS = {"dataset": "source", "question_type": "question_type", "body_part": "body_part"}
 
 
-def open_layout(folder: Path) -> Source:
-    """Returns the set in a folder that holds `pair_gt_all/`, which counts before its votes."""
+def open_layout(folder: Path, image_root: Path | None) -> Source:
+    """Returns the set in a folder that holds `pair_gt_all/`, which counts before its votes.
+
+    Args:
+        folder: of the set.
+        image_root: where images are looked for first; None: nowhere else.
+    """
     about = read_about(folder)
     # Phantom cases are written both ways, and say the same.
     if (folder / VOTES_FILE).is_file() and not about.get("synthetic"):
@@ -52,7 +58,7 @@ def open_layout(folder: Path) -> Source:
             "For the votes name the file itself.",
             folder / VOTES_FILE, FOLDER,
         )  # fmt: skip
-    return _source(folder, folder, "local", about)
+    return _source(folder, folder, "local", about, image_root)
 
 
 def open_hub_layout(description: Description) -> Source:
@@ -81,16 +87,23 @@ def hub_layout(description: Description) -> Path:
     return folder
 
 
-def _source(root: Path, boundary: Path, revision: str, about: Mapping[str, Any]) -> Source:
+def _source(
+    root: Path,
+    boundary: Path,
+    revision: str,
+    about: Mapping[str, Any],
+    image_root: Path | None = None,
+) -> Source:
     folder = root / FOLDER
     files = sorted([*folder.glob("*.jsonl"), *folder.glob("parquet/*.parquet")])
-    return Source(files, lambda: ReadResult(_drafts(folder, boundary)), revision, about)
+    drafts = partial(_drafts, folder, boundary, image_root)
+    return Source(files, lambda: ReadResult(drafts()), revision, about)
 
 
-def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
+def _drafts(folder: Path, boundary: Path, image_root: Path | None) -> Iterator[CaseDraft]:
     """Yields the cases of a folder `pair_gt_all`, organ by organ, in the order of the inputs.
 
-    `boundary` is the folder that no link may leave.
+    `boundary` is the folder that no link may leave, but into `image_root`.
 
     Raises:
         DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
@@ -107,6 +120,7 @@ def _drafts(folder: Path, boundary: Path) -> Iterator[CaseDraft]:
     for organ in sorted(labels & inputs):
         answers = _read_labels(open_table(folder / f"{organ}.jsonl"), problems)
         table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary)
+        table.image_root = image_root
         for draft in _join(table, organ, answers, problems):
             first_organ = organ_of.setdefault(draft.case_id, organ)
             if first_organ != organ:

@@ -1,0 +1,131 @@
+"""A set whose `dataset.yaml` names files beside it: their form, columns, dimension and images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from medrm.data.row_tables import RowTable, joined_table, open_table
+from medrm.data.sources import (
+    DESCRIPTION,
+    DataFormat,
+    Description,
+    ReadResult,
+    Source,
+    read_about,
+)
+from medrm.errors import ConfigError, DataError, nearest, shortened
+
+_BY_COLUMNS = "preferences"
+"""The form of rows whose columns or dimension are stated, where the form is not."""
+
+
+def open_described_files(
+    description: Description,
+    folder: Path,
+    image_root: Path | None,
+    formats: Mapping[str, DataFormat],
+    read_by_columns: Callable[[RowTable, Path], ReadResult],
+) -> Source:
+    """Returns the source of a set whose description names files beside it.
+
+    Args:
+        description: of the set.
+        folder: of the description; no file and no folder that it names lies outside.
+        image_root: takes the place of the folder of images that the description names.
+        formats: by name.
+        read_by_columns: reads rows of a form that is not stated.
+
+    Raises:
+        ConfigError: a file or folder that is not there or lies outside; what the form cannot use.
+    """
+    described = folder / DESCRIPTION
+    if description.images is not None:
+        images = _inside(folder, description.images, "images")
+        if not images.is_dir():
+            raise ConfigError(f"{described}: images {description.images!r} is no folder there.")
+        image_root = image_root or images
+    about, revision = read_about(folder), description.revision
+    revision = "local" if revision == Description.revision else revision
+    named = [path for pattern in description.files for path in _matching(folder, pattern)]
+    data_format = formats.get(description.form)
+    if data_format is not None and data_format.open_files is not None:
+        opened = data_format.open_files(description, folder, image_root)
+        if opened is None:
+            raise ConfigError(f"{described}: its files hold no rows of form {description.form!r}.")
+        files = (*opened.files, described)
+        return dataclasses.replace(opened, files=files, revision=revision, about=about)
+    read = partial(_read, description, named, folder, image_root, formats, read_by_columns)
+    return Source([*named, described], read, revision, about)
+
+
+def _read(
+    description: Description,
+    files: list[Path],
+    folder: Path,
+    image_root: Path | None,
+    formats: Mapping[str, DataFormat],
+    read_by_columns: Callable[[RowTable, Path], ReadResult],
+) -> ReadResult:
+    """Reads the rows of all files as those of one table; see `open_described_files`."""
+    tables = [open_table(path, folder) for path in files]
+    table = joined_table(tables, description.name) if len(tables) > 1 else tables[0]
+    table.image_root = image_root
+    path = files[0] if len(files) == 1 else folder
+    own_columns = bool(description.columns) or description.dimension != Description.dimension
+    form = description.form or (_BY_COLUMNS if own_columns else "")
+    if not form:
+        return read_by_columns(table, path)
+    data_format = formats[form]
+    if data_format.read_described is not None:
+        return data_format.read_described(table, path, description)
+    if own_columns:
+        able = ", ".join(name for name, other in formats.items() if other.read_described)
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: rows of form {form!r} name their own dimensions and have "
+            f"columns of fixed names; leave columns and dimension out, or give form {able}."
+        )
+    result = data_format.read_table(table, path, [description]) if data_format.read_table else None
+    if result is None:
+        raise DataError(
+            f"{path} holds no rows of form {form!r}: its columns are {', '.join(table.columns)}. "
+            "Leave form out, and the form is known by the columns."
+        )
+    return result
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
+    """Returns the files of a name or pattern, a name that exists being no pattern."""
+    literal = _inside(folder, pattern, "files")
+    paths = [literal] if literal.is_file() else sorted(filter(Path.is_file, folder.glob(pattern)))
+    if not paths:
+        names = sorted(path.name for path in folder.iterdir())
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: there is no file {shortened(pattern)!r} in its folder."
+            f"{nearest(pattern, names)}"
+        )
+    return [_inside(folder, str(path.relative_to(folder)), "files") for path in paths]
+
+
+def _inside(folder: Path, written: str, key: str) -> Path:
+    """Returns the path of what a description names, which neither path nor link leads outside."""
+    path = PurePosixPath(written)
+    if not written or "\0" in written or path.is_absolute() or ".." in path.parts:
+        raise _outside(folder, written, key)
+    location = folder / path
+    try:
+        stays = location.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+        raise _outside(folder, written, key) from error
+    if not stays:
+        raise _outside(folder, written, key)
+    return location
+
+
+def _outside(folder: Path, written: str, key: str) -> ConfigError:
+    return ConfigError(
+        f"{folder / DESCRIPTION}: {key} {shortened(written)!r} is not accepted; name what lies in "
+        "the folder of the description, relative to it."
+    )
