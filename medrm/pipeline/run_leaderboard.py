@@ -213,9 +213,10 @@ def evaluate_command(
 ) -> list[str]:
     """Returns the words of `medrm evaluate`: no shell reads them, no name can pose as an option."""
     options = {
-        **_named(candidate),
-        "name": None,
+        "model": candidate.model,
         "model_name": candidate.name,
+        "revision": candidate.revision,
+        "engine": candidate.engine,
         "base": candidate.base,
         "benchmark": entry_request["benchmark"].get("asked", entry_request["benchmark"]["name"]),
         "data_root": request.data_root,

@@ -58,7 +58,7 @@ class Board:
     def names(self) -> list[str]:
         """The models that were evaluated by the last run."""
         options = [word for command in self.started for word in command]
-        return [word.removeprefix("--name=") for word in options if word.startswith("--name=")]
+        return [word.removeprefix("--model_name=") for word in options if word.startswith("--model_name=")]
 
     @property
     def table(self) -> dict[str, Any]:
@@ -158,8 +158,8 @@ def test_an_entry_may_ask_its_judge_otherwise(board: Board) -> None:
     board.list.write_text(text)
     assert board.run("--only", "Oracle", "Longer", "--max_new_tokens", "9") == 0
     commands = {command[5]: command for command in board.started}
-    assert "--max_new_tokens=77" in commands["--name=Oracle"]
-    assert "--max_new_tokens=9" in commands["--name=Longer"]
+    assert "--max_new_tokens=77" in commands["--model_name=Oracle"]
+    assert "--max_new_tokens=9" in commands["--model_name=Longer"]
 
 
 def test_models_are_read_as_the_whole_list_is(board: Board) -> None:
