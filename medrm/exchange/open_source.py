@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,14 @@ _LOOKED_AT = 50
 
 
 def open_source(
-    path: Path, image_root: Path | None = None, header_row: int | None = None
+    path: Path, image_root: Path | None = None, mapping: Mapping[str, Any] | None = None
 ) -> Opened:
     """Returns a file that is to be imported.
 
     Args:
         path: of the file.
         image_root: a folder in which images are looked for first.
-        header_row: the number of the row that names a table's columns; None: it is looked for.
+        mapping: the content of the user's mapping, which may name a sheet and its header's row.
 
     Raises:
         DataError: there is none, it is of another kind, too large, or cannot be read at all.
@@ -50,6 +51,8 @@ def open_source(
             f"{path} has {size:,} bytes; accepted are at most {most:,}. Split it, or leave images "
             "out and give their paths."
         )
+    header = str((mapping or {}).get("header_row"))
+    header_row = int(header) if re.fullmatch("[0-9]{1,6}", header) else None
     if suffix == ".json":
         opened = _open_json(path)
     elif suffix == ".jsonl":
@@ -58,6 +61,7 @@ def open_source(
         opened = Opened(path, suffix, Records(lambda _: _parquet_rows(path)))
     else:
         opened = open_delimited(path, header_row)
+    opened.mapping = mapping
     opened.columns = opened.columns or _columns(opened.records)
     opened.image_root = image_root
     return opened

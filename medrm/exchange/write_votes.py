@@ -67,11 +67,11 @@ def write_votes(
         writer = _SetWriter(draft, opened)
         with (draft / VOTES_FILE).open("w", encoding="utf-8") as file:
             for place, line in imported.lines:
-                problem = writer.take(place, line)
-                if problem is None:
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                taken = writer.take(place, line)
+                if isinstance(taken, str):
+                    imported.unread.append(unread(place, taken, line))
                 else:
-                    imported.unread.append(unread(place, problem, line))
+                    file.write(json.dumps(taken, ensure_ascii=False) + "\n")
         summary = _report(opened, importer, imported, writer)
         _refuse_nothing(opened.path, summary, imported)
         text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)
@@ -107,25 +107,23 @@ class _SetWriter:
         """How many different ones there are."""
         return len(self._names)
 
-    def take(self, place: str, line: Row) -> str | None:
-        """Stores a line's images and names them in it; returns why it cannot be taken."""
-        written = line.pop("image", None)
-        images = line.get("images", [] if written is None else [written])
-        line["images"] = [] if not isinstance(images, list) else ["" for _ in images]
-        problems = line_problems(line)
-        if not isinstance(images, list):
-            problems.append("'images' is no list")
-        if problems:
+    def take(self, place: str, line: Row) -> Row | str:
+        """Stores the images of a line and returns it as it is written, or why it is not taken."""
+        written = [line["image"]] if "image" in line else []
+        images = line.get("images", written)
+        taken = {key: value for key, value in line.items() if key != "image"}
+        taken["images"] = [""] * len(images) if isinstance(images, list) else images
+        if problems := line_problems(taken):
             return "; ".join(problems)
         try:
-            line["images"] = [self._store(image) for image in images]
+            taken["images"] = [self._store(image) for image in images]
         except DataError as error:
             self.without_image += 1
             return str(error).rstrip(".")
-        problem = self._conflict(place, line)
+        problem = self._conflict(place, taken)
         if problem is None:
-            self._count(place, line)
-        return problem
+            self._count(place, taken)
+        return taken if problem is None else problem
 
     def _conflict(self, place: str, line: Row) -> str | None:
         """Returns what does not fit the earlier lines of the same case."""
@@ -150,10 +148,10 @@ class _SetWriter:
     def _count(self, place: str, line: Row) -> None:
         case_id, annotator = str(line["case_id"]), str(line["annotator"])
         self.lines += 1
+        self.annotators[annotator] += 1
         for dimension, value in line["votes"].items():
             if value is not None:
                 self._voted[case_id, annotator, dimension] = place
-                self.annotators[annotator] += 1
                 self.votes.setdefault(dimension, Counter())[str(value)] += 1
 
     def _store(self, written: Any) -> str:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from medrm.config.option import option
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, shortened
+from medrm.evaluation.tables.table import table_of
+from medrm.evaluation.tables.terminal import print_contents
 from medrm.exchange.imported import Importer, Opened
 from medrm.exchange.importers import IMPORTERS
+from medrm.exchange.mapping import read_mapping
 from medrm.exchange.open_source import open_source
+from medrm.exchange.suggest import suggest
 from medrm.exchange.write_votes import REPORT_FILE, write_votes
+from medrm.files import check_outputs, write_output
 
 logger = logging.getLogger(__name__)
+
+_MOST_REASONS = 10
 
 
 @dataclass(frozen=True)
@@ -26,17 +35,31 @@ class ImportRequest:
     """
 
     file: str
-    output: Path = option(MISSING, "folder to write; it appears complete or not at all")
+    output: Path | None = option(
+        None, "folder to write; it appears complete or not at all (needed but for --suggest)"
+    )
+    mapping: Path | None = option(
+        None, "YAML file that says what the columns and values of a sheet mean; see data/README.md"
+    )
+    suggest: bool = option(
+        False,
+        "write such a file from the sheet's own columns and values, to --mapping (default: "
+        "FILE.mapping.yaml), and import nothing",
+    )
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the file)"
     )
-    overwrite_output_dir: bool = option(False, "replace what an earlier import has left in output")
+    overwrite_output_dir: bool = option(
+        False, "replace what an earlier import has left in output, or the file of --suggest"
+    )
 
     def __post_init__(self) -> None:
         if self.image_root is not None and not self.image_root.is_dir():
             raise ConfigError(
                 f"--image_root {self.image_root} is no folder; give that of the images."
             )
+        if self.output is None and not self.suggest:
+            raise ConfigError("--output is missing; give the folder to write, or --suggest.")
 
 
 def import_file(request: ImportRequest) -> dict[str, Any]:
@@ -46,18 +69,16 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
         DataError: the file cannot be read, or not one row can be taken.
         ConfigError: the mapping or the output is not accepted.
     """
-    opened = open_source(Path(request.file), request.image_root)
-    importer = importer_of(opened)
+    path = Path(request.file)
+    if request.suggest:
+        return _suggest(request, open_source(path, request.image_root))
+    assert request.output is not None
+    check_outputs({"--output": request.output})
+    content = read_mapping(request.mapping) if request.mapping is not None else None
+    opened = open_source(path, request.image_root, content)
+    importer = IMPORTERS["sheet"] if content is not None else importer_of(opened)
     summary = write_votes(request.output, opened, importer, overwrite=request.overwrite_output_dir)
-    logger.info(
-        "%s: %d of %d rows not taken, %d lines of %d cases in %s",
-        importer.name,
-        summary["not_taken"],
-        summary["rows"],
-        summary["lines"],
-        summary["cases"],
-        request.output / REPORT_FILE,
-    )
+    _print(summary, request.output)
     return summary
 
 
@@ -73,3 +94,44 @@ def importer_of(opened: Opened) -> Importer:
     raise ConfigError(
         f"{opened.path} is of no form that is imported; accepted are {', '.join(IMPORTERS)}."
     )
+
+
+def _suggest(request: ImportRequest, opened: Opened) -> dict[str, Any]:
+    """Writes a mapping, and says what it leaves open."""
+    target = request.mapping or Path(f"{opened.path.name}.mapping.yaml")
+    check_outputs({"--mapping": target}, folders=False)
+    if target.exists() and not request.overwrite_output_dir:
+        raise ConfigError(
+            f"--mapping {target} is there. Give another file, or --overwrite_output_dir to replace "
+            "it."
+        )
+    if not opened.columns:
+        raise ConfigError(f"{opened.path} holds no table, and needs no mapping; import it.")
+    suggestion = suggest(opened)
+    write_output(target, [suggestion.text.encode()])
+    points = "\n".join(f"  - {shortened(point)}" for point in suggestion.open_points)
+    still = f"Replace each ? in it:\n{points}" if points else "Nothing is left open in it."
+    logger.info("%s says what is understood of %s. %s", target, opened.path.name, still)
+    return {"mapping": suggestion.text, "open_points": suggestion.open_points}
+
+
+def _print(summary: dict[str, Any], output: Path) -> None:
+    """Shows what was taken and what was not."""
+    rows = [{"dimension": name, **_cells(counts)} for name, counts in summary["votes"].items()]
+    share = summary["without_image"] / max(1, summary["rows"])
+    lines = [
+        f"{summary['source']['name']} ({summary['importer']}): {summary['rows']:,} rows read, "
+        f"{summary['lines']:,} lines of votes on {summary['cases']:,} cases by "
+        f"{len(summary['annotators'])} readers, {summary['images']:,} images",
+        *summary["notes"],
+        f"not taken: {summary['not_taken']:,}, {summary['without_image']:,} of them for an image "
+        f"({share:.1%} of the rows)",
+        *(f"  {shortened(reason, 300)}" for reason in summary["reasons"][:_MOST_REASONS]),
+        f"all of it: {output / REPORT_FILE}",
+    ]
+    table = table_of("votes", sorted(rows, key=lambda row: row["dimension"]))
+    print_contents([lines[0], table, *lines[1:]], Console(), fold=True)
+
+
+def _cells(counts: dict[str, int]) -> dict[str, str]:
+    return {value: str(count) for value, count in sorted(counts.items())}

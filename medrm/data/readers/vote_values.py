@@ -13,7 +13,7 @@ from medrm.schema import LETTERS, Choice, Ranking
 
 CHOICE_OF: dict[str, Choice] = {"A": 0, "B": 1, "tie": "tie"}
 
-_GRADED: dict[str, tuple[VoteValue, Strength | None]] = {
+GRADED: dict[str, tuple[VoteValue, Strength | None]] = {
     "neither": ("neither", None),
     "strongly_a": (0, "strongly"),
     "slightly_a": (0, "slightly"),
@@ -87,10 +87,10 @@ def read_vote(value: Any, answers: int) -> tuple[VoteValue, Strength | None]:
     if answers == 2:
         if isinstance(value, str) and value in CHOICE_OF:
             return CHOICE_OF[value], None
-        if isinstance(value, str) and value in _GRADED:
-            return _GRADED[value]
+        if isinstance(value, str) and value in GRADED:
+            return GRADED[value]
         if not isinstance(value, list):
-            graded = ", ".join(map(repr, _GRADED))
+            graded = ", ".join(map(repr, GRADED))
             raise DataError(f"accepted are 'A', 'B', 'tie' or null; also {graded}")
     ranking = _ranking(value)
     if ranking is None or sorted(index for tied in ranking for index in tied) != list(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
@@ -83,7 +84,7 @@ def text_of(cell: Any) -> str:
     >>> [text_of(cell) for cell in ("007 ", 17.0, 2.5, None, True, datetime(2024, 3, 1))]
     ['007', '17', '2.5', '', 'true', '2024-03-01']
     """
-    if cell is None:
+    if cell is None or cell != cell:  # not a number: pandas writes it for nothing
         return ""
     if isinstance(cell, bool):
         return str(cell).lower()
@@ -94,6 +95,21 @@ def text_of(cell: Any) -> str:
     if isinstance(cell, date | time):
         return cell.isoformat()
     return str(cell).strip()
+
+
+_NUMBER = re.compile(r"[+-]?\d{1,15}([.,]\d{1,15})?")
+
+
+def number_of(cell: Any) -> float | None:
+    """Returns a cell as a number, which may be written with a decimal comma; None: it is none.
+
+    >>> [number_of(cell) for cell in ("3,5", 4, "\u22121", "drei", None)]
+    [3.5, 4, -1.0, None, None]
+    """
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
+        return cell if math.isfinite(cell) else None
+    text = text_of(cell).replace("\u2212", "-")
+    return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
 
 
 def _texts(cells: Sequence[Any]) -> list[str]:

@@ -1,0 +1,200 @@
+"""The words by which people name columns and votes in sheets, in German and English."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_FOLDED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+
+_COLUMN_WORDS: dict[str, str] = {
+    "case_id": r"(case|fall|item|sample|beispiel)( id| nr| no| nummer| number| code)?"
+    r"|(question )?(id|nr|no|nummer|number)|fallnummer|fallnr|laufende nummer|lfd nr"
+    r"|(case|fall|question|sample)id",
+    "image": r"(bild|image|img|scan|aufnahme|foto|photo|picture|dicom|roentgenbild)(s|er|e)?"
+    r"( datei| file| path| pfad| name)?( [0-9a-z])?|(bild|image)(datei|pfad|path|file)( [0-9])?"
+    r"|(datei|file|pfad|path)( name)?",
+    "question": r"(klinische |clinical )?(frage|question|prompt|aufgabe|anfrage|fragestellung"
+    r"|instruction|query)( text)?",
+    "annotator": r"(leser|reader|rater|annotator|befunder|gutachter|arzt|aerztin|radiologe"
+    r"|bewerter|beurteiler|reviewer|doctor|physician|user|nutzer|experte?|judge)(in)?"
+    r"( id| name| kuerzel| nr)?",
+    "dimension": r"(bewertungs)?(kriterium|criterion|dimension|aspekt|aspect|merkmal)",
+    "order": r"(modell |model |antwort |answer )?(links|left)( modell| model| antwort| steht)?"
+    r"|linkes? (modell|antwort)|reihenfolge|order|(left|links) is",
+    "patient": r"(patient|patienten|pat)( id| nr| nummer| no)?|patientennummer|patientenid|pid",
+    "study": r"(studie|study|untersuchung)(en)?( id| nr| uid)?|accession( number)?",
+    "organ": r"organ|koerperregion|region|body ?part|anatomie",
+    "department": r"abteilung|fachgebiet|department|fach|klinik",
+    "modality": r"modalitaet|modality|verfahren|bildgebung",
+    "source": r"quelle|source|datensatz|herkunft",
+    "comment": r"(kommentar|bemerkung|anmerkung|comment|remark|notiz|note)(e|en|s)?( text)?",
+    "seconds": r"(lese|bearbeitungs|entscheidungs|bewertungs)?(dauer|zeit)( in)?( s| sek"
+    r"| sekunden)?|sekunden|seconds|((lead|decision|reading) )?(time|duration)( in)?( s| seconds)?",
+    "confidence": r"sicherheit|konfidenz|confidence|certainty|wie sicher",
+    "reason": r"begruendung|reason|rationale|grund|justification",
+}
+"""What a column holds, to a pattern of its whole name, as `plain` gives it."""
+
+_COLUMNS = {role: re.compile(pattern) for role, pattern in _COLUMN_WORDS.items()}
+
+_IDENTIFYING = re.compile(
+    r"(patienten?|pat)? ?(nach|vor|familien)?name|(first|last|sur|family|patient) ?name|geb(urts)?"
+    r" ?(datum|tag)|geb|dob|(date of )?birth ?(date|day)?|adresse|address|telefon|phone|e ?mail"
+    r"|versicherten ?(nummer|nr)|ssn|insurance.*|mrn"
+)
+
+_DIMENSION_WORDS = {
+    "accuracy": "genauigkeit|richtigkeit|korrektheit|accuracy|correctness",
+    "relevance": "relevanz|relevance",
+    "comprehensiveness": "vollstaendigkeit|comprehensiveness|completeness",
+    "creativity": "kreativitaet|creativity",
+    "responsiveness": "responsiveness|hilfsbereitschaft",
+    "overall": "gesamturteil|gesamtbewertung|gesamteindruck|gesamt|insgesamt|overall",
+}
+_DIMENSIONS = {name: re.compile(rf"\b({words})\b") for name, words in _DIMENSION_WORDS.items()}
+
+_VOTE_WORDS = re.compile(
+    r"\b(urteil|bewertung|vote|votes|wahl|preference|praeferenz|besser|bessere|better|winner|best"
+    r"|gewinner|sieger|entscheidung|verdict|choice|auswahl|label|welche|which|ist|is|antwort|answer"
+    r"|modell|model|von|by|fuer|der|die|das|the)\b"
+)
+
+_ANSWER = (
+    "antwort|answer|response|befund|bericht|report|text|modell|model|ausgabe|output|completion|ki"
+    "|ai|llm|option|system|version|kandidat|candidate"
+)
+_ANSWER_WORD = re.compile(_ANSWER)
+_SIDES = {
+    **dict.fromkeys(("a", "1", "i", "erste", "erster", "first", "eins", "one"), "a"),
+    **dict.fromkeys(("b", "2", "ii", "zweite", "zweiter", "second", "zwei", "two"), "b"),
+    **dict.fromkeys(("links", "left", "linke", "linkes", "l", "li"), "left"),
+    **dict.fromkeys(("rechts", "right", "rechte", "rechtes", "r", "re"), "right"),
+}
+_OPPOSITE = {"a": "b", "b": "a", "left": "right", "right": "left"}
+_STRENGTHS = {
+    **dict.fromkeys(
+        ("viel", "deutlich", "much", "strongly", "klar", "clearly", "stark"), "strongly"
+    ),
+    **dict.fromkeys(("etwas", "leicht", "slightly", "eher", "somewhat", "weakly"), "slightly"),
+}
+_WORSE = frozenset(("schlechter", "worse"))
+_FILLING_WORD = re.compile(
+    f"{_ANSWER}|besser|better|bessere|ist|is|die|der|das|the|gewinnt|wins|bevorzugt|preferred"
+    "|prefer|seite|side|nr|no|auf|on"
+)
+_MEANINGS = {
+    "tie": "tie|gleich|unentschieden|equal|same|gleichwertig|egal|draw|gleich gut|beide gleich"
+    "|remis|both|beide gleich gut|both equal|both equally good|equally good|keine praeferenz"
+    "|no preference|beide|about the same|kein unterschied|no difference|both good|beide gut",
+    "neither": "neither|keine|keiner|keines|keine von beiden|keiner von beiden|beide unbrauchbar"
+    "|beide schlecht|both bad|both unacceptable|both unusable|beide falsch|both wrong|weder noch"
+    "|beide inakzeptabel|unbrauchbar|neither acceptable",
+    "none": "n a|na|k a|keine angabe|nicht beurteilbar|not assessable|nb|nan|none given|entfaellt",
+}
+"""What a whole value means, to a pattern of it, as `plain` gives it."""
+_COMPARED = re.compile(r"(\w+) ?(>{1,3}|<{1,3}|=) ?(\w+)")
+_NUMBER = re.compile(r"[+\u2212-]?\d+([.,]\d+)?")
+
+
+class Side(NamedTuple):
+    """An answer that a text names, and how strongly it is preferred (empty: nothing is said)."""
+
+    side: str
+    strength: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """The value of such a vote in a mapping."""
+        if self.strength:
+            return f"{self.strength}_{self.side}"
+        return self.side.upper() if self.side in ("a", "b") else self.side
+
+
+def plain(text: str) -> str:
+    """Returns a text in small letters and digits, words apart.
+
+    >>> plain("Fall-Nr."), plain("Müller_2 (Präferenz)"), plain("answerA")
+    ('fall nr', 'mueller 2 praeferenz', 'answer a')
+    """
+    text = re.sub(r"(?<=[a-zäöüß])(?=[A-Z0-9])", " ", text).casefold().translate(_FOLDED)
+    return " ".join(re.findall(r"[a-z]+|\d+", text))
+
+
+def role_of(name: str) -> str | None:
+    """Returns what a column holds by its name: a role of a mapping, `order`, or None."""
+    words = plain(name)
+    return next((role for role, pattern in _COLUMNS.items() if pattern.fullmatch(words)), None)
+
+
+def is_identifying(name: str) -> bool:
+    """Returns whether a column's name is one of those that hold who a patient is."""
+    return _IDENTIFYING.fullmatch(plain(name)) is not None
+
+
+def answer_side(name: str) -> str | None:
+    """Returns which answer a column is named after: a, b, left, right, or None."""
+    words = plain(name).split()
+    sides = [_SIDES[word] for word in words if word in _SIDES]
+    others = [word for word in words if word not in _SIDES and not _ANSWER_WORD.fullmatch(word)]
+    return sides[0] if len(sides) == 1 and not others else None
+
+
+def vote_name(name: str) -> tuple[str | None, str]:
+    """Returns the dimension that a vote's column is named after, and what else its name says.
+
+    >>> vote_name("Genauigkeit (Dr. Müller)"), vote_name("Urteil"), vote_name("Leser 1")
+    (('accuracy', 'Dr. Müller'), ('overall', ''), (None, 'Leser 1'))
+    """
+    words = plain(name)
+    dimension = next((key for key, word in _DIMENSIONS.items() if word.search(words)), None)
+    pattern = _DIMENSIONS[dimension] if dimension else _VOTE_WORDS
+    parts = re.split(r"[\s_/|:()\[\]\u2013-]+", name)
+    remainder = [part for part in parts if part and not pattern.fullmatch(plain(part))]
+    if all(_VOTE_WORDS.fullmatch(plain(part)) for part in remainder):
+        remainder = []
+    if dimension is None and len(remainder) < len([part for part in parts if part]):
+        dimension = "overall"
+    return dimension, " ".join(remainder)
+
+
+def is_number(text: str) -> bool:
+    """Returns whether a text is one number."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def meaning_of(text: str) -> str | None:
+    """Returns what a value of a vote means, as a mapping writes it; None where that is not known.
+
+    >>> [meaning_of(text) for text in ("Modell 1", "rechts", "B viel besser", "=", "A > B", "3")]
+    ['A', 'right', 'strongly_b', 'tie', 'slightly_a', None]
+    """
+    if text.strip() in ("=", "==", "≈"):
+        return "tie"
+    if text.strip() in ("-", "--", "\u2013", "/"):
+        return "none"
+    if is_number(text):
+        return {"1": "A", "2": "B"}.get(text.strip())
+    words = plain(text)
+    for meaning, pattern in _MEANINGS.items():
+        if re.fullmatch(pattern, words):
+            return meaning
+    if compared := _COMPARED.fullmatch(text.strip().casefold()):
+        first, sign, second = compared.groups()
+        if {_SIDES.get(first), _SIDES.get(second)} in ({"a", "b"}, {"left", "right"}):
+            if sign == "=":
+                return "tie"
+            better = _SIDES[first if sign[0] == ">" else second]
+            return Side(better, "slightly" if len(sign) == 1 else "strongly").meaning
+    return _named_side(words.split())
+
+
+def _named_side(words: list[str]) -> str | None:
+    strengths = {_STRENGTHS[word] for word in words if word in _STRENGTHS}
+    sides = {_SIDES[word] for word in words if word in _SIDES}
+    others = {*words} - {*_STRENGTHS} - {*_SIDES} - _WORSE
+    others = {word for word in others if not _FILLING_WORD.fullmatch(word)}
+    if len(sides) != 1 or len(strengths) > 1 or others:
+        return None
+    side = sides.pop()
+    return Side(_OPPOSITE[side] if _WORSE & {*words} else side, *strengths).meaning

@@ -1,0 +1,312 @@
+"""Sheets with columns of any name: what is suggested for them, and what they become."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from medrm.cli import main
+from medrm.data.case_set import read_set
+from medrm.errors import ConfigError, DataError
+from medrm.exchange.importers import IMPORTERS
+from medrm.exchange.mapping import load_mapping, read_mapping, sheet_mapping
+from medrm.exchange.open_source import open_source
+from medrm.exchange.sheet_words import answer_side, meaning_of, role_of
+from medrm.exchange.suggest import suggest
+from medrm.exchange.write_votes import write_votes
+
+GERMAN = """\
+Fall-Nr.;Bild;Frage;Antwort 1;Antwort 2;Links;Leser;Genauigkeit;Gesamturteil;Sicherheit;\
+Lesezeit (s);Bemerkung;Station;Patientenname
+007;bilder\\a.png;"Größe; wo?";"Nein, ""klein"".";Ja;Modell 1;Müller;links;rechts viel besser;0,8;\
+12,5;unscharf;3;Erika
+007;bilder\\a.png;"Größe; wo?";"Nein, ""klein"".";Ja;Modell 2;Weiß;links;beide unbrauchbar;0,5;\
+1:05;;3;
+010;bilder\\a.png;Was?;Milz;Leber;Modell 2;Müller;=;;;;;;
+011;bilder\\b.png;Was?;Milz;Leber;Modell 1;Müller;links;links;;;;;
+012;;Was?;Milz;Leber;Modell 1;Müller;links;links;;;;;
+013;bilder\\a.png;Was?;Milz;;Modell 1;Müller;links;links;;;;;
+014;bilder\\a.png;Was?;Milz;Leber;Modell 1;Müller;;;;;;;
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bilder").mkdir()
+    Image.new("L", (8, 8), 70).save(tmp_path / "bilder" / "a.png")
+    return tmp_path
+
+
+def imported(path: Path, mapping: str | None = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The lines of a sheet, and the report; by a mapping, or by what is suggested."""
+    opened = open_source(path, mapping=None if mapping is None else load_mapping(mapping))
+    output = path.parent / f"set of {path.name}"
+    report = write_votes(output, opened, IMPORTERS["sheet"], overwrite=True)
+    lines = [json.loads(line) for line in (output / "votes.jsonl").read_text().splitlines()]
+    assert len(read_set(str(output)).cases) == report["cases"]
+    return lines, report
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le"])
+def test_a_german_sheet_needs_no_mapping(folder: Path, encoding: str) -> None:
+    lines, report = imported(write(folder / "Befunde.CSV", GERMAN, encoding))
+    assert [line["votes"] for line in lines] == [
+        {"accuracy": "A", "overall": "strongly_b"},
+        {"accuracy": "B", "overall": "neither"},  # model 2 stood left
+        {"accuracy": "tie"},
+    ]
+    first, second, _ = lines
+    assert first["case_id"] == "007"
+    assert first["answer_a"] == 'Nein, "klein".'
+    assert first["question"] == "Größe; wo?"
+    assert (first["annotator"], second["annotator"]) == ("Müller", "Weiß")
+    assert (first["seconds"], second["seconds"]) == (12.5, 65)
+    assert first["confidence"] == 0.8
+    assert first["comment"] == "unscharf"
+    assert first["extra"] == {"Station": "3"}
+    assert "Erika" not in json.dumps([lines, report])
+    reasons = {row["place"]: row["reason"] for row in report["unread"]}
+    assert reasons == {
+        "row 5": "there is no file 'bilder/b.png'",
+        "row 6": "it has no image in 'Bild'",
+        "row 7": "'Antwort 2' is empty",
+        "row 8": "it has no vote",
+    }
+    assert report["rows"] == 7
+
+
+TEXT_ROWS = {"Frage": "Was?", "Antwort A": "Milz", "Antwort B": "Leber"}
+
+
+def table(path: Path, rows: list[dict[str, Any]], separator: str = "\t") -> Path:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, *([str(row.get(name, "")) for name in names] for row in rows)]
+    return write(path, "".join(f"{separator.join(cells)}\n" for cells in lines))
+
+
+def test_a_column_for_each_reader_and_dimension(tmp_path: Path) -> None:
+    readings = {"Dr. Otto Genauigkeit": "A", "Dr. Otto Gesamt": "B", "Dr. Ada Genauigkeit": "="}
+    rows = [
+        {"Fall": "1", **TEXT_ROWS, **readings, "Dr. Ada Gesamt": ""},
+        {"Fall": "2", **TEXT_ROWS, **readings, "Dr. Ada Genauigkeit": "", "Dr. Ada Gesamt": "A"},
+    ]
+    lines, report = imported(table(tmp_path / "wide.tsv", rows))
+    assert [(line["case_id"], line["annotator"], line["votes"]) for line in lines] == [
+        ("1", "Dr. Otto", {"accuracy": "A", "overall": "B"}),
+        ("1", "Dr. Ada", {"accuracy": "tie"}),
+        ("2", "Dr. Otto", {"accuracy": "A", "overall": "B"}),
+        ("2", "Dr. Ada", {"overall": "A"}),
+    ]
+    assert not report["unread"]
+
+
+def test_a_row_for_each_dimension_and_answers_named_by_side(tmp_path: Path) -> None:
+    sides = {"Frage": "Was?", "Antwort links": "Milz", "Antwort rechts": "Leber", "R": "eins"}
+    turned = {"Frage": "Was?", "Antwort links": "Leber", "Antwort rechts": "Milz", "R": "zwei"}
+    rows = [
+        {"Fall": 1, **sides, "Links": "M1", "Kriterium": "Relevanz", "Urteil": 2},
+        {"Fall": 1, **turned, "Links": "M2", "Kriterium": "Relevanz", "Urteil": 2},
+        {"Fall": 1, **turned, "Links": "M2", "Kriterium": "Stil", "Urteil": -1},
+        {"Fall": 1, **turned, "Links": "M2", "Kriterium": "Stil", "Urteil": 0},
+        {"Fall": 1, **turned, "Links": "M3", "Kriterium": "Stil", "Urteil": 0},
+        {"Fall": 1, **turned, "Links": "M2", "Kriterium": "Witz", "Urteil": 0},
+    ]
+    path = table(tmp_path / "long.csv", rows, ",")
+    opened = open_source(path)
+    suggestion = suggest(opened)
+    for point in ("'2' means as a vote; it may be a scale", "'M1' is, on the left", "votes in 'Ur"):
+        assert any(point in text for text in suggestion.open_points)
+    with pytest.raises(ConfigError, match=r"values\.2 is still '\?'"):
+        sheet_mapping(load_mapping(suggestion.text), opened.columns)
+    mapping = """
+        columns: {case_id: Fall, question: Frage, annotator: R, dimension: Kriterium,
+                  answer_left: Antwort links, answer_right: Antwort rechts}
+        votes: [{column: Urteil}]
+        values: {-2: strongly_left, -1: slightly_left, 0: tie, 1: slightly_right,
+                 2: strongly_right, =: tie}
+        order: {column: Links, values: {M1: A, M2: B}}
+        dimensions: {relevanz: relevance, Stil: Stil}
+    """
+    lines, report = imported(path, mapping)
+    assert [(line["annotator"], line["votes"]) for line in lines] == [
+        ("eins", {"relevance": "strongly_b"}),
+        ("zwei", {"relevance": "strongly_a"}),
+        ("zwei", {"Stil": "slightly_b"}),
+    ]
+    assert {(line["answer_a"], line["answer_b"]) for line in lines} == {("Milz", "Leber")}
+    assert ["votes twice" in row["reason"] for row in report["unread"]] == [True, False, False]
+
+
+def test_ratings_and_ranks_of_several_answers(tmp_path: Path) -> None:
+    rows = [
+        {
+            "q": "Was?",
+            "x": "1",
+            "y": "2",
+            "z": "3",
+            "rx": 2,
+            "ry": 1,
+            "rz": 2,
+            "sx": "3,5",
+            "sy": 4,
+        },
+        {"q": "Wo?", "x": "1", "y": "2", "z": "3", "rx": 2, "ry": "", "rz": 2, "sx": 3, "sy": 4},
+    ]
+    mapping = """
+        columns: {question: q, answers: [x, y, z]}
+        fixed: {annotator: Ada}
+        votes: [{ranks: [rx, ry, rz], dimension: overall}]
+        ignore: [sx, sy]
+    """
+    path = table(tmp_path / "ranks.tsv", rows)
+    (line,), report = imported(path, mapping)
+    assert line["votes"] == {"overall": [[1], [0, 2]]}
+    assert report["unread"][0]["reason"] == "'rx', 'ry', 'rz' are '2', '', '2'; give numbers"
+    rated = """
+        columns: {question: q, answer_a: x, answer_b: y}
+        fixed: {annotator: Ada}
+        votes: [{ratings: [sx, sy], dimension: overall}]
+    """
+    lines, _ = imported(path, rated)
+    assert [line["votes"] for line in lines] == [{"overall": [[1], [0]]}] * 2
+    assert lines[0]["case_id"] != lines[1]["case_id"]
+    assert lines[0]["extra"]["rz"] == "2"
+
+
+def test_parquet_and_json_keep_what_they_hold(folder: Path) -> None:
+    row = {"id": 17.0, "image": {"bytes": (folder / "bilder" / "a.png").read_bytes()}, **TEXT_ROWS}
+    row |= {"reader": 3, "preference": "A", "age": float("nan"), "tags": ["ct", None], "raw": b"12"}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "rows.parquet")
+    (line,), _ = imported(folder / "rows.parquet")
+    assert (line["case_id"], line["annotator"], line["votes"]) == ("17", "3", {"overall": "A"})
+    assert line["extra"] == {"tags": ["ct", None], "raw": "2 bytes"}
+    plain = {key: value for key, value in row.items() if key not in ("raw", "age")}
+    plain["image"] = ["bilder/a.png", "bilder/a.png"]
+    (folder / "rows.json").write_text(json.dumps([plain, 5]))
+    (line,), report = imported(folder / "rows.json")
+    assert len(line["images"]) == 2
+    assert report["unread"][0]["reason"] == "it is no object but int"
+
+
+def test_a_mapping_is_refused_with_all_that_is_wrong(tmp_path: Path) -> None:
+    columns = ("Fall", "Frage", "A", "B", "Urteil")
+    wrong = """
+        columns: {case_id: Fal, question: Frage, answer_a: A, answer_b: Frage}
+        votes: [{column: Urteil, dimension: Accuracy}, {ratings: [A], dimension: overall}]
+        values: {"1": a, "2": B, "3": "?"}
+        order: {column: Links}
+        fixed: {question: Was}
+    """
+    with pytest.raises(ConfigError) as caught:
+        sheet_mapping(load_mapping(wrong), columns)
+    for words in (
+        "no column 'Fal' (it has 'Fall', 'Frage', 'A', 'B', 'Urteil'). Did you mean 'Fall'?",
+        "column 'Frage' is named twice",
+        "values.3 is still '?'",
+        "values: '1' cannot mean 'a'",
+        "order: give the column and what its values mean",
+        "no column 'Links'",
+        "dimension 'Accuracy' is not accepted",
+        "votes[1]: nothing says who votes",
+        "votes[2] names 1 columns for 2 answers",
+        "question stands in columns and in fixed",
+    ):
+        assert words in str(caught.value)
+    shapes = (
+        "{colums: {}, votes: [{column: [x], dim: y}], columns: {image: 3, reader: R}, values: x}"
+    )
+    with pytest.raises(ConfigError) as caught:
+        sheet_mapping(load_mapping(shapes), columns)
+    for words in ("'colums'. Did you mean 'columns'?", "values is 'x'"):
+        assert words in str(caught.value)
+    for text in ("a: 1\na: 2", "- 1", "[" * 10_000, "a: *b"):
+        path = write(tmp_path / "map.yaml", text)
+        with pytest.raises(ConfigError, match="no readable YAML"):
+            read_mapping(path)
+
+
+def test_rows_that_are_none_and_tables_without_end(tmp_path: Path) -> None:
+    rows = [
+        "Titel der Studie", "", "Frage,Antwort 1,Antwort 2,Leser,Urteil,Notiz,Notiz",
+        "Q,Milz,Leber,Ada,1,x", 'Q,"Milz" und,Leber,Ada,2', "Q,Milz,Leber,c,d,e,f,g,h",
+        "Q2,Milz,Leber,Ada,1,,z", "", 'Q3,"Milz,Leber,Ada,1', "Q4,Milz,Leber,Ada,1",
+    ]  # fmt: skip
+    lines, report = imported(write(tmp_path / "rows.csv", "\n".join(rows)))
+    assert lines[0]["comment"] == "x"
+    assert lines[1]["extra"] == {"Notiz (2)": "z"}
+    reasons = {row["place"]: row["reason"] for row in report["unread"]}
+    assert "expected after" in reasons.pop("row 5")
+    assert reasons.pop("row 6") == "it has 9 cells, the header 7: its columns are moved"
+    assert "lines 9 to 10 of the text" in reasons.pop("row 9")
+    assert not reasons
+    assert any("'Titel der Studie'" in note for note in report["notes"])
+    assert any("called 'Notiz (2)'" in note for note in report["notes"])
+    wide = write(tmp_path / "wide.csv", ",".join(map(str, range(1_000_000))) + "\n")
+    with pytest.raises(DataError, match="has 1,000,000 columns"):
+        open_source(wide)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("1", "A"), ("2", "B"), ("=", "tie"), ("links", "left"), ("Rechts", "right"),
+        ("Modell 1", "A"), ("B viel besser", "strongly_b"), ("links etwas besser", "slightly_left"),
+        ("beide unbrauchbar", "neither"), ("a > b", "slightly_a"), ("1 << 2", "strongly_b"),
+        ("Antwort A ist schlechter", "B"), ("gleich gut", "tie"), ("k. A.", "none"), ("-", "none"),
+        ("strongly_a", "strongly_a"), ("slightly_right", "slightly_right"), ("-1", None),
+        ("3", None), ("vielleicht", None), ("links und rechts", None), ("none", None),
+        ("A oder B", None),
+    ],
+)  # fmt: skip
+def test_words_of_votes(text: str, meaning: str | None) -> None:
+    assert meaning_of(text) == meaning
+
+
+def test_names_of_columns() -> None:
+    named = {
+        "Fall-Nr.": "case_id",
+        "Bilddatei": "image",
+        "question": "question",
+        "Leserin": "annotator",
+    }
+    named |= {"Lesezeit (s)": "seconds", "Uhrzeit": None, "Begründung": "reason", "Name": None}
+    assert {name: role_of(name) for name in named} == named
+    sides = {
+        "answer_a": "a",
+        "Antwort (rechts)": "right",
+        "Modell 2": "b",
+        "response2": "b",
+        "Ort": None,
+    }
+    assert {name: answer_side(name) for name in sides} == sides
+
+
+def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet, mapping = (
+        write(folder / "b.csv", GERMAN + "015;bilder/a.png;Q;Milz;Leber;Modell 1;Ada;links;7"),
+        folder / "m.yaml",
+    )
+    command = ["data", "import", str(sheet)]
+    assert main([*command, "--output", str(folder / "set")]) == 2
+    assert main([*command, "--suggest", "--mapping", str(mapping)]) == 0
+    assert main([*command, "--suggest", "--mapping", str(mapping)]) == 2
+    assert main([*command, "--output", str(folder / "set"), "--mapping", str(mapping)]) == 2
+    assert not (folder / "set").exists()
+    mapping.write_text(mapping.read_text().replace('"7": "?"', '"7": tie'))
+    assert main([*command, "--output", str(folder / "set"), "--mapping", str(mapping)]) == 0
+    shown = capsys.readouterr().out
+    assert "8 rows read, 4 lines of votes on 3 cases by 3 readers, 1 images" in " ".join(
+        shown.split()
+    )
+    assert "row 5: there is no file 'bilder/b.png'" in shown
