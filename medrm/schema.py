@@ -90,6 +90,9 @@ class PairLabel:
     `shares` are the (weighted) vote shares of the first answer, of a tie and of the second answer;
     they sum to 1. `votes` is the number of votes behind them. `neither` is the share of all votes
     that accept neither answer, which the shares and `votes` leave out; where all do, they are 0.
+    `readers` holds each reader against the others: how many there are whose fellow readers prefer
+    the first answer (by majority), how many of them do so themselves, and the same of the second
+    answer; None where there are fewer than two readers, or it is not known.
 
     Two of three experts prefer the second answer, one sees a tie:
 
@@ -100,6 +103,7 @@ class PairLabel:
     shares: tuple[float, float, float]
     votes: int = 1
     neither: float = 0.0
+    readers: tuple[int, int, int, int] | None = field(default=None, compare=False)
 
     @property
     def unacceptable(self) -> bool:

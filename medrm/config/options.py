@@ -5,6 +5,7 @@ The training arguments are not here: they belong to the objective.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,11 +54,19 @@ class DataOptions:
         "Folds of a cross-fitted run, 2 to 20, in which one set serves for all: a model is trained "
         "for each, on the other folds, and judges it. 0: one model, one test part.",
     )
-    aggregation: Literal["shares", "dawid_skene"] = option(
-        "shares", "How votes become label shares: as counted, or weighted by Dawid-Skene."
+    aggregation: Literal["shares", "dawid_skene", "mace"] = option(
+        "shares", "How votes become label shares: as counted, or by a model of the annotators."
     )
     vote_ties: Literal["keep", "split", "drop"] = option(
         "keep", "Tie votes: kept as they are, half a vote for each answer, or not counted."
+    )
+    vote_strength: Literal["share", "weight", "ignore"] = option(
+        "share",
+        "What slight votes count: three quarters for their answer and one for the other, half a "
+        "vote (and strong ones one and a half), or a vote.",
+    )
+    min_vote_seconds: float = option(
+        0.0, "Votes that took less are dropped; those that state no time stay."
     )
     annotator_weights: str | None = option(
         None, 'Weight of every annotator\'s votes, such as {"senior": 2, "junior": 1}.'
@@ -80,6 +89,9 @@ class DataOptions:
         checks = {
             f"development_share is {share}; give 0 < share < 1": not 0 < share < 1,
             f"max_excluded_share is {excluded}; give 0 to 1": not 0 <= excluded <= 1,
+            f"min_vote_seconds is {self.min_vote_seconds}; give 0 or more": (
+                not 0 <= self.min_vote_seconds < math.inf
+            ),
             **unparsed,
             "data_root needs --benchmark NAME: it is where that benchmark lies": (
                 self.data_root is not None and self.benchmark is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -36,11 +37,14 @@ from medrm.errors import (
     first_line,
     nearest,
     raise_problems,
+    report,
     shortened,
     unknown_keys,
 )
 from medrm.files import asset, fits
 from medrm.schema import Case
+
+logger = logging.getLogger(__name__)
 
 FORMATS: dict[str, DataFormat] = {
     "layout": DataFormat(
@@ -120,14 +124,34 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
+class FastVotes:
+    """Votes that were dropped because they took less than the label rules ask for.
+
+    `by_annotator` counts all, `examples` are the first ones in words.
+    """
+
+    by_annotator: Mapping[str, int] = field(default_factory=dict)
+    examples: Sequence[str] = ()
+
+    def said(self, min_seconds: float) -> str:
+        """Returns how many there are, of whom, and the first ones."""
+        counts = sorted(self.by_annotator.items(), key=lambda count: -count[1])
+        named = ", ".join(f"{shortened(name)} {count}" for name, count in counts[:5])
+        more = f" and of {len(counts) - 5} more" if len(counts) > 5 else ""
+        title = f"{sum(self.by_annotator.values())} votes took less than {min_seconds:g} s and are"
+        return report(f"{title} dropped ({named}{more}):", self.examples, limit=5)
+
+
+@dataclass(frozen=True)
 class CaseSet:
     """All cases of one source, and what is known of them.
 
     `digest` is the SHA-256 over ids, questions, answers, labels and image digests, whatever the
-    order. `excluded` are rows set aside by the reader. `dimensions` are those that some label
-    mentions. `agreement` is empty where no case has two annotators. `ceiling` (the reachable
-    accuracy by dimension) and `synthetic` come from `dataset.json` beside the data. `hub_id` is the
-    data set of the hub that was read; None: another source.
+    order. `excluded` are rows set aside by the reader, `fast_votes` votes that are dropped for the
+    time that they took. `dimensions` are those that some label mentions. `agreement` is empty where
+    no case has two annotators. `ceiling` (the reachable accuracy by dimension) and `synthetic` come
+    from `dataset.json` beside the data. `hub_id` is the data set of the hub that was read; None:
+    another source.
     """
 
     name: str
@@ -140,6 +164,7 @@ class CaseSet:
     ceiling: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False
     hub_id: str | None = None
+    fast_votes: FastVotes = FastVotes()
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -195,6 +220,9 @@ def read_set(
     key += [str(image_root.absolute())] if image_root is not None else []
     index = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
     about = index.about
+    fast_votes = FastVotes(**about["fast_votes"])
+    if rules is not None and fast_votes.by_annotator:
+        logger.warning("%s: %s", source, fast_votes.said(rules.min_seconds))
     return CaseSet(
         name,
         opened.revision,
@@ -206,6 +234,7 @@ def read_set(
         opened.about.get("ceiling", {}),
         opened.about.get("synthetic", False),
         opened.hub_id,
+        fast_votes,
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Literal
 
@@ -15,14 +16,14 @@ from medrm.data.sources import CaseDraft, Strength, Vote
 from medrm.errors import ConfigError
 from medrm.schema import (
     CHOICES,
-    NEITHER,
-    TIE,
     Choice,
     Label,
     PairLabel,
     RankingLabel,
     ranks_of,
 )
+
+Aggregation = Literal["shares", "dawid_skene", "mace"]
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,23 @@ class LabelRules:
 
     `ties`: `keep` counts a tie vote as a tie, `split` as half a vote for each answer, `drop` not
     at all. `weights`: annotator to weight; None counts all alike.
-    `aggregation`: `shares` of the votes as counted, or the posterior of the Dawid-Skene model
-    (1979), which learns from all cases of a dimension how reliable each annotator is.
+    `aggregation`: `shares` of the votes as counted, or the posterior of a model that learns from
+    all cases of a dimension how reliable each annotator is, `dawid_skene` (Dawid and Skene 1979) or
+    `mace` (Hovy et al., NAACL 2013), with what votes say, strength included, as its classes.
     `strength`: of votes that state one. `share`: a slight vote is three quarters of a vote for its
     answer and one quarter for the other, a strong one a whole vote, as one that states none. So a
     vote of five steps counts (1, 3/4, 1/2, 1/4, 0) for the first answer, in equal steps, a tie
     being half a vote for each. `weight`: a slight vote counts half, a strong one one and a half
     times: the magnitudes 1, 2 and 3 by which Wang et al. (arXiv 2410.01257) scale their losses.
     `ignore`: only which answer is better counts.
+    `min_seconds`: votes whose decision took less are dropped; those that state no time stay.
     """
 
     ties: Literal["keep", "split", "drop"] = "keep"
     weights: Mapping[str, float] | None = None
-    aggregation: Literal["shares", "dawid_skene"] = "shares"
+    aggregation: Aggregation = "shares"
     strength: Literal["share", "weight", "ignore"] = "share"
+    min_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         problems = []
@@ -52,10 +56,17 @@ class LabelRules:
         refused = [name for name, weight in weights.items() if not 0 < weight < math.inf]
         if refused:
             problems.append(f"weights of {', '.join(refused)} must be positive and finite")
-        if self.aggregation == "dawid_skene" and self.weights is not None:
-            problems.append("weights and dawid_skene exclude each other; leave one out")
+        if self.learns and self.weights is not None:
+            problems.append(f"weights and {self.aggregation} exclude each other; leave one out")
+        if not 0 <= self.min_seconds < math.inf:
+            problems.append(f"min_seconds is {self.min_seconds}; give 0 or more")
         if problems:
             raise ConfigError("Label rules: " + "; ".join(problems) + ".")
+
+    @property
+    def learns(self) -> bool:
+        """Whether a label depends on the votes on all other cases."""
+        return self.aggregation != "shares"
 
 
 def labels_of(drafts: Sequence[CaseDraft], rules: LabelRules) -> list[dict[str, Label]]:
@@ -65,7 +76,7 @@ def labels_of(drafts: Sequence[CaseDraft], rules: LabelRules) -> list[dict[str, 
         drafts: any; all of a set where `aggregation` learns from all votes at once.
         rules: that fit the votes; `VoteTally.check`.
     """
-    posteriors = _dawid_skene(drafts) if rules.aggregation == "dawid_skene" else {}
+    posteriors = _posteriors(drafts, rules.aggregation) if rules.learns else {}
     return [
         {
             dimension: label
@@ -92,27 +103,69 @@ def _label(
     rankings = tuple(vote.value for vote in votes if isinstance(vote.value, tuple))
     if rankings:
         return RankingLabel(rankings)
-    grades: dict[Grade, float] = defaultdict(float, posterior or {})
-    weights = rules.weights or {}
-    for vote in votes if posterior is None else ():
-        # An annotator without a weight is refused once all votes are known.
-        grades[_grade(vote)] += weights.get(vote.annotator, 1.0)
+    grades: dict[Grade, float] = defaultdict(float)
+    for vote in votes:
+        grades[_grade(vote)] += _weight(vote, rules)
+    label = _pair_label(posterior or grades, rules)
+    if label is None:
+        return None
+    uncounted = {"neither", "tie"} if rules.ties == "drop" else {"neither"}
+    count = sum(vote.value not in uncounted for vote in votes)
+    shares = label.shares if count else (0.0, 0.0, 0.0)
+    if not count and not label.neither:
+        return None
+    return PairLabel(shares, count, label.neither, _readers(votes, rules))
+
+
+def _readers(votes: Sequence[Vote], rules: LabelRules) -> tuple[int, int, int, int] | None:
+    """Returns each reader against the others, as `PairLabel.readers`."""
+    if len(votes) < 2:
+        return None
+    pairs = Counter(zip(others_choices(votes, rules), (vote.value for vote in votes), strict=True))
+    preferring = [sum(n for (other, _), n in pairs.items() if other == choice) for choice in (0, 1)]
+    return preferring[0], pairs[0, 0], preferring[1], pairs[1, 1]
+
+
+def others_choices(votes: Sequence[Vote], rules: LabelRules) -> list[Choice | None]:
+    """Returns, for each vote on a pair, the majority of the other votes; None where there is none.
+
+    Votes are counted by shares, whatever the aggregation: a model that learns from all votes would
+    have to be fitted anew without each reader.
+    """
+    grades: dict[Grade, float] = defaultdict(float)
+    for vote in votes:
+        grades[_grade(vote)] += _weight(vote, rules)
+
+    @cache
+    def without(grade: Grade, weight: float) -> Choice | None:
+        # Weights need not be exact in binary: what should be nothing is nothing.
+        others = {**grades, grade: round(grades[grade] - weight, 9)}
+        label = _pair_label(others, rules)
+        return None if label is None else label.choice
+
+    return [without(_grade(vote), _weight(vote, rules)) for vote in votes]
+
+
+def _weight(vote: Vote, rules: LabelRules) -> float:
+    """Returns an annotator's weight; one without is refused once all votes are known."""
+    return (rules.weights or {}).get(vote.annotator, 1.0)
+
+
+def _pair_label(grades: Mapping[Grade, float], rules: LabelRules) -> PairLabel | None:
+    """Returns the label of a pair from what is said of it, each with its mass."""
     mass, neither = _mass(grades, rules.strength)
-    left_out = [NEITHER]
     if rules.ties == "split":
         half = mass.pop("tie", 0.0) / 2
         mass[0] += half
         mass[1] += half
     elif rules.ties == "drop":
         mass.pop("tie", None)
-        left_out.append(TIE)
-    count = sum(vote.value not in left_out for vote in votes)
     total = sum(mass.values())
     neither_share = neither / (total + neither) if neither else 0.0
-    if count == 0 or total == 0:
+    if total == 0:
         return PairLabel((0.0, 0.0, 0.0), 0, neither_share) if neither else None
     first, tie, second = (mass[choice] / total for choice in CHOICES)
-    return PairLabel((first, tie, second), count, neither_share)
+    return PairLabel((first, tie, second), neither=neither_share)
 
 
 def _grade(vote: Vote) -> Grade:
@@ -135,10 +188,12 @@ def _mass(grades: Mapping[Grade, float], rule: str) -> tuple[dict[Choice, float]
     return mass, neither
 
 
-def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Grade, float]]:
-    """Returns the posterior over the choices for each (draft index, dimension)."""
+def _posteriors(
+    drafts: Sequence[CaseDraft], aggregation: Aggregation
+) -> dict[tuple[int, str], dict[Grade, float]]:
+    """Returns the posterior over what votes say for each (draft index, dimension)."""
     import pandas as pd
-    from crowdkit.aggregation import DawidSkene
+    from crowdkit.aggregation import MACE, DawidSkene
 
     votes_on: dict[str, list[tuple[int, str, str]]] = defaultdict(list)
     grades: dict[str, Grade] = {}
@@ -152,13 +207,18 @@ def _dawid_skene(drafts: Sequence[CaseDraft]) -> dict[tuple[int, str], dict[Grad
     posteriors: dict[tuple[int, str], dict[Grade, float]] = {}
     for dimension, rows in votes_on.items():
         frame = pd.DataFrame(rows, columns=["task", "worker", "label"])
-        fitted = DawidSkene(n_iter=100).fit_predict_proba(frame)
+        # crowd-kit starts each restart of MACE at the same values.
+        model = DawidSkene(n_iter=100) if aggregation == "dawid_skene" else MACE(n_restarts=1)
+        fitted = model.fit_predict_proba(frame)
         for index, row in fitted.iterrows():
             posteriors[index, dimension] = {
                 grades[name]: float(probability) for name, probability in row.items()
             }
     return posteriors
 
+
+_MOST_EXAMPLES = 100
+"""Dropped votes that are named; all are counted."""
 
 Unit = frozenset[tuple[Hashable, int]]
 """How often each value was given."""
@@ -185,8 +245,24 @@ class VoteTally:
     def __init__(self) -> None:
         self._annotators: set[str] = set()
         self._has_rankings = False
+        self._has_times = False
+        self.dropped: Counter[str] = Counter()
+        self.examples: list[str] = []
         self._units: dict[str, Counter[Unit]] = defaultdict(Counter)
         self._compared: dict[str, set[str]] = defaultdict(set)
+
+    def drop_fast(self, draft: CaseDraft, min_seconds: float) -> None:
+        """Drops the votes of a draft that took less, and counts and names them."""
+        for dimension, votes in draft.votes.items():
+            self._has_times |= any(vote.seconds is not None for vote in votes)
+            fast = [v for v in votes if v.seconds is not None and v.seconds < min_seconds]
+            draft.votes[dimension] = [vote for vote in votes if vote not in fast]
+            self.dropped.update(vote.annotator for vote in fast)
+            if len(self.examples) < _MOST_EXAMPLES:
+                self.examples += [
+                    f"case {draft.case_id!r}, {dimension}: {v.annotator!r} took {v.seconds:g} s"
+                    for v in fast
+                ]
 
     def add(self, drafts: Iterable[CaseDraft]) -> None:
         """Adds the drafts' votes to the tally."""
@@ -209,17 +285,22 @@ class VoteTally:
         for_pairs = LabelRules(rules.ties, rules.weights, rules.aggregation)
         if self._has_rankings and for_pairs != LabelRules():
             raise ConfigError(
-                "Label rules: ties, weights and dawid_skene are for pairs, but some cases have "
-                "rankings of more than two answers. Use the defaults, or label the pairs apart."
+                "Label rules: ties, weights, dawid_skene and mace are for pairs, but some cases "
+                "have rankings of more than two answers. Use the defaults, or label pairs apart."
             )
         if rules.weights is not None and (missing := sorted(self._annotators - set(rules.weights))):
             raise ConfigError(
                 f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
             )
-        if rules.aggregation == "dawid_skene" and len(self._annotators) < 3:
+        if rules.learns and len(self._annotators) < 3:
             raise ConfigError(
-                "Label rules: dawid_skene needs three annotators or more, the votes have "
+                f"Label rules: {rules.aggregation} needs three annotators or more, the votes have "
                 f"{len(self._annotators)}. Use shares."
+            )
+        if rules.min_seconds and not self._has_times:
+            raise ConfigError(
+                f"Label rules: min_seconds is {rules.min_seconds:g}, but no vote says how long it "
+                "took (`seconds`). Leave it out."
             )
 
     def agreements(self) -> dict[str, Agreement]:

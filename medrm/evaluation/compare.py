@@ -138,6 +138,7 @@ def _compared(
         "before": {key: before.report[key] for key in _IDENTITY},
         "after": {key: after.report[key] for key in _IDENTITY},
         "primary": difference,
+        "human_ceiling": after.report.get("human_ceiling"),
         "best_rule": _best_rule(after, primary),
         "pictures": image_use(difference, against),
         **measured,

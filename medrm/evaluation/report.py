@@ -23,6 +23,7 @@ from medrm.evaluation.leak_check import leak_measures
 from medrm.evaluation.measures import accuracy
 from medrm.evaluation.measures.benchmark_metrics import METRICS
 from medrm.evaluation.measures.biases import length_measures, structure_measures
+from medrm.evaluation.measures.human_ceiling import human_ceiling
 from medrm.evaluation.measures.rounding import noise_measures
 from medrm.evaluation.records.jsonl import verdicts_by, verdicts_by_case
 from medrm.files import write_atomically
@@ -74,6 +75,7 @@ def build_report(
         **leak_measures(setup.leak_check),
         "settings": {k: value for k, value in setup.settings.items() if k not in ROUNDING},
         "ceiling": {name: benchmark.source.ceiling.get(name) for name in benchmark.dimensions},
+        "human_ceiling": human_ceiling(benchmark.cases, judged, benchmark.dimensions),
         "not_scored": [name for name in benchmark.dimensions if name not in judged],
         "unread": _unread(chain.from_iterable(judged.values())),
         "protocols": _protocols(robust, official, benchmark, official_label(setup)),

@@ -33,7 +33,15 @@ _WORDS = frozenset(
     {
         *("objective", "lr_scheduler_type", "optim", "save_strategy", "eval_strategy", "loss_type"),
         *("dtype", "attn_implementation", "reward_template", "shared_prefix", "head", "pair_loss"),
-        *("judge_readout", "stages", "controls", "dimensions", "aggregation", "vote_ties"),
+        *(
+            "judge_readout",
+            "stages",
+            "controls",
+            "dimensions",
+            "aggregation",
+            "vote_ties",
+            "vote_strength",
+        ),
     }
 )
 """Options whose words are medrm's or transformers' own."""

@@ -294,7 +294,13 @@ def _checked(
 
 def _read(options: DataOptions, *, trained: bool) -> Benchmark:
     """Reads the benchmark, or the set to train on; a benchmark keeps its published numbers."""
-    rules = LabelRules(options.vote_ties, options.weights_by_annotator, options.aggregation)
+    rules = LabelRules(
+        options.vote_ties,
+        options.weights_by_annotator,
+        options.aggregation,
+        options.vote_strength,
+        options.min_vote_seconds,
+    )
     departments = Path(options.department_map) if options.department_map else None
     images = Path(options.image_root) if options.image_root else None
     if trained and options.train_data is not None:

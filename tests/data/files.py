@@ -61,6 +61,11 @@ def vote(case_id: str = "c1", annotator: str = "a1", **changes: Any) -> dict[str
     return {key: value for key, value in row.items() if value is not ...}
 
 
+def three(*choices: str) -> list[dict[str, Any]]:
+    """A vote of each annotator on one case."""
+    return [vote("c1", f"a{i}", votes={"overall": choice}) for i, choice in enumerate(choices)]
+
+
 def label(question_id: str | int, **answers: str) -> dict[str, Any]:
     return {"question_id": question_id, "human_answer": answers}
 

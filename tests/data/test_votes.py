@@ -3,17 +3,13 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from files import vote
+from files import three, vote
 
 from medrm import read_cases
 from medrm.data.case_set import read_set
 from medrm.data.labels import LabelRules
-from medrm.data.readers.vote_values import vote_value
-from medrm.data.readers.votes_jsonl import read_votes
-from medrm.data.row_tables import open_table
-from medrm.data.sources import Remark, Vote
 from medrm.errors import ConfigError, DataError
-from medrm.schema import PairLabel, RankingLabel, Turn
+from medrm.schema import PairLabel, RankingLabel
 
 
 def test_votes_become_shares_in_order_of_appearance(votes_file):
@@ -176,10 +172,6 @@ def test_department_comes_from_data_or_the_users_map_alone(votes_file, tmp_path)
         read_set(str(path), department_map=tmp_path / "none.json")
 
 
-def three(*choices: str) -> list[dict]:
-    return [vote("c1", f"a{i}", votes={"overall": choice}) for i, choice in enumerate(choices)]
-
-
 @pytest.mark.parametrize(
     ("rules", "expected"),
     [
@@ -270,109 +262,3 @@ def test_agreement_of_rankings_counts_each_pair_of_answers(votes_file):
 
 def test_one_annotator_has_no_agreement(votes_file):
     assert read_set(str(votes_file(vote("c1"), vote("c2", "a2")))).agreement == {}
-
-
-def test_a_line_keeps_all_that_it_says(votes_file):
-    """Times, confidence and reasons belong to votes, comments and further columns to the line."""
-    turns = [
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which organ?"}]},
-        {"role": "assistant", "content": "The liver."},
-    ]
-    first = {"accuracy": "slightly_b", "overall": "neither", "relevance": None}
-    rows = [
-        vote(
-            "c1", "a1", votes=first, seconds=12.5, context=turns, comment="blurred", extra={"n": 1}
-        ),
-        vote(
-            "c1", "a2", votes={"accuracy": "strongly_a"}, context=turns,
-            confidence={"accuracy": "high"}, reason={"accuracy": "Names the lesion."},
-        ),
-    ]  # fmt: skip
-    path = votes_file(*rows)
-    (draft,) = read_votes(open_table(path), path).drafts
-    assert draft.votes == {
-        "accuracy": [
-            Vote("a1", 1, "slightly", 12.5),
-            Vote("a2", 0, "strongly", None, "high", "Names the lesion."),
-        ],
-        "overall": [Vote("a1", "neither", None, 12.5)],
-    }
-    assert draft.remarks == [Remark("a1", "blurred", {"n": 1})]
-    assert draft.context == (
-        Turn("system", "Be brief."),
-        Turn("user", "Which organ?", 1),
-        Turn("assistant", "The liver."),
-    )
-    written = [vote_value(cast) for cast in draft.votes["accuracy"]]
-    assert written == ["slightly_b", "strongly_a"]
-    (case,) = read_cases(path)
-    assert case.labels["accuracy"] == PairLabel((1.25 / 2, 0.0, 0.75 / 2), 2)
-    assert case.labels["overall"] == PairLabel((0.0, 0.0, 0.0), 0, 1.0)
-    assert case.context == draft.context
-
-
-def test_what_a_line_says_wrongly_is_said_in_words(votes_file):
-    path = votes_file(
-        vote("c1", seconds=-1),
-        vote("c2", seconds=float("nan")),
-        vote("c3", seconds=True, reason=["x"], extra="x", comment=3),
-        vote("c4", confidence={"overall": "high"}),
-        vote("c5", votes={"accuracy": "strongly_A"}),
-        vote("c6", context="Hello"),
-        vote("c7", context=[{"role": "user", "content": "Hello"}]),
-        vote("c8", context=[{"role": "system", "content": [{"image": "images/1.png"}]}]),
-        vote("c9", context=[{"role": "system", "content": "<image><image>"}]),
-        vote("c10", "a1"),
-        vote("c10", "a2", context=[{"role": "system", "content": "Be brief."}]),
-        vote("c11", votes={"overall": "neither"}, answers=list("xyz"), answer_a=..., answer_b=...),
-    )  # fmt: skip
-    with pytest.raises(DataError) as raised:
-        read_cases(path)
-    message = str(raised.value)
-    for part in (
-        "line 1 (case 'c1'): 'seconds' is -1; give a number of 0 or more",
-        "line 2 (case 'c2'): 'seconds' is nan",
-        "'comment' is 3; give text",
-        "'extra' is 'x'; give an object",
-        "'confidence' names 'overall', which 'votes' does not name",
-        "'strongly_A'; accepted are 'A', 'B', 'tie' or null; also 'neither', 'strongly_a'",
-        "'context' is 'Hello'; give a list of messages",
-        "its turns do not alternate",
-        "'context' holds the image 'images/1.png'; name it in 'images'",
-        "it refers to 2 images, the case has 1",
-        "line 11: case 'c10' has other context than on line 10",
-        "accepted is a ranking",
-    ):
-        assert part in message
-
-
-@pytest.mark.parametrize(
-    ("choices", "rules", "expected"),
-    [
-        (["slightly_a"], LabelRules(), PairLabel((0.75, 0.0, 0.25), 1)),
-        (["strongly_a", "slightly_b"], LabelRules(), PairLabel((0.625, 0.0, 0.375), 2)),
-        (["slightly_a", "tie"], LabelRules(ties="split"), PairLabel((0.625, 0.0, 0.375), 2)),
-        (["slightly_a"], LabelRules(strength="ignore"), PairLabel((1.0, 0.0, 0.0), 1)),
-        (["slightly_a"], LabelRules(strength="weight"), PairLabel((1.0, 0.0, 0.0), 1)),
-        (
-            ["strongly_a", "slightly_b"],
-            LabelRules(strength="weight"),
-            PairLabel((0.75, 0.0, 0.25), 2),
-        ),
-        (["A", "neither", "B", "A"], LabelRules(), PairLabel((2 / 3, 0.0, 1 / 3), 3, 0.25)),
-        (["tie", "neither"], LabelRules(ties="drop"), PairLabel((0.0, 0.0, 0.0), 0, 1.0)),
-        (
-            ["A", "neither"],
-            LabelRules(weights={"a0": 1.0, "a1": 3.0}),
-            PairLabel((1.0, 0.0, 0.0), 1, 0.75),
-        ),
-    ],
-)  # fmt: skip
-def test_strength_and_neither_enter_the_label(votes_file, choices, rules, expected):
-    (case,) = read_set(str(votes_file(*three(*choices))), rules).cases
-    label = case.labels["overall"]
-    assert label.shares == pytest.approx(expected.shares)
-    assert (label.votes, label.neither) == (expected.votes, expected.neither)
-    assert label.unacceptable == (expected.neither > 0.5)
-    assert (label.choice is None) == label.unacceptable

@@ -112,6 +112,13 @@ def test_cases_that_teach_nothing_are_counted(judging: Callable[..., Judging], c
     ]
 
 
+@pytest.mark.parametrize("rule", ["majority", "plurality", "sampled"])
+def test_nothing_is_learned_where_no_answer_is_acceptable(rule: Any) -> None:
+    labels = {"accuracy": PairLabel(FIRST, 1, 0.6), "overall": PairLabel(FIRST, 2, 0.4)}
+    case = Case("one", (), "?", ("a", "b"), labels)
+    assert [learned_answer(case, name, rule) for name in labels] == [None, 0]
+
+
 def test_reasons_name_the_shown_answers_and_end_with_our_letter() -> None:
     case = judged(1, accuracy=FIRST, overall=TIE)
     rationales = {"case-1": {"accuracy": "Answer B misses what answer A says.", "overall": "Same."}}

@@ -60,6 +60,16 @@ def test_margins_follow_the_lead_of_the_votes() -> None:
     assert group.margins.tolist() == [[1.5, 0.0]]
 
 
+def test_nothing_is_learned_where_no_answer_is_acceptable_and_slight_votes_ask_for_less() -> None:
+    unacceptable, slight = PairLabel((1.0, 0.0, 0.0), 1, 0.6), PairLabel((0.75, 0.0, 0.25))
+    group = only(replace(PLAIN, margin=2.0), case(accuracy=unacceptable, overall=slight))
+    assert group.weights.tolist() == [[0, 1]]
+    assert group.preferred[..., 0].tolist() == [[0, 1]]
+    assert group.margins is not None
+    assert group.margins.tolist() == [[0.0, 1.0]]
+    assert tie_shares([case(accuracy=unacceptable)], ["accuracy"]) == {"accuracy": 0.0}
+
+
 def test_weights_by_dimension_votes_and_scale() -> None:
     targets = replace(PLAIN, dimension_weights=(2.0, 1.0), weight_by_votes=True)
     both = case(accuracy=MIXED, overall=CLEAR)

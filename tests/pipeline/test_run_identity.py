@@ -29,7 +29,8 @@ from medrm.pipeline.run_identity import (
 
 _TEXT = """
 objective dimensions primary_dimension split_by_cluster development_share crossfit aggregation
-vote_ties annotator_weights max_excluded_share dtype attn_implementation shared_prefix
+vote_ties vote_strength min_vote_seconds annotator_weights max_excluded_share dtype
+attn_implementation shared_prefix
 trust_remote_code load_in_4bit load_in_8bit min_pixels max_pixels max_length reward_template
 contextual_orders head head_hidden_size use_peft lora_r lora_alpha lora_dropout use_rslora
 use_dora lora_vision lora_routers deterministic allowed_differences judge_prompt judge_readout

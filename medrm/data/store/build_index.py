@@ -38,6 +38,7 @@ from medrm.data.store.indexed_cases import (
     read_table,
     to_numpy,
 )
+from medrm.data.store.vote_records import VOTES, VOTES_FILE, VoteCodes
 from medrm.errors import DataError, alike_together, report
 from medrm.files import cache_dir, file_digest, status_of
 from medrm.integrity import damage, fill_cache_folder
@@ -151,7 +152,7 @@ def _build(
 ) -> None:
     """Writes the files of an index into a folder."""
     started = time.time_ns()
-    tally = VoteTally()
+    tally, codes = VoteTally(), VoteCodes()
     tables: dict[tuple[str, ...], int] = {}
     dimensions: dict[str, None] = {}
     noted_paths: set[str] = set()
@@ -159,6 +160,7 @@ def _build(
     with (
         pa.ipc.new_file(str(cases_path), _CASES) as cases_file,
         pa.ipc.new_file(str(keys_path), _KEYS) as keys_file,
+        pa.ipc.new_file(str(folder / VOTES_FILE), VOTES) as votes_file,
     ):
         labelled = _labelled(result.drafts, rules, tally)
         for batch in batched(labelled, _CASES_AT_ONCE):
@@ -173,6 +175,7 @@ def _build(
             cases_file.write_batch(pa.RecordBatch.from_pylist(records, schema=_CASES))
             keys = [{"keys": cluster_keys(draft)} for draft, _ in batch]
             keys_file.write_batch(pa.RecordBatch.from_pylist(keys, schema=_KEYS))
+            votes_file.write_batch(codes.records([draft.votes for draft, _ in batch]))
             dimensions |= dict.fromkeys(name for case in cases for name in case.labels)
             if problem := size_problem(None, dimensions):
                 raise DataError(f"{source}: {problem}. A dimension is a quality that is judged.")
@@ -191,6 +194,9 @@ def _build(
         "table_files": [[path, status_of(path)] for files in tables for path in files],
         "digest": joint_digest(digests),
         "excluded": list(map(dataclasses.astuple, result.excluded)),
+        "annotators": list(codes.annotators),
+        "voted": list(codes.dimensions),
+        "fast_votes": {"by_annotator": dict(tally.dropped), "examples": tally.examples},
         "agreement": {
             name: dataclasses.astuple(of_dimension)
             for name, of_dimension in tally.agreements().items()
@@ -203,14 +209,16 @@ def _labelled(
     drafts: Iterable[CaseDraft], rules: LabelRules, tally: VoteTally
 ) -> Iterator[tuple[CaseDraft, Mapping[str, Label]]]:
     """Yields drafts with their labels, and counts their votes."""
-    # Dawid-Skene learns from all votes at once.
-    streams = rules.aggregation == "shares"
-    for batch in batched(drafts, _CASES_AT_ONCE) if streams else [list(drafts)]:
+    # A model of the annotators learns from all votes at once.
+    for batch in [list(drafts)] if rules.learns else batched(drafts, _CASES_AT_ONCE):
         for problem in (size_problem(draft.case_id, draft.votes) for draft in batch):
             if problem is not None:
                 raise DataError(f"A case is not accepted: {problem}.")
+        if rules.min_seconds:
+            for draft in batch:
+                tally.drop_fast(draft, rules.min_seconds)
         tally.add(batch)
-        if not streams:
+        if rules.learns:
             tally.check(rules)
         yield from zip(batch, labels_of(batch, rules), strict=True)
     tally.check(rules)

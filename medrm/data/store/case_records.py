@@ -56,7 +56,8 @@ def hash_texts(*texts: str) -> int:
 def case_digest(case: Case) -> str:
     """Returns the SHA-256 over id, question, answers, labels and image digests."""
     labels = {
-        dimension: [label.shares, label.votes, *neither_of(label)]
+        # Label by label as it was before votes could say that neither answer is acceptable.
+        dimension: [label.shares, label.votes, *([label.neither] if label.neither else [])]
         if isinstance(label, PairLabel)
         else label.rankings
         for dimension, label in case.labels.items()
@@ -65,11 +66,6 @@ def case_digest(case: Case) -> str:
     context = [case.context] if case.context else []
     fields = [case.case_id, case.question, case.answers, labels, images, *context]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def neither_of(label: PairLabel) -> list[float]:
-    """Returns what is written of a label after all else: nothing where no vote is `neither`."""
-    return [label.neither] if label.neither else []
 
 
 def label_numbers(label: Label | None) -> tuple[int, float, bool, bool]:
@@ -143,14 +139,14 @@ def _label_fields(label: Label) -> Sequence[Any]:
     """Returns the rankings, or votes and shares of a pair."""
     if isinstance(label, RankingLabel):
         return label.rankings
-    return (label.votes, *label.shares, *neither_of(label))
+    return (label.votes, *label.shares, label.neither, label.readers)
 
 
 def _label(fields: Sequence[Any]) -> Label:
     if isinstance(fields[0], list):
         return RankingLabel(tuple(tuple(map(tuple, ranking)) for ranking in fields))
-    votes, first, tie, second, *neither = fields
-    return PairLabel((first, tie, second), votes, *neither)
+    votes, first, tie, second, neither, readers = fields
+    return PairLabel((first, tie, second), votes, neither, readers and tuple(readers))
 
 
 def _location(ref: ImageRef, tables: dict[tuple[str, ...], int]) -> str | list[Any] | None:

@@ -27,6 +27,7 @@ from medrm.evaluation.report import RunFiles, read_json, read_run, robust_of
 from medrm.evaluation.shared_run import SharedNames, shared_manifest
 from medrm.evaluation.tables import comparison_tables, report_tables
 from medrm.evaluation.tables.comparison_tables import FEW, gain_sentence
+from medrm.evaluation.tables.reader_tables import agreement_table, ceiling_table, neither_line
 from medrm.evaluation.tables.table import DASH, Table, counted
 from medrm.files import RUN_FILE
 
@@ -81,7 +82,8 @@ def _headline(page: PageContent) -> Context:
         names += ["fixed / broken", *same_verdict, "read", "n"]
     caption += " What could not be read counts as wrong."
     table = table.pick(names, caption, {"p": "adjusted p", "n": "cases"})
-    return {"table": table, "in_both_orders": in_both_orders}
+    sides = {"the model": run.after} if run.comparison is None else run.sides
+    return {"table": table, "in_both_orders": in_both_orders, "readers": ceiling_table(sides)}
 
 
 def _with_case_links(table: Table, page: PageContent) -> Table:
@@ -132,7 +134,7 @@ def _bias(page: PageContent) -> Context:
         "halo": report_tables.halo_table(sides),
         "checks": checks,
         "correlations": report_tables.correlation_tables(page.run.after),
-        "agreement": report_tables.agreement_table(sides),
+        "agreement": agreement_table(sides),
     }
 
 
@@ -216,6 +218,8 @@ def _notes(page: PageContent) -> Context:
         if noise := report_tables.noise_line(report):
             remarks.append(f"{side.capitalize()}: {noise}")
         remarks.append(f"{side.capitalize()}: {leak_line(report)}")
+        if neither := neither_line(report):
+            remarks.append(f"{side.capitalize()}: {neither}")
         if report["not_scored"]:
             names = ", ".join(report["not_scored"])
             remarks.append(f"Labelled but not scored ({side}): {names}.")

@@ -20,7 +20,7 @@ from typing import Any
 from medrm.data.images import decode
 from medrm.errors import DataError
 from medrm.evaluation.records.jsonl import read_lines, write_lines
-from medrm.files import write_atomically
+from medrm.files import fits, write_atomically
 from medrm.leftovers import remove_partials
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel, Turn
 
@@ -105,8 +105,12 @@ def _record(case: Case, problems: Mapping[str, str | None]) -> dict[str, Any]:
         "labels": {
             name: {"rankings": label.rankings}
             if isinstance(label, RankingLabel)
-            else {"shares": label.shares, "votes": label.votes}
-            | ({"neither": label.neither} if label.neither else {})
+            else {
+                "shares": label.shares,
+                "votes": label.votes,
+                **({"neither": label.neither} if label.neither else {}),
+                **({"readers": label.readers} if label.readers else {}),
+            }
             for name, label in case.labels.items()
         },
         "cluster": case.cluster,
@@ -144,8 +148,11 @@ def _label(record: dict[str, Any]) -> Label:
     first, tie, second = record["shares"]
     if not isinstance(record["votes"], int):
         raise TypeError(f"votes {record['votes']!r}")
-    shares, neither = (float(first), float(tie), float(second)), float(record.get("neither", 0.0))
-    return PairLabel(shares, record["votes"], neither)
+    shares = (float(first), float(tie), float(second))
+    neither, readers = float(record.get("neither", 0.0)), record.get("readers")
+    if readers is not None and not (fits(readers, list[int]) and len(readers) == 4):
+        raise TypeError(f"readers {readers!r}")
+    return PairLabel(shares, record["votes"], neither, readers and tuple(readers))
 
 
 def _image(folder: Path, name: str, digest: str, problem: str | None = None) -> ImageRef:

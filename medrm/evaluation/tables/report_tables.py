@@ -111,7 +111,7 @@ def accuracy_cells(
     }
 
 
-def _by_dimension(
+def by_dimension(
     caption: str, sides: Sides, columns: Columns, read: Read, needed: str | None = None
 ) -> Table:
     """Returns a row for each dimension that any side has judged, in the benchmark's order.
@@ -137,13 +137,14 @@ def _by_dimension(
     return table_of(caption, rows, ABSENT_LEGEND if absent else "")
 
 
-def _robust(report: Report, dimension: str) -> Mapping[str, Any]:
+def robust_on(report: Report, dimension: str) -> Mapping[str, Any]:
+    """Returns a report's robust measures on a dimension; none where it was not judged so."""
     return robust_of(report).get(dimension) or {}
 
 
 def position_table(sides: Sides) -> Table:
     """Returns what the presented order does to the verdicts; no row for scalar models."""
-    return _by_dimension(
+    return by_dimension(
         "Position: what the order of the answers does",
         sides,
         {
@@ -155,32 +156,14 @@ def position_table(sides: Sides) -> Table:
             "kappa": ("kappa", decimal),
             "AC1": ("ac1", decimal),
         },
-        _robust,
+        robust_on,
         "same verdict",
-    )
-
-
-def agreement_table(sides: Sides) -> Table:
-    """Returns measures related to accuracy: agreement with the experts, bounds, coverage."""
-    return _by_dimension(
-        "Agreement with the experts",
-        sides,
-        {
-            "read": ("coverage", percent),
-            "right of what was read": ("parsed_accuracy", percent),
-            "bounds": ("bounds", lambda bounds: " to ".join(map(percent, bounds))),
-            "balanced": ("balanced_accuracy", percent),
-            "kappa": ("kappa", decimal),
-            "AC1": ("ac1", decimal),
-            "experts' ties": ("n_tie", str),
-        },
-        _robust,
     )
 
 
 def length_table(sides: Sides) -> Table:
     """Returns whether the longer answer is preferred beyond what the experts do."""
-    return _by_dimension(
+    return by_dimension(
         "Length: whether longer answers win",
         sides,
         {
@@ -199,7 +182,7 @@ def length_table(sides: Sides) -> Table:
 
 def calibration_table(sides: Sides) -> Table:
     """Returns how far stated probabilities are to be believed; no row where none are stated."""
-    return _by_dimension(
+    return by_dimension(
         "Calibration of the stated probabilities",
         sides,
         {
@@ -211,7 +194,7 @@ def calibration_table(sides: Sides) -> Table:
             "surest 80 % right": ("accuracy_at_80", percent),
             "cases": ("n", str),
         },
-        lambda report, name: _robust(report, name).get("calibration") or {},
+        lambda report, name: robust_on(report, name).get("calibration") or {},
         "cases",
     )
 

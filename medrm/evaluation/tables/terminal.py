@@ -18,6 +18,7 @@ from medrm.evaluation.tables.comparison_tables import (
     comparison_table,
     control_table,
 )
+from medrm.evaluation.tables.reader_tables import ceiling_table, neither_line
 from medrm.evaluation.tables.report_tables import (
     accuracy_table,
     metric_lines,
@@ -61,6 +62,10 @@ def print_report(report: Report, console: Console | None = None) -> None:
     contents: list[Table | str] = [accuracy_table(report).pick(_ACCURACY)]
     if "official" in report["protocols"]:
         contents.append(f"Column official: {report['protocols']['official']['label']}.")
+    if neither := neither_line(report):
+        contents.append(neither)
+    if ceiling := ceiling_table({"the model": report}):
+        contents.append(ceiling)
     position = position_table({"model": report})
     if position.rows:
         contents.append(position.pick(_POSITION, "both orders"))
@@ -127,6 +132,8 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
     console = console or Console()
     compared = comparison_table(comparison).pick(_COMPARISON, headings=_COMPARISON_HEADINGS)
     contents: list[Table | str] = [compared]
+    if ceiling := ceiling_table({"after": comparison}):
+        contents.append(ceiling)
     if comparison["controls"]:
         controls = control_table(comparison, comparison["primary"]["dimension"])
         contents.append(controls.pick(_CONTROLS, headings=_CONTROL_HEADINGS))
