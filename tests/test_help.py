@@ -53,7 +53,7 @@ def test_defaults_that_differ_are_named(
     text = shown(capsys, "-h")
     rate = next(line for line in text.splitlines() if line.startswith("  --learning_rate "))
     assert rate.endswith("[default 0.0001; judge_dpo 5e-06; judge_grpo 1e-05]")
-    assert "[shares | dawid_skene, default shares]" in text
+    assert "[shares | dawid_skene | mace, default shares]" in text
 
 
 def own_options(classes: Iterable[type]) -> set[str]:
