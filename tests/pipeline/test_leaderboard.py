@@ -58,7 +58,11 @@ class Board:
     def names(self) -> list[str]:
         """The models that were evaluated by the last run."""
         options = [word for command in self.started for word in command]
-        return [word.removeprefix("--model_name=") for word in options if word.startswith("--model_name=")]
+        return [
+            word.removeprefix("--model_name=")
+            for word in options
+            if word.startswith("--model_name=")
+        ]
 
     @property
     def table(self) -> dict[str, Any]:
