@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from medrm.config.command_line import CommandParser, add_options
+from medrm.config.command_line import CommandParser, add_options, command_of, values_of
 from medrm.config.options import JudgeOptions
+from medrm.data_commands import add_data_commands
 from medrm.errors import ConfigError
 from medrm.files import check_outputs
 from medrm.guard import guarded
-from medrm.pipeline.data_import import ImportRequest
 from medrm.pipeline.publish_request import PublishRequest
 from medrm.pipeline.requests import (
     CheckRequest,
@@ -51,43 +49,12 @@ def _leaderboard(arguments: argparse.Namespace) -> int:
     return 0 if run_leaderboard(_request(LeaderboardRequest, arguments)) else 1
 
 
-def _adding(
-    group: type, answered_by: str, name: str = "", meaning: str = ""
-) -> Callable[[argparse.ArgumentParser], None]:
-    """Returns what adds the options of a request to a parser.
-
-    Args:
-        group: the request.
-        answered_by: module and function, imported when the command runs.
-        name: of the word without an option's name; empty: there is none.
-        meaning: of that word.
-    """
-    module, function = answered_by.split(":")
-
-    def answer(arguments: argparse.Namespace) -> None:
-        request = group(**_values_of(group, arguments))
-        getattr(importlib.import_module(module), function)(request)
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        if name:
-            parser.add_argument(name, help=meaning)
-        add_options(parser, group)
-        parser.set_defaults(action=answer)
-
-    return add
-
-
 def _request(group: type, arguments: argparse.Namespace) -> Any:
     """Returns a request of what the command line has set, the options of a judge as one."""
-    judge = _values_of(JudgeOptions, arguments)
+    judge = values_of(JudgeOptions, arguments)
     if arguments.readout == "votes":
         judge["judge_readout"] = "votes"
-    return group(**_values_of(group, arguments), judge=JudgeOptions(**judge))
-
-
-def _values_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
-    names = {field.name for field in fields(group)}
-    return {name: value for name, value in vars(arguments).items() if name in names}
+    return group(**values_of(group, arguments), judge=JudgeOptions(**judge))
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -165,32 +132,10 @@ def _report(arguments: argparse.Namespace) -> None:
         logger.info("%s", write(folder, texts))
 
 
-def _phantom(arguments: argparse.Namespace) -> None:
-    from medrm.data.phantom.phantom_set import write_phantom
-
-    cases, output = arguments.cases, arguments.output
-    ceiling = write_phantom(Path(output), cases=cases, seed=arguments.seed)
-    reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
-    logger.info("%d phantom cases in %s\nreachable accuracy: %s", cases, output, reachable)
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    from medrm.pipeline.data_audit import audit_source
-
-    names = ("source", "train_data", "fail_on", "output", "department_map")
-    return 0 if audit_source(*(getattr(arguments, name) for name in names)) else 1
-
-
 def _throughput(arguments: argparse.Namespace) -> None:
     from medrm.throughput import run_throughput
 
-    run_throughput(ThroughputOptions(**_values_of(ThroughputOptions, arguments)))
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{int(text)} is not accepted; give 1 or more")
-    return int(text)
+    run_throughput(ThroughputOptions(**values_of(ThroughputOptions, arguments)))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -202,35 +147,32 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"medrm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_check = _adding(
+    add_check = command_of(
         CheckRequest,
         "medrm.pipeline.check:check_model",
         "model",
         "hub id or folder of a base model, phantom-base, or an adapter folder",
     )
-    add_merge = _adding(
+    add_merge = command_of(
         MergeRequest,
         "medrm.pipeline.merge:merge_adapter",
         "model",
         "adapter folder, or hub repo of a saved model",
     )
-    add_export = _adding(
+    add_export = command_of(
         ExportRequest,
         "medrm.pipeline.export:export_adapter",
         "model",
         "folder or hub repo of a saved model",
     )
-    add_import = _adding(
-        ImportRequest, "medrm.pipeline.data_import:import_file", "file", "file to import"
-    )
-    add_publish = _adding(
+    add_publish = command_of(
         PublishRequest,
         "medrm.pipeline.publish_command:publish_folder",
         "folder",
         "adapter folder, or a run folder with one",
     )
-    add_score = _adding(ScoreRequest, "medrm.pipeline.score:score_file")
-    add_serve = _adding(ServeRequest, "medrm.serve.run_service:serve_model")
+    add_score = command_of(ScoreRequest, "medrm.pipeline.score:score_file")
+    add_serve = command_of(ServeRequest, "medrm.serve.run_service:serve_model")
     for name, add, text in (
         ("check", add_check, "what medrm makes of a model, with or without its weights"),
         ("evaluate", add_evaluate, "score a model on a benchmark"),
@@ -246,11 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("throughput", _add_throughput, "measure speed with shared prefixes, and without"),
     ):
         add(commands.add_parser(name, help=text))
-    data = commands.add_parser("data", help="make and check annotation data")
-    kinds = data.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_phantom(kinds.add_parser("phantom", help="write phantom cases in both layouts"))
-    add_import(kinds.add_parser("import", help="annotation from sheets and other programs"))
-    _add_audit(kinds.add_parser("audit", help="check a set of cases"))
+    add_data_commands(commands.add_parser("data", help="make, check and convert annotation data"))
     return parser
 
 
@@ -319,31 +257,6 @@ def _add_throughput(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_mutually_exclusive_group(), ThroughputOptions, model_or_shape)
     add_options(parser, ThroughputOptions, without=model_or_shape)
     parser.set_defaults(action=_throughput)
-
-
-def _add_phantom(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default 0)")
-    parser.add_argument("--cases", type=_positive, required=True, help="number of cases")
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.set_defaults(action=_phantom)
-
-
-def _add_audit(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `medrm data audit`."""
-    parser.add_argument("source", help="a file, a folder, a name in data/, or a hub data set id")
-    parser.add_argument("--train_data", help="training cases that should share nothing with it")
-    parser.add_argument(
-        "--fail_on",
-        nargs="+",
-        default=[],
-        metavar="KIND",
-        help="end with status 1 where a kind of finding occurs; data/README.md lists the kinds",
-    )
-    parser.add_argument(
-        "--department_map", type=Path, help="YAML or JSON file: organ to department"
-    )
-    parser.add_argument("--output", type=Path, help="JSON file to write")
-    parser.set_defaults(action=_audit)
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("pipeline",),
     ("serve",),
     ("throughput_model",),
-    ("throughput", "reward_function", "guard"),
+    ("throughput", "reward_function", "guard", "data_commands"),
     ("cli",),
     ("__main__", "recipes/*.py", "evaluation/*.py"),
 )
@@ -74,6 +74,7 @@ NO_TORCH = (
     "medrm.evaluation.measures.benchmark_metrics",
     "medrm.exchange.importers",
     "medrm.exchange.write_votes",
+    "medrm.exchange.exporters",
     "medrm.scorer",
     "medrm.scorer.engines",
     "medrm.scorer.readouts",
@@ -87,6 +88,7 @@ NO_TORCH = (
     "medrm.evaluation.seeds.seed_report",
     "medrm.pipeline.compare_seeds",
     "medrm.pipeline.data_audit",
+    "medrm.pipeline.data_export",
     "medrm.pipeline.requests",
     "medrm.serve.run_service",
 )

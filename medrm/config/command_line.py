@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import enum
+import importlib
 import shutil
 import sys
 import typing
@@ -105,6 +106,38 @@ def _filled_path(text: str) -> Path:
 
 def _number_type(types: Collection[Any]) -> type:
     return next((number for number in (int, float) if number in types), str)
+
+
+def command_of(
+    group: type, answered_by: str, name: str = "", meaning: str = ""
+) -> Callable[[argparse.ArgumentParser], None]:
+    """Returns what adds a command to a parser: the options of a request, and who answers it.
+
+    Args:
+        group: the request.
+        answered_by: module and function, imported when the command runs.
+        name: of the word without an option's name; empty: there is none.
+        meaning: of that word.
+    """
+    module, function = answered_by.split(":")
+
+    def answer(arguments: argparse.Namespace) -> None:
+        request = group(**values_of(group, arguments))
+        getattr(importlib.import_module(module), function)(request)
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        if name:
+            parser.add_argument(name, help=meaning)
+        add_options(parser, group)
+        parser.set_defaults(action=answer)
+
+    return add
+
+
+def values_of(group: type, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what a command line has set of the fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(group)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
 
 
 USED = {

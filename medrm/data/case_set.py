@@ -238,6 +238,19 @@ def read_set(
     )
 
 
+def read_drafts(source: str, image_root: Path | None = None) -> tuple[str, Source]:
+    """Returns the name of a source and what reads its cases with their votes, as often as asked.
+
+    Args:
+        source: as `read_set` takes it.
+        image_root: likewise.
+
+    Raises:
+        DataError: there is no such source.
+    """
+    return _open(source, image_root)
+
+
 def _user_files(described: str, path: Path, image_root: Path | None) -> Source | None:
     """Returns the released files of a set in `data/` at the user's path, if they are there.
 

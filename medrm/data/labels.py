@@ -273,7 +273,9 @@ class VoteTally:
                 self._has_rankings |= any(isinstance(vote.value, tuple) for vote in votes)
                 if len(votes) > 1:
                     self._compared[dimension] |= annotators
-                    self._units[dimension].update(frozenset(unit.items()) for unit in _units(votes))
+                    self._units[dimension].update(
+                        frozenset(unit.items()) for unit in units_of(votes)
+                    )
 
     def check(self, rules: LabelRules) -> None:
         """Refuses rules that do not fit the votes.
@@ -315,7 +317,7 @@ class VoteTally:
         }
 
 
-def _units(votes: list[Vote]) -> list[Counter[Hashable]]:
+def units_of(votes: list[Vote]) -> list[Counter[Hashable]]:
     """Returns how often each value was given, for each unit of one case."""
     rankings = [vote.value for vote in votes if isinstance(vote.value, tuple)]
     if not rankings:

@@ -15,6 +15,7 @@ from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
 from medrm.data.readers.votes_jsonl import VOTES_FILE, line_problems
 from medrm.data.row_tables import Row
 from medrm.errors import DataError, alike_together, report, shortened
+from medrm.exchange.case_files import restored
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
@@ -66,7 +67,7 @@ def write_votes(
         imported = importer.read(opened)
         writer = _SetWriter(draft, opened)
         with (draft / VOTES_FILE).open("w", encoding="utf-8") as file:
-            for place, line in imported.lines:
+            for place, line in restored(imported.lines, opened.path.parent):
                 taken = writer.take(place, line)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from medrm.exchange.imported import Importer
-from medrm.exchange.importers import plain_votes, sheet
+from medrm.exchange.importers import plain_votes, reader_sheet, sheet
 
 IMPORTERS: dict[str, Importer] = {
     importer.name: importer
     for importer in (
+        Importer("reader_sheet", reader_sheet.is_reader_sheet, reader_sheet.read_reader_sheet),
         Importer("votes", plain_votes.is_plain_votes, plain_votes.read_plain_votes),
         Importer("sheet", sheet.is_sheet, sheet.read_sheet),
     )

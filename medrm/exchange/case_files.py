@@ -1,0 +1,172 @@
+"""Copies of cases beside an export: their images, and `cases.jsonl`, by which results come back.
+
+What returns from a reader's tool may have lost the form of a text, the copy of an image, and what
+was never shown: patient, study, organ. `cases.jsonl` has them as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from medrm.data.images import decode
+from medrm.data.readers.messages import IMAGE_MARK
+from medrm.data.row_tables import LocatedRow, Row, open_table
+from medrm.data.sources import CaseDraft
+from medrm.errors import DataError, raise_problems
+from medrm.files import write_atomically
+from medrm.schema import ImageRef, Turn
+
+CASES_FILE = "cases.jsonl"
+IMAGES_FOLDER = "images"
+
+SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+"""How images start, to the suffix of their files' names."""
+
+_PNG_DEPTH = 24
+"""Where the header of a PNG states the bits of a channel."""
+
+
+def image_suffix(stored: bytes) -> str:
+    """Returns the suffix for a file with the bytes of an image; empty: of an unusual form."""
+    return next((SUFFIXES[start] for start in SUFFIXES if stored.startswith(start)), "")
+
+
+class ImageCopies:
+    """Copies images into a folder, each once, under names that tell nothing.
+
+    Args:
+        folder: of the export.
+
+    Attributes:
+        count: of the different images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
+
+    @property
+    def count(self) -> int:
+        """How many different images there are."""
+        return len(self._names)
+
+    def stored(self, ref: ImageRef) -> str:
+        """Returns the path of an image as it is stored, relative to the folder."""
+        if ref.digest not in self._names:
+            image = ref.read()
+            self._names[ref.digest] = self._write(ref.digest + image_suffix(image), image)
+        return self._names[ref.digest]
+
+    def shown(self, ref: ImageRef) -> str:
+        """Returns the path of an image as a browser and a spreadsheet can show it.
+
+        What they cannot show, such as TIFF, or would show black, such as greys of 16 bits, is a
+        PNG of what models see.
+
+        Raises:
+            DataError: the image must be decoded for that, and cannot be.
+        """
+        if ref.digest not in self._shown:
+            name = self.stored(ref)
+            header = ref.read()[: _PNG_DEPTH + 1]
+            deep = name.endswith(".png") and header[_PNG_DEPTH:] == b"\x10"
+            if deep or name.endswith((ref.digest, ".tif")):
+                file = io.BytesIO()
+                decode(ref).save(file, "PNG")
+                name = self._write(f"{ref.digest}-shown.png", file.getvalue())
+            self._shown[ref.digest] = name
+        return self._shown[ref.digest]
+
+    def _write(self, name: str, image: bytes) -> str:
+        (self._folder / IMAGES_FOLDER).mkdir(exist_ok=True)
+        path = f"{IMAGES_FOLDER}/{name}"
+        write_atomically(self._folder / path, [image], durable=False)
+        return path
+
+
+def case_line(draft: CaseDraft, images: Iterable[str]) -> Row:
+    """Returns a case as a line of `votes.jsonl` without a vote.
+
+    Args:
+        draft: the case.
+        images: the paths of its images.
+    """
+    line: Row = {
+        "case_id": draft.case_id,
+        "images": list(images),
+        "question": draft.question,
+        "answers": list(draft.answers),
+        **draft.groups,
+    }
+    line |= {name: value for name, _, value in (key.partition(":") for key in draft.independent)}
+    if draft.context:
+        line["context"] = [turn_record(turn) for turn in draft.context]
+    return line
+
+
+def turn_record(turn: Turn) -> Row:
+    """Returns a turn as `votes.jsonl` has it."""
+    return {"role": turn.role, "content": IMAGE_MARK * turn.images + turn.text}
+
+
+def add_case(folder: Path, line: Row) -> None:
+    """Adds a case to the `cases.jsonl` of an export."""
+    with (folder / CASES_FILE).open("ab") as file:
+        file.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
+
+
+def read_cases_file(folder: Path) -> dict[str, Row]:
+    """Returns the lines of the `cases.jsonl` in a folder by case id; none where there is no file.
+
+    Raises:
+        DataError: it is not as it was written.
+    """
+    path = folder / CASES_FILE
+    if not path.is_file():
+        return {}
+    table = open_table(path)
+    lines = {str(line.get("case_id")): line for _, line in table.rows}
+    raise_problems(DataError, path, table.problems)
+    return lines
+
+
+def restored(lines: Iterable[LocatedRow], folder: Path) -> Iterator[LocatedRow]:
+    """Yields imported lines, those of exported cases with the content that was exported.
+
+    Args:
+        lines: with their places.
+        folder: of the imported file, which may have a `cases.jsonl`.
+
+    Raises:
+        DataError: that file is not as it was written.
+    """
+    exported = read_cases_file(folder)
+    for place, line in lines:
+        case = exported.get(str(line.get("case_id")))
+        if case is not None and content_digest(case) == content_digest(line):
+            line = {key: line[key] for key in line if key not in _CONTENT} | case
+        yield place, line
+
+
+_CONTENT = ("image", "images", "question", "answers", "answer_a", "answer_b", "context")
+
+
+def content_digest(line: Row) -> str:
+    """Returns a short digest of a case's question and answers."""
+    answers = line.get("answers", [line.get("answer_a"), line.get("answer_b")])
+    texts: Any = [line.get("question"), answers]
+    return hashlib.sha256(json.dumps(texts, default=str).encode()).hexdigest()[:12]

@@ -1,0 +1,182 @@
+"""Exports: what other programs are given, what is left out of it, and that it comes back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from exported_set import FORMULA, HARD, LONG, ODD, content, drafts, export, line, votes
+from PIL import Image
+
+from medrm.cli import main
+from medrm.data.case_set import read_cases
+from medrm.schema import PairLabel
+
+
+def test_a_label_studio_project_shows_answers_in_a_drawn_order_and_tells_no_more(
+    source: Path, tmp_path: Path
+) -> None:
+    report = export(source, "label_studio", tmp_path / "p", "--seed", "2")
+    assert report["left_out"] == [
+        {"reason": "an image cannot be read", "count": 1, "examples": ["lost"]}
+    ]
+    view = ElementTree.parse(tmp_path / "p" / "labelling_config_2_answers.xml").getroot()
+    choices = {tag.get("name"): [c.get("value") for c in tag] for tag in view.iter("Choices")}
+    assert choices == {
+        "overall": ["A", "tie", "B", "both unacceptable"],
+        "overall_strength": ["slightly", "strongly"],
+        "dimension_2": ["A", "tie", "B", "both unacceptable"],
+        "dimension_2_strength": ["slightly", "strongly"],
+        "confidence": ["low", "medium", "high"],
+    }
+    assert ODD in [tag.get("value") for tag in view.iter("Header")]
+    assert {tag.get("choice") for tag in view.iter("Choices")} == {"single-radio"}
+    named = {tag.get("name") for tag in view.iter() if tag.get("name")}
+    assert {tag.get("toName") for tag in view.iter() if tag.get("toName")} <= named
+    three = ElementTree.parse(tmp_path / "p" / "labelling_config_3_answers.xml").getroot()
+    ranks = [tag.get("name") for tag in three.iter("Choices")][:3]
+    assert ranks == ["overall_rank_1", "overall_rank_2", "overall_rank_3"]
+
+    tasks = json.loads((tmp_path / "p" / "tasks_2_answers.json").read_text("utf-8"))
+    stored, orders = drafts(source), set()
+    for data in (task["data"] for task in tasks):
+        draft, order = stored[data["case_id"]], data["order"]
+        assert [draft.answers[i] for i in order] == [data["answer_1"], data["answer_2"]]
+        assert data["question"] == draft.question
+        assert data["seed"] == 2
+        assert data["dimensions"] == {"overall": "overall", "dimension_2": ODD}
+        for address in data["images"]:
+            image = tmp_path / "p" / address.removeprefix("/data/local-files/?d=")
+            with Image.open(image) as shown:
+                assert shown.format == "PNG"
+                assert shown.size == (24, 16)
+        orders.add(tuple(order))
+    assert orders == {(0, 1), (1, 0)}
+    # Every variable of the configuration is in every task.
+    used = {tag.get("value", "")[1:] for tag in view.iter() if tag.get("value", "")[:1] == "$"}
+    assert {name.partition("[")[0] for name in used} <= set(tasks[0]["data"])
+    shown = json.dumps(tasks) + (tmp_path / "p" / "labelling_config_2_answers.xml").read_text()
+    assert not [word for word in ("model-x", "patient-", "anna", "ben", "scan") if word in shown]
+
+    again = export(source, "label_studio", tmp_path / "q", "--seed", "2", "--embed_images")
+    assert again["rows"] == report["rows"] == {"tasks": 4}
+    embedded = json.loads((tmp_path / "q" / "tasks_2_answers.json").read_text("utf-8"))
+    assert [task["data"]["order"] for task in embedded] == [task["data"]["order"] for task in tasks]
+    assert embedded[0]["data"]["images"][0].startswith("data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize("table", ["csv"])
+def test_votes_in_a_sheet_come_back_as_they_were(source: Path, tmp_path: Path, table: str) -> None:
+    folder = tmp_path / "sheet"
+    export(source, "sheet", folder, "--table", table, "--with_votes")
+    before, after = drafts(source), {}
+    for answers in (2, 3):
+        back = tmp_path / f"back{answers}"
+        file = folder / f"votes_{answers}_answers.{table}"
+        assert main(["data", "import", str(file), "--output", str(back)]) == 0
+        after |= drafts(back)
+    assert after.keys() == before.keys() - {"lost"}
+    for case_id, draft in after.items():
+        assert content(draft) == content(before[case_id])
+        assert votes(draft) == votes(before[case_id])
+    (remark,) = after["turns"].remarks
+    assert remark.comment == "- none"
+
+
+def test_a_text_in_a_sheet_is_never_a_formula(source: Path, tmp_path: Path) -> None:
+    import openpyxl
+
+    export(source, "sheet", tmp_path / "x", "--with_votes")
+    export(source, "sheet", tmp_path / "c", "--with_votes", "--table", "csv")
+    sheet = openpyxl.load_workbook(tmp_path / "x" / "votes_2_answers.xlsx").active
+    cells = [cell for row in sheet.iter_rows() for cell in row if cell.value is not None]
+    assert {cell.data_type for cell in cells} == {"s"}
+    assert FORMULA in [cell.value for cell in cells]
+    with (tmp_path / "c" / "votes_2_answers.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file))
+    assert not [cell for row in rows for cell in row if cell.strip()[:1] in ("=", "+", "-", "@")]
+    assert "'" + FORMULA in [cell for row in rows for cell in row]
+
+
+def test_rows_for_trainers_say_what_a_majority_prefers(source: Path, tmp_path: Path) -> None:
+    rows = {}
+    for form in ("trl", "ms_swift", "llamafactory"):
+        report = export(source, form, tmp_path / form)
+        odd = next(name for name in report["rows"] if name != "overall.jsonl")
+        assert odd.startswith("genauigkeit_q-")
+        assert report["rows"] == {"overall.jsonl": 3, odd: 1}
+        counts = {row["reason"]: row["count"] for row in report["left_out"]}
+        assert counts == {
+            "an image cannot be read": 2,
+            "nobody votes on the dimension": 2,
+            "no majority for an answer": 3,
+            "a majority sees a tie": 1,
+        }
+        text = (tmp_path / form / "overall.jsonl").read_text("utf-8")
+        rows[form] = [json.loads(row) for row in text.split("\n")[:-1]]
+        assert [row["case_id"] for row in rows[form]] == ["=1+1", "three#0-2", "three#1-2"]
+        assert all((tmp_path / form / name).is_file() for name in rows[form][0]["images"])
+    before = drafts(source)["=1+1"]
+    shown = [{"type": "image", "text": None}] * 2 + [{"type": "text", "text": FORMULA}]
+    assert rows["trl"][0]["prompt"] == [{"role": "user", "content": shown}]
+    swift = rows["ms_swift"][0]
+    assert swift["messages"] == [
+        {"role": "user", "content": f"<image><image>{FORMULA}"},
+        {"role": "assistant", "content": LONG},
+    ]
+    assert swift["rejected_response"] == HARD
+    assert swift["patient"] == "patient-=1+1"
+    factory = rows["llamafactory"][1]
+    assert factory["conversations"] == [{"from": "human", "value": "What of three?"}]
+    assert (factory["chosen"]["value"], factory["rejected"]["value"]) == ("three", "one")
+    described = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text())
+    assert described["overall"]["file_name"] == "overall.jsonl"
+    assert described["overall"]["ranking"]
+    assert len(described) == 2
+
+    case = read_cases(tmp_path / "trl" / "overall.jsonl")[0]
+    label = case.labels["overall"]
+    assert isinstance(label, PairLabel)
+    assert label.choice in (0, 1)
+    assert case.answers[label.choice] == LONG
+    assert set(case.answers) == {HARD, LONG}
+    assert [ref.digest for ref in case.images] == [ref.digest for ref in before.images]
+
+
+def test_what_another_trainer_takes_for_an_image_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    marked = line("marked", "anna", images=[], answers=["see <image>", "no"])
+    plain = line("plain", "anna", images=[])
+    path.write_text(json.dumps(marked) + "\n" + json.dumps(plain) + "\n")
+    for form in ("ms_swift", "llamafactory"):
+        report = export(path, form, tmp_path / form)
+        assert report["rows"] == {"overall.jsonl": 1}
+        assert "<image>" in report["left_out"][0]["reason"]
+    export(path, "trl", tmp_path / "trl")
+    text = (tmp_path / "trl" / "overall.jsonl").read_text()
+    row = json.loads(text.split("\n")[1])
+    assert row["prompt"] == [{"role": "user", "content": "What of plain?"}]
+    assert "images" not in row
+    assert text.count("\n") == 2
+
+
+def test_the_hub_folder_loads_with_its_images_and_asks_for_a_licence(
+    source: Path, tmp_path: Path
+) -> None:
+    from datasets import load_dataset
+
+    export(source, "hub", tmp_path / "hub")
+    data = load_dataset(str(tmp_path / "hub"), "overall", split="train", cache_dir=str(tmp_path))
+    assert data["case_id"][:] == ["=1+1", "three#0-2", "three#1-2"]
+    first = data[0]
+    assert [image.size for image in first["images"]] == [(24, 16)] * 2
+    assert (first["chosen_share"], first["rejected_share"], first["votes"]) == (0.875, 0.125, 2)
+    assert first["chosen"][0]["content"][0]["text"] == LONG
+    card = (tmp_path / "hub" / "README.md").read_text("utf-8")
+    assert "Under which licence" in card
+    assert "For research only." in card
+    text = card + (tmp_path / "hub" / "data" / "overall.parquet").read_bytes().decode("latin-1")
+    assert not [word for word in ("patient-", "model-x", "anna", "ben", "scan.png") if word in text]
