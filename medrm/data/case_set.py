@@ -17,6 +17,8 @@ from medrm.data.described_files import open_described_files
 from medrm.data.labels import Agreement, LabelRules
 from medrm.data.organs import read_department_map
 from medrm.data.readers import benchmarks, med_rewardbench, preferences, votes_jsonl
+from medrm.data.readers.dataset_info import DATASET_INFO
+from medrm.data.readers.row_forms import ROW_FORMS
 from medrm.data.readers.votes_jsonl import read_votes
 from medrm.data.row_tables import SUFFIXES, RowTable, open_table
 from medrm.data.sources import (
@@ -55,11 +57,7 @@ FORMATS: dict[str, DataFormat] = {
     "votes": DataFormat(
         marker=votes_jsonl.VOTES_FILE, read_table=votes_jsonl.read_votes_by_columns
     ),
-    "preferences": DataFormat(
-        read_table=preferences.read_preferences_by_columns,
-        open_described=preferences.open_hub_preferences,
-        read_described=preferences.read_preferences,
-    ),
+    **{name: preferences.rows_format(name) for name in ROW_FORMS},
     "phantom": DataFormat(open_described=votes_jsonl.open_phantom),
     "pairs": benchmarks.released_format(benchmarks.read_pair),
     "best_of": benchmarks.released_format(benchmarks.read_best_of),
@@ -332,7 +330,9 @@ def _markers() -> str:
 
 
 def _open_file(path: Path, image_root: Path | None) -> Source:
-    return Source([path], partial(_read_file, path, image_root), about=read_about(path.parent))
+    beside = path.parent / DATASET_INFO
+    files = [path, *([beside] if beside.is_file() else [])]
+    return Source(files, partial(_read_file, path, image_root), about=read_about(path.parent))
 
 
 def _read_file(path: Path, image_root: Path | None) -> ReadResult:

@@ -381,6 +381,10 @@ def _image(table: RowTable, index: int, column: str, position: int | None, value
             f"{column} holds {type(value).__name__}; accepted are a path or an image (bytes, path)"
         )
     stored, path = value.get("bytes"), value.get("path")
+    if not isinstance(path, str | None):
+        raise DataError(f"{column} holds a path that is {type(path).__name__}; give text")
+    if isinstance(stored, str):  # JSON has no bytes
+        return table.image(f"data:;base64,{stored}")
     name = PurePath(path).name if path else f"{table.name} row {index + 1}"
     if table.files and stored is not None:
         return bytes_image(name, StoredCell(table.files, index, column, position))

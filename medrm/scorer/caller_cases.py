@@ -20,7 +20,8 @@ from PIL import Image
 
 from medrm.data.images import bytes_image, decode, file_image, is_address
 from medrm.data.inline_images import ACCEPTED, from_base64, from_data_url, inline_bytes
-from medrm.data.readers.messages import implicit_prompt, read_conversation, read_turns
+from medrm.data.readers.messages import read_conversation, read_turns, without_prompt
+from medrm.data.readers.row_forms import ROW_FORMS, form_of, unread_columns
 from medrm.errors import DataError, nearest
 from medrm.schema import Case, ImageRef, Response
 
@@ -74,7 +75,8 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
     `answer2_text`, `chosen` and `rejected`, `answer`, `response`, `completion`); and where there
     are images, `images` or `image`. `case_id`, `question_id` or `id` names it, else its number.
     Prompt and answers may be messages, as TRL's data sets have them; `chosen` and `rejected`
-    without a prompt begin with it. They are read as in training.
+    without a prompt begin with it. Rows of other tools have their own columns
+    (`readers.row_forms.ROW_FORMS`). They are read as in training.
 
     Args:
         row: of a file, or a dictionary of a caller.
@@ -88,6 +90,13 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
     images = _cell(row, _IMAGES)
     if isinstance(images, str | bytes | Mapping | Image.Image):
         images = [images]
+    if unread := unread_columns(row):
+        raise DataError("; ".join(unread))
+    form = form_of(row)
+    if form is not None and form != "preferences":  # columns of another tool
+        exchange = ROW_FORMS[form].exchange(dict(row))
+        stated = list(exchange.answers.values())
+        return _conversation_case(case_id, images, exchange.prompt, stated, root)
     question, answers = _cell(row, _QUESTIONS), _cell(row, _ANSWERS)
     if answers is None:
         split = (names for names in _SPLIT_ANSWERS if all(name in row for name in names))
@@ -151,8 +160,8 @@ def _conversation_case(
         read_turns({column: answer}, column, "assistant", source)
         for column, answer in zip(columns, answers, strict=True)
     ]
-    if not prompt and len(turns) == 2:
-        prompt, *turns = implicit_prompt(*turns)
+    if prompt or len(turns) == 2:
+        prompt, turns = without_prompt(prompt, turns)
     for column, answer in zip(columns, turns, strict=True):
         if [turn.role for turn in answer] != ["assistant"]:
             raise DataError(f"{column} is not one turn of the assistant")

@@ -30,6 +30,7 @@ import numpy as np
 from files import label, picture, png, row, vote, write_lines, write_parquet
 from PIL import Image
 from released_samples import SAMPLES
+from row_samples import ROW_SAMPLES, write_rows
 
 from medrm.data.case_set import read_set
 from medrm.data.images import examine
@@ -84,6 +85,10 @@ def _preferences(root: Path) -> Path:
         {"chosen": "Why? good", "rejected": "Why? bad"},
     ]
     return write_lines(root / "rows.jsonl", rows)
+
+
+def _rows_of(form: str) -> Callable[[Path], Path]:
+    return lambda root: write_rows(root, ROW_SAMPLES[form])
 
 
 def _tables(root: Path) -> Path:
@@ -155,6 +160,7 @@ CORPORA = {
     "votes": Corpus(_votes),
     "layout": Corpus(_layout),
     "preferences": Corpus(_preferences),
+    **{form: Corpus(_rows_of(form)) for form in ROW_SAMPLES if form != "preferences"},
     "phantom": Corpus(_phantom),
     "pairs": Corpus(SAMPLES["vl_rewardbench"], described="vl_rewardbench"),
     "best_of": Corpus(SAMPLES["rewardbench_2"], described="rewardbench_2"),
@@ -223,7 +229,7 @@ def _with_value(content: bytes, random_: random.Random) -> bytes:
     number = random_.randrange(len(lines) or 1)
     try:
         tree = json.loads(lines[number])
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return _damaged(content, random_)
     node, inner = tree, tree
     while isinstance(inner, dict | list) and inner and random_.random() < 0.7:

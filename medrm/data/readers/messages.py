@@ -93,6 +93,8 @@ def read_turns(row: Row, column: str, role: str, source: ImageSource) -> list[Re
         return []
     if isinstance(value, str):
         return [ReadTurn(role, value)]
+    if isinstance(value, dict):
+        value = [value]
     if not fits(value, list[Row]):
         raise DataError(
             f"{column!r} is {type(value).__name__}; accepted are text or a list of messages"
@@ -147,33 +149,46 @@ def _with_images_first(context: tuple[Turn, ...], images: int) -> tuple[Turn, ..
     )
 
 
-def implicit_prompt(
-    chosen: list[ReadTurn], rejected: list[ReadTurn]
-) -> tuple[list[ReadTurn], list[ReadTurn], list[ReadTurn]]:
-    """Returns what chosen and rejected begin with in common, and the rest of each.
+def without_prompt(
+    prompt: list[ReadTurn], answers: Sequence[list[ReadTurn]]
+) -> tuple[list[ReadTurn], list[list[ReadTurn]]]:
+    """Returns the prompt, and the answers without it where all of them begin with it.
 
-    Of two texts the common beginning is cut back to a word's end.
+    Args:
+        prompt: empty: it is what the answers begin with in common.
+        answers: to it.
     """
-    if len(chosen) == len(rejected) == 1:
-        first, second = chosen[0].text, rejected[0].text
-        length = _common_length(first, second)
-        while length and not first[length - 1].isspace():
+    if prompt and all(len(turns) == 1 for turns in answers):
+        return prompt, list(answers)
+    shared, remaining = _implicit_prompt(answers)
+    if not prompt or shared[-len(prompt) :] == prompt:
+        return shared, remaining
+    return prompt, list(answers)
+
+
+def _implicit_prompt(
+    answers: Sequence[list[ReadTurn]],
+) -> tuple[list[ReadTurn], list[list[ReadTurn]]]:
+    """Returns what answers begin with in common, and the rest of each.
+
+    Of texts the common beginning is cut back to a word's end.
+    """
+    if all(len(turns) == 1 for turns in answers):
+        texts = [turns[0].text for turns in answers]
+        length = _common_length(texts)
+        while length and not texts[0][length - 1].isspace():
             length -= 1
-        question = [ReadTurn("user", first[:length].strip())]
-        return (
-            question,
-            [ReadTurn("assistant", first[length:])],
-            [ReadTurn("assistant", second[length:])],
-        )
+        question = [ReadTurn("user", texts[0][:length].strip())]
+        return question, [[ReadTurn("assistant", text[length:])] for text in texts]
     # One turn at least remains of each, for an answer.
-    shared = min(_common_length(chosen, rejected), len(chosen) - 1, len(rejected) - 1)
-    return chosen[: max(0, shared)], chosen[max(0, shared) :], rejected[max(0, shared) :]
+    shared = max(0, min([_common_length(answers), *(len(turns) - 1 for turns in answers)]))
+    return list(answers[0][:shared]), [turns[shared:] for turns in answers]
 
 
-def _common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Returns how many characters, or turns, both begin with."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _common_length(sequences: Sequence[Sequence[Any]]) -> int:
+    """Returns how many characters, or turns, all of them begin with."""
+    places = zip(*sequences, strict=False)
+    return sum(1 for _ in takewhile(lambda place: place.count(place[0]) == len(place), places))
 
 
 def conversation_problems(roles: Sequence[str]) -> list[str]:

@@ -1,81 +1,149 @@
-"""Preference rows, `prompt`/`chosen`/`rejected`/`images` as TRL writes them -> drafts of cases."""
+"""Rows of comparisons as TRL and other tools write them -> drafts of cases."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from medrm.data.readers.messages import Place, implicit_prompt, read_conversation, read_turns
+from medrm.data.readers.dataset_info import ranking_info
+from medrm.data.readers.messages import Place, read_conversation, read_turns, without_prompt
+from medrm.data.readers.row_forms import (
+    ROW_FORMS,
+    TRL_COLUMNS,
+    Exchange,
+    RowForm,
+    form_of,
+    trl_exchange,
+    unread_columns,
+)
 from medrm.data.readers.votes_jsonl import GROUPS, read_groups, read_independent
 from medrm.data.row_tables import Row, RowTable, missing_columns, row_images
-from medrm.data.sources import CaseDraft, Description, Excluded, ReadResult, Source, Vote, hub_table
+from medrm.data.sources import (
+    CaseDraft,
+    DataFormat,
+    Description,
+    Excluded,
+    ReadResult,
+    Source,
+    Vote,
+    hub_table,
+)
 from medrm.errors import DataError, raise_problems
 from medrm.schema import ImageRef, Turn
 
-_COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "images", "case_id")}
-"""What is read of a row, and the column that TRL keeps it in. A `dataset.yaml` may name others; its
-columns of anything else are groups."""
 _TRL = Description("TRL", "preferences")
 
 
+class _Reading(NamedTuple):
+    """How the rows of a table are read.
+
+    Attributes:
+        form: reads the exchange and the votes of a row.
+        columns: what a column holds, to its name.
+        description: of the set.
+        renamed: returns a row with the names of columns that the form reads.
+        is_strict: whether a row that cannot be read makes the file wrong, or is set aside.
+    """
+
+    form: RowForm
+    columns: Mapping[str, str]
+    description: Description
+    renamed: Callable[[Row], Row] = dict
+    is_strict: bool = False
+
+
 class _Compared(NamedTuple):
-    """What a row says: images, the turns before the question, the question and both answers."""
+    """What a row says: images, the turns before the question, the question and the answers."""
 
     images: tuple[ImageRef, ...]
     context: tuple[Turn, ...]
     question: str
-    chosen: str
-    rejected: str
+    answers: tuple[str, ...]
 
 
-def read_preferences_by_columns(
-    table: RowTable, path: Path, descriptions: Sequence[Description]
+def rows_format(name: str) -> DataFormat:
+    """Returns the data format of a name in `ROW_FORMS`."""
+    return DataFormat(
+        read_table=partial(_read_by_columns, name),
+        open_described=partial(_open_hub, name),
+        read_described=lambda table, path, described: _read(table, path, _reading(name, described)),
+    )
+
+
+def _read_by_columns(
+    name: str, table: RowTable, path: Path, descriptions: Sequence[Description]
 ) -> ReadResult | None:
-    """Reads a file that has TRL's columns, or all columns of a set described in `data/`."""
-    stated = set(table.columns)
-    has_answer = bool({"chosen", "rejected"} & stated)
+    """Reads a file whose columns are of this form, by themselves or by a file beside it."""
+    info = ranking_info(path)
+    if info is not None:
+        if info.form != name:
+            return None
+        columns = TRL_COLUMNS | info.columns
+        reading = _Reading(ROW_FORMS[name], columns, _TRL, info.in_default_columns)
+        return _read(table, path, reading)
+    stated, recognised = set(table.columns), form_of(table.columns)
+    if recognised == name and (name != "preferences" or "prompt" in stated):
+        return _read(table, path, _reading(name, _TRL))
+    if name != "preferences" or recognised not in (name, None) or "votes" in stated:
+        return None
     matching = (
         description
         for description in descriptions
-        if description.form == "preferences" and set(description.columns.values()) <= stated
+        if description.form == name and set(description.columns.values()) <= stated
     )
-    fallback = next(matching, _TRL if has_answer else None)
-    description = _TRL if has_answer and "prompt" in stated else fallback
-    return None if description is None else read_preferences(table, path, description)
+    described_as = next(matching, _TRL if recognised == name else None)
+    return None if described_as is None else _read(table, path, _reading(name, described_as))
 
 
-def open_hub_preferences(description: Description) -> Source:
+def _reading(name: str, description: Description) -> _Reading:
+    form, columns = ROW_FORMS[name], TRL_COLUMNS | description.columns
+    if name == "preferences":
+        exchange = partial(trl_exchange, columns=columns)
+        return _Reading(RowForm(exchange), columns, description, is_strict=True)
+
+    def renamed(row: Row) -> Row:
+        return row | {key: row[column] for key, column in columns.items() if column in row}
+
+    return _Reading(form, columns, description, renamed)
+
+
+def _open_hub(name: str, description: Description) -> Source:
     """Returns the rows of one split of a hub data set."""
     table, commit = hub_table(description)
-    read = partial(read_preferences, table, Path(description.hub_id), description)
+    if not description.columns:
+        name = form_of(table.columns) or name
+    read = partial(_read, table, Path(description.hub_id), _reading(name, description))
     return Source(list(map(Path, table.files)), read, commit, hub_id=description.hub_id)
 
 
-def read_preferences(table: RowTable, path: Path, description: Description) -> ReadResult:
-    """Returns the cases of preference rows; rows that are no comparison are set aside with the
-    reason.
+def _read(table: RowTable, path: Path, reading: _Reading) -> ReadResult:
+    """Returns the cases of comparisons; rows that are none are set aside with the reason.
 
-    A preference is one vote on the description's dimension. Which answer is stored first follows
-    from a hash of the case id, so that its position tells nothing.
+    What is preferred is one vote on the description's dimension; ratings are a vote on each
+    dimension. In which order answers are stored follows from a hash of the case id, so that their
+    position tells nothing.
 
     Raises:
         DataError: every missing column, wrong row and image path, in one message.
     """
     excluded: list[Excluded] = []
-    return ReadResult(_drafts(table, path, description, excluded), excluded)
+    return ReadResult(_drafts(table, path, reading, excluded), excluded)
 
 
 def _drafts(
-    table: RowTable, path: Path, description: Description, excluded: list[Excluded]
+    table: RowTable, path: Path, reading: _Reading, excluded: list[Excluded]
 ) -> Iterator[CaseDraft]:
-    columns = _COLUMNS | dict(description.columns)
-    problems = missing_columns(table.columns, (columns["chosen"], columns["rejected"]))
+    columns = reading.columns
+    problems: list[str] = []
+    if reading.is_strict:
+        problems += missing_columns(table.columns, (columns["chosen"], columns["rejected"]))
     ids = array("q")
     for index, (location, row) in enumerate(table.rows if not problems else ()):
         case_id = _case_id(row, index, columns)
@@ -84,14 +152,21 @@ def _drafts(
             # TRL accepts `image` as well.
             image_column = columns["images"] if columns["images"] in row else "image"
             images = row_images(table, index, row, image_column)
-            compared = _compared(row, columns, images, Place(table, location))
         except DataError as error:
             problems.append(f"{location}: {error}")
             continue
-        if isinstance(compared, str):
-            excluded.append(Excluded(case_id, compared))
+        try:
+            draft = _draft(case_id, row, images, Place(table, location), reading)
+        except DataError as error:
+            if reading.is_strict:
+                problems.append(f"{location}: {error}")
+            else:
+                excluded.append(Excluded(case_id, str(error)))
+            continue
+        if isinstance(draft, str):
+            excluded.append(Excluded(case_id, draft))
         else:
-            yield _draft(case_id, compared, row, description)
+            yield draft
     _, first = np.unique(np.array(ids), return_index=True)
     for index in np.setdiff1d(np.arange(len(ids)), first).tolist():
         location, row = table.rows[index]
@@ -107,28 +182,59 @@ def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
     return f"row-{index + 1:06d}" if stated in (None, "") else str(stated)
 
 
-def _draft(case_id: str, compared: _Compared, row: Row, description: Description) -> CaseDraft:
-    images, context, question, chosen, rejected = compared
-    second = hashlib.sha256(case_id.encode()).digest()[0] % 2
+def _draft(
+    case_id: str, row: Row, images: tuple[ImageRef, ...], place: Place, reading: _Reading
+) -> CaseDraft | str:
+    """Returns the case of a row, or why the row is set aside.
+
+    Raises:
+        DataError: values of a wrong type, or more image marks than images.
+    """
+    form, description, renamed = reading.form, reading.description, reading.renamed(row)
+    compared = _compared(form.exchange(renamed), row, images, place, reading.columns["images"])
+    if isinstance(compared, str):
+        return compared
+    votes: Mapping[str, list[Vote]] = {description.dimension: [Vote("preference", 0)]}
+    if form.votes is not None:
+        votes = form.votes(renamed, description.dimension)
+    order = _order(case_id, len(compared.answers))
     named = {
         group: row[column]
         for group, column in description.columns.items()
-        if group not in _COLUMNS and column in row
+        if group not in TRL_COLUMNS and column in row
     }
     return CaseDraft(
         case_id,
-        images,
-        question,
-        (rejected, chosen) if second else (chosen, rejected),
-        {description.dimension: [Vote("preference", second)]},
+        compared.images,
+        compared.question,
+        tuple(compared.answers[index] for index in order),
+        {name: [_stored(vote, order) for vote in cast] for name, cast in votes.items()},
         read_independent(row),
         read_groups(row | named, (*GROUPS, *named)),
-        context,
+        compared.context,
     )
 
 
+def _order(case_id: str, count: int) -> list[int]:
+    """Returns in which order the answers of a row are stored."""
+    if count == 2:
+        return [1, 0] if hashlib.sha256(case_id.encode()).digest()[0] % 2 else [0, 1]
+    by_hash = (hashlib.sha256(f"{case_id}\0{index}".encode()).digest() for index in range(count))
+    return [index for _, index in sorted((digest, index) for index, digest in enumerate(by_hash))]
+
+
+def _stored(vote: Vote, order: Sequence[int]) -> Vote:
+    """Returns a vote on the answers of a row as one on them in the order they are stored in."""
+    value = vote.value
+    if isinstance(value, int):
+        return replace(vote, value=order.index(value))
+    if isinstance(value, tuple):
+        return replace(vote, value=tuple(tuple(sorted(map(order.index, tied))) for tied in value))
+    return vote
+
+
 def _compared(
-    row: Row, columns: Mapping[str, str], images: tuple[ImageRef, ...], place: Place
+    exchange: Exchange, row: Row, images: tuple[ImageRef, ...], place: Place, image_column: str
 ) -> _Compared | str:
     """Returns conversation and answers of a row, or why the row is set aside.
 
@@ -138,16 +244,19 @@ def _compared(
     Raises:
         DataError: values of a wrong type, or more image marks than images.
     """
-    prompt = read_turns(row, columns["prompt"], "user", place)
-    chosen = read_turns(row, columns["chosen"], "assistant", place)
-    rejected = read_turns(row, columns["rejected"], "assistant", place)
-    if not prompt:
-        prompt, chosen, rejected = implicit_prompt(chosen, rejected)
-    if [turn.role for turn in (*chosen, *rejected)] != ["assistant"] * 2:
-        return "chosen and rejected are not one answer each"
-    if chosen == rejected:
-        return "chosen and rejected are the same"
-    answers = chosen[0], rejected[0]
-    asked = read_conversation(prompt, answers, images, columns["images"])
-    shown = asked.images + tuple(map(place.unreadable, asked.problems))
-    return _Compared(shown, asked.context, asked.question, answers[0].text, answers[1].text)
+    names, cells = list(exchange.answers), dict(exchange.answers)
+    if len(names) < 2:
+        return "it has fewer than two answers"
+    answers = [read_turns(cells, name, "assistant", place) for name in names]
+    prompt = read_turns({"prompt": exchange.prompt}, "prompt", "user", place)
+    prompt, answers = without_prompt(prompt, answers)
+    said = [turn for turns in answers for turn in turns]
+    named = " and ".join(names) if len(names) == 2 else "its answers"
+    if any([turn.role for turn in turns] != ["assistant"] for turns in answers):
+        return f"{named} are not one answer each"
+    if all(turn == said[0] for turn in said):
+        return f"{named} are the same"
+    asked = read_conversation(prompt, said, images, image_column)
+    problems = [*asked.problems, *unread_columns(row)]
+    shown = asked.images + tuple(map(place.unreadable, problems))
+    return _Compared(shown, asked.context, asked.question, tuple(turn.text for turn in said))

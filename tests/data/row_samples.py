@@ -1,0 +1,124 @@
+"""Rows as other tools write them, made up by their published formats; the image is `1.png`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from files import picture, png, write_lines
+
+
+def _said(*texts: str, **names: str) -> list[dict[str, str]]:
+    """Turns of a user and an assistant, by turns; `names` are those of keys and roles."""
+    keys = names.get("role", "role"), names.get("content", "content")
+    roles = names.get("user", "user"), names.get("assistant", "assistant")
+    return [dict(zip(keys, (roles[n % 2], text), strict=True)) for n, text in enumerate(texts)]
+
+
+SHAREGPT = {"role": "from", "content": "value", "user": "human", "assistant": "gpt"}
+_ASPECTS = ("helpfulness", "honesty")
+
+
+def _completion(text: str, ratings: tuple[str, str], whole: float) -> dict[str, Any]:
+    annotations = {
+        aspect: {"Rating": rating, "Rationale": "..."}
+        for aspect, rating in zip(_ASPECTS, ratings, strict=True)
+    }
+    return {
+        "model": "m",
+        "principle": "helpfulness",
+        "custom_system_prompt": "Be of use.",
+        "response": text,
+        "annotations": annotations,
+        "overall_score": whole,
+    }
+
+
+ROW_SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "ms_swift": [
+        {
+            "messages": [{"role": "system", "content": "Be brief."}, *_said("<image>Why?", "good")],
+            "rejected_response": "bad",
+            "images": ["1.png"],
+        },
+        {
+            "messages": _said("Who?", "me", "Why?", "good"),
+            "rejected_messages": _said("Who?", "me", "Why?", "bad"),
+            "images": [{"bytes": None, "path": "1.png"}],
+        },
+    ],
+    "llamafactory_sharegpt": [
+        {
+            "conversations": _said("<image>Why?", **SHAREGPT),
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+            "images": ["1.png"],
+            "system": "Be brief.",
+        },
+        {
+            "conversations": _said("Who?", "me", "Why?", **SHAREGPT),
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+            "images": ["1.png"],
+            "tools": "",
+        },
+    ],
+    "llamafactory_alpaca": [
+        {
+            "instruction": "<image>Why?",
+            "input": "",
+            "chosen": "good",
+            "rejected": "bad",
+            "images": ["1.png"],
+            "system": "Be brief.",
+        },
+        {
+            "instruction": "Why?",
+            "chosen": "good",
+            "rejected": "bad",
+            "images": "1.png",
+            "history": [["Who?", "me"]],
+        },
+    ],
+    "preferences": [
+        {
+            "prompt": [{"role": "system", "content": "Be brief."}, *_said("Why?")],
+            "chosen": _said("Why?", "good")[1:],
+            "rejected": _said("Why?", "bad")[1:],
+            "images": ["1.png"],
+        },
+        # As binarised rows of UltraFeedback have it: the prompt stands in the answers as well.
+        {
+            "prompt": "Why?",
+            "chosen": _said("Who?", "me", "Why?", "good"),
+            "rejected": _said("Who?", "me", "Why?", "bad"),
+            "images": ["1.png"],
+        },
+    ],
+    "rated_answers": [
+        {
+            "source": "made up",
+            "instruction": "Why?",
+            "completions": [
+                _completion("fair", ("3", "5"), 6.0),
+                _completion("good", ("5", "N/A"), 9.5),
+                _completion("bad", ("1", "1"), 1),
+                _completion("also fair", ("3", "2"), 6),
+            ],
+        },
+        {
+            "prompt": _said("Who?", "me", "Why?"),
+            "responses": ["fair", "good", "bad", "also fair"],
+            "scores": {"helpfulness": [3, 5.0, "1", 3], "overall": [6, 9, 1, 6]},
+        },
+    ],
+}
+"""Of each form in `row_forms.ROW_FORMS` two rows that ask `Why?`, the second one after a turn."""
+
+
+def write_rows(root: Path, rows: list[dict[str, Any]]) -> Path:
+    """Writes rows beside the images."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        (root / f"{number}.png").write_bytes(png(picture(number)))
+    return write_lines(root / "rows.jsonl", rows)
