@@ -13,8 +13,13 @@ from medrm.data.row_tables import JsonLines, LocatedRow, read_json_file
 from medrm.errors import DataError
 from medrm.exchange.imported import Opened, Records, Unread, unread
 from medrm.exchange.tables.delimited import open_delimited
+from medrm.exchange.tables.excel import open_excel
+from medrm.exchange.tables.open_document import open_document
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".parquet")
+SUFFIXES = (
+    *(".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".ods"),
+    *(".json", ".jsonl", ".parquet"),
+)
 """Of files that can be imported, in any case."""
 
 _LARGEST = 2**30
@@ -43,6 +48,8 @@ def open_source(
     suffix = path.suffix.lower()
     if not path.is_file():
         raise DataError(f"There is no file {path}. Give the file that is to be imported.")
+    if suffix in (".xls", ".xlsb", ".numbers"):
+        raise DataError(f"{path} is in a form of its program's own. Save it there as .xlsx.")
     if suffix not in SUFFIXES:
         raise DataError(f"{path} is no file that is imported; accepted are {', '.join(SUFFIXES)}.")
     size, most = path.stat().st_size, _LARGEST_JSON if suffix == ".json" else _LARGEST
@@ -51,20 +58,29 @@ def open_source(
             f"{path} has {size:,} bytes; accepted are at most {most:,}. Split it, or leave images "
             "out and give their paths."
         )
-    header = str((mapping or {}).get("header_row"))
-    header_row = int(header) if re.fullmatch("[0-9]{1,6}", header) else None
-    if suffix == ".json":
-        opened = _open_json(path)
-    elif suffix == ".jsonl":
-        opened = Opened(path, suffix, Records(lambda no_rows: _json_lines(path, no_rows)))
-    elif suffix == ".parquet":
-        opened = Opened(path, suffix, Records(lambda _: _parquet_rows(path)))
-    else:
-        opened = open_delimited(path, header_row)
+    opened = _opened(path, suffix, mapping or {})
     opened.mapping = mapping
     opened.columns = opened.columns or _columns(opened.records)
     opened.image_root = image_root
     return opened
+
+
+def _opened(path: Path, suffix: str, mapping: Mapping[str, Any]) -> Opened:
+    """Opens a file by its suffix."""
+    stated, row = mapping.get("sheet"), str(mapping.get("header_row"))
+    sheet = stated if isinstance(stated, str) else None
+    header_row = int(row) if re.fullmatch("[0-9]{1,6}", row) else None
+    if suffix == ".json":
+        return _open_json(path)
+    if suffix == ".jsonl":
+        return Opened(path, suffix, Records(lambda no_rows: _json_lines(path, no_rows)))
+    if suffix == ".parquet":
+        return Opened(path, suffix, Records(lambda _: _parquet_rows(path)))
+    if suffix in (".xlsx", ".xlsm"):
+        return open_excel(path, sheet, header_row)
+    if suffix == ".ods":
+        return open_document(path, sheet, header_row)
+    return open_delimited(path, header_row)
 
 
 def _open_json(path: Path) -> Opened:

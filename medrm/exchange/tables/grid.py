@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,25 @@ def _header_index(
     path: Path, above: Sequence[tuple[int, Sequence[Any]]], header_row: int | None
 ) -> int:
     widths = [sum(map(bool, _texts(cells))) for _, cells in above]
-    for index, (number, _) in enumerate(above):
-        is_wide = header_row is None and widths[index] >= max(1, 0.6 * max(widths))
-        if number == header_row or is_wide:
+    for index, (number, cells) in enumerate(above):
+        if number == header_row:
             return index
+        if header_row is None and widths[index] >= max(1, 0.6 * max(widths)):
+            below = above[index + 1 : index + 2]
+            return index + 1 if below and _is_group(_texts(cells), _texts(below[0][1])) else index
     named = "no header" if header_row is None else f"no row {header_row} to name its columns"
     raise DataError(f"{path} has {named}. Give a table whose columns have names.")
+
+
+def _is_group(texts: Sequence[str], below: Sequence[str]) -> bool:
+    """Returns whether a row names groups of columns, and the one below the columns in them.
+
+    Names of groups stand in merged cells, which have their value in each of their places.
+    """
+    joined = [text for text, after in pairwise(texts) if text and text == after]
+    names = [*zip(_filled(texts), below, strict=False)]
+    has_more = len([*filter(None, below)]) > len([*filter(None, texts)])
+    return bool(joined) and has_more and len({*names}) == len(names)
 
 
 def _filled(texts: Sequence[str]) -> list[str]:

@@ -1,0 +1,129 @@
+"""Zip archives of XML, as workbooks are: their sizes are looked at before they are unpacked."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+from medrm.errors import ConfigError, DataError, MedrmError, nearest, shortened
+
+MOST_XML = 2**28
+"""256 MiB: of all XML in an archive, unpacked; a sheet of 1.5 million cells has about 60 MB."""
+
+_MOST_MEMBERS = 10_000
+_MOST_HELD = 200_000
+"""Elements of one row, with all that lies in it."""
+
+_MOST_ELEMENTS = 2_000_000
+"""Rows and the like."""
+
+_FOREIGN = (
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(ArithmeticError, OSError, EOFError, ParseError, zipfile.BadZipFile, zlib.error),
+)
+"""What is raised over a workbook that its readers do not foresee."""
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Yields an archive whose XML is not too large; what damage raises becomes a message.
+
+    Raises:
+        DataError: it is none, is damaged where it is read, or holds too much.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            size = sum(m.file_size for m in members if not m.filename.startswith("xl/media/"))
+            if size > MOST_XML or len(members) > _MOST_MEMBERS:
+                raise DataError(
+                    f"{path} holds {size:,} bytes in {len(members):,} parts, unpacked; accepted "
+                    f"are at most {MOST_XML:,} in {_MOST_MEMBERS:,}. Save the sheet as CSV, or "
+                    "split it."
+                )
+            yield archive
+    except MedrmError:
+        raise
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{path} needs {error.name}, which is not installed. Run "
+            '`pip install "medrm[sheets]"`, or save the sheet as CSV.'
+        ) from error
+    except MemoryError as error:
+        raise DataError(f"{path} takes too much memory. Save the sheet as CSV.") from error
+    except _FOREIGN as error:
+        reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise DataError(
+            f"{path} is no readable workbook ({reason}). A password must be taken off; else open "
+            "it in a spreadsheet program and save it again."
+        ) from error
+
+
+def elements(archive: zipfile.ZipFile, member: str, of_interest: set[str]) -> Iterator[Any]:
+    """Yields the elements of an XML file that have certain names, each when it is complete.
+
+    Elements are emptied once they were used. Entities are refused.
+
+    Args:
+        archive: that holds it.
+        member: its name there.
+        of_interest: names of elements, without a namespace; none of them lies in another.
+
+    Raises:
+        ValueError: there are too many, or one holds too much.
+    """
+    from defusedxml.ElementTree import iterparse
+
+    inside, held, count = False, 0, 0
+    with archive.open(member) as file:
+        for event, element in iterparse(file, ("start", "end"), forbid_dtd=True):
+            is_of_interest = local_name(element.tag) in of_interest
+            if event == "start":
+                inside, held = inside or is_of_interest, held + 1
+                if held > _MOST_HELD:
+                    raise ValueError(f"a part of {member} has more than {_MOST_HELD:,} elements")
+                continue
+            if is_of_interest:
+                yield element
+                count, inside = count + 1, False
+                if count > _MOST_ELEMENTS:
+                    raise ValueError(f"{member} has more than {_MOST_ELEMENTS:,} rows")
+            if not inside:
+                held = 0
+                element.clear()
+
+
+def chosen_sheet(
+    path: Path, sheet: str | None, names: Sequence[str], shown: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Returns the name of the sheet to read, and what to say of it and of the others.
+
+    Args:
+        path: of the workbook.
+        sheet: that the user names; None: the first one shown.
+        names: of all sheets.
+        shown: of those that are not hidden.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    name = shown[0] if sheet is None and shown else sheet
+    if name is None or name not in names:
+        given = shortened(", ".join(map(repr, names)) or "none")
+        raise ConfigError(
+            f"{path} has no sheet {name!r}; given: {given}.{nearest(str(name), names)} Name one in "
+            "the mapping."
+        )
+    others = "; ".join(shortened(other) for other in names if other != name)
+    notes = [f"Sheet {name!r} is read."]
+    return name, notes + ([f"Not read: {others} (name one by `sheet`)."] if others else [])
+
+
+def local_name(tag: str) -> str:
+    """Returns the name of an element or attribute without its namespace."""
+    return tag.rpartition("}")[2]

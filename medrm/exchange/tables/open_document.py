@@ -1,0 +1,135 @@
+"""Sheets of OpenDocument, as LibreOffice writes them: the cells of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from medrm.exchange.imported import Opened, Unread
+from medrm.exchange.tables.archive import chosen_sheet, elements, local_name, opened_archive
+from medrm.exchange.tables.excel import LONGEST_CELL
+from medrm.exchange.tables.grid import MOST_COLUMNS, MOST_ROWS, open_grid
+from medrm.exchange.tables.merged import MergedCells, Range
+
+_CONTENT = "content.xml"
+_MOST_SPACES = 1000
+_NOT_SHOWN = ("annotation", "shape", "frame")
+"""Parts of a cell that are not its text: comments and drawings."""
+
+
+def open_document(path: Path, sheet: str | None = None, header_row: int | None = None) -> Opened:
+    """Returns one table of an OpenDocument spreadsheet; see `open_grid`.
+
+    Args:
+        path: of the file.
+        sheet: the table's name; None: the first.
+        header_row: the number of the row that names the columns; None: it is looked for.
+
+    Raises:
+        DataError: it is no such file that can be read, or is too large.
+        ConfigError: it has no table of that name.
+    """
+    names = _table_names(path)
+    name, notes = chosen_sheet(path, sheet, names, names)
+
+    def grid(no_rows: list[Unread]) -> Iterator[tuple[int, Sequence[Any]]]:
+        return _rows(path, names.index(name))
+
+    return open_grid(path, grid, notes, header_row)
+
+
+def _table_names(path: Path) -> list[str]:
+    with opened_archive(path) as archive:
+        found = elements(archive, _CONTENT, {"table-row", "table"})
+        return [_attribute(e, "name", "") for e in found if local_name(e.tag) == "table"]
+
+
+def _rows(path: Path, index: int) -> Iterator[tuple[int, Sequence[Any]]]:
+    """Yields the rows of one table that have cells."""
+    number = tables = 0
+    merged = MergedCells()
+    with opened_archive(path) as archive:
+        for element in elements(archive, _CONTENT, {"table-row", "table"}):
+            if local_name(element.tag) == "table":
+                tables += 1
+            elif tables == index:
+                repeated = _count(element, "number-rows-repeated", MOST_ROWS + 1)
+                cells = _cells(element, number + 1, merged)
+                for _ in range(repeated):
+                    number += 1
+                    filled = merged.fill(number, list(cells))
+                    if filled:
+                        yield number, filled
+            if tables > index:
+                return
+
+
+def _cells(row: Any, number: int, merged: MergedCells) -> list[Any]:
+    """Returns the cells of a row as far as they have values, and notes the merged ones.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    cells: list[Any] = []
+    position = 0
+    for cell in row:
+        if local_name(cell.tag) not in ("table-cell", "covered-table-cell"):
+            continue
+        repeated = _count(cell, "number-columns-repeated", 2**20)
+        value = _value(cell)
+        if value is not None:
+            if position + repeated > MOST_COLUMNS:
+                raise ValueError(f"it has more than {MOST_COLUMNS:,} columns")
+            cells += [None] * (position - len(cells)) + [value] * repeated
+            rows = _count(cell, "number-rows-spanned", MOST_ROWS)
+            columns = _count(cell, "number-columns-spanned", MOST_COLUMNS - position)
+            if rows > 1 or columns > 1:
+                covers = Range(number, position + 1, number + rows - 1, position + columns)
+                merged.add(covers, value)
+        position += repeated
+    return cells
+
+
+def _value(cell: Any) -> Any:
+    """Returns what a cell holds; of a formula its result, as it was computed when it was saved.
+
+    Raises:
+        ValueError: it is no value of its type, or too long.
+    """
+    kind = _attribute(cell, "value-type", "")
+    if kind in ("float", "percentage", "currency"):
+        number = float(_attribute(cell, "value", "nan"))
+        return int(number) if number.is_integer() else number
+    if kind == "date":
+        return datetime.fromisoformat(_attribute(cell, "date-value", ""))
+    if kind == "boolean":
+        return _attribute(cell, "boolean-value", "") == "true"
+    shown = [_text(part) for part in cell if local_name(part.tag) not in _NOT_SHOWN]
+    text = "\n".join(shown) or _attribute(cell, "string-value", "")
+    if len(text) > LONGEST_CELL:
+        raise ValueError(f"a cell has {len(text):,} characters")
+    return text or None
+
+
+def _text(part: Any) -> str:
+    """Returns the text of a paragraph; several blanks, tabs and breaks are elements in it."""
+    name = local_name(part.tag)
+    inner = {"tab": "\t", "line-break": "\n"}.get(name, part.text or "")
+    if name == "s":
+        inner = " " * _count(part, "c", _MOST_SPACES)
+    return inner + "".join(
+        ("" if local_name(child.tag) in _NOT_SHOWN else _text(child)) + (child.tail or "")
+        for child in part
+    )
+
+
+def _attribute(element: Any, name: str, default: str) -> str:
+    """Returns an attribute, of whatever namespace."""
+    values = (value for key, value in element.items() if local_name(key) == name)
+    return str(next(values, default))
+
+
+def _count(element: Any, name: str, most: int) -> int:
+    return max(1, min(int(_attribute(element, name, "1")), most))
