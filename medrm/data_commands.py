@@ -7,10 +7,13 @@ import logging
 from pathlib import Path
 
 from medrm.config.command_line import command_of
+from medrm.pipeline.data_agreement import AgreementRequest
 from medrm.pipeline.data_export import DataExportRequest
 from medrm.pipeline.data_import import ImportRequest
 
 logger = logging.getLogger(__name__)
+
+_SOURCE = "a file, a folder, a name in data/, or a hub data set id"
 
 
 def add_data_commands(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +25,10 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
         DataExportRequest,
         "medrm.pipeline.data_export:export_data",
         "source",
-        "a file, a folder, a name in data/, or a hub data set id",
+        _SOURCE,
+    )
+    add_agreement = command_of(
+        AgreementRequest, "medrm.pipeline.data_agreement:measure_agreement", "source", _SOURCE
     )
     kinds = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, add, text in (
@@ -30,6 +36,7 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
         ("import", add_import, "annotation from sheets and other programs"),
         ("export", add_data_export, "cases for a further reader, other trainers, or the hub"),
         ("audit", _add_audit, "check a set of cases"),
+        ("agreement", add_agreement, "how far the readers of a set agree"),
     ):
         add(kinds.add_parser(name, help=text))
 
@@ -65,7 +72,7 @@ def _add_phantom(parser: argparse.ArgumentParser) -> None:
 
 def _add_audit(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `medrm data audit`."""
-    parser.add_argument("source", help="a file, a folder, a name in data/, or a hub data set id")
+    parser.add_argument("source", help=_SOURCE)
     parser.add_argument("--train_data", help="training cases that should share nothing with it")
     parser.add_argument(
         "--fail_on",

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import krippendorff
 import numpy as np
 import pytest
+from statsmodels.stats.inter_rater import fleiss_kappa
 
-from medrm.statistics.agreement import cohen_kappa, gwet_ac1, phi_matrix
+from medrm.statistics.agreement import (
+    cohen_kappa,
+    gwet_ac1,
+    linear_weights,
+    phi_matrix,
+    several_raters,
+    two_raters,
+)
 
 
 def test_kappa_by_hand() -> None:
@@ -48,3 +57,42 @@ def test_phi_equals_the_correlation_over_shared_cases() -> None:
             assert found[i, j] == pytest.approx(expected)
     assert np.isnan(found[3]).all()  # always the first answer: no correlation is defined
     assert np.isnan(found[:, 3]).all()
+
+
+def test_several_raters_as_other_packages_have_them() -> None:
+    generator = np.random.default_rng(1)
+    counts = generator.multinomial(4, [0.5, 0.3, 0.2], size=60).astype(float)
+    found = several_raters(counts, np.arange(60) // 2)
+    assert found["fleiss"].value == pytest.approx(fleiss_kappa(counts))
+    alpha = krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")
+    assert found["alpha"].value == pytest.approx(alpha)
+    places = linear_weights([-1, 0, 1])
+    assert places.tolist() == [[1, 0.5, 0], [0.5, 1, 0.5], [0, 0.5, 1]]
+    near = several_raters(counts, np.arange(60), places)
+    assert near["gwet"].value > found["gwet"].value
+
+
+def test_two_raters_as_their_coefficients_by_name() -> None:
+    generator = np.random.default_rng(2)
+    first = generator.integers(0, 3, 50)
+    second = np.where(generator.random(50) < 0.6, first, generator.integers(0, 3, 50))
+    clusters = np.arange(50) // 5
+    letters = [list(map(str, of)) for of in (first, second)]
+    assert two_raters(first, second, clusters).value == pytest.approx(cohen_kappa(*letters))
+    counts = np.eye(3)[first] + np.eye(3)[second]
+    assert several_raters(counts, clusters)["gwet"].value == pytest.approx(gwet_ac1(*letters))
+
+
+def test_intervals_of_coefficients_leave_out_one_cluster_after_another() -> None:
+    """Of a mean over clusters of one unit the jackknife is the interval of a mean by t."""
+    counts = np.array([[3, 0], [2, 1], [0, 3], [1, 2], [3, 0]], dtype=float)
+    shares = np.array([1, 1 / 3, 1, 1 / 3, 1])
+    half = 2.7764451 * shares.std(ddof=1) / 5**0.5
+    raw = several_raters(counts, np.arange(5))["raw"]
+    assert raw.ci95 == pytest.approx([raw.value - half, raw.value + half])
+    wider = several_raters(np.repeat(counts, 4, axis=0), np.repeat(np.arange(5), 4))["raw"]
+    assert wider.ci95 == pytest.approx(raw.ci95)  # copies within a cluster say nothing more
+    assert several_raters(counts, np.zeros(5, dtype=int))["raw"].ci95 is None
+    agreed = several_raters(np.array([[3.0, 0.0]] * 4), np.arange(4))
+    assert (agreed["raw"].value, agreed["raw"].ci95) == (1.0, None)
+    assert (agreed["alpha"].value, agreed["fleiss"].value, agreed["gwet"].value) == (None, None, 1)

@@ -8,15 +8,14 @@ of a case and a reader.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from operator import sub
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from medrm.evaluation.measures.accuracy import right_answers
 from medrm.evaluation.records.jsonl import verdicts_by_case
-from medrm.schema import LETTERS, Case, Label, Outcome, RankingLabel, Verdict
-from medrm.scorer.verdict_rules import label_of
+from medrm.schema import LETTERS, Case, Label, Outcome, Ranking, RankingLabel, Verdict
 from medrm.statistics.intervals import mean_interval
 
 
@@ -45,16 +44,27 @@ def held_against_others(label: Label | None, answers: int) -> list[Held]:
         answers: how many it has.
     """
     if isinstance(label, RankingLabel):
-        rankings = label.rankings
-        return [
-            Held(right, 1, int(len(top) == 1 and top[0] in right))
-            for number, (top, *_) in enumerate(rankings)
-            if (others := rankings[:number] + rankings[number + 1 :])
-            if (right := right_answers(label_of(RankingLabel(others), answers)[0]))
-        ]
+        ranked = against_others(label.rankings)
+        return [Held(right, 1, int(agrees)) for right, agrees in ranked if right]
     first, first_agreeing, second, second_agreeing = (label and label.readers) or (0, 0, 0, 0)
     held = [Held((0,), first, first_agreeing), Held((1,), second, second_agreeing)]
     return [entry for entry in held if entry.readers]
+
+
+def against_others(rankings: Sequence[Ranking]) -> list[tuple[tuple[int, ...], bool]]:
+    """Returns, for each ranking, what most others put on top, and whether it puts one of it there.
+
+    There is nothing on top where the others have no majority, or tie all answers.
+    """
+    tops = [ranking[0] for ranking in rankings]
+    answers = sum(map(len, rankings[0]))
+    frequent = Counter(tops).most_common(2)  # without one vote no other can have a majority
+    best_of = {
+        top: next((best for best, n in frequent if n - (best == top) > (len(tops) - 1) / 2), ())
+        for top in {*tops}
+    }
+    right_of = {top: best if len(best) < answers else () for top, best in best_of.items()}
+    return [(right_of[top], len(top) == 1 and top[0] in right_of[top]) for top in tops]
 
 
 def human_ceiling(

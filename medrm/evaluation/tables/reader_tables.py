@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medrm.evaluation.report import Report, robust_of
 from medrm.evaluation.tables.report_tables import Sides, by_dimension, robust_on
 from medrm.evaluation.tables.table import (
+    DASH,
     Cell,
     Table,
     counted,
@@ -69,3 +70,77 @@ def neither_line(report: Report) -> str | None:
         if (count := (measures or {}).get("n_neither"))
     }
     return f"Neither answer acceptable, outside n: {counted(counts)} (cases)." if counts else None
+
+
+_MOST_ROWS = 20
+"""Pairs of readers, or readers, of a dimension that a terminal shows; JSON has them all."""
+
+
+def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
+    """Returns the tables of `reader_agreement`: dimensions, pairs of readers, readers."""
+    dimensions = {name: of for name, of in measured["dimensions"].items() if of["units"]}
+    tables: list[Table | str] = [
+        table_of(
+            f"{measured['name']}: agreement of {measured['readers']} readers (95 % CI)",
+            [
+                {
+                    "dimension": name,
+                    "pairs": str(of["units"]),
+                    "votes": str(of["votes"]),
+                    "agree": with_interval(of["raw"]["value"], of["raw"]["ci95"]),
+                    **{heading: _estimate(of[key]) for heading, key in _COEFFICIENTS.items()},
+                    "human ceiling": _share(of["human_ceiling"]),
+                }
+                for name, of in dimensions.items()
+            ],
+        )
+    ]
+    for name, of in dimensions.items():
+        pairs = sorted(of["pairs"], key=lambda pair: -int(pair["units"]))
+        tables.append(_shown(f"{name}: every two readers", [_pair_row(pair) for pair in pairs]))
+        rows = [
+            {
+                "reader": reader["reader"],
+                "votes": str(reader["votes"]),
+                "agrees with the others": _share(reader["raw"]),
+                "right by the others": _share(reader["accuracy"]),
+                "n": str((reader["accuracy"] or {"n": 0})["n"]),
+            }
+            for reader in of["by_reader"]
+        ]
+        tables.append(_shown(f"{name}: each reader against the others", rows))
+    return [
+        *tables,
+        "pairs: two answers of a case that two readers or more judged. right by the others: where "
+        "most of the other readers prefer one answer; the human ceiling is the mean of it.",
+    ]
+
+
+_COEFFICIENTS = {"alpha": "alpha", "Fleiss": "fleiss", "AC1": "ac1", "AC2": "ac2"}
+
+
+def _pair_row(pair: Mapping[str, Any]) -> dict[str, Cell]:
+    return {
+        "readers": " / ".join(pair["readers"]),
+        "pairs": str(pair["units"]),
+        "agree": with_interval(pair["raw"]["value"], pair["raw"]["ci95"]),
+        "Cohen": _estimate(pair["kappa"]),
+        "AC1": _estimate(pair["ac1"]),
+        "AC2": _estimate(pair["ac2"]),
+    }
+
+
+def _shown(caption: str, rows: Sequence[Mapping[str, Cell]]) -> Table:
+    """Returns the first rows as a table that says how many there are."""
+    more = f" (the {_MOST_ROWS} with most votes of {len(rows)})" if len(rows) > _MOST_ROWS else ""
+    return table_of(caption + more, rows[:_MOST_ROWS])
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    """Returns a coefficient with its interval, both with two decimals."""
+    value, bounds = decimal(estimate["value"], 2), estimate["ci95"]
+    return value if bounds is None else f"{value} ({bounds[0]:.2f}, {bounds[1]:.2f})"
+
+
+def _share(share: Mapping[str, Any] | None) -> str:
+    return with_interval(share["value"], share["ci95"]) if share else DASH
