@@ -33,7 +33,7 @@ class ExportOptions:
     table: Literal["xlsx", "ods", "csv"] = option("xlsx", "sheet: the form of the table")
     annotator: str | None = option(None, "sheet: name of the reader that the rows are for")
     with_votes: bool = option(
-        False, "label_studio, sheet: the votes so far as well, in place of empty forms for a reader"
+        False, "sheet: a row for each reader with the votes so far, in place of empty rows for one"
     )
 
 

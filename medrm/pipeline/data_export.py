@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from medrm.exchange.case_files import ImageCopies
 from medrm.exchange.exported import Export, ExportOptions, facts_of
 from medrm.exchange.exporters import EXPORTERS
 from medrm.files import write_atomically
-from medrm.integrity import MANIFEST, damage, seal, sealed_names
+from medrm.integrity import MANIFEST, damage, seal_files, sealed_names
 from medrm.output_folder import new_folder
 from medrm.pipeline.chosen_cases import Drafts, least_agreed, model_disagrees, named_cases
 from medrm.version import __version__
@@ -119,7 +120,7 @@ def export_data(request: DataExportRequest) -> dict[str, Any]:
             raise DataError(f"Nothing of {request.source} can be exported: {reasons or 'no case'}.")
         text = json.dumps(report, ensure_ascii=False, indent=1, default=str)
         write_atomically(folder / REPORT_FILE, [f"{text}\n".encode()], durable=False)
-        seal(folder)
+        seal_files(folder, os.listdir(folder))
     _show(report, request.output)
     return report
 
@@ -191,8 +192,8 @@ def _refuse_changed(request: DataExportRequest) -> None:
         written = {*sealed_names(output), MANIFEST}
     except (OSError, ValueError):
         written = set()
-    names = (path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
-    problems += [f"{name} was added" for name in names if name not in written]
+    added = (path.name for path in output.iterdir() if path.is_file())
+    problems += [f"{name} was added" for name in added if name not in written]
     if problems:
         raise ConfigError(
             f"--output {output} was changed since it was written: votes of a reader may be there "

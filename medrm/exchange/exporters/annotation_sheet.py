@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from medrm.data.sources import CaseDraft, Vote
-from medrm.errors import ConfigError, DataError, printable, refuse, shortened
+from medrm.errors import ConfigError, DataError, printable, shortened
 from medrm.exchange.case_files import CASES_FILE, IMAGES_FOLDER, add_case, case_line
 from medrm.exchange.exported import Export
 from medrm.exchange.exporters.sheet_files import LONGEST_CELL, MOST_ROWS, Column, writer_of
@@ -47,12 +47,16 @@ def write_sheet(export: Export) -> None:
     Raises:
         ConfigError: a dimension's name cannot head a column, or there are too many rows.
     """
-    problems = [
-        f"dimension {shortened(repr(name))} cannot head a column; leave it out with --dimensions"
+    refused = [
+        shortened(repr(name))
         for name in export.dimensions
         if name != " ".join(printable(name).split()) or len(name) > _LONGEST_HEADING
     ]
-    refuse(problems)
+    if refused:
+        raise ConfigError(
+            f"These dimensions cannot head a column: {shortened(', '.join(refused), 600)}. Give "
+            f"names of at most {_LONGEST_HEADING} printable characters with --dimensions."
+        )
     table = export.options.table
     if export.facts.cases > MOST_ROWS and table != "csv":
         raise ConfigError(

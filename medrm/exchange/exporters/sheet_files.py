@@ -75,7 +75,8 @@ def _csv(path: Path, columns: Sequence[Column]) -> Iterator[Add]:
         writer.writerow(plain_text(column.name) for column in columns)
 
         def add(cells: Mapping[str, Any]) -> None:
-            writer.writerow(plain_text(str(cells.get(column.name, ""))) for column in columns)
+            texts = (_cell_text(cells.get(column.name, "")) for column in columns)
+            writer.writerow(map(plain_text, texts))
 
         yield add
 
@@ -100,7 +101,7 @@ def _excel(path: Path, columns: Sequence[Column]) -> Iterator[Add]:
         row = sheet.max_row + 1 if row is None else row
         for number, column in enumerate(columns, start=1):
             cell = sheet.cell(row, number)
-            text = _NO_CELL.sub(_substitute, str(cells.get(column.name, "")))
+            text = _cell_text(cells.get(column.name, ""))
             if text:
                 cell.value = text
                 cell.data_type = "s"  # which openpyxl takes for a formula where it begins with =
@@ -163,8 +164,9 @@ class _Thumbnails:
         sheet.row_dimensions[cell.row].height = max(height, picture.height * 0.75 + 15)
 
 
-def _substitute(match: re.Match[str]) -> str:
-    return "\n" if match[0] == "\r" else "\ufffd"
+def _cell_text(cell: object) -> str:
+    """Returns what a cell of any form of table can hold of a text."""
+    return _NO_CELL.sub("\ufffd", str(cell).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _missing(package: str) -> ConfigError:
@@ -211,7 +213,7 @@ def _open_document(path: Path, columns: Sequence[Column]) -> Iterator[Add]:
     def add(cells: Mapping[str, Any], is_heading: bool = False) -> None:
         row = table.TableRow()
         for column, stated in zip(columns, attributes, strict=True):
-            words = _NO_CELL.sub(_substitute, str(cells.get(column.name, "")))
+            words = _cell_text(cells.get(column.name, ""))
             value_type = {"valuetype": "string"} if words else {}
             cell = table.TableCell(**({} if is_heading else stated), **value_type)
             for line in words.split("\n") if words else ():
