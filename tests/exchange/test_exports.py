@@ -13,7 +13,7 @@ from PIL import Image
 
 from medrm.cli import main
 from medrm.data.case_set import read_cases
-from medrm.schema import PairLabel
+from medrm.schema import Case, PairLabel
 
 
 def test_a_label_studio_project_shows_answers_in_a_drawn_order_and_tells_no_more(
@@ -101,6 +101,13 @@ def test_a_text_in_a_sheet_is_never_a_formula(source: Path, tmp_path: Path) -> N
     assert "'" + FORMULA in [cell for row in rows for cell in row]
 
 
+def preferred(case: Case) -> str:
+    label = case.labels["overall"]
+    assert isinstance(label, PairLabel)
+    assert isinstance(label.choice, int)
+    return case.answers[label.choice]
+
+
 def test_rows_for_trainers_say_what_a_majority_prefers(source: Path, tmp_path: Path) -> None:
     rows = {}
     for form in ("trl", "ms_swift", "llamafactory"):
@@ -137,13 +144,11 @@ def test_rows_for_trainers_say_what_a_majority_prefers(source: Path, tmp_path: P
     assert described["overall"]["ranking"]
     assert len(described) == 2
 
-    case = read_cases(tmp_path / "trl" / "overall.jsonl")[0]
-    label = case.labels["overall"]
-    assert isinstance(label, PairLabel)
-    assert label.choice in (0, 1)
-    assert case.answers[label.choice] == LONG
-    assert set(case.answers) == {HARD, LONG}
-    assert [ref.digest for ref in case.images] == [ref.digest for ref in before.images]
+    for form in rows:
+        case = read_cases(tmp_path / form / "overall.jsonl")[0]
+        assert preferred(case) == LONG
+        assert set(case.answers) == {HARD, LONG}
+        assert [ref.digest for ref in case.images] == [ref.digest for ref in before.images]
 
 
 def test_what_another_trainer_takes_for_an_image_is_left_out(tmp_path: Path) -> None:
@@ -173,8 +178,19 @@ def test_the_hub_folder_loads_with_its_images_and_asks_for_a_licence(
     assert data["case_id"][:] == ["=1+1", "three#0-2", "three#1-2"]
     first = data[0]
     assert [image.size for image in first["images"]] == [(24, 16)] * 2
-    assert (first["chosen_share"], first["rejected_share"], first["votes"]) == (0.875, 0.125, 2)
+    assert (first["chosen_share"], first["rejected_share"], first["vote_count"]) == (
+        0.875,
+        0.125,
+        2,
+    )
     assert first["chosen"][0]["content"][0]["text"] == LONG
+    assert [
+        preferred(case) for case in read_cases(tmp_path / "hub" / "data" / "overall.parquet")
+    ] == [
+        LONG,
+        "three",
+        "three",
+    ]
     card = (tmp_path / "hub" / "README.md").read_text("utf-8")
     assert "Under which licence" in card
     assert "For research only." in card

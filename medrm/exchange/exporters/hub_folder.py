@@ -47,7 +47,7 @@ def _write_table(export: Export, dimension: str, file: str) -> None:
         **dict.fromkeys(("prompt", "chosen", "rejected"), List(message)),
         "dimension": text,
         **dict.fromkeys(("chosen_share", "tie_share", "rejected_share"), share),
-        "votes": Value("int64"),
+        "vote_count": Value("int64"),
         **dict.fromkeys(_GROUPS, text),
     }
     schema = Features(features).arrow_schema
@@ -76,7 +76,7 @@ def _shares(pair: Pair) -> dict[str, Any]:
     first, tie, second = pair.label.shares
     chosen, rejected = (first, second) if pair.label.choice == 0 else (second, first)
     shares = {"chosen_share": chosen, "tie_share": tie, "rejected_share": rejected}
-    return shares | {"votes": pair.label.votes}
+    return shares | {"vote_count": pair.label.votes}
 
 
 def _card(export: Export, configurations: list[dict[str, Any]]) -> str:
