@@ -68,7 +68,7 @@ def test_a_label_studio_project_shows_answers_in_a_drawn_order_and_tells_no_more
     assert embedded[0]["data"]["images"][0].startswith("data:image/png;base64,iVBOR")
 
 
-@pytest.mark.parametrize("table", ["csv"])
+@pytest.mark.parametrize("table", ["csv", "xlsx", "ods"])
 def test_votes_in_a_sheet_come_back_as_they_were(source: Path, tmp_path: Path, table: str) -> None:
     folder = tmp_path / "sheet"
     export(source, "sheet", folder, "--table", table, "--with_votes")
@@ -99,6 +99,65 @@ def test_a_text_in_a_sheet_is_never_a_formula(source: Path, tmp_path: Path) -> N
         rows = list(csv.reader(file))
     assert not [cell for row in rows for cell in row if cell.strip()[:1] in ("=", "+", "-", "@")]
     assert "'" + FORMULA in [cell for row in rows for cell in row]
+
+
+def test_a_reader_fills_a_sheet_and_only_what_is_asked(source: Path, tmp_path: Path) -> None:
+    import openpyxl
+
+    folder = tmp_path / "sheet"
+    export(source, "sheet", folder)
+    path = folder / "votes_2_answers.xlsx"
+    book = openpyxl.load_workbook(path)
+    sheet = book.active
+    columns = {cell.value: cell.column for cell in sheet[1]}
+    assert sheet.protection.sheet
+    unlocked = {name for name, n in columns.items() if not sheet.cell(2, n).protection.locked}
+    asked = {f"{word}: {name}" for word in ("vote", "strength") for name in ("overall", ODD)}
+    assert unlocked == asked | {"annotator", "confidence", "reason", "comment"}
+    listed = {
+        next(iter(v.sqref.ranges)).min_col: v.formula1
+        for v in sheet.data_validations.dataValidation
+    }
+    assert listed[columns["vote: overall"]] == '"A,tie,B,neither"'
+    assert sheet.cell(2, columns["image 1"]).hyperlink.target.startswith("images/")
+    assert len(sheet._images) == 4  # one of each image, at most, of three cases
+    hidden = [
+        name
+        for name, n in columns.items()
+        if sheet.column_dimensions[openpyxl.utils.get_column_letter(n)].hidden
+    ]
+    assert hidden == ["medrm_sheet"]
+
+    def fill(row: int, **cells: str) -> None:
+        for name, value in cells.items():
+            sheet.cell(row, columns[name.replace("__", ": ")], value)
+
+    fill(2, annotator="carla", vote__overall="a", strength__overall="strongly", confidence="high")
+    fill(3, vote__overall="both unacceptable", reason="+ no")
+    fill(4, vote__overall="left")
+    book.save(path)
+    back = tmp_path / "back"
+    assert main(["data", "import", str(path), "--output", str(back)]) == 0
+    before, after = drafts(source), drafts(back)
+    first, second, _third = (sheet.cell(row, columns["case_id"]).value for row in (2, 3, 4))
+    shown_first = sheet.cell(2, columns["answer A"]).value
+    assert set(after) == {first, second}
+    (vote,) = after[first].votes["overall"]
+    assert before[first].answers[vote.value] == shown_first
+    assert (vote.annotator, vote.strength, vote.confidence) == ("carla", "strongly", "high")
+    (vote,) = after[second].votes["overall"]
+    assert (vote.annotator, vote.value, vote.reason) == ("carla", "neither", "+ no")
+    assert all(content(after[name]) == content(before[name]) for name in after)
+    report = json.loads((back / "import_report.json").read_text("utf-8"))
+    reasons = [row["reason"] for row in report["unread"]]
+    assert reasons[0].startswith("'overall' is 'left'; accepted are A, tie, B, neither")
+
+    # Filled sheets are not replaced, and one away from its cases says where it belongs.
+    again = ["data", "export", str(source), "--to", "sheet", "--output", str(folder)]
+    assert main([*again, "--overwrite_output_dir"]) == 2
+    moved = tmp_path / "moved.xlsx"
+    moved.write_bytes(path.read_bytes())
+    assert main(["data", "import", str(moved), "--output", str(tmp_path / "none")]) == 2
 
 
 def preferred(case: Case) -> str:
