@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from medrm.data.images import decode
 from medrm.data.readers.messages import IMAGE_MARK
@@ -166,7 +165,7 @@ _CONTENT = ("image", "images", "question", "answers", "answer_a", "answer_b", "c
 
 
 def content_digest(line: Row) -> str:
-    """Returns a short digest of a case's question and answers."""
+    """Returns a short digest of a case's question and answers, without blanks around them."""
     answers = line.get("answers", [line.get("answer_a"), line.get("answer_b")])
-    texts: Any = [line.get("question"), answers]
+    texts = [str(text).strip() for text in (line.get("question"), *answers)]
     return hashlib.sha256(json.dumps(texts, default=str).encode()).hexdigest()[:12]

@@ -111,6 +111,18 @@ class Imported:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+class Suggestion(NamedTuple):
+    """A mapping that is suggested.
+
+    Attributes:
+        text: in YAML, with comments.
+        open_points: what it leaves open; the same stand in the text as `?`.
+    """
+
+    text: str
+    open_points: list[str]
+
+
 @dataclass(frozen=True)
 class Importer:
     """A form of annotation that can be imported.
@@ -120,8 +132,10 @@ class Importer:
         recognises: returns whether a file is of this form, by its columns, its content or its first
             records.
         read: returns the lines of a file of this form. Each is read when it is asked for.
+        suggest: returns a mapping of a file; None: this form is not read by one.
     """
 
     name: str
     recognises: Callable[[Opened], bool]
     read: Callable[[Opened], Imported]
+    suggest: Callable[[Opened], Suggestion] | None = None

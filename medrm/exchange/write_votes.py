@@ -24,9 +24,6 @@ from medrm.version import __version__
 REPORT_FILE = "import_report.json"
 _IMAGES = "images"
 
-_MOST_WRITTEN = 2**31
-"""2 GiB of votes: a small workbook may name one long text in a million cells."""
-
 _STARTS = {
     b"\x89PNG": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -63,24 +60,19 @@ def write_votes(
         overwrite: whether an earlier import is replaced.
 
     Raises:
-        DataError: not one row can be taken, or the votes are too large.
+        DataError: not one row can be taken.
         ConfigError: the folder cannot be written.
     """
     with new_folder(output, opened.path, (REPORT_FILE,), overwrite=overwrite) as draft:
         imported = importer.read(opened)
         writer = _SetWriter(draft, opened)
-        written = 0
-        with (draft / VOTES_FILE).open("wb") as file:
+        with (draft / VOTES_FILE).open("w", encoding="utf-8") as file:
             for place, line in restored(imported.lines, opened.path.parent):
                 taken = writer.take(place, line)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
                 else:
-                    written += file.write(f"{json.dumps(taken, ensure_ascii=False)}\n".encode())
-                if written > _MOST_WRITTEN:
-                    raise DataError(
-                        f"{opened.path} gives votes of more than {_MOST_WRITTEN:,} bytes; split it."
-                    )
+                    file.write(json.dumps(taken, ensure_ascii=False) + "\n")
         summary = _report(opened, importer, imported, writer)
         _refuse_nothing(opened.path, summary, imported)
         text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)

@@ -17,7 +17,6 @@ from medrm.exchange.imported import Importer, Opened
 from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.mapping import read_mapping
 from medrm.exchange.open_source import open_source
-from medrm.exchange.suggest import suggest
 from medrm.exchange.write_votes import REPORT_FILE, write_votes
 from medrm.files import check_outputs, write_output
 
@@ -76,7 +75,7 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     check_outputs({"--output": request.output})
     content = read_mapping(request.mapping) if request.mapping is not None else None
     opened = open_source(path, request.image_root, content)
-    importer = IMPORTERS["sheet"] if content is not None else importer_of(opened)
+    importer = importer_of(opened)
     summary = write_votes(request.output, opened, importer, overwrite=request.overwrite_output_dir)
     _print(summary, request.output)
     return summary
@@ -89,7 +88,8 @@ def importer_of(opened: Opened) -> Importer:
         ConfigError: no importer recognises it.
     """
     for importer in IMPORTERS.values():
-        if importer.recognises(opened):
+        by_mapping = importer.suggest is not None
+        if importer.recognises(opened) and (by_mapping or opened.mapping is None):
             return importer
     raise ConfigError(
         f"{opened.path} is of no form that is imported; accepted are {', '.join(IMPORTERS)}."
@@ -105,9 +105,10 @@ def _suggest(request: ImportRequest, opened: Opened) -> dict[str, Any]:
             f"--mapping {target} is there. Give another file, or --overwrite_output_dir to replace "
             "it."
         )
-    if not opened.columns:
-        raise ConfigError(f"{opened.path} holds no table, and needs no mapping; import it.")
-    suggestion = suggest(opened)
+    importer = importer_of(opened)
+    if importer.suggest is None:
+        raise ConfigError(f"{opened.path} ({importer.name}) needs no mapping; import it.")
+    suggestion = importer.suggest(opened)
     write_output(target, [suggestion.text.encode()])
     points = "\n".join(f"  - {shortened(point)}" for point in suggestion.open_points)
     still = f"Replace each ? in it:\n{points}" if points else "Nothing is left open in it."

@@ -6,7 +6,8 @@ import logging
 import warnings
 
 import pytest
-from fuzz_readers import CORPORA, HEADER, MOST_GROWTH, SLOWEST_S, fuzz
+from fuzz_corpora import CORPORA
+from fuzz_readers import HEADER, MOST_GROWTH, SLOWEST_S, fuzz
 
 from medrm.data.case_set import FORMATS
 

@@ -7,13 +7,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from typing import Any, NamedTuple
 
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, shortened
-from medrm.exchange.imported import Imported, Opened, unread
+from medrm.exchange.imported import Imported, Opened, Suggestion, unread
 from medrm.exchange.mapping import (
     DETAILS,
     NO_VOTE,
@@ -25,8 +25,9 @@ from medrm.exchange.mapping import (
     sheet_mapping,
     value_key,
 )
-from medrm.exchange.suggest import suggest
+from medrm.exchange.suggest import suggest as suggest_by_words
 from medrm.exchange.tables.grid import number_of, text_of
+from medrm.schema import LETTERS, TIE
 
 _PASSED_ON = ("patient", "study", "organ", "department", "modality", "source")
 _OTHER_SIDE = {"left": "right", "right": "left"}
@@ -42,8 +43,14 @@ def is_sheet(opened: Opened) -> bool:
     return bool(opened.columns)
 
 
-def read_sheet(opened: Opened) -> Imported:
+def read_sheet(
+    opened: Opened, suggest: Callable[[Opened], Suggestion] = suggest_by_words
+) -> Imported:
     """Returns the lines of a table, by the user's mapping or by one that leaves nothing open.
+
+    Args:
+        opened: the table.
+        suggest: returns the mapping that is taken where the user gives none.
 
     Raises:
         ConfigError: the mapping does not fit; or there is none, and the table can be understood in
@@ -65,7 +72,7 @@ def _how_to_go_on(opened: Opened, open_points: list[str]) -> str:
     points = "\n".join(f"- {point}" for point in open_points[:20])
     name = opened.path.name
     return (
-        f"{opened.path} is a sheet in which this is not clear:\n{points}\n"
+        f"{opened.path}: this is not clear:\n{points}\n"
         f"`medrm data import {name} --suggest --mapping MAP.yaml` writes what is understood and "
         "what is not. Correct that file, and import with --mapping MAP.yaml."
     )
@@ -220,7 +227,7 @@ class _SheetReader:
     def _meaning(self, vote: VoteColumn, row: Row, answers: _Answers) -> Any:
         """Returns the value of a vote, for the answers as they are stored."""
         if not vote.column:
-            return self._ranking(vote, row, answers)
+            return self._ranking(vote, row)
         stated = text_of(row.get(vote.column))
         meaning = (vote.values or self._mapping.values).get(value_key(stated))
         if meaning is None:
@@ -241,11 +248,9 @@ class _SheetReader:
         letter = answers.left if side == "left" else _TURNED[answers.left]
         return f"{strength}_{letter.lower()}" if strength else letter
 
-    def _ranking(self, vote: VoteColumn, row: Row, answers: _Answers) -> list[list[int]]:
-        """Returns the answers as they are stored by their numbers, best first."""
+    def _ranking(self, vote: VoteColumn, row: Row) -> str | list[list[int]]:
+        """Returns the answers by their numbers, best first; of two, which one is better."""
         names = vote.ratings or vote.ranks
-        if answers.left == "B" and SIDES[0] in self._mapping.columns:
-            names = names[::-1]
         numbers = [number_of(row.get(name)) for name in names]
         if None in numbers:
             stated = ", ".join(repr(text_of(row.get(name))) for name in names)
@@ -253,7 +258,10 @@ class _SheetReader:
                 f"{', '.join(map(repr, names))} are {shortened(stated)}; give numbers"
             )
         best_first = sorted({*numbers}, reverse=bool(vote.ratings))  # type: ignore[type-var]
-        return [[i for i, number in enumerate(numbers) if number == n] for n in best_first]
+        ranking = [[i for i, number in enumerate(numbers) if number == n] for n in best_first]
+        if len(numbers) > 2:
+            return ranking
+        return TIE if len(ranking) == 1 else LETTERS[ranking[0][0]]
 
     def _remainder(self, row: Row) -> Row:
         """Returns the remarks of a row, and its columns that the mapping does not name."""

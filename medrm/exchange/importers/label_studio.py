@@ -1,0 +1,200 @@
+"""Label Studio's exports, JSON, JSON_MIN and CSV -> one row for each annotation that counts.
+
+All become rows as JSON_MIN has them: the task's data, a column for each control, and `ANNOTATION`.
+The formats are those of label-studio-sdk 97fcff19, `converter/converter.py` and
+`converter/exports/csv2.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from medrm.data.row_tables import LocatedRow, Row
+from medrm.exchange.imported import Opened, unread
+from medrm.exchange.importers.tool_rows import Tally, decoded, newest, single
+from medrm.exchange.sheet_words import role_of
+
+ANNOTATION = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")
+"""The columns of JSON_MIN and CSV that every project has."""
+
+_RESULTS: dict[str, Any] = {
+    "choices": list,
+    "selected": str,
+    "rating": int | float,
+    "text": list | str,
+    "number": int | float,
+}
+"""The key of a result's value, by Choices, Pairwise, Rating, TextArea and Number: what it holds."""
+
+_RENAMED = "_data_"
+"""What Label Studio's CSV puts before the name of a data field that is a control's as well."""
+
+_STRENGTH = "_strength"
+_NO_ANNOTATION = "tasks without an annotation"
+_LOCAL_FILES = "/data/local-files/"
+_UPLOADS = "/data/upload/"
+
+
+def is_label_studio(opened: Opened) -> bool:
+    """Returns whether a file is an export of Label Studio."""
+    if {*ANNOTATION} <= {*opened.columns}:
+        return True
+    _, first = next(iter(opened.records), ("", {}))
+    return _annotations_of(first) is not None
+
+
+def _annotations_of(row: Row) -> list[Any] | None:
+    """Returns the annotations of a task of the JSON export; None: the row is no task."""
+    annotations = row.get("annotations", row.get("completions"))
+    is_task = isinstance(row.get("data"), dict) and isinstance(annotations, list)
+    return annotations if is_task else None
+
+
+def annotation_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
+    """Yields the annotations that count, of several by one rater on a task the newest."""
+    emails = _emails(opened)
+
+    def rows(tally: Tally) -> Iterator[LocatedRow]:
+        for place, row in opened.records:
+            annotations = _annotations_of(row)
+            if annotations is not None:
+                located = _of_task(f"{place} (task {row.get('id')})", row, annotations, tally)
+            else:
+                located = _of_flat_row(place, row, tally)
+            for where, flat in located:
+                flat["annotator"] = emails.get(str(flat["annotator"]), flat["annotator"])
+                yield where, flat
+
+    for place, row in newest(rows, tally, "id", "updated_at"):
+        yield place, _with_roles(row, tally)
+
+
+def _emails(opened: Opened) -> dict[str, str]:
+    """Returns the e-mail address of each rater's number that the file names with one."""
+    emails = {}
+    for _, row in opened.records:
+        for annotation in _annotations_of(row) or ():
+            person = annotation.get("completed_by") if isinstance(annotation, dict) else None
+            if isinstance(person, dict) and isinstance(person.get("email"), str):
+                emails[str(person.get("id"))] = person["email"]
+    return emails
+
+
+def _of_task(place: str, task: Row, annotations: list[Any], tally: Tally) -> Iterator[LocatedRow]:
+    for name in ("drafts", "predictions"):
+        listed = task.get(name)
+        tally.remarks[f"{name}, left out"] += len(listed) if isinstance(listed, list) else 0
+    if not annotations:
+        tally.remarks[_NO_ANNOTATION] += 1
+    for number, annotation in enumerate(annotations, start=1):
+        if not isinstance(annotation, dict) or not isinstance(annotation.get("result"), list):
+            reason = "an annotation is an object with a list 'result'"
+            tally.unread.append(unread(f"{place}, annotation {number}", reason, annotation))
+        elif annotation.get("was_cancelled") or annotation.get("skipped"):
+            tally.remarks["annotations that were cancelled (skipped), left out"] += 1
+        else:
+            where = f"{place}, annotation {annotation.get('id', number)}"
+            yield where, _annotation_row(task, annotation, tally)
+
+
+def _annotation_row(task: Row, annotation: Row, tally: Tally) -> Row:
+    """Returns an annotation as JSON_MIN has it."""
+    results: dict[str, list[Any]] = defaultdict(list)
+    for result in annotation["result"]:
+        name = result.get("from_name") if isinstance(result, dict) else None
+        if not isinstance(name, str) or _key_of(result.get("value")) is None:
+            tally.remarks["results that are no choice, rating or text, left out"] += 1
+            continue
+        results[name].append(result["value"])
+        if result.get("origin") == "prediction":
+            tally.remarks["results that are a model's prediction, left as it was"] += 1
+    for name, values in results.items():
+        _say_what_it_is(name, values[0], tally)
+    if annotation.get("ground_truth") is True:
+        tally.remarks["annotations that are marked as ground truth, taken as any other"] += 1
+    return {
+        **{_RENAMED * (name in results) + name: value for name, value in task["data"].items()},
+        **{name: _cell(values) for name, values in results.items()},
+        "id": task.get("id"),
+        "annotator": _rater(annotation.get("completed_by")),
+        "annotation_id": annotation.get("id"),
+        **{name: annotation.get(name) for name in ANNOTATION[2:]},
+    }
+
+
+def _say_what_it_is(control: str, value: Row, tally: Tally) -> None:
+    """Notes whether a control holds votes, or numbers."""
+    key = _key_of(value)
+    if key != "text":
+        tally.controls.add(control)
+        tally.dimensions.setdefault(control, control)
+    if key in ("rating", "number"):
+        tally.rated.add(control)
+
+
+def _rater(person: Any) -> Any:
+    return (person.get("email") or person.get("id")) if isinstance(person, dict) else person
+
+
+def _key_of(value: Any) -> str | None:
+    """Returns under which key a result holds what was chosen, rated or written; None: nowhere."""
+    if not isinstance(value, dict):
+        return None
+    return next((key for key, kind in _RESULTS.items() if isinstance(value.get(key), kind)), None)
+
+
+def _cell(values: list[Row]) -> Any:
+    """Returns the one thing that the results of a control say, or a list of them."""
+    said: list[Any] = []
+    for value in values:
+        content = value[_key_of(value) or ""]
+        said += content if isinstance(content, list) else [content]
+    if all("text" in value for value in values):
+        return "\n".join(map(str, said))
+    return single(said)
+
+
+def _of_flat_row(place: str, row: Row, tally: Tally) -> Iterator[LocatedRow]:
+    if row.get("annotation_id") in (None, ""):
+        tally.remarks[_NO_ANNOTATION] += 1
+        return
+    cells = {}
+    for name, cell in row.items():
+        results = decoded(cell) if str(cell)[:2] in ("[{", '{"') else cell
+        results = [results] if isinstance(results, dict) else results
+        is_result = isinstance(results, list) and results and all(map(_key_of, results))
+        is_structured = name in ("context", "dimensions") or role_of(name) == "image"
+        cells[name] = _cell(results) if is_result else decoded(cell) if is_structured else cell
+        if is_result:
+            _say_what_it_is(name, results[0], tally)
+    yield place, cells
+
+
+def _with_roles(row: Row, tally: Tally) -> Row:
+    """Returns a row with its case's id, its images as paths, and votes with their strength."""
+    row.setdefault("case_id", row.get("id"))
+    controls = decoded(row.pop("dimensions", None))
+    if isinstance(controls, dict):
+        tally.dimensions |= {name: str(dimension) for name, dimension in controls.items()}
+    for name in [name for name in row if name.endswith(_STRENGTH)]:
+        control = name.removesuffix(_STRENGTH)
+        if control in row:
+            strength = row.pop(name)
+            if strength:
+                row[control] = f"{strength} {row[control]}"
+    del row["id"]
+    return {name: _local(cell) for name, cell in row.items()}
+
+
+def _local(cell: Any) -> Any:
+    """Returns addresses of Label Studio's own files as paths in its folders."""
+    if isinstance(cell, list):
+        return [_local(image) for image in cell]
+    if not isinstance(cell, str) or not cell.startswith((_LOCAL_FILES, _UPLOADS)):
+        return cell
+    address = urlsplit(cell)
+    (path,) = parse_qs(address.query).get("d", [unquote(address.path.removeprefix("/data/"))])[:1]
+    return path

@@ -1,0 +1,103 @@
+"""Prodigy's JSON lines -> one row for each task that was accepted.
+
+A task shows a question (`text`, `html` or `image`) with `options`, of which `accept` names those
+that were chosen: they are the answers, or say which answer is better. In the form of its recipe
+`compare` the answers are `accept` and `reject`, and `answer` says which of them is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medrm.data.row_tables import LocatedRow, Row
+from medrm.exchange.imported import Opened, unread
+from medrm.exchange.importers.tool_rows import RANK, Tally, answer_columns, newest, single
+from medrm.exchange.sheet_words import answer_side, meaning_of
+
+CHOSEN = "accept"
+"""The column of what was chosen; with more than two answers the stem of their ranks' columns."""
+
+_DECISIONS = ("accept", "reject", "ignore")
+_MARKS = ("_task_hash", "_input_hash", "_view_id")
+_PAIR = ("accept", "reject")
+_TEXTS = ("text", "html", "label", "image")
+_NO_ANSWER = ("tie", "neither", "none")
+_NOT_SHOWN = (
+    *("accept", "reject", "answer", "options", "meta", "input", "mapping", "config", "text"),
+    *("html", "_is_binary", "_annotator_id", "_session_id", "tokens", "spans"),
+)
+
+
+def is_prodigy(opened: Opened) -> bool:
+    """Returns whether a file is an export of Prodigy (`db-out`)."""
+    columns = {*opened.columns}
+    return "answer" in columns and bool(columns & {*_MARKS})
+
+
+def task_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
+    """Yields the tasks that were accepted, of several by one annotator on a task the newest."""
+
+    def rows(tally: Tally) -> Iterator[LocatedRow]:
+        for place, task in opened.records:
+            decision = task.get("answer")
+            if decision not in _DECISIONS:
+                reason = f"'answer' is none of {', '.join(_DECISIONS)}"
+                tally.unread.append(unread(place, reason, task))
+                continue
+            is_compared = all(isinstance(task.get(key), dict) for key in _PAIR)
+            if decision == "ignore" or (decision == "reject" and not is_compared):
+                tally.remarks[f"tasks that are answered {decision!r}, left out"] += 1
+                continue
+            tally.controls.add(CHOSEN)
+            yield place, _shown(task) | (_compared(task) if is_compared else _chosen(task))
+
+    for place, row in newest(rows, tally, "_task_hash", "_timestamp"):
+        yield place, {name: cell for name, cell in row.items() if name not in _MARKS}
+
+
+def _shown(task: Row) -> Row:
+    """Returns what a task shows and who answered it."""
+    meta = task.get("meta")
+    shown = {name: cell for name, cell in task.items() if name not in _NOT_SHOWN}
+    shown = {**(meta if isinstance(meta, dict) else {}), **shown}
+    shown.setdefault("case_id", task.get("_task_hash"))
+    source = task["input"] if isinstance(task.get("input"), dict) else task
+    shown.setdefault("question", _text(source) or _text(task))
+    if "image" in source:
+        shown["image"] = source["image"]
+    return shown | {"annotator": task.get("_annotator_id") or task.get("_session_id")}
+
+
+def _compared(task: Row) -> Row:
+    """Returns the answers of a task of `compare`, and which one is better."""
+    answers = {f"answer_{n}": _text(task[key]) for n, key in enumerate(_PAIR, start=1)}
+    return answers | {CHOSEN: "A" if task["answer"] == "accept" else "B"}
+
+
+def _chosen(task: Row) -> Row:
+    """Returns what was chosen of a task's options, and the answers where the options are answers.
+
+    Options may be shown in any order, so answers are stored in that of their ids. An option whose
+    id or text is a vote, such as `tie`, is no answer.
+    """
+    options = task.get("options")
+    options = [one for one in options if isinstance(one, dict)] if isinstance(options, list) else []
+    accepted = task.get("accept")
+    chosen = [*map(str, accepted)] if isinstance(accepted, list) else []
+    texts = {str(one.get("id")): _text(one) for one in options}
+    if answer_columns(task) or any(map(answer_side, task)):
+        meant = [name if meaning_of(name) else texts.get(name, name) for name in chosen]
+        return {CHOSEN: single(meant)}
+    verdicts = {name: meaning_of(name) or meaning_of(texts[name]) for name in texts}
+    answers = sorted(name for name in texts if verdicts[name] not in _NO_ANSWER)
+    row: Row = {f"answer_{number}": texts[name] for number, name in enumerate(answers, start=1)}
+    if len(answers) > 2:
+        ranks = {name: 1 if name in chosen else 2 for name in answers} if chosen else {}
+        return row | {f"{CHOSEN}{RANK}_{n}": ranks.get(name) for n, name in enumerate(answers, 1)}
+    letters = dict(zip(answers, "AB", strict=False))
+    return row | {CHOSEN: single([letters.get(name) or verdicts.get(name) for name in chosen])}
+
+
+def _text(shown: Row) -> Any:
+    return next((shown[key] for key in _TEXTS if isinstance(shown.get(key), str)), None)

@@ -1,0 +1,279 @@
+"""What the columns of a tool's table hold: a mapping of sheets, made by the tool's own rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import yaml
+
+from medrm.data.row_tables import LocatedRow
+from medrm.errors import DataError, printable, shortened
+from medrm.exchange.imported import (
+    Imported,
+    Importer,
+    Opened,
+    Records,
+    Suggestion,
+    Unread,
+    unread,
+)
+from medrm.exchange.importers.sheet import read_sheet
+from medrm.exchange.importers.tool_rows import (
+    RANK,
+    SHOWN_FIRST,
+    Rows,
+    Tally,
+    answer_columns,
+    in_stored_order,
+    is_number,
+    numbered,
+)
+from medrm.exchange.mapping import DETAILS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
+from medrm.exchange.sheet_words import answer_side, is_identifying, meaning_of, role_of, vote_name
+from medrm.exchange.suggest import IMAGE_NAME
+from medrm.exchange.tables.grid import text_of
+from medrm.schema import DIMENSIONS
+
+_OWN = ("case_id", "annotator", SHOWN_FIRST)
+"""Columns that every tool's table has."""
+
+_MOST_VALUES = 60
+_MOST_COLUMNS = 1000
+_PLACES = {"A": "left", "a": "left", "B": "right", "b": "right"}
+_NO_VOTE = ("question", "image", "patient", "study", "comment", *DETAILS)
+_HEAD = (
+    "What is understood of this export: correct it, then import it with --mapping and this file.",
+    f"Each {UNKNOWN} must be replaced. `{SHOWN_FIRST}` says which stored answer was shown first.",
+)
+_SIDE_ROLES = dict(zip(("a", "b", "left", "right"), (*PAIR, *SIDES), strict=True))
+
+
+class ToolTable:
+    """The table of a tool's export, and what its columns hold.
+
+    Args:
+        opened: the export.
+        rows: reads it.
+
+    Attributes:
+        opened: the table.
+        tally: what else the export holds; complete once the table's rows were all read.
+        kept: what raters said that is taken for no vote, once a mapping is suggested; sentences.
+
+    Raises:
+        DataError: it has too many columns to be meant.
+    """
+
+    def __init__(self, opened: Opened, rows: Rows) -> None:
+        self._rows, self._source = rows, opened
+        self.tally = Tally()
+        self._values: dict[str, Counter[str]] = {}
+        records = Records(self._read)
+        for _, row in records:
+            for name, cell in row.items():
+                counts = self._values.setdefault(name, Counter())
+                text = _value(cell)
+                if text and (text in counts or len(counts) <= _MOST_VALUES):
+                    counts[text] += 1
+            if len(self._values) > _MOST_COLUMNS:
+                raise DataError(f"{opened.path} has more than {_MOST_COLUMNS:,} columns.")
+        self.opened = replace(opened, records=records, columns=tuple(self._values))
+        self._points: list[str] = []
+        self.kept: list[str] = []
+
+    def _read(self, no_rows: list[Unread]) -> Iterator[LocatedRow]:
+        self.tally = Tally(no_rows)
+        for place, row in self._rows(self._source, self.tally):
+            try:
+                yield place, in_stored_order(row)
+            except ValueError as error:
+                no_rows.append(unread(place, str(error), row))
+
+    def suggest(self, _: Opened) -> Suggestion:
+        """Returns a mapping of the table, and what the export does not say."""
+        self._points, self.kept = [], []
+        votes = [*self._vote_numbers()]
+        votes += self._vote_columns(_columns_of(votes))
+        columns = self._roles(_columns_of(votes))
+        self._say_what_is_kept({*_columns_of(votes), *_names(columns.values())})
+        content: dict[str, Any] = {"columns": columns, "fixed": {}}
+        if "question" not in columns:
+            content["fixed"]["question"] = self._open("no column is recognised as question")
+        if not votes:
+            held = ", ".join(repr(name) for name in self._values if name not in columns.values())
+            unknown = self._open(f"no column is recognised as votes; there are {held}")
+            votes = [{"column": unknown, "dimension": UNKNOWN}]
+        content["votes"] = [{key: vote[key] for key in vote if vote[key]} for vote in votes]
+        content["values"] = self._meanings(votes, by_place="answers" not in columns)
+        if "answers" not in columns:
+            content["order"] = {"column": SHOWN_FIRST, "values": {"A": "A", "B": "B"}}
+        content["ignore"] = [name for name in self._values if is_identifying(name)]
+        stated = {key: value for key, value in content.items() if value}
+        head = (*_HEAD, *self._points, *self.kept)
+        text = yaml.safe_dump(stated, sort_keys=False, allow_unicode=True, width=100)
+        comments = (f"# {' '.join(printable(line).split())}\n" for line in head)
+        return Suggestion("".join(comments) + text, self._points)
+
+    def _say_what_is_kept(self, used: set[str]) -> None:
+        """Names what raters said that has no meaning in the mapping."""
+        for name in sorted(self.tally.controls):
+            if name in self._values and name not in used:
+                said = ", ".join(map(repr, [*self._values[name]][:3])) or "nothing"
+                self.kept.append(f"What raters said to {name!r} ({said}) is no vote, and kept.")
+
+    def _open(self, point: str) -> str:
+        self._points.append(point)
+        return UNKNOWN
+
+    def _vote_numbers(self) -> Iterator[dict[str, Any]]:
+        """Yields the votes that are a rating or a rank of each answer."""
+        groups = numbered(self._values)
+        answers = answer_columns(self._values)
+        for stem, names in groups.items():
+            numbers = {text for name in names for text in self._values[name]}
+            is_each = len(names) == len(answers) and names != answers
+            if is_each and numbers and all(map(is_number, numbers)):
+                name = stem.rstrip("_ .-")
+                control = name.removesuffix(RANK)
+                if all(name in self.tally.dimensions for name in names):
+                    self.tally.dimensions.setdefault(control, control)
+                kind = "ratings" if control == name else "ranks"
+                yield {kind: names, "dimension": self._dimension(control)}
+
+    def _vote_columns(self, numbers: set[str]) -> Iterator[dict[str, Any]]:
+        """Yields the columns whose values are votes on two answers.
+
+        Args:
+            numbers: the columns of ratings and ranks.
+        """
+        if len(answer_columns(self._values)) > 2:
+            return
+        tally = self.tally
+        for name, counts in self._values.items():
+            known = sum(count for text, count in counts.items() if meaning_of(text))
+            is_control = name in tally.controls and 2 * known >= counts.total()
+            is_like = known == counts.total() and not all(map(is_number, counts))
+            is_other = name in {*_OWN, *tally.rated, *numbers} or role_of(name) in _NO_VOTE
+            if known and not is_other and (is_control or is_like):
+                vote = {"column": name, "dimension": self._dimension(name)}
+                details = {key: f"{name}_{key}" for key in DETAILS}
+                yield vote | {
+                    key: column for key, column in details.items() if column in self._values
+                }
+
+    def _dimension(self, control: str) -> str:
+        dimension = self.tally.dimensions.get(control) or _named_dimension(control)
+        if dimension is None:
+            if "dimension" in self._values:
+                return ""
+            return self._open(f"{control!r} may hold votes: about which dimension?")
+        plain = dimension.strip().lower()
+        return plain if plain in DIMENSIONS else dimension
+
+    def _roles(self, voted: set[str]) -> dict[str, Any]:
+        """Returns what the columns hold that are no votes, as their names say."""
+        answers = answer_columns(self._values)
+        free = [name for name in self._values if name not in voted and name not in answers]
+        if not answers:
+            sides = {side: name for name in free if (side := answer_side(name))}
+            named = ("left", "right") if {"left", "right"} <= {*sides} else ("a", "b")
+            answers = [sides[side] for side in named if side in sides]
+        columns: dict[str, Any] = {"answers": answers}
+        if len(answers) < 3:
+            pair = SIDES if answers and answer_side(answers[0]) == "left" else PAIR
+            columns = dict(zip(pair, answers, strict=False))
+            for missing in pair[len(answers) :]:
+                columns[missing] = self._open(f"no column is recognised as {missing}")
+        for name in free:
+            role = name if name in _OWN else role_of(name)
+            values = map(str.lower, self._values[name])
+            if role is None and self._values[name] and all(map(IMAGE_NAME.fullmatch, values)):
+                role = "image"
+            if name in answers or role not in ROLES or (role in _OWN and role != name):
+                continue
+            if role in SEVERAL:
+                columns.setdefault(role, []).append(name)
+            else:
+                columns.setdefault(role, name)
+        return columns
+
+    def _meanings(self, votes: list[dict[str, Any]], *, by_place: bool) -> dict[str, str]:
+        """Returns what the values of votes mean, letters as the place where an answer stood."""
+        meanings: dict[str, str] = {}
+        for column in filter(None, (vote.get("column") for vote in votes)):
+            counts = self._values.get(column, Counter())
+            if len(counts) > _MOST_VALUES:
+                self._open(f"{column!r} has more than {_MOST_VALUES} different values")
+            for text in sorted(text for text in counts if text != "(list)"):
+                meaning = meaning_of(text) or self._open(f"what {text!r} means in {column!r}")
+                strength, _, side = meaning.rpartition("_")
+                place = _PLACES.get(side, side)
+                meanings[text] = f"{strength}_{place}" if strength else place
+        return meanings
+
+
+def _named_dimension(column: str) -> str | None:
+    dimension, remainder = vote_name(column)
+    return None if remainder else dimension
+
+
+def _value(cell: Any) -> str:
+    """Returns what a cell says, in short; of what is no text or number, what it is."""
+    if isinstance(cell, bytes) or (isinstance(cell, dict) and "bytes" in cell):
+        return "data:image/"
+    return f"({type(cell).__name__})" if isinstance(cell, dict | list) else shortened(text_of(cell))
+
+
+def _columns_of(votes: list[dict[str, Any]]) -> set[str]:
+    """Returns the columns in which votes stand, and what belongs to them."""
+    return {*_names(vote[key] for vote in votes for key in vote if key != "dimension")}
+
+
+def _names(held: Iterable[str | list[str]]) -> Iterator[str]:
+    for names in held:
+        yield from [names] if isinstance(names, str) else names
+
+
+def read_tool(rows: Rows, opened: Opened) -> Imported:
+    """Returns the lines of a tool's export.
+
+    Args:
+        rows: reads it.
+        opened: the export.
+
+    Raises:
+        ConfigError: what the export does not say, and no mapping does.
+    """
+    table = ToolTable(opened, rows)
+    imported = read_sheet(table.opened, table.suggest)
+    lines = imported.lines
+
+    def finished() -> Iterator[LocatedRow]:
+        for place, line in lines:
+            extra = line.get("extra", {})
+            if isinstance(extra.get("context"), list):
+                line["context"] = extra.pop("context")
+            yield place, line
+        imported.unread += table.tally.unread
+        imported.notes += table.kept
+        remarks = table.tally.remarks
+        imported.notes += [
+            f"{text[0].upper()}{text[1:]}: {n:,}." for text, n in remarks.items() if n
+        ]
+
+    imported.lines = finished()
+    return imported
+
+
+def tool(name: str, recognises: Callable[[Opened], bool], rows: Rows) -> Importer:
+    """Returns the importer of a tool's exports."""
+    return Importer(
+        name,
+        recognises,
+        partial(read_tool, rows),
+        lambda opened: ToolTable(opened, rows).suggest(opened),
+    )
