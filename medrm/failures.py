@@ -31,7 +31,7 @@ TOO_LITTLE_FOR_WORKERS = (
 )
 """What to do where processes that load images fail."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
 
 _UNUSABLE = {
@@ -168,7 +168,7 @@ def _said(error: BaseException, number: int) -> str:
 
 def _unwritten(error: Exception) -> Failure | None:
     number = _number_of(error)
-    if number not in _FULL:
+    if number not in FULL:
         return None
     path = _path_of(error) or "A file"
     return Failure(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -58,10 +59,17 @@ def counting(name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+class Advance(Protocol):
+    """Says that more are done."""
+
+    def __call__(self, count: int, *, before: bool = False) -> None:
+        """Counts `count` more; `before`: by an earlier start, which tells nothing of speed."""
+
+
 @contextmanager
 def progress(
     name: str, total: int | None, *, done: int = 0, show: bool = True
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Advance]:
     """Yields what is called with how many more are done; a bar, or ever rarer lines of the log.
 
     Args:
@@ -70,21 +78,25 @@ def progress(
         done: of them before.
         show: whether anything is shown; one of several processes does.
     """
-    start, completed = time.monotonic(), done
-    wait, longest = _SECONDS_BETWEEN_LINES
+    completed, wait = done, _SECONDS_BETWEEN_LINES[0]
+    start = last = time.monotonic()
     due = start + wait
     with progress_bar(TimeRemainingColumn(), show=show) as bar:
         task = bar.add_task(name, total=total, completed=done)
 
-        def advance(count: int) -> None:
-            nonlocal completed, wait, due
-            completed += count
-            bar.advance(task, count)
+        def advance(count: int, *, before: bool = False) -> None:
+            nonlocal completed, done, start, last, wait, due
             now = time.monotonic()
-            if show and bar.disable and now >= due:
-                wait = min(2 * wait, longest)
+            # What is computed together ends together: it is told once all of it has been counted.
+            if show and bar.disable and now >= due and completed > done:
+                wait = min(2 * wait, _SECONDS_BETWEEN_LINES[1])
                 due = now + wait
-                logger.info("%s", _told(name, completed, total, (completed - done) / (now - start)))
+                rate = (completed - done) / max(last - start, 1e-6)
+                logger.info("%s", _told(name, completed, total, rate))
+            if before and completed == done:  # nothing was computed yet
+                start, due = now, now + wait
+            completed, done, last = completed + count, done + before * count, now
+            bar.advance(task, count)
 
         yield advance
 

@@ -25,7 +25,14 @@ from medrm.data.batched import batched
 from medrm.errors import ConfigError, DataError, nearest, refuse
 from medrm.schema import Case
 from medrm.scorer.caller_cases import unscored_reason
-from medrm.scorer.completion_cases import Completion, Prompt, SeenImages, completion_case
+from medrm.scorer.completion_cases import (
+    Completion,
+    Prompt,
+    SeenImages,
+    completion_case,
+    special_tokens,
+    without_end,
+)
 from medrm.scorer.open import load
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.served_model import ADDRESSES, ServedModel
@@ -134,6 +141,11 @@ class RewardFunction:
         self._lock = threading.Lock()
         self._turn, self._waiting = threading.Lock(), deque[_SingleCompletion]()
         self._reads_system = reads_system
+        self._special_tokens = (
+            loaded.special_tokens
+            if isinstance(loaded, ServedModel)
+            else special_tokens(loaded.processor)
+        )
         self._latest: tuple[_Asked, list[Rewards | None]] | None = None
 
     @classmethod
@@ -174,6 +186,13 @@ class RewardFunction:
     def weighted(self, rewards: Rewards) -> float:
         """Returns the weighted sum of a completion's rewards."""
         return sum(weight * rewards[name] for name, weight in self.weights.items())
+
+    def without_end(self, answer: str) -> str:
+        """Returns an answer without special tokens behind it.
+
+        For programs that decode answers with the tokens that end a turn.
+        """
+        return without_end(answer, self._special_tokens)
 
     def each(self) -> list[DimensionReward]:
         """Returns a function for each dimension; asked about the same completions, all of them

@@ -145,6 +145,40 @@ def test_standard_output_takes_it_between_what_is_printed(redirected: bool, tmp_
     assert text == "before\nwritten\nafter\n"
 
 
+@pytest.mark.parametrize("place", ["/proc", "file"])
+def test_where_no_file_can_be_is_refused_by_every_command(
+    place: str, votes: Path, root: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    if place == "/proc" and not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    rows = '{"question": "?", "answers": ["yes"]}\n'
+    Path("rows.jsonl").write_text(rows)
+    model, evaluation = (str(root / f"tests/golden/{name}") for name in ("reward_adapter", "0.3"))
+    evaluations = sorted(map(str, Path(evaluation, "evaluations").iterdir()))[:2]
+    measured = ["--model", "mock:longer", "--benchmark", str(votes)]
+    out = f"{place}/nope"
+    for command in (
+        ["score", "--model", model, "--input", "rows.jsonl", "--output", f"{out}.jsonl"],
+        ["score", "--model", model, "--input", "rows.jsonl", "--output", out],
+        ["merge", model, "--output", out],
+        ["export", model, "--to", "peft", "--output", out],
+        ["evaluate", *measured, "--output_dir", out],
+        ["leaderboard", "phantom", "--output_dir", out],
+        ["compare", *evaluations, "--output_dir", out],
+        ["data", "phantom", "--cases", "2", "--output", out],
+        ["data", "audit", str(votes), "--output", f"{out}.json"],
+        ["data", "import", str(votes), "--output", out],
+        ["throughput", "--output", f"{out}.json"],
+    ):
+        assert main(command) == 2, command
+        told = capsys.readouterr().err
+        assert "nope" in told, command
+        assert ("takes no file" in told) is (place == "/proc"), (command, told)
+        assert ("is no folder" in told) is (place == "file"), (command, told)
+
+
 def test_a_plain_file_appears_whole(votes: Path, tmp_path: Path) -> None:
     assert audit(votes, tmp_path / "new" / "audit.json") == 0
     assert os.listdir(tmp_path / "new") == ["audit.json"]

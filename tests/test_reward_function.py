@@ -30,7 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 import medrm
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case, Turn
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.caller_cases import caller_case, image_ref
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
 ROOT = Path(__file__).parents[1]
@@ -362,6 +362,29 @@ def test_ms_swift_calls_a_registered_class(
         rewards_of(scorer, stored_image(1), "Sure?", ANSWERS[0], *turns)[1], abs=1e-5
     )
     assert close(scored[1], expected[1, 1])
+    # The system turn is for the policy, unless the reward model was trained with it.
+    told = [[{"role": "system", "content": "Be brief."}, said, again]]
+    for reads, before in (("0", []), ("1", [Turn("system", "Be brief.")])):
+        monkeypatch.setenv("MEDRM_REWARD_READS_SYSTEM", reads)
+        shim("ms_swift_plugin")
+        scored = rewards.orms["medrm_overall"]()(ANSWERS[:1], messages=told)
+        alone = dataclasses.replace(
+            caller_case("score", None, QUESTIONS[0], ANSWERS[:1]), context=tuple(before)
+        )
+        ((_, wanted),) = scorer.score_cases([alone])
+        assert scored[0] == pytest.approx(wanted[0, 1], abs=1e-5)
+    monkeypatch.setenv("MEDRM_REWARD_READS_SYSTEM", "yes")
+    with pytest.raises(ConfigError, match="MEDRM_REWARD_READS_SYSTEM is 'yes'; give 0 or 1"):
+        medrm.RewardFunction.from_environment()
+
+
+def test_special_tokens_that_end_an_answer_are_taken_off(scorer: RewardModel) -> None:
+    """Those of the reward model, and of a policy with another tokenizer."""
+    reward = medrm.RewardFunction(scorer)
+    for end in ("<|im_end|>", " <|endoftext|> \n</s>", "<end_of_turn>\n", "<|eot_id|>" * 3000, ""):
+        assert reward.without_end(f"a < b and <b> |> c{end}") == "a < b and <b> |> c"
+    assert reward.without_end("<|im_end|>") == reward.without_end("") == ""
+    assert reward.without_end("yes \n") == "yes \n"
 
 
 def test_openrlhf_calls_reward_func(

@@ -35,6 +35,13 @@ _LONGEST_WAIT = 30.0
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """Of the client that huggingface_hub uses: httpx in versions 1, httpx2 in versions 2."""
 
+_BUGS = (
+    *(TypeError, AttributeError, NameError, LookupError, AssertionError),
+    *(NotImplementedError, RecursionError),
+)
+"""What no failing request raises; huggingface_hub and the storage's client raise ValueError and
+RuntimeError themselves over what they are answered."""
+
 _PASSING = (408, 409, 425, 429)
 """Statuses besides those of the service's own errors that pass by themselves."""
 
@@ -183,6 +190,8 @@ class HubConnection:
         if stated is not None or _is_of_this_machine(error):
             return stated or error
         status = status_of_error(error)
+        if isinstance(error, _BUGS):
+            return error  # of which the traceback says where it is
         text = f"{doing} failed for {self.repo_id!r}: "
         if status in _USERS_FAULT and (status == 413 or not _is_upload(error)):
             server = f" ({self._said(error)})" if status in (400, 402, 422) else ""
@@ -238,9 +247,9 @@ def _passes(error: Exception) -> bool:
     if any(isinstance(cause, _IN_WORDS) for cause in causes(error)) or _is_of_this_machine(error):
         return False
     status = status_of_error(error)
-    if status is None or _is_passing(status):
-        return True
-    return _is_upload(error) and status != 413  # another address is asked for
+    if status is None:
+        return not isinstance(error, _BUGS)
+    return _is_passing(status) or (_is_upload(error) and status != 413)  # of another address
 
 
 def _is_passing(status: int) -> bool:

@@ -108,6 +108,8 @@ def _described(reference: BaseReference) -> str:
 
 def _difference(reference: BaseReference, folder: Path) -> str | None:
     """Returns how the weights of a folder differ from those trained on."""
+    if not any(folder.glob("*.safetensors")):
+        return "holds no weights (*.safetensors)"
     if reference.digest is not None:
         digest = weights_digest(folder)
         return None if digest == reference.digest else f"has weights {digest[:12]}"

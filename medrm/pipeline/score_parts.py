@@ -168,17 +168,18 @@ class ScoreParts:
         ):
             part.write("\n")  # the process of that number may have left a torn line
             for number, window in enumerate(windows):
+                is_there = number in index
                 if number % state.num_processes == state.process_index:
                     cases, stored = row_cases(window), index.get(number)
                     images = digest_of_images(cases)
                     if stored is None or stored.images != images:
-                        changed += stored is not None
+                        changed, is_there = changed + (stored is not None), False
                         version = 0 if stored is None else stored.version + 1
                         line = {"window": number, "version": version, "images": images}
                         part.write(json.dumps({**line, "lines": score(cases)}) + "\n")
                         part.flush()
                 count = number + 1
-                advance(len(window))
+                advance(len(window), before=is_there)
         if changed:
             logger.warning("%d windows are computed again: their images have changed.", changed)
         state.wait_for_everyone()

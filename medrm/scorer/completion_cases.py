@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,10 @@ from medrm.scorer.caller_cases import image_ref, row_case, tokenisable
 Message = Mapping[str, Any]
 Completion = str | Sequence[Message]
 Prompt = str | Sequence[Message]
+
+
+_LIKE_A_TOKEN = re.compile(r"(?:<\|[^|<>]{1,40}\|>|</s>|<eos>|<end_of_turn>)\Z")
+_LONGEST_TOKEN = 44
 
 
 class SeenImages:
@@ -92,3 +97,32 @@ def _answer(completion: Completion, source: ImageSource) -> str:
     if turn.problems or turn.images:
         raise DataError("; ".join(turn.problems) or "a completion that holds an image")
     return turn.text
+
+
+def special_tokens(processor: Any) -> list[str]:
+    """Returns the special tokens of a processor's tokenizer, the longest first."""
+    return sorted(filter(None, processor.tokenizer.all_special_tokens), key=len, reverse=True)
+
+
+def without_end(answer: str, tokens: Sequence[str]) -> str:
+    """Returns an answer without the special tokens that end it: OpenRLHF sends them as text.
+
+    They are those of the policy, which may have another tokenizer than the reward model: what looks
+    like one (`<|...|>`, `</s>`, `<eos>`, `<end_of_turn>`) counts as one.
+
+    Args:
+        answer: as it was decoded with its special tokens.
+        tokens: of the reward model's tokenizer, the longest first.
+    """
+    length, is_ended = len(answer), False
+    while True:  # by positions, for a client may send thousands of them
+        end = length
+        while end and answer[end - 1].isspace():
+            end -= 1
+        last = next((token for token in tokens if answer.endswith(token, 0, end)), None)
+        if last is None:
+            found = _LIKE_A_TOKEN.search(answer, max(0, end - _LONGEST_TOKEN), end)
+            last = found and found[0]
+        if not last:
+            return answer[: end if is_ended else length]
+        length, is_ended = end - len(last), True

@@ -18,7 +18,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from medrm.data.decoding import MAX_PIXELS
@@ -144,7 +146,17 @@ class CaseQueue:
             self._cases.extend(waiting)
             self._rows += rows
             self._changed.notify()
+        for one in waiting:
+            one.answered.add_done_callback(partial(self._leave, one))
         return [one.answered for one in waiting]
+
+    def _leave(self, one: _Waiting, answered: Future[Answered]) -> None:
+        """Makes room where nobody waits any more for a case that the model has not reached."""
+        if not answered.cancelled():
+            return
+        with self._changed, suppress(ValueError):  # the thread has come across it meanwhile
+            self._cases.remove(one)
+            self._rows -= one.sized.rows
 
     def close(self) -> None:
         """Scores what waits, and ends the thread."""

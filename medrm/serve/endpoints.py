@@ -19,6 +19,7 @@ from starlette.formparsers import MultiPartParser
 from starlette.types import ASGIApp
 
 from medrm.schema import Turn, Verdict
+from medrm.scorer.completion_cases import special_tokens, without_end
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.serve.admission import Admission, refusal
 from medrm.serve.service import AskedCase, Service
@@ -32,6 +33,7 @@ from medrm.serve.wire_forms import (
     CompareUpload,
     HealthForm,
     ImagePart,
+    OtherTurn,
     RefusalForm,
     RewardForm,
     RewardResult,
@@ -41,6 +43,8 @@ from medrm.serve.wire_forms import (
     ScoreResult,
     ScoreUpload,
     TextPart,
+    UsageForm,
+    UserTurn,
     VerdictForm,
 )
 from medrm.version import __version__
@@ -177,7 +181,7 @@ def _verdict_form(verdict: Verdict) -> VerdictForm:
 
 @router.post("/classify")
 async def classify(form: ClassifyForm, service: ServiceHere) -> ClassifyResult:
-    """Scores one answer in vLLM's form; `probs` follow the order of `dimensions`."""
+    """Scores the answer that ends a conversation in vLLM's form; `probs` follow `dimensions`."""
     scorer = service.reward_model(form.model)
     dimensions = service.chosen(form.dimensions)
     trained = scorer.contract.reward_template == "generation_prompt"
@@ -185,11 +189,11 @@ async def classify(form: ClassifyForm, service: ServiceHere) -> ClassifyResult:
         raise HTTPException(
             422, f"{service.name} was trained with add_generation_prompt {str(trained).lower()}."
         )
-    asked, answered = form.messages
-    texts, images = _parts(asked.content)
-    (rewards,) = await service.rewards([AskedCase(texts, images, [_parts(answered.content)[0]])])
+    asked = _conversation(form.messages)
+    (rewards,) = await service.rewards([asked])
     if isinstance(rewards, str):
         raise HTTPException(422, f"The answer cannot be scored: {rewards.rstrip('.')}.")
+    tokens = await service.tokens_of(asked)
     probs = [rewards[name][0] for name in dimensions]
     if form.use_activation:
         probs = list(map(_sigmoid, probs))
@@ -205,7 +209,30 @@ async def classify(form: ClassifyForm, service: ServiceHere) -> ClassifyResult:
         model=service.name,
         dimensions=dimensions,
         data=[answer],
+        usage=UsageForm(prompt_tokens=tokens, total_tokens=tokens),
     )
+
+
+def _conversation(messages: Sequence[UserTurn | OtherTurn]) -> AskedCase:
+    """Returns the case of a conversation that ends in a question and the answer to it.
+
+    Raises:
+        HTTPException: it ends otherwise.
+    """
+    *before, asked, answered = messages
+    if (asked.role, answered.role) != ("user", "assistant"):
+        raise HTTPException(
+            422,
+            "The messages end in those of the user and of the assistant, whose answer is scored; "
+            f"here {asked.role} and {answered.role}.",
+        )
+    context, images = [], list[str]()
+    for message in before:
+        text, shown = _parts(message.content)
+        context.append(Turn(message.role, text, len(shown)))
+        images += shown
+    question, shown = _parts(asked.content)
+    return AskedCase(question, [*images, *shown], [_parts(answered.content)[0]], context)
 
 
 def _parts(content: str | Sequence[TextPart | ImagePart]) -> tuple[str, list[str]]:
@@ -280,23 +307,9 @@ def _queried(form: RewardForm, scorer: SavedScorer, question_in: str) -> list[As
             raise HTTPException(
                 422, f"Query {index} does not start with its prompt, or its question is no text."
             )
-        answer = _without_end(query.removeprefix(prompt), scorer.processor)
+        answer = without_end(query.removeprefix(prompt), special_tokens(scorer.processor))
         cases.append(AskedCase(question, images[index], [answer]))
     return cases
-
-
-def _without_end(answer: str, processor: Any) -> str:
-    """Returns an answer without the special tokens that end it: OpenRLHF sends them as text."""
-    tokens = sorted(filter(None, processor.tokenizer.all_special_tokens), key=len, reverse=True)
-    length, is_ended = len(answer), False
-    while True:  # by positions, for a client may send thousands of them
-        end = length
-        while answer.endswith("\n", 0, end):
-            end -= 1
-        last = next((token for token in tokens if answer.endswith(token, 0, end)), None)
-        if last is None:
-            return answer[: end if is_ended else length]
-        length, is_ended = end - len(last), True
 
 
 @open_router.get("/health", responses={503: {"model": HealthForm}})
@@ -307,12 +320,16 @@ async def health(service: ServiceHere) -> HealthForm:
         status = "stopping"
     elif service.queue.is_failing or not service.queue.is_alive:
         status = "failing"
+    scorer = service.scorer
     told = HealthForm(
         status=status,
         model=service.name,
         kind="reward model" if service.gives_rewards else "judge",
-        dimensions=list(service.scorer.dimensions),
-        deterministic=bool(service.scorer.settings.get("deterministic", False)),
+        dimensions=list(scorer.dimensions),
+        deterministic=bool(scorer.settings.get("deterministic", False)),
+        special_tokens=(
+            special_tokens(scorer.processor) if isinstance(scorer, SavedScorer) else []
+        ),
     )
     answer: Any = told if status == "ok" else JSONResponse(told.model_dump(), 503)
     return answer  # type: ignore[no-any-return]

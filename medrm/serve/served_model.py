@@ -31,6 +31,7 @@ class ServedModel:
 
     Attributes:
         dimensions: of its rewards.
+        special_tokens: of its tokenizer, the longest first.
         batch_rows: most answers of a case that are asked about together.
 
     Args:
@@ -54,7 +55,7 @@ class ServedModel:
         try:
             health = self._client.get("/health").json()
             kind, self.dimensions = health["kind"], tuple(health["dimensions"])
-            self._model = health["model"]
+            self._model, self.special_tokens = health["model"], health["special_tokens"]
         except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
             self._client.close()
             raise ConfigError(

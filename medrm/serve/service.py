@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from medrm.data.decoding import MAX_PIXELS
 from medrm.data.images import bytes_image, pixel_count
 from medrm.errors import DataError, nearest
-from medrm.models.adapter_config import AdapterConfig
 from medrm.schema import Turn, Verdict
 from medrm.scorer import Scorer
 from medrm.scorer.caller_cases import encoded_image, row_case, unscored_reason
@@ -21,6 +20,7 @@ from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.scorer.verdict_rules import agreed_verdicts
 from medrm.serve.admission import Gate
 from medrm.serve.case_queue import Answered, CaseQueue, QueueFullError, SizedCase, UnscoredError
+from medrm.serve.row_counter import RowCounter
 from medrm.serve.service_metrics import ServiceMetrics
 
 
@@ -59,11 +59,7 @@ class Service:
         self.name, self._names = names[0], names
         self.scorer, self.queue, self.gate = scorer, queue, gate
         self.metrics: ServiceMetrics = gate.metrics
-
-    @property
-    def contract(self) -> AdapterConfig | None:
-        """The contract of a saved model."""
-        return cast("AdapterConfig | None", getattr(self.scorer, "contract", None))
+        self._counter = RowCounter(cast("SavedScorer", scorer))
 
     @property
     def gives_rewards(self) -> bool:
@@ -113,6 +109,10 @@ class Service:
     async def rewards(self, cases: Sequence[AskedCase]) -> list[Rewards | str]:
         """Returns the rewards of each case, or in words why it has none."""
         return await self._outcomes(cases, self._rewards_of)
+
+    async def tokens_of(self, asked: AskedCase) -> int:
+        """Returns how many tokens the row of a case has that a reward model has scored."""
+        return await run_in_threadpool(lambda: self._counter.tokens_of(self._sized(asked).case))
 
     async def verdicts(self, cases: Sequence[AskedCase]) -> list[Mapping[str, Verdict] | str]:
         """Returns the verdicts on each case, or in words why it has none."""

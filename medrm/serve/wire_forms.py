@@ -174,24 +174,32 @@ class ImagePart(StrictForm):
 
 
 class UserTurn(StrictForm):
-    """The question."""
+    """A question."""
 
     role: Literal["user"]
     content: Text | Annotated[list[TextPart | ImagePart], Field(max_length=2 * MAX_IMAGES)]
 
 
-class AssistantTurn(StrictForm):
-    """The answer."""
+class OtherTurn(StrictForm):
+    """An answer, or what stands before all questions."""
 
-    role: Literal["assistant"]
+    role: Literal["assistant", "system"]
     content: Text | Annotated[list[TextPart], Field(max_length=MAX_ANSWERS)]
 
 
 class ClassifyForm(StrictForm):
-    """vLLM's form of one answer to one question."""
+    """vLLM's form of a conversation that ends in a question and the answer to it."""
 
     model: ModelName = None
-    messages: tuple[UserTurn, AssistantTurn]
+    messages: Annotated[
+        list[Annotated[UserTurn | OtherTurn, Field(discriminator="role")]],
+        Field(
+            min_length=2,
+            max_length=MAX_TURNS + 2,
+            description="The last one, the assistant's, is scored; the one before it is the user's "
+            "question.",
+        ),
+    ]
     add_generation_prompt: Annotated[
         bool | None,
         Field(description="The model reads as it was trained; another value than that is refused."),
@@ -211,8 +219,16 @@ class ClassifiedAnswer(BaseModel):
     num_classes: int
 
 
+class UsageForm(BaseModel):
+    """How many tokens the model has read, those of images included; it wrote none."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: Literal[0] = 0
+
+
 class ClassifyResult(BaseModel):
-    """vLLM's form of the rewards of one answer; without `usage`, tokens are not counted."""
+    """vLLM's form of the rewards of one answer."""
 
     id: str
     object: Literal["list"] = "list"
@@ -220,6 +236,7 @@ class ClassifyResult(BaseModel):
     model: str
     dimensions: list[str]
     data: list[ClassifiedAnswer]
+    usage: UsageForm
 
 
 class RewardForm(StrictForm):
@@ -254,6 +271,10 @@ class HealthForm(BaseModel):
     kind: Literal["reward model", "judge"]
     dimensions: list[str]
     deterministic: bool
+    special_tokens: Annotated[
+        list[str],
+        Field(description="Of a reward model's tokenizer, which may stand behind an answer."),
+    ]
 
 
 class RefusalDetail(BaseModel):

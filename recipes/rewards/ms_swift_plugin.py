@@ -5,7 +5,8 @@
         --reward_funcs medrm_accuracy medrm_overall ...
 
 ms-swift calls a function with the completions and the columns of its data set, `messages` and
-`images` among them. What cannot be scored is None, which it leaves out as TRL does.
+`images` among them. What cannot be scored is None, which it leaves out as TRL does. The system turn
+is left out, unless MEDRM_REWARD_READS_SYSTEM=1.
 """
 
 from __future__ import annotations

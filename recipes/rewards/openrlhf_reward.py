@@ -6,13 +6,13 @@
 `queries` are prompts with the answers behind them, one a call; calls that come while others are
 computed are scored together. A prompt is read as the question; where the chat template has been
 applied to it, give the questions as labels (`--label_key question`) and set
-MEDRM_QUESTION_IN_LABELS=1. The tokens that end an answer's turn are taken off. What cannot be
-scored is NaN, never a constant.
+MEDRM_QUESTION_IN_LABELS=1. Special tokens behind an answer, with which OpenRLHF decodes it, are
+taken off. MEDRM_REWARD_READS_SYSTEM=1 lets the model read a system turn where a prompt has one.
+What cannot be scored is NaN, never a constant.
 """
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from math import nan
 from os import environ
@@ -24,9 +24,6 @@ import medrm
 
 rewards = cache(medrm.RewardFunction.from_environment)
 
-_ENDS = re.compile(r"(?:\s*(?:<\|[^|<>]+\|>|</s>|<eos>|<end_of_turn>))+\s*\Z")
-"""Special tokens behind an answer, of which OpenRLHF decodes a query with all."""
-
 
 def reward_func(
     queries: list[str], prompts: list[str], labels: list[str], **unused: Any
@@ -36,7 +33,7 @@ def reward_func(
     pairs = list(zip(queries, prompts, strict=True))
     if not all(query.startswith(prompt) for query, prompt in pairs):
         raise ValueError("a query does not start with its prompt, so its answer is not known")
-    answers = [_ENDS.sub("", query.removeprefix(prompt)) for query, prompt in pairs]
+    answers = [reward.without_end(query.removeprefix(prompt)) for query, prompt in pairs]
     questions = labels if environ.get("MEDRM_QUESTION_IN_LABELS") else prompts
     if len(answers) == 1:
         scored = [reward.one(questions[0], answers[0])]

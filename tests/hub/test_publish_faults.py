@@ -6,6 +6,7 @@ import itertools
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hub_words import HERE, REPO, TOKEN, refused, released
@@ -13,6 +14,8 @@ from huggingface_hub import constants
 from loopback_hub import CUT, DROP, HANG, LOSE, LoopbackHub
 
 from medrm.errors import RunFailed
+from medrm.hub import connection
+from medrm.hub.connection import HubConnection
 from medrm.hub.publish import publish
 from medrm.hub.release import Target
 
@@ -177,3 +180,24 @@ def test_a_hub_that_asks_for_hours_is_left_alone(
     assert "asks to be left alone for 7200 seconds" in refused(capsys, 1, adapter)
     hub.answer = lambda *_: (200, b"<html>Log in to this network</html>", {})  # type: ignore[method-assign]
     assert "Start the same command again" in refused(capsys, 1, adapter)
+
+
+@pytest.mark.parametrize(
+    "bug", [TypeError("2 arguments"), KeyError("name"), RecursionError("deep")]
+)
+def test_a_bug_is_no_fault_of_the_hub(
+    hub: LoopbackHub, bug: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "TRIES", 2)
+    made: list[int] = []
+
+    def request() -> None:
+        made.append(1)
+        raise bug
+
+    with pytest.raises(type(bug)) as caught:
+        HubConnection(REPO).ask("Looking", request)
+    assert caught.value is bug
+    assert len(made) == 1
+    with pytest.raises(RunFailed, match="cut off"):  # of the storage's own client
+        HubConnection(REPO).ask("Looking", Mock(side_effect=RuntimeError("cut off")))

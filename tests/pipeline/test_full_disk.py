@@ -7,6 +7,7 @@ which fails the writes of all that are larger.
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -173,11 +174,13 @@ def sweep_disks(
     options: dict[str, object],
 ) -> None:
     stopped: list[tuple[float, str]] = []
-    used = sum(path.stat().st_size for path in straight.rglob("*") if path.is_file())
+    # Such a disk holds whole pages of 4 KiB.
+    sizes = [path.stat().st_size for path in straight.rglob("*") if path.is_file()]
+    used = sum(-(-size // 4096) * 4096 for size in sizes)
     for number, share in enumerate(shares):
         disk(2**20)
         folder = disk(2**20) / f"run-{number}"
-        before = sum(path.stat().st_size for path in folder.parent.rglob("*") if path.is_file())
+        before = shutil.disk_usage(folder.parent).used
 
         def limit(is_on: bool, share: float = share, before: int = before) -> None:
             disk((before + int(used * share)) // 1024 + 8 if is_on else 2**20)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import pytest
+
+from medrm import progress_bar
 from medrm.pipeline.score_parts import ScoreParts, digest_of
 
 
@@ -13,3 +17,24 @@ def test_parts_of_an_output_whose_name_goes_on_stay(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     ScoreParts(tmp_path / "scores.jsonl", digest_of("another address")).remove()
     assert [path.name for path in tmp_path.iterdir()] == names[1:]
+
+
+def test_the_rate_is_that_of_what_is_computed_now(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(progress_bar, "_SECONDS_BETWEEN_LINES", (0.01, 0.0))
+    with progress_bar.progress("rows", 2_000) as advance:
+        for _ in range(10):
+            advance(100, before=True)
+        time.sleep(0.05)
+        for _ in range(5):  # computed together
+            advance(1)
+        assert caplog.text == ""
+        advance(100, before=True)
+        advance(5)
+    first, second = caplog.messages
+    assert first.startswith("rows: 1,005 of 2,000; ")
+    assert second.startswith("rows: 1,105 of 2,000; ")
+    for message in (first, second):
+        assert 10 < float(message.split(";")[1].split()[0]) <= 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import math
 import threading
@@ -18,7 +19,9 @@ from served import CLOSE, REWARD_MODEL, Serve, asked, columns, encoded, golden_c
 
 import medrm
 from medrm.data.decoding import MAX_PIXELS
-from medrm.schema import DIMENSIONS
+from medrm.schema import DIMENSIONS, Turn
+from medrm.scorer.caller_cases import row_case
+from medrm.serve.case_queue import SizedCase
 
 
 def expected(model: Any, cases: Any) -> list[Any]:
@@ -147,6 +150,10 @@ def test_the_form_of_vllm(client: TestClient, reward_model: Any) -> None:
     assert classified["probs"] == pytest.approx(rewards.tolist(), abs=CLOSE)
     assert classified["num_classes"] == len(DIMENSIONS)
     assert classified["label"] == DIMENSIONS[int(rewards.argmax())]
+    tokens = reward_model._runner.collator.rows([case])["attention_mask"].sum(dim=1)[0].item()
+    assert answer["usage"] == {
+        "prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0
+    }  # fmt: skip
     active = client.post("/classify", json={**body, "use_activation": True, "model": None}).json()
     sigmoids = [1 / (1 + math.exp(-reward)) for reward in rewards.tolist()]
     assert active["data"][0]["probs"] == pytest.approx(sigmoids, abs=CLOSE)
@@ -155,6 +162,23 @@ def test_the_form_of_vllm(client: TestClient, reward_model: Any) -> None:
     other = client.post("/classify", json={**body, "add_generation_prompt": not template})
     assert other.status_code == 422
     assert "was trained with add_generation_prompt" in other.json()["error"]["message"]
+    earlier = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [parts[0], {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": "A scan."},
+    ]
+    longer = [*earlier, {"role": "user", "content": "Is it clear?"}, messages[1]]
+    told = client.post("/classify", json={**body, "messages": longer}).json()
+    turns = (Turn("system", "Be brief.", 0), Turn("user", "What is it?", 1))
+    turns += (Turn("assistant", "A scan.", 0),)
+    asked_after = dataclasses.replace(case, question="Is it clear?", context=turns)
+    ((_, rewards_after),) = reward_model.score_cases([asked_after])
+    assert told["data"][0]["probs"] == pytest.approx(rewards_after[0].tolist(), abs=CLOSE)
+    assert told["usage"]["prompt_tokens"] > tokens
+    for wrong in (longer[:-1], [*longer[:3], longer[-1]]):
+        refused = client.post("/classify", json={**body, "messages": wrong})
+        assert refused.status_code == 422
+        assert "The messages end in" in refused.json()["error"]["message"]
     parts[0]["image_url"]["url"] = "https://example.org/scan.png"
     fetched = client.post("/classify", json=body)
     assert fetched.status_code == 422
@@ -352,6 +376,24 @@ def test_a_full_queue_says_when_to_come_again(
         assert full.status_code == 429
         assert int(full.headers["Retry-After"]) >= 1
         assert {one.result().status_code for one in (first, *waiting)} == {200}
+    # Whoever goes away makes room at once, not when the model comes to it.
+    entered.clear()
+    go_on.clear()
+    case = row_case({"question": "Is it?", "answers": ["a", "b"], "images": []}, 1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.post, "/v1/score", json=body)
+        assert entered.wait(60)
+        gone, here = service.queue.submit([SizedCase(case, 0)] * 2)
+        assert client.post("/v1/score", json=body).status_code == 429
+        assert gone.cancel()
+        assert "medrm_waiting_rows 2.0" in service.metrics.exposition().decode()
+        last = pool.submit(client.post, "/v1/score", json=body)
+        while "medrm_waiting_rows 4.0" not in service.metrics.exposition().decode():
+            pass
+        go_on.set()
+        assert {one.result().status_code for one in (first, last)} == {200}
+        assert here.result(60).responses[0].rewards
+    assert "medrm_waiting_rows 0.0" in service.metrics.exposition().decode()
     never = client.post("/v1/score", json={"cases": body["cases"] * 3})
     assert never.status_code == 413
     assert "More than 4 answers in one request" in never.json()["error"]["message"]

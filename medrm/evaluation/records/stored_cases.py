@@ -32,6 +32,8 @@ LONGEST_SIDE = 384
 
 _QUALITY = 80
 _MOST_BYTES = 2**20
+"""Of a kept image: what is larger was not made here, and is not read."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 

@@ -118,10 +118,9 @@ def write_seed_exports(folder: Path, texts: bool = True) -> Path:
     """
     comparison, target = _comparison(folder, texts), folder / "exports"
     columns = ("dimension", "before", "after", INTERVAL, "p", "n", "ceiling")
-    dimensions = seed_tables.dimension_table(comparison)
-    dimensions = dimensions.pick(columns, f"{dimensions.caption}.", {"p": "p (adjusted)"})
+    full_table = seed_tables.dimension_table(comparison)
     tables = {
-        "dimensions": dimensions,
+        "dimensions": full_table.pick(columns, f"{full_table.caption}.", {"p": "p (adjusted)"}),
         "seeds": seed_tables.seed_table(comparison),
         "controls": seed_tables.control_table(comparison) if comparison["controls"] else None,
     }
