@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ TOO_LITTLE_FOR_WORKERS = (
 )
 """What to do where processes that load images fail."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk, a quota and a limit on a file's size say when they take no more."""
 
 _UNUSABLE = {
@@ -126,6 +127,16 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(number, _said(error, number), _path_of(error) or str(path)) from error
 
 
+def refusal_of(folder: Path) -> str | None:
+    """Returns why a folder takes no file although its mode allows it, as those of /proc do."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if error.errno not in _FULL:  # for which there may be room by then
+            return f"{folder} takes no file ({error.strerror}); give another path"
+    return None
+
+
 def causes(error: BaseException) -> Iterator[Exception]:
     """Yields an error and those that it was raised from, the outermost first.
 
@@ -168,7 +179,7 @@ def _said(error: BaseException, number: int) -> str:
 
 def _unwritten(error: Exception) -> Failure | None:
     number = _number_of(error)
-    if number not in FULL:
+    if number not in _FULL:
         return None
     path = _path_of(error) or "A file"
     return Failure(

@@ -22,7 +22,7 @@ from types import UnionType
 from typing import Any, BinaryIO, Literal, TextIO, Union, get_args, get_origin
 
 from medrm.errors import ConfigError, refuse, shortened
-from medrm.failures import FULL, naming
+from medrm.failures import naming, refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -376,21 +376,10 @@ def _place_problem(target: Path, folder: bool) -> str | None:
     while not os.path.lexists(target) and target != target.parent:
         target = target.parent
     if target.is_dir():
-        if not os.access(target, os.W_OK | os.X_OK):
-            return f"this user cannot write in {target}; give another path"
-        return _refusal_of(target)
+        denied = f"this user cannot write in {target}; give another path"
+        return refusal_of(target) if os.access(target, os.W_OK | os.X_OK) else denied
     way = "leads nowhere" if target.is_symlink() else "is no folder"
     return f"{target} {way}; give another path, or remove what lies there"
-
-
-def _refusal_of(folder: Path) -> str | None:
-    """Returns why a folder takes no file although its mode allows it, as those of /proc do."""
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        if error.errno not in FULL:  # for which there may be room by then
-            return f"{folder} takes no file ({error.strerror}); give another path"
-    return None
 
 
 def check_outputs(paths: Mapping[str, str | Path | None], *, folders: bool = True) -> None:

@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = (5.0, 60.0)
 """Until the first line of the log, doubled for each further one, and at most."""
 
+_BURST = 1.0
+"""Seconds in which all that was computed together is counted: only then a rate means anything."""
+
 
 def progress_bar(
     *columns: ProgressColumn,
@@ -80,21 +83,23 @@ def progress(
     """
     completed, wait = done, _SECONDS_BETWEEN_LINES[0]
     start = last = time.monotonic()
-    due = start + wait
+    due, told_from = start + wait, start + wait + _BURST
     with progress_bar(TimeRemainingColumn(), show=show) as bar:
         task = bar.add_task(name, total=total, completed=done)
 
         def advance(count: int, *, before: bool = False) -> None:
-            nonlocal completed, done, start, last, wait, due
+            nonlocal completed, done, start, last, wait, due, told_from
             now = time.monotonic()
-            # What is computed together ends together: it is told once all of it has been counted.
-            if show and bar.disable and now >= due and completed > done:
+            if last < due <= now:
+                told_from = now + _BURST
+            if show and bar.disable and now >= told_from and completed > done:
                 wait = min(2 * wait, _SECONDS_BETWEEN_LINES[1])
-                due = now + wait
+                due, told_from = now + wait, now + wait + _BURST
                 rate = (completed - done) / max(last - start, 1e-6)
                 logger.info("%s", _told(name, completed, total, rate))
             if before and completed == done:  # nothing was computed yet
-                start, due = now, now + wait
+                start = now
+                due, told_from = start + wait, start + wait + _BURST
             completed, done, last = completed + count, done + before * count, now
             bar.advance(task, count)
 

@@ -30,7 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 import medrm
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case, Turn
-from medrm.scorer.caller_cases import caller_case, image_ref
+from medrm.scorer.caller_cases import image_ref
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +64,9 @@ def pixels() -> Image.Image:
 
 
 def rewards_of(scorer: RewardModel, image: Any, question: str, answer: str, *context: Turn) -> Any:
-    """The rewards of an answer in a conversation about one image."""
-    case = Case("x", (image_ref(image, 0),), question, (answer,), context=context)
+    """The rewards of an answer in a conversation about one image, or none."""
+    images = () if image is None else (image_ref(image, 0),)
+    case = Case("x", images, question, (answer,), context=context)
     ((_, rewards),) = scorer.score_cases([case])
     return rewards[0]
 
@@ -181,12 +182,13 @@ def test_what_cannot_be_scored_is_none_alone(
     assert close([rewards[0], rewards[2]], alone)
     assert [rewards[i] for i in (1, 3, 4)] == [None] * 3
     assert "3 of 5 completions have no reward" in caplog.text
-    assert "1 x int as an image" in caplog.text
-    assert "1 x a row has more than 200 tokens, the model's limit" in caplog.text
-    assert re.search(r"1 x Image \S+ cannot be decoded", caplog.text)
-    caplog.clear()
+    for told in (
+        "int as an image",
+        "a row has more than 200 tokens",
+        r"Image \S+ cannot be decoded",
+    ):
+        assert re.search(f"1 x {told}", caplog.text), told
     assert reward.one("Is it?", "yes", images=[b"junk"]) is None
-    assert "too long" not in caplog.text
     assert re.search(r"1 of 1 completions have no reward: 1 x Image .* cannot", caplog.text)
     odd: list[Any] = [[], [{"role": "assistant", "content": None}], [None], 7, "yes"]
     asked = reward(["?"] * 5, odd)
@@ -368,23 +370,10 @@ def test_ms_swift_calls_a_registered_class(
         monkeypatch.setenv("MEDRM_REWARD_READS_SYSTEM", reads)
         shim("ms_swift_plugin")
         scored = rewards.orms["medrm_overall"]()(ANSWERS[:1], messages=told)
-        alone = dataclasses.replace(
-            caller_case("score", None, QUESTIONS[0], ANSWERS[:1]), context=tuple(before)
-        )
-        ((_, wanted),) = scorer.score_cases([alone])
-        assert scored[0] == pytest.approx(wanted[0, 1], abs=1e-5)
+        assert close(scored, rewards_of(scorer, None, QUESTIONS[0], ANSWERS[0], *before)[1:])
     monkeypatch.setenv("MEDRM_REWARD_READS_SYSTEM", "yes")
     with pytest.raises(ConfigError, match="MEDRM_REWARD_READS_SYSTEM is 'yes'; give 0 or 1"):
         medrm.RewardFunction.from_environment()
-
-
-def test_special_tokens_that_end_an_answer_are_taken_off(scorer: RewardModel) -> None:
-    """Those of the reward model, and of a policy with another tokenizer."""
-    reward = medrm.RewardFunction(scorer)
-    for end in ("<|im_end|>", " <|endoftext|> \n</s>", "<end_of_turn>\n", "<|eot_id|>" * 3000, ""):
-        assert reward.without_end(f"a < b and <b> |> c{end}") == "a < b and <b> |> c"
-    assert reward.without_end("<|im_end|>") == reward.without_end("") == ""
-    assert reward.without_end("yes \n") == "yes \n"
 
 
 def test_openrlhf_calls_reward_func(

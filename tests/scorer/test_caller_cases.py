@@ -20,6 +20,7 @@ from tiny import save_tiny
 from medrm.data.case_set import read_set
 from medrm.errors import DataError
 from medrm.scorer.caller_cases import image_ref, row_case
+from medrm.scorer.completion_cases import without_end
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
 
@@ -198,3 +199,13 @@ def test_threads_get_the_scores_of_their_own_cases(scorer: RewardModel, calls: i
         finally:
             stop.set()
         assert all(stream.result() >= 1 for stream in streams)
+
+
+def test_special_tokens_that_end_an_answer_are_taken_off() -> None:
+    """Those of the reward model, and of a policy with another tokenizer."""
+    tokens = ["[END]", "<|im_end|>"]
+    ends = ("[END]", "<|im_end|>", " <|endoftext|> \n</s>", "<end_of_turn>\n", "<|eot|>" * 3000, "")
+    for end in ends:
+        assert without_end(f"a < b and <b> |> c{end}", tokens) == "a < b and <b> |> c"
+    assert without_end("<|im_end|>", []) == without_end("", tokens) == ""
+    assert without_end("yes \n", tokens) == "yes \n"
