@@ -182,11 +182,7 @@ def test_what_cannot_be_scored_is_none_alone(
     assert close([rewards[0], rewards[2]], alone)
     assert [rewards[i] for i in (1, 3, 4)] == [None] * 3
     assert "3 of 5 completions have no reward" in caplog.text
-    for told in (
-        "int as an image",
-        "a row has more than 200 tokens",
-        r"Image \S+ cannot be decoded",
-    ):
+    for told in ("int as", "a row has more than 200 tokens", r"Image \S+ cannot be decoded"):
         assert re.search(f"1 x {told}", caplog.text), told
     assert reward.one("Is it?", "yes", images=[b"junk"]) is None
     assert re.search(r"1 of 1 completions have no reward: 1 x Image .* cannot", caplog.text)
