@@ -22,8 +22,13 @@ class DataOptions:
     """What is learned from and measured on."""
 
     train_data: str | None = option(
-        None, "Training cases: a file or folder, a name in data/, or a hub data set id."
+        None, "Training cases: a path, name in data/, hub id, or mix A=0.7,B=0.3."
     )
+    mixture_seed: int = option(0, "Decides which cases of a mix, or below a cap, are drawn.")
+    max_cases_per_prompt: int | None = option(
+        None, "Most training cases with one question about the same images."
+    )
+    max_cases_per_image: int | None = option(None, "Most training cases that show one image.")
     benchmark: str | None = option(
         None,
         "What is measured: a name in evaluation/benchmarks/, or a set like train_data. None: the "
@@ -39,20 +44,20 @@ class DataOptions:
     )
     primary_dimension: list[str] | None = option(
         None,
-        "The dimension of the headline; of several, comma separated, the first that is labelled, "
-        "where `any` is the first of all. None: overall where labelled, else the first.",
+        "The dimension of the headline; of several, comma separated, the first that is labelled "
+        "(`any`: the first of all). None: overall where labelled, else the first.",
     )
     split_by_cluster: str | None = option(
         None, "Shares of train, development, test of one set (default 0.7,0.1,0.2)."
     )
     development_share: float = option(
         0.1,
-        "Share of the training clusters kept for choosing, with a benchmark of its own or folds.",
+        "Share of training clusters kept for choosing.",
     )
     crossfit: int = option(
         0,
-        "Folds of a cross-fitted run, 2 to 20, in which one set serves for all: a model is trained "
-        "for each, on the other folds, and judges it. 0: one model, one test part.",
+        "Folds, 2 to 20, of a cross-fitted run on one set: a model for each is trained on "
+        "the others and judges it. 0: one model, one test part.",
     )
     aggregation: Literal["shares", "dawid_skene", "mace"] = option(
         "shares", "How votes become label shares: as counted, or by a model of the annotators."
@@ -65,9 +70,7 @@ class DataOptions:
         "What slight votes count: three quarters for their answer and one for the other, half a "
         "vote (and strong ones one and a half), or a vote.",
     )
-    min_vote_seconds: float = option(
-        0.0, "Votes that took less are dropped; those that state no time stay."
-    )
+    min_vote_seconds: float = option(0.0, "Votes that took less, as they state, are dropped.")
     annotator_weights: str | None = option(
         None, 'Weight of every annotator\'s votes, such as {"senior": 2, "junior": 1}.'
     )
@@ -83,6 +86,11 @@ class DataOptions:
                 getattr(self, name)
             except ConfigError as error:
                 unparsed[str(error)] = True
+        caps = {
+            name: getattr(self, name)
+            for name in ("max_cases_per_prompt", "max_cases_per_image")
+            if getattr(self, name) is not None
+        }
         two_sets = None not in (self.train_data, self.benchmark)
         folds, has_split = self.crossfit, self.split_by_cluster is not None
         share, excluded = self.development_share, self.max_excluded_share
@@ -98,6 +106,10 @@ class DataOptions:
             ),
             "benchmark_name needs --benchmark PATH: it names a set of your own": (
                 self.benchmark_name is not None and self.benchmark is None
+            ),
+            **{f"{name} is {cap}; give 1 or more": cap < 1 for name, cap in caps.items()},
+            f"{' and '.join(caps)} need --train_data: what is trained on is capped": (
+                bool(caps) and self.train_data is None
             ),
             "split_by_cluster splits one set, but train_data and benchmark are two; leave it "
             "out, or give one of them (development_share splits the training data)": (
@@ -187,8 +199,7 @@ class ModelOptions:
         "on",
         "Read what the answers of a case share (images, question, template) once, in training and "
         "in scoring: the same numbers up to rounding, at the cost of the unique tokens. Models "
-        "that cannot (see medrm/models/prefix_sharing/batch.py) run separate rows and say so. off: "
-        "separate rows, for checking.",
+        "that cannot run separate rows and say so. off: separate rows, for checking.",
     )
     trust_remote_code: bool = option(False, "Run code that the checkpoint ships.")
     load_in_4bit: bool = option(False, "QLoRA: load the base in 4 bits (NF4, bitsandbytes).")

@@ -149,7 +149,7 @@ class CaseSet:
     time that they took. `dimensions` are those that some label mentions. `agreement` is empty where
     no case has two annotators. `ceiling` (the reachable accuracy by dimension) and `synthetic` come
     from `dataset.json` beside the data. `hub_id` is the data set of the hub that was read; None:
-    another source.
+    another source. `mixed` are the sets of a mixture.
     """
 
     name: str
@@ -163,6 +163,28 @@ class CaseSet:
     synthetic: bool = False
     hub_id: str | None = None
     fast_votes: FastVotes = FastVotes()
+    mixed: tuple[MixedSet, ...] = ()
+
+
+@dataclass(frozen=True)
+class MixedSet:
+    """One set of a mixture, and what became of its cases.
+
+    Attributes:
+        name: in the mixture.
+        case_set: the set itself.
+        share: of the mixture that it is to have; None: all of its cases count.
+        repeated: cases that a set named earlier has as well.
+        capped: cases left out by the caps on prompts and images.
+        drawn: cases in the mixture.
+    """
+
+    name: str
+    case_set: CaseSet
+    share: float | None
+    repeated: int
+    capped: int
+    drawn: int
 
 
 def read_cases(path: str | Path) -> list[Case]:

@@ -249,9 +249,11 @@ def _metadata(
         repo_id: where it is published; empty: not known.
     """
     named = contract.base_digest is None or contract.base_model == PHANTOM_BASE
-    results, train_data = None, ""
+    results, trained_on = None, list[str]()
     if run_dir is not None:
-        train_data = read_json(run_dir / RUN_FILE)["data"]["train"]["name"]
+        data = read_json(run_dir / RUN_FILE)["data"]
+        names = data.get("mixture") or [data["train"]["name"]]
+        trained_on = [name for name in names if re.fullmatch(r"[\w-]+/[\w.-]+", name)]
         if title and benchmark_entries(run_dir) is not None:
             results = benchmark_results(read_report(run_dir / "evaluation" / "after"))
     is_lora, is_judge = contract.trained == "lora", contract.judge is not None
@@ -275,7 +277,7 @@ def _metadata(
             contract.objective.replace("_", "-"),
             *(["lora"] if is_lora else []),
         ],
-        datasets=[train_data] if re.fullmatch(r"[\w-]+/[\w.-]+", train_data) else None,
+        datasets=trained_on or None,
         model_name=title if results else None,
         eval_results=results,
     )

@@ -65,11 +65,13 @@ def published_files(
 
 
 def _are_public(saved: Path, is_public: Callable[[str, str], bool]) -> bool:
-    """Returns whether all images come from one public data set of the hub."""
+    """Returns whether all images come from public data sets of the hub."""
     path = saved.absolute().parent / RUN_FILE
     if not path.is_file():
         return False
     run = json.loads(path.read_text(encoding="utf-8"))
-    data, start = run["data"]["train"], run["config"].get("init_adapter")
-    hub_id = data.get("hub_id")
-    return hub_id is not None and start is None and is_public(hub_id, data["revision"])
+    sets = [*run["data"].get("mixture", {}).values()] or [run["data"]["train"]]
+    named = [(source.get("hub_id"), source["revision"]) for source in sets]
+    if run["config"].get("init_adapter") is not None or any(hub_id is None for hub_id, _ in named):
+        return False
+    return all(is_public(hub_id, revision) for hub_id, revision in named)

@@ -38,7 +38,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, PreTrainedModel
 from trl.models import get_act_offloading_ctx_manager
 
-from medrm.data.batched import batched
 from medrm.data.store.indexed_cases import TokenCounts, column, tokens_of
 from medrm.errors import ConfigError
 from medrm.models.families import family_of
@@ -48,6 +47,7 @@ from medrm.objectives.checkpoint_weights import NamedAsInMemory
 from medrm.objectives.data_workers import watched
 from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.objective import BradleyTerryConfig, TrainingInputs
+from medrm.objectives.rates import measured, rates_of
 from medrm.objectives.sharding import ShardedTraining
 from medrm.objectives.step_plan import Draw, StepPlan, TokenBudget
 from medrm.objectives.targets import Targets, tally
@@ -62,9 +62,6 @@ Layout = Literal["answers", "cases", "packed"]
 
 MakeRows = Callable[[Sequence[Case]], Mapping[str, Any]]
 """Turns cases into the model's inputs, one row for each answer, case-major."""
-
-_LABELS_AT_ONCE = 4096
-"""Cases whose labels are in memory at once."""
 
 _PADDING = -1
 """Case index of rows that pad a batch up to its size: all processes must gather the same shape."""
@@ -336,47 +333,18 @@ class PreferenceTrainer(
         return None, rewards, indices
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Returns loss, accuracy and margin, for each dimension and their mean."""
+        """Returns loss, accuracy and margin, for each dimension and their mean, and by set."""
         rewards, indices = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         row_of = {int(index): row for row, index in enumerate(indices) if index != _PADDING}
-        count = len(self.targets.dimensions)
-        counts, losses, weights = torch.zeros(3, count), torch.zeros(count), torch.zeros(count)
-        for chunk in batched(range(len(self.development)), _LABELS_AT_ONCE):
-            cases = [self.development[index] for index in chunk]
-            case_rewards = [
-                rewards[row_of[index]][: len(case.answers)]
-                for index, case in zip(chunk, cases, strict=True)
-            ]
-            rows = torch.from_numpy(np.concatenate(case_rewards))
-            for group in self.targets.groups(cases, [1.0] * len(cases)):
-                counts += tally(group, rows)
-                group_losses = self.targets.losses(group, rows, self._tie_logits)
-                losses += (group.weights * group_losses).sum(0)
-                weights += group.weights.sum(0)
-        metrics = {"loss": float(losses.sum() / weights.sum()), **self._rates(counts)}
-        for name, loss, weight in zip(self.targets.dimensions, losses, weights, strict=True):
-            if weight > 0:
-                metrics[f"loss_{name}"] = float(loss / weight)
-        return metrics
-
-    def _rates(self, counts: Tensor) -> dict[str, float]:
-        """Returns accuracy and margin of (3, D) tallies; a dimension without labels has none."""
-        correct, margin, labels = counts.cpu()
-        present = labels > 0
-        rates = {}
-        for name, sums in (("accuracy", correct), ("margin", margin)):
-            if present.any():
-                rates[name] = float((sums[present] / labels[present]).mean())
-            for index in present.nonzero().flatten().tolist():
-                dimension = self.targets.dimensions[index]
-                rates[f"{name}_{dimension}"] = float(sums[index] / labels[index])
-        return rates
+        return measured(
+            self.targets, self.development, lambda n: rewards[row_of[n]], self._tie_logits
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs; a training line gains accuracy and margin since the line before, of all ranks."""
         if "loss" in logs:
             counts = self.accelerator.reduce(self._tally, reduction="sum")
-            logs = {**logs, **self._rates(counts)}
+            logs = {**logs, **rates_of(counts, self.targets.dimensions)}
             self._tally = torch.zeros_like(self._tally)
         super().log(logs, start_time)
 

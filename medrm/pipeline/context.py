@@ -38,8 +38,9 @@ from medrm.models.trainable import add_adapter
 from medrm.models.training_images import KnownImages
 from medrm.objectives import load_objective
 from medrm.objectives.objective import Objective, fit_for_training
+from medrm.pipeline.data_splits import DataSplits
 from medrm.pipeline.option_checks import check_init_adapter, skeleton_control_applies
-from medrm.pipeline.prepare_data import DataSplits, check_excluded
+from medrm.pipeline.prepare_data import check_excluded
 from medrm.pipeline.processes import first_ones_first, from_main
 from medrm.pipeline.seen_images import images_of_training
 from medrm.pipeline.whole_evaluations import sealing, whole_report

@@ -8,6 +8,7 @@ from pathlib import Path
 from medrm.data.case_set import read_set
 from medrm.data.images import examine
 from medrm.data.lint import stored_findings
+from medrm.data.mixture import read_training_set
 from medrm.errors import DataError
 from medrm.evaluation.audit import Audit, audit, check_kinds
 from medrm.evaluation.report import json_bytes
@@ -52,7 +53,7 @@ def audit_source(
         if any(findings.get(finding) for finding in fail_on):
             return False
         raise
-    train = read_set(train_data) if train_data is not None else None
+    train = read_training_set(train_data) if train_data is not None else None
     with counting("images") as progress:
         facts = examine([*case_set.cases, *(train.cases if train else ())], progress)
     result = audit(case_set, facts, findings, train)

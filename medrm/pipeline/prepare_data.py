@@ -6,34 +6,35 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from medrm.config.options import DataOptions
 from medrm.config.parse import Run
-from medrm.data.case_set import CaseSet, dimensions_of, read_set
+from medrm.data.case_set import CaseSet, dimensions_of
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import LabelRules
+from medrm.data.mixture import Drawing, in_shares, read_training_set
 from medrm.data.sources import Excluded
 from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
 from medrm.data.store.indexed_cases import (
     CaseIndex,
     IndexedCases,
     StoredFacts,
-    column,
     concatenate,
     label_column,
     select,
     stored_facts,
     unreadable_cases,
 )
+from medrm.data.store.joint_index import SET_GROUP
 from medrm.errors import ConfigError, DataError, alike_together, nearest, refuse, report
-from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
+from medrm.evaluation.benchmark import GROUPS, Benchmark, benchmark_from_cases
 from medrm.evaluation.benchmark_loading import BenchmarkRequest, load_benchmark
+from medrm.pipeline.data_splits import DataSplits
 from medrm.progress_bar import counting
 from medrm.schema import Case
 
@@ -44,97 +45,6 @@ SPLIT_SEED = 0
 
 DigestPair = tuple[str, str]
 """The digests of two images that show the same picture."""
-
-
-@dataclass(frozen=True)
-class DataSplits:
-    """Checked cases of one run. `facts` holds what decoding each distinct image showed."""
-
-    train: Sequence[Case]
-    development: Sequence[Case]
-    benchmark: Benchmark
-    dimensions: tuple[str, ...]
-    primary: str
-    excluded: tuple[Excluded, ...]
-    facts: Mapping[str, ImageFacts]
-    leaks: LeakReport
-    source: CaseSet
-
-    def describe(self) -> str:
-        """Returns what the terminal says of the data."""
-        benchmark = self.benchmark
-        lines = [
-            f"{self.source.name}: {len(self.train)} training and {len(self.development)} "
-            f"development cases; benchmark {benchmark.name}: {len(benchmark.cases)} cases in "
-            f"{benchmark.clusters} clusters; {len(self.excluded)} training cases set aside"
-        ]
-        sets = {self.source.digest: self.source, benchmark.source.digest: benchmark.source}
-        lines += [line for source in sets.values() for line in agreement_lines(source)]
-        lines += ceiling_lines(benchmark)
-        if self.leaks.repeated_questions or self.leaks.repeated_answers:
-            lines.append(
-                f"benchmark cases whose question / an answer also stands in the training data: "
-                f"{self.leaks.repeated_questions} / {self.leaks.repeated_answers}"
-            )
-        return "\n".join(lines)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns the data section of run.json."""
-        return {
-            "train": {
-                "name": self.source.name,
-                **({"hub_id": self.source.hub_id} if self.source.hub_id else {}),
-                "revision": self.source.revision,
-                "digest": self.source.digest,
-                "cases": len(self.train),
-                "sequence": _sequence(self.train),
-                "agreement": {
-                    name: dataclasses.asdict(agreement)
-                    for name, agreement in self.source.agreement.items()
-                },
-            },
-            "development": {
-                "cases": len(self.development),
-                "sequence": _sequence(self.development),
-            },
-            "benchmark": {
-                "name": self.benchmark.name,
-                "revision": self.benchmark.source.revision,
-                "digest": self.benchmark.source.digest,
-                "cases": len(self.benchmark.cases),
-                "ceiling": dict(self.benchmark.source.ceiling),
-            },
-            "dimensions": list(self.dimensions),
-            "primary_dimension": self.primary,
-            "leaks": dataclasses.asdict(self.leaks),
-            "excluded": list(map(dataclasses.asdict, self.excluded)),
-        }
-
-
-def _sequence(cases: Sequence[Case]) -> str:
-    """Returns the SHA-256 over the digests of cases in their order, which decides every step."""
-    return hashlib.sha256(column(cases, "digest").tobytes()).hexdigest()
-
-
-def agreement_lines(source: CaseSet) -> list[str]:
-    """Returns how far the annotators of a set agree, a line for each dimension."""
-    lines = []
-    for name, agreement in source.agreement.items():
-        alpha = "none (all votes alike)" if agreement.alpha is None else f"{agreement.alpha:.3f}"
-        lines.append(
-            f"{source.name}, agreement on {name}: Krippendorff's alpha {alpha}, raw "
-            f"{agreement.raw:.3f} ({agreement.annotators} annotators)"
-        )
-    return lines
-
-
-def ceiling_lines(benchmark: Benchmark) -> list[str]:
-    """Returns the accuracy within reach, where that is known, as one line."""
-    ceiling = benchmark.source.ceiling
-    if not ceiling:
-        return []
-    reachable = ", ".join(f"{name} {value:.3f}" for name, value in ceiling.items())
-    return [f"ceiling (reachable accuracy): {reachable}"]
 
 
 def prepare_data(run: Run) -> DataSplits:
@@ -156,7 +66,11 @@ def prepare_data(run: Run) -> DataSplits:
         train, development = _split(source, fractions, copies)
     else:
         train, development, test = _split(source, options.split_fractions, copies)
-        benchmark = replace(benchmark_from_cases(learned.name, source, test), layout=learned.layout)
+        benchmark = replace(
+            benchmark_from_cases(learned.name, source, test),
+            layout=learned.layout,
+            groups=learned.groups,
+        )
     return _checked(options, source, facts, train, development, benchmark)
 
 
@@ -279,6 +193,7 @@ def _checked(
     )
     refuse(leaks.fatal, title, DataError)
     train, unusable_train = set_aside_unusable(train, dimensions, facts)
+    train = in_shares(train, source.mixed, options.mixture_seed)
     development, unusable_development = set_aside_unusable(development, dimensions, facts)
     excluded = (*source.excluded, *unusable_train, *unusable_development)
     check_excluded(excluded, len(train) + len(development), options.max_excluded_share)
@@ -304,8 +219,16 @@ def _read(options: DataOptions, *, trained: bool) -> Benchmark:
     departments = Path(options.department_map) if options.department_map else None
     images = Path(options.image_root) if options.image_root else None
     if trained and options.train_data is not None:
-        source = read_set(options.train_data, rules, departments, image_root=images)
-        return Benchmark(source.name, source)
+        caps = (options.max_cases_per_prompt, options.max_cases_per_image)
+        drawing = Drawing(options.mixture_seed, *caps)
+        source = read_training_set(options.train_data, rules, departments, images, drawing)
+        several = len(source.mixed) > 1
+        for part in source.mixed if several else ():
+            set_aside = [
+                replace(row, case_id=f"{part.name}/{row.case_id}") for row in part.case_set.excluded
+            ]
+            check_excluded(set_aside, len(part.case_set.cases), options.max_excluded_share)
+        return Benchmark(source.name, source, (*GROUPS, SET_GROUP) if several else GROUPS)
     named = (str(options.benchmark), options.data_root, options.benchmark_name)
     asked = (*named, images, departments)
     return load_benchmark(BenchmarkRequest(*asked), rules=rules)

@@ -132,7 +132,7 @@ _OF_CONTENT = ("data,", "content of ")
 def _renamed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns which of the options that name files have other values, or that none has."""
     names = sorted(name for name in BY_CONTENT if name in now and then.get(name) != now[name])
-    lines = [f"{name}: {_said(then.get(name))} then, {_said(now[name])} now" for name in names]
+    lines = [f"{name}: {then.get(name)} then, {now[name]} now" for name in names]
     given = ", ".join(f"{name} {now[name]}" for name in sorted(BY_CONTENT) if now.get(name))
     return lines or [f"the options name the same as then ({given}): what lies there has changed"]
 
@@ -187,6 +187,13 @@ def _flat(manifest: Manifest) -> dict[str, Any]:
         if name in _DERIVED:
             continue
         members = value if isinstance(value, dict) else {"": value}
+        if name == "mixture":  # what differs is named by set and property
+            members = {
+                f"{mixed} {key}": content
+                for mixed, properties in members.items()
+                for key, content in properties.items()
+                if key not in _DERIVED
+            }
         flat |= {
             f"data, {name} {member}".rstrip(): content
             for member, content in members.items()

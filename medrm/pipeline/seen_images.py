@@ -11,7 +11,7 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.leak_check import check_images
 from medrm.models.published_contract import images_of
 from medrm.models.training_images import KnownImages, digests_of
-from medrm.pipeline.prepare_data import DataSplits
+from medrm.pipeline.data_splits import DataSplits
 from medrm.scorer.specs import saved_folder
 
 

@@ -23,15 +23,16 @@ from medrm.evaluation.benchmark import Benchmark
 from medrm.objectives import load_objective
 from medrm.pipeline.conclusion import conclude, conclude_folds
 from medrm.pipeline.context import RunContext, stage
-from medrm.pipeline.manifest import inputs_of, manifest_of
-from medrm.pipeline.option_checks import check_options
-from medrm.pipeline.prepare_data import (
+from medrm.pipeline.data_splits import (
     DataSplits,
     agreement_lines,
     ceiling_lines,
-    prepare_data,
-    prepare_folds,
+    mixture_lines,
+    mixture_record,
 )
+from medrm.pipeline.manifest import inputs_of, manifest_of
+from medrm.pipeline.option_checks import check_options
+from medrm.pipeline.prepare_data import prepare_data, prepare_folds
 from medrm.pipeline.processes import check_launch, first_ones_first
 from medrm.pipeline.run_folder import FOLDS, FolderStart, check_output, open_folder, plan_start
 from medrm.pipeline.run_lock import owned
@@ -170,6 +171,7 @@ def _summary(benchmark: Benchmark, splits_of_folds: Sequence[DataSplits]) -> dic
         for number, splits in enumerate(splits_of_folds, start=1)
     ]
     return {
+        **mixture_record(source, {"benchmark": benchmark.cases}),
         "train": {**first["train"], "cases": cases},
         "benchmark": {**first["benchmark"], "digest": source.digest, "cases": cases},
         "dimensions": first["dimensions"],
@@ -191,6 +193,7 @@ def _describe(benchmark: Benchmark, summary: dict[str, Any]) -> str:
                 f"clusters, learns from {fold['train']}, chooses by {fold['development']}"
                 for fold in folds
             ),
+            *mixture_lines(benchmark.source, {"benchmark": benchmark.cases}),
             *agreement_lines(benchmark.source),
             *ceiling_lines(benchmark),
         ]

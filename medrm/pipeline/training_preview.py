@@ -28,6 +28,7 @@ from medrm.objectives import load_objective
 from medrm.objectives.objective import visible_gpu_problems
 from medrm.objectives.step_preview import StepPreview
 from medrm.pipeline.context import RunContext
+from medrm.pipeline.data_splits import mixture_rows
 from medrm.pipeline.evaluation_preview import evaluations_table
 from medrm.pipeline.launch_settings import LaunchSettings, as_the_file_asks
 from medrm.pipeline.manifest import inputs_of, sharding
@@ -224,6 +225,9 @@ def _data_tables(context: RunContext) -> Iterator[Table]:
     rows.append({"cases": "set aside", "number": f"{len(splits.excluded):,}"})
     names = ", ".join(splits.dimensions)
     yield table_of("Data", rows, f"Dimensions: {names}; the headline is {splits.primary}.")
+    if mixture := mixture_rows(splits.source, splits.parts):
+        written = [{name: str(content) for name, content in row.items()} for row in mixture]
+        yield table_of("Sets that are trained on", written)
 
 
 def trained_table(rehearsed: RehearsedRun) -> Table:

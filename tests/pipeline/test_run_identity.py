@@ -28,7 +28,8 @@ from medrm.pipeline.run_identity import (
 )
 
 _TEXT = """
-objective dimensions primary_dimension split_by_cluster development_share crossfit aggregation
+objective dimensions primary_dimension benchmark_name mixture_seed max_cases_per_prompt
+max_cases_per_image split_by_cluster development_share crossfit aggregation
 vote_ties vote_strength min_vote_seconds annotator_weights max_excluded_share dtype
 attn_implementation shared_prefix
 trust_remote_code load_in_4bit load_in_8bit min_pixels max_pixels max_length reward_template

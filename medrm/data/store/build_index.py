@@ -29,7 +29,7 @@ from medrm.data.images import StoredFile
 from medrm.data.labels import LabelRules, VoteTally, labels_of
 from medrm.data.sources import CaseDraft, ReadResult, size_problem
 from medrm.data.splits import cluster_keys, cluster_names
-from medrm.data.store.case_records import SCHEMA, case_record
+from medrm.data.store.case_records import DIGEST, SCHEMA, case_record
 from medrm.data.store.indexed_cases import (
     CASES_FILE,
     CLUSTERS_FILE,
@@ -46,11 +46,15 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 8
+VERSION = 9
 """Of the files of an index; raised whenever the same set would give others."""
 
-_CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string())))
-_KEYS = pa.schema({"keys": pa.list_(pa.string())})
+CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string()))).append(
+    pa.field("cluster_keys", pa.list_(DIGEST))
+)
+"""`cluster_keys` are hashes of what cases of another set may share, such as a patient."""
+
+KEYS = pa.schema({"keys": pa.list_(pa.string())})
 _CASES_AT_ONCE = 1024
 _REMEMBERED_PATHS = 2**16
 
@@ -158,23 +162,22 @@ def _build(
     noted_paths: set[str] = set()
     cases_path, keys_path = folder / CASES_FILE, folder / "keys.arrow"
     with (
-        pa.ipc.new_file(str(cases_path), _CASES) as cases_file,
-        pa.ipc.new_file(str(keys_path), _KEYS) as keys_file,
+        pa.ipc.new_file(str(cases_path), CASES) as cases_file,
+        pa.ipc.new_file(str(keys_path), KEYS) as keys_file,
         pa.ipc.new_file(str(folder / VOTES_FILE), VOTES) as votes_file,
     ):
         labelled = _labelled(result.drafts, rules, tally)
         for batch in batched(labelled, _CASES_AT_ONCE):
             cases = [_case(draft, labels, departments) for draft, labels in batch]
+            keys = [cluster_keys(draft) for draft, _ in batch]
             records = [
                 case_record(case, tables)
                 | {"image_files": list(_image_files(case, started, noted_paths))}
-                for case in cases
+                | {"cluster_keys": list(map(_key_digest, filter(_is_shared, keys_of_case)))}
+                for case, keys_of_case in zip(cases, keys, strict=True)
             ]
-            if len(noted_paths) > _REMEMBERED_PATHS:
-                noted_paths.clear()
-            cases_file.write_batch(pa.RecordBatch.from_pylist(records, schema=_CASES))
-            keys = [{"keys": cluster_keys(draft)} for draft, _ in batch]
-            keys_file.write_batch(pa.RecordBatch.from_pylist(keys, schema=_KEYS))
+            cases_file.write_batch(pa.RecordBatch.from_pylist(records, schema=CASES))
+            keys_file.write_batch(pa.RecordBatch.from_pydict({"keys": keys}, schema=KEYS))
             votes_file.write_batch(codes.records([draft.votes for draft, _ in batch]))
             dimensions |= dict.fromkeys(name for case in cases for name in case.labels)
             if problem := size_problem(None, dimensions):
@@ -203,6 +206,15 @@ def _build(
         },
     }
     (folder / INDEX_FILE).write_text(json.dumps(about), encoding="utf-8")
+
+
+def _is_shared(key: str) -> bool:
+    """Returns whether a cluster's key means the same in another set; ids of prompts do not."""
+    return not key.startswith("prompt:")
+
+
+def _key_digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _labelled(
@@ -240,6 +252,8 @@ def _image_files(case: Case, started: int, noted_paths: set[str]) -> Iterator[st
         started: when the building of the index began, in ns.
         noted_paths: of files that were noted for other cases; those of this one are added.
     """
+    if len(noted_paths) > _REMEMBERED_PATHS:
+        noted_paths.clear()
     for read in (ref.read for ref in case.images if isinstance(ref.read, StoredFile)):
         path = read.link or read.path
         if path not in noted_paths:
