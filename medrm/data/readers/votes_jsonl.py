@@ -175,7 +175,7 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
             f"{line.location}: {case} has other {name} than on {first.location}; lines of one case "
             "must agree"
             for field, name in _SHARED.items()
-            if getattr(line.draft, field) != getattr(draft, field)
+            if _shared(line.draft, field) != _shared(draft, field)
         ]
         for dimension, (vote,) in line.draft.votes.items():
             votes = draft.votes.setdefault(dimension, [])
@@ -188,6 +188,12 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
         draft.remarks += line.draft.remarks
         problems += [(3, line.number, conflict) for conflict in conflicts]
     return draft
+
+
+def _shared(draft: CaseDraft, field: str) -> Any:
+    """Returns what a field says; equal images are the same, whatever their files are called."""
+    value = getattr(draft, field)
+    return [ref.digest or ref.name for ref in value] if field == "images" else value
 
 
 def _read_line(number: int, location: str, row: Row) -> _Line | list[str]:

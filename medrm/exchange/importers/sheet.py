@@ -187,13 +187,13 @@ class _SheetReader:
 
     def _images(self, row: Row) -> list[Any]:
         images: list[Any] = []
-        for name in self._mapping.columns.get("image", ()):
-            cell = row.get(name)
+        cells = [row.get(name) for name in self._mapping.columns.get("image", ())]
+        for cell in cells:
             if isinstance(cell, str) and not cell.startswith("data:"):
                 images += filter(None, (path.strip() for path in re.split(r"[;\r\n]", cell)))
             elif cell not in (None, ""):
                 images += cell if isinstance(cell, list) else [cell]
-        if self._has("image") and not images:
+        if cells and not images and [] not in cells:  # an empty list says that there is none
             raise _RefusedError(f"it has no image in {self._named('image')}")
         return images
 
