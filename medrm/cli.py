@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 from medrm.config.command_line import CommandParser, add_options, command_of, values_of
 from medrm.config.options import JudgeOptions
-from medrm.data_commands import add_data_commands
 from medrm.errors import ConfigError
 from medrm.files import check_outputs
 from medrm.guard import guarded
@@ -188,8 +187,15 @@ def build_parser() -> argparse.ArgumentParser:
         ("throughput", _add_throughput, "measure speed with shared prefixes, and without"),
     ):
         add(commands.add_parser(name, help=text))
-    add_data_commands(commands.add_parser("data", help="make, check and convert annotation data"))
+    text = "make, check, measure and convert annotation data"
+    commands.add_parser("data", help=text, fill=_add_data_commands)
     return parser
+
+
+def _add_data_commands(parser: argparse.ArgumentParser) -> None:
+    from medrm.data_commands import add_data_commands
+
+    add_data_commands(parser)
 
 
 def _add_rescore(parser: argparse.ArgumentParser) -> None:

@@ -22,11 +22,18 @@ from medrm.errors import printable
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations and says what a misspelt option or command may mean."""
+    """A parser that takes no abbreviations and says what a misspelt option or command may mean.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        fill: adds what the parser knows once it is asked, for that may take a second to import.
+    """
+
+    def __init__(
+        self, fill: Callable[[argparse.ArgumentParser], None] | None = None, **options: Any
+    ) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._commands: Any = None
+        self._fill = fill
 
     def add_subparsers(self, **options: Any) -> Any:
         """Adds commands, whose parsers are of this class as well."""
@@ -40,6 +47,9 @@ class CommandParser(argparse.ArgumentParser):
 
         A misspelt `--benchmark` is wrong in itself; argparse would say that there is none.
         """
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
         argv = sys.argv[1:] if args is None else list(args)
         options = argv[: argv.index("--")] if "--" in argv else argv
         if self._commands is not None:  # what follows the command is for its own parser
