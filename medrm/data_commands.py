@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medrm.config.command_line import command_of
 from medrm.pipeline.data_agreement import AgreementRequest
+from medrm.pipeline.data_build import BuildRequest
 from medrm.pipeline.data_export import DataExportRequest
 from medrm.pipeline.data_import import ImportRequest
 
@@ -30,11 +31,15 @@ def add_data_commands(parser: argparse.ArgumentParser) -> None:
     add_agreement = command_of(
         AgreementRequest, "medrm.pipeline.data_agreement:measure_agreement", "source", _SOURCE
     )
+    add_build = command_of(
+        BuildRequest, "medrm.pipeline.data_build:build_cases", "file", "file to build from"
+    )
     kinds = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, add, text in (
         ("phantom", _add_phantom, "write phantom cases in both layouts"),
         ("import", add_import, "annotation from sheets and other programs"),
         ("export", add_data_export, "cases for a further reader, other trainers, or the hub"),
+        ("build", add_build, "pairs from questions with one reference answer each"),
         ("audit", _add_audit, "check a set of cases"),
         ("agreement", add_agreement, "how far the readers of a set agree"),
     ):

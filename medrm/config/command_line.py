@@ -89,15 +89,17 @@ def add_options(
         listed = make_list is not dataclasses.MISSING
         default: Any = make_list() if listed else field.default
         required = default is dataclasses.MISSING
+        name = field.name.rstrip("_")  # a field cannot have the name of a keyword
         if default is False:
-            parser.add_argument(f"--{field.name}", action="store_true", help=text)
+            parser.add_argument(f"--{name}", action="store_true", help=text)
             continue
         if default and not required:
             text += f" (default {' '.join(map(str, default)) if listed else default})"
         literal = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
         types = (hint, *typing.get_args(hint))
         parser.add_argument(
-            f"--{field.name}",
+            f"--{name}",
+            dest=field.name,
             type=_filled_path if Path in types else _number_type(types),
             nargs="+" if listed else None,
             choices=field.metadata.get("choices", literal),

@@ -77,7 +77,7 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     opened = open_source(path, request.image_root, content)
     importer = importer_of(opened)
     summary = write_votes(request.output, opened, importer, overwrite=request.overwrite_output_dir)
-    _print(summary, request.output)
+    print_summary(summary, request.output)
     return summary
 
 
@@ -116,8 +116,8 @@ def _suggest(request: ImportRequest, opened: Opened) -> dict[str, Any]:
     return {"mapping": suggestion.text, "open_points": suggestion.open_points}
 
 
-def _print(summary: dict[str, Any], output: Path) -> None:
-    """Shows what was taken and what was not."""
+def print_summary(summary: dict[str, Any], output: Path) -> None:
+    """Shows what was taken of a file and what was not."""
     rows = [{"dimension": name, **_cells(counts)} for name, counts in summary["votes"].items()]
     share = summary["without_image"] / max(1, summary["rows"])
     lines = [

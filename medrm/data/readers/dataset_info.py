@@ -60,19 +60,21 @@ def ranking_info(path: Path) -> RankingInfo | None:
     info_path = path.parent / DATASET_INFO
     info = read_json_file(info_path) if info_path.is_file() else {}
     # Other tools have a file of this name as well, which holds a list.
-    entries = (
-        (entry for entry in info.values() if isinstance(entry, dict))
-        if isinstance(info, dict)
-        else ()
+    described = info.values() if isinstance(info, dict) else ()
+    of_rankings = (
+        settings
+        for settings in described
+        if isinstance(settings, dict)
+        and settings.get("file_name") == path.name
+        and settings.get("ranking")
     )
-    named = (entry for entry in entries if entry.get("file_name") == path.name)
-    entry = next((entry for entry in named if entry.get("ranking")), None)
-    if entry is None:
+    settings = next(of_rankings, None)
+    if settings is None:
         return None
-    columns, tags = (entry.get(key) or {} for key in ("columns", "tags"))
+    columns, tags = (settings.get(key) or {} for key in ("columns", "tags"))
     if not fits(columns, dict[str, str]) or not fits(tags, dict[str, str]):
         raise DataError(f"{info_path}: columns and tags of {path.name!r} must be names.")
-    is_alpaca = entry.get("formatting", "alpaca") == "alpaca"
+    is_alpaca = settings.get("formatting", "alpaca") == "alpaca"
     return RankingInfo(
         "llamafactory_alpaca" if is_alpaca else "llamafactory_sharegpt",
         {_COLUMNS.get(name, name): column for name, column in columns.items()},

@@ -120,12 +120,12 @@ def _instructed(row: Row) -> list[Row]:
     history = row.get("history") or []
     if not fits(history, list[list[str]]) or any(len(pair) != 2 for pair in history):
         raise DataError("'history' must be a list of pairs of texts, a question and its answer")
-    asked = [row[name] for name in ("instruction", "input") if row.get(name)]
-    if not asked or not fits(asked, list[str]):
+    parts = [row[name] for name in ("instruction", "input") if row.get(name)]
+    if not parts or not fits(parts, list[str]):
         raise DataError("'instruction' and 'input' must be texts, of which one is not empty")
-    said = [text for pair in history for text in pair] + ["\n".join(asked)]
+    texts = [text for pair in history for text in pair] + ["\n".join(parts)]
     roles = ("user", "assistant")
-    turns = [{"role": roles[index % 2], "content": text} for index, text in enumerate(said)]
+    turns = [{"role": roles[index % 2], "content": text} for index, text in enumerate(texts)]
     return _with_system(row, turns)
 
 
