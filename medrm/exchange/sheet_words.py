@@ -97,6 +97,32 @@ _COMPARED = re.compile(r"(\w+) ?(>{1,3}|<{1,3}|=) ?(\w+)")
 _NUMBER = re.compile(r"[+\u2212-]?\d+([.,]\d+)?")
 
 
+_NUMBER_WORDS = {
+    "ratings": re.compile(r"(score|punkte?|rating|sterne|star|qualitaet|quality|bewertung|note)s?"),
+    "ranks": re.compile(r"(rang|rank|platz|platzierung|ranking)"),
+}
+"""What a column of numbers for one answer is named after: the highest is best, or the lowest."""
+
+_EITHER_END = re.compile(r"bewertung|note")
+"""Of those words, the ones that do not say which end of the numbers is best."""
+
+
+class NumberName(NamedTuple):
+    """What the name of a column says that holds a number for one answer.
+
+    Attributes:
+        numbers: `ratings` or `ranks`.
+        side: which answer: a, b, left or right.
+        dimension: that the numbers are about.
+        is_clear: whether the name says which end is best.
+    """
+
+    numbers: str
+    side: str
+    dimension: str
+    is_clear: bool
+
+
 class Side(NamedTuple):
     """An answer that a text names, and how strongly it is preferred (empty: nothing is said)."""
 
@@ -138,6 +164,28 @@ def answer_side(name: str) -> str | None:
     sides = [_SIDES[word] for word in words if word in _SIDES]
     others = [word for word in words if word not in _SIDES and not _ANSWER_WORD.fullmatch(word)]
     return sides[0] if len(sides) == 1 and not others else None
+
+
+def number_name(name: str) -> NumberName | None:
+    """Returns what a column is named after that holds a number for one answer, if it does.
+
+    >>> number_name("Punkte Genauigkeit (Modell 2)")
+    NumberName(numbers='ratings', side='b', dimension='accuracy', is_clear=True)
+    """
+    words = plain(name).split()
+    for numbers, pattern in _NUMBER_WORDS.items():
+        stated = [word for word in words if pattern.fullmatch(word)]
+        dimension = next((key for key, p in _DIMENSIONS.items() if p.search(plain(name))), None)
+        others = [
+            word
+            for word in words
+            if word not in stated and not (dimension and _DIMENSIONS[dimension].fullmatch(word))
+        ]
+        side = answer_side(" ".join(others))
+        if stated and side:
+            is_clear = not any(map(_EITHER_END.fullmatch, stated))
+            return NumberName(numbers, side, dimension or "overall", is_clear)
+    return None
 
 
 def vote_name(name: str) -> tuple[str | None, str]:

@@ -13,10 +13,12 @@ from medrm.errors import printable, shortened
 from medrm.exchange.imported import Opened, Suggestion
 from medrm.exchange.mapping import MEANINGS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
 from medrm.exchange.sheet_words import (
+    NumberName,
     answer_side,
     is_identifying,
     is_number,
     meaning_of,
+    number_name,
     role_of,
     vote_name,
 )
@@ -30,6 +32,8 @@ IMAGE_NAME = re.compile(
     r"data:image/.*|.+\.(png|jpe?g|tiff?|bmp|gif|webp|dcm|dicom|nii|nii\.gz|jp2)", re.DOTALL
 )
 """How a cell with an image is written, in small letters."""
+
+_BEST = {"ratings": "the highest number is best", "ranks": "the lowest number is best"}
 _SIDE_ROLE = dict(zip(("a", "b", "left", "right"), (*PAIR, *SIDES), strict=True))
 
 
@@ -105,6 +109,7 @@ class _Suggester:
         self._open_points: list[str] = []
         self._columns = self._roles()
         self._order = self._columns.pop("order", [])
+        self._numbers = self._number_columns()
         self._votes = self._vote_columns()
         self._ignored = [name for name in [*self._free] if is_identifying(name)]
         for name in self._ignored:
@@ -131,6 +136,21 @@ class _Suggester:
             if role and (role not in roles or role in SEVERAL):
                 roles.setdefault(role, []).append(self._free.pop(column.name))
         return roles
+
+    def _number_columns(self) -> list[tuple[NumberName, list[_Column]]]:
+        """Takes the columns that hold a number for each answer, in the order of the answers."""
+        sides = ("left", "right") if SIDES[0] in self._columns else ("a", "b")
+        named = {
+            what: column
+            for column in self._free.values()
+            if column.is_numeric and (what := number_name(column.name))
+        }
+        taken = []
+        for what, column in named.items():
+            second = named.get(what._replace(side=sides[1]))
+            if what.side == sides[0] and second is not None:
+                taken.append((what, [self._free.pop(c.name) for c in (column, second)]))
+        return taken
 
     def _vote_columns(self) -> list[tuple[_Column, str, str]]:
         """Takes the columns that hold votes, with the dimension and the annotator of each."""
@@ -183,7 +203,8 @@ class _Suggester:
 
     def _vote_lines(self) -> Iterator[str]:
         yield "votes:  # each column with votes, what they are about, and whose they are"
-        if not self._votes:
+        yield from self._number_lines()
+        if not self._votes and not self._numbers:
             point = self._open("no column is recognised as votes")
             yield f"  - column: {point}"
             yield "    dimension: overall"
@@ -197,9 +218,24 @@ class _Suggester:
                 yield f"    dimension: {_quoted(dimension)}"
             if annotator:
                 yield f"    annotator: {_quoted(annotator)}"
-        yield f"values:  # what they mean: {', '.join(MEANINGS[:8])},"
-        yield f"  # {', '.join(MEANINGS[8:])} (no vote)"
-        yield from self._value_lines()
+        if self._votes or not self._numbers:
+            yield f"values:  # what they mean: {', '.join(MEANINGS[:8])},"
+            yield f"  # {', '.join(MEANINGS[8:])} (no vote)"
+            yield from self._value_lines()
+
+    def _number_lines(self) -> Iterator[str]:
+        for what, columns in self._numbers:
+            names = ", ".join(_quoted(column.name) for column in columns)
+            yield f"  - {what.numbers}: [{names}]  # {_BEST[what.numbers]}"
+            dimension = _quoted(what.dimension)
+            if not what.is_clear:
+                shown = " and ".join(repr(column.name) for column in columns)
+                dimension = self._open(f"whether the highest number in {shown} is best")
+                dimension += "  # write it when ratings, or ranks in its place, is right above"
+            yield f"    dimension: {dimension}"
+            if "annotator" not in self._columns:
+                annotator = self._open(f"nothing says whose the numbers in {names} are")
+                yield f"    annotator: {annotator}"
 
     def _value_lines(self) -> Iterator[str]:
         counts: Counter[str] = Counter()

@@ -24,6 +24,9 @@ from medrm.version import __version__
 REPORT_FILE = "import_report.json"
 _IMAGES = "images"
 
+_MOST_WRITTEN = 2**31
+"""2 GiB of votes: a small workbook may name one long text in a million cells."""
+
 _STARTS = {
     b"\x89PNG": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -60,19 +63,24 @@ def write_votes(
         overwrite: whether an earlier import is replaced.
 
     Raises:
-        DataError: not one row can be taken.
+        DataError: not one row can be taken, or the votes are too large.
         ConfigError: the folder cannot be written.
     """
     with new_folder(output, opened.path, (REPORT_FILE,), overwrite=overwrite) as draft:
         imported = importer.read(opened)
         writer = _SetWriter(draft, opened)
-        with (draft / VOTES_FILE).open("w", encoding="utf-8") as file:
+        written = 0
+        with (draft / VOTES_FILE).open("wb") as file:
             for place, line in restored(imported.lines, opened.path.parent):
                 taken = writer.take(place, line)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
                 else:
-                    file.write(json.dumps(taken, ensure_ascii=False) + "\n")
+                    written += file.write(f"{json.dumps(taken, ensure_ascii=False)}\n".encode())
+                if written > _MOST_WRITTEN:
+                    raise DataError(
+                        f"{opened.path} gives votes of more than {_MOST_WRITTEN:,} bytes; split it."
+                    )
         summary = _report(opened, importer, imported, writer)
         _refuse_nothing(opened.path, summary, imported)
         text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)

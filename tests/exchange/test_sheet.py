@@ -184,6 +184,27 @@ def test_ratings_and_ranks_of_several_answers(tmp_path: Path) -> None:
     assert lines[0]["extra"]["rz"] == "2"
 
 
+def test_numbers_for_each_answer(tmp_path: Path) -> None:
+    sides = {"Frage": "Was?", "Antwort links": "Milz", "Antwort rechts": "Leber", "R": "eins"}
+    turned = {**sides, "Antwort links": "Leber", "Antwort rechts": "Milz", "R": "zwei"}
+    rows: list[dict[str, Any]] = [
+        {**sides, "Links": "Modell 1", "Punkte links": 5, "Punkte rechts": "2,5", "Note links": 1},
+        {**turned, "Links": "Modell 2", "Punkte links": 4, "Punkte rechts": 4, "Note links": 2},
+    ]
+    rows = [{"Leser": row.pop("R"), **row, "Note rechts": 6} for row in rows]
+    opened = open_source(table(tmp_path / "n.tsv", rows))
+    suggestion = suggest(opened)
+    (point,) = suggestion.open_points
+    assert point == "whether the highest number in 'Note links' and 'Note rechts' is best"
+    text = suggestion.text.replace('ratings: ["Note', 'ranks: ["Note')
+    lines, report = imported(opened.path, text.replace('dimension: "?"', "dimension: accuracy"))
+    assert not report["unread"]
+    assert [line["votes"] for line in lines] == [
+        {"overall": "A", "accuracy": "A"},
+        {"overall": "tie", "accuracy": "B"},
+    ]
+
+
 def test_parquet_and_json_keep_what_they_hold(folder: Path) -> None:
     row = {"id": 17.0, "image": {"bytes": (folder / "bilder" / "a.png").read_bytes()}, **TEXT_ROWS}
     row |= {"reader": 3, "preference": "A", "age": float("nan"), "tags": ["ct", None], "raw": b"12"}

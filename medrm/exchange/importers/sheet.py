@@ -227,7 +227,7 @@ class _SheetReader:
     def _meaning(self, vote: VoteColumn, row: Row, answers: _Answers) -> Any:
         """Returns the value of a vote, for the answers as they are stored."""
         if not vote.column:
-            return self._ranking(vote, row)
+            return self._ranking(vote, row, answers)
         stated = text_of(row.get(vote.column))
         meaning = (vote.values or self._mapping.values).get(value_key(stated))
         if meaning is None:
@@ -248,9 +248,11 @@ class _SheetReader:
         letter = answers.left if side == "left" else _TURNED[answers.left]
         return f"{strength}_{letter.lower()}" if strength else letter
 
-    def _ranking(self, vote: VoteColumn, row: Row) -> str | list[list[int]]:
-        """Returns the answers by their numbers, best first; of two, which one is better."""
+    def _ranking(self, vote: VoteColumn, row: Row, answers: _Answers) -> str | list[list[int]]:
+        """Returns the stored answers by their numbers, best first; of two, which one is better."""
         names = vote.ratings or vote.ranks
+        if answers.left == "B" and SIDES[0] in self._mapping.columns:
+            names = names[::-1]
         numbers = [number_of(row.get(name)) for name in names]
         if None in numbers:
             stated = ", ".join(repr(text_of(row.get(name))) for name in names)
