@@ -74,7 +74,10 @@ def open_table(path: Path, boundary: Path | None = None) -> RowTable:
     if suffix == ".parquet":
         return parquet_table(path, boundary or folder)
     if suffix not in SUFFIXES:
-        raise DataError(f"{path} is no data file; accepted are {', '.join(SUFFIXES)}.")
+        raise DataError(
+            f"{path} is no data file; accepted are {', '.join(SUFFIXES)}. A sheet, and what other "
+            "programs write, is made one by `medrm data import`."
+        )
     problems: list[str] = []
     lines = suffix == ".jsonl"
     rows = JsonLines(path, problems) if lines else list(_json_list(path))

@@ -20,8 +20,8 @@ _COLUMN_WORDS: dict[str, str] = {
     r"|bewerter|beurteiler|reviewer|doctor|physician|user|nutzer|experte?|judge)(in)?"
     r"( id| name| kuerzel| nr)?",
     "dimension": r"(bewertungs)?(kriterium|criterion|dimension|aspekt|aspect|merkmal)",
-    "order": r"(modell |model |antwort |answer )?(links|left)( modell| model| antwort| steht)?"
-    r"|linkes? (modell|antwort)|reihenfolge|order|(left|links) is",
+    "order": r"(modell |model |antwort |answer )?(links|left)( modell| model| antwort)?"
+    r"|linkes? (modell|antwort)|reihenfolge|order",
     "patient": r"(patient|patienten|pat)( id| nr| nummer| no)?|patientennummer|patientenid|pid",
     "study": r"(studie|study|untersuchung)(en)?( id| nr| uid)?|accession( number)?",
     "organ": r"organ|koerperregion|region|body ?part|anatomie",
@@ -151,6 +151,11 @@ def role_of(name: str) -> str | None:
     """Returns what a column holds by its name: a role of a mapping, `order`, or None."""
     words = plain(name)
     return next((role for role, pattern in _COLUMNS.items() if pattern.fullmatch(words)), None)
+
+
+def says_left(name: str) -> bool:
+    """Returns whether a column's name speaks of what is on the left."""
+    return bool({"links", "linke", "linkes", "left"} & {*plain(name).split()})
 
 
 def is_identifying(name: str) -> bool:

@@ -20,6 +20,7 @@ from medrm.exchange.sheet_words import (
     meaning_of,
     number_name,
     role_of,
+    says_left,
     vote_name,
 )
 from medrm.exchange.tables.grid import text_of
@@ -32,6 +33,9 @@ IMAGE_NAME = re.compile(
     r"data:image/.*|.+\.(png|jpe?g|tiff?|bmp|gif|webp|dcm|dicom|nii|nii\.gz|jp2)", re.DOTALL
 )
 """How a cell with an image is written, in small letters."""
+
+_SHOWN = 50
+"""Characters of a value that are shown."""
 
 _BEST = {"ratings": "the highest number is best", "ranks": "the lowest number is best"}
 _SIDE_ROLE = dict(zip(("a", "b", "left", "right"), (*PAIR, *SIDES), strict=True))
@@ -79,9 +83,14 @@ class _Column:
         return known and not self.is_numeric and not self.has_more
 
     @property
+    def names_answers(self) -> bool:
+        """Whether all its values name one of the two answers."""
+        return {*map(meaning_of, self.values)} in ({"A"}, {"B"}, {"A", "B"})
+
+    @property
     def examples(self) -> str:
         """A few of its values."""
-        shown = [_quoted(shortened(value, 40)) for value, _ in self.values.most_common(3)]
+        shown = [_quoted(_cut(value)) for value, _ in self.values.most_common(3)]
         return ", ".join(shown) or "it is empty"
 
 
@@ -131,6 +140,8 @@ class _Suggester:
                 roles[_SIDE_ROLE[side]] = [self._free.pop(column.name)]
         for column in [*self._free.values()]:
             role = role_of(column.name)
+            if says_left(column.name) and column.names_answers:
+                role = "order"
             if role is None and column.images and column.images >= sum(column.values.values()) / 2:
                 role = "image"
             if role and (role not in roles or role in SEVERAL):
@@ -247,7 +258,7 @@ class _Suggester:
         for value, count in sorted(counts.items()):
             meaning, doubt = self._meaning(value, is_scale)
             if meaning == UNKNOWN:
-                meaning = self._open(f"what {shortened(value, 60)!r} means as a vote{doubt}")
+                meaning = self._open(f"what {_cut(value)!r} means as a vote{doubt}")
             yield f"  {_quoted(value)}: {meaning}  # {count} times{doubt}"
         if not counts:
             yield f'  "1": {self._open("no vote is recognised")}'
@@ -277,7 +288,7 @@ class _Suggester:
         for value, count in sorted(column.values.items()):
             meaning = meaning_of(value)
             if meaning not in ("A", "B"):
-                meaning = self._open(f"which answer {shortened(value, 60)!r} is, on the left")
+                meaning = self._open(f"which answer {_cut(value)!r} is, on the left")
             yield f"    {_quoted(value)}: {meaning}  # {count} times"
         if column.has_more:
             self._open(f"column {column.name!r} has more than {_MOST_VALUES} different values")
@@ -301,6 +312,10 @@ def _quoted(text: str) -> str:
     """Returns a text in quotes, as YAML reads it back."""
     dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)
     return dumped.strip()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _shown(text: str) -> str:

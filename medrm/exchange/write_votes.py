@@ -7,15 +7,17 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from medrm.data.images import file_image
 from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
 from medrm.data.readers.votes_jsonl import VOTES_FILE, line_problems
-from medrm.data.row_tables import Row
+from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
-from medrm.exchange.case_files import restored
+from medrm.exchange.case_files import image_suffix, restored
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
@@ -26,17 +28,6 @@ _IMAGES = "images"
 
 _MOST_WRITTEN = 2**31
 """2 GiB of votes: a small workbook may name one long text in a million cells."""
-
-_STARTS = {
-    b"\x89PNG": ".png",
-    b"\xff\xd8\xff": ".jpg",
-    b"GIF8": ".gif",
-    b"BM": ".bmp",
-    b"II*\0": ".tif",
-    b"MM\0*": ".tif",
-    b"RIFF": ".webp",
-}
-"""How images start that have no file's name, to their suffix."""
 
 _OF_CASE = {
     "images": "images",
@@ -49,7 +40,12 @@ _OF_CASE = {
 
 
 def write_votes(
-    output: Path, opened: Opened, importer: Importer, *, overwrite: bool = False
+    output: Path,
+    opened: Opened,
+    importer: Importer,
+    joined: Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Imports a file as a set in a new folder, and returns the report that is written there.
 
@@ -60,6 +56,7 @@ def write_votes(
         output: the folder; it appears complete or not at all.
         opened: the file.
         importer: of its form.
+        joined: the folder of a set of votes that are written before those of the file.
         overwrite: whether an earlier import is replaced.
 
     Raises:
@@ -71,7 +68,8 @@ def write_votes(
         writer = _SetWriter(draft, opened)
         written = 0
         with (draft / VOTES_FILE).open("wb") as file:
-            for place, line in restored(imported.lines, opened.path.parent):
+            new_lines = restored(imported.lines, opened.path.parent)
+            for place, line in chain(_joined_lines(joined, imported), new_lines):
                 taken = writer.take(place, line)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
@@ -86,6 +84,32 @@ def write_votes(
         text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)
         (draft / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return summary
+
+
+def _joined_lines(folder: Path | None, imported: Imported) -> Iterator[LocatedRow]:
+    """Yields the lines of an earlier set, their images as bytes.
+
+    Raises:
+        DataError: it is none.
+    """
+    if folder is None:
+        return
+    if not (folder / VOTES_FILE).is_file():
+        raise DataError(f"{folder} holds no {VOTES_FILE}, so nothing can be joined with it.")
+    problems: list[str] = []
+    for place, line in JsonLines(folder / VOTES_FILE, problems):
+        paths = line.get("images", [line["image"]] if "image" in line else [])
+        line = {key: value for key, value in line.items() if key != "image"}
+        try:
+            line["images"] = [file_image(str(path), folder).read() for path in paths]
+        except (DataError, OSError) as error:
+            problems.append(f"{place}: {error}")
+            continue
+        yield f"{folder.name}/{VOTES_FILE} {place}", line
+    name = f"{folder.name}/{VOTES_FILE}"
+    imported.unread += [
+        unread(f"{name} {problem}", "it cannot be joined", "") for problem in problems
+    ]
 
 
 class _SetWriter:
@@ -179,8 +203,7 @@ class _SetWriter:
                 return self._stored[written]
             content = inline_bytes(written)
         if content is not None:
-            suffix = (_STARTS[start] for start in _STARTS if content.startswith(start))
-            return self._write(content, next(suffix, ""))
+            return self._write(content, image_suffix(content))
         path = self._portable(written)
         ref = file_image(path, self._opened.path.parent, None, self._opened.image_root)
         if ref.problem is not None:

@@ -48,6 +48,11 @@ class ImportRequest:
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the file)"
     )
+    join: Path | None = option(
+        None,
+        "folder of a set whose votes are written before those of FILE, such as those of the first "
+        "readers on the same cases",
+    )
     overwrite_output_dir: bool = option(
         False, "replace what an earlier import has left in output, or the file of --suggest"
     )
@@ -76,7 +81,8 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     content = read_mapping(request.mapping) if request.mapping is not None else None
     opened = open_source(path, request.image_root, content)
     importer = importer_of(opened)
-    summary = write_votes(request.output, opened, importer, overwrite=request.overwrite_output_dir)
+    overwrite = request.overwrite_output_dir
+    summary = write_votes(request.output, opened, importer, request.join, overwrite=overwrite)
     print_summary(summary, request.output)
     return summary
 

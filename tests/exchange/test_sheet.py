@@ -331,3 +331,22 @@ def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shown.split()
     )
     assert "row 5: there is no file 'bilder/b.png'" in shown
+
+
+def test_a_further_reader_is_joined(folder: Path) -> None:
+    lines, _ = imported(write(folder / "first.csv", GERMAN))
+    first = folder / "set of first.csv"
+    rows = [
+        {**lines[0], "images": [str(first / lines[0]["images"][0])], "annotator": "Ada"},
+        {**lines[0], "images": [str(first / lines[0]["images"][0])]},
+    ]
+    (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["data", "import", str(folder / "more.jsonl"), "--output", str(folder / "all")]
+    assert main([*command, "--join", str(folder)]) == 2
+    assert main([*command, "--join", str(first)]) == 0
+    report = json.loads((folder / "all" / "import_report.json").read_text())
+    assert report["annotators"] == {"Müller": 2, "Weiß": 1, "Ada": 1}
+    (refused,) = report["unread"]
+    assert "'Müller' votes twice on 'accuracy' of case '007', also on set of" in refused["reason"]
+    (case, _) = read_set(str(folder / "all")).cases
+    assert case.labels["accuracy"].votes == 3

@@ -53,7 +53,7 @@ def open_grid(path: Path, grid: Grid, notes: list[str], header_row: int | None =
     names = _names(path, header, group, notes)
     titles = above[: index - 1 if group else index]
     notes += [
-        f"Row {title} lies above the header and is not read: {shortened(printable(text), 100)!r}."
+        f"Row {title} lies above the header and is not read: {shortened(printable(text))!r}."
         for title, cells in titles
         if (text := " ".join(filter(None, _texts(cells))))
     ]
