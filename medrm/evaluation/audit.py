@@ -17,6 +17,7 @@ from medrm.data.store.case_records import plain_text
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.benchmark import baselines
 from medrm.evaluation.records.jsonl import grouped
+from medrm.evaluation.vote_audit import FAST_SECONDS, MOST_FAST, fast_findings, vote_measures
 from medrm.schema import Case, PairLabel
 from medrm.statistics.intervals import mean, small_cell_interval
 from medrm.statistics.significance import minimum_detectable
@@ -37,6 +38,9 @@ LENGTH = (0.25, 0.75)
 MOST_TIES = 0.5
 MOST_SPLIT = 0.25
 """Of the labels: without a majority."""
+
+MOST_NEITHER = 0.25
+"""Of the labels: that no answer is acceptable."""
 
 LEAST_ALPHA = 0.2
 """Krippendorff's alpha; below it agreement is slight (Landis and Koch 1977)."""
@@ -77,6 +81,9 @@ KINDS = {
     "length": f"the longer answer clearly outside {LENGTH[0]:.0%} to {LENGTH[1]:.0%} of the labels",
     "ties": f"more than {MOST_TIES:.0%} ties",
     "no_majority": f"more than {MOST_SPLIT:.0%} of the labels without a majority",
+    "neither": f"more than {MOST_NEITHER:.0%} of the labels that no answer is acceptable",
+    "fast_votes": f"a reader with more than {MOST_FAST:.0%} of the votes in less than "
+    f"{FAST_SECONDS:g} s",
     "agreement": f"Krippendorff's alpha below {LEAST_ALPHA}",
     "leaks": "what --train_data shares with the set",
 }
@@ -123,6 +130,7 @@ def audit(
         name: _labels(cases, name, checked.agreement.get(name)) for name in checked.dimensions
     }
     organs = _organs(cases, checked.dimensions)
+    votes = vote_measures(cases)
     findings = {
         **{name: (file_findings or {}).get(name, []) for name in stored.KINDS},
         "missing_dimensions": _missing(cases, labels),
@@ -136,6 +144,8 @@ def audit(
         "length": _lengths(labels),
         "ties": _too_many(labels, "tie", MOST_TIES, "ties"),
         "no_majority": _too_many(labels, "no_majority", MOST_SPLIT, "without a majority"),
+        "neither": _too_many(labels, "neither", MOST_NEITHER, "that no answer is acceptable"),
+        "fast_votes": fast_findings(votes),
         "agreement": _slight(labels),
         "leaks": list(leaks.fatal) if leaks else [],
     }
@@ -149,6 +159,7 @@ def audit(
         "text_only": sum(not case.images for case in cases),
         "images": _images(_facts(cases, facts)),
         "labels": labels,
+        "votes": votes,
         "organs": organs,
         "groups": {
             group: dict(Counter(case.groups[group] for case in cases if group in case.groups))
@@ -193,8 +204,9 @@ def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) 
     choices = [
         (label.choice, case)
         for case in labelled
-        if isinstance(label := case.labels[dimension], PairLabel)
+        if isinstance(label := case.labels[dimension], PairLabel) and not label.unacceptable
     ]
+    pair_labels = sum(isinstance(case.labels[dimension], PairLabel) for case in labelled)
     counts = Counter(choice for choice, _ in choices)
     pairs = [(float(choice == 0), case) for choice, case in choices if choice in (0, 1)]
     differences = [len(case.answers[0]) - len(case.answers[1]) for _, case in pairs]
@@ -209,11 +221,12 @@ def _labels(cases: Sequence[Case], dimension: str, agreement: Agreement | None) 
     table = baselines(labelled, [dimension])
     return {
         "cases": len(labelled),
-        "n": counts.total(),
+        "n": pair_labels,
         "A": counts[0],
         "tie": counts["tie"],
         "B": counts[1],
         "no_majority": counts[None],
+        "neither": pair_labels - counts.total(),
         "votes": sum(case.labels[dimension].votes for case in labelled),
         "agreement": None if agreement is None else asdict(agreement),
         "rules": {rule: table[rule][dimension] for rule in SHOWN_RULES},

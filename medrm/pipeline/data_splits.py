@@ -69,6 +69,7 @@ class DataSplits:
                 "revision": self.source.revision,
                 "digest": self.source.digest,
                 "cases": len(self.train),
+                "fast_votes": sum(self.source.fast_votes.by_annotator.values()),
                 "sequence": _sequence(self.train),
                 "agreement": {
                     name: dataclasses.asdict(agreement)

@@ -74,7 +74,7 @@ CUT = (
 )
 """How a step is cut into micro-batches."""
 
-_DERIVED = ("name", "hub_id", "revision", "leaks", "excluded", "clusters")
+_DERIVED = ("name", "hub_id", "revision", "leaks", "excluded", "clusters", "fast_votes")
 """What run.json says of data besides their content, or what follows from it."""
 
 

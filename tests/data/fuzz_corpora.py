@@ -18,6 +18,20 @@ from medrm.data.images import examine
 from medrm.data.lint import stored_findings
 from medrm.data.readers.unlabelled import count_rows, input_files, read_rows
 
+_SAID = {
+    "seconds": {"accuracy": 12.5, "overall": 3},
+    "confidence": "high",
+    "reason": {"overall": "Both miss the lesion."},
+    "comment": "blurred",
+    "extra": {"row": 4},
+    "context": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which organ?"}]},
+        {"role": "assistant", "content": "The liver."},
+    ],
+}
+"""What a line of votes may say besides."""
+
 
 def _votes(root: Path) -> Path:
     (root / "images").mkdir(parents=True)
@@ -29,6 +43,7 @@ def _votes(root: Path) -> Path:
         vote("c1", "a2", patient="p", organ="brain", votes={"accuracy": "B"}),
         vote("c2", "a1", image=..., images=["images/1.png", "images/2.png"]),
         vote("c3", "a1", **several, votes={"overall": [[0, 2], 1]}, question="Só?"),
+        vote("c4", "a1", votes={"accuracy": "slightly_b", "overall": "neither"}, **_SAID),
     ]
     write_lines(root / "votes.jsonl", rows)
     (root / "dataset.json").write_text('{"ceiling": {"overall": 0.9}, "synthetic": true}')

@@ -61,6 +61,7 @@ def test_what_a_line_says_wrongly_is_said_in_words(votes_file):
     path = votes_file(
         vote("c1", seconds=-1),
         vote("c2", seconds=float("nan")),
+        vote("c2b", seconds=10**400, confidence=-(10**30)),
         vote("c3", seconds=True, reason=["x"], extra="x", comment=3),
         vote("c4", confidence={"overall": "high"}),
         vote("c5", votes={"accuracy": "strongly_A"}),
@@ -78,6 +79,8 @@ def test_what_a_line_says_wrongly_is_said_in_words(votes_file):
     for part in (
         "line 1 (case 'c1'): 'seconds' is -1; give a number of 0 or more",
         "line 2 (case 'c2'): 'seconds' is nan",
+        "line 3 (case 'c2b'): 'seconds' is 10000",
+        "'confidence' is -1000000000000000000000000000000; give text or a number",
         "'comment' is 3; give text",
         "'extra' is 'x'; give an object",
         "'confidence' names 'overall', which 'votes' does not name",
@@ -86,7 +89,7 @@ def test_what_a_line_says_wrongly_is_said_in_words(votes_file):
         "its turns do not alternate",
         "'context' holds the image 'images/1.png'; name it in 'images'",
         "it refers to 2 images, the case has 1",
-        "line 11: case 'c10' has other context than on line 10",
+        "line 12: case 'c10' has other context than on line 11",
         "accepted is a ranking",
     ):
         assert part in message

@@ -122,3 +122,27 @@ def test_the_command_says_what_it_cannot_do(votes: Write, capsys: Any) -> None:
     assert main(["data", "agreement", str(path), "--min_vote_seconds", "5"]) == 2
     assert main(["data", "agreement", str(votes("A -", "- B"))]) == 2
     assert "no agreement to measure" in capsys.readouterr().err
+
+
+def test_the_audit_shows_time_confidence_and_neither(votes: Write, capsys: Any) -> None:
+    path = votes(*["A B"] * 36, *["neither neither"] * 14, confidence="high", seconds=20)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows[:14:2]:
+        row |= {"seconds": 2.5, "confidence": 3, "reason": "Clear."}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = path.parent / "audit.json"
+    assert main(["data", "audit", str(path), "--output", str(output)]) == 0
+    audit = json.loads(output.read_text())
+    assert audit["findings"]["fast_votes"] == ["'r1': 14% of 50 votes took less than 10 s"]
+    (neither,) = audit["findings"]["neither"]
+    assert neither == "overall: 14 of 50 labels that no answer is acceptable"
+    assert (audit["labels"]["overall"]["neither"], audit["labels"]["overall"]["n"]) == (14, 50)
+    overall = audit["votes"]["dimensions"]["overall"]
+    assert overall["values"] == {"A": 36, "B": 36, "neither": 28}
+    assert (overall["neither"], overall["fast"], overall["timed"]) == (0.28, 0.07, 100)
+    assert overall["confidence"] == {"high": 93, "3": 7}
+    assert overall["reasons"] == 7
+    assert overall["seconds"] == [20, 20, 20]
+    assert audit["votes"]["readers"]["r2"]["fast"] == 0
+    assert "20 (20, 20)" in capsys.readouterr().out
+    assert main(["data", "audit", str(path), "--fail_on", "fast_votes"]) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +32,13 @@ DETAILS = tuple(_DETAILS)
 """Columns of what belongs to a vote: a value for all votes of a line, or dimension to value."""
 
 
+_LARGEST = 1e15
+"""Of numbers that votes state; all below it are exact enough as floating-point numbers."""
+
+
 def _is_number(stated: Any) -> bool:
     is_number = isinstance(stated, int | float) and not isinstance(stated, bool)
-    return is_number and abs(stated) < math.inf
+    return is_number and abs(stated) < _LARGEST
 
 
 def read_votes_cast(row: Row, answers: int) -> tuple[dict[str, Vote], list[str]]:
@@ -68,11 +71,14 @@ def _read_details(row: Row) -> tuple[dict[str, dict[str, Any]], list[str]]:
     problems = []
     for name, (accepts, words) in _DETAILS.items():
         stated = row.get(name)
+        if stated is None:
+            continue
         by_dimension = stated if isinstance(stated, dict) else dict.fromkeys(row["votes"], stated)
-        details[name] = {key: value for key, value in by_dimension.items() if value is not None}
-        wrong = {repr(value): True for value in details[name].values() if not accepts(value)}
+        stated_for = {key: value for key, value in by_dimension.items() if value is not None}
+        wrong = {repr(value): True for value in stated_for.values() if not accepts(value)}
         problems += [f"{name!r} is {shortened(value)}; give {words}" for value in wrong]
-        if unvoted := [key for key in details[name] if key not in row["votes"]]:
+        details[name] = {key: value for key, value in stated_for.items() if accepts(value)}
+        if unvoted := [key for key in stated_for if key not in row["votes"]]:
             named = shortened(", ".join(map(repr, unvoted)))
             problems.append(f"{name!r} names {named}, which 'votes' does not name")
     return details, problems

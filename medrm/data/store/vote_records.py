@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -96,9 +96,24 @@ def votes_on(cases: Sequence[Case]) -> Iterator[tuple[int, VotesOfCase]]:
         yield int(positions[last]), votes
 
 
-def vote_columns(cases: Sequence[Case]) -> pa.Table:
-    """Returns the rows of `VOTES` of some cases of an index; of other cases none."""
+class VoteColumns(NamedTuple):
+    """The votes on some cases, each column of shape (votes,).
+
+    Attributes:
+        table: rows of `VOTES`.
+        dimensions: names by their numbers.
+        annotators: names by their numbers.
+    """
+
+    table: pa.Table
+    dimensions: Sequence[str]
+    annotators: Sequence[str]
+
+
+def vote_columns(cases: Sequence[Case]) -> VoteColumns:
+    """Returns the votes on some cases; none of cases that lie in no index."""
     if not isinstance(cases, IndexedCases):
-        return VOTES.empty_table()
+        return VoteColumns(VOTES.empty_table(), (), ())
     table = read_table(cases.case_index.folder / VOTES_FILE)
-    return table.filter(np.isin(table["case"].to_numpy(), cases.indices))
+    about, chosen = cases.case_index.about, np.isin(table["case"].to_numpy(), cases.indices)
+    return VoteColumns(table.filter(pa.array(chosen)), about["voted"], about["annotators"])

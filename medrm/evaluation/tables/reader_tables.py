@@ -18,6 +18,7 @@ from medrm.evaluation.tables.table import (
     table_of,
     with_interval,
 )
+from medrm.evaluation.vote_audit import FAST_SECONDS
 
 
 def ceiling_table(sides: Mapping[str, Mapping[str, Any]]) -> Table | None:
@@ -144,3 +145,34 @@ def _estimate(estimate: Mapping[str, Any]) -> str:
 
 def _share(share: Mapping[str, Any] | None) -> str:
     return with_interval(share["value"], share["ci95"]) if share else DASH
+
+
+def vote_tables(votes: Mapping[str, Any]) -> list[Table]:
+    """Returns the tables of `vote_measures`: none where no vote says more than what is better."""
+    dimensions, readers = votes["dimensions"], votes["readers"]
+    kept = [of for of in dimensions.values() if of["timed"] or of["confident"] or of["neither"]]
+    if not kept and len(readers) < 2:
+        return []
+    shown = dict(list(readers.items())[:_MOST_ROWS])
+    first = f" (the first {len(shown)} of {votes['all_readers']})"
+    by_reader = "votes by reader" + (first if len(shown) < votes["all_readers"] else "")
+    return [
+        table_of(caption, [{name: member, **_vote_cells(of)} for member, of in rows.items()])
+        for name, caption, rows in (
+            ("dimension", "votes by dimension", dimensions),
+            ("reader", by_reader, shown),
+        )
+    ]
+
+
+def _vote_cells(of: Mapping[str, Any]) -> dict[str, Cell]:
+    seconds = "{1:.0f} ({0:.0f}, {2:.0f})".format(*of["seconds"]) if of["seconds"] else DASH
+    return {
+        "votes": str(of["votes"]),
+        "neither": percent(of["neither"]),
+        "timed": str(of["timed"]),
+        "seconds (quartiles)": seconds,
+        f"under {FAST_SECONDS:g} s": percent(of["fast"]),
+        "confidence": counted(of["confidence"]) or DASH,
+        "reasons": str(of["reasons"]),
+    }

@@ -18,7 +18,7 @@ from medrm.evaluation.tables.comparison_tables import (
     comparison_table,
     control_table,
 )
-from medrm.evaluation.tables.reader_tables import ceiling_table, neither_line
+from medrm.evaluation.tables.reader_tables import ceiling_table, neither_line, vote_tables
 from medrm.evaluation.tables.report_tables import (
     accuracy_table,
     metric_lines,
@@ -152,6 +152,7 @@ def print_audit(audit: Audit, console: Console | None = None) -> None:
     ]
     if audit["labels"]:
         contents += [_label_table(audit), _rule_table(audit)]
+        contents += vote_tables(audit["votes"])
         contents += [_organ_table(audit)] if audit["organs"] else []
         contents.append(
             f"gain: what a paired test shows with power 80 % where {DISCORDANCE:.0%} of the cases "
@@ -210,6 +211,7 @@ def _label_table(audit: Audit) -> Table:
                 "dimension": name,
                 "cases": str(labels["cases"]),
                 **{key: percent(labels[key] / total if total else None) for key in _CHOICES},
+                "neither": percent(labels["neither"] / total if total else None),
                 "no majority": str(labels["no_majority"]),
                 "missing": str(audit["cases"] - labels["cases"]),
                 "votes": str(labels["votes"]),
@@ -217,7 +219,7 @@ def _label_table(audit: Audit) -> Table:
                 "alpha": decimal(agreement.get("alpha"), 2),
             }
         )
-    return table_of("labels: A, tie, B and the agreement of votes in percent", rows)
+    return table_of("labels: A, tie, B, neither and the agreement of votes in percent", rows)
 
 
 def _rule_table(audit: Audit) -> Table:
