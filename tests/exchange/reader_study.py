@@ -21,7 +21,7 @@ SIDES = {"A": ("links", "rechts"), "B": ("rechts", "links")}
 
 
 def write_study(
-    folder: Path, cases: int = 100, rows: int = 120, medical: tuple[Path, ...] = ()
+    folder: Path, cases: int = 100, rows: int = 120, medical: tuple[Path, ...] = (), seed: int = 7
 ) -> Path:
     """Writes `lesestudie.xlsx` and its images; the first cases are read by two readers.
 
@@ -30,6 +30,7 @@ def write_study(
         cases: how many there are.
         rows: comparisons, of which the last ones are second readings.
         medical: DICOM files that the first cases show in place of their pictures.
+        seed: another one gives other cases.
     """
     rng = np.random.default_rng(5)
     (folder / "bilder").mkdir(parents=True)
@@ -40,17 +41,22 @@ def write_study(
     book.active.append(HEADER)
     for number in range(rows):
         index = number if number < cases else number - cases
-        book.active.append(_row(folder, index, number // cases, rng, medical))
+        book.active.append(_row(folder, (seed, index), number // cases, rng, medical))
     path = folder / "lesestudie.xlsx"
     book.save(path)
     return path
 
 
 def _row(
-    folder: Path, index: int, reading: int, rng: np.random.Generator, medical: tuple[Path, ...]
+    folder: Path,
+    case_of: tuple[int, int],
+    reading: int,
+    rng: np.random.Generator,
+    medical: tuple[Path, ...],
 ) -> list[object]:
-    readings, picture = draw_picture(7, index)
-    case = draw_case(7, index, readings)
+    seed, index = case_of
+    readings, picture = draw_picture(seed, index)
+    case = draw_case(seed, index, readings)
     name = f"bild{index:03}.png"
     if index < len(medical):
         name = f"bild{index:03}.dcm"
