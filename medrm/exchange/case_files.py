@@ -165,7 +165,8 @@ _CONTENT = ("image", "images", "question", "answers", "answer_a", "answer_b", "c
 
 
 def content_digest(line: Row) -> str:
-    """Returns a short digest of a case's question and answers, without blanks around them."""
+    """Returns a digest of a case's question and answers, whose blanks a program may change."""
     answers = line.get("answers", [line.get("answer_a"), line.get("answer_b")])
-    texts = [str(text).strip() for text in (line.get("question"), *answers)]
-    return hashlib.sha256(json.dumps(texts, default=str).encode()).hexdigest()[:12]
+    texts = [line.get("question"), *(answers if isinstance(answers, list) else [answers])]
+    words = [" ".join(str(text).split()) for text in texts]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()

@@ -6,6 +6,7 @@ from medrm.exchange.imported import Importer
 from medrm.exchange.importers import (
     argilla,
     doccano,
+    exported_project,
     label_studio,
     plain_votes,
     prodigy,
@@ -20,6 +21,11 @@ IMPORTERS: dict[str, Importer] = {
     for importer in (
         Importer("reader_sheet", reader_sheet.is_reader_sheet, reader_sheet.read_reader_sheet),
         Importer("votes", plain_votes.is_plain_votes, plain_votes.read_plain_votes),
+        Importer(
+            "exported_project",
+            exported_project.is_exported_project,
+            exported_project.read_exported_project,
+        ),
         tool("label_studio", label_studio.is_label_studio, label_studio.annotation_rows),
         tool("argilla", argilla.is_argilla, argilla.response_rows),
         tool("prodigy", prodigy.is_prodigy, prodigy.task_rows),

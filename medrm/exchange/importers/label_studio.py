@@ -8,7 +8,7 @@ The formats are those of label-studio-sdk 97fcff19, `converter/converter.py` and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -43,10 +43,10 @@ def is_label_studio(opened: Opened) -> bool:
     if {*ANNOTATION} <= {*opened.columns}:
         return True
     _, first = next(iter(opened.records), ("", {}))
-    return _annotations_of(first) is not None
+    return annotations_of(first) is not None
 
 
-def _annotations_of(row: Row) -> list[Any] | None:
+def annotations_of(row: Row) -> list[Any] | None:
     """Returns the annotations of a task of the JSON export; None: the row is no task."""
     annotations = row.get("annotations", row.get("completions"))
     is_task = isinstance(row.get("data"), dict) and isinstance(annotations, list)
@@ -54,29 +54,47 @@ def _annotations_of(row: Row) -> list[Any] | None:
 
 
 def annotation_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
-    """Yields the annotations that count, of several by one rater on a task the newest."""
+    """Yields the annotations that count, with what their columns hold."""
+    for place, row in counted_annotations(opened, tally, _with_contents):
+        yield place, _with_roles(row, tally)
+
+
+def counted_annotations(
+    opened: Opened, tally: Tally, of_flat_row: Callable[[Row, Tally], Row]
+) -> Iterator[LocatedRow]:
+    """Yields the annotations that count, of several by one rater on a task the newest.
+
+    Args:
+        opened: the export.
+        tally: takes what does not count.
+        of_flat_row: returns the cells of a row of JSON_MIN or CSV.
+    """
     emails = _emails(opened)
 
     def rows(tally: Tally) -> Iterator[LocatedRow]:
         for place, row in opened.records:
-            annotations = _annotations_of(row)
+            annotations = annotations_of(row)
             if annotations is not None:
                 located = _of_task(f"{place} (task {row.get('id')})", row, annotations, tally)
+            elif row.get("annotation_id") in (None, ""):
+                tally.remarks[_NO_ANNOTATION] += 1
+                continue
             else:
-                located = _of_flat_row(place, row, tally)
+                located = iter([(place, of_flat_row(row, tally))])
             for where, flat in located:
-                flat["annotator"] = emails.get(str(flat["annotator"]), flat["annotator"])
-                yield where, flat
+                yield (
+                    where,
+                    flat | {"annotator": emails.get(str(flat["annotator"]), flat["annotator"])},
+                )
 
-    for place, row in newest(rows, tally, "id", "updated_at"):
-        yield place, _with_roles(row, tally)
+    yield from newest(rows, tally, "id", "updated_at")
 
 
 def _emails(opened: Opened) -> dict[str, str]:
     """Returns the e-mail address of each rater's number that the file names with one."""
     emails = {}
     for _, row in opened.records:
-        for annotation in _annotations_of(row) or ():
+        for annotation in annotations_of(row) or ():
             person = annotation.get("completed_by") if isinstance(annotation, dict) else None
             if isinstance(person, dict) and isinstance(person.get("email"), str):
                 emails[str(person.get("id"))] = person["email"]
@@ -157,10 +175,8 @@ def _cell(values: list[Row]) -> Any:
     return single(said)
 
 
-def _of_flat_row(place: str, row: Row, tally: Tally) -> Iterator[LocatedRow]:
-    if row.get("annotation_id") in (None, ""):
-        tally.remarks[_NO_ANNOTATION] += 1
-        return
+def _with_contents(row: Row, tally: Tally) -> Row:
+    """Returns the cells of a row of JSON_MIN or CSV, in place of results what they say."""
     cells = {}
     for name, cell in row.items():
         results = decoded(cell) if str(cell)[:2] in ("[{", '{"') else cell
@@ -170,7 +186,7 @@ def _of_flat_row(place: str, row: Row, tally: Tally) -> Iterator[LocatedRow]:
         cells[name] = _cell(results) if is_result else decoded(cell) if is_structured else cell
         if is_result:
             _say_what_it_is(name, results[0], tally)
-    yield place, cells
+    return cells
 
 
 def _with_roles(row: Row, tally: Tally) -> Row:
@@ -186,13 +202,13 @@ def _with_roles(row: Row, tally: Tally) -> Row:
             if strength:
                 row[control] = f"{strength} {row[control]}"
     del row["id"]
-    return {name: _local(cell) for name, cell in row.items()}
+    return {name: local_path(cell) for name, cell in row.items()}
 
 
-def _local(cell: Any) -> Any:
+def local_path(cell: Any) -> Any:
     """Returns addresses of Label Studio's own files as paths in its folders."""
     if isinstance(cell, list):
-        return [_local(image) for image in cell]
+        return [local_path(image) for image in cell]
     if not isinstance(cell, str) or not cell.startswith((_LOCAL_FILES, _UPLOADS)):
         return cell
     address = urlsplit(cell)

@@ -259,11 +259,7 @@ def read_tool(rows: Rows, opened: Opened) -> Imported:
                 line["context"] = extra.pop("context")
             yield place, line
         imported.unread += table.tally.unread
-        imported.notes += table.kept
-        remarks = table.tally.remarks
-        imported.notes += [
-            f"{text[0].upper()}{text[1:]}: {n:,}." for text, n in remarks.items() if n
-        ]
+        imported.notes += [*table.kept, *table.tally.notes]
 
     imported.lines = finished()
     return imported

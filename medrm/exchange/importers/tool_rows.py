@@ -46,6 +46,11 @@ class Tally:
     rated: set[str] = field(default_factory=set)
     dimensions: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def notes(self) -> list[str]:
+        """The remarks as sentences."""
+        return [f"{text[0].upper()}{text[1:]}: {n:,}." for text, n in self.remarks.items() if n]
+
 
 Rows = Callable[[Opened, Tally], Iterator[LocatedRow]]
 """Reads an export and yields a row for each rater and task; what is none goes into the tally."""
