@@ -53,3 +53,14 @@ def positive_weights(option_name: str, written: str, names: str, example: str) -
             f"{option_name} is {written!r}; give positive numbers by {names}, such as {example}"
         )
     return weights
+
+
+def weights_of_annotators(written: str | None) -> dict[str, float] | None:
+    """Returns what `annotator_weights` says, None where it is not given.
+
+    Raises:
+        ConfigError: not a mapping of names to positive numbers.
+    """
+    if written is None:
+        return None
+    return positive_weights("annotator_weights", written, "annotator", '{"senior": 2}')

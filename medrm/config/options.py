@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from medrm.config.option import option, positive_weights
+from medrm.config.option import option, weights_of_annotators
 from medrm.errors import ConfigError, applying, nearest, refuse
 from medrm.readouts import JUDGE_READOUTS
 
@@ -137,11 +137,7 @@ class DataOptions:
         Raises:
             ConfigError: not a mapping of names to positive numbers.
         """
-        if self.annotator_weights is None:
-            return None
-        return positive_weights(
-            "annotator_weights", self.annotator_weights, "annotator", '{"senior": 2}'
-        )
+        return weights_of_annotators(self.annotator_weights)
 
     @property
     def split_fractions(self) -> tuple[float, ...]:

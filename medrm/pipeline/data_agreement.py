@@ -11,13 +11,14 @@ from rich.console import Console
 from medrm.config.option import as_in, option
 from medrm.config.options import DataOptions
 from medrm.data.case_set import read_set
-from medrm.data.labels import LabelRules
+from medrm.data.labels import Aggregation
 from medrm.errors import DataError
 from medrm.evaluation.reader_agreement import reader_agreement
 from medrm.evaluation.report import json_bytes
 from medrm.evaluation.tables.reader_tables import agreement_tables
 from medrm.evaluation.tables.terminal import print_contents
 from medrm.files import check_outputs, write_output
+from medrm.pipeline.label_rules import label_rules
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class AgreementRequest:
     vote_ties: Literal["keep", "split", "drop"] = as_in(DataOptions, "vote_ties")
     vote_strength: Literal["share", "weight", "ignore"] = as_in(DataOptions, "vote_strength")
     min_vote_seconds: float = as_in(DataOptions, "min_vote_seconds")
+    annotator_weights: str | None = as_in(DataOptions, "annotator_weights")
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """Agreement is that of votes, whatever becomes of them."""
+        return "shares"
 
 
 def measure_agreement(request: AgreementRequest) -> None:
@@ -46,9 +53,7 @@ def measure_agreement(request: AgreementRequest) -> None:
         ConfigError: rules or paths that are not accepted.
     """
     check_outputs({"--output": request.output}, folders=False)
-    rules = LabelRules(
-        request.vote_ties, strength=request.vote_strength, min_seconds=request.min_vote_seconds
-    )
+    rules = label_rules(request)
     measured = reader_agreement(
         read_set(request.source, rules, image_root=request.image_root), rules
     )

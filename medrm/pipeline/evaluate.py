@@ -21,6 +21,7 @@ from medrm.evaluation.tables.terminal import print_report
 from medrm.models.processors import refuse_images
 from medrm.models.published_contract import images_of
 from medrm.pipeline.dry_run import print_dry_run
+from medrm.pipeline.label_rules import label_rules
 from medrm.pipeline.processes import first_ones_first, launched
 from medrm.pipeline.reading import reading_of, refuse_contradictions
 from medrm.pipeline.requests import EvalRequest
@@ -42,7 +43,7 @@ def evaluate_model(request: EvalRequest) -> None:
     """
     state = launched()
     with first_ones_first():
-        benchmark = load_benchmark(requested_benchmark(request))
+        benchmark = load_benchmark(requested_benchmark(request), rules=label_rules(request))
     if request.dry_run or request.output_dir is None:  # which a dry run alone may leave out
         if state.is_main_process:
             print_dry_run(request, benchmark)

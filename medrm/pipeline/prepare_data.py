@@ -16,7 +16,6 @@ from medrm.config.parse import Run
 from medrm.data.case_set import CaseSet, dimensions_of
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
-from medrm.data.labels import LabelRules
 from medrm.data.mixture import Drawing, in_shares, read_training_set
 from medrm.data.sources import Excluded
 from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
@@ -35,13 +34,17 @@ from medrm.errors import ConfigError, DataError, alike_together, nearest, refuse
 from medrm.evaluation.benchmark import GROUPS, Benchmark, benchmark_from_cases
 from medrm.evaluation.benchmark_loading import BenchmarkRequest, load_benchmark
 from medrm.pipeline.data_splits import DataSplits
+from medrm.pipeline.label_rules import label_rules
 from medrm.progress_bar import counting
-from medrm.schema import Case
+from medrm.schema import Case, PairLabel
 
 logger = logging.getLogger(__name__)
 
 SPLIT_SEED = 0
 """Seed of the splits: not the training seed, so that runs of several seeds share one test part."""
+
+UNACCEPTABLE = "no answer is acceptable to most readers, so there is nothing to learn"
+"""Why a case is set aside that is labelled `neither`."""
 
 DigestPair = tuple[str, str]
 """The digests of two images that show the same picture."""
@@ -209,13 +212,7 @@ def _checked(
 
 def _read(options: DataOptions, *, trained: bool) -> Benchmark:
     """Reads the benchmark, or the set to train on; a benchmark keeps its published numbers."""
-    rules = LabelRules(
-        options.vote_ties,
-        options.weights_by_annotator,
-        options.aggregation,
-        options.vote_strength,
-        options.min_vote_seconds,
-    )
+    rules = label_rules(options)
     departments = Path(options.department_map) if options.department_map else None
     images = Path(options.image_root) if options.image_root else None
     if trained and options.train_data is not None:
@@ -273,13 +270,18 @@ def set_aside_unusable(
     excluded = []
     for case in select(cases, np.flatnonzero(~usable_cases)):
         problems = (image_problem(image, facts) for image in case.images)
-        reason = next(filter(None, problems), f"no label for {', '.join(dimensions)}")
+        labels = filter(None, map(case.labels.get, dimensions))
+        unacceptable = any(isinstance(of, PairLabel) and of.unacceptable for of in labels)
+        unlabelled = UNACCEPTABLE if unacceptable else f"no label for {', '.join(dimensions)}"
+        reason = next(filter(None, problems), unlabelled)
         excluded.append(Excluded(case.case_id, reason))
     return select(cases, np.flatnonzero(usable_cases)), excluded
 
 
 def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: float) -> None:
     """Fails when too large a share of the training cases had to be set aside, else says how many.
+
+    Cases of which no answer is acceptable are labelled as they should be, and do not count.
 
     Args:
         excluded: the cases set aside.
@@ -292,9 +294,9 @@ def check_excluded(excluded: Sequence[Excluded], remaining: int, max_share: floa
     if not excluded:
         return
     total = len(excluded) + remaining
-    share = len(excluded) / total
+    share = sum(aside.reason != UNACCEPTABLE for aside in excluded) / total
     lines = alike_together([f"case {aside.case_id!r}: {aside.reason}" for aside in excluded])
-    text = f"{len(excluded)} of {total} training cases ({share:.1%}) cannot be used"
+    text = f"{len(excluded)} of {total} training cases ({len(excluded) / total:.1%}) cannot be used"
     if share > max_share:
         allowed = f"above max_excluded_share {max_share:.1%}"
         advice = "Repair them, or allow more with --max_excluded_share."

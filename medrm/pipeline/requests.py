@@ -68,6 +68,11 @@ class EvalRequest:
     benchmark_name: str | None = as_in(DataOptions, "benchmark_name")
     protocol: Literal["official", "robust", "both"] = option("both", "how verdicts are counted")
     department_map: str | None = option(None, "YAML or JSON file: organ to department")
+    aggregation: Literal["shares", "dawid_skene", "mace"] = as_in(DataOptions, "aggregation")
+    vote_ties: Literal["keep", "split", "drop"] = as_in(DataOptions, "vote_ties")
+    vote_strength: Literal["share", "weight", "ignore"] = as_in(DataOptions, "vote_strength")
+    min_vote_seconds: float = as_in(DataOptions, "min_vote_seconds")
+    annotator_weights: str | None = as_in(DataOptions, "annotator_weights")
     readout: str | None = option(
         None,
         "how a judge or a base model is read (default: as it was saved; a base: generate)",

@@ -7,13 +7,15 @@ from files import three, vote
 
 from medrm import read_cases
 from medrm.data.case_set import read_set
+from medrm.data.images import examine
 from medrm.data.labels import LabelRules
 from medrm.data.readers.vote_values import vote_value
 from medrm.data.readers.votes_jsonl import read_votes
 from medrm.data.row_tables import open_table
-from medrm.data.sources import Remark, Vote
+from medrm.data.sources import Excluded, Remark, Vote
 from medrm.data.store.vote_records import votes_on
 from medrm.errors import ConfigError, DataError
+from medrm.pipeline.prepare_data import UNACCEPTABLE, check_excluded, set_aside_unusable
 from medrm.schema import PairLabel, Turn
 
 
@@ -201,3 +203,15 @@ def test_models_of_annotators_keep_strength_and_neither(votes_file):
         assert slight.shares == pytest.approx((0.75, 0, 0.25), abs=0.1)
         assert neither.unacceptable
         assert second.choice == 1
+
+
+def test_cases_without_an_acceptable_answer_are_set_aside_and_stop_no_run(votes_file, caplog):
+    rows = [vote(f"c{i}", votes={"overall": "neither" if i % 2 else "A"}) for i in range(4)]
+    cases = read_set(str(votes_file(*rows))).cases
+    usable, excluded = set_aside_unusable(cases, ("overall",), examine(cases))
+    assert [case.case_id for case in usable] == ["c0", "c2"]
+    assert {aside.reason for aside in excluded} == {UNACCEPTABLE}
+    check_excluded(excluded, len(usable), 0.01)
+    assert "2 of 4 training cases (50.0%) cannot be used" in caplog.text
+    with pytest.raises(DataError, match="above max_excluded_share"):
+        check_excluded([*excluded, Excluded("c9", "no label")], len(usable), 0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from mock_scorers import Judge, Rewards, make_benchmark, make_cases, ranked_case
 from rich.console import Console
 
+from medrm.cli import main
 from medrm.evaluation.evaluator import evaluate, rescore
 from medrm.evaluation.pages.report_page import write_page
+from medrm.evaluation.report import read_report
 from medrm.evaluation.tables.terminal import print_report
 from medrm.schema import Case, PairLabel
 from medrm.statistics.intervals import mean_interval
@@ -83,3 +86,51 @@ def test_cases_of_which_no_answer_is_acceptable_are_outside_n(tmp_path: Path) ->
     print_report(report, Console(file=printed, width=120))
     assert "Neither answer acceptable, outside n: accuracy 1 (cases)." in printed.getvalue()
     assert rescore(tmp_path) == report
+
+
+def test_votes_are_read_by_their_rules_from_the_file_to_the_report(tmp_path: Path) -> None:
+    """Three readers, of whom the third is fast. Of c2 most accept neither answer."""
+    said = {
+        "c0": "slightly_a slightly_a B",
+        "c1": "A B B",
+        "c2": "neither neither A",
+        "c3": "strongly_b B tie",
+    }
+    rows = [
+        {
+            "case_id": case_id,
+            "images": [],
+            "question": f"Which of {case_id}?",
+            "answers": ["long answer", "short"],
+            "annotator": f"r{number}",
+            "votes": {"overall": value},
+            "seconds": 2 if number == 2 else 30,
+        }
+        for case_id, values in said.items()
+        for number, value in enumerate(values.split())
+    ]
+    path = tmp_path / "votes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def evaluated(*options: str) -> tuple[dict, dict]:
+        output = tmp_path / "-".join(["out", *options])
+        words = ["evaluate", "--model", "mock:oracle", "--benchmark", str(path), *options]
+        assert main([*words, "--output_dir", str(output)]) == 0
+        report = read_report(output)
+        return (
+            report["protocols"]["robust"]["dimensions"]["overall"],
+            report["human_ceiling"]["overall"],
+        )
+
+    # c0: 3/4 + 3/4 of three votes are for A, which is half: no majority. c1 and c3: B.
+    measures, human = evaluated()
+    assert (measures["n"], measures["n_neither"], measures["accuracy"]) == (2, 1, 1.0)
+    # c0: each of the slight votes against B (5/8), B against A. c1: A against B. c2: neither
+    # against A, twice. c3: the tie against B.
+    assert (human["n"], human["accuracy"]) == (7, 0.0)
+    measures, human = evaluated("--vote_strength", "ignore")
+    assert (measures["n"], measures["accuracy"]) == (3, 1.0)
+    # Right are both of c0 and of c3, wrong both of c1.
+    measures, human = evaluated("--min_vote_seconds", "10")
+    assert (measures["n"], measures["n_neither"]) == (2, 1)
+    assert (human["n"], human["accuracy"]) == (6, pytest.approx(4 / 6))
