@@ -17,7 +17,7 @@ from medrm.data.readers.messages import IMAGE_MARK
 from medrm.data.row_tables import LocatedRow, Row, open_table
 from medrm.data.sources import CaseDraft
 from medrm.errors import DataError, raise_problems
-from medrm.files import write_atomically
+from medrm.files import fits, write_atomically
 from medrm.schema import ImageRef, Turn
 
 CASES_FILE = "cases.jsonl"
@@ -139,8 +139,18 @@ def read_cases_file(folder: Path) -> dict[str, Row]:
         return {}
     table = open_table(path)
     lines = {str(line.get("case_id")): line for _, line in table.rows}
-    raise_problems(DataError, path, table.problems)
+    others = [place for place, line in table.rows if not _is_case(line)]
+    problems = [f"{place}: it is no case as it was exported; export again" for place in others]
+    raise_problems(DataError, path, [*table.problems, *problems])
     return lines
+
+
+def _is_case(line: Row) -> bool:
+    texts = (line.get("case_id"), line.get("question"))
+    lists = (line.get("images"), line.get("answers"))
+    return all(isinstance(text, str) for text in texts) and all(
+        fits(listed, list[str]) for listed in lists
+    )
 
 
 def restored(lines: Iterable[LocatedRow], folder: Path) -> Iterator[LocatedRow]:

@@ -24,10 +24,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
-from fuzz_corpora import CORPORA
+import fuzz_corpora
+from fuzz_imports import IMPORT_CORPORA
 from mutations import mutate
 
 from medrm.errors import MedrmError
+
+CORPORA = fuzz_corpora.CORPORA | IMPORT_CORPORA
 
 SLOWEST_S = 30.0
 LONGEST_MESSAGE = 25_000

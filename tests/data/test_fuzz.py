@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 
 import pytest
-from fuzz_corpora import CORPORA
-from fuzz_readers import HEADER, MOST_GROWTH, SLOWEST_S, fuzz
+from fuzz_imports import IMPORT_CORPORA
+from fuzz_readers import CORPORA, HEADER, MOST_GROWTH, SLOWEST_S, fuzz
 
 from medrm.data.case_set import FORMATS
+from medrm.exchange.importers import IMPORTERS
+from medrm.exchange.open_source import open_source
+from medrm.pipeline.data_import import importer_of
 
 
 def test_every_format_has_a_corpus() -> None:
     assert set(FORMATS) <= set(CORPORA)
+
+
+def test_every_importer_has_a_corpus_that_it_reads(tmp_path: Path) -> None:
+    assert set(IMPORTERS) == {corpus.importer for corpus in IMPORT_CORPORA.values()}
+    for name, corpus in IMPORT_CORPORA.items():
+        opened = open_source(corpus.write(tmp_path / name / "corpus"))
+        assert importer_of(opened).name == corpus.importer
 
 
 def check(reader: str, mutations: int) -> None:

@@ -201,7 +201,7 @@ def _with_roles(row: Row, tally: Tally) -> Row:
             strength = row.pop(name)
             if strength:
                 row[control] = f"{strength} {row[control]}"
-    del row["id"]
+    row.pop("id", None)
     return {name: local_path(cell) for name, cell in row.items()}
 
 

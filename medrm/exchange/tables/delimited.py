@@ -73,13 +73,11 @@ def _encoding(path: Path) -> str:
     """Returns the encoding of a text: as its mark says, UTF-8 where all is, else Windows-1252."""
     with path.open("rb") as file:
         start = file.read(_BLOCK)
-        for mark, encoding in _MARKS.items():
-            if start.startswith(mark):
-                return encoding
-        zeros = Counter(index % 2 for index, byte in enumerate(start[:1000]) if byte == 0)
-        if sum(zeros.values()) > min(len(start), 1000) / 4:  # every other byte of plain letters
-            return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-    for encoding in ("utf-8", "cp1252"):
+    likely = [encoding for mark, encoding in _MARKS.items() if start.startswith(mark)]
+    zeros = Counter(index % 2 for index, byte in enumerate(start[:1000]) if byte == 0)
+    if sum(zeros.values()) > min(len(start), 1000) / 4:  # every other byte of plain letters
+        likely.append("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le")
+    for encoding in likely[:1] or ("utf-8", "cp1252"):
         if _decodes(path, encoding):
             return encoding
     raise DataError(f"{path} is text in neither UTF-8, UTF-16 nor Windows-1252; save it in UTF-8.")
