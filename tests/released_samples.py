@@ -198,6 +198,74 @@ def healthbench_meta(root: Path) -> Path:
     return root
 
 
+def multimodal_rewardbench_2(root: Path) -> Path:
+    """Prompts with no, one and two images; letters of either case."""
+    prompts = [
+        ("Which is larger?", []),
+        ("<image_0> What is this?", [1]),
+        ("<image_0> Or <image_1>?", [2, 3]),
+        ("Why? <image_0>", [4]),
+    ]
+    rows = [
+        {
+            "pair_id": f"pair-{number}",
+            "prompt_text": text,
+            "prompt_images": [{"bytes": png(shade), "path": None} for shade in shades],
+            "response_a_text": f"one {number}",
+            "response_a_images": [],
+            "response_b_text": f"the two {number}",
+            "response_b_images": [],
+            "chosen": "ABab"[number],
+            "prompt_source": ("vstar", "blink")[number % 2],
+            "response_a_model": "model one",
+            "response_b_model": "model two",
+            "human_annotations": "{}",
+            "prompt_metadata": "{}",
+        }
+        for number, (text, shades) in enumerate(prompts)
+    ]
+    images = {"feature": {"_type": "Image"}, "_type": "List"}
+    features = dict.fromkeys(rows[0], TEXT)
+    features |= {name: images for name in features if name.endswith("_images")}
+    write_parquet(root / "reasoning" / "test-00000-of-00001.parquet", rows, features)
+    return root
+
+
+def real_pocqi(root: Path) -> Path:
+    """Two comparisons of one question by two raters, whose slots differ, and one with citations."""
+    systems = ("openevidence", "gpt-5.5")
+    questions = [
+        {"question_id": name, "question_text": f"What of {name}?", "specialty": "Cardiology"}
+        for name in ("q1", "q2")
+    ]
+    answers = [
+        {"question_id": name, "provider_key": key, "answer_markdown": f"{key} on {name}"}
+        for name in ("q1", "q2")
+        for key in systems
+    ]
+    rated = [
+        ("q1", systems, "qa_text_only", {"accuracy": "strongly_a", "completeness": "tie"}),
+        ("q1", systems[::-1], "qa_text_only", {"accuracy": "slightly_a", "completeness": "tie"}),
+        ("q2", systems, "qa_text_citations", {"accuracy": "slightly_b"}),
+    ]
+    ratings = [
+        {
+            "question_id": question,
+            "axis": axis,
+            "choice": choice,
+            "slot_a_provider": slots[0],
+            "slot_b_provider": slots[1],
+            "render_mode": mode,
+        }
+        for question, slots, mode, choices in rated
+        for axis, choice in choices.items()
+    ]
+    tables = {"questions": questions, "answers": answers, "ratings": ratings}
+    for name, rows in tables.items():
+        write_parquet(root / f"{name}.parquet", rows, dict.fromkeys(rows[0], TEXT))
+    return root
+
+
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -221,5 +289,6 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "mm_rlhf_rewardbench": mm_rlhf_rewardbench,
     "rewardbench_2": rewardbench_2,
     "healthbench_meta": healthbench_meta,
+    "multimodal_rewardbench_2": multimodal_rewardbench_2,
 }
 """What writes the sample of each benchmark below a folder."""

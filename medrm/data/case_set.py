@@ -16,7 +16,7 @@ import yaml
 from medrm.data.described_files import open_described_files
 from medrm.data.labels import Agreement, LabelRules
 from medrm.data.organs import read_department_map
-from medrm.data.readers import benchmarks, med_rewardbench, preferences, votes_jsonl
+from medrm.data.readers import benchmarks, med_rewardbench, preferences, rated_axes, votes_jsonl
 from medrm.data.readers.dataset_info import DATASET_INFO
 from medrm.data.readers.row_forms import ROW_FORMS
 from medrm.data.readers.votes_jsonl import read_votes
@@ -62,6 +62,7 @@ FORMATS: dict[str, DataFormat] = {
     "pairs": benchmarks.released_format(benchmarks.read_pair),
     "best_of": benchmarks.released_format(benchmarks.read_best_of),
     "criteria": benchmarks.released_format(benchmarks.read_criterion),
+    "rated_axes": rated_axes.rated_axes_format(),
 }
 """Name to data format. The first one that recognises a folder or file reads it; a file that none
 recognises is read as votes, whose reader says what is missing. A format from outside the package

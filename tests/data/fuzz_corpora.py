@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from files import label, picture, png, row, vote, write_lines, write_parquet
 from PIL import Image
-from released_samples import SAMPLES
+from released_samples import SAMPLES, real_pocqi
 from row_samples import ROW_SAMPLES, write_rows
 
 from medrm.data.case_set import read_set
@@ -155,6 +155,7 @@ CORPORA = {
     "pairs": Corpus(SAMPLES["vl_rewardbench"], described="vl_rewardbench"),
     "best_of": Corpus(SAMPLES["rewardbench_2"], described="rewardbench_2"),
     "criteria": Corpus(SAMPLES["healthbench_meta"], described="healthbench_meta"),
+    "rated_axes": Corpus(real_pocqi),
     "tables": Corpus(_tables),
     "images": Corpus(_images, (".png", ".jpg", ".webp", ".gif", ".bmp", ".jp2", ".tif")),
 }

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from medrm.data.sources import (
 )
 from medrm.errors import DataError, raise_problems
 from medrm.files import fits
-from medrm.schema import ImageRef
+from medrm.schema import LETTERS, ImageRef
 
 MET, NOT_MET = "The criterion is met.", "The criterion is not met."
 """The two answers of a case that asks whether a response meets a criterion, in this order."""
@@ -40,7 +40,9 @@ FRAMES = 32
 
 _RELEASED = "released"
 _IMAGE_MARK = "<image>"
+_NUMBERED_MARK = re.compile(r"<image_\d+>")
 _MEDIA = ("image", "video")
+_ANSWER_MEDIA = ("first_images", "second_images")
 _MESSAGE_CHARACTERS = 200
 """Characters of a path that a message repeats."""
 _QUESTION = """\
@@ -165,11 +167,13 @@ def _draft(
         raise DataError("; ".join(missing))
     prompt = _text(row, columns["id"])
     images = _images(table, index, row, columns.get("image"), columns.get("video"))
+    if any(row.get(columns[key]) for key in _ANSWER_MEDIA if key in columns):
+        images += (ImageRef(prompt, "", bytes, "an answer shows images, which is not supported"),)
     case_id, cluster, question, answers, votes = read_row(row, columns)
     return CaseDraft(
         case_id,
         images,
-        question.replace(_IMAGE_MARK, "").strip() if images else question,
+        _without_marks(question, len(images)) if images else question,
         answers,
         {description.dimension: votes},
         [f"prompt:{cluster}"],
@@ -177,26 +181,38 @@ def _draft(
     )
 
 
+def _without_marks(question: str, images: int) -> str:
+    """Returns a question without the marks of its images, which stand before it.
+
+    Of several images that are marked by number it says which of them is meant.
+    """
+    numbers = count(1)
+    named = _NUMBERED_MARK.sub(lambda _: f"(image {next(numbers)})" if images > 1 else "", question)
+    return named.replace(_IMAGE_MARK, "").strip()
+
+
 def read_pair(row: Row, columns: Mapping[str, str]) -> _RowContent:
     """Reads two answers and which of them is better.
 
     The columns hold `chosen` and `rejected`; or `first`, `second` and in `better` the name of one
-    of these columns; or a list of `answers` and in `ranking` the rank of each, 0 the best. Of
-    `chosen` and `rejected` a hash of the row decides which is stored first.
+    of these columns, or in `letter` A or B; or a list of `answers` and in `ranking` the rank of
+    each, 0 the best. Of `chosen` and `rejected` a hash of the row decides which is stored first.
     """
     case_id, question = _text(row, columns["id"]), _text(row, columns["question"])
     if "chosen" in columns:
         chosen, rejected = (_text(row, columns[key], empty=True) for key in ("chosen", "rejected"))
         better = _hash("\0".join((case_id, chosen, rejected)))[0] % 2
         answers: tuple[str, ...] = (rejected, chosen) if better else (chosen, rejected)
-    elif "better" in columns:
+    elif "first" in columns:
         names = columns["first"], columns["second"]
         answers = tuple(_text(row, name, empty=True) for name in names)
-        if row[columns["better"]] not in names:
-            raise DataError(
-                f"{columns['better']} is {row[columns['better']]!r}; accepted: {', '.join(names)}"
-            )
-        better = names.index(row[columns["better"]])
+        column, accepted = columns.get("letter"), LETTERS
+        if column is None:
+            column, accepted = columns["better"], names
+        stated = str(row[column]).upper() if accepted is LETTERS else row[column]
+        if stated not in accepted:
+            raise DataError(f"{column} is {row[column]!r}; accepted: {', '.join(accepted)}")
+        better = accepted.index(stated)
     else:
         answers = tuple(_texts(row, columns["answers"], exactly=2))
         ranks = row[columns["ranking"]]

@@ -91,14 +91,17 @@ def _read_by_columns(
     stated, recognised = set(table.columns), form_of(table.columns)
     if recognised == name and (name != "preferences" or "prompt" in stated):
         return _read(table, path, _reading(name, _TRL))
-    if name != "preferences" or recognised not in (name, None) or "votes" in stated:
+    if recognised not in (name, None) or "votes" in stated:
         return None
     matching = (
         description
         for description in descriptions
-        if description.form == name and set(description.columns.values()) <= stated
+        if description.form == name
+        and description.columns
+        and set(description.columns.values()) <= stated
     )
-    described_as = next(matching, _TRL if recognised == name else None)
+    fallback = _TRL if recognised == name == "preferences" else None
+    described_as = next(matching, fallback)
     return None if described_as is None else _read(table, path, _reading(name, described_as))
 
 
@@ -256,7 +259,8 @@ def _compared(
         return f"{named} are not one answer each"
     if all(turn == said[0] for turn in said):
         return f"{named} are the same"
+    # A mark in the text may stand for what is not read.
+    images += tuple(map(place.unreadable, unread_columns(row)))
     asked = read_conversation(prompt, said, images, image_column)
-    problems = [*asked.problems, *unread_columns(row)]
-    shown = asked.images + tuple(map(place.unreadable, problems))
+    shown = asked.images + tuple(map(place.unreadable, asked.problems))
     return _Compared(shown, asked.context, asked.question, tuple(turn.text for turn in said))
