@@ -58,7 +58,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
 def _audit(arguments: argparse.Namespace) -> int:
     from medrm.pipeline.data_audit import audit_source
 
-    names = ("source", "train_data", "fail_on", "output", "department_map")
+    names = ("source", "train_data", "fail_on", "output", "department_map", "image_conversion")
     return 0 if audit_source(*(getattr(arguments, name) for name in names)) else 1
 
 
@@ -88,6 +88,9 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--department_map", type=Path, help="YAML or JSON file: organ to department"
+    )
+    parser.add_argument(
+        "--image_conversion", help="how DICOM and NIfTI images become pictures (data/README.md)"
     )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.set_defaults(action=_audit)

@@ -257,7 +257,7 @@ class RewardFunction:
     def _scored(self, asked: _Asked) -> list[Rewards | None]:
         groups: dict[tuple[Any, ...], list[int]] = {}
         cases, problems = dict[int, Case](), Counter[str]()
-        seen = SeenImages()
+        seen = SeenImages(self.model.caller_images)
         for index, completion in enumerate(asked.completions):
             row = {name: values[index] for name, values in asked.columns.items()}
             prompt = asked.prompts[index]

@@ -30,7 +30,7 @@ from trl import GRPOConfig, GRPOTrainer
 import medrm
 from medrm.errors import ConfigError, DataError
 from medrm.schema import Case, Turn
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.caller_cases import ANY_IMAGES
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def pixels() -> Image.Image:
 
 def rewards_of(scorer: RewardModel, image: Any, question: str, answer: str, *context: Turn) -> Any:
     """The rewards of an answer in a conversation about one image, or none."""
-    images = () if image is None else (image_ref(image, 0),)
+    images = () if image is None else ANY_IMAGES.images(image)
     case = Case("x", images, question, (answer,), context=context)
     ((_, rewards),) = scorer.score_cases([case])
     return rewards[0]

@@ -6,7 +6,7 @@ import logging
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import yaml
 
 from medrm.data.described_files import open_described_files
-from medrm.data.labels import Agreement, LabelRules
+from medrm.data.image_references import NO_OPTIONS, ImageOptions
+from medrm.data.labels import Agreement, FastVotes, LabelRules
+from medrm.data.medical.conversions import parse_conversion
 from medrm.data.organs import read_department_map
 from medrm.data.readers import benchmarks, med_rewardbench, preferences, rated_axes, votes_jsonl
 from medrm.data.readers.dataset_info import DATASET_INFO
@@ -39,7 +41,6 @@ from medrm.errors import (
     first_line,
     nearest,
     raise_problems,
-    report,
     shortened,
     unknown_keys,
 )
@@ -103,6 +104,12 @@ def read_description(path: Path) -> Description:
         for name, data_format in FORMATS.items()
         if data_format.open_described or (is_local and data_format.read_table)
     ]
+    conversion = described.get("image_conversion")
+    if not problems and conversion is not None:
+        try:
+            parse_conversion(conversion)
+        except ConfigError as error:
+            problems.append(str(error))
     if not problems and "form" in described and described["form"] not in forms:
         problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")
     raise_problems(ConfigError, path, problems)
@@ -123,25 +130,6 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
-class FastVotes:
-    """Votes that were dropped because they took less than the label rules ask for.
-
-    `by_annotator` counts all, `examples` are the first ones in words.
-    """
-
-    by_annotator: Mapping[str, int] = field(default_factory=dict)
-    examples: Sequence[str] = ()
-
-    def said(self, min_seconds: float) -> str:
-        """Returns how many there are, of whom, and the first ones."""
-        counts = sorted(self.by_annotator.items(), key=lambda count: -count[1])
-        named = ", ".join(f"{shortened(name)} {count}" for name, count in counts[:5])
-        more = f" and of {len(counts) - 5} more" if len(counts) > 5 else ""
-        title = f"{sum(self.by_annotator.values())} votes took less than {min_seconds:g} s and are"
-        return report(f"{title} dropped ({named}{more}):", self.examples, limit=5)
-
-
-@dataclass(frozen=True)
 class CaseSet:
     """All cases of one source, and what is known of them.
 
@@ -150,7 +138,8 @@ class CaseSet:
     time that they took. `dimensions` are those that some label mentions. `agreement` is empty where
     no case has two annotators. `ceiling` (the reachable accuracy by dimension) and `synthetic` come
     from `dataset.json` beside the data. `hub_id` is the data set of the hub that was read; None:
-    another source. `mixed` are the sets of a mixture.
+    another source. `mixed` are the sets of a mixture. `converted` says of medical images how they
+    became pictures (`medical.converted_set`); empty: there are none.
     """
 
     name: str
@@ -163,8 +152,14 @@ class CaseSet:
     ceiling: Mapping[str, float] = field(default_factory=dict)
     synthetic: bool = False
     hub_id: str | None = None
-    fast_votes: FastVotes = FastVotes()
+    fast_votes: FastVotes = field(default_factory=FastVotes)
     mixed: tuple[MixedSet, ...] = ()
+    converted: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_conversion(self) -> str | None:
+        """By which medical images became pictures; None: it has none."""
+        return self.converted.get("conversion")
 
 
 @dataclass(frozen=True)
@@ -188,7 +183,7 @@ class MixedSet:
     drawn: int
 
 
-def read_cases(path: str | Path) -> list[Case]:
+def read_cases(path: str | Path, image_conversion: str | None = None) -> list[Case]:
     """Returns the cases of any accepted input; see `read_set`.
 
     >>> import json, tempfile
@@ -201,11 +196,12 @@ def read_cases(path: str | Path) -> list[Case]:
 
     Args:
         path: a file or folder, a name in `data/`, or the id of a hub data set.
+        image_conversion: as in `read_set`.
 
     Raises:
         DataError: all problems of a file together, with line numbers and case ids.
     """
-    return list(read_set(str(path)).cases)
+    return list(read_set(str(path), image_conversion=image_conversion).cases)
 
 
 def read_set(
@@ -214,6 +210,7 @@ def read_set(
     department_map: Path | None = None,
     described: str | None = None,
     image_root: Path | None = None,
+    image_conversion: str | None = None,
 ) -> CaseSet:
     """Returns the cases of one source.
 
@@ -225,20 +222,26 @@ def read_set(
         described: a name in `data/` whose files, as they were released, `source` may hold.
         image_root: a folder in which images are looked for first, and into which absolute paths
             and links may lead.
+        image_conversion: by which DICOM and NIfTI images become pictures
+            (`medical.conversions.parse_conversion`); None: as `dataset.json` or `dataset.yaml` of
+            the set says.
 
     Raises:
         DataError: all problems of a file together, with line numbers and case ids.
-        ConfigError: a source, rule, map or folder that is not accepted.
+        ConfigError: a source, rule, map, folder or conversion that is not accepted.
     """
     if image_root is not None and not image_root.is_dir():
         raise ConfigError(f"image_root {str(image_root)!r} is no folder; give that of the images.")
     departments = read_department_map(department_map) if department_map else {}
-    user_files = _user_files(described, Path(source), image_root) if described else None
-    opening = partial(_open, source, image_root)
+    options = ImageOptions(image_root).or_as(image_conversion)
+    user_files = _user_files(described, Path(source), options) if described else None
+    opening = partial(_open, source, options)
     name, opened = (described, user_files) if described and user_files else opening()
     # A set may be read by the columns of any description.
     key = [name, opened.revision, user_files is not None, list(map(asdict, descriptions()))]
     key += [str(image_root.absolute())] if image_root is not None else []
+    conversion = options.or_as(opened.about.get("image_conversion")).conversion
+    key += [str(conversion)] if conversion is not None else []
     index = open_index(source, opened.files, key, opened.read, rules or LabelRules(), departments)
     about = index.about
     fast_votes = FastVotes(**about["fast_votes"])
@@ -256,23 +259,27 @@ def read_set(
         opened.about.get("synthetic", False),
         opened.hub_id,
         fast_votes,
+        converted=about["converted"],
     )
 
 
-def read_drafts(source: str, image_root: Path | None = None) -> tuple[str, Source]:
+def read_drafts(
+    source: str, image_root: Path | None = None, image_conversion: str | None = None
+) -> tuple[str, Source]:
     """Returns the name of a source and what reads its cases with their votes, as often as asked.
 
     Args:
         source: as `read_set` takes it.
         image_root: likewise.
+        image_conversion: likewise.
 
     Raises:
         DataError: there is no such source.
     """
-    return _open(source, image_root)
+    return _open(source, ImageOptions(image_root).or_as(image_conversion))
 
 
-def _user_files(described: str, path: Path, image_root: Path | None) -> Source | None:
+def _user_files(described: str, path: Path, image_options: ImageOptions) -> Source | None:
     """Returns the released files of a set in `data/` at the user's path, if they are there.
 
     Raises:
@@ -282,7 +289,7 @@ def _user_files(described: str, path: Path, image_root: Path | None) -> Source |
     open_files = FORMATS[description.form].open_files
     if open_files is None:
         return None
-    opened = open_files(description, path, image_root)
+    opened = open_files(description, path, image_options)
     is_set = any(form.marks(path) for form in FORMATS.values()) or (path / DESCRIPTION).is_file()
     if opened is None and path.is_dir() and not is_set:
         raise DataError(
@@ -297,47 +304,50 @@ def holds_described(described: str, path: str | Path) -> bool:
     description = named_description(described)
     data_format = FORMATS[description.form]
     if data_format.open_files is not None:
-        return data_format.open_files(description, Path(path), None) is not None
+        return data_format.open_files(description, Path(path), NO_OPTIONS) is not None
     return data_format.marks(Path(path))
 
 
-def _open(source: str, image_root: Path | None) -> tuple[str, Source]:
+def _open(source: str, image_options: ImageOptions) -> tuple[str, Source]:
     """Returns the name of a set and what it is read from."""
     path, names = Path(source), description_names()
     if source in names and not path.exists():
-        return _open_described(named_description(source))
+        return _open_described(named_description(source), image_options)
     if path.is_dir():
-        return _open_folder(path, image_root)
+        return _open_folder(path, image_options)
     if path.is_file():
-        return path.stem, _open_file(path, image_root)
+        return path.stem, _open_file(path, image_options)
     if _HUB_ID.fullmatch(source) and not source.lower().endswith(SUFFIXES):
         matching = (described for described in descriptions() if described.source == source)
-        return _open_described(next(matching, Description(source, "preferences", source)))
+        unnamed = Description(source, "preferences", source)
+        return _open_described(next(matching, unnamed), image_options)
     raise DataError(
         f"{source!r} is no file, no folder and no name in data/ ({', '.join(names)})."
         f"{nearest(source, names)} Give one of these or a hub id such as organisation/name."
     )
 
 
-def _open_described(description: Description) -> tuple[str, Source]:
+def _open_described(description: Description, image_options: ImageOptions) -> tuple[str, Source]:
     open_described = FORMATS[description.form].open_described
     assert open_described is not None  # `read_description` accepts no other form
+    if image_options.conversion is not None:
+        description = replace(description, image_conversion=str(image_options.conversion))
     return description.name, open_described(description)
 
 
-def _open_folder(folder: Path, image_root: Path | None) -> tuple[str, Source]:
+def _open_folder(folder: Path, image_options: ImageOptions) -> tuple[str, Source]:
     name = folder.resolve().name
     marking = next((form for form in FORMATS.values() if form.marks(folder)), None)
     if marking is not None and marking.open_folder is not None:
-        return name, marking.open_folder(folder, image_root)
+        return name, marking.open_folder(folder, image_options)
     if (folder / DESCRIPTION).is_file():
         description = read_description(folder / DESCRIPTION)
         if description.files and description.source is None:
-            beside = (description, folder, image_root, FORMATS, _read_by_columns)
+            beside = (description, folder, image_options, FORMATS, _read_by_columns)
             return description.name, open_described_files(*beside)
-        return _open_described(description)
+        return _open_described(description, image_options)
     if marking is not None:
-        return name, _open_file(folder / str(marking.marker), image_root)
+        return name, _open_file(folder / str(marking.marker), image_options)
     if any(data_format.marker == f"{name}/" for data_format in FORMATS.values()):
         raise DataError(
             f"{folder} is the inside of a released benchmark. Give the folder above it."
@@ -352,16 +362,18 @@ def _markers() -> str:
     return " nor ".join(form.marker for form in FORMATS.values() if form.marker)
 
 
-def _open_file(path: Path, image_root: Path | None) -> Source:
+def _open_file(path: Path, image_options: ImageOptions) -> Source:
     beside = path.parent / DATASET_INFO
     files = [path, *([beside] if beside.is_file() else [])]
-    return Source(files, partial(_read_file, path, image_root), about=read_about(path.parent))
+    about = read_about(path.parent)
+    read = partial(_read_file, path, image_options.or_as(about.get("image_conversion")))
+    return Source(files, read, about=about)
 
 
-def _read_file(path: Path, image_root: Path | None) -> ReadResult:
+def _read_file(path: Path, image_options: ImageOptions) -> ReadResult:
     """Reads a file by the first format that its columns are of, else as votes."""
     table = open_table(path)
-    table.image_root = image_root
+    table.image_options = image_options
     return _read_by_columns(table, path)
 
 

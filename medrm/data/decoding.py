@@ -124,7 +124,7 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
         try:
             file = io.BytesIO(_without_unused(stored))
             image = held.enter_context(Image.open(file, formats=known_formats()))
-            held.enter_context(_memory(_checked_pixels(image, name) * BYTES_PER_PIXEL))
+            held.enter_context(decoding_memory(_checked_pixels(image, name) * BYTES_PER_PIXEL))
             image.load()
             mode = f"{image.mode} transparent" if "transparency" in image.info else image.mode
             upright = [_upright_rgb(image)]
@@ -185,7 +185,7 @@ _IN_USE = _Memory()
 
 
 @contextmanager
-def _memory(size: int) -> Iterator[None]:
+def decoding_memory(size: int) -> Iterator[None]:
     """Waits until `size` bytes fit beside what is being decoded."""
     with _IN_USE.changed:
         _IN_USE.changed.wait_for(lambda: not _IN_USE.taken or _IN_USE.taken + size <= MEMORY_BYTES)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from medrm.data.image_references import ImageOptions
 from medrm.data.row_tables import RowTable, joined_table, open_table
 from medrm.data.sources import (
     DESCRIPTION,
@@ -25,7 +26,7 @@ _BY_COLUMNS = "preferences"
 def open_described_files(
     description: Description,
     folder: Path,
-    image_root: Path | None,
+    image_options: ImageOptions,
     formats: Mapping[str, DataFormat],
     read_by_columns: Callable[[RowTable, Path], ReadResult],
 ) -> Source:
@@ -34,7 +35,7 @@ def open_described_files(
     Args:
         description: of the set.
         folder: of the description; no file and no folder that it names lies outside.
-        image_root: takes the place of the folder of images that the description names.
+        image_options: their folder takes the place of the one that the description names.
         formats: by name.
         read_by_columns: reads rows of a form that is not stated.
 
@@ -42,22 +43,23 @@ def open_described_files(
         ConfigError: a file or folder that is not there or lies outside; what the form cannot use.
     """
     described = folder / DESCRIPTION
+    image_options = image_options.or_as(description.image_conversion)
     if description.images is not None:
         images = _inside(folder, description.images, "images")
         if not images.is_dir():
             raise ConfigError(f"{described}: images {description.images!r} is no folder there.")
-        image_root = image_root or images
+        image_options = image_options._replace(root=image_options.root or images)
     about, revision = read_about(folder), description.revision
     revision = "local" if revision == Description.revision else revision
     named = [path for pattern in description.files for path in _matching(folder, pattern)]
     data_format = formats.get(description.form)
     if data_format is not None and data_format.open_files is not None:
-        opened = data_format.open_files(description, folder, image_root)
+        opened = data_format.open_files(description, folder, image_options)
         if opened is None:
             raise ConfigError(f"{described}: its files hold no rows of form {description.form!r}.")
         files = (*opened.files, described)
         return dataclasses.replace(opened, files=files, revision=revision, about=about)
-    read = partial(_read, description, named, folder, image_root, formats, read_by_columns)
+    read = partial(_read, description, named, folder, image_options, formats, read_by_columns)
     return Source([*named, described], read, revision, about)
 
 
@@ -65,14 +67,14 @@ def _read(
     description: Description,
     files: list[Path],
     folder: Path,
-    image_root: Path | None,
+    image_options: ImageOptions,
     formats: Mapping[str, DataFormat],
     read_by_columns: Callable[[RowTable, Path], ReadResult],
 ) -> ReadResult:
     """Reads the rows of all files as those of one table; see `open_described_files`."""
     tables = [open_table(path, folder) for path in files]
     table = joined_table(tables, description.name) if len(tables) > 1 else tables[0]
-    table.image_root = image_root
+    table.image_options = image_options
     path = files[0] if len(files) == 1 else folder
     own_columns = bool(description.columns) or description.dimension != Description.dimension
     form = description.form or (_BY_COLUMNS if own_columns else "")

@@ -1,4 +1,4 @@
-"""Images of cases: references with digests, bounded decoding, and what each image looks like.
+"""Images of cases: bounded decoding, and what each image looks like.
 
 References are made when a set is read; pixels exist only while one image is being decoded.
 """
@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from medrm.data.batched import batched
@@ -26,14 +23,10 @@ from medrm.data.decoding import (
     unreadable,
     use_decoded,
 )
-from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
-from medrm.errors import DataError, reason_of, shortened
-from medrm.files import cache_dir, file_digest, write_cache_file
+from medrm.data.image_references import StoredCell, StoredFile
+from medrm.data.inline_images import MAX_STORED_BYTES
+from medrm.errors import DataError, reason_of
 from medrm.schema import Case, ImageRef
-
-_SCHEMES = ("http", "https", "ftp", "s3", "gs", "hf", "file")
-
-_ADDRESS = "an address, and nothing is downloaded; get the image and give its path"
 
 _FAINT = 0.001
 """Share of pixels at either end of the greys that contrast leaves out."""
@@ -58,166 +51,6 @@ class ImageFacts:
     perceptual_hash: int = 0
     mode: str = ""
     contrast: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """Reads the bytes of an image that is a file.
-
-    Attributes:
-        path: of the file itself.
-        link: the way to it through symbolic links; empty: there is none.
-    """
-
-    path: str
-    link: str = ""
-
-    def __call__(self) -> bytes:
-        """Returns the bytes."""
-        return Path(self.path).read_bytes()
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCell:
-    """Reads the bytes of an image in a cell of a table.
-
-    Attributes:
-        files: the Arrow files of the table, in their order.
-        row: of the table, from 0.
-        column: holds an image, or a list of them.
-        position: in the list; None: the cell is one image.
-    """
-
-    files: tuple[str, ...]
-    row: int
-    column: str
-    position: int | None
-
-    def __call__(self) -> bytes:
-        """Returns the bytes."""
-        cell = _arrow_table(self.files)[self.column][self.row]
-        image = cell if self.position is None else cell[self.position]
-        stored: bytes = (image["bytes"] if pa.types.is_struct(image.type) else image).as_py()
-        return stored
-
-
-@lru_cache(maxsize=64)
-def _arrow_table(files: tuple[str, ...]) -> pa.Table:
-    """Returns a table whose rows stay in its files."""
-    maps = [pa.ipc.open_stream(pa.memory_map(path)).read_all() for path in files]
-    return pa.concat_tables(maps)
-
-
-def is_address(written: str) -> bool:
-    """Returns whether an image is written as an address of the network."""
-    scheme, colon, _ = written.partition("://")
-    return bool(colon) and scheme.lower() in _SCHEMES
-
-
-def file_image(
-    written: str, root: Path, boundary: Path | None = None, image_root: Path | None = None
-) -> ImageRef:
-    """Returns the reference of an image file, with the digest of its bytes.
-
-    What is written may also be a data URL or base64; then the image is kept in the cache.
-
-    Args:
-        written: the path in the data, absolute, or relative to `image_root` or else to `root`.
-        root: the folder of the data file.
-        boundary: the folder that no path and no link may leave, by default `root`.
-        image_root: another folder of images, which paths and links may lead into as well.
-
-    Raises:
-        DataError: a path that leaves the folders, also through a symbolic link.
-    """
-    try:
-        content = inline_bytes(written)
-    except DataError as error:
-        return ImageRef("in the data", "", bytes, f"it is {error}".rstrip("."))
-    if content is not None:
-        return cached_image(content)
-    if is_address(written) and not written.startswith("file:///"):
-        return ImageRef(shortened(written), "", bytes, _ADDRESS)
-    written = written.removeprefix("file://")
-    way, folder = _way(written, root, image_root)
-    location = _inside(written, way, [boundary or root, *([image_root] if image_root else [])])
-    link = os.path.abspath(way)
-    read = StoredFile(str(location), "" if link == str(location) else link)
-    # Where the data lie is nobody's business who reads a report.
-    if os.path.isabs(written):
-        written = os.path.relpath(way, folder) if way.is_relative_to(folder) else location.name
-    digest = ""
-    problem: str | None = None
-    try:
-        if not location.is_file():
-            problem = f"there is no file {shortened(written)!r}"
-        elif location.stat().st_size > MAX_STORED_BYTES:
-            problem = f"larger than {MAX_STORED_BYTES} bytes"
-        else:
-            digest = file_digest(location)
-    except OSError as error:
-        problem = f"{shortened(written)!r} cannot be read: {error.strerror}"
-    return ImageRef(shortened(written) if problem else written, digest, read, problem)
-
-
-def _way(written: str, root: Path, image_root: Path | None) -> tuple[Path, Path]:
-    """Returns the path of an image before links are followed, and the folder that it lies in."""
-    folders = [folder.absolute() for folder in (image_root, root) if folder is not None]
-    if os.path.isabs(written):
-        way = Path(os.path.normpath(written))
-        return way, next((folder for folder in folders if way.is_relative_to(folder)), folders[-1])
-    there = (folder for folder in folders if os.path.lexists(folder / written.replace("\0", "")))
-    folder = next(there, folders[0])
-    return folder / written, folder
-
-
-def _inside(written: str, way: Path, folders: Sequence[Path]) -> Path:
-    """Returns the resolved location of a path that stays inside the folders."""
-    named = " and ".join(map(str, folders))
-    outside = DataError(
-        f"image path {shortened(written)!r} leads outside the data folder {named}; accepted are "
-        "paths to files inside it. Move the image there, or name its folder with --image_root."
-    )
-    if not written or "\0" in written:
-        raise outside
-    try:
-        location = way.resolve()
-    except (OSError, RuntimeError) as error:  # a loop of symbolic links
-        raise outside from error
-    if not any(location.is_relative_to(folder.resolve()) for folder in folders):
-        raise outside
-    return location
-
-
-def cached_image(content: bytes) -> ImageRef:
-    """Returns the reference of an image that is stored in no file, kept in the cache.
-
-    Raises:
-        ConfigError: the cache cannot be written.
-    """
-    digest = hashlib.sha256(content).hexdigest()
-    path = cache_dir() / "images" / digest
-    if len(content) > MAX_STORED_BYTES:
-        return ImageRef("in the data", "", bytes, f"larger than {MAX_STORED_BYTES} bytes")
-    if not path.is_file() or file_digest(path) != digest:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_cache_file(path, content)
-    return ImageRef(f"in the data, {digest[:12]}", digest, StoredFile(str(path)))
-
-
-def file_images(
-    paths: Collection[str], root: Path, boundary: Path, image_root: Path | None = None
-) -> dict[str, ImageRef | DataError]:
-    """Returns the reference of each path, or why it is refused; see `file_image`."""
-
-    def reference(path: str) -> ImageRef | DataError:
-        try:
-            return file_image(path, root, boundary, image_root)
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(paths, pool.map(reference, paths), strict=True))
 
 
 def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations
 from typing import Literal
@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from medrm.data.sources import CaseDraft, Strength, Vote
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, report, shortened
 from medrm.schema import (
     CHOICES,
     Choice,
@@ -344,3 +344,22 @@ def _agreement(units: Counter[Unit], annotators: int) -> Agreement:
     if len(values) > 1:
         alpha = float(krippendorff.alpha(value_counts=table, level_of_measurement="nominal"))
     return Agreement(alpha, float(agreeing.mean()), len(table), annotators)
+
+
+@dataclass(frozen=True)
+class FastVotes:
+    """Votes that were dropped because they took less than the label rules ask for.
+
+    `by_annotator` counts all, `examples` are the first ones in words.
+    """
+
+    by_annotator: Mapping[str, int] = field(default_factory=dict)
+    examples: Sequence[str] = ()
+
+    def said(self, min_seconds: float) -> str:
+        """Returns how many there are, of whom, and the first ones."""
+        counts = sorted(self.by_annotator.items(), key=lambda count: -count[1])
+        named = ", ".join(f"{shortened(name)} {count}" for name, count in counts[:5])
+        more = f" and of {len(counts) - 5} more" if len(counts) > 5 else ""
+        title = f"{sum(self.by_annotator.values())} votes took less than {min_seconds:g} s and are"
+        return report(f"{title} dropped ({named}{more}):", self.examples, limit=5)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from medrm.data.case_set import CaseSet, MixedSet, dimensions_of, read_set
 from medrm.data.labels import LabelRules
+from medrm.data.medical.converted_set import joined_conversions
 from medrm.data.store.indexed_cases import IndexedCases, Indices, column, list_column, select
 from medrm.data.store.joint_index import JoinedCases, open_joint_index, set_numbers
 from medrm.errors import ConfigError, DataError, raise_problems, shortened
@@ -131,6 +132,7 @@ def read_training_set(
     department_map: Path | None = None,
     image_root: Path | None = None,
     drawing: Drawing | None = None,
+    image_conversion: str | None = None,
 ) -> CaseSet:
     """Returns the cases of one source, or those that are drawn of a mixture's.
 
@@ -140,13 +142,15 @@ def read_training_set(
         department_map: as in `read_set`.
         image_root: as in `read_set`.
         drawing: what is drawn; None: by the default seed, without caps.
+        image_conversion: as in `read_set`.
 
     Raises:
         ConfigError: the sources or shares are not accepted.
         DataError: a source is not as it should be, or has no case left.
     """
     named, drawing = named_sources(written), drawing or Drawing()
-    sets = [read_set(source, rules, department_map, image_root=image_root) for source, _ in named]
+    images = (image_root, image_conversion)
+    sets = [read_set(source, rules, department_map, None, *images) for source, _ in named]
     if len(sets) == 1 and drawing.per_prompt is None and drawing.per_image is None:
         return sets[0]
     names = _distinct_names([case_set.name for case_set in sets])
@@ -161,6 +165,7 @@ def read_training_set(
         "digest": joint.case_index.about["digest"],
         "dimensions": dimensions_of(joint),
         "mixed": mixed,
+        "converted": joined_conversions({each.name: each.converted for each in sets}),
     }
     if single:
         return replace(sets[0], **content)

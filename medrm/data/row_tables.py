@@ -8,10 +8,12 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from medrm.data.images import StoredCell, bytes_image, file_image
+from medrm.data.image_references import ImageOptions, StoredCell, file_images, medical_cell
+from medrm.data.images import bytes_image
 from medrm.data.parquet_files import arrow_copy
 from medrm.errors import DataError, nearest, shortened
 from medrm.files import cache_dir, fits
@@ -37,8 +39,7 @@ class RowTable:
 
     Rows are read when asked, one at a time but for `.json`; `problems` is complete once all were.
     `columns` are the keys of the first row. `folder` is what image paths are relative to; no link
-    may leave `boundary`, but into `image_root`, in which images are looked for first. `files` are
-    the Arrow files of a table that may store images.
+    may leave `boundary`, but into the folder of `image_options`. `files` are a table's Arrow files.
     """
 
     name: str
@@ -48,11 +49,11 @@ class RowTable:
     rows: JsonLines | ArrowRows | DatasetRows | JoinedRows | list[LocatedRow]
     problems: list[str] = field(default_factory=list)
     files: tuple[str, ...] = ()
-    image_root: Path | None = None
+    image_options: ImageOptions = field(default_factory=ImageOptions)
 
-    def image(self, path: str) -> ImageRef:
-        """Returns the reference of an image file; see `images.file_image`."""
-        return file_image(path, self.folder, self.boundary, self.image_root)
+    def images(self, path: str) -> tuple[ImageRef, ...]:
+        """Returns the references of an image file; see `image_references.file_images`."""
+        return file_images(path, self.folder, self.boundary, self.image_options)
 
 
 def missing_columns(columns: Collection[str], required: Collection[str]) -> list[str]:
@@ -79,8 +80,7 @@ def open_table(path: Path, boundary: Path | None = None) -> RowTable:
             "programs write, is made one by `medrm data import`."
         )
     problems: list[str] = []
-    lines = suffix == ".jsonl"
-    rows = JsonLines(path, problems) if lines else list(_json_list(path))
+    rows = JsonLines(path, problems) if suffix == ".jsonl" else list(_json_list(path))
     _, first = next(iter(rows), ("", {}))
     return RowTable(path.name, folder, boundary or folder, tuple(first), rows, problems)
 
@@ -366,17 +366,20 @@ def row_images(table: RowTable, index: int, row: Row, column: str) -> tuple[Imag
     if cell is None:
         return ()
     is_list = isinstance(cell, list)
-    return tuple(
-        _image(table, index, column, position if is_list else None, value)
+    images = (
+        _images(table, index, column, position if is_list else None, value)
         for position, value in enumerate(cell if is_list else [cell])
     )
+    return tuple(chain.from_iterable(images))
 
 
-def _image(table: RowTable, index: int, column: str, position: int | None, value: Any) -> ImageRef:
+def _images(
+    table: RowTable, index: int, column: str, position: int | None, value: Any
+) -> tuple[ImageRef, ...]:
     if value is None:
-        return ImageRef(f"{table.name} row {index + 1}", "", bytes, "no image is stored")
+        return (ImageRef(f"{table.name} row {index + 1}", "", bytes, "no image is stored"),)
     if isinstance(value, str):
-        return table.image(value)
+        return table.images(value)
     if isinstance(value, bytes):
         value = {"bytes": value}
     if not isinstance(value, dict) or not {"bytes", "path"} & set(value):
@@ -387,10 +390,11 @@ def _image(table: RowTable, index: int, column: str, position: int | None, value
     if not isinstance(path, str | None):
         raise DataError(f"{column} holds a path that is {type(path).__name__}; give text")
     if isinstance(stored, str):  # JSON has no bytes
-        return table.image(f"data:;base64,{stored}")
+        return table.images(f"data:;base64,{stored}")
     name = PurePath(path).name if path else f"{table.name} row {index + 1}"
     if table.files and stored is not None:
-        return bytes_image(name, StoredCell(table.files, index, column, position))
+        read = StoredCell(table.files, index, column, position)
+        return medical_cell(read, table.image_options) or (bytes_image(name, read),)
     if path is not None:
-        return table.image(path)
-    return ImageRef(name, "", bytes, "no image is stored")
+        return table.images(path)
+    return (ImageRef(name, "", bytes, "no image is stored"),)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from medrm.data.image_references import ImageOptions
 from medrm.data.row_tables import RowTable, dataset_table, read_json_file
 from medrm.errors import ConfigError, DataError, first_line, raise_problems, shortened
 from medrm.files import asset, cache_dir, fits
@@ -144,6 +145,12 @@ class Description:
     subsets: dict[str, str] = field(default_factory=dict)
     cases: int = 0
     seed: int = 0
+    image_conversion: str | None = None
+
+    @property
+    def image_options(self) -> ImageOptions:
+        """What it says of images."""
+        return ImageOptions().or_as(self.image_conversion)
 
     @property
     def hub_id(self) -> str:
@@ -203,8 +210,8 @@ class DataFormat:
     Attributes:
         marker: the file, or with a slash at the end the folder, that makes a folder a set of this
             format.
-        open_folder: returns the source in such a folder, whose images are looked for first in
-            another one, if that is given; None: the marker is a file, which is read as any other.
+        open_folder: returns the source in such a folder, given what the user says of images; None:
+            the marker is a file, which is read as any other.
         read_table: reads the rows of a file at a path; returns None where they are of another
             format, as their columns show. The descriptions are those of `data/`.
         open_described: returns the source that a `dataset.yaml` with this format as its `form`
@@ -215,10 +222,10 @@ class DataFormat:
     """
 
     marker: str | None = None
-    open_folder: Callable[[Path, Path | None], Source] | None = None
+    open_folder: Callable[[Path, ImageOptions], Source] | None = None
     read_table: Callable[[RowTable, Path, Sequence[Description]], ReadResult | None] | None = None
     open_described: Callable[[Description], Source] | None = None
-    open_files: Callable[[Description, Path, Path | None], Source | None] | None = None
+    open_files: Callable[[Description, Path, ImageOptions], Source | None] | None = None
     read_described: Callable[[RowTable, Path, Description], ReadResult] | None = None
 
     def marks(self, folder: Path) -> bool:
@@ -244,7 +251,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     about: dict[str, Any] = read_json_file(path) if path.is_file() else {}
     if not isinstance(about, dict):
         raise DataError(f"{path} must hold a JSON object.")
-    expected = {"ceiling": (dict[str, float], "dimension to a number"), "synthetic": (bool, "true")}
+    expected = {
+        "ceiling": (dict[str, float], "dimension to a number"),
+        "synthetic": (bool, "true"),
+        "image_conversion": (str, "the name of a conversion"),
+    }
     problems = [
         f"{key} is {shortened(repr(about[key]))}; give {words}, or leave it out"
         for key, (kind, words) in expected.items()
@@ -289,7 +300,9 @@ def hub_table(description: Description) -> tuple[RowTable, str]:
     commits = [re.search(r"@([0-9a-f]{40})/", url) for url in data.info.download_checksums or {}]
     commit = next((match[1] for match in commits if match), revision)
     nowhere = cache_dir() / "no-files"  # its images are stored in the rows
-    return dataset_table(data, hub_id, nowhere, nowhere), commit
+    table = dataset_table(data, hub_id, nowhere, nowhere)
+    table.image_options = description.image_options
+    return table, commit
 
 
 @contextmanager

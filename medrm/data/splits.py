@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from medrm.data.image_references import ConvertedFile
 from medrm.data.sources import CaseDraft
 from medrm.data.store.indexed_cases import cluster_column, list_column, select
 from medrm.errors import ConfigError, DataError
@@ -21,10 +22,13 @@ from medrm.schema import Case
 def cluster_keys(draft: CaseDraft) -> list[str]:
     """Returns what a case has in common with those it depends on: patient, study and images.
 
-    For a text-only case the question is used in place of images.
+    Of DICOM files it is the patient and the study as well, as keyed hashes. For a text-only case
+    the question is used in place of images.
     """
     images = [f"image:{ref.digest or ref.name}" for ref in draft.images]
-    return [*draft.independent, *(images or [f"question:{draft.question}"])]
+    converted = (ref.read for ref in draft.images if isinstance(ref.read, ConvertedFile))
+    hashed = {key: None for read in converted for key in read.about.get("independent", ())}
+    return [*draft.independent, *hashed, *(images or [f"question:{draft.question}"])]
 
 
 def cluster_names(keys: pa.ChunkedArray) -> NDArray[np.bytes_]:

@@ -13,6 +13,7 @@ from medrm.data.case_set import CaseSet
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.labels import Agreement
+from medrm.data.medical.converted_set import identity_findings
 from medrm.data.store.case_records import plain_text
 from medrm.errors import ConfigError, nearest
 from medrm.evaluation.benchmark import baselines
@@ -72,6 +73,8 @@ KINDS = {
     "images": "missing or unreadable images",
     "image_modes": "images of 16 bits, with a palette, transparent or CMYK, which readers that "
     "do not convert them see otherwise",
+    "identity": "medical images that may show who somebody is: burned-in annotation, or pictures "
+    "that often hold some; secondary capture; recognisable features",
     "nearly_constant": f"images of at most {FAINTEST} of 256 greys, the outermost 0.1% left out",
     "empty": "empty questions or answers",
     "identical": "cases whose answers are the same",
@@ -137,8 +140,7 @@ def audit(
         "duplicates": _duplicates(cases),
         "copies": _copies(checked, facts),
         "images": [],
-        "image_modes": _odd_modes(cases, facts),
-        "nearly_constant": _nearly_constant(cases, facts),
+        **_image_findings(checked, facts),
         **_case_findings(cases, facts),
         "balance": _unbalanced(labels, organs),
         "length": _lengths(labels),
@@ -157,7 +159,7 @@ def audit(
         "largest_cluster": max(clusters.values()),
         "excluded_rows": len(checked.excluded),
         "text_only": sum(not case.images for case in cases),
-        "images": _images(_facts(cases, facts)),
+        "images": {**_images(_facts(cases, facts)), "converted": dict(checked.converted)},
         "labels": labels,
         "votes": votes,
         "organs": organs,
@@ -361,6 +363,14 @@ def _case_findings(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> di
             same = f"case {case.case_id!r}: {repeated + 1} answers are the same"
             findings["identical"].append(same)
     return findings
+
+
+def _image_findings(checked: CaseSet, facts: Mapping[str, ImageFacts]) -> dict[str, list[str]]:
+    return {
+        "image_modes": _odd_modes(checked.cases, facts),
+        "identity": identity_findings(checked.converted),
+        "nearly_constant": _nearly_constant(checked.cases, facts),
+    }
 
 
 def _odd_modes(cases: Sequence[Case], facts: Mapping[str, ImageFacts]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medrm.data.case_set import CaseSet, digest_of, dimensions_of
+from medrm.data.medical.converted_set import conversion_setting
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.evaluation.measures.accuracy import right_answers
 from medrm.schema import Case
@@ -76,6 +77,10 @@ class Benchmark:
     def clusters(self) -> int:
         """How many independent groups of cases there are."""
         return len(np.unique(cluster_column(self.cases)))
+
+    def asked_with(self, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Returns settings of an evaluation, and how medical images became pictures."""
+        return {**(settings or {}), **conversion_setting(self.source.converted)}
 
     def identity(self) -> dict[str, Any]:
         """Returns what reports say of the benchmark: its name, its data, how many cases it has."""

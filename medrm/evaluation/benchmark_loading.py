@@ -58,6 +58,7 @@ class BenchmarkRequest:
             or folder.
         image_root: a folder of images, absolute paths and links into which are followed.
         department_map: YAML or JSON file of organ to department.
+        image_conversion: by which medical images become pictures; None: as the set says.
     """
 
     name: str
@@ -65,6 +66,7 @@ class BenchmarkRequest:
     reported: str | None = None
     image_root: Path | None = None
     department_map: Path | None = None
+    image_conversion: str | None = None
 
 
 def load_benchmark(
@@ -87,7 +89,11 @@ def load_benchmark(
     """
     asked = name if isinstance(name, BenchmarkRequest) else BenchmarkRequest(name, data_root)
     read = partial(
-        read_set, rules=rules, department_map=asked.department_map, image_root=asked.image_root
+        read_set,
+        rules=rules,
+        department_map=asked.department_map,
+        image_root=asked.image_root,
+        image_conversion=asked.image_conversion,
     )
     if asked.name not in benchmark_names():
         return _own_benchmark(asked, read)

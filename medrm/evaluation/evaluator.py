@@ -116,16 +116,16 @@ def evaluate(
         overwrite: whether another evaluation that lies in the folder is replaced.
 
     Raises:
-        ConfigError: the protocol is unknown, or the model scores none of the dimensions, or the
-            folder holds another evaluation, or one is writing it.
+        ConfigError: an unknown protocol, a model that scores none of the dimensions, or a folder
+            that holds another evaluation or in which one is being written.
         DataError: the benchmark is empty.
     """
     _check(scorer, benchmark, protocol)
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     name, weights, leaks = NamedModel(model) if isinstance(model, str) else model
-    reading = (scorer.readout, tuple(scorer.dimensions), dict(settings or {}), protocol)
+    reading = (scorer.readout, tuple(scorer.dimensions), benchmark.asked_with(settings), protocol)
     window = together(scorer.lookahead, len(benchmark.cases))
-    check = None if leaks is None else asdict(leaks)
+    check = asdict(leaks) if leaks else None
     setup = Setup(name, weights, *reading, window, processes, leak_check=check)
 
     def open_folder(stack: ExitStack) -> Setup:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medrm.data.medical.conversions import ImageConversion
 from medrm.data.row_tables import LocatedRow, Row
 from medrm.errors import printable, shortened
 
@@ -79,6 +80,7 @@ class Opened:
         content: of a `.json` file, decoded; None: of another.
         notes: what was found out while it was opened, such as its encoding; sentences.
         image_root: a folder in which images are looked for first.
+        image_conversion: by which medical images become pictures; None: they are refused.
         mapping: what the user's mapping says; None: there is none.
     """
 
@@ -89,6 +91,7 @@ class Opened:
     content: Any = None
     notes: list[str] = field(default_factory=list)
     image_root: Path | None = None
+    image_conversion: ImageConversion | None = None
     mapping: Any = None
 
 

@@ -7,13 +7,20 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from medrm.data.images import file_image
+from medrm.data.image_references import (
+    ConvertedFile,
+    ImageOptions,
+    cached_images,
+    file_images,
+)
 from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
+from medrm.data.medical.converted_set import ConvertedTally
+from medrm.data.medical.converter import medical_kind
 from medrm.data.readers.votes_jsonl import VOTES_FILE, line_problems
 from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
@@ -21,6 +28,7 @@ from medrm.exchange.case_files import image_suffix, restored
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
+from medrm.schema import ImageRef
 from medrm.version import __version__
 
 REPORT_FILE = "import_report.json"
@@ -69,7 +77,7 @@ def write_votes(
         written = 0
         with (draft / VOTES_FILE).open("wb") as file:
             new_lines = restored(imported.lines, opened.path.parent)
-            for place, line in chain(_joined_lines(joined, imported), new_lines):
+            for place, line in chain(_joined_lines(joined, imported, writer.options), new_lines):
                 taken = writer.take(place, line)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
@@ -86,7 +94,9 @@ def write_votes(
     return summary
 
 
-def _joined_lines(folder: Path | None, imported: Imported) -> Iterator[LocatedRow]:
+def _joined_lines(
+    folder: Path | None, imported: Imported, options: ImageOptions
+) -> Iterator[LocatedRow]:
     """Yields the lines of an earlier set, their images as bytes.
 
     Raises:
@@ -101,7 +111,8 @@ def _joined_lines(folder: Path | None, imported: Imported) -> Iterator[LocatedRo
         paths = line.get("images", [line["image"]] if "image" in line else [])
         line = {key: value for key, value in line.items() if key != "image"}
         try:
-            line["images"] = [file_image(str(path), folder).read() for path in paths]
+            refs = (file_images(str(path), folder, None, options) for path in paths)
+            line["images"] = [ref.read() for ref in chain.from_iterable(refs)]
         except (DataError, OSError) as error:
             problems.append(f"{place}: {error}")
             continue
@@ -124,7 +135,10 @@ class _SetWriter:
         self._folder, self._opened = folder, opened
         self._first: dict[str, tuple[str, dict[str, bytes]]] = {}
         self._voted: dict[tuple[str, str, str], str] = {}
-        self._stored: dict[str, str] = {}
+        self.options = ImageOptions(opened.image_root, opened.image_conversion)
+        self._stored: dict[str, list[str]] = {}
+        self._hashed: dict[str, list[str]] = {}
+        self.converted = ConvertedTally()
         self._names: dict[str, str] = {}
         self.lines = self.without_image = 0
         self.annotators: Counter[str] = Counter()
@@ -149,10 +163,16 @@ class _SetWriter:
         if problems := line_problems(taken):
             return "; ".join(problems)
         try:
-            taken["images"] = [self._store(image) for image in images]
+            stored = [self._store(image) for image in images]
+            if taken.get("context") and any(len(pictures) > 1 for pictures in stored):
+                raise DataError("an image of several pictures beside earlier turns is not imported")
         except DataError as error:
             self.without_image += 1
             return str(error).rstrip(".")
+        taken["images"] = list(chain.from_iterable(stored))
+        for key in chain.from_iterable(self._hashed.get(name, ()) for name in taken["images"]):
+            name, _, value = key.partition(":")
+            taken[name] = taken.get(name) or value
         problem = self._conflict(place, taken)
         if problem is None:
             self._count(place, taken)
@@ -187,8 +207,8 @@ class _SetWriter:
                 self._voted[case_id, annotator, dimension] = place
                 self.votes.setdefault(dimension, Counter())[str(value)] += 1
 
-    def _store(self, written: Any) -> str:
-        """Copies an image into the set and returns its path there.
+    def _store(self, written: Any) -> list[str]:
+        """Copies an image, or the pictures of a medical one, and returns their paths in the set.
 
         Raises:
             DataError: it is not there, or leads outside the folders.
@@ -202,14 +222,28 @@ class _SetWriter:
             if written in self._stored:
                 return self._stored[written]
             content = inline_bytes(written)
+        if content is not None and medical_kind(content) is None:
+            return [self._write(content, image_suffix(content))]
         if content is not None:
-            return self._write(content, image_suffix(content))
+            return self._pictures(cached_images(content, self.options), "")
         path = self._portable(written)
-        ref = file_image(path, self._opened.path.parent, None, self._opened.image_root)
-        if ref.problem is not None:
-            raise DataError(ref.problem)
-        self._stored[written] = self._write(ref.read(), Path(path).suffix.lower())
+        refs = file_images(path, self._opened.path.parent, None, self.options)
+        self._stored[written] = self._pictures(refs, Path(path).suffix.lower())
         return self._stored[written]
+
+    def _pictures(self, refs: Sequence[ImageRef], suffix: str) -> list[str]:
+        """Copies what references stand for; of a medical image nothing but its pictures."""
+        names = []
+        for ref in refs:
+            if ref.problem is not None:
+                raise DataError(ref.problem)
+            if isinstance(ref.read, ConvertedFile):
+                names.append(self._write(ref.read(), ".png"))
+                self._hashed[names[-1]] = ref.read.about.get("independent", [])
+            else:
+                names.append(self._write(ref.read(), suffix))
+        self.converted.add(refs)
+        return names
 
     def _portable(self, written: str) -> str:
         """Returns a path as this system writes it, for Windows separates folders otherwise."""
@@ -253,6 +287,7 @@ def _report(
         "annotators": dict(writer.annotators.most_common()),
         "votes": {name: dict(counts.most_common()) for name, counts in writer.votes.items()},
         "images": writer.images,
+        "converted": writer.converted.summary(),
         "without_image": writer.without_image,
         "not_taken": len(rows),
         "reasons": alike_together([f"{row.place}: {row.reason}" for row in rows]),

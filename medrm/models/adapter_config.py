@@ -93,6 +93,8 @@ class AdapterConfig:
         max_length: most tokens of a row, None: no limit.
         score_statistics: dimension to mean and std of the scores on the development cases, and to
             the temperature at which their differences fit the labels of pairs, where there are any.
+        image_conversion: by which medical images of its training became pictures; None, and absent
+            from the file: there were none.
         training_data_digest: of the set it was trained on.
         training_images: how many images it was trained on, and the digest of the file that tells
             which; None: an earlier version wrote it.
@@ -122,6 +124,7 @@ class AdapterConfig:
     max_pixels: int | None = field(default=None, metadata={"range": (1, 10**9)})
     max_length: int | None = field(default=None, metadata={"range": (1, 10**8)})
     score_statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    image_conversion: str | None = None
     training_data_digest: str | None = None
     training_images: TrainingImages | None = None
     training_pixel_digests: tuple[str, ...] = ()
@@ -211,6 +214,8 @@ def config_bytes(config: AdapterConfig) -> bytes:
     record = dataclasses.asdict(config)
     if record["head"] is not None:
         del record["head"]["dimensions"]
+    if config.image_conversion is None:
+        del record["image_conversion"]
     if config.training_images is not None:
         del record["training_pixel_digests"]
     return f"{json.dumps(record, indent=2, sort_keys=True, allow_nan=False)}\n".encode()
@@ -241,6 +246,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     head = record.get("head")
     if isinstance(head, dict):
         head["dimensions"] = record.get("dimensions")
+    record.setdefault("image_conversion", None)
     record.setdefault("training_images", None)  # versions have the one or the other
     record.setdefault("training_pixel_digests", [])
     config = from_json(path, record, AdapterConfig)

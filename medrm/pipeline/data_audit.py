@@ -23,6 +23,7 @@ def audit_source(
     fail_on: Sequence[str] = (),
     output: Path | None = None,
     department_map: Path | None = None,
+    image_conversion: str | None = None,
 ) -> bool:
     """Audits a set, prints and writes what it says; returns whether no kind of `fail_on` is found.
 
@@ -35,6 +36,7 @@ def audit_source(
         fail_on: kinds of findings.
         output: JSON file to write.
         department_map: YAML or JSON file of organ to department.
+        image_conversion: by which medical images become pictures; None: as each set says.
 
     Raises:
         ConfigError: a kind is unknown, or a source does not exist.
@@ -44,7 +46,8 @@ def audit_source(
     check_outputs({"--output": output}, folders=False)
     findings = stored_findings(source)
     try:
-        case_set = read_set(source, department_map=department_map)
+        departments = department_map
+        case_set = read_set(source, None, departments, image_conversion=image_conversion)
     except DataError as error:
         refusal: Audit = {"name": source, "refused": str(error), "findings": findings}
         _write(refusal, output)
@@ -53,7 +56,9 @@ def audit_source(
         if any(findings.get(finding) for finding in fail_on):
             return False
         raise
-    train = read_training_set(train_data) if train_data is not None else None
+    train = None
+    if train_data is not None:
+        train = read_training_set(train_data, image_conversion=image_conversion)
     with counting("images") as progress:
         facts = examine([*case_set.cases, *(train.cases if train else ())], progress)
     result = audit(case_set, facts, findings, train)

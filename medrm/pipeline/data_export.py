@@ -50,6 +50,10 @@ class DataExportRequest(ExportOptions):
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the source)"
     )
+    image_conversion: str | None = option(
+        None,
+        "how DICOM and NIfTI images become pictures (default: as dataset.json of the source says)",
+    )
     cases: Path | None = option(None, "file of the ids of the cases to export, one a line")
     least_agreed: int | None = option(
         None, "this many of the cases that two readers or more judged, the least agreed first"
@@ -93,7 +97,7 @@ def export_data(request: DataExportRequest) -> dict[str, Any]:
         DataError: the source cannot be read, or nothing of it can be written.
         ConfigError: an option or the output is not accepted.
     """
-    name, source = read_drafts(request.source, request.image_root)
+    name, source = read_drafts(request.source, request.image_root, request.image_conversion)
 
     set_aside: list[Excluded] = []
 

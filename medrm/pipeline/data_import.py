@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from medrm.config.option import option
+from medrm.data.medical.conversions import parse_conversion
 from medrm.errors import ConfigError, shortened
 from medrm.evaluation.tables.table import table_of
 from medrm.evaluation.tables.terminal import print_contents
@@ -48,6 +49,11 @@ class ImportRequest:
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the file)"
     )
+    image_conversion: str | None = option(
+        None,
+        "how DICOM and NIfTI images become the pictures that are stored (data/README.md has all "
+        "names)",
+    )
     join: Path | None = option(
         None,
         "folder of a set whose votes are written before those of FILE, such as those of the first "
@@ -80,6 +86,8 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     check_outputs({"--output": request.output})
     content = read_mapping(request.mapping) if request.mapping is not None else None
     opened = open_source(path, request.image_root, content)
+    if request.image_conversion is not None:
+        opened.image_conversion = parse_conversion(request.image_conversion)
     importer = importer_of(opened)
     overwrite = request.overwrite_output_dir
     summary = write_votes(request.output, opened, importer, request.join, overwrite=overwrite)

@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from medrm.data.case_set import CaseSet
 from medrm.data.contamination import LeakReport
 from medrm.data.images import ImageFacts
+from medrm.data.medical.converted_set import conversion_lines, conversion_setting
 from medrm.data.mixture import set_counts
 from medrm.data.sources import Excluded
 from medrm.data.store.indexed_cases import column
@@ -43,6 +45,8 @@ class DataSplits:
         lines += mixture_lines(self.source, self.parts)
         sets = {self.source.digest: self.source, benchmark.source.digest: benchmark.source}
         lines += dict.fromkeys(line for source in sets.values() for line in agreement_lines(source))
+        converted = (conversion_lines(source.converted) for source in sets.values())
+        lines += dict.fromkeys(chain.from_iterable(converted))
         lines += ceiling_lines(benchmark)
         if self.leaks.repeated_questions or self.leaks.repeated_answers:
             lines.append(
@@ -68,6 +72,7 @@ class DataSplits:
                 **({"hub_id": self.source.hub_id} if self.source.hub_id else {}),
                 "revision": self.source.revision,
                 "digest": self.source.digest,
+                **conversion_setting(self.source.converted),
                 "cases": len(self.train),
                 "fast_votes": sum(self.source.fast_votes.by_annotator.values()),
                 "sequence": _sequence(self.train),
@@ -84,6 +89,7 @@ class DataSplits:
                 "name": self.benchmark.name,
                 "revision": self.benchmark.source.revision,
                 "digest": self.benchmark.source.digest,
+                **conversion_setting(self.benchmark.source.converted),
                 "cases": len(self.benchmark.cases),
                 "ceiling": dict(self.benchmark.source.ceiling),
             },

@@ -23,7 +23,7 @@ from medrm.models.published_contract import images_of
 from medrm.pipeline.dry_run import print_dry_run
 from medrm.pipeline.label_rules import label_rules
 from medrm.pipeline.processes import first_ones_first, launched
-from medrm.pipeline.reading import reading_of, refuse_contradictions
+from medrm.pipeline.reading import conversion_of, reading_of, refuse_contradictions
 from medrm.pipeline.requests import EvalRequest
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
@@ -105,7 +105,7 @@ def requested_benchmark(request: EvalRequest) -> BenchmarkRequest:
     images = Path(request.image_root) if request.image_root else None
     reported = request.name if names_benchmark(request) else request.benchmark_name
     named = (request.benchmark, request.data_root, reported)
-    return BenchmarkRequest(*named, images, departments)
+    return BenchmarkRequest(*named, images, departments, conversion_of(request))
 
 
 def recorded_identity(identity: str) -> str:

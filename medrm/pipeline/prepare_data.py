@@ -16,6 +16,7 @@ from medrm.config.parse import Run
 from medrm.data.case_set import CaseSet, dimensions_of
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
+from medrm.data.medical.converted_set import joined_conversions
 from medrm.data.mixture import Drawing, in_shares, read_training_set
 from medrm.data.sources import Excluded
 from medrm.data.splits import folds_by_cluster, parts_of, split_by_cluster
@@ -65,6 +66,8 @@ def prepare_data(run: Run) -> DataSplits:
     benchmark = _read(options, trained=False) if separate else None
     facts, copies = _examine_images(source, benchmark)
     if benchmark is not None:
+        of_both = {source.name: source.converted, benchmark.name: benchmark.source.converted}
+        joined_conversions(of_both)
         fractions = (1 - options.development_share, options.development_share)
         train, development = _split(source, fractions, copies)
     else:
@@ -218,7 +221,10 @@ def _read(options: DataOptions, *, trained: bool) -> Benchmark:
     if trained and options.train_data is not None:
         caps = (options.max_cases_per_prompt, options.max_cases_per_image)
         drawing = Drawing(options.mixture_seed, *caps)
-        source = read_training_set(options.train_data, rules, departments, images, drawing)
+        conversion = options.image_conversion
+        source = read_training_set(
+            options.train_data, rules, departments, images, drawing, conversion
+        )
         several = len(source.mixed) > 1
         for part in source.mixed if several else ():
             set_aside = [
@@ -227,7 +233,7 @@ def _read(options: DataOptions, *, trained: bool) -> Benchmark:
             check_excluded(set_aside, len(part.case_set.cases), options.max_excluded_share)
         return Benchmark(source.name, source, (*GROUPS, SET_GROUP) if several else GROUPS)
     named = (str(options.benchmark), options.data_root, options.benchmark_name)
-    asked = (*named, images, departments)
+    asked = (*named, images, departments, options.image_conversion)
     return load_benchmark(BenchmarkRequest(*asked), rules=rules)
 
 

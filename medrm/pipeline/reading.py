@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrm.config.options import JudgeOptions, ModelOptions
+from medrm.data.medical.conversions import agreed_conversion
 from medrm.errors import ConfigError, refuse
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.models.base_reference import reference_of
@@ -21,7 +22,7 @@ from medrm.readouts import BASE_READOUTS, writes_rewards
 from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions
 from medrm.scorer.runner import BATCH_ROWS
-from medrm.scorer.specs import sampled_as_asked, saved_folder
+from medrm.scorer.specs import sampled_as_asked, saved_contract, saved_folder
 
 _PIXELS = ("min_pixels", "max_pixels")
 _IN_MEMORY = ("like", *_PIXELS, "max_length", "dtype", "evaluation_batch_rows")
@@ -78,6 +79,23 @@ def reading_of(request: EvalRequest, dimensions: Sequence[str]) -> Reading:
     if request.like is None:
         return Reading(request.readout, request.judge, tuple(dimensions), options)
     return _reading_like(request, saved_folder(request.like), options)
+
+
+def conversion_of(request: EvalRequest) -> str | None:
+    """Returns how medical images of a benchmark become pictures: as for the model, else as asked.
+
+    None: as the benchmark says.
+
+    Raises:
+        ConfigError: another one is asked for than the model was trained on.
+    """
+    if request.like is not None:
+        contract: AdapterConfig | None = read_adapter_config(saved_folder(request.like))
+    else:
+        _, contract = saved_contract(request.model, request.engine, request.revision)
+    trained = None if contract is None else contract.image_conversion
+    agreed = agreed_conversion(request.image_conversion, trained, request.like or request.model)
+    return None if agreed is None else str(agreed)
 
 
 def _reading_like(request: EvalRequest, folder: Path, options: ScorerOptions) -> Reading:

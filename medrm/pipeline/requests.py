@@ -65,6 +65,9 @@ class EvalRequest:
     )
     data_root: str | None = option(None, "where the benchmark's files lie")
     image_root: str | None = as_in(DataOptions, "image_root")
+    image_conversion: str | None = option(
+        None, "how DICOM and NIfTI images become pictures (default: as trained, else as set says)"
+    )
     benchmark_name: str | None = as_in(DataOptions, "benchmark_name")
     protocol: Literal["official", "robust", "both"] = option("both", "how verdicts are counted")
     department_map: str | None = option(None, "YAML or JSON file: organ to department")
@@ -316,6 +319,7 @@ class ScoreRequest:
         None,
         "folder that paths of images are relative to and stay in (default: that of the input)",
     )
+    image_conversion: str | None = as_in(EvalRequest, "image_conversion")
     evaluation_batch_rows: int = as_in(EvaluationOptions, "evaluation_batch_rows")
     deterministic: bool = as_in(EvaluationOptions, "deterministic")
     overwrite_output: bool = option(False, "replace another output instead of refusing to start")

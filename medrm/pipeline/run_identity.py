@@ -56,6 +56,7 @@ BY_CONTENT = frozenset(
     {
         *("model_name_or_path", "model_revision", "init_adapter", "prompt_file", "rationales"),
         *("train_data", "benchmark", "data_root", "image_root", "department_map"),
+        "image_conversion",
     }
 )
 """Options that name files: what is in them stands under `inputs` and `data` in run.json."""

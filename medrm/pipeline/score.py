@@ -19,6 +19,7 @@ from typing import Any, cast
 from accelerate import PartialState
 
 from medrm.config.options import JudgeOptions
+from medrm.data.medical.conversions import agreed_conversion
 from medrm.data.readers.unlabelled import (
     STANDARD_INPUT,
     UnlabelledRow,
@@ -114,7 +115,7 @@ def _scored(
     advance: Callable[[int], None],
 ) -> Iterator[Line]:
     for window in windows:
-        yield from _score(plan, scorer, row_cases(window))
+        yield from _score(plan, scorer, row_cases(window, plan.conversion))
         advance(len(window))
 
 
@@ -132,7 +133,7 @@ def _completed(
     """
     output = Path(request.output)
     settings = {**scorer.settings, "lookahead": scorer.lookahead}
-    parts = ScoreParts(output, digest_of([asked, settings]))
+    parts = ScoreParts(output, digest_of([asked, settings]), plan.conversion)
     with opened_by_first(lambda _: _is_finished(request, parts, windows)) as finished:
         if finished:
             logger.info("%s is finished: the same rows, by the same model.", output)
@@ -222,7 +223,9 @@ def _plan(request: ScoreRequest) -> ScorePlan:
             ", ".join(untold),
         )
     normalised_by = cast(Any, statistics) if request.normalise else None
-    return ScorePlan(planned.contract, dimension, normalised_by)
+    trained = planned.contract.image_conversion
+    conversion = agreed_conversion(request.image_conversion, trained, request.model)
+    return ScorePlan(planned.contract, dimension, normalised_by, conversion)
 
 
 def _asked(
@@ -232,7 +235,8 @@ def _asked(
     rows, weights = files_digest(files), identity_of(request.model, "transformers", options)
     settings = [request.readout, request.deterministic, request.evaluation_batch_rows]
     wanted = [plan.dimension, request.normalise, str(request.image_root)]
-    return digest_of([rows, weights, *settings, *wanted])
+    converted = [] if plan.conversion is None else [str(plan.conversion)]
+    return digest_of([rows, weights, *settings, *wanted, *converted])
 
 
 def _record_of(output: Path) -> Path:
@@ -274,7 +278,8 @@ def _is_finished(
         return False
     if record.get("address") != parts.address:
         raise ConfigError(_another(request, "rewards that were computed otherwise"))
-    images = digest_of([digest_of_images(row_cases(window)) for window in windows()])
+    cases_of_windows = (row_cases(window, parts.conversion) for window in windows())
+    images = digest_of(list(map(digest_of_images, cases_of_windows)))
     if record.get("images") != images:
         raise ConfigError(_another(request, "the rewards of other images under the same paths"))
     return True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medrm.data.batched import batched
+from medrm.data.medical.conversions import ImageConversion
 from medrm.data.readers.unlabelled import STANDARD_INPUT
 from medrm.errors import DataError, printable
 from medrm.files import partial_file, write_output
@@ -37,11 +38,13 @@ class ScorePlan(NamedTuple):
         contract: of the reward model.
         dimension: by which the best answer is chosen; None: none is.
         statistics: of the development cases, by dimension; None: rewards are not normalised.
+        conversion: by which medical images become pictures; None: rows with some are no cases.
     """
 
     contract: AdapterConfig
     dimension: str | None
     statistics: dict[str, dict[str, float]] | None
+    conversion: ImageConversion | None = None
 
 
 def line_of(

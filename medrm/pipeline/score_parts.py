@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from accelerate import PartialState
 
 from medrm.data.batched import batched
+from medrm.data.medical.conversions import ImageConversion
 from medrm.data.readers.unlabelled import UnlabelledRow
 from medrm.errors import DataError
 from medrm.evaluation.gathering import opened_by_first
@@ -23,7 +24,7 @@ from medrm.folder_lock import hold
 from medrm.progress_bar import progress
 from medrm.schema import Case
 from medrm.scorer import Scorer
-from medrm.scorer.caller_cases import row_case
+from medrm.scorer.caller_cases import CallerImages, row_case
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +83,22 @@ def windows_of(scorer: Scorer, rows: Iterable[UnlabelledRow]) -> Iterator[list[U
     return batched(rows, scorer.lookahead or _WINDOW)
 
 
-def row_cases(window: Iterable[UnlabelledRow]) -> list[RowCase]:
-    """Returns the cases that rows describe; their images are looked up and digested."""
-    return [_row_case(*row) for row in window]
+def row_cases(window: Iterable[UnlabelledRow], conversion: ImageConversion | None) -> list[RowCase]:
+    """Returns the cases that rows describe; their images are looked up and digested.
+
+    Args:
+        window: the rows.
+        conversion: by which medical images become pictures; None: rows with some are no cases.
+    """
+    return [_row_case(row, CallerImages(row.folder, conversion)) for row in window]
 
 
-def _row_case(
-    number: int, row: dict[str, Any] | None, problem: str | None, folder: Path
-) -> RowCase:
+def _row_case(unlabelled: UnlabelledRow, images: CallerImages) -> RowCase:
+    number, row, problem, _ = unlabelled
     try:
         if row is None:
             raise DataError(str(problem))
-        case = row_case(row, number, folder)
+        case = row_case(row, number, images)
         if not case.answers:
             raise DataError("it has no answer")
     except DataError as error:
@@ -117,10 +122,13 @@ class ScoreParts:
     Attributes:
         output: that is to be written.
         address: digest of all that the lines follow from besides the images.
+        conversion: by which medical images become pictures.
     """
 
-    def __init__(self, output: Path, address: str) -> None:
-        self.output, self.address = output, address
+    def __init__(
+        self, output: Path, address: str, conversion: ImageConversion | None = None
+    ) -> None:
+        self.output, self.address, self.conversion = output, address, conversion
         self.pattern = f"{escape(output.name)}.{address[:_ADDRESS]}-*{PARTS}"
         self.prefix = f"{output.name}.{address[:_ADDRESS]}"
 
@@ -170,7 +178,7 @@ class ScoreParts:
             for number, window in enumerate(windows):
                 is_there = number in index
                 if number % state.num_processes == state.process_index:
-                    cases, stored = row_cases(window), index.get(number)
+                    cases, stored = row_cases(window, self.conversion), index.get(number)
                     images = digest_of_images(cases)
                     if stored is None or stored.images != images:
                         changed, is_there = changed + (stored is not None), False

@@ -341,6 +341,7 @@ def trained_config(context: RunContext, model: PreTrainedModel | PeftModel) -> A
         context.new_contract(model, context.splits.dimensions),
         judge=context.judge_spec,
         implicit_beta=run.training.beta if context.readout == "implicit_reward" else None,
+        image_conversion=context.splits.source.image_conversion,
         training_data_digest=context.splits.source.digest,
         training_images=record_of(context.trained_images),
     )

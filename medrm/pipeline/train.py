@@ -68,7 +68,7 @@ def _train(run: Run, output: Path) -> None:
     state = PartialState()
     with stage("data"), first_ones_first():
         splits = prepare_data(run)
-    refuse_seen_init_adapter(run, splits.benchmark)
+    refuse_seen_init_adapter(run, splits.benchmark, splits.source)
     context = RunContext.prepare(run, splits, output)
     open_folder(start_of(context, inputs_of(run, context.processor)))
     if state.is_main_process:
@@ -104,7 +104,7 @@ def train_folds(run: Run, output: Path) -> None:
     state = PartialState()
     with stage("data"), first_ones_first():
         benchmark, splits_of_folds = prepare_folds(run)
-    refuse_seen_init_adapter(run, benchmark)
+    refuse_seen_init_adapter(run, benchmark, benchmark.source)
     contexts = [  # all first: what can be known to be wrong of any fold is raised here
         fold_context(run, splits, output / FOLDS / str(number))
         for number, splits in enumerate(splits_of_folds, start=1)

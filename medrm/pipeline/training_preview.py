@@ -138,13 +138,13 @@ def _contexts(run: Run, output: Path) -> list[RunContext]:
     """Returns the context of the run, or of each fold."""
     if run.data.crossfit:
         benchmark, splits_of_folds = prepare_folds(run)
-        refuse_seen_init_adapter(run, benchmark)
+        refuse_seen_init_adapter(run, benchmark, benchmark.source)
         return [
             fold_context(run, splits, output / FOLDS / str(number))
             for number, splits in enumerate(splits_of_folds, start=1)
         ]
     splits = prepare_data(run)
-    refuse_seen_init_adapter(run, splits.benchmark)
+    refuse_seen_init_adapter(run, splits.benchmark, splits.source)
     return [RunContext.prepare(run, splits, output)]
 
 

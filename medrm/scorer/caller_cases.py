@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medrm.data.images import bytes_image, decode, file_image, is_address
-from medrm.data.inline_images import ACCEPTED, from_base64, from_data_url, inline_bytes
+from medrm.data.image_references import ImageOptions, file_images, is_address
+from medrm.data.images import bytes_image, decode
+from medrm.data.inline_images import (
+    ACCEPTED,
+    MAX_STORED_BYTES,
+    from_base64,
+    from_data_url,
+    inline_bytes,
+)
+from medrm.data.medical.conversions import ImageConversion
+from medrm.data.medical.converter import (
+    convert_bytes,
+    kind_of_file,
+    medical_kind,
+    named_conversion,
+)
+from medrm.data.medical.shades import UnreadableError
 from medrm.data.readers.messages import read_conversation, read_turns, without_prompt
 from medrm.data.readers.row_forms import ROW_FORMS, form_of, unread_columns
 from medrm.errors import DataError, nearest
@@ -52,8 +68,108 @@ _SPLIT_ANSWERS = (
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
+@dataclass(frozen=True)
+class CallerImages:
+    """Images that a caller gives; messages call one by its file name or its index.
+
+    Attributes:
+        root: the folder that a path is relative to and must not leave; None: any path.
+        conversion: by which DICOM and NIfTI become pictures; None: they are refused.
+    """
+
+    root: Path | None = None
+    conversion: ImageConversion | None = None
+
+    def images(self, held: ImageInput, index: int = 0) -> tuple[ImageRef, ...]:
+        """Returns the references of an image: of a medical one those of its pictures.
+
+        Args:
+            held: an image of any accepted kind.
+            index: among the images of its case.
+
+        Raises:
+            DataError: there is no such file, or it is no image of an accepted kind.
+        """
+        if isinstance(held, ImageRef):
+            return (held,)
+        if isinstance(held, Mapping):
+            stored, path = held.get("bytes"), held.get("path")
+            if stored is None and path is None:
+                raise DataError(f"a mapping with neither bytes nor path as an image; {ACCEPTED}.")
+            if isinstance(stored, str):  # JSON has no bytes
+                stored = from_base64(stored)
+            inner: Any = path if stored is None else stored
+            return self.images(inner, index)
+        content = _content(held)
+        if content is not None:
+            return self.stored(content, index)
+        if not isinstance(held, str | Path):
+            raise DataError(f"{type(held).__name__} as an image; {ACCEPTED}.")
+        return self._file(held)
+
+    def encoded(self, text: str, index: int) -> tuple[ImageRef, ...]:
+        """Returns the references of a data URL or base64; no path is read, nothing fetched.
+
+        Args:
+            text: as above.
+            index: among the images of its case.
+
+        Raises:
+            DataError: it is neither, or too large.
+        """
+        try:
+            content = from_data_url(text) if text.startswith("data:") else from_base64(text)
+        except DataError as error:
+            raise DataError(
+                f"image {index} is neither a data URL (data:image/png;base64,...) nor base64 of an "
+                "accepted size; addresses and paths are not followed"
+            ) from error
+        return self.stored(content, index)
+
+    def stored(self, content: bytes, index: int) -> tuple[ImageRef, ...]:
+        """Returns the references of an image's bytes, of which nothing is kept on the disk."""
+        name, kind = f"number {index}", medical_kind(content)
+        if kind is None:
+            return (bytes_image(name, partial(bytes, content)),)
+        if len(content) > MAX_STORED_BYTES:
+            return (ImageRef(name, "", bytes, f"larger than {MAX_STORED_BYTES} bytes"),)
+        try:
+            pictures = convert_bytes(kind, content, named_conversion(name, self.conversion), name)
+        except UnreadableError as error:
+            return (ImageRef(name, "", bytes, str(error)),)
+        return tuple(bytes_image(name, partial(bytes, picture)) for name, picture in pictures)
+
+    def _file(self, image: str | Path) -> tuple[ImageRef, ...]:
+        if is_address(str(image)):
+            raise DataError(
+                f"the address {str(image)[:80]!r} as an image; nothing is fetched from the "
+                "network. Download it and give its path."
+            )
+        options = ImageOptions(conversion=self.conversion)
+        if self.root is not None:
+            return file_images(_below(str(image), self.root), self.root, None, options)
+        path = Path(image)
+        if "\0" in str(path) or not path.exists():
+            raise DataError(
+                f"a path, but there is no image file {str(path)[:200]!r}. Give a path, bytes, or a "
+                "PIL image."
+            )
+        if path.is_dir() or kind_of_file(path) is not None:
+            folder = path.resolve().parent
+            return file_images(path.resolve().name, folder, folder, options)
+        return (bytes_image(path.name, path.read_bytes),)
+
+
+ANY_IMAGES = CallerImages()
+"""Images of any path; medical ones are refused."""
+
+
 def caller_case(
-    function: str, images: Sequence[ImageInput] | None, question: str, answers: Sequence[str]
+    function: str,
+    images: Sequence[ImageInput] | None,
+    question: str,
+    answers: Sequence[str],
+    source: CallerImages = ANY_IMAGES,
 ) -> Case:
     """Returns the case that a caller of `function` describes; its id is the function's name.
 
@@ -62,12 +178,12 @@ def caller_case(
             file under a path.
     """
     try:
-        return _case(function, images, question, answers, None)
+        return _case(function, images, question, answers, source)
     except DataError as error:
         raise DataError(f"{function}() was given {error}") from error
 
 
-def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> Case:
+def row_case(row: Mapping[str, Any], number: int, source: CallerImages = ANY_IMAGES) -> Case:
     """Returns the case of a row that needs no labels.
 
     Its columns are `question` or `prompt`; `answers` (or `responses`, `completions`) with one text
@@ -81,7 +197,7 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
     Args:
         row: of a file, or a dictionary of a caller.
         number: of the row, from 1.
-        root: the folder that paths of images are relative to and must not leave; None: any path.
+        source: where its images are.
 
     Raises:
         DataError: a column is missing, or holds what it should not.
@@ -96,7 +212,7 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
     if form is not None and form != "preferences":  # columns of another tool
         exchange = ROW_FORMS[form].exchange(dict(row))
         stated = list(exchange.answers.values())
-        return _conversation_case(case_id, images, exchange.prompt, stated, root)
+        return _conversation_case(case_id, images, exchange.prompt, stated, source)
     question, answers = _cell(row, _QUESTIONS), _cell(row, _ANSWERS)
     if answers is None:
         split = (names for names in _SPLIT_ANSWERS if all(name in row for name in names))
@@ -109,34 +225,17 @@ def row_case(row: Mapping[str, Any], number: int, root: Path | None = None) -> C
         raise DataError(f"no column {' and no column '.join(lacking)} Given: {columns}.")
     is_read_as_trained = row.get("question") is None or _holds_messages(question, answers)
     if is_read_as_trained and isinstance(answers, list | tuple):
-        return _conversation_case(case_id, images, question, answers, root)
-    return _case(case_id, images, question, answers, root)
+        return _conversation_case(case_id, images, question, answers, source)
+    return _case(case_id, images, question, answers, source)
 
 
-def drawn_cases(given: Iterable[Given], waiting: deque[Given]) -> Iterator[Case]:
+def drawn_cases(
+    given: Iterable[Given], waiting: deque[Given], source: CallerImages = ANY_IMAGES
+) -> Iterator[Case]:
     """Yields what was given as cases, and puts what was drawn into `waiting`."""
     for number, drawn in enumerate(given, start=1):
         waiting.append(drawn)
-        yield drawn if isinstance(drawn, Case) else row_case(drawn, number)
-
-
-@dataclass(frozen=True)
-class CallerImages:
-    """Images that the messages of a caller hold.
-
-    Attributes:
-        root: as `image_ref` takes it.
-    """
-
-    root: Path | None = None
-
-    def image(self, held: Any) -> ImageRef:
-        """Returns the reference of an image of any accepted kind.
-
-        Raises:
-            DataError: it is none.
-        """
-        return image_ref(held, 0, self.root)
+        yield drawn if isinstance(drawn, Case) else row_case(drawn, number, source)
 
 
 def _holds_messages(question: Any, answers: Any) -> bool:
@@ -146,14 +245,13 @@ def _holds_messages(question: Any, answers: Any) -> bool:
 
 
 def _conversation_case(
-    case_id: str, images: Any, question: Any, answers: Any, root: Path | None
+    case_id: str, images: Any, question: Any, answers: Any, source: CallerImages
 ) -> Case:
     """Returns the case of a row as data sets of preferences have it.
 
     Raises:
         DataError: what is asked is no conversation that ends in a question, or an answer is none.
     """
-    source = CallerImages(root)
     prompt = read_turns({"prompt": question}, "prompt", "user", source)
     columns = [f"answer {index}" for index in range(len(answers))]
     turns = [
@@ -166,7 +264,7 @@ def _conversation_case(
         if [turn.role for turn in answer] != ["assistant"]:
             raise DataError(f"{column} is not one turn of the assistant")
     said = [answer[0] for answer in turns]
-    beside = _case(case_id, images, "", [turn.text for turn in said], root)
+    beside = _case(case_id, images, "", [turn.text for turn in said], source)
     asked = read_conversation(prompt, said, beside.images, "images")
     if asked.problems:
         raise DataError("; ".join(asked.problems))
@@ -184,7 +282,7 @@ def _cell(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def _case(case_id: str, images: Any, question: Any, answers: Any, root: Path | None) -> Case:
+def _case(case_id: str, images: Any, question: Any, answers: Any, source: CallerImages) -> Case:
     if isinstance(answers, str):
         raise DataError("one text as its answers; give a list of texts.")
     if isinstance(images, str | bytes | Mapping | Image.Image | np.ndarray):
@@ -192,7 +290,8 @@ def _case(case_id: str, images: Any, question: Any, answers: Any, root: Path | N
     for role, value in (("images", images), ("answers", answers)):
         if value is not None and not isinstance(value, Sequence):
             raise DataError(f"{type(value).__name__} as its {role}; give a list.")
-    references = tuple(image_ref(image, index, root) for index, image in enumerate(images or ()))
+    pictures = (source.images(image, index) for index, image in enumerate(images or ()))
+    references = tuple(chain.from_iterable(pictures))
     texts = tuple(
         tokenisable(answer, f"answer {index}") for index, answer in enumerate(answers or ())
     )
@@ -215,55 +314,6 @@ def tokenisable(value: Any, role: str) -> str:
             "Unicode."
         ) from error
     return value
-
-
-def image_ref(image: ImageInput, index: int, root: Path | None = None) -> ImageRef:
-    """Returns a reference to an image; messages call it by its file name or its index.
-
-    Args:
-        image: of any accepted kind.
-        index: among the images of its case.
-        root: the folder that a path is relative to and must not leave; None: any path.
-
-    Raises:
-        DataError: there is no such file, or it is no image of an accepted kind.
-    """
-    if isinstance(image, ImageRef):
-        return image
-    if isinstance(image, Mapping):
-        stored, path = image.get("bytes"), image.get("path")
-        if stored is None and path is None:
-            raise DataError(f"a mapping with neither bytes nor path as an image; {ACCEPTED}.")
-        if isinstance(stored, str):  # JSON has no bytes
-            stored = from_base64(stored)
-        inner: Any = path if stored is None else stored
-        return image_ref(inner, index, root)
-    content = _content(image)
-    if content is not None:
-        return bytes_image(f"number {index}", partial(bytes, content))
-    if not isinstance(image, str | Path):
-        raise DataError(f"{type(image).__name__} as an image; {ACCEPTED}.")
-    return _file(image, root)
-
-
-def encoded_image(text: str, index: int) -> ImageRef:
-    """Returns a reference to an image in a data URL or base64; no path is read, nothing fetched.
-
-    Args:
-        text: as above.
-        index: among the images of its case.
-
-    Raises:
-        DataError: it is neither, or too large.
-    """
-    try:
-        content = from_data_url(text) if text.startswith("data:") else from_base64(text)
-    except DataError as error:
-        raise DataError(
-            f"image {index} is neither a data URL (data:image/png;base64,...) nor base64 of an "
-            "accepted size; addresses and paths are not followed"
-        ) from error
-    return bytes_image(f"number {index}", partial(bytes, content))
 
 
 def are_finite(rewards: Mapping[str, Sequence[float]]) -> bool:
@@ -310,23 +360,6 @@ def _content(image: ImageInput) -> bytes | None:
         storable.save(buffer, "PNG")
         return buffer.getvalue()
     return inline_bytes(image) if isinstance(image, str) else None
-
-
-def _file(image: str | Path, root: Path | None) -> ImageRef:
-    if is_address(str(image)):
-        raise DataError(
-            f"the address {str(image)[:80]!r} as an image; nothing is fetched from the network. "
-            "Download it and give its path."
-        )
-    if root is not None:
-        return file_image(_below(str(image), root), root)
-    path = Path(image)
-    if "\0" in str(path) or not path.is_file():
-        raise DataError(
-            f"a path, but there is no image file {str(path)[:200]!r}. Give a path, bytes, or a PIL "
-            "image."
-        )
-    return bytes_image(path.name, path.read_bytes)
 
 
 def _below(written: str, root: Path) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from medrm.data.readers.messages import ImageSource, read_conversation, read_turns
 from medrm.errors import DataError
 from medrm.schema import Case, ImageRef, Turn
-from medrm.scorer.caller_cases import image_ref, row_case, tokenisable
+from medrm.scorer.caller_cases import ANY_IMAGES, CallerImages, row_case, tokenisable
 
 Message = Mapping[str, Any]
 Completion = str | Sequence[Message]
@@ -22,20 +23,25 @@ _LONGEST_TOKEN = 44
 
 
 class SeenImages:
-    """References of image objects, by their identity; many completions have the same."""
+    """References of image objects, by their identity; many completions have the same.
 
-    def __init__(self) -> None:
+    Args:
+        source: where the images are.
+    """
+
+    def __init__(self, source: CallerImages = ANY_IMAGES) -> None:
+        self._source = source
         # With the objects themselves: the identity of one that is gone may become another's.
-        self._seen: dict[int, tuple[object, ImageRef]] = {}
+        self._seen: dict[int, tuple[object, tuple[ImageRef, ...]]] = {}
 
-    def image(self, held: Any) -> ImageRef:
-        """Returns the reference of an image.
+    def images(self, held: Any) -> tuple[ImageRef, ...]:
+        """Returns the references of an image.
 
         Raises:
             DataError: it is none.
         """
         if id(held) not in self._seen:
-            self._seen[id(held)] = held, image_ref(held, len(self._seen))
+            self._seen[id(held)] = held, self._source.images(held, len(self._seen))
         return self._seen[id(held)][1]
 
 
@@ -56,7 +62,7 @@ def completion_case(
     question, given = row.get("question"), row.get("images")
     given = row.get("image") if given is None else given
     images = list(given) if isinstance(given, list | tuple) else [given] * (given is not None)
-    references = tuple(map(seen.image, images))
+    references = tuple(chain.from_iterable(map(seen.images, images)))
     context: tuple[Turn, ...] = ()
     if isinstance(prompt, str):
         question = prompt if question is None else question

@@ -15,7 +15,7 @@ from transformers import BatchFeature
 
 from medrm.models.prefix_sharing.batch import SHARED_PREFIX, first_difference
 from medrm.schema import Case, ImageRef
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.caller_cases import ANY_IMAGES
 from medrm.scorer.collator import Collator
 
 _SIZES = ((112, 28), (168, 42))
@@ -37,7 +37,7 @@ def noise_image(size: tuple[int, int], seed: int) -> ImageRef:
     """Returns an image of noise: width and height, and the seed that decides every pixel."""
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return image_ref(Image.fromarray(pixels), 0)
+    return ANY_IMAGES.images(Image.fromarray(pixels))[0]
 
 
 class NoiseRows:

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from medrm.chat import JudgePrompt
 from medrm.config.options import JudgeOptions, ModelOptions
+from medrm.data.medical.conversions import agreed_conversion
 from medrm.errors import AdapterError
 from medrm.files import PEFT_CONFIG
 from medrm.models.adapter import load_adapter, saved_identity
-from medrm.models.adapter_config import AdapterConfig, JudgeSpec
+from medrm.models.adapter_config import AdapterConfig, JudgeSpec, read_adapter_config
 from medrm.models.base_model import default_device, load_base
 from medrm.models.base_reference import reference_of
 from medrm.models.families import longest_row
@@ -31,6 +32,7 @@ from medrm.models.processors import load_processor
 from medrm.readouts import READOUTS
 from medrm.schema import DIMENSIONS, Response
 from medrm.scorer import Scorer, implementation_of
+from medrm.scorer.caller_cases import CallerImages
 from medrm.scorer.determinism import prepare_kernels
 from medrm.scorer.engines import ENGINES, engine_class
 from medrm.scorer.engines.base import Engine, ModelSource, Sampling
@@ -144,6 +146,8 @@ class LoadOptions(TypedDict, total=False):
         dtype: precision of the weights; auto: as trained, for the same scores.
         deterministic: whether each answer is computed alone, so that nothing else changes a bit of
             its reward; in bfloat16 that is as much as 0.02 otherwise.
+        image_conversion: by which DICOM and NIfTI images become pictures, of a model that was
+            trained on none of them; another keeps its own.
     """
 
     batch_rows: int
@@ -151,6 +155,7 @@ class LoadOptions(TypedDict, total=False):
     shared_prefix: Literal["on", "off"]
     dtype: Literal["auto", "float32", "bfloat16"]
     deterministic: bool
+    image_conversion: str | None
 
 
 def load(
@@ -170,18 +175,22 @@ def load(
         base: where the base model lies now: a folder, phantom-base, or ORG/NAME[@REVISION] on the
             hub; None: it is looked for. Its weights must be those that were trained on.
         readout: how a judge's verdict is read; None: as it was saved.
-        running: `batch_rows`, `attn_implementation`, `shared_prefix`, `dtype` and `deterministic`,
-            as `LoadOptions` describes them.
+        running: `batch_rows`, `attn_implementation`, `shared_prefix`, `dtype`, `deterministic` and
+            `image_conversion`, as `LoadOptions` describes them.
 
     Raises:
         AdapterError: not found, not a model that medrm saved, or not what its contract says.
         ConfigError: the base model cannot be loaded, or not be read so.
     """
     stated_base = None if base is None else str(base)
-    options = ScorerOptions(device=device, most_images=1, base=stated_base, **running)
+    folder = saved_folder(path_or_repo, revision)
+    asked, trained = running.pop("image_conversion", None), read_adapter_config(folder)
+    conversion = agreed_conversion(asked, trained.image_conversion, str(path_or_repo))
+    options = ScorerOptions(device=device, most_images=1, base=stated_base, **cast(Any, running))
     with _LOADING:
-        scorer = open_scorer(saved_folder(path_or_repo, revision), readout, options=options)
-    return cast("Saved", scorer)
+        scorer = cast("Saved", open_scorer(folder, readout, options=options))
+    scorer.caller_images = CallerImages(conversion=conversion)
+    return scorer
 
 
 def open_scorer(

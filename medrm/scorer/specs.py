@@ -78,9 +78,7 @@ def plan_scorer(
     """
     if model.startswith(PREFIX):  # a rule writes its verdict, however a model would be asked
         return ScorerPlan("generate", tuple(dimensions), judge_spec(JudgeOptions()))
-    named = ENGINES[engine].holds_weights or model == PHANTOM_BASE
-    folder = None if named else find_saved(model, revision)
-    contract = None if folder is None else read_adapter_config(folder)
+    folder, contract = saved_contract(model, engine, revision)
     if engine != "transformers" and contract is not None and contract.judge is None:
         raise ConfigError(
             f"{model} was trained as {contract.objective}; vLLM runs judges. Give --engine "
@@ -93,6 +91,19 @@ def plan_scorer(
             "Give --readout generate or votes, or --engine transformers."
         )
     return replace(plan, folder=folder)
+
+
+def saved_contract(
+    model: str, engine: str, revision: str | None
+) -> tuple[Path | None, AdapterConfig | None]:
+    """Returns folder and contract of a model that medrm saved; None, None of any other.
+
+    Raises:
+        AdapterError: the model is a run folder, or its contract is not as it should be.
+    """
+    named = model.startswith(PREFIX) or ENGINES[engine].holds_weights or model == PHANTOM_BASE
+    folder = None if named else find_saved(model, revision)
+    return folder, None if folder is None else read_adapter_config(folder)
 
 
 def plan_readout(

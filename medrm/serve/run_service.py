@@ -62,6 +62,7 @@ def serve_model(request: ServeRequest) -> None:
             base=request.base,
             batch_rows=request.evaluation_batch_rows,
             deterministic=request.deterministic,
+            image_conversion=request.image_conversion,
         )
         _run(make_service(scorer, request, token), listener, _address(listener))
 

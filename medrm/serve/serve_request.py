@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass
 from medrm.config.option import as_in, option
 from medrm.config.options import EvaluationOptions
 from medrm.errors import refuse
-from medrm.pipeline.requests import EvalRequest
+from medrm.pipeline.requests import EvalRequest, ScoreRequest
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ServeRequest:
     )
     revision: str | None = as_in(EvalRequest, "revision")
     base: str | None = as_in(EvalRequest, "base")
+    image_conversion: str | None = as_in(ScoreRequest, "image_conversion")
     evaluation_batch_rows: int = as_in(EvaluationOptions, "evaluation_batch_rows")
     deterministic: bool = as_in(EvaluationOptions, "deterministic")
     batch_wait_ms: float = option(

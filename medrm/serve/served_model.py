@@ -13,6 +13,7 @@ import httpx2
 from medrm.data.batched import batched
 from medrm.errors import ConfigError, RunFailed
 from medrm.schema import Case, Response
+from medrm.scorer.caller_cases import ANY_IMAGES
 
 ADDRESSES = ("http://", "https://")
 """How the address of a service begins."""
@@ -44,6 +45,7 @@ class ServedModel:
     """
 
     batch_rows = 32
+    caller_images = ANY_IMAGES
 
     def __init__(self, address: str, token_env: str = "MEDRM_REWARD_TOKEN") -> None:
         token = os.environ.get(token_env)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from medrm.data.decoding import MAX_PIXELS
-from medrm.data.images import bytes_image, pixel_count
+from medrm.data.images import pixel_count
+from medrm.data.readers.messages import with_pictures
 from medrm.errors import DataError, nearest
 from medrm.schema import Turn, Verdict
 from medrm.scorer import Scorer
-from medrm.scorer.caller_cases import encoded_image, row_case, unscored_reason
+from medrm.scorer.caller_cases import ANY_IMAGES, CallerImages, row_case, unscored_reason
 from medrm.scorer.readouts.answer_rewards import SavedScorer
 from medrm.scorer.verdict_rules import agreed_verdicts
 from medrm.serve.admission import Gate
@@ -60,6 +61,7 @@ class Service:
         self.scorer, self.queue, self.gate = scorer, queue, gate
         self.metrics: ServiceMetrics = gate.metrics
         self._counter = RowCounter(cast("SavedScorer", scorer))
+        self._caller_images: CallerImages = getattr(scorer, "caller_images", ANY_IMAGES)
 
     @property
     def gives_rewards(self) -> bool:
@@ -165,19 +167,20 @@ class Service:
         """
         if not self.gives_rewards and len(asked.answers) != 2:
             raise DataError(f"a judge compares two answers; {len(asked.answers)} were given")
-        images = [
-            encoded_image(image, index)
-            if isinstance(image, str)
-            else bytes_image(f"number {index}", partial(bytes, image))
+        held = self._caller_images
+        by_image = [
+            held.encoded(image, index) if isinstance(image, str) else held.stored(image, index)
             for index, image in enumerate(asked.images)
         ]
+        images = list(chain.from_iterable(by_image))
         pixels = sum(map(pixel_count, images))
         if pixels > MAX_PIXELS:
             raise DataError(f"its images have {pixels} pixels together; at most {MAX_PIXELS}")
         question: Any = asked.question
         if asked.context:
-            left = len(images) - sum(turn.images for turn in asked.context)
-            turns = (*asked.context, Turn("user", question, max(left, 0)))
+            context = with_pictures(asked.context, list(map(len, by_image)))
+            left = len(images) - sum(turn.images for turn in context)
+            turns = (*context, Turn("user", question, max(left, 0)))
             question = list(map(_message, turns))
         row = {"question": question, "answers": list(asked.answers), "images": images}
         return SizedCase(row_case(row, 1), pixels)

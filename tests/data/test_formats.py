@@ -10,6 +10,7 @@ import pytest
 from files import write_lines
 
 from medrm.data.case_set import FORMATS, read_cases, read_set
+from medrm.data.image_references import ImageOptions
 from medrm.data.row_tables import RowTable, open_table
 from medrm.data.sources import CaseDraft, DataFormat, Description, ReadResult, Source, Vote
 from medrm.errors import ConfigError, DataError
@@ -28,7 +29,7 @@ def read_by_columns(table: RowTable, _: Path, __: Sequence[Description]) -> Read
     return read_rows(table) if {"item", "good", "bad"} <= set(table.columns) else None
 
 
-def open_folder(folder: Path, image_root: Path | None) -> Source:
+def open_folder(folder: Path, image_options: ImageOptions) -> Source:
     path = folder / "toy" / "rows.jsonl"
     return Source([path], lambda: read_rows(open_table(path)))
 

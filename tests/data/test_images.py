@@ -8,12 +8,12 @@ import pytest
 from files import picture, png
 from PIL import Image
 
-from medrm.data import images
+from medrm.data import image_references, images
+from medrm.data.image_references import file_images
 from medrm.data.images import (
     bytes_image,
     decode,
     examine,
-    file_image,
     image_problem,
     perceptual_hash,
 )
@@ -89,17 +89,17 @@ def test_sizes_are_bounded_before_pixels_are_decoded(monkeypatch):
 
 def test_file_too_large_and_folders_are_problems(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
-    assert "no file" in file_image("folder", tmp_path).problem
+    assert "no file" in file_images("folder", tmp_path)[0].problem
     (tmp_path / "1.png").write_bytes(b"0123456789ab")
-    monkeypatch.setattr(images, "MAX_STORED_BYTES", 10)
-    assert "larger than" in file_image("1.png", tmp_path).problem
+    monkeypatch.setattr(image_references, "MAX_STORED_BYTES", 10)
+    assert "larger than" in file_images("1.png", tmp_path)[0].problem
 
 
 def test_loops_of_links_are_refused(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(DataError):
-        decode(file_image("a", tmp_path))
+        decode(file_images("a", tmp_path)[0])
 
 
 def test_each_distinct_image_is_examined_once():

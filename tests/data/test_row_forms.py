@@ -18,7 +18,7 @@ from medrm.data.case_set import FORMATS, CaseSet, descriptions, read_set
 from medrm.data.row_tables import open_table
 from medrm.errors import DataError
 from medrm.schema import Case, RankingLabel, Turn
-from medrm.scorer.caller_cases import row_case
+from medrm.scorer.caller_cases import CallerImages, row_case
 
 PAIRS = [name for name in ROW_SAMPLES if name != "rated_answers"]
 BEFORE = (Turn("user", "Who?", 1), Turn("assistant", "me"))
@@ -60,7 +60,7 @@ def test_pairs_of_every_tool(tmp_path: Path, form: str) -> None:
 def test_score_asks_what_training_asks(tmp_path: Path, form: str) -> None:
     cases = read(tmp_path, *ROW_SAMPLES[form]).cases
     for case, row in zip(cases, ROW_SAMPLES[form], strict=True):
-        scored = row_case(row, 1, tmp_path)
+        scored = row_case(row, 1, CallerImages(tmp_path))
         assert (scored.question, scored.context) == (case.question, case.context)
         assert sorted(scored.answers) == sorted(case.answers)
         assert [image.digest for image in scored.images] == [i.digest for i in case.images]

@@ -12,7 +12,7 @@ from medrm.models.prefix_sharing.batch import SHARED_PREFIX
 from medrm.models.reward_model import HeadSpec, attach_head, without_adapter
 from medrm.models.trainable import add_adapter
 from medrm.schema import Case
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.caller_cases import ANY_IMAGES
 from medrm.scorer.collator import Collator
 
 GRADIENTS = HeadSpec(("accuracy", "overall"), ties="davidson", tied_dimensions=("overall",))
@@ -24,7 +24,7 @@ DENSE += ("internvl", "idefics3", "smolvlm")
 
 def case(seed: int, answers: tuple[str, ...], width: int = 60, height: int = 40) -> Case:
     """A case with a noise image of that size."""
-    image = image_ref(tiny_image(seed, width, height), 0)
+    image = ANY_IMAGES.images(tiny_image(seed, width, height))[0]
     return Case(f"case-{seed}", (image,), f"What is seen in picture {seed}?", answers)
 
 

@@ -20,7 +20,7 @@ from medrm.config.options import ModelOptions
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.schema import Case, ImageRef
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.caller_cases import ANY_IMAGES
 from medrm.scorer.collator import Collator, Row, answer_orders
 from medrm.scorer.readouts.answer_rewards import Likelihood, RewardModel
 
@@ -36,7 +36,7 @@ def some_at_once(families: Sequence[str]) -> list[Any]:
 
 
 def pictures(*sizes: tuple[int, int]) -> tuple[ImageRef, ...]:
-    return tuple(image_ref(tiny_image(sum(size), *size), 0) for size in sizes)
+    return tuple(ANY_IMAGES.images(tiny_image(sum(size), *size))[0] for size in sizes)
 
 
 def batches(processor: Any) -> dict[str, list[Case]]:

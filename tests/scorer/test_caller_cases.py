@@ -19,7 +19,7 @@ from tiny import save_tiny
 
 from medrm.data.case_set import read_set
 from medrm.errors import DataError
-from medrm.scorer.caller_cases import image_ref, row_case
+from medrm.scorer.caller_cases import ANY_IMAGES, CallerImages, row_case
 from medrm.scorer.completion_cases import without_end
 from medrm.scorer.readouts.answer_rewards import RewardModel
 
@@ -51,7 +51,8 @@ def test_every_kind_of_image_is_the_same_image(scorer: RewardModel, tmp_path: Pa
     Image.new("L", (2, 2), 200).save(buffer, "PNG")
     small = base64.b64encode(buffer.getvalue()).decode()
     assert len(small) < 255  # as short as a file's name can be
-    assert image_ref(small, 0).digest == image_ref(buffer.getvalue(), 0).digest
+    (first,), (second,) = map(ANY_IMAGES.images, (small, buffer.getvalue()))
+    assert first.digest == second.digest
     grey = np.full((40, 60), 200, np.uint8)
     assert np.array_equal(
         scorer.score([grey], "?", ["one"]), scorer.score([grey[:, :, None]], "?", ["one"])
@@ -96,7 +97,7 @@ def test_rows_of_preferences_are_read_as_in_training(tmp_path: Path) -> None:
         {"prompt": [asked[0], turn("user", held, "Is it clear?"), *asked[2:]], **pair},
     ]
     for row in rows:
-        case = row_case(row, 1, tmp_path)
+        case = row_case(row, 1, CallerImages(tmp_path))
         turns = (("system", "Be brief.", 0), ("user", "Is it clear?", 1), ("assistant", "No.", 0))
         assert (case.context, case.question) == (turns, "Why?")
         assert case.answers == ("A mass.", "Well.")
@@ -105,7 +106,7 @@ def test_rows_of_preferences_are_read_as_in_training(tmp_path: Path) -> None:
     plain = {"prompt": "<image>\nIs it clear?", "chosen": "No.", "rejected": "Yes.", **image}
     path.write_text("\n".join(map(json.dumps, (rows[0], plain))), encoding="utf-8")
     for trained, row in zip(read_set(str(path)).cases, (rows[0], plain), strict=True):
-        scored = row_case(row, 1, tmp_path)
+        scored = row_case(row, 1, CallerImages(tmp_path))
         assert (scored.context, scored.question) == (trained.context, trained.question)
         assert sorted(scored.answers) == sorted(trained.answers)
 
@@ -129,7 +130,7 @@ def test_rows_of_preferences_are_read_as_in_training(tmp_path: Path) -> None:
 )
 def test_what_is_no_image_is_named(image: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        image_ref(image, 0)
+        ANY_IMAGES.images(image)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +167,10 @@ def test_paths_of_rows_stay_in_their_folder(tmp_path: Path) -> None:
         (folder / "scan.png").write_bytes(stored_image(2).read())
     row = {"question": "?", "answers": ["a"]}
     for path in ("scan.png", str(inside / "scan.png")):
-        assert row_case({**row, "images": [path]}, 1, inside).images[0].digest
+        assert row_case({**row, "images": [path]}, 1, CallerImages(inside)).images[0].digest
     for path in ("../scan.png", str(tmp_path / "scan.png")):
         with pytest.raises(DataError, match="outside the data folder"):
-            row_case({**row, "images": [path]}, 1, inside)
+            row_case({**row, "images": [path]}, 1, CallerImages(inside))
 
 
 @pytest.mark.parametrize("calls", [20, pytest.param(200, marks=pytest.mark.slow)])

@@ -22,7 +22,7 @@ from medrm.files import cache_dir
 from medrm.models.trainable import add_adapter
 from medrm.schema import Case
 from medrm.scorer import proof_cache
-from medrm.scorer.caller_cases import image_ref
+from medrm.scorer.caller_cases import ANY_IMAGES
 from medrm.scorer.open import ScorerOptions, open_scorer
 from medrm.scorer.proof_cache import check_loaded
 from medrm.scorer.self_check import prove
@@ -144,7 +144,9 @@ def test_a_scorer_is_opened_with_what_was_proven(
     proofs: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = str(save_tiny("llava", tmp_path / "llava"))
-    case = Case("1", (image_ref(tiny_image(0, 60, 40), 0),), "Is it?", ("Yes", "No, it is not"))
+    case = Case(
+        "1", (ANY_IMAGES.images(tiny_image(0, 60, 40))[0],), "Is it?", ("Yes", "No, it is not")
+    )
 
     def score() -> tuple[bool, Any]:
         scorer: Any = open_scorer(folder, "likelihood", options=ScorerOptions(most_images=1))

@@ -11,12 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count, product
+from itertools import chain, count, product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from medrm.data.image_references import ImageOptions
 from medrm.data.row_tables import SUFFIXES, Row, RowTable, missing_columns, open_table, row_images
 from medrm.data.sources import (
     CaseDraft,
@@ -85,15 +86,16 @@ def _open_hub(read_row: RowReader, description: Description) -> Source:
     folder = hub_files(description, description.files)
     files = _released_files(description, folder)
     boundary = folder.parent.parent  # a snapshot's files are links into the repository's folder
-    drafts = partial(_drafts, read_row, description, files, boundary, None)
+    asked = description.image_options
+    drafts = partial(_drafts, read_row, description, files, boundary, asked)
     return Source(files, lambda: ReadResult(drafts()), folder.name, hub_id=description.hub_id)
 
 
 def _open_files(
-    read_row: RowReader, description: Description, path: Path, image_root: Path | None
+    read_row: RowReader, description: Description, path: Path, image_options: ImageOptions
 ) -> Source | None:
     files = _released_files(description, path)
-    drafts = partial(_drafts, read_row, description, files, None, image_root)
+    drafts = partial(_drafts, read_row, description, files, None, image_options)
     return Source(files, lambda: ReadResult(drafts())) if files else None
 
 
@@ -115,7 +117,7 @@ def _drafts(
     description: Description,
     files: Iterable[Path],
     boundary: Path | None,
-    image_root: Path | None,
+    image_options: ImageOptions,
 ) -> Iterator[CaseDraft]:
     """Yields the cases of a benchmark's files.
 
@@ -127,7 +129,7 @@ def _drafts(
         description: what the columns hold.
         files: one table each.
         boundary: the folder that no link may leave; None: that of each file.
-        image_root: where images are looked for first; None: nowhere else.
+        image_options: what the user says of images.
 
     Raises:
         DataError: all missing columns, wrong rows and missing images in one message.
@@ -136,7 +138,7 @@ def _drafts(
     seen: Counter[str] = Counter()
     for path in files:
         table = open_table(path, boundary)
-        table.image_root = image_root
+        table.image_options = image_options
         missing = missing_columns(table.columns, _required(description))
         problems += [f"{path.name}: {problem}" for problem in missing]
         for index, (location, row) in enumerate(table.rows if not missing else ()):
@@ -308,7 +310,7 @@ def _images(
     if image is not None and row.get(image) is not None:
         if not isinstance(row[image], str):
             return row_images(table, index, row, image)
-        return (table.image(_located(table, row[image])[1]),)
+        return table.images(_located(table, row[image])[1])
     if video is not None and row.get(video) is not None:
         return _frames(table, row[video])
     if image is None and video is None:
@@ -324,12 +326,13 @@ def _frames(table: RowTable, written: Any) -> tuple[ImageRef, ...]:
     if not names:
         raise DataError(f"there is no frame in folder {written!r}")
     frame_numbers = dict.fromkeys(np.linspace(0, len(names) - 1, FRAMES, dtype=int).tolist())
-    return tuple(table.image(f"{folder}/{names[number]}") for number in frame_numbers)
+    frames = (table.images(f"{folder}/{names[number]}") for number in frame_numbers)
+    return tuple(chain.from_iterable(frames))
 
 
 def _located(table: RowTable, written: str) -> tuple[Path, str]:
     """Returns the folder of images in which a written path is found, and the path there."""
-    roots = [root for root in (table.image_root, table.folder) if root is not None]
+    roots = [root for root in (table.image_options.root, table.folder) if root is not None]
     candidates = (written, f"images/{written}", f"images/{PurePosixPath(written).name}")
     for root, candidate in product(roots, candidates):
         # `Path.exists` raises for what is too long to be a path, such as an image in base64.

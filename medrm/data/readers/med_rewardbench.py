@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medrm.data.image_references import NO_OPTIONS, ImageOptions
 from medrm.data.organs import ORGANS, canonical_organ
 from medrm.data.readers.vote_values import CHOICE_OF
 from medrm.data.readers.votes_jsonl import VOTES_FILE, dimension_problem
@@ -43,12 +44,12 @@ _INPUTS = ("question_id", "image", *_TEXTS)
 _GROUPS = {"dataset": "source", "question_type": "question_type", "body_part": "body_part"}
 
 
-def open_layout(folder: Path, image_root: Path | None) -> Source:
+def open_layout(folder: Path, image_options: ImageOptions) -> Source:
     """Returns the set in a folder that holds `pair_gt_all/`, which counts before its votes.
 
     Args:
         folder: of the set.
-        image_root: where images are looked for first; None: nowhere else.
+        image_options: what the user says of images.
     """
     about = read_about(folder)
     # Phantom cases are written both ways, and say the same.
@@ -58,14 +59,17 @@ def open_layout(folder: Path, image_root: Path | None) -> Source:
             "For the votes name the file itself.",
             folder / VOTES_FILE, FOLDER,
         )  # fmt: skip
-    return _source(folder, folder, "local", about, image_root)
+    asked = image_options.or_as(about.get("image_conversion"))
+    return _source(folder, folder, "local", about, asked)
 
 
 def open_hub_layout(description: Description) -> Source:
     """Returns the set of a hub repository in the released layout."""
     folder = hub_layout(description)
     # A snapshot's files are links into the folder of the repository.
-    source = _source(folder, folder.parent.parent, folder.name, read_about(folder))
+    source = _source(
+        folder, folder.parent.parent, folder.name, read_about(folder), description.image_options
+    )
     return replace(source, hub_id=description.hub_id)
 
 
@@ -92,18 +96,18 @@ def _source(
     boundary: Path,
     revision: str,
     about: Mapping[str, Any],
-    image_root: Path | None = None,
+    image_options: ImageOptions = NO_OPTIONS,
 ) -> Source:
     folder = root / FOLDER
     files = sorted([*folder.glob("*.jsonl"), *folder.glob("parquet/*.parquet")])
-    drafts = partial(_drafts, folder, boundary, image_root)
+    drafts = partial(_drafts, folder, boundary, image_options)
     return Source(files, lambda: ReadResult(drafts()), revision, about)
 
 
-def _drafts(folder: Path, boundary: Path, image_root: Path | None) -> Iterator[CaseDraft]:
+def _drafts(folder: Path, boundary: Path, image_options: ImageOptions) -> Iterator[CaseDraft]:
     """Yields the cases of a folder `pair_gt_all`, organ by organ, in the order of the inputs.
 
-    `boundary` is the folder that no link may leave, but into `image_root`.
+    `boundary` is the folder that no link may leave, but into the folder of `image_options`.
 
     Raises:
         DataError: missing files, columns, partners, duplicate ids and wrong labels, all in one
@@ -120,7 +124,7 @@ def _drafts(folder: Path, boundary: Path, image_root: Path | None) -> Iterator[C
     for organ in sorted(labels & inputs):
         answers = _read_labels(open_table(folder / f"{organ}.jsonl"), problems)
         table = parquet_table(folder / "parquet" / f"{organ}.parquet", boundary)
-        table.image_root = image_root
+        table.image_options = image_options
         for draft in _join(table, organ, answers, problems):
             first_organ = organ_of.setdefault(draft.case_id, organ)
             if first_organ != organ:

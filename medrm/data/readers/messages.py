@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, pairwise, takewhile
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
-from medrm.data.images import cached_image
+from medrm.data.image_references import cached_images, picture_counts
 from medrm.data.row_tables import Row, RowTable
 from medrm.errors import DataError, shortened
 from medrm.files import fits
@@ -58,8 +58,8 @@ class Conversation(NamedTuple):
 class ImageSource(Protocol):
     """How images of messages are found."""
 
-    def image(self, held: Any) -> ImageRef:
-        """Returns the reference of what a part holds as its image."""
+    def images(self, held: Any) -> Sequence[ImageRef]:
+        """Returns the references of what a part holds as its image: of one picture, or more."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,14 @@ class Place:
     table: RowTable
     location: str
 
-    def image(self, held: Any) -> ImageRef:
-        """Returns the reference of stored bytes, a path or a data URL."""
+    def images(self, held: Any) -> Sequence[ImageRef]:
+        """Returns the references of stored bytes, a path or a data URL."""
         if isinstance(held, bytes):
-            return cached_image(held)
+            return cached_images(held, self.table.image_options)
         if not isinstance(held, str):
-            return self.unreadable(f"an image that is {type(held).__name__}, which is not read")
-        return self.table.image(held)
+            problem = f"an image that is {type(held).__name__}, which is not read"
+            return (self.unreadable(problem),)
+        return self.table.images(held)
 
     def unreadable(self, problem: str) -> ImageRef:
         """Returns what stands among the images for something that is not understood."""
@@ -121,8 +122,9 @@ def read_conversation(
     """
     shown = images or tuple(image for turn in prompt for image in turn.images)
     marks = [turn.text.count(IMAGE_MARK) for turn in prompt]
-    if sum(marks) > len(shown):
-        raise DataError(f"the prompt refers to {sum(marks)} images, {column!r} holds {len(shown)}")
+    counts = [1] * len(shown) if sum(marks) == len(shown) else picture_counts(shown)
+    if sum(marks) > len(counts):
+        raise DataError(f"the prompt refers to {sum(marks)} images, {column!r} holds {len(counts)}")
     problems = [problem for turn in (*prompt, *answers) for problem in turn.problems]
     problems += conversation_problems([turn.role for turn in prompt])
     if images and 0 < sum(len(turn.images) for turn in prompt) != len(images):
@@ -135,9 +137,24 @@ def read_conversation(
         Turn(turn.role, text, count)
         for turn, text, count in zip(prompt[:-1], plain[:-1], marks[:-1], strict=True)
     )
+    context = with_pictures(context, counts)
     if context and not any(marks):
         context = _with_images_first(context, len(shown))
     return Conversation(context, plain[-1] if plain else "", shown, tuple(dict.fromkeys(problems)))
+
+
+def with_pictures(context: Sequence[Turn], counts: Sequence[int]) -> tuple[Turn, ...]:
+    """Returns turns whose images are counted in pictures, of which a medical image may have many.
+
+    Args:
+        context: turns with the images that each marks.
+        counts: how many pictures each image has.
+    """
+    ends = accumulate((turn.images for turn in context), initial=0)
+    return tuple(
+        turn._replace(images=sum(counts[start:end]))
+        for turn, (start, end) in zip(context, pairwise(ends), strict=True)
+    )
 
 
 def _with_images_first(context: tuple[Turn, ...], images: int) -> tuple[Turn, ...]:
@@ -220,8 +237,9 @@ def _turn(message: Row, column: str, source: ImageSource) -> ReadTurn:
         if text is not None:
             texts.append(text)
         elif _is_image(part):
-            texts.append(IMAGE_MARK)
-            images += _images_of(part, source)
+            of_part = _images_of(part, source)
+            texts.append(IMAGE_MARK * max(1, len(of_part)))
+            images += of_part
         else:
             problems.append(_not_understood(part))
     return ReadTurn(_ROLES.get(role, role), "".join(texts), tuple(images), tuple(problems))
@@ -247,7 +265,7 @@ def _is_image(part: Any) -> TypeGuard[Row]:
     )
 
 
-def _images_of(part: Row, source: ImageSource) -> list[ImageRef]:
+def _images_of(part: Row, source: ImageSource) -> Sequence[ImageRef]:
     """Returns the image that a part holds itself; none where it is only a mark."""
     held: Any = part
     while isinstance(held, dict):
@@ -255,7 +273,7 @@ def _images_of(part: Row, source: ImageSource) -> list[ImageRef]:
         held = next((held[key] for key in _IMAGE_KEYS if held.get(key) is not None), None)
     if held is None:
         return []
-    return [source.image(_as_url(part, held) if isinstance(held, str) else held)]
+    return source.images(_as_url(part, held) if isinstance(held, str) else held)
 
 
 def _as_url(part: Row, held: str) -> str:

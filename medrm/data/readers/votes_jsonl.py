@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from medrm.data.batched import batched
-from medrm.data.images import file_images
+from medrm.data.image_references import all_file_images, picture_counts
 from medrm.data.organs import canonical_organ
-from medrm.data.readers.messages import IMAGE_MARK, conversation_problems, read_turns
+from medrm.data.readers.messages import IMAGE_MARK, conversation_problems, read_turns, with_pictures
 from medrm.data.readers.vote_values import DETAILS, read_votes_cast
 from medrm.data.row_tables import Row, RowTable, open_table
 from medrm.data.sources import (
@@ -105,19 +105,22 @@ def read_votes(table: RowTable, path: Path) -> ReadResult:
 def _drafts(table: RowTable, path: Path) -> Iterator[CaseDraft]:
     problems: _Problems = []
     wrong_keys: dict[str, list[int]] = defaultdict(list)
-    references: dict[str, ImageRef | DataError] = {}
+    references: dict[str, tuple[ImageRef, ...] | DataError] = {}
     for chunk in batched(_by_case(table), _CASES_AT_ONCE):
         cases = [list(_lines(rows, problems, wrong_keys)) for rows in chunk]
         if len(references) > _KEPT_REFERENCES:
             references.clear()
         paths = {path for lines in cases for line in lines for path in line.paths}
-        folders = (table.folder, table.boundary, table.image_root)
-        references |= file_images(paths - references.keys(), *folders)
+        where = (table.folder, table.boundary, table.image_options)
+        references |= all_file_images(paths - references.keys(), *where)
         for lines in cases:
             refused = []
             for line in lines:
                 images = [references[path] for path in line.paths]
-                line.draft.images = tuple(ref for ref in images if isinstance(ref, ImageRef))
+                usable = (refs for refs in images if isinstance(refs, tuple))
+                line.draft.images = tuple(chain.from_iterable(usable))
+                counts = picture_counts(line.draft.images)
+                line.draft.context = with_pictures(line.draft.context, counts)
                 errors = (error for error in images if isinstance(error, DataError))
                 refused += [(2, line.number, f"{line.location}: {error}") for error in errors]
             problems += refused
@@ -276,7 +279,7 @@ def _shape_problems(row: Row, paths: Any, answers: Any) -> list[str]:
 class _ImagesBeside:
     """Refuses images in messages: those of a votes file stand in `images`."""
 
-    def image(self, held: object) -> ImageRef:
+    def images(self, held: object) -> list[ImageRef]:
         raise DataError(
             f"'context' holds the image {shortened(repr(held))}; name it in 'images', and write "
             '{"type": "image"} in its place'

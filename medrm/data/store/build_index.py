@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medrm.data.batched import batched
-from medrm.data.images import StoredFile
+from medrm.data.image_references import ConvertedFile, StoredFile
 from medrm.data.labels import LabelRules, VoteTally, labels_of
+from medrm.data.medical.converted_set import ConvertedTally, warn_of_burned_in
 from medrm.data.sources import CaseDraft, ReadResult, size_problem
 from medrm.data.splits import cluster_keys, cluster_names
 from medrm.data.store.case_records import DIGEST, SCHEMA, case_record
@@ -158,6 +159,7 @@ def _build(
     started = time.time_ns()
     tally, codes = VoteTally(), VoteCodes()
     tables: dict[tuple[str, ...], int] = {}
+    converted = ConvertedTally()
     dimensions: dict[str, None] = {}
     noted_paths: set[str] = set()
     cases_path, keys_path = folder / CASES_FILE, folder / "keys.arrow"
@@ -176,6 +178,7 @@ def _build(
                 | {"cluster_keys": list(map(_key_digest, filter(_is_shared, keys_of_case)))}
                 for case, keys_of_case in zip(cases, keys, strict=True)
             ]
+            converted.add(chain.from_iterable(case.images for case in cases))
             cases_file.write_batch(pa.RecordBatch.from_pylist(records, schema=CASES))
             keys_file.write_batch(pa.RecordBatch.from_pydict({"keys": keys}, schema=KEYS))
             votes_file.write_batch(codes.records([draft.votes for draft, _ in batch]))
@@ -184,18 +187,15 @@ def _build(
                 raise DataError(f"{source}: {problem}. A dimension is a quality that is judged.")
     digests = to_numpy(read_table(cases_path)["digest"])
     if not len(digests):
-        reasons = [f"{row.case_id!r}: {row.reason}" for row in result.excluded]
-        title = f"{source} holds no case that can be used; give at least one. It has no rows."
-        if reasons:
-            title = f"{source} holds no case that can be used; {len(reasons)} rows are set aside:"
-        raise DataError(report(title, alike_together(reasons)))
+        raise _no_case(source, result)
     np.save(folder / CLUSTERS_FILE, cluster_names(read_table(keys_path)["keys"]))
     keys_path.unlink()  # it names patients
-    about = {
+    about: dict[str, Any] = {
         "dimensions": list(dimensions),
         "tables": list(tables),
         "table_files": [[path, status_of(path)] for files in tables for path in files],
         "digest": joint_digest(digests),
+        "converted": converted.summary(),
         "excluded": list(map(dataclasses.astuple, result.excluded)),
         "annotators": list(codes.annotators),
         "voted": list(codes.dimensions),
@@ -205,6 +205,7 @@ def _build(
             for name, of_dimension in tally.agreements().items()
         },
     }
+    warn_of_burned_in(source, about["converted"])
     (folder / INDEX_FILE).write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -215,6 +216,15 @@ def _is_shared(key: str) -> bool:
 
 def _key_digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _no_case(source: str, result: ReadResult) -> DataError:
+    """Returns what is said of a set without a case."""
+    reasons = [f"{row.case_id!r}: {row.reason}" for row in result.excluded]
+    title = f"{source} holds no case that can be used; give at least one. It has no rows."
+    if reasons:
+        title = f"{source} holds no case that can be used; {len(reasons)} rows are set aside:"
+    return DataError(report(title, alike_together(reasons)))
 
 
 def _labelled(
@@ -244,6 +254,12 @@ def _case(draft: CaseDraft, labels: Mapping[str, Label], departments: Mapping[st
     return Case(draft.case_id, draft.images, *said)
 
 
+def _files_of(read: StoredFile) -> Sequence[str]:
+    """Returns the files whose change makes an image another one."""
+    sources = read.sources if isinstance(read, ConvertedFile) else ()
+    return (read.link or read.path, *sources)
+
+
 def _image_files(case: Case, started: int, noted_paths: set[str]) -> Iterator[str]:
     """Yields path and status of each image file of a case, in JSON.
 
@@ -254,8 +270,8 @@ def _image_files(case: Case, started: int, noted_paths: set[str]) -> Iterator[st
     """
     if len(noted_paths) > _REMEMBERED_PATHS:
         noted_paths.clear()
-    for read in (ref.read for ref in case.images if isinstance(ref.read, StoredFile)):
-        path = read.link or read.path
+    files = (ref.read for ref in case.images if isinstance(ref.read, StoredFile))
+    for path in chain.from_iterable(map(_files_of, files)):
         if path not in noted_paths:
             noted_paths.add(path)
             status = status_of(path)

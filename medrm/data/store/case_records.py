@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from medrm.data.images import StoredCell, StoredFile
+from medrm.data.image_references import StoredCell, StoredFile
 from medrm.schema import Case, ImageRef, Label, PairLabel, RankingLabel, Turn
 
 DIGEST = pa.binary(64)

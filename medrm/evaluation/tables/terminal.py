@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from medrm.data.medical.converted_set import conversion_lines
 from medrm.errors import alike_together, printable
 from medrm.evaluation.audit import DISCORDANCE, SHOWN_RULES, Audit
 from medrm.evaluation.compare import Comparison
@@ -177,6 +178,7 @@ def _audit_lines(audit: Audit) -> list[str]:
             f"images: {images['distinct']} distinct ({modes}), {' to '.join(sizes)} pixels, "
             f"{images['unreadable']} unreadable"
         )
+    lines += conversion_lines(images["converted"])
     if audit["leaks"]:
         lines.append(
             f"cases with a question of the training data: {audit['leaks']['repeated_questions']}, "

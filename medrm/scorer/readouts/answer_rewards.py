@@ -27,7 +27,7 @@ from medrm.models.prefix_sharing.attention import shares_prefix
 from medrm.models.prefix_sharing.kv_cache import caches_answers
 from medrm.models.reward_model import without_adapter
 from medrm.schema import DIMENSIONS, Case, Response, Verdict
-from medrm.scorer.caller_cases import Given, ImageInput, caller_case, drawn_cases
+from medrm.scorer.caller_cases import ANY_IMAGES, Given, ImageInput, caller_case, drawn_cases
 from medrm.scorer.collator import Collator, check_contextual
 from medrm.scorer.engines.base import text_digest
 from medrm.scorer.logprobs import AnswerTokens, Span
@@ -166,6 +166,7 @@ class SavedScorer(AnswerScorer):
 
     Attributes:
         contract: what the model was saved with.
+        caller_images: how images of callers are read.
 
     Args:
         model: from `load_adapter`.
@@ -187,7 +188,7 @@ class SavedScorer(AnswerScorer):
     ) -> None:
         limits = (batch_rows, contract.max_length, deterministic)
         super().__init__(model, contract.dimensions, collator, prompts, *limits)
-        self.contract = contract
+        self.contract, self.caller_images = contract, ANY_IMAGES
 
     def score(
         self, images: Sequence[ImageInput] | None, question: str, answers: Sequence[str]
@@ -205,21 +206,20 @@ class SavedScorer(AnswerScorer):
         """
         if not answers:
             raise DataError("score() was given no answer; give at least one.")
-        case = caller_case("score", images, question, answers)
+        case = caller_case("score", images, question, answers, self.caller_images)
         return next(rewards for _, rewards in self.score_cases([case]))
 
     def score_cases(self, cases: Iterable[Given]) -> Iterator[tuple[Given, Array]]:
         """Yields (case, rewards [K, D]) in the order of the cases, in bounded memory.
 
         Args:
-            cases: any iterable of cases, or of dictionaries with the columns of
-                `caller_cases.row_case`; read a window at a time.
+            cases: any cases, or dictionaries as `row_case` reads them; a window at a time.
 
         Raises:
             DataError: a case has an unreadable image or is over-long; `respond` goes on there.
         """
         waiting: deque[Given] = deque()
-        for output in self._run(drawn_cases(cases, waiting)):
+        for output in self._run(drawn_cases(cases, waiting, self.caller_images)):
             case = output.prompts.case
             if output.values is None:
                 for ref in case.images:
@@ -250,7 +250,7 @@ class SavedScorer(AnswerScorer):
         """
         if len(answers) < 2:
             raise DataError(f"compare() was given {len(answers)} answers; give at least two.")
-        case = caller_case("compare", images, question, answers)
+        case = caller_case("compare", images, question, answers, self.caller_images)
         responses = list(self.respond([case]))
         if responses[0].rewards is None:
             next(self.score_cases([case]))  # says why

@@ -22,7 +22,7 @@ from medrm.errors import DataError
 from medrm.models.adapter_config import AdapterConfig
 from medrm.parsers import PARSER_VERSION
 from medrm.schema import ORDERS, Case, Order, RankingLabel, Response, Verdict
-from medrm.scorer.caller_cases import ImageInput, caller_case
+from medrm.scorer.caller_cases import ANY_IMAGES, CallerImages, ImageInput, caller_case
 from medrm.scorer.engines.base import Engine, RendersPrompts, Request, Sampling
 from medrm.scorer.readouts.answer_rewards import rewards_by_dimension
 from medrm.scorer.runner import Array, by_group
@@ -39,11 +39,13 @@ class PairJudge(ABC):
         prompt: how it is asked.
         dimensions: what is asked about.
         readout: how its verdicts are read.
+        caller_images: how images that a caller gives are read.
     """
 
     prompt: JudgePrompt
     dimensions: tuple[str, ...]
     readout: str
+    caller_images: CallerImages = ANY_IMAGES
 
     @abstractmethod
     def _ask(self, pairs: Iterable[Case]) -> Iterator[list[Response]]:
@@ -133,7 +135,7 @@ class PairJudge(ABC):
                 f"compare() was given {len(answers)} answers; a judge compares two. Ask about "
                 "pairs, or use a reward model."
             )
-        case = caller_case("compare", images, question, answers)
+        case = caller_case("compare", images, question, answers, self.caller_images)
         for ref in case.images:
             decode(ref)
         return agreed_verdicts(case, list(self.respond([case])), self.dimensions)

@@ -1,0 +1,1 @@
+"""Medical images, DICOM and NIfTI, as pictures: by conversions that have names."""

@@ -1,0 +1,55 @@
+"""The digests of the pictures that conversions make of the files in wheels."""
+
+# fmt: off
+GOLDEN = {
+    ("CT_small.dcm", "file_window"): ["cb7bfb71b442"],
+    ("CT_small.dcm", "minmax"): ["cb7bfb71b442"],
+    ("CT_small.dcm", "minmax_mr"): ["cb7bfb71b442"],
+    ("CT_small.dcm", "ct_abdomen"): ["00756aa41ed8"],
+    ("CT_small.dcm", "ct_angiography"): ["cfe5163cee3f"],
+    ("CT_small.dcm", "ct_bone"): ["f44d2b338b94"],
+    ("CT_small.dcm", "ct_brain"): ["a8d37733274e"],
+    ("CT_small.dcm", "ct_liver"): ["907fb6b65a8a"],
+    ("CT_small.dcm", "ct_lung"): ["957ba4785d60"],
+    ("CT_small.dcm", "ct_mediastinum"): ["189e4b521536"],
+    ("CT_small.dcm", "ct_soft_tissue"): ["33d60d603e7f"],
+    ("CT_small.dcm", "ct_stroke"): ["edada95a555e"],
+    ("CT_small.dcm", "medgemma-1.5-ct"): ["9971e6a54761"],
+    ("MR_small.dcm", "file_window"): ["fd74a2efedc1"],
+    ("MR_small_RLE.dcm", "file_window"): ["fd74a2efedc1"],
+    ("MR_small_jp2klossless.dcm", "file_window"): ["fd74a2efedc1"],
+    ("MR_small_jpeg_ls_lossless.dcm", "file_window"): ["fd74a2efedc1"],
+    ("MR_small_bigendian.dcm", "file_window"): ["fd74a2efedc1"],
+    ("MR_small_implicit.dcm", "file_window"): ["fd74a2efedc1"],
+    ("MR_small_padded.dcm", "file_window"): ["fd74a2efedc1"],
+    ("J2K_pixelrep_mismatch.dcm", "file_window"): ["b304f5985b76"],
+    ("examples_palette.dcm", "file_window"): ["0198b7a16aad"],
+    ("examples_overlay.dcm", "file_window"): ["dcceade21c82"],
+    ("examples_rgb_color.dcm", "file_window"): ["0c5d0c2b9e7b"],
+    ("examples_jpeg2k.dcm", "file_window"): ["87350da45bf0"],
+    ("SC_rgb_jpeg_gdcm.dcm", "file_window"): ["7f7f488c6585"],
+    ("SC_rgb_rle_16bit.dcm", "file_window"): ["7f7f488c6585"],
+    ("SC_rgb_rle_32bit_2frame.dcm", "file_window"): ["953d46e450a9"],
+    ("SC_ybr_full_422_uncompressed.dcm", "file_window"): ["d97ddd4b3ee5"],
+    ("SC_rgb_small_odd.dcm", "file_window"): ["80abc7ce6583"],
+    ("image_dfl.dcm", "file_window"): ["a78e6495a93b"],
+    ("liver_1frame.dcm", "file_window"): ["5f5056216b89"],
+    ("ExplVR_BigEnd.dcm", "file_window"): ["fda63f090ca8"],
+    ("77654033/CR1/6154", "file_window"): ["b6a2bd2bc468"],
+    ("rtdose.dcm", "minmax,frames=index:3"): ["fee06c72b09e"],
+    ("77654033/CT2", "ct_mediastinum,frames=all:4"):
+        ["167e7a50c0ab", "4ae7d1fae20f", "fc9fe8d2d575", "fc9fe8d2d575"],
+    ("98892001/CT5N", "medgemma-1.5-ct"):
+        ["ea9a18a77634", "95f4f460cb0d", "64724f435665", "f91e4c1d8426", "0a0d8e880e6f"],
+    ("98892003/MR700", "minmax_mr,frames=first"): ["ce3408fc15d8"],
+    ("anatomical.nii", "minmax"): ["66b81f1e4bf1"],
+    ("anatomical.nii", "minmax,plane=coronal"): ["95b48e82c314"],
+    ("anatomical.nii", "minmax,plane=sagittal"): ["b037b268fd11"],
+    ("example4d.nii.gz", "minmax_mr"): ["bbe2b5fabb8c"],
+    ("example4d.nii.gz", "file_window,frames=index:5"): ["5eb83e695d1a"],
+    ("example_nifti2.nii.gz", "minmax"): ["bfe16c403311"],
+    ("functional.nii", "file_window"): ["1e804ae82016"],
+}
+# fmt: on
+"""File and conversion to the digests of the pictures. A conversion never gives others: where it
+must, it gets another version."""
