@@ -19,12 +19,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hard = {"answers": [HARD, LONG], "question": FORMULA, "images": ["scan.png", "deep.tif"]}
     turns = [{"role": "system", "content": "Be brief."}]
     rows = [
-        line("007", "anna", votes={"overall": "strongly_a", ODD: "tie"}, seconds=12.5),
+        line(
+            "007",
+            "anna",
+            votes={"overall": "strongly_a", ODD: "tie"},
+            seconds=12.5,
+            reason='{"a": 1}',
+        ),
         line("007", "ben", votes={"overall": "B", ODD: "neither"}, confidence={ODD: "low"}),
         line("=1+1", "anna", votes={"overall": "slightly_b", ODD: "B"}, **hard),
         line("=1+1", "ben", votes={"overall": "B", ODD: "B"}, reason="@sure", **hard),
         line("turns", "anna", context=turns, comment="- none"),
-        line("three", "anna", votes={"overall": [[2], [0, 1]]}, **three),
+        line("three", "anna", votes={"overall": [[2], [0, 1]]}, confidence=0, **three),
         line("three", "ben", votes={"overall": [[2], [0], [1]]}, **three),
         line("lost", "anna", images=["lost.png"]),
     ]

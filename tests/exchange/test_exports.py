@@ -158,6 +158,8 @@ def test_a_reader_fills_a_sheet_and_only_what_is_asked(source: Path, tmp_path: P
     moved = tmp_path / "moved.xlsx"
     moved.write_bytes(path.read_bytes())
     assert main(["data", "import", str(moved), "--output", str(tmp_path / "none")]) == 2
+    (tmp_path / "cases.jsonl").write_text('{"case_id": "007"}\n')
+    assert main(["data", "import", str(moved), "--output", str(tmp_path / "none")]) == 2
 
 
 def preferred(case: Case) -> str:

@@ -167,7 +167,8 @@ def _one_or_all(stated: dict[str, Any], dimensions: int) -> Any:
     values = list(stated.values())
     if not values:
         return ""
-    if len(values) == dimensions and all(value == values[0] for value in values):
+    is_same = len(values) == dimensions and all(value == values[0] for value in values)
+    if is_same and not str(values[0]).startswith("{"):
         return values[0]
     return json.dumps(stated, ensure_ascii=False)
 

@@ -82,10 +82,8 @@ def counted_annotations(
             else:
                 located = iter([(place, of_flat_row(row, tally))])
             for where, flat in located:
-                yield (
-                    where,
-                    flat | {"annotator": emails.get(str(flat["annotator"]), flat["annotator"])},
-                )
+                rater = flat.get("annotator")
+                yield where, flat | {"annotator": emails.get(str(rater), rater)}
 
     yield from newest(rows, tally, "id", "updated_at")
 

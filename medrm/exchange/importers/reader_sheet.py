@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -100,9 +101,8 @@ class _Sheet:
         if not annotator:
             return {}, f"it names nobody in the column {ANNOTATOR!r}"
         line = {**case, "annotator": annotator, "votes": votes}
-        line |= {name: value for name in (CONFIDENCE, REASON) if (value := self._stated(row, name))}
-        if (seconds := self._stated(row, SECONDS)) is not None:
-            line[SECONDS] = seconds
+        details = {name: self._stated(row, name, votes) for name in (CONFIDENCE, REASON, SECONDS)}
+        line |= {name: stated for name, stated in details.items() if stated is not None}
         if comment := self._text(row, COMMENT):
             line[COMMENT] = comment
         return line, None
@@ -117,15 +117,17 @@ class _Sheet:
             for name in self._dimensions
         }
 
-    def _stated(self, row: Row, column: str) -> Any:
+    def _stated(self, row: Row, column: str, votes: Mapping[str, Any]) -> Any:
         """Returns what is stated for the whole row, or by dimension; None: nothing."""
         text = self._text(row, column)
-        accepted = dict if column == REASON else dict | float | int
         try:
             stated = decode_json(text)
         except (ValueError, RecursionError):
-            stated = None
-        return stated if isinstance(stated, accepted) else text or None
+            return text or None
+        if isinstance(stated, dict):
+            return stated if stated and stated.keys() <= votes.keys() else text
+        is_number = type(stated) in (int, float) and abs(stated) < math.inf
+        return stated if is_number and column != REASON else text
 
     def _text(self, row: Row, column: str) -> str:
         cell = row.get(column)
