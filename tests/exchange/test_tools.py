@@ -117,6 +117,19 @@ def test_a_control_that_collides_with_a_field_and_addresses_of_its_own_files(
     assert len(lines["7", "3"]["images"]) == 1
 
 
+def test_answers_and_fields_that_read_like_votes_are_none(tmp_path: Path) -> None:
+    data = {"prompt": "Which one?", "answer_1": "A", "answer_2": "B", "gold": "B"}
+    data |= {"score_1": 3, "score_2": 4}
+    choice = exports.result("overall", "choices", ["A"])
+    tasks = [exports.task(7, data, exports.annotation(1, 3, choice))]
+    lines, _ = imported(tmp_path / "p.json", tasks)
+    line = lines["7", "3"]
+    assert (line["votes"], line["answer_a"], line["answer_b"]) == ({"overall": "A"}, "A", "B")
+    assert (line["extra"]["gold"], line["extra"]["score_2"]) == ("B", 4)
+    with pytest.raises(ConfigError, match="'gold' may hold votes: about which dimension"):
+        imported(tmp_path / "min.json", exports.flat(tasks))  # it does not tell fields and controls
+
+
 def test_what_an_export_does_not_say_is_asked_for_and_never_guessed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ the status of a response is lost.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -46,8 +47,11 @@ def response_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
         if not responses:
             tally.remarks["records without a response"] += 1
         shown = _shown(record)
-        for user in dict.fromkeys(response.user for response in responses):
-            said = _said([one for one in responses if one.user == user], tally)
+        by_user: defaultdict[str, list[_Response]] = defaultdict(list)
+        for response in responses:
+            by_user[response.user].append(response)
+        for user, of_user in by_user.items():
+            said = _said(of_user, tally)
             if said:
                 yield f"{place}, user {user}", {**shown, **said, "annotator": user}
 
@@ -121,7 +125,9 @@ def _said(responses: list[_Response], tally: Tally) -> Row:
         tally.controls.add(question)
         tally.dimensions.setdefault(question, question)
         if ranks:
-            said |= {f"{question}{RANK}_{option}": rank for option, rank in ranks.items()}
+            columns = {f"{question}{RANK}_{option}": rank for option, rank in ranks.items()}
+            tally.controls |= columns.keys()
+            said |= columns
             continue
         said[question] = single(value)
         if isinstance(said[question], int | float):

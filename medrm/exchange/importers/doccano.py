@@ -18,7 +18,7 @@ _LABELS = ("label", "labels")
 _RATERS = ("annotator", "username", "user")
 _COMMENTS = ("Comments", "comments")
 _NO_RATER = "documents without an annotator, for whom the name of the file stands, {!r}"
-_OF_DIMENSION = re.compile(r"([^:=]+?)\s*[:=]\s*(.+)", re.DOTALL)
+_DIVIDER = re.compile("[:=]")
 
 
 def is_doccano(opened: Opened) -> bool:
@@ -62,8 +62,10 @@ def _said(labels: list[str], tally: Tally) -> Row:
     """Returns a column for each dimension that labels name, and one of the other labels."""
     said: dict[str, list[Any]] = {}
     for label in labels:
-        named = _OF_DIMENSION.fullmatch(label.strip())
-        column, value = named.groups() if named and meaning_of(named[2]) else ("label", label)
+        column, *values = (part.strip() for part in _DIVIDER.split(label, maxsplit=1))
+        value = values[0] if values else ""
+        if not column or meaning_of(value) is None:
+            column, value = "label", label
         tally.controls.add(column)
         if column != "label":
             tally.dimensions.setdefault(column, column)

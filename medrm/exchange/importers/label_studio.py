@@ -175,9 +175,11 @@ def _cell(values: list[Row]) -> Any:
 
 def _with_contents(row: Row, tally: Tally) -> Row:
     """Returns the cells of a row of JSON_MIN or CSV, in place of results what they say."""
+    tally.knows_controls = False  # but for those whose results have kept their form
     cells = {}
     for name, cell in row.items():
-        results = decoded(cell) if str(cell)[:2] in ("[{", '{"') else cell
+        is_json = isinstance(cell, str) and cell.startswith(("[{", '{"'))
+        results = decoded(cell) if is_json else cell
         results = [results] if isinstance(results, dict) else results
         is_result = isinstance(results, list) and results and all(map(_key_of, results))
         is_structured = name in ("context", "dimensions") or role_of(name) == "image"

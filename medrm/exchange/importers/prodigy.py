@@ -49,8 +49,9 @@ def task_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
             if decision == "ignore" or (decision == "reject" and not is_compared):
                 tally.remarks[f"tasks that are answered {decision!r}, left out"] += 1
                 continue
-            tally.controls.add(CHOSEN)
-            yield place, _shown(task) | (_compared(task) if is_compared else _chosen(task))
+            said = _compared(task) if is_compared else _chosen(task)
+            tally.controls |= {name for name in said if name.startswith(CHOSEN)}
+            yield place, _shown(task) | said
 
     for place, row in newest(rows, tally, "_task_hash", "_timestamp"):
         yield place, {name: cell for name, cell in row.items() if name not in _MARKS}

@@ -131,12 +131,10 @@ class ToolTable:
 
     def _vote_numbers(self) -> Iterator[dict[str, Any]]:
         """Yields the votes that are a rating or a rank of each answer."""
-        groups = numbered(self._values)
-        answers = answer_columns(self._values)
-        for stem, names in groups.items():
+        answers = self._answers()
+        for stem, names in numbered(self._candidates(answers)).items():
             numbers = {text for name in names for text in self._values[name]}
-            is_each = len(names) == len(answers) and names != answers
-            if is_each and numbers and all(map(is_number, numbers)):
+            if len(names) == len(answers) and numbers and all(map(is_number, numbers)):
                 name = stem.rstrip("_ .-")
                 control = name.removesuffix(RANK)
                 if all(name in self.tally.dimensions for name in names):
@@ -150,10 +148,9 @@ class ToolTable:
         Args:
             numbers: the columns of ratings and ranks.
         """
-        if len(answer_columns(self._values)) > 2:
-            return
-        tally = self.tally
-        for name, counts in self._values.items():
+        tally, answers = self.tally, self._answers()
+        for name in self._candidates(answers) if len(answers) < 3 else ():
+            counts = self._values[name]
             known = sum(count for text, count in counts.items() if meaning_of(text))
             is_control = name in tally.controls and 2 * known >= counts.total()
             is_like = known == counts.total() and not all(map(is_number, counts))
@@ -164,6 +161,20 @@ class ToolTable:
                 yield vote | {
                     key: column for key, column in details.items() if column in self._values
                 }
+
+    def _candidates(self, answers: list[str]) -> list[str]:
+        """Returns the columns that may hold what raters said."""
+        controls = self.tally.controls if self.tally.knows_controls else {*self._values}
+        return [name for name in self._values if name in controls and name not in answers]
+
+    def _answers(self) -> list[str]:
+        """Returns the columns of the answers, as far as they are recognised."""
+        if answers := answer_columns(self._values):
+            return answers
+        shown = [name for name in self._values if name not in self.tally.controls]
+        sides = {side: name for name in shown if (side := answer_side(name))}
+        pair = ("left", "right") if {"left", "right"} <= {*sides} else ("a", "b")
+        return [sides[side] for side in pair if side in sides]
 
     def _dimension(self, control: str) -> str:
         dimension = self.tally.dimensions.get(control) or _named_dimension(control)
@@ -176,12 +187,8 @@ class ToolTable:
 
     def _roles(self, voted: set[str]) -> dict[str, Any]:
         """Returns what the columns hold that are no votes, as their names say."""
-        answers = answer_columns(self._values)
+        answers = self._answers()
         free = [name for name in self._values if name not in voted and name not in answers]
-        if not answers:
-            sides = {side: name for name in free if (side := answer_side(name))}
-            named = ("left", "right") if {"left", "right"} <= {*sides} else ("a", "b")
-            answers = [sides[side] for side in named if side in sides]
         columns: dict[str, Any] = {"answers": answers}
         if len(answers) < 3:
             pair = SIDES if answers and answer_side(answers[0]) == "left" else PAIR
@@ -193,7 +200,7 @@ class ToolTable:
             values = map(str.lower, self._values[name])
             if role is None and self._values[name] and all(map(IMAGE_NAME.fullmatch, values)):
                 role = "image"
-            if name in answers or role not in ROLES or (role in _OWN and role != name):
+            if role not in ROLES or (role in _OWN and role != name):
                 continue
             if role in SEVERAL:
                 columns.setdefault(role, []).append(name)

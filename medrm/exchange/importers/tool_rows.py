@@ -36,6 +36,7 @@ class Tally:
         unread: annotations that cannot be taken.
         remarks: what else there is, such as drafts, which are left out, and how often.
         controls: columns of what raters chose, rated or ranked.
+        knows_controls: whether all of them are named; else any column may be one.
         rated: those of them that hold numbers.
         dimensions: what they are about, where the export says so.
     """
@@ -43,6 +44,7 @@ class Tally:
     unread: list[Unread] = field(default_factory=list)
     remarks: Counter[str] = field(default_factory=Counter)
     controls: set[str] = field(default_factory=set)
+    knows_controls: bool = True
     rated: set[str] = field(default_factory=set)
     dimensions: dict[str, str] = field(default_factory=dict)
 
