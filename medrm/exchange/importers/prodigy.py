@@ -8,9 +8,9 @@ that were chosen: they are the answers, or say which answer is better. In the fo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from medrm.data.row_tables import LocatedRow, Row
+from medrm.errors import shortened
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import RANK, Tally, answer_columns, newest, single
 from medrm.exchange.sheet_words import answer_side, meaning_of
@@ -22,7 +22,7 @@ _DECISIONS = ("accept", "reject", "ignore")
 _MARKS = ("_task_hash", "_input_hash", "_view_id")
 _PAIR = ("accept", "reject")
 _TEXTS = ("text", "html", "label", "image")
-_NO_ANSWER = ("tie", "neither", "none")
+_NO_ANSWER = {"tie", "neither", "none"}
 _NOT_SHOWN = (
     *("accept", "reject", "answer", "options", "meta", "input", "mapping", "config", "text"),
     *("html", "_is_binary", "_annotator_id", "_session_id", "tokens", "spans"),
@@ -49,7 +49,7 @@ def task_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
             if decision == "ignore" or (decision == "reject" and not is_compared):
                 tally.remarks[f"tasks that are answered {decision!r}, left out"] += 1
                 continue
-            said = _compared(task) if is_compared else _chosen(task)
+            said = _compared(task) if is_compared else _chosen(task, tally)
             tally.controls |= {name for name in said if name.startswith(CHOSEN)}
             yield place, _shown(task) | said
 
@@ -76,21 +76,27 @@ def _compared(task: Row) -> Row:
     return answers | {CHOSEN: "A" if task["answer"] == "accept" else "B"}
 
 
-def _chosen(task: Row) -> Row:
+def _chosen(task: Row, tally: Tally) -> Row:
     """Returns what was chosen of a task's options, and the answers where the options are answers.
 
     Options may be shown in any order, so answers are stored in that of their ids. An option whose
-    id or text is a vote, such as `tie`, is no answer.
+    id is a vote, such as `tie`, is no answer, nor is a third one whose text is.
     """
     options = task.get("options")
     options = [one for one in options if isinstance(one, dict)] if isinstance(options, list) else []
     accepted = task.get("accept")
     chosen = [*map(str, accepted)] if isinstance(accepted, list) else []
-    texts = {str(one.get("id")): _text(one) for one in options}
+    texts = {str(one.get("id")): _text(one) or "" for one in options}
     if answer_columns(task) or any(map(answer_side, task)):
         meant = [name if meaning_of(name) else texts.get(name, name) for name in chosen]
         return {CHOSEN: single(meant)}
-    verdicts = {name: meaning_of(name) or meaning_of(texts[name]) for name in texts}
+    verdicts = {name: meaning_of(name) for name in texts}
+    if len(texts) == 3 and not _NO_ANSWER & {*verdicts.values()}:
+        for name, text in texts.items():
+            if meaning_of(text) in _NO_ANSWER:
+                verdicts[name] = meaning_of(text)
+                remark = f"options that are taken for the vote {verdicts[name]!r} by their text"
+                tally.remarks[f"{remark}, {shortened(text, 150)!r}"] += 1
     answers = sorted(name for name in texts if verdicts[name] not in _NO_ANSWER)
     row: Row = {f"answer_{number}": texts[name] for number, name in enumerate(answers, start=1)}
     if len(answers) > 2:
@@ -100,5 +106,5 @@ def _chosen(task: Row) -> Row:
     return row | {CHOSEN: single([letters.get(name) or verdicts.get(name) for name in chosen])}
 
 
-def _text(shown: Row) -> Any:
+def _text(shown: Row) -> str | None:
     return next((shown[key] for key in _TEXTS if isinstance(shown.get(key), str)), None)
