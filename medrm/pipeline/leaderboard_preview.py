@@ -36,7 +36,9 @@ from medrm.scorer.specs import files_at_hand
 JUDGE_OPTIONS = ("judge_prompt", "votes", "judge_temperature", "max_new_tokens")
 """How a judge is asked, which an entry may change."""
 
-INPUT_OPTIONS = ("min_pixels", "max_pixels", "max_length", "dtype", "deterministic")
+INPUT_OPTIONS = (
+    *("min_pixels", "max_pixels", "max_length", "dtype", "deterministic", "shared_prefix"),
+)
 """How every model of a list is read, which may change its results."""
 
 

@@ -260,6 +260,7 @@ class LeaderboardRequest:
     )
     no_remote_images: bool = as_in(EvalRequest, "no_remote_images")
     readout: str | None = as_in(EvalRequest, "readout")
+    shared_prefix: Literal["on", "off"] = as_in(EvalRequest, "shared_prefix")
     deterministic: bool = as_in(EvalRequest, "deterministic")
     evaluation_batch_rows: int | None = as_in(EvalRequest, "evaluation_batch_rows")
     min_pixels: int | None = as_in(EvalRequest, "min_pixels")

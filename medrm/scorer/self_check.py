@@ -66,6 +66,7 @@ class Proof:
         reward_token: text of the token at which the reward is read.
         sharing_problem: why the answers of a case run as separate rows; None: they share a prefix.
         cache_problem: why prompts are read whole; None: they continue a cached prefix.
+        images: whether images were looked at, which then reach the hidden states.
     """
 
     tolerance: float
@@ -73,6 +74,7 @@ class Proof:
     reward_token: str
     sharing_problem: str | None
     cache_problem: str | None
+    images: bool
 
     @property
     def lines(self) -> list[str]:
@@ -87,8 +89,10 @@ class Proof:
                 ("cached prefix", self.cache_problem),
             )
         )
+        reach = "images reach the hidden states; " if self.images else ""
         return [
-            f"the reward is read at {self.reward_token!r}, where the rendered text ends",
+            f"{reach}the reward is read at {self.reward_token!r}, where the rendered text ends, "
+            "and depends on the answer's last word",
             f"padding and other rows of a batch change a state by at most {unwanted:.0e} (rounding "
             f"explains {self.tolerance:.0e})",
             shared,
@@ -170,7 +174,7 @@ def prove(
             cache = subject.problem("cached prefix", _Subject.cached, differences)
         elif caches_answers(base):
             cache = subject.problem("cached prefix", _Subject.shared, differences)
-    return Proof(subject.tolerance, differences, token, sharing, cache)
+    return Proof(subject.tolerance, differences, token, sharing, cache, images)
 
 
 @contextmanager

@@ -154,6 +154,21 @@ def refused(words: list[str], root: Path, folder: Path, live: Launched) -> None:
         assert owner != live.process.pid  # the first worker
 
 
+def send(target: Callable[[Launched], int], number: int) -> Callable[[Launched], None]:
+    return lambda live: os.kill(target(live), number)
+
+
+def launcher(live: Launched) -> int:
+    return live.process.pid
+
+
+def worker(live: Launched) -> int:
+    """The second process of a run."""
+    said = [int(pid) for pid in live.living() if pid != live.process.pid]
+    parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in said}
+    return [pid for pid in said if parents[pid] == live.process.pid][1]
+
+
 def test_two_processes_are_stopped_in_every_way(root: Path, made: Path, tmp_path: Path) -> None:
     straight, run = tmp_path / "straight", tmp_path / "run"
     with launched(
@@ -161,17 +176,6 @@ def test_two_processes_are_stopped_in_every_way(root: Path, made: Path, tmp_path
     ) as whole:
         assert whole.process.wait(300) == 0, whole.said[-4000:]
         assert whole.ended() == 0
-
-    def send(target: Callable[[Launched], int], number: int) -> Callable[[Launched], None]:
-        return lambda live: os.kill(target(live), number)
-
-    def launcher(live: Launched) -> int:
-        return live.process.pid
-
-    def worker(live: Launched) -> int:
-        said = [int(pid) for pid in live.living() if pid != live.process.pid]
-        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in said}
-        return [pid for pid in said if parents[pid] == live.process.pid][1]
 
     stops = [
         send(launcher, signal.SIGTERM),
@@ -225,3 +229,39 @@ def test_one_process_is_stopped(bare: bool, root: Path, made: Path, tmp_path: Pa
         assert live.ended() == (143 if bare else -signal.SIGTERM)
         assert "Stopped after step" in live.said
     assert newest_checkpoint(run) < STEPS
+
+
+def test_an_evaluation_on_two_processes_is_stopped_and_goes_on(root: Path, tmp_path: Path) -> None:
+    """By a signal to the launcher, and by one to a worker; nothing is asked twice."""
+    write_phantom(tmp_path / "set", cases=320, seed=5)
+    model = root / "tests" / "golden" / "reward_adapter"
+
+    def command(output: str) -> list[str]:
+        words = ["--model", str(model), "--benchmark", str(tmp_path / "set"), "--no_images"]
+        words += ["--evaluation_batch_rows", "2", "--output_dir", str(tmp_path / output)]
+        return [*launch_words(root, tmp_path, 2), "evaluation/evaluate.py", *words]
+
+    with launched(command("straight"), root, tmp_path) as whole:
+        assert whole.process.wait(300) == 0, whole.said[-4000:]
+        assert whole.ended() == 0
+
+    def answered() -> int:
+        parts = (tmp_path / "run").glob("responses*")
+        return sum(path.read_bytes().count(b"\n") for path in parts)
+
+    reached = 0
+    for stop in (send(launcher, signal.SIGTERM), send(worker, signal.SIGTERM)):
+        with launched(command("run"), root, tmp_path) as live:
+            live.wait_until(lambda least=reached: answered() > least)
+            stop(live)
+            assert live.ended() not in (0, None)
+            assert live.said.count("Stopped by SIGTERM.") >= 1
+            assert 'Traceback (most recent call last):\n  File "evaluation' not in live.said
+        assert reached < answered() < 320
+        reached = answered()
+    with launched(command("run"), root, tmp_path) as last:
+        assert last.process.wait(300) == 0, last.said[-4000:]
+        assert last.ended() == 0
+    for name in ("responses.jsonl", "verdicts.jsonl", "report.json", "official.csv"):
+        files = [tmp_path / run / name for run in ("run", "straight")]
+        assert files[0].read_bytes() == files[1].read_bytes(), name

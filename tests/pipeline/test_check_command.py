@@ -224,5 +224,7 @@ def test_a_scorer_says_the_same_in_short(llava: Path, caplog: pytest.LogCaptureF
     (said,) = (record.getMessage() for record in caplog.records if "model:" in record.getMessage())
     assert 4 <= len(said.splitlines()) <= 6
     assert "llava (LlavaForConditionalGeneration), " in said
-    assert "the reward is read at '\\n'" in said
+    assert "images reach the hidden states" in said
+    assert "the reward is read at '\\n', where the rendered text ends, and depends on" in said
+    assert "the answer's last word" in said
     assert "shared prefix: gives the numbers of separate rows" in said

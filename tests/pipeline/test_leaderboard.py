@@ -168,10 +168,11 @@ def test_an_entry_may_ask_its_judge_otherwise(board: Board) -> None:
 
 def test_models_are_read_as_the_whole_list_is(board: Board) -> None:
     inputs = ["--max_length", "900", "--dtype", "float32", "--deterministic"]
+    inputs += ["--shared_prefix", "off"]
     board.run("--only", "Oracle", "--evaluation_batch_rows", "2", *inputs)  # a mock refuses them
     (words,) = board.started
     assert {"--evaluation_batch_rows=2", "--max_length=900", "--dtype=float32"} < {*words}
-    assert "--deterministic" in words
+    assert {"--deterministic", "--shared_prefix=off"} < {*words}
     assert not any(word.startswith("--max_pixels") for word in words)
     assert board.run("--only", "Longer") == 0
     assert board.run("--only", "Longer", "--evaluation_batch_rows", "2") == 0

@@ -159,3 +159,23 @@ def test_two_processes_go_on_alike(root: Path, base: Path, phantom: Path, tmp_pa
     finished = (run / "report.html").stat().st_mtime_ns
     launch(root, tmp_path, "ddp", added)
     assert (run / "report.html").stat().st_mtime_ns == finished
+
+
+@pytest.mark.distributed
+def test_two_processes_train_several_seeds(
+    root: Path, base: Path, other: Path, tmp_path: Path
+) -> None:
+    """Each seed is the run by itself, and the comparison over seeds is written once."""
+    options = {
+        "model_name_or_path": base, "train_data": other, "max_steps": 2, "global_batch_cases": 4,
+        "bf16": "false", "report_to": "none", "controls": "none",
+    }  # fmt: skip
+    both = launch(root, tmp_path, "ddp", words({**options, "seeds": "3,4"}))
+    assert read(both / "seeds.json")["seeds"] == [3, 4]
+    assert (both / "report.html").is_file()
+    (tmp_path / "alone").mkdir()
+    alone = launch(root, tmp_path / "alone", "ddp", words({**options, "seed": 4}))
+    for name in ("adapter/adapter_model.safetensors", "metrics.jsonl", "comparison.json"):
+        assert (both / "seed-4" / name).read_bytes() == (alone / name).read_bytes(), name
+    weights = [(both / f"seed-{n}/adapter/adapter_model.safetensors").read_bytes() for n in (3, 4)]
+    assert weights[0] != weights[1]
