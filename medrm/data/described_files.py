@@ -119,7 +119,7 @@ def _inside(folder: Path, written: str, key: str) -> Path:
     location = folder / path
     try:
         stays = location.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # a loop of symbolic links
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, half a character
         raise _outside(folder, written, key) from error
     if not stays:
         raise _outside(folder, written, key)

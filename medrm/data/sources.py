@@ -296,7 +296,8 @@ def hub_table(description: Description) -> tuple[RowTable, str]:
 
     hub_id, revision = description.hub_id, description.revision
     with _available(hub_id, revision, DatasetsError, OSError, ValueError, RuntimeError):
-        data = load_dataset(hub_id, revision=revision, split=description.split)
+        named = {"data_files": description.files} if description.files else {}
+        data = load_dataset(hub_id, revision=revision, split=description.split, **named)
     commits = [re.search(r"@([0-9a-f]{40})/", url) for url in data.info.download_checksums or {}]
     commit = next((match[1] for match in commits if match), revision)
     nowhere = cache_dir() / "no-files"  # its images are stored in the rows

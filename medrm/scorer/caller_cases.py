@@ -37,7 +37,7 @@ from medrm.data.medical.converter import (
 )
 from medrm.data.medical.shades import UnreadableError
 from medrm.data.readers.messages import read_conversation, read_turns, without_prompt
-from medrm.data.readers.row_forms import ROW_FORMS, form_of, unread_columns
+from medrm.data.readers.row_forms import IMAGE_COLUMNS, ROW_FORMS, form_of, unread_columns
 from medrm.errors import DataError, nearest
 from medrm.schema import Case, ImageRef, Response
 
@@ -53,7 +53,6 @@ Given = TypeVar("Given", bound=CaseInput)
 
 _IDS = ("case_id", "question_id", "id")
 _QUESTIONS = ("question", "prompt")
-_IMAGES = ("images", "image")
 _ANSWERS = ("answers", "responses", "completions")
 _SPLIT_ANSWERS = (
     ("answer_a", "answer_b"),
@@ -203,7 +202,7 @@ def row_case(row: Mapping[str, Any], number: int, source: CallerImages = ANY_IMA
         DataError: a column is missing, or holds what it should not.
     """
     case_id = next((str(row[name]) for name in _IDS if row.get(name) is not None), f"row {number}")
-    images = _cell(row, _IMAGES)
+    images = _cell(row, IMAGE_COLUMNS)
     if isinstance(images, str | bytes | Mapping | Image.Image):
         images = [images]
     if unread := unread_columns(row):

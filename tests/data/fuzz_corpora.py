@@ -11,12 +11,13 @@ import numpy as np
 from files import label, picture, png, row, vote, write_lines, write_parquet
 from PIL import Image
 from released_samples import SAMPLES, real_pocqi
-from row_samples import ROW_SAMPLES, write_rows
+from row_samples import PUBLIC_ROWS, ROW_SAMPLES, write_rows
 
 from medrm.data.case_set import read_set
 from medrm.data.images import examine
 from medrm.data.lint import stored_findings
 from medrm.data.readers.unlabelled import count_rows, input_files, read_rows
+from medrm.pipeline.data_build import BuildRequest, build_cases
 
 _SAID = {
     "seconds": {"accuracy": 12.5, "overall": 3},
@@ -79,6 +80,23 @@ def _preferences(root: Path) -> Path:
 
 def _rows_of(form: str) -> Callable[[Path], Path]:
     return lambda root: write_rows(root, ROW_SAMPLES[form])
+
+
+def _described(form: str, rows: list[dict[str, Any]]) -> Callable[[Path], Path]:
+    def write(root: Path) -> Path:
+        write_rows(root, rows)
+        text = f"name: mine\nform: {form}\nfiles: [rows.jsonl]\n"
+        (root / "dataset.yaml").write_text(text, encoding="utf-8")
+        return root
+
+    return write
+
+
+def _vqa(root: Path) -> Path:
+    shared = {"image": "1.png", "qid": 7, "organ": "lung"}
+    answers = {"Is there a mass?": "Yes", "How many?": 2, "Which side?": "left", "What?": "a CT"}
+    rows = [{"question": text, "answer": answer} | shared for text, answer in answers.items()]
+    return write_rows(root, rows)
 
 
 def _tables(root: Path) -> Path:
@@ -146,11 +164,28 @@ class Corpus:
         examine(read_set(str(path), described=self.described).cases)
 
 
+class VqaCorpus(Corpus):
+    """Questions with one reference answer each, of which pairs are built."""
+
+    def read(self, path: Path) -> None:
+        """Builds pairs and reads them as a set.
+
+        Raises:
+            MedrmError: it is refused.
+        """
+        output = path.parent.parent / "pairs"
+        build_cases(BuildRequest(str(path), output, "vqa", overwrite_output_dir=True))
+        examine(read_set(str(output)).cases)
+
+
 CORPORA = {
     "votes": Corpus(_votes),
     "layout": Corpus(_layout),
     "preferences": Corpus(_preferences),
     **{form: Corpus(_rows_of(form)) for form in ROW_SAMPLES if form != "preferences"},
+    "graded_pairs": Corpus(_described("graded_pairs", PUBLIC_ROWS["helpsteer3"])),
+    "critic_pairs": Corpus(_described("critic_pairs", PUBLIC_ROWS["llava_critic"])),
+    "vqa": VqaCorpus(_vqa),
     "phantom": Corpus(_phantom),
     "pairs": Corpus(SAMPLES["vl_rewardbench"], described="vl_rewardbench"),
     "best_of": Corpus(SAMPLES["rewardbench_2"], described="rewardbench_2"),

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from files import picture, png, vote, write_lines
-from row_samples import ROW_SAMPLES, SHAREGPT, _said, write_rows
+from row_samples import PUBLIC_ROWS, ROW_SAMPLES, SHAREGPT, said, write_rows
 
 from medrm.data.case_set import FORMATS, CaseSet, descriptions, read_set
 from medrm.data.row_tables import open_table
@@ -137,13 +137,13 @@ SWIFT, SHARE, ALPACA = (
 )
 RATED = {"prompt": "Why?", "responses": ["a", "b", "c"], "scores": [1, 2, 3]}
 CALL = {"from": "function_call", "value": "{}"}
-OTHER = {"rejected_response": None, "rejected_messages": _said("p", "b")}
+OTHER = {"rejected_response": None, "rejected_messages": said("p", "b")}
 SET_ASIDE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "rejected images": (SWIFT, {"rejected_images": ["2.png"]}, "is about other images"),
     "a video": (SWIFT, {"videos": ["v.mp4"]}, "column 'videos' is not read"),
     "objects": (SWIFT, {"objects": {"ref": ["a"], "bbox": [[1, 2]]}}, "column 'objects'"),
-    "two rejected": (SWIFT, {"rejected_messages": _said("q", "b")}, "exclude each other"),
-    "one message": (SWIFT, {"messages": _said("q")}, "no question and an answer"),
+    "two rejected": (SWIFT, {"rejected_messages": said("q", "b")}, "exclude each other"),
+    "one message": (SWIFT, {"messages": said("q")}, "no question and an answer"),
     "no messages": (SWIFT, {"messages": "q"}, "must be a list of messages"),
     "no rejected": (SWIFT, {"rejected_response": None}, "are not one answer each"),
     "the same": (SWIFT, {"rejected_response": "good"}, "are the same"),
@@ -209,7 +209,7 @@ INFO = {
 def test_columns_that_dataset_info_names(tmp_path: Path) -> None:
     tags = {"role": "who", "content": "what", "user": "q", "assistant": "a"}
     row = {
-        "talk": _said("<image>Why?", **tags),
+        "talk": said("<image>Why?", **tags),
         "win": {"who": "a", "what": "good"},
         "lose": {"who": "a", "what": "bad"},
         "pictures": ["1.png"],
@@ -241,8 +241,8 @@ NAMED = {
     | {"origin_dataset": "d"},
     "mmedpo": {
         "image": "1.png",
-        "conversations": _said("q", "a", **SHAREGPT),
-        "rejected_conversations": _said("q", "b", **SHAREGPT),
+        "conversations": said("q", "a", **SHAREGPT),
+        "rejected_conversations": said("q", "b", **SHAREGPT),
     },
 }
 
@@ -259,9 +259,11 @@ def recognising(folder: Path, row: dict[str, Any]) -> list[str]:
 
 def test_a_row_is_recognised_by_exactly_one_format(tmp_path: Path) -> None:
     """Also where a row has the columns of two formats."""
-    of_format = ROW_SAMPLES | {"votes": [NAMED["votes"]]}
+    of_format = ROW_SAMPLES | {"votes": [NAMED["votes"]], "graded_pairs": PUBLIC_ROWS["helpsteer3"]}
     readers = {name for name, form in FORMATS.items() if form.read_table is not None}
-    assert readers == set(of_format)
+    assert readers - {"critic_pairs"} == set(of_format)
+    # A conversation with a critic is no comparison by its columns.
+    assert recognising(tmp_path, PUBLIC_ROWS["llava_critic"][0]) == []
     for name, rows in of_format.items():
         for row in rows:
             assert recognising(tmp_path, row) == [name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ import numpy as np
 from medrm.data.readers.dataset_info import ranking_info
 from medrm.data.readers.messages import Place, read_conversation, read_turns, without_prompt
 from medrm.data.readers.row_forms import (
+    CONTENT_COLUMNS,
+    IMAGE_COLUMNS,
     ROW_FORMS,
     TRL_COLUMNS,
     Exchange,
@@ -37,6 +40,9 @@ from medrm.data.sources import (
 )
 from medrm.errors import DataError, raise_problems
 from medrm.schema import ImageRef, Turn
+
+_IN_PATH = re.compile(r"\{(\w+)\}")
+"""The name of a column in the path of an image, such as `{id}.jpg`."""
 
 _TRL = Description("TRL", "preferences")
 
@@ -70,8 +76,9 @@ class _Compared(NamedTuple):
 
 def rows_format(name: str) -> DataFormat:
     """Returns the data format of a name in `ROW_FORMS`."""
+    by_columns = partial(_read_by_columns, name) if ROW_FORMS[name].by_columns else None
     return DataFormat(
-        read_table=partial(_read_by_columns, name),
+        read_table=by_columns,
         open_described=partial(_open_hub, name),
         read_described=lambda table, path, described: _read(table, path, _reading(name, described)),
     )
@@ -89,7 +96,7 @@ def _read_by_columns(
         reading = _Reading(ROW_FORMS[name], columns, _TRL, info.in_default_columns)
         return _read(table, path, reading)
     stated, recognised = set(table.columns), form_of(table.columns)
-    if recognised == name and (name != "preferences" or "prompt" in stated):
+    if recognised == name == "preferences" and "prompt" in stated:
         return _read(table, path, _reading(name, _TRL))
     if recognised not in (name, None) or "votes" in stated:
         return None
@@ -100,8 +107,7 @@ def _read_by_columns(
         and description.columns
         and set(description.columns.values()) <= stated
     )
-    fallback = _TRL if recognised == name == "preferences" else None
-    described_as = next(matching, fallback)
+    described_as = next(matching, _TRL if recognised == name else None)
     return None if described_as is None else _read(table, path, _reading(name, described_as))
 
 
@@ -152,9 +158,7 @@ def _drafts(
         case_id = _case_id(row, index, columns)
         ids.append(hash(case_id))
         try:
-            # TRL accepts `image` as well.
-            image_column = columns["images"] if columns["images"] in row else "image"
-            images = row_images(table, index, row, image_column)
+            images = _images(table, index, row, columns["images"])
         except DataError as error:
             problems.append(f"{location}: {error}")
             continue
@@ -177,6 +181,19 @@ def _drafts(
         problems.append(f"{location}: {columns['case_id']} {case_id!r} occurs twice")
     problems[:0] = table.problems
     raise_problems(DataError, path, problems)
+
+
+def _images(table: RowTable, index: int, row: Row, column: str) -> tuple[ImageRef, ...]:
+    """Returns the images of a row in a column, or at the path that other columns stand in.
+
+    Raises:
+        DataError: a path that leaves the data folder, or a cell that holds no image.
+    """
+    if "{" in column:
+        path = _IN_PATH.sub(lambda named: str(row.get(named[1], "")), column)
+        return table.images(path)
+    columns = (name for name in (column, *IMAGE_COLUMNS) if row.get(name) is not None)
+    return row_images(table, index, row, next(columns, column))
 
 
 def _case_id(row: Row, index: int, columns: Mapping[str, str]) -> str:
@@ -204,7 +221,7 @@ def _draft(
     named = {
         group: row[column]
         for group, column in description.columns.items()
-        if group not in TRL_COLUMNS and column in row
+        if group not in CONTENT_COLUMNS and column in row
     }
     return CaseDraft(
         case_id,

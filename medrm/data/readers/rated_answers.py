@@ -19,11 +19,22 @@ _SCORES = ("scores", "ratings")
 """Columns of a number for each answer, more is better; or of an object, dimension to numbers."""
 
 _RANKS = ("ranks", "ranking")
+
+RATED_COLUMNS = (*_ANSWERS, *_SCORES, *_RANKS)
+"""All columns of answers and their ratings."""
+
 _TEXTS = ("response", "text", "completion", "output")
 """Keys of an answer's text, where it is an object."""
 
 _WHOLE = ("overall_score", "fine-grained_score", "score", "rating")
 """Keys of an answer's rating as a whole, where it is an object; the first that all have counts."""
+
+
+def objects_of(cell: Any) -> Any:
+    """Returns a list of objects that a table keeps as an object of lists; else the cell itself."""
+    if not fits(cell, dict[str, list[Any]]) or len({*map(len, cell.values())}) != 1:
+        return cell
+    return [dict(zip(cell, held, strict=True)) for held in zip(*cell.values(), strict=True)]
 
 
 def answers_column(columns: Collection[str]) -> str | None:
@@ -79,12 +90,9 @@ def rated_votes(row: Row, dimension: str) -> dict[str, list[Vote]]:
 
 
 def _stated(row: Row) -> list[Any]:
-    """Returns the answers as they are stated; a table may keep a list of objects as an object."""
+    """Returns the answers as they are stated."""
     column = answers_column(row)
-    answers: Any = None if column is None else row[column]
-    if fits(answers, dict[str, list[Any]]) and len({*map(len, answers.values())}) == 1:
-        rows = zip(*answers.values(), strict=True)
-        return [dict(zip(answers, cells, strict=True)) for cells in rows]
+    answers = None if column is None else objects_of(row[column])
     if not isinstance(answers, list):
         raise DataError(f"{column!r} must be a list of answers")
     return answers

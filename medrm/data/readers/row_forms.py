@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medrm.data.readers.rated_answers import answers_column, rated_answers, rated_votes
+from medrm.data.readers.critic_pairs import critic_texts, critic_votes
+from medrm.data.readers.graded_pairs import GRADED_COLUMNS, graded_votes
+from medrm.data.readers.rated_answers import (
+    RATED_COLUMNS,
+    answers_column,
+    rated_answers,
+    rated_votes,
+)
 from medrm.data.row_tables import Row
 from medrm.data.sources import Vote
 from medrm.errors import DataError
@@ -13,6 +20,19 @@ from medrm.files import fits
 
 TRL_COLUMNS = {name: name for name in ("prompt", "chosen", "rejected", "images", "case_id")}
 """What is read of a row, and the column that TRL keeps it in."""
+
+IMAGE_COLUMNS = ("images", "image", "image_path", "img_path")
+"""The first that is there holds the images of a row."""
+
+CONTENT_COLUMNS = {
+    *TRL_COLUMNS,
+    *IMAGE_COLUMNS,
+    *("instruction", "input", "history", "system", "question", "messages", "conversations"),
+    *("rejected_response", "rejected_messages", "rejected_images"),
+    *RATED_COLUMNS,
+    *(*GRADED_COLUMNS, "context", "individual_preference"),
+}
+"""What the columns of all forms hold; a `dataset.yaml` that names another names a group."""
 
 _PAIR = {"chosen", "rejected"}
 _REJECTED = {"rejected_response", "rejected_messages", "rejected_images"}
@@ -39,10 +59,12 @@ class RowForm(NamedTuple):
         exchange: returns the prompt and the answers of a row.
         votes: returns the votes on the answers by dimension; what is rated as a whole is rated on
             the dimension that is handed over. None: the first of two answers is the better one.
+        by_columns: whether such rows are known by their columns, or only by a description.
     """
 
     exchange: Callable[[Row], Exchange]
     votes: Callable[[Row, str], Mapping[str, list[Vote]]] | None = None
+    by_columns: bool = True
 
 
 def form_of(columns: Collection[str]) -> str | None:
@@ -63,6 +85,8 @@ def form_of(columns: Collection[str]) -> str | None:
             return "llamafactory_alpaca"
     if names & _PAIR:
         return "preferences"
+    if names >= GRADED_COLUMNS:
+        return "graded_pairs"
     return "rated_answers" if answers_column(names) is not None else None
 
 
@@ -115,6 +139,18 @@ def _rated_exchange(row: Row) -> Exchange:
     return Exchange(prompt, rated_answers(row))
 
 
+def _graded_exchange(row: Row) -> Exchange:
+    """Reads the turns of `context`, which both responses go on."""
+    return Exchange(
+        row.get("context"), {name: row.get(name) for name in ("response1", "response2")}
+    )
+
+
+def _critic_exchange(row: Row) -> Exchange:
+    question, first, second = critic_texts(row)
+    return Exchange(question, {"the first response": first, "the second": second})
+
+
 def _instructed(row: Row) -> list[Row]:
     """Returns the turns of `instruction`, `input`, `history` and `system`, as Alpaca has them."""
     history = row.get("history") or []
@@ -149,5 +185,8 @@ ROW_FORMS = {
     "llamafactory_sharegpt": RowForm(_sharegpt_exchange),
     "llamafactory_alpaca": RowForm(_alpaca_exchange),
     "rated_answers": RowForm(_rated_exchange, rated_votes),
+    "graded_pairs": RowForm(_graded_exchange, graded_votes),
+    # Any conversation has its columns.
+    "critic_pairs": RowForm(_critic_exchange, critic_votes, by_columns=False),
 }
-"""The forms that are recognised by their columns."""
+"""Name to form."""
