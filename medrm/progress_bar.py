@@ -87,16 +87,21 @@ def progress(
     with progress_bar(TimeRemainingColumn(), show=show) as bar:
         task = bar.add_task(name, total=total, completed=done)
 
-        def advance(count: int, *, before: bool = False) -> None:
-            nonlocal completed, done, start, last, wait, due, told_from
-            now = time.monotonic()
-            if last < due <= now:
-                told_from = now + _BURST
-            if show and bar.disable and now >= told_from and completed > done:
+        def tell(now: float) -> None:
+            nonlocal wait, due, told_from
+            if show and bar.disable and completed > done:
                 wait = min(2 * wait, _SECONDS_BETWEEN_LINES[1])
                 due, told_from = now + wait, now + wait + _BURST
                 rate = (completed - done) / max(last - start, 1e-6)
                 logger.info("%s", _told(name, completed, total, rate))
+
+        def advance(count: int, *, before: bool = False) -> None:
+            nonlocal completed, done, start, last, due, told_from
+            now = time.monotonic()
+            if last < due <= now:
+                told_from = now + _BURST
+            if now >= told_from:
+                tell(now)
             if before and completed == done:  # nothing was computed yet
                 start = now
                 due, told_from = start + wait, start + wait + _BURST
@@ -104,6 +109,8 @@ def progress(
             bar.advance(task, count)
 
         yield advance
+        if last >= due:
+            tell(last)
 
 
 def _told(name: str, completed: int, total: int | None, rate: float) -> str:

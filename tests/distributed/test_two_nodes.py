@@ -30,6 +30,9 @@ STANDINS = {
 """What the script calls."""
 
 
+ROWS_AT_ONCE = ("--evaluation_batch_rows", "1")
+"""Windows of eight rows, so that each node has several."""
+
 JOB = str(10**9 + os.getpid())
 """By its number the script finds the processes of the job."""
 
@@ -109,3 +112,41 @@ def test_a_job_on_two_nodes_is_stopped_and_goes_on(root: Path, tmp_path: Path) -
     assert (output / "metrics.jsonl").read_bytes().startswith(lines)
     assert json.loads((output / "run.json").read_text(encoding="utf-8"))["processes"] == 2
     assert (output / "report.html").is_file()
+
+
+def test_two_nodes_score_the_lines_of_one_process(root: Path, tmp_path: Path) -> None:
+    """Each node has a process of its own; the file is on a disk that both see."""
+    model = root / "tests" / "golden" / "reward_adapter"
+    rows = [{"question": f"Is it {n}?", "answers": ["yes", "no", "A" * n]} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = root / "accelerate_configs" / "multi_node_ddp.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    config |= {"num_processes": 2, "main_process_port": free_port(), "use_cpu": True}
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    launcher = [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(tmp_path / "launch.yaml"), "--main_process_ip", "127.0.0.1"),
+    ]
+
+    def words(output: str) -> list[str]:
+        paths = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / output)]
+        return ["-m", "medrm", "score", "--model", str(model), *paths, *ROWS_AT_ONCE]
+
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    nodes = [
+        subprocess.Popen(
+            [*launcher, "--machine_rank", str(rank), *words("two.jsonl")],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in (1, 0)
+    ]  # fmt: skip
+    try:
+        said = [node.communicate(timeout=250)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            end(node)
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)[-4000:]
+    assert "".join(said).count("40 of 40 rows scored") == 1  # the first process alone says so
+    subprocess.run([sys.executable, *words("one.jsonl")], env=environment, check=True)
+    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert not list(tmp_path.glob("*.scores-part"))

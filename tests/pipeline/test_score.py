@@ -184,6 +184,7 @@ def test_progress_is_logged_where_no_terminal_is(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("medrm.progress_bar._SECONDS_BETWEEN_LINES", (0.0, 0.0))
+    monkeypatch.setattr("medrm.progress_bar._BURST", 0.0)
     run(rows, tmp_path / "scores.jsonl")
     told = [record.message for record in caplog.records if record.message.startswith("rows: ")]
     assert [message.split(";")[0] for message in told] == [
