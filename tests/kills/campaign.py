@@ -41,7 +41,7 @@ RUNS: dict[str, dict[str, Any]] = {
     # Two epochs of 7 steps: 14 cases, 2 in a step; the end is the best checkpoint.
     "bradley_terry": {
         "global_batch_cases": 2, "max_steps": 14, "save_steps": 2, "eval_steps": 2,
-        "save_total_limit": 2, "lora_dropout": 0.1, "controls": "zero_shot_likelihood",
+        "save_total_limit": 2, "lora_dropout": 0.1, "controls": "zero_shot_likelihood,frozen_probe",
     },
     # Two epochs of 7 steps: 28 rows, 2 x 2 in a step; the end is the last step, saved out of turn.
     "judge_sft": {
@@ -215,8 +215,10 @@ def plans(rng: random.Random, ticks: Any) -> list[Plan]:
         of(("checkpoint",), 2 * third + 1, last),
     ]
     inside.sort(key=lambda plan: plan.step)
+    probe = [of(("probe",), 0, last)] if any(phase == "probe" for phase, _ in counts) else []
     return [
         of(("start", "measure"), 0, 0),
+        *probe,
         *inside,
         *(of((phase,), 0, last) for phase in ("adapter", "measure", "report")),
     ]

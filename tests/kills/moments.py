@@ -28,10 +28,15 @@ from medrm.models.adapter import save_adapter
 from medrm.models.adapter_config import update_adapter_config
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.pipeline.context import RunContext
+from medrm.pipeline.stages import train_probe
 
-PHASES = ("start", "measure", "training", "step", "develop", "checkpoint", "adapter", "report")
-"""What a run does: it reads data and models; measures a row of the report; is between two steps, in
-a step, or measures the development cases; saves a checkpoint or the adapter; concludes."""
+PHASES = (
+    *("start", "measure", "probe", "training", "step", "develop", "checkpoint", "adapter"),
+    "report",
+)
+"""What a run does: it reads data and models; measures a row of the report; trains the frozen probe,
+with all that belongs to that; is between two steps, in a step, or measures the development cases;
+saves a checkpoint or the adapter; concludes."""
 
 OF_TRAINING = ("training", "step", "develop", "checkpoint")
 SAVES = ("checkpoint", "adapter")
@@ -118,7 +123,7 @@ class Watch:
     @contextmanager
     def within(self, phase: str) -> Iterator[None]:
         """Is in a phase, which may lie in another one."""
-        outer, self.phase = self.phase, phase
+        outer, self.phase = self.phase, self.phase if self.phase == "probe" else phase
         self._tell()
         self.tick()
         yield
@@ -129,7 +134,8 @@ class Watch:
     def _follow(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def followed(*args: Any, **kwargs: Any) -> Any:
-            if args and isinstance(args[0], transformers.Trainer):
+            is_trainer = args and isinstance(args[0], transformers.Trainer)
+            if is_trainer and self.phase != "probe":
                 self.step, self.epoch = args[0].state.global_step, int(args[0].state.epoch or 0)
             with self.within(phase):
                 return function(*args, **kwargs)
@@ -149,7 +155,7 @@ class Watch:
             setattr(owner, name, self._follow(phase, getattr(owner, name)))
         functions = {
             save_adapter: "adapter", update_adapter_config: "adapter",
-            compare: "report", write_page: "report", write_card: "report",
+            train_probe: "probe", compare: "report", write_page: "report", write_card: "report",
         }  # fmt: skip
         for module in [*sys.modules.values()]:
             for name, value in [*vars(module).items()] if module is not None else []:

@@ -183,13 +183,12 @@ def test_progress_is_logged_where_no_terminal_is(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("medrm.progress_bar._SECONDS_BETWEEN_LINES", (0.0, 0.0))
-    monkeypatch.setattr("medrm.progress_bar._BURST", 0.0)
+    for name, seconds in (("_SECONDS_BETWEEN_LINES", (0.0, 0.0)), ("_BURST", 0.0)):
+        monkeypatch.setattr(f"medrm.progress_bar.{name}", seconds)
     run(rows, tmp_path / "scores.jsonl")
-    told = [record.message for record in caplog.records if record.message.startswith("rows: ")]
-    assert [message.split(";")[0] for message in told] == [
-        f"rows: {count} of 20" for count in (8, 16, 20)
-    ]
+    told = [message for message in caplog.messages if message.startswith("rows: ")]
+    counted = [f"rows: {count} of 20" for count in (8, 16, 20)]
+    assert [message.split(";")[0] for message in told] == counted
     assert told[-1].endswith(" a second, 0.0 min to go")
 
 

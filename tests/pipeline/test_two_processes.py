@@ -17,6 +17,17 @@ import yaml
 
 def launch(root: Path, folder: Path, name: str, arguments: list[str]) -> Path:
     """Runs train_rm.py by a shipped launch file on the CPU, in two processes where it has more."""
+    # accelerate parts models over GPUs alone.
+    script = "tests/pipeline/as_with_gpus.py" if name == "fsdp2" else "recipes/train_rm.py"
+    done = started(root, folder, name, [script, *arguments])
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder / name
+
+
+def started(
+    root: Path, folder: Path, name: str, command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script by a launch file to its end, whichever it is."""
     config = yaml.safe_load((root / "accelerate_configs" / f"{name}.yaml").read_text("utf-8"))
     config["use_cpu"] = True  # the flag --cpu would start one process and say nothing
     if config["num_processes"] > 1:
@@ -25,16 +36,12 @@ def launch(root: Path, folder: Path, name: str, arguments: list[str]) -> Path:
             config |= {"num_processes": 2, "main_process_port": probe.getsockname()[1]}
     written = folder / f"{name}.yaml"
     written.write_text(yaml.safe_dump(config), encoding="utf-8")
-    # accelerate parts models over GPUs alone.
-    script = "tests/pipeline/as_with_gpus.py" if name == "fsdp2" else "recipes/train_rm.py"
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(written),
-         script, *arguments, "--output_dir", str(folder / name)],
+         *command, "--output_dir", str(folder / name)],
         cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder / name
 
 
 def read(path: Path) -> Any:
