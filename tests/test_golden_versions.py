@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ from test_golden import GOLDEN, evaluate, lines, same
 
 from medrm.cli import main
 from medrm.integrity import damage
+from medrm.version import __version__
 
 VERSIONS = ("0.3",)
+
+NAMED = {"0.3": "0.1.0"}
+"""What files name that were written by another version than they say; `golden/make.py` has why."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -29,7 +35,18 @@ def test_models_score_as_then(version: str, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_adapters_are_whole(version: str) -> None:
     for name in ("reward_adapter", "judge_adapter"):
-        assert damage(GOLDEN / version / name) == []
+        folder = GOLDEN / version / name
+        assert damage(folder) == []
+        contract = json.loads((folder / "medrm.json").read_text("utf-8"))
+        assert contract["versions"]["medrm"] == NAMED.get(version, version)
+
+
+def test_the_next_golden_files_are_of_the_version_they_say(root: Path, tmp_path: Path) -> None:
+    script = [sys.executable, str(root / "tests" / "golden" / "make.py"), str(tmp_path / "0.0")]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"This is version {__version__}" in done.stderr
+    assert not (tmp_path / "0.0").exists()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,8 +1,13 @@
-"""Writes the golden files of this version: `python tests/golden/make.py tests/golden/0.3`.
+"""Writes the golden files of this version: `python tests/golden/make.py tests/golden/VERSION`.
 
 Two adapters, each a few steps of training on phantom cases; an evaluation of each and of the base
 on `cases/`; a comparison. Once written they stay: later versions must read them, as
 `test_golden_versions.py` says.
+
+Those in `0.3/` are not of a release: they were written on the way from 0.2.0 to 0.3, by code that
+took its version from an older install beside it, so that their `medrm.json` name 0.1.0. Since then
+files name the version of the code that wrote them (`medrm/version.py`), and here it must be the
+folder's.
 """
 
 from __future__ import annotations
@@ -12,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from medrm.version import __version__
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -33,6 +40,8 @@ def medrm(*words: str, folder: Path) -> None:
 
 
 def make(target: Path) -> None:
+    if target.name != __version__:
+        sys.exit(f"This is version {__version__}: its files belong into {HERE / __version__}.")
     target.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -1,7 +1,8 @@
-"""A whole run whose loss is no number ends in words, and goes on from the checkpoint before."""
+"""A whole run whose step fails ends in words, and goes on; a part of a run says what is left."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,57 @@ def test_grpo_stops_at_a_loss_that_is_no_number_and_goes_on(
     assert not (run / NAN_FILE).exists()
     assert (run / WEIGHTS).read_bytes() == (straight / WEIGHTS).read_bytes()
     assert (run / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
+def test_a_run_without_enough_memory_says_what_to_lower_and_goes_on(
+    recipe: Recipe,
+    phantom: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    objective: str,
+) -> None:
+    """As a GPU says it; `MemoryError` of a CPU likewise, in tests/objectives."""
+    options = {"objective": objective, "train_data": phantom, "stages": "train", "max_steps": 2}
+    options |= {"per_device_train_batch_size": 4, "controls": "none"}
+
+    def full(*unused: Any, **also_unused: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers.Trainer, "training_step", full)
+        assert recipe(**options) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB" in told
+    assert re.search(r"Learned from at once: (cases|examples) \d+, tokens", told), told
+    assert "--per_device_train_batch_size from 4 to 2" in told
+    less = {"per_device_train_batch_size": 2}
+    less |= {} if objective == "bradley_terry" else {"gradient_accumulation_steps": 2}
+    assert recipe(**{**options, **less}) == 0  # the same run, as it says
+
+
+@pytest.mark.slow
+def test_each_part_of_a_run_says_what_is_left(
+    recipe: Recipe, phantom: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"train_data": phantom, "controls": "none", "max_steps": 1}
+    caplog.set_level("INFO")
+    for stages, left in (
+        ("before", "train,after,compare"),
+        ("train", "after,compare"),
+        ("before,after", "compare"),
+        ("after,compare", None),
+    ):
+        caplog.clear()
+        assert recipe(**options, stages=stages) == 0
+        if left is None:
+            assert "still to do" not in caplog.text
+        else:
+            told = f"still to do: {left}. The same command with --stages {left} does it"
+            assert told in caplog.text, stages
 
 
 @pytest.mark.distributed
