@@ -133,7 +133,7 @@ class _SetWriter:
 
     def __init__(self, folder: Path, opened: Opened) -> None:
         self._folder, self._opened = folder, opened
-        self._first: dict[str, tuple[str, dict[str, bytes]]] = {}
+        self._first: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._voted: dict[tuple[str, str, str], str] = {}
         self.options = ImageOptions(opened.image_root, opened.image_conversion)
         self._stored: dict[str, list[str]] = {}
@@ -181,8 +181,13 @@ class _SetWriter:
     def _conflict(self, place: str, line: Row) -> str | None:
         """Returns what does not fit the earlier lines of the same case."""
         case_id, annotator = str(line["case_id"]), str(line["annotator"])
-        first, of_case = self._first.get(case_id, (place, _digests(line)))
-        other = [name for key, name in _OF_CASE.items() if _digests(line)[key] != of_case[key]]
+        shared = _shared_digests(line)
+        first, of_case = self._first.setdefault(case_id, (place, shared))
+        other = [
+            name
+            for name, one, two in zip(_OF_CASE.values(), shared, of_case, strict=True)
+            if one != two
+        ]
         if other:
             return (
                 f"case {shortened(case_id)!r} has other {', '.join(other)} than on {first}; all "
@@ -195,7 +200,6 @@ class _SetWriter:
                     f"annotator {shortened(annotator)!r} votes twice on {shortened(dimension)!r} "
                     f"of case {shortened(case_id)!r}, also on {voted}; keep one"
                 )
-        self._first.setdefault(case_id, (first, of_case))
         return None
 
     def _count(self, place: str, line: Row) -> None:
@@ -263,14 +267,11 @@ class _SetWriter:
         return name
 
 
-def _digests(line: Row) -> dict[str, bytes]:
-    """Returns what all lines of a case must have in common, each as a digest."""
+def _shared_digests(line: Row) -> tuple[int, ...]:
+    """Returns what all lines of a case must have in common, each as a hash of this process."""
     shared = {key: line.get(key) for key in _OF_CASE}
     shared["answers"] = line.get("answers", [line.get("answer_a"), line.get("answer_b")])
-    return {
-        key: hashlib.sha256(json.dumps(value or None, default=str).encode()).digest()[:16]
-        for key, value in shared.items()
-    }
+    return tuple(hash(repr(value or None)) for value in shared.values())
 
 
 def _report(

@@ -287,6 +287,10 @@ def test_rows_that_are_none_and_tables_without_end(tmp_path: Path) -> None:
     assert not reasons
     assert any("'Titel der Studie'" in note for note in report["notes"])
     assert any("called 'Notiz (2)'" in note for note in report["notes"])
+    for text_bytes in (b"\0\0\0", b"\xff\xfea\0b", b"a;\x81\n", b""):
+        (tmp_path / "no.csv").write_bytes(text_bytes)
+        with pytest.raises(DataError, match=r"save it in UTF-8|no header"):
+            open_source(tmp_path / "no.csv")
     wide = write(tmp_path / "wide.csv", ",".join(map(str, range(1_000_000))) + "\n")
     with pytest.raises(DataError, match="has 1,000,000 columns"):
         open_source(wide)
