@@ -6,7 +6,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import combinations
 from typing import Literal
 
@@ -132,18 +131,16 @@ def others_choices(votes: Sequence[Vote], rules: LabelRules) -> list[Choice | No
     Votes are counted by shares, whatever the aggregation: a model that learns from all votes would
     have to be fitted anew without each reader.
     """
+    cast = [(_grade(vote), _weight(vote, rules)) for vote in votes]
     grades: dict[Grade, float] = defaultdict(float)
-    for vote in votes:
-        grades[_grade(vote)] += _weight(vote, rules)
-
-    @cache
-    def without(grade: Grade, weight: float) -> Choice | None:
+    for grade, weight in cast:
+        grades[grade] += weight
+    others: dict[tuple[Grade, float], Choice | None] = {}
+    for grade, weight in set(cast):
         # Weights need not be exact in binary: what should be nothing is nothing.
-        others = {**grades, grade: round(grades[grade] - weight, 9)}
-        label = _pair_label(others, rules)
-        return None if label is None else label.choice
-
-    return [without(_grade(vote), _weight(vote, rules)) for vote in votes]
+        label = _pair_label({**grades, grade: round(grades[grade] - weight, 9)}, rules)
+        others[grade, weight] = None if label is None else label.choice
+    return [others[vote] for vote in cast]
 
 
 def _weight(vote: Vote, rules: LabelRules) -> float:

@@ -7,7 +7,7 @@ hundred of each such case and dimension while its coefficients are computed.
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -189,11 +189,11 @@ def reader_agreement(read: CaseSet, rules: LabelRules) -> dict[str, Any]:
     """
     _, clusters = np.unique(cluster_column(read.cases), return_inverse=True)
     numbers: dict[str, int] = {}
-    collected: dict[str, Collected] = {name: Collected() for name in read.dimensions}
+    collected = defaultdict(Collected, {name: Collected() for name in read.dimensions})
     for index, votes_by_dimension in votes_on(read.cases):
         for name, votes in votes_by_dimension.items():
             readers = [numbers.setdefault(vote.annotator, len(numbers)) for vote in votes]
-            collected.setdefault(name, Collected()).add(votes, readers, int(clusters[index]), rules)
+            collected[name].add(votes, readers, int(clusters[index]), rules)
     names = list(numbers)
     return {
         "name": read.name,
