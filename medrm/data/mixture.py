@@ -37,7 +37,7 @@ _PIECE = r'(?:"(?:[^"]|"")*"|[^,"])+'
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?:=(.*))?')
 _RULE = (
     "Give SOURCE=SHARE,SOURCE=SHARE with shares that sum to 1, or SOURCE,SOURCE for all cases of "
-    'each; a path that holds "," or "=" stands in double quotes, as in "a,b.jsonl"=0.7,other=0.3.'
+    'each; a path that holds "," or "=" stands in double quotes, as in "a,b.jsonl"=0.7,other=0.3'
 )
 
 
@@ -79,7 +79,7 @@ def named_sources(written: str) -> list[_Named]:
     if not set(written) & set(',="') or _exists(written):
         return [_Named(written, None)]
     if not re.fullmatch(f"{_PIECE}(?:,{_PIECE})*", written):
-        raise ConfigError(f"train_data {shortened(written)!r} is no list of sources. {_RULE}")
+        raise ConfigError(f"train_data {shortened(written)!r} is no list of sources. {_RULE}.")
     named, problems = [], []
     for piece in map(str.strip, re.findall(_PIECE, written)):
         try:

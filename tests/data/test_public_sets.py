@@ -19,6 +19,7 @@ from released_samples import (
 
 from medrm.data.case_set import read_set
 from medrm.data.labels import LabelRules
+from medrm.data.mixture import read_training_set
 from medrm.data.store.vote_records import votes_on
 from medrm.errors import DataError
 from medrm.evaluation.benchmark_loading import load_benchmark
@@ -59,6 +60,19 @@ def test_real_pocqi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "a" * 40,
         "jjfenglab/Real-POCQi",
     )
+
+
+def test_ids_of_prompts_mean_nothing_in_another_set(tmp_path: Path) -> None:
+    """Cases of one question are one cluster in their own set alone."""
+    first, second = real_pocqi(tmp_path / "a"), real_pocqi(tmp_path / "b")
+    path = second / "questions.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["question_text"] = "And what of that?"
+    write_parquet(path, rows, dict.fromkeys(rows[0], TEXT))
+    mixture = read_training_set(f"{first},{second}")
+    clusters = [case.cluster for case in mixture.cases]
+    assert [part.drawn for part in mixture.mixed] == [2, 1], "the other case is a repetition"
+    assert len({*clusters}) == 3
 
 
 @pytest.mark.parametrize(
