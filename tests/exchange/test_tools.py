@@ -14,7 +14,7 @@ import tool_exports as exports
 
 from medrm.cli import main
 from medrm.data.case_set import read_set
-from medrm.errors import ConfigError
+from medrm.errors import ConfigError, DataError
 from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.mapping import load_mapping
 from medrm.exchange.open_source import open_source
@@ -143,6 +143,10 @@ def test_what_an_export_does_not_say_is_asked_for_and_never_guessed(
     with pytest.raises(ConfigError, match="no column is recognised as question") as refused:
         imported(path, tasks)
     assert "no column is recognised as answer_a" in str(refused.value)
+    assert "there are 'better' ('x wins', 'y wins', 'B')" in str(refused.value)
+    with pytest.raises(DataError, match="no annotation in it counts") as refused:
+        imported(tmp_path / "nobody.json", [exports.task(1, data, drafts=[{}])])
+    assert "Drafts, left out: 1.\n- Tasks without an annotation: 1." in str(refused.value)
     argv = ["data", "import", str(path), "--mapping", str(tmp_path / "map.yaml")]
     assert main([*argv, "--suggest"]) == 0
     assert "question: '?'" in (tmp_path / "map.yaml").read_text()

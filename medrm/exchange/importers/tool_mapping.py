@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from medrm.data.row_tables import LocatedRow
-from medrm.errors import DataError, printable, shortened
+from medrm.errors import DataError, alike_together, printable, report, shortened
 from medrm.exchange.imported import (
     Imported,
     Importer,
@@ -65,7 +65,7 @@ class ToolTable:
         kept: what raters said that is taken for no vote, once a mapping is suggested; sentences.
 
     Raises:
-        DataError: it has too many columns to be meant.
+        DataError: it has no row, or too many columns to be meant.
     """
 
     def __init__(self, opened: Opened, rows: Rows) -> None:
@@ -81,6 +81,10 @@ class ToolTable:
                     counts[text] += 1
             if len(self._values) > _MOST_COLUMNS:
                 raise DataError(f"{opened.path} has more than {_MOST_COLUMNS:,} columns.")
+        if not self._values:
+            reasons = [f"{row.place}: {row.reason}" for row in self.tally.unread]
+            problems = [*alike_together(reasons), *self.tally.notes] or ["It is empty."]
+            raise DataError(report(f"{opened.path}: no annotation in it counts.", problems))
         self.opened = replace(opened, records=records, columns=tuple(self._values))
         self._points: list[str] = []
         self.kept: list[str] = []
@@ -104,8 +108,9 @@ class ToolTable:
         if "question" not in columns:
             content["fixed"]["question"] = self._open("no column is recognised as question")
         if not votes:
-            held = ", ".join(repr(name) for name in self._values if name not in columns.values())
-            unknown = self._open(f"no column is recognised as votes; there are {held}")
+            said = self._candidates(self._answers())
+            held = ", ".join(f"{name!r} ({self._examples(name)})" for name in said[:20])
+            unknown = self._open(f"no column is recognised as votes; there are {held or 'none'}")
             votes = [{"column": unknown, "dimension": UNKNOWN}]
         content["votes"] = [{key: vote[key] for key in vote if vote[key]} for vote in votes]
         content["values"] = self._meanings(votes, by_place="answers" not in columns)
@@ -122,8 +127,11 @@ class ToolTable:
         """Names what raters said that has no meaning in the mapping."""
         for name in sorted(self.tally.controls):
             if name in self._values and name not in used:
-                said = ", ".join(map(repr, [*self._values[name]][:3])) or "nothing"
+                said = self._examples(name)
                 self.kept.append(f"What raters said to {name!r} ({said}) is no vote, and kept.")
+
+    def _examples(self, name: str) -> str:
+        return ", ".join(map(repr, [*self._values[name]][:3])) or "nothing"
 
     def _open(self, point: str) -> str:
         self._points.append(point)
