@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from reader_study import READERS, write_study
 
 from medrm.cli import main
 
+DICOM = Path(pydicom.__file__).parent / "data" / "test_files"
+MEDICAL = ("CT_small.dcm", "693_J2KI.dcm", "MR_small.dcm")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -26,8 +29,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    sheet, output = write_study(tmp_path / "klinik"), tmp_path / "lesestudie"
-    assert main(["data", "import", str(sheet), "--output", str(output)]) == 0
+    sheet = write_study(tmp_path / "klinik", medical=tuple(DICOM / name for name in MEDICAL))
+    output, conversion = tmp_path / "lesestudie", ["--image_conversion", "file_window"]
+    assert main(["data", "import", str(sheet), "--output", str(output), *conversion]) == 0
     return output
 
 
@@ -73,6 +77,12 @@ def test_a_fourth_reader_is_asked_and_joined(study: Path, tmp_path: Path) -> Non
     }  # fmt: skip
     assert report["annotators"] == dict.fromkeys(READERS, 40)
     assert report["votes"]["overall"]["neither"] == 2
+    assert report["converted"]["files"] == {"DICOM": 3}
+    sheet, plain = tmp_path / "klinik" / "lesestudie.xlsx", tmp_path / "unconverted"
+    assert main(["data", "import", str(sheet), "--output", str(plain)]) == 0
+    unconverted = read(plain / "import_report.json")
+    assert (unconverted["without_image"], unconverted["lines"]) == (6, 114)
+    assert all("--image_conversion" in row["reason"] for row in unconverted["unread"])
     agreement = tmp_path / "agreement.json"
     assert main(["data", "agreement", str(study), "--output", str(agreement)]) == 0
     assert read(agreement)["dimensions"]["accuracy"]["units"] == 20
