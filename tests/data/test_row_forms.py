@@ -269,6 +269,11 @@ def test_a_row_is_recognised_by_exactly_one_format(tmp_path: Path) -> None:
             assert recognising(tmp_path, row) == [name]
     for name in ("rlaif_v", "mmedpo"):
         assert recognising(tmp_path, NAMED[name]) == ["preferences"]
+    both = {"chosen": "a", "rejected": "b"}
+    assert recognising(tmp_path, ALPACA | {"prompt": "q"}) == ["preferences"]
+    assert recognising(tmp_path, SHARE | {"prompt": "q"}) == ["preferences"]
+    assert recognising(tmp_path, RATED | both) == ["preferences"]
+    assert recognising(tmp_path, SWIFT | both) == ["ms_swift"]
     every = [row for rows in of_format.values() for row in rows] + list(NAMED.values())
     for first, second in product(every, every):
         assert len(recognising(tmp_path, first | second)) == 1
