@@ -22,13 +22,17 @@ from medrm.schema import Case
 def cluster_keys(draft: CaseDraft) -> list[str]:
     """Returns what a case has in common with those it depends on: patient, study and images.
 
-    Of DICOM files it is the patient and the study as well, as keyed hashes. For a text-only case
-    the question is used in place of images.
+    For a text-only case the question is used in place of images.
     """
     images = [f"image:{ref.digest or ref.name}" for ref in draft.images]
+    return [*patient_keys(draft), *(images or [f"question:{draft.question}"])]
+
+
+def patient_keys(draft: CaseDraft) -> list[str]:
+    """Returns the patient and the study of a case, and those of its DICOM files as keyed hashes."""
     converted = (ref.read for ref in draft.images if isinstance(ref.read, ConvertedFile))
     hashed = {key: None for read in converted for key in read.about.get("independent", ())}
-    return [*draft.independent, *hashed, *(images or [f"question:{draft.question}"])]
+    return [*draft.independent, *hashed]
 
 
 def cluster_names(keys: pa.ChunkedArray) -> NDArray[np.bytes_]:

@@ -16,6 +16,7 @@ from medrm.data.images import decode
 from medrm.data.readers.messages import IMAGE_MARK
 from medrm.data.row_tables import LocatedRow, Row, open_table
 from medrm.data.sources import CaseDraft
+from medrm.data.splits import patient_keys
 from medrm.errors import DataError, raise_problems
 from medrm.files import fits, write_atomically
 from medrm.schema import ImageRef, Turn
@@ -110,11 +111,17 @@ def case_line(draft: CaseDraft, images: Iterable[str]) -> Row:
         "question": draft.question,
         "answers": list(draft.answers),
         **draft.groups,
+        **cluster_columns(draft),
     }
-    line |= {name: value for name, _, value in (key.partition(":") for key in draft.independent)}
     if draft.context:
         line["context"] = [turn_record(turn) for turn in draft.context]
     return line
+
+
+def cluster_columns(draft: CaseDraft) -> Row:
+    """Returns what keeps a split honest: the patient and the study of a case, the stated first."""
+    keys = (key.partition(":") for key in reversed(patient_keys(draft)))
+    return {name: value for name, _, value in keys}
 
 
 def turn_record(turn: Turn) -> Row:

@@ -131,7 +131,7 @@ def export_data(request: DataExportRequest) -> dict[str, Any]:
 
 def _settings(request: DataExportRequest) -> dict[str, Any]:
     """Returns by which options cases were chosen and written."""
-    names = ("seed", "cases", "least_agreed", "model_disagrees", "limit")
+    names = ("seed", "cases", "least_agreed", "model_disagrees", "limit", "image_conversion")
     stated = {name: getattr(request, name) for name in names}
     return {"settings": {name: value for name, value in stated.items() if value is not None}}
 

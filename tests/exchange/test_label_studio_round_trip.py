@@ -12,6 +12,7 @@ import pytest
 from exported_set import ODD, content, drafts, export, line
 
 from medrm.cli import main
+from medrm.data.case_set import read_cases
 from medrm.data.sources import CaseDraft
 
 FORMS = ("json", "json_min", "csv")
@@ -173,6 +174,27 @@ def test_a_further_reader_joins_the_others(source: Path, tmp_path: Path) -> None
     for name in ("scan.png", "deep.tif"):
         (back / name).write_bytes((source.parent / name).read_bytes())
     with (back / "votes.jsonl").open("a", encoding="utf-8") as joined:
-        joined.writelines(row for row in source.open(encoding="utf-8") if "lost.png" not in row)
+        joined.writelines(
+            row for row in source.read_text("utf-8").splitlines(True) if "lost.png" not in row
+        )
     readers = [vote.annotator for vote in drafts(back)[case_id].votes["overall"]]
     assert readers == ["dora@example.org", "anna", "ben"]
+
+
+def test_pictures_of_dicom_files_keep_patient_and_study_together(tmp_path: Path) -> None:
+    data = pytest.importorskip("pydicom.data")
+    (tmp_path / "a.dcm").write_bytes(Path(data.get_testdata_file("CT_small.dcm")).read_bytes())
+    row = line("17", "anna", images=["a.dcm"])
+    del row["patient"]
+    (tmp_path / "votes.jsonl").write_text(json.dumps(row) + "\n")
+    conversion = ("--image_conversion", "ct_abdomen")
+    export(tmp_path / "votes.jsonl", "label_studio", tmp_path / "p", *conversion)
+    export(tmp_path / "votes.jsonl", "trl", tmp_path / "rows", *conversion)
+    path = as_exported(filled(tmp_path / "p", "", {"17": {"overall": "A"}}), "json", tmp_path / "p")
+    assert main(["data", "import", str(path), "--output", str(tmp_path / "back")]) == 0
+    (before,) = read_cases(tmp_path / "votes.jsonl", "ct_abdomen")
+    for copied in ("back", "rows/overall.jsonl"):
+        (after,) = read_cases(tmp_path / copied)
+        assert after.cluster == before.cluster
+        assert [ref.digest for ref in after.images] == [ref.digest for ref in before.images]
+    assert "dicom-" not in (tmp_path / "p" / "tasks.json").read_text("utf-8")

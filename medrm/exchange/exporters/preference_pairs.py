@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
@@ -71,8 +71,3 @@ def _reason(label: PairLabel) -> str:
     if label.unacceptable:
         return "a majority accepts neither answer"
     return "a majority sees a tie" if label.choice == TIE else "no majority for an answer"
-
-
-def cluster_columns(draft: CaseDraft) -> Mapping[str, str]:
-    """Returns what keeps a split honest: the patient and the study of a case."""
-    return {name: value for name, _, value in (key.partition(":") for key in draft.independent)}

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from medrm.data.sources import CaseDraft
+from medrm.exchange.case_files import cluster_columns
 from medrm.exchange.exported import Export, safe_names
-from medrm.exchange.exporters.preference_pairs import LOST, Pair, cluster_columns, preference_pairs
+from medrm.exchange.exporters.preference_pairs import LOST, Pair, preference_pairs
 from medrm.schema import Turn
 
 _MARKS = ("<image>", "<video>", "<audio>")
