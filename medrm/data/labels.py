@@ -58,7 +58,7 @@ class LabelRules:
         if self.learns and self.weights is not None:
             problems.append(f"weights and {self.aggregation} exclude each other; leave one out")
         if not 0 <= self.min_seconds < math.inf:
-            problems.append(f"min_seconds is {self.min_seconds}; give 0 or more")
+            problems.append(f"min_vote_seconds is {self.min_seconds}; give 0 or more")
         if problems:
             raise ConfigError("Label rules: " + "; ".join(problems) + ".")
 
@@ -135,12 +135,12 @@ def others_choices(votes: Sequence[Vote], rules: LabelRules) -> list[Choice | No
     grades: dict[Grade, float] = defaultdict(float)
     for grade, weight in cast:
         grades[grade] += weight
-    others: dict[tuple[Grade, float], Choice | None] = {}
+    choice_without: dict[tuple[Grade, float], Choice | None] = {}
     for grade, weight in set(cast):
         # Weights need not be exact in binary: what should be nothing is nothing.
         label = _pair_label({**grades, grade: round(grades[grade] - weight, 9)}, rules)
-        others[grade, weight] = None if label is None else label.choice
-    return [others[vote] for vote in cast]
+        choice_without[grade, weight] = None if label is None else label.choice
+    return [choice_without[vote] for vote in cast]
 
 
 def _weight(vote: Vote, rules: LabelRules) -> float:
@@ -298,8 +298,8 @@ class VoteTally:
             )
         if rules.min_seconds and not self._has_times:
             raise ConfigError(
-                f"Label rules: min_seconds is {rules.min_seconds:g}, but no vote says how long it "
-                "took (`seconds`). Leave it out."
+                f"Label rules: min_vote_seconds is {rules.min_seconds:g}, but no vote says how "
+                "long it took (`seconds`). Leave it out."
             )
 
     def agreements(self) -> dict[str, Agreement]:

@@ -79,7 +79,7 @@ class Collected:
                     (rank[first] > rank[second]) - (rank[first] < rank[second]) for rank in ranks
                 ]
                 self._add_unit(readers, [3 + 2 * sign for sign in order], cluster)
-            agreed = [agrees if right else None for right, agrees in against_others(rankings)]
+            agreed = [agrees if best else None for best, agrees in against_others(rankings)]
         else:
             self._add_unit(readers, [_GRADES[vote.strength, vote.value] for vote in votes], cluster)
             agreed = [
@@ -104,8 +104,8 @@ class Collected:
     @property
     def columns(self) -> tuple[Codes, Codes, Codes]:
         """Unit, reader and code of each vote, all of shape (votes,)."""
-        kept = (self._units, self._readers, self._codes)
-        units, readers, codes = (np.array(column, dtype=np.int64) for column in kept)
+        columns = (self._units, self._readers, self._codes)
+        units, readers, codes = (np.array(column, dtype=np.int64) for column in columns)
         return units, readers, codes
 
     @property
@@ -163,8 +163,8 @@ class Coefficients:
     def _graded(self, units: Codes, codes: Codes, clusters: Codes) -> Estimate:
         """Returns AC2 of the votes on the scale."""
         on_scale = codes < len(_PLACE)
-        places = _PLACE[codes[on_scale]]
-        steps = np.sign(places) * (np.searchsorted(self._strengths, np.abs(places)) + 1)
+        strengths = _PLACE[codes[on_scale]]
+        steps = np.sign(strengths) * (np.searchsorted(self._strengths, np.abs(strengths)) + 1)
         shape = (len(clusters), len(self._scale))
         counts = _counts(units[on_scale], np.searchsorted(self._scale, steps), shape)
         compared = counts.sum(axis=1) > 1
@@ -229,8 +229,8 @@ def _measures(of: Collected, names: Sequence[str]) -> dict[str, Any]:
         ours, theirs = (rows_of[reader] for reader in pair)
         shared, at, there = np.intersect1d(units[ours], units[theirs], return_indices=True)
         if len(shared):
-            said = (codes[ours[at]], codes[theirs[there]])
-            of_two = coefficients.of_two(*said, clusters[shared])
+            shared_codes = (codes[ours[at]], codes[theirs[there]])
+            of_two = coefficients.of_two(*shared_codes, clusters[shared])
             pairs.append({"readers": [names[n] for n in pair], "units": len(shared), **of_two})
     by_reader = [
         {

@@ -53,11 +53,11 @@ def vote_measures(cases: Sequence[Case]) -> dict[str, Any]:
 def _measures(table: pa.Table) -> dict[str, Any]:
     """Returns what some votes have in common; times in seconds, None where none is stated."""
     counts = {
-        entry["values"]: entry["counts"] for entry in pc.value_counts(table["value"]).to_pylist()
+        count["values"]: count["counts"] for count in pc.value_counts(table["value"]).to_pylist()
     }
     seconds = to_numpy(table["seconds"].drop_null())
-    words = pc.value_counts(table["confidence"].drop_null()).to_pylist()
-    words.sort(key=lambda entry: (-entry["counts"], entry["values"]))
+    confidences = pc.value_counts(table["confidence"].drop_null()).to_pylist()
+    confidences.sort(key=lambda count: (-count["counts"], count["values"]))
     return {
         "votes": table.num_rows,
         "values": {value: counts[value] for value in _COUNTED if value in counts},
@@ -65,8 +65,8 @@ def _measures(table: pa.Table) -> dict[str, Any]:
         "timed": len(seconds),
         "seconds": np.quantile(seconds, [0.25, 0.5, 0.75]).tolist() if len(seconds) else None,
         "fast": float((seconds < FAST_SECONDS).mean()) if len(seconds) else None,
-        "confidence": {entry["values"]: entry["counts"] for entry in words[:_MOST_WORDS]},
-        "confident": sum(entry["counts"] for entry in words),
+        "confidence": {count["values"]: count["counts"] for count in confidences[:_MOST_WORDS]},
+        "confident": sum(count["counts"] for count in confidences),
         "reasons": table.num_rows - table["reason"].null_count,
     }
 

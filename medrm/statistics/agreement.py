@@ -130,8 +130,10 @@ _ROUNDING = 1e-24
 
 def linear_weights(scale: Sequence[float]) -> Floats:
     """Returns w_kl = 1 - |x_k - x_l| / range of the categories' places x on a scale, (Q, Q)."""
-    places = np.asarray(scale, dtype=np.float64)
-    weights: Floats = 1 - np.abs(places[:, None] - places) / max(float(np.ptp(places)), 1.0)
+    scale_values = np.asarray(scale, dtype=np.float64)
+    weights: Floats = 1 - np.abs(scale_values[:, None] - scale_values) / max(
+        float(np.ptp(scale_values)), 1.0
+    )
     return weights
 
 

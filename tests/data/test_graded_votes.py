@@ -156,7 +156,7 @@ def test_fast_votes_are_dropped_counted_and_named(votes_file, caplog):
     assert [vote.annotator for vote in next(votes_on(read.cases))[1]["overall"]] == ["a0", "a2"]
     with pytest.raises(ConfigError, match="no vote says how long it took"):
         read_set(str(votes_file(*three("A"))), LabelRules(min_seconds=10))
-    with pytest.raises(ConfigError, match="min_seconds is -1"):
+    with pytest.raises(ConfigError, match="min_vote_seconds is -1"):
         LabelRules(min_seconds=-1)
 
 

@@ -69,14 +69,14 @@ def _read_details(row: Row) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Returns each of `DETAILS` by dimension, and what is wrong with them."""
     details: dict[str, dict[str, Any]] = {}
     problems = []
-    for name, (accepts, words) in _DETAILS.items():
+    for name, (accepts, expectation) in _DETAILS.items():
         stated = row.get(name)
         if stated is None:
             continue
         by_dimension = stated if isinstance(stated, dict) else dict.fromkeys(row["votes"], stated)
         stated_for = {key: value for key, value in by_dimension.items() if value is not None}
-        wrong = {repr(value): True for value in stated_for.values() if not accepts(value)}
-        problems += [f"{name!r} is {shortened(value)}; give {words}" for value in wrong]
+        refused = {repr(value): True for value in stated_for.values() if not accepts(value)}
+        problems += [f"{name!r} is {shortened(value)}; give {expectation}" for value in refused]
         details[name] = {key: value for key, value in stated_for.items() if accepts(value)}
         if unvoted := [key for key in stated_for if key not in row["votes"]]:
             named = shortened(", ".join(map(repr, unvoted)))

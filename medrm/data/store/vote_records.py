@@ -62,7 +62,10 @@ class VoteCodes:
                     rows.append((number, dimension, annotator, *stated))
         self._cases += len(cases)
         columns = zip(*rows, strict=True) if rows else [()] * len(VOTES)
-        arrays = [pa.array(values, kind) for values, kind in zip(columns, VOTES.types, strict=True)]
+        arrays = [
+            pa.array(values, arrow_type)
+            for values, arrow_type in zip(columns, VOTES.types, strict=True)
+        ]
         return pa.RecordBatch.from_arrays(arrays, schema=VOTES)
 
 

@@ -150,17 +150,19 @@ def _share(share: Mapping[str, Any] | None) -> str:
 def vote_tables(votes: Mapping[str, Any]) -> list[Table]:
     """Returns the tables of `vote_measures`: none where no vote says more than what is better."""
     dimensions, readers = votes["dimensions"], votes["readers"]
-    kept = [of for of in dimensions.values() if of["timed"] or of["confident"] or of["neither"]]
-    if not kept and len(readers) < 2:
+    informative = [
+        of for of in dimensions.values() if of["timed"] or of["confident"] or of["neither"]
+    ]
+    if not informative and len(readers) < 2:
         return []
-    shown = dict(list(readers.items())[:_MOST_ROWS])
-    first = f" (the first {len(shown)} of {votes['all_readers']})"
-    by_reader = "votes by reader" + (first if len(shown) < votes["all_readers"] else "")
+    shown_readers = dict(list(readers.items())[:_MOST_ROWS])
+    first = f" (the first {len(shown_readers)} of {votes['all_readers']})"
+    by_reader = "votes by reader" + (first if len(shown_readers) < votes["all_readers"] else "")
     return [
         table_of(caption, [{name: member, **_vote_cells(of)} for member, of in rows.items()])
         for name, caption, rows in (
             ("dimension", "votes by dimension", dimensions),
-            ("reader", by_reader, shown),
+            ("reader", by_reader, shown_readers),
         )
     ]
 
