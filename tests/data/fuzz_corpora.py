@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from files import label, picture, png, row, vote, write_lines, write_parquet
+from medical_samples import DICOM, write_series
 from PIL import Image
 from released_samples import SAMPLES, real_pocqi
 from row_samples import PUBLIC_ROWS, ROW_SAMPLES, write_rows
@@ -136,6 +139,25 @@ def _images(root: Path) -> Path:
     return root
 
 
+def _medical(root: Path) -> Path:
+    """Votes on DICOM and NIfTI files of every compression, and on a series."""
+    encodings = ("RLE", "implicit", "jp2klossless", "jpeg_ls_lossless")
+    names = [f"MR_small_{encoding}.dcm" for encoding in encodings]
+    names += ["SC_rgb_jpeg_gdcm.dcm", "SC_rgb_rle_2frame.dcm", "examples_palette.dcm"]
+    (root / "images").mkdir(parents=True)
+    for name in names:
+        shutil.copy(DICOM / name, root / "images")
+    write_series(root / "series", [1, 2], PixelSpacing=[1, 2])
+    volume = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    for name in ("1.nii", "2.nii.gz"):
+        nibabel.save(volume, root / "images" / name)
+        names.append(name)
+    paths = [f"images/{name}" for name in names] + ["series"]
+    write_lines(root / "votes.jsonl", [vote(path, image=path) for path in paths])
+    (root / "dataset.json").write_text('{"image_conversion": "minmax_mr,frames=all:2"}')
+    return root
+
+
 @dataclass(frozen=True)
 class Corpus:
     """What is mutated and how it is read.
@@ -192,6 +214,7 @@ CORPORA = {
     "criteria": Corpus(SAMPLES["healthbench_meta"], described="healthbench_meta"),
     "rated_axes": Corpus(real_pocqi),
     "tables": Corpus(_tables),
+    "medical": Corpus(_medical, (".dcm", ".nii", ".gz")),
     "images": Corpus(_images, (".png", ".jpg", ".webp", ".gif", ".bmp", ".jp2", ".tif")),
 }
 """One for each format of `medrm.data.case_set.FORMATS`, and some that all formats share."""
