@@ -40,9 +40,7 @@ class DataOptions:
     data_root: str | None = option(None, "Where the benchmark's files lie.")
     image_root: str | None = option(None, "Folder of images: searched first; links may lead there.")
     image_conversion: str | None = option(
-        None,
-        "How DICOM and NIfTI images become pictures: a name such as file_window, ct_abdomen or "
-        "medgemma-1.5-ct (data/README.md has all). None: as dataset.json of a set says.",
+        None, "How DICOM and NIfTI become pictures, as ct_abdomen (data/README.md)."
     )
     dimensions: list[str] | None = option(
         None, "Dimensions to learn, comma separated. None: all that are labelled."

@@ -125,7 +125,7 @@ def test_no_tag_is_told_to_anybody(
     converted = result["images"]["converted"]
     assert converted["conversion"] == "ct_lung,frames=all:9"
     assert converted["files"] == {"DICOM": 1, "DICOM series": 1}
-    assert converted["pictures"] == {"window": 4}
+    assert converted["pictures"] == {"window in Hounsfield units": 4}
     assert result["findings"]["identity"] == ["burned-in annotation: 1 file, such as 1.dcm"]
     assert len(result["findings"]["images"]) == 2
     lines = [json.loads(line) for line in (out / "set" / "votes.jsonl").read_text().splitlines()]

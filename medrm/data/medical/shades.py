@@ -130,7 +130,9 @@ def _shading(
     """Returns what makes shades [height, width, channels] of values, and how."""
     if conversion.windows:
         windows = conversion.windows
-        return lambda v: np.stack([_between(v, *window) for window in windows], -1), "window"
+        return lambda v: np.stack(
+            [_between(v, *window) for window in windows], -1
+        ), "window in Hounsfield units"
     own = frame.own_window if conversion.spread == "file" else None
     if own is not None:
         return lambda v: _in_bytes(own(v)), frame.own_window_name
