@@ -13,6 +13,8 @@ from PIL import Image
 
 from medrm.cli import main
 from medrm.data.case_set import read_cases
+from medrm.exchange.exported import Export, Exporter
+from medrm.exchange.exporters import EXPORTERS
 from medrm.schema import Case, PairLabel
 
 
@@ -257,3 +259,17 @@ def test_the_hub_folder_loads_with_its_images_and_asks_for_a_licence(
     assert "For research only." in card
     text = card + (tmp_path / "hub" / "data" / "overall.parquet").read_bytes().decode("latin-1")
     assert not [word for word in ("patient-", "model-x", "anna", "ben", "scan.png") if word in text]
+
+
+def test_an_exporter_from_outside(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_ids(given: Export) -> None:
+        ids = [draft.case_id for draft in given.with_images()]
+        given.write("ids.txt", (f"{case_id}\n".encode() for case_id in ids))
+        given.rows["ids.txt"] = len(ids)
+
+    monkeypatch.setitem(EXPORTERS, "ids", Exporter(write_ids))
+    report = export(source, "ids", tmp_path / "ids")
+    assert (tmp_path / "ids" / "ids.txt").read_text().split() == ["007", "=1+1", "turns", "three"]
+    assert report["rows"] == {"ids.txt": 4}
