@@ -129,6 +129,8 @@ class Rehearsal(MemoryMeter):  # type: ignore[no-untyped-call]
                 args = (args[0], _places(args[1]), *args[2:])
             elif func in _SAYS:
                 return _SAYS[func]
+            elif func is torch.ops.aten.nonzero.default:  # as many as there may be
+                return torch.ones(args[0].shape, dtype=torch.bool).nonzero()
         elif tensors or not _makes_floats(func, kwargs):
             return func(*args, **kwargs)
         with self.fake:
@@ -185,14 +187,18 @@ def _makes_floats(func: Any, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Returns indices without masks: how many places a fake tensor gives must be known."""
+    """Returns indices without masks: how many places one gives must be known.
+
+    A fake mask, whose content nobody knows, gives all that there are.
+    """
     places: list[Tensor | None] = []
     for index in indices:
-        is_mask = index is not None and index.dtype == torch.bool
-        if index is None or not is_mask or isinstance(index, FakeTensor):
+        if index is None or index.dtype != torch.bool:
             places.append(index)
         else:
-            places += index.nonzero(as_tuple=True)
+            is_fake = isinstance(index, FakeTensor)
+            mask = torch.ones(index.shape, dtype=torch.bool) if is_fake else index
+            places += mask.nonzero(as_tuple=True)
     return places
 
 

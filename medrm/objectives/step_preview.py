@@ -36,6 +36,8 @@ class StepPreview:
         largest: most tokens that a device computes at once.
         batch: makes that micro-batch, as the trainer's collator does.
         run: forward and backward pass of it.
+        sampling: makes the encoded prompts that a device answers at once, and says how many tokens
+            an answer has at most; None: nothing is sampled.
     """
 
     unit: str
@@ -47,6 +49,7 @@ class StepPreview:
     largest: int
     batch: Callable[[], Any]
     run: Callable[[Any], object]
+    sampling: Callable[[], tuple[Any, int]] | None = None
 
 
 def prepare_step(trainer: Trainer) -> Callable[[Any], object]:

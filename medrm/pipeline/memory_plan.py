@@ -62,6 +62,7 @@ class RehearsedRun:
         steps: of the training.
         training: at the peak of a step.
         forward: bytes of an evaluation's batch besides the weights.
+        sampling: bytes of the answers that a training samples at once, besides weights and states.
         trained: module of the model to the parameters in it that learn, and all of it.
         learning: parameters that learn.
         largest_layers: bytes of the largest layer that is gathered by itself, and of what lies in
@@ -78,6 +79,15 @@ class RehearsedRun:
     largest_layers: tuple[int, int]
     problem: str | None = None
     missing: tuple[str, ...] = ()
+    sampling: int = 0
+
+    @property
+    def activations(self) -> int:
+        """Bytes of the training besides weights, gradients and states, at its peak.
+
+        While a training samples it holds no gradients.
+        """
+        return max(self.training.activations, self.sampling - self.training.gradients)
 
 
 def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -> RehearsedRun:
@@ -95,7 +105,7 @@ def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
     rehearsal = Rehearsal()
     rehearsal.pretend(model)
     layers, trained = _layers(model), _trained(model)
-    problem, missing = None, list[str]()
+    problem, missing, sampling = None, list[str](), 0
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     sizes = [sum(weight.nbytes for weight in weights) for weights in (learning, model.parameters())]
     # Of a step that cannot be rehearsed.
@@ -123,12 +133,15 @@ def rehearse_run(context: RunContext, launch: LaunchSettings, *, on_cpu: bool) -
                 accumulates=steps.micro_batches > 1,
                 offloads=bool(offloads),
             )
+            if steps.sampling is not None:
+                sampling = _rehearse_replies(rehearsal, model.eval(), *steps.sampling())
         except (*FOREIGN_ERRORS, ImportError) as error:
             problem = f"training: {named_error(error)}"
             missing += [problem] * isinstance(error, ImportError)
     training = replace(training, weights=training.weights - saved_bytes)
     count = sum(weight.numel() for weight in learning)
-    return RehearsedRun(steps, training, forward, trained, count, layers, problem, tuple(missing))
+    told = (problem, tuple(missing), sampling)
+    return RehearsedRun(steps, training, forward, trained, count, layers, *told)
 
 
 def named_error(error: Exception) -> str:
@@ -165,7 +178,7 @@ def device_memory(
         training |= {"frozen weights": 0, "adapter and head": 0}
     if launch.optimiser_offloaded:
         training |= {"optimiser states": 0, "gradients": 0}
-    training["activations"] = memory.activations
+    training["activations"] = rehearsed.activations
     training["gathered or sent"] = _in_transit(rehearsed, launch)
     evaluation = {
         "frozen weights": memory.weights,
@@ -300,10 +313,14 @@ def _rehearse_evaluation(context: RunContext, rehearsal: Rehearsal, model: Any) 
         for case in chosen
     ]
     batch = context.collator.encode(prompts)
+    return _rehearse_replies(rehearsal, base, batch, spec.max_new_tokens)
+
+
+def _rehearse_replies(rehearsal: Rehearsal, model: Any, prompts: BatchFeature, tokens: int) -> int:
+    """Returns the bytes of replies of so many tokens to encoded prompts, besides the weights."""
     settings = {"use_cache": True, "logits_to_keep": 1}
-    peak, left = rehearse_forward(rehearsal, _forward(base, batch, **settings))
-    length = int(batch["input_ids"].shape[1])
-    return max(peak, left + left * spec.max_new_tokens // length)
+    peak, left = rehearse_forward(rehearsal, _forward(model, prompts, **settings))
+    return max(peak, left + left * tokens // int(prompts["input_ids"].shape[1]))
 
 
 def _forward(model: Any, batch: BatchFeature, **settings: Any) -> Callable[[], object]:

@@ -43,7 +43,8 @@ from medrm.pipeline.seen_images import refuse_seen_init_adapter
 from medrm.pipeline.train import fold_context, start_of
 
 MEASURED_ERROR = 0.10
-"""By how much, at most, estimated and measured peaks of training steps on a CPU were apart."""
+"""By how much, at most, estimated and measured peaks on a CPU were apart: of training steps, what
+GRPO samples included, and of evaluations."""
 
 _SHOWN_CASES = 5
 
@@ -301,8 +302,8 @@ def memory_table(rehearsed: RehearsedRun, launch: LaunchSettings, *, on_cpu: boo
         waiting = size_text(rehearsed.training.offloaded)
         notes.append(f"{waiting} of activations wait in main memory.")
     notes.append(
-        f"Estimated peaks of training steps were within {MEASURED_ERROR:.0%} of those measured on "
-        "a CPU (accelerate_configs/README.md has the table). On a GPU nothing was measured, nor "
+        f"Estimated peaks of trainings and evaluations were within {MEASURED_ERROR:.0%} of those "
+        "measured on a CPU (accelerate_configs/README.md has the table). On a GPU nothing was measured, nor "
         "with several: leave a tenth free for blocks that the allocator cannot use."
     )
     fits = [size for size in _CARDS if 1.1 * max(totals) <= size * 2**30]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,13 @@ from medrm.config.parse import parse_run
 from medrm.data.phantom.phantom_set import write_phantom
 from medrm.evaluation.tables.table import table_of, to_terminal
 from medrm.files import asset
+from medrm.models.adapter import save_adapter
 from medrm.objectives import argument_classes
 from medrm.pipeline.context import RunContext
 from medrm.pipeline.launch_settings import LaunchSettings
 from medrm.pipeline.memory_plan import rehearse_run
 from medrm.pipeline.prepare_data import prepare_data
-from medrm.pipeline.stages import build_trainer
+from medrm.pipeline.stages import build_trainer, trained_config
 
 
 class Shape(NamedTuple):
@@ -47,6 +49,8 @@ LLAVA = Shape("llava_onevision", 256, 4, 4000)
 INTERN = Shape("internvl", 256, 4, 8000)
 
 JUDGE = {"objective": "judge_sft", "per_device_train_batch_size": 4, "max_new_tokens": 16}
+
+GRPO = {**JUDGE, "objective": "judge_grpo", "num_generations": 4, "max_steps": 2}
 
 MEASURED: tuple[tuple[str, Shape, dict[str, Any]], ...] = (
     ("LoRA", QWEN, {}),
@@ -66,6 +70,8 @@ MEASURED: tuple[tuple[str, Shape, dict[str, Any]], ...] = (
     ("judge_sft", QWEN, JUDGE),
     ("judge_sft, wide, checkpointing", WIDE, {**JUDGE, "gradient_checkpointing": True}),
     ("judge_dpo", QWEN, {**JUDGE, "objective": "judge_dpo"}),
+    ("judge_grpo", QWEN, GRPO),
+    ("judge_grpo, 32 answers at once", QWEN, {**GRPO, "steps_per_generation": 8}),
 )
 """What is trained: a name, the model, and options."""
 
@@ -82,9 +88,32 @@ def save_shape(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def peaks(base: Path, data: Path, options: dict[str, Any], device: str = "cpu") -> tuple[int, int]:
-    """Returns the estimated and the measured peak of a training of a few steps, in bytes."""
-    on_cpu = device == "cpu"
+EVALUATED: tuple[tuple[str, Shape, dict[str, Any]], ...] = (
+    ("rewards", QWEN, {}),
+    ("rewards, wide", WIDE, {}),
+    ("rewards, 8 rows at once", WIDE, {"evaluation_batch_rows": 8}),
+    ("rewards, separate rows", QWEN, {"shared_prefix": "off"}),
+    ("rewards, LLaVA-OneVision", LLAVA, {}),
+    ("rewards, InternVL3", INTERN, {}),
+    ("replies of a judge", QWEN, JUDGE),
+    ("replies of a judge, wide", WIDE, JUDGE),
+)
+"""What is evaluated: a name, the model, and options."""
+
+
+def save_start(base: Path, data: Path, on_cpu: bool) -> Path:
+    """Writes a judge of the base that has learned nothing, as GRPO starts from one."""
+    folder = base.parent / "start" / "adapter"
+    context = context_of(base, data, JUDGE, on_cpu)
+    model = context.trainable()
+    save_adapter(folder, model, context.processor, trained_config(context, model))
+    return folder
+
+
+def context_of(base: Path, data: Path, options: dict[str, Any], on_cpu: bool) -> RunContext:
+    """Returns the run of a few steps."""
+    if options.get("objective") == "judge_grpo":
+        options = {**options, "init_adapter": save_start(base, data, on_cpu)}
     given = {
         "model_name_or_path": base,
         "train_data": data,
@@ -101,20 +130,48 @@ def peaks(base: Path, data: Path, options: dict[str, Any], device: str = "cpu") 
     }
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
     run = parse_run(words, argument_classes(), asset("recipes/quickstart/bradley_terry.yaml"))
-    context = RunContext.prepare(run, prepare_data(run), base.parent / "run")
-    estimate = rehearse_run(context, LaunchSettings(), on_cpu=on_cpu).training.total
+    return RunContext.prepare(run, prepare_data(run), base.parent / "run")
+
+
+def evaluation_peaks(
+    base: Path, data: Path, options: dict[str, Any], device: str = "cpu"
+) -> tuple[int, int]:
+    """Returns the estimated and the measured peak of an evaluation of what is trained, in bytes."""
+    on_cpu = device == "cpu"
+    context = context_of(base, data, options, on_cpu)
+    rehearsed = rehearse_run(context, LaunchSettings(), on_cpu=on_cpu)
+    held = rehearsed.training.weights + rehearsed.training.trained
+    model = context.trainable()
+    scorer = context.scorer(context.in_memory(model))
+    return held + rehearsed.forward, _measured(
+        model, lambda: list(scorer.respond(context.splits.benchmark.cases)), on_cpu
+    )
+
+
+def _measured(model: Any, work: Callable[[], Any], on_cpu: bool) -> int:
+    """Returns the most bytes that lay on a device, those of a model there included."""
+    if not on_cpu:
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated()
+    gc.collect()  # what an earlier training left would be freed meanwhile
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    return weights + _most_allocated(profiler)
+
+
+def peaks(base: Path, data: Path, options: dict[str, Any], device: str = "cpu") -> tuple[int, int]:
+    """Returns the estimated and the measured peak of a training of a few steps, in bytes."""
+    on_cpu = device == "cpu"
+    context = context_of(base, data, options, on_cpu)
+    rehearsed = rehearse_run(context, LaunchSettings(), on_cpu=on_cpu)
+    step = rehearsed.training
+    estimate = step.total - step.activations + rehearsed.activations
     with tempfile.TemporaryDirectory() as folder:
         model = context.trainable()
         trainer = build_trainer(context, model, Path(folder), "measured")
-        if not on_cpu:
-            torch.cuda.reset_peak_memory_stats()
-            trainer.train()
-            return estimate, torch.cuda.max_memory_allocated()
-        gc.collect()  # what an earlier training left would be freed meanwhile
-        weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            trainer.train()
-    return estimate, weights + _most_allocated(profiler)
+        return estimate, _measured(model, trainer.train, on_cpu)
 
 
 def _most_allocated(profiler: Any) -> int:
@@ -130,24 +187,28 @@ def _most_allocated(profiler: Any) -> int:
 def main() -> None:
     """Prints the estimated and the measured peaks and how far they are apart."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_phantom(folder / "data", cases=40, seed=3)
-        for title, shape, options in MEASURED:
-            base = folder / "-".join(map(str, shape))
-            if not base.is_dir():
-                save_shape(shape, base)
-            estimate, measured = peaks(base, folder / "data", options, device)
-            rows.append(
-                {
-                    "training": title,
-                    "estimate, MiB": f"{estimate / 2**20:.1f}",
-                    "measured, MiB": f"{measured / 2**20:.1f}",
-                    "error": f"{100 * (estimate / measured - 1):+.1f} %",
-                }
-            )
-    Console().print(to_terminal(table_of(f"Peak of a training step ({device})", rows)))
+        for what, measured, measure in (
+            ("training step", MEASURED, peaks),
+            ("evaluation", EVALUATED, evaluation_peaks),
+        ):
+            rows = []
+            for title, shape, options in measured:
+                base = folder / "-".join(map(str, shape))
+                if not base.is_dir():
+                    save_shape(shape, base)
+                estimate, peak = measure(base, folder / "data", options, device)
+                rows.append(
+                    {
+                        what: title,
+                        "estimate, MiB": f"{estimate / 2**20:.1f}",
+                        "measured, MiB": f"{peak / 2**20:.1f}",
+                        "error": f"{100 * (estimate / peak - 1):+.1f} %",
+                    }
+                )
+            Console().print(to_terminal(table_of(f"Peak of a {what} ({device})", rows)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline.memory_shapes import MEASURED, Shape, peaks, save_shape
+from pipeline.memory_shapes import (
+    EVALUATED,
+    MEASURED,
+    Shape,
+    evaluation_peaks,
+    peaks,
+    save_shape,
+)
 from torch import nn
 
 from medrm.data.phantom.phantom_set import write_phantom
@@ -32,6 +39,21 @@ def test_the_error_is_within_what_is_said(
     shape: Shape, options: dict[str, Any], tmp_path: Path
 ) -> None:
     estimate, measured = compared(shape, options, tmp_path, "cpu")
+    assert abs(estimate / measured - 1) <= MEASURED_ERROR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [(shape, options) for title, shape, options in EVALUATED if "wide" not in title],
+    ids=[title for title, *_ in EVALUATED if "wide" not in title],
+)
+def test_the_error_of_evaluations_is_within_what_is_said(
+    shape: Shape, options: dict[str, Any], tmp_path: Path
+) -> None:
+    write_phantom(tmp_path / "data", cases=40, seed=3)
+    base = save_shape(shape, tmp_path / "base")
+    estimate, measured = evaluation_peaks(base, tmp_path / "data", options)
     assert abs(estimate / measured - 1) <= MEASURED_ERROR
 
 

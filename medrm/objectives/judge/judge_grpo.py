@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import parse_flag_from_env, send_to_device
 from torch.nn.functional import pad
 from torch.utils.data import Sampler
-from transformers import ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler, strip_images_from_messages
 
@@ -300,13 +300,15 @@ def preview(inputs: TrainingInputs, trainer: JudgeGRPOTrainer, processes: int) -
             loss = trainer._compute_loss(model.train(), sampled)
         trainer.accelerator.backward(loss)
 
-    return replace(steps, batch=batch, run=run)
+    def sampling() -> tuple[BatchFeature, int]:
+        examples = make_batch() * args.steps_per_generation
+        return _prompt_features(inputs.collator, examples), int(args.max_completion_length)
+
+    return replace(steps, batch=batch, run=run, sampling=sampling)
 
 
-def _loss_inputs(
-    trainer: Any, collator: Collator, examples: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Returns what TRL's loss reads of completions that nobody has sampled yet."""
+def _prompt_features(collator: Collator, examples: list[dict[str, Any]]) -> BatchFeature:
+    """Returns the encoded prompts of examples."""
     pixels: Pixels = {}
     rows = []
     for number, example in enumerate(examples):
@@ -316,8 +318,15 @@ def _loss_inputs(
             pixels[refs[-1].digest] = image
         text = chat_template.render(collator.processor, example["prompt"], "generation_prompt")
         rows.append(Row(text, tuple(refs)))
-    features = collator.encode(rows, pixels)
-    count, length = len(rows), int(trainer.args.max_completion_length or 0)
+    return collator.encode(rows, pixels)
+
+
+def _loss_inputs(
+    trainer: Any, collator: Collator, examples: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns what TRL's loss reads of completions that nobody has sampled yet."""
+    features = _prompt_features(collator, examples)
+    count, length = len(examples), int(trainer.args.max_completion_length or 0)
     prompt_ids, prompt_mask = features.pop("input_ids"), features.pop("attention_mask")
     for name, tensor in features.items():
         if tensor.shape[:2] == prompt_ids.shape:  # which tokens are an image
@@ -330,7 +339,8 @@ def _loss_inputs(
         "completion_mask": prompt_ids.new_ones(count, length),
         "advantages": torch.zeros(count),
         "ref_per_token_logps": torch.zeros(count, length),
-        "num_images": [len(row.images) for row in rows],
+        "num_items_in_batch": torch.tensor(count * length),
+        "num_images": [len(example.get("images", [])) for example in examples],
     }
 
 
