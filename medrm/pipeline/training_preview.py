@@ -303,8 +303,8 @@ def memory_table(rehearsed: RehearsedRun, launch: LaunchSettings, *, on_cpu: boo
         notes.append(f"{waiting} of activations wait in main memory.")
     notes.append(
         f"Estimated peaks of trainings and evaluations were within {MEASURED_ERROR:.0%} of those "
-        "measured on a CPU (accelerate_configs/README.md has the table). On a GPU nothing was measured, nor "
-        "with several: leave a tenth free for blocks that the allocator cannot use."
+        "measured on a CPU (accelerate_configs/README.md has the table). On a GPU nothing was "
+        "measured, nor with several: leave a tenth free for blocks that the allocator cannot use."
     )
     fits = [size for size in _CARDS if 1.1 * max(totals) <= size * 2**30]
     if fits and not on_cpu:
