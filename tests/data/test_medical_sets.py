@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,7 +134,7 @@ def test_no_tag_is_told_to_anybody(
     assert main([*audit, "--fail_on", "identity"]) == 1
 
 
-def test_a_set_is_read_again_where_a_medical_image_changes(tmp_path: Path) -> None:
+def test_a_set_is_read_again_where_a_medical_image_changes(tmp_path: Path, own_cache: Path) -> None:
     write_series(tmp_path / "series", [1, 2])
     write_dicom(tmp_path / "one.dcm")
     path = votes(
@@ -143,6 +142,8 @@ def test_a_set_is_read_again_where_a_medical_image_changes(tmp_path: Path) -> No
     )
     read = lambda: [[ref.digest for ref in case.images] for case in read_cases(path)]  # noqa: E731
     first = read()
+    indexes = len(list((own_cache / "index").iterdir()))
+    assert (read(), len(list((own_cache / "index").iterdir()))) == (first, indexes)
     write_dicom(tmp_path / "one.dcm", RAMP[:, ::-1].copy())
     second = read()
     assert (first[0] != second[0], first[1]) == (True, second[1])
@@ -150,7 +151,7 @@ def test_a_set_is_read_again_where_a_medical_image_changes(tmp_path: Path) -> No
     assert read()[1] != second[1]
     (tmp_path / "one.dcm").unlink()
     assert "no file" in str(read_cases(path)[0].images[0].problem)
-    shutil.rmtree(Path(os.environ["MEDRM_CACHE"]) / "medical")
+    shutil.rmtree(own_cache / "medical")
     assert read()[1] != second[1]  # made again
 
 
