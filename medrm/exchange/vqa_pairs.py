@@ -75,7 +75,7 @@ class _Query:
 
 
 @dataclass
-class _Answers:
+class _RightAnswers:
     """All right answers of a file.
 
     Attributes:
@@ -136,8 +136,8 @@ def _find_columns(stated: Collection[str], settings: VqaSettings) -> dict[str, s
     return columns
 
 
-def _all_answers(opened: Opened, columns: dict[str, str | None]) -> _Answers:
-    answers, ids = _Answers(), set()
+def _all_answers(opened: Opened, columns: dict[str, str | None]) -> _RightAnswers:
+    answers, ids = _RightAnswers(), set()
     for _, row in opened.records:
         if columns["id"] is not None:
             identity = hash(str(row.get(columns["id"])))
@@ -179,7 +179,7 @@ def _lines(
     opened: Opened,
     columns: dict[str, str | None],
     settings: VqaSettings,
-    answers: _Answers,
+    answers: _RightAnswers,
     imported: Imported,
 ) -> Iterator[tuple[str, Row]]:
     for location, row in opened.records:
@@ -200,7 +200,7 @@ def _lines(
 
 
 def _negative(
-    query: _Query, answers: _Answers, rules: Sequence[str], random: Random
+    query: _Query, answers: _RightAnswers, rules: Sequence[str], random: Random
 ) -> tuple[str, str | None]:
     """Returns the rule that makes a wrong answer, and that answer; None: no rule does."""
     references = answers.about[query.about]
@@ -216,7 +216,7 @@ def _negative(
 
 
 def _of_another_image(
-    query: _Query, answers: _Answers, references: Collection[str], random: Random
+    query: _Query, answers: _RightAnswers, references: Collection[str], random: Random
 ) -> str | None:
     stated, wanted = answers.to[normalised(query.question)], answer_type(query.answer)
     answered_elsewhere = [text for plain, text in stated.items() if plain not in references]

@@ -42,7 +42,7 @@ CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CallEstimate:
     """What an evaluation would ask.
 
     Attributes:
@@ -85,7 +85,7 @@ class Estimate:
         return lines
 
 
-def estimate(request: EvalRequest, benchmark: Benchmark) -> Estimate:
+def estimate(request: EvalRequest, benchmark: Benchmark) -> CallEstimate:
     """Returns what a model would be asked about a benchmark.
 
     Args:
@@ -108,7 +108,7 @@ def asked(
     collator: Collator | None,
     benchmark: Benchmark,
     facts: Mapping[str, ImageFacts] | None = None,
-) -> Estimate:
+) -> CallEstimate:
     """Returns what a model that is read by a plan would be asked about a benchmark.
 
     Args:
@@ -234,7 +234,7 @@ class TokenCounter:
             usage = dict(zip(USAGE, (tokens, sampling.max_new_tokens), strict=True))
             yield Completion("", "stop", "ok", usage=usage)
 
-    def rows(self, cases: Iterable[Case]) -> Estimate:
+    def rows(self, cases: Iterable[Case]) -> CallEstimate:
         """Returns what a model reads that gives each answer a number: a row for each answer."""
         tokens = calls = 0
         for case in cases:
@@ -249,10 +249,10 @@ class TokenCounter:
             tokens += sum(lengths)
         return self.estimate(calls, tokens, 0)
 
-    def estimate(self, calls: int, prompt_tokens: int, reply_tokens: int) -> Estimate:
+    def estimate(self, calls: int, prompt_tokens: int, reply_tokens: int) -> CallEstimate:
         """Returns the counts, with what is known of how they were taken."""
         exact = self._collator is not None
-        return Estimate(calls, prompt_tokens, reply_tokens, exact, self._uncounted_images)
+        return CallEstimate(calls, prompt_tokens, reply_tokens, exact, self._uncounted_images)
 
     def _image_tokens(self, collator: Collator, case: Case) -> int:
         facts = [self._facts[ref.digest] for ref in case.images if ref.digest in self._facts]

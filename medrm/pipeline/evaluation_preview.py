@@ -18,7 +18,7 @@ from medrm.errors import MedrmError
 from medrm.evaluation.benchmark import Benchmark
 from medrm.evaluation.tables.table import DASH, Row, Table, table_of
 from medrm.pipeline.context import DEVELOPMENT, ReportRow, RunContext
-from medrm.pipeline.dry_run import Estimate, asked
+from medrm.pipeline.dry_run import CallEstimate, asked
 from medrm.pipeline.stages import measure_before, rows_after
 from medrm.scorer.specs import ScorerPlan, judge_spec
 
@@ -39,7 +39,7 @@ class PlannedRow(NamedTuple):
     benchmark: Benchmark
 
 
-class _Reading(NamedTuple):
+class _PreviewedScorer(NamedTuple):
     """Stands for an opened scorer."""
 
     readout: str
@@ -77,7 +77,9 @@ class _NotedContext(RunContext):
         self, loaded: Any, readout: str | None = None, dimensions: Sequence[str] | None = None
     ) -> Any:
         """Returns how the model would be read."""
-        return _Reading(readout or self.readout, tuple(dimensions or self.splits.dimensions))
+        return _PreviewedScorer(
+            readout or self.readout, tuple(dimensions or self.splits.dimensions)
+        )
 
     def measure(self, row: ReportRow) -> float:
         """Notes the row."""
@@ -87,7 +89,7 @@ class _NotedContext(RunContext):
             if row.weights is not None:  # else a head that is drawn or trained for this row alone
                 reading = row.open()
         except (OSError, MedrmError):  # it reads what another row's model has said
-            reading = _Reading("", self.splits.dimensions)
+            reading = _PreviewedScorer("", self.splits.dimensions)
         self.noted.append(PlannedRow(row.name, reading[0] or None, reading[1], benchmark))
         folder = self.folder(row.name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,7 @@ def planned_rows(context: RunContext) -> list[PlannedRow]:
 
 def evaluations_table(context: RunContext) -> Table:
     """Returns the calls and tokens of each row, and of all."""
-    counted: dict[Any, Estimate] = {}
+    counted: dict[Any, CallEstimate] = {}
     rows: list[Row] = []
     totals = [0, 0, 0]
     for name, readout, dimensions, benchmark in planned_rows(context):

@@ -15,7 +15,7 @@ from medrm.cli import main
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark_loading import load_benchmark
 from medrm.pipeline import dry_run
-from medrm.pipeline.dry_run import Estimate, estimate
+from medrm.pipeline.dry_run import CallEstimate, estimate
 from medrm.pipeline.requests import EvalRequest, Prices
 from medrm.schema import DIMENSIONS
 
@@ -122,7 +122,7 @@ def test_the_model_of_like_is_not_fetched(other: Path, monkeypatch: pytest.Monke
 
 
 def test_cost_is_that_of_the_prices_given() -> None:
-    asked = Estimate(10, 2_000_000, 500_000, exact=False, uncounted_images=7)
+    asked = CallEstimate(10, 2_000_000, 500_000, exact=False, uncounted_images=7)
     assert asked.cost(Prices(None, None)) is None
     assert asked.cost(Prices(2.5, None)) == 5.0
     assert asked.cost(Prices(2.5, 10.0)) == 10.0

@@ -41,7 +41,7 @@ _MODE = "render_mode"
 _PATTERNS = ("{}.parquet", "{}-*.parquet", "*/{}.parquet", "*/{}-*.parquet", "{}/*.parquet")
 
 
-class _Compared(NamedTuple):
+class _RatedPair(NamedTuple):
     """What a rating is about: a question, two systems in any order, and how they were shown."""
 
     question: str
@@ -110,7 +110,7 @@ def _drafts(tables: Mapping[str, Path], folder: Path, boundary: Path) -> Iterato
         (str(row["question_id"]), str(row["provider_key"])): row["answer_markdown"]
         for _, row in _rows(tables, "answers", boundary, problems)
     }
-    compared: dict[_Compared, _Ratings] = {}
+    compared: dict[_RatedPair, _Ratings] = {}
     for location, row in _rows(tables, "ratings", boundary, problems):
         try:
             _add(row, compared)
@@ -167,7 +167,7 @@ def _rows(
         yield location, row
 
 
-def _add(row: Row, compared: dict[_Compared, _Ratings]) -> None:
+def _add(row: Row, compared: dict[_RatedPair, _Ratings]) -> None:
     """Adds a rating to those of its comparison.
 
     Raises:
@@ -178,7 +178,7 @@ def _add(row: Row, compared: dict[_Compared, _Ratings]) -> None:
     if not all(isinstance(name, str) and name for name in (*slots, axis)) or len({*slots}) < 2:
         raise DataError("it does not name two systems and an axis")
     value, strength = read_vote(row["choice"], 2)
-    key = _Compared(str(row["question_id"]), frozenset(slots), str(row.get(_MODE) or ""))
+    key = _RatedPair(str(row["question_id"]), frozenset(slots), str(row.get(_MODE) or ""))
     by_hash = sorted(slots, key=lambda name: sha256(f"{key.question}\0{name}".encode()).digest())
     ratings = compared.setdefault(key, _Ratings(tuple(by_hash)))
     if isinstance(value, int) and slots != by_hash:

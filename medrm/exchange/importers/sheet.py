@@ -78,7 +78,7 @@ def _how_to_go_on(opened: Opened, open_points: list[str]) -> str:
     )
 
 
-class _Answers(NamedTuple):
+class _RowAnswers(NamedTuple):
     """The answers of a row, as they are stored.
 
     Attributes:
@@ -145,7 +145,7 @@ class _SheetReader:
         names = (vote.column,) if vote.column else (*vote.ratings, *vote.ranks)
         return not any(text_of(row.get(name)) for name in names)
 
-    def _case(self, row: Row, answers: _Answers) -> Row:
+    def _case(self, row: Row, answers: _RowAnswers) -> Row:
         """Returns what a row says of its case."""
         case: Row = {"question": self._text("question", row), "images": self._images(row)}
         case |= {role: self._text(role, row, "") for role in _PASSED_ON if self._has(role)}
@@ -166,7 +166,7 @@ class _SheetReader:
         content = json.dumps(case, sort_keys=True, default=str).encode()
         return {"case_id": hashlib.sha256(content).hexdigest()[:16], **case}
 
-    def _answers(self, row: Row) -> _Answers:
+    def _answers(self, row: Row) -> _RowAnswers:
         """Returns the answers as they are stored: always the same one first."""
         columns = self._mapping.columns
         left = ""
@@ -179,11 +179,11 @@ class _SheetReader:
                     "of the mapping does not name"
                 )
         if "answers" in columns:
-            return _Answers([self._cell_text(name, row) for name in columns["answers"]], left)
+            return _RowAnswers([self._cell_text(name, row) for name in columns["answers"]], left)
         if PAIR[0] in columns:
-            return _Answers([self._text(role, row) for role in PAIR], left)
+            return _RowAnswers([self._text(role, row) for role in PAIR], left)
         texts = [self._text(role, row) for role in SIDES]
-        return _Answers(texts[::-1] if left == "B" else texts, left or "A")
+        return _RowAnswers(texts[::-1] if left == "B" else texts, left or "A")
 
     def _images(self, row: Row) -> list[Any]:
         images: list[Any] = []
@@ -198,7 +198,7 @@ class _SheetReader:
         return images
 
     def _add_vote(
-        self, read: dict[str, Any], vote: VoteColumn, row: Row, answers: _Answers
+        self, read: dict[str, Any], vote: VoteColumn, row: Row, answers: _RowAnswers
     ) -> None:
         """Adds a vote and what belongs to it to what a reader says in a row."""
         dimension = vote.dimension or self._dimension(row)
@@ -224,7 +224,7 @@ class _SheetReader:
             )
         return dimension
 
-    def _meaning(self, vote: VoteColumn, row: Row, answers: _Answers) -> Any:
+    def _meaning(self, vote: VoteColumn, row: Row, answers: _RowAnswers) -> Any:
         """Returns the value of a vote, for the answers as they are stored."""
         if not vote.column:
             return self._ranking(vote, row, answers)
@@ -248,7 +248,7 @@ class _SheetReader:
         letter = answers.left if side == "left" else _TURNED[answers.left]
         return f"{strength}_{letter.lower()}" if strength else letter
 
-    def _ranking(self, vote: VoteColumn, row: Row, answers: _Answers) -> str | list[list[int]]:
+    def _ranking(self, vote: VoteColumn, row: Row, answers: _RowAnswers) -> str | list[list[int]]:
         """Returns the stored answers by their numbers, best first; of two, which one is better."""
         names = vote.ratings or vote.ranks
         if answers.left == "B" and SIDES[0] in self._mapping.columns:
