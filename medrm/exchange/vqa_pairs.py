@@ -13,7 +13,14 @@ from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, nearest, shortened
 from medrm.exchange.imported import Imported, Importer, Opened, unread
-from medrm.exchange.wrong_answers import OTHER_IMAGE, RULES, answer_type, normalised, wrong_answer
+from medrm.exchange.wrong_answers import (
+    OTHER_IMAGE,
+    RULES,
+    answer_type,
+    may_agree,
+    normalised,
+    wrong_answer,
+)
 
 DIMENSION = "accuracy"
 """What a wrong answer is worse in; of other qualities it says nothing."""
@@ -219,8 +226,11 @@ def _of_another_image(
     query: _Query, answers: _RightAnswers, references: Collection[str], random: Random
 ) -> str | None:
     stated, wanted = answers.to[normalised(query.question)], answer_type(query.answer)
-    answered_elsewhere = [text for plain, text in stated.items() if plain not in references]
-    alike = sorted(text for text in answered_elsewhere if answer_type(text) == wanted)
+    alike = sorted(
+        text
+        for text in stated.values()
+        if answer_type(text) == wanted and not any(may_agree(text, right) for right in references)
+    )
     return random.choice(alike) if alike else None
 
 

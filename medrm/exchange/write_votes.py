@@ -76,9 +76,8 @@ def write_votes(
         writer = _SetWriter(draft, opened)
         written = 0
         with (draft / VOTES_FILE).open("wb") as file:
-            new_lines = restored(imported.lines, opened.path.parent)
-            for place, line in chain(_joined_lines(joined, imported, writer.options), new_lines):
-                taken = writer.take(place, line)
+            for folder, place, line in _all_lines(opened, imported, joined):
+                taken = writer.take(place, line, folder)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
                 else:
@@ -94,30 +93,34 @@ def write_votes(
     return summary
 
 
-def _joined_lines(
-    folder: Path | None, imported: Imported, options: ImageOptions
-) -> Iterator[LocatedRow]:
-    """Yields the lines of an earlier set, their images as bytes.
+def _all_lines(
+    opened: Opened, imported: Imported, joined: Path | None
+) -> Iterator[tuple[Path, str, Row]]:
+    """Yields the lines of the joined set and of the file, each with the folder of its images.
+
+    Raises:
+        DataError: what is to be joined is no set.
+    """
+    if joined is not None:
+        for place, line in _joined_lines(joined, imported):
+            yield joined, place, line
+    folder = opened.path.parent
+    for place, line in restored(imported.lines, folder):
+        yield folder, place, line
+
+
+def _joined_lines(folder: Path, imported: Imported) -> Iterator[LocatedRow]:
+    """Yields the lines of an earlier set.
 
     Raises:
         DataError: it is none.
     """
-    if folder is None:
-        return
     if not (folder / VOTES_FILE).is_file():
         raise DataError(f"{folder} holds no {VOTES_FILE}, so nothing can be joined with it.")
     problems: list[str] = []
-    for place, line in JsonLines(folder / VOTES_FILE, problems):
-        paths = line.get("images", [line["image"]] if "image" in line else [])
-        line = {key: value for key, value in line.items() if key != "image"}
-        try:
-            refs = (file_images(str(path), folder, None, options) for path in paths)
-            line["images"] = [ref.read() for ref in chain.from_iterable(refs)]
-        except (DataError, OSError) as error:
-            problems.append(f"{place}: {error}")
-            continue
-        yield f"{folder.name}/{VOTES_FILE} {place}", line
     name = f"{folder.name}/{VOTES_FILE}"
+    for place, line in JsonLines(folder / VOTES_FILE, problems):
+        yield f"{name} {place}", line
     imported.unread += [
         unread(f"{name} {problem}", "it cannot be joined", "") for problem in problems
     ]
@@ -132,11 +135,11 @@ class _SetWriter:
     """
 
     def __init__(self, folder: Path, opened: Opened) -> None:
-        self._folder, self._opened = folder, opened
+        self._folder = folder
         self._first: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._voted: dict[tuple[str, str, str], str] = {}
-        self.options = ImageOptions(opened.image_root, opened.image_conversion)
-        self._stored: dict[str, list[str]] = {}
+        self._options = ImageOptions(opened.image_root, opened.image_conversion)
+        self._stored: dict[tuple[Path, str], list[str]] = {}
         self._hashed: dict[str, list[str]] = {}
         self.converted = ConvertedTally()
         self._names: dict[str, str] = {}
@@ -154,8 +157,14 @@ class _SetWriter:
         """How many different ones there are."""
         return len(self._names)
 
-    def take(self, place: str, line: Row) -> Row | str:
-        """Stores the images of a line and returns it as it is written, or why it is not taken."""
+    def take(self, place: str, line: Row, folder: Path) -> Row | str:
+        """Stores the images of a line and returns it as it is written, or why it is not taken.
+
+        Args:
+            place: of the line.
+            line: to write.
+            folder: to which the paths of its images are relative.
+        """
         written = [line["image"]] if "image" in line else []
         images = line.get("images", written)
         taken = {key: value for key, value in line.items() if key != "image"}
@@ -163,7 +172,7 @@ class _SetWriter:
         if problems := line_problems(taken):
             return "; ".join(problems)
         try:
-            stored = [self._store(image) for image in images]
+            stored = [self._store(image, folder) for image in images]
             if taken.get("context") and any(len(pictures) > 1 for pictures in stored):
                 raise DataError("an image of several pictures beside earlier turns is not imported")
         except DataError as error:
@@ -211,7 +220,7 @@ class _SetWriter:
                 self._voted[case_id, annotator, dimension] = place
                 self.votes.setdefault(dimension, Counter())[str(value)] += 1
 
-    def _store(self, written: Any) -> list[str]:
+    def _store(self, written: Any, folder: Path) -> list[str]:
         """Copies an image, or the pictures of a medical one, and returns their paths in the set.
 
         Raises:
@@ -223,17 +232,17 @@ class _SetWriter:
         if content is None and not isinstance(written, str):
             raise DataError(f"an image is {shortened(repr(written))}; give a path")
         if content is None:
-            if written in self._stored:
-                return self._stored[written]
+            if (folder, written) in self._stored:
+                return self._stored[folder, written]
             content = inline_bytes(written)
         if content is not None and medical_kind(content) is None:
             return [self._write(content, image_suffix(content))]
         if content is not None:
-            return self._pictures(cached_images(content, self.options), "")
-        path = self._portable(written)
-        refs = file_images(path, self._opened.path.parent, None, self.options)
-        self._stored[written] = self._pictures(refs, Path(path).suffix.lower())
-        return self._stored[written]
+            return self._pictures(cached_images(content, self._options), "")
+        path = self._portable(written, folder)
+        refs = file_images(path, folder, None, self._options)
+        stored = self._stored[folder, written] = self._pictures(refs, Path(path).suffix.lower())
+        return stored
 
     def _pictures(self, refs: Sequence[ImageRef], suffix: str) -> list[str]:
         """Copies what references stand for; of a medical image nothing but its pictures."""
@@ -249,10 +258,10 @@ class _SetWriter:
         self.converted.add(refs)
         return names
 
-    def _portable(self, written: str) -> str:
+    def _portable(self, written: str, folder: Path) -> str:
         """Returns a path as this system writes it, for Windows separates folders otherwise."""
-        folders = filter(None, (self._opened.image_root, self._opened.path.parent))
-        is_there = any(os.path.lexists(folder / written.replace("\0", "")) for folder in folders)
+        roots = filter(None, (self._options.root, folder))
+        is_there = any(os.path.lexists(root / written.replace("\0", "")) for root in roots)
         return written if is_there else written.replace("\\", "/")
 
     def _write(self, content: bytes, suffix: str) -> str:

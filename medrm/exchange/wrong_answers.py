@@ -40,13 +40,15 @@ _PLACES = (
 _MODALITIES = (
     ("CT", "CT scan", "computed tomography", "computerized tomography"),
     ("MRI", "MRI scan", "magnetic resonance imaging"),
-    ("X-ray", "x ray", "xray", "radiograph", "radiography", "plain film"),
+    (
+        *("X-ray", "x ray", "xray", "radiograph", "radiography", "plain film"),
+        *("mammography", "mammogram"),
+    ),
     ("ultrasound", "ultrasonography", "sonography", "sonogram"),
     ("PET", "PET scan", "positron emission tomography"),
-    ("mammography", "mammogram"),
     ("endoscopy",),
 )
-"""Names of one modality, by the first of which it takes another's place."""
+"""Names of one modality, or of one that is a kind of it; by the first it takes another's place."""
 
 _ORGANS = (
     ("brain", "head", "skull", "cerebellum", "eye", "retina"),
@@ -72,6 +74,16 @@ _NUMBER_WORDS = (
     "ten",
 )
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,9}(?:\.\d{1,6})?(?![\w,]|\.\d)")
+_LARGEST_COUNT = 20
+"""A greater whole number may be a measure, of which one more is as right."""
+
+_BOUND = re.compile(
+    r"[<>\u2264\u2265]|\b(than|least|most|over|under|above|below|up to|mehr|weniger|mindestens"
+    r"|höchstens|über|unter|bis)\b",
+    re.IGNORECASE,
+)
+"""What makes a number a bound, beside which another one is as true."""
+
 _ARTICLES = ("a", "an", "the")
 
 
@@ -109,8 +121,10 @@ def _flipped(answer: str, _: Random) -> Iterator[str]:
 def _changed_number(answer: str, random: Random) -> Iterator[str]:
     """Changes one number: a count by one, two or itself, a measure to half, one and a half, double.
 
-    Numbers in words are changed where they are the whole answer.
+    Numbers in words are changed where they are the whole answer, and no number that is a bound.
     """
+    if _BOUND.search(answer):
+        return
     word = answer.strip().lower().rstrip(".")
     if word in _NUMBER_WORDS:
         value = _NUMBER_WORDS.index(word)
@@ -122,7 +136,7 @@ def _changed_number(answer: str, random: Random) -> Iterator[str]:
         integer, _, decimals = number[0].partition(".")
         counts = [int(integer) + step for step in (-2, -1, 1, 2, int(integer))]
         changed = [str(count) for count in counts if count >= 0]
-        if decimals:
+        if decimals or int(integer) > _LARGEST_COUNT:
             measures = (float(number[0]) * factor for factor in (0.5, 1.5, 2.0))
             changed = [f"{measure:.{len(decimals)}f}" for measure in measures]
         for text in _shuffled(changed, random):
@@ -210,6 +224,22 @@ RULES: dict[str, Rule] = {
 
 OTHER_IMAGE = "other_image"
 """The rule that takes the answer to the same question about another image; it needs the set."""
+
+
+def may_agree(answer: str, reference: str) -> bool:
+    """Returns whether one answer may say what another does, in more or fewer or other words.
+
+    >>> may_agree("a small mass", "mass"), may_agree("CT scan", "computed tomography")
+    (True, True)
+    >>> may_agree("yes", "no")
+    False
+    """
+    words, stated = ({*normalised(text).split()} for text in (answer, reference))
+    name_one_modality = any(
+        all(any(_word(name, "s?").search(text) for name in group) for text in (answer, reference))
+        for group in _MODALITIES
+    )
+    return words <= stated or stated <= words or name_one_modality
 
 
 def wrong_answer(rule: str, answer: str, references: Collection[str], random: Random) -> str | None:

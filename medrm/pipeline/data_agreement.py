@@ -34,6 +34,7 @@ class AgreementRequest:
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the set)"
     )
+    image_conversion: str | None = as_in(DataOptions, "image_conversion")
     vote_ties: Literal["keep", "split", "drop"] = as_in(DataOptions, "vote_ties")
     vote_strength: Literal["share", "weight", "ignore"] = as_in(DataOptions, "vote_strength")
     min_vote_seconds: float = as_in(DataOptions, "min_vote_seconds")
@@ -54,9 +55,8 @@ def measure_agreement(request: AgreementRequest) -> None:
     """
     check_outputs({"--output": request.output}, folders=False)
     rules = label_rules(request)
-    measured = reader_agreement(
-        read_set(request.source, rules, image_root=request.image_root), rules
-    )
+    images = {"image_root": request.image_root, "image_conversion": request.image_conversion}
+    measured = reader_agreement(read_set(request.source, rules, **images), rules)
     if not any(of_dimension["units"] for of_dimension in measured["dimensions"].values()):
         raise DataError(
             f"No case of {request.source} was judged by two readers on one dimension, so there is "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medrm.config.option import as_in, option
+from medrm.data.medical.conversions import parse_conversion
 from medrm.errors import ConfigError
 from medrm.exchange.open_source import open_source
 from medrm.exchange.vqa_pairs import DERIVED, RULE_NAMES, VqaSettings, vqa_importer
@@ -40,6 +41,7 @@ class BuildRequest:
     )
     seed: int = option(0, "same seed and same file, same pairs")
     image_root: Path | None = as_in(ImportRequest, "image_root")
+    image_conversion: str | None = as_in(ImportRequest, "image_conversion")
     overwrite_output_dir: bool = option(
         False, "replace what an earlier build has left in output instead of refusing to start"
     )
@@ -62,6 +64,8 @@ def build_cases(request: BuildRequest) -> dict[str, Any]:
     rules = list(dict.fromkeys(request.rules))
     settings = VqaSettings(columns, request.without_images, rules, request.seed)
     opened = open_source(Path(request.file), request.image_root)
+    if request.image_conversion is not None:
+        opened.image_conversion = parse_conversion(request.image_conversion)
     importer, overwrite = vqa_importer(settings), request.overwrite_output_dir
     summary = write_votes(request.output, opened, importer, overwrite=overwrite)
     pairs = {name: summary["annotators"].get(f"{DERIVED}{name}", 0) for name in rules}

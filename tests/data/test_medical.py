@@ -165,6 +165,19 @@ def test_frames_of_an_enhanced_file_have_their_own_rescaling(tmp_path: Path) -> 
     assert same[0] == same[1]
 
 
+def test_workers_that_have_ended_meanwhile_are_not_asked(tmp_path: Path) -> None:
+    waiting = [converter._Worker() for _ in range(3)]
+    for worker in waiting:
+        worker._process.kill()
+        worker._process.wait()
+    converter._idle[:] = [*converter._idle, *waiting]
+    path = write_dicom(tmp_path / "1.dcm", np.stack([RAMP, RAMP + np.int16(7)]))
+    asked = parse_conversion("ct_lung,frames=all:2")
+    pictures = converter.convert_bytes("dicom", path.read_bytes(), asked, "number 1")
+    names = [name for name, _ in pictures]
+    assert names == ["number 1, picture 1 of 2", "number 1, picture 2 of 2"]
+
+
 def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "flat.dcm", PixelSpacing=[2, 1])
     assert pixels(path, "ct_lung").shape == (80, 50)
@@ -176,6 +189,8 @@ def test_hounsfield_units_are_of_ct_alone(tmp_path: Path) -> None:
     assert "needs Hounsfield units" in str(ref.problem)
     energies = write_dicom(tmp_path / "energies.dcm", RescaleType="Z_EFF")
     assert "needs Hounsfield units" in str(converted(energies, "medgemma-1.5-ct")[0].problem)
+    screenshot = write_dicom(tmp_path / "shot.dcm", RescaleSlope=None, RescaleIntercept=None)
+    assert "needs Hounsfield units" in str(converted(screenshot, "ct_brain")[0].problem)
     # A mixed set has colour pictures as well: nothing is windowed there.
     assert digests(DICOM / "examples_rgb_color.dcm", "ct_brain")
 

@@ -233,3 +233,17 @@ def test_sets_that_were_converted_differently_do_not_mix(tmp_path: Path) -> None
         read_training_set(both)
     mixed = read_training_set(both, image_conversion="ct_lung")
     assert mixed.converted["files"] == {"DICOM": 2}
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_agreement_and_derived_pairs_take_a_conversion(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "1.dcm", RAMP)
+    rows = [vote("a", name, image=..., images=["1.dcm"]) for name in ("anna", "ben")]
+    source = write_lines(tmp_path / "votes.jsonl", rows)
+    asked = {"question": "Is there a mass?", "answer": "no", "image": "1.dcm"}
+    questions = write_lines(tmp_path / "vqa.jsonl", [asked])
+    build = ["build", "--from", "vqa", str(questions), "--output", str(tmp_path / "pairs")]
+    for command in (["agreement", str(source)], build):
+        assert main(["data", *command]) == 2
+        assert main(["data", *command, "--image_conversion", "ct_lung"]) == 0
+    assert len(read_cases(tmp_path / "pairs")[0].images) == 1

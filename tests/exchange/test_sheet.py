@@ -351,6 +351,15 @@ def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "row 5: there is no file 'bilder/b.png'" in shown
 
 
+def test_what_is_ignored_stands_in_no_report(folder: Path) -> None:
+    named = GERMAN.replace("014;", "014b;").replace("links;links;;;;;\n013", "links;;;;;;Rita\n013")
+    _, report = imported(write(folder / "names.csv", named))
+    assert "Left out, as the mapping says: 'Patientenname'." in report["notes"]
+    text = json.dumps(report)
+    assert "Rita" not in text
+    assert "Erika" not in text
+
+
 def test_a_further_reader_is_joined(folder: Path) -> None:
     lines, _ = imported(write(folder / "first.csv", GERMAN))
     first = folder / "set of first.csv"

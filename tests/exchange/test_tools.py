@@ -16,6 +16,7 @@ from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.errors import ConfigError, DataError
 from medrm.exchange.importers import IMPORTERS
+from medrm.exchange.importers.tool_rows import in_stored_order
 from medrm.exchange.mapping import load_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.write_votes import write_votes
@@ -231,6 +232,24 @@ def test_doccano_says_that_it_names_no_annotator(tmp_path: Path) -> None:
     assert lines["21", "anna"]["votes"] == {"overall": "B"}
     assert "the name of the file stands, 'anna': 2." in " ".join(report["notes"])
     assert "spans of a text are no votes" in reasons(report)["line 4"]
+
+
+def test_labels_that_compare_answers_name_no_dimension(tmp_path: Path) -> None:
+    shown = {"text": "Q?", "answer_1": "No.", "answer_2": "Yes.", "Comments": []}
+    labels = ("A=B", "A>B", "left = right")
+    documents = [{"id": n, **shown, "label": [label]} for n, label in enumerate(labels)]
+    lines, _ = imported(tmp_path / "anna.jsonl", documents)
+    assert [line["votes"] for line in lines.values()] == [
+        {"overall": "tie"},
+        {"overall": "slightly_a"},
+        {"overall": "tie"},
+    ]
+
+
+def test_ratings_with_decimals_are_turned_with_their_answers() -> None:
+    row = {"answer_1": "second", "answer_2": "first", "score_1": 3, "score_2": "4.5"}
+    stored = in_stored_order({**row, "order": [1, 0]})
+    assert (stored["answer_1"], stored["score_1"], stored["score_2"]) == ("first", "4.5", 3)
 
 
 FORMS: dict[str, Callable[[], Any]] = {

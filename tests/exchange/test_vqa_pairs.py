@@ -24,6 +24,9 @@ MADE = {
     ("number", "2"): {"0", "1", "3", "4"},
     ("number", "0"): {"1", "2"},
     ("number", "about 4 cm"): {f"about {n} cm" for n in (2, 3, 5, 6, 8)},
+    ("number", "120 mm"): {"60 mm", "180 mm", "240 mm"},
+    ("number", "less than 5 mm"): set(),
+    ("number", "> 3"): set(),
     ("number", "1.5 mm"): {"0.8 mm", "2.2 mm", "3.0 mm"},
     ("number", "Three"): {"Two", "Four", "Five"},
     ("number", "T2"): set(),
@@ -34,8 +37,9 @@ MADE = {
     ("laterality", "leftover"): set(),
     ("position", "the upper lobe, lateral"): {"the lower lobe, lateral", "the upper lobe, medial"},
     ("position", "bilateral"): set(),
-    ("modality", "CT scan"): {"MRI", "X-RAY", "ULTRASOUND", "PET", "MAMMOGRAPHY", "ENDOSCOPY"}
-    | {"X-ray", "Ultrasound", "Mammography", "Endoscopy"},
+    ("modality", "CT scan"): {"MRI", "X-RAY", "ULTRASOUND", "PET", "ENDOSCOPY"}
+    | {"X-ray", "Ultrasound", "Endoscopy"},
+    ("modality", "mammogram"): {"CT", "MRI", "Ultrasound", "ultrasound", "PET", "endoscopy"},
     ("modality", "PET-CT"): set(),
     ("organ", "Knee and hip"): set(),
     ("organ", "a mass"): set(),
@@ -168,6 +172,16 @@ def test_rules_are_chosen_and_ordered(folder: Path) -> None:
     assert by_rule(report) == {"other_image": 2}
     _, report = build(folder, [*rows, row(2, "Which side?", "left")], "--rules", "laterality")
     assert (report["lines"], report["not_taken"]) == (1, 2)
+
+
+def test_what_may_agree_is_not_taken_from_another_image(folder: Path) -> None:
+    asked = "What is seen?"
+    rows = [row(0, asked, "Left effusion"), row(1, asked, "effusion"), row(3, asked, "A mass")]
+    rows += [row(4, "Which scan?", "CT scan"), row(5, "Which scan?", "computed tomography")]
+    found, _ = build(folder, rows, "--rules", "other_image")
+    assert {case.case_id: {*case.answers} for case in found.cases} == {
+        "0": {"Left effusion", "A mass"}
+    }
 
 
 def test_columns_by_other_names(folder: Path) -> None:

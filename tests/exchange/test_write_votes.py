@@ -8,11 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 from PIL import Image
 
 from medrm.cli import main
 from medrm.data.case_set import read_set
+from medrm.data.medical.conversions import parse_conversion
 from medrm.errors import ConfigError, DataError
 from medrm.exchange.imported import Imported, Importer, Opened, unread
 from medrm.exchange.open_source import open_source
@@ -102,6 +104,29 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_a_set(tmp_path: Path) -> 
     kept = json.loads((tmp_path / "set" / "votes.jsonl").read_text().splitlines()[0])
     assert kept["extra"] == {"Station": 3}
     assert kept["comment"] == "unsharp"
+
+
+def test_images_of_a_joined_set_keep_their_patient(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    scan = pydicom.dcmread(Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm")
+    scan.PatientID = "P-77"
+    scan.save_as(first / "scan.dcm")
+    write(
+        first / "votes.jsonl",
+        line("1", "anna", images=["scan.dcm"]),
+        line("2", "anna", images=None),
+        line("3", "anna", images=["lost.png"]),
+    )
+    opened = write(tmp_path / "rows.jsonl", line("4", "ben", images=[]))
+    opened.image_conversion = parse_conversion("ct_lung")
+    report = write_votes(tmp_path / "set", opened, TOY, first)
+    places = [row["place"] for row in report["unread"]]
+    assert places == ["first/votes.jsonl line 2", "first/votes.jsonl line 3"]
+    assert report["converted"]["files"] == {"DICOM": 1}
+    kept, _ = map(json.loads, (tmp_path / "set" / "votes.jsonl").read_text().splitlines())
+    assert kept["patient"].startswith("dicom-")
+    assert "P-77" not in (tmp_path / "set" / "votes.jsonl").read_text()
 
 
 def test_nothing_taken_and_folders_in_use_are_refused(tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def convert_bytes(
         UnreadableError: why there are none.
         ConfigError: a package is missing.
     """
-    with tempfile.TemporaryDirectory(prefix="medrm-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="medrm-") as scratch:
+        folder = Path(scratch)
         (folder / "stored").write_bytes(content)
         about = _convert(kind, [folder / "stored"], asked, folder)
         contents = [(folder / file).read_bytes() for file, *_ in about["pictures"]]
@@ -267,12 +267,21 @@ _idle: list[_Worker] = []
 """Workers that wait for a request."""
 
 
+def _free_worker() -> _Worker:
+    """Returns a worker that waits for a request, or a new one; those that wait long have ended."""
+    while True:
+        try:
+            worker = _idle.pop()
+        except IndexError:
+            return _Worker()
+        if worker.is_alive:
+            return worker
+        worker.end()
+
+
 def _ask(request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Returns the answer of a worker that is free, or of a new one."""
-    try:
-        worker = _idle.pop()
-    except IndexError:
-        worker = _Worker()
+    worker = _free_worker()
     try:
         answer = worker.ask(request, seconds)
     except BaseException:

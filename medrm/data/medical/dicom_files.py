@@ -169,16 +169,28 @@ def _frame(tags: Any, index: int) -> Frame:
     if stored.ndim == 3:
         return Frame(_in_bytes(stored[:, :, :3], int(about["bits_stored"])), aspect=aspect)
     own_window, own_window_name = _own_window(tags, index)
-    kind = str(_of_frame(tags, index, "PixelValueTransformationSequence", "RescaleType") or "HU")
     return Frame(
         stored,
         _values_of(tags, index),
-        _text(tags, "Modality") in ("CT", "") and kind in ("HU", "US"),
+        _is_hounsfield(tags, index),
         tags.PhotometricInterpretation == "MONOCHROME1",
         own_window,
         own_window_name,
         aspect,
     )
+
+
+def _is_hounsfield(tags: Any, index: int) -> bool:
+    """Returns whether values are in Hounsfield units, as far as the file can tell.
+
+    A CT states how they follow from its pixels; a picture of one, such as a secondary capture, does
+    not.
+    """
+    sequence = "PixelValueTransformationSequence"
+    kind = str(_of_frame(tags, index, sequence, "RescaleType") or "HU")
+    stated = _of_frame(tags, index, sequence, "RescaleIntercept") is not None
+    is_rescaled = stated or bool(tags.get("ModalityLUTSequence"))
+    return _text(tags, "Modality") in ("CT", "") and kind in ("HU", "US") and is_rescaled
 
 
 def _in_bytes(colours: NDArray[Any], bits: int) -> NDArray[np.uint8]:

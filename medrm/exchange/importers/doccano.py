@@ -64,7 +64,8 @@ def _said(labels: list[str], tally: Tally) -> Row:
     for label in labels:
         column, *values = (part.strip() for part in _DIVIDER.split(label, maxsplit=1))
         value = values[0] if values else ""
-        if not column or meaning_of(value) is None:
+        # "A=B" names no dimension A.
+        if not column or meaning_of(value) is None or meaning_of(column) is not None:
             column, value = "label", label
         tally.controls.add(column)
         if column != "label":

@@ -117,7 +117,11 @@ class _SheetReader:
             self._imported.notes.append(f"Left out, as the mapping says: {ignored}.")
 
     def _refuse(self, place: str, reason: str, row: Row) -> None:
-        content = {name: text_of(cell) for name, cell in row.items() if text_of(cell)}
+        content = {
+            name: text
+            for name, cell in row.items()
+            if name not in self._mapping.ignore and (text := text_of(cell))
+        }
         self._imported.unread.append(unread(place, reason, content))
 
     def _lines_of(self, place: str, row: Row) -> Iterator[tuple[str, Row]]:

@@ -113,7 +113,7 @@ class ToolTable:
             unknown = self._open(f"no column is recognised as votes; there are {held or 'none'}")
             votes = [{"column": unknown, "dimension": UNKNOWN}]
         content["votes"] = [{key: vote[key] for key in vote if vote[key]} for vote in votes]
-        content["values"] = self._meanings(votes, by_place="answers" not in columns)
+        content["values"] = self._meanings(votes)
         if "answers" not in columns:
             content["order"] = {"column": SHOWN_FIRST, "values": {"A": "A", "B": "B"}}
         content["ignore"] = [name for name in self._values if is_identifying(name)]
@@ -216,7 +216,7 @@ class ToolTable:
                 columns.setdefault(role, name)
         return columns
 
-    def _meanings(self, votes: list[dict[str, Any]], *, by_place: bool) -> dict[str, str]:
+    def _meanings(self, votes: list[dict[str, Any]]) -> dict[str, str]:
         """Returns what the values of votes mean, letters as the place where an answer stood."""
         meanings: dict[str, str] = {}
         for column in filter(None, (vote.get("column") for vote in votes)):

@@ -17,6 +17,7 @@ from typing import Any
 from medrm.data.row_tables import LocatedRow, Row, decode_json
 from medrm.errors import shortened
 from medrm.exchange.imported import Opened, Unread, unread
+from medrm.exchange.tables.grid import number_of
 
 SHOWN_FIRST = "shown_first"
 """A column that says which of two stored answers stood first (on the left): `A` or `B`."""
@@ -172,8 +173,8 @@ def decoded(cell: Any) -> Any:
 
 
 def is_number(cell: Any) -> bool:
-    """Returns whether a cell is a whole number, or empty."""
-    return cell in (None, "") or type(cell) is int or (isinstance(cell, str) and cell.isdecimal())
+    """Returns whether a cell is a number, or empty."""
+    return cell in (None, "") or number_of(cell) is not None
 
 
 def single(said: Any) -> Any:

@@ -15,6 +15,9 @@ from medrm.errors import ConfigError, DataError, MedrmError, nearest, shortened
 MOST_XML = 2**28
 """256 MiB: of all XML in an archive, unpacked; a sheet of 1.5 million cells has about 60 MB."""
 
+_LARGEST_PICTURE = 2**26
+"""64 MiB: a part that lies among the pictures, and is larger, counts as XML: it may be some."""
+
 _MOST_MEMBERS = 10_000
 _MOST_HELD = 200_000
 """Elements of one row, with all that lies in it."""
@@ -39,7 +42,12 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            size = sum(m.file_size for m in members if not m.filename.startswith("xl/media/"))
+            size = sum(
+                member.file_size
+                for member in members
+                if not member.filename.startswith("xl/media/")
+                or member.file_size > _LARGEST_PICTURE
+            )
             if size > MOST_XML or len(members) > _MOST_MEMBERS:
                 raise DataError(
                     f"{path} holds {size:,} bytes in {len(members):,} parts, unpacked; accepted "
