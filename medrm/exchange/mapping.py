@@ -232,13 +232,29 @@ def _shape_problems(content: Mapping[str, Any]) -> list[str]:
     problems += [f"fixed: {p}" for p in unknown_keys(content.get("fixed", {}), _FIXED)]
     problems += [f"order: {p}" for p in unknown_keys(content.get("order", {}), _ORDER_SHAPES)]
     problems += _wrong_shapes(content.get("order", {}), _ORDER_SHAPES, "order.")
+    problems += _doubled(content.get("order", {}).get("values"), "order.values")
+    for key in ("values", "dimensions"):
+        problems += _doubled(content.get(key, {}), key)
     for number, vote in enumerate(content.get("votes", ()), start=1):
         place = f"votes[{number}]"
         problems += [f"{place}: {p}" for p in unknown_keys(vote, _VOTE_KEYS)]
         problems += _wrong_shapes(vote, _VOTE_SHAPES, f"{place}.")
+        problems += _doubled(vote.get("values"), f"{place}.values")
         if sum(key in vote for key in ("column", "ratings", "ranks")) != 1:
             problems.append(f"{place}: give one of column, ratings and ranks")
     return problems
+
+
+def _doubled(meanings: Any, place: str) -> Iterator[str]:
+    """Yields values that are compared as one and are said to mean two things."""
+    stated: dict[str, tuple[str, str]] = {}
+    for value, meaning in meanings.items() if isinstance(meanings, dict) else ():
+        other, earlier = stated.setdefault(value_key(value), (value, meaning))
+        if meaning != earlier:
+            yield (
+                f"{place}: {shortened(other)!r} and {shortened(value)!r} are the same value, and "
+                "mean two things; keep one"
+            )
 
 
 def _wrong_shapes(

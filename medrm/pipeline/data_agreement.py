@@ -55,8 +55,13 @@ def measure_agreement(request: AgreementRequest) -> None:
     """
     check_outputs({"--output": request.output}, folders=False)
     rules = label_rules(request)
-    images = {"image_root": request.image_root, "image_conversion": request.image_conversion}
-    measured = reader_agreement(read_set(request.source, rules, **images), rules)
+    case_set = read_set(
+        request.source,
+        rules,
+        image_root=request.image_root,
+        image_conversion=request.image_conversion,
+    )
+    measured = reader_agreement(case_set, rules)
     if not any(of_dimension["units"] for of_dimension in measured["dimensions"].values()):
         raise DataError(
             f"No case of {request.source} was judged by two readers on one dimension, so there is "

@@ -251,6 +251,16 @@ def test_a_mapping_is_refused_with_all_that_is_wrong(tmp_path: Path) -> None:
         sheet_mapping(load_mapping(shapes), columns)
     for words in ("'colums'. Did you mean 'columns'?", "values is 'x'"):
         assert words in str(caught.value)
+    twice = """
+        values: {a: A, A: B, "1": tie, "1.0": tie}
+        order: {column: Urteil, values: {Links: A, links: B}}
+        votes: [{column: Urteil, values: {"2": A, "+2": B}}]
+    """
+    with pytest.raises(ConfigError) as caught:
+        sheet_mapping(load_mapping(twice), columns)
+    for words in ("values: 'a' and 'A' are", "order.values: 'Links'", "votes[1].values: '2'"):
+        assert words in str(caught.value)
+    assert "1.0" not in str(caught.value)
     for text in ("a: 1\na: 2", "- 1", "[" * 10_000, "a: *b"):
         path = write(tmp_path / "map.yaml", text)
         with pytest.raises(ConfigError, match="no readable YAML"):
