@@ -57,7 +57,7 @@ class Footprint:
         vision_parameters: of their adapters.
         routers: layers that choose experts, adapted by `lora_routers` alone.
         packed_experts: modules whose experts are one parameter, which LoRA leaves alone.
-        head_parameters: of a reward head for one dimension.
+        head_parameters: of a linear reward head for one dimension.
         weight_bytes: precision to bytes of the weights.
         training_bytes: of adapters and head with gradients and AdamW.
     """
@@ -92,7 +92,7 @@ def footprint_of(config: PreTrainedConfig, adapter: AdapterOptions) -> Footprint
         sum(adapter.lora_r * sum(_shape(model, name)) for name in names)
         for names in (targets.decoder, targets.vision)
     )
-    head = width * width + 2 * width
+    head = width  # linear, as it is by default
     trained = lora + head + (vision if adapter.lora_vision else 0)
     return Footprint(
         model_class=type(model).__name__,

@@ -104,8 +104,8 @@ def _model(subject: CheckedModel, footprint: Footprint) -> Findings:
             for part in footprint.parts
         ),
         f"  LoRA (rank {AdapterOptions.lora_r}) adapts {footprint.lora_layers} linear layers of "
-        f"the decoder: {amount(footprint.lora_parameters)} parameters; a head for one dimension "
-        f"has {amount(footprint.head_parameters)}",
+        f"the decoder: {amount(footprint.lora_parameters)} parameters; a linear head for one "
+        f"dimension has {amount(footprint.head_parameters)}",
     ]
     if footprint.vision_layers:
         lines.append(

@@ -67,7 +67,7 @@ def test_numbers_are_those_of_the_loaded_model(llava: Path, capsys: Any) -> None
     weights = sum(parameter.nbytes for parameter in base.parameters())
     assert record["memory"]["weight_bytes"]["float32"] == weights
     assert record["model"]["parameters"] == base.num_parameters()
-    adapted = add_adapter(attach_head(base, HeadSpec(("overall",)), 0), AdapterOptions())
+    adapted = add_adapter(attach_head(base, HeadSpec(("overall",), "linear"), 0), AdapterOptions())
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     assert record["model"]["lora_parameters"] + record["model"]["head_parameters"] == trained
     assert record["memory"]["training_bytes"] == 16 * trained
@@ -134,7 +134,7 @@ def test_an_adapter_is_proven_in_its_own_precision_or_the_given_one(
 ) -> None:
     options, precision = ModelOptions(str(llava)), getattr(torch, dtype)
     base = load_base(options, dtype=precision)
-    model = attach_head(base, HeadSpec(("overall",)), seed=1)
+    model = attach_head(base, HeadSpec(("overall",), "linear"), seed=1)
     processor = load_processor(str(llava))
     adapted = add_adapter(model, AdapterOptions(lora_r=2), seed=2)
     contract = new_adapter_config(adapted, processor, options, "bradley_terry", "reward")

@@ -316,7 +316,7 @@ def data(stored: bytes) -> str:
 def test_an_exception_is_no_score_and_costs_the_others_nothing(
     serve: Serve, reward_model: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    client, service = serve(reward_model, batch_wait_ms=300)
+    client, service = serve(reward_model, batch_wait_ms=1000)
     respond, seen = reward_model.respond, []
 
     def failing(cases: Any) -> Any:
