@@ -57,13 +57,7 @@ def reading_of(request: EvalRequest, dimensions: Sequence[str]) -> Reading:
         ConfigError: options for a model in memory, but it is none; the model is not the base of
             `like`, or other options contradict its contract.
     """
-    stated = [name for name in _IN_MEMORY if _stated(request, name)]
-    if stated and (request.engine != "transformers" or request.model.startswith(PREFIX)):
-        raise ConfigError(
-            f"{', '.join(f'--{name}' for name in stated)}: only a model that medrm loads itself "
-            f"takes such options; {request.model} (engine {request.engine}) is none. Leave them "
-            "out, or give --engine transformers and a base or a saved model."
-        )
+    _refuse_for_services(request)
     options = ScorerOptions(
         revision=request.revision,
         base=request.base,
@@ -87,8 +81,10 @@ def conversion_of(request: EvalRequest) -> str | None:
     None: as the benchmark says.
 
     Raises:
-        ConfigError: another one is asked for than the model was trained on.
+        ConfigError: another one is asked for than the model was trained on, or options for a model
+            in memory, but it is none.
     """
+    _refuse_for_services(request)
     if request.like is not None:
         contract: AdapterConfig | None = read_adapter_config(saved_folder(request.like))
     else:
@@ -96,6 +92,17 @@ def conversion_of(request: EvalRequest) -> str | None:
     trained = None if contract is None else contract.image_conversion
     agreed = agreed_conversion(request.image_conversion, trained, request.like or request.model)
     return None if agreed is None else str(agreed)
+
+
+def _refuse_for_services(request: EvalRequest) -> None:
+    """Raises ConfigError where options are for a model in memory, but it is none."""
+    stated = [name for name in _IN_MEMORY if _stated(request, name)]
+    if stated and (request.engine != "transformers" or request.model.startswith(PREFIX)):
+        raise ConfigError(
+            f"{', '.join(f'--{name}' for name in stated)}: only a model that medrm loads itself "
+            f"takes such options; {request.model} (engine {request.engine}) is none. Leave them "
+            "out, or give --engine transformers and a base or a saved model."
+        )
 
 
 def _reading_like(request: EvalRequest, folder: Path, options: ScorerOptions) -> Reading:

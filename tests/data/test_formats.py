@@ -62,7 +62,7 @@ def test_a_format_is_recognised_by_columns_folder_and_description(toy: Path) -> 
 
 def test_messages_name_the_formats_that_there_are(toy: Path) -> None:
     (toy.parent / "empty").mkdir()
-    with pytest.raises(DataError, match=r"holds neither pair_gt_all/ nor votes\.jsonl nor toy/"):
+    with pytest.raises(DataError, match=r"holds neither pair_gt_all/ nor votes\.jsonl nor .*toy/"):
         read_cases(toy.parent / "empty")
     (toy.parent / "empty" / "dataset.yaml").write_text("name: x\nform: votes\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"form is 'votes'; accepted: layout, .*, toy"):
