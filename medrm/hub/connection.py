@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 from huggingface_hub import constants, get_token, is_offline_mode, set_client_factory
@@ -39,8 +40,10 @@ _BUGS = (
     *(TypeError, AttributeError, NameError, LookupError, AssertionError),
     *(NotImplementedError, RecursionError),
 )
-"""What no failing request raises; huggingface_hub and the storage's client raise ValueError and
-RuntimeError themselves over what they are answered."""
+"""What no failing request raises, but where a client of the hub meets an answer of another form."""
+
+_CLIENTS = ("huggingface_hub", "hf_xet", "httpx", "httpx2", "httpcore", "httpcore2", "json")
+"""Packages that read what the hub answers."""
 
 _PASSING = (408, 409, 425, 429)
 """Statuses besides those of the service's own errors that pass by themselves."""
@@ -190,7 +193,7 @@ class HubConnection:
         if stated is not None or _is_of_this_machine(error):
             return stated or error
         status = status_of_error(error)
-        if isinstance(error, _BUGS):
+        if _is_bug(error):
             return error  # of which the traceback says where it is
         text = f"{doing} failed for {self.repo_id!r}: "
         if status in _USERS_FAULT and (status == 413 or not _is_upload(error)):
@@ -228,6 +231,14 @@ def _root(error: Exception) -> Exception:
     return next((cause for cause in causes(error) if isinstance(cause, _HTTP_ERROR)), error)
 
 
+def _is_bug(error: Exception) -> bool:
+    """Returns whether an error is one of the program, and of no answer that a client read."""
+    if not isinstance(error, _BUGS):
+        return False
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] not in _CLIENTS
+
+
 def _is_upload(error: Exception) -> bool:
     """Returns whether the storage of large files has failed, which knows no tokens."""
     return isinstance(error, RuntimeError) and _root(error) is not error
@@ -248,7 +259,7 @@ def _passes(error: Exception) -> bool:
         return False
     status = status_of_error(error)
     if status is None:
-        return not isinstance(error, _BUGS)
+        return not _is_bug(error)
     return _is_passing(status) or (_is_upload(error) and status != 413)  # of another address
 
 

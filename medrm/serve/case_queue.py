@@ -168,8 +168,14 @@ class CaseQueue:
     def _work(self) -> None:
         while batch := self._next_batch():
             started = time.perf_counter()
-            self.is_failing = not self._score(batch)
+            outcomes = self._score(batch)
             seconds = time.perf_counter() - started
+            self.is_failing = not any(isinstance(outcome, Answered) for outcome in outcomes)
+            for one, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, Answered):
+                    one.answered.set_result(outcome)
+                else:
+                    one.answered.set_exception(outcome)
             rows = sum(one.sized.rows for one in batch)
             # A mean over about ten batches: what Retry-After is reckoned from.
             recent = seconds / rows
@@ -209,8 +215,8 @@ class CaseQueue:
                 batch.append(first)
         return batch
 
-    def _score(self, batch: list[_Waiting]) -> bool:
-        """Answers the cases of a batch; returns whether the model said anything of any."""
+    def _score(self, batch: list[_Waiting]) -> list[Answered | UnscoredError]:
+        """Returns what the model says of the cases of a batch, or that it failed on them."""
         cases = {one.sized.case.case_id: one.sized.case for one in batch}
         responses: dict[str, list[Response]] = {case_id: [] for case_id in cases}
         try:
@@ -219,12 +225,7 @@ class CaseQueue:
         except Exception as error:
             if len(batch) > 1:
                 logger.warning("A batch of %d cases is scored case by case.", len(batch))
-                return sum(self._score([one]) for one in batch) > 0
+                return [outcome for one in batch for outcome in self._score([one])]
             logger.exception("A case could not be scored.")
-            failure = UnscoredError(f"the model failed on it ({type(error).__name__})")
-            batch[0].answered.set_exception(failure)
-            return False
-        for one in batch:
-            case = one.sized.case
-            one.answered.set_result(Answered(case, responses[case.case_id]))
-        return True
+            return [UnscoredError(f"the model failed on it ({type(error).__name__})")]
+        return [Answered(case, responses[case_id]) for case_id, case in cases.items()]

@@ -166,10 +166,11 @@ def test_frames_of_an_enhanced_file_have_their_own_rescaling(tmp_path: Path) -> 
 
 
 def test_workers_that_have_ended_meanwhile_are_not_asked(tmp_path: Path) -> None:
-    waiting = [converter._Worker() for _ in range(3)]
-    for worker in waiting:
+    waiting = [converter._Worker() for _ in range(4)]
+    for worker in waiting[:3]:
         worker._process.kill()
         worker._process.wait()
+    waiting[3].ask = lambda *_: None  # type: ignore[method-assign]  # ends while it is asked
     converter._idle[:] = [*converter._idle, *waiting]
     path = write_dicom(tmp_path / "1.dcm", np.stack([RAMP, RAMP + np.int16(7)]))
     asked = parse_conversion("ct_lung,frames=all:2")

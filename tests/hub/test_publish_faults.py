@@ -180,6 +180,8 @@ def test_a_hub_that_asks_for_hours_is_left_alone(
     assert "asks to be left alone for 7200 seconds" in refused(capsys, 1, adapter)
     hub.answer = lambda *_: (200, b"<html>Log in to this network</html>", {})  # type: ignore[method-assign]
     assert "Start the same command again" in refused(capsys, 1, adapter)
+    hub.answer = lambda *_: (200, b"[1]", {})  # type: ignore[method-assign]
+    assert "Start the same command again" in refused(capsys, 1, adapter)
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,7 @@ class _Worker:
     """A process that reads medical images."""
 
     def __init__(self) -> None:
+        self._has_ended = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "medrm.data.medical.worker"],
             stdin=subprocess.PIPE,
@@ -245,16 +246,18 @@ class _Worker:
             line = self._process.stdout.readline()
         timer.cancel()
         if late.is_set():
+            self._has_ended = True  # or is about to
             return {"problem": f"it takes more than {seconds:.0f} seconds to read", "is_sure": True}
         return json.loads(line) if line.endswith(b"\n") else None
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be asked."""
-        return self._process.poll() is None
+        return not self._has_ended and self._process.poll() is None
 
     def end(self) -> None:
         """Ends the process."""
+        self._has_ended = True
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -267,31 +270,36 @@ _idle: list[_Worker] = []
 """Workers that wait for a request."""
 
 
-def _free_worker() -> _Worker:
-    """Returns a worker that waits for a request, or a new one; those that wait long have ended."""
+def _ask(request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Returns the answer of a worker that is free, or of a new one.
+
+    Workers that wait end after a while, so what one of them does not answer a new one is asked.
+    """
+    while True:
+        worker, is_new = _free_worker()
+        try:
+            answer = worker.ask(request, seconds)
+        except BaseException:
+            worker.end()
+            raise
+        if answer is not None and worker.is_alive:
+            _idle.append(worker)
+            return answer
+        worker.end()
+        if answer is not None or is_new:
+            return answer or {"problem": "a decoder failed on it"}
+
+
+def _free_worker() -> tuple[_Worker, bool]:
+    """Returns a worker, and whether it was started for this."""
     while True:
         try:
             worker = _idle.pop()
         except IndexError:
-            return _Worker()
+            return _Worker(), True
         if worker.is_alive:
-            return worker
+            return worker, False
         worker.end()
-
-
-def _ask(request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Returns the answer of a worker that is free, or of a new one."""
-    worker = _free_worker()
-    try:
-        answer = worker.ask(request, seconds)
-    except BaseException:
-        worker.end()
-        raise
-    if answer is not None and worker.is_alive:
-        _idle.append(worker)
-        return answer
-    worker.end()
-    return answer or {"problem": "a decoder failed on it"}
 
 
 @atexit.register
