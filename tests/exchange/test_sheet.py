@@ -361,6 +361,14 @@ def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "row 5: there is no file 'bilder/b.png'" in shown
 
 
+def test_rows_of_trainers_are_said_to_need_no_import(tmp_path: Path) -> None:
+    row = {"prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
+    path = write(tmp_path / "trl.jsonl", json.dumps(row))
+    with pytest.raises(ConfigError, match=r"look like preferences.*--train_data trl\.jsonl"):
+        imported(path)
+    assert len(read_set(str(path)).cases) == 1
+
+
 def test_what_is_ignored_stands_in_no_report(folder: Path) -> None:
     named = GERMAN.replace("014;", "014b;").replace("links;links;;;;;\n013", "links;;;;;;Rita\n013")
     _, report = imported(write(folder / "names.csv", named))

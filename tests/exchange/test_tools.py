@@ -225,6 +225,15 @@ def test_prodigy_takes_accepted_tasks_in_any_order_of_options(tmp_path: Path) ->
         imported(tmp_path / "alone.jsonl", [alone | {"accept": [1]}])
 
 
+def test_a_task_of_prodigy_that_is_ignored_at_last_has_no_vote(tmp_path: Path) -> None:
+    first, *_, compared = exports.prodigy()
+    last = first | {"_timestamp": 1707211050, "answer": "ignore"}
+    lines, report = imported(tmp_path / "set.jsonl", [first, last, compared])
+    assert {*lines} == {("24", "set-anna")}
+    assert "the newest counts" in reasons(report)["line 1"]
+    assert "Tasks that are answered 'ignore', left out: 1." in report["notes"]
+
+
 def test_doccano_says_that_it_names_no_annotator(tmp_path: Path) -> None:
     lines, report = imported(tmp_path / "anna.jsonl", exports.doccano())
     assert lines["20", "anna"]["votes"] == {"accuracy": "A", "overall": "tie"}

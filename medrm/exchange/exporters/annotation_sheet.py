@@ -179,11 +179,12 @@ _README = f"""\
 Written by `medrm data export --to sheet`. Nothing in `votes.TABLE` tells which model wrote an
 answer; the order of the answers is drawn for each case and kept in a hidden column.
 
-1. Give a reader this folder. Each row is a case: look at the images (the cells link to files in
-   `{IMAGES_FOLDER}`), then say for each dimension which answer is better: A, B, tie, or neither
-   where both are unacceptable, and, if you like, how far. More than two answers get ranks: 1 is the
-   best, equal ranks are a tie. All other cells are protected, without a password. Write
-   your name in the column `{ANNOTATOR}`, once if all rows are yours.
+1. Give a reader this folder, but not `{CASES_FILE}`, in which patients and studies stand as in the
+   set. Each row is a case: look at the images (the cells link to files in `{IMAGES_FOLDER}`), then
+   say for each dimension which answer is better: A, B, tie, or neither where both are
+   unacceptable, and, if you like, how far. More than two answers get ranks: 1 is the best, equal
+   ranks are a tie. All other cells are protected, without a password. Write your name in the
+   column `{ANNOTATOR}`, once if all rows are yours.
 2. Put the filled sheet back into this folder, beside `{CASES_FILE}`, under any name, and
 
    ```

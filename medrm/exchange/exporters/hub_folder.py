@@ -105,8 +105,9 @@ _CARD = """\
 # Preferences of experts on answers about medical images
 
 **Before this is published, answer:** Under which licence may the images, the questions and the
-answers be passed on, and who has agreed to it? Do images or texts show who a patient is? Until that
-is settled the licence above says `not-stated-yet`, and the folder should stay where it is.
+answers be passed on, and who has agreed to it? Do images, texts or the ids of cases show who a
+patient is? Until that is settled the licence above says `not-stated-yet`, and the folder should
+stay where it is.
 
 For research only. Not for diagnosis, treatment or any other care of patients.
 

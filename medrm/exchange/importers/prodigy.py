@@ -19,6 +19,9 @@ CHOSEN = "accept"
 """The column of what was chosen; with more than two answers the stem of their ranks' columns."""
 
 _DECISIONS = ("accept", "reject", "ignore")
+_LEFT_OUT = "_left_out"
+"""Marks a decision that is no vote; where it is an annotator's last one, no earlier one counts."""
+
 _MARKS = ("_task_hash", "_input_hash", "_view_id")
 _PAIR = ("accept", "reject")
 _TEXTS = ("text", "html", "label", "image")
@@ -47,14 +50,17 @@ def task_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
                 continue
             is_compared = all(isinstance(task.get(key), dict) for key in _PAIR)
             if decision == "ignore" or (decision == "reject" and not is_compared):
-                tally.remarks[f"tasks that are answered {decision!r}, left out"] += 1
+                yield place, _shown(task) | {_LEFT_OUT: decision}
                 continue
             said = _compared(task) if is_compared else _chosen(task, tally)
             tally.controls |= {name for name in said if name.startswith(CHOSEN)}
             yield place, _shown(task) | said
 
     for place, row in newest(rows, tally, "_task_hash", "_timestamp"):
-        yield place, {name: cell for name, cell in row.items() if name not in _MARKS}
+        if _LEFT_OUT in row:
+            tally.remarks[f"tasks that are answered {row[_LEFT_OUT]!r}, left out"] += 1
+        else:
+            yield place, {name: cell for name, cell in row.items() if name not in _MARKS}
 
 
 def _shown(task: Row) -> Row:

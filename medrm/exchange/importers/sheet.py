@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
 from typing import Any, NamedTuple
 
+from medrm.data.readers.row_forms import form_of
+from medrm.data.row_tables import SUFFIXES as ROW_SUFFIXES
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, shortened
 from medrm.exchange.imported import Imported, Opened, Suggestion, unread
@@ -70,9 +72,14 @@ def read_sheet(
 
 def _how_to_go_on(opened: Opened, open_points: list[str]) -> str:
     points = "\n".join(f"- {point}" for point in open_points[:20])
-    name = opened.path.name
+    name, form = opened.path.name, form_of(opened.columns)
+    is_set = form is not None and opened.suffix in ROW_SUFFIXES
+    as_is = (
+        f"Its rows look like {form}, which needs no import: name the file itself as the set, as in "
+        f"--train_data {name}.\n"
+    )
     return (
-        f"{opened.path}: this is not clear:\n{points}\n"
+        f"{opened.path}: this is not clear:\n{points}\n{as_is if is_set else ''}"
         f"`medrm data import {name} --suggest --mapping MAP.yaml` writes what is understood and "
         "what is not. Correct that file, and import with --mapping MAP.yaml."
     )

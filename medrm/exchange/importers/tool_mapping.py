@@ -49,7 +49,6 @@ _HEAD = (
     "What is understood of this export: correct it, then import it with --mapping and this file.",
     f"Each {UNKNOWN} must be replaced. `{SHOWN_FIRST}` says which stored answer was shown first.",
 )
-_SIDE_ROLES = dict(zip(("a", "b", "left", "right"), (*PAIR, *SIDES), strict=True))
 
 
 class ToolTable:
