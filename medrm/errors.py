@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -216,3 +217,20 @@ def shortened(text: str, most: int = 200) -> str:
     True
     """
     return text if len(text) <= most else f"{text[: most - 120]}...{text[-40:]}"
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 3
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = 20
+_BRIEF.maxstring = _BRIEF.maxlong = _BRIEF.maxother = 400
+
+
+def brief(value: object) -> str:
+    """Returns a value for a message, in bounded time whatever it holds.
+
+    By its aliases a short YAML file may hold the same list a billion times.
+
+    >>> brief({"name": ["a", [["b"]]]})
+    "{'name': ['a', [[...]]]}"
+    """
+    return shortened(_BRIEF.repr(value))

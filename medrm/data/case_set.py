@@ -21,7 +21,6 @@ from medrm.data.organs import read_department_map
 from medrm.data.readers import benchmarks, med_rewardbench, preferences, rated_axes, votes_jsonl
 from medrm.data.readers.dataset_info import DATASET_INFO
 from medrm.data.readers.row_forms import ROW_FORMS
-from medrm.data.readers.votes_jsonl import read_votes
 from medrm.data.row_tables import SUFFIXES, RowTable, open_table
 from medrm.data.sources import (
     DESCRIPTION,
@@ -38,6 +37,7 @@ from medrm.data.store.indexed_cases import IndexedCases, column, label_column
 from medrm.errors import (
     ConfigError,
     DataError,
+    brief,
     first_line,
     nearest,
     raise_problems,
@@ -93,7 +93,7 @@ def read_description(path: Path) -> Description:
     required = ("name",) if is_local else ("name", "form")
     problems += [f"key {key!r} is missing" for key in required if key not in described]
     problems += [
-        f"{key} is {value!r}, which is no {_KEY_TYPES[key]}"
+        f"{key} is {brief(value)}, which is no {_KEY_TYPES[key]}"
         for key, value in described.items()
         if key in _KEY_TYPES and not fits(value, _KEY_TYPES[key])
     ]
@@ -384,7 +384,7 @@ def _read_by_columns(table: RowTable, path: Path) -> ReadResult:
             result = data_format.read_table(table, path, described)
             if result is not None:
                 return result
-    return read_votes(table, path)
+    return votes_jsonl.read_votes(table, path)
 
 
 def dimensions_of(cases: Sequence[Case]) -> tuple[str, ...]:

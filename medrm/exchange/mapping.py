@@ -11,7 +11,7 @@ import yaml
 
 from medrm.data.readers.vote_values import CHOICE_OF, GRADED
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, dimension_problem
-from medrm.errors import ConfigError, first_line, nearest, raise_problems, shortened, unknown_keys
+from medrm.errors import ConfigError, brief, nearest, raise_problems, shortened, unknown_keys
 from medrm.files import fits
 
 UNKNOWN = "?"
@@ -153,7 +153,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         return load_mapping(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = shortened(" ".join(str(error).split()) or first_line(error))
+        reason = shortened(" ".join(str(error).split()))
         raise ConfigError(f"mapping {path} is no readable YAML: {reason}. Correct it.") from error
 
 
@@ -222,7 +222,7 @@ def _shape_problems(content: Mapping[str, Any]) -> list[str]:
     problems = _wrong_shapes(content, _SHAPES, "")
     number = content.get("header_row", "1")
     if not isinstance(number, str) or not number.isdecimal() or not 0 < len(number) < 7:
-        problems.append(f"header_row is {shortened(repr(number))}; give the number of a row")
+        problems.append(f"header_row is {brief(number)}; give the number of a row")
     if problems:
         return problems
     for role, names in content.get("columns", {}).items():
@@ -261,7 +261,7 @@ def _wrong_shapes(
     content: Mapping[str, Any], shapes: Mapping[str, tuple[Any, str]], place: str
 ) -> list[str]:
     return [
-        f"{place}{key} is {shortened(repr(content[key]))}; give {words}"
+        f"{place}{key} is {brief(content[key])}; give {words}"
         for key, (kind, words) in shapes.items()
         if key in content and not fits(content[key], kind)
     ]

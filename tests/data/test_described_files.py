@@ -14,8 +14,9 @@ import yaml
 from files import picture, png, vote, write_lines, write_parquet
 
 from medrm.data.case_set import CaseSet, read_set
-from medrm.errors import MedrmError
+from medrm.errors import ConfigError, MedrmError
 from medrm.evaluation.benchmark_loading import load_benchmark
+from medrm.exchange.mapping import load_mapping, sheet_mapping
 
 Write = Callable[..., CaseSet]
 
@@ -155,3 +156,16 @@ def test_image_root_of_the_released_layout(layout: Callable[..., Path], tmp_path
     assert missing.images[0].problem is not None
     (case,) = (c for c in read_set(folder, image_root=path).cases if c.case_id == "q3")
     assert case.images[0].problem is None
+
+
+def test_a_short_description_that_repeats_itself_without_end(tmp_path: Path) -> None:
+    """By its aliases it holds 10 ** 12 letters."""
+    lines = ["l0: &l0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]" for n in range(1, 12)]
+    text = "\n".join([*lines, "name: *l11", "columns: *l11", "votes: *l11"])
+    path = tmp_path / "dataset.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"name is \[\[\["):
+        read_set(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"columns is \[\[\["):
+        sheet_mapping(load_mapping(text), ["a"])
