@@ -164,6 +164,61 @@ def test_a_reader_fills_a_sheet_and_only_what_is_asked(source: Path, tmp_path: P
     assert main(["data", "import", str(moved), "--output", str(tmp_path / "none")]) == 2
 
 
+def test_a_row_that_shows_another_case_than_its_hidden_cell_is_not_taken(
+    source: Path, tmp_path: Path
+) -> None:
+    import openpyxl
+
+    folder = tmp_path / "sheet"
+    export(source, "sheet", folder)
+    for name, word in (
+        ("medrm_sheet", "names case"),
+        ("case_id", "its 'case_id' is"),
+        ("answer A", "its 'answer A' is"),
+        ("question", "its 'question' is"),
+    ):
+        book = openpyxl.load_workbook(folder / "votes_2_answers.xlsx")
+        sheet = book.active
+        columns = {cell.value: cell.column for cell in sheet[1]}
+        for row in (2, 3, 4):
+            sheet.cell(row, columns["annotator"], "carla")
+            sheet.cell(row, columns["vote: overall"], "A")
+        second, third = (sheet.cell(row, columns[name]) for row in (2, 3))
+        second.value, third.value = third.value, second.value
+        second.data_type = third.data_type = "s"
+        book.save(folder / "filled.xlsx")
+        back = tmp_path / f"back {name}"
+        command = ["data", "import", str(folder / "filled.xlsx"), "--output", str(back)]
+        assert main(command) == 0
+        report = json.loads((back / "import_report.json").read_text("utf-8"))
+        assert [row["place"] for row in report["unread"]] == ["row 2", "row 3"]
+        assert all(word in row["reason"] for row in report["unread"])
+        assert report["lines"] == 1
+
+
+@pytest.mark.parametrize("table", ["csv", "xlsx"])
+def test_a_sheet_without_its_hidden_column_is_refused(
+    source: Path, tmp_path: Path, table: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import openpyxl
+
+    folder = tmp_path / "sheet"
+    export(source, "sheet", folder, "--with_votes", "--table", table)
+    for answers in (2, 3):
+        path = folder / f"votes_{answers}_answers.{table}"
+        if table == "csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = [row[:-1] for row in csv.reader(file)]
+            with path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows(rows)
+        else:
+            book = openpyxl.load_workbook(path)
+            book.active.delete_cols(book.active.max_column)
+            book.save(path)
+        assert main(["data", "import", str(path), "--output", str(tmp_path / "none")]) == 2
+        assert "hidden column 'medrm_sheet' is missing" in capsys.readouterr().err
+
+
 def preferred(case: Case) -> str:
     label = case.labels["overall"]
     assert isinstance(label, PairLabel)

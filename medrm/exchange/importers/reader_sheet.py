@@ -10,12 +10,13 @@ from functools import partial
 from typing import Any
 
 from medrm.data.row_tables import LocatedRow, Row, decode_json
-from medrm.errors import DataError
+from medrm.errors import DataError, printable, shortened
 from medrm.exchange.case_files import CASES_FILE, read_cases_file
 from medrm.exchange.filled_form import Fields, votes_of_form
 from medrm.exchange.imported import Imported, Opened, unread
 from medrm.exchange.sheet_form import (
     ANNOTATOR,
+    CASE,
     COMMENT,
     CONFIDENCE,
     MARK,
@@ -28,19 +29,39 @@ from medrm.exchange.sheet_form import (
     strength_column,
     vote_column,
 )
+from medrm.exchange.shown_order import letter_of
+from medrm.exchange.tables.grid import number_of
+
+_QUESTION = "question"
+_CUT = "[cut: the whole"
+"""Stands at the end of a cell whose text the export has cut."""
 
 
 def is_reader_sheet(opened: Opened) -> bool:
-    """Returns whether a table has the mark of medrm's own sheets."""
-    return MARK in opened.columns
+    """Returns whether a table is one of medrm's own sheets, also where its mark was lost."""
+    names = {*opened.columns}
+    if MARK in names:
+        return True
+    dimensions = [name.removeprefix(vote_column("")) for name in names]
+    is_form = any({vote_column(name), strength_column(name)} <= names for name in dimensions)
+    is_form = is_form or any(name.startswith(rank_column("", 0)) for name in names)
+    return is_form and {CASE, ANNOTATOR, _QUESTION, _answer_column(0), _answer_column(1)} <= names
 
 
 def read_reader_sheet(opened: Opened) -> Imported:
     """Returns the votes of a filled sheet, on the answers as they are stored.
 
     Raises:
-        DataError: the cases of its export do not lie beside it.
+        DataError: its hidden column is missing, or the cases of its export do not lie beside it.
     """
+    if MARK not in opened.columns:
+        raise DataError(
+            f"{opened.path} is a sheet of `medrm data export` whose hidden column {MARK!r} is "
+            "missing, which says which case a row is about and which answer it shows first. "
+            "Import the sheet as it was saved before that column was deleted; or write it again, "
+            "by the same `medrm data export` with the same --seed, into another folder, and copy "
+            "what readers filled in into it."
+        )
     exported = read_cases_file(opened.path.parent)
     if not exported:
         raise DataError(
@@ -93,6 +114,8 @@ class _Sheet:
         case = self._cases.get(mark[0]) if mark else None
         if mark is None or case is None or len(case["answers"]) != len(mark[1]):
             return {}, f"its cell {MARK!r} names no case of the {CASES_FILE} beside the sheet"
+        if contradiction := self._contradiction(row, case, mark[1]):
+            return {}, contradiction
         votes, problems = votes_of_form(partial(self._text, row), self._fields(mark[1]), mark[1])
         for problem in problems:
             self._imported.unread.append(unread(place, problem, _written(row)))
@@ -106,6 +129,24 @@ class _Sheet:
         if comment := self._text(row, COMMENT):
             line[COMMENT] = comment
         return line, None
+
+    def _contradiction(self, row: Row, case: Row, order: Sequence[int]) -> str | None:
+        """Returns which cell of a row shows another case than its mark names; None: none does.
+
+        An empty cell contradicts nothing.
+        """
+        texts = {CASE: case["case_id"], _QUESTION: case["question"]}
+        texts |= {_answer_column(n): case["answers"][index] for n, index in enumerate(order)}
+        for column, text in texts.items():
+            shown = self._text(row, column)
+            if shown and not _is_same(shown, text):
+                return (
+                    f"its {column!r} is {shortened(printable(shown))!r}, but its hidden cell "
+                    f"{MARK!r} names case {shortened(case['case_id'])!r}, exported with "
+                    f"{shortened(printable(text))!r}. Rows were sorted without the hidden column, "
+                    "or the cell was changed; put the row back as it was exported"
+                )
+        return None
 
     def _fields(self, order: Sequence[int]) -> dict[str, Fields]:
         return {
@@ -135,6 +176,32 @@ class _Sheet:
             cell = int(cell)
         text = "" if cell is None else str(cell).strip()
         return original_text(text) if self._opened.suffix == ".csv" else text
+
+
+def _answer_column(number: int) -> str:
+    """Returns the name of the column of an answer, numbered as shown from 0."""
+    return f"answer {letter_of(number)}"
+
+
+def _is_same(shown: str, text: str) -> bool:
+    """Returns whether a cell shows a text, which a spreadsheet program may have rewritten.
+
+    It may change blanks and how a number is written, and saves CSV in Windows-1252.
+    """
+    start, cut, _ = shown.rpartition(_CUT)
+    if cut:
+        return _plain(text).startswith(_plain(start))
+    lossy = text.encode("cp1252", "replace").decode("cp1252")
+    if _plain(shown) in (_plain(text), _plain(lossy)):
+        return True
+    number = number_of(shown)
+    return number is not None and number == number_of(text)
+
+
+def _plain(text: str) -> str:
+    """Returns a text without blanks and what is not printable."""
+    text = text.replace("_x000D_", "")
+    return "".join(letter for letter in text if letter.isprintable() and not letter.isspace())
 
 
 def _written(row: Row) -> str:
