@@ -17,7 +17,8 @@ _COLUMN_WORDS: dict[str, str] = {
     "question": r"(klinische |clinical )?(frage|question|prompt|aufgabe|anfrage|fragestellung"
     r"|instruction|query)( text)?",
     "annotator": r"(leser|reader|rater|annotator|befunder|gutachter|arzt|aerztin|radiologe"
-    r"|bewerter|beurteiler|reviewer|doctor|physician|user|nutzer|experte?|judge)(in)?"
+    r"|untersucher|arzt aerztin"
+    r"|bewerter|beurteiler|reviewer|doctor|physician|user|nutzer|experte?|judge)( ?in)?"
     r"( id| name| kuerzel| nr)?",
     "dimension": r"(bewertungs)?(kriterium|criterion|dimension|aspekt|aspect|merkmal)",
     "order": r"(modell |model |antwort |answer )?(links|left)( modell| model| antwort)?"
@@ -61,7 +62,7 @@ _VOTE_WORDS = re.compile(
 )
 
 _ANSWER = (
-    "antwort|answer|response|befund|bericht|report|text|modell|model|ausgabe|output|completion|ki"
+    "antwort|antw|answer|response|befund|bericht|report|text|modell|model|ausgabe|output|completion|ki"
     "|ai|llm|option|system|version|kandidat|candidate"
 )
 _ANSWER_WORD = re.compile(_ANSWER)
@@ -107,12 +108,30 @@ _EITHER_END = re.compile(r"bewertung|note")
 """Of those words, the ones that do not say which end of the numbers is best."""
 
 
+_READER_WORD = re.compile(
+    r"\b(dr|prof|pd|professor|frau|herr|leser(in)?|reader|rater|annotator|befunder(in)?"
+    r"|untersucher(in)?|gutachter(in)?|arzt|aerztin|radiologe|radiologin|doctor|physician|judge"
+    r"|r \d+)\b"
+)
+_NO_SURNAME = re.compile(
+    r"(lich|isch|ung|heit|keit|taet|ion|al|ness|ity|ive|eindruck|impression|quality|inhalt|stil"
+    r"|sprache|style|content|language|form|text|bild|befund|report|score|punkte)$"
+)
+"""How words end that are no names of people: adjectives, and what answers are judged by."""
+
+_COUNTED = re.compile(
+    r"\b(anzahl|zahl|count|counts|alter|age|station|runde|round|seite|page|session|sitzung|raum"
+    r"|zimmer|room|jahr|year|monat|month|tag|day|batch|version|seed|gruppe|group|index|zeile|row)\b"
+    r"|\b(anzahl|number of|n )"
+)
+
+
 class NumberName(NamedTuple):
     """What the name of a column says that holds a number for one answer.
 
     Attributes:
         numbers: `ratings` or `ranks`.
-        side: which answer: a, b, left or right.
+        side: which answer: a, b, left or right, and c, d, ... where there are more.
         dimension: that the numbers are about.
         is_clear: whether the name says which end is best.
     """
@@ -171,6 +190,50 @@ def answer_side(name: str) -> str | None:
     return sides[0] if len(sides) == 1 and not others else None
 
 
+def answer_letter(name: str) -> str | None:
+    """Returns which of several answers a column is named after: a, b, c, ...; None: no one.
+
+    >>> answer_letter("Antwort 3"), answer_letter("Antw. B"), answer_letter("Antwort links")
+    ('c', 'b', None)
+    """
+    words = plain(name).split()
+    letters = [letter for word in words if (letter := _letter(word))]
+    others = [word for word in words if not _letter(word) and not _ANSWER_WORD.fullmatch(word)]
+    return letters[0] if len(letters) == 1 and not others else None
+
+
+def _letter(word: str) -> str:
+    if word in _SIDES:
+        return _SIDES[word] if _SIDES[word] in ("a", "b") else ""
+    if re.fullmatch(r"\d{1,2}", word):
+        return chr(ord("a") + int(word) - 1) if 2 < int(word) <= 26 else ""
+    return word if re.fullmatch("[c-z]", word) else ""
+
+
+def names_reader(text: str, beside_dimension: bool) -> bool:
+    """Returns whether what a column's name says looks like a reader.
+
+    Args:
+        text: without the dimension.
+        beside_dimension: whether the name has one; without it a word alone may be one.
+
+    >>> names_reader("Dr. Otto", False), names_reader("AB", False), names_reader("Stil", False)
+    (True, True, False)
+    >>> names_reader("M\u00fcller", True), names_reader("fachlich", True)
+    (True, False)
+    """
+    if _READER_WORD.search(plain(text)) or re.fullmatch(r"[A-Z\u00c4\u00d6\u00dc]{1,3}\d*", text):
+        return True
+    words = text.split()
+    is_name = all(word[:1].isupper() and not _NO_SURNAME.search(plain(word)) for word in words)
+    return beside_dimension and bool(words) and is_name
+
+
+def counts_something(name: str) -> bool:
+    """Returns whether a column's name says that its numbers are no votes."""
+    return _COUNTED.search(plain(name)) is not None
+
+
 def number_name(name: str) -> NumberName | None:
     """Returns what a column is named after that holds a number for one answer, if it does.
 
@@ -186,7 +249,7 @@ def number_name(name: str) -> NumberName | None:
             for word in words
             if word not in stated and not (dimension and _DIMENSIONS[dimension].fullmatch(word))
         ]
-        side = answer_side(" ".join(others))
+        side = answer_side(" ".join(others)) or answer_letter(" ".join(others))
         if stated and side:
             is_clear = not any(map(_EITHER_END.fullmatch, stated))
             return NumberName(numbers, side, dimension or "overall", is_clear)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from string import ascii_lowercase
 
-import yaml
-
-from medrm.errors import printable, shortened
+from medrm.errors import printable
 from medrm.exchange.imported import Opened, Suggestion
 from medrm.exchange.mapping import MEANINGS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
+from medrm.exchange.sheet_columns import MOST_VALUES, SheetColumn, cut, quoted
 from medrm.exchange.sheet_words import (
     NumberName,
+    answer_letter,
     answer_side,
+    counts_something,
     is_identifying,
     is_number,
     meaning_of,
+    names_reader,
     number_name,
     role_of,
     says_left,
@@ -25,82 +26,19 @@ from medrm.exchange.sheet_words import (
 )
 from medrm.exchange.tables.grid import text_of
 
-_MOST_VALUES = 60
-"""Different values of a column that are counted; a vote's column has fewer."""
-
 _LONGEST_VALUE = 100
-IMAGE_NAME = re.compile(
-    r"data:image/.*|.+\.(png|jpe?g|tiff?|bmp|gif|webp|dcm|dicom|nii|nii\.gz|jp2)", re.DOTALL
-)
-"""How a cell with an image is written, in small letters."""
-
-_SHOWN = 50
-"""Characters of a value that are shown."""
 
 _BEST = {"ratings": "the highest number is best", "ranks": "the lowest number is best"}
 _SIDE_ROLE = dict(zip(("a", "b", "left", "right"), (*PAIR, *SIDES), strict=True))
 
 
-@dataclass
-class _Column:
-    """What a column holds.
-
-    Attributes:
-        name: of the column.
-        values: each different one and how often it stands, as far as they are counted.
-        has_more: whether there are more of them.
-        images: how many cells name image files.
-    """
-
-    name: str
-    values: Counter[str] = field(default_factory=Counter)
-    has_more: bool = False
-    images: int = 0
-
-    def add(self, text: str) -> None:
-        """Counts a cell that is not empty."""
-        first = shortened(text).lower().partition(";")[0].strip()
-        self.images += IMAGE_NAME.fullmatch(first) is not None
-        if len(self.values) < _MOST_VALUES or text in self.values:
-            self.values[shortened(text)] += 1
-        else:
-            self.has_more = True
-
-    @property
-    def is_scale(self) -> bool:
-        """Whether it holds numbers that are no names of two answers."""
-        return any(is_number(value) and meaning_of(value) is None for value in self.values)
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether it holds numbers alone."""
-        return all(map(is_number, self.values))
-
-    @property
-    def is_vote_like(self) -> bool:
-        """Whether all its values can be votes, and not all are numbers."""
-        known = all(meaning_of(value) or is_number(value) for value in self.values)
-        return known and not self.is_numeric and not self.has_more
-
-    @property
-    def names_answers(self) -> bool:
-        """Whether all its values name one of the two answers."""
-        return {*map(meaning_of, self.values)} in ({"A"}, {"B"}, {"A", "B"})
-
-    @property
-    def examples(self) -> str:
-        """A few of its values."""
-        shown = [_quoted(_cut(value)) for value, _ in self.values.most_common(3)]
-        return ", ".join(shown) or "it is empty"
-
-
 def suggest(opened: Opened) -> Suggestion:
     """Returns what the columns and values of a sheet probably mean; all its rows are read."""
-    columns = {name: _Column(name) for name in opened.columns}
+    columns = {name: SheetColumn(name) for name in opened.columns}
     for _, row in opened.records:
         for name, cell in row.items():
             if text := text_of(cell):
-                columns.setdefault(name, _Column(name)).add(text)
+                columns.setdefault(name, SheetColumn(name)).add(text)
     return _Suggester(opened, columns).suggestion()
 
 
@@ -112,14 +50,17 @@ class _Suggester:
         columns: what each of its columns holds.
     """
 
-    def __init__(self, opened: Opened, columns: Mapping[str, _Column]) -> None:
+    def __init__(self, opened: Opened, columns: Mapping[str, SheetColumn]) -> None:
         self._opened = opened
         self._free = dict(columns)
         self._open_points: list[str] = []
+        self._further: list[str] = []
         self._columns = self._roles()
         self._order = self._columns.pop("order", [])
         self._numbers = self._number_columns()
-        self._votes = self._vote_columns()
+        self._votes = [] if "answers" in self._columns else self._vote_columns()
+        self._scales = self._scale_columns()
+        self._turned = self._turned_case()
         self._ignored = [name for name in [*self._free] if is_identifying(name)]
         for name in self._ignored:
             del self._free[name]
@@ -130,10 +71,12 @@ class _Suggester:
         lines += [*self._order_lines(), *self._dimension_lines(), *self._rest_lines()]
         return Suggestion("\n".join(lines) + "\n", self._open_points)
 
-    def _roles(self) -> dict[str, list[_Column]]:
+    def _roles(self) -> dict[str, list[SheetColumn]]:
         """Takes the columns whose names say what they hold."""
-        roles: dict[str, list[_Column]] = {}
-        for column in [*self._free.values()]:
+        roles: dict[str, list[SheetColumn]] = {}
+        if answers := self._several_answers():
+            roles["answers"] = answers
+        for column in [] if answers else [*self._free.values()]:
             side = answer_side(column.name)
             votes = column.is_vote_like or column.is_numeric
             if side and not votes and column.values and _SIDE_ROLE[side] not in roles:
@@ -148,44 +91,88 @@ class _Suggester:
                 roles.setdefault(role, []).append(self._free.pop(column.name))
         return roles
 
-    def _number_columns(self) -> list[tuple[NumberName, list[_Column]]]:
+    def _several_answers(self) -> list[SheetColumn]:
+        """Takes the columns of more than two answers, in their order."""
+        named: dict[str, SheetColumn] = {}
+        for column in self._free.values():
+            letter = answer_letter(column.name)
+            if letter and column.values and not (column.is_vote_like or column.is_numeric):
+                named.setdefault(letter, column)
+        is_complete = {*named} == {*ascii_lowercase[: len(named)]}
+        if len(named) < 3 or not is_complete:
+            self._further = [named[key].name for key in sorted(named) if key > "b"]
+            return []
+        return [self._free.pop(named[letter].name) for letter in sorted(named)]
+
+    def _number_columns(self) -> list[tuple[NumberName, list[SheetColumn]]]:
         """Takes the columns that hold a number for each answer, in the order of the answers."""
-        sides = ("left", "right") if SIDES[0] in self._columns else ("a", "b")
+        sides = ["left", "right"] if SIDES[0] in self._columns else ["a", "b"]
+        if "answers" in self._columns:
+            sides = list(ascii_lowercase[: len(self._columns["answers"])])
         named = {
             what: column
             for column in self._free.values()
             if column.is_numeric and (what := number_name(column.name))
         }
         taken = []
-        for what, column in named.items():
-            second = named.get(what._replace(side=sides[1]))
-            if what.side == sides[0] and second is not None:
-                taken.append((what, [self._free.pop(c.name) for c in (column, second)]))
+        for what in named:
+            columns = [named.get(what._replace(side=side)) for side in sides]
+            if what.side == sides[0] and None not in columns:
+                taken.append((what, [self._free.pop(column.name) for column in columns if column]))
         return taken
 
-    def _vote_columns(self) -> list[tuple[_Column, str, str]]:
+    def _vote_columns(self) -> list[tuple[SheetColumn, str, str]]:
         """Takes the columns that hold votes, with the dimension and the annotator of each."""
-        votes = []
         by_reader = "annotator" not in self._columns
+        named: list[tuple[SheetColumn, str | None, str]] = []
         for column in [*self._free.values()]:
             dimension, remainder = vote_name(column.name)
             is_named = dimension is not None and (not remainder or by_reader)
-            if is_identifying(column.name) or not (column.is_vote_like or is_named):
-                continue
-            annotator = remainder if by_reader else ""
-            if dimension is None or (remainder and not by_reader):
-                dimension = "overall" if by_reader else UNKNOWN
-            if "dimension" in self._columns:
-                dimension = ""
-            votes.append((self._free.pop(column.name), dimension, annotator))
-        if by_reader and sum(bool(annotator) for *_, annotator in votes) < 2:
-            return [(column, dimension, UNKNOWN) for column, dimension, _ in votes]
+            if not is_identifying(column.name) and (column.is_vote_like or is_named):
+                named.append((self._free.pop(column.name), dimension, remainder))
+        readers = _readers((dimension, remainder) for _, dimension, remainder in named)
+        votes = []
+        for column, dimension, remainder in named:
+            is_reader = names_reader(remainder, dimension is not None)
+            if remainder and not (by_reader and is_reader):
+                dimension = UNKNOWN
+            annotator = remainder if remainder in readers else UNKNOWN
+            about = "" if "dimension" in self._columns else dimension or "overall"
+            votes.append((column, about, annotator if by_reader else ""))
         return votes
+
+    def _scale_columns(self) -> list[SheetColumn]:
+        """Takes the columns of numbers that may be votes on a scale, though no name says so."""
+        stated = [{*column.values} for column, *_ in self._votes if column.is_numeric]
+        scales = []
+        for column in [*self._free.values()]:
+            values = {*column.values}
+            is_alike = len(values) > 1 and any(values <= others for others in stated)
+            is_scale = column.is_numeric and (column.is_short_scale or is_alike)
+            if is_scale and not (is_identifying(column.name) or counts_something(column.name)):
+                scales.append(self._free.pop(column.name))
+        return scales
+
+    def _turned_case(self) -> str:
+        """Returns a case whose answers left and right swap between rows; empty: there is none."""
+        if self._order or not {*SIDES} <= {*self._columns}:
+            return ""
+        sides = [self._columns[role][0].name for role in SIDES]
+        by = [role for role in ("case_id", "question", "image") if role in self._columns]
+        names = [column.name for role in by for column in self._columns[role]]
+        seen: dict[int, int] = {}
+        for _, row in self._opened.records:
+            case = [text_of(row.get(name)) for name in names]
+            left, right = (text_of(row.get(name)) for name in sides)
+            first = seen.setdefault(hash(tuple(case)), hash((left, right)))
+            if left != right and first == hash((right, left)):
+                return case[0]
+        return ""
 
     def _open(self, point: str) -> str:
         """Notes what is left open, and returns what stands in its place."""
         self._open_points.append(point)
-        return _quoted(UNKNOWN)
+        return quoted(UNKNOWN)
 
     def _head(self) -> Iterator[str]:
         yield f"# What is understood of {_shown(self._opened.path.name)}: correct it, then import"
@@ -200,13 +187,16 @@ class _Suggester:
         if "image" not in found:
             yield "  # image: none is recognised; the cases are text"
         for role, columns in sorted(found.items(), key=lambda held: ROLES.index(held[0])):
-            names = [_quoted(column.name) for column in columns]
+            names = [quoted(column.name) for column in columns]
             stated = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
             yield f"  {role}: {stated}  # {columns[0].examples}"
         pair = SIDES if {*SIDES} <= {*found} else PAIR
         for role in pair:
-            if role not in found:
+            if role not in found and "answers" not in found:
                 yield f"  {role}: {self._open(f'no column is recognised as {role}')}"
+        if self._further:
+            point = self._open(f"whether {', '.join(map(repr, self._further))} are answers too")
+            yield f"  answers: {point}  # a list in place of the pair; or delete this line"
         if "question" not in found:
             point = self._open("no column is recognised as question")
             yield "fixed:"
@@ -215,30 +205,48 @@ class _Suggester:
     def _vote_lines(self) -> Iterator[str]:
         yield "votes:  # each column with votes, what they are about, and whose they are"
         yield from self._number_lines()
-        if not self._votes and not self._numbers:
+        if not (self._votes or self._numbers or self._scales):
+            what = "column"
             point = self._open("no column is recognised as votes")
-            yield f"  - column: {point}"
+            if "answers" in self._columns:
+                what, point = "ranks", f"[{point}]  # a column for each answer; or ratings"
+            yield f"  - {what}: {point}"
             yield "    dimension: overall"
         for column, dimension, annotator in self._votes:
-            yield f"  - column: {_quoted(column.name)}"
+            yield f"  - column: {quoted(column.name)}"
             if dimension == UNKNOWN:
                 self._open(f"column {column.name!r} may hold votes: about which dimension?")
             if annotator == UNKNOWN:
                 self._open(f"nothing says whose the votes in {column.name!r} are")
             if dimension:
-                yield f"    dimension: {_quoted(dimension)}"
+                yield f"    dimension: {quoted(dimension)}"
             if annotator:
-                yield f"    annotator: {_quoted(annotator)}"
-        if self._votes or not self._numbers:
+                yield f"    annotator: {quoted(annotator)}"
+        for column in self._scales:
+            yield from self._scale_lines(column)
+        if self._votes or not (self._numbers or self._scales or "answers" in self._columns):
             yield f"values:  # what they mean: {', '.join(MEANINGS[:8])},"
             yield f"  # {', '.join(MEANINGS[8:])} (no vote)"
             yield from self._value_lines()
 
+    def _scale_lines(self, column: SheetColumn) -> Iterator[str]:
+        yield f"  # delete this entry if the numbers ({column.examples}) are no votes"
+        yield f"  - column: {quoted(column.name)}"
+        point = self._open(f"column {column.name!r} may hold votes: about what, on which scale?")
+        if "dimension" not in self._columns:
+            yield f"    dimension: {point}"
+        if "annotator" not in self._columns:
+            yield f"    annotator: {quoted(UNKNOWN)}"
+        shared = {value for voted, *_ in self._votes for value in voted.values}
+        if not {*column.values} <= shared:
+            means = (f"{quoted(value)}: {quoted(UNKNOWN)}" for value in sorted(column.values))
+            yield f"    values: {{{', '.join(means)}}}"
+
     def _number_lines(self) -> Iterator[str]:
         for what, columns in self._numbers:
-            names = ", ".join(_quoted(column.name) for column in columns)
+            names = ", ".join(quoted(column.name) for column in columns)
             yield f"  - {what.numbers}: [{names}]  # {_BEST[what.numbers]}"
-            dimension = _quoted(what.dimension)
+            dimension = quoted(what.dimension)
             if not what.is_clear:
                 shown = " and ".join(repr(column.name) for column in columns)
                 dimension = self._open(f"whether the highest number in {shown} is best")
@@ -252,14 +260,14 @@ class _Suggester:
         counts: Counter[str] = Counter()
         for column, *_ in self._votes:
             if column.has_more:
-                self._open(f"column {column.name!r} has more than {_MOST_VALUES} different values")
+                self._open(f"column {column.name!r} has more than {MOST_VALUES} different values")
             counts.update(column.values)
         is_scale = any(column.is_scale for column, *_ in self._votes)
         for value, count in sorted(counts.items()):
             meaning, doubt = self._meaning(value, is_scale)
             if meaning == UNKNOWN:
-                meaning = self._open(f"what {_cut(value)!r} means as a vote{doubt}")
-            yield f"  {_quoted(value)}: {meaning}  # {count} times{doubt}"
+                meaning = self._open(f"what {cut(value)!r} means as a vote{doubt}")
+            yield f"  {quoted(value)}: {meaning}  # {count} times{doubt}"
         if not counts:
             yield f'  "1": {self._open("no vote is recognised")}'
 
@@ -279,43 +287,58 @@ class _Suggester:
         return meaning, ""
 
     def _order_lines(self) -> Iterator[str]:
+        if self._turned:
+            held = [column for column in self._free.values() if len(column.values) == 2]
+            shown = " or ".join(f"{quoted(column.name)} ({column.examples})" for column in held)
+            yield "order:  # which answer stood on the left in a row, A or B: they swap"
+            yield f"  # perhaps {shown or 'no column says so'}"
+            where = f"left and right swap within case {cut(self._turned)!r}"
+            yield f"  column: {self._open(f'which column says which answer is left: {where}')}"
+            yield f"  values: {{{quoted(UNKNOWN)}: {quoted(UNKNOWN)}}}"
         if not self._order:
             return
         column = self._order[0]
         yield "order:  # which answer stood on the left in a row, A or B"
-        yield f"  column: {_quoted(column.name)}"
+        yield f"  column: {quoted(column.name)}"
         yield "  values:"
         for value, count in sorted(column.values.items()):
             meaning = meaning_of(value)
             if meaning not in ("A", "B"):
-                meaning = self._open(f"which answer {_cut(value)!r} is, on the left")
-            yield f"    {_quoted(value)}: {meaning}  # {count} times"
+                meaning = self._open(f"which answer {cut(value)!r} is, on the left")
+            yield f"    {quoted(value)}: {meaning}  # {count} times"
         if column.has_more:
-            self._open(f"column {column.name!r} has more than {_MOST_VALUES} different values")
+            self._open(f"column {column.name!r} has more than {MOST_VALUES} different values")
 
     def _dimension_lines(self) -> Iterator[str]:
         for column in self._columns.get("dimension", ()):
             yield "dimensions:  # what the sheet calls them: the name of the dimension"
             for value, count in sorted(column.values.items()):
                 name, remainder = vote_name(value)
-                known = name if name and not remainder else _quoted(value)
-                yield f"  {_quoted(value)}: {known}  # {count} times"
+                known = name if name and not remainder else quoted(value)
+                yield f"  {quoted(value)}: {known}  # {count} times"
 
     def _rest_lines(self) -> Iterator[str]:
         if self._ignored:
-            yield f"ignore: [{', '.join(map(_quoted, self._ignored))}]  # they may say who it is"
+            yield f"ignore: [{', '.join(map(quoted, self._ignored))}]  # they may say who it is"
         for column in self._free.values():
-            yield f"# kept in extra: {_quoted(column.name)}  ({column.examples})"
+            yield f"# kept in extra: {quoted(column.name)}  ({column.examples})"
 
 
-def _quoted(text: str) -> str:
-    """Returns a text in quotes, as YAML reads it back."""
-    dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)
-    return dumped.strip()
+def _readers(named: Iterable[tuple[str | None, str]]) -> set[str]:
+    """Returns the remainders of names that tell the columns of one dimension apart by reader.
 
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    Args:
+        named: the dimension of each column of votes, and what else its name says.
+    """
+    by_dimension: defaultdict[str | None, set[str]] = defaultdict(set)
+    for dimension, remainder in named:
+        by_dimension[dimension].add(remainder)
+    readers: set[str] = set()
+    for dimension, remainders in by_dimension.items():
+        beside = dimension is not None
+        if len(remainders) > 1 and all(names_reader(text, beside) for text in remainders):
+            readers |= remainders
+    return readers
 
 
 def _shown(text: str) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from openpyxl.styles import numbers
 
-from medrm.errors import ConfigError, MedrmError
+from medrm.errors import ConfigError, DataError, MedrmError
 from medrm.exchange.open_source import open_source
 from medrm.exchange.tables.grid import text_of
 
@@ -212,3 +212,16 @@ def test_attacks_end_in_a_message(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", LARGE)
 def test_large_attacks_end_in_a_message(tmp_path: Path, name: str) -> None:
     attacked(*LARGE[name], tmp_path / name)
+
+
+def test_a_workbook_that_is_too_large_or_empty_is_not_said_to_have_a_password(
+    tmp_path: Path,
+) -> None:
+    book = openpyxl.Workbook()
+    book.active.cell(1, 1001, "x")
+    book.save(tmp_path / "wide.xlsx")
+    (tmp_path / "empty.xlsx").write_bytes(b"")
+    for name, words in (("wide", "it has more than 1,000 columns"), ("empty", "is empty")):
+        with pytest.raises(DataError, match=words) as caught:
+            open_source(tmp_path / f"{name}.xlsx")
+        assert "password" not in str(caught.value)

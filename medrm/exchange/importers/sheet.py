@@ -111,6 +111,7 @@ class _SheetReader:
         used = {*mapping.used}
         self._extra = [name for name in opened.columns if name not in used]
         self._remarks: Counter[str] = Counter()
+        self._first_answers: dict[str, tuple[str, int]] = {}
 
     def lines(self) -> Iterator[tuple[str, Row]]:
         """Yields the lines of each row: one for each reader who votes in it."""
@@ -134,6 +135,7 @@ class _SheetReader:
     def _lines_of(self, place: str, row: Row) -> Iterator[tuple[str, Row]]:
         answers = self._answers(row)
         case = self._case(row, answers)
+        self._refuse_turned(place, case["case_id"], answers.texts)
         reads: dict[str, dict[str, Any]] = {}
         for vote in self._mapping.votes:
             if self._is_empty(vote, row):
@@ -150,6 +152,25 @@ class _SheetReader:
         for annotator, read in reads.items():
             if "" not in read["votes"]:
                 yield place, {**case, "annotator": annotator, **read, **self._remainder(row)}
+
+    def _refuse_turned(self, place: str, case_id: str, texts: list[str]) -> None:
+        """Refuses a row whose answers are those of its case the other way round.
+
+        Raises:
+            _RefusedError: they are.
+        """
+        first, answers = self._first_answers.setdefault(case_id, (place, hash(tuple(texts))))
+        if len(texts) != 2 or texts[0] == texts[1] or answers != hash(tuple(texts[::-1])):
+            return
+        swapped = (
+            f"case {shortened(case_id)!r} has its two answers the other way round than {first}"
+        )
+        if self._mapping.order_column:
+            raise _RefusedError(f"{swapped}, also by the `order:` of the mapping; correct it")
+        raise _RefusedError(
+            f"{swapped}, and nothing says which one stood on the left. Give the mapping "
+            "answer_left and answer_right, and an `order:`, the column that says it"
+        )
 
     def _is_empty(self, vote: VoteColumn, row: Row) -> bool:
         """Returns whether a row has nothing where a vote may stand."""

@@ -33,8 +33,8 @@ from medrm.exchange.importers.tool_rows import (
     numbered,
 )
 from medrm.exchange.mapping import DETAILS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
+from medrm.exchange.sheet_columns import IMAGE_NAME
 from medrm.exchange.sheet_words import answer_side, is_identifying, meaning_of, role_of, vote_name
-from medrm.exchange.suggest import IMAGE_NAME
 from medrm.exchange.tables.grid import text_of
 from medrm.schema import DIMENSIONS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,10 @@ _FOREIGN = (
 """What is raised over a workbook that its readers do not foresee."""
 
 
+_SIZE = re.compile("(.+ has|its merged cells cover) (more than )?[0-9]")
+"""How the limits of this package begin, such as "it has more than 1,000 columns"."""
+
+
 @contextmanager
 def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Yields an archive whose XML is not too large; what damage raises becomes a message.
@@ -40,6 +45,8 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         DataError: it is none, is damaged where it is read, or holds too much.
     """
     try:
+        if not path.stat().st_size:
+            raise DataError(f"{path} is empty, of 0 bytes. Give the workbook as it was saved.")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             size = sum(
@@ -65,6 +72,10 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except MemoryError as error:
         raise DataError(f"{path} takes too much memory. Save the sheet as CSV.") from error
     except _FOREIGN as error:
+        if type(error) is ValueError and _SIZE.match(str(error)):
+            raise DataError(
+                f"{path} cannot be read: {error}. Split it, or delete what is no part of the table."
+            ) from error
         reason = shortened(" ".join(f"{type(error).__name__}: {error}".split()))
         raise DataError(
             f"{path} is no readable workbook ({reason}). A password must be taken off; else open "

@@ -66,6 +66,11 @@ def open_delimited(path: Path, header_row: int | None = None) -> Opened:
 
     name = {"\t": "a tab"}.get(delimiter, repr(delimiter))
     notes = [f"The text is read as {encoding}, with {name} between columns."]
+    if encoding == "cp1252":
+        notes.append(
+            f"The text is not in UTF-8, from line {_first_line_of_another_encoding(path)} on, so "
+            "all of it is read as Windows-1252 (cp1252); where letters are wrong, save it in UTF-8."
+        )
     return open_grid(path, grid, notes, header_row)
 
 
@@ -93,6 +98,20 @@ def _decodes(path: Path, encoding: str) -> bool:
         except UnicodeDecodeError:
             return False
     return True
+
+
+def _first_line_of_another_encoding(path: Path) -> int:
+    """Returns the number of the first line that is not UTF-8."""
+    number = 1
+    with path.open("rb") as file:
+        while line := file.readline(_BLOCK):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                if len(line) < _BLOCK or error.end < len(line):
+                    return number
+            number += line.endswith(b"\n")
+    return number
 
 
 def _delimiter(start: str) -> str:

@@ -1,0 +1,95 @@
+"""What a column of a sheet holds, as far as a suggestion of its meaning needs it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+import yaml
+
+from medrm.errors import shortened
+from medrm.exchange.sheet_words import is_number, meaning_of
+
+MOST_VALUES = 60
+"""Different values of a column that are counted; a vote's column has fewer."""
+
+IMAGE_NAME = re.compile(
+    r"data:image/.*|.+\.(png|jpe?g|tiff?|bmp|gif|webp|dcm|dicom|nii|nii\.gz|jp2)", re.DOTALL
+)
+"""How a cell with an image is written, in small letters."""
+
+_SHOWN = 50
+"""Characters of a value that are shown."""
+
+_SMALL = re.compile(r"[+\u2212-]?(\d|10)")
+
+
+@dataclass
+class SheetColumn:
+    """What a column holds.
+
+    Attributes:
+        name: of the column.
+        values: each different one and how often it stands, as far as they are counted.
+        has_more: whether there are more of them.
+        images: how many cells name image files.
+    """
+
+    name: str
+    values: Counter[str] = field(default_factory=Counter)
+    has_more: bool = False
+    images: int = 0
+
+    def add(self, text: str) -> None:
+        """Counts a cell that is not empty."""
+        first = shortened(text).lower().partition(";")[0].strip()
+        self.images += IMAGE_NAME.fullmatch(first) is not None
+        if len(self.values) < MOST_VALUES or text in self.values:
+            self.values[shortened(text)] += 1
+        else:
+            self.has_more = True
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether it holds numbers that are no names of two answers."""
+        return any(is_number(value) and meaning_of(value) is None for value in self.values)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it holds numbers alone."""
+        return all(map(is_number, self.values))
+
+    @property
+    def is_short_scale(self) -> bool:
+        """Whether it holds a few small whole numbers, some of them repeatedly."""
+        is_small = all(_SMALL.fullmatch(value) for value in self.values)
+        return is_small and 1 < len(self.values) < sum(self.values.values()) and not self.has_more
+
+    @property
+    def is_vote_like(self) -> bool:
+        """Whether all its values can be votes, and not all are numbers."""
+        known = all(meaning_of(value) or is_number(value) for value in self.values)
+        return known and not self.is_numeric and not self.has_more
+
+    @property
+    def names_answers(self) -> bool:
+        """Whether all its values name one of the two answers."""
+        return {*map(meaning_of, self.values)} in ({"A"}, {"B"}, {"A", "B"})
+
+    @property
+    def examples(self) -> str:
+        """A few of its values."""
+        shown = [quoted(cut(value)) for value, _ in self.values.most_common(3)]
+        return ", ".join(shown) or "it is empty"
+
+
+def quoted(text: str) -> str:
+    """Returns a text in quotes, as YAML reads it back."""
+    dumped: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6)
+    return dumped.strip()
+
+
+def cut(text: str) -> str:
+    """Returns the start of a text that is too long to be shown."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

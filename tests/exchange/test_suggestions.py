@@ -1,0 +1,107 @@
+"""What is suggested for the columns of a sheet where names and values say only half of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from test_sheet import TEXT_ROWS, imported, table
+
+from medrm.exchange.mapping import load_mapping
+from medrm.exchange.open_source import open_source
+from medrm.exchange.sheet_words import role_of
+from medrm.exchange.suggest import suggest
+
+
+def suggested(path: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """The mapping that is suggested for rows, and what it leaves open."""
+    suggestion = suggest(open_source(table(path, rows)))
+    return load_mapping(suggestion.text), "\n".join(suggestion.open_points)
+
+
+def test_all_of_three_answers_are_suggested_or_asked_for(tmp_path: Path) -> None:
+    answers = {"Antw. 1": "Milz", "Antw. 2": "Leber", "Antw. 3": "Niere"}
+    ranks: dict[str, Any] = {"Rang 1": 1, "Rang 2": 2, "Rang 3": 2}
+    row = {"Fall": 1, "Frage": "Was?", **answers, "Untersucher": "Ada", **ranks}
+    mapping, points = suggested(tmp_path / "three.tsv", [row])
+    assert mapping["columns"]["answers"] == [*answers]
+    assert mapping["votes"] == [{"ranks": [*ranks], "dimension": "overall"}]
+    assert not points
+    (line,), _ = imported(tmp_path / "three.tsv")
+    assert (line["annotator"], line["votes"]) == ("Ada", {"overall": [[0], [1, 2]]})
+    unranked = {key: row[key] for key in row if key not in ranks} | {"Beste": "C"}
+    mapping, points = suggested(tmp_path / "unranked.tsv", [unranked])
+    assert mapping["votes"] == [{"ranks": ["?"], "dimension": "overall"}]
+    assert points == "no column is recognised as votes"
+    gap = {**TEXT_ROWS, "Antwort D": "Herz", "Leser": "Ada", "Urteil": "A"}
+    mapping, points = suggested(tmp_path / "gap.tsv", [gap])
+    assert mapping["columns"]["answers"] == "?"
+    assert points == "whether 'Antwort D' are answers too"
+
+
+def test_numbers_that_may_be_a_scale_are_asked_for(tmp_path: Path) -> None:
+    def rows(name: str, numbers: list[int]) -> list[dict[str, Any]]:
+        case = {**TEXT_ROWS, "Leser": "Ada", "Urteil": "A"}
+        return [{"Fall": n, **case, name: number} for n, number in enumerate(numbers)]
+
+    mapping, points = suggested(tmp_path / "s.tsv", rows("Gr\u00fcndlichkeit", [-2, 2, 0, 0]))
+    scale = {"column": "Gr\u00fcndlichkeit", "dimension": "?"}
+    assert mapping["votes"][1] == {**scale, "values": {"-2": "?", "0": "?", "2": "?"}}
+    assert "'Gr\u00fcndlichkeit' may hold votes" in points
+    rated = [{**row, "Genauigkeit": row["N"]} for row in rows("N", [-50, 50])]
+    mapping, _ = suggested(tmp_path / "same.tsv", rated)
+    assert mapping["votes"][-1] == {"column": "N", "dimension": "?"}
+    for name, numbers in (("Anzahl Herde", [0, 1, 1]), ("Dosis", [75, 80, 75]), ("Dosis", [3, 3])):
+        mapping, points = suggested(tmp_path / "no.tsv", rows(name, numbers))
+        assert not points
+
+
+def test_what_a_name_says_besides_the_dimension_is_a_reader_only_among_readers(
+    tmp_path: Path,
+) -> None:
+    def annotators(*names: str) -> list[tuple[str, str]]:
+        row = {"Fall": 1, **TEXT_ROWS, **dict.fromkeys(names, "A")}
+        mapping, _ = suggested(tmp_path / "r.tsv", [row])
+        return [(vote["dimension"], vote["annotator"]) for vote in mapping["votes"]]
+
+    assert annotators("Richtigkeit (fachlich)", "Overall impression") == [("?", "?")] * 2
+    assert annotators("Richtigkeit (fachlich)", "Richtigkeit (sprachlich)") == [("?", "?")] * 2
+    assert annotators("Stil", "Witz") == [("?", "?")] * 2
+    assert annotators("Richtigkeit M\u00fcller", "Richtigkeit Wei\u00df") == [
+        ("accuracy", "M\u00fcller"),
+        ("accuracy", "Wei\u00df"),
+    ]
+    assert annotators("Leser 1", "Leser 2") == [("overall", "Leser 1"), ("overall", "Leser 2")]
+    for name in ("Befunder/in", "Untersucher", "Untersucherin", "Arzt/\u00c4rztin"):
+        assert role_of(name) == "annotator"
+
+
+def test_answers_that_swap_within_a_case_need_an_order(tmp_path: Path) -> None:
+    case = {"Fall": 1, "Frage": "Was?", "Antwort links": "Milz", "Antwort rechts": "Leber"}
+    turned = {**case, "Antwort links": "Leber", "Antwort rechts": "Milz"}
+    rows = [
+        {**case, "links war": "GPT", "Leser": "Ada", "Urteil": "links"},
+        {**turned, "links war": "Llama", "Leser": "Ben", "Urteil": "links"},
+    ]
+    mapping, points = suggested(tmp_path / "swap.tsv", rows)
+    assert mapping["order"] == {"column": "?", "values": {"?": "?"}}
+    assert points.endswith("left and right swap within case '1'")
+    mapping.pop("order")
+    text = json.dumps(mapping)
+    _, report = imported(tmp_path / "swap.tsv", text)
+    (refused,) = report["unread"]
+    assert "its two answers the other way round than row 2" in refused["reason"]
+    assert "`order:`" in refused["reason"]
+    mapping["order"] = {"column": "links war", "values": {"GPT": "A", "Llama": "B"}}
+    lines, report = imported(tmp_path / "swap.tsv", json.dumps(mapping))
+    assert [line["votes"]["overall"] for line in lines] == ["A", "B"]
+
+
+def test_one_byte_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    rows = [{"Fall": n, **TEXT_ROWS, "Leser": "Gr\u00fcn", "Urteil": "A"} for n in range(3)]
+    path = table(tmp_path / "mixed.tsv", rows)
+    assert not [note for note in open_source(path).notes if "1252" in note]
+    path.write_bytes(path.read_bytes() + b"3\tWas?\tMilz\tLeber\tGr\xfcn\tA\n")
+    (note,) = (note for note in open_source(path).notes if "not in UTF-8" in note)
+    assert note.startswith("The text is not in UTF-8, from line 5 on, so all of it is read as")
