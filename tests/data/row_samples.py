@@ -183,7 +183,7 @@ PUBLIC_ROWS: dict[str, list[dict[str, Any]]] = {
         _critic("Response 1", "Response 2", "The better response: [1]. It names the mass."),
         _critic("The first response", "The second response", "The better response: [second]."),
         _critic("Response A", "Response B", "Two responses are equally good. Both are short."),
-        _critic("Response 1", "Response 2", "I cannot say."),
+        _critic("Response 1", "Response 2", "Both responses are equally good in style."),
         _critic("Answer 1", "Answer 2", "The better response: [1]."),
     ],
 }

@@ -42,6 +42,7 @@ def check(reader: str, mutations: int) -> None:
     assert outcome.slowest_s < SLOWEST_S, shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", CORPORA)
 def test_a_sample_of_mutations(reader: str) -> None:
     check(reader, 12)

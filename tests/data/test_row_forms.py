@@ -257,6 +257,7 @@ def recognising(folder: Path, row: dict[str, Any]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_row_is_recognised_by_exactly_one_format(tmp_path: Path) -> None:
     """Also where a row has the columns of two formats."""
     of_format = ROW_SAMPLES | {"votes": [NAMED["votes"]], "graded_pairs": PUBLIC_ROWS["helpsteer3"]}

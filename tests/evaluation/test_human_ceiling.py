@@ -33,8 +33,9 @@ def test_readers_and_a_model_are_judged_by_the_same_labels(tmp_path: Path) -> No
     held against A who agrees, two against B of whom none does; the model is right once of three.
     Case 2: two held against A, both agree; the model is wrong twice.
     """
-    cases = make_cases("AAAA")
+    cases = make_cases("AAAAA")
     cases = [
+        read_by(cases[4], (2, 0, 0, 0), neither=0.6),  # counts for nobody
         read_by(cases[0], (3, 2, 0, 0)),
         read_by(cases[1], (1, 1, 2, 0)),
         read_by(cases[2], (2, 2, 0, 0)),

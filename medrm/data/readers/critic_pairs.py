@@ -18,7 +18,8 @@ _HEADERS = (
 
 _VERDICT = re.compile(r"The better response: \[(\w{1,10})\]")
 _CHOICES = {"first": 0, "1": 0, "a": 0, "second": 1, "2": 1, "b": 1}
-_EQUAL = "equally good"
+_EQUAL = re.compile(r"responses are equally good\s*([.,;:]|$)", re.MULTILINE)
+"""How a reply says so of the pair; the critic also finds them equally good in one respect."""
 
 
 def critic_texts(row: Row) -> tuple[str, str, str]:
@@ -52,7 +53,7 @@ def critic_votes(row: Row, dimension: str) -> dict[str, list[Vote]]:
     verdict = _VERDICT.search(reply)
     if verdict is not None and verdict[1].lower() in _CHOICES:
         return {dimension: [Vote("critic", _CHOICES[verdict[1].lower()], reason=reply)]}
-    if verdict is None and _EQUAL in reply:
+    if verdict is None and _EQUAL.search(reply):
         return {dimension: [Vote("critic", "tie", reason=reply)]}
     raise DataError("its verdict is not understood; accepted are one of the responses, and a tie")
 

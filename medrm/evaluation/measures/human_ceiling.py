@@ -37,7 +37,7 @@ def held_against_others(label: Label | None, answers: int) -> list[Held]:
     """Returns the readers behind a label; those whose fellows have no majority are left out.
 
     A reader who sees a tie, or accepts neither answer, is wrong where the others prefer one, as a
-    model is.
+    model is. A case of which most accept neither answer counts for no model, and for no reader.
 
     Args:
         label: of a case.
@@ -46,6 +46,8 @@ def held_against_others(label: Label | None, answers: int) -> list[Held]:
     if isinstance(label, RankingLabel):
         ranked = against_others(label.rankings)
         return [Held(right, 1, int(agrees)) for right, agrees in ranked if right]
+    if label is not None and label.unacceptable:
+        return []
     first, first_agreeing, second, second_agreeing = (label and label.readers) or (0, 0, 0, 0)
     held = [Held((0,), first, first_agreeing), Held((1,), second, second_agreeing)]
     return [entry for entry in held if entry.readers]
