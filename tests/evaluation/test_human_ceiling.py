@@ -126,9 +126,9 @@ def test_votes_are_read_by_their_rules_from_the_file_to_the_report(tmp_path: Pat
     # c0: 3/4 + 3/4 of three votes are for A, which is half: no majority. c1 and c3: B.
     measures, human = evaluated()
     assert (measures["n"], measures["n_neither"], measures["accuracy"]) == (2, 1, 1.0)
-    # c0: each of the slight votes against B (5/8), B against A. c1: A against B. c2: neither
-    # against A, twice. c3: the tie against B.
-    assert (human["n"], human["accuracy"]) == (7, 0.0)
+    # c0: each of the slight votes against B (5/8), B against A. c1: A against B. c2 counts
+    # for nobody. c3: the tie against B.
+    assert (human["n"], human["accuracy"]) == (5, 0.0)
     measures, human = evaluated("--vote_strength", "ignore")
     assert (measures["n"], measures["accuracy"]) == (3, 1.0)
     # Right are both of c0 and of c3, wrong both of c1.
