@@ -178,6 +178,7 @@ class _Suggester:
         yield f"# What is understood of {_shown(self._opened.path.name)}: correct it, then import"
         yield "# the sheet with `--mapping` and this file. Each ? must be replaced."
         yield from (f"# {_shown(note)}" for note in self._opened.notes)
+        yield from (f"{key}: {quoted(text)}" for key, text in (self._opened.mapping or {}).items())
 
     def _column_lines(self) -> Iterator[str]:
         found = self._columns

@@ -44,7 +44,8 @@ class ImportRequest:
     suggest: bool = option(
         False,
         "write such a file from the sheet's own columns and values, to --mapping (default: "
-        "FILE.mapping.yaml), and import nothing",
+        "FILE.mapping.yaml), and import nothing; a file there with only `sheet` or "
+        "`header_row` says which sheet is meant",
     )
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the file)"
@@ -81,7 +82,9 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     """
     path = Path(request.file)
     if request.suggest:
-        return _suggest(request, open_source(path, request.image_root))
+        target = request.mapping or Path(f"{path.name}.mapping.yaml")
+        chosen = _chosen_sheet(target)
+        return _suggest(request, open_source(path, request.image_root, chosen), target)
     assert request.output is not None
     check_outputs({"--output": request.output})
     content = read_mapping(request.mapping) if request.mapping is not None else None
@@ -110,14 +113,22 @@ def importer_of(opened: Opened) -> Importer:
     )
 
 
-def _suggest(request: ImportRequest, opened: Opened) -> dict[str, Any]:
+def _chosen_sheet(target: Path) -> dict[str, Any] | None:
+    """Returns a mapping that says which sheet is meant and no more; None: there is none."""
+    try:
+        content = read_mapping(target)
+    except ConfigError:
+        return None
+    return content if content and content.keys() <= {"sheet", "header_row"} else None
+
+
+def _suggest(request: ImportRequest, opened: Opened, target: Path) -> dict[str, Any]:
     """Writes a mapping, and says what it leaves open."""
-    target = request.mapping or Path(f"{opened.path.name}.mapping.yaml")
     check_outputs({"--mapping": target}, folders=False)
-    if target.exists() and not request.overwrite_output_dir:
+    if target.exists() and opened.mapping is None and not request.overwrite_output_dir:
         raise ConfigError(
-            f"--mapping {target} is there. Give another file, or --overwrite_output_dir to replace "
-            "it."
+            f"--mapping {target} is there, and says more than `sheet:`. Give another file, or "
+            "--overwrite_output_dir to replace it."
         )
     importer = importer_of(opened)
     if importer.suggest is None:

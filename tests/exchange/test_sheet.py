@@ -273,7 +273,17 @@ def test_the_mapping_of_the_manual_is_one(root: Path) -> None:
     content = load_mapping(block)
     columns: list[str] = [
         *("Fall", "Bild 1", "Bild 2", "Frage", "Antwort 1", "Antwort 2", "Leser", "Kriterium"),
-        *("Patient", "Bemerkung", "Genauigkeit", "Warum", "Dr. Ada", "Punkte 1", "Punkte 2"),
+        *(
+            "Patient",
+            "Bemerkung",
+            "Genauigkeit",
+            "Warum",
+            "Dr. Ada",
+            "Punkte 1",
+            "Punkte 2",
+            "Rang 1",
+            "Rang 2",
+        ),
         *("Links stand", "Patientenname"),
     ]
     mapping = sheet_mapping(content, columns)

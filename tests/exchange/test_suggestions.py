@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import openpyxl
+import pytest
 from test_sheet import TEXT_ROWS, imported, table
 
+from medrm.cli import main
+from medrm.data.medical.conversions import CONVERSIONS, RULES
+from medrm.evaluation.audit import KINDS
 from medrm.exchange.mapping import load_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.sheet_words import role_of
@@ -105,3 +110,36 @@ def test_one_byte_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"3\tWas?\tMilz\tLeber\tGr\xfcn\tA\n")
     (note,) = (note for note in open_source(path).notes if "not in UTF-8" in note)
     assert note.startswith("The text is not in UTF-8, from line 5 on, so all of it is read as")
+
+
+def test_a_mapping_that_names_a_sheet_is_completed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["Fall", "Legende"])
+    second = book.create_sheet("Lesungen 2")
+    second.append(["Titel"])
+    row = {"Fall": 7, **TEXT_ROWS, "Leser": "Ada", "Urteil": "B"}
+    second.append([*row])
+    second.append([*row.values()])
+    book.save(tmp_path / "two.xlsx")
+    mapping = tmp_path / "map.yaml"
+    command = ["data", "import", str(tmp_path / "two.xlsx"), "--mapping", str(mapping)]
+    mapping.write_text("sheet: Lesungen 2\nheader_row: 2\n")
+    assert main([*command, "--suggest"]) == 0
+    content = load_mapping(mapping.read_text("utf-8"))
+    assert (content["sheet"], content["header_row"]) == ("Lesungen 2", "2")
+    assert content["columns"]["annotator"] == "Leser"
+    assert main([*command, "--suggest"]) == 2
+    assert "says more than `sheet:`" in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path / "set")]) == 0
+    (line,) = (tmp_path / "set" / "votes.jsonl").read_text().splitlines()
+    assert json.loads(line)["votes"] == {"overall": "B"}
+
+
+def test_the_manual_has_all_names_to_which_the_help_refers(root: Path) -> None:
+    manual = (root / "data" / "README.md").read_text("utf-8")
+    for name in (*CONVERSIONS, *KINDS):
+        assert f"`{name}`" in manual, name
+    assert all(f"`{rule}" in manual for rule in RULES)
+    assert all(word in manual for word in ("`,frames=`", "`,plane=`", "--image_conversion"))
