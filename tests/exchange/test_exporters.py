@@ -183,6 +183,7 @@ def test_a_row_that_shows_another_case_than_its_hidden_cell_is_not_taken(
         for row in (2, 3, 4):
             sheet.cell(row, columns["annotator"], "carla")
             sheet.cell(row, columns["vote: overall"], "A")
+        sheet.cell(1, columns[f"vote: {ODD}"], "Stimme")
         second, third = (sheet.cell(row, columns[name]) for row in (2, 3))
         second.value, third.value = third.value, second.value
         second.data_type = third.data_type = "s"
@@ -194,6 +195,8 @@ def test_a_row_that_shows_another_case_than_its_hidden_cell_is_not_taken(
         assert [row["place"] for row in report["unread"]] == ["row 2", "row 3"]
         assert all(word in row["reason"] for row in report["unread"])
         assert report["lines"] == 1
+        missing = f"Column 'vote: {ODD}' is missing: no votes on '{ODD}' are read."
+        assert missing in report["notes"]
 
 
 @pytest.mark.parametrize("table", ["csv", "xlsx"])

@@ -267,30 +267,6 @@ def test_a_mapping_is_refused_with_all_that_is_wrong(tmp_path: Path) -> None:
             read_mapping(path)
 
 
-def test_the_mapping_of_the_manual_is_one(root: Path) -> None:
-    blocks = (root / "data" / "README.md").read_text("utf-8").split("```yaml\n")[1:]
-    (block,) = (text.split("```")[0] for text in blocks if text.startswith("sheet:"))
-    content = load_mapping(block)
-    columns: list[str] = [
-        *("Fall", "Bild 1", "Bild 2", "Frage", "Antwort 1", "Antwort 2", "Leser", "Kriterium"),
-        *(
-            "Patient",
-            "Bemerkung",
-            "Genauigkeit",
-            "Warum",
-            "Dr. Ada",
-            "Punkte 1",
-            "Punkte 2",
-            "Rang 1",
-            "Rang 2",
-        ),
-        *("Links stand", "Patientenname"),
-    ]
-    mapping = sheet_mapping(content, columns)
-    assert {*mapping.used} == {*columns}
-    assert mapping.values["k. a."] == "none"
-
-
 def test_rows_that_are_none_and_tables_without_end(tmp_path: Path) -> None:
     rows = [
         "Titel der Studie", "", "Frage,Antwort 1,Antwort 2,Leser,Urteil,Notiz,Notiz",

@@ -13,7 +13,7 @@ from test_sheet import TEXT_ROWS, imported, table
 from medrm.cli import main
 from medrm.data.medical.conversions import CONVERSIONS, RULES
 from medrm.evaluation.audit import KINDS
-from medrm.exchange.mapping import load_mapping
+from medrm.exchange.mapping import load_mapping, sheet_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.sheet_words import role_of
 from medrm.exchange.suggest import suggest
@@ -143,3 +143,27 @@ def test_the_manual_has_all_names_to_which_the_help_refers(root: Path) -> None:
         assert f"`{name}`" in manual, name
     assert all(f"`{rule}" in manual for rule in RULES)
     assert all(word in manual for word in ("`,frames=`", "`,plane=`", "--image_conversion"))
+
+
+def test_the_mapping_of_the_manual_is_one(root: Path) -> None:
+    blocks = (root / "data" / "README.md").read_text("utf-8").split("```yaml\n")[1:]
+    (block,) = (text.split("```")[0] for text in blocks if text.startswith("sheet:"))
+    content = load_mapping(block)
+    columns: list[str] = [
+        *("Fall", "Bild 1", "Bild 2", "Frage", "Antwort 1", "Antwort 2", "Leser", "Kriterium"),
+        *(
+            "Patient",
+            "Bemerkung",
+            "Genauigkeit",
+            "Warum",
+            "Dr. Ada",
+            "Punkte 1",
+            "Punkte 2",
+            "Rang 1",
+            "Rang 2",
+        ),
+        *("Links stand", "Patientenname"),
+    ]
+    mapping = sheet_mapping(content, columns)
+    assert {*mapping.used} == {*columns}
+    assert mapping.values["k. a."] == "none"

@@ -90,6 +90,13 @@ class _Sheet:
         prefix = rank_column("", 0)
         names += [name.removeprefix(prefix) for name in opened.columns if name.startswith(prefix)]
         self._dimensions = names
+        prefix = strength_column("")
+        graded = [name.removeprefix(prefix) for name in opened.columns if name.startswith(prefix)]
+        imported.notes += [
+            f"Column {vote_column(name)!r} is missing: no votes on {name!r} are read."
+            for name in graded
+            if name not in names
+        ]
 
     def lines(self) -> Iterator[LocatedRow]:
         """Yields a line for each row with a vote."""
