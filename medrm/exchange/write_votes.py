@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from medrm.data.decoding import use_decoded
 from medrm.data.image_references import (
     ConvertedFile,
     ImageOptions,
@@ -37,6 +38,16 @@ _IMAGES = "images"
 _MOST_WRITTEN = 2**31
 """2 GiB of votes: a small workbook may name one long text in a million cells."""
 
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
+
+_EXPORTED_IMAGE = re.compile(r"images/[0-9a-f]{64}(-shown)?(\.[a-z]{1,4})?")
+"""The path of an image in a folder that `medrm data export` wrote."""
+
+_BESIDE_EXPORT = (
+    "put the file to import beside cases.jsonl in the folder that `medrm data export` wrote, or "
+    "give that folder by --image_root"
+)
+
 _OF_CASE = {
     "images": "images",
     "question": "question",
@@ -58,7 +69,7 @@ def write_votes(
     """Imports a file as a set in a new folder, and returns the report that is written there.
 
     A line that the reader of votes would refuse is not taken, nor one with an image that is not
-    there, so that the set can always be read.
+    there or cannot be decoded, so that the set can always be read.
 
     Args:
         output: the folder; it appears complete or not at all.
@@ -74,20 +85,22 @@ def write_votes(
     with new_folder(output, opened.path, (REPORT_FILE,), overwrite=overwrite) as draft:
         imported = importer.read(opened)
         writer = _SetWriter(draft, opened)
-        written = 0
+        written = own_lines = 0
         with (draft / VOTES_FILE).open("wb") as file:
-            for folder, place, line in _all_lines(opened, imported, joined):
+            for is_joined, folder, place, line in _all_lines(opened, imported, joined):
                 taken = writer.take(place, line, folder)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
                 else:
+                    own_lines += not is_joined
                     written += file.write(f"{json.dumps(taken, ensure_ascii=False)}\n".encode())
                 if written > _MOST_WRITTEN:
                     raise DataError(
                         f"{opened.path} gives votes of more than {_MOST_WRITTEN:,} bytes; split it."
                     )
         summary = _report(opened, importer, imported, writer)
-        _refuse_nothing(opened.path, summary, imported)
+        if not own_lines:
+            _refuse_nothing(opened.path, summary, imported)
         text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)
         (draft / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return summary
@@ -95,18 +108,18 @@ def write_votes(
 
 def _all_lines(
     opened: Opened, imported: Imported, joined: Path | None
-) -> Iterator[tuple[Path, str, Row]]:
-    """Yields the lines of the joined set and of the file, each with the folder of its images.
+) -> Iterator[tuple[bool, Path, str, Row]]:
+    """Yields whether a line is of the joined set or of the file, the folder of its images, and it.
 
     Raises:
         DataError: what is to be joined is no set.
     """
     if joined is not None:
         for place, line in _joined_lines(joined, imported):
-            yield joined, place, line
+            yield True, joined, place, line
     folder = opened.path.parent
     for place, line in restored(imported.lines, folder):
-        yield folder, place, line
+        yield False, folder, place, line
 
 
 def _joined_lines(folder: Path, imported: Imported) -> Iterator[LocatedRow]:
@@ -143,6 +156,7 @@ class _SetWriter:
         self._hashed: dict[str, list[str]] = {}
         self.converted = ConvertedTally()
         self._names: dict[str, str] = {}
+        self._undecoded: dict[str, str] = {}
         self.lines = self.without_image = 0
         self.annotators: Counter[str] = Counter()
         self.votes: dict[str, Counter[str]] = {}
@@ -236,10 +250,14 @@ class _SetWriter:
                 return self._stored[folder, written]
             content = inline_bytes(written)
         if content is not None and medical_kind(content) is None:
-            return [self._write(content, image_suffix(content))]
+            return [self._write(content, image_suffix(content), "in the data")]
         if content is not None:
             return self._pictures(cached_images(content, self._options), "")
         path = self._portable(written, folder)
+        if _EXPORTED_IMAGE.fullmatch(path) and not any(
+            (root / path).exists() for root in (self._options.root, folder) if root is not None
+        ):
+            raise DataError(f"there is no file {path!r}; {_BESIDE_EXPORT}")
         refs = file_images(path, folder, None, self._options)
         stored = self._stored[folder, written] = self._pictures(refs, Path(path).suffix.lower())
         return stored
@@ -251,10 +269,15 @@ class _SetWriter:
             if ref.problem is not None:
                 raise DataError(ref.problem)
             if isinstance(ref.read, ConvertedFile):
-                names.append(self._write(ref.read(), ".png"))
+                names.append(self._write(ref.read(), ".png", ref.name))
                 self._hashed[names[-1]] = ref.read.about.get("independent", [])
             else:
-                names.append(self._write(ref.read(), suffix))
+                if suffix in _DICOM_SUFFIXES:
+                    raise DataError(
+                        f"image {ref.name!r} is named as DICOM, and is not read as such; it may "
+                        "name the patient, and is not copied"
+                    )
+                names.append(self._write(ref.read(), suffix, ref.name))
         self.converted.add(refs)
         return names
 
@@ -264,16 +287,32 @@ class _SetWriter:
         is_there = any(os.path.lexists(root / written.replace("\0", "")) for root in roots)
         return written if is_there else written.replace("\\", "/")
 
-    def _write(self, content: bytes, suffix: str) -> str:
+    def _write(self, content: bytes, suffix: str, name_in_source: str) -> str:
+        """Copies a picture, if it is one that can be decoded, and returns its path in the set.
+
+        Raises:
+            DataError: it cannot be decoded, or is too large.
+        """
         if len(content) > MAX_STORED_BYTES:
             raise DataError(f"an image is larger than {MAX_STORED_BYTES} bytes")
         digest = hashlib.sha256(content).hexdigest()
         name = self._names.get(digest)
         if name is None:
+            self._check_decodes(content, digest, name_in_source)
             name = self._names[digest] = f"{_IMAGES}/{digest}{suffix}"
             (self._folder / _IMAGES).mkdir(exist_ok=True)
             (self._folder / name).write_bytes(content)
         return name
+
+    def _check_decodes(self, content: bytes, digest: str, name: str) -> None:
+        if digest not in self._undecoded:
+            try:
+                use_decoded(content, name, lambda image, mode: None)
+            except DataError as error:
+                self._undecoded[digest] = str(error)
+                raise
+            return
+        raise DataError(self._undecoded[digest])
 
 
 def _shared_digests(line: Row) -> tuple[int, ...]:
@@ -312,7 +351,6 @@ def _position(row: Unread) -> list[int]:
 
 
 def _refuse_nothing(path: Path, summary: dict[str, Any], imported: Imported) -> None:
-    """Raises DataError where not one row was taken."""
-    if not summary["lines"]:
-        reasons = [*summary["reasons"], *imported.notes] or ["it has no rows"]
-        raise DataError(report(f"{path}: none of its {summary['rows']} rows is taken.", reasons))
+    """Raises DataError: not one row was taken."""
+    reasons = [*summary["reasons"], *imported.notes] or ["it has no rows"]
+    raise DataError(report(f"{path}: none of its {summary['rows']} rows is taken.", reasons))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,41 @@ def test_the_command_imports_votes_in_our_own_form(
     assert "not taken: 2, 0 of them for an image" in capsys.readouterr().out
     assert main(argv) == 2  # it is there
     assert [case.case_id for case in read_set(str(tmp_path / "set")).cases] == ["1"]
+
+
+def test_what_is_no_picture_is_never_copied(tmp_path: Path) -> None:
+    stored = (Path(pydicom.__file__).parent / "data/test_files/CT_small.dcm").read_bytes()
+    (tmp_path / "no_preamble.dcm").write_bytes(stored[128:])
+    (tmp_path / "shifted.dcm").write_bytes(b" " + stored[400:])
+    (tmp_path / "shifted.png").write_bytes(b" " + stored[400:])
+    (tmp_path / "picture.dcm").write_bytes(png(3))
+    (tmp_path / "cut.png").write_bytes(png(4)[:-30])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_bytes(b"text")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "good.png").write_bytes(png(5))
+    names = [path.name for path in sorted(tmp_path.iterdir())]
+    exported = f"images/{'a' * 64}.png"
+    rows = [line(name, "anna", images=[name]) for name in [*names, exported]]
+    opened = write(tmp_path / "rows.jsonl", *rows, line("cut.png", "ben", images=["cut.png"]))
+    opened.image_conversion = parse_conversion("ct_lung")
+    report = write_votes(tmp_path / "set", opened, TOY)
+    assert (report["cases"], report["images"], report["without_image"]) == (2, 2, 9)
+    taken = [json.loads(row) for row in (tmp_path / "set/votes.jsonl").read_text().splitlines()]
+    assert [row["case_id"] for row in taken] == ["good.png", "no_preamble.dcm"]
+    copies = list((tmp_path / "set" / "images").iterdir())
+    assert {copy.suffix for copy in copies} == {".png"}
+    assert not any(b"CompressedSamples" in copy.read_bytes() for copy in copies)
+    reasons = [row["reason"] for row in report["unread"]]
+    assert sum("cannot be decoded" in reason for reason in reasons) == 5
+    assert sum("named as DICOM" in reason for reason in reasons) == 2
+    assert "beside cases.jsonl" in reasons[-2]
+
+
+def test_a_join_that_adds_no_vote_is_refused(tmp_path: Path) -> None:
+    first = write(tmp_path / "first.jsonl", line("1", "anna", images=[]))
+    write_votes(tmp_path / "first", first, TOY)
+    opened = write(tmp_path / "rows.jsonl", line("1", "anna", images=[]))
+    with pytest.raises(DataError, match="votes twice"):
+        write_votes(tmp_path / "set", opened, TOY, tmp_path / "first")
+    assert not (tmp_path / "set").exists()

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 from medrm.data.decoding import MEMORY_BYTES, decoding_memory
@@ -65,7 +66,7 @@ class Converted:
 
 def medical_kind(start: bytes) -> str | None:
     """Returns what a file is by its first bytes: `dicom`, `nifti`, or None, no medical image."""
-    if start[128:132] == b"DICM" or _is_bare_dicom(start):
+    if b"DICM" in (start[:4], start[128:132]) or _is_bare_dicom(start):
         return "dicom"
     if start.startswith(b"\x1f\x8b"):
         with suppress(zlib.error):
@@ -90,7 +91,9 @@ def _is_bare_dicom(start: bytes) -> bool:
 
 
 def kind_of_file(path: Path) -> str | None:
-    """Returns what a file is; see `medical_kind`."""
+    """Returns what a file is; see `medical_kind`. A pipe or a device, which may wait, is none."""
+    if not S_ISREG(path.stat().st_mode):
+        return None
     with path.open("rb") as file:
         return medical_kind(file.read(_SNIFFED))
 

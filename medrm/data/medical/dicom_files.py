@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def read_header(path: Path) -> Header:
     from pydicom import dcmread
 
     try:
-        tags = dcmread(path, stop_before_pixels=True, force=True)
+        tags = dcmread(_with_preamble(path), stop_before_pixels=True, force=True)
     except DAMAGE as error:
         raise UnreadableError(f"its header is damaged ({type(error).__name__})") from error
     rows, columns = _number(tags, "Rows"), _number(tags, "Columns")
@@ -66,6 +67,14 @@ def read_header(path: Path) -> Header:
         raise UnreadableError("it holds no picture")
     check_size(int(rows), int(columns))
     return Header(path, tags)
+
+
+def _with_preamble(path: Path) -> Path | BytesIO:
+    """Returns a file as pydicom reads it: one that starts at `DICM` with the preamble it lacks."""
+    with path.open("rb") as file:
+        if file.read(4) != b"DICM":
+            return path
+    return BytesIO(bytes(128) + path.read_bytes())
 
 
 def in_order(headers: Sequence[Header]) -> list[Header]:
@@ -130,7 +139,7 @@ def _with_syntax(path: Path) -> Any:
     from pydicom.dataset import FileMetaDataset
 
     try:
-        tags = dcmread(path, force=True)
+        tags = dcmread(_with_preamble(path), force=True)
     except DAMAGE as error:
         raise UnreadableError(f"it is damaged ({type(error).__name__})") from error
     if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & {*tags.dir("Pixel")}:
