@@ -10,7 +10,7 @@ from typing import Any
 
 from medrm.data.parquet_files import plain_batches
 from medrm.data.row_tables import JsonLines, LocatedRow, read_json_file
-from medrm.errors import DataError
+from medrm.errors import DataError, report
 from medrm.exchange.imported import Opened, Records, Unread, unread
 from medrm.exchange.tables.delimited import open_delimited
 from medrm.exchange.tables.excel import open_excel
@@ -46,6 +46,8 @@ def open_source(
         DataError: there is none, it is of another kind, too large, or cannot be read at all.
     """
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise DataError(f"{path} is a folder. Give the file that is to be imported.")
     if not path.is_file():
         raise DataError(f"There is no file {path}. Give the file that is to be imported.")
     if suffix in (".xls", ".xlsb", ".numbers"):
@@ -58,11 +60,26 @@ def open_source(
             f"{path} has {size:,} bytes; accepted are at most {most:,}. Split it, or leave images "
             "out and give their paths."
         )
+    if not size and suffix in (".json", ".jsonl"):
+        raise DataError(f"{path} is empty; it holds no rows.")
     opened = _opened(path, suffix, mapping or {})
     opened.mapping = mapping
     opened.columns = opened.columns or _columns(opened.records)
     opened.image_root = image_root
     return opened
+
+
+def refuse_no_rows(opened: Opened) -> None:
+    """Refuses a file that holds nothing to import.
+
+    Raises:
+        DataError: it has no rows.
+    """
+    is_keyed = isinstance(opened.content, dict) and bool(opened.content)
+    if not is_keyed and next(iter(opened.records), None) is None:
+        reasons = [f"{row.place}: {row.reason}" for row in opened.records.unread]
+        title = f"{opened.path} holds no rows."
+        raise DataError(report(title, reasons) if reasons else title)
 
 
 def _opened(path: Path, suffix: str, mapping: Mapping[str, Any]) -> Opened:

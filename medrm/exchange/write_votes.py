@@ -48,6 +48,9 @@ _BESIDE_EXPORT = (
     "give that folder by --image_root"
 )
 
+_NO_IMAGE = ("it has no image in ", "its image is ")
+"""How importers begin to say that a row lacks its image."""
+
 _OF_CASE = {
     "images": "images",
     "question": "question",
@@ -86,6 +89,7 @@ def write_votes(
         imported = importer.read(opened)
         writer = _SetWriter(draft, opened)
         written = own_lines = 0
+        uninterpreted: Counter[str] = Counter()
         with (draft / VOTES_FILE).open("wb") as file:
             for is_joined, folder, place, line in _all_lines(opened, imported, joined):
                 taken = writer.take(place, line, folder)
@@ -93,11 +97,16 @@ def write_votes(
                     imported.unread.append(unread(place, taken, line))
                 else:
                     own_lines += not is_joined
+                    if not is_joined and "extra" not in opened.columns:
+                        uninterpreted.update([*(taken.get("extra") or ())])
                     written += file.write(f"{json.dumps(taken, ensure_ascii=False)}\n".encode())
                 if written > _MOST_WRITTEN:
                     raise DataError(
                         f"{opened.path} gives votes of more than {_MOST_WRITTEN:,} bytes; split it."
                     )
+        if uninterpreted:
+            named = ", ".join(f"{name!r} ({count})" for name, count in uninterpreted.items())
+            imported.notes.append(f"Not interpreted, and kept in `extra` (lines): {named}.")
         summary = _report(opened, importer, imported, writer)
         if not own_lines:
             _refuse_nothing(opened.path, summary, imported)
@@ -157,7 +166,8 @@ class _SetWriter:
         self.converted = ConvertedTally()
         self._names: dict[str, str] = {}
         self._undecoded: dict[str, str] = {}
-        self.lines = self.without_image = 0
+        self.lines = 0
+        self.without_image: list[str] = []
         self.annotators: Counter[str] = Counter()
         self.votes: dict[str, Counter[str]] = {}
 
@@ -190,7 +200,7 @@ class _SetWriter:
             if taken.get("context") and any(len(pictures) > 1 for pictures in stored):
                 raise DataError("an image of several pictures beside earlier turns is not imported")
         except DataError as error:
-            self.without_image += 1
+            self.without_image.append(place)
             return str(error).rstrip(".")
         taken["images"] = list(chain.from_iterable(stored))
         for key in chain.from_iterable(self._hashed.get(name, ()) for name in taken["images"]):
@@ -326,6 +336,8 @@ def _report(
     opened: Opened, importer: Importer, imported: Imported, writer: _SetWriter
 ) -> dict[str, Any]:
     rows = sorted([*opened.records.unread, *imported.unread], key=_position)
+    no_image = [row.place for row in imported.unread if row.reason.startswith(_NO_IMAGE)]
+    without_image = writer.without_image + no_image
     return {
         "medrm": __version__,
         "source": {"name": opened.path.name, "sha256": file_digest(opened.path)},
@@ -337,8 +349,10 @@ def _report(
         "votes": {name: dict(counts.most_common()) for name, counts in writer.votes.items()},
         "images": writer.images,
         "converted": writer.converted.summary(),
-        "without_image": writer.without_image,
+        "without_image": len(without_image),
+        "rows_without_image": len({*without_image}),
         "not_taken": len(rows),
+        "rows_not_taken": len({row.place for row in rows}),
         "reasons": alike_together([f"{row.place}: {row.reason}" for row in rows]),
         "unread": [row._asdict() for row in rows],
         "notes": [*opened.notes, *imported.notes],
@@ -353,4 +367,5 @@ def _position(row: Unread) -> list[int]:
 def _refuse_nothing(path: Path, summary: dict[str, Any], imported: Imported) -> None:
     """Raises DataError: not one row was taken."""
     reasons = [*summary["reasons"], *imported.notes] or ["it has no rows"]
-    raise DataError(report(f"{path}: none of its {summary['rows']} rows is taken.", reasons))
+    rows = "its 1 row" if summary["rows"] == 1 else f"its {summary['rows']} rows"
+    raise DataError(report(f"{path}: none of {rows} is taken.", reasons))

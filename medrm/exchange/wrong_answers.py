@@ -73,7 +73,15 @@ _NUMBER_WORDS = (
     "nine",
     "ten",
 )
-_NUMBER = re.compile(r"(?<![\w.,])\d{1,9}(?:\.\d{1,6})?(?![\w,]|\.\d)")
+_UNIT = (
+    r"\s?(?:(?:[mckdµμun]?m|[dcmµμ]?l|[kmcµμun]?g|mcg|cc|mmHg|HU|[mµμ]?Gy|[mk]?Hz|kVp?|mAs?|bpm"
+    r"|kcal|mmol|IU|percent|degrees?|seconds?|min|minutes?|hours?|days?|weeks?|months?|years?"
+    r"|Tage?|Wochen?|Monate?|Jahre?)(?![^\W_])|[%°])"
+)
+_NUMBER = re.compile(rf"(?<![\w.,])\d{{1,9}}(?:\.\d{{1,6}})?(?:(?={_UNIT})|(?![\w,]|\.\d))")
+_OF_UNIT = re.compile(rf"(?:\s?(?:[-x\u00d7*/]|by)\s?\d{{1,9}}(?:\.\d{{1,6}})?){{0,2}}{_UNIT}")
+"""What follows a number that is a measure, which may be one of several: 2 x 3 cm."""
+
 _LARGEST_COUNT = 20
 """A greater whole number may be a measure, of which one more is as right."""
 
@@ -136,9 +144,13 @@ def _changed_number(answer: str, random: Random) -> Iterator[str]:
         integer, _, decimals = number[0].partition(".")
         counts = [int(integer) + step for step in (-2, -1, 1, 2, int(integer))]
         changed = [str(count) for count in counts if count >= 0]
-        if decimals or int(integer) > _LARGEST_COUNT:
+        has_unit = _OF_UNIT.match(answer, number.end()) is not None
+        if has_unit or decimals or int(integer) > _LARGEST_COUNT:
             measures = (float(number[0]) * factor for factor in (0.5, 1.5, 2.0))
-            changed = [f"{measure:.{len(decimals)}f}" for measure in measures]
+            places = len(decimals) or int(has_unit)  # half of 5 mm is 2.5 mm
+            changed = [f"{measure:.{places}f}" for measure in measures]
+            if not decimals:
+                changed = [text.removesuffix(".0") for text in changed]
         for text in _shuffled(changed, random):
             yield answer[: number.start()] + text + answer[number.end() :]
 

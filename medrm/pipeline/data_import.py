@@ -17,7 +17,7 @@ from medrm.evaluation.tables.terminal import print_contents
 from medrm.exchange.imported import Importer, Opened
 from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.mapping import read_mapping
-from medrm.exchange.open_source import open_source
+from medrm.exchange.open_source import open_source, refuse_no_rows
 from medrm.exchange.write_votes import REPORT_FILE, write_votes
 from medrm.files import check_outputs, write_output
 
@@ -103,7 +103,9 @@ def importer_of(opened: Opened) -> Importer:
 
     Raises:
         ConfigError: no importer recognises it.
+        DataError: it holds no rows.
     """
+    refuse_no_rows(opened)
     for importer in IMPORTERS.values():
         by_mapping = importer.suggest is not None
         if importer.recognises(opened) and (by_mapping or opened.mapping is None):
@@ -144,19 +146,26 @@ def _suggest(request: ImportRequest, opened: Opened, target: Path) -> dict[str, 
 def print_summary(summary: dict[str, Any], output: Path) -> None:
     """Shows what was taken of a file and what was not."""
     rows = [{"dimension": name, **_cells(counts)} for name, counts in summary["votes"].items()]
-    share = summary["without_image"] / max(1, summary["rows"])
+    not_taken, rows_not_taken = summary["not_taken"], summary["rows_not_taken"]
+    share = summary["rows_without_image"] / max(1, summary["rows"])
+    of_rows = "" if rows_not_taken == not_taken else f" votes or lines, in {rows_not_taken:,} rows"
     lines = [
-        f"{summary['source']['name']} ({summary['importer']}): {summary['rows']:,} rows read, "
-        f"{summary['lines']:,} lines of votes on {summary['cases']:,} cases by "
-        f"{len(summary['annotators'])} readers, {summary['images']:,} images",
+        f"{summary['source']['name']} ({summary['importer']}): "
+        f"{_count(summary['rows'], 'row')} read, {_count(summary['lines'], 'line')} of votes on "
+        f"{_count(summary['cases'], 'case')} by {_count(len(summary['annotators']), 'reader')}, "
+        f"{_count(summary['images'], 'image')}",
         *summary["notes"],
-        f"not taken: {summary['not_taken']:,}, {summary['without_image']:,} of them for an image "
+        f"not taken: {not_taken:,}{of_rows}, {summary['without_image']:,} of them for an image "
         f"({share:.1%} of the rows)",
         *(f"  {shortened(reason, 300)}" for reason in summary["reasons"][:_MOST_REASONS]),
         f"all of it: {output / REPORT_FILE}",
     ]
     table = table_of("votes", sorted(rows, key=lambda row: row["dimension"]))
     print_contents([lines[0], table, *lines[1:]], Console(), fold=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cells(counts: dict[str, int]) -> dict[str, str]:

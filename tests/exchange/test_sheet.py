@@ -341,7 +341,7 @@ def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mapping.write_text(mapping.read_text().replace('"7": "?"', '"7": tie'))
     assert main([*command, "--output", str(folder / "set"), "--mapping", str(mapping)]) == 0
     shown = capsys.readouterr().out
-    assert "8 rows read, 4 lines of votes on 3 cases by 3 readers, 1 images" in " ".join(
+    assert "8 rows read, 4 lines of votes on 3 cases by 3 readers, 1 image" in " ".join(
         shown.split()
     )
     assert "row 5: there is no file 'bilder/b.png'" in shown
@@ -350,7 +350,7 @@ def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_rows_of_trainers_are_said_to_need_no_import(tmp_path: Path) -> None:
     row = {"prompt": "Q?", "chosen": "Good.", "rejected": "Bad."}
     path = write(tmp_path / "trl.jsonl", json.dumps(row))
-    with pytest.raises(ConfigError, match=r"look like preferences.*--train_data trl\.jsonl"):
+    with pytest.raises(ConfigError, match=r"look like preferences.*--train_data \S*trl\.jsonl"):
         imported(path)
     assert len(read_set(str(path)).cases) == 1
 

@@ -63,6 +63,8 @@ def test_label_studio_takes_what_counts_and_lists_the_rest(tmp_path: Path) -> No
         "Results that are a model's prediction, left as it was: 1.",
         "Results that are no choice, rating or text, left out: 1.",
         "Tasks without an annotation: 1.",
+        "Not interpreted, and kept in `extra` (lines): 'ward' (3), 'annotation_id' (3), "
+        "'created_at' (3), 'updated_at' (3).",
     }
     assert reasons(report) == {
         "row 1 (task 6141), annotation 2": "the same rater answered this task again (row 1 (task "

@@ -133,7 +133,7 @@ def test_images_of_a_joined_set_keep_their_patient(tmp_path: Path) -> None:
 def test_nothing_taken_and_folders_in_use_are_refused(tmp_path: Path) -> None:
     opened = write(tmp_path / "rows.jsonl", line("1", "anna", images=["lost.png"]))
     with pytest.raises(
-        DataError, match=r"none of its 1 rows is taken\.\n- line 1: there is no file"
+        DataError, match=r"none of its 1 row is taken\.\n- line 1: there is no file"
     ):
         write_votes(tmp_path / "set", opened, TOY)
     assert not (tmp_path / "set").exists()
@@ -196,3 +196,69 @@ def test_a_join_that_adds_no_vote_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="votes twice"):
         write_votes(tmp_path / "set", opened, TOY, tmp_path / "first")
     assert not (tmp_path / "set").exists()
+
+
+def test_columns_left_over_and_votes_not_taken_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text(
+        "Case,Question,Answer A,Answer B,Image,Anna,Ben,Station\n"
+        "1,Q?,yes,no,,A,B,3\n2,Q?,yes,no,a.png,A,B,3\n3,Q?,yes,no,a.png,C,D,3\n"
+    )
+    (tmp_path / "map.yaml").write_text(
+        "columns: {case_id: Case, question: Question, answer_a: Answer A, answer_b: Answer B, "
+        "image: Image}\n"
+        "votes: [{column: Anna, dimension: overall, annotator: Anna}, "
+        "{column: Ben, dimension: overall, annotator: Ben}]\n"
+        "values: {A: A, B: B}\n"
+    )
+    (tmp_path / "a.png").write_bytes(png(1))
+    argv = ["data", "import", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "set")]
+    assert main([*argv, "--mapping", str(tmp_path / "map.yaml")]) == 0
+    report = json.loads((tmp_path / "set" / "import_report.json").read_text())
+    counts = ("not_taken", "rows_not_taken", "without_image", "rows_without_image")
+    assert [report[name] for name in counts] == [3, 2, 1, 1]
+    assert report["notes"][-1] == "Not interpreted, and kept in `extra` (lines): 'Station' (2)."
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "on 1 case by 2 readers, 1 image" in shown
+    assert "not taken: 3 votes or lines, in 2 rows, 1 of them for an image" in shown
+    assert "'Station' (2)" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("e.json", "[]", "holds no rows"),
+        ("e.json", "5", "holds no rows"),
+        ("e.json", "", "holds no rows"),
+        ("e.jsonl", "", "holds no rows"),
+        ("e.csv", "Case,Image\n", "holds no rows"),
+        ("e.json", "[1]", "it is no object"),
+        ("e.jsonl", '{"prompt": "q", "chosen": "a", "rejected": "b"}', "--train_data"),
+        ("e.jsonl", '{"messages": [], "rejected_response": "b"}', "--train_data"),
+    ],
+)
+def test_what_holds_nothing_to_import_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, told: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert main(["data", "import", str(tmp_path / name), "--output", str(tmp_path / "set")]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_and_lost_lines_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder"):
+        open_source(tmp_path)
+    (tmp_path / "rows.csv").write_text('a,b\n1,2\n3,"4\n5,6\n7,8\n')
+    opened = open_source(tmp_path / "rows.csv")
+    assert len(list(opened.records)) == 1
+    assert "lines 3 to 5 of the text; all 3 lines are lost" in opened.records.unread[0].reason
+
+
+def test_the_command_to_go_on_with_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my study.csv").write_text("Case,Colour\n1,red\n")
+    argv = ["data", "import", str(tmp_path / "my study.csv"), "--output", str(tmp_path / "set")]
+    assert main(argv) == 2
+    assert f"`medrm data import '{tmp_path}/my study.csv' --suggest" in capsys.readouterr().err

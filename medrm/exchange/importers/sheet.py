@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, time
@@ -72,7 +73,7 @@ def read_sheet(
 
 def _how_to_go_on(opened: Opened, open_points: list[str]) -> str:
     points = "\n".join(f"- {point}" for point in open_points[:20])
-    name, form = opened.path.name, form_of(opened.columns)
+    name, form = shlex.quote(str(opened.path)), form_of(opened.columns)
     is_set = form is not None and opened.suffix in ROW_SUFFIXES
     as_is = (
         f"Its rows look like {form}, which needs no import: name the file itself as the set, as in "

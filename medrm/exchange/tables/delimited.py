@@ -57,8 +57,12 @@ def open_delimited(path: Path, header_row: int | None = None) -> Opened:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    lines = f"lines {first} to {reader.line_num}"
-                    reason = f"its quotes or cells cannot be read ({error}; {lines} of the text)"
+                    count = reader.line_num - first + 1
+                    lines = f"lines {first} to {reader.line_num}" if count > 1 else f"line {first}"
+                    lost = f"; all {count} lines are lost" if count > 1 else ""
+                    reason = (
+                        f"its quotes or cells cannot be read ({error}; {lines} of the text{lost})"
+                    )
                     no_rows.append(unread(f"row {number}", reason, ""))
                     continue
                 if number > 1 or not states:
