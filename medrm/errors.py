@@ -161,7 +161,8 @@ def raise_problems(
     error: type[MedrmError], subject: object, problems: Sequence[str], advice: str = ""
 ) -> None:
     """Raises one error for all problems of a subject, such as a file, where there are any."""
-    refuse(alike_together(problems), f"{subject} has {len(problems)} problems{advice}.", error)
+    count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+    refuse(alike_together(problems), f"{subject} has {count}{advice}.", error)
 
 
 def printable(text: str) -> str:

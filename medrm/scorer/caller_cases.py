@@ -156,6 +156,8 @@ class CallerImages:
         if path.is_dir() or kind_of_file(path) is not None:
             folder = path.resolve().parent
             return file_images(path.resolve().name, folder, folder, options)
+        if not path.is_file():
+            return (ImageRef(path.name, "", bytes, "no file but a pipe or a device"),)
         return (bytes_image(path.name, path.read_bytes),)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.data.medical.conversions import parse_conversion
-from medrm.errors import ConfigError, DataError
+from medrm.errors import ConfigError, DataError, raise_problems
 from medrm.exchange.imported import Imported, Importer, Opened, unread
 from medrm.exchange.open_source import open_source
 from medrm.exchange.write_votes import write_votes
@@ -262,3 +262,8 @@ def test_the_command_to_go_on_with_can_be_pasted(
     argv = ["data", "import", str(tmp_path / "my study.csv"), "--output", str(tmp_path / "set")]
     assert main(argv) == 2
     assert f"`medrm data import '{tmp_path}/my study.csv' --suggest" in capsys.readouterr().err
+
+
+def test_a_problem_is_counted_in_the_singular() -> None:
+    with pytest.raises(DataError, match=r"^a\.csv has 1 problem\."):
+        raise_problems(DataError, "a.csv", ["line 1: it is empty"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -210,3 +211,9 @@ def test_special_tokens_that_end_an_answer_are_taken_off() -> None:
         assert without_end(f"a < b and <b> |> c{end}", tokens) == "a < b and <b> |> c"
     assert without_end("<|im_end|>", []) == without_end("", tokens) == ""
     assert without_end("yes \n", tokens) == "yes \n"
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (image,) = ANY_IMAGES.images(tmp_path / "pipe.png")
+    assert image.problem == "no file but a pipe or a device"
