@@ -20,7 +20,7 @@ from hostile_worker import all_variants
 
 VARIANTS = all_variants()
 REFUSED = {"AdapterError", "ConfigError"}
-SECONDS, MEMORY, LONGEST = 10, 512 * 2**20, 4000
+SECONDS, MEMORY, LONGEST = 10, 640 * 2**20, 4000
 """Of processor time, of memory above that of the libraries, of a message."""
 
 
