@@ -243,7 +243,7 @@ class _Worker:
         timer = threading.Timer(seconds, end_late)
         timer.start()
         line = b""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it has died, or was ended and its streams closed
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
