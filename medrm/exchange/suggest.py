@@ -26,6 +26,9 @@ from medrm.exchange.sheet_words import (
 )
 from medrm.exchange.tables.grid import text_of
 
+CHOOSES_SHEET = ("sheet", "header_row")
+"""Keys of a mapping that say which table of a file is meant."""
+
 _LONGEST_VALUE = 100
 
 _BEST = {"ratings": "the highest number is best", "ranks": "the lowest number is best"}
@@ -178,7 +181,8 @@ class _Suggester:
         yield f"# What is understood of {_shown(self._opened.path.name)}: correct it, then import"
         yield "# the sheet with `--mapping` and this file. Each ? must be replaced."
         yield from (f"# {_shown(note)}" for note in self._opened.notes)
-        yield from (f"{key}: {quoted(text)}" for key, text in (self._opened.mapping or {}).items())
+        chosen = self._opened.mapping or {}
+        yield from (f"{key}: {quoted(chosen[key])}" for key in CHOOSES_SHEET if key in chosen)
 
     def _column_lines(self) -> Iterator[str]:
         found = self._columns

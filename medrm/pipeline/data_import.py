@@ -18,6 +18,7 @@ from medrm.exchange.imported import Importer, Opened
 from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.mapping import read_mapping
 from medrm.exchange.open_source import open_source, refuse_no_rows
+from medrm.exchange.suggest import CHOOSES_SHEET
 from medrm.exchange.write_votes import REPORT_FILE, write_votes
 from medrm.files import check_outputs, write_output
 
@@ -121,7 +122,7 @@ def _chosen_sheet(target: Path) -> dict[str, Any] | None:
         content = read_mapping(target)
     except ConfigError:
         return None
-    return content if content and content.keys() <= {"sheet", "header_row"} else None
+    return content if content and content.keys() <= {*CHOOSES_SHEET} else None
 
 
 def _suggest(request: ImportRequest, opened: Opened, target: Path) -> dict[str, Any]:
