@@ -62,6 +62,7 @@ def sample(count: int, seed: int) -> list[str]:
     return random.Random(seed).sample(sorted(VARIANTS), count)
 
 
+@pytest.mark.slow
 def test_a_sample_of_hostile_models_is_refused(tmp_path: Path) -> None:
     records = attempts(tmp_path, sample(60, seed=1))
     assert problems(records, REFUSED, "loaded") == []

@@ -30,6 +30,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_a_judge_run_leaves_the_run_folder(recipe: Recipe, phantom: Path, tmp_path: Path) -> None:
     controls = "base_skeleton,base_averaged,skeleton,blank_images,shuffled_images,text_only"
     options = {"objective": "judge_sft", "train_data": phantom / "votes.jsonl"}
