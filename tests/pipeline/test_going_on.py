@@ -53,7 +53,6 @@ ALL = {
 }
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_wherever_it_was_stopped(
     recipe: Recipe,
     phantom: Path,
