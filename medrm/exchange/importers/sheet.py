@@ -13,6 +13,7 @@ from datetime import date, time
 from typing import Any, NamedTuple
 
 from medrm.data.readers.row_forms import form_of
+from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT
 from medrm.data.row_tables import SUFFIXES as ROW_SUFFIXES
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, shortened
@@ -28,13 +29,12 @@ from medrm.exchange.mapping import (
     sheet_mapping,
     value_key,
 )
+from medrm.exchange.shown_order import turned, with_strength
 from medrm.exchange.suggest import suggest as suggest_by_words
 from medrm.exchange.tables.grid import number_of, text_of
 from medrm.schema import LETTERS, TIE
 
-_PASSED_ON = ("patient", "study", "organ", "department", "modality", "source")
 _OTHER_SIDE = {"left": "right", "right": "left"}
-_TURNED = {"A": "B", "B": "A"}
 
 
 class _RefusedError(Exception):
@@ -181,7 +181,9 @@ class _SheetReader:
     def _case(self, row: Row, answers: _RowAnswers) -> Row:
         """Returns what a row says of its case."""
         case: Row = {"question": self._text("question", row), "images": self._images(row)}
-        case |= {role: self._text(role, row, "") for role in _PASSED_ON if self._has(role)}
+        case |= {
+            role: self._text(role, row, "") for role in (*INDEPENDENT, *GROUPS) if self._has(role)
+        }
         case = {key: value for key, value in case.items() if value != ""}
         if len(answers.texts) == 2:
             case |= dict(zip(PAIR, answers.texts, strict=True))
@@ -278,8 +280,8 @@ class _SheetReader:
                 f"{vote.column!r} is {stated!r}, and nothing says which answer stood there; give "
                 "the mapping an order, or answer_left and answer_right"
             )
-        letter = answers.left if side == "left" else _TURNED[answers.left]
-        return f"{strength}_{letter.lower()}" if strength else letter
+        letter = answers.left if side == "left" else turned(answers.left, (1, 0))
+        return with_strength(letter, strength)
 
     def _ranking(self, vote: VoteColumn, row: Row, answers: _RowAnswers) -> str | list[list[int]]:
         """Returns the stored answers by their numbers, best first; of two, which one is better."""

@@ -33,7 +33,7 @@ from medrm.exchange.importers.tool_rows import (
     numbered,
 )
 from medrm.exchange.mapping import DETAILS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
-from medrm.exchange.sheet_columns import IMAGE_NAME
+from medrm.exchange.sheet_columns import IMAGE_NAME, MOST_VALUES
 from medrm.exchange.sheet_words import answer_side, is_identifying, meaning_of, role_of, vote_name
 from medrm.exchange.tables.grid import text_of
 from medrm.schema import DIMENSIONS
@@ -41,7 +41,6 @@ from medrm.schema import DIMENSIONS
 _OWN = ("case_id", "annotator", SHOWN_FIRST)
 """Columns that every tool's table has."""
 
-_MOST_VALUES = 60
 _MOST_COLUMNS = 1000
 _PLACES = {"A": "left", "a": "left", "B": "right", "b": "right"}
 _NO_VOTE = ("question", "image", "patient", "study", "comment", *DETAILS)
@@ -76,7 +75,7 @@ class ToolTable:
             for name, cell in row.items():
                 counts = self._values.setdefault(name, Counter())
                 text = _value(cell)
-                if text and (text in counts or len(counts) <= _MOST_VALUES):
+                if text and (text in counts or len(counts) <= MOST_VALUES):
                     counts[text] += 1
             if len(self._values) > _MOST_COLUMNS:
                 raise DataError(f"{opened.path} has more than {_MOST_COLUMNS:,} columns.")
@@ -220,8 +219,8 @@ class ToolTable:
         meanings: dict[str, str] = {}
         for column in filter(None, (vote.get("column") for vote in votes)):
             counts = self._values.get(column, Counter())
-            if len(counts) > _MOST_VALUES:
-                self._open(f"{column!r} has more than {_MOST_VALUES} different values")
+            if len(counts) > MOST_VALUES:
+                self._open(f"{column!r} has more than {MOST_VALUES} different values")
             for text in sorted(text for text in counts if text != "(list)"):
                 meaning = meaning_of(text) or self._open(f"what {text!r} means in {column!r}")
                 strength, _, side = meaning.rpartition("_")
