@@ -288,10 +288,11 @@ def _look(cases: IndexedCases) -> _Look:
     hashes = np.array([int(name[:16] or b"0", 16) for name in names.tolist()], np.uint64)[inverse]
     pictures = np.zeros(len(cases), np.uint64)
     np.add.at(pictures, owners, hashes | np.uint64(1))
-    # An image without bytes is like no other one.
-    np.add.at(pictures, owners[digests == b""], _ranks(cases, 0)[owners[digests == b""]])
-    pictures *= np.uint64(0x9E3779B97F4A7C15)  # so that sums of hashes are told apart
     has_bytes = digests != b""
+    if not has_bytes.all():  # an image without bytes is like no other one
+        unlike = owners[~has_bytes]
+        np.add.at(pictures, unlike, _ranks(cases, 0)[unlike])
+    pictures *= np.uint64(0x9E3779B97F4A7C15)  # so that sums of hashes are told apart
     texts, questions = column(cases, "text_hash"), column(cases, "question_hash")
     return _Look(texts ^ pictures, questions ^ pictures, hashes[has_bytes], owners[has_bytes])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from medrm.data.labels import units_of
 from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import DataError, nearest, refuse, shortened
+from medrm.evaluation.measures.accuracy import right_answers
 from medrm.evaluation.records.jsonl import VERDICTS_FILE, read_verdicts
 from medrm.schema import LETTERS, NEITHER, TIE, UNREAD, Verdict
 
@@ -120,11 +121,7 @@ def _disagreement(presentations: Sequence[Verdict]) -> float | None:
     support = [sum(column) / len(column) for column in zip(*supports, strict=True)]
     best = max(support)
     preferred = {index for index, value in enumerate(support) if value == best}
-    if label == TIE:
-        expected = set(range(len(support)))
-    else:
-        indices = label if isinstance(label, tuple) else (label,)
-        expected = {LETTERS.index(i) if isinstance(i, str) else i for i in indices}
+    expected = set(range(len(support))) if label == TIE else set(right_answers(label))
     agrees = preferred == expected if label == TIE else preferred <= expected
     return None if agrees else best
 

@@ -190,10 +190,10 @@ async def classify(form: ClassifyForm, service: ServiceHere) -> ClassifyResult:
             422, f"{service.name} was trained with add_generation_prompt {str(trained).lower()}."
         )
     asked = _conversation(form.messages)
-    (rewards,) = await service.rewards([asked])
-    if isinstance(rewards, str):
-        raise HTTPException(422, f"The answer cannot be scored: {rewards.rstrip('.')}.")
-    tokens = await service.tokens_of(asked)
+    counted = await service.counted_rewards(asked)
+    if isinstance(counted, str):
+        raise HTTPException(422, f"The answer cannot be scored: {counted.rstrip('.')}.")
+    rewards, tokens = counted
     probs = [rewards[name][0] for name in dimensions]
     if form.use_activation:
         probs = list(map(_sigmoid, probs))

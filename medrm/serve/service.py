@@ -112,9 +112,11 @@ class Service:
         """Returns the rewards of each case, or in words why it has none."""
         return await self._outcomes(cases, self._rewards_of)
 
-    async def tokens_of(self, asked: AskedCase) -> int:
-        """Returns how many tokens the row of a case has that a reward model has scored."""
-        return await run_in_threadpool(lambda: self._counter.tokens_of(self._sized(asked).case))
+    async def counted_rewards(self, asked: AskedCase) -> tuple[Rewards, int] | str:
+        """Returns the rewards of a case and its row's tokens, or in words why there are none."""
+        (outcome,) = await self._outcomes([asked], self._counted)
+        counted: tuple[Rewards, int] | str = outcome
+        return counted
 
     async def verdicts(self, cases: Sequence[AskedCase]) -> list[Mapping[str, Verdict] | str]:
         """Returns the verdicts on each case, or in words why it has none."""
@@ -217,6 +219,12 @@ class Service:
         if response.rewards is None:
             return response.reason or "the model gave no reward"
         return response.rewards
+
+    def _counted(self, answered: Answered) -> tuple[Rewards, int] | str:
+        rewards = self._rewards_of(answered)
+        if isinstance(rewards, str):
+            return rewards
+        return rewards, self._counter.tokens_of(answered.case)
 
     def _verdicts_of(self, answered: Answered) -> Mapping[str, Verdict] | str:
         if self.gives_rewards and isinstance(rewards := self._rewards_of(answered), str):

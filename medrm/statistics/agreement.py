@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from medrm.statistics.intervals import Floats
+from medrm.statistics.intervals import Floats, cluster_sums
 
 Statistic = Callable[[Floats], Floats]
 """Sums (..., m) to coefficients (...)."""
@@ -157,7 +157,7 @@ def several_raters(
     agreeing = (counts * (counts @ near - np.diagonal(near))).sum(axis=1, keepdims=True)
     coincident = (counts * (counts - 1)).sum(axis=1, keepdims=True) / (votes - 1)
     features = [np.ones_like(votes), agreeing / (votes * (votes - 1)), coincident]
-    sums = _cluster_totals(np.hstack([*features, counts / votes, counts]), clusters)
+    sums, _ = cluster_sums(np.hstack([*features, counts / votes, counts]), clusters)
     shares, numbers = slice(3, 3 + categories), slice(3 + categories, None)
 
     def raw(of: Floats) -> Floats:
@@ -199,7 +199,7 @@ def two_raters(
     categories = np.eye(int(max(first.max(), second.max())) + 1)
     units = np.ones((len(first), 1))
     features = [units, (first == second)[:, None], categories[first], categories[second]]
-    sums = _cluster_totals(np.hstack(features), clusters)
+    sums, _ = cluster_sums(np.hstack(features), clusters)
 
     def kappa(of: Floats) -> Floats:
         agreeing, of_first, of_second = np.split(
@@ -209,11 +209,3 @@ def two_raters(
         return np.asarray((agreeing[..., 0] - expected) / (1 - expected))
 
     return jackknife(kappa, sums)
-
-
-def _cluster_totals(features: Floats, clusters: NDArray[np.int64]) -> Floats:
-    """Returns the sums of features (U, m) over the units of each cluster, (G, m)."""
-    _, index = np.unique(clusters, return_inverse=True)
-    sums = np.zeros((int(index.max(initial=-1)) + 1, features.shape[1]))
-    np.add.at(sums, index, features)
-    return sums

@@ -37,7 +37,9 @@ _ROUNDING = 1e-12
 """A cluster's residual below it, relative to the largest score, is none."""
 
 
-def cluster_sums(values: Floats, clusters: Sequence[str]) -> tuple[Floats, Floats]:
+def cluster_sums(
+    values: Floats, clusters: Sequence[str] | NDArray[np.int64]
+) -> tuple[Floats, Floats]:
     """Returns sums of `values` (n) or (n, D) by cluster, in name order, and the clusters' sizes.
 
     Raises:

@@ -20,6 +20,9 @@ MOST_PICTURES = 1000
 
 RULES = ("first", "middle", "index", "all")
 
+BURNED_IN = "burned-in annotation"
+"""The risk that something is written into the pixels, of which users are warned."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameRule:

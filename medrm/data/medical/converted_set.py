@@ -9,12 +9,12 @@ from itertools import chain
 from typing import Any
 
 from medrm.data.image_references import ConvertedFile
+from medrm.data.medical.conversions import BURNED_IN
 from medrm.errors import ConfigError
 from medrm.schema import ImageRef
 
 logger = logging.getLogger(__name__)
 
-BURNED_IN = "burned-in annotation"
 _NAMED = 3
 """Images that are named for each risk."""
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from medrm.data.medical.conversions import BURNED_IN
 from medrm.data.medical.shades import DAMAGE, Frame, UnreadableError, Values, check_size
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -361,8 +362,8 @@ def risks_of(tags: Any) -> list[str]:
     burned_in = _text(tags, "BurnedInAnnotation")
     is_captured = _text(tags, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
     risks = {
-        "burned-in annotation": burned_in == "YES",
-        "burned-in annotation is not ruled out": burned_in not in ("YES", "NO")
+        BURNED_IN: burned_in == "YES",
+        f"{BURNED_IN} is not ruled out": burned_in not in ("YES", "NO")
         and (is_captured or _text(tags, "Modality") in _OFTEN_WRITTEN_UPON),
         "secondary capture": is_captured or "ConversionType" in tags,
         "recognisable features": _text(tags, "RecognizableVisualFeatures") == "YES",

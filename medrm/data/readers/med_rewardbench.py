@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medrm.data.image_references import NO_OPTIONS, ImageOptions
+from medrm.data.image_references import ImageOptions
 from medrm.data.organs import ORGANS, canonical_organ
 from medrm.data.readers.vote_values import CHOICE_OF
 from medrm.data.readers.votes_jsonl import VOTES_FILE, dimension_problem
@@ -96,7 +96,7 @@ def _source(
     boundary: Path,
     revision: str,
     about: Mapping[str, Any],
-    image_options: ImageOptions = NO_OPTIONS,
+    image_options: ImageOptions,
 ) -> Source:
     folder = root / FOLDER
     files = sorted([*folder.glob("*.jsonl"), *folder.glob("parquet/*.parquet")])

@@ -277,6 +277,6 @@ def _image_files(case: Case, started: int, noted_paths: set[str]) -> Iterator[st
             status = status_of(path)
             # A file that changes while it is read counts as changed at the next start; those of the
             # cache are written once, while their images are read.
-            is_kept = Path(path).is_relative_to(cache_dir())
-            changing = not is_kept and max(status[1:], default=0) >= started
+            is_late = max(status[1:], default=0) >= started
+            changing = is_late and not Path(path).is_relative_to(cache_dir())
             yield json.dumps([path, [] if changing else status])
