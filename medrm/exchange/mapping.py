@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from medrm.data.readers.vote_values import CHOICE_OF, GRADED
+from medrm.data.readers.vote_values import CHOICE_OF, DETAILS, GRADED
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, dimension_problem
 from medrm.errors import ConfigError, brief, nearest, raise_problems, shortened, unknown_keys
 from medrm.files import fits
@@ -25,7 +25,6 @@ BY_PLACE = ("left", "right", "strongly_left", "slightly_left", "slightly_right",
 MEANINGS = (*CHOICE_OF, *GRADED, *BY_PLACE, NO_VOTE)
 """What a value of a vote's column may mean."""
 
-DETAILS = ("seconds", "confidence", "reason")
 PAIR = ("answer_a", "answer_b")
 SIDES = ("answer_left", "answer_right")
 SEVERAL = ("case_id", "image", "answers", "comment")

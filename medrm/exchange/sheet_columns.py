@@ -43,10 +43,11 @@ class SheetColumn:
 
     def add(self, text: str) -> None:
         """Counts a cell that is not empty."""
-        first = shortened(text).lower().partition(";")[0].strip()
+        text = shortened(text)
+        first = text.lower().partition(";")[0].strip()
         self.images += IMAGE_NAME.fullmatch(first) is not None
         if len(self.values) < MOST_VALUES or text in self.values:
-            self.values[shortened(text)] += 1
+            self.values[text] += 1
         else:
             self.has_more = True
 

@@ -59,7 +59,7 @@ def with_strength(value: str, strength: str | None) -> str:
     return f"{strength}_{value.lower()}" if strength and value in ("A", "B") else value
 
 
-def stored_ranking(ranks: Mapping[int, int], order: Sequence[int]) -> list[list[int]]:
+def stored_ranking(ranks: Mapping[int, float], order: Sequence[int]) -> list[list[int]]:
     """Returns a ranking of stored answers, best first, as `votes.jsonl` has it.
 
     Args:
@@ -69,7 +69,7 @@ def stored_ranking(ranks: Mapping[int, int], order: Sequence[int]) -> list[list[
     >>> stored_ranking({0: 1, 1: 1, 2: 3}, (2, 0, 1))
     [[0, 2], [1]]
     """
-    tied: defaultdict[int, list[int]] = defaultdict(list)
+    tied: defaultdict[float, list[int]] = defaultdict(list)
     for position, rank in ranks.items():
         tied[rank].append(order[position])
     return [sorted(tied[rank]) for rank in sorted(tied)]

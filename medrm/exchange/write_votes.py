@@ -22,10 +22,10 @@ from medrm.data.image_references import (
 from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
 from medrm.data.medical.converted_set import ConvertedTally
 from medrm.data.medical.converter import medical_kind
-from medrm.data.readers.votes_jsonl import VOTES_FILE, line_problems
+from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, VOTES_FILE, line_problems
 from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
-from medrm.exchange.case_files import image_suffix, restored
+from medrm.exchange.case_files import IMAGES_FOLDER, image_suffix, restored
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
@@ -33,7 +33,6 @@ from medrm.schema import ImageRef
 from medrm.version import __version__
 
 REPORT_FILE = "import_report.json"
-_IMAGES = "images"
 
 _MOST_WRITTEN = 2**31
 """2 GiB of votes: a small workbook may name one long text in a million cells."""
@@ -56,7 +55,7 @@ _OF_CASE = {
     "question": "question",
     "context": "earlier turns",
     "answers": "answers",
-    **{key: key for key in ("patient", "study", "organ", "department", "modality", "source")},
+    **{key: key for key in (*INDEPENDENT, *GROUPS)},
 }
 """What all lines of a case must have in common, to its name."""
 
@@ -309,8 +308,8 @@ class _SetWriter:
         name = self._names.get(digest)
         if name is None:
             self._check_decodes(content, digest, name_in_source)
-            name = self._names[digest] = f"{_IMAGES}/{digest}{suffix}"
-            (self._folder / _IMAGES).mkdir(exist_ok=True)
+            name = self._names[digest] = f"{IMAGES_FOLDER}/{digest}{suffix}"
+            (self._folder / IMAGES_FOLDER).mkdir(exist_ok=True)
             (self._folder / name).write_bytes(content)
         return name
 

@@ -144,9 +144,10 @@ def _chosen(request: DataExportRequest, drafts: Drafts) -> Drafts:
     if request.least_agreed is not None or request.model_disagrees is not None:
         if request.model_disagrees is not None:
             ranked = model_disagrees(request.model_disagrees, request.dimensions)
+            among = {*ids} if ids is not None else {draft.case_id for draft in drafts()}
         else:
             ranked = least_agreed(drafts(), request.dimensions)
-        among = {*ids} if ids is not None else {draft.case_id for draft in drafts()}
+            among = {*(ranked if ids is None else ids)}
         ids = [case_id for case_id in ranked if case_id in among][: request.least_agreed]
         if not ids:
             reason = (

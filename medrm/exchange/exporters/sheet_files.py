@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,8 +98,10 @@ def _excel(path: Path, columns: Sequence[Column]) -> Iterator[Add]:
     top = Alignment(vertical="top", wrap_text=True)
     thumbnails = _Thumbnails(path.parent)
 
-    def add(cells: Mapping[str, Any], row: int | None = None) -> None:
-        row = sheet.max_row + 1 if row is None else row
+    rows = count(1)
+
+    def add(cells: Mapping[str, Any]) -> None:
+        row = next(rows)
         for number, column in enumerate(columns, start=1):
             cell = sheet.cell(row, number)
             text = _cell_text(cells.get(column.name, ""))
@@ -114,7 +117,7 @@ def _excel(path: Path, columns: Sequence[Column]) -> Iterator[Add]:
                 cell.font = Font(underline="single", color="0563C1")
                 thumbnails.put(sheet, cell, text)
 
-    add({column.name: column.name for column in columns}, 1)
+    add({column.name: column.name for column in columns})
     for number, column in enumerate(columns, start=1):
         letter = get_column_letter(number)
         sheet.cell(1, number).font = Font(bold=True)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from medrm.data.readers.messages import IMAGE_MARK
 from medrm.data.sources import CaseDraft
-from medrm.exchange.case_files import cluster_columns
+from medrm.exchange.case_files import cluster_columns, turn_record
 from medrm.exchange.exported import Export, safe_names
 from medrm.exchange.exporters.preference_pairs import LOST, Pair, preference_pairs
 from medrm.schema import Turn
 
-_MARKS = ("<image>", "<video>", "<audio>")
+_MARKS = (IMAGE_MARK, "<video>", "<audio>")
 """What ms-swift and LLaMA-Factory take for media wherever it stands."""
 
 _MARKED = "a text holds <image>, <video> or <audio>, which the form takes for media"
@@ -110,9 +111,8 @@ def _ms_swift_row(pair: Pair) -> Row | None:
     if _has_marks(pair):
         return None
     chosen = {"role": "assistant", "content": pair.draft.answers[pair.chosen]}
-    messages = [{"role": turn.role, "content": _marked(turn)} for turn in turns_of(pair.draft)]
     return {
-        "messages": [*messages, chosen],
+        "messages": [*map(turn_record, turns_of(pair.draft)), chosen],
         "rejected_response": pair.draft.answers[pair.rejected],
     }
 
@@ -123,16 +123,12 @@ def _llamafactory_row(pair: Pair) -> Row | None:
     speakers = {"user": "human", "assistant": "gpt"}
     return {
         "conversations": [
-            {"from": speakers.get(turn.role, turn.role), "value": _marked(turn)}
+            {"from": speakers.get(turn.role, turn.role), "value": turn_record(turn)["content"]}
             for turn in turns_of(pair.draft)
         ],
         "chosen": {"from": "gpt", "value": pair.draft.answers[pair.chosen]},
         "rejected": {"from": "gpt", "value": pair.draft.answers[pair.rejected]},
     }
-
-
-def _marked(turn: Turn) -> str:
-    return _MARKS[0] * turn.images + turn.text
 
 
 def _has_marks(pair: Pair) -> bool:

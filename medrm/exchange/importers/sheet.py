@@ -13,13 +13,14 @@ from datetime import date, time
 from typing import Any, NamedTuple
 
 from medrm.data.readers.row_forms import form_of
+from medrm.data.readers.vote_values import DETAILS
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT
 from medrm.data.row_tables import SUFFIXES as ROW_SUFFIXES
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, shortened
 from medrm.exchange.imported import Imported, Opened, Suggestion, unread
 from medrm.exchange.mapping import (
-    DETAILS,
+    BY_PLACE,
     NO_VOTE,
     PAIR,
     SIDES,
@@ -29,12 +30,10 @@ from medrm.exchange.mapping import (
     sheet_mapping,
     value_key,
 )
-from medrm.exchange.shown_order import turned, with_strength
+from medrm.exchange.shown_order import stored_ranking, turned, with_strength
 from medrm.exchange.suggest import suggest as suggest_by_words
 from medrm.exchange.tables.grid import number_of, text_of
 from medrm.schema import LETTERS, TIE
-
-_OTHER_SIDE = {"left": "right", "right": "left"}
 
 
 class _RefusedError(Exception):
@@ -272,9 +271,9 @@ class _SheetReader:
             )
         if meaning == NO_VOTE:
             return None
-        strength, _, side = meaning.rpartition("_")
-        if side not in _OTHER_SIDE:
+        if meaning not in BY_PLACE:
             return meaning
+        strength, _, side = meaning.rpartition("_")
         if not answers.left:
             raise _RefusedError(
                 f"{vote.column!r} is {stated!r}, and nothing says which answer stood there; give "
@@ -294,8 +293,9 @@ class _SheetReader:
             raise _RefusedError(
                 f"{', '.join(map(repr, names))} are {shortened(stated)}; give numbers"
             )
-        best_first = sorted({*numbers}, reverse=bool(vote.ratings))  # type: ignore[type-var]
-        ranking = [[i for i, number in enumerate(numbers) if number == n] for n in best_first]
+        sign = -1 if vote.ratings else 1  # the highest rating is the best, and the lowest rank
+        ranks = {i: sign * number for i, number in enumerate(numbers) if number is not None}
+        ranking = stored_ranking(ranks, range(len(numbers)))
         if len(numbers) > 2:
             return ranking
         return TIE if len(ranking) == 1 else LETTERS[ranking[0][0]]

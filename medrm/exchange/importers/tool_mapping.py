@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from medrm.data.readers.vote_values import DETAILS
 from medrm.data.row_tables import LocatedRow
 from medrm.errors import DataError, alike_together, printable, report, shortened
 from medrm.exchange.imported import (
@@ -32,16 +33,15 @@ from medrm.exchange.importers.tool_rows import (
     is_number,
     numbered,
 )
-from medrm.exchange.mapping import DETAILS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
+from medrm.exchange.mapping import PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
 from medrm.exchange.sheet_columns import IMAGE_NAME, MOST_VALUES
 from medrm.exchange.sheet_words import answer_side, is_identifying, meaning_of, role_of, vote_name
-from medrm.exchange.tables.grid import text_of
+from medrm.exchange.tables.grid import MOST_COLUMNS, text_of
 from medrm.schema import DIMENSIONS
 
 _OWN = ("case_id", "annotator", SHOWN_FIRST)
 """Columns that every tool's table has."""
 
-_MOST_COLUMNS = 1000
 _PLACES = {"A": "left", "a": "left", "B": "right", "b": "right"}
 _NO_VOTE = ("question", "image", "patient", "study", "comment", *DETAILS)
 _HEAD = (
@@ -77,8 +77,8 @@ class ToolTable:
                 text = _value(cell)
                 if text and (text in counts or len(counts) <= MOST_VALUES):
                     counts[text] += 1
-            if len(self._values) > _MOST_COLUMNS:
-                raise DataError(f"{opened.path} has more than {_MOST_COLUMNS:,} columns.")
+            if len(self._values) > MOST_COLUMNS:
+                raise DataError(f"{opened.path} has more than {MOST_COLUMNS:,} columns.")
         if not self._values:
             reasons = [f"{row.place}: {row.reason}" for row in self.tally.unread]
             problems = [*alike_together(reasons), *self.tally.notes] or ["It is empty."]
