@@ -21,10 +21,11 @@ from medrm.data.store.token_counts import count_tokens
 from medrm.evaluation.benchmark import Benchmark, benchmark_from_cases
 from medrm.evaluation.comparison.gate import check_declared
 from medrm.evaluation.evaluator import NamedModel, evaluate
+from medrm.evaluation.folder import seal_evaluation
 from medrm.evaluation.leak_check import UNTRAINED, LeakCheck, check_images
 from medrm.evaluation.records.stored_cases import CASES_FILE, IMAGES_FOLDER, write_cases
 from medrm.evaluation.report import read_report
-from medrm.integrity import changing
+from medrm.integrity import changing, is_sealed
 from medrm.models.adapter import load_adapter, saved_identity
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, new_adapter_config
 from medrm.models.adapter_files import MEDRM_FILE
@@ -354,9 +355,12 @@ class RunContext:
         if from_main(lambda: self.holds(row.name, row.weights, benchmark.source.digest)):
             logger.info("%s: measured before", row.name)
             folder = self.folder(row.name)
-            if PartialState().is_main_process and images != (folder / IMAGES_FOLDER).is_dir():
-                with changing(folder / CASES_FILE):
-                    write_cases(folder, benchmark.cases, images)
+            if PartialState().is_main_process:
+                if images != (folder / IMAGES_FOLDER).is_dir():
+                    with changing(folder / CASES_FILE):
+                        write_cases(folder, benchmark.cases, images)
+                if not is_sealed(folder):  # it was whole, and killed before it was sealed
+                    seal_evaluation(folder)
         else:
             self._evaluate(row, benchmark, images)
         report = read_report(self.folder(row.name))
