@@ -80,6 +80,8 @@ def test_a_run_passes_over_a_damaged_checkpoint_and_refuses_a_damaged_adapter(
 
 
 DERIVED = ("verdicts.jsonl", "report.json", "official.csv")
+UNSEALED = ["finished.json", "evaluation/after/manifest.json"]
+"""What lacks where a run is killed before it seals what it has measured."""
 
 
 @pytest.mark.slow
@@ -130,9 +132,7 @@ def test_damaged_files_of_a_run_are_made_again(
         )
         mended([f"evaluation/{row}/manifest.json" for row in rows], "bit in the middle")
         assert "before.json is damaged" not in caplog.text
-        # As a run leaves them that is killed before it seals what it has measured.
-        unsealed = [f"evaluation/{row}/manifest.json" for row in ("after", "frozen_probe")]
-        mended(["finished.json", *unsealed], "missing")
+        mended(UNSEALED, "missing")
     assert "before.json is damaged, and is measured again" in mended(["before.json"], "zeroed")
     reward = whole["evaluation/after/responses.jsonl"].index(b'"rewards": {') + 40
     for kind, damaged in (
