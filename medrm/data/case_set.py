@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from medrm.data.described_files import open_described_files
+from medrm.data.described_files import open_described_files, parse_description
 from medrm.data.image_references import NO_OPTIONS, ImageOptions
 from medrm.data.labels import Agreement, FastVotes, LabelRules
-from medrm.data.medical.conversions import parse_conversion
 from medrm.data.organs import read_department_map
 from medrm.data.readers import benchmarks, med_rewardbench, preferences, rated_axes, votes_jsonl
 from medrm.data.readers.dataset_info import DATASET_INFO
@@ -34,17 +30,8 @@ from medrm.data.sources import (
 )
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
 from medrm.data.store.indexed_cases import IndexedCases, column, label_column
-from medrm.errors import (
-    ConfigError,
-    DataError,
-    brief,
-    first_line,
-    nearest,
-    raise_problems,
-    shortened,
-    unknown_keys,
-)
-from medrm.files import asset, fits
+from medrm.errors import ConfigError, DataError, nearest
+from medrm.files import asset, status_of
 from medrm.schema import Case
 
 logger = logging.getLogger(__name__)
@@ -69,56 +56,21 @@ FORMATS: dict[str, DataFormat] = {
 recognises is read as votes, whose reader says what is missing. A format from outside the package
 is added by putting an entry into this dict."""
 
-_MOST_CASES = 10**6
-"""Of a set that is drawn."""
-
-_KEY_TYPES = typing.get_type_hints(Description)
-
 
 def read_description(path: Path) -> Description:
-    """Returns what a `dataset.yaml` says.
-
-    Raises:
-        ConfigError: every unknown key and wrong value, in one message.
-    """
-    try:
-        described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        reason = shortened(first_line(error))
-        raise ConfigError(f"{path} is no readable YAML: {reason}. Correct it.") from error
-    if not isinstance(described, dict):
-        raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
-    problems = unknown_keys(described, _KEY_TYPES)
-    is_local = bool(described.get("files")) and described.get("source") is None
-    required = ("name",) if is_local else ("name", "form")
-    problems += [f"key {key!r} is missing" for key in required if key not in described]
-    problems += [
-        f"{key} is {brief(value)}, which is no {_KEY_TYPES[key]}"
-        for key, value in described.items()
-        if key in _KEY_TYPES and not fits(value, _KEY_TYPES[key])
-    ]
-    if not problems and not 0 <= described.get("cases", 0) <= _MOST_CASES:
-        problems.append(f"cases is {described['cases']}; give at most {_MOST_CASES:,}")
-    forms = [
-        name
-        for name, data_format in FORMATS.items()
-        if data_format.open_described or (is_local and data_format.read_table)
-    ]
-    conversion = described.get("image_conversion")
-    if not problems and conversion is not None:
-        try:
-            parse_conversion(conversion)
-        except ConfigError as error:
-            problems.append(str(error))
-    if not problems and "form" in described and described["form"] not in forms:
-        problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")
-    raise_problems(ConfigError, path, problems)
-    return Description(**described)
+    """Returns what a `dataset.yaml` says; see `parse_description`."""
+    return parse_description(path, FORMATS)
 
 
 def named_description(name: str) -> Description:
-    """Returns the description of a name in `data/`."""
-    return read_description(asset(f"data/{name}/{DESCRIPTION}"))
+    """Returns the description of a name in `data/`, parsed once while its file stays as it is."""
+    path = asset(f"data/{name}/{DESCRIPTION}")
+    return _parsed_description(path, *status_of(path))
+
+
+@lru_cache(maxsize=256)
+def _parsed_description(path: Path, *_status: int) -> Description:
+    return read_description(path)
 
 
 def descriptions() -> list[Description]:
@@ -310,13 +262,14 @@ def holds_described(described: str, path: str | Path) -> bool:
 
 def _open(source: str, image_options: ImageOptions) -> tuple[str, Source]:
     """Returns the name of a set and what it is read from."""
-    path, names = Path(source), description_names()
-    if source in names and not path.exists():
-        return _open_described(named_description(source), image_options)
+    path = Path(source)
     if path.is_dir():
         return _open_folder(path, image_options)
     if path.is_file():
         return path.stem, _open_file(path, image_options)
+    names = description_names()
+    if source in names and not path.exists():
+        return _open_described(named_description(source), image_options)
     if _HUB_ID.fullmatch(source) and not source.lower().endswith(SUFFIXES):
         matching = (described for described in descriptions() if described.source == source)
         unnamed = Description(source, "preferences", source)
@@ -342,7 +295,7 @@ def _open_folder(folder: Path, image_options: ImageOptions) -> tuple[str, Source
         return name, marking.open_folder(folder, image_options)
     if (folder / DESCRIPTION).is_file():
         description = read_description(folder / DESCRIPTION)
-        if description.files and description.source is None:
+        if description.is_local:
             beside = (description, folder, image_options, FORMATS, _read_by_columns)
             return description.name, open_described_files(*beside)
         return _open_described(description, image_options)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
 
 from medrm.data.image_references import ImageOptions
+from medrm.data.medical.conversions import parse_conversion
 from medrm.data.row_tables import RowTable, joined_table, open_table
 from medrm.data.sources import (
     DESCRIPTION,
@@ -17,10 +22,71 @@ from medrm.data.sources import (
     Source,
     read_about,
 )
-from medrm.errors import ConfigError, DataError, nearest, shortened
+from medrm.errors import (
+    ConfigError,
+    DataError,
+    brief,
+    first_line,
+    nearest,
+    raise_problems,
+    shortened,
+    unknown_keys,
+)
+from medrm.files import fits
 
 _BY_COLUMNS = "preferences"
 """The form of rows whose columns or dimension are stated, where the form is not."""
+
+_MOST_CASES = 10**6
+"""Of a set that is drawn."""
+
+_KEY_TYPES = typing.get_type_hints(Description)
+
+
+def parse_description(path: Path, formats: Mapping[str, DataFormat]) -> Description:
+    """Returns what a `dataset.yaml` says.
+
+    Args:
+        path: of the file.
+        formats: by name.
+
+    Raises:
+        ConfigError: every unknown key and wrong value, in one message.
+    """
+    try:
+        described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = shortened(first_line(error))
+        raise ConfigError(f"{path} is no readable YAML: {reason}. Correct it.") from error
+    if not isinstance(described, dict):
+        raise ConfigError(f"{path} holds no keys; it describes a data set by `key: value` lines.")
+    problems = unknown_keys(described, _KEY_TYPES)
+    stated = {key: value for key, value in described.items() if key in _KEY_TYPES}
+    description = Description(**{"name": "", **stated})  # its values are not yet known to fit
+    required = ("name",) if description.is_local else ("name", "form")
+    problems += [f"key {key!r} is missing" for key in required if key not in described]
+    problems += [
+        f"{key} is {brief(value)}, which is no {_KEY_TYPES[key]}"
+        for key, value in stated.items()
+        if not fits(value, _KEY_TYPES[key])
+    ]
+    if not problems and not 0 <= described.get("cases", 0) <= _MOST_CASES:
+        problems.append(f"cases is {described['cases']}; give at most {_MOST_CASES:,}")
+    forms = [
+        name
+        for name, data_format in formats.items()
+        if data_format.open_described or (description.is_local and data_format.read_table)
+    ]
+    conversion = described.get("image_conversion")
+    if not problems and conversion is not None:
+        try:
+            parse_conversion(conversion)
+        except ConfigError as error:
+            problems.append(str(error))
+    if not problems and "form" in described and described["form"] not in forms:
+        problems.append(f"form is {described['form']!r}; accepted: {', '.join(forms)}")
+    raise_problems(ConfigError, path, problems)
+    return description
 
 
 def open_described_files(

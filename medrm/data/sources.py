@@ -153,6 +153,11 @@ class Description:
         return ImageOptions().or_as(self.image_conversion)
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is of files that lie beside it."""
+        return bool(self.files) and self.source is None
+
+    @property
     def hub_id(self) -> str:
         """The hub data set.
 

@@ -14,12 +14,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -85,7 +85,7 @@ def open_index(
     versions = list(map(_file_version, files))
     # What an image shows depends on the library that decodes it.
     key_fields = [
-        VERSION, version("pillow"), versions, identity, dataclasses.asdict(rules), departments
+        VERSION, PIL.__version__, versions, identity, dataclasses.asdict(rules), departments
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(key_fields, sort_keys=True).encode()).hexdigest()[:32]
     folders = (cache_dir() / "index" / f"{key}-{number}" for number in count())
