@@ -23,7 +23,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     arguments.action(arguments)
-    # Threads of the process group that outlive the interpreter's end would abort the process.
+    # No process leaves while another still talks to it.
     PartialState().destroy_process_group()
 
 

@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     from medrm.pipeline.run_seeds import train_seeds
 
     train_seeds(parsed)
-    # Threads of the process group that outlive the interpreter's end would abort the process.
+    # No process leaves while another still talks to it.
     PartialState().destroy_process_group()
 
 

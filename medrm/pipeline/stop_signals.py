@@ -235,16 +235,18 @@ def end_with(number: int, message: str) -> NoReturn:
 
 
 def end_process(status: int) -> NoReturn:
-    """Ends the process: after a failure or a stop within `GRACE` seconds.
+    """Ends the process with the status; after a failure or a stop within `GRACE` seconds.
 
-    Threads that wait for a service or for other processes are not waited for: those of a process
-    group that outlive the interpreter's end would abort the process.
+    Threads that wait for a service or for other processes are not waited for. Nor does one of
+    several processes pass through the interpreter's end: the threads of process groups that
+    DeepSpeed holds on to, also after they were destroyed, may abort it there.
     """
-    if status == 0:
+    if status == 0 and os.environ.get("WORLD_SIZE", "1") == "1":
         sys.exit(0)
-    timer = threading.Timer(GRACE, _exit_now, (status,))
-    timer.daemon = True
-    timer.start()
+    if status != 0:
+        timer = threading.Timer(GRACE, _exit_now, (status,))
+        timer.daemon = True
+        timer.start()
     _remove_launcher_folder()  # while it may: a launcher kills what has not ended with the first
     gc.collect()  # what waits in cycles, such as data workers
     atexit._run_exitfuncs()

@@ -16,6 +16,7 @@ from judging import judged_cases, make_judging
 from preferences import make_recipe, preferences
 
 from medrm.objectives.sharding import forget_accelerator
+from medrm.pipeline.stop_signals import end_process
 
 SHARED: dict[str, Any] = {
     "max_steps": 6,
@@ -95,3 +96,4 @@ if __name__ == "__main__":
             runs["resumed"] = train(build, target / f"{name}-resumed", checkpoint)
         torch.save(runs, target / f"{name}-{rank}.pt")
     PartialState().destroy_process_group()
+    end_process(0)

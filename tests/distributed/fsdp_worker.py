@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from medrm.config.options import AdapterOptions
 from medrm.objectives.bradley_terry import PooledHead
 from medrm.objectives.sharding import forget_accelerator, whole
+from medrm.pipeline.stop_signals import end_process
 
 SHARED: dict[str, Any] = {
     "max_steps": 4,
@@ -100,3 +101,4 @@ if __name__ == "__main__":
         if PartialState().is_main_process:
             torch.save({"straight": straight, "resumed": resumed}, target / f"{name}.pt")
     PartialState().destroy_process_group()
+    end_process(0)

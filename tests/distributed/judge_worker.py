@@ -13,6 +13,7 @@ from judging import by_letters, judged_cases, make_judging
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from medrm.objectives.judge import judge_grpo
+from medrm.pipeline.stop_signals import end_process
 
 
 def train(objective: str, folder: Path, processes: int, **options: Any) -> int:
@@ -55,4 +56,5 @@ if __name__ == "__main__":
         AcceleratorState._reset_state()
         unset_hf_deepspeed_config()
     (target / f"world-{world}.json").write_text(json.dumps(world), encoding="utf-8")
-    PartialState().destroy_process_group()  # its threads would abort the interpreter's end
+    PartialState().destroy_process_group()
+    end_process(0)

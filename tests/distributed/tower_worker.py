@@ -18,6 +18,7 @@ from medrm.config.options import AdapterOptions
 from medrm.models.backbone import tower_of
 from medrm.models.reward_model import HeadSpec, attach_head
 from medrm.models.vision_tower import DeduplicatingTower, deduplicate_images
+from medrm.pipeline.stop_signals import end_process
 from medrm.schema import Case
 from medrm.scorer.collator import Collator
 
@@ -98,3 +99,4 @@ if __name__ == "__main__":
     if PartialState().is_main_process:
         save_file(tensors_by_name, target / "tensors.safetensors")
     PartialState().destroy_process_group()
+    end_process(0)

@@ -14,6 +14,7 @@ from preferences import make_recipe, preferences
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from medrm.objectives.bradley_terry import gathered_head, trains_head_alone
+from medrm.pipeline.stop_signals import end_process
 
 
 def train(folder: Path, **options: Any) -> int:
@@ -53,3 +54,4 @@ if __name__ == "__main__":
     world = train(target, max_tokens_per_batch=budget)
     (target / f"world-{world}.json").write_text(json.dumps(world), encoding="utf-8")
     PartialState().destroy_process_group()
+    end_process(0)

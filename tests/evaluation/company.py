@@ -20,6 +20,7 @@ from medrm.data.images import bytes_image
 from medrm.evaluation.evaluator import evaluate
 from medrm.models.adapter_config import new_adapter_config
 from medrm.models.reward_model import HeadSpec, attach_head
+from medrm.pipeline.stop_signals import end_process
 from medrm.schema import Case, ImageRef
 from medrm.scorer.engines.base import Sampling
 from medrm.scorer.engines.transformers_engine import TransformersEngine
@@ -91,3 +92,4 @@ if __name__ == "__main__":
     state = PartialState(cpu=True)
     evaluate_all(Path(sys.argv[1]), **SEVERAL_BATCHES)
     state.destroy_process_group()
+    end_process(0)

@@ -7,6 +7,7 @@ from accelerate import PartialState
 from mock_scorers import Judge, make_benchmark, make_cases
 
 from medrm.evaluation.evaluator import evaluate
+from medrm.pipeline.stop_signals import end_process
 
 
 def rule(case: object, order: str) -> float | None:
@@ -22,3 +23,4 @@ if __name__ == "__main__":
     assert (folder / "report.json").is_file()  # no process leaves before the folder is written
     (folder.parent / f"processes-{state.num_processes}-{state.process_index}").touch()
     state.destroy_process_group()
+    end_process(0)

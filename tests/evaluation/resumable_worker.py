@@ -15,6 +15,7 @@ from accelerate import PartialState
 from mock_scorers import make_benchmark, make_cases
 
 from medrm.evaluation.evaluator import NamedModel, evaluate
+from medrm.pipeline.stop_signals import end_process
 from medrm.schema import DIMENSIONS, Case, Response
 
 CASES = 24
@@ -85,6 +86,7 @@ def main() -> None:
         settings={"t": 0.1},
     )
     state.destroy_process_group()
+    end_process(0)
 
 
 if __name__ == "__main__":

@@ -160,3 +160,23 @@ def test_data_workers_leave_signals_to_their_parent() -> None:
         worker.terminate()
         worker.join(10)
         assert worker.exitcode == 0
+
+
+FINISHED = """
+import atexit, sys, threading, time
+from medrm.pipeline.stop_signals import end_process
+
+atexit.register(lambda: print("what is left to the end is done"))
+threading.Thread(target=time.sleep, args=[60]).start()  # as a process group that is held on to
+sys.stdout.write("all is written ")
+end_process(0)
+"""
+
+
+def test_one_of_several_processes_ends_without_waiting_for_threads() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FINISHED],
+        env={**os.environ, "WORLD_SIZE": "2"},
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout == "all is written what is left to the end is done\n"

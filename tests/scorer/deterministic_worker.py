@@ -16,6 +16,7 @@ from medrm.config.options import ModelOptions
 from medrm.evaluation.evaluator import evaluate
 from medrm.models.base_model import load_base
 from medrm.models.processors import load_processor
+from medrm.pipeline.stop_signals import end_process
 from medrm.schema import PairLabel
 from medrm.scorer.open import LoadedModel, ScorerOptions, load, open_scorer
 
@@ -37,3 +38,4 @@ if __name__ == "__main__":
     for scorer in scorers:
         evaluate(scorer, make_benchmark(cases), output / scorer.readout, "tiny")
     state.destroy_process_group()
+    end_process(0)
