@@ -13,33 +13,46 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-_WORDS = (
-    r"(?:\w{1,20}[:_])?"  # <seed:think>, <longcat_think>
+_THINKING = (
     r"(?:think(?:ing)?|thoughts?|reasoning|analysis|reflection|scratch_?pad|inner_monologue)"
 )
+_FAMILY = r"(?:\w{1,20}[:_|])?"  # <seed:think>, <longcat_think>, <ifm|think>
+_MODE = r"(?:_fast(?:er)?)?"  # K2 Horizon
 
 _OPENING = (
-    rf"<\|?{_WORDS}\|?>",  # <think>, <thought>, <reasoning>, <|think|>
+    rf"<\|?{_FAMILY}{_THINKING}{_MODE}\|?>",  # <think>, <thought>, <reasoning>, <|think|>
+    rf"<\|(?:begin_of|start)_{_THINKING}\|>",  # OpenThinker, Command A
+    rf"<\|plamo:begin_{_THINKING}:plamo\|>",
+    rf"<\|{_THINKING}:start\|>",  # Solar Open
+    r"<\|open\|>think<\|sep\|>",  # Kimi K3
+    r"<\|inner_prefix\|>",  # Apertus
     r"\[think(?:ing)?\]",  # Magistral
+    r"\[unused16\]",  # Pangu
     r"◁think▷",  # Kimi-VL
     r"<unused94>(?:thought)?",  # MedGemma
     r"\A\s*+thought\n",  # the same with the mark left out in decoding
     r"<\|?channel\|?>\s*+(?:analysis|commentary|thought)",  # gpt-oss, Gemma 4
     r"\A\s*+(?-i:analysis(?=[A-Z]))",  # gpt-oss with the marks left out
-    r"<\|(?:begin_of_thought|start_thinking)\|>",  # OpenThinker, Command A
-    r"\A\s*+Here is my thought process:",  # Granite 3.2
+    r"to=self<\|message\|>",  # Muse Glimmer
+    r"\A\s*+Here(?:'s| is) my thought process:",  # Granite 3.2
     r"\A\s*+Here are my reasoning steps:",  # Apriel
 )
 _CLOSING = (
-    rf"<\|?/{_WORDS}\|?>",
+    rf"<\|?/{_FAMILY}{_THINKING}{_MODE}\|?>",
+    rf"<\|end_(?:of_)?{_THINKING}\|>",
+    rf"<\|plamo:end_{_THINKING}:plamo\|>",
+    rf"<\|{_THINKING}:end\|>",
+    r"<\|close\|>think<\|sep\|>",
+    r"<\|inner_suffix\|>",
     r"\[/think(?:ing)?\]",
+    r"\[unused17\]",
     r"◁/think▷",
     r"<unused95>",
     r"<\|channel\|>\s*+final(?:\s*+<\|message\|>)?",
     r"<channel\|>",
     r"assistantfinal",
-    r"<\|(?:end_of_thought|end_thinking)\|>",
-    r"Here is my response:",
+    r"to=user<\|message\|>",
+    r"Here(?:'s| is) my response:",
     r"\[BEGIN FINAL RESPONSE\]",
 )
 
@@ -48,7 +61,7 @@ UNENDED = "the thinking never ends"
 
 _OPENS = re.compile("|".join(_OPENING), re.IGNORECASE)
 _MARK = re.compile(f"(?P<closing>{'|'.join(_CLOSING)})|{_OPENS.pattern}", re.IGNORECASE)
-_CHANNEL = re.compile(r"<\|?channel\|?>")
+_PART_OF_MARK = re.compile(r"<\|?channel\|?>|<\|(?:open|close|sep|message)\|>")
 _LONGEST_MARK = 60
 """Characters; more than any mark has."""
 
@@ -78,7 +91,7 @@ def is_thinking_token(token: str) -> bool:
 
     Decoding a reply drops special tokens; without these, thinking reads like the reply.
     """
-    return bool(_MARK.fullmatch(token) or _CHANNEL.fullmatch(token))
+    return bool(_MARK.fullmatch(token) or _PART_OF_MARK.fullmatch(token))
 
 
 def opened_by(prompt: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import trl.trainer.utils
 from judging import SHORT, Judging, by_letters, judged
 from tiny import TINY_FAMILIES, save_tiny
 from torch import Tensor
@@ -47,6 +48,38 @@ def test_every_family_trains_its_adapter_alone(
     assert moved
     assert all("lora_B.default" in name for name in moved)  # A has a gradient once B is not 0
     assert math.isfinite(built.logged()[0])
+
+
+@pytest.mark.parametrize("objective", ["judge_sft", "judge_dpo", "judge_grpo"])
+def test_logits_are_those_of_learned_tokens_alone(
+    objective: str, judging: Callable[..., Judging], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[int, int]] = []
+    per_token = trl.trainer.utils._ChunkedLogProbFunction
+
+    class Counting:
+        @staticmethod
+        def apply(states: Tensor, *rest: Any) -> Any:
+            scored.append((len(states), len(rest[2])))
+            return per_token.apply(states, *rest)
+
+    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", Counting)
+    built = judging(objective, train=[judged(1)], **SHORT)
+    trainer, learned = built.trainer(), []
+    collate = trainer.data_collator
+
+    def collated(rows: Any) -> Any:
+        batch = collate(rows)
+        if objective != "judge_grpo":
+            of_replies = batch["labels"] != -100 if "labels" in batch else batch["completion_mask"]
+            learned.append(int(of_replies.sum()))
+        return batch
+
+    trainer.data_collator = collated
+    trainer.train()
+    # GRPO: two replies of at most eight tokens for each of two orders.
+    assert {states for states, _ in scored} <= ({*learned} or set(range(1, 33)))
+    assert all(states == targets for states, targets in scored)
 
 
 def test_what_trl_cannot_train_is_refused_and_still_so(

@@ -43,6 +43,14 @@ THINKING = [
     ("<|channel>thought\n", "<channel|>"),
     ("analysisThe user asks ", "assistantfinal"),
     ("Here is my thought process:\n", "Here is my response:\n"),
+    ("Here's my thought process:\n", "Here's my response:\n"),
+    ("<ifm|think_faster>", "</ifm|think_faster>"),
+    ("<|plamo:begin_think:plamo|>", "<|plamo:end_think:plamo|>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|><|open|>response<|sep|>"),
+    ("<|inner_prefix|>", "<|inner_suffix|>"),
+    ("[unused16]", "[unused17]"),
+    ("to=self<|message|>", "<|eom|><|start|>assistant to=user<|message|>"),
     ("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]\n"),
 ]
 """Openings and closings as model families write them."""

@@ -24,6 +24,7 @@ from medrm.objectives.judge.judge_collator import (
     preferred,
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
+from medrm.objectives.judge.judge_trainer import WithReference
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import numbering
@@ -70,7 +71,7 @@ class JudgeDPOConfig(judge_sft.WrittenVerdictArguments, DPOConfig):  # type: ign
         return [*super()._problems(), *applying(checks)]
 
 
-class JudgeDPOTrainer(WholeCheckpoints, judge_sft.WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeDPOTrainer(WholeCheckpoints, WithReference, DPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else."""
 
 

@@ -28,6 +28,7 @@ from medrm.models.processors import TextProcessor, image_inputs, load_processor,
 from medrm.objectives.judge import judge_sft
 from medrm.objectives.judge.judge_collator import prompt_messages
 from medrm.objectives.judge.judge_examples import agreement, consistency, format
+from medrm.objectives.judge.judge_trainer import WithReference
 from medrm.objectives.objective import Fixed, TrainingInputs
 from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import NUMBERS
@@ -83,7 +84,7 @@ class EpochSampler(Sampler[int]):
         return iter(self.sampler)
 
 
-class JudgeGRPOTrainer(WholeCheckpoints, judge_sft.WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
+class JudgeGRPOTrainer(WholeCheckpoints, WithReference, GRPOTrainer):  # type: ignore[misc] # TRL has no types
     """TRL's trainer, which sends and writes nothing else, and goes on where it was."""
 
     args: JudgeGRPOConfig

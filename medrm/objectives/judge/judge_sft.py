@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from trl import SFTConfig, SFTTrainer
 
 from medrm.chat import JudgePrompt, load_prompt
@@ -27,9 +26,6 @@ from medrm.errors import ConfigError, DataError, applying, refuse
 from medrm.models.base_model import load_config
 from medrm.models.families import family_of
 from medrm.objectives import objective
-from medrm.objectives.checkpoint_weights import NamedAsInMemory
-from medrm.objectives.data_workers import watched
-from medrm.objectives.exact_resume import ExactResume
 from medrm.objectives.judge.judge_collator import (
     ConversationRenderer,
     RenderedConversation,
@@ -43,9 +39,9 @@ from medrm.objectives.judge.judge_examples import (
     judge_examples,
     read_rationales,
 )
-from medrm.objectives.sharding import ShardedTraining
+from medrm.objectives.judge.judge_trainer import JudgeTrainer
 from medrm.objectives.step_preview import StepPreview, preview_rows
-from medrm.objectives.training_faults import WatchedSteps, numbering
+from medrm.objectives.training_faults import numbering
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
 from medrm.schema import Case
 from medrm.scorer.collator import Collator, Row, image_count
@@ -145,52 +141,6 @@ class RunExamples:
     def verdict(self, renderer: ConversationRenderer, number: int) -> RenderedConversation:
         """Returns the call of an example with its verdict."""
         return renderer.verdict(self[number], self.prompt)
-
-
-class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
-    """What all judges share; goes before one of TRL's trainers in the bases.
-
-    It leaves out what these do beside training.
-    """
-
-    _metrics: dict[str, dict[str, list[float]]]
-    _total_train_tokens: int
-
-    def unlogged(self) -> dict[str, Any]:
-        """Adds TRL's metrics since the last line, and the tokens since the first step."""
-        metrics = {mode: dict(values) for mode, values in self._metrics.items()}
-        return {**super().unlogged(), "metrics": metrics, "tokens": self._total_train_tokens}
-
-    def restore_unlogged(self, of_processes: Sequence[Mapping[str, Any]]) -> None:
-        """Takes back what `unlogged` gave; all processes have the same."""
-        super().restore_unlogged(of_processes)
-        for mode, values in of_processes[0]["metrics"].items():
-            self._metrics[mode].update(values)
-        self._total_train_tokens = of_processes[0]["tokens"]
-
-    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns a loader whose workers are watched."""
-        loader = super()._get_dataloader(*args, **kwargs)
-        watched(getattr(loader, "base_dataloader", loader), self.args)
-        return loader
-
-    def _send_telemetry(self) -> None:
-        """Sends nothing."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes nothing: the adapter folder has a card of its own."""
-
-
-class WithReference(JudgeTrainer):
-    """Options of trainers that may keep a frozen copy of the initial adapter as the reference."""
-
-    model: PeftModel
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Loads the trained adapter, too: older versions load the reference beside it alone."""
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        weights = load_peft_weights(resume_from_checkpoint, device="cpu")
-        set_peft_model_state_dict(self.model, weights)
 
 
 def judge_prompt(run: Run) -> JudgePrompt:
