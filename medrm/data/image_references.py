@@ -172,16 +172,17 @@ def file_images(
     # Where the data lie is nobody's business who reads a report.
     if os.path.isabs(written):
         written = os.path.relpath(way, folder) if way.is_relative_to(folder) else location.name
-    members: list[Path] = []
-    with suppress(OSError):
-        if location.is_dir():
-            members = [_inside(path.name, path, folders) for path in series_files(location)]
-        kind = "dicom" if members else kind_of_file(location)
-        if kind is not None and all(
-            path.stat().st_size <= MAX_STORED_BYTES for path in members or [location]
-        ):
-            return _converted(kind, shortened(written), members or [location], read, options)
-    return (_plain_file(written, location, read),)
+    kind: str | None = None
+    with suppress(OSError):  # then the plain file says why; one of the conversion is its own
+        series = series_files(location) if location.is_dir() else []
+        paths = [_inside(path.name, path, folders) for path in series] or [location]
+        largest = max(path.stat().st_size for path in paths)
+        kind = "dicom" if series else kind_of_file(location)
+    if kind is None:
+        return (_plain_file(written, location, read),)
+    if largest > MAX_STORED_BYTES:
+        return (ImageRef(shortened(written), "", read, f"larger than {MAX_STORED_BYTES} bytes"),)
+    return _converted(kind, shortened(written), paths, read, options)
 
 
 def _plain_file(written: str, location: Path, read: StoredFile) -> ImageRef:
@@ -189,7 +190,9 @@ def _plain_file(written: str, location: Path, read: StoredFile) -> ImageRef:
     digest = ""
     problem: str | None = None
     try:
-        if not location.is_file():
+        if location.is_dir():
+            problem = f"{shortened(written)!r} is a folder without DICOM files that can be read"
+        elif not location.is_file():
             problem = f"there is no file {shortened(written)!r}"
         elif location.stat().st_size > MAX_STORED_BYTES:
             problem = f"larger than {MAX_STORED_BYTES} bytes"
@@ -305,16 +308,3 @@ def picture_counts(images: Iterable[ImageRef]) -> list[int]:
         else:
             counts.append(1)
     return counts
-
-
-def medical_cell(read: StoredCell, options: ImageOptions) -> tuple[ImageRef, ...] | None:
-    """Returns the pictures of a medical image in a cell; None: the cell holds another image.
-
-    Raises:
-        DataError: a medical image whose conversion is not named.
-    """
-    with suppress(OSError):
-        content = read()
-        if len(content) <= MAX_STORED_BYTES and medical_kind(content) is not None:
-            return cached_images(content, options)
-    return None

@@ -23,8 +23,9 @@ from medrm.data.decoding import (
     unreadable,
     use_decoded,
 )
-from medrm.data.image_references import StoredCell, StoredFile
+from medrm.data.image_references import ImageOptions, StoredCell, StoredFile, cached_images
 from medrm.data.inline_images import MAX_STORED_BYTES
+from medrm.data.medical.converter import medical_kind
 from medrm.errors import DataError, reason_of
 from medrm.schema import Case, ImageRef
 
@@ -55,13 +56,36 @@ class ImageFacts:
 
 def bytes_image(name: str, read: Callable[[], bytes]) -> ImageRef:
     """Returns the reference of an image whose stored bytes `read` gives; it must be picklable."""
+    return _stored_images(name, read, lambda stored: None)[0]
+
+
+def cell_images(name: str, read: StoredCell, options: ImageOptions) -> tuple[ImageRef, ...]:
+    """Returns the reference of the image in a cell, or those of the pictures of a medical one.
+
+    Raises:
+        DataError: a medical image whose conversion is not named.
+    """
+
+    def medical(stored: bytes) -> tuple[ImageRef, ...] | None:
+        return None if medical_kind(stored) is None else cached_images(stored, options)
+
+    return _stored_images(name, read, medical)
+
+
+def _stored_images(
+    name: str,
+    read: Callable[[], bytes],
+    medical: Callable[[bytes], tuple[ImageRef, ...] | None],
+) -> tuple[ImageRef, ...]:
+    """Returns the references of a stored image, whose bytes are read once."""
     try:
         stored = read()
     except OSError as error:
-        return ImageRef(name, "", read, f"cannot be read: {reason_of(error)}")
+        return (ImageRef(name, "", read, f"cannot be read: {reason_of(error)}"),)
     if len(stored) > MAX_STORED_BYTES:
-        return ImageRef(name, "", read, f"larger than {MAX_STORED_BYTES} bytes")
-    return ImageRef(name, hashlib.sha256(stored).hexdigest(), read)
+        return (ImageRef(name, "", read, f"larger than {MAX_STORED_BYTES} bytes"),)
+    of_pictures = medical(stored)
+    return of_pictures or (ImageRef(name, hashlib.sha256(stored).hexdigest(), read),)
 
 
 def decode(ref: ImageRef) -> Image.Image:

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from medrm.data.image_references import ImageOptions, StoredCell, file_images, medical_cell
-from medrm.data.images import bytes_image
+from medrm.data.image_references import ImageOptions, StoredCell, file_images
+from medrm.data.images import cell_images
 from medrm.data.parquet_files import arrow_copy
 from medrm.errors import DataError, nearest, shortened
 from medrm.files import cache_dir, fits
@@ -394,7 +394,7 @@ def _images(
     name = PurePath(path).name if path else f"{table.name} row {index + 1}"
     if table.files and stored is not None:
         read = StoredCell(table.files, index, column, position)
-        return medical_cell(read, table.image_options) or (bytes_image(name, read),)
+        return cell_images(name, read, table.image_options)
     if path is not None:
         return table.images(path)
     return (ImageRef(name, "", bytes, "no image is stored"),)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from medrm.data.image_references import ConvertedFile
+from medrm.data.pseudonyms import shared_keys
 from medrm.data.sources import CaseDraft
 from medrm.data.store.indexed_cases import cluster_column, list_column, select
 from medrm.errors import ConfigError, DataError
@@ -24,15 +25,16 @@ def cluster_keys(draft: CaseDraft) -> list[str]:
 
     For a text-only case the question is used in place of images.
     """
+    patients = patient_keys(draft)
     images = [f"image:{ref.digest or ref.name}" for ref in draft.images]
-    return [*patient_keys(draft), *(images or [f"question:{draft.question}"])]
+    return [*patients, *shared_keys(patients), *(images or [f"question:{draft.question}"])]
 
 
 def patient_keys(draft: CaseDraft) -> list[str]:
     """Returns the patient and the study of a case, and those of its DICOM files as keyed hashes."""
     converted = (ref.read for ref in draft.images if isinstance(ref.read, ConvertedFile))
     hashed = {key: None for read in converted for key in read.about.get("independent", ())}
-    return [*draft.independent, *hashed]
+    return list(dict.fromkeys([*draft.independent, *hashed]))
 
 
 def cluster_names(keys: pa.ChunkedArray) -> NDArray[np.bytes_]:

@@ -1,7 +1,8 @@
 """Copies of cases beside an export: their images, and `cases.jsonl`, by which results come back.
 
 What returns from a reader's tool may have lost the form of a text, the copy of an image, and what
-was never shown: patient, study, organ. `cases.jsonl` has them as they were.
+was never shown, such as the organ. `cases.jsonl` has them as they were; patients and studies as
+keyed hashes, for it may leave the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medrm.data.images import decode
+from medrm.data.pseudonyms import pseudonyms
 from medrm.data.readers.messages import IMAGE_MARK
 from medrm.data.row_tables import LocatedRow, Row, open_table
 from medrm.data.sources import CaseDraft
@@ -118,10 +120,9 @@ def case_line(draft: CaseDraft, images: Iterable[str]) -> Row:
     return line
 
 
-def cluster_columns(draft: CaseDraft) -> Row:
-    """Returns what keeps a split honest: the patient and the study of a case, the stated first."""
-    keys = (key.partition(":") for key in reversed(patient_keys(draft)))
-    return {name: value for name, _, value in keys}
+def cluster_columns(draft: CaseDraft) -> dict[str, list[str]]:
+    """Returns what keeps a split honest: the patients and studies of a case, as keyed hashes."""
+    return pseudonyms(patient_keys(draft))
 
 
 def turn_record(turn: Turn) -> Row:

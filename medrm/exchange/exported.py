@@ -100,6 +100,7 @@ class Export:
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    _unreadable: set[str] = field(default_factory=set)
 
     def leave_out(self, reason: str, case: str) -> None:
         """Counts what the form does not take."""
@@ -109,17 +110,17 @@ class Export:
             examples.append(case)
 
     def with_images(self, answers: int | None = None) -> Iterator[CaseDraft]:
-        """Yields the cases whose images are all there, and counts the others.
+        """Yields the cases whose images are all there, and counts the others, each once.
 
         Args:
             answers: of the cases; None: any number.
         """
         for draft in self.cases():
             if answers in (None, len(draft.answers)):
-                missing = next((ref.problem for ref in draft.images if ref.problem), None)
-                if missing is None:
+                if not any(ref.problem for ref in draft.images):
                     yield draft
-                else:
+                elif draft.case_id not in self._unreadable:
+                    self._unreadable.add(draft.case_id)
                     self.leave_out("an image cannot be read", draft.case_id)
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:

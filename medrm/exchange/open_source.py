@@ -8,9 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from medrm.data.medical.conversions import parse_conversion
 from medrm.data.parquet_files import plain_batches
 from medrm.data.row_tables import JsonLines, LocatedRow, read_json_file
-from medrm.errors import DataError, report
+from medrm.errors import ConfigError, DataError, report
 from medrm.exchange.imported import Opened, Records, Unread, unread
 from medrm.exchange.tables.delimited import open_delimited
 from medrm.exchange.tables.excel import open_excel
@@ -33,7 +34,10 @@ _LOOKED_AT = 50
 
 
 def open_source(
-    path: Path, image_root: Path | None = None, mapping: Mapping[str, Any] | None = None
+    path: Path,
+    image_root: Path | None = None,
+    mapping: Mapping[str, Any] | None = None,
+    image_conversion: str | None = None,
 ) -> Opened:
     """Returns a file that is to be imported.
 
@@ -41,10 +45,15 @@ def open_source(
         path: of the file.
         image_root: a folder in which images are looked for first.
         mapping: the content of the user's mapping, which may name a sheet and its header's row.
+        image_conversion: by which medical images become pictures; None: they are refused.
 
     Raises:
+        ConfigError: the root is no folder, or the conversion is not known.
         DataError: there is none, it is of another kind, too large, or cannot be read at all.
     """
+    if image_root is not None and not image_root.is_dir():
+        raise ConfigError(f"--image_root {image_root} is no folder; give that of the images.")
+    conversion = None if image_conversion is None else parse_conversion(image_conversion)
     suffix = path.suffix.lower()
     if path.is_dir():
         raise DataError(f"{path} is a folder. Give the file that is to be imported.")
@@ -65,7 +74,7 @@ def open_source(
     opened = _opened(path, suffix, mapping or {})
     opened.mapping = mapping
     opened.columns = opened.columns or _columns(opened.records)
-    opened.image_root = image_root
+    opened.image_root, opened.image_conversion = image_root, conversion
     return opened
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medrm.data.decoding import use_decoded
 from medrm.data.image_references import (
@@ -27,6 +27,7 @@ from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
 from medrm.exchange.case_files import IMAGES_FOLDER, image_suffix, restored
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
+from medrm.exchange.patient_tally import PatientTally
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
 from medrm.schema import ImageRef
@@ -147,6 +148,18 @@ def _joined_lines(folder: Path, imported: Imported) -> Iterator[LocatedRow]:
     ]
 
 
+class _Pictures(NamedTuple):
+    """What became of an image of a line.
+
+    Attributes:
+        names: paths of its pictures in the set.
+        cluster_keys: patients and studies of its files, as keyed hashes.
+    """
+
+    names: list[str]
+    cluster_keys: list[str]
+
+
 class _SetWriter:
     """Checks lines, copies their images, and counts what is written.
 
@@ -160,9 +173,9 @@ class _SetWriter:
         self._first: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._voted: dict[tuple[str, str, str], str] = {}
         self._options = ImageOptions(opened.image_root, opened.image_conversion)
-        self._stored: dict[tuple[Path, str], list[str]] = {}
-        self._hashed: dict[str, list[str]] = {}
+        self._stored: dict[tuple[Path, str], _Pictures] = {}
         self.converted = ConvertedTally()
+        self.patients = PatientTally()
         self._names: dict[str, str] = {}
         self._undecoded: dict[str, str] = {}
         self.lines = 0
@@ -196,15 +209,14 @@ class _SetWriter:
             return "; ".join(problems)
         try:
             stored = [self._store(image, folder) for image in images]
-            if taken.get("context") and any(len(pictures) > 1 for pictures in stored):
+            if taken.get("context") and any(len(pictures.names) > 1 for pictures in stored):
                 raise DataError("an image of several pictures beside earlier turns is not imported")
         except DataError as error:
             self.without_image.append(place)
             return str(error).rstrip(".")
-        taken["images"] = list(chain.from_iterable(stored))
-        for key in chain.from_iterable(self._hashed.get(name, ()) for name in taken["images"]):
-            name, _, value = key.partition(":")
-            taken[name] = taken.get(name) or value
+        taken["images"] = list(chain.from_iterable(pictures.names for pictures in stored))
+        keys = chain.from_iterable(pictures.cluster_keys for pictures in stored)
+        taken = self.patients.completed(place, taken, keys)
         problem = self._conflict(place, taken)
         if problem is None:
             self._count(place, taken)
@@ -237,14 +249,15 @@ class _SetWriter:
     def _count(self, place: str, line: Row) -> None:
         case_id, annotator = str(line["case_id"]), str(line["annotator"])
         self.lines += 1
+        self.patients.remember(line)
         self.annotators[annotator] += 1
         for dimension, value in line["votes"].items():
             if value is not None:
                 self._voted[case_id, annotator, dimension] = place
                 self.votes.setdefault(dimension, Counter())[str(value)] += 1
 
-    def _store(self, written: Any, folder: Path) -> list[str]:
-        """Copies an image, or the pictures of a medical one, and returns their paths in the set.
+    def _store(self, written: Any, folder: Path) -> _Pictures:
+        """Copies an image, or the pictures of a medical one, and returns them.
 
         Raises:
             DataError: it is not there, or leads outside the folders.
@@ -259,7 +272,7 @@ class _SetWriter:
                 return self._stored[folder, written]
             content = inline_bytes(written)
         if content is not None and medical_kind(content) is None:
-            return [self._write(content, image_suffix(content), "in the data")]
+            return _Pictures([self._write(content, image_suffix(content), "in the data")], [])
         if content is not None:
             return self._pictures(cached_images(content, self._options), "")
         path = self._portable(written, folder)
@@ -271,15 +284,15 @@ class _SetWriter:
         stored = self._stored[folder, written] = self._pictures(refs, Path(path).suffix.lower())
         return stored
 
-    def _pictures(self, refs: Sequence[ImageRef], suffix: str) -> list[str]:
+    def _pictures(self, refs: Sequence[ImageRef], suffix: str) -> _Pictures:
         """Copies what references stand for; of a medical image nothing but its pictures."""
-        names = []
+        names, cluster_keys = [], dict[str, None]()
         for ref in refs:
             if ref.problem is not None:
                 raise DataError(ref.problem)
             if isinstance(ref.read, ConvertedFile):
                 names.append(self._write(ref.read(), ".png", ref.name))
-                self._hashed[names[-1]] = ref.read.about.get("independent", [])
+                cluster_keys |= dict.fromkeys(ref.read.about.get("independent", ()))
             else:
                 if suffix in _DICOM_SUFFIXES:
                     raise DataError(
@@ -288,7 +301,7 @@ class _SetWriter:
                     )
                 names.append(self._write(ref.read(), suffix, ref.name))
         self.converted.add(refs)
-        return names
+        return _Pictures(names, [*cluster_keys])
 
     def _portable(self, written: str, folder: Path) -> str:
         """Returns a path as this system writes it, for Windows separates folders otherwise."""
@@ -354,7 +367,7 @@ def _report(
         "rows_not_taken": len({row.place for row in rows}),
         "reasons": alike_together([f"{row.place}: {row.reason}" for row in rows]),
         "unread": [row._asdict() for row in rows],
-        "notes": [*opened.notes, *imported.notes],
+        "notes": [*opened.notes, *imported.notes, *writer.patients.notes()],
         "settings": imported.settings,
     }
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medrm.config.option import as_in, option
-from medrm.data.medical.conversions import parse_conversion
-from medrm.errors import ConfigError
 from medrm.exchange.open_source import open_source
 from medrm.exchange.vqa_pairs import DERIVED, RULE_NAMES, VqaSettings, vqa_importer
 from medrm.exchange.write_votes import write_votes
@@ -46,10 +44,6 @@ class BuildRequest:
         False, "replace what an earlier build has left in output instead of refusing to start"
     )
 
-    def __post_init__(self) -> None:
-        if self.image_root is not None and not self.image_root.is_dir():
-            raise ConfigError(f"--image_root {self.image_root} is no folder; give one of images.")
-
 
 def build_cases(request: BuildRequest) -> dict[str, Any]:
     """Builds cases from a file and returns the report, which is also written and shown in short.
@@ -63,9 +57,8 @@ def build_cases(request: BuildRequest) -> dict[str, Any]:
     columns = {name: getattr(request, f"{name}_column") for name in sought}
     rules = list(dict.fromkeys(request.rules))
     settings = VqaSettings(columns, request.without_images, rules, request.seed)
-    opened = open_source(Path(request.file), request.image_root)
-    if request.image_conversion is not None:
-        opened.image_conversion = parse_conversion(request.image_conversion)
+    path, asked = Path(request.file), request.image_conversion
+    opened = open_source(path, request.image_root, image_conversion=asked)
     importer, overwrite = vqa_importer(settings), request.overwrite_output_dir
     summary = write_votes(request.output, opened, importer, overwrite=overwrite)
     pairs = {name: summary["annotators"].get(f"{DERIVED}{name}", 0) for name in rules}

@@ -133,7 +133,13 @@ def _settings(request: DataExportRequest) -> dict[str, Any]:
     """Returns by which options cases were chosen and written."""
     names = ("seed", "cases", "least_agreed", "model_disagrees", "limit", "image_conversion")
     stated = {name: getattr(request, name) for name in names}
-    return {"settings": {name: value for name, value in stated.items() if value is not None}}
+    return {
+        "settings": {
+            name: value.name if isinstance(value, Path) else value  # where it lies is not told
+            for name, value in stated.items()
+            if value is not None
+        }
+    }
 
 
 def _chosen(request: DataExportRequest, drafts: Drafts) -> Drafts:

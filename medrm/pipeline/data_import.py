@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Console
 
 from medrm.config.option import option
-from medrm.data.medical.conversions import parse_conversion
 from medrm.errors import ConfigError, shortened
 from medrm.evaluation.tables.table import table_of
 from medrm.evaluation.tables.terminal import print_contents
@@ -66,10 +65,6 @@ class ImportRequest:
     )
 
     def __post_init__(self) -> None:
-        if self.image_root is not None and not self.image_root.is_dir():
-            raise ConfigError(
-                f"--image_root {self.image_root} is no folder; give that of the images."
-            )
         if self.output is None and not self.suggest:
             raise ConfigError("--output is missing; give the folder to write, or --suggest.")
 
@@ -89,9 +84,7 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     assert request.output is not None
     check_outputs({"--output": request.output})
     content = read_mapping(request.mapping) if request.mapping is not None else None
-    opened = open_source(path, request.image_root, content)
-    if request.image_conversion is not None:
-        opened.image_conversion = parse_conversion(request.image_conversion)
+    opened = open_source(path, request.image_root, content, request.image_conversion)
     importer = importer_of(opened)
     overwrite = request.overwrite_output_dir
     summary = write_votes(request.output, opened, importer, request.join, overwrite=overwrite)

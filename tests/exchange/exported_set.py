@@ -11,6 +11,7 @@ from PIL import Image
 
 from medrm.cli import main
 from medrm.data.case_set import read_drafts
+from medrm.data.pseudonyms import pseudonyms
 from medrm.data.sources import CaseDraft
 
 HARD = "a <b> & \"quoted\" 'answer'\r\n\ttail \u00e4\u4e2d"
@@ -57,7 +58,7 @@ def drafts(path: Path) -> dict[str, CaseDraft]:
 
 def content(draft: CaseDraft) -> list[Any]:
     digests = [ref.digest for ref in draft.images]
-    shared = [draft.independent, draft.groups, draft.context]
+    shared = [pseudonyms(draft.independent), draft.groups, draft.context]
     return [draft.case_id, digests, draft.question, draft.answers, *shared]
 
 

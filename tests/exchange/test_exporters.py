@@ -13,6 +13,7 @@ from PIL import Image
 
 from medrm.cli import main
 from medrm.data.case_set import read_cases
+from medrm.data.pseudonyms import pseudonyms
 from medrm.exchange.exported import Export, Exporter
 from medrm.exchange.exporters import EXPORTERS
 from medrm.schema import Case, PairLabel
@@ -238,7 +239,7 @@ def test_rows_for_trainers_say_what_a_majority_prefers(source: Path, tmp_path: P
         assert report["rows"] == {"overall.jsonl": 3, odd: 1}
         counts = {row["reason"]: row["count"] for row in report["left_out"]}
         assert counts == {
-            "an image cannot be read": 2,
+            "an image cannot be read": 1,
             "nobody votes on the dimension": 2,
             "no majority for an answer": 3,
             "a majority sees a tie": 1,
@@ -256,7 +257,7 @@ def test_rows_for_trainers_say_what_a_majority_prefers(source: Path, tmp_path: P
         {"role": "assistant", "content": LONG},
     ]
     assert swift["rejected_response"] == HARD
-    assert swift["patient"] == "patient-=1+1"
+    assert swift["patient"] == pseudonyms(["patient:patient-=1+1"])["patient"]
     factory = rows["llamafactory"][1]
     assert factory["conversations"] == [{"from": "human", "value": "What of three?"}]
     assert (factory["chosen"]["value"], factory["rejected"]["value"]) == ("three", "one")

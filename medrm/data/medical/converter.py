@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import secrets
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
@@ -30,8 +28,9 @@ from typing import Any, Literal
 from medrm.data.decoding import MEMORY_BYTES, decoding_memory
 from medrm.data.medical.conversions import CONVERSIONS, ImageConversion
 from medrm.data.medical.shades import UnreadableError
+from medrm.data.pseudonyms import salt
 from medrm.errors import ConfigError, DataError
-from medrm.files import cache_dir, file_digest, unwritable_refused
+from medrm.files import cache_dir, file_digest
 from medrm.integrity import fill_cache_folder
 
 VERSION = 1
@@ -189,7 +188,7 @@ def _convert(
         "paths": [str(path.absolute()) for path in paths],
         "conversion": str(asked),
         "folder": str(draft.absolute()),
-        "salt": _salt().hex(),
+        "salt": salt().hex(),
     }
     for memory in (MEMORY_BYTES // _AT_ONCE, MEMORY_BYTES):
         with decoding_memory(memory):
@@ -199,21 +198,6 @@ def _convert(
         if about.get("is_sure"):
             break
     raise UnreadableError(about["problem"])
-
-
-@cache
-def _salt() -> bytes:
-    """Returns the key of the hashes of patients, made once for a cache and told to nobody."""
-    path = cache_dir() / "medical" / "salt"
-    with unwritable_refused(path.parent):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f"salt-{secrets.token_hex(8)}")
-        draft.touch(0o600)
-        draft.write_bytes(secrets.token_bytes(32))
-        with suppress(FileExistsError):  # that of the first stays
-            os.link(draft, path)
-        draft.unlink()
-        return path.read_bytes()
 
 
 class _Worker:

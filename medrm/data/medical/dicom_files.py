@@ -6,8 +6,6 @@ value. Overlays are not drawn. It runs in the worker alone.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from medrm.data.medical.conversions import BURNED_IN
 from medrm.data.medical.shades import DAMAGE, Frame, UnreadableError, Values, check_size
+from medrm.data.pseudonyms import keyed_hash
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
@@ -338,23 +337,15 @@ def _text(tags: Any, keyword: str) -> str:
 def cluster_hashes(tags: Any, salt: bytes) -> list[str]:
     """Returns keys of the patient and of the study, from which nobody can tell them.
 
-    They are keyed hashes (HMAC-SHA-256), so that the few possible ids of a hospital cannot be tried
-    out without the key, which stays in the cache of this machine.
-
     Args:
         tags: of a file.
-        salt: the key.
+        salt: the key of the hashes.
     """
     patient = _text(tags, "PatientID")
     is_somebody = patient.casefold() not in _NOBODY and not patient.casefold().startswith("anon")
     issued = f"{_text(tags, 'IssuerOfPatientID')}\0{patient}" if is_somebody else ""
     ids = {"patient": issued, "study": _text(tags, "StudyInstanceUID")}
-    keyed = {
-        name: hmac.new(salt, f"{name}-{value}".encode(), hashlib.sha256).hexdigest()
-        for name, value in ids.items()
-        if value
-    }
-    return [f"{name}:dicom-{digest[:32]}" for name, digest in keyed.items()]
+    return [f"{name}:dicom-{keyed_hash(name, text, salt)}" for name, text in ids.items() if text]
 
 
 def risks_of(tags: Any) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from medrm.data.batched import batched
 from medrm.data.image_references import all_file_images, picture_counts
 from medrm.data.organs import canonical_organ
+from medrm.data.pseudonyms import shared_keys
 from medrm.data.readers.messages import IMAGE_MARK, conversation_problems, read_turns, with_pictures
 from medrm.data.readers.vote_values import DETAILS, read_votes_cast
 from medrm.data.row_tables import Row, RowTable, open_table
@@ -194,8 +195,10 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
 
 
 def _shared(draft: CaseDraft, field: str) -> Any:
-    """Returns what a field says; equal images are the same, whatever their files are called."""
+    """Returns what a field says: images however their files are called, ids or their hashes."""
     value = getattr(draft, field)
+    if field == "independent":
+        return sorted(shared_keys(value))
     return [ref.digest or ref.name for ref in value] if field == "images" else value
 
 
@@ -320,8 +323,14 @@ def dimension_problem(dimension: str) -> str | None:
 
 
 def read_independent(row: Row) -> list[str]:
-    """Returns the keys of what a row shares with other cases: its patient, its study."""
-    return [f"{name}:{row[name]}" for name in INDEPENDENT if row.get(name) not in (None, "")]
+    """Returns the keys of what a row shares with other cases: its patients and studies."""
+    return [f"{name}:{stated}" for name in INDEPENDENT for stated in listed(row.get(name))]
+
+
+def listed(stated: Any) -> list[Any]:
+    """Returns what a row states of one or several, such as patients, as a list."""
+    several = stated if isinstance(stated, list) else [stated]
+    return [single for single in several if single not in (None, "")]
 
 
 def read_groups(row: Row, columns: Iterable[str]) -> dict[str, str]:

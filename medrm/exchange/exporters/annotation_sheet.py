@@ -179,8 +179,9 @@ _README = f"""\
 Written by `medrm data export --to sheet`. Nothing in `votes.TABLE` tells which model wrote an
 answer; the order of the answers is drawn for each case and kept in a hidden column.
 
-1. Give a reader this folder, but not `{CASES_FILE}`, in which patients and studies stand as in the
-   set. Each row is a case: look at the images (the cells link to files in `{IMAGES_FOLDER}`), then
+1. Give a reader this folder, but not `{CASES_FILE}`, which says which cases are of one patient and
+   what they come from. Each row is a case: look at the images (the cells link to files in
+   `{IMAGES_FOLDER}`), then
    say for each dimension which answer is better: A, B, tie, or neither where both are
    unacceptable, and, if you like, how far. More than two answers get ranks: 1 is the best, equal
    ranks are a tie. All other cells are protected, without a password. Write your name in the
@@ -191,6 +192,7 @@ answer; the order of the answers is drawn for each case and kept in a hidden col
    medrm data import SHEET.TABLE --output VOTES
    ```
 
-   turns the order back and gives every case its stored images, patient and study again. No mapping
-   is needed. Rows and votes that are not taken are listed in `VOTES/import_report.json`.
+   turns the order back and gives every case its stored images again, and patient and study as
+   keyed hashes; with `--join SET` as they stand in the set. No mapping is needed. Rows and votes
+   that are not taken are listed in `VOTES/import_report.json`.
 """

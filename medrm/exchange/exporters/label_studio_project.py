@@ -188,7 +188,8 @@ stored answers, as shown).
    medrm data import EXPORT.json --output VOTES
    ```
 
-   turns the order back and gives every case its stored images, patient and study again.
+   turns the order back and gives every case its stored images again, and patient and study as
+   keyed hashes; with `--join SET` as they stand in the set.
 
 Of two answers a reader says, for each dimension, A, tie, B, or that both are unacceptable, and how
 far one is better. More than two answers are ranked: each gets a rank, 1 is the best, equal ranks

@@ -74,7 +74,11 @@ def _lines(
             continue
         if pair.draft.images or export.facts.images[1]:
             row["images"] = [export.images.stored(ref) for ref in pair.draft.images]
-        row |= {"case_id": pair.case_id, **pair.draft.groups, **cluster_columns(pair.draft)}
+        row = {**row, "case_id": pair.case_id} | {
+            name: stated
+            for name, stated in (pair.draft.groups | cluster_columns(pair.draft)).items()
+            if name not in row  # a group may be called as a column of the form
+        }
         export.rows[file] += 1
         yield f"{json.dumps(row, ensure_ascii=False)}\n".encode()
 
