@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
+from operator import itemgetter
 from typing import Literal
 
 import numpy as np
@@ -102,18 +103,14 @@ def _label(
     rankings = tuple(vote.value for vote in votes if isinstance(vote.value, tuple))
     if rankings:
         return RankingLabel(rankings)
-    grades: dict[Grade, float] = defaultdict(float)
-    for vote in votes:
-        grades[_grade(vote)] += _weight(vote, rules)
-    label = _pair_label(posterior or grades, rules)
-    if label is None:
-        return None
     uncounted = {"neither", "tie"} if rules.ties == "drop" else {"neither"}
     count = sum(vote.value not in uncounted for vote in votes)
-    shares = label.shares if count else (0.0, 0.0, 0.0)
-    if not count and not label.neither:
-        return None
-    return PairLabel(shares, count, label.neither, _readers(votes, rules))
+    if count:
+        label = _pair_label(posterior or _grades(votes, rules), rules)
+    else:  # whatever a model of the annotators may say
+        accepts_none = any(vote.value == "neither" for vote in votes)
+        label = PairLabel((0.0, 0.0, 0.0), neither=1.0) if accepts_none else None
+    return label and replace(label, votes=count, readers=_readers(votes, rules))
 
 
 def _readers(votes: Sequence[Vote], rules: LabelRules) -> tuple[int, int, int, int] | None:
@@ -128,19 +125,34 @@ def _readers(votes: Sequence[Vote], rules: LabelRules) -> tuple[int, int, int, i
 def others_choices(votes: Sequence[Vote], rules: LabelRules) -> list[Choice | None]:
     """Returns, for each vote on a pair, the majority of the other votes; None where there is none.
 
-    Votes are counted by shares, whatever the aggregation: a model that learns from all votes would
-    have to be fitted anew without each reader.
+    Nor is there one for any vote where most of all votes accept neither answer: such a pair counts
+    for no model, and for no reader. Votes are counted by shares, whatever the aggregation: a model
+    that learns from all votes would have to be fitted anew without each reader.
     """
+    grades = _grades(votes, rules)
+    everybody = _pair_label(grades, rules)
+    if everybody is None or everybody.unacceptable:
+        return [None] * len(votes)
     cast = [(_grade(vote), _weight(vote, rules)) for vote in votes]
-    grades: dict[Grade, float] = defaultdict(float)
-    for grade, weight in cast:
-        grades[grade] += weight
     choice_without: dict[tuple[Grade, float], Choice | None] = {}
     for grade, weight in set(cast):
         # Weights need not be exact in binary: what should be nothing is nothing.
         label = _pair_label({**grades, grade: round(grades[grade] - weight, 9)}, rules)
         choice_without[grade, weight] = None if label is None else label.choice
     return [choice_without[vote] for vote in cast]
+
+
+def _grades(votes: Iterable[Vote], rules: LabelRules) -> dict[Grade, float]:
+    """Returns what is said of a pair, each with the weight of its votes."""
+    grades: dict[Grade, float] = defaultdict(float)
+    for vote in votes:
+        grades[_grade(vote)] += _weight(vote, rules)
+    return grades
+
+
+def _grade(vote: Vote) -> Grade:
+    assert not isinstance(vote.value, tuple)
+    return vote.value, vote.strength
 
 
 def _weight(vote: Vote, rules: LabelRules) -> float:
@@ -150,39 +162,36 @@ def _weight(vote: Vote, rules: LabelRules) -> float:
 
 def _pair_label(grades: Mapping[Grade, float], rules: LabelRules) -> PairLabel | None:
     """Returns the label of a pair from what is said of it, each with its mass."""
-    mass, neither = _mass(grades, rules.strength)
-    if rules.ties == "split":
-        half = mass.pop("tie", 0.0) / 2
-        mass[0] += half
-        mass[1] += half
-    elif rules.ties == "drop":
-        mass.pop("tie", None)
-    total = sum(mass.values())
-    neither_share = neither / (total + neither) if neither else 0.0
-    if total == 0:
-        return PairLabel((0.0, 0.0, 0.0), 0, neither_share) if neither else None
-    first, tie, second = (mass[choice] / total for choice in CHOICES)
-    return PairLabel((first, tie, second), neither=neither_share)
-
-
-def _grade(vote: Vote) -> Grade:
-    assert not isinstance(vote.value, tuple)
-    return vote.value, vote.strength
-
-
-def _mass(grades: Mapping[Grade, float], rule: str) -> tuple[dict[Choice, float], float]:
-    """Returns the mass of votes for each choice, and that of those that accept neither answer."""
     mass: dict[Choice, float] = defaultdict(float)
-    neither = 0.0
+    total = neither = 0.0  # of votes, a slight or strong one being one
     for (value, strength), votes in grades.items():
+        if value == "tie" and rules.ties == "drop":
+            continue
+        total += votes
         if value == "neither":
             neither += votes
-        elif rule == "share" and strength == "slightly" and isinstance(value, int):
+        elif value == "tie" and rules.ties == "split":
+            mass[0] += votes / 2
+            mass[1] += votes / 2
+        elif rules.strength == "share" and strength == "slightly" and isinstance(value, int):
             mass[value] += _OF_SLIGHT * votes
             mass[1 - value] += (1 - _OF_SLIGHT) * votes
         else:
-            mass[value] += votes * (_WEIGHTS[strength] if rule == "weight" else 1.0)
-    return mass, neither
+            mass[value] += votes * (_WEIGHTS[strength] if rules.strength == "weight" else 1.0)
+    if total == 0:
+        return None
+    first, tie, second = (_as_decimal(mass[choice]) for choice in CHOICES)
+    accepting = first + tie + second or 1.0
+    shares = (first / accepting, tie / accepting, second / accepting)
+    return PairLabel(shares, neither=_as_decimal(neither) / _as_decimal(total))
+
+
+def _as_decimal(number: float) -> float:
+    """Returns a sum of weights by its decimal digits: three times 0.1 is no more than 0.3."""
+    return float(f"{number:.12g}")
+
+
+_CROWD_KIT = ["task", "worker", "label"]
 
 
 def _posteriors(
@@ -203,13 +212,18 @@ def _posteriors(
                 votes_on[dimension].append((index, vote.annotator, name))
     posteriors: dict[tuple[int, str], dict[Grade, float]] = {}
     for dimension, rows in votes_on.items():
-        frame = pd.DataFrame(rows, columns=["task", "worker", "label"])
+        # Sorted, so that the order of the cases and votes changes nothing.
+        frame = pd.DataFrame(sorted(rows, key=itemgetter(1, 2)), columns=_CROWD_KIT)
+        frame["worker"], _ = pd.factorize(frame["worker"])
+        # MACE of crowd-kit confuses annotators, and values, whose names are not sorted as they
+        # first occur; their numbers are.
+        frame["label"], names = pd.factorize(frame["label"])
         # crowd-kit starts each restart of MACE at the same values.
         model = DawidSkene(n_iter=100) if aggregation == "dawid_skene" else MACE(n_restarts=1)
         fitted = model.fit_predict_proba(frame)
         for index, row in fitted.iterrows():
             posteriors[index, dimension] = {
-                grades[name]: float(probability) for name, probability in row.items()
+                grades[names[number]]: float(probability) for number, probability in row.items()
             }
     return posteriors
 
@@ -240,7 +254,7 @@ class VoteTally:
     """Counts votes draft by draft: who voted and how often they agree, not the votes themselves."""
 
     def __init__(self) -> None:
-        self._annotators: set[str] = set()
+        self._annotators: dict[str, set[str]] = defaultdict(set)
         self._has_rankings = False
         self._has_times = False
         self.dropped: Counter[str] = Counter()
@@ -253,7 +267,9 @@ class VoteTally:
         for dimension, votes in draft.votes.items():
             self._has_times |= any(vote.seconds is not None for vote in votes)
             fast = [v for v in votes if v.seconds is not None and v.seconds < min_seconds]
-            draft.votes[dimension] = [vote for vote in votes if vote not in fast]
+            draft.votes[dimension] = [
+                v for v in votes if v.seconds is None or v.seconds >= min_seconds
+            ]
             self.dropped.update(vote.annotator for vote in fast)
             if len(self.examples) < _MOST_EXAMPLES:
                 self.examples += [
@@ -266,7 +282,7 @@ class VoteTally:
         for draft in drafts:
             for dimension, votes in draft.votes.items():
                 annotators = {vote.annotator for vote in votes}
-                self._annotators |= annotators
+                self._annotators[dimension] |= annotators
                 self._has_rankings |= any(isinstance(vote.value, tuple) for vote in votes)
                 if len(votes) > 1:
                     self._compared[dimension] |= annotators
@@ -287,14 +303,17 @@ class VoteTally:
                 "Label rules: ties, weights, dawid_skene and mace are for pairs, but some cases "
                 "have rankings of more than two answers. Use the defaults, or label pairs apart."
             )
-        if rules.weights is not None and (missing := sorted(self._annotators - set(rules.weights))):
+        annotators = set[str]().union(*self._annotators.values())
+        if rules.weights is not None and (missing := sorted(annotators - rules.weights.keys())):
             raise ConfigError(
                 f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
             )
-        if rules.learns and len(self._annotators) < 3:
+        few = {name: len(of) for name, of in self._annotators.items() if 0 < len(of) < 3}
+        if rules.learns and few:
+            counts = ", ".join(f"{shortened(name)} has {count}" for name, count in few.items())
             raise ConfigError(
-                f"Label rules: {rules.aggregation} needs three annotators or more, the votes have "
-                f"{len(self._annotators)}. Use shares."
+                f"Label rules: {rules.aggregation} needs three annotators or more on a dimension; "
+                f"{counts}. Use shares."
             )
         if rules.min_seconds and not self._has_times:
             raise ConfigError(
@@ -303,11 +322,7 @@ class VoteTally:
             )
 
     def agreements(self) -> dict[str, Agreement]:
-        """Returns the agreement on each dimension that at least two annotators judged in some case.
-
-        Source of alpha: K. Krippendorff, Content Analysis, 2004, chapter 11; computed by
-        `krippendorff`.
-        """
+        """Returns the agreement on each dimension that two annotators judged in some case."""
         return {
             dimension: _agreement(units, len(self._compared[dimension]))
             for dimension, units in self._units.items()
@@ -328,19 +343,17 @@ def units_of(votes: list[Vote]) -> list[Counter[Hashable]]:
 
 
 def _agreement(units: Counter[Unit], annotators: int) -> Agreement:
-    import krippendorff
+    from medrm.statistics.agreement import several_raters  # scipy takes half a second to import
 
-    counts = [dict(unit) for unit in units]
-    # One row for each unit, one column for each value: how often it was given.
-    values = sorted({value for count in counts for value in count}, key=str)
-    distinct = np.array([[count.get(value, 0) for value in values] for count in counts])
-    table = np.repeat(distinct, list(units.values()), axis=0)
-    votes = table.sum(axis=1)
-    agreeing = (table * (table - 1)).sum(axis=1) / (votes * (votes - 1))
-    alpha = None
-    if len(values) > 1:
-        alpha = float(krippendorff.alpha(value_counts=table, level_of_measurement="nominal"))
-    return Agreement(alpha, float(agreeing.mean()), len(table), annotators)
+    given = [dict(unit) for unit in units]
+    # One row for each distinct unit, one column for each value: how often it was given.
+    values = sorted({value for count in given for value in count}, key=str)
+    counts = np.array([[float(count.get(value, 0)) for value in values] for count in given])
+    times, cluster = np.array(list(units.values()), float), np.zeros(len(counts), np.int64)
+    measures = several_raters(counts, cluster, ("raw", "alpha"), times=times)
+    alpha, raw = measures["alpha"].value, measures["raw"].value
+    assert raw is not None
+    return Agreement(alpha, raw, units.total(), annotators)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import Any
@@ -143,22 +143,23 @@ class Coefficients:
             codes: of each vote.
             clusters: of each unit.
         """
-        plain = several_raters(self.counts(units, codes, len(clusters)), clusters)
-        measures = {name: plain[name] for name in ("raw", "alpha", "fleiss")}
-        measures |= {"ac1": plain["gwet"], "ac2": self._graded(units, codes, clusters)}
+        measures = self._measures(units, codes, clusters, ("raw", "alpha", "fleiss", "gwet"))
         return {name: asdict(estimate) for name, estimate in measures.items()}
 
     def of_two(self, first: Codes, second: Codes, clusters: Codes) -> dict[str, Any]:
         """Returns the coefficients of the votes of two readers on the same units."""
-        units = np.tile(np.arange(len(clusters)), 2)
-        measures = self.of_all(units, np.concatenate([first, second]), clusters)
-        kappa = two_raters(self.choices(first), self.choices(second), clusters)
-        return {
-            "raw": measures["raw"],
-            "kappa": asdict(kappa),
-            "ac1": measures["ac1"],
-            "ac2": measures["ac2"],
-        }
+        units, codes = np.tile(np.arange(len(clusters)), 2), np.concatenate([first, second])
+        measures = self._measures(units, codes, clusters, ("raw", "gwet"))
+        measures["kappa"] = two_raters(self.choices(first), self.choices(second), clusters)
+        return {name: asdict(measures[name]) for name in ("raw", "kappa", "ac1", "ac2")}
+
+    def _measures(
+        self, units: Codes, codes: Codes, clusters: Codes, names: Collection[str]
+    ) -> dict[str, Estimate]:
+        """Returns coefficients of `several_raters`, `gwet` as `ac1`, and `ac2`."""
+        measures = several_raters(self.counts(units, codes, len(clusters)), clusters, names)
+        measures["ac1"] = measures.pop("gwet")
+        return {**measures, "ac2": self._graded(units, codes, clusters)}
 
     def _graded(self, units: Codes, codes: Codes, clusters: Codes) -> Estimate:
         """Returns AC2 of the votes on the scale."""
@@ -171,7 +172,8 @@ class Coefficients:
         if not compared.any():
             return Estimate(None, None)
         weights = linear_weights(self._scale.tolist())
-        return several_raters(counts[compared], clusters[compared], weights)["gwet"]
+        measures = several_raters(counts[compared], clusters[compared], ("gwet",), weights=weights)
+        return measures["gwet"]
 
 
 def _counts(units: Codes, columns: Codes, shape: tuple[int, int]) -> Floats:

@@ -19,7 +19,7 @@ phi is the Pearson correlation of two columns of +1 and -1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,26 +138,34 @@ def linear_weights(scale: Sequence[float]) -> Floats:
 
 
 def several_raters(
-    counts: Floats, clusters: NDArray[np.int64], weights: Floats | None = None
+    counts: Floats,
+    clusters: NDArray[np.int64],
+    names: Collection[str],
+    *,
+    weights: Floats | None = None,
+    times: Floats | None = None,
 ) -> dict[str, Estimate]:
-    """Returns `raw`, `alpha`, `fleiss` and `gwet` of units that at least two raters judged.
+    """Returns coefficients of units that at least two raters judged, by their names.
 
-    `raw` is p_o, `gwet` AC1, or AC2 with weights; Krippendorff's alpha for nominal values and
-    Fleiss' kappa take none. alpha = 1 - (n - 1) (n - sum_uk n_uk (n_uk - 1) / (n_u - 1)) / (n^2 -
-    sum_k n_k^2), n_k votes for category k, n in all (Krippendorff, Content Analysis, 2004).
+    `raw` is p_o; `gwet` AC1, or AC2 with weights. Of nominal values alone: `fleiss`, and `alpha` of
+    Krippendorff, 1 - (n - 1) (n - sum_uk n_uk (n_uk - 1) / (n_u - 1)) / (n^2 - sum_k n_k^2), n_k
+    votes for category k, n in all (Content Analysis, 2004, chapter 11).
 
     Args:
         counts: n_uk, (U, Q).
         clusters: the number of each unit's cluster, (U,).
+        names: of the coefficients.
         weights: w_kl, (Q, Q); None: categories agree or do not.
+        times: how many units have these counts, (U,); None: each is one.
     """
     categories = counts.shape[1]
     near = np.eye(categories) if weights is None else weights
     votes = counts.sum(axis=1, keepdims=True)
     agreeing = (counts * (counts @ near - np.diagonal(near))).sum(axis=1, keepdims=True)
     coincident = (counts * (counts - 1)).sum(axis=1, keepdims=True) / (votes - 1)
-    features = [np.ones_like(votes), agreeing / (votes * (votes - 1)), coincident]
-    sums, _ = cluster_sums(np.hstack([*features, counts / votes, counts]), clusters)
+    columns = [np.ones_like(votes), agreeing / (votes * (votes - 1)), coincident]
+    features = np.hstack([*columns, counts / votes, counts])
+    sums, _ = cluster_sums(features if times is None else features * times[:, None], clusters)
     shares, numbers = slice(3, 3 + categories), slice(3 + categories, None)
 
     def raw(of: Floats) -> Floats:
@@ -178,12 +186,11 @@ def several_raters(
     gwet = near.sum() / (categories * max(categories - 1, 1))
     statistics: dict[str, Statistic] = {
         "raw": raw,
+        "alpha": alpha,
+        "fleiss": by_chance(lambda share: (share**2).sum(axis=-1)),
         "gwet": by_chance(lambda share: gwet * (share * (1 - share)).sum(axis=-1)),
     }
-    if weights is None:
-        statistics["fleiss"] = by_chance(lambda share: (share**2).sum(axis=-1))
-        statistics["alpha"] = alpha
-    return {name: jackknife(statistic, sums) for name, statistic in statistics.items()}
+    return {name: jackknife(statistics[name], sums) for name in names}
 
 
 def two_raters(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from operator import itemgetter
+
+import numpy as np
 import pytest
 from files import three, vote
+from scipy import stats
+from scipy.special import digamma
 
 from medrm import read_cases
 from medrm.data.case_set import read_set
@@ -15,6 +21,7 @@ from medrm.data.row_tables import open_table
 from medrm.data.sources import Excluded, Remark, Vote
 from medrm.data.store.vote_records import votes_on
 from medrm.errors import ConfigError, DataError
+from medrm.objectives.judge.judge_examples import learned_answer
 from medrm.pipeline.prepare_data import UNACCEPTABLE, check_excluded, set_aside_unusable
 from medrm.schema import PairLabel, Turn
 
@@ -117,6 +124,22 @@ def test_what_a_line_says_wrongly_is_said_in_words(votes_file):
             LabelRules(weights={"a0": 1.0, "a1": 3.0}),
             PairLabel((1.0, 0.0, 0.0), 1, 0.75),
         ),
+        # The strength of a vote is not how many votes it is: half of them are no majority.
+        (
+            ["slightly_a", "neither"],
+            LabelRules(strength="weight"),
+            PairLabel((1.0, 0.0, 0.0), 1, 0.5),
+        ),
+        (
+            ["neither", "neither", "neither", "A"],
+            LabelRules(weights={"a0": 0.1, "a1": 0.1, "a2": 0.1, "a3": 0.3}),
+            PairLabel((1.0, 0.0, 0.0), 1, 0.5),
+        ),
+        (
+            ["neither", "strongly_a", "neither", "strongly_a", "neither"],
+            LabelRules(strength="weight"),
+            PairLabel((1.0, 0.0, 0.0), 2, 0.6),
+        ),
     ],
 )  # fmt: skip
 def test_strength_and_neither_enter_the_label(votes_file, choices, rules, expected):
@@ -128,6 +151,17 @@ def test_strength_and_neither_enter_the_label(votes_file, choices, rules, expect
     assert (label.choice is None) == label.unacceptable
 
 
+def test_half_of_the_weight_is_no_majority(votes_file):
+    """0.1 + 0.1 + 0.1 is more than 0.3 in binary."""
+    weights = {"a0": 0.1, "a1": 0.1, "a2": 0.1, "a3": 0.3}
+    (case,) = read_set(
+        str(votes_file(*three("A", "A", "A", "B"))), LabelRules(weights=weights)
+    ).cases
+    assert case.labels["overall"] == PairLabel((0.5, 0.0, 0.5), 4)
+    assert case.labels["overall"].choice is None
+    assert learned_answer(case, "overall", "plurality") is None
+
+
 def test_each_reader_is_held_against_the_others(votes_file):
     """Of A, A, B the first two have no majority among the others, the third has A and misses it.
 
@@ -136,9 +170,15 @@ def test_each_reader_is_held_against_the_others(votes_file):
     """
     labels = [
         read_cases(votes_file(*three(*choices)))[0].labels["overall"].readers
-        for choices in (["A", "A", "B"], ["A", "A", "A", "tie", "neither"], ["B", "B"], ["A"])
+        for choices in (
+            ["A", "A", "B"],
+            ["A", "A", "A", "tie", "neither"],
+            ["B", "B"],
+            ["A"],
+            ["A", "A", "neither", "neither", "neither"],  # accepted by few: nobody is held
+        )
     ]
-    assert labels == [(1, 0, 0, 0), (5, 3, 0, 0), (0, 0, 2, 2), None]
+    assert labels == [(1, 0, 0, 0), (5, 3, 0, 0), (0, 0, 2, 2), None, (0, 0, 0, 0)]
     weights = {"a0": 0.1, "a1": 0.2, "a2": 0.3}  # against a2: 0.1 A and 0.2 B
     (case,) = read_set(str(votes_file(*three("A", "B", "A"))), LabelRules(weights=weights)).cases
     assert case.labels["overall"].readers == (2, 1, 1, 0)
@@ -203,6 +243,77 @@ def test_models_of_annotators_keep_strength_and_neither(votes_file):
         assert slight.shares == pytest.approx((0.75, 0, 0.25), abs=0.1)
         assert neither.unacceptable
         assert second.choice == 1
+
+
+def mace_by_hand(rows, workers, labels):
+    """Hovy et al. (NAACL 2013) by variational Bayes as in their code, in plain loops.
+
+    Rows are of case, annotator and value. An annotator knows the value of a case, or spams by a
+    strategy of its own.
+    """
+    noise = stats.uniform(1, 1.5)
+    sizes = ((len(workers), 2), (len(workers), len(labels)))
+    spams, strategy = (noise.rvs(size=size, random_state=0) for size in sizes)
+    spams, strategy = (x / x.sum(axis=1, keepdims=True) for x in (spams, strategy))
+    for _ in range(51):
+        posterior = {case: np.ones(len(labels)) for case, _, _ in rows}
+        for case, worker, label in rows:
+            w, k = workers.index(worker), labels.index(label)
+            known = spams[w, 1] * (np.arange(len(labels)) == k)
+            posterior[case] *= spams[w, 0] * strategy[w, k] + known
+        posterior = {case: joint / joint.sum() for case, joint in posterior.items()}
+        counts, spammed = (np.zeros_like(x) for x in (spams, strategy))
+        for case, worker, label in rows:
+            w, k = workers.index(worker), labels.index(label)
+            by_strategy = spams[w, 0] * strategy[w, k]
+            known = spams[w, 1] * (np.arange(len(labels)) == k)
+            share = (posterior[case] * by_strategy / (by_strategy + known)).sum()
+            counts[w] += share, 1 - share
+            spammed[w, k] += share
+        spams, strategy = (
+            np.exp(digamma(x) - digamma(x.sum(axis=1, keepdims=True)))
+            for x in (counts + 0.5, spammed + 10)
+        )
+    return posterior
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:crowdkit")
+def test_mace_is_that_of_its_paper_whatever_the_order(votes_file):
+    """Names and values first occur in no sorted order; zoe is careful, eve says B of everything.
+
+    All votes on the last case are `neither`, of which nothing is learned whatever a model says.
+    """
+    draws = random.Random(1)
+    careful = {"zoe": 0.9, "bob": 0.8, "ann": 0.6}
+    rows = []
+    for number in range(15):
+        truth = draws.choice(["B", "B", "tie", "A"])
+        for name in ("zoe", "bob", "eve", "ann"):
+            value = truth if draws.random() < careful.get(name, 0) else draws.choice("AB")
+            rows.append((f"c{number}", name, "B" if name == "eve" else value))
+    rows += [("last", "eve", "neither"), ("last", "zoe", "neither")]
+
+    def read_in(order):
+        lines = [vote(case, name, votes={"overall": value}) for case, name, value in order]
+        cases = read_set(str(votes_file(*lines)), LabelRules(aggregation="mace")).cases
+        return {case.case_id: case for case in cases}
+
+    cases = read_in(rows)
+    shuffled = read_in(draws.sample(rows, len(rows)))
+    assert {key: case.labels for key, case in cases.items()} == {
+        key: shuffled[key].labels for key in cases
+    }
+    assert cases["last"].labels["overall"] == PairLabel((0.0, 0.0, 0.0), 0, 1.0)
+    assert learned_answer(cases.pop("last"), "overall", "sampled") is None
+    in_order = sorted(rows, key=itemgetter(1, 2))
+    names, values = (list(dict.fromkeys(row[column] for row in in_order)) for column in (1, 2))
+    expected = mace_by_hand(rows, names, values)
+    for case_id, case in cases.items():
+        posterior = dict(zip(values, expected[case_id], strict=True))
+        accepted = np.array([posterior[value] for value in ("A", "tie", "B")])
+        label = case.labels["overall"]
+        assert label.shares == pytest.approx(accepted / accepted.sum())
+        assert label.neither == pytest.approx(posterior["neither"])
 
 
 def test_cases_without_an_acceptable_answer_are_set_aside_and_stop_no_run(votes_file, caplog):

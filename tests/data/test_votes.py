@@ -215,7 +215,7 @@ def test_dawid_skene_trusts_who_agrees_with_the_others(votes_file):
 
 def test_rules_that_do_not_fit_are_refused(votes_file):
     path = str(votes_file(*three("A", "B")))
-    with pytest.raises(ConfigError, match="three annotators"):
+    with pytest.raises(ConfigError, match="three annotators or more on a dimension; overall has 2"):
         read_set(path, LabelRules(aggregation="dawid_skene"))
     with pytest.raises(ConfigError, match="no weight is given for a1"):
         read_set(path, LabelRules(weights={"a0": 1.0}))

@@ -106,6 +106,16 @@ def test_grades_stand_on_one_scale_and_neither_on_none(votes: Write) -> None:
     )
 
 
+def test_nobody_is_held_against_others_where_most_accept_neither_answer(votes: Write) -> None:
+    """Of c0 the other two readers say A and `neither`, but the case counts for no model either."""
+    path = votes("neither neither A", "A A B", "B B B")
+    found = measured(path)
+    assert (found["human_ceiling"]["n"], found["human_ceiling"]["value"]) == (4, 3 / 4)
+    ceiling = human_ceiling(Benchmark("b", read_set(str(path))).cases, {}, ["overall"])["overall"]
+    assert ceiling is not None
+    assert (ceiling["n"], ceiling["accuracy"]) == (4, 3 / 4)
+
+
 def test_each_two_of_ranked_answers_are_a_unit(votes: Write) -> None:
     found = measured(votes("[0,1,2] [0,2,1]", answers=3))
     assert (found["units"], found["clusters"]) == (3, 1)

@@ -16,6 +16,8 @@ from medrm.statistics.agreement import (
     two_raters,
 )
 
+ALL = ("raw", "alpha", "fleiss", "gwet")
+
 
 def test_kappa_by_hand() -> None:
     """p_o = 3/4, judge A in 2/4 and label A in 3/4: p_e = 6/16 + 2/16 = 1/2, kappa = 1/2."""
@@ -62,13 +64,13 @@ def test_phi_equals_the_correlation_over_shared_cases() -> None:
 def test_several_raters_as_other_packages_have_them() -> None:
     generator = np.random.default_rng(1)
     counts = generator.multinomial(4, [0.5, 0.3, 0.2], size=60).astype(float)
-    found = several_raters(counts, np.arange(60) // 2)
+    found = several_raters(counts, np.arange(60) // 2, ALL)
     assert found["fleiss"].value == pytest.approx(fleiss_kappa(counts))
     alpha = krippendorff.alpha(value_counts=counts, level_of_measurement="nominal")
     assert found["alpha"].value == pytest.approx(alpha)
     places = linear_weights([-1, 0, 1])
     assert places.tolist() == [[1, 0.5, 0], [0.5, 1, 0.5], [0, 0.5, 1]]
-    near = several_raters(counts, np.arange(60), places)
+    near = several_raters(counts, np.arange(60), ALL, weights=places)
     assert near["gwet"].value > found["gwet"].value
 
 
@@ -80,7 +82,7 @@ def test_two_raters_as_their_coefficients_by_name() -> None:
     letters = [list(map(str, of)) for of in (first, second)]
     assert two_raters(first, second, clusters).value == pytest.approx(cohen_kappa(*letters))
     counts = np.eye(3)[first] + np.eye(3)[second]
-    assert several_raters(counts, clusters)["gwet"].value == pytest.approx(gwet_ac1(*letters))
+    assert several_raters(counts, clusters, ALL)["gwet"].value == pytest.approx(gwet_ac1(*letters))
 
 
 def test_intervals_of_coefficients_leave_out_one_cluster_after_another() -> None:
@@ -88,11 +90,11 @@ def test_intervals_of_coefficients_leave_out_one_cluster_after_another() -> None
     counts = np.array([[3, 0], [2, 1], [0, 3], [1, 2], [3, 0]], dtype=float)
     shares = np.array([1, 1 / 3, 1, 1 / 3, 1])
     half = 2.7764451 * shares.std(ddof=1) / 5**0.5
-    raw = several_raters(counts, np.arange(5))["raw"]
+    raw = several_raters(counts, np.arange(5), ALL)["raw"]
     assert raw.ci95 == pytest.approx([raw.value - half, raw.value + half])
-    wider = several_raters(np.repeat(counts, 4, axis=0), np.repeat(np.arange(5), 4))["raw"]
+    wider = several_raters(np.repeat(counts, 4, axis=0), np.repeat(np.arange(5), 4), ALL)["raw"]
     assert wider.ci95 == pytest.approx(raw.ci95)  # copies within a cluster say nothing more
-    assert several_raters(counts, np.zeros(5, dtype=int))["raw"].ci95 is None
-    agreed = several_raters(np.array([[3.0, 0.0]] * 4), np.arange(4))
+    assert several_raters(counts, np.zeros(5, dtype=int), ALL)["raw"].ci95 is None
+    agreed = several_raters(np.array([[3.0, 0.0]] * 4), np.arange(4), ALL)
     assert (agreed["raw"].value, agreed["raw"].ci95) == (1.0, None)
     assert (agreed["alpha"].value, agreed["fleiss"].value, agreed["gwet"].value) == (None, None, 1)

@@ -101,13 +101,9 @@ def _build(parts: Sequence[JoinedCases], folder: Path) -> None:
     about = {
         "dimensions": list(dimensions),
         "tables": list(tables),
-        "table_files": [],
         "digest": joint_digest(to_numpy(read_table(cases_path)["digest"])),
-        "excluded": [],
         "annotators": list(codes.annotators),
         "voted": list(codes.dimensions),
-        "fast_votes": {"by_annotator": {}, "examples": []},
-        "agreement": {},
     }
     (folder / INDEX_FILE).write_text(json.dumps(about), encoding="utf-8")
 
