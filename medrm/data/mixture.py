@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medrm.data.case_set import CaseSet, MixedSet, dimensions_of, read_set
-from medrm.data.labels import LabelRules
 from medrm.data.medical.converted_set import joined_conversions
 from medrm.data.store.indexed_cases import IndexedCases, Indices, column, list_column, select
 from medrm.data.store.joint_index import JoinedCases, open_joint_index, set_numbers
@@ -128,29 +127,22 @@ def _named(piece: str) -> _Named:
 
 def read_training_set(
     written: str,
-    rules: LabelRules | None = None,
-    department_map: Path | None = None,
-    image_root: Path | None = None,
     drawing: Drawing | None = None,
-    image_conversion: str | None = None,
+    read: Callable[[str], CaseSet] = read_set,
 ) -> CaseSet:
     """Returns the cases of one source, or those that are drawn of a mixture's.
 
     Args:
-        written: a source as `read_set` takes it, or several; see `named_sources`.
-        rules: as in `read_set`; they hold for each source.
-        department_map: as in `read_set`.
-        image_root: as in `read_set`.
+        written: a source as `read` takes it, or several; see `named_sources`.
         drawing: what is drawn; None: by the default seed, without caps.
-        image_conversion: as in `read_set`.
+        read: reads one source.
 
     Raises:
         ConfigError: the sources or shares are not accepted.
         DataError: a source is not as it should be, or has no case left.
     """
     named, drawing = named_sources(written), drawing or Drawing()
-    images = (image_root, image_conversion)
-    sets = [read_set(source, rules, department_map, None, *images) for source, _ in named]
+    sets = [read(source) for source, _ in named]
     if len(sets) == 1 and drawing.per_prompt is None and drawing.per_image is None:
         return sets[0]
     names = _distinct_names([case_set.name for case_set in sets])

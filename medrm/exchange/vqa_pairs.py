@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -16,9 +17,11 @@ from medrm.exchange.imported import Imported, Importer, Opened, unread
 from medrm.exchange.wrong_answers import (
     OTHER_IMAGE,
     RULES,
+    Said,
     answer_type,
     may_agree,
     normalised,
+    said,
     wrong_answer,
 )
 
@@ -40,6 +43,9 @@ _NAMES = {
 
 _MOST_ANSWERS = 4096
 """Answers to one question among which one is drawn."""
+
+_MOST_QUESTIONS = 256
+"""Of which what tells their answers apart is kept."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,16 @@ class _RightAnswers:
     to: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     about: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
     ids_repeat: bool = False
+
+    def __post_init__(self) -> None:
+        self.by_type = lru_cache(maxsize=_MOST_QUESTIONS)(self._by_type)
+
+    def _by_type(self, question: str) -> dict[str, list[tuple[str, Said]]]:
+        """Returns the answers to a question, sorted, by their type, with what tells them apart."""
+        answers: dict[str, list[tuple[str, Said]]] = defaultdict(list)
+        for text in sorted(self.to[question].values()):
+            answers[answer_type(text)].append((text, said(text)))
+        return answers
 
 
 def _pairs(opened: Opened, settings: VqaSettings) -> Imported:
@@ -225,12 +241,9 @@ def _negative(
 def _of_another_image(
     query: _Query, answers: _RightAnswers, references: Collection[str], random: Random
 ) -> str | None:
-    stated, wanted = answers.to[normalised(query.question)], answer_type(query.answer)
-    alike = sorted(
-        text
-        for text in stated.values()
-        if answer_type(text) == wanted and not any(may_agree(text, right) for right in references)
-    )
+    of_type = answers.by_type(normalised(query.question))[answer_type(query.answer)]
+    right = list(map(said, references))
+    alike = [text for text, stated in of_type if not any(may_agree(stated, each) for each in right)]
     return random.choice(alike) if alike else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from medrm.data.case_set import read_set
@@ -58,7 +59,8 @@ def audit_source(
         raise
     train = None
     if train_data is not None:
-        train = read_training_set(train_data, image_conversion=image_conversion)
+        read = partial(read_set, image_conversion=image_conversion)
+        train = read_training_set(train_data, read=read)
     with counting("images") as progress:
         facts = examine([*case_set.cases, *(train.cases if train else ())], progress)
     result = audit(case_set, facts, findings, train)

@@ -7,13 +7,14 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from medrm.config.options import DataOptions
 from medrm.config.parse import Run
-from medrm.data.case_set import CaseSet, dimensions_of
+from medrm.data.case_set import CaseSet, dimensions_of, read_set
 from medrm.data.contamination import LeakReport, find_leaks, same_pictures
 from medrm.data.images import ImageFacts, image_problem
 from medrm.data.medical.converted_set import joined_conversions
@@ -222,9 +223,14 @@ def _read(options: DataOptions, *, trained: bool) -> Benchmark:
         caps = (options.max_cases_per_prompt, options.max_cases_per_image)
         drawing = Drawing(options.mixture_seed, *caps)
         conversion = options.image_conversion
-        source = read_training_set(
-            options.train_data, rules, departments, images, drawing, conversion
+        read = partial(
+            read_set,
+            rules=rules,
+            department_map=departments,
+            image_root=images,
+            image_conversion=conversion,
         )
+        source = read_training_set(options.train_data, drawing, read)
         several = len(source.mixed) > 1
         for part in source.mixed if several else ():
             set_aside = [

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,7 @@ def test_sets_that_were_converted_differently_do_not_mix(tmp_path: Path) -> None
     both = f"{tmp_path / 'a'},{tmp_path / 'b'}"
     with pytest.raises(ConfigError, match="in different ways"):
         read_training_set(both)
-    mixed = read_training_set(both, image_conversion="ct_lung")
+    mixed = read_training_set(both, read=partial(read_set, image_conversion="ct_lung"))
     assert mixed.converted["files"] == {"DICOM": 2}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrm.data.row_tables import Row, read_json_file
 from medrm.errors import DataError
-from medrm.files import fits
+from medrm.files import file_digest, fits
 
 DATASET_INFO = "dataset_info.json"
 
@@ -58,14 +59,21 @@ def ranking_info(path: Path) -> RankingInfo | None:
         DataError: what it says is no JSON, or names columns by something else than text.
     """
     info_path = path.parent / DATASET_INFO
-    info = read_json_file(info_path) if info_path.is_file() else {}
+    if not info_path.is_file():
+        return None
+    return _stated_ranking_info(info_path, path.name, file_digest(info_path))
+
+
+@lru_cache(maxsize=1)  # each form of rows asks for it
+def _stated_ranking_info(info_path: Path, name: str, _digest: str) -> RankingInfo | None:
+    info = read_json_file(info_path)
     # Other tools have a file of this name as well, which holds a list.
     described = info.values() if isinstance(info, dict) else ()
     of_rankings = (
         settings
         for settings in described
         if isinstance(settings, dict)
-        and settings.get("file_name") == path.name
+        and settings.get("file_name") == name
         and settings.get("ranking")
     )
     settings = next(of_rankings, None)
@@ -73,7 +81,7 @@ def ranking_info(path: Path) -> RankingInfo | None:
         return None
     columns, tags = (settings.get(key) or {} for key in ("columns", "tags"))
     if not fits(columns, dict[str, str]) or not fits(tags, dict[str, str]):
-        raise DataError(f"{info_path}: columns and tags of {path.name!r} must be names.")
+        raise DataError(f"{info_path}: columns and tags of {name!r} must be names.")
     is_alpaca = settings.get("formatting", "alpaca") == "alpaca"
     return RankingInfo(
         "llamafactory_alpaca" if is_alpaca else "llamafactory_sharegpt",
