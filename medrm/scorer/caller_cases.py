@@ -260,7 +260,7 @@ def _conversation_case(
         for column, answer in zip(columns, answers, strict=True)
     ]
     if prompt or len(turns) == 2:
-        prompt, turns = without_prompt(prompt, turns)
+        prompt, turns = without_prompt(prompt, turns, is_text=isinstance(question, str))
     for column, answer in zip(columns, turns, strict=True):
         if [turn.role for turn in answer] != ["assistant"]:
             raise DataError(f"{column} is not one turn of the assistant")

@@ -42,8 +42,8 @@ ROW_SAMPLES: dict[str, list[dict[str, Any]]] = {
             "images": ["1.png"],
         },
         {
-            "messages": said("Who?", "me", "Why?", "good"),
-            "rejected_messages": said("Who?", "me", "Why?", "bad"),
+            "messages": said("Who?", "me", "Why?", "good", assistant="bot"),
+            "rejected_messages": said("Who?", "me", "Why?", "bad", assistant="bot"),
             "images": [{"bytes": None, "path": "1.png"}],
         },
     ],
@@ -87,9 +87,9 @@ ROW_SAMPLES: dict[str, list[dict[str, Any]]] = {
             "rejected": said("Why?", "bad")[1:],
             "images": ["1.png"],
         },
-        # As binarised rows of UltraFeedback have it: the prompt stands in the answers as well.
+        # As binarised rows of UltraFeedback have it: what is asked stands in the answers.
         {
-            "prompt": "Why?",
+            "prompt": "Who? me Why?",
             "chosen": said("Who?", "me", "Why?", "good"),
             "rejected": said("Who?", "me", "Why?", "bad"),
             "images": ["1.png"],

@@ -40,6 +40,8 @@ UNREAD = {
     "null": (None, "is null"),
     "a number": (3, "is int"),
     "a list": ([["text"]], "is list"),
+    "a text that is null": ({"type": "text", "text": None}, "of type 'text', but holds no text"),
+    "a text and an image": ({"text": "Where?", "image": "1.png"}, "has the keys text, image"),
     "no known key": ({"words": "why"}, "has the keys words"),
     "an address": ({"type": "image_url", "image_url": "https://example.org/1.png"}, "address"),
 }
@@ -100,6 +102,7 @@ def test_a_part_that_is_not_understood_sets_its_row_aside(folder: Path, form: st
         ([user("Why?"), user("Why?")], "alternate"),
         ([user("Why?"), {"role": "system", "content": "Be brief."}], "alternate"),
         ([{"role": "system", "content": "Be brief."}], "alternate"),
+        ([{"role": "user", "content": None}], "is null"),
     ],
 )
 def test_turns_that_are_no_conversation(
@@ -137,6 +140,12 @@ def test_images_stay_in_their_turns(folder: Path) -> None:
     assert all(block["type"] == "text" for message in bare for block in message["content"])
     (unmarked,) = cases_of(folder, pair(system, user("One?"), said, user("Two?"), images=["1.png"]))
     assert [turn.images for turn in unmarked.context] == [0, 1, 0]
+    # What no text marks stands before the first question, as ms-swift and TRL have it.
+    marked = pair(system, user("One?"), said, user(mark, "Two?"), images=["1.png", "2.png"])
+    (half_marked,) = cases_of(folder, marked)
+    assert [turn.images for turn in half_marked.context] == [0, 1, 0]
+    (one_part,) = cases_of(folder, pair({"role": "user", "content": user("Why?")["content"][0]}))
+    assert one_part.question == "Why?"
 
 
 def test_a_conversation_is_part_of_what_a_case_is(folder: Path) -> None:

@@ -194,7 +194,7 @@ def test_images_as_ms_swift_writes_them(tmp_path: Path) -> None:
         read(tmp_path, SWIFT | {"images": [{"path": 7}]})
 
 
-INFO = {
+INFO: dict[str, Any] = {
     "other": {"file_name": "other.json", "ranking": True},
     "mine": {
         "file_name": "rows.jsonl",
@@ -220,6 +220,12 @@ def test_columns_that_dataset_info_names(tmp_path: Path) -> None:
     (case,) = read(tmp_path, row).cases
     assert (case.question, case.images[0].name) == ("Why?", "1.png")
     assert ordered(case, "overall") == [{"good"}, {"bad"}]
+    columns = INFO["mine"]["columns"] | {"tools": "calls", "videos": "films"}
+    elsewhere = {"mine": INFO["mine"] | {"file_name": "./rows.jsonl", "columns": columns}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(elsewhere))
+    cases = read(tmp_path, row | {"calls": "[{}]"}, row | {"films": ["v.mp4"]}).cases
+    for case, column in zip(cases, ("tools", "videos"), strict=True):
+        assert f"its column {column!r} is not read" in str(case.images[-1].problem)
     entry = {"columns": {"prompt": "q", "query": "more", "chosen": "win", "rejected": "lose"}}
     alpaca = {"mine": {"file_name": "rows.jsonl", "ranking": True} | entry}
     (tmp_path / "dataset_info.json").write_text(json.dumps(alpaca))

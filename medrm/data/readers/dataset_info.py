@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +74,7 @@ def _stated_ranking_info(info_path: Path, name: str, _digest: str) -> RankingInf
         settings
         for settings in described
         if isinstance(settings, dict)
-        and settings.get("file_name") == name
+        and posixpath.normpath(str(settings.get("file_name"))) == name
         and settings.get("ranking")
     )
     settings = next(of_rankings, None)

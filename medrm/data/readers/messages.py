@@ -9,14 +9,18 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 
 from medrm.data.image_references import cached_images, picture_counts
 from medrm.data.row_tables import Row, RowTable
-from medrm.errors import DataError, shortened
+from medrm.errors import DataError, brief, shortened
 from medrm.files import fits
 from medrm.schema import ImageRef, Turn
 
 IMAGE_MARK = "<image>"
 """What stands for an image in a text."""
 
-_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "developer": "system"}
+_ROLES = {
+    "human": "user",
+    **dict.fromkeys(("gpt", "model", "bot"), "assistant"),
+    "developer": "system",
+}
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
 _IMAGE_KEYS = ("image", "image_url", "url", "bytes", "path", "base64", "source", "data")
@@ -133,13 +137,14 @@ def read_conversation(
     if any(turn.images or IMAGE_MARK in turn.text for turn in answers):
         problems.append("an answer holds an image")
     plain = [turn.text.replace(IMAGE_MARK, "").strip() for turn in prompt]
+    first = next((number for number, turn in enumerate(prompt) if turn.role == "user"), None)
+    if first is not None:  # what no text marks stands before the first question
+        marks[first] += len(counts) - sum(marks)
     context = tuple(
         Turn(turn.role, text, count)
         for turn, text, count in zip(prompt[:-1], plain[:-1], marks[:-1], strict=True)
     )
     context = with_pictures(context, counts)
-    if context and not any(marks):
-        context = _with_images_first(context, len(shown))
     return Conversation(context, plain[-1] if plain else "", shown, tuple(dict.fromkeys(problems)))
 
 
@@ -157,24 +162,19 @@ def with_pictures(context: Sequence[Turn], counts: Sequence[int]) -> tuple[Turn,
     )
 
 
-def _with_images_first(context: tuple[Turn, ...], images: int) -> tuple[Turn, ...]:
-    """Returns a conversation that marks no image with all of them before its first user turn."""
-    first = next((n for n, turn in enumerate(context) if turn.role == "user"), None)
-    return tuple(
-        turn._replace(images=images) if number == first else turn
-        for number, turn in enumerate(context)
-    )
-
-
 def without_prompt(
-    prompt: list[ReadTurn], answers: Sequence[list[ReadTurn]]
+    prompt: list[ReadTurn], answers: Sequence[list[ReadTurn]], *, is_text: bool
 ) -> tuple[list[ReadTurn], list[list[ReadTurn]]]:
     """Returns the prompt, and the answers without it where all of them begin with it.
 
     Args:
         prompt: empty: it is what the answers begin with in common.
         answers: to it.
+        is_text: whether the prompt is written as a text, which TRL does not read beside answers
+            that are whole conversations.
     """
+    if is_text and all(len(turns) > 1 for turns in answers):
+        prompt = []
     if prompt and all(len(turns) == 1 for turns in answers):
         return prompt, list(answers)
     shared, remaining = _implicit_prompt(answers)
@@ -222,17 +222,16 @@ def conversation_problems(roles: Sequence[str]) -> list[str]:
 
 def _turn(message: Row, column: str, source: ImageSource) -> ReadTurn:
     """Reads `{"role", "content"}`, or `{"from", "value"}` as ShareGPT writes it."""
-    role = message.get("role", message.get("from"))
-    content = message.get("content", message.get("value"))
-    if not isinstance(role, str) or not isinstance(content, str | list):
-        raise DataError(
-            f"{column!r} has a message with keys {shortened(', '.join(message))}; accepted are "
-            "role and content"
-        )
+    role, content = _held(message, ("role", "from")), _held(message, ("content", "value"))
+    if not isinstance(role, str) or not {"content", "value"} & message.keys():
+        stated = f"has a message with keys {shortened(', '.join(message))}"
+        if {"role", "from"} & message.keys():
+            stated += f" and {brief(role)} as its role"
+        raise DataError(f"{column!r} {stated}; accepted are role and content")
     texts: list[str] = []
     images: list[ImageRef] = []
     problems: list[str] = []
-    for part in [content] if isinstance(content, str) else content:
+    for part in content if isinstance(content, list) else [content]:
         text = _text_of(part)
         if text is not None:
             texts.append(text)
@@ -245,6 +244,11 @@ def _turn(message: Row, column: str, source: ImageSource) -> ReadTurn:
     return ReadTurn(_ROLES.get(role, role), "".join(texts), tuple(images), tuple(problems))
 
 
+def _held(holder: Row, keys: Sequence[str]) -> Any:
+    """Returns what stands under the first of some keys that hold something."""
+    return next((holder[key] for key in keys if holder.get(key) is not None), None)
+
+
 def _text_of(part: Any) -> str | None:
     """Returns the text of a part; None where it is something else."""
     if isinstance(part, str):
@@ -252,17 +256,16 @@ def _text_of(part: Any) -> str | None:
     if not isinstance(part, dict):
         return None
     kind, text = part.get("type"), part.get("text")
-    is_text = kind in _TEXT_TYPES or (kind is None and not _is_image(part))
+    is_text = kind in _TEXT_TYPES or (kind is None and _held(part, _IMAGE_KEYS) is None)
     return text if is_text and isinstance(text, str) else None
 
 
 def _is_image(part: Any) -> TypeGuard[Row]:
     if not isinstance(part, dict):
         return False
-    kind = part.get("type")
-    return kind in _IMAGE_TYPES or (
-        kind is None and any(part.get(key) is not None for key in _IMAGE_KEYS)
-    )
+    kind, held = part.get("type"), _held(part, _IMAGE_KEYS)
+    # A text beside the image would be lost.
+    return kind in _IMAGE_TYPES or (kind is None and held is not None and not part.get("text"))
 
 
 def _images_of(part: Row, source: ImageSource) -> Sequence[ImageRef]:
@@ -270,7 +273,7 @@ def _images_of(part: Row, source: ImageSource) -> Sequence[ImageRef]:
     held: Any = part
     while isinstance(held, dict):
         # A URL or a source may be an object of its own.
-        held = next((held[key] for key in _IMAGE_KEYS if held.get(key) is not None), None)
+        held = _held(held, _IMAGE_KEYS)
     if held is None:
         return []
     return source.images(_as_url(part, held) if isinstance(held, str) else held)
@@ -290,6 +293,8 @@ def _not_understood(part: Any) -> str:
         return f"a part of its messages is {type(part).__name__}"
     if part.get("type") is not None:
         kind = shortened(str(part["type"]))
+        if kind in _TEXT_TYPES:
+            return f"a part of its messages is of type {kind!r}, but holds no text"
         return f"a part of its messages is of type {kind!r}; accepted are texts and images"
     keys = shortened(", ".join(map(str, part)))
     return f"a part of its messages has the keys {keys}; accepted are texts and images"

@@ -211,7 +211,7 @@ def _draft(
         DataError: values of a wrong type, or more image marks than images.
     """
     form, description, renamed = reading.form, reading.description, reading.renamed(row)
-    compared = _compared(form.exchange(renamed), row, images, place, reading.columns["images"])
+    compared = _compared(form.exchange(renamed), renamed, images, place, reading.columns["images"])
     if isinstance(compared, str):
         return compared
     votes: Mapping[str, list[Vote]] = {description.dimension: [Vote("preference", 0)]}
@@ -269,7 +269,7 @@ def _compared(
         return "it has fewer than two answers"
     answers = [read_turns(cells, name, "assistant", place) for name in names]
     prompt = read_turns({"prompt": exchange.prompt}, "prompt", "user", place)
-    prompt, answers = without_prompt(prompt, answers)
+    prompt, answers = without_prompt(prompt, answers, is_text=isinstance(exchange.prompt, str))
     said = [turn for turns in answers for turn in turns]
     named = " and ".join(names) if len(names) == 2 else "its answers"
     if any([turn.role for turn in turns] != ["assistant"] for turns in answers):
