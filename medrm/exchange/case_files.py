@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from medrm.data.images import decode
 from medrm.data.pseudonyms import pseudonyms
 from medrm.data.readers.messages import IMAGE_MARK
-from medrm.data.row_tables import LocatedRow, Row, open_table
+from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.data.sources import CaseDraft
 from medrm.data.splits import patient_keys
 from medrm.errors import DataError, raise_problems
@@ -25,6 +26,9 @@ from medrm.schema import ImageRef, Turn
 
 CASES_FILE = "cases.jsonl"
 IMAGES_FOLDER = "images"
+
+EXPORTED_IMAGE = re.compile(rf"{IMAGES_FOLDER}/[0-9a-f]{{64}}(-shown)?(\.[a-z]{{1,4}})?")
+"""The path of an image in an export."""
 
 SUFFIXES = {
     b"\x89PNG": ".png",
@@ -137,27 +141,34 @@ def add_case(folder: Path, line: Row) -> None:
 
 
 def read_cases_file(folder: Path) -> dict[str, Row]:
-    """Returns the lines of the `cases.jsonl` in a folder by case id; none where there is no file.
+    """Returns the lines of the `cases.jsonl` in a folder by case id; none where no export wrote it.
 
     Raises:
-        DataError: it is not as it was written.
+        DataError: some lines of it are not as they were written.
     """
     path = folder / CASES_FILE
-    if not path.is_file():
+    problems: list[str] = []
+    located = JsonLines(path, problems)
+    _, first = next(iter(located), ("", {})) if path.is_file() else ("", {})
+    if not _is_case(first):  # another program's file of this name
         return {}
-    table = open_table(path)
-    lines = {str(line.get("case_id")): line for _, line in table.rows}
-    others = [place for place, line in table.rows if not _is_case(line)]
-    problems = [f"{place}: it is no case as it was exported; export again" for place in others]
-    raise_problems(DataError, path, [*table.problems, *problems])
+    lines = {str(line.get("case_id")): line for _, line in located}
+    others = [place for place, line in located if not _is_case(line)]
+    problems += [f"{place}: it is no case as it was exported; export again" for place in others]
+    raise_problems(DataError, path, problems)
     return lines
 
 
 def _is_case(line: Row) -> bool:
+    """Returns whether a line is of the form of `case_line`."""
     texts = (line.get("case_id"), line.get("question"))
-    lists = (line.get("images"), line.get("answers"))
-    return all(isinstance(text, str) for text in texts) and all(
-        fits(listed, list[str]) for listed in lists
+    images = line.get("images")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and fits(line.get("answers"), list[str])
+        and fits(images, list[str])
+        and all(map(EXPORTED_IMAGE.fullmatch, images))
+        and "votes" not in line
     )
 
 

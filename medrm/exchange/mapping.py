@@ -12,6 +12,7 @@ import yaml
 from medrm.data.readers.vote_values import CHOICE_OF, DETAILS, GRADED
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, dimension_problem
 from medrm.errors import ConfigError, brief, nearest, raise_problems, shortened, unknown_keys
+from medrm.exchange.tables.grid import number_of, text_of
 from medrm.files import fits
 
 UNKNOWN = "?"
@@ -115,15 +116,13 @@ class SheetMapping:
 
 
 def value_key(text: str) -> str:
-    """Returns a value as it is compared: without capitals, signs of plus, and ends of numbers.
+    """Returns a value as it is compared: without capitals, a number as it is usually written.
 
-    >>> [value_key(text) for text in (" Modell  1", "+2", "\u22121,0", "2.0")]
-    ['modell 1', '2', '-1', '2']
+    >>> [value_key(text) for text in (" Modell  1", "+2", "\u22121,0", "1,50")]
+    ['modell 1', '2', '-1', '1.5']
     """
-    key = " ".join(text.casefold().split()).replace("\u2212", "-").removeprefix("+")
-    whole, _, end = key.replace(",", ".").partition(".")
-    is_whole = whole.removeprefix("-").isdecimal() and end and not end.strip("0")
-    return whole if is_whole else key
+    number = number_of(text)
+    return " ".join(text.casefold().split()) if number is None else text_of(float(number))
 
 
 class _Loader(yaml.BaseLoader):

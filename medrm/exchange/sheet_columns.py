@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import yaml
 
 from medrm.errors import shortened
-from medrm.exchange.sheet_words import is_number, meaning_of
+from medrm.exchange.tables.grid import number_of
+from medrm.exchange.vote_words import meaning_of
 
 MOST_VALUES = 60
 """Different values of a column that are counted; a vote's column has fewer."""
@@ -22,7 +23,8 @@ IMAGE_NAME = re.compile(
 _SHOWN = 50
 """Characters of a value that are shown."""
 
-_SMALL = re.compile(r"[+\u2212-]?(\d|10)")
+_LARGEST_STEP = 10
+"""The largest number of a scale that is recognised as one."""
 
 
 @dataclass
@@ -52,25 +54,21 @@ class SheetColumn:
             self.has_more = True
 
     @property
-    def is_scale(self) -> bool:
-        """Whether it holds numbers that are no names of two answers."""
-        return any(is_number(value) and meaning_of(value) is None for value in self.values)
-
-    @property
     def is_numeric(self) -> bool:
         """Whether it holds numbers alone."""
-        return all(map(is_number, self.values))
+        return None not in map(number_of, self.values)
 
     @property
     def is_short_scale(self) -> bool:
         """Whether it holds a few small whole numbers, some of them repeatedly."""
-        is_small = all(_SMALL.fullmatch(value) for value in self.values)
+        steps = map(number_of, self.values)
+        is_small = all(n is not None and n.is_integer() and abs(n) <= _LARGEST_STEP for n in steps)
         return is_small and 1 < len(self.values) < sum(self.values.values()) and not self.has_more
 
     @property
     def is_vote_like(self) -> bool:
         """Whether all its values can be votes, and not all are numbers."""
-        known = all(meaning_of(value) or is_number(value) for value in self.values)
+        known = all(meaning_of(value) or number_of(value) is not None for value in self.values)
         return known and not self.is_numeric and not self.has_more
 
     @property

@@ -1,4 +1,4 @@
-"""The words by which people name columns and votes in sheets, in German and English."""
+"""The words by which people name columns in sheets, in German and English."""
 
 from __future__ import annotations
 
@@ -61,43 +61,19 @@ _VOTE_WORDS = re.compile(
     r"|modell|model|von|by|fuer|der|die|das|the)\b"
 )
 
-_ANSWER = (
+ANSWER_WORDS = (
     "antwort|antw|answer|response|befund|bericht|report|text|modell|model|ausgabe|output|completion|ki"
     "|ai|llm|option|system|version|kandidat|candidate"
 )
-_ANSWER_WORD = re.compile(_ANSWER)
-_SIDES = {
+"""By which answers are called, as a pattern."""
+
+_ANSWER_WORD = re.compile(ANSWER_WORDS)
+SIDES = {
     **dict.fromkeys(("a", "1", "i", "erste", "erster", "first", "eins", "one"), "a"),
     **dict.fromkeys(("b", "2", "ii", "zweite", "zweiter", "second", "zwei", "two"), "b"),
     **dict.fromkeys(("links", "left", "linke", "linkes", "l", "li"), "left"),
     **dict.fromkeys(("rechts", "right", "rechte", "rechtes", "r", "re"), "right"),
 }
-_OPPOSITE = {"a": "b", "b": "a", "left": "right", "right": "left"}
-_STRENGTHS = {
-    **dict.fromkeys(
-        ("viel", "deutlich", "much", "strongly", "klar", "clearly", "stark"), "strongly"
-    ),
-    **dict.fromkeys(("etwas", "leicht", "slightly", "eher", "somewhat", "weakly"), "slightly"),
-}
-_WORSE = frozenset(("schlechter", "worse"))
-_FILLING_WORD = re.compile(
-    f"{_ANSWER}|besser|better|bessere|ist|is|die|der|das|the|gewinnt|wins|bevorzugt|preferred"
-    "|prefer|seite|side|nr|no|auf|on"
-)
-_MEANINGS = {
-    "tie": "tie|gleich|unentschieden|equal|same|gleichwertig|egal|draw|gleich gut|beide gleich"
-    "|remis|both|beide gleich gut|both equal|both equally good|equally good|keine praeferenz"
-    "|no preference|beide|about the same|kein unterschied|no difference|both good|beide gut",
-    "neither": "neither|keine|keiner|keines|keine von beiden|keiner von beiden|beide unbrauchbar"
-    "|beide schlecht|both bad|both unacceptable|both unusable|beide falsch|both wrong|weder noch"
-    "|beide inakzeptabel|unbrauchbar|neither acceptable",
-    "none": "n a|na|k a|keine angabe|nicht beurteilbar|not assessable|nb|nan|none given|entfaellt",
-}
-"""What a whole value means, to a pattern of it, as `plain` gives it."""
-_COMPARED = re.compile(r"(\w+) ?(>{1,3}|<{1,3}|=) ?(\w+)")
-_NUMBER = re.compile(r"[+\u2212-]?\d+([.,]\d+)?")
-
-
 _NUMBER_WORDS = {
     "ratings": re.compile(r"(score|punkte?|rating|sterne|star|qualitaet|quality|bewertung|note)s?"),
     "ranks": re.compile(r"(rang|rank|platz|platzierung|ranking)"),
@@ -142,20 +118,6 @@ class NumberName(NamedTuple):
     is_clear: bool
 
 
-class Side(NamedTuple):
-    """An answer that a text names, and how strongly it is preferred (empty: nothing is said)."""
-
-    side: str
-    strength: str = ""
-
-    @property
-    def meaning(self) -> str:
-        """The value of such a vote in a mapping."""
-        if self.strength:
-            return f"{self.strength}_{self.side}"
-        return self.side.upper() if self.side in ("a", "b") else self.side
-
-
 def plain(text: str) -> str:
     """Returns a text in small letters and digits, words apart.
 
@@ -185,8 +147,8 @@ def is_identifying(name: str) -> bool:
 def answer_side(name: str) -> str | None:
     """Returns which answer a column is named after: a, b, left, right, or None."""
     words = plain(name).split()
-    sides = [_SIDES[word] for word in words if word in _SIDES]
-    others = [word for word in words if word not in _SIDES and not _ANSWER_WORD.fullmatch(word)]
+    sides = [SIDES[word] for word in words if word in SIDES]
+    others = [word for word in words if word not in SIDES and not _ANSWER_WORD.fullmatch(word)]
     return sides[0] if len(sides) == 1 and not others else None
 
 
@@ -203,8 +165,8 @@ def answer_letter(name: str) -> str | None:
 
 
 def _letter(word: str) -> str:
-    if word in _SIDES:
-        return _SIDES[word] if _SIDES[word] in ("a", "b") else ""
+    if word in SIDES:
+        return SIDES[word] if SIDES[word] in ("a", "b") else ""
     if re.fullmatch(r"\d{1,2}", word):
         return chr(ord("a") + int(word) - 1) if 2 < int(word) <= 26 else ""
     return word if re.fullmatch("[c-z]", word) else ""
@@ -272,45 +234,3 @@ def vote_name(name: str) -> tuple[str | None, str]:
     if dimension is None and len(remainder) < len([part for part in parts if part]):
         dimension = "overall"
     return dimension, " ".join(remainder)
-
-
-def is_number(text: str) -> bool:
-    """Returns whether a text is one number."""
-    return _NUMBER.fullmatch(text.strip()) is not None
-
-
-def meaning_of(text: str) -> str | None:
-    """Returns what a value of a vote means, as a mapping writes it; None where that is not known.
-
-    >>> [meaning_of(text) for text in ("Modell 1", "rechts", "B viel besser", "=", "A > B", "3")]
-    ['A', 'right', 'strongly_b', 'tie', 'slightly_a', None]
-    """
-    if text.strip() in ("=", "==", "≈"):
-        return "tie"
-    if text.strip() in ("-", "--", "\u2013", "/"):
-        return "none"
-    if is_number(text):
-        return {"1": "A", "2": "B"}.get(text.strip())
-    words = plain(text)
-    for meaning, pattern in _MEANINGS.items():
-        if re.fullmatch(pattern, words):
-            return meaning
-    if compared := _COMPARED.fullmatch(text.strip().casefold()):
-        first, sign, second = compared.groups()
-        if {_SIDES.get(first), _SIDES.get(second)} in ({"a", "b"}, {"left", "right"}):
-            if sign == "=":
-                return "tie"
-            better = _SIDES[first if sign[0] == ">" else second]
-            return Side(better, "slightly" if len(sign) == 1 else "strongly").meaning
-    return _named_side(words.split())
-
-
-def _named_side(words: list[str]) -> str | None:
-    strengths = {_STRENGTHS[word] for word in words if word in _STRENGTHS}
-    sides = {_SIDES[word] for word in words if word in _SIDES}
-    others = {*words} - {*_STRENGTHS} - {*_SIDES} - _WORSE
-    others = {word for word in others if not _FILLING_WORD.fullmatch(word)}
-    if len(sides) != 1 or len(strengths) > 1 or others:
-        return None
-    side = sides.pop()
-    return Side(_OPPOSITE[side] if _WORSE & {*words} else side, *strengths).meaning

@@ -16,15 +16,14 @@ from medrm.exchange.sheet_words import (
     answer_side,
     counts_something,
     is_identifying,
-    is_number,
-    meaning_of,
     names_reader,
     number_name,
     role_of,
     says_left,
     vote_name,
 )
-from medrm.exchange.tables.grid import text_of
+from medrm.exchange.tables.grid import number_of, text_of
+from medrm.exchange.vote_words import meaning_of, meanings_of
 
 CHOOSES_SHEET = ("sheet", "header_row")
 """Keys of a mapping that say which table of a file is meant."""
@@ -267,20 +266,24 @@ class _Suggester:
             if column.has_more:
                 self._open(f"column {column.name!r} has more than {MOST_VALUES} different values")
             counts.update(column.values)
-        is_scale = any(column.is_scale for column, *_ in self._votes)
+        meanings = meanings_of(counts)
         for value, count in sorted(counts.items()):
-            meaning, doubt = self._meaning(value, is_scale)
+            meaning, doubt = self._meaning(value, meanings[value])
             if meaning == UNKNOWN:
                 meaning = self._open(f"what {cut(value)!r} means as a vote{doubt}")
             yield f"  {quoted(value)}: {meaning}  # {count} times{doubt}"
         if not counts:
             yield f'  "1": {self._open("no vote is recognised")}'
 
-    def _meaning(self, value: str, is_scale: bool) -> tuple[str, str]:
-        """Returns what a vote means, and why that is not known."""
-        if is_number(value) and is_scale:
+    def _meaning(self, value: str, meaning: str | None) -> tuple[str, str]:
+        """Returns what a vote means in this sheet, and why that is not known.
+
+        Args:
+            value: of the vote.
+            meaning: by its words and signs; None: they do not say it.
+        """
+        if meaning is None and number_of(value) is not None:
             return UNKNOWN, "; it may be a scale: which end is for which answer?"
-        meaning = meaning_of(value)
         if meaning is None or len(value) > _LONGEST_VALUE:
             return UNKNOWN, ""
         by_side = meaning.endswith(("left", "right"))

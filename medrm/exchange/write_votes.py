@@ -25,7 +25,7 @@ from medrm.data.medical.converter import medical_kind
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, VOTES_FILE, line_problems
 from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
-from medrm.exchange.case_files import IMAGES_FOLDER, image_suffix, restored
+from medrm.exchange.case_files import EXPORTED_IMAGE, IMAGES_FOLDER, image_suffix, restored
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
 from medrm.exchange.patient_tally import PatientTally
 from medrm.files import file_digest
@@ -39,9 +39,6 @@ _MOST_WRITTEN = 2**31
 """2 GiB of votes: a small workbook may name one long text in a million cells."""
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic")
-
-_EXPORTED_IMAGE = re.compile(r"images/[0-9a-f]{64}(-shown)?(\.[a-z]{1,4})?")
-"""The path of an image in a folder that `medrm data export` wrote."""
 
 _BESIDE_EXPORT = (
     "put the file to import beside cases.jsonl in the folder that `medrm data export` wrote, or "
@@ -276,7 +273,7 @@ class _SetWriter:
         if content is not None:
             return self._pictures(cached_images(content, self._options), "")
         path = self._portable(written, folder)
-        if _EXPORTED_IMAGE.fullmatch(path) and not any(
+        if EXPORTED_IMAGE.fullmatch(path) and not any(
             (root / path).exists() for root in (self._options.root, folder) if root is not None
         ):
             raise DataError(f"there is no file {path!r}; {_BESIDE_EXPORT}")

@@ -161,8 +161,19 @@ def test_a_reader_fills_a_sheet_and_only_what_is_asked(source: Path, tmp_path: P
     moved = tmp_path / "moved.xlsx"
     moved.write_bytes(path.read_bytes())
     assert main(["data", "import", str(moved), "--output", str(tmp_path / "none")]) == 2
-    (tmp_path / "cases.jsonl").write_text('{"case_id": "007"}\n')
-    assert main(["data", "import", str(moved), "--output", str(tmp_path / "none")]) == 2
+
+
+def test_cases_beside_a_sheet_are_those_of_an_export(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(source, "sheet", tmp_path / "p", "--table", "csv")
+    path = tmp_path / "p" / "votes_2_answers.csv"
+    cases = (tmp_path / "p" / "cases.jsonl").read_text("utf-8").splitlines(True)
+    foreign = '{"case_id": "007"}\n'
+    for lines, told in ((foreign, "is not beside it"), (cases[0] + foreign, "line 2: it is no")):
+        (tmp_path / "p" / "cases.jsonl").write_text(lines, "utf-8")
+        assert main(["data", "import", str(path), "--output", str(tmp_path / "none")]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_row_that_shows_another_case_than_its_hidden_cell_is_not_taken(

@@ -15,10 +15,10 @@ from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.errors import ConfigError, DataError
 from medrm.exchange.importers import IMPORTERS
-from medrm.exchange.mapping import load_mapping, read_mapping, sheet_mapping
+from medrm.exchange.mapping import load_mapping, read_mapping, sheet_mapping, value_key
 from medrm.exchange.open_source import open_source
-from medrm.exchange.sheet_words import answer_side, meaning_of, role_of
 from medrm.exchange.suggest import suggest
+from medrm.exchange.tables.grid import number_of
 from medrm.exchange.write_votes import write_votes
 
 GERMAN = """\
@@ -93,6 +93,37 @@ def table(path: Path, rows: list[dict[str, Any]], separator: str = "\t") -> Path
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, *([str(row.get(name, "")) for name in names] for row in rows)]
     return write(path, "".join(f"{separator.join(cells)}\n" for cells in lines))
+
+
+@pytest.mark.parametrize(
+    "foreign", ["", "no JSON", "[1]", '{"case_id": 7}', '{"case_id": "1", "votes": {}}', "\0" * 99]
+)
+def test_cases_of_another_program_beside_a_sheet_are_not_read(tmp_path: Path, foreign: str) -> None:
+    write(tmp_path / "cases.jsonl", foreign + "\n")
+    rows = [{"Fall": "1", **TEXT_ROWS, "Leser": "Ada", "Urteil": "A"}]
+    (line,), report = imported(table(tmp_path / "s.tsv", rows))
+    assert (line["votes"], report["not_taken"]) == ({"overall": "A"}, 0)
+
+
+def test_numbers_are_read_alike_wherever_they_stand(tmp_path: Path) -> None:
+    numbers = {
+        "3,5": 3.5, "-1": -1, "\u22121": -1, "+2": 2, "1.234": 1.234, "1.234,5": 1234.5,
+        "1,234.5": 1234.5, "1.234.567": 1234567, "1 234,5": 1234.5, "1'234": 1234, "2e-1": 0.2,
+        "0.30000000000000004": 0.30000000000000004, "007": 7, "12345678901234567": None,
+        "1.234.56": None, "1e999": None, "nan": None, "1.": None, "12/2": None,
+    }  # fmt: skip
+    assert {text: number_of(text) for text in numbers} == numbers
+    assert [number_of(cell) for cell in (4, True, float("inf"), 10**400)] == [4, None, None, None]
+    assert value_key("1,50") == value_key("+1.5")
+    assert value_key("12345678901234567") != value_key("12345678901234568")
+    rows = [{"q": "Q", "x": "1", "y": "2", "px": "1.234,5", "py": "1 300", "s": "1:05"}]
+    mapping = """
+        columns: {question: q, answer_a: x, answer_b: y, seconds: s}
+        fixed: {annotator: Ada}
+        votes: [{ratings: [px, py], dimension: overall}]
+    """
+    (line,), _ = imported(table(tmp_path / "s.tsv", rows), mapping)
+    assert (line["votes"], line["seconds"]) == ({"overall": "B"}, 65)
 
 
 def test_a_column_for_each_reader_and_dimension(tmp_path: Path) -> None:
@@ -290,41 +321,6 @@ def test_rows_that_are_none_and_tables_without_end(tmp_path: Path) -> None:
     wide = write(tmp_path / "wide.csv", ",".join(map(str, range(1_000_000))) + "\n")
     with pytest.raises(DataError, match="has 1,000,000 columns"):
         open_source(wide)
-
-
-@pytest.mark.parametrize(
-    ("text", "meaning"),
-    [
-        ("1", "A"), ("2", "B"), ("=", "tie"), ("links", "left"), ("Rechts", "right"),
-        ("Modell 1", "A"), ("B viel besser", "strongly_b"), ("links etwas besser", "slightly_left"),
-        ("beide unbrauchbar", "neither"), ("a > b", "slightly_a"), ("1 << 2", "strongly_b"),
-        ("Antwort A ist schlechter", "B"), ("gleich gut", "tie"), ("k. A.", "none"), ("-", "none"),
-        ("strongly_a", "strongly_a"), ("slightly_right", "slightly_right"), ("-1", None),
-        ("3", None), ("vielleicht", None), ("links und rechts", None), ("none", None),
-        ("A oder B", None),
-    ],
-)  # fmt: skip
-def test_words_of_votes(text: str, meaning: str | None) -> None:
-    assert meaning_of(text) == meaning
-
-
-def test_names_of_columns() -> None:
-    named = {
-        "Fall-Nr.": "case_id",
-        "Bilddatei": "image",
-        "question": "question",
-        "Leserin": "annotator",
-    }
-    named |= {"Lesezeit (s)": "seconds", "Uhrzeit": None, "Begründung": "reason", "Name": None}
-    assert {name: role_of(name) for name in named} == named
-    sides = {
-        "answer_a": "a",
-        "Antwort (rechts)": "right",
-        "Modell 2": "b",
-        "response2": "b",
-        "Ort": None,
-    }
-    assert {name: answer_side(name) for name in sides} == sides
 
 
 def test_the_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,6 +220,10 @@ def test_prodigy_takes_accepted_tasks_in_any_order_of_options(tmp_path: Path) ->
     several = exports.prodigy()[0] | {"options": [{"id": n, "text": str(n)} for n in (3, 1, 2)]}
     lines, _ = imported(tmp_path / "best.jsonl", [several])
     assert lines["23", "set-anna"]["votes"] == {"accuracy": [[1], [0, 2]]}
+    both = several | {"accept": [1, 2], "_task_hash": 24}
+    lines, report = imported(tmp_path / "both.jsonl", [several, both])
+    assert (len(lines), [*reasons(report)]) == (1, ["line 2"])
+    assert reasons(report)["line 2"].startswith("it accepts 2 of 3 answers")
     alone = {key: several[key] for key in several if key != "meta"} | {
         "options": several["options"][:2]
     }
@@ -245,15 +249,90 @@ def test_doccano_says_that_it_names_no_annotator(tmp_path: Path) -> None:
     assert "spans of a text are no votes" in reasons(report)["line 4"]
 
 
+def several_labels() -> dict[str, list[dict[str, Any]]]:
+    """Of each tool: one answer with one label (case 1), and one with both (case 2)."""
+    data = {"prompt": "Q?", "answer_1": "No.", "answer_2": "Yes."}
+    chosen = {"1": ["B"], "2": ["A", "B"]}
+    tasks = [
+        exports.task(
+            n,
+            data | {"case_id": case},
+            exports.annotation(n, 3, exports.result("overall", "choices", labels)),
+        )
+        for n, (case, labels) in enumerate(chosen.items())
+    ]
+    users = {"overall.responses.users": ["anna"], "overall.responses.status": ["submitted"]}
+    session = {"_task_hash": 1, "_annotator_id": "anna", "answer": "accept", "dimension": "overall"}
+    options = [{"id": name, "text": text} for name, text in (("A", "No."), ("B", "Yes."))]
+    return {
+        "label_studio": tasks,
+        "label_studio_min": exports.flat(tasks),
+        "argilla": [
+            {"id": case, **data, "overall.responses": [labels], **users}
+            for case, labels in chosen.items()
+        ],
+        "argilla_nested": [
+            {
+                "id": case,
+                "fields": data,
+                "responses": {"overall": [{"value": labels, "user_id": "anna"}]},
+            }
+            for case, labels in chosen.items()
+        ],
+        "prodigy": [
+            {**session, "text": "Q?", "options": options, "accept": labels, "_task_hash": int(case)}
+            for case, labels in chosen.items()
+        ],
+        "doccano": [
+            {"id": case, "text": "Q?", "answer_1": "No.", "answer_2": "Yes.", "label": labels}
+            for case, labels in chosen.items()
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", several_labels())
+def test_several_labels_are_no_vote_and_no_ranking(tmp_path: Path, name: str) -> None:
+    lines, report = imported(tmp_path / "e.json", several_labels()[name])
+    (line,) = lines.values()
+    assert (line["case_id"], line["votes"]) == ("1", {"overall": "B"})
+    (reason,) = reasons(report).values()
+    assert "names several at once (A, B); a vote is one" in reason
+
+
+def test_bare_lists_of_argilla_are_a_ranking_only_in_other_orders_than_the_options(
+    tmp_path: Path,
+) -> None:
+    fields = {"prompt": "Q?", "response1": "No.", "response2": "Yes."}
+
+    def records(*orders: list[str]) -> list[dict[str, Any]]:
+        return [
+            {"id": n, "fields": fields, "responses": {"overall": [{"value": o, "user_id": "u"}]}}
+            for n, o in enumerate(orders)
+        ]
+
+    both, turned = ["response1", "response2"], ["response2", "response1"]
+    lines, _ = imported(tmp_path / "ranking.json", records(both, turned, both))
+    assert [line["votes"]["overall"] for line in lines.values()] == ["A", "B", "A"]
+    lines, report = imported(tmp_path / "labels.json", records(both, ["response2"]))
+    assert [line["votes"]["overall"] for line in lines.values()] == ["B"]
+    assert [*reasons(report)] == ["row 1, user u"]
+
+
 def test_labels_that_compare_answers_name_no_dimension(tmp_path: Path) -> None:
     shown = {"text": "Q?", "answer_1": "No.", "answer_2": "Yes.", "Comments": []}
-    labels = ("A=B", "A>B", "left = right")
+    labels = ("A=B", "A>B", "left = right", "accuracy: A")
     documents = [{"id": n, **shown, "label": [label]} for n, label in enumerate(labels)]
     lines, _ = imported(tmp_path / "anna.jsonl", documents)
     assert [line["votes"] for line in lines.values()] == [
         {"overall": "tie"},
-        {"overall": "slightly_a"},
+        {"overall": "A"},
         {"overall": "tie"},
+        {"accuracy": "A"},
+    ]
+    documents += [{"id": 9, **shown, "label": ["B >> A"]}, {"id": 10, **shown, "label": ["A>=B"]}]
+    lines, _ = imported(tmp_path / "anna.jsonl", documents)
+    assert [line["votes"].get("overall") for line in lines.values()] == [
+        *("tie", "A", "tie", None, "strongly_b", "slightly_a")
     ]
 
 

@@ -43,6 +43,8 @@ def test_cells_of_excel(tmp_path: Path) -> None:
     sheet["F4"].data_type = "s"
     sheet["G6"].data_type = "e"
     sheet["A6"].number_format = "00000"
+    sheet["H6"] = clock(1, 5)  # as Excel stores 1:05 that is typed
+    sheet["H6"].number_format = "h:mm"
     sheet["B5"].number_format = numbers.FORMAT_TEXT
     sheet.merge_cells("A4:A5")
     sheet["XFD4"].number_format = "0.00"
@@ -54,7 +56,7 @@ def test_cells_of_excel(tmp_path: Path) -> None:
         [*HEADER, "Datum", "Dauer", "column 9", "Summe"],
         ["17", "Was?", "Milz", "Leber", "Ada", "=", "2024-03-01", "00:01:05", "", ""],
         ["17", "Was?", "Milz", "Leber", "Ben", "2", "2024-03-02", "0.5", "x", ""],
-        ["00042", "Was?", "Milz", "Leber", "Ben", "true", "", "", "", ""],
+        ["00042", "Was?", "Milz", "Leber", "Ben", "true", "", "1:05", "", ""],
     ]
     notes = " ".join(open_source(tmp_path / "b.xlsx").notes)
     for words in (

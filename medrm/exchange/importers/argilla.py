@@ -38,8 +38,9 @@ def is_argilla(opened: Opened) -> bool:
 
 def response_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
     """Yields what each user submitted on each record, with a column for each field and question."""
+    rankings = _rankings(opened)
     for place, record in opened.records:
-        responses = _nested(record) if "responses" in record else _flat(record)
+        responses = _responses(record)
         if responses is None:
             reason = "its responses are no lists of values and users, of one length"
             tally.unread.append(unread(place, reason, record))
@@ -51,9 +52,38 @@ def response_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
         for response in responses:
             by_user[response.user].append(response)
         for user, of_user in by_user.items():
-            said = _said(of_user, tally)
+            said = _said(of_user, rankings, tally)
             if said:
                 yield f"{place}, user {user}", {**shown, **said, "annotator": user}
+
+
+def _rankings(opened: Opened) -> set[str]:
+    """Returns the questions whose bare lists are rankings, best first, as the client returns them.
+
+    A question of several labels has such lists as well, of what was chosen, in the order of its
+    labels. So all lists of a ranking name all answers, and some of them in another order.
+    """
+    orders: defaultdict[str, set[tuple[int | None, ...]]] = defaultdict(set)
+    for _, record in opened.records:
+        for response in _responses(record) or ():
+            if isinstance(response.value, list) and response.status not in _LEFT_OUT:
+                orders[response.question].add(tuple(map(_number, response.value)))
+    return {
+        question
+        for question, lists in orders.items()
+        if all(_is_permutation(order) for order in lists)
+        and len({*map(len, lists)}) == 1
+        and any(order != (*range(1, len(order) + 1),) for order in lists)
+    }
+
+
+def _is_permutation(order: tuple[int | None, ...]) -> bool:
+    return len(order) > 1 and {*order} == {*range(1, len(order) + 1)}
+
+
+def _responses(record: Row) -> list[_Response] | None:
+    """Returns the responses of a record; None: they are in no such form."""
+    return _nested(record) if "responses" in record else _flat(record)
 
 
 def _nested(record: Row) -> list[_Response] | None:
@@ -95,7 +125,8 @@ def _flat(record: Row) -> list[_Response] | None:
 
 def _shown(record: Row) -> Row:
     """Returns what users were shown of a record, of a chat the last turn as its question."""
-    shown: Row = {"case_id": record.get("id") or record.get("_server_id")}
+    ids = (record.get(name) for name in ("id", "_server_id"))
+    shown: Row = {"case_id": next((stated for stated in ids if stated not in (None, "")), None)}
     if "responses" in record:
         for name in _SHOWN:
             stated = record.get(name)
@@ -112,8 +143,14 @@ def _shown(record: Row) -> Row:
     return shown
 
 
-def _said(responses: list[_Response], tally: Tally) -> Row:
-    """Returns the columns of what a user submitted."""
+def _said(responses: list[_Response], rankings: set[str], tally: Tally) -> Row:
+    """Returns the columns of what a user submitted.
+
+    Args:
+        responses: of the user.
+        rankings: questions whose bare lists are rankings.
+        tally: is told what is left out, and what was said.
+    """
     said: Row = {}
     for question, _, value, status in responses:
         if status in _LEFT_OUT:
@@ -121,7 +158,10 @@ def _said(responses: list[_Response], tally: Tally) -> Row:
             continue
         if status is None:
             tally.remarks["responses without their status, among which drafts may be"] += 1
-        ranks = _ranks(value, tally)
+        ranks = _ranks(value)
+        if not ranks and question in rankings and isinstance(value, list):
+            tally.remarks["rankings that have lost their ranks, and so which are equal"] += 1
+            ranks = {_number(option) or str(option): rank for rank, option in enumerate(value, 1)}
         tally.controls.add(question)
         tally.dimensions.setdefault(question, question)
         if ranks:
@@ -135,13 +175,12 @@ def _said(responses: list[_Response], tally: Tally) -> Row:
     return said
 
 
-def _ranks(value: Any, tally: Tally) -> dict[int | str, Any]:
+def _ranks(value: Any) -> dict[int | str, Any]:
     """Returns the rank of each option of a ranking, by the number of its answer where it has one.
 
     Args:
-        value: a list of options with ranks, of which some may be equal; without them, as the client
-            of Argilla returns it, their order counts.
-        tally: is told of lost ranks.
+        value: a list of options with ranks, of which some may be equal; what else it may be, such
+            as the labels that were chosen, has no ranks.
     """
     if isinstance(value, dict) and isinstance(value.get("value"), list):  # as columns store it
         ranks = value.get("rank")
@@ -149,9 +188,6 @@ def _ranks(value: Any, tally: Tally) -> dict[int | str, Any]:
         pairs = list(zip(value["value"], ranks, strict=False))
     elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         pairs = [(one.get("value"), one.get("rank")) for one in value]
-    elif isinstance(value, list) and len(value) > 1 and all(map(_number, value)):
-        tally.remarks["rankings that have lost their ranks, and so which are equal"] += 1
-        pairs = [(option, rank) for rank, option in enumerate(value, start=1)]
     else:
         return {}
     return {_number(option) or str(option): rank for option, rank in pairs}

@@ -12,13 +12,13 @@ from typing import Any
 from medrm.data.row_tables import LocatedRow, Row
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import Tally, single
-from medrm.exchange.sheet_words import meaning_of
+from medrm.exchange.vote_words import meaning_of
 
 _LABELS = ("label", "labels")
 _RATERS = ("annotator", "username", "user")
 _COMMENTS = ("Comments", "comments")
 _NO_RATER = "documents without an annotator, for whom the name of the file stands, {!r}"
-_DIVIDER = re.compile("[:=]")
+_DIVIDER = re.compile("(?<![<>])[:=]")
 
 
 def is_doccano(opened: Opened) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from medrm.exchange.importers.label_studio import (
 )
 from medrm.exchange.importers.tool_rows import Tally, answer_columns, decoded, single
 from medrm.exchange.mapping import PAIR
+from medrm.exchange.tables.grid import seconds_of
 from medrm.files import fits
 
 _FIELDS = {"case_id", "question", "answer_1", "answer_2", "order", "seed", "dimensions"}
@@ -74,7 +74,7 @@ def _line(row: Row) -> tuple[Row | None, list[str]]:
         "votes": votes,
     }
     line |= {name: text for name in ("confidence", "reason") if (text := _text(row, name))}
-    stated: dict[str, Any] = {"seconds": _seconds(row.get("lead_time"))}
+    stated: dict[str, Any] = {"seconds": seconds_of(row.get("lead_time"))}
     stated["context"] = decoded(row.get("context")) or None
     return line | {name: value for name, value in stated.items() if value is not None}, problems
 
@@ -92,11 +92,3 @@ def _fields(control: str, answers: int) -> Fields:
 def _text(row: Row, name: str) -> str:
     cell = single(row.get(name))
     return "" if cell is None else str(cell).strip()
-
-
-def _seconds(stated: object) -> float | None:
-    try:
-        seconds = float(str(stated))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < math.inf else None

@@ -197,7 +197,7 @@ def _with_roles(row: Row, tally: Tally) -> Row:
         tally.dimensions |= {name: str(dimension) for name, dimension in controls.items()}
     for name in [name for name in row if name.endswith(_STRENGTH)]:
         control = name.removesuffix(_STRENGTH)
-        if control in row:
+        if isinstance(row.get(control), str):
             strength = row.pop(name)
             if strength:
                 row[control] = f"{strength} {row[control]}"

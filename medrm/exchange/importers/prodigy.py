@@ -13,14 +13,15 @@ from medrm.data.row_tables import LocatedRow, Row
 from medrm.errors import shortened
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import RANK, Tally, answer_columns, newest, single
-from medrm.exchange.sheet_words import answer_side, meaning_of
+from medrm.exchange.sheet_words import answer_side
+from medrm.exchange.vote_words import meaning_of
 
 CHOSEN = "accept"
 """The column of what was chosen; with more than two answers the stem of their ranks' columns."""
 
 _DECISIONS = ("accept", "reject", "ignore")
 _LEFT_OUT = "_left_out"
-"""Marks a decision that is no vote; where it is an annotator's last one, no earlier one counts."""
+"""Says why a decision is no vote; where it is an annotator's last one, no earlier one counts."""
 
 _MARKS = ("_task_hash", "_input_hash", "_view_id")
 _PAIR = ("accept", "reject")
@@ -57,8 +58,11 @@ def task_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
             yield place, _shown(task) | said
 
     for place, row in newest(rows, tally, "_task_hash", "_timestamp"):
-        if _LEFT_OUT in row:
-            tally.remarks[f"tasks that are answered {row[_LEFT_OUT]!r}, left out"] += 1
+        reason = row.get(_LEFT_OUT)
+        if reason in _DECISIONS:
+            tally.remarks[f"tasks that are answered {reason!r}, left out"] += 1
+        elif reason is not None:
+            tally.unread.append(unread(place, reason, row))
         else:
             yield place, {name: cell for name, cell in row.items() if name not in _MARKS}
 
@@ -94,7 +98,11 @@ def _chosen(task: Row, tally: Tally) -> Row:
     chosen = [*map(str, accepted)] if isinstance(accepted, list) else []
     texts = {str(one.get("id")): _text(one) or "" for one in options}
     if answer_columns(task) or any(map(answer_side, task)):
-        meant = [name if meaning_of(name) else texts.get(name, name) for name in chosen]
+        shown = {name: text for name, text in texts.items() if meaning_of(text)}
+        meant = [
+            shown.get(name) or (name if meaning_of(name) else texts.get(name, name))
+            for name in chosen
+        ]
         return {CHOSEN: single(meant)}
     verdicts = {name: meaning_of(name) for name in texts}
     if len(texts) == 3 and not _NO_ANSWER & {*verdicts.values()}:
@@ -106,6 +114,9 @@ def _chosen(task: Row, tally: Tally) -> Row:
     answers = sorted(name for name in texts if verdicts[name] not in _NO_ANSWER)
     row: Row = {f"answer_{number}": texts[name] for number, name in enumerate(answers, start=1)}
     if len(answers) > 2:
+        if len(chosen) > 1:
+            count = f"{len(chosen)} of {len(answers)}"
+            return {_LEFT_OUT: f"it accepts {count} answers; a vote on more than two is the best"}
         ranks = {name: 1 if name in chosen else 2 for name in answers} if chosen else {}
         return row | {f"{CHOSEN}{RANK}_{n}": ranks.get(name) for n, name in enumerate(answers, 1)}
     letters = dict(zip(answers, "AB", strict=False))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from medrm.data.row_tables import LocatedRow, Row, decode_json
+from medrm.data.row_tables import LocatedRow, Row
 from medrm.errors import DataError, printable, shortened
 from medrm.exchange.case_files import CASES_FILE, read_cases_file
 from medrm.exchange.filled_form import Fields, votes_of_form
 from medrm.exchange.imported import Imported, Opened, unread
+from medrm.exchange.importers.tool_rows import decoded
 from medrm.exchange.sheet_form import (
     ANNOTATOR,
     CASE,
@@ -30,7 +30,7 @@ from medrm.exchange.sheet_form import (
     vote_column,
 )
 from medrm.exchange.shown_order import letter_of
-from medrm.exchange.tables.grid import number_of
+from medrm.exchange.tables.grid import number_of, text_of
 
 _QUESTION = "question"
 _CUT = "[cut: the whole"
@@ -168,20 +168,15 @@ class _Sheet:
     def _stated(self, row: Row, column: str, votes: Mapping[str, Any]) -> Any:
         """Returns what is stated for the whole row, or by dimension; None: nothing."""
         text = self._text(row, column)
-        try:
-            stated = decode_json(text)
-        except (ValueError, RecursionError):
-            return text or None
-        if isinstance(stated, dict):
-            return stated if stated and stated.keys() <= votes.keys() else text
-        is_number = type(stated) in (int, float) and abs(stated) < math.inf
-        return stated if is_number and column != REASON else text
+        number = number_of(text)
+        if number is not None and column != REASON:
+            return number
+        stated = decoded(text)
+        is_by_dimension = isinstance(stated, dict) and stated and stated.keys() <= votes.keys()
+        return stated if is_by_dimension else text or None
 
     def _text(self, row: Row, column: str) -> str:
-        cell = row.get(column)
-        if isinstance(cell, float) and cell.is_integer():
-            cell = int(cell)
-        text = "" if cell is None else str(cell).strip()
+        text = text_of(row.get(column))
         return original_text(text) if self._opened.suffix == ".csv" else text
 
 
@@ -206,8 +201,8 @@ def _is_same(shown: str, text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Returns a text without blanks and what is not printable."""
-    text = text.replace("_x000D_", "")
+    """Returns a text in small letters, without blanks and what is not printable."""
+    text = text.replace("_x000D_", "").casefold()  # TRUE and true are one cell
     return "".join(letter for letter in text if letter.isprintable() and not letter.isspace())
 
 

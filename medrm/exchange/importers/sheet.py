@@ -9,7 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, time
+from datetime import date
 from typing import Any, NamedTuple
 
 from medrm.data.readers.row_forms import form_of
@@ -32,7 +32,7 @@ from medrm.exchange.mapping import (
 )
 from medrm.exchange.shown_order import stored_ranking, turned, with_strength
 from medrm.exchange.suggest import suggest as suggest_by_words
-from medrm.exchange.tables.grid import number_of, text_of
+from medrm.exchange.tables.grid import number_of, seconds_of, text_of
 from medrm.schema import LETTERS, TIE
 
 
@@ -262,7 +262,11 @@ class _SheetReader:
         """Returns the value of a vote, for the answers as they are stored."""
         if not vote.column:
             return self._ranking(vote, row, answers)
-        stated = text_of(row.get(vote.column))
+        cell = row.get(vote.column)
+        if isinstance(cell, list) and len(cell) > 1:
+            named = shortened(", ".join(map(text_of, cell)))
+            raise _RefusedError(f"{vote.column!r} names several at once ({named}); a vote is one")
+        stated = text_of(cell)
         meaning = (vote.values or self._mapping.values).get(value_key(stated))
         if meaning is None:
             raise _RefusedError(
@@ -323,7 +327,7 @@ class _SheetReader:
         text = text_of(cell)
         if name == "reason" or not text:
             return text or None
-        number = _seconds(cell) if name == "seconds" else number_of(cell)
+        number = seconds_of(cell) if name == "seconds" else number_of(cell)
         if name == "seconds" and number is None:
             self._remarks[f"{column!r} is no time, which stays in `extra`"] += 1
         return text if number is None and name == "confidence" else number
@@ -349,20 +353,6 @@ class _SheetReader:
         if not text and default is None:
             raise _RefusedError(f"{name!r} is empty")
         return text or (default or "")
-
-
-def _seconds(cell: Any) -> float | None:
-    """Returns a time as a number of seconds, which may be written as 1:05 or 0:01:05."""
-    if isinstance(cell, time):
-        return cell.hour * 3600 + cell.minute * 60 + cell.second + cell.microsecond / 1e6
-    text = text_of(cell)
-    if re.fullmatch(r"(\d{1,3}:)?\d{1,3}:\d{2}", text):
-        seconds = 0
-        for part in text.split(":"):
-            seconds = seconds * 60 + int(part)
-        return float(seconds)
-    number = number_of(cell)
-    return number if number is not None and number >= 0 else None
 
 
 def _plain(cell: Any) -> Any:

@@ -28,19 +28,23 @@ from medrm.exchange.importers.tool_rows import (
     SHOWN_FIRST,
     Rows,
     Tally,
+    all_numbers,
     answer_columns,
     in_stored_order,
-    is_number,
     numbered,
 )
 from medrm.exchange.mapping import PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
 from medrm.exchange.sheet_columns import IMAGE_NAME, MOST_VALUES
-from medrm.exchange.sheet_words import answer_side, is_identifying, meaning_of, role_of, vote_name
+from medrm.exchange.sheet_words import answer_side, is_identifying, role_of, vote_name
 from medrm.exchange.tables.grid import MOST_COLUMNS, text_of
+from medrm.exchange.vote_words import meaning_of, meanings_of
 from medrm.schema import DIMENSIONS
 
 _OWN = ("case_id", "annotator", SHOWN_FIRST)
 """Columns that every tool's table has."""
+
+_LIST = "(list)"
+"""Stands for several things in one cell, such as labels of which any number may be chosen."""
 
 _PLACES = {"A": "left", "a": "left", "B": "right", "b": "right"}
 _NO_VOTE = ("question", "image", "patient", "study", "comment", *DETAILS)
@@ -140,7 +144,7 @@ class ToolTable:
         answers = self._answers()
         for stem, names in numbered(self._candidates(answers)).items():
             numbers = {text for name in names for text in self._values[name]}
-            if len(names) == len(answers) and numbers and all(map(is_number, numbers)):
+            if len(names) == len(answers) and numbers and all_numbers(numbers):
                 name = stem.rstrip("_ .-")
                 control = name.removesuffix(RANK)
                 if all(name in self.tally.dimensions for name in names):
@@ -158,8 +162,8 @@ class ToolTable:
         for name in self._candidates(answers) if len(answers) < 3 else ():
             counts = self._values[name]
             known = sum(count for text, count in counts.items() if meaning_of(text))
-            is_control = name in tally.controls and 2 * known >= counts.total()
-            is_like = known == counts.total() and not all(map(is_number, counts))
+            is_control = name in tally.controls and 2 * known >= counts.total() - counts[_LIST]
+            is_like = known == counts.total() and not all_numbers(counts)
             is_other = name in {*_OWN, *tally.rated, *numbers} or role_of(name) in _NO_VOTE
             if known and not is_other and (is_control or is_like):
                 vote = {"column": name, "dimension": self._dimension(name)}
@@ -217,12 +221,14 @@ class ToolTable:
     def _meanings(self, votes: list[dict[str, Any]]) -> dict[str, str]:
         """Returns what the values of votes mean, letters as the place where an answer stood."""
         meanings: dict[str, str] = {}
-        for column in filter(None, (vote.get("column") for vote in votes)):
-            counts = self._values.get(column, Counter())
+        columns = [vote["column"] for vote in votes if vote.get("column") in self._values]
+        said = meanings_of(text for name in columns for text in self._values[name])
+        for column in columns:
+            counts = self._values[column]
             if len(counts) > MOST_VALUES:
                 self._open(f"{column!r} has more than {MOST_VALUES} different values")
-            for text in sorted(text for text in counts if text != "(list)"):
-                meaning = meaning_of(text) or self._open(f"what {text!r} means in {column!r}")
+            for text in sorted(text for text in counts if text != _LIST and text not in meanings):
+                meaning = said[text] or self._open(f"what {text!r} means in {column!r}")
                 strength, _, side = meaning.rpartition("_")
                 place = _PLACES.get(side, side)
                 meanings[text] = f"{strength}_{place}" if strength else place

@@ -155,9 +155,7 @@ def in_stored_order(row: Row) -> Row:
     if SHOWN_FIRST in stored:
         stored[SHOWN_FIRST] = "AB"[order[0]]
     for names in numbered([*row]).values():
-        if names == answers or (
-            len(names) == len(order) and all(map(is_number, map(row.get, names)))
-        ):
+        if names == answers or (len(names) == len(order) and all_numbers(map(row.get, names))):
             stored |= {names[index]: row[name] for index, name in zip(order, names, strict=True)}
     return stored
 
@@ -172,9 +170,9 @@ def decoded(cell: Any) -> Any:
         return cell
 
 
-def is_number(cell: Any) -> bool:
-    """Returns whether a cell is a number, or empty."""
-    return cell in (None, "") or number_of(cell) is not None
+def all_numbers(cells: Iterable[Any]) -> bool:
+    """Returns whether cells are numbers, or empty."""
+    return all(cell in (None, "") or number_of(cell) is not None for cell in cells)
 
 
 def single(said: Any) -> Any:

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import time
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,18 @@ def _range_of(reference: str) -> Range:
 
 
 def _value(cell: Any) -> Any:
-    """Returns what a cell holds, a number of leading zeros as it is shown; errors are nothing."""
+    """Returns what a cell holds; leading zeros and 1:05 stay as they are shown, errors are nothing.
+
+    What is shown as 1:05 is five past one to Excel, also where a reader meant minutes.
+    """
     value = cell.value
     if value is None or cell.data_type == "e":
         return None
     is_number = isinstance(value, int) and not isinstance(value, bool)
     if is_number and _ZEROS.fullmatch(cell.number_format):
         return str(value).zfill(len(cell.number_format))
+    if isinstance(value, time) and "s" not in cell.number_format.lower():
+        return f"{value.hour}:{value.minute:02}"
     if isinstance(value, str) and len(value) > LONGEST_CELL:
         raise ValueError(f"a cell has {len(value):,} characters")
     return value

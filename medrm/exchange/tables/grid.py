@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, time
@@ -97,19 +98,45 @@ def text_of(cell: Any) -> str:
     return str(cell).strip()
 
 
-_NUMBER = re.compile(r"[+-]?\d{1,15}([.,]\d{1,15})?")
+_NUMBER = re.compile(r"[+-]?\d{1,15}([.,]\d{1,30})?(e[+-]?\d{1,3})?", re.IGNORECASE)
+_THOUSANDS = re.compile(
+    r"([+-]?\d{1,3})((?:([.,' \u2019\u00a0\u2009\u202f])\d{3})(?:\3\d{3}){0,3})"
+    r"(?:([.,])(\d{1,30}))?"
+)
+"""A number with its thousands apart, and which sign stands before its decimals."""
 
 
 def number_of(cell: Any) -> float | None:
     """Returns a cell as a number, which may be written with a decimal comma; None: it is none.
 
-    >>> [number_of(cell) for cell in ("3,5", 4, "\u22121", "drei", None)]
-    [3.5, 4, -1.0, None, None]
+    Thousands may be apart, but one point or comma alone stands before decimals, as in 1.234. A
+    text of more than 15 digits before its decimals is an id, and no number to compute with.
+
+    >>> [number_of(cell) for cell in ("3,5", 4, "\u22121", "1.234,5", "2e-1", "drei", None)]
+    [3.5, 4, -1.0, 1234.5, 0.2, None, None]
     """
     if isinstance(cell, int | float) and not isinstance(cell, bool):
-        return cell if math.isfinite(cell) else None
+        return cell if -sys.float_info.max <= cell <= sys.float_info.max else None
     text = text_of(cell).replace("\u2212", "-")
-    return float(text.replace(",", ".")) if _NUMBER.fullmatch(text) else None
+    apart = _THOUSANDS.fullmatch(text)
+    if apart and apart[4] != apart[3] and (apart[4] or apart[3] not in ".," or len(apart[2]) > 4):
+        whole = apart[1] + apart[2].replace(apart[3], "")
+        return float(f"{whole}.{apart[5] or 0}")
+    return number_of(float(text.replace(",", "."))) if _NUMBER.fullmatch(text) else None
+
+
+def seconds_of(cell: Any) -> float | None:
+    """Returns a time as a number of seconds, which may be written as 1:05 or 0:01:05."""
+    if isinstance(cell, time):
+        return cell.hour * 3600 + cell.minute * 60 + cell.second + cell.microsecond / 1e6
+    text = text_of(cell)
+    if re.fullmatch(r"(\d{1,3}:)?\d{1,3}:\d{2}", text):
+        seconds = 0
+        for part in text.split(":"):
+            seconds = seconds * 60 + int(part)
+        return float(seconds)
+    number = number_of(cell)
+    return number if number is not None and number >= 0 else None
 
 
 def _texts(cells: Sequence[Any]) -> list[str]:
