@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from medrm.data.images import decode
 from medrm.data.pseudonyms import pseudonyms
@@ -162,7 +163,7 @@ def read_cases_file(folder: Path) -> dict[str, Row]:
 def _is_case(line: Row) -> bool:
     """Returns whether a line is of the form of `case_line`."""
     texts = (line.get("case_id"), line.get("question"))
-    images = line.get("images")
+    images: Any = line.get("images")
     return (
         all(isinstance(text, str) for text in texts)
         and fits(line.get("answers"), list[str])
