@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import yaml
 
+from medrm.data.row_tables import LocatedRow
 from medrm.errors import shortened
-from medrm.exchange.tables.grid import number_of
+from medrm.exchange.tables.grid import number_of, text_of
 from medrm.exchange.vote_words import meaning_of
 
 MOST_VALUES = 60
@@ -81,6 +83,36 @@ class SheetColumn:
         """A few of its values."""
         shown = [quoted(cut(value)) for value, _ in self.values.most_common(3)]
         return ", ".join(shown) or "it is empty"
+
+
+def same_within_cases(
+    records: Iterable[LocatedRow], case: Sequence[str], reader: str, names: Sequence[str]
+) -> set[str]:
+    """Returns the columns that hold one value for a case, whoever read it, and so no votes.
+
+    None does where fewer than two cases were read by several readers, or all columns do, since then
+    readers may only have agreed.
+
+    Args:
+        records: of the sheet.
+        case: columns that say which case a row is about.
+        reader: the column of the reader.
+        names: of columns that may hold votes.
+    """
+    first: dict[int, tuple[str, dict[str, str]]] = {}
+    read_again: set[int] = set()
+    varying: set[str] = set()
+    for _, row in records:
+        key = hash(tuple(text_of(row.get(name)) for name in case))
+        by, stated = first.setdefault(key, (text_of(row.get(reader)), {}))
+        if by != text_of(row.get(reader)):
+            read_again.add(key)
+        varying |= {
+            name
+            for name in names
+            if (text := text_of(row.get(name))) and stated.setdefault(name, text) != text
+        }
+    return {*names} - varying if len(read_again) > 1 and varying else set()
 
 
 def quoted(text: str) -> str:

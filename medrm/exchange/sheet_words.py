@@ -55,11 +55,16 @@ _DIMENSION_WORDS = {
 }
 _DIMENSIONS = {name: re.compile(rf"\b({words})\b") for name, words in _DIMENSION_WORDS.items()}
 
-_VOTE_WORDS = re.compile(
-    r"\b(urteil|bewertung|vote|votes|wahl|preference|praeferenz|besser|bessere|better|winner|best"
-    r"|gewinner|sieger|entscheidung|verdict|choice|auswahl|label|welche|which|ist|is|antwort|answer"
-    r"|modell|model|von|by|fuer|der|die|das|the)\b"
+_JUDGING_WORDS = (
+    "urteil|bewertung|vote|votes|wahl|preference|praeferenz|besser|bessere|better|winner|best"
+    "|gewinner|sieger|entscheidung|verdict|choice|auswahl|label|welche|which|preferred"
+    "|bevorzugte?|gewaehlte?"
 )
+_JUDGING = re.compile(rf"\b({_JUDGING_WORDS})\b")
+_VOTE_WORDS = re.compile(
+    rf"{_JUDGING_WORDS}|ist|is|antwort|answer|modell|model|seite|side|von|by|fuer|der|die|das|the"
+)
+"""Words of a vote's name that say nothing besides."""
 
 ANSWER_WORDS = (
     "antwort|antw|answer|response|befund|bericht|report|text|modell|model|ausgabe|output|completion|ki"
@@ -68,6 +73,9 @@ ANSWER_WORDS = (
 """By which answers are called, as a pattern."""
 
 _ANSWER_WORD = re.compile(ANSWER_WORDS)
+_TEXT_WORD = re.compile(
+    "antwort|antw|answer|response|befund|bericht|report|text|ausgabe|output|completion"
+)
 SIDES = {
     **dict.fromkeys(("a", "1", "i", "erste", "erster", "first", "eins", "one"), "a"),
     **dict.fromkeys(("b", "2", "ii", "zweite", "zweiter", "second", "zwei", "two"), "b"),
@@ -100,6 +108,15 @@ _COUNTED = re.compile(
     r"|zimmer|room|jahr|year|monat|month|tag|day|batch|version|seed|gruppe|group|index|zeile|row)\b"
     r"|\b(anzahl|number of|n )"
 )
+
+_OTHER_KINDS = re.compile(
+    r"\b(\w*seite|side|lateralit\w+|lat|lok\w*|location|auge|eye|ohr|ear|brust|breast|mamma|hand"
+    r"|haendigkeit|handedness|bein|leg|knie|knee|fuss|foot|huefte|hip|schulter|shoulder|niere|kidney"
+    r"|lunge|lung|ovar|ovary|geschlecht|sex|gender|icd|ops|snomed|code|kode|diagnos\w+|stadium|stage"
+    r"|grad|grade|bi ?rads|asa|klasse|class|blutgruppe|blood|arm|kohorte|cohort|positiv|negativ"
+    r"|positive|negative|abnormal|auffaellig|modell|model|llm|system|generator)\b"
+)
+"""What else letters, sides and small numbers may be about, and who wrote an answer."""
 
 
 class NumberName(NamedTuple):
@@ -152,6 +169,15 @@ def answer_side(name: str) -> str | None:
     return sides[0] if len(sides) == 1 and not others else None
 
 
+def holds_answers(name: str) -> bool:
+    """Returns whether a column's name speaks of a text, and not only of the model that wrote it.
+
+    >>> holds_answers("Antwort Modell 1"), holds_answers("Modell 1")
+    (True, False)
+    """
+    return any(map(_TEXT_WORD.fullmatch, plain(name).split()))
+
+
 def answer_letter(name: str) -> str | None:
     """Returns which of several answers a column is named after: a, b, c, ...; None: no one.
 
@@ -196,6 +222,16 @@ def counts_something(name: str) -> bool:
     return _COUNTED.search(plain(name)) is not None
 
 
+def names_other_kind(name: str) -> bool:
+    """Returns whether a column's name says that it holds something else than votes.
+
+    >>> [names_other_kind(name) for name in ("Seite", "Geschlecht", "Modell", "Bessere Seite")]
+    [True, True, True, False]
+    """
+    dimension, _ = vote_name(name)
+    return dimension is None and _OTHER_KINDS.search(plain(name)) is not None
+
+
 def number_name(name: str) -> NumberName | None:
     """Returns what a column is named after that holds a number for one answer, if it does.
 
@@ -227,10 +263,10 @@ def vote_name(name: str) -> tuple[str | None, str]:
     words = plain(name)
     dimension = next((key for key, word in _DIMENSIONS.items() if word.search(words)), None)
     pattern = _DIMENSIONS[dimension] if dimension else _VOTE_WORDS
-    parts = re.split(r"[\s_/|:()\[\]\u2013-]+", name)
-    remainder = [part for part in parts if part and not pattern.fullmatch(plain(part))]
+    parts = [part for part in re.split(r"[\s_/|:()\[\]\u2013-]+", name) if part]
+    remainder = [part for part in parts if not pattern.fullmatch(plain(part))]
     if all(_VOTE_WORDS.fullmatch(plain(part)) for part in remainder):
         remainder = []
-    if dimension is None and len(remainder) < len([part for part in parts if part]):
+    if dimension is None and _JUDGING.search(words):
         dimension = "overall"
-    return dimension, " ".join(remainder)
+    return dimension, " ".join(remainder or ([] if dimension else parts))

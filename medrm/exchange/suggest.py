@@ -9,13 +9,21 @@ from string import ascii_lowercase
 from medrm.errors import printable
 from medrm.exchange.imported import Opened, Suggestion
 from medrm.exchange.mapping import MEANINGS, PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
-from medrm.exchange.sheet_columns import MOST_VALUES, SheetColumn, cut, quoted
+from medrm.exchange.sheet_columns import (
+    MOST_VALUES,
+    SheetColumn,
+    cut,
+    quoted,
+    same_within_cases,
+)
 from medrm.exchange.sheet_words import (
     NumberName,
     answer_letter,
     answer_side,
     counts_something,
+    holds_answers,
     is_identifying,
+    names_other_kind,
     names_reader,
     number_name,
     role_of,
@@ -30,6 +38,7 @@ CHOOSES_SHEET = ("sheet", "header_row")
 
 _LONGEST_VALUE = 100
 
+_NO_SCALES = (is_identifying, counts_something, names_other_kind)
 _BEST = {"ratings": "the highest number is best", "ranks": "the lowest number is best"}
 _SIDE_ROLE = dict(zip(("a", "b", "left", "right"), (*PAIR, *SIDES), strict=True))
 
@@ -59,6 +68,7 @@ class _Suggester:
         self._further: list[str] = []
         self._columns = self._roles()
         self._order = self._columns.pop("order", [])
+        self._of_cases = self._columns_of_cases()
         self._numbers = self._number_columns()
         self._votes = [] if "answers" in self._columns else self._vote_columns()
         self._scales = self._scale_columns()
@@ -78,11 +88,16 @@ class _Suggester:
         roles: dict[str, list[SheetColumn]] = {}
         if answers := self._several_answers():
             roles["answers"] = answers
-        for column in [] if answers else [*self._free.values()]:
+        for column in [] if answers else self._answers_first():
             side = answer_side(column.name)
             votes = column.is_vote_like or column.is_numeric
             if side and not votes and column.values and _SIDE_ROLE[side] not in roles:
                 roles[_SIDE_ROLE[side]] = [self._free.pop(column.name)]
+        pairs = [pair for pair in (PAIR, SIDES) if {*pair} <= {*roles}]
+        with_texts = [p for p in pairs if all(holds_answers(roles[role][0].name) for role in p)]
+        if len(with_texts or pairs) == 1:  # the others may say which model stood where
+            for role in {*roles} & ({*PAIR, *SIDES} - {*(with_texts or pairs)[0]}):
+                self._free |= {column.name: column for column in roles.pop(role)}
         for column in [*self._free.values()]:
             role = role_of(column.name)
             if says_left(column.name) and column.names_answers:
@@ -93,10 +108,14 @@ class _Suggester:
                 roles.setdefault(role, []).append(self._free.pop(column.name))
         return roles
 
+    def _answers_first(self) -> list[SheetColumn]:
+        """Returns the columns, those with answers before those with the models that wrote them."""
+        return sorted(self._free.values(), key=lambda column: not holds_answers(column.name))
+
     def _several_answers(self) -> list[SheetColumn]:
         """Takes the columns of more than two answers, in their order."""
         named: dict[str, SheetColumn] = {}
-        for column in self._free.values():
+        for column in self._answers_first():
             letter = answer_letter(column.name)
             if letter and column.values and not (column.is_vote_like or column.is_numeric):
                 named.setdefault(letter, column)
@@ -130,7 +149,9 @@ class _Suggester:
         for column in [*self._free.values()]:
             dimension, remainder = vote_name(column.name)
             is_named = dimension is not None and (not remainder or by_reader)
-            if not is_identifying(column.name) and (column.is_vote_like or is_named):
+            is_like = column.is_vote_like and column.name not in self._of_cases
+            is_other = is_identifying(column.name) or names_other_kind(column.name)
+            if not is_other and (is_like or is_named):
                 named.append((self._free.pop(column.name), dimension, remainder))
         readers = _readers((dimension, remainder) for _, dimension, remainder in named)
         votes = []
@@ -151,17 +172,34 @@ class _Suggester:
             values = {*column.values}
             is_alike = len(values) > 1 and any(values <= others for others in stated)
             is_scale = column.is_numeric and (column.is_short_scale or is_alike)
-            if is_scale and not (is_identifying(column.name) or counts_something(column.name)):
+            is_scale = is_scale and column.name not in self._of_cases
+            if is_scale and not any(says(column.name) for says in _NO_SCALES):
                 scales.append(self._free.pop(column.name))
         return scales
+
+    def _case_names(self) -> list[str]:
+        """Returns the columns that say which case a row is about."""
+        by = [role for role in ("case_id", "question", "image") if role in self._columns]
+        return [column.name for role in by for column in self._columns[role]]
+
+    def _columns_of_cases(self) -> set[str]:
+        """Returns the columns whose values belong to the case, whoever reads it."""
+        if "annotator" not in self._columns:
+            return set()
+        names = [
+            column.name
+            for column in self._free.values()
+            if column.is_vote_like or column.is_short_scale
+        ]
+        reader = self._columns["annotator"][0].name
+        return same_within_cases(self._opened.records, self._case_names(), reader, names)
 
     def _turned_case(self) -> str:
         """Returns a case whose answers left and right swap between rows; empty: there is none."""
         if self._order or not {*SIDES} <= {*self._columns}:
             return ""
         sides = [self._columns[role][0].name for role in SIDES]
-        by = [role for role in ("case_id", "question", "image") if role in self._columns]
-        names = [column.name for role in by for column in self._columns[role]]
+        names = self._case_names()
         seen: dict[int, int] = {}
         for _, row in self._opened.records:
             case = [text_of(row.get(name)) for name in names]
@@ -329,7 +367,9 @@ class _Suggester:
         if self._ignored:
             yield f"ignore: [{', '.join(map(quoted, self._ignored))}]  # they may say who it is"
         for column in self._free.values():
-            yield f"# kept in extra: {quoted(column.name)}  ({column.examples})"
+            no_vote = "; no vote, for it is the same for all readers of a case"
+            ending = no_vote if column.name in self._of_cases else ""
+            yield f"# kept in extra: {quoted(column.name)}  ({column.examples}{ending})"
 
 
 def _readers(named: Iterable[tuple[str | None, str]]) -> set[str]:

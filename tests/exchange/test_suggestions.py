@@ -82,6 +82,74 @@ def test_what_a_name_says_besides_the_dimension_is_a_reader_only_among_readers(
         assert role_of(name) == "annotator"
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        *("Seite", "K\u00f6rperseite", "side", "Laterality", "LAT", "Auge", "breast side"),
+        *(
+            "Geschlecht",
+            "sex",
+            "ICD-10",
+            "Stadium",
+            "Blutgruppe",
+            "Modell",
+            "Model",
+            "Auff\u00e4llig",
+        ),
+    ],
+)
+@pytest.mark.parametrize("values", ["links rechts", "A B", "1 2", "beide keine"])
+def test_a_column_that_names_another_kind_holds_no_votes(
+    tmp_path: Path, head: str, values: str
+) -> None:
+    one, other = values.split()
+    by_row = [{"Fall": n, **TEXT_ROWS, head: (one, other)[n % 2]} for n in range(6)]
+    long = [{**row, "Leser": "Ada", "Urteil": "AB"[n % 3 % 2]} for n, row in enumerate(by_row)]
+    mapping, points = suggested(tmp_path / "long.tsv", long)
+    assert (mapping["votes"], points) == ([{"column": "Urteil", "dimension": "overall"}], "")
+    wide = [{**row, "AB": "A", "CD": "B"} for row in by_row]
+    mapping, points = suggested(tmp_path / "wide.tsv", wide)
+    assert [(vote["column"], vote["annotator"]) for vote in mapping["votes"]] == [
+        *(("AB", "AB"), ("CD", "CD"))
+    ]
+
+
+def test_what_is_the_same_for_all_readers_of_a_case_is_no_vote(tmp_path: Path) -> None:
+    def rows(**columns: str) -> list[dict[str, Any]]:
+        cells = {name: values.split() for name, values in columns.items()}
+        return [
+            {"Fall": n // 2, **TEXT_ROWS, "Leser": ("Ada", "Ben")[n % 2]}
+            | {name: of_rows[n] for name, of_rows in cells.items()}
+            for n in range(6)
+        ]
+
+    herd, votes, stil = "links links rechts rechts links links", "A B A A B A", "A A B B B B"
+    mapping, points = suggested(tmp_path / "a.tsv", rows(Urteil=votes, Erguss=herd))
+    assert (mapping["votes"], points) == ([{"column": "Urteil", "dimension": "overall"}], "")
+    text = suggest(open_source(tmp_path / "a.tsv")).text
+    assert '"Erguss"  ("links", "rechts"; no vote, for it is the same for all' in text
+    mapping, points = suggested(tmp_path / "b.tsv", rows(Urteil=votes, Stil=votes))
+    assert points == "column 'Stil' may hold votes: about which dimension?"
+    # Readers who agree on all cases have voted all the same.
+    mapping, points = suggested(tmp_path / "c.tsv", rows(Urteil=stil))
+    assert (mapping["votes"], points) == ([{"column": "Urteil", "dimension": "overall"}], "")
+    mapping, points = suggested(tmp_path / "d.tsv", rows(Urteil=votes, Gesamturteil=stil))
+    assert len(mapping["votes"]) == 2
+
+
+def test_models_that_wrote_the_answers_are_no_answers(tmp_path: Path) -> None:
+    models = {"Modell A": "gpt", "Modell B": "llama", "Modell links": "gpt"}
+    row = {"Fall": 1, **models, **TEXT_ROWS, "Leser": "Ada", "Urteil": "A"}
+    mapping, _ = suggested(tmp_path / "m.tsv", [row])
+    assert [mapping["columns"][f"answer_{side}"] for side in "ab"] == ["Antwort A", "Antwort B"]
+    assert "answer_left" not in mapping["columns"]
+    assert mapping["order"] == {"column": "Modell links", "values": {"gpt": "?"}}
+    row |= {"Antwort links": row.pop("Antwort A"), "Antwort rechts": row.pop("Antwort B")}
+    mapping, _ = suggested(tmp_path / "m.tsv", [row])
+    assert mapping["columns"]["answer_right"] == "Antwort rechts"
+    assert "answer_a" not in mapping["columns"]
+
+
 def test_answers_that_swap_within_a_case_need_an_order(tmp_path: Path) -> None:
     case = {"Fall": 1, "Frage": "Was?", "Antwort links": "Milz", "Antwort rechts": "Leber"}
     turned = {**case, "Antwort links": "Leber", "Antwort rechts": "Milz"}

@@ -35,7 +35,13 @@ from medrm.exchange.importers.tool_rows import (
 )
 from medrm.exchange.mapping import PAIR, ROLES, SEVERAL, SIDES, UNKNOWN
 from medrm.exchange.sheet_columns import IMAGE_NAME, MOST_VALUES
-from medrm.exchange.sheet_words import answer_side, is_identifying, role_of, vote_name
+from medrm.exchange.sheet_words import (
+    answer_side,
+    is_identifying,
+    names_other_kind,
+    role_of,
+    vote_name,
+)
 from medrm.exchange.tables.grid import MOST_COLUMNS, text_of
 from medrm.exchange.vote_words import meaning_of, meanings_of
 from medrm.schema import DIMENSIONS
@@ -165,6 +171,7 @@ class ToolTable:
             is_control = name in tally.controls and 2 * known >= counts.total() - counts[_LIST]
             is_like = known == counts.total() and not all_numbers(counts)
             is_other = name in {*_OWN, *tally.rated, *numbers} or role_of(name) in _NO_VOTE
+            is_other = is_other or names_other_kind(name)
             if known and not is_other and (is_control or is_like):
                 vote = {"column": name, "dimension": self._dimension(name)}
                 details = {key: f"{name}_{key}" for key in DETAILS}
