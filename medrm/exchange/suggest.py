@@ -96,8 +96,8 @@ class _Suggester:
         pairs = [pair for pair in (PAIR, SIDES) if {*pair} <= {*roles}]
         with_texts = [p for p in pairs if all(holds_answers(roles[role][0].name) for role in p)]
         if len(with_texts or pairs) == 1:  # the others may say which model stood where
-            for role in {*roles} & ({*PAIR, *SIDES} - {*(with_texts or pairs)[0]}):
-                self._free |= {column.name: column for column in roles.pop(role)}
+            for unused in {*roles} & ({*PAIR, *SIDES} - {*(with_texts or pairs)[0]}):
+                self._free |= {column.name: column for column in roles.pop(unused)}
         for column in [*self._free.values()]:
             role = role_of(column.name)
             if says_left(column.name) and column.names_answers:
