@@ -21,9 +21,9 @@ from medrm.pipeline.requests import (
     ExportRequest,
     LeaderboardRequest,
     MergeRequest,
-    ScoreRequest,
     ThroughputOptions,
 )
+from medrm.pipeline.score_request import ScoreRequest
 from medrm.pipeline.stop_signals import end_process
 from medrm.serve.serve_request import ServeRequest
 from medrm.version import __version__

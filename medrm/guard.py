@@ -25,6 +25,10 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # Of metadata that Pillow cannot read; what is seen in an image does not depend on them.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    # tqdm's bars, such as of weights that are loaded: a terminal alone shows them, and keeps none.
+    os.environ.setdefault("TQDM_LEAVE", "")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PrintableFormatter("%(message)s"))
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING

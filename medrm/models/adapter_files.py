@@ -21,15 +21,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+)
 
-from medrm.errors import AdapterError, first_line, report
+from medrm.errors import AdapterError, report
 from medrm.files import PEFT_CONFIG
 from medrm.integrity import MANIFEST, damage, is_sealed, sealed_names
+from medrm.models.model_name import check_model_name, why_absent
 from medrm.models.strict_json import read_object
 from medrm.models.training_images import DIGESTS_FILE
 
@@ -79,9 +84,6 @@ _MOST_TOKENS = 5_000_000
 
 _TEMPLATES = "additional_chat_templates"
 """The one folder within the saved model's that transformers looks into."""
-
-UNREACHABLE = (HFValidationError, EntryNotFoundError, OSError)
-"""What the hub's client raises; its HTTP errors are an OSError."""
 
 SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})
 """Of the files that make a saved model: weights, settings, tokenizer; never pickles or code."""
@@ -217,10 +219,28 @@ def download(repo: str, revision: str | None, advice: str) -> Path:
         AdapterError: there is no such folder or repository, or the hub cannot be reached.
     """
     patterns = [DIGESTS_FILE, *(f"*{suffix}" for suffix in sorted(SUFFIXES))]
-    try:
+    with _obtainable(repo, advice):
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except UNREACHABLE as error:
-        raise AdapterError(
-            f"{repo!r} is neither a folder nor a hub repository that can be had: "
-            f"{first_line(error)} {advice}"
-        ) from error
+
+
+def is_saved_on_hub(repo: str, revision: str | None, advice: str) -> bool:
+    """Returns whether a hub repository is a saved model; see `download`.
+
+    Raises:
+        AdapterError: there is no such folder or repository, or the hub cannot be reached.
+    """
+    with _obtainable(repo, advice):
+        try:
+            hf_hub_download(repo, MEDRM_FILE, revision=revision)
+        except RemoteEntryNotFoundError:
+            return False
+    return True
+
+
+@contextmanager
+def _obtainable(repo: str, advice: str) -> Iterator[None]:
+    check_model_name(repo, AdapterError)
+    try:
+        yield
+    except (HFValidationError, EntryNotFoundError, OSError) as error:  # HTTP errors are an OSError
+        raise AdapterError(f"{repo!r} cannot be had: {why_absent(error)}. {advice}") from error

@@ -29,6 +29,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError, MedrmError, first_line
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.families import Family, family_of
+from medrm.models.model_name import check_model_name, why_absent
 from medrm.models.parts import auto_class, empty_model, missing_package, unpartitioned_weights
 from medrm.models.prefix_sharing.attention import enable_prefix_sharing
 from medrm.models.prefix_sharing.batch import sharing_problem
@@ -72,11 +73,11 @@ def readable(subject: str) -> Iterator[None]:
             raise
         if (missing := missing_package(subject, error)) is not None:
             raise missing from error
-        reason = first_line(error)
+        reason = why_absent(error)
         if not isinstance(error, (OSError, ValueError, ImportError)):
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(
-            f"{subject} cannot be loaded: {reason.rstrip('.')}. Give a folder with a whole model "
+            f"{subject} cannot be loaded: {reason}. Give a folder with a whole model "
             "in safetensors, a hub id that is reachable or already in the cache, or "
             f"{PHANTOM_BASE} (while offline, hub ids work only from the cache)."
         ) from error
@@ -113,17 +114,11 @@ def resolve_model(name: str) -> str:
     """Returns where a base model lies: a folder, or a hub id as given.
 
     Raises:
-        ConfigError: it is written as a path, and nothing lies there.
+        ConfigError: it is no hub id, and nothing lies there.
     """
     if name == PHANTOM_BASE:
         return str(asset(f"recipes/quickstart/{PHANTOM_BASE}"))
-    if Path(name).exists():
-        return name
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ConfigError(
-            f"The model folder {name!r} does not exist. Give an existing folder, a hub id such as "
-            f"Qwen/Qwen2.5-VL-7B-Instruct, or {PHANTOM_BASE}."
-        )
+    check_model_name(name)
     return name
 
 

@@ -128,8 +128,8 @@ def _stated(reference: BaseReference, saved: Path, base: str) -> str:
     Raises:
         AdapterError: it is another one, or cannot be told from others.
     """
-    where = resolve_model(base)
-    name, _, revision = where.partition("@")
+    name, _, revision = (base, "", "") if os.path.exists(base) else base.partition("@")
+    where = resolve_model(name)
     if Path(where).is_dir():
         folder = Path(where)
     elif (name, revision or reference.revision) == (reference.name, reference.revision):

@@ -146,11 +146,12 @@ def _for_seq_cls(
     difference = compare_scores(before, merged, contract)
     model, processor = cast(PreTrainedModel, merged.model), merged.processor
     config = cast(Any, model.config)
-    config.id2label = _labels(contract)
-    config.label2id = {name: index for index, name in config.id2label.items()}
-    config.problem_type = "regression"  # rewards go out as they are, neither softmax nor sigmoid
-    text_config = config.get_text_config()
-    for section in (config, text_config):
+    labels = _labels(contract)
+    for section in (config, config.get_text_config()):
+        section.id2label = labels  # num_labels is their number
+        section.label2id = {name: index for index, name in labels.items()}
+        # Rewards go out as they are, neither softmax nor sigmoid.
+        section.problem_type = "regression"
         if getattr(section, "pad_token_id", None) is None:
             section.pad_token_id = processor.tokenizer.pad_token_id
     head = _head_tensors(head_of(model).state_dict())

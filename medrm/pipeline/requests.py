@@ -12,6 +12,7 @@ from medrm.config.option import as_in, option
 from medrm.config.options import DataOptions, EvaluationOptions, JudgeOptions, ModelOptions
 from medrm.errors import ConfigError, refuse
 from medrm.files import check_outputs
+from medrm.models.model_name import check_model_name
 from medrm.readouts import BASE_READOUTS, OPTION_READOUTS
 from medrm.schema import DIMENSIONS
 from medrm.scorer.engines import ENGINES
@@ -200,6 +201,10 @@ class CheckRequest:
     trust_remote_code: bool = as_in(EvalRequest, "trust_remote_code")
     json: bool = option(False, "print one JSON object instead of lines")
 
+    def __post_init__(self) -> None:
+        if not self.model.startswith(PREFIX):
+            check_model_name(self.model)
+
 
 @dataclass(frozen=True)
 class MergeRequest:
@@ -219,6 +224,9 @@ class MergeRequest:
     overwrite_output_dir: bool = option(
         False, "replace what an earlier merge or export has left in output"
     )
+
+    def __post_init__(self) -> None:
+        check_model_name(self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,52 +292,6 @@ class LeaderboardRequest:
             )
         check_output(self.output_dir, is_needed=not self.dry_run)
         _check_rows(self.evaluation_batch_rows)
-
-
-@dataclass(frozen=True)
-class ScoreRequest:
-    """What one `medrm score` is asked to do."""
-
-    model: str = option(MISSING, "reward model: adapter folder or hub repo")
-    input: str = option(
-        MISSING,
-        "rows to score: a .jsonl, .json or .parquet file, a folder of them, or - for JSON lines "
-        "from the standard input; columns question (or prompt), answers (or responses, "
-        "completions, answer_a and answer_b, ...), images",
-    )
-    output: str = option(
-        MISSING,
-        "file to write, .jsonl or .parquet, or - for the standard output; a part of the same rows "
-        "that is there is continued",
-    )
-    revision: str | None = as_in(EvalRequest, "revision")
-    base: str | None = as_in(EvalRequest, "base")
-    readout: str | None = option(
-        None, "how the model is read (default: as it was saved)", ("reward", "implicit_reward")
-    )
-    best_of_n: bool = option(False, "also write the best answer and its index")
-    dimension: str | None = option(
-        None, "by which the best answer is chosen (default: overall, or the only one)"
-    )
-    normalise: bool = option(
-        False,
-        "also write z-scores and win probabilities, by mean, spread and temperature of the "
-        "development cases of the training",
-    )
-    image_root: Path | None = option(
-        None,
-        "folder that paths of images are relative to and stay in (default: that of the input)",
-    )
-    image_conversion: str | None = as_in(EvalRequest, "image_conversion")
-    evaluation_batch_rows: int = as_in(EvaluationOptions, "evaluation_batch_rows")
-    deterministic: bool = as_in(EvaluationOptions, "deterministic")
-    overwrite_output: bool = option(False, "replace another output instead of refusing to start")
-
-    def __post_init__(self) -> None:
-        if self.evaluation_batch_rows < 1:
-            raise ConfigError(
-                f"--evaluation_batch_rows is {self.evaluation_batch_rows}; give 1 or more."
-            )
 
 
 @dataclass(frozen=True)

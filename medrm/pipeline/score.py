@@ -31,9 +31,8 @@ from medrm.data.readers.unlabelled import (
 from medrm.errors import ConfigError, DataError, nearest
 from medrm.evaluation.gathering import opened_by_first
 from medrm.evaluation.report import read_json, write_json
-from medrm.files import check_outputs, is_stream
+from medrm.files import is_stream
 from medrm.pipeline.processes import launched
-from medrm.pipeline.requests import ScoreRequest
 from medrm.pipeline.score_lines import ScorePlan, line_of, report_counts, write_lines
 from medrm.pipeline.score_parts import (
     Line,
@@ -44,18 +43,17 @@ from medrm.pipeline.score_parts import (
     row_cases,
     windows_of,
 )
+from medrm.pipeline.score_request import ScoreRequest
 from medrm.progress_bar import progress
 from medrm.readouts import writes_rewards
 from medrm.schema import DIMENSIONS
 from medrm.scorer import Scorer
+from medrm.scorer.mock_judges import PREFIX
 from medrm.scorer.open import ScorerOptions, identity_of, open_scorer
 from medrm.scorer.readouts.answer_rewards import SavedScorer
-from medrm.scorer.specs import plan_scorer
+from medrm.scorer.specs import plan_scorer, saved_folder
 
 logger = logging.getLogger(__name__)
-
-_FORMS = (".jsonl", ".parquet")
-"""What an output can be, by its name."""
 
 
 def score_file(request: ScoreRequest) -> None:
@@ -73,9 +71,6 @@ def score_file(request: ScoreRequest) -> None:
     streams = request.output == STANDARD_INPUT or is_stream(Path(request.output))
     if (not files or streams) and state.num_processes > 1:
         raise ConfigError("The standard input and output are one process's; give files.")
-    if request.output != STANDARD_INPUT:
-        check_outputs({"--output": request.output}, folders=False)
-        _check_apart(request)
     options = ScorerOptions(
         revision=request.revision,
         base=request.base,
@@ -158,25 +153,6 @@ def _completed(
     return counts
 
 
-def _check_apart(request: ScoreRequest) -> None:
-    """Refuses an output that another start would read as rows.
-
-    Raises:
-        ConfigError: it lies in the folder that is read, or is the file that is read; or it is of no
-            known form.
-    """
-    if not is_stream(Path(request.output)) and Path(request.output).suffix not in _FORMS:
-        raise ConfigError(
-            f"--output {request.output} is of no known form; accepted are "
-            f"{', '.join(_FORMS)}, and -."
-        )
-    source, output = Path(request.input).resolve(), Path(request.output).resolve()
-    if output == source or (source.is_dir() and output.parent == source):
-        raise ConfigError(
-            f"--output {request.output} lies where the rows are read from; give another place."
-        )
-
-
 def _plan(request: ScoreRequest) -> ScorePlan:
     """Returns how rows are scored, from the model's contract.
 
@@ -191,11 +167,11 @@ def _plan(request: ScoreRequest) -> ScorePlan:
         judge=JudgeOptions(),
         revision=request.revision,
     )
+    if planned.contract is None and not request.model.startswith(PREFIX):
+        saved_folder(request.model, request.revision)  # says why there is none
     if planned.contract is None or not writes_rewards(planned.readout):
-        here = Path(request.model).exists()
-        why = "it is a judge or a base" if here else "it is no folder that is here, no saved model"
         raise ConfigError(
-            f"{request.model} gives no rewards: {why}. Give a reward model; "
+            f"{request.model} gives no rewards: it is a judge. Give a reward model; "
             "medrm evaluate and medrm.load(...).compare read judges."
         )
     names, dimension = planned.dimensions, None
@@ -208,8 +184,6 @@ def _plan(request: ScoreRequest) -> ScorePlan:
                 f"--best_of_n chooses by one dimension (given: {dimension}); the model has "
                 f"{', '.join(names)}. Give --dimension.{hint}"
             )
-    elif request.dimension is not None:
-        raise ConfigError("--dimension says by which the best answer is chosen: give --best_of_n.")
     statistics = planned.contract.score_statistics
     if request.normalise and not statistics:
         raise ConfigError(

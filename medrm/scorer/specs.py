@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from medrm.chat import JudgePrompt, load_prompt
@@ -15,8 +16,9 @@ from medrm.config.options import JudgeOptions
 from medrm.errors import AdapterError, ConfigError, nearest
 from medrm.files import PEFT_CONFIG, PHANTOM_BASE, asset
 from medrm.models.adapter_config import AdapterConfig, JudgeSpec, read_adapter_config
-from medrm.models.adapter_files import MEDRM_FILE, UNREACHABLE, download
+from medrm.models.adapter_files import MEDRM_FILE, download, is_saved_on_hub
 from medrm.models.mapped_model import is_mapping, mapped_folder
+from medrm.models.model_name import check_model_name
 from medrm.readouts import BASE_READOUTS, JUDGE_READOUTS, READOUTS
 from medrm.scorer.engines import ENGINES
 from medrm.scorer.mock_judges import PREFIX
@@ -208,9 +210,12 @@ def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
     says why it failed.
 
     Raises:
-        AdapterError: it is a run folder, which holds the model as `adapter`.
+        AdapterError: it is a run folder, which holds the model as `adapter`, or no model can have
+            that name.
     """
     folder = Path(path_or_repo)
+    if path_or_repo == PHANTOM_BASE:
+        return None
     if is_mapping(folder):
         return mapped_folder(folder)
     if folder.is_dir():
@@ -222,11 +227,12 @@ def find_saved(path_or_repo: str, revision: str | None = None) -> Path | None:
                 f"{path_or_repo!r} is a run folder, no model. Did you mean {adapter}?"
             )
         return None
+    check_model_name(path_or_repo, AdapterError)
     try:
-        hf_hub_download(path_or_repo, MEDRM_FILE, revision=revision)
-    except UNREACHABLE:
+        is_saved = is_saved_on_hub(path_or_repo, revision, _ADVICE)
+    except AdapterError:
         return None
-    return download(path_or_repo, revision, _ADVICE)
+    return download(path_or_repo, revision, _ADVICE) if is_saved else None
 
 
 def refuse_needless_base(base: str | None, model: str, folder: Path | None) -> None:
@@ -264,14 +270,14 @@ def saved_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
     Raises:
         AdapterError: not found, or not a model that medrm saved.
     """
-    folder = Path(path_or_repo)
-    if is_mapping(folder):
-        return mapped_folder(folder)
-    if str(path_or_repo) != PHANTOM_BASE and not folder.is_dir():
-        folder = download(str(path_or_repo), revision, _ADVICE)
-    if find_saved(str(folder)) is None:
+    name = str(path_or_repo)
+    is_here = name == PHANTOM_BASE or os.path.exists(name)
+    if not is_here and is_saved_on_hub(name, revision, _ADVICE):
+        return download(name, revision, _ADVICE)
+    folder = find_saved(name) if is_here else None
+    if folder is None:
         raise AdapterError(
-            f"{str(path_or_repo)!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
+            f"{name!r} is no saved model of medrm: it has no {MEDRM_FILE}. A base "
             "model has neither head nor judge's prompt; train one with recipes/train_rm.py, whose "
             "run also measures the base, or measure it with medrm evaluate. Give the adapter "
             "folder of a run, such as RUN/adapter."

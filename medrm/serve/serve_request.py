@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass
 from medrm.config.option import as_in, option
 from medrm.config.options import EvaluationOptions
 from medrm.errors import refuse
-from medrm.pipeline.requests import EvalRequest, ScoreRequest
+from medrm.models.model_name import check_model_name
+from medrm.pipeline.requests import EvalRequest
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ServeRequest:
     )
     revision: str | None = as_in(EvalRequest, "revision")
     base: str | None = as_in(EvalRequest, "base")
-    image_conversion: str | None = as_in(ScoreRequest, "image_conversion")
+    image_conversion: str | None = as_in(EvalRequest, "image_conversion")
     evaluation_batch_rows: int = as_in(EvaluationOptions, "evaluation_batch_rows")
     deterministic: bool = as_in(EvaluationOptions, "deterministic")
     batch_wait_ms: float = option(
@@ -50,3 +51,4 @@ class ServeRequest:
         if not 0 <= self.batch_wait_ms <= 10_000:
             problems.append(f"--batch_wait_ms is {self.batch_wait_ms}; give 0 to 10000")
         refuse(problems)
+        check_model_name(self.model)

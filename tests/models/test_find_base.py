@@ -88,9 +88,9 @@ def test_other_weights_are_refused_wherever_they_lie(saved: Path, tmp_path: Path
         load_adapter(saved)
     with pytest.raises(AdapterError, match=r"the base '.*' has weights \w{12}. Give the base that"):
         medrm.load(saved, base=other)
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match="There is no folder"):
         medrm.load(saved, base=tmp_path / "nowhere")
-    with pytest.raises(AdapterError, match=r"'nobody/here' is neither a folder nor a hub"):
+    with pytest.raises(AdapterError, match="'nobody/here' cannot be had: there is no such"):
         medrm.load(saved, base="nobody/here")
 
 

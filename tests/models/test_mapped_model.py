@@ -190,7 +190,7 @@ def test_an_adapter_of_ms_swift_is_read_merged_and_exported(tiny, tmp_path):
         ({"pooling": "mean"}, "pooling is 'mean'"),
         ({"template": "x"}, "unknown key 'template'"),
         ({"dimensions": []}, "a name for each output"),
-        ({"weights": "./elsewhere"}, "does not exist"),
+        ({"weights": "./elsewhere"}, "There is no folder"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message, tiny, tmp_path):

@@ -25,6 +25,7 @@ from medrm.cli import main
 from medrm.config.options import AdapterOptions
 from medrm.models.adapter import load_adapter, save_adapter
 from medrm.models.reward_model import HeadSpec
+from medrm.schema import DIMENSIONS
 
 LINEAR = dataclasses.replace(SPEC, kind="linear")
 LORA = AdapterOptions(lora_r=4, lora_alpha=8)
@@ -44,8 +45,14 @@ def export(tmp_path: Path) -> Export:
     return run
 
 
-def save(base: Path, family: str, lora: AdapterOptions = LORA, spec: HeadSpec = LINEAR) -> Path:
-    folder = base.parent / "adapter"
+def save(
+    base: Path,
+    family: str,
+    lora: AdapterOptions = LORA,
+    spec: HeadSpec = LINEAR,
+    name: str = "adapter",
+) -> Path:
+    folder = base.parent / name
     model, processor, contract = trained(base, family, lora, spec)
     save_adapter(folder, model, processor, contract)
     return folder
@@ -183,17 +190,25 @@ def test_the_readme_of_a_base_without_images_loads_it(tmp_path, export, monkeypa
     assert (given - rewards(load_adapter(folder)[0], inputs)).abs().max() < 1e-5
 
 
-def test_a_sequence_classifier_of_transformers_gives_the_rewards(gemma, export):
-    inputs, expected = scored(gemma, "gemma3")
-    output = export(gemma, "seq_cls")
+@pytest.mark.parametrize("count", [3, 6])
+def test_a_sequence_classifier_of_transformers_gives_the_rewards(count, gemma, export):
+    """Both configs say how many outputs there are: transformers builds some heads by the inner."""
+    dimensions = DIMENSIONS[:count]
+    spec = dataclasses.replace(LINEAR, dimensions=dimensions, tied_dimensions=())
+    folder = save(gemma.parent / "base", "gemma3", spec=spec, name=f"adapter_{count}")
+    inputs, expected = scored(folder, "gemma3")
+    output = export(folder, "seq_cls")
     model, info = AutoModelForSequenceClassification.from_pretrained(
         output, output_loading_info=True
     )
     assert type(model).__name__ == "Gemma3ForSequenceClassification"
     assert not info["missing_keys"]
-    assert model.config.num_labels == 2
-    assert model.config.id2label == dict(enumerate(LINEAR.dimensions))
-    assert model.config.problem_type == "regression"
+    assert model.config is not model.config.get_text_config()
+    for config in (model.config, model.config.get_text_config()):
+        assert config.num_labels == count
+        assert config.id2label == dict(enumerate(dimensions))
+        assert config.label2id == {name: index for index, name in enumerate(dimensions)}
+        assert config.problem_type == "regression"
     with torch.no_grad():
         given = model.eval()(**inputs).logits
     assert np.abs((given - expected).numpy()).max() < 1e-5

@@ -41,9 +41,7 @@ def table(count: int) -> list[dict[str, Any]]:
             "case_id": f"case-{number}",
             "question": f"Is there a nodule in lobe {number}?",
             "answers": list(ANSWERS[: 1 + number % 3]),
-            "images": [{"bytes": stored_image(number % 4).read(), "path": None}]
-            if number % 3
-            else [],
+            "images": [{"bytes": stored_image(number % 4).read(), "path": None}] * bool(number % 3),
         }
         for number in range(count)
     ]
@@ -287,7 +285,10 @@ def test_standard_input_and_output(
         (["--output", "scores.csv"], "accepted are .jsonl, .parquet, and -"),
         (["--evaluation_batch_rows", "0"], "give 1 or more"),
         (["--model", "mock:longer"], "gives no rewards"),
-        (["--model", "no/such/folder"], "it is no folder that is here, no saved model"),
+        (["--model", "no/such/folder"], "There is no folder 'no/such/folder'; a hub id looks"),
+        (["--model", "ORG/NAME@REV"], "Give 'ORG/NAME' and the revision apart: revision='REV'"),
+        (["--model", "phantom-base"], "is no saved model of medrm"),
+        (["--model", "runs/adapter"], "there is no such folder here, the cache lacks it"),
         (["--output", __file__ + "/scores.jsonl"], "cannot be written"),
     ],
 )
@@ -301,7 +302,7 @@ def test_wrong_options_are_named(
 ) -> None:
     """All of it before the model's weights are loaded."""
     monkeypatch.delattr(score, "open_scorer")
-    options = ["--model", str(GOLDEN), "--input", str(rows), "--output", str(tmp_path / "s.jsonl")]
+    options = f"--model {GOLDEN} --input {rows} --output {tmp_path}/s.jsonl".split()
     assert main(["score", *options, *words]) == 2
     assert message in capsys.readouterr().err
 
@@ -375,15 +376,8 @@ def test_an_output_is_no_input_and_one_starts_at_a_time(
         run(source, output, status=2)
         assert "lies where the rows are read from" in capsys.readouterr().err
     with hold(tmp_path, "scores.jsonl.lock", str):
-        command = [sys.executable, "-m", "medrm", "score", "--model", str(GOLDEN)]
-        words = ["--input", str(rows), "--output", str(tmp_path / "scores.jsonl")]
-        done = subprocess.run(
-            [*command, *words],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert "is being written by" in done.stderr
+        run(rows, tmp_path / "scores.jsonl", status=2)
+    assert "is being written by" in capsys.readouterr().err
 
 
 def test_an_incomplete_output_is_never_written(

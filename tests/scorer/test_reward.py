@@ -239,7 +239,13 @@ def test_load_gives_the_saved_scores(folder: Path, tmp_path: Path) -> None:
 def test_load_says_what_is_missing(folder: Path) -> None:
     with pytest.raises(AdapterError, match=r"has no medrm\.json"):
         load(folder)
-    with pytest.raises(AdapterError, match="neither a folder nor a hub repository"):
+    for name in ("/absent/folder", "runs/quickstart/adapter", "no folder", "./absent"):
+        with pytest.raises(AdapterError, match=f"There is no folder '{name}'; a hub id looks like"):
+            load(name)
+    with pytest.raises(AdapterError, match="revision='v1' in Python, --revision v1 of a command"):
+        load("nobody/nothing@v1")
+    absent = "'nobody/nothing' cannot be had: there is no such folder here, the cache lacks it"
+    with pytest.raises(AdapterError, match=f"{absent} or a part of it, and HF_HUB_OFFLINE is set"):
         load("nobody/nothing")
-    with pytest.raises(AdapterError, match="neither a folder nor a hub repository"):
-        load("/absent/folder")
+    with pytest.raises(AdapterError, match=r"has no medrm\.json\. A base model has neither head"):
+        load("phantom-base")
