@@ -76,6 +76,7 @@ def test_the_command_refuses_them_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
 def test_every_hostile_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(VARIANTS) > 1000
     records = attempts(tmp_path, sorted(VARIANTS))
