@@ -14,6 +14,7 @@ from typing import Any
 
 from medrm.data.case_set import named_description
 from medrm.data.parquet_files import plain_batches, readable_parquet
+from medrm.data.pseudonyms import shown_reader
 from medrm.data.readers.med_rewardbench import FOLDER, hub_layout
 from medrm.data.readers.vote_values import read_vote
 from medrm.data.readers.votes_jsonl import VOTES_FILE, phantom_folder
@@ -102,7 +103,8 @@ def _check_votes(path: Path, findings: Findings) -> None:
     findings["labels"] = _wrong_values(rows, "case_id", "votes", _is_vote)
     findings["id_types"] = _id_types({path.name: [row.get("case_id") for row in rows]})
     findings["duplicate_ids"] = [
-        f"annotator {annotator!r} votes {count} times on {dimension} of case {case_id!r}"
+        f"annotator {shown_reader(annotator)!r} votes {count} times on {dimension} of case "
+        f"{case_id!r}"
         for (case_id, annotator, dimension), count in cast.items()
         if count > 1
     ]

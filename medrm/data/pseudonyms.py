@@ -1,4 +1,4 @@
-"""Patients and studies as keyed hashes, from which nobody can tell them.
+"""Patients and studies, and addresses of readers, as keyed hashes, from which nobody can tell them.
 
 Ids of a hospital are few, so that plain hashes could be tried out. These are made with a key (HMAC,
 SHA-256) that stays in the cache of this machine: there the same id always has the same hash,
@@ -20,6 +20,9 @@ from medrm.files import cache_dir, unwritable_refused
 
 _HASH = re.compile(r"(?:dicom|keyed)-([0-9a-f]{32})")
 """A keyed hash, of a DICOM file's tag or of what a row states."""
+
+_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+")
+"""An e-mail address, or a name that holds one."""
 
 _PREFIXES = {"patient": "\0", "study": ""}
 """What stands before an id where it is hashed; before that of a patient its issuer, here none."""
@@ -53,6 +56,17 @@ def keyed_hash(name: str, text: str, key: bytes) -> str:
         key: of the hash.
     """
     return hmac.new(key, f"{name}-{text}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def shown_reader(name: str) -> str:
+    """Returns how a reader is called in what may leave the machine: an address by its keyed hash.
+
+    >>> shown_reader("Dr. Ada")
+    'Dr. Ada'
+    """
+    if not _ADDRESS.search(name):
+        return name
+    return f"reader-{keyed_hash('reader', name, salt())[:10]}"
 
 
 def is_hash(stated: object) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medrm.data.case_set import CaseSet
 from medrm.data.labels import LabelRules, others_choices
+from medrm.data.pseudonyms import shown_reader
 from medrm.data.sources import Vote
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.data.store.vote_records import votes_on
@@ -196,13 +197,14 @@ def reader_agreement(read: CaseSet, rules: LabelRules) -> dict[str, Any]:
         for name, votes in votes_by_dimension.items():
             readers = [numbers.setdefault(vote.annotator, len(numbers)) for vote in votes]
             collected[name].add(votes, readers, int(clusters[index]), rules)
-    names = list(numbers)
+    names = list(map(shown_reader, numbers))
+    weights = rules.weights and {shown_reader(name): w for name, w in rules.weights.items()}
     return {
         "name": read.name,
         "digest": read.digest,
         "cases": len(read.cases),
         "readers": len(names),
-        "rules": asdict(rules),
+        "rules": {**asdict(rules), "weights": weights},
         "dimensions": {name: _measures(of, names) for name, of in collected.items()},
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medrm.data.pseudonyms import shown_reader
 from medrm.data.store.indexed_cases import to_numpy
 from medrm.data.store.vote_records import vote_columns
 from medrm.schema import Case
@@ -43,7 +44,9 @@ def vote_measures(cases: Sequence[Case]) -> dict[str, Any]:
             for number, name in enumerate(dimensions)
         },
         "readers": {
-            annotators[n]: _measures(table.take(pa.array(order[ends[n] - votes[n] : ends[n]])))
+            shown_reader(annotators[n]): _measures(
+                table.take(pa.array(order[ends[n] - votes[n] : ends[n]]))
+            )
             for n in frequent
         },
         "all_readers": int((votes > 0).sum()),

@@ -22,6 +22,7 @@ from medrm.data.image_references import (
 from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
 from medrm.data.medical.converted_set import ConvertedTally
 from medrm.data.medical.converter import medical_kind
+from medrm.data.pseudonyms import shown_reader
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, VOTES_FILE, line_problems
 from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
@@ -175,10 +176,16 @@ class _SetWriter:
         self.patients = PatientTally()
         self._names: dict[str, str] = {}
         self._undecoded: dict[str, str] = {}
+        self._readers: dict[str, str] = {}
         self.lines = 0
         self.without_image: list[str] = []
         self.annotators: Counter[str] = Counter()
         self.votes: dict[str, Counter[str]] = {}
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Readers who are known by an address, to how they are called in what may leave."""
+        return {name: shown for shown, name in self._readers.items() if shown != name}
 
     @property
     def cases(self) -> int:
@@ -201,6 +208,8 @@ class _SetWriter:
         written = [line["image"]] if "image" in line else []
         images = line.get("images", written)
         taken = {key: value for key, value in line.items() if key != "image"}
+        if isinstance(taken.get("annotator"), str):  # a sheet comes back with what was shown
+            taken["annotator"] = self._readers.get(taken["annotator"], taken["annotator"])
         taken["images"] = [""] * len(images) if isinstance(images, list) else images
         if problems := line_problems(taken):
             return "; ".join(problems)
@@ -247,6 +256,8 @@ class _SetWriter:
         case_id, annotator = str(line["case_id"]), str(line["annotator"])
         self.lines += 1
         self.patients.remember(line)
+        if annotator not in self.annotators:
+            self._readers[shown_reader(annotator)] = annotator
         self.annotators[annotator] += 1
         for dimension, value in line["votes"].items():
             if value is not None:
@@ -355,6 +366,7 @@ def _report(
         "lines": writer.lines,
         "cases": writer.cases,
         "annotators": dict(writer.annotators.most_common()),
+        "shown_as": writer.addresses,
         "votes": {name: dict(counts.most_common()) for name, counts in writer.votes.items()},
         "images": writer.images,
         "converted": writer.converted.summary(),

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from medrm.data.pseudonyms import shown_reader
 from medrm.data.sources import CaseDraft, Vote
 from medrm.errors import ConfigError, DataError, printable, shortened
 from medrm.exchange.case_files import CASES_FILE, IMAGES_FOLDER, add_case, case_line
@@ -119,7 +120,7 @@ def _rows(export: Export, answers: int) -> Iterator[dict[str, Any]]:
             yield cells | {ANNOTATOR: export.options.annotator or ""}
             continue
         for annotator, votes in _by_annotator(draft, export.dimensions).items():
-            yield cells | {ANNOTATOR: annotator} | _filled(draft, votes, order)
+            yield cells | {ANNOTATOR: shown_reader(annotator)} | _filled(draft, votes, order)
 
 
 def _shown_text(export: Export, name: str, text: str) -> str:

@@ -69,7 +69,7 @@ def counted_annotations(
         tally: takes what does not count.
         of_flat_row: returns the cells of a row of JSON_MIN or CSV.
     """
-    emails = _emails(opened)
+    numbers = _numbers(opened)
 
     def rows(tally: Tally) -> Iterator[LocatedRow]:
         for place, row in opened.records:
@@ -83,20 +83,20 @@ def counted_annotations(
                 located = iter([(place, of_flat_row(row, tally))])
             for where, flat in located:
                 rater = flat.get("annotator")
-                yield where, flat | {"annotator": emails.get(str(rater), rater)}
+                yield where, flat | {"annotator": numbers.get(str(rater), rater)}
 
     yield from newest(rows, tally, "id", "updated_at")
 
 
-def _emails(opened: Opened) -> dict[str, str]:
-    """Returns the e-mail address of each rater's number that the file names with one."""
-    emails = {}
+def _numbers(opened: Opened) -> dict[str, Any]:
+    """Returns the number of each rater's e-mail address that the file names with one."""
+    numbers = {}
     for _, row in opened.records:
         for annotation in annotations_of(row) or ():
             person = annotation.get("completed_by") if isinstance(annotation, dict) else None
-            if isinstance(person, dict) and isinstance(person.get("email"), str):
-                emails[str(person.get("id"))] = person["email"]
-    return emails
+            if isinstance(person, dict) and person.get("id") is not None:
+                numbers[str(person.get("email"))] = person["id"]
+    return numbers
 
 
 def _of_task(place: str, task: Row, annotations: list[Any], tally: Tally) -> Iterator[LocatedRow]:
@@ -152,7 +152,11 @@ def _say_what_it_is(control: str, value: Row, tally: Tally) -> None:
 
 
 def _rater(person: Any) -> Any:
-    return (person.get("email") or person.get("id")) if isinstance(person, dict) else person
+    """Returns the number of a rater, which stays the same, or the address where there is none."""
+    if not isinstance(person, dict):
+        return person
+    number = person.get("id")
+    return person.get("email") if number is None else number
 
 
 def _key_of(value: Any) -> str | None:

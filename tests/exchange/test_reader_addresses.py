@@ -1,0 +1,80 @@
+"""Where only the e-mail address of a reader is known, it stays in the user's own set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tool_exports as exports
+from exported_set import drafts, export
+from planted import found, word
+
+from medrm.cli import main
+from medrm.exchange.exporters import EXPORTERS
+
+ANNA = f"{word('annotator')}.anna@clinic.test"
+READERS = (ANNA, f"ben@{word('annotator')}.test", "Dr. Carla")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that was imported from Label Studio's CSV, which has addresses alone."""
+    folder = tmp_path_factory.mktemp("addresses")
+    data = {"prompt": "Q?", "answer_1": "No.", "answer_2": "Yes."}
+
+    def said(rater: int) -> dict[str, Any]:
+        return exports.result("overall", "choices", ["AB"[rater % 2]])
+
+    tasks = [
+        exports.task(
+            n,
+            data | {"case_id": f"c{n}"},
+            *(exports.annotation(10 * n + r, reader, said(r)) for r, reader in enumerate(READERS)),
+        )
+        for n in range(3)
+    ]
+    (folder / "project.csv").write_text(exports.table(tasks), encoding="utf-8")
+    argv = ["data", "import", str(folder / "project.csv"), "--output", str(folder / "set")]
+    assert main(argv) == 0
+    return folder
+
+
+def test_an_address_leaves_in_nothing_that_may_be_shown(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, left = folder / "set", tmp_path / "left"
+    assert ANNA in (source / "votes.jsonl").read_text("utf-8")
+    shown_as = json.loads((source / "import_report.json").read_text("utf-8"))["shown_as"]
+    assert {*shown_as} == {*READERS[:2]}
+    left.mkdir()
+    weights = json.dumps(dict.fromkeys(READERS, 2))
+    for command in ("agreement", "audit"):
+        argv = ["data", command, str(source), "--output", str(left / f"{command}.json")]
+        assert main(argv + ["--annotator_weights", weights] * (command == "agreement")) == 0
+    for form in EXPORTERS:
+        export(source, form, left / form)
+    export(source, "sheet", left / "votes", "--with_votes", "--table", "csv")
+    assert not found([left], [word("annotator")])
+    assert word("annotator") not in "".join(capsys.readouterr())
+    agreement = json.loads((left / "agreement.json").read_text("utf-8"))
+    named = {of["reader"] for of in agreement["dimensions"]["overall"]["by_reader"]}
+    assert named == {"Dr. Carla", *shown_as.values()}
+    assert all(name.startswith("reader-") for name in shown_as.values())
+
+
+def test_a_sheet_with_the_votes_so_far_comes_back_to_the_readers(
+    folder: Path, tmp_path: Path
+) -> None:
+    source = folder / "set"
+    export(source, "sheet", tmp_path / "p", "--with_votes", "--table", "csv")
+    rows = (tmp_path / "p" / "votes.csv").read_text("utf-8-sig").splitlines(True)
+    (tmp_path / "p" / "more.csv").write_text(rows[0] + rows[1], "utf-8")
+    first = (source / "votes.jsonl").read_text("utf-8").splitlines(True)[1:]
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "votes.jsonl").write_text("".join(first), "utf-8")
+    argv = ["data", "import", str(tmp_path / "p" / "more.csv"), "--join", str(tmp_path / "first")]
+    assert main([*argv, "--output", str(tmp_path / "all")]) == 0
+    readers = {vote.annotator for vote in drafts(tmp_path / "all")["c0"].votes["overall"]}
+    assert readers == {*READERS}
