@@ -358,6 +358,7 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_benchmark(tmp_path: Path) -> None:
     """A YAML file and the description of its data set: `medrm evaluate` finds and measures it."""
     root = checkout(tmp_path / "checkout")

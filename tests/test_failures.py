@@ -221,6 +221,7 @@ def test_a_thread_leaves_a_full_disk_to_the_main_thread(
         threading.excepthook = hook
 
 
+@pytest.mark.slow
 def test_a_set_that_does_not_fit_leaves_nothing(
     tmp_path: Path, limited: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

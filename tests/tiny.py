@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import transformers as hf
 from PIL import Image
+from quick import quick
 from tiny_text import GEMMA, chatml, train_tokenizer
 
 # Without torchvision older versions of transformers do not export these.
@@ -318,6 +319,8 @@ _BUILDERS: dict[str, Callable[[str, int], Built]] = {
     "smolvlm": _idefics,
 }
 TINY_FAMILIES = tuple(_BUILDERS)
+SOME_FAMILIES = quick("qwen2_5_vl", "gemma3", "mllama", of=TINY_FAMILIES)
+"""All families; by default a test tries three that differ most."""
 PROCESSORS = {
     "qwen2_vl": "Qwen2VLProcessor",
     "qwen2_5_vl": "Qwen2_5_VLProcessor",

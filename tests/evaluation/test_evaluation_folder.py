@@ -186,6 +186,7 @@ def test_other_errors_of_the_system_keep_their_traceback() -> None:
         guarded(lambda: Path("missing").unlink())
 
 
+@pytest.mark.slow
 def test_the_command_refuses_another_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

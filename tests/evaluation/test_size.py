@@ -6,6 +6,7 @@ import random
 import time
 from pathlib import Path
 
+import pytest
 from mock_scorers import make_benchmark
 
 from medrm.evaluation.benchmark import Setup
@@ -38,6 +39,7 @@ def judged(cases: list[Case], skill: float, generator: random.Random) -> list[Ve
     return rows
 
 
+@pytest.mark.slow
 def test_1026_cases_in_two_orders_on_six_dimensions(tmp_path: Path) -> None:
     """13 organs, 5 modalities, 8 departments; 3 seconds on an idle core, so 30 of processor time
     say that something grew with the square of the cases."""

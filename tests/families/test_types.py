@@ -116,6 +116,7 @@ def test_type(subject: Subject, column: str, ran: dict[str, str]) -> None:
     check_agreement(subject, column, error, result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", _DRAW.sample(RUNNABLE, SAMPLE), indirect=True)
 def test_a_sample_of_types_gives_what_the_table_says(subject: Subject) -> None:
     for column in HEADINGS:

@@ -142,6 +142,7 @@ def test_refusals_in_words(
     publish(adapter, HERE)
 
 
+@pytest.mark.slow
 def test_a_storage_that_refuses_is_told(
     hub: LoopbackHub, adapter: Path, digested: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,6 +134,7 @@ def test_an_adapter_of_llama_factory_with_its_value_head(tiny, tmp_path):
     assert np.abs(scored(path) - expected.numpy()).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_adapter_of_ms_swift_is_read_merged_and_exported(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "base")
     theirs = tmp_path / "theirs"

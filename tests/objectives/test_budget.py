@@ -12,7 +12,7 @@ import torch
 from preferences import Recipe, make_recipe, preferences
 from test_plan import steps
 from test_training import one_step_gradients
-from tiny import TINY_FAMILIES, make_tiny
+from tiny import SOME_FAMILIES, make_tiny
 
 from medrm.data.images import examine
 from medrm.errors import ConfigError
@@ -91,7 +91,7 @@ def test_rounds_of_many_cases_and_processes() -> None:
     assert sum(LENGTHS[draw.case % COUNT] for draw in first) <= 4096
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", SOME_FAMILIES)
 def test_tokens_are_those_of_rows_and_of_forks(family: str) -> None:
     _, processor = make_tiny(family)
     cases = [*preferences(2), *preferences(1, 5, answers=3)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from judging import by_letters, judged_cases, make_judging
 from preferences import make_recipe
+from quick import quick
 from torch import Tensor
 from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
@@ -81,7 +82,7 @@ def assert_same(trained: Trained, straight: Trained) -> None:
         assert torch.equal(trained[0][name], tensor), name
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", quick("bradley_terry", of=OBJECTIVES))
 def test_every_checkpoint_leads_to_the_straight_end(
     objective: str, train: Callable[..., Trained]
 ) -> None:

@@ -322,6 +322,7 @@ def test_a_judges_step_keeps_its_rows(size: int, accumulation: int, said: str) -
     assert fewer_rows(1, 4) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["bradley_terry", "judge_sft"])
 def test_a_worker_that_cannot_send_its_batch_ends_the_training(
     build: Callable[..., Any],
@@ -348,6 +349,7 @@ def test_a_worker_that_cannot_send_its_batch_ends_the_training(
     assert "Traceback" not in failure.message
 
 
+@pytest.mark.slow
 def test_a_worker_that_gives_nothing_is_not_waited_for_without_end(
     build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

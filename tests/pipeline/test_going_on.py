@@ -53,6 +53,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_wherever_it_was_stopped(
     recipe: Recipe,
     phantom: Path,
@@ -230,6 +231,7 @@ def test_an_own_checkpoint_is_known_however_it_is_spelled(
     assert read(tmp_path / "run" / "run.json")["inputs"]["checkpoint"] is None
 
 
+@pytest.mark.slow
 def test_a_run_begun_from_another_runs_checkpoint_goes_on_from_its_own(
     recipe: Recipe, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

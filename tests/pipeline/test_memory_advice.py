@@ -14,6 +14,7 @@ from pipeline.entry import Recipe
 from medrm.failures import GOES_ON
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 def test_the_advice_is_taken_as_it_says(
     dropout: float,

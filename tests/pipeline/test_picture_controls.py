@@ -24,6 +24,7 @@ def rewritten(source: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "measured"),
     [({"patient": "one"}, ["blank_images", "text_only"]), ({"images": []}, [])],

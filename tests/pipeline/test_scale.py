@@ -20,6 +20,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_a_known_set_starts_without_a_pass_over_its_cases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -369,6 +369,7 @@ def test_output_goes_through_links_and_pipes(rows: Path, tmp_path: Path) -> None
     assert not list(tmp_path.glob("*.*part*"))
 
 
+@pytest.mark.slow
 def test_an_output_is_no_input_and_one_starts_at_a_time(
     rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,7 @@ def theirs(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_head_of_a_whole_model(
     recipe: Recipe,
     theirs: Path,

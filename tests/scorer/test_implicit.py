@@ -10,7 +10,7 @@ import pytest
 import torch
 from presentations import by_order
 from scorer.cases import broken_image, make_case, stored_image
-from tiny import TINY_FAMILIES, make_tiny
+from tiny import SOME_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
 
 from medrm import chat, chat_template
@@ -76,7 +76,7 @@ def answer_log_probability(scorer: Any, case: Case, answer: str) -> float:
     return sum(found[place - 1, ids[place]].item() for place in places)
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", SOME_FAMILIES)
 def test_reward_is_dpos(family: str) -> None:
     scorer = make_scorer(family)
     for case, rewards in scorer.score_cases(mixed_cases()):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from presentations import by_order
 from scorer.cases import broken_image, chances, make_case, stored_image
-from tiny import TINY_FAMILIES, make_tiny
+from tiny import SOME_FAMILIES, make_tiny
 from torch.nn.functional import log_softmax
 
 from medrm import chat, chat_template
@@ -60,7 +60,7 @@ def mean_likelihood(model: Any, processor: Any, case: Case, answer: str) -> floa
     return float(np.mean([found[place - 1, ids[place]].item() for place in places]))
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", SOME_FAMILIES)
 def test_likelihood_is_the_mean_over_the_answers_own_tokens(family: str) -> None:
     model, processor = make_tiny(family)
     cases = mixed_cases()
@@ -117,7 +117,7 @@ def verdict(model: Any, processor: Any, case: Case, shown: tuple[str, str], name
     return found[-1, letters].exp().numpy()
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", SOME_FAMILIES)
 @pytest.mark.parametrize("shared_prefix", [True, False])
 def test_verdict_is_the_probability_after_the_prompt(family: str, shared_prefix: bool) -> None:
     model, processor = make_tiny(family, shared_prefix=shared_prefix)

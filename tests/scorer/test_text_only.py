@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from presentations import by_order
 from scorer.cases import make_case
-from tiny import TINY_FAMILIES, make_tiny
+from tiny import SOME_FAMILIES, make_tiny
 
 from medrm.chat import PROMPTS
 from medrm.config.options import AdapterOptions, ModelOptions
@@ -68,7 +68,7 @@ def read(scorer: Any, cases: Sequence[Case]) -> dict[tuple[str, str], tuple[list
     return said
 
 
-@pytest.mark.parametrize("family", TINY_FAMILIES)
+@pytest.mark.parametrize("family", SOME_FAMILIES)
 def test_no_image_in_any_case(family: str) -> None:
     for scorer in scorers(family):
         alone, beside = read(scorer, TEXTS), read(scorer, [*PICTURED, *TEXTS])

@@ -275,6 +275,7 @@ def test_checkpointing_computes_more() -> None:
     assert checkpointed.flops > 1.2 * without.flops
 
 
+@pytest.mark.slow
 def test_memory_is_less_where_a_prefix_is_shared_and_activations_are_computed_twice() -> None:
     """By MiB of activations, beside which what malloc keeps is little."""
 
