@@ -42,8 +42,8 @@ def result(run: Path) -> dict[str, Any]:
     """Returns all that a run leaves of numbers: weights, verdicts, reports, comparison."""
     paths = [run / "adapter" / "adapter_model.safetensors"]
     paths += [run / name for name in ("comparison.json", "metrics.jsonl")]
-    for name in ("verdicts.jsonl", "report.json", "official.csv"):
-        paths += (run / "evaluation").glob(f"*/{name}")
+    names = ("verdicts.jsonl", "report.json", "official.csv")
+    paths += [path for path in (run / "evaluation").glob("*/*") if path.name in names]
     return {str(path.relative_to(run)): path.read_bytes() for path in paths}
 
 
@@ -102,11 +102,8 @@ def write_variants(source: Path, folder: Path) -> list[Path]:
     """Writes sets beside a source: labels swapped, the same, cases in reverse order, more cases."""
     text = (source / "votes.jsonl").read_text(encoding="utf-8")
     swapped = text.replace('"A"', '"?"').replace('"B"', '"A"').replace('"?"', '"B"')
-    texts = {
-        "swapped": swapped,
-        "moved": text,
-        "reordered": "".join(reversed(text.splitlines(keepends=True))),
-    }
+    reordered = "".join(reversed(text.splitlines(keepends=True)))
+    texts = {"swapped": swapped, "moved": text, "reordered": reordered}
     for name, written in texts.items():
         shutil.copytree(source, folder / name)
         (folder / name / "votes.jsonl").write_text(written, encoding="utf-8")
