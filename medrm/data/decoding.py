@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from medrm.data.pillow_input import PillowInput, is_tiff, pillow_input
 from medrm.errors import DataError, reason_of
 
 MAX_PIXELS = 2**26
@@ -80,19 +81,19 @@ _TURNS = {
 }
 """EXIF's orientation to what undoes it."""
 
-_BITS, _PHOTOMETRIC, _FORMAT, _NO_DATA = 258, 262, 339, 42113
-"""Tags of TIFF: bits of a grey, whether 0 is black, kind of number, and GDAL's that is none."""
+_BITS, _PLANES, _FORMAT, _NO_DATA = 258, 284, 339, 42113
+"""Tags of TIFF: bits of a grey, how colours lie, kind of number, and GDAL's that is none."""
+
+_APART = 2
+"""The value of a TIFF's tag where each colour is a plane of its own."""
+
+_ODD_TIFF = "a TIFF that is damaged, or of pixels that are not read, such as numbers of 64 bits"
 
 _ABSURD = 1e30
 """No measurement is as large; libraries write such numbers where there is none."""
 
 _LEAST_LEVELS = 16
 """Distinct greys from which on one that lies far from all others is taken for none."""
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_UNUSED = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
-"""Chunks that no pixel depends on here; a long one makes Pillow refuse the whole image."""
-
 
 Result = TypeVar("Result")
 """What is made of an image."""
@@ -122,16 +123,18 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
     """
     with ExitStack() as held:
         try:
-            file = io.BytesIO(_without_unused(stored))
+            source = pillow_input(stored)
+            file = io.BytesIO(source.stored)
             image = held.enter_context(Image.open(file, formats=known_formats()))
             held.enter_context(decoding_memory(_checked_pixels(image, name) * BYTES_PER_PIXEL))
+            _check_planes(image)
             image.load()
             mode = f"{image.mode} transparent" if "transparency" in image.info else image.mode
-            upright = [_upright_rgb(image)]
+            upright = [_upright_rgb(image, source)]
         except DataError:
             raise
         except (*UNREADABLE, Image.DecompressionBombError) as error:
-            raise unreadable(name, error) from error
+            raise unreadable(name, error, stored) from error
         image.close()
         return use(upright.pop(), mode)  # which nothing holds when its memory is given back
 
@@ -139,22 +142,44 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
 def stated_pixels(stored: bytes, name: str) -> int:
     """Returns the pixels of an image by the header of its file; see `use_decoded`."""
     try:
-        with Image.open(io.BytesIO(_without_unused(stored)), formats=known_formats()) as image:
+        file = io.BytesIO(pillow_input(stored).stored)
+        with Image.open(file, formats=known_formats()) as image:
             return _checked_pixels(image, name)
     except DataError:
         raise
     except (*UNREADABLE, Image.DecompressionBombError) as error:
-        raise unreadable(name, error) from error
+        raise unreadable(name, error, stored) from error
 
 
-def unreadable(name: str, error: Exception) -> DataError:
-    """Returns the message of an image that cannot be read."""
-    # Pillow's message for an unknown format names the buffer it read, which says nothing.
-    reason = "no known format" if "BytesIO" in str(error) else reason_of(error)
+def unreadable(name: str, error: Exception, stored: bytes = b"") -> DataError:
+    """Returns the message of an image that cannot be read.
+
+    Args:
+        name: of the image.
+        error: that says why.
+        stored: what was read of its file.
+    """
+    reason = reason_of(error)
+    if "BytesIO" in reason:  # which names the buffer that Pillow read, and says nothing
+        reason = _ODD_TIFF if is_tiff(stored) else "no known format"
     return DataError(
         f"Image {name!r} cannot be decoded ({reason}); accepted are undamaged files of "
         f"{', '.join(known_formats())}. Replace or convert it."
     )
+
+
+def _check_planes(image: Image.Image) -> None:
+    """Refuses a TIFF that Pillow reads wrongly: uncompressed planes of more than 8 bits.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not isinstance(image, TiffImageFile) or image.tag_v2.get(_PLANES) != _APART:
+        return
+    depths = _numbers(image.tag_v2.get(_BITS))
+    is_deep = any(isinstance(bits, int) and bits > 8 for bits in depths)
+    if is_deep and image.tile[0][0] == "raw":
+        raise ValueError("colours of more than 8 bits in planes; save them beside each other")
 
 
 def _checked_pixels(image: Image.Image, name: str) -> int:
@@ -206,22 +231,8 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _without_unused(stored: bytes) -> bytes:
-    """Returns a PNG file without its texts and its colour profile; other files as they are."""
-    if not stored.startswith(_PNG_START) or not any(name in stored for name in _PNG_UNUSED):
-        return stored
-    pieces, start = [_PNG_START], len(_PNG_START)
-    while start + 8 <= len(stored):
-        length, name = struct.unpack(">I4s", stored[start : start + 8])
-        end = start + 12 + length
-        if name not in _PNG_UNUSED:
-            pieces.append(stored[start:end])
-        start = end
-    return b"".join([*pieces, stored[start:]])
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    deep = _deep_greys(image)
+def _upright_rgb(image: Image.Image, source: PillowInput) -> Image.Image:
+    deep = _deep_greys(image, source)
     if deep is not None:
         return _turned(deep, image).convert("RGB")
     upright = _turned(image, image)
@@ -257,32 +268,52 @@ def _on_white(image: Image.Image) -> Image.Image:
     return opaque
 
 
-def _deep_greys(image: Image.Image) -> Image.Image | None:
+def _deep_greys(image: Image.Image, source: PillowInput) -> Image.Image | None:
     """Returns greys of another kind than 8 bits from 0 on as such; None where they are no other."""
     tags: Mapping[int, Any] = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    if image.mode in _DEEP_MODES:
+    if image.mode in _DEEP_MODES or source.has_halves:
         stored_range = _range(image, tags)
     elif image.mode == "L" and 2 in _numbers(tags.get(_FORMAT)):
-        return image.point([(grey + 128) % 256 for grey in range(256)])
+        shades = [(grey + 128) % 256 for grey in range(256)]
+        return image.point([255 - shade for shade in shades] if source.is_inverted else shades)
     else:
         return None
     greys = Image.new("L", image.size)
-    # Pillow inverts greys of 8 bits itself.
-    is_inverted = tags.get(_PHOTOMETRIC) == 0
     for box in bands(image.size):
-        spread = _spread(_values(image, box, tags), *stored_range)
-        greys.paste(Image.fromarray(255 - spread if is_inverted else spread), box)
+        values, opacity = _values(image, box, tags)
+        spread = _spread(values, *stored_range)
+        spread = 255 - spread if source.is_inverted else spread
+        spread[np.isnan(values)] = 0
+        if opacity is not None:
+            spread = np.rint(255 - (255.0 - spread) * opacity).astype(np.uint8)
+        greys.paste(Image.fromarray(spread), box)
     return greys
 
 
 def _values(
     image: Image.Image, box: tuple[int, int, int, int], tags: Mapping[int, Any]
-) -> NDArray[np.float64]:
-    """Returns the greys in a box as numbers of the kind that the tags name."""
-    greys = np.asarray(image.crop(box))
-    if image.mode == "I" and tags.get(_BITS) == (32,) and 2 not in _numbers(tags.get(_FORMAT)):
-        greys = greys.view(np.uint32)  # which Pillow takes for signed
-    return greys.astype(np.float64)
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Returns the greys in a box as numbers of the kind that the tags name, and their opacity.
+
+    What stands for no measurement, and what is wholly transparent, is no number; opacity is None
+    where nothing is transparent.
+    """
+    stored, opacity = np.asarray(image.crop(box)), None
+    if stored.ndim == 3:  # halves
+        greys, opaque = (stored[:, :, i] * 256.0 + stored[:, :, i + 1] for i in (0, 2))
+        opacity = opaque / 65535
+    elif image.mode == "I" and tags.get(_BITS) == (32,) and 2 not in _numbers(tags.get(_FORMAT)):
+        greys = stored.view(np.uint32).astype(np.float64)  # which Pillow takes for signed
+    else:
+        greys = stored.astype(np.float64)
+        transparent = image.info.get("transparency")
+        opacity = None if transparent is None else (greys != transparent).astype(np.float64)
+    no_data = _no_data(tags, image.mode == "F")
+    if no_data is not None:
+        greys[greys == no_data] = np.nan
+    if opacity is not None:
+        greys[opacity == 0] = np.nan
+    return greys, opacity
 
 
 def _numbers(tag: object) -> tuple[object, ...]:
@@ -292,19 +323,17 @@ def _numbers(tag: object) -> tuple[object, ...]:
 def _range(image: Image.Image, tags: Mapping[int, Any]) -> tuple[float, float]:
     """Returns the least and the greatest grey of a deep image; equal where it has but one.
 
-    Of floating-point greys those are left out that stand for none: no numbers, infinities, what
-    GDAL's tag names, what no measurement is, and a least or greatest one so far from all others
-    that these would be one grey.
+    Those are left out that stand for none: no numbers, infinities, what GDAL's tag names, what is
+    transparent, and of floating-point greys what no measurement is, and a least or greatest one so
+    far from all others that these would be one grey.
     """
     is_float = image.mode == "F"
-    no_data = _no_data(tags) if is_float else None
     ends: list[float] = []
     levels: NDArray[np.float64] = np.empty(0)
     for box in bands(image.size):
-        values = _values(image, box, tags)
+        values, _ = _values(image, box, tags)
+        values = values[np.abs(values) < _ABSURD]
         if is_float:
-            values = values[np.abs(values) < _ABSURD]
-            values = values if no_data is None else values[values != no_data]
             # Enough of both ends to see what lies beside the outermost.
             levels = np.unique(np.append(levels, values))
             levels = np.append(levels[:_LEAST_LEVELS], levels[_LEAST_LEVELS:][-_LEAST_LEVELS:])
@@ -315,11 +344,12 @@ def _range(image: Image.Image, tags: Mapping[int, Any]) -> tuple[float, float]:
     return (min(ends), max(ends)) if ends else (0.0, 0.0)
 
 
-def _no_data(tags: Mapping[int, Any]) -> float | None:
+def _no_data(tags: Mapping[int, Any], is_float: bool) -> float | None:
     """Returns the number that GDAL's tag names, which stands for no measurement."""
     with suppress(ValueError):
         number = float(str(tags.get(_NO_DATA)).strip("\0 "))
-        return float(np.float32(number)) if math.isfinite(number) else None
+        if math.isfinite(number):
+            return float(np.float32(number)) if is_float else number
     return None
 
 

@@ -191,7 +191,7 @@ def _plain_file(written: str, location: Path, read: StoredFile) -> ImageRef:
     problem: str | None = None
     try:
         if location.is_dir():
-            problem = f"{shortened(written)!r} is a folder without DICOM files that can be read"
+            problem = f"there is no file {shortened(written)!r}, but a folder without DICOM files"
         elif not location.is_file():
             problem = f"there is no file {shortened(written)!r}"
         elif location.stat().st_size > MAX_STORED_BYTES:

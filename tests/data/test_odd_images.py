@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import zlib
 from functools import partial
 
 import numpy as np
@@ -109,6 +110,83 @@ def test_damaged_exif_is_ignored(exif: bytes) -> None:
         decode(bytes_image("other", partial(bytes, png(picture(1), format=kind, exif=exif))))
     far = ((34665, 4, 1, struct.pack("<I", 10**9)),)
     assert middle_row(tiff((RAMP * 255).astype(np.uint8), more=far))[2] == 255
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    crc = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + crc
+
+
+def deep_png(pixels: np.ndarray, *more: bytes) -> bytes:
+    """A PNG of greys of 16 bits [H, W], or of such greys and their opacity [H, W, 2]."""
+    height, width = pixels.shape[:2]
+    kind = 0 if pixels.ndim == 2 else 4
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    end = chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    return b"".join([b"\x89PNG\r\n\x1a\n", header, *more, end])
+
+
+def test_deep_greys_beside_transparency_are_spread_and_put_on_white() -> None:
+    """Of 12 bits in 16, of which Pillow keeps the upper 8; what is not seen has no part in it."""
+    greys = (RAMP * 4000).astype(np.uint16)
+    opacity = np.full_like(greys, 65535)
+    greys[:4], opacity[:4], opacity[4:8] = 65535, 0, 32768
+    expected = np.rint(greys * (255 / 4000)).clip(0, 255)
+    expected[:4], expected[4:8] = 255, np.rint(255 - (255 - expected[4:8]) * (32768 / 65535))
+    both = bytes_image("both", partial(bytes, deep_png(np.stack([greys, opacity], -1))))
+    np.testing.assert_array_equal(np.asarray(decode(both))[:, :, 0], expected)
+    named = deep_png(greys, chunk(b"tRNS", struct.pack(">H", 65535)))
+    found = np.asarray(decode(bytes_image("named", partial(bytes, named))))[:, :, 0]
+    np.testing.assert_array_equal(found[:4], expected[:4])
+    np.testing.assert_array_equal(found[8:], expected[8:])
+
+
+def test_damaged_or_short_chunks_that_no_pixel_depends_on_are_ignored() -> None:
+    stored = png(picture(1))
+    start = stored.index(b"IDAT") - 4
+    crc_wrong = [chunk(name, b"garbage!")[:-4] + bytes(4) for name in (b"gAMA", b"eXIf", b"zzZz")]
+    names = (b"gAMA", b"cHRM", b"pHYs", b"sRGB", b"tIME", b"bKGD", b"acTL", b"fcTL", b"fdAT")
+    for odd in (*crc_wrong, *(chunk(name, b"\0") for name in names)):
+        image = bytes_image("odd", partial(bytes, stored[:start] + odd + stored[start:]))
+        assert decode(image).tobytes() == picture(1).tobytes()
+    many = stored[:start] + chunk(b"IDAT", b"") * 2**18 + stored[start:]
+    with pytest.raises(DataError, match="more than 262,144 chunks"):
+        decode(bytes_image("many", partial(bytes, many)))
+
+
+def test_what_tiff_says_of_its_numbers_holds_for_all_kinds_of_them() -> None:
+    """White may be 0, also in the other order of bytes, and GDAL's tag may name an integer."""
+    signed = (RAMP * 255 - 128).astype(np.int8)
+    assert middle_row(tiff(signed, kind=SIGNED, white_is_zero=True)) in (
+        [255, 130, 0],
+        [255, 129, 0],
+    )
+    for greys, kind in (
+        ((RAMP * 3000 - 1000).astype(np.int16), SIGNED),
+        (UNSIGNED_32, 1),
+        ((RAMP * 2e9).astype(np.int32), SIGNED),
+    ):
+        assert middle_row(tiff(greys, kind=kind, white_is_zero=True))[::2] == [255, 0]
+    missing = (RAMP * 4000).astype(np.uint16)
+    missing[:4] = 9
+    missing[missing == 0] = 10
+    named = ((42113, 2, 2, b"9\0\0\0"),)
+    rows = np.asarray(decode(bytes_image("x", partial(bytes, tiff(missing, more=named)))))[:, :, 0]
+    assert (rows[0].max(), rows[24, 0], rows[24, 63]) == (0, 0, 255)
+    blank = bytes_image(
+        "x", partial(bytes, tiff(with_rows(np.nan), kind=FLOAT, white_is_zero=True))
+    )
+    shown = np.asarray(decode(blank))[:, :, 0]
+    assert (shown[0].max(), shown[24, 0], shown[24, 63]) == (0, 255, 0)
+
+
+def test_a_tiff_that_would_be_read_wrongly_is_refused() -> None:
+    planes = ((284, 3, 1, struct.pack("<HH", 2, 0)),)
+    with pytest.raises(DataError, match="in planes"):
+        decode(bytes_image("x", partial(bytes, tiff((RAMP * 9).astype(np.uint16), more=planes))))
+    with pytest.raises(DataError, match="such as numbers of 64 bits"):
+        decode(bytes_image("x", partial(bytes, tiff(RAMP.astype(np.float64), kind=FLOAT))))
 
 
 def test_long_texts_of_a_png_are_ignored() -> None:
