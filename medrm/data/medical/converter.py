@@ -33,7 +33,7 @@ from medrm.errors import ConfigError, DataError
 from medrm.files import cache_dir, file_digest
 from medrm.integrity import fill_cache_folder
 
-VERSION = 1
+VERSION = 2
 """Of the folders in the cache; raised whenever the same files would give others."""
 
 SECONDS = 60.0

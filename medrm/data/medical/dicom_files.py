@@ -169,14 +169,17 @@ def _frame(tags: Any, index: int) -> Frame:
     """Decodes a frame; raises what the decoders raise."""
     from pydicom.pixels import apply_color_lut, get_decoder
 
-    stored, about = get_decoder(tags.file_meta.TransferSyntaxUID).as_array(tags, index=index)
+    decoder, below = get_decoder(tags.file_meta.TransferSyntaxUID), _bits_below(tags)
+    above = {"bits_stored": tags.BitsStored + below} if below else {}
+    stored, about = decoder.as_array(tags, index=index, **above)
+    stored = stored >> below if below else stored
     aspect = _aspect(tags, index)
     if tags.PhotometricInterpretation == "PALETTE COLOR":
         colours = apply_color_lut(stored, tags)
-        deep = colours.dtype.itemsize > 1 and int(colours.max()) > 255
-        return Frame(_in_bytes(colours, 16 if deep else 8), aspect=aspect)
+        return Frame(_in_bytes(colours, _palette_bits(tags)), aspect=aspect)
     if stored.ndim == 3:
-        return Frame(_in_bytes(stored[:, :, :3], int(about["bits_stored"])), aspect=aspect)
+        bits = int(about["bits_stored"]) - below
+        return Frame(_in_bytes(stored[:, :, :3], bits), aspect=aspect)
     own_window, own_window_name = _own_window(tags, index)
     return Frame(
         stored,
@@ -187,6 +190,34 @@ def _frame(tags: Any, index: int) -> Frame:
         own_window_name,
         aspect,
     )
+
+
+def _bits_below(tags: Any) -> int:
+    """Returns how many bits lie below those of a pixel, which may hold an overlay.
+
+    Files of before 2014 may have pixels in the upper bits; pydicom takes the lower ones. Decoders
+    of compressed pixels give the pixels alone.
+    """
+    syntax = tags.file_meta.TransferSyntaxUID
+    high, bits = _number(tags, "HighBit"), _number(tags, "BitsStored")
+    allocated = _number(tags, "BitsAllocated") or 0
+    if syntax.is_encapsulated or high is None or bits is None or high >= allocated:
+        return 0
+    return max(0, int(high + 1 - bits))
+
+
+def _palette_bits(tags: Any) -> int:
+    """Returns of how many bits the colours of a palette are.
+
+    Some files keep colours of 8 bits in tables of 16, where their numbers tell.
+    """
+    from pydicom.pixels import apply_color_lut
+
+    count, first, bits = (int(number) for number in tags.RedPaletteColorLookupTableDescriptor)
+    if bits == 8:
+        return 8
+    indices = np.arange(first, first + (count or 2**16))
+    return 16 if int(apply_color_lut(indices, tags).max()) > 255 else 8
 
 
 def _is_hounsfield(tags: Any, index: int) -> bool:

@@ -131,6 +131,7 @@ def _header(start: bytes) -> Any:
 
 def _volume(header: Any, path: Path, scratch: Path, plane: str) -> Volume:
     """Returns the first volume of a file with a header; raises what nibabel does."""
+    from nibabel.affines import voxel_sizes
     from nibabel.arrayproxy import ArrayProxy
     from nibabel.orientations import io_orientation
 
@@ -149,7 +150,10 @@ def _volume(header: Any, path: Path, scratch: Path, plane: str) -> Volume:
     toward = directions[:, 1]
     check_size(shape[rows], shape[columns])
     low, high = (float(header[name]) for name in ("cal_min", "cal_max"))
+    is_placed = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
     zooms = [abs(float(zoom)) for zoom in (*header.get_zooms(), 1, 1, 1)[:3]]
+    if is_placed:  # of a volume placed by its sform these may be others, which count
+        zooms = list(map(float, voxel_sizes(header.get_best_affine())))
     return Volume(
         ArrayProxy(
             _plain(path, scratch, length), (shape, dtype, offset, *header.get_slope_inter()),
@@ -159,7 +163,7 @@ def _volume(header: Any, path: Path, scratch: Path, plane: str) -> Volume:
         (bool(toward[cut] < 0), bool(toward[rows] > 0), bool(toward[columns] > 0)),
         (low, high) if math.isfinite(high - low) and high > low else None,
         zooms[rows] / zooms[columns] if zooms[columns] else 1.0,
-        bool(header["sform_code"] > 0 or header["qform_code"] > 0),
+        is_placed,
     )  # fmt: skip
 
 
