@@ -47,6 +47,11 @@ def salt() -> bytes:
         return path.read_bytes()
 
 
+def key_name() -> str:
+    """Returns what tells the key of this machine from others, and not what it is."""
+    return keyed_hash("key", "", salt())[:16]
+
+
 def keyed_hash(name: str, text: str, key: bytes) -> str:
     """Returns the hash of an id.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from itertools import chain, product
+from pathlib import Path
 from typing import Any
 
 from medrm.data.pseudonyms import digest_of, is_hash, pseudonyms
 from medrm.data.readers.votes_jsonl import INDEPENDENT, listed
 from medrm.data.row_tables import Row
+from medrm.exchange.hash_keys import HashKeys
 
 _NAMED = 3
 """Places that are named where rows and files disagree."""
@@ -24,30 +26,38 @@ class PatientTally:
     """
 
     def __init__(self) -> None:
+        self._keys = HashKeys()
         self._of_case: dict[str, dict[str, list[Any]]] = {}
         self._differing: defaultdict[str, dict[tuple[_Digests, _Digests], list[str]]]
         self._differing = defaultdict(dict)
         self._in_both: set[str] = set()
 
-    def completed(self, place: str, line: Row, file_keys: Iterable[str]) -> Row:
+    def completed(self, place: str, line: Row, file_keys: Iterable[str], folder: Path) -> Row:
         """Returns a line with what it states and what its DICOM files say of patient and study.
 
         What comes back from a reader has hashes; of a case that is known by its ids it gets these.
+        Hashes that another machine made of a case stay, for ours would only be others.
 
         Args:
             place: of the line.
             line: to complete.
             file_keys: such as `patient:dicom-...`, of all its images.
+            folder: of the set that it is from.
         """
         hashes = pseudonyms(file_keys)
         known = self._of_case.get(str(line["case_id"]), {})
         completed = dict(line)
         for name in INDEPENDENT:
             stated = listed(line.get(name))
-            if known.get(name) and stated and all(map(is_hash, stated)):
-                stated = known[name]
-            of_row = {_digest(name, single): single for single in stated}
             of_files = {digest_of(hashed): hashed for hashed in hashes.get(name, ())}
+            of_case = known.get(name, ())
+            is_foreign = of_case and self._keys.are_foreign(_digest(name, one) for one in of_case)
+            if of_case and (is_foreign or (stated and all(map(is_hash, stated)))):
+                stated, of_files = of_case, {} if is_foreign else of_files
+            of_row = {_digest(name, single): single for single in stated}
+            if stated != of_case:
+                hashed = [digest for digest, single in of_row.items() if is_hash(single)]
+                self._keys.add(folder, hashed, {*of_row, *of_files} - {*hashed})
             if of_row and of_files:
                 self._compare(name, tuple(of_row), tuple(of_files), place)
             ids = list((of_row | of_files | of_row).values())
@@ -68,12 +78,12 @@ class PatientTally:
             self._of_case.setdefault(str(line["case_id"]), stated)
 
     def notes(self) -> list[str]:
-        """Returns in how many rows patient or study do not fit those of the files; sentences.
+        """Returns what cannot be told of patients and studies, or does not fit; sentences.
 
         Ids in rows may be others than in files. But each stands for one of these, and where some
         are the files' own, all are.
         """
-        notes = []
+        notes = self._keys.notes()
         for name, met in self._differing.items():
             pairs = {pair for of_row, of_files in met for pair in product(of_row, of_files)}
             of_rows, of_files = (Counter(side) for side in zip(*pairs, strict=True))

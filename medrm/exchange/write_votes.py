@@ -22,19 +22,18 @@ from medrm.data.image_references import (
 from medrm.data.inline_images import MAX_STORED_BYTES, inline_bytes
 from medrm.data.medical.converted_set import ConvertedTally
 from medrm.data.medical.converter import medical_kind
-from medrm.data.pseudonyms import shown_reader
+from medrm.data.pseudonyms import key_name, shown_reader
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, VOTES_FILE, line_problems
 from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
 from medrm.exchange.case_files import EXPORTED_IMAGE, IMAGES_FOLDER, image_suffix, restored
+from medrm.exchange.hash_keys import HASH_KEY, REPORT_FILE
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
 from medrm.exchange.patient_tally import PatientTally
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
 from medrm.schema import ImageRef
 from medrm.version import __version__
-
-REPORT_FILE = "import_report.json"
 
 _MOST_WRITTEN = 2**31
 """2 GiB of votes: a small workbook may name one long text in a million cells."""
@@ -222,7 +221,7 @@ class _SetWriter:
             return str(error).rstrip(".")
         taken["images"] = list(chain.from_iterable(pictures.names for pictures in stored))
         keys = chain.from_iterable(pictures.cluster_keys for pictures in stored)
-        taken = self.patients.completed(place, taken, keys)
+        taken = self.patients.completed(place, taken, keys, folder)
         problem = self._conflict(place, taken)
         if problem is None:
             self._count(place, taken)
@@ -362,6 +361,7 @@ def _report(
         "medrm": __version__,
         "source": {"name": opened.path.name, "sha256": file_digest(opened.path)},
         "importer": importer.name,
+        HASH_KEY: key_name(),
         "rows": opened.records.count,
         "lines": writer.lines,
         "cases": writer.cases,

@@ -13,12 +13,13 @@ from medrm.config.option import option
 from medrm.errors import ConfigError, shortened
 from medrm.evaluation.tables.table import table_of
 from medrm.evaluation.tables.terminal import print_contents
+from medrm.exchange.hash_keys import REPORT_FILE
 from medrm.exchange.imported import Importer, Opened
 from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.mapping import read_mapping
 from medrm.exchange.open_source import open_source, refuse_no_rows
 from medrm.exchange.suggest import CHOOSES_SHEET
-from medrm.exchange.write_votes import REPORT_FILE, write_votes
+from medrm.exchange.write_votes import write_votes
 from medrm.files import check_outputs, write_output
 
 logger = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from planted import found
 from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.data.mixture import read_training_set
+from medrm.data.pseudonyms import salt
 from medrm.data.splits import split_by_cluster
 from medrm.exchange.exporters import EXPORTERS
 
@@ -144,3 +145,40 @@ def test_what_is_exported_has_hashes_and_comes_back(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (joined / "votes.jsonl").read_text().splitlines()]
     assert {line["patient"][0] for line in lines} == {"zqmrn-2"}
     assert len(read_set(str(joined)).cases[0].labels) == 1
+
+
+def test_hashes_of_another_machine_are_told_and_stay_on_its_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on(machine: str) -> None:
+        monkeypatch.setenv("MEDRM_CACHE", str(tmp_path / machine))
+        salt.cache_clear()
+
+    scans(tmp_path, {"a": "P1", "b": "P1", "c": "P2"})
+    on("there")
+    first = write_lines(tmp_path / "1.jsonl", [shown("1", "a"), shown("2", "c")])
+    _, there = imported(first, tmp_path / "there set", *CT)
+    on("here")
+    join = ("--join", str(there), *CT)
+    # A further reader on the same cases: these stay as they are.
+    again = write_lines(tmp_path / "2.jsonl", [shown("1", "a", reader="ben")])
+    report, both = imported(again, tmp_path / "again", *join)
+    assert (report["not_taken"], report["notes"]) == (0, [])
+    assert len({case.cluster for case in read_set(str(both)).cases}) == 2
+    # The same patient on another case: nobody can tell.
+    more = write_lines(tmp_path / "3.jsonl", [shown("3", "b")])
+    for rows, told in ((more, 1), (write_lines(tmp_path / "4.jsonl", [vote("3", images=[])]), 0)):
+        report, both = imported(rows, tmp_path / "told", *join, "--overwrite_output_dir")
+        assert len(report["notes"]) == told
+    report, both = imported(more, tmp_path / "told", *join, "--overwrite_output_dir")
+    assert report["notes"][0].startswith("there set states patients as hashes by the key of ano")
+    assert len({case.cluster for case in read_set(str(both)).cases}) == 3
+    # With the key of the other machine the patient is one.
+    (tmp_path / "shared" / "medical").mkdir(parents=True)
+    key = (tmp_path / "there" / "medical" / "salt").read_bytes()
+    (tmp_path / "shared" / "medical" / "salt").write_bytes(key)
+    on("shared")
+    report, both = imported(more, tmp_path / "shared set", *join)
+    assert report["notes"] == []
+    assert len({case.cluster for case in read_set(str(both)).cases}) == 2
+    salt.cache_clear()
