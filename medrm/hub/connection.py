@@ -127,11 +127,21 @@ def bounded_requests() -> Iterator[None]:
                 "the same command later: it goes on."
             )
 
+    def bound(request: Any) -> None:
+        """Has a request that would wait without limit, whatever its client says, wait a while."""
+        limits = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {
+            phase: TIMEOUT if limit is None else limit for phase, limit in limits.items()
+        }
+
     def make() -> Any:
         client = stated()
         client.timeout = TIMEOUT
         hooks = client.event_hooks
-        client.event_hooks = {**hooks, "response": [*hooks.get("response", ()), watch]}
+        client.event_hooks = {
+            "request": [*hooks.get("request", ()), bound],
+            "response": [*hooks.get("response", ()), watch],
+        }
         return client
 
     without_xet = constants.HF_HUB_DISABLE_XET

@@ -62,7 +62,7 @@ def published_despite(
 FAULTS = (503, DROP, LOSE, 429, CUT, 500)
 
 
-def test_a_commit_whose_answer_is_lost_is_found(
+def test_a_commit_whose_answer_is_lost_is_found_and_read_back(
     hub: LoopbackHub, adapter: Path, digested: None
 ) -> None:
     log = requests_of(hub, adapter)
@@ -70,6 +70,8 @@ def test_a_commit_whose_answer_is_lost_is_found(
     (number,) = (n for n, (_, path) in enumerate(log, 1) if path.endswith("/commit/main"))
     for fault in (LOSE, DROP, HANG):
         published_despite(hub, adapter, number, fault, expected)
+    assert "/tree/" in log[number][1]  # which huggingface_hub asks for without a time-out
+    published_despite(hub, adapter, number + 1, HANG, expected)
 
 
 @pytest.mark.slow
@@ -84,6 +86,7 @@ def test_a_fault_at_any_request_leaves_nothing_half(
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
 def test_every_fault_at_every_request(hub: LoopbackHub, adapter: Path, digested: None) -> None:
     log = requests_of(hub, adapter)
     expected = released(adapter, Target(REPO, gated="auto"))
