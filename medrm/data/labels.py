@@ -345,10 +345,10 @@ def units_of(votes: list[Vote]) -> list[Counter[Hashable]]:
 def _agreement(units: Counter[Unit], annotators: int) -> Agreement:
     from medrm.statistics.agreement import several_raters  # scipy takes half a second to import
 
-    given = [dict(unit) for unit in units]
+    distinct = [dict(unit) for unit in units]
     # One row for each distinct unit, one column for each value: how often it was given.
-    values = sorted({value for count in given for value in count}, key=str)
-    counts = np.array([[float(count.get(value, 0)) for value in values] for count in given])
+    values = sorted({value for count in distinct for value in count}, key=str)
+    counts = np.array([[float(count.get(value, 0)) for value in values] for count in distinct])
     times, cluster = np.array(list(units.values()), float), np.zeros(len(counts), np.int64)
     measures = several_raters(counts, cluster, ("raw", "alpha"), times=times)
     alpha, raw = measures["alpha"].value, measures["raw"].value
@@ -371,5 +371,7 @@ class FastVotes:
         counts = sorted(self.by_annotator.items(), key=lambda count: -count[1])
         named = ", ".join(f"{shortened(name)} {count}" for name, count in counts[:5])
         more = f" and of {len(counts) - 5} more" if len(counts) > 5 else ""
-        title = f"{sum(self.by_annotator.values())} votes took less than {min_seconds:g} s and are"
-        return report(f"{title} dropped ({named}{more}):", self.examples, limit=5)
+        total = sum(self.by_annotator.values())
+        several, are = ("s", "are") if total > 1 else ("", "is")
+        title = f"{total} vote{several} took less than {min_seconds:g} s and {are} dropped"
+        return report(f"{title} ({named}{more}):", self.examples, limit=5)

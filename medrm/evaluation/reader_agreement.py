@@ -22,7 +22,7 @@ from medrm.data.pseudonyms import shown_reader
 from medrm.data.sources import Vote
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.data.store.vote_records import votes_on
-from medrm.evaluation.measures.human_ceiling import against_others
+from medrm.evaluation.measures.human_ceiling import SPAN, against_others
 from medrm.schema import ranks_of
 from medrm.statistics.agreement import Estimate, linear_weights, several_raters, two_raters
 from medrm.statistics.intervals import Floats, mean_interval
@@ -261,5 +261,5 @@ def _mean(values: NDArray[Any], clusters: Codes) -> dict[str, Any] | None:
     if not len(values):
         return None
     numbered: Any = clusters  # as good as names, and small
-    interval = mean_interval(values.tolist(), numbered)
+    interval = mean_interval(values.tolist(), numbered, SPAN)
     return {"value": interval.mean, "ci95": interval.bounds, "n": interval.n}

@@ -4,8 +4,7 @@ sign_flip_test      T = |sum_c S_c| / sqrt(sum_c S_c^2) over cluster sums S_c of
                     differences, against the same with random signs; several endpoints (max-T)
 mcnemar_midp        the same question from the counts of fixed and broken cases alone
 binomial_midp       k out of n against one half
-minimum_detectable  the smallest gain that a paired test of so many cases finds; `power_of`: how
-                    often it finds a gain
+minimum_detectable  the smallest gain that a paired test of so many cases finds
 holm                p values adjusted for looking at several endpoints: bounds the chance of even
                     one false finding (claims); `benjamini_hochberg`: the expected share of false
                     findings among all findings (exploratory tables)
@@ -160,44 +159,17 @@ def minimum_detectable(
     Raises:
         ValueError: a share is not in (0, 1), or there is no case.
     """
-    size = _effective(n, discordance, design_effect)
-    if not 0 < level < power < 1:
-        raise ValueError(f"level {level} and power {power}: give 0 < level < power < 1.")
-    z_level, z_power = stats.norm.isf(level / 2), stats.norm.ppf(power)
-    root = max(0.0, size - z_level**2 + z_power**2) ** 0.5
-    return float(discordance**0.5 * (z_level * size**0.5 + z_power * root) / (size + z_power**2))
-
-
-def power_of(
-    n: int, gain: float, discordance: float, design_effect: float = 1.0, level: float = 0.05
-) -> float:
-    """Returns the probability that a two-sided test of this level finds this gain.
-
-    Phi((|d| sqrt(n) - z sqrt(q)) / s) + Phi((-|d| sqrt(n) - z sqrt(q)) / s), s = sqrt(q - d^2),
-    z = z(1 - level/2), q the discordance, d the gain.
-
-    Raises:
-        ValueError: the gain exceeds the discordance, a share is not in (0, 1), or there is no case.
-    """
-    size = _effective(n, discordance, design_effect)
-    if abs(gain) > discordance:
-        raise ValueError(f"A gain of {gain} cannot exceed the discordance, {discordance}.")
-    spread = (discordance - gain**2) ** 0.5
-    if spread == 0.0:  # no case changes, or all do in one direction
-        return float(gain != 0.0)
-    shift, bound = abs(gain) * size**0.5, stats.norm.isf(level / 2) * discordance**0.5
-    return float(
-        stats.norm.cdf((shift - bound) / spread) + stats.norm.cdf((-shift - bound) / spread)
-    )
-
-
-def _effective(n: int, discordance: float, design_effect: float) -> float:
     if n < 1 or design_effect <= 0 or not 0 <= discordance <= 1:
         raise ValueError(
             f"n = {n}, discordance = {discordance}, design effect = {design_effect}: give a "
             "positive n, a share and a positive design effect."
         )
-    return n / design_effect
+    if not 0 < level < power < 1:
+        raise ValueError(f"level {level} and power {power}: give 0 < level < power < 1.")
+    size = n / design_effect
+    z_level, z_power = stats.norm.isf(level / 2), stats.norm.ppf(power)
+    root = max(0.0, size - z_level**2 + z_power**2) ** 0.5
+    return float(discordance**0.5 * (z_level * size**0.5 + z_power * root) / (size + z_power**2))
 
 
 _FEWEST = 6

@@ -192,7 +192,7 @@ def test_fast_votes_are_dropped_counted_and_named(votes_file, caplog):
     assert read.cases[0].labels["overall"] == PairLabel((0.5, 0.0, 0.5), 2)
     assert read.fast_votes.by_annotator == {"a1": 1}
     assert read.fast_votes.examples == ["case 'c1', overall: 'a1' took 2.5 s"]
-    assert "1 votes took less than 10 s and are dropped (a1 1)" in caplog.text
+    assert "1 vote took less than 10 s and is dropped (a1 1)" in caplog.text
     assert [vote.annotator for vote in next(votes_on(read.cases))[1]["overall"]] == ["a0", "a2"]
     with pytest.raises(ConfigError, match="no vote says how long it took"):
         read_set(str(votes_file(*three("A"))), LabelRules(min_seconds=10))

@@ -123,10 +123,22 @@ def test_each_two_of_ranked_answers_are_a_unit(votes: Write) -> None:
     assert found["human_ceiling"] == {"value": 1.0, "ci95": None, "n": 2}
 
 
+def test_readers_who_always_agree_are_not_surely_right(votes: Write) -> None:
+    """Up to z^2 / (4 + z^2) of the clusters may be unlike the four; a coefficient has no spread."""
+    found = measured(votes("A A", "B B", "A A", "B B"))
+    lowest = 1 - 1.959964**2 / (4 + 1.959964**2)
+    means = [found["human_ceiling"], *(of["raw"] for of in found["by_reader"])]
+    assert [mean["ci95"] for mean in means] == [pytest.approx([lowest, 1.0])] * 3
+    assert found["alpha"] == found["pairs"][0]["kappa"] == {"value": 1.0, "ci95": None}
+
+
 def test_the_command_says_what_it_cannot_do(votes: Write, capsys: Any) -> None:
     path = votes("A B", "tie A", "B B", seconds=4)
+    alone = json.loads(path.read_text().splitlines()[0]) | {"case_id": "c9", "votes": {"mine": "A"}}
+    path.write_text(path.read_text() + json.dumps(alone) + "\n")
     assert main(["data", "agreement", str(path)]) == 0
     printed = capsys.readouterr().out
+    assert "No case was judged by two readers on mine." in printed
     assert "agreement of 2 readers" in printed
     assert "r1 / r2" in printed
     assert main(["data", "agreement", str(path), "--min_vote_seconds", "5"]) == 2
@@ -154,5 +166,7 @@ def test_the_audit_shows_time_confidence_and_neither(votes: Write, capsys: Any) 
     assert overall["reasons"] == 7
     assert overall["seconds"] == [20, 20, 20]
     assert audit["votes"]["readers"]["r2"]["fast"] == 0
-    assert "20 (20, 20)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "20 (20, 20)" in printed
+    assert "high: 43" in printed
     assert main(["data", "audit", str(path), "--fail_on", "fast_votes"]) == 1

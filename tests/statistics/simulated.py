@@ -79,3 +79,19 @@ def most(rate: float, runs: int) -> float:
 def least(rate: float, runs: int) -> float:
     """The share that a true rate falls short of by chance once in a thousand simulations."""
     return float(stats.binom.ppf(1e-3, runs, rate)) / runs
+
+
+def power_of(
+    n: int, gain: float, discordance: float, design_effect: float = 1.0, level: float = 0.05
+) -> float:
+    """How often a paired test finds a gain.
+
+    Phi((|d| sqrt(n) - z sqrt(q)) / s) + Phi((-|d| sqrt(n) - z sqrt(q)) / s) for n / design effect,
+    s = sqrt(q - d^2), z = z(1 - level/2), q the discordance, d the gain.
+    """
+    spread = (discordance - gain**2) ** 0.5
+    shift = abs(gain) * (n / design_effect) ** 0.5
+    bound = stats.norm.isf(level / 2) * discordance**0.5
+    return float(
+        stats.norm.cdf((shift - bound) / spread) + stats.norm.cdf((-shift - bound) / spread)
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from simulated import SHAPES, changes, least, most, names_of, scores
+from simulated import SHAPES, changes, least, most, names_of, power_of, scores
 from statsmodels.stats.multitest import multipletests
 
 from medrm.statistics.intervals import bootstrap_intervals, mean_interval, small_cell_interval
@@ -17,7 +17,6 @@ from medrm.statistics.significance import (
     benjamini_hochberg,
     holm,
     mcnemar_midp,
-    power_of,
     sign_flip_test,
 )
 

@@ -47,7 +47,7 @@ from medrm.schema import DIMENSIONS, Case, Label
 
 logger = logging.getLogger(__name__)
 
-VERSION = 10
+VERSION = 11
 """Of the files of an index; raised whenever the same set would give others."""
 
 CASES = SCHEMA.append(pa.field("image_files", pa.list_(pa.string()))).append(

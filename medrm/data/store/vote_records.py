@@ -57,7 +57,7 @@ class VoteCodes:
                     annotator = self.annotators.setdefault(vote.annotator, len(self.annotators))
                     value = vote_value(vote)
                     text = value if isinstance(value, str) else json.dumps(value)
-                    confidence = None if vote.confidence is None else str(vote.confidence)
+                    confidence = _as_text(vote.confidence)
                     stated = (text, vote.seconds, confidence, vote.reason)
                     rows.append((number, dimension, annotator, *stated))
         self._cases += len(cases)
@@ -67,6 +67,11 @@ class VoteCodes:
             for values, arrow_type in zip(columns, VOTES.types, strict=True)
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=VOTES)
+
+
+def _as_text(confidence: str | float | None) -> str | None:
+    """Returns a confidence as text; the same number is the same text (3 and 3.0)."""
+    return f"{confidence:.15g}" if isinstance(confidence, int | float) else confidence
 
 
 def votes_on(cases: Sequence[Case]) -> Iterator[tuple[int, VotesOfCase]]:

@@ -18,6 +18,9 @@ from medrm.evaluation.records.jsonl import verdicts_by_case
 from medrm.schema import LETTERS, Case, Label, Outcome, Ranking, RankingLabel, Verdict
 from medrm.statistics.intervals import mean_interval
 
+SPAN = (0.0, 1.0)
+"""Of shares; where all clusters have the same, the interval is as wide as `mean_interval` says."""
+
 
 class Held(NamedTuple):
     """Readers of a case who are held against the same label of the others.
@@ -103,14 +106,14 @@ def _measures(
     readers: Sequence[float], model: Sequence[float], clusters: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the mean of the readers, that of the model, and the difference, with intervals."""
-    accuracy = mean_interval(readers, clusters)
+    accuracy = mean_interval(readers, clusters, SPAN)
     measures: dict[str, Any] = {
         **{"accuracy": accuracy.mean, "ci95": accuracy.bounds},
         **{"n": accuracy.n, "clusters": accuracy.clusters, "model": None, "difference": None},
     }
     if model:
-        judged = mean_interval(model, clusters)
-        delta = mean_interval(list(map(sub, model, readers)), clusters)
+        judged = mean_interval(model, clusters, SPAN)
+        delta = mean_interval(list(map(sub, model, readers)), clusters, (-1.0, 1.0))
         measures["model"] = {"accuracy": judged.mean, "ci95": judged.bounds}
         measures["difference"] = {"delta": delta.mean, "ci95": delta.bounds}
     return measures

@@ -80,6 +80,7 @@ _MOST_ROWS = 20
 def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
     """Returns the tables of `reader_agreement`: dimensions, pairs of readers, readers."""
     dimensions = {name: of for name, of in measured["dimensions"].items() if of["units"]}
+    apart = [name for name in measured["dimensions"] if name not in dimensions]
     tables: list[Table | str] = [
         table_of(
             f"{measured['name']}: agreement of {measured['readers']} readers (95 % CI)",
@@ -110,12 +111,17 @@ def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
             for reader in of["by_reader"]
         ]
         tables.append(_shown(f"{name}: each reader against the others", rows))
-    return [
-        *tables,
-        "pairs: two answers of a case that two readers or more judged. right by the others: where "
-        "most of the other readers prefer one answer; the human ceiling is the mean of it.",
-    ]
+    if apart:
+        tables.append(f"No case was judged by two readers on {', '.join(apart)}.")
+    return [*tables, _LEGEND]
 
+
+_LEGEND = (
+    "pairs: two answers of a case that two readers or more judged. alpha, Fleiss, Cohen, AC1: by "
+    "what is said (A, tie, B, neither); AC2: by how near it is on the scale of strength, neither "
+    "left out. right by the others: where most of the other readers prefer one answer; the human "
+    "ceiling is the mean of it."
+)
 
 _COEFFICIENTS = {"alpha": "alpha", "Fleiss": "fleiss", "AC1": "ac1", "AC2": "ac2"}
 
@@ -159,12 +165,24 @@ def vote_tables(votes: Mapping[str, Any]) -> list[Table]:
     first = f" (the first {len(shown_readers)} of {votes['all_readers']})"
     by_reader = "votes by reader" + (first if len(shown_readers) < votes["all_readers"] else "")
     return [
-        table_of(caption, [{name: member, **_vote_cells(of)} for member, of in rows.items()])
+        _informative(
+            table_of(caption, [{name: member, **_vote_cells(of)} for member, of in rows.items()])
+        )
         for name, caption, rows in (
             ("dimension", "votes by dimension", dimensions),
             ("reader", by_reader, shown_readers),
         )
     ]
+
+
+def _informative(table: Table) -> Table:
+    """Returns a table without the columns that say nothing in any row."""
+    nothing = {
+        name
+        for name, *cells in zip(table.columns, *table.rows, strict=True)
+        if {*cells} <= {DASH, "0"}
+    }
+    return table.without(*nothing)
 
 
 def _vote_cells(of: Mapping[str, Any]) -> dict[str, Cell]:
@@ -175,6 +193,6 @@ def _vote_cells(of: Mapping[str, Any]) -> dict[str, Cell]:
         "timed": str(of["timed"]),
         "seconds (quartiles)": seconds,
         f"under {FAST_SECONDS:g} s": percent(of["fast"]),
-        "confidence": counted(of["confidence"]) or DASH,
+        "confidence": ", ".join(f"{word}: {n}" for word, n in of["confidence"].items()) or DASH,
         "reasons": str(of["reasons"]),
     }
