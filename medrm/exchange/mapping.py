@@ -83,7 +83,7 @@ class SheetMapping:
         columns: what is held (`ROLES`), to the columns that hold it.
         votes: where the votes stand.
         values: what votes mean, by `value_key` of what stands in the sheet.
-        sheet: of a workbook; None: the first that holds a table.
+        sheet: of a workbook; None: the only one with rows.
         header_row: the number of the row that names the columns; None: it is looked for.
         fixed: what holds for all rows.
         order_column: says which answer stood on the left; empty: `answer_a`, or no side matters.

@@ -23,6 +23,8 @@ SUFFIXES = (
 )
 """Of files that can be imported, in any case."""
 
+_WORKBOOKS = (".xlsx", ".xlsm", ".ods")
+
 _LARGEST = 2**30
 """1 GiB: the largest file that is read row by row."""
 
@@ -38,6 +40,7 @@ def open_source(
     image_root: Path | None = None,
     mapping: Mapping[str, Any] | None = None,
     image_conversion: str | None = None,
+    sheet: str | None = None,
 ) -> Opened:
     """Returns a file that is to be imported.
 
@@ -46,9 +49,10 @@ def open_source(
         image_root: a folder in which images are looked for first.
         mapping: the content of the user's mapping, which may name a sheet and its header's row.
         image_conversion: by which medical images become pictures; None: they are refused.
+        sheet: of a workbook; None: that of the mapping, or the only one with rows.
 
     Raises:
-        ConfigError: the root is no folder, or the conversion is not known.
+        ConfigError: the root is no folder, the conversion is not known, or no sheet is meant.
         DataError: there is none, it is of another kind, too large, or cannot be read at all.
     """
     if image_root is not None and not image_root.is_dir():
@@ -71,7 +75,12 @@ def open_source(
         )
     if not size and suffix in (".json", ".jsonl"):
         raise DataError(f"{path} is empty; it holds no rows.")
-    opened = _opened(path, suffix, mapping or {})
+    stated = (mapping or {}).get("sheet")
+    if sheet is not None and suffix not in _WORKBOOKS:
+        raise ConfigError(f"--sheet {sheet!r}: {path} is no workbook. Leave it out.")
+    if sheet is not None and stated not in (None, sheet):
+        raise ConfigError(f"--sheet is {sheet!r}, and the mapping names {stated!r}. Keep one.")
+    opened = _opened(path, suffix, {**(mapping or {}), "sheet": sheet or stated})
     opened.mapping = mapping
     opened.columns = opened.columns or _columns(opened.records)
     opened.image_root, opened.image_conversion = image_root, conversion

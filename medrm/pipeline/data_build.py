@@ -38,6 +38,7 @@ class BuildRequest:
         RULE_NAMES,
     )
     seed: int = option(0, "same seed and same file, same pairs")
+    sheet: str | None = as_in(ImportRequest, "sheet")
     image_root: Path | None = as_in(ImportRequest, "image_root")
     image_conversion: str | None = as_in(ImportRequest, "image_conversion")
     overwrite_output_dir: bool = option(
@@ -57,8 +58,8 @@ def build_cases(request: BuildRequest) -> dict[str, Any]:
     columns = {name: getattr(request, f"{name}_column") for name in sought}
     rules = list(dict.fromkeys(request.rules))
     settings = VqaSettings(columns, request.without_images, rules, request.seed)
-    path, asked = Path(request.file), request.image_conversion
-    opened = open_source(path, request.image_root, image_conversion=asked)
+    path, root, conversion = Path(request.file), request.image_root, request.image_conversion
+    opened = open_source(path, root, image_conversion=conversion, sheet=request.sheet)
     importer, overwrite = vqa_importer(settings), request.overwrite_output_dir
     summary = write_votes(request.output, opened, importer, overwrite=overwrite)
     pairs = {name: summary["annotators"].get(f"{DERIVED}{name}", 0) for name in rules}

@@ -46,7 +46,10 @@ class ImportRequest:
         False,
         "write such a file from the sheet's own columns and values, to --mapping (default: "
         "FILE.mapping.yaml), and import nothing; a file there with only `sheet` or "
-        "`header_row` says which sheet is meant",
+        "`header_row` says which table is meant",
+    )
+    sheet: str | None = option(
+        None, "which sheet of a workbook is read (default: the only one with rows)"
     )
     image_root: Path | None = option(
         None, "folder in which images are looked for first (default: that of the file)"
@@ -81,11 +84,16 @@ def import_file(request: ImportRequest) -> dict[str, Any]:
     if request.suggest:
         target = request.mapping or Path(f"{path.name}.mapping.yaml")
         chosen = _chosen_sheet(target)
-        return _suggest(request, open_source(path, request.image_root, chosen), target)
+        _check_target(target, is_to_be_completed=chosen is not None, request=request)
+        if request.sheet is not None:
+            chosen = {"sheet": request.sheet, **(chosen or {})}
+        opened = open_source(path, request.image_root, chosen, sheet=request.sheet)
+        return _suggest(opened, target)
     assert request.output is not None
     check_outputs({"--output": request.output})
     content = read_mapping(request.mapping) if request.mapping is not None else None
-    opened = open_source(path, request.image_root, content, request.image_conversion)
+    conversion = request.image_conversion
+    opened = open_source(path, request.image_root, content, conversion, request.sheet)
     importer = importer_of(opened)
     overwrite = request.overwrite_output_dir
     summary = write_votes(request.output, opened, importer, request.join, overwrite=overwrite)
@@ -119,14 +127,18 @@ def _chosen_sheet(target: Path) -> dict[str, Any] | None:
     return content if content and content.keys() <= {*CHOOSES_SHEET} else None
 
 
-def _suggest(request: ImportRequest, opened: Opened, target: Path) -> dict[str, Any]:
-    """Writes a mapping, and says what it leaves open."""
+def _check_target(target: Path, *, is_to_be_completed: bool, request: ImportRequest) -> None:
+    """Refuses to replace a mapping that people may have corrected."""
     check_outputs({"--mapping": target}, folders=False)
-    if target.exists() and opened.mapping is None and not request.overwrite_output_dir:
+    if target.exists() and not is_to_be_completed and not request.overwrite_output_dir:
         raise ConfigError(
             f"--mapping {target} is there, and says more than `sheet:`. Give another file, or "
             "--overwrite_output_dir to replace it."
         )
+
+
+def _suggest(opened: Opened, target: Path) -> dict[str, Any]:
+    """Writes a mapping, and says what it leaves open."""
     importer = importer_of(opened)
     if importer.suggest is None:
         raise ConfigError(f"{opened.path} ({importer.name}) needs no mapping; import it.")

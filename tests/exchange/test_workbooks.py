@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from openpyxl.styles import numbers
 
+from medrm.cli import main
 from medrm.errors import ConfigError, DataError, MedrmError
 from medrm.exchange.open_source import open_source
 from medrm.exchange.tables.grid import text_of
@@ -69,6 +70,41 @@ def test_cells_of_excel(tmp_path: Path) -> None:
         texts(tmp_path / "b.xlsx", "Befund")
 
 
+def test_of_several_sheets_with_rows_one_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = openpyxl.Workbook()
+    for name in ("Befunde", "Runde 2", "Alt"):
+        book.create_sheet(name)
+        for cells in (HEADER, [name, "Was?", "Milz", "Leber", "Ada", "A"]):
+            book[name].append(cells)
+    book["Alt"].sheet_state = "hidden"
+    book["Sheet"].append(["Legende"])
+    path = tmp_path / "b.xlsx"
+    book.save(path)
+    (tmp_path / "b.csv").write_text("a,b\n1,2\n")
+    out, mapping = ("--output", str(tmp_path / "set")), ("--mapping", str(tmp_path / "m.yaml"))
+
+    def told(name: str, *options: str) -> str:
+        assert main(["data", "import", str(tmp_path / name), *options]) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "2 sheets with rows: 'Befunde', 'Runde 2'. Name one by --sheet" in told("b.xlsx", *out)
+    assert "no sheet 'Rund 2'" in told("b.xlsx", *out, "--sheet", "Rund 2")
+    assert "is no workbook" in told("b.csv", *out, "--sheet", "Befunde")
+    command = ["data", "import", str(path), "--sheet", "Runde 2"]
+    assert main([*command, *out]) == 0
+    assert '"case_id": "Runde 2"' in (tmp_path / "set" / "votes.jsonl").read_text()
+    assert main([*command, "--suggest", *mapping]) == 0
+    assert 'sheet: "Runde 2"' in (tmp_path / "m.yaml").read_text()
+    assert "is there, and says more" in told("b.xlsx", "--sheet", "Alt", "--suggest", *mapping)
+    assert "Keep one" in told("b.xlsx", "--sheet", "Alt", *out, *mapping)
+    assert main(["data", "import", str(path), *mapping, *out, "--overwrite_output_dir"]) == 0
+    del book["Runde 2"]
+    book.save(path)
+    assert texts(path)[1][0] == "Befunde"
+
+
 def test_two_rows_of_headers(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     sheet = book.active
@@ -95,12 +131,14 @@ def test_cells_of_open_document(tmp_path: Path) -> None:
     with pd.ExcelWriter(tmp_path / "b.ods", engine="odf") as writer:
         frame.to_excel(writer, sheet_name="Befunde", index=False)
         frame.to_excel(writer, sheet_name="Zwei", index=False)
-    assert texts(tmp_path / "b.ods") == [
+    with pytest.raises(ConfigError, match="has 2 sheets with rows: 'Befunde', 'Zwei'"):
+        texts(tmp_path / "b.ods")
+    assert texts(tmp_path / "b.ods", "Befunde") == [
         [*HEADER, "Datum", "ok"],
         ["17", "Was ist  das?", "Milz", "Leber\nMagen", "Ada", "=", "2024-03-01", "true"],
         ["18", "Was?", "Milz", "Leber", "Ben", "2", "2024-03-01", "false"],
     ]
-    assert texts(tmp_path / "b.ods", "Zwei") == texts(tmp_path / "b.ods")
+    assert texts(tmp_path / "b.ods", "Zwei") == texts(tmp_path / "b.ods", "Befunde")
     cells = [text_cell(text) for text in ("Fall", "Urteil", "Wer")]
     first = [text_cell("7", ' table:number-rows-spanned="2"'), text_cell("A<text:s text:c='2'/>x")]
     first += [
@@ -119,13 +157,25 @@ def text_cell(text: str, attributes: str = "") -> str:
     return f'<{tag} office:value-type="string"{attributes}><text:p>{text}</text:p></{tag}>'
 
 
-def save_ods(path: Path, rows: str, head: str = "") -> None:
+def test_a_hidden_table_of_open_document_is_not_read_unless_it_is_named(tmp_path: Path) -> None:
+    styles = "<office:automatic-styles><style:style style:name='h' style:family='table'>"
+    styles += "<style:table-properties table:display='false'/></style:style>"
+    rows = "".join(f"<table:table-row>{text_cell(text)}</table:table-row>" for text in ("a", "b"))
+    hidden = f"<table:table table:name='Alt' table:style-name='h'>{rows}</table:table>"
+    save_ods(tmp_path / "b.ods", rows, before=f"{styles}</office:automatic-styles>{hidden}")
+    assert texts(tmp_path / "b.ods") == texts(tmp_path / "b.ods", "T") == [["a"], ["b"]]
+    assert "Not read: Alt" in " ".join(open_source(tmp_path / "b.ods").notes)
+    assert texts(tmp_path / "b.ods", "Alt") == [["a"], ["b"]]
+
+
+def save_ods(path: Path, rows: str, head: str = "", before: str = "") -> None:
     spaces = "".join(
         f' xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
-        for name in ("office", "table", "text")
+        for name in ("office", "style", "table", "text")
     )
     content = (
-        f'{head}<office:document-content{spaces}><table:table table:name="T">{rows}</table:table>'
+        f"{head}<office:document-content{spaces}>{before}"
+        f'<table:table table:name="T">{rows}</table:table>'
     )
     pack(path, {"content.xml": f"{content}</office:document-content>"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,29 +118,43 @@ def elements(archive: zipfile.ZipFile, member: str, of_interest: set[str]) -> It
 
 
 def chosen_sheet(
-    path: Path, sheet: str | None, names: Sequence[str], shown: Sequence[str]
+    path: Path,
+    sheet: str | None,
+    names: Sequence[str],
+    shown: Sequence[str],
+    has_rows: Callable[[str], bool],
 ) -> tuple[str, list[str]]:
     """Returns the name of the sheet to read, and what to say of it and of the others.
 
     Args:
         path: of the workbook.
-        sheet: that the user names; None: the first one shown.
+        sheet: that the user names; None: the only one with rows, or the first shown where none has.
         names: of all sheets.
         shown: of those that are not hidden.
+        has_rows: returns whether a sheet has a row below its first.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or several have rows and none is named.
     """
-    name = shown[0] if sheet is None and shown else sheet
-    if name is None or name not in names:
-        given = shortened(", ".join(map(repr, names)) or "none")
+    with_rows = [name for name in shown if has_rows(name)] if sheet is None else []
+    if len(with_rows) > 1:
         raise ConfigError(
-            f"{path} has no sheet {name!r}; given: {given}.{nearest(str(name), names)} Name one in "
-            "the mapping."
+            f"{path} has {len(with_rows)} sheets with rows: {_quoted(with_rows)}. Name one by "
+            "--sheet, or by `sheet` in the mapping."
+        )
+    name = sheet if sheet is not None else next(iter([*with_rows, *shown]), None)
+    if name is None or name not in names:
+        raise ConfigError(
+            f"{path} has no sheet {name!r}; given: {_quoted(names)}.{nearest(str(name), names)} "
+            "Name one by --sheet, or by `sheet` in the mapping."
         )
     others = "; ".join(shortened(other) for other in names if other != name)
     notes = [f"Sheet {name!r} is read."]
-    return name, notes + ([f"Not read: {others} (name one by `sheet`)."] if others else [])
+    return name, notes + ([f"Not read: {others} (name one by --sheet)."] if others else [])
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return shortened(", ".join(map(repr, names)), 400) or "none"
 
 
 def local_name(tag: str) -> str:

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def open_excel(path: Path, sheet: str | None = None, header_row: int | None = No
 
     Args:
         path: of the workbook.
-        sheet: its name; None: the first that is not hidden.
+        sheet: its name; None: the only one with rows that is not hidden.
         header_row: the number of the row that names the columns; None: it is looked for.
 
     Raises:
@@ -56,7 +57,12 @@ def open_excel(path: Path, sheet: str | None = None, header_row: int | None = No
     with opened_archive(path) as archive:
         book = _workbook(path)
         shown = [s.title for s in book.worksheets if s.sheet_state == "visible"]
-        name, notes = chosen_sheet(path, sheet, [s.title for s in book.worksheets], shown)
+
+        def has_rows(name: str) -> bool:
+            return _has_rows(archive, book[name]._worksheet_path)
+
+        names = [s.title for s in book.worksheets]
+        name, notes = chosen_sheet(path, sheet, names, shown, has_rows)
         shape = _shape_of(archive, book[name]._worksheet_path)
         pictures = sum(member.filename.startswith("xl/media/") for member in archive.infolist())
         book.close()
@@ -79,6 +85,16 @@ def _workbook(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of extensions that hold no cells
         return load_workbook(path, read_only=True, data_only=True, keep_links=False)
+
+
+def _has_rows(archive: zipfile.ZipFile, member: str) -> bool:
+    """Returns whether a sheet has a row below its first; no more of it is read."""
+    rows = (
+        row
+        for row in elements(archive, member, {"row"})
+        if any(local_name(part.tag) in ("v", "is") for cell in row for part in cell)
+    )
+    return len([*islice(rows, 2)]) > 1
 
 
 def _shape_of(archive: zipfile.ZipFile, member: str) -> _Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medrm.exchange.imported import Opened, Unread
 from medrm.exchange.tables.archive import chosen_sheet, elements, local_name, opened_archive
@@ -24,15 +24,18 @@ def open_document(path: Path, sheet: str | None = None, header_row: int | None =
 
     Args:
         path: of the file.
-        sheet: the table's name; None: the first.
+        sheet: the table's name; None: the only one with rows that is not hidden.
         header_row: the number of the row that names the columns; None: it is looked for.
 
     Raises:
         DataError: it is no such file that can be read, or is too large.
         ConfigError: it has no table of that name.
     """
-    names = _table_names(path)
-    name, notes = chosen_sheet(path, sheet, names, names)
+    tables = _tables(path)
+    names = [table.name for table in tables]
+    shown = [table.name for table in tables if table.is_shown]
+    filled = {table.name for table in tables if table.has_rows}
+    name, notes = chosen_sheet(path, sheet, names, shown, filled.__contains__)
 
     def grid(no_rows: list[Unread]) -> Iterator[tuple[int, Sequence[Any]]]:
         return _rows(path, names.index(name))
@@ -40,10 +43,32 @@ def open_document(path: Path, sheet: str | None = None, header_row: int | None =
     return open_grid(path, grid, notes, header_row)
 
 
-def _table_names(path: Path) -> list[str]:
+class _Table(NamedTuple):
+    """A table of a file: its name, whether it has a row below its first, and is not hidden."""
+
+    name: str
+    has_rows: bool
+    is_shown: bool
+
+
+def _tables(path: Path) -> list[_Table]:
+    tables: list[_Table] = []
+    hidden: set[str] = set()
+    rows = 0
     with opened_archive(path) as archive:
-        found = elements(archive, _CONTENT, {"table-row", "table"})
-        return [_attribute(e, "name", "") for e in found if local_name(e.tag) == "table"]
+        for element in elements(archive, _CONTENT, {"table-row", "table", "style"}):
+            match local_name(element.tag):
+                case "style":
+                    if any(_attribute(part, "display", "") == "false" for part in element):
+                        hidden.add(_attribute(element, "name", ""))
+                case "table-row":
+                    rows += any(len(cell) or _attribute(cell, "value-type", "") for cell in element)
+                case _:
+                    style = _attribute(element, "style-name", "")
+                    is_shown = style not in hidden or not style
+                    tables.append(_Table(_attribute(element, "name", ""), rows > 1, is_shown))
+                    rows = 0
+    return tables
 
 
 def _rows(path: Path, index: int) -> Iterator[tuple[int, Sequence[Any]]]:
