@@ -34,6 +34,7 @@ Hashes = NDArray[np.uint64]
 
 _PIECE = r'(?:"(?:[^"]|"")*"|[^,"])+'
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?:=(.*))?')
+_SHARE = re.compile(r"=\s*[0-9.]+(?:[eE][-+]?[0-9]+)?\s*$")
 _RULE = (
     "Give SOURCE=SHARE,SOURCE=SHARE with shares that sum to 1, or SOURCE,SOURCE for all cases of "
     'each; a path that holds "," or "=" stands in double quotes, as in "a,b.jsonl"=0.7,other=0.3'
@@ -94,6 +95,25 @@ def named_sources(written: str) -> list[_Named]:
     problems += [f"{path.name!r} is named twice" for path, count in counts.items() if count > 1]
     raise_problems(ConfigError, f"train_data {shortened(written)!r}", problems, f". {_RULE}")
     return named
+
+
+def check_is_one_set(benchmark: str) -> None:
+    """Refuses a mixture as a benchmark, whose numbers would depend on the shares.
+
+    Raises:
+        ConfigError: says how each of its sets is measured.
+    """
+    pieces = [] if _exists(benchmark) else re.findall(_PIECE, benchmark)
+    if len(pieces) < 2 and not _SHARE.search(benchmark):
+        return
+    names = [_SHARE.sub("", piece.strip()) for piece in pieces]
+    each = " and ".join(f"--benchmark {shortened(name)}" for name in names)
+    raise ConfigError(
+        f"benchmark {shortened(benchmark)!r} is no path; a list of sets or a share of one is taken "
+        f"by train_data alone, for what is measured on a mixture depends on its shares. Evaluate "
+        f"on each set by itself: {each}; the test part of a mixture is what train_data without "
+        "benchmark leaves."
+    )
 
 
 def _exists(source: str) -> bool:

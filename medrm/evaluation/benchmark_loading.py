@@ -6,16 +6,18 @@ To add one: write `evaluation/benchmarks/NAME.yaml`; `source` names its data in 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from medrm.data.case_set import CaseSet, holds_described, read_set
 from medrm.data.labels import LabelRules
+from medrm.data.mixture import check_is_one_set
 from medrm.data.readers.votes_jsonl import phantom_folder
 from medrm.data.sources import description_names
 from medrm.errors import (
@@ -25,17 +27,20 @@ from medrm.errors import (
     nearest,
     raise_problems,
     report,
+    shortened,
     unknown_keys,
 )
 from medrm.evaluation.benchmark import GROUPS, Benchmark, Published
 from medrm.evaluation.measures.benchmark_metrics import METRICS
-from medrm.files import asset, asset_names
+from medrm.files import asset, asset_names, file_digest, fits
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "evaluation/benchmarks"
 
 _SHOWN = ("groups", "metrics", "published")
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 _Read = Callable[..., CaseSet]
 """`read_set` with all that does not depend on the source."""
@@ -74,9 +79,9 @@ def load_benchmark(
 ) -> Benchmark:
     """Returns a benchmark by its name in `evaluation/benchmarks/`, or a set of the user's own.
 
-    A name stands for its data: what lies at `data_root` has the layout, the dimensions and the
-    number of cases that the YAML file states, or it is reported under its own name, with the name
-    of the layout and without the numbers that others published.
+    A name stands for its data: what lies at `data_root` has the layout, the dimensions, the number
+    of cases and the digests that the YAML file states, or it is reported under its own name, with
+    the name of the layout and without the numbers that others published.
 
     Args:
         name: of the YAML file, or all that is asked.
@@ -156,7 +161,24 @@ def _differences(
             digest not in (None, source.digest)
         ),
     }
-    return applying(differences)
+    return applying(differences | _other_files(Path(data_root), settings.get("sha256", {})))
+
+
+def _other_files(data_root: Path, pinned: Mapping[str, str]) -> dict[str, bool]:
+    """Returns what is said of files that are not those of which the SHA-256 is stated, and whether.
+
+    Args:
+        data_root: the folder that they lie in, or the file itself.
+        pinned: the path in the folder to the SHA-256.
+    """
+    said: dict[str, bool] = {}
+    for name, digest in pinned.items():
+        path = (data_root if data_root.is_dir() else data_root.parent) / name
+        found = file_digest(path) if path.is_file() else None
+        said[f"it has no file {name}"] = found is None
+        other = f"the SHA-256 of {name} is {str(found)[:12]}, not {digest[:12]}"
+        said[other] = found is not None and found != digest.lower()
+    return said
 
 
 def _own_name(name: str, source: CaseSet) -> str:
@@ -173,6 +195,7 @@ def _own_benchmark(asked: BenchmarkRequest, read: _Read) -> Benchmark:
             f"the name {asked.reported!r} is that of a benchmark, which stands for its own data; "
             "give a set of your own another."
         )
+    check_is_one_set(asked.name)
     is_known = Path(asked.name).exists() or asked.name in description_names() or "/" in asked.name
     if not is_known:
         raise ConfigError(
@@ -202,13 +225,24 @@ def read_settings(name: str) -> dict[str, Any]:
     """
     path = asset(f"{FOLDER}/{name}.yaml")
     settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    accepted = ("source", "cases", "seed", "dimensions", "digest", *_SHOWN)
+    accepted = ("source", "cases", "seed", "dimensions", "digest", "sha256", *_SHOWN)
     problems = unknown_keys(settings, accepted)
     problems += [
         f"metric {name!r} is unknown; known: {', '.join(METRICS)}.{nearest(name, METRICS)}"
         for name in settings.get("metrics", [])
         if name not in METRICS
     ]
+    pinned = settings.get("sha256", {})
+    if not fits(pinned, dict[str, str]):
+        problems.append("sha256 is no list of paths in the data, each with its SHA-256")
+    else:
+        problems += [
+            f"sha256 of {shortened(name)!r}: give a path inside the data and 64 hexadecimal digits"
+            for name, digest in pinned.items()
+            if not _SHA256.fullmatch(digest)
+            or PurePosixPath(name).is_absolute()
+            or ".." in PurePosixPath(name).parts
+        ]
     if "source" not in settings:
         problems.append("key 'source' is missing: a name in data/")
     if "seed" in settings and "cases" not in settings:

@@ -23,6 +23,7 @@ from medrm.evaluation.benchmark_loading import (
     read_settings,
 )
 from medrm.evaluation.exports import benchmark_results, eval_results
+from medrm.files import file_digest
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_name_stands_for_its_data(votes: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_files_that_are_as_the_benchmark_is_described_have_its_name(
-    votes: Path, monkeypatch: pytest.MonkeyPatch
+    votes: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = votes.parent / "copy"
     write_phantom(folder, cases=12, seed=5)
@@ -103,6 +104,15 @@ def test_files_that_are_as_the_benchmark_is_described_have_its_name(
     settings["digest"] = read.digest
     assert load_benchmark("med_rewardbench", str(folder)).name == "med_rewardbench"
     assert "layout" not in benchmark.identity()
+    (table,) = (folder / "pair_gt_all" / "parquet").glob("chest*.parquet")
+    name = table.relative_to(folder).as_posix()
+    settings["sha256"] = {name: file_digest(table).upper()}
+    assert load_benchmark("med_rewardbench", str(folder)).name == "med_rewardbench"
+    settings["sha256"] = {name: "0" * 64, "none.jsonl": "0" * 64}
+    other = load_benchmark("med_rewardbench", str(folder))
+    assert (other.name, other.layout, other.published) == ("copy", "med_rewardbench", ())
+    assert f"the SHA-256 of {name} is " in caplog.text
+    assert "it has no file none.jsonl" in caplog.text
 
 
 def test_a_drawn_benchmark_is_known_by_its_digest(votes: Path) -> None:
@@ -168,6 +178,11 @@ def test_an_unknown_name_and_an_unknown_key(
 ) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'phantom'"):
         load_benchmark("phanton")
+    for mixture in ("phantom=0.7,real_pocqi=0.3", "phantom, real_pocqi"):
+        with pytest.raises(ConfigError, match="--benchmark phantom and --benchmark real_pocqi;"):
+            load_benchmark(mixture)
+    with pytest.raises(ConfigError, match=r"'lr=a\.jsonl' is unknown"):
+        load_benchmark("lr=a.jsonl")
     (tmp_path / "mine.yaml").write_text("sources: x\nseed: 1\n", encoding="utf-8")
     monkeypatch.setattr(
         "medrm.evaluation.benchmark_loading.asset", lambda relative: tmp_path / "mine.yaml"
@@ -175,6 +190,12 @@ def test_an_unknown_name_and_an_unknown_key(
     with pytest.raises(ConfigError, match="3 problems") as caught:
         read_settings("mine")
     assert "Did you mean 'source'?" in str(caught.value)
+    pins = {"a.jsonl": "0" * 63, "../b": "0" * 64, "c": "0" * 64}
+    stated = json.dumps({"source": "x", "sha256": pins})
+    (tmp_path / "mine.yaml").write_text(stated, encoding="utf-8")
+    with pytest.raises(ConfigError, match="2 problems") as caught:
+        read_settings("mine")
+    assert "sha256 of '../b': give a path inside the data" in str(caught.value)
 
 
 def test_every_form_of_training_data_is_measured_under_its_own_name(

@@ -18,6 +18,7 @@ from medrm.data.case_set import CaseSet
 from medrm.errors import ConfigError
 from medrm.evaluation.benchmark import RULES, Benchmark
 from medrm.evaluation.leaderboard.leaderboard_tables import (
+    human_table,
     leaderboard_csv,
     leaderboard_markdown,
     leaderboard_page,
@@ -63,8 +64,12 @@ def report(accuracy: float | None, overall: float | None) -> dict[str, Any]:
         }  # fmt: skip
 
     values = {"accuracy": accuracy, "overall": overall}
+    human = {"accuracy": 0.8, "ci95": [0.7, 0.9], "n": 12, "clusters": 6}
+    of_model = {"model": {"accuracy": overall, "ci95": None}}
+    beside = {"difference": {"delta": (overall or 0) - 0.8, "ci95": None}}
     return {
         "readout": "generate",
+        "human_ceiling": {"overall": {**human, **of_model, **beside}, "accuracy": None},
         "settings": {},
         "baselines": {name: {"accuracy": 0.4, "overall": 0.5} for name in RULES}
         | {"longer": {"accuracy": 0.4, "overall": 0.62}},
@@ -120,6 +125,9 @@ def test_models_are_ranked_by_the_primary_dimension() -> None:
 
 def test_a_row_holds_both_protocols_and_what_was_read() -> None:
     row = table()["models"][1]
+    human = row["dimensions"]["overall"].pop("human_ceiling")
+    assert (human["accuracy"], human["model"]["accuracy"]) == (0.8, 0.95)
+    assert row["dimensions"]["accuracy"]["human_ceiling"] is None
     assert row["dimensions"]["overall"] == {
         "accuracy": 0.95,
         "ci95": [0.85, 1.05],
@@ -156,6 +164,24 @@ def test_csv_holds_every_measure_unrounded() -> None:
     assert rows[0]["overall_to_best_p"] == ""  # the best itself
     assert (rows[3]["overall_accuracy"], rows[3]["overall_rank_best"]) == ("", "")
     assert rows[5]["state"] == "skipped: not published"
+    assert (rows[2]["overall_reader"], rows[2]["overall_by_other_readers"]) == ("0.8", "0.5")
+    assert float(rows[2]["overall_to_reader"]) == pytest.approx(-0.3)
+    assert rows[2]["accuracy_reader"] == ""
+
+
+def test_readers_stand_beside_the_models() -> None:
+    found = table()
+    readers = human_table(found)
+    assert readers is not None
+    assert readers.columns == ["model", "a reader (95 % CI)", "the model", "difference", "n"]
+    assert readers.rows[2] == ["weak", "80.0 (70.0, 90.0)", "50.0", "-30.0", "12"]
+    console = Console(file=io.StringIO(), width=120)
+    print_leaderboard(found, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in (shown, leaderboard_markdown(found), leaderboard_page(found)):
+        assert "Human ceiling: by the label of the other readers" in text
+    assert human_table(table("accuracy")) is None
+    assert "Human ceiling" not in leaderboard_markdown(table("accuracy"))
 
 
 def test_markdown_is_neither_broken_nor_driven_by_data() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import trl.trainer.utils
-from judging import SHORT, Judging, by_letters, judged
+from judging import SHORT, Judging, by_letters, judged, judged_cases
 from tiny import SOME_FAMILIES, TINY_FAMILIES, save_tiny
 from torch import Tensor
 
@@ -170,3 +170,35 @@ def test_one_opening_token_where_the_template_writes_it(judging: Callable[..., J
     theirs = built.trainer().processing_class.tokenizer
     assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
     assert theirs("x")["input_ids"][0] != tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "measure"),
+    [
+        ("judge_sft", {}, "mean_token_accuracy"),
+        ("judge_dpo", {"dpo_pairs": "answers"}, "rewards/margins"),
+    ],
+)
+def test_sets_of_a_mixture_are_measured_apart(
+    judging: Callable[..., Judging], objective: str, options: dict[str, Any], measure: str
+) -> None:
+    """The whole is the mean of the rows, and each set is as it would be alone."""
+    cases = [
+        dataclasses.replace(case, groups={"set": "own" if number % 3 else "public"})
+        for number, case in enumerate(judged_cases(7, 500))
+    ]
+    built = judging(
+        objective, objective, train=judged_cases(4), development=cases,
+        dimensions=("accuracy",), per_device_eval_batch_size=1, **{**SHORT, **options},
+    )  # fmt: skip
+    trainer = built.trainer()
+    measured = trainer.evaluate()
+    sets, trainer.development_sets = trainer.development_sets, {}
+    assert [*sets] == ["public", "own"]
+    whole = trainer.evaluate()
+    assert measured["eval_loss"] == pytest.approx(whole["eval_loss"], rel=1e-4)
+    assert not any("_set_" in key for key in whole)
+    for name, rows in sets.items():
+        alone = trainer.evaluate(trainer.eval_dataset.select(rows))
+        for key in ("loss", measure):
+            assert measured[f"eval_{key}_set_{name}"] == pytest.approx(alone[f"eval_{key}"])

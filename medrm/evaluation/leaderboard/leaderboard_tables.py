@@ -13,6 +13,7 @@ from medrm.errors import printable
 from medrm.evaluation.benchmark import RULES
 from medrm.evaluation.pages.document import Section, render_page, write_text
 from medrm.evaluation.report import write_json
+from medrm.evaluation.tables.reader_tables import CEILING, ceiling_cells
 from medrm.evaluation.tables.table import (
     DASH,
     Cell,
@@ -57,6 +58,7 @@ _SHARES = ("n", "official_micro", "official_macro", "coverage", "consistency")
 _MEASURES = (
     *("accuracy", "ci95_low", "ci95_high", *_SHARES, "rank_best", "rank_worst"),
     *("to_best", "to_best_ci95_low", "to_best_ci95_high", "to_best_p"),
+    *("reader", "by_other_readers", "to_reader"),
 )
 """Columns of the CSV, for each dimension."""
 
@@ -132,6 +134,24 @@ def _csv_values(dimensions: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
         yield from map(measures.get, _SHARES)
         yield from measures["rank_range"] or (None, None)
         yield from (best.get("delta"), *(best.get("ci95") or (None, None)), best.get("p"))
+        human = measures.get("human_ceiling") or {}
+        of_model, difference = human.get("model") or {}, human.get("difference") or {}
+        yield from (human.get("accuracy"), of_model.get("accuracy"), difference.get("delta"))
+
+
+def human_table(standings: Standings) -> Table | None:
+    """Returns the human ceiling beside each model, on the dimension that ranks; None without."""
+    primary = standings["primary"]
+    measured = {
+        model["name"]: human
+        for model in standings["models"]
+        if (human := model["dimensions"][primary].get("human_ceiling")) is not None
+    }
+    rows: list[dict[str, Cell]] = [
+        {"model": name, **ceiling_cells(human, {"the model": human["model"]})}
+        for name, human in measured.items()
+    ]
+    return table_of(f"{CEILING}, on {primary}", rows) if rows else None
 
 
 def leaderboard_markdown(standings: Standings) -> str:
@@ -149,6 +169,9 @@ def leaderboard_markdown(standings: Standings) -> str:
     if compared := [row for row in best.rows if row[1] != DASH]:
         differences = to_markdown(replace(best, rows=compared))
         blocks.append(f"## Difference to the best\n\n{TO_BEST}\n\n{differences}")
+    if readers := human_table(standings):
+        beside = to_markdown(replace(readers, caption=""))
+        blocks.append(f"## Beside readers\n\n{markdown_text(readers.caption)}\n\n{beside}")
     for state in ("failed", "skipped"):
         if standings[state]:
             rows = [[model["name"], model["reason"]] for model in standings[state]]
@@ -176,6 +199,8 @@ def print_leaderboard(standings: Standings, console: Console | None = None) -> N
             headings = {_column(n): f"{n[:5]}." if len(n) > 6 else n for n in unranked}
             rest = table.pick(("rank", "model", *headings), "The other dimensions", headings)
             console.print(to_terminal(rest, left=(1,), wrapped=(1,)))
+    if readers := human_table(standings):
+        console.print(to_terminal(readers, wrapped=(0,)))
     for state, model in _missing_models(standings):
         console.print(plain(f"{state}: {model['name']}: {model['reason']}"))
     if len(table.rows) > 1:
@@ -252,6 +277,11 @@ def _dimensions(standings: Standings) -> Mapping[str, Any] | None:
     return {"table": Table(caption, ["model", *names], rows)} if len(names) > 1 else None
 
 
+def _readers(standings: Standings) -> Mapping[str, Any] | None:
+    table = human_table(standings)
+    return {"table": table} if table else None
+
+
 def _missing(standings: Standings) -> Mapping[str, Any] | None:
     rows = [
         [printable(model["name"]), printable(f"{state}: {model['reason']}")]
@@ -274,6 +304,7 @@ def _models(standings: Standings) -> Mapping[str, Any] | None:
 SECTIONS: dict[str, Section[Standings]] = {
     "ranking": Section("Ranks", "leaderboard/ranking.html.jinja", _ranking),
     "dimensions": Section("Every dimension", "leaderboard/dimensions.html.jinja", _dimensions),
+    "readers": Section("Beside readers", "leaderboard/dimensions.html.jinja", _readers),
     "missing": Section("Without a result", "leaderboard/missing.html.jinja", _missing),
     "models": Section("What was evaluated", "leaderboard/models.html.jinja", _models),
 }

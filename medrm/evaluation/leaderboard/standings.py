@@ -278,6 +278,7 @@ def _row(listed: ListedModel, report: Report, ranks: dict[str, dict[str, Any]]) 
     robust, official = robust_of(report), report["protocols"].get("official", {})
     measures = ("accuracy", "ci95", "n", "coverage", "consistency")
     unranked = {"rank_range": None, "to_best": None}
+    readers = report.get("human_ceiling") or {}  # none in 0.2
     return {
         **_identity(listed),
         "readout": report["readout"],
@@ -288,6 +289,7 @@ def _row(listed: ListedModel, report: Report, ranks: dict[str, dict[str, Any]]) 
                 "official_micro": official.get("micro", {}).get(name),
                 "official_macro": official.get("macro", {}).get(name),
                 **by_model.get(listed.name, unranked),
+                "human_ceiling": readers.get(name),
             }
             for name, by_model in ranks.items()
         },

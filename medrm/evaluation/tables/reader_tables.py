@@ -20,6 +20,8 @@ from medrm.evaluation.tables.table import (
 )
 from medrm.evaluation.vote_audit import FAST_SECONDS
 
+CEILING = "Human ceiling: by the label of the other readers, leaving out one after another"
+
 
 def ceiling_table(sides: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """Returns the human ceiling of each dimension beside the models; None where there is none.
@@ -33,15 +35,32 @@ def ceiling_table(sides: Mapping[str, Mapping[str, Any]]) -> Table | None:
     for name, human in list(ceilings.values())[-1].items():
         if human is None:
             continue
-        row: dict[str, Cell] = {"dimension": name}
-        row["a reader (95 % CI)"] = with_interval(human["accuracy"], human["ci95"])
-        for side, ceiling in ceilings.items():
-            model = (ceiling.get(name) or {}).get("model") or {}
-            row[side] = with_interval(model.get("accuracy"), model.get("ci95"))
-        row["difference"] = points(human["difference"] or {"delta": None})
-        rows.append({**row, "n": str(human["n"])})
-    caption = "Human ceiling: by the label of the other readers, leaving out one after another"
-    return table_of(caption, rows) if rows else None
+        models = {
+            side: (ceiling.get(name) or {}).get("model") for side, ceiling in ceilings.items()
+        }
+        rows.append({"dimension": name, **ceiling_cells(human, models)})
+    return table_of(CEILING, rows) if rows else None
+
+
+def ceiling_cells(
+    human: Mapping[str, Any], models: Mapping[str, Mapping[str, Any] | None]
+) -> dict[str, Cell]:
+    """Returns what a reader reaches, what models do by the same labels, and the difference.
+
+    Args:
+        human: an entry of `human_ceiling`.
+        models: the heading of a model's column to its accuracy there.
+    """
+    of_models = {
+        side: with_interval((model or {}).get("accuracy"), (model or {}).get("ci95"))
+        for side, model in models.items()
+    }
+    return {
+        "a reader (95 % CI)": with_interval(human["accuracy"], human["ci95"]),
+        **of_models,
+        "difference": points(human["difference"] or {"delta": None}),
+        "n": str(human["n"]),
+    }
 
 
 def agreement_table(sides: Sides) -> Table:

@@ -24,7 +24,7 @@ from medrm.objectives.judge.judge_collator import (
     preferred,
 )
 from medrm.objectives.judge.judge_examples import LabelRule, drawn_dimension, learned_answer
-from medrm.objectives.judge.judge_trainer import WithReference
+from medrm.objectives.judge.judge_trainer import WithReference, rows_of_sets
 from medrm.objectives.objective import Fixed, Objective, TrainingInputs
 from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import numbering
@@ -189,6 +189,8 @@ def build_trainer(inputs: TrainingInputs) -> JudgeDPOTrainer:
     )
     pairs = [*splits[0], *splits[1]] if options.dpo_pairs == "answers" else []
     trainer.case_of = (lambda number: pairs[number][0].case_id) if pairs else examples.case_id
+    measured = [case for case, _ in splits[1]] if pairs else [e.case for e in examples.development]
+    trainer.development_sets = rows_of_sets(measured)
     return trainer
 
 

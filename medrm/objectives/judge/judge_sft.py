@@ -39,7 +39,7 @@ from medrm.objectives.judge.judge_examples import (
     judge_examples,
     read_rationales,
 )
-from medrm.objectives.judge.judge_trainer import JudgeTrainer
+from medrm.objectives.judge.judge_trainer import JudgeTrainer, rows_of_sets
 from medrm.objectives.step_preview import StepPreview, preview_rows
 from medrm.objectives.training_faults import numbering
 from medrm.objectives.whole_checkpoints import WholeCheckpoints
@@ -309,6 +309,7 @@ def build_trainer(inputs: objective.TrainingInputs) -> JudgeSFTTrainer:
         data_collator=numbering(partial(supervised, renderer, partial(examples.verdict, renderer))),
     )
     trainer.case_of = examples.case_id
+    trainer.development_sets = rows_of_sets(example.case for example in examples.development)
     return trainer
 
 
