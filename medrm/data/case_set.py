@@ -26,11 +26,12 @@ from medrm.data.sources import (
     ReadResult,
     Source,
     description_names,
+    is_path,
     read_about,
 )
 from medrm.data.store.build_index import joint_digest, open_index, order_dimensions
 from medrm.data.store.indexed_cases import IndexedCases, column, label_column
-from medrm.errors import ConfigError, DataError, nearest
+from medrm.errors import ConfigError, DataError, nearest, shortened
 from medrm.files import asset, status_of
 from medrm.schema import Case
 
@@ -262,21 +263,22 @@ def holds_described(described: str, path: str | Path) -> bool:
 
 def _open(source: str, image_options: ImageOptions) -> tuple[str, Source]:
     """Returns the name of a set and what it is read from."""
-    path = Path(source)
-    if path.is_dir():
+    path, is_there = Path(source), is_path(source)
+    if is_there and path.is_dir():
         return _open_folder(path, image_options)
-    if path.is_file():
+    if is_there and path.is_file():
         return path.stem, _open_file(path, image_options)
     names = description_names()
-    if source in names and not path.exists():
+    if source in names and not is_there:
         return _open_described(named_description(source), image_options)
     if _HUB_ID.fullmatch(source) and not source.lower().endswith(SUFFIXES):
         matching = (described for described in descriptions() if described.source == source)
         unnamed = Description(source, "preferences", source)
         return _open_described(next(matching, unnamed), image_options)
+    home = " A home folder is written out, without '~'." if source.startswith("~") else ""
     raise DataError(
-        f"{source!r} is no file, no folder and no name in data/ ({', '.join(names)})."
-        f"{nearest(source, names)} Give one of these or a hub id such as organisation/name."
+        f"{shortened(source)!r} is no file, no folder and no name in data/ ({', '.join(names)})."
+        f"{nearest(source, names)}{home} Give one of these or a hub id such as organisation/name."
     )
 
 

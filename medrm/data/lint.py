@@ -19,7 +19,7 @@ from medrm.data.readers.med_rewardbench import FOLDER, hub_layout
 from medrm.data.readers.vote_values import read_vote
 from medrm.data.readers.votes_jsonl import VOTES_FILE, phantom_folder
 from medrm.data.row_tables import Row, open_table
-from medrm.data.sources import description_names
+from medrm.data.sources import description_names, is_path
 from medrm.errors import DataError
 
 Findings = dict[str, list[str]]
@@ -44,8 +44,10 @@ def stored_findings(source: str) -> Findings:
         DataError: a file cannot be read at all.
         ConfigError: a hub data set cannot be had.
     """
-    path = _files(source)
     findings: Findings = {name: [] for name in KINDS}
+    if not is_path(source) and source not in description_names():
+        return findings
+    path = _files(source)
     if (path / FOLDER).is_dir():
         _check_layout(path / FOLDER, findings)
     elif path.is_file() and path.suffix.lower() in (".jsonl", ".json"):

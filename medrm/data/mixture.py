@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from medrm.data.case_set import CaseSet, MixedSet, dimensions_of, read_set
 from medrm.data.medical.converted_set import joined_conversions
+from medrm.data.sources import is_path
 from medrm.data.store.indexed_cases import IndexedCases, Indices, column, list_column, select
 from medrm.data.store.joint_index import JoinedCases, open_joint_index, set_numbers
 from medrm.errors import ConfigError, DataError, raise_problems, shortened
@@ -76,7 +77,7 @@ def named_sources(written: str) -> list[_Named]:
     Raises:
         ConfigError: no such list, shares that are no shares, or a source that is named twice.
     """
-    if not set(written) & set(',="') or _exists(written):
+    if not set(written) & set(',="') or is_path(written):
         return [_Named(written, None)]
     if not re.fullmatch(f"{_PIECE}(?:,{_PIECE})*", written):
         raise ConfigError(f"train_data {shortened(written)!r} is no list of sources. {_RULE}.")
@@ -103,7 +104,7 @@ def check_is_one_set(benchmark: str) -> None:
     Raises:
         ConfigError: says how each of its sets is measured.
     """
-    pieces = [] if _exists(benchmark) else re.findall(_PIECE, benchmark)
+    pieces = [] if is_path(benchmark) else re.findall(_PIECE, benchmark)
     if len(pieces) < 2 and not _SHARE.search(benchmark):
         return
     names = [_SHARE.sub("", piece.strip()) for piece in pieces]
@@ -116,17 +117,13 @@ def check_is_one_set(benchmark: str) -> None:
     )
 
 
-def _exists(source: str) -> bool:
-    return "\0" not in source and Path(source).exists()
-
-
 def _named(piece: str) -> _Named:
     """Returns the source of one piece of a list.
 
     Raises:
         ValueError: it is empty, or its share is no positive number.
     """
-    if _exists(piece):
+    if is_path(piece):
         return _Named(piece, None)
     if quoted := _QUOTED.fullmatch(piece):
         source, share = quoted[1].replace('""', '"'), quoted[2]

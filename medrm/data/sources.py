@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -239,6 +240,15 @@ class DataFormat:
             return False
         path = folder / self.marker
         return path.is_dir() if self.marker.endswith("/") else path.is_file()
+
+
+def is_path(source: str) -> bool:
+    """Returns whether there is a file or folder of that name, which any text may be."""
+    with suppress(UnicodeEncodeError):
+        longest = max(len(os.fsencode(part)) for part in source.split("/"))
+        # No file system knows longer ones, as lists of sources may be.
+        return bool(source) and longest < 256 and len(source) < 4096 and Path(source).exists()
+    return False
 
 
 def description_names() -> list[str]:

@@ -19,7 +19,7 @@ from medrm.data.case_set import CaseSet, holds_described, read_set
 from medrm.data.labels import LabelRules
 from medrm.data.mixture import check_is_one_set
 from medrm.data.readers.votes_jsonl import phantom_folder
-from medrm.data.sources import description_names
+from medrm.data.sources import description_names, is_path
 from medrm.errors import (
     ConfigError,
     alike_together,
@@ -114,10 +114,10 @@ def load_benchmark(
     if asked.data_root is None:
         source = _drawn(settings, read) or read(settings["source"])
         return benchmark(asked.name, source, published=published)
-    if not Path(asked.data_root).exists():
+    if not is_path(asked.data_root):
         raise ConfigError(
-            f"data_root {asked.data_root!r} does not exist; give the folder or file that holds the "
-            "benchmark's cases"
+            f"data_root {shortened(asked.data_root)!r} does not exist; give the folder or file "
+            "that holds the benchmark's cases"
         )
     source = read(asked.data_root, described=settings["source"])
     differences = _differences(settings, asked.data_root, source, read)
@@ -196,10 +196,10 @@ def _own_benchmark(asked: BenchmarkRequest, read: _Read) -> Benchmark:
             "give a set of your own another."
         )
     check_is_one_set(asked.name)
-    is_known = Path(asked.name).exists() or asked.name in description_names() or "/" in asked.name
+    is_known = is_path(asked.name) or asked.name in description_names() or "/" in asked.name
     if not is_known:
         raise ConfigError(
-            f"benchmark {asked.name!r} is unknown; known: {', '.join(names)}."
+            f"benchmark {shortened(asked.name)!r} is unknown; known: {', '.join(names)}."
             f"{nearest(asked.name, names)} Or give the path of a set of your own, a name in data/ "
             "or the id of a hub data set."
         )

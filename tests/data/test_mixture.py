@@ -172,6 +172,7 @@ def test_caps_hold_over_all_sets(tmp_path: Path) -> None:
         ("lr=3/it.jsonl=0.5,b=0.5", [("lr=3/it.jsonl", 0.5), ("b", 0.5)]),
         ("lr=3/it.jsonl,b", [("lr=3/it.jsonl", None), ("b", None)]),
         ("one,two=0.5.jsonl", [("one,two=0.5.jsonl", None)]),
+        (",".join(f"source_{n}" for n in range(900)), [(f"source_{n}", None) for n in range(900)]),
     ],
 )
 def test_how_sources_are_written(
@@ -211,6 +212,9 @@ def test_sets_of_which_nothing_is_left(sets: tuple[str, str], tmp_path: Path) ->
         f"{first},{repeated}": "Of copy no case is left",
         f"{first}=0.999,{second}=0.001": "leave no case of public .cases there are: own 60",
         f"{first},{tmp_path / 'none.jsonl'}": "is no file",
+        "": "'' is no file",
+        "x" * 300: r"x\.\.\.x+' is no file",
+        "~/set.jsonl": "A home folder is written out",
     }.items():
         with pytest.raises(MedrmError, match=problem):
             read_training_set(written)
