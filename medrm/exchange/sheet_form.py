@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from medrm.data.row_tables import Row
-from medrm.exchange.shown_order import letter_of
+from medrm.exchange.shown_order import is_order, letter_of
 
 MARK = "medrm_sheet"
 """The hidden column that says which case a row is about and in which order its answers stand."""
@@ -16,7 +16,10 @@ MARK = "medrm_sheet"
 CASE, ANNOTATOR, CONFIDENCE, REASON, COMMENT = (
     *("case_id", "annotator", "confidence", "reason", "comment"),
 )
-SECONDS = "seconds"
+SECONDS, QUESTION, EARLIER_TURNS = "seconds", "question", "earlier turns"
+
+_CUT = "\n[cut: the whole {} is in {}]"
+_CUT_START = "[cut: the whole"
 
 _FORM = re.compile(r"medrm-1 ([0-9a-f]{16}) (\d+(?:-\d+)+)")
 
@@ -39,6 +42,37 @@ def rank_column(dimension: str, number: int) -> str:
     return f"rank of {letter_of(number)}: {dimension}"
 
 
+def image_column(number: int) -> str:
+    """Returns the name of the column of an image, numbered from 1."""
+    return f"image {number}"
+
+
+def answer_column(number: int) -> str:
+    """Returns the name of the column of an answer, numbered as shown from 0."""
+    return f"answer {letter_of(number)}"
+
+
+def cut_text(start: str, name: str, path: str) -> str:
+    """Returns what a cell holds of a text that is too long for it.
+
+    Args:
+        start: of the text.
+        name: of the column.
+        path: of the file with the whole text.
+    """
+    return start + _CUT.format(name, path)
+
+
+def start_of_cut(shown: str) -> str | None:
+    r"""Returns the start of a text that was cut for its cell; None: it was not.
+
+    >>> start_of_cut(cut_text("Very", "question", "texts/1.txt")), start_of_cut("Very")
+    ('Very\n', None)
+    """
+    start, cut, _ = shown.rpartition(_CUT_START)
+    return start if cut else None
+
+
 def mark_of(line: Row, order: Sequence[int]) -> str:
     """Returns the mark of a row.
 
@@ -55,7 +89,7 @@ def read_mark(mark: str) -> tuple[str, tuple[int, ...]] | None:
     if match is None:
         return None
     order = tuple(map(int, match[2].split("-")))
-    return (match[1], order) if sorted(order) == list(range(len(order))) else None
+    return (match[1], order) if is_order(order, len(order)) else None
 
 
 def case_key(line: Row) -> str:

@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from medrm.errors import shortened
 from medrm.schema import LETTERS
 
 VOTES = ("A", "tie", "B", "neither")
@@ -30,6 +31,27 @@ def shown_order(case_id: str, answers: int, seed: int) -> tuple[int, ...]:
     order = list(range(answers))
     random.Random(f"{seed} {case_id}").shuffle(order)
     return tuple(order)
+
+
+def is_order(stated: object, answers: int) -> bool:
+    """Returns whether a list or tuple names each of so many stored answers once, from 0.
+
+    >>> is_order([1, 0], 2), is_order([1, 1], 2), is_order([True, 0], 2), is_order("10", 2)
+    (True, False, False, False)
+    """
+    return (
+        isinstance(stated, list | tuple)
+        and all(type(index) is int for index in stated)
+        and sorted(stated) == [*range(answers)]
+    )
+
+
+def order_problem(stated: object, answers: int) -> str | None:
+    """Returns why a task's `order` is none of its answers; None: it is one."""
+    if is_order(stated, answers):
+        return None
+    said = shortened(repr(stated))
+    return f"'order' is {said}, which does not name its {answers} answers from 0"
 
 
 def letter_of(number: int) -> str:

@@ -18,9 +18,14 @@ from medrm.exchange.sheet_form import (
     CASE,
     COMMENT,
     CONFIDENCE,
+    EARLIER_TURNS,
     MARK,
+    QUESTION,
     REASON,
     SECONDS,
+    answer_column,
+    cut_text,
+    image_column,
     mark_of,
     rank_column,
     strength_column,
@@ -30,7 +35,6 @@ from medrm.exchange.shown_order import (
     CONFIDENCES,
     STRENGTHS,
     VOTES,
-    letter_of,
     shown_order,
     turned,
 )
@@ -78,10 +82,10 @@ def _columns(export: Export, answers: int) -> list[Column]:
     """Returns the columns of cases with so many answers."""
     images = range(1, min(export.facts.images[1], _MOST_IMAGES) + 1)
     columns = [Column(CASE, 16), Column(ANNOTATOR, 16, unlocked=True)]
-    columns += [Column(f"image {number}", 24, is_link=True) for number in images]
-    columns += [Column("earlier turns", 40)] if export.facts.has_context else []
-    columns += [Column("question", 40)]
-    columns += [Column(f"answer {letter_of(number)}", 60) for number in range(answers)]
+    columns += [Column(image_column(number), 24, is_link=True) for number in images]
+    columns += [Column(EARLIER_TURNS, 40)] if export.facts.has_context else []
+    columns += [Column(QUESTION, 40)]
+    columns += [Column(answer_column(number), 60) for number in range(answers)]
     for name in export.dimensions:
         if answers == 2:
             columns.append(Column(vote_column(name), 14, VOTES))
@@ -111,10 +115,10 @@ def _rows(export: Export, answers: int) -> Iterator[dict[str, Any]]:
         add_case(export.folder, line)
         order = shown_order(draft.case_id, answers, export.options.seed)
         cells = {CASE: draft.case_id, MARK: mark_of(line, order)}
-        cells |= {f"image {number}": name for number, name in enumerate(images, start=1)}
-        cells["earlier turns"] = "\n\n".join(f"{turn.role}: {turn.text}" for turn in draft.context)
-        texts = {"question": draft.question}
-        texts |= {f"answer {letter_of(n)}": draft.answers[index] for n, index in enumerate(order)}
+        cells |= {image_column(number): name for number, name in enumerate(images, start=1)}
+        cells[EARLIER_TURNS] = "\n\n".join(f"{turn.role}: {turn.text}" for turn in draft.context)
+        texts = {QUESTION: draft.question}
+        texts |= {answer_column(n): draft.answers[index] for n, index in enumerate(order)}
         cells |= {name: _shown_text(export, name, text) for name, text in texts.items()}
         if not export.options.with_votes:
             yield cells | {ANNOTATOR: export.options.annotator or ""}
@@ -131,7 +135,7 @@ def _shown_text(export: Export, name: str, text: str) -> str:
     path = f"texts/{export.rows['texts']}.txt"
     (export.folder / "texts").mkdir(exist_ok=True)
     export.write(path, [text.encode(errors="backslashreplace")])
-    return f"{text[:LONGEST_CELL]}\n[cut: the whole {name} is in {path}]"
+    return cut_text(text[:LONGEST_CELL], name, path)
 
 
 def _by_annotator(draft: CaseDraft, dimensions: Sequence[str]) -> dict[str, dict[str, Vote]]:

@@ -17,6 +17,23 @@ from medrm.data.sources import CaseDraft
 from medrm.errors import DataError
 from medrm.exchange.case_files import CASES_FILE, IMAGES_FOLDER, add_case, case_line, turn_record
 from medrm.exchange.exported import Export
+from medrm.exchange.project_form import (
+    CASE,
+    CONFIDENCE,
+    CONTEXT,
+    DIMENSIONS,
+    IMAGE,
+    IMAGES,
+    LOCAL_FILES,
+    ORDER,
+    QUESTION,
+    REASON,
+    RESERVED,
+    SEED,
+    answer_field,
+    rank_controls,
+    strength_control,
+)
 from medrm.exchange.shown_order import (
     CONFIDENCES,
     STRENGTHS,
@@ -26,17 +43,8 @@ from medrm.exchange.shown_order import (
 )
 from medrm.schema import ImageRef
 
-_LOCAL_FILES = "/data/local-files/?d="
-"""How Label Studio addresses a file below its document root."""
-
 _SHOWN = {"neither": "both unacceptable"}
 """What a reader sees of a vote, where it is not the vote itself."""
-
-_RESERVED = re.compile(
-    r"case_id|id|images?|question|context|order|seed|dimensions|confidence|reason|annotator"
-    r"|annotation_id|created_at|updated_at|lead_time|answer_\d+|dimension_\d+|.*_strength|.*_rank_\d+"
-)
-"""Names of task data and of other controls, and columns of Label Studio's own exports."""
 
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -60,7 +68,7 @@ def control_names(dimensions: Sequence[str]) -> dict[str, str]:
     """
     return {
         name
-        if re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) and not _RESERVED.fullmatch(name)
+        if re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) and not RESERVED.fullmatch(name)
         else f"dimension_{number}": name
         for number, name in enumerate(dimensions, start=1)
     }
@@ -70,35 +78,33 @@ def _configuration(export: Export, controls: dict[str, str], answers: int) -> El
     """Returns the labelling configuration of cases with so many answers."""
     view = ElementTree.Element("View")
     if export.facts.images == (1, 1):
-        _add(view, "Image", name="image", value="$image", zoom="true", zoomControl="true")
+        _add(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
     elif export.facts.images[1]:
-        each = _add(view, "Repeater", on="$images", indexFlag="{{idx}}", mode="list")
-        _add(each, "Image", name="image_{{idx}}", value="$images[{{idx}}]", zoom="true")
+        each = _add(view, "Repeater", on=f"${IMAGES}", indexFlag="{{idx}}", mode="list")
+        _add(each, "Image", name=IMAGE + "_{{idx}}", value=f"${IMAGES}" + "[{{idx}}]", zoom="true")
     if export.facts.has_context:
         speakers = {"nameKey": "role", "textKey": "content", "layout": "dialogue"}
-        _add(view, "Paragraphs", name="context", value="$context", **speakers)
+        _add(view, "Paragraphs", name=CONTEXT, value=f"${CONTEXT}", **speakers)
     _add(view, "Header", value="Question")
-    _add(view, "Text", name="question", value="$question")
+    _add(view, "Text", name=QUESTION, value=f"${QUESTION}")
     columns = _add(view, "View", style="display: flex; gap: 1em")
     for number in range(1, answers + 1):
         column = _add(columns, "View", style="flex: 1; border: 1px solid #ccc; padding: 0.5em")
         _add(column, "Header", value=f"Answer {letter_of(number - 1)}")
-        _add(column, "Text", name=f"answer_{number}", value=f"$answer_{number}")
+        _add(column, "Text", name=answer_field(number), value=f"${answer_field(number)}")
     for control, dimension in controls.items():
         _add(view, "Header", value=dimension)
         if answers == 2:
             _choices(view, control, VOTES)
             when = {"visibleWhen": "choice-selected", "whenTagName": control}
-            _choices(view, f"{control}_strength", STRENGTHS, **when, whenChoiceValue="A,B")
-        for number in range(1, answers + 1) if answers > 2 else ():
-            _add(
-                view, "Header", value=f"Rank of answer {letter_of(number - 1)} (1: best)", size="5"
-            )
-            _choices(view, f"{control}_rank_{number}", list(map(str, range(1, answers + 1))))
+            _choices(view, strength_control(control), STRENGTHS, **when, whenChoiceValue="A,B")
+        for number, ranks in enumerate(rank_controls(control, answers) if answers > 2 else ()):
+            _add(view, "Header", value=f"Rank of answer {letter_of(number)} (1: best)", size="5")
+            _choices(view, ranks, list(map(str, range(1, answers + 1))))
     _add(view, "Header", value="How sure are you?")
-    _choices(view, "confidence", CONFIDENCES)
+    _choices(view, CONFIDENCE, CONFIDENCES)
     _add(view, "Header", value="Why?")
-    _add(view, "TextArea", name="reason", toName="question", rows="3", maxSubmissions="1")
+    _add(view, "TextArea", name=REASON, toName=QUESTION, rows="3", maxSubmissions="1")
     return view
 
 
@@ -106,7 +112,7 @@ def _choices(
     view: ElementTree.Element, name: str, values: Sequence[str], **attributes: str
 ) -> None:
     attributes = {"choice": "single-radio", "showInline": "true", **attributes}
-    choices = _add(view, "Choices", name=name, toName="question", **attributes)
+    choices = _add(view, "Choices", name=name, toName=QUESTION, **attributes)
     for value in values:
         if value in _SHOWN:
             _add(choices, "Choice", value=_SHOWN[value], alias=value)
@@ -130,7 +136,7 @@ def _tasks(export: Export, controls: dict[str, str], answers: int) -> Iterator[b
             export.leave_out("an image cannot be decoded", draft.case_id)
             continue
         add_case(export.folder, case_line(draft, map(export.images.stored, draft.images)))
-        task = {"data": _task_data(export, draft, images) | {"dimensions": controls}}
+        task = {"data": _task_data(export, draft, images) | {DIMENSIONS: controls}}
         yield f"{separator}{json.dumps(task, ensure_ascii=False)}".encode()
         separator = ",\n"
         export.rows["tasks"] += 1
@@ -140,22 +146,22 @@ def _tasks(export: Export, controls: dict[str, str], answers: int) -> Iterator[b
 def _task_data(export: Export, draft: CaseDraft, images: list[str]) -> dict[str, Any]:
     seed = export.options.seed
     order = shown_order(draft.case_id, len(draft.answers), seed)
-    data: dict[str, Any] = {"case_id": draft.case_id, "order": order, "seed": seed}
+    data: dict[str, Any] = {CASE: draft.case_id, ORDER: order, SEED: seed}
     if export.facts.images == (1, 1):
-        data["image"] = images[0]
+        data[IMAGE] = images[0]
     elif export.facts.images[1]:
-        data["images"] = images
+        data[IMAGES] = images
     if export.facts.has_context:
-        data["context"] = list(map(turn_record, draft.context))
-    data["question"] = draft.question
-    return data | {f"answer_{n}": draft.answers[index] for n, index in enumerate(order, start=1)}
+        data[CONTEXT] = list(map(turn_record, draft.context))
+    data[QUESTION] = draft.question
+    return data | {answer_field(n): draft.answers[index] for n, index in enumerate(order, start=1)}
 
 
 def _address(export: Export, ref: ImageRef) -> str:
     """Returns how a task names an image: its address below the document root, or itself."""
     name = export.images.shown(ref)
     if not export.options.embed_images:
-        return f"{_LOCAL_FILES}{name}"
+        return f"{LOCAL_FILES}?d={name}"
     base64 = b64encode((export.folder / name).read_bytes()).decode()
     media_type = name.rpartition(".")[2].replace("jpg", "jpeg")
     return f"data:image/{media_type};base64,{base64}"
@@ -179,7 +185,7 @@ stored answers, as shown).
 2. Make a project. Under *Labeling setup*, *Custom template*, *Code*, paste `labelling_config.xml`.
 3. Under *Settings*, *Cloud storage*, add a source storage of type *Local files* with the path of
    `{IMAGES_FOLDER}` in this folder, and do not sync it: it allows the addresses in the tasks
-   (`{_LOCAL_FILES}{IMAGES_FOLDER}/...`). Not needed where images are inside the tasks
+   (`{LOCAL_FILES}?d={IMAGES_FOLDER}/...`). Not needed where images are inside the tasks
    (`--embed_images`), or there are none.
 4. Import `tasks.json`. Where there are files `..._<K>_answers`, each pair of them is a project.
 5. When readers are done, export as JSON, put the file into this folder, beside `{CASES_FILE}`, and

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from medrm.data.row_tables import LocatedRow, Row
-from medrm.errors import shortened
 from medrm.exchange.filled_form import Fields, votes_of_form
 from medrm.exchange.imported import Imported, Opened, unread
 from medrm.exchange.importers.label_studio import (
@@ -18,11 +17,23 @@ from medrm.exchange.importers.label_studio import (
 )
 from medrm.exchange.importers.tool_rows import Tally, answer_columns, decoded, single
 from medrm.exchange.mapping import PAIR
+from medrm.exchange.project_form import (
+    CASE,
+    CONFIDENCE,
+    CONTEXT,
+    DIMENSIONS,
+    FIELDS,
+    IMAGE,
+    IMAGES,
+    ORDER,
+    QUESTION,
+    REASON,
+    rank_controls,
+    strength_control,
+)
+from medrm.exchange.shown_order import order_problem
 from medrm.exchange.tables.grid import seconds_of
 from medrm.files import fits
-
-_FIELDS = {"case_id", "question", "answer_1", "answer_2", "order", "seed", "dimensions"}
-"""What every task of medrm's holds."""
 
 
 def is_exported_project(opened: Opened) -> bool:
@@ -31,7 +42,7 @@ def is_exported_project(opened: Opened) -> bool:
         return False
     _, first = next(iter(opened.records), ("", {}))
     data = first if annotations_of(first) is None else first["data"]
-    return data.keys() >= _FIELDS
+    return data.keys() >= FIELDS
 
 
 def read_exported_project(opened: Opened) -> Imported:
@@ -53,29 +64,28 @@ def _lines(opened: Opened, imported: Imported) -> Iterator[LocatedRow]:
 
 def _line(row: Row) -> tuple[Row | None, list[str]]:
     """Returns the line of an annotation, and what of it is not taken."""
-    order, controls = decoded(row.get("order")), decoded(row.get("dimensions"))
+    order, controls = decoded(row.get(ORDER)), decoded(row.get(DIMENSIONS))
     answers = [row[name] for name in answer_columns(row)]
-    if not fits(order, list[int]) or sorted(order) != list(range(len(answers))):
-        problem = f"'order' is {shortened(repr(order))}, which does not name its {len(answers)}"
-        return None, [f"{problem} answers from 0"]
+    if problem := order_problem(order, len(answers)):
+        return None, [problem]
     if not fits(controls, dict[str, str]):
         return None, ["its 'dimensions' do not say what its controls are about"]
     fields = {controls[name]: _fields(name, len(order)) for name in controls}
     votes, problems = votes_of_form(partial(_text, row), fields, order)
     if not votes:
         return None, problems or ["it has no vote"]
-    images = decoded(row.get("images", [row["image"]] if "image" in row else []))
+    images = decoded(row.get(IMAGES, [row[IMAGE]] if IMAGE in row else []))
     line: Row = {
-        "case_id": str(row.get("case_id")),
+        "case_id": str(row.get(CASE)),
         "images": [local_path(image) for image in images] if isinstance(images, list) else images,
-        "question": row.get("question"),
+        "question": row.get(QUESTION),
         **_stored_answers(dict(zip(order, answers, strict=True))),
         "annotator": _text(row, "annotator"),
         "votes": votes,
     }
-    line |= {name: text for name in ("confidence", "reason") if (text := _text(row, name))}
+    line |= {name: text for name in (CONFIDENCE, REASON) if (text := _text(row, name))}
     stated: dict[str, Any] = {"seconds": seconds_of(row.get("lead_time"))}
-    stated["context"] = decoded(row.get("context")) or None
+    stated["context"] = decoded(row.get(CONTEXT)) or None
     return line | {name: value for name, value in stated.items() if value is not None}, problems
 
 
@@ -85,8 +95,7 @@ def _stored_answers(by_index: dict[int, Any]) -> Row:
 
 
 def _fields(control: str, answers: int) -> Fields:
-    ranks = [f"{control}_rank_{number}" for number in range(1, answers + 1)]
-    return Fields(control, f"{control}_strength", ranks)
+    return Fields(control, strength_control(control), rank_controls(control, answers))
 
 
 def _text(row: Row, name: str) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from medrm.data.row_tables import LocatedRow, Row
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import Tally, decoded, newest, single
+from medrm.exchange.project_form import CONTEXT, DIMENSIONS, LOCAL_FILES, strength_control
 from medrm.exchange.sheet_words import role_of
 
 ANNOTATION = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time")
@@ -32,9 +33,7 @@ _RESULTS: dict[str, Any] = {
 _RENAMED = "_data_"
 """What Label Studio's CSV puts before the name of a data field that is a control's as well."""
 
-_STRENGTH = "_strength"
 _NO_ANNOTATION = "tasks without an annotation"
-_LOCAL_FILES = "/data/local-files/"
 _UPLOADS = "/data/upload/"
 
 
@@ -186,7 +185,7 @@ def _with_contents(row: Row, tally: Tally) -> Row:
         results = decoded(cell) if is_json else cell
         results = [results] if isinstance(results, dict) else results
         is_result = isinstance(results, list) and results and all(map(_key_of, results))
-        is_structured = name in ("context", "dimensions") or role_of(name) == "image"
+        is_structured = name in (CONTEXT, DIMENSIONS) or role_of(name) == "image"
         cells[name] = _cell(results) if is_result else decoded(cell) if is_structured else cell
         if is_result:
             _say_what_it_is(name, results[0], tally)
@@ -196,11 +195,11 @@ def _with_contents(row: Row, tally: Tally) -> Row:
 def _with_roles(row: Row, tally: Tally) -> Row:
     """Returns a row with its case's id, its images as paths, and votes with their strength."""
     row.setdefault("case_id", row.get("id"))
-    controls = decoded(row.pop("dimensions", None))
+    controls = decoded(row.pop(DIMENSIONS, None))
     if isinstance(controls, dict):
         tally.dimensions |= {name: str(dimension) for name, dimension in controls.items()}
-    for name in [name for name in row if name.endswith(_STRENGTH)]:
-        control = name.removesuffix(_STRENGTH)
+    for name in [name for name in row if name.endswith(strength_control(""))]:
+        control = name.removesuffix(strength_control(""))
         if isinstance(row.get(control), str):
             strength = row.pop(name)
             if strength:
@@ -213,7 +212,7 @@ def local_path(cell: Any) -> Any:
     """Returns addresses of Label Studio's own files as paths in its folders."""
     if isinstance(cell, list):
         return [local_path(image) for image in cell]
-    if not isinstance(cell, str) or not cell.startswith((_LOCAL_FILES, _UPLOADS)):
+    if not isinstance(cell, str) or not cell.startswith((LOCAL_FILES, _UPLOADS)):
         return cell
     address = urlsplit(cell)
     (path,) = parse_qs(address.query).get("d", [unquote(address.path.removeprefix("/data/"))])[:1]

@@ -13,6 +13,7 @@ from medrm.data.row_tables import LocatedRow, Row
 from medrm.errors import shortened
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import RANK, Tally, answer_columns, newest, single
+from medrm.exchange.project_form import answer_field
 from medrm.exchange.sheet_words import answer_side
 from medrm.exchange.vote_words import meaning_of
 
@@ -82,7 +83,7 @@ def _shown(task: Row) -> Row:
 
 def _compared(task: Row) -> Row:
     """Returns the answers of a task of `compare`, and which one is better."""
-    answers = {f"answer_{n}": _text(task[key]) for n, key in enumerate(_PAIR, start=1)}
+    answers = {answer_field(n): _text(task[key]) for n, key in enumerate(_PAIR, start=1)}
     return answers | {CHOSEN: "A" if task["answer"] == "accept" else "B"}
 
 
@@ -112,7 +113,7 @@ def _chosen(task: Row, tally: Tally) -> Row:
                 remark = f"options that are taken for the vote {verdicts[name]!r} by their text"
                 tally.remarks[f"{remark}, {shortened(text, 150)!r}"] += 1
     answers = sorted(name for name in texts if verdicts[name] not in _NO_ANSWER)
-    row: Row = {f"answer_{number}": texts[name] for number, name in enumerate(answers, start=1)}
+    row: Row = {answer_field(number): texts[name] for number, name in enumerate(answers, start=1)}
     if len(answers) > 2:
         if len(chosen) > 1:
             count = f"{len(chosen)} of {len(answers)}"

@@ -20,21 +20,19 @@ from medrm.exchange.sheet_form import (
     COMMENT,
     CONFIDENCE,
     MARK,
+    QUESTION,
     REASON,
     SECONDS,
+    answer_column,
     case_key,
     original_text,
     rank_column,
     read_mark,
+    start_of_cut,
     strength_column,
     vote_column,
 )
-from medrm.exchange.shown_order import letter_of
 from medrm.exchange.tables.grid import number_of, text_of
-
-_QUESTION = "question"
-_CUT = "[cut: the whole"
-"""Stands at the end of a cell whose text the export has cut."""
 
 
 def is_reader_sheet(opened: Opened) -> bool:
@@ -45,7 +43,7 @@ def is_reader_sheet(opened: Opened) -> bool:
     dimensions = [name.removeprefix(vote_column("")) for name in names]
     is_form = any({vote_column(name), strength_column(name)} <= names for name in dimensions)
     is_form = is_form or any(name.startswith(rank_column("", 0)) for name in names)
-    return is_form and {CASE, ANNOTATOR, _QUESTION, _answer_column(0), _answer_column(1)} <= names
+    return is_form and {CASE, ANNOTATOR, QUESTION, answer_column(0), answer_column(1)} <= names
 
 
 def read_reader_sheet(opened: Opened) -> Imported:
@@ -142,8 +140,8 @@ class _Sheet:
 
         An empty cell contradicts nothing.
         """
-        texts = {CASE: case["case_id"], _QUESTION: case["question"]}
-        texts |= {_answer_column(n): case["answers"][index] for n, index in enumerate(order)}
+        texts = {CASE: case["case_id"], QUESTION: case["question"]}
+        texts |= {answer_column(n): case["answers"][index] for n, index in enumerate(order)}
         for column, text in texts.items():
             shown = self._text(row, column)
             if shown and not _is_same(shown, text):
@@ -180,18 +178,13 @@ class _Sheet:
         return original_text(text) if self._opened.suffix == ".csv" else text
 
 
-def _answer_column(number: int) -> str:
-    """Returns the name of the column of an answer, numbered as shown from 0."""
-    return f"answer {letter_of(number)}"
-
-
 def _is_same(shown: str, text: str) -> bool:
     """Returns whether a cell shows a text, which a spreadsheet program may have rewritten.
 
     It may change blanks and how a number is written, and saves CSV in Windows-1252.
     """
-    start, cut, _ = shown.rpartition(_CUT)
-    if cut:
+    start = start_of_cut(shown)
+    if start is not None:
         return _plain(text).startswith(_plain(start))
     lossy = text.encode("cp1252", "replace").decode("cp1252")
     if _plain(shown) in (_plain(text), _plain(lossy)):

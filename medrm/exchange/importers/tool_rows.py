@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from medrm.data.row_tables import LocatedRow, Row, decode_json
-from medrm.errors import shortened
 from medrm.exchange.imported import Opened, Unread, unread
+from medrm.exchange.project_form import ORDER, answer_field
+from medrm.exchange.shown_order import order_problem
 from medrm.exchange.tables.grid import number_of
 
 SHOWN_FIRST = "shown_first"
@@ -138,19 +139,16 @@ def in_stored_order(row: Row) -> Row:
     Raises:
         ValueError: `order` is a list of something else.
     """
-    texts, order = row.get("answers"), decoded(row.get("order"))
+    texts, order = row.get("answers"), decoded(row.get(ORDER))
     if isinstance(texts, list):
         row = {name: row[name] for name in row if name != "answers"}
-        row |= {f"answer_{number}": text for number, text in enumerate(texts, start=1)}
+        row |= {answer_field(number): text for number, text in enumerate(texts, start=1)}
     answers = answer_columns([*row])
     stored = {**row, SHOWN_FIRST: "A"} if len(answers) < 3 else row
     if not isinstance(order, list) or not answers:
         return stored
-    if any(type(index) is not int for index in order) or sorted(order) != [*range(len(answers))]:
-        raise ValueError(
-            f"'order' is {shortened(repr(order))}, which does not name its {len(answers)} answers "
-            "from 0"
-        )
+    if problem := order_problem(order, len(answers)):
+        raise ValueError(problem)
     stored = dict(stored)
     if SHOWN_FIRST in stored:
         stored[SHOWN_FIRST] = "AB"[order[0]]
