@@ -135,12 +135,14 @@ def test_readers_who_always_agree_are_not_surely_right(votes: Write) -> None:
 def test_the_command_says_what_it_cannot_do(votes: Write, capsys: Any) -> None:
     path = votes("A B", "tie A", "B B", seconds=4)
     alone = json.loads(path.read_text().splitlines()[0]) | {"case_id": "c9", "votes": {"mine": "A"}}
-    path.write_text(path.read_text() + json.dumps(alone) + "\n")
+    named = path.read_text().replace('"r2"', f'"Dr. {"long" * 30}"')
+    path.write_text(named + json.dumps(alone) + "\n")
     assert main(["data", "agreement", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "No case was judged by two readers on mine." in printed
     assert "agreement of 2 readers" in printed
-    assert "r1 / r2" in printed
+    assert "r1 / Dr. longlonglonglongl… " in printed  # and the numbers beside it
+    assert "Cohen" in printed
     assert main(["data", "agreement", str(path), "--min_vote_seconds", "5"]) == 2
     assert main(["data", "agreement", str(votes("A -", "- B"))]) == 2
     assert "no agreement to measure" in capsys.readouterr().err

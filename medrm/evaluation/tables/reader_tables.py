@@ -15,6 +15,7 @@ from medrm.evaluation.tables.table import (
     decimal,
     percent,
     points,
+    short,
     table_of,
     with_interval,
 )
@@ -93,7 +94,7 @@ def neither_line(report: Report) -> str | None:
 
 
 _MOST_ROWS = 20
-"""Pairs of readers, or readers, of a dimension that a terminal shows; JSON has them all."""
+"""Pairs of readers, or readers, of a dimension that a terminal shows; JSON has more."""
 
 
 def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
@@ -105,7 +106,7 @@ def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
             f"{measured['name']}: agreement of {measured['readers']} readers (95 % CI)",
             [
                 {
-                    "dimension": name,
+                    "dimension": short(name),
                     "pairs": str(of["units"]),
                     "votes": str(of["votes"]),
                     "agree": with_interval(of["raw"]["value"], of["raw"]["ci95"]),
@@ -118,10 +119,11 @@ def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
     ]
     for name, of in dimensions.items():
         pairs = sorted(of["pairs"], key=lambda pair: -int(pair["units"]))
-        tables.append(_shown(f"{name}: every two readers", [_pair_row(pair) for pair in pairs]))
+        pair_rows = [_pair_row(pair) for pair in pairs]
+        tables.append(_shown(f"{name}: every two readers", pair_rows, len(pair_rows)))
         rows = [
             {
-                "reader": reader["reader"],
+                "reader": short(reader["reader"]),
                 "votes": str(reader["votes"]),
                 "agrees with the others": _share(reader["raw"]),
                 "right by the others": _share(reader["accuracy"]),
@@ -129,7 +131,7 @@ def agreement_tables(measured: Mapping[str, Any]) -> list[Table | str]:
             }
             for reader in of["by_reader"]
         ]
-        tables.append(_shown(f"{name}: each reader against the others", rows))
+        tables.append(_shown(f"{name}: each reader against the others", rows, of["readers"]))
     if apart:
         tables.append(f"No case was judged by two readers on {', '.join(apart)}.")
     return [*tables, _LEGEND]
@@ -147,7 +149,7 @@ _COEFFICIENTS = {"alpha": "alpha", "Fleiss": "fleiss", "AC1": "ac1", "AC2": "ac2
 
 def _pair_row(pair: Mapping[str, Any]) -> dict[str, Cell]:
     return {
-        "readers": " / ".join(pair["readers"]),
+        "readers": " / ".join(short(name) for name in pair["readers"]),
         "pairs": str(pair["units"]),
         "agree": with_interval(pair["raw"]["value"], pair["raw"]["ci95"]),
         "Cohen": _estimate(pair["kappa"]),
@@ -156,10 +158,11 @@ def _pair_row(pair: Mapping[str, Any]) -> dict[str, Cell]:
     }
 
 
-def _shown(caption: str, rows: Sequence[Mapping[str, Cell]]) -> Table:
+def _shown(caption: str, rows: Sequence[Mapping[str, Cell]], total: int) -> Table:
     """Returns the first rows as a table that says how many there are."""
-    more = f" (the {_MOST_ROWS} with most votes of {len(rows)})" if len(rows) > _MOST_ROWS else ""
-    return table_of(caption + more, rows[:_MOST_ROWS])
+    shown = rows[:_MOST_ROWS]
+    more = f" (the first {len(shown)} of {total})" if len(shown) < total else ""
+    return table_of(caption + more, shown)
 
 
 def _estimate(estimate: Mapping[str, Any]) -> str:
@@ -180,17 +183,13 @@ def vote_tables(votes: Mapping[str, Any]) -> list[Table]:
     ]
     if not informative and len(readers) < 2:
         return []
-    shown_readers = dict(list(readers.items())[:_MOST_ROWS])
-    first = f" (the first {len(shown_readers)} of {votes['all_readers']})"
-    by_reader = "votes by reader" + (first if len(shown_readers) < votes["all_readers"] else "")
+    rows = {
+        name: [{name: short(member), **_vote_cells(of)} for member, of in of_all]
+        for name, of_all in (("dimension", dimensions.items()), ("reader", readers.items()))
+    }
     return [
-        _informative(
-            table_of(caption, [{name: member, **_vote_cells(of)} for member, of in rows.items()])
-        )
-        for name, caption, rows in (
-            ("dimension", "votes by dimension", dimensions),
-            ("reader", by_reader, shown_readers),
-        )
+        _informative(table_of("votes by dimension", rows["dimension"])),
+        _informative(_shown("votes by reader", rows["reader"], votes["all_readers"])),
     ]
 
 
