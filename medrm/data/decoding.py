@@ -34,9 +34,12 @@ MAX_ASPECT = 200
 BYTES_PER_PIXEL = 12
 """Memory that decoding takes at most: what is stored, turned, and as RGB, 4 bytes each."""
 
+_BYTES_PER_WEBP_PIXEL = 16
+"""Its decoder holds two frames in colours and opacity, and Pillow two copies of the first."""
+
 MEMORY_BYTES = 2**30
 """1 GiB: what all images that a process decodes at once take together. The largest accepted image
-takes 0.8 GB of it."""
+takes 0.8 GB of it, or as WebP all."""
 
 _LARGE_BYTES = 2**26
 """From this size on freed memory is given back at once."""
@@ -126,7 +129,8 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
             source = pillow_input(stored)
             file = io.BytesIO(source.stored)
             image = held.enter_context(Image.open(file, formats=known_formats()))
-            held.enter_context(decoding_memory(_checked_pixels(image, name) * BYTES_PER_PIXEL))
+            each = _BYTES_PER_WEBP_PIXEL if image.format == "WEBP" else BYTES_PER_PIXEL
+            held.enter_context(decoding_memory(_checked_pixels(image, name) * each))
             _check_planes(image)
             image.load()
             mode = f"{image.mode} transparent" if "transparency" in image.info else image.mode
@@ -159,6 +163,10 @@ def unreadable(name: str, error: Exception, stored: bytes = b"") -> DataError:
         error: that says why.
         stored: what was read of its file.
     """
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(
+            f"Image {name!r} has more than {MAX_PIXELS} pixels, which are accepted. Scale it down."
+        )
     reason = reason_of(error)
     if "BytesIO" in reason:  # which names the buffer that Pillow read, and says nothing
         reason = _ODD_TIFF if is_tiff(stored) else "no known format"

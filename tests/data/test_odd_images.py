@@ -153,6 +153,9 @@ def test_damaged_or_short_chunks_that_no_pixel_depends_on_are_ignored() -> None:
     many = stored[:start] + chunk(b"IDAT", b"") * 2**18 + stored[start:]
     with pytest.raises(DataError, match="more than 262,144 chunks"):
         decode(bytes_image("many", partial(bytes, many)))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 1, 0, 0, 0, 0))
+    with pytest.raises(DataError, match=r"more than 67108864 pixels, .*Scale it down"):
+        decode(bytes_image("huge", partial(bytes, stored[:8] + header + stored[start:])))
 
 
 def test_what_tiff_says_of_its_numbers_holds_for_all_kinds_of_them() -> None:
@@ -241,6 +244,10 @@ def test_images_that_are_decoded_at_once_share_a_bounded_memory(
     assert most == 2
     large = png(picture(1, (240, 200)))
     assert decoding.use_decoded(large, "large", lambda image, mode: image.size) == (240, 200)
+    for kind, each in (("PNG", 12), ("WEBP", 16)):  # whose decoder holds two frames besides
+        small = png(picture(1), format=kind)
+        taken = decoding.use_decoded(small, "small", lambda image, mode: decoding._IN_USE.taken)
+        assert taken == each * pixels
     with pytest.raises(DataError):
         decoding.use_decoded(b"no image", "none", lambda image, mode: None)
     assert decoding._IN_USE.taken == 0

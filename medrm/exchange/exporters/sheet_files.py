@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from medrm.data.decoding import UNREADABLE
-from medrm.errors import ConfigError
+from medrm.data.decoding import use_decoded
+from medrm.errors import ConfigError, DataError
 from medrm.exchange.sheet_form import plain_text
 
 LONGEST_CELL = 32_000
@@ -153,11 +153,14 @@ class _Thumbnails:
         if self._count >= _MOST_THUMBNAILS or self._bytes >= _THUMBNAIL_BYTES:
             return
         file = io.BytesIO()
+
+        def draw(image: Image.Image, _: str) -> None:
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            image.save(file, "JPEG", quality=80)
+
         try:
-            with Image.open(self._folder / name) as image:
-                image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-                image.convert("RGB").save(file, "JPEG", quality=80)
-        except UNREADABLE:
+            use_decoded((self._folder / name).read_bytes(), name, draw)
+        except DataError:
             return
         self._count += 1
         self._bytes += file.tell()
