@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -16,8 +17,11 @@ from files import vote, write_lines, write_parquet
 from medical_samples import DICOM, NIFTI, RAMP, digests, write_dicom, write_series
 
 from medrm.cli import main
+from medrm.data import image_references
 from medrm.data.case_set import CaseSet, read_cases, read_set
+from medrm.data.image_references import ImageOptions, StoredCell, file_images
 from medrm.data.images import decode
+from medrm.data.medical.conversions import parse_conversion
 from medrm.data.mixture import read_training_set
 from medrm.errors import ConfigError, DataError
 
@@ -208,7 +212,30 @@ def test_pictures_of_a_series_stay_with_their_turn(tmp_path: Path) -> None:
     assert (len(first.images), len(second.images)) == (4, 3)
 
 
-def test_medical_images_in_cells_and_data_urls(tmp_path: Path) -> None:
+def test_what_the_disk_says_while_an_image_is_converted_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an image that cannot be looked at is no medical one, but one with a problem."""
+    write_dicom(tmp_path / "1.dcm")
+    (tmp_path / "empty").mkdir()
+    options = ImageOptions(None, parse_conversion("ct_lung"))
+    (ref,) = file_images("empty", tmp_path, options=options)
+    assert "a folder without DICOM files" in str(ref.problem)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(image_references, "convert_files", full)
+    with pytest.raises(OSError, match="No space left"):
+        file_images("1.dcm", tmp_path, options=options)
+    monkeypatch.setattr(image_references, "kind_of_file", full)
+    (ref,) = file_images("1.dcm", tmp_path, options=options)
+    assert (ref.problem, bool(ref.digest)) == (None, True)
+
+
+def test_medical_images_in_cells_and_data_urls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import base64
 
     stored = (DICOM / "CT_small.dcm").read_bytes()
@@ -218,6 +245,16 @@ def test_medical_images_in_cells_and_data_urls(tmp_path: Path) -> None:
     table = write_parquet(tmp_path / "rows.parquet", cell)
     lines = write_lines(tmp_path / "rows.jsonl", [{**row, "images": [url]}])
     expected = digests(DICOM / "CT_small.dcm", "ct_lung")
+    read, count = StoredCell.__call__, 0
+
+    def counted(cell: StoredCell) -> bytes:
+        nonlocal count
+        count += 1
+        return read(cell)
+
+    monkeypatch.setattr(StoredCell, "__call__", counted)
+    list(read_cases(table, "ct_lung"))
+    assert count == 1
     for path in (table, lines):
         (case,) = read_cases(path, "ct_lung")
         assert [ref.digest[:12] for ref in case.images] == expected
