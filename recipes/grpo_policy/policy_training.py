@@ -15,6 +15,7 @@ from phantom_questions import Question, Said, draw_questions, said, trl_row
 from transformers import (
     AutoModelForImageTextToText,
     PreTrainedModel,
+    PrinterCallback,
     ProcessorMixin,
     TrainerCallback,
 )
@@ -76,9 +77,11 @@ def make_start(folder: Path, phantom_seed: int, steps: int, seed: int) -> None:
         seed=seed,
         **COMMON,
     )
-    SFTTrainer(
+    trainer = SFTTrainer(
         model, arguments, train_dataset=Dataset.from_list(rows), processing_class=processor
-    ).train()
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     _save(model, processor, folder)
 
 
@@ -123,6 +126,7 @@ def train(
         processing_class=processor,
         callbacks=[_Measuring(held_out, processor, options.measure_every)],
     )
+    trainer.remove_callback(PrinterCallback)  # what is measured is told step by step
     trainer.train()
     _save(model, processor, options.output_dir / "policy")
 
