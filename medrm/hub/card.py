@@ -140,9 +140,9 @@ def published_card(folder: Path, run_dir: Path | None, repo_id: str, revision: s
     """
     path = folder / CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else card_text(folder, run_dir)
-    found = _HEADER.match(text)
+    header_match = _HEADER.match(text)
     try:
-        header = yaml.safe_load(found[1]) if found else {}
+        header = yaml.safe_load(header_match[1]) if header_match else {}
     except yaml.YAMLError:
         header = None
     if not isinstance(header, dict):
@@ -156,16 +156,18 @@ def published_card(folder: Path, run_dir: Path | None, repo_id: str, revision: s
     if header.get("license", added["license"]) != added["license"]:
         added = {key: added[key] for key in added if key not in _LICENCE_KEYS}
     header = {**added, **header}
-    asked = f'medrm.load("{repo_id}"' + (f', revision="{revision}")' if revision else ")")
-    body = _LOAD_LINE.sub(lambda _: asked, text[found.end() :] if found else f"\n{text}")
+    load_line = f'medrm.load("{repo_id}"' + (f', revision="{revision}")' if revision else ")")
+    body = _LOAD_LINE.sub(
+        lambda _: load_line, text[header_match.end() :] if header_match else f"\n{text}"
+    )
     dumped = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
     return f"---\n{dumped}---\n{body}"
 
 
 def card_header(card: str) -> dict[str, Any]:
     """Returns what the hub reads of a published card."""
-    found = _HEADER.match(card)
-    return dict(yaml.safe_load(found[1])) if found else {}
+    header_match = _HEADER.match(card)
+    return dict(yaml.safe_load(header_match[1])) if header_match else {}
 
 
 def _escape(value: object) -> object:

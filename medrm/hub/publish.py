@@ -110,8 +110,8 @@ def publish(path: Path, target: Target, base: str | None = None) -> PublishedCom
         release = plan_release(path, target, partial(_is_public, HubConnection(target.repo_id)))
         if base is None and release.contract.trained != "full":
             # What is loaded back lies elsewhere, but has the same base.
-            found = find_base(release.contract, release.folder)
-            base = found if Path(found).is_dir() else None
+            base_location = find_base(release.contract, release.folder)
+            base = base_location if Path(base_location).is_dir() else None
         return _Publication(release, target, base).run()
 
 
@@ -178,12 +178,12 @@ class _Publication:
 
     def _seen(self) -> HubState:
         """Returns what lies in the branch of a repository that is there."""
-        asked: dict[str, Any] = {"files_metadata": True, "timeout": connection.TIMEOUT}
+        settings: dict[str, Any] = {"files_metadata": True, "timeout": connection.TIMEOUT}
         repo_id, has_branch = self._target.repo_id, True
         try:
-            info = self._api.model_info(repo_id, revision=self._target.revision, **asked)
+            info = self._api.model_info(repo_id, revision=self._target.revision, **settings)
         except RevisionNotFoundError:
-            info, has_branch = self._api.model_info(repo_id, **asked), False
+            info, has_branch = self._api.model_info(repo_id, **settings), False
         files, large = dict[str, str](), set[str]()
         for file in info.siblings or ():
             files[file.rfilename] = str(file.blob_id if file.lfs is None else file.lfs.sha256)

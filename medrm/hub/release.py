@@ -153,8 +153,8 @@ def written_names(folder: Path) -> list[str]:
 
 def made_by_medrm(names: Iterable[str]) -> bool:
     """Returns whether a repository may be published in: medrm made it, or it is empty."""
-    found = {*names} - _OF_THE_HUB
-    return not found or MEDRM_FILE in found
+    repository_files = {*names} - _OF_THE_HUB
+    return not repository_files or MEDRM_FILE in repository_files
 
 
 def outdated_names(names: Iterable[str], manifest: bytes | None, release: Release) -> list[str]:

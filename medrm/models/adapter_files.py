@@ -131,7 +131,9 @@ def check_plain(folder: Path) -> None:
                     del problems[name]
     if problems:
         title = f"The saved model in {folder} is not read. Copy or download its files again:"
-        raise AdapterError(report(title, [f"{name} {said}" for name, said in problems.items()]))
+        raise AdapterError(
+            report(title, [f"{name} {problem}" for name, problem in problems.items()])
+        )
 
 
 def _entries(folder: Path) -> Iterator[Path]:

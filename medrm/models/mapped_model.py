@@ -237,22 +237,22 @@ def _read_head(mapping: Mapping, weights: Path) -> dict[str, Tensor]:
                 "run code when they are read; convert it where you trust it."
             )
         files = [weights / mapping.head_file]
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     names: list[str] = []
     for file in files:
         with _opened(file) as opened:
             names += opened.keys()
-            for part, name in named.items():
+            for role, name in named.items():
                 if name in opened.keys():  # noqa: SIM118
-                    found[part] = opened.get_tensor(name)
-    for part, name in named.items():
-        if name is not None and part not in found:
+                    tensors[role] = opened.get_tensor(name)
+    for role, name in named.items():
+        if name is not None and role not in tensors:
             raise AdapterError(
                 f"{weights} holds no tensor {name!r} in {len(files)} safetensors files."
                 f"{nearest(name, names)} Files named .bin or .pt are pickles and not read."
             )
     outputs = len(mapping.dimensions)
-    weight, bias = found["weight"], found.get("bias")
+    weight, bias = tensors["weight"], tensors.get("bias")
     refuse(
         [
             f"{name} is of {tensor.dtype} and shape {list(tensor.shape)}; accepted are finite "
@@ -272,7 +272,7 @@ def _read_head(mapping: Mapping, weights: Path) -> dict[str, Tensor]:
         f"The head in {weights} does not fit.",
         AdapterError,
     )
-    return {part: tensor.float().contiguous() for part, tensor in found.items()}
+    return {role: tensor.float().contiguous() for role, tensor in tensors.items()}
 
 
 def _opened(file: Path) -> Any:
@@ -291,22 +291,22 @@ def _lora_tensors(mapping: Mapping, weights: Path) -> dict[str, Tensor]:
     with _opened(weights / ADAPTER_FILE) as opened:
         head = {mapping.head_weight, mapping.head_bias}
         names = [name for name in opened.keys() if name not in head]  # noqa: SIM118
-        others = [
+        foreign = [
             name for name in names if not (name.startswith(PEFT_PREFIX) and name.endswith(_LORA))
         ]
-        if others or not names:
+        if foreign or not names:
             raise AdapterError(
                 f"{weights / ADAPTER_FILE} holds "
-                + (f"{others[0]}, neither LoRA" if others else "nothing but")
+                + (f"{foreign[0]}, neither LoRA" if foreign else "nothing but")
                 + " nor the head that the mapping names."
             )
         return {_renamed(name, mapping.rename): opened.get_tensor(name) for name in names}
 
 
 def _renamed(name: str, rename: dict[str, str]) -> str:
-    for old, new in rename.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
+    for prefix, replacement in rename.items():
+        if name.startswith(prefix):
+            return replacement + name.removeprefix(prefix)
     return name
 
 
@@ -319,7 +319,7 @@ def _lora_settings(
         AdapterError: the settings cannot be read, or ask for what is not carried over.
     """
     written = read_object(weights / PEFT_CONFIG, LARGEST[PEFT_CONFIG])
-    kept = {name: written[name] for name in _KEPT if name in written}
+    settings = {name: written[name] for name in _KEPT if name in written}
     patterns = [written.get("rank_pattern"), written.get("alpha_pattern")]
     is_lora = written.get("peft_type") == "LORA"
     if not is_lora or any(patterns) or written.get("bias", "none") != "none":
@@ -336,7 +336,7 @@ def _lora_settings(
             f"{unknown[0]!r}.{nearest(unknown[0], layers)} Where an older transformers named them "
             "otherwise, say how the names begin now (rename: {old beginning: new beginning})."
         )
-    return {**kept, "target_modules": sorted(modules), "modules_to_save": [HEAD]}
+    return {**settings, "target_modules": sorted(modules), "modules_to_save": [HEAD]}
 
 
 def _contract(mapping: Mapping, weights: Path, base: str) -> tuple[AdapterConfig, Any]:

@@ -57,7 +57,7 @@ def why_absent(error: Exception) -> str:
         f"{_LOOKS}",
     }
     for cause in causes(error):
-        for kind, reason in reasons.items():
-            if isinstance(cause, kind):
+        for error_class, reason in reasons.items():
+            if isinstance(cause, error_class):
                 return reason
     return first_line(error).rstrip(".")

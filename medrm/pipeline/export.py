@@ -69,11 +69,11 @@ def export_adapter(request: ExportRequest) -> None:
         )
     overwrite = request.overwrite_output_dir
     with new_folder(request.output, folder, MARKS, overwrite=overwrite) as draft:
-        said = _FORMS[request.to](folder, contract, draft, request)
+        facts = _FORMS[request.to](folder, contract, draft, request)
         if not (draft / "processor_config.json").is_file():
             save_processor(load_processor(str(folder)), draft)
-        _describe(draft, request, contract, saved_identity(folder), said)
-    logger.info("%s", "\n".join([str(request.output), *said.get("notes", ())]))
+        _describe(draft, request, contract, saved_identity(folder), facts)
+    logger.info("%s", "\n".join([str(request.output), *facts.get("notes", ())]))
 
 
 Said = dict[str, Any]
@@ -108,8 +108,8 @@ def _for_vllm(folder: Path, contract: AdapterConfig, draft: Path, request: Expor
         if contract.trained == "full":
             raise ConfigError(f"{folder} holds the whole judge; vLLM serves that folder as it is.")
         return {"form": "judge", "notes": [*notes, str(write_merged(folder, draft, request))]}
-    said = _for_seq_cls(folder, contract, draft, request)
-    return {**said, "notes": [*notes, *said["notes"]]}
+    facts = _for_seq_cls(folder, contract, draft, request)
+    return {**facts, "notes": [*notes, *facts["notes"]]}
 
 
 def _for_peft(folder: Path, contract: AdapterConfig, draft: Path, _request: ExportRequest) -> Said:
@@ -213,13 +213,13 @@ def _write_lora(folder: Path, contract: AdapterConfig, draft: Path, *, with_head
 
 
 def _describe(
-    draft: Path, request: ExportRequest, contract: AdapterConfig, identity: str, said: Said
+    draft: Path, request: ExportRequest, contract: AdapterConfig, identity: str, facts: Said
 ) -> None:
     """Writes export.json and the README of an exported folder."""
     labels = _labels(contract)
     record = {
         "to": request.to,
-        "form": said["form"],
+        "form": facts["form"],
         "id2label": labels,
         "model": identity,
         "reward_template": contract.reward_template,
@@ -236,6 +236,6 @@ def _describe(
         name=request.output.resolve().name,
         pixels=pixels,
         auto_classes=_AUTO_CLASSES[reads_images(draft)],
-        **said,
+        **facts,
     )
     (draft / "README.md").write_text(rendered, encoding="utf-8")

@@ -39,13 +39,15 @@ def publish_folder(request: PublishRequest) -> None:
         request.publish_training_digests,
     )
     if request.dry_run:
-        asked = list[str]()
+        conditional_files = list[str]()
 
         def note(hub_id: str, revision: str) -> bool:
-            asked.append(f"{DIGESTS_FILE} as well, if everybody may read {hub_id} at {revision}")
+            conditional_files.append(
+                f"{DIGESTS_FILE} as well, if everybody may read {hub_id} at {revision}"
+            )
             return False
 
-        lines = [*_described(plan_release(folder, target, note), target), *asked]
+        lines = [*_described(plan_release(folder, target, note), target), *conditional_files]
         Console().print(
             printable("\n".join([*lines, "Nothing was sent."])),
             markup=False,

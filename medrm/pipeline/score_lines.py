@@ -59,13 +59,13 @@ def line_of(
         longest_row: that the model reads, in tokens.
     """
     if row.case is None or response is None:
-        known = {"row": row.number, "case_id": None, "state": "bad_row", "reason": row.problem}
-        return known | _rewards(plan, None, None)
+        columns = {"row": row.number, "case_id": None, "state": "bad_row", "reason": row.problem}
+        return columns | _rewards(plan, None, None)
     reason = unscored_reason(row.case, response, longest_row)
     if reason is not None and response.state == "ok":
         response = replace(response, state="error", rewards=None)
-    known = {"row": row.number, "case_id": row.case.case_id, "state": response.state}
-    return known | {"reason": reason or response.reason} | _rewards(plan, row.case, response)
+    columns = {"row": row.number, "case_id": row.case.case_id, "state": response.state}
+    return columns | {"reason": reason or response.reason} | _rewards(plan, row.case, response)
 
 
 def _rewards(plan: ScorePlan, case: Case | None, response: Response | None) -> Line:
@@ -133,8 +133,8 @@ def _write_parquet(output: Path, plan: ScorePlan, lines: Iterable[Line]) -> None
     target = Path(os.path.realpath(output))
     target.parent.mkdir(parents=True, exist_ok=True)
     with partial_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
-        for some in batched(lines, _LINES_AT_ONCE):
-            writer.write_table(pa.Table.from_pylist(some, schema))
+        for chunk in batched(lines, _LINES_AT_ONCE):
+            writer.write_table(pa.Table.from_pylist(chunk, schema))
 
 
 def report_counts(output: str, counts: dict[str, int]) -> None:
@@ -143,14 +143,14 @@ def report_counts(output: str, counts: dict[str, int]) -> None:
     Raises:
         DataError: no row has a reward.
     """
-    others = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "ok")
+    unscored = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "ok")
     total = sum(counts.values())
     if counts.get("bad_image"):
-        others += "; paths of images are relative to the input's folder, or to --image_root"
+        unscored += "; paths of images are relative to the input's folder, or to --image_root"
     if not counts.get("ok"):
         raise DataError(
-            f"None of {total} rows has a reward ({others or 'the input is empty'}); {output} says "
-            "why of each."
+            f"None of {total} rows has a reward ({unscored or 'the input is empty'}); {output} "
+            "says why of each."
         )
-    left_out = f" ({others})" if others else ""
+    left_out = f" ({unscored})" if unscored else ""
     logger.info("%d of %d rows scored%s: %s", counts["ok"], total, left_out, output)

@@ -72,9 +72,9 @@ class StoredWindow(NamedTuple):
 
     def lines(self) -> list[Line]:
         """Returns the lines of its rows."""
-        with self.path.open("rb") as part:
-            part.seek(self.offset)
-            lines: list[Line] = json.loads(part.readline())["lines"]
+        with self.path.open("rb") as part_file:
+            part_file.seek(self.offset)
+            lines: list[Line] = json.loads(part_file.readline())["lines"]
         return lines
 
 
@@ -171,10 +171,10 @@ class ScoreParts:
         count = changed = 0
         with (
             naming(path),
-            path.open("a", encoding="utf-8") as part,
+            path.open("a", encoding="utf-8") as part_file,
             progress("rows", total, show=state.is_main_process) as advance,
         ):
-            part.write("\n")  # the process of that number may have left a torn line
+            part_file.write("\n")  # the process of that number may have left a torn line
             for number, window in enumerate(windows):
                 is_there = number in index
                 if number % state.num_processes == state.process_index:
@@ -184,8 +184,8 @@ class ScoreParts:
                         changed, is_there = changed + (stored is not None), False
                         version = 0 if stored is None else stored.version + 1
                         line = {"window": number, "version": version, "images": images}
-                        part.write(json.dumps({**line, "lines": score(cases)}) + "\n")
-                        part.flush()
+                        part_file.write(json.dumps({**line, "lines": score(cases)}) + "\n")
+                        part_file.flush()
                 count = number + 1
                 advance(len(window), before=is_there)
         if changed:
@@ -198,8 +198,8 @@ class ScoreParts:
         index: dict[int, StoredWindow] = {}
         for path in sorted(self.output.parent.glob(self.pattern)):
             offset = 0
-            with path.open("rb") as part:
-                for line in part:
+            with path.open("rb") as part_file:
+                for line in part_file:
                     with suppress(ValueError):
                         window = json.loads(line)
                         stored = StoredWindow(window["images"], window["version"], path, offset)

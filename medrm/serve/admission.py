@@ -82,8 +82,8 @@ class Gate:
         self.check_open()
         if b"content-encoding" in headers:
             raise HTTPException(415, "A compressed body is not read; send it as it is.")
-        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if kind.decode("latin-1") not in _TYPES:
+        content_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if content_type.decode("latin-1") not in _TYPES:
             raise HTTPException(415, f"Content-Type is none of {', '.join(_TYPES)}.")
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > self.max_bytes:
@@ -125,8 +125,8 @@ class Gate:
     def _knows(self, authorization: bytes) -> bool:
         if self.token is None:
             return True
-        scheme, _, given = authorization.partition(b" ")
-        same = hmac.compare_digest(given.strip(), self.token.encode())
+        scheme, _, sent_token = authorization.partition(b" ")
+        same = hmac.compare_digest(sent_token.strip(), self.token.encode())
         return same and scheme.lower() == b"bearer"
 
 

@@ -146,17 +146,17 @@ class CaseQueue:
             self._cases.extend(waiting)
             self._rows += rows
             self._changed.notify()
-        for one in waiting:
-            one.answered.add_done_callback(partial(self._leave, one))
-        return [one.answered for one in waiting]
+        for waiting_case in waiting:
+            waiting_case.answered.add_done_callback(partial(self._leave, waiting_case))
+        return [waiting_case.answered for waiting_case in waiting]
 
-    def _leave(self, one: _Waiting, answered: Future[Answered]) -> None:
+    def _leave(self, waiting_case: _Waiting, answered: Future[Answered]) -> None:
         """Makes room where nobody waits any more for a case that the model has not reached."""
         if not answered.cancelled():
             return
         with self._changed, suppress(ValueError):  # the thread has come across it meanwhile
-            self._cases.remove(one)
-            self._rows -= one.sized.rows
+            self._cases.remove(waiting_case)
+            self._rows -= waiting_case.sized.rows
 
     def close(self) -> None:
         """Scores what waits, and ends the thread."""
@@ -171,12 +171,12 @@ class CaseQueue:
             outcomes = self._score(batch)
             seconds = time.perf_counter() - started
             self.is_failing = not any(isinstance(outcome, Answered) for outcome in outcomes)
-            for one, outcome in zip(batch, outcomes, strict=True):
+            for waiting_case, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Answered):
-                    one.answered.set_result(outcome)
+                    waiting_case.answered.set_result(outcome)
                 else:
-                    one.answered.set_exception(outcome)
-            rows = sum(one.sized.rows for one in batch)
+                    waiting_case.answered.set_exception(outcome)
+            rows = sum(waiting_case.sized.rows for waiting_case in batch)
             # A mean over about ten batches: what Retry-After is reckoned from.
             recent = seconds / rows
             self._seconds_per_row += (recent - self._seconds_per_row) / (
@@ -217,7 +217,7 @@ class CaseQueue:
 
     def _score(self, batch: list[_Waiting]) -> list[Answered | UnscoredError]:
         """Returns what the model says of the cases of a batch, or that it failed on them."""
-        cases = {one.sized.case.case_id: one.sized.case for one in batch}
+        cases = {waiting_case.sized.case.case_id: waiting_case.sized.case for waiting_case in batch}
         responses: dict[str, list[Response]] = {case_id: [] for case_id in cases}
         try:
             for response in self._scorer.respond(cases.values()):
@@ -225,7 +225,9 @@ class CaseQueue:
         except Exception as error:
             if len(batch) > 1:
                 logger.warning("A batch of %d cases is scored case by case.", len(batch))
-                return [outcome for one in batch for outcome in self._score([one])]
+                return [
+                    outcome for waiting_case in batch for outcome in self._score([waiting_case])
+                ]
             logger.exception("A case could not be scored.")
             return [UnscoredError(f"the model failed on it ({type(error).__name__})")]
         return [Answered(case, responses[case_id]) for case_id, case in cases.items()]

@@ -298,8 +298,8 @@ def _queried(form: RewardForm, scorer: SavedScorer, question_in: str) -> list[As
     lists = {"prompts": form.prompts, question_in: questions, "images": images}
     for name, values in lists.items():
         if values is None or len(values) != count:
-            given = "none" if values is None else len(values)
-            raise HTTPException(422, f"{count} queries and {given} {name}; give as many.")
+            value_count = "none" if values is None else len(values)
+            raise HTTPException(422, f"{count} queries and {value_count} {name}; give as many.")
     cases = []
     for index, (query, prompt) in enumerate(zip(form.query, form.prompts, strict=True)):
         question = (questions or [])[index]

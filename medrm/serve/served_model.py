@@ -56,14 +56,14 @@ class ServedModel:
         )
         try:
             health = self._client.get("/health").json()
-            kind, self.dimensions = health["kind"], tuple(health["dimensions"])
+            model_kind, self.dimensions = health["kind"], tuple(health["dimensions"])
             self._model, self.special_tokens = health["model"], health["special_tokens"]
         except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
             self._client.close()
             raise ConfigError(
                 f"No medrm serve answers at {address} ({error}). Start it, or correct the address."
             ) from error
-        if kind != "reward model":
+        if model_kind != "reward model":
             self._client.close()
             raise ConfigError(f"{address} serves a judge, which gives no reward to one answer.")
 
@@ -73,8 +73,8 @@ class ServedModel:
         Raises:
             RunFailed: the service refuses to answer, or another model is there by now.
         """
-        for some in batched(cases, CASES_AT_ONCE):
-            for case, result in zip(some, self._results(some), strict=True):
+        for chunk in batched(cases, CASES_AT_ONCE):
+            for case, result in zip(chunk, self._results(chunk), strict=True):
                 rewards = result["rewards"]
                 yield Response(
                     case.case_id,

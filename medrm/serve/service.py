@@ -98,15 +98,15 @@ class Service:
         Raises:
             HTTPException: the model lacks one.
         """
-        known = self.scorer.dimensions
+        accepted = self.scorer.dimensions
         for name in dimensions or ():
-            if name not in known:
+            if name not in accepted:
                 raise HTTPException(
                     404,
-                    f"{self.name} has no dimension {name[:200]!r}.{nearest(name[:200], known)} It "
-                    f"has {', '.join(known)}.",
+                    f"{self.name} has no dimension {name[:200]!r}.{nearest(name[:200], accepted)} "
+                    f"It has {', '.join(accepted)}.",
                 )
-        return list(dict.fromkeys(dimensions or known))
+        return list(dict.fromkeys(dimensions or accepted))
 
     async def rewards(self, cases: Sequence[AskedCase]) -> list[Rewards | str]:
         """Returns the rewards of each case, or in words why it has none."""
