@@ -12,6 +12,9 @@ from medrm.data.medical.conversions import ImageConversion
 from medrm.data.row_tables import LocatedRow, Row
 from medrm.errors import printable, shortened
 
+WORKBOOKS = (".xlsx", ".xlsm", ".ods")
+"""Suffixes of files of sheets."""
+
 _LONGEST_CONTENT = 200
 """Characters of a row that is not taken, as the report shows it."""
 
@@ -39,6 +42,23 @@ def unread(place: str, reason: str, content: object) -> Unread:
     if not isinstance(content, str):
         content = json.dumps(content, ensure_ascii=False, default=str)
     return Unread(place, reason, shortened(printable(content), _LONGEST_CONTENT))
+
+
+def names_alike(names: Iterable[str]) -> list[str]:
+    """Returns which names of readers may be one reader's; sentences.
+
+    >>> names_alike(["Dr. Ada", "Ben", "dr.  ada"])
+    ["Readers 'Dr. Ada', 'dr.  ada' count as 2, and differ in capitals or blanks alone."]
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [
+        f"Readers {', '.join(map(repr, several))} count as {len(several)}, and differ in capitals "
+        "or blanks alone."
+        for several in alike.values()
+        if len(several) > 1
+    ]
 
 
 class Records:

@@ -12,7 +12,7 @@ from medrm.data.medical.conversions import parse_conversion
 from medrm.data.parquet_files import plain_batches
 from medrm.data.row_tables import JsonLines, LocatedRow, read_json_file
 from medrm.errors import ConfigError, DataError, report
-from medrm.exchange.imported import Opened, Records, Unread, unread
+from medrm.exchange.imported import WORKBOOKS, Opened, Records, Unread, unread
 from medrm.exchange.tables.delimited import open_delimited
 from medrm.exchange.tables.excel import open_excel
 from medrm.exchange.tables.open_document import open_document
@@ -22,8 +22,6 @@ SUFFIXES = (
     *(".json", ".jsonl", ".parquet"),
 )
 """Of files that can be imported, in any case."""
-
-_WORKBOOKS = (".xlsx", ".xlsm", ".ods")
 
 _LARGEST = 2**30
 """1 GiB: the largest file that is read row by row."""
@@ -76,7 +74,7 @@ def open_source(
     if not size and suffix in (".json", ".jsonl"):
         raise DataError(f"{path} is empty; it holds no rows.")
     stated = (mapping or {}).get("sheet")
-    if sheet is not None and suffix not in _WORKBOOKS:
+    if sheet is not None and suffix not in WORKBOOKS:
         raise ConfigError(f"--sheet {sheet!r}: {path} is no workbook. Leave it out.")
     if sheet is not None and stated not in (None, sheet):
         raise ConfigError(f"--sheet is {sheet!r}, and the mapping names {stated!r}. Keep one.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import NamedTuple
 
 _FOLDED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
@@ -118,6 +119,12 @@ _OTHER_KINDS = re.compile(
 )
 """What else letters, sides and small numbers may be about, and who wrote an answer."""
 
+_WORST = re.compile(
+    r"\b(schlechter(e|er|es)?|schlechteste[rs]?|worse|worst|fehler|fehlerhafte?|errors?|falsch"
+    r"|wrong|verlierer|loser|rejected|abgelehnt)\b"
+)
+"""Words of a column that names the answer that is not preferred."""
+
 
 class NumberName(NamedTuple):
     """What the name of a column says that holds a number for one answer.
@@ -136,12 +143,14 @@ class NumberName(NamedTuple):
 
 
 def plain(text: str) -> str:
-    """Returns a text in small letters and digits, words apart.
+    """Returns a text in small letters and digits, words apart and without accents.
 
-    >>> plain("Fall-Nr."), plain("Müller_2 (Präferenz)"), plain("answerA")
-    ('fall nr', 'mueller 2 praeferenz', 'answer a')
+    >>> plain("Fall-Nr."), plain("Müller_2 (Präferenz)"), plain("answerA"), plain("Réponse")
+    ('fall nr', 'mueller 2 praeferenz', 'answer a', 'reponse')
     """
+    text = unicodedata.normalize("NFC", text)
     text = re.sub(r"(?<=[a-zäöüß])(?=[A-Z0-9])", " ", text).casefold().translate(_FOLDED)
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(re.findall(r"[a-z]+|\d+", text))
 
 
@@ -225,11 +234,12 @@ def counts_something(name: str) -> bool:
 def names_other_kind(name: str) -> bool:
     """Returns whether a column's name says that it holds something else than votes.
 
-    >>> [names_other_kind(name) for name in ("Seite", "Geschlecht", "Modell", "Bessere Seite")]
+    >>> [names_other_kind(name) for name in ("Seite", "Worse answer", "Modell", "Bessere Seite")]
     [True, True, True, False]
     """
     dimension, _ = vote_name(name)
-    return dimension is None and _OTHER_KINDS.search(plain(name)) is not None
+    is_other = dimension is None and _OTHER_KINDS.search(plain(name))
+    return bool(is_other or _WORST.search(plain(name)))
 
 
 def number_name(name: str) -> NumberName | None:

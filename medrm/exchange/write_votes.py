@@ -28,7 +28,7 @@ from medrm.data.row_tables import JsonLines, LocatedRow, Row
 from medrm.errors import DataError, alike_together, report, shortened
 from medrm.exchange.case_files import EXPORTED_IMAGE, IMAGES_FOLDER, image_suffix, restored
 from medrm.exchange.hash_keys import HASH_KEY, REPORT_FILE
-from medrm.exchange.imported import Imported, Importer, Opened, Unread, unread
+from medrm.exchange.imported import Imported, Importer, Opened, Unread, names_alike, unread
 from medrm.exchange.patient_tally import PatientTally
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
@@ -357,6 +357,7 @@ def _report(
     rows = sorted([*opened.records.unread, *imported.unread], key=_position)
     no_image = [row.place for row in imported.unread if row.reason.startswith(_NO_IMAGE)]
     without_image = writer.without_image + no_image
+    readers = dict(writer.annotators.most_common())
     return {
         "medrm": __version__,
         "source": {"name": opened.path.name, "sha256": file_digest(opened.path)},
@@ -365,7 +366,7 @@ def _report(
         "rows": opened.records.count,
         "lines": writer.lines,
         "cases": writer.cases,
-        "annotators": dict(writer.annotators.most_common()),
+        "annotators": readers,
         "shown_as": writer.addresses,
         "votes": {name: dict(counts.most_common()) for name, counts in writer.votes.items()},
         "images": writer.images,
@@ -376,7 +377,7 @@ def _report(
         "rows_not_taken": len({row.place for row in rows}),
         "reasons": alike_together([f"{row.place}: {row.reason}" for row in rows]),
         "unread": [row._asdict() for row in rows],
-        "notes": [*opened.notes, *imported.notes, *writer.patients.notes()],
+        "notes": [*opened.notes, *imported.notes, *names_alike(readers), *writer.patients.notes()],
         "settings": imported.settings,
     }
 

@@ -110,6 +110,17 @@ def test_the_order_in_which_answers_were_shown_is_undone(tmp_path: Path) -> None
     assert "'order' is [1, 1], which does not name its 2" in next(iter(reasons(report).values()))
 
 
+def test_tasks_of_two_projects_are_others_though_their_numbers_are_the_same(tmp_path: Path) -> None:
+    one, other = exports.project()[:2], exports.project()[:2]
+    for task in other:
+        task["data"] |= {"case_id": f"x{task['data']['case_id']}", "answer_1": "Maybe."}
+    lines, _ = imported(tmp_path / "both.json", one + other)
+    assert {*lines} == {
+        (f"{x}{n}", r) for x in ("", "x") for n, r in (("17", "16"), ("17", "9"), ("18", "16"))
+    }
+    assert lines["x17", "16"]["answer_a"] == "Maybe."
+
+
 def test_a_control_that_collides_with_a_field_and_addresses_of_its_own_files(
     tmp_path: Path,
 ) -> None:

@@ -18,8 +18,10 @@ from openpyxl.styles import numbers
 
 from medrm.cli import main
 from medrm.errors import ConfigError, DataError, MedrmError
+from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.open_source import open_source
 from medrm.exchange.tables.grid import text_of
+from medrm.exchange.write_votes import write_votes
 
 HEADER = ["Fall", "Frage", "Antwort 1", "Antwort 2", "Leser", "Urteil"]
 
@@ -68,6 +70,32 @@ def test_cells_of_excel(tmp_path: Path) -> None:
     assert texts(tmp_path / "b.xlsx", "Andere") == [["nichts"]]
     with pytest.raises(ConfigError, match=r"no sheet 'Befund'.*Did you mean 'Befunde'"):
         texts(tmp_path / "b.xlsx", "Befund")
+
+
+def test_hidden_rows_repeated_headers_and_long_ids_are_told(tmp_path: Path) -> None:
+    rows = [HEADER, [12345678901234567890, "Was?", "Milz", "Leber", "Ada", "A"]]
+    rows += [[2, "Was?", "Milz", "Leber", "ada ", "B"], [], HEADER]
+    rows += [[3, "Was?", "Milz", "Leber", "Ada", "B", "in a column without a name"]]
+    book = openpyxl.Workbook()
+    for cells in rows:
+        book.active.append([*cells, ""] if cells else [])
+    book.active.row_dimensions[3].hidden = True
+    book.save(tmp_path / "b.xlsx")
+    opened = open_source(tmp_path / "b.xlsx")
+    report = write_votes(tmp_path / "set", opened, IMPORTERS["sheet"])
+    assert (report["lines"], report["rows"]) == (3, 4)
+    assert "'column 7' (1)" in " ".join(report["notes"])
+    (refused,) = report["unread"]
+    assert (refused["place"], refused["reason"]) == ("row 5", "it names the columns once more")
+    notes = " ".join(report["notes"])
+    assert "1 hidden rows (3), as where a filter is set, are read as any other" in notes
+    assert "An id is a number of more than 15 digits" in notes
+    assert "Readers 'Ada', 'ada' count as 2, and differ in capitals" in notes
+    row = "<table:table-row {0}>{1}</table:table-row>"
+    texts_of = [("", "a"), ('table:number-rows-repeated="3"', "b")]
+    texts_of += [('table:visibility="filter"', "c"), ("", "d")]
+    save_ods(tmp_path / "b.ods", "".join(row.format(how, text_cell(t)) for how, t in texts_of))
+    assert "1 hidden rows (5), as" in " ".join(open_source(tmp_path / "b.ods").notes)
 
 
 def test_of_several_sheets_with_rows_one_is_named(

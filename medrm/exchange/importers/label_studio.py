@@ -7,6 +7,8 @@ The formats are those of label-studio-sdk 97fcff19, `converter/converter.py` and
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +34,9 @@ _RESULTS: dict[str, Any] = {
 
 _RENAMED = "_data_"
 """What Label Studio's CSV puts before the name of a data field that is a control's as well."""
+
+_TASK = "\0task"
+"""The column of what tells tasks apart, which no field of a task is named after."""
 
 _NO_ANNOTATION = "tasks without an annotation"
 _UPLOADS = "/data/upload/"
@@ -82,9 +87,20 @@ def counted_annotations(
                 located = iter([(place, of_flat_row(row, tally))])
             for where, flat in located:
                 rater = flat.get("annotator")
-                yield where, flat | {"annotator": numbers.get(str(rater), rater)}
+                task = _task_of(row, flat)
+                yield where, {**flat, "annotator": numbers.get(str(rater), rater), _TASK: task}
 
-    yield from newest(rows, tally, "id", "updated_at")
+    for place, row in newest(rows, tally, _TASK, "updated_at"):
+        del row[_TASK]
+        yield place, row
+
+
+def _task_of(row: Row, flat: Row) -> Any:
+    """Returns what tells a task from others, also of other projects, whose numbers start anew."""
+    if annotations_of(row) is None:
+        return flat.get("id")
+    content = json.dumps([row.get("project"), row["data"]], sort_keys=True, default=str)
+    return f"{row.get('id')} {hashlib.sha256(content.encode()).hexdigest()}"
 
 
 def _numbers(opened: Opened) -> dict[str, Any]:

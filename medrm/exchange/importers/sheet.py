@@ -18,7 +18,7 @@ from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT
 from medrm.data.row_tables import SUFFIXES as ROW_SUFFIXES
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, shortened
-from medrm.exchange.imported import Imported, Opened, Suggestion, unread
+from medrm.exchange.imported import WORKBOOKS, Imported, Opened, Suggestion, unread
 from medrm.exchange.mapping import (
     BY_PLACE,
     NO_VOTE,
@@ -192,9 +192,16 @@ class _SheetReader:
             texts = [text_of(row.get(name)) for name in self._mapping.columns["case_id"]]
             if not all(texts):
                 raise _RefusedError(f"it has no id in {self._named('case_id')}")
-            if any(isinstance(row.get(name), date) for name in self._mapping.columns["case_id"]):
+            cells: list[Any] = [row.get(name) for name in self._mapping.columns["case_id"]]
+            if any(isinstance(cell, date) for cell in cells):
                 self._remarks[
                     "An id is a date in the sheet, which Excel makes of texts as 3-4"
+                ] += 1
+            is_book = self._opened.suffix in WORKBOOKS
+            if is_book and any(type(cell) in (int, float) and abs(cell) >= 1e15 for cell in cells):
+                self._remarks[
+                    "An id is a number of more than 15 digits, of which Excel keeps 15, so that "
+                    "several may be one"
                 ] += 1
             return {"case_id": " / ".join(texts), **case}
         content = json.dumps(case, sort_keys=True, default=str).encode()

@@ -157,6 +157,19 @@ def _quoted(names: Sequence[str]) -> str:
     return shortened(", ".join(map(repr, names)), 400) or "none"
 
 
+def hidden_rows(rows: Sequence[str]) -> str:
+    """Returns what is said of rows that are not shown, by their numbers."""
+    return (
+        f"{len(rows):,} hidden rows ({some_of(rows)}), as where a filter is set, are read as any "
+        "other; delete those that do not count."
+    )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Returns the first of several names."""
+    return ", ".join(map(shortened, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
 def local_name(tag: str) -> str:
     """Returns the name of an element or attribute without its namespace."""
     return tag.rpartition("}")[2]

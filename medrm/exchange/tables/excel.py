@@ -14,7 +14,14 @@ from typing import Any
 
 from medrm.errors import shortened
 from medrm.exchange.imported import Opened, Unread
-from medrm.exchange.tables.archive import chosen_sheet, elements, local_name, opened_archive
+from medrm.exchange.tables.archive import (
+    chosen_sheet,
+    elements,
+    hidden_rows,
+    local_name,
+    opened_archive,
+    some_of,
+)
 from medrm.exchange.tables.grid import MOST_COLUMNS, MOST_ROWS, open_grid
 from medrm.exchange.tables.merged import MergedCells, Range
 
@@ -34,12 +41,14 @@ class _Shape:
         merged: ranges of merged cells, in the order of their rows.
         without_result: cells with a formula whose result was never computed.
         errors: cells whose formula failed.
+        hidden: rows with cells that are not shown, as where a filter is set.
     """
 
     columns: int = 0
     merged: list[Range] = field(default_factory=list)
     without_result: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
 
 
 def open_excel(path: Path, sheet: str | None = None, header_row: int | None = None) -> Opened:
@@ -113,6 +122,8 @@ def _shape_of(archive: zipfile.ZipFile, member: str) -> _Shape:
             raise ValueError(f"row {number} stands behind row {earlier}")
         if number > MOST_ROWS + 1:
             raise ValueError(f"it has more than {MOST_ROWS:,} rows")
+        if element.get("hidden") in ("1", "true") and len(element):
+            shape.hidden.append(str(number))
         for position, cell in enumerate(element, start=1):
             _look_at(cell, position, shape)
     shape.merged.sort()
@@ -189,6 +200,8 @@ def _filled(
 def _notes(shape: _Shape, pictures: int) -> Iterator[str]:
     if shape.merged:
         yield f"{len(shape.merged)} merged cells are read as their value in each of their places."
+    if shape.hidden:
+        yield hidden_rows(shape.hidden)
     if shape.errors:
         yield f"{_some(shape.errors)} hold errors such as #N/A; they are read as empty."
     if shape.without_result:
@@ -201,5 +214,4 @@ def _notes(shape: _Shape, pictures: int) -> Iterator[str]:
 
 
 def _some(cells: Sequence[str]) -> str:
-    shown = ", ".join(map(shortened, cells[:5]))
-    return f"{len(cells):,} cells ({shown}{', ...' if len(cells) > 5 else ''})"
+    return f"{len(cells):,} cells ({some_of(cells)})"

@@ -68,6 +68,14 @@ def open_grid(path: Path, grid: Grid, notes: list[str], header_row: int | None =
                 filled -= 1
             if row <= number or not filled:
                 continue
+            if (
+                _texts(cells[:1]) == header[:1]
+                and not any(header[filled:])
+                and (_texts(cells[:filled]) == header[:filled])
+            ):
+                reason = "it names the columns once more"
+                no_rows.append(unread(f"row {row}", reason, " | ".join(header)))
+                continue
             if filled > len(names):
                 reason = f"it has {filled:,} cells, the header {len(names)}: its columns are moved"
                 no_rows.append(

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrm.exchange.imported import Opened, Unread
-from medrm.exchange.tables.archive import chosen_sheet, elements, local_name, opened_archive
+from medrm.exchange.tables.archive import (
+    chosen_sheet,
+    elements,
+    hidden_rows,
+    local_name,
+    opened_archive,
+)
 from medrm.exchange.tables.excel import LONGEST_CELL
 from medrm.exchange.tables.grid import MOST_COLUMNS, MOST_ROWS, open_grid
 from medrm.exchange.tables.merged import MergedCells, Range
@@ -36,6 +42,8 @@ def open_document(path: Path, sheet: str | None = None, header_row: int | None =
     shown = [table.name for table in tables if table.is_shown]
     filled = {table.name for table in tables if table.has_rows}
     name, notes = chosen_sheet(path, sheet, names, shown, filled.__contains__)
+    if hidden := tables[names.index(name)].hidden:
+        notes.append(hidden_rows(hidden))
 
     def grid(no_rows: list[Unread]) -> Iterator[tuple[int, Sequence[Any]]]:
         return _rows(path, names.index(name))
@@ -44,30 +52,43 @@ def open_document(path: Path, sheet: str | None = None, header_row: int | None =
 
 
 class _Table(NamedTuple):
-    """A table of a file: its name, whether it has a row below its first, and is not hidden."""
+    """A table of a file.
+
+    Attributes:
+        name: of the table.
+        has_rows: whether it has a row below its first.
+        is_shown: whether it is not hidden.
+        hidden: the numbers of the rows with cells that are.
+    """
 
     name: str
     has_rows: bool
     is_shown: bool
+    hidden: list[str]
 
 
 def _tables(path: Path) -> list[_Table]:
     tables: list[_Table] = []
-    hidden: set[str] = set()
-    rows = 0
+    unshown: set[str] = set()
+    number = filled = 0
+    hidden: list[str] = []
     with opened_archive(path) as archive:
         for element in elements(archive, _CONTENT, {"table-row", "table", "style"}):
             match local_name(element.tag):
                 case "style":
                     if any(_attribute(part, "display", "") == "false" for part in element):
-                        hidden.add(_attribute(element, "name", ""))
+                        unshown.add(_attribute(element, "name", ""))
                 case "table-row":
-                    rows += any(len(cell) or _attribute(cell, "value-type", "") for cell in element)
+                    number += _count(element, "number-rows-repeated", MOST_ROWS + 1)
+                    if any(len(cell) or _attribute(cell, "value-type", "") for cell in element):
+                        filled += 1
+                        is_hidden = _attribute(element, "visibility", "") in ("collapse", "filter")
+                        hidden += [str(number)] if is_hidden else []
                 case _:
-                    style = _attribute(element, "style-name", "")
-                    is_shown = style not in hidden or not style
-                    tables.append(_Table(_attribute(element, "name", ""), rows > 1, is_shown))
-                    rows = 0
+                    is_shown = _attribute(element, "style-name", "") not in unshown
+                    name = _attribute(element, "name", "")
+                    tables.append(_Table(name, filled > 1, is_shown, hidden))
+                    number, filled, hidden = 0, 0, []
     return tables
 
 
