@@ -66,7 +66,8 @@ def is_tiff(stored: bytes) -> bool:
 
 
 def _png(stored: bytes) -> PillowInput:
-    pieces, start, has_halves = [_PNG_START], len(_PNG_START), False
+    view, start, has_halves, is_same = memoryview(stored), len(_PNG_START), False, True
+    pieces: list[bytes | memoryview] = [_PNG_START]
     for number in count():
         if start + 8 > len(stored):
             break
@@ -80,9 +81,13 @@ def _png(stored: bytes) -> PillowInput:
             pieces += [stored[start : start + 4], header, struct.pack(">I", zlib.crc32(header))]
             has_halves = True
         elif not name[0] & 0x20 or (name in _PNG_USED and _is_whole(stored[start:end])):
-            pieces.append(stored[start:end])
+            pieces.append(view[start:end])
+        else:
+            is_same = False
         start = end
-    return PillowInput(b"".join([*pieces, stored[start:]]), has_halves=has_halves)
+    if is_same and not has_halves:
+        return PillowInput(stored)
+    return PillowInput(b"".join([*pieces, view[start:]]), has_halves=has_halves)
 
 
 def _is_whole(chunk: bytes) -> bool:
