@@ -42,6 +42,12 @@ SUFFIXES = {
 }
 """How images start, to the suffix of their files' names."""
 
+_TEXTS = (
+    *(b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"Exif\0", b"EXIF", b"XMP "),
+    *(b"http://ns.adobe.com/xap/", b"Photoshop 3.0", b"DICM"),
+)
+"""How texts, EXIF, XMP and the like begin in the files of images."""
+
 _PNG_DEPTH = 24
 """Where the header of a PNG states the bits of a channel."""
 
@@ -65,6 +71,19 @@ class ImageCopies:
         self._folder = folder
         self._names: dict[str, str] = {}
         self._shown: dict[str, str] = {}
+        self._with_texts: set[str] = set()
+
+    @property
+    def with_texts(self) -> int:
+        """How many images hold texts besides pixels, which may say who a patient is."""
+        return len(self._with_texts)
+
+    def content(self, ref: ImageRef) -> bytes:
+        """Returns an image as it is stored, with all that its file holds."""
+        image = ref.read()
+        if any(mark in image for mark in _TEXTS):
+            self._with_texts.add(ref.digest)
+        return image
 
     @property
     def count(self) -> int:
@@ -74,7 +93,7 @@ class ImageCopies:
     def stored(self, ref: ImageRef) -> str:
         """Returns the path of an image as it is stored, relative to the folder."""
         if ref.digest not in self._names:
-            image = ref.read()
+            image = self.content(ref)
             self._names[ref.digest] = self._write(ref.digest + image_suffix(image), image)
         return self._names[ref.digest]
 

@@ -129,6 +129,11 @@ class Export:
 
     def report(self) -> dict[str, Any]:
         """Returns what was written and what was not."""
+        texts = self.images.with_texts
+        beside = (
+            "Images whose files hold texts, EXIF or the like, which may say who somebody is: "
+            f"{texts}. Images are copied as they are stored."
+        )
         return {
             "set": self.name,
             "cases": self.facts.cases,
@@ -139,7 +144,7 @@ class Export:
                 {"reason": reason, "count": count, "examples": self.examples[reason]}
                 for reason, count in self.left_out.most_common()
             ],
-            "notes": self.notes,
+            "notes": [*self.notes, *([beside] if texts else [])],
         }
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from files import vote, write_lines
+from files import picture, vote, write_lines
 from medical_samples import RAMP, write_dicom
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from planted import found
 
 from medrm.cli import main
@@ -182,3 +184,18 @@ def test_hashes_of_another_machine_are_told_and_stay_on_its_cases(
     assert report["notes"] == []
     assert len({case.cluster for case in read_set(str(both)).cases}) == 2
     salt.cache_clear()
+
+
+def test_images_that_hold_texts_are_counted(tmp_path: Path) -> None:
+    texts, exif = PngInfo(), Image.Exif()
+    texts.add_text("Patient", "Mx Doe")
+    exif[0x013B] = "Mx Doe"
+    for name, more in (("1.png", {"pnginfo": texts}), ("2.jpg", {"exif": exif}), ("3.png", {})):
+        picture(int(name[0])).save(tmp_path / name, **more)
+    rows = [vote(name, image=name) for name in ("1.png", "2.jpg", "3.png")]
+    source = write_lines(tmp_path / "votes.jsonl", [*rows, vote("again", image="1.png")])
+    for form in ("trl", "hub", "sheet"):
+        command = ["data", "export", str(source), "--to", form, "--output", str(tmp_path / form)]
+        assert main(command) == 0
+        report = json.loads((tmp_path / form / "export_report.json").read_text())
+        assert "which may say who somebody is: 2." in report["notes"][-1]

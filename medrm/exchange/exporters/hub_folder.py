@@ -64,7 +64,10 @@ def _rows(export: Export, dimension: str) -> Iterator[dict[str, Any]]:
     for pair in preference_pairs(export, dimension):
         yield {
             "case_id": pair.case_id,
-            "images": [{"bytes": ref.read(), "path": f"{ref.digest}"} for ref in pair.draft.images],
+            "images": [
+                {"bytes": export.images.content(ref), "path": f"{ref.digest}"}
+                for ref in pair.draft.images
+            ],
             **trl_row(pair, as_parts=True),
             "dimension": dimension,
             **_shares(pair),
