@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -112,7 +113,7 @@ def open_described_files(
     image_options = image_options.or_as(description.image_conversion)
     if description.images is not None:
         images = _inside(folder, description.images, "images")
-        if not images.is_dir():
+        if not os.path.isdir(images):  # that of paths raises where a name is too long
             raise ConfigError(f"{described}: images {description.images!r} is no folder there.")
         image_options = image_options._replace(root=image_options.root or images)
     about, revision = read_about(folder), description.revision
@@ -167,14 +168,17 @@ def _read(
 def _matching(folder: Path, pattern: str) -> list[Path]:
     """Returns the files of a name or pattern, a name that exists being no pattern."""
     literal = _inside(folder, pattern, "files")
-    paths = [literal] if literal.is_file() else sorted(filter(Path.is_file, folder.glob(pattern)))
+    try:
+        paths = [literal] if literal.is_file() else [*filter(Path.is_file, folder.glob(pattern))]
+    except (OSError, ValueError) as error:  # longer than a name may be; `**` within a name
+        raise _outside(folder, pattern, "files") from error
     if not paths:
         names = sorted(path.name for path in folder.iterdir())
         raise ConfigError(
             f"{folder / DESCRIPTION}: there is no file {shortened(pattern)!r} in its folder."
             f"{nearest(pattern, names)}"
         )
-    return [_inside(folder, str(path.relative_to(folder)), "files") for path in paths]
+    return [_inside(folder, str(path.relative_to(folder)), "files") for path in sorted(paths)]
 
 
 def _inside(folder: Path, written: str, key: str) -> Path:

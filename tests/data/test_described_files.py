@@ -112,6 +112,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "files '/etc/passwd' is not accepted": {"files": ["/etc/passwd"]},
     "files 'link.jsonl' is not accepted": {"files": ["link.jsonl"]},
     "images '../set' is not accepted": {"files": ["votes.jsonl"], "images": "../set"},
+    "files 'nnnn": {"files": ["n" * 300]},
+    "there is no file 'n/nnnn": {"files": ["n/" + "n" * 300 + "*"]},
+    "files '**n' is not accepted": {"files": ["**n"]},
+    "images 'nnnn": {"files": ["votes.jsonl"], "images": "n" * 300},
     "images 'skans' is no folder": {"files": ["votes.jsonl"], "images": "skans"},
     "Did you mean 'votes.jsonl'": {"files": ["vote.jsonl"]},
     "rows of form 'votes' name their own dimensions": {
