@@ -73,6 +73,17 @@ def start_of_cut(shown: str) -> str | None:
     return start if cut else None
 
 
+_COLUMNS = re.compile(
+    rf"{MARK}|{CASE}|{ANNOTATOR}|{CONFIDENCE}|{REASON}|{COMMENT}|{SECONDS}|{QUESTION}"
+    rf"|{EARLIER_TURNS}|image \d+|answer \w+|(vote|strength|rank of \w+): .+"
+)
+
+
+def is_form_column(name: str) -> bool:
+    """Returns whether a column is one of the form, and not one that a reader has added."""
+    return _COLUMNS.fullmatch(name) is not None
+
+
 def mark_of(line: Row, order: Sequence[int]) -> str:
     """Returns the mark of a row.
 

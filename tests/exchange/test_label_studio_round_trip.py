@@ -129,6 +129,7 @@ def test_choices_of_a_reader_come_back_as_votes_on_the_stored_answers(
     dora = "4" if form == "json" else "dora@example.org"  # what the other forms have
     assert (vote.annotator, vote.strength, vote.confidence) == (dora, "slightly", "high")
     assert vote.seconds == 31.5
+    assert not any(remark.extra for draft in after.values() for remark in draft.remarks)
     values = {name: [v.value for v in votes] for name, votes in after["=1+1"].votes.items()}
     assert values == {"overall": ["tie"], ODD: ["neither"]}
     assert after["=1+1"].votes[ODD][0].reason == "=no <b>"

@@ -103,6 +103,10 @@ def test_the_order_in_which_answers_were_shown_is_undone(tmp_path: Path) -> None
     lines, _ = imported(tmp_path / "p.json", exports.ranked_project())
     assert lines["a", "16"]["answers"] == ["s0", "s1", "s2"]
     assert lines["a", "16"]["votes"] == {"accuracy": [[0, 1], [2]]}
+    asked_more = exports.ordered_project()[:1]
+    asked_more[0]["annotations"][0]["result"].append(exports.result("mood", "choices", ["good"]))
+    lines, _ = imported(tmp_path / "p.json", asked_more)
+    assert lines["a", "1"]["extra"] == {"mood": "good"}
     damaged = exports.ordered_project()
     damaged[0]["data"]["order"] = [1, 1]
     lines, report = imported(tmp_path / "p.json", damaged)
@@ -226,6 +230,11 @@ def test_prodigy_takes_accepted_tasks_in_any_order_of_options(tmp_path: Path) ->
     assert "Tasks that are answered 'ignore', left out: 1." in report["notes"]
     assert "Tasks that are answered 'reject', left out: 1." in report["notes"]
     assert [*reasons(report)] == ["line 1", "line 6"]
+    shown = exports.prodigy()[0] | {"answer_1": "No.", "answer_2": "Yes."}
+    shown["options"] = [{"id": n, "text": t} for n, t in ((1, "A"), (2, "gleich"), (3, "B"))]
+    tasks = [shown | {"accept": [n], "_task_hash": n} for n in (1, 2, 3)]
+    lines, _ = imported(tmp_path / "numbered.jsonl", tasks)
+    assert [line["votes"]["accuracy"] for line in lines.values()] == ["A", "tie", "B"]
     lines, _ = imported(tmp_path / "compared.jsonl", exports.prodigy()[-1:])
     assert lines["24", "set-anna"]["votes"] == {"overall": "B"}
     assert lines["24", "set-anna"]["answer_b"] == "Bad."

@@ -20,7 +20,8 @@ from medrm.exchange.vote_words import meaning_of, meanings_of
         ("A oder B", None), ("A<B", "B"), ("1>2", "A"), ("Modell 2 > Modell 1", "B"),
         ("A >= B", None), ("A > A", None), ("A+", "A"), ("B++", "strongly_b"), ("A-", None),
         ("-A", None), ("\u00e0 re\u0301", None), ("A ~ B", "tie"),
-        ("12345678901234567", None), ("1.234,5", None),
+        ("12345678901234567", None), ("1.234,5", None), ("a_winner", "A"),
+        ("model_b", "B"), ("tie (bothbad)", "neither"),
     ],
 )  # fmt: skip
 def test_words_of_votes(text: str, meaning: str | None) -> None:

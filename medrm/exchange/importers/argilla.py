@@ -186,11 +186,16 @@ def _ranks(value: Any) -> dict[int | str, Any]:
         ranks = value.get("rank")
         ranks = ranks if isinstance(ranks, list) else []
         pairs = list(zip(value["value"], ranks, strict=False))
-    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    elif isinstance(value, list) and value and all(_is_ranked(one) for one in value):
         pairs = [(one.get("value"), one.get("rank")) for one in value]
     else:
         return {}
     return {_number(option) or str(option): rank for option, rank in pairs}
+
+
+def _is_ranked(option: Any) -> bool:
+    """Returns whether an option has a rank, which spans of a text have not."""
+    return isinstance(option, dict) and {"value", "rank"} <= option.keys()
 
 
 def _number(option: Any) -> int | None:

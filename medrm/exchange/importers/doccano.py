@@ -40,7 +40,8 @@ def document_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
         elif not labels:
             tally.remarks["documents without a label"] += 1
         else:
-            rater = next((document[name] for name in _RATERS if document.get(name)), None)
+            stated = (document.get(name) for name in _RATERS)
+            rater = next((name for name in stated if name not in (None, "")), None)
             if rater is None:
                 rater = opened.path.stem
                 tally.remarks[_NO_RATER.format(rater)] += 1

@@ -28,6 +28,7 @@ from medrm.exchange.project_form import (
     ORDER,
     QUESTION,
     REASON,
+    RESERVED,
     rank_controls,
     strength_control,
 )
@@ -86,6 +87,8 @@ def _line(row: Row) -> tuple[Row | None, list[str]]:
     line |= {name: text for name in (CONFIDENCE, REASON) if (text := _text(row, name))}
     stated: dict[str, Any] = {"seconds": seconds_of(row.get("lead_time"))}
     stated["context"] = decoded(row.get(CONTEXT)) or None
+    added = {*row} - {*controls, *filter(RESERVED.fullmatch, row)}  # to the configuration
+    stated["extra"] = {name: row[name] for name in row if name in added and row[name]} or None
     return line | {name: value for name, value in stated.items() if value is not None}, problems
 
 

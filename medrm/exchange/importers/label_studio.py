@@ -99,7 +99,10 @@ def _task_of(row: Row, flat: Row) -> Any:
     """Returns what tells a task from others, also of other projects, whose numbers start anew."""
     if annotations_of(row) is None:
         return flat.get("id")
-    content = json.dumps([row.get("project"), row["data"]], sort_keys=True, default=str)
+    try:
+        content = json.dumps([row.get("project"), row["data"]], sort_keys=True, default=str)
+    except RecursionError:  # of what could just be read
+        content = ""
     return f"{row.get('id')} {hashlib.sha256(content.encode()).hexdigest()}"
 
 

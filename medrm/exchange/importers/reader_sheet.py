@@ -25,6 +25,7 @@ from medrm.exchange.sheet_form import (
     SECONDS,
     answer_column,
     case_key,
+    is_form_column,
     original_text,
     rank_column,
     read_mark,
@@ -133,6 +134,9 @@ class _Sheet:
         line |= {name: stated for name, stated in details.items() if stated is not None}
         if comment := self._text(row, COMMENT):
             line[COMMENT] = comment
+        added = {name: self._text(row, name) for name in row if not is_form_column(name)}
+        if extra := {name: text for name, text in added.items() if text}:
+            line["extra"] = extra
         return line, None
 
     def _contradiction(self, row: Row, case: Row, order: Sequence[int]) -> str | None:

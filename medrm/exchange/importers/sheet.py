@@ -270,10 +270,11 @@ class _SheetReader:
         if not vote.column:
             return self._ranking(vote, row, answers)
         cell = row.get(vote.column)
-        if isinstance(cell, list) and len(cell) > 1:
-            named = shortened(", ".join(map(text_of, cell)))
+        several = [*dict.fromkeys(map(text_of, cell))] if isinstance(cell, list) else []
+        if len(several) > 1:
+            named = shortened(", ".join(several))
             raise _RefusedError(f"{vote.column!r} names several at once ({named}); a vote is one")
-        stated = text_of(cell)
+        stated = several[0] if several else text_of(cell)
         meaning = (vote.values or self._mapping.values).get(value_key(stated))
         if meaning is None:
             raise _RefusedError(
