@@ -96,7 +96,7 @@ class Opened:
         suffix: of its name in lower case, with the dot.
         records: rows of a table or of JSON. Cells of a sheet are None, text, numbers, truth values,
             dates or times; of JSON and parquet whatever they hold.
-        columns: the names of a table's columns, or the keys of the first rows of JSON, in order.
+        columns: the names of a table's columns, or the keys of rows of JSON, in order.
         content: of a `.json` file, decoded; None: of another.
         notes: what was found out while it was opened, such as its encoding; sentences.
         image_root: a folder in which images are looked for first.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from medrm.errors import ConfigError, DataError, report
 from medrm.exchange.imported import WORKBOOKS, Opened, Records, Unread, unread
 from medrm.exchange.tables.delimited import open_delimited
 from medrm.exchange.tables.excel import open_excel
+from medrm.exchange.tables.grid import MOST_COLUMNS
 from medrm.exchange.tables.open_document import open_document
 
 SUFFIXES = (
@@ -28,9 +28,6 @@ _LARGEST = 2**30
 
 _LARGEST_JSON = 2**28
 """256 MiB: the largest `.json`, which is read whole."""
-
-_LOOKED_AT = 50
-"""Rows of JSON in which columns are looked for."""
 
 
 def open_source(
@@ -80,7 +77,7 @@ def open_source(
         raise ConfigError(f"--sheet is {sheet!r}, and the mapping names {stated!r}. Keep one.")
     opened = _opened(path, suffix, {**(mapping or {}), "sheet": sheet or stated})
     opened.mapping = mapping
-    opened.columns = opened.columns or _columns(opened.records)
+    opened.columns = opened.columns or _columns(path, opened.records)
     opened.image_root, opened.image_conversion = image_root, conversion
     return opened
 
@@ -150,5 +147,15 @@ def _parquet_rows(path: Path) -> Iterator[LocatedRow]:
             yield f"row {number}", row
 
 
-def _columns(records: Iterable[LocatedRow]) -> tuple[str, ...]:
-    return tuple({key: None for _, row in islice(records, _LOOKED_AT) for key in row})
+def _columns(path: Path, records: Iterable[LocatedRow]) -> tuple[str, ...]:
+    """Returns the keys of all rows, of which some may stand in the last one alone.
+
+    Raises:
+        DataError: there are too many.
+    """
+    names: dict[str, None] = {}
+    for _, row in records:
+        names |= dict.fromkeys(row)
+        if len(names) > MOST_COLUMNS:
+            raise DataError(f"{path} has more than {MOST_COLUMNS:,} columns; split it.")
+    return tuple(names)

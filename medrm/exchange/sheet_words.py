@@ -115,9 +115,10 @@ _OTHER_KINDS = re.compile(
     r"|haendigkeit|handedness|bein|leg|knie|knee|fuss|foot|huefte|hip|schulter|shoulder|niere|kidney"
     r"|lunge|lung|ovar|ovary|geschlecht|sex|gender|icd|ops|snomed|code|kode|diagnos\w+|stadium|stage"
     r"|grad|grade|bi ?rads|asa|klasse|class|blutgruppe|blood|arm|kohorte|cohort|positiv|negativ"
-    r"|positive|negative|abnormal|auffaellig|modell|model|llm|system|generator)\b"
+    r"|positive|negative|abnormal|auffaellig|konsens|consensus|mehrheit|majority|referenz|reference"
+    r"|gt|modell|model|llm|system|generator)\b"
 )
-"""What else letters, sides and small numbers may be about, and who wrote an answer."""
+"""What else letters, sides and small numbers may be about, and who wrote or settled it."""
 
 _WORST = re.compile(
     r"\b(schlechter(e|er|es)?|schlechteste[rs]?|worse|worst|fehler|fehlerhafte?|errors?|falsch"

@@ -26,8 +26,8 @@ _MEANINGS = {
     "|remis|both|beide gleich gut|both equal|both equally good|equally good|keine praeferenz"
     "|no preference|beide|about the same|kein unterschied|no difference|both good|beide gut",
     "neither": "neither|keine|keiner|keines|keine von beiden|keiner von beiden|beide unbrauchbar"
-    "|beide schlecht|both ?bad|tie both ?bad|both unacceptable|both unusable|beide falsch|both wrong"
-    "|weder noch|beide inakzeptabel|unbrauchbar|neither acceptable",
+    "|beide schlecht|both ?bad|tie both ?bad|both unacceptable|both unusable|beide falsch"
+    "|both wrong|weder noch|beide inakzeptabel|unbrauchbar|neither acceptable",
     "none": "n a|na|k a|keine angabe|nicht beurteilbar|not assessable|nb|nan|none given|entfaellt",
 }
 """What a whole value means, to a pattern of it, as `plain` gives it."""

@@ -249,6 +249,11 @@ def test_parquet_and_json_keep_what_they_hold(folder: Path) -> None:
     (line,), report = imported(folder / "rows.json")
     assert len(line["images"]) == 2
     assert report["unread"][0]["reason"] == "it is no object but int"
+    rows = [{"id": n, **TEXT_ROWS, "reader": "Ada", "preference": "A"} for n in range(60)]
+    rows[-1] |= {"patient": "P9", "ward": 3}  # columns that the last row alone has
+    (folder / "late.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines, _ = imported(folder / "late.jsonl")
+    assert (lines[-1]["patient"], lines[-1]["extra"]) == ("P9", {"ward": 3})
 
 
 def test_a_mapping_is_refused_with_all_that_is_wrong(tmp_path: Path) -> None:
