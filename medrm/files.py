@@ -298,7 +298,7 @@ def cache_dir() -> Path:
     """
     stated = os.environ.get("MEDRM_CACHE")
     if stated:
-        return Path(stated)
+        return Path(stated).absolute()  # Arrow reads "~" as the home folder
     home = os.path.expanduser("~")  # "~" itself where nobody knows it
     folder = Path(home, ".cache", "medrm")
     usable = os.path.isabs(home) and output_problem(folder, folder=True) is None

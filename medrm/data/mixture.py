@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from medrm.data.case_set import CaseSet, MixedSet, dimensions_of, read_set
 from medrm.data.medical.converted_set import joined_conversions
-from medrm.data.sources import is_path
+from medrm.data.sources import description_names, is_path
 from medrm.data.store.indexed_cases import IndexedCases, Indices, column, list_column, select
 from medrm.data.store.joint_index import JoinedCases, open_joint_index, set_numbers
 from medrm.errors import ConfigError, DataError, raise_problems, shortened
@@ -105,9 +105,10 @@ def check_is_one_set(benchmark: str) -> None:
         ConfigError: says how each of its sets is measured.
     """
     pieces = [] if is_path(benchmark) else re.findall(_PIECE, benchmark)
-    if len(pieces) < 2 and not _SHARE.search(benchmark):
-        return
     names = [_SHARE.sub("", piece.strip()) for piece in pieces]
+    are_sets = any(is_path(name) or name in description_names() for name in names[:64])
+    if not are_sets and not _SHARE.search(benchmark):
+        return
     each = " and ".join(f"--benchmark {shortened(name)}" for name in names)
     raise ConfigError(
         f"benchmark {shortened(benchmark)!r} is no path; a list of sets or a share of one is taken "

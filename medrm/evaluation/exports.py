@@ -263,8 +263,8 @@ def _write_verdicts(path: Path, sides: Mapping[str, Sequence[Verdict]]) -> None:
     groups = sorted({name for row in rows for name in row if name.startswith("group_")})
     schema = pa.schema([*_VERDICT_TYPES.items(), *((_valid(name), pa.string()) for name in groups)])
     texts = [{_valid(name): _valid(value) for name, value in row.items()} for row in rows]
-    with partial_file(path) as partial:
-        parquet.write_table(pa.Table.from_pylist(texts, schema), partial)
+    with partial_file(path) as partial, partial.open("wb") as file:  # a path is read as an address
+        parquet.write_table(pa.Table.from_pylist(texts, schema), file)
 
 
 def _answer(answer: Expected | None) -> str | None:

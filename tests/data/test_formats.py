@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from files import write_lines
 
+from medrm.cli import main
 from medrm.data.case_set import FORMATS, read_cases, read_set
 from medrm.data.image_references import ImageOptions
+from medrm.data.phantom.phantom_set import write_phantom
 from medrm.data.row_tables import RowTable, open_table
 from medrm.data.sources import CaseDraft, DataFormat, Description, ReadResult, Source, Vote
 from medrm.errors import ConfigError, DataError
@@ -72,3 +74,25 @@ def test_messages_name_the_formats_that_there_are(toy: Path) -> None:
 def test_a_file_of_no_format_is_read_as_votes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'votes' is missing"):
         read_cases(write_lines(tmp_path / "rows.jsonl", ROWS))
+
+
+@pytest.mark.parametrize("folder", ["~", "s3:"])
+def test_what_is_written_lies_where_it_was_asked_for(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow takes some paths for addresses, and `~` for the home folder."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MEDRM_CACHE", f"{folder}/cache")
+    monkeypatch.chdir(tmp_path)
+    write_phantom(Path(folder, "ph"), cases=4, seed=3)
+    assert len(read_set(f"{folder}/ph").cases) == 4
+    arguments = ["data", "export", f"{folder}/ph", "--to", "hub", "--output", f"{folder}/hub"]
+    assert main([*arguments, "--dimensions", "accuracy"]) == 0
+    assert Path(folder, "hub", "data", "accuracy.parquet").is_file()
+    arguments = ["evaluate", "--model", "mock:oracle", "--benchmark", f"{folder}/ph"]
+    assert main([*arguments, "--no_images", "--output_dir", f"{folder}/ev"]) == 0
+    assert main(["report", f"{folder}/ev", "--export"]) == 0
+    assert Path(folder, "ev", "exports", "verdicts.parquet").is_file()
+    assert not list(Path("home").rglob("*.parquet"))
+    assert {path.name for path in tmp_path.iterdir()} == {"home", folder}

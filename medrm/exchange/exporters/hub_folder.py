@@ -53,7 +53,11 @@ def _write_table(export: Export, dimension: str, file: str) -> None:
     schema = Features(features).arrow_schema
     path = export.folder / file
     path.parent.mkdir(exist_ok=True)
-    with partial_file(path, durable=False) as partial, parquet.ParquetWriter(partial, schema) as to:
+    with (
+        partial_file(path, durable=False) as partial,
+        partial.open("wb") as opened,  # a path is read as an address
+        parquet.ParquetWriter(opened, schema) as to,
+    ):
         rows = _rows(export, dimension)
         while batch := list(islice(rows, _ROWS_AT_ONCE)):
             to.write_table(pa.Table.from_pylist(batch, schema))
