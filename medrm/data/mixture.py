@@ -240,8 +240,8 @@ def _drawn(
     counts = list(map(len, kept))
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
         raise DataError(
-            f"Of {', '.join(empty)} no case is left: all stand in sets that are named before. "
-            "Leave it out of train_data, or name it first."
+            f"Of {', '.join(empty)} no case is left: all stand in sets that are named before, or "
+            "go beyond a cap. Leave it out of train_data, or name it first."
         )
     stated = [share for share in shares if share is not None]
     wanted = _counts(counts, stated) if stated else counts
@@ -258,11 +258,11 @@ def _drawn(
     mixed = tuple(
         MixedSet(
             name, case_set, share,
-            repeated=len(case_list) - len(own),
-            capped=len(own) - len(left),
-            drawn=len(picked),
+            repeated=len(case_list) - len(unrepeated),
+            capped=len(unrepeated) - len(within_caps),
+            drawn=len(drawn),
         )
-        for name, case_set, share, case_list, own, left, picked in zip(
+        for name, case_set, share, case_list, unrepeated, within_caps, drawn in zip(
             names, sets, shares, cases, distinct, kept, chosen, strict=True
         )
     )  # fmt: skip

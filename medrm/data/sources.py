@@ -245,7 +245,7 @@ class DataFormat:
 def is_path(source: str) -> bool:
     """Returns whether there is a file or folder of that name, which any text may be."""
     with suppress(UnicodeEncodeError):
-        longest = max(len(os.fsencode(part)) for part in source.split("/"))
+        longest = max(len(os.fsencode(name)) for name in source.split("/"))
         # No file system knows longer ones, as lists of sources may be.
         return bool(source) and longest < 256 and len(source) < 4096 and Path(source).exists()
     return False

@@ -395,7 +395,6 @@ def _write_organ(
     features["image"] = {"_type": "Image"}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     table = table.replace_schema_metadata(metadata)
-    with (root / "parquet" / f"{organ}.parquet").open("wb") as file:  # a path is read as an address
-        pq.write_table(table, file, compression="none")
+    pq.write_table(table, (root / "parquet" / f"{organ}.parquet").absolute(), compression="none")
     lines = "".join(json.dumps(label) + "\n" for label in labels)
     (root / f"{organ}.jsonl").write_text(lines, encoding="utf-8", newline="\n")

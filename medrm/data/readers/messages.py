@@ -131,9 +131,9 @@ def read_conversation(
         raise DataError(f"the prompt refers to {sum(marks)} images, {column!r} holds {len(counts)}")
     problems = [problem for turn in (*prompt, *answers) for problem in turn.problems]
     problems += conversation_problems([turn.role for turn in prompt])
-    if images and 0 < sum(len(turn.images) for turn in prompt) != len(images):
-        own = sum(len(turn.images) for turn in prompt)
-        problems.append(f"its prompt has {own} images, {column!r} has {len(images)}")
+    in_prompt = sum(len(turn.images) for turn in prompt)
+    if images and 0 < in_prompt != len(images):
+        problems.append(f"its prompt has {in_prompt} images, {column!r} has {len(images)}")
     if any(turn.images or IMAGE_MARK in turn.text for turn in answers):
         problems.append("an answer holds an image")
     plain = [turn.text.replace(IMAGE_MARK, "").strip() for turn in prompt]
