@@ -101,9 +101,12 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        problem = first_line(error)
+        problem = first_line(error).rstrip(".")
     if problem is not None:
-        raise ConfigError(f"{repo_id!r} is no name of a repository: {problem}. Give ORG/NAME.")
+        raise ConfigError(
+            f"{repo_id!r} is no name of a repository: {problem}. Give ORG/NAME, and "
+            "a branch as --revision."
+        )
 
 
 @contextmanager

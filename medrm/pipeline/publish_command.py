@@ -11,7 +11,6 @@ from rich.console import Console
 from medrm.errors import printable
 from medrm.folder_lock import refuse_owned
 from medrm.hub.card import card_header
-from medrm.hub.connection import check_repo_id
 from medrm.hub.publish import publish
 from medrm.hub.release import Release, Target, plan_release
 from medrm.models.training_images import DIGESTS_FILE
@@ -30,7 +29,6 @@ def publish_folder(request: PublishRequest) -> None:
     """
     folder = Path(request.folder)
     refuse_owned(folder, "Publish it when the run has ended.")
-    check_repo_id(request.repo_id)
     target = Target(
         request.repo_id,
         request.revision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from pathlib import Path
 
 from medrm.config.option import as_in, option
 from medrm.errors import ConfigError
@@ -38,8 +39,13 @@ class PublishRequest:
     )
 
     def __post_init__(self) -> None:
+        from medrm.hub.connection import check_repo_id
+
         if self.private and self.public:
             raise ConfigError("--private and --public contradict each other; give one of them.")
+        check_repo_id(self.repo_id)
+        if not Path(self.folder).is_dir():
+            raise ConfigError(f"There is no folder {self.folder!r}. Give an adapter's or a run's.")
 
     @property
     def is_private(self) -> bool | None:
