@@ -25,22 +25,22 @@ class HashKeys:
     def __init__(self) -> None:
         self._keys: dict[Path, str] = {}
         self._foreign: dict[Path, set[str]] = {}
-        self._others: dict[Path, set[str]] = {}
+        self._own: dict[Path, set[str]] = {}
 
-    def add(self, folder: Path, hashed: Iterable[str], others: Iterable[str]) -> None:
+    def add(self, folder: Path, hashed: Iterable[str], own: Iterable[str]) -> None:
         """Adds digests of the patients of a line.
 
         Args:
             folder: of the set that it is from.
             hashed: that its row states as hashes.
-            others: of ids in its row, and of its files, both by the key of this machine.
+            own: of ids in its row, and of its files, both by the key of this machine.
         """
         if folder not in self._keys:
             self._keys[folder] = _stated_key(folder)
-            self._foreign[folder], self._others[folder] = set(), set()
+            self._foreign[folder], self._own[folder] = set(), set()
         is_own = self._keys[folder] == key_name()
-        (self._others if is_own else self._foreign)[folder].update(hashed)
-        self._others[folder].update(others)
+        (self._own if is_own else self._foreign)[folder].update(hashed)
+        self._own[folder].update(own)
 
     def are_foreign(self, digests: Iterable[str]) -> bool:
         """Returns whether digests are of a key that is not here."""
@@ -49,13 +49,13 @@ class HashKeys:
     def notes(self) -> list[str]:
         """Returns which patients cannot be told to be those of another folder; a sentence."""
         for folder, foreign in self._foreign.items():
-            comparable, others = set[str](), set[str]()
+            comparable, apart = set[str](), set[str]()
             for other in {*self._keys} - {folder}:
                 is_of_same_key = self._keys[folder] and self._keys[folder] == self._keys[other]
-                (comparable if is_of_same_key else others).update(self._foreign[other])
-                others |= self._others[other]
+                (comparable if is_of_same_key else apart).update(self._foreign[other])
+                apart |= self._own[other]
             name = folder.resolve().name
-            if foreign and others and not foreign & (others | comparable):
+            if foreign and apart and not foreign & (apart | comparable):
                 return [
                     f"{name} states patients as hashes by the key of another machine, or "
                     "does not say by which: nobody can tell whether they are patients of the other "

@@ -51,7 +51,7 @@ class PatientTally:
             stated = listed(line.get(name))
             of_files = {digest_of(hashed): hashed for hashed in hashes.get(name, ())}
             of_case = known.get(name, ())
-            is_foreign = of_case and self._keys.are_foreign(_digest(name, one) for one in of_case)
+            is_foreign = of_case and self._keys.are_foreign(_digest(name, of) for of in of_case)
             if of_case and (is_foreign or (stated and all(map(is_hash, stated)))):
                 stated, of_files = of_case, {} if is_foreign else of_files
             of_row = {_digest(name, single): single for single in stated}

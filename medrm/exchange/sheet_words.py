@@ -239,7 +239,7 @@ def names_other_kind(name: str) -> bool:
     [True, True, True, False]
     """
     dimension, _ = vote_name(name)
-    is_other = dimension is None and _OTHER_KINDS.search(plain(name))
+    is_other = dimension is None and (_OTHER_KINDS.search(plain(name)) or counts_something(name))
     return bool(is_other or _WORST.search(plain(name)))
 
 

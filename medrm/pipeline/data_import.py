@@ -113,8 +113,10 @@ def importer_of(opened: Opened) -> Importer:
         by_mapping = importer.suggest is not None
         if importer.recognises(opened) and (by_mapping or opened.mapping is None):
             return importer
+    is_object = isinstance(opened.content, dict)
+    hint = " It holds one object; rows stand in a list of objects." if is_object else ""
     raise ConfigError(
-        f"{opened.path} is of no form that is imported; accepted are {', '.join(IMPORTERS)}."
+        f"{opened.path} is of no form that is imported; accepted are {', '.join(IMPORTERS)}.{hint}"
     )
 
 

@@ -234,6 +234,7 @@ def test_columns_left_over_and_votes_not_taken_are_told(
         ("e.jsonl", "", "holds no rows"),
         ("e.csv", "Case,Image\n", "holds no rows"),
         ("e.json", "[1]", "it is no object"),
+        ("e.json", '{"data": [{"Case": 1}]}', "rows stand in a list of objects"),
         ("e.jsonl", '{"prompt": "q", "chosen": "a", "rejected": "b"}', "--train_data"),
         ("e.jsonl", '{"messages": [], "rejected_response": "b"}', "--train_data"),
     ],

@@ -126,10 +126,10 @@ def number_of(cell: Any) -> float | None:
     if isinstance(cell, int | float) and not isinstance(cell, bool):
         return cell if -sys.float_info.max <= cell <= sys.float_info.max else None
     text = text_of(cell).replace("\u2212", "-")
-    apart = _THOUSANDS.fullmatch(text)
-    if apart and apart[4] != apart[3] and (apart[4] or apart[3] not in ".," or len(apart[2]) > 4):
-        whole = apart[1] + apart[2].replace(apart[3], "")
-        return float(f"{whole}.{apart[5] or 0}")
+    match = _THOUSANDS.fullmatch(text)
+    if match and match[4] != match[3] and (match[4] or match[3] not in ".," or len(match[2]) > 4):
+        digits = match[1] + match[2].replace(match[3], "")
+        return float(f"{digits}.{match[5] or 0}")
     return number_of(float(text.replace(",", "."))) if _NUMBER.fullmatch(text) else None
 
 
