@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -173,11 +172,15 @@ def file_images(
     if os.path.isabs(written):
         written = os.path.relpath(way, folder) if way.is_relative_to(folder) else location.name
     kind: str | None = None
-    with suppress(OSError):  # then the plain file says why; one of the conversion is its own
+    try:
         series = series_files(location) if location.is_dir() else []
         paths = [_inside(path.name, path, folders) for path in series] or [location]
         largest = max(path.stat().st_size for path in paths)
         kind = "dicom" if series else kind_of_file(location)
+    except UnreadableError as error:
+        return (_unconverted(shortened(written), read, error),)
+    except OSError:
+        pass  # then the plain file says why; one of the conversion is its own
     if kind is None:
         return (_plain_file(written, location, read),)
     if largest > MAX_STORED_BYTES:
@@ -220,7 +223,7 @@ def _converted(
     try:
         converted = convert_files(kind, paths, named_conversion(name, options.conversion))
     except UnreadableError as error:
-        return (ImageRef(name, "", unread, f"{name!r} cannot be converted: {error}"),)
+        return (_unconverted(name, unread, error),)
     about, folder = converted.about, converted.folder
     names = picture_names(name, about)
     return tuple(
@@ -229,6 +232,11 @@ def _converted(
         )
         for position, (file, _, digest) in enumerate(about["pictures"])
     )
+
+
+def _unconverted(name: str, read: StoredFile, error: UnreadableError) -> ImageRef:
+    """Returns the reference of a medical image of which there are no pictures."""
+    return ImageRef(name, "", read, f"{name!r} cannot be converted: {error}")
 
 
 def _way(written: str, root: Path, image_root: Path | None) -> tuple[Path, Path]:

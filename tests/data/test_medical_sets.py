@@ -21,6 +21,7 @@ from medrm.data import image_references
 from medrm.data.case_set import CaseSet, read_cases, read_set
 from medrm.data.image_references import ImageOptions, StoredCell, file_images
 from medrm.data.images import decode
+from medrm.data.medical import converter
 from medrm.data.medical.conversions import parse_conversion
 from medrm.data.mixture import read_training_set
 from medrm.errors import ConfigError, DataError
@@ -221,6 +222,10 @@ def test_what_the_disk_says_while_an_image_is_converted_is_not_hidden(
     options = ImageOptions(None, parse_conversion("ct_lung"))
     (ref,) = file_images("empty", tmp_path, options=options)
     assert "a folder without DICOM files" in str(ref.problem)
+    write_series(tmp_path / "long", [1, 2, 3])
+    monkeypatch.setattr(converter, "MOST_FILES", 2)
+    (ref,) = file_images("long", tmp_path, options=options)
+    assert "holds more than 2 DICOM files" in str(ref.problem)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -254,6 +254,10 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no_zip.xlsx": (lambda path: path.write_bytes(b"\xd0\xcf\x11\xe0 old"), "password"),
     "empty.xlsx": (lambda path: pack(path, {"a.txt": ""}), "no readable workbook"),
     "empty.ods": (lambda path: pack(path, {"content.xml": "<a/>"}), "no sheet"),
+    "styles.xlsx": (
+        lambda path: pack(path, {"xl/styles.xml": " " * 2**24}),
+        r"styles\.xml has 16,777,216 bytes",
+    ),
     "old.xls": (lambda path: path.write_bytes(b""), r"Save it there as \.xlsx"),
     "old.xlsb": (lambda path: path.write_bytes(b""), r"Save it there as \.xlsx"),
 }

@@ -101,16 +101,15 @@ def series_files(folder: Path) -> list[Path]:
     """Returns the DICOM files in a folder, by name; what else lies there is passed over.
 
     Raises:
-        DataError: it holds more than a series has.
+        UnreadableError: it holds more than a series has.
     """
     paths = []
     for path in sorted(folder.iterdir()):
         if path.name.upper() != "DICOMDIR" and path.is_file() and kind_of_file(path) == "dicom":
             paths.append(path)
         if len(paths) > MOST_FILES:
-            raise DataError(
-                f"the folder {folder.name!r} holds more than {MOST_FILES} DICOM files; give the "
-                "folder of one series"
+            raise UnreadableError(
+                f"it holds more than {MOST_FILES} DICOM files; give the folder of one series"
             )
     return paths
 

@@ -19,6 +19,14 @@ MOST_XML = 2**28
 _LARGEST_PICTURE = 2**26
 """64 MiB: a part that lies among the pictures, and is larger, counts as XML: it may be some."""
 
+_READ_WHOLE = re.compile(
+    r"(xl/)?(styles|workbook)\.xml|\[Content_Types\]\.xml|docProps/.*|.*\.rels"
+)
+"""Parts that are read into memory at once, where they take twenty times their size and more."""
+
+_LARGEST_WHOLE = 2**23
+"""8 MiB: of such a part; tens of thousands of styles have as much."""
+
 _MOST_MEMBERS = 10_000
 _MOST_HELD = 200_000
 """Elements of one row, with all that lies in it."""
@@ -61,6 +69,12 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                     f"are at most {MOST_XML:,} in {_MOST_MEMBERS:,}. Save the sheet as CSV, or "
                     "split it."
                 )
+            for member in members:
+                if member.file_size > _LARGEST_WHOLE and _READ_WHOLE.fullmatch(member.filename):
+                    raise DataError(
+                        f"{path}: its {shortened(member.filename)} has {member.file_size:,} bytes, "
+                        f"unpacked; accepted are at most {_LARGEST_WHOLE:,}. Save the sheet as CSV."
+                    )
             yield archive
     except MedrmError:
         raise
