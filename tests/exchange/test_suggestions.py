@@ -85,17 +85,9 @@ def test_what_a_name_says_besides_the_dimension_is_a_reader_only_among_readers(
 @pytest.mark.parametrize(
     "head",
     [
-        *("Seite", "K\u00f6rperseite", "side", "Laterality", "LAT", "Auge", "breast side"),
-        *(
-            "Geschlecht",
-            "sex",
-            "ICD-10",
-            "Stadium",
-            "Blutgruppe",
-            "Modell",
-            "Model",
-            "Auff\u00e4llig",
-        ),
+        *("Seite", "K\u00f6rperseite", "side", "Laterality", "LAT", "Auge", "breast side", "sex"),
+        *("Geschlecht", "ICD-10", "Stadium", "Blutgruppe", "Modell", "Auff\u00e4llig", "Gruppe"),
+        *("Welche ist schlechter", "Worse answer", "Fehler in Antwort", "GT", "Runde"),
     ],
 )
 @pytest.mark.parametrize("values", ["links rechts", "A B", "1 2", "beide keine"])
