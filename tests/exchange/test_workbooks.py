@@ -263,6 +263,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 LARGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bomb.xlsx": (lambda path: with_sheet(path, FIRST, " " * 2**29), "unpacked"),
+    "repeated.xlsx": (lambda path: with_sheet(path, FIRST, " " * 2**25), "200 times as many"),
     "media.xlsx": (lambda path: pack(path, {"xl/media/sheet1.xml": " " * 2**29}), "unpacked"),
     "bomb.ods": (lambda path: save_ods(path, " " * 2**29), "unpacked"),
     "wide.xlsx": (

@@ -16,6 +16,10 @@ from medrm.errors import ConfigError, DataError, MedrmError, nearest, shortened
 MOST_XML = 2**28
 """256 MiB: of all XML in an archive, unpacked; a sheet of 1.5 million cells has about 60 MB."""
 
+_MOST_TIMES = 200
+_LARGEST_SMALL = 2**24
+"""XML of more than 16 MiB has at most 200 times the size of its file: that of sheets has ten."""
+
 _LARGEST_PICTURE = 2**26
 """64 MiB: a part that lies among the pictures, and is larger, counts as XML: it may be some."""
 
@@ -68,6 +72,11 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                     f"{path} holds {size:,} bytes in {len(members):,} parts, unpacked; accepted "
                     f"are at most {MOST_XML:,} in {_MOST_MEMBERS:,}. Save the sheet as CSV, or "
                     "split it."
+                )
+            if size > max(_MOST_TIMES * path.stat().st_size, _LARGEST_SMALL):
+                raise DataError(
+                    f"{path} holds {size:,} bytes, unpacked, of its {path.stat().st_size:,}; "
+                    f"accepted are at most {_MOST_TIMES} times as many. Save the sheet as CSV."
                 )
             for member in members:
                 if member.file_size > _LARGEST_WHOLE and _READ_WHOLE.fullmatch(member.filename):
