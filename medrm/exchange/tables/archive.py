@@ -60,30 +60,7 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         if not path.stat().st_size:
             raise DataError(f"{path} is empty, of 0 bytes. Give the workbook as it was saved.")
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            size = sum(
-                member.file_size
-                for member in members
-                if not member.filename.startswith("xl/media/")
-                or member.file_size > _LARGEST_PICTURE
-            )
-            if size > MOST_XML or len(members) > _MOST_MEMBERS:
-                raise DataError(
-                    f"{path} holds {size:,} bytes in {len(members):,} parts, unpacked; accepted "
-                    f"are at most {MOST_XML:,} in {_MOST_MEMBERS:,}. Save the sheet as CSV, or "
-                    "split it."
-                )
-            if size > max(_MOST_TIMES * path.stat().st_size, _LARGEST_SMALL):
-                raise DataError(
-                    f"{path} holds {size:,} bytes, unpacked, of its {path.stat().st_size:,}; "
-                    f"accepted are at most {_MOST_TIMES} times as many. Save the sheet as CSV."
-                )
-            for member in members:
-                if member.file_size > _LARGEST_WHOLE and _READ_WHOLE.fullmatch(member.filename):
-                    raise DataError(
-                        f"{path}: its {shortened(member.filename)} has {member.file_size:,} bytes, "
-                        f"unpacked; accepted are at most {_LARGEST_WHOLE:,}. Save the sheet as CSV."
-                    )
+            _check_sizes(path, archive.infolist())
             yield archive
     except MedrmError:
         raise
@@ -104,6 +81,36 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             f"{path} is no readable workbook ({reason}). A password must be taken off; else open "
             "it in a spreadsheet program and save it again."
         ) from error
+
+
+def _check_sizes(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Looks at what an archive says of its parts.
+
+    Raises:
+        DataError: it has too many, or they are too large.
+    """
+    size = sum(
+        member.file_size
+        for member in members
+        if not member.filename.startswith("xl/media/") or member.file_size > _LARGEST_PICTURE
+    )
+    if size > MOST_XML or len(members) > _MOST_MEMBERS:
+        raise DataError(
+            f"{path} holds {size:,} bytes in {len(members):,} parts, unpacked; accepted "
+            f"are at most {MOST_XML:,} in {_MOST_MEMBERS:,}. Save the sheet as CSV, or "
+            "split it."
+        )
+    if size > max(_MOST_TIMES * path.stat().st_size, _LARGEST_SMALL):
+        raise DataError(
+            f"{path} holds {size:,} bytes, unpacked, of its {path.stat().st_size:,}; "
+            f"accepted are at most {_MOST_TIMES} times as many. Save the sheet as CSV."
+        )
+    for member in members:
+        if member.file_size > _LARGEST_WHOLE and _READ_WHOLE.fullmatch(member.filename):
+            raise DataError(
+                f"{path}: its {shortened(member.filename)} has {member.file_size:,} bytes, "
+                f"unpacked; accepted are at most {_LARGEST_WHOLE:,}. Save the sheet as CSV."
+            )
 
 
 def elements(archive: zipfile.ZipFile, member: str, of_interest: set[str]) -> Iterator[Any]:
