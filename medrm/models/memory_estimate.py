@@ -137,8 +137,14 @@ class Rehearsal(MemoryMeter):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Adds fake tensors; real ones are small."""
-        super().count(tensor for tensor in tensors if isinstance(tensor, FakeTensor))
+        """Adds tensors but for real integers, which are small; masks of attention may be real."""
+        super().count(
+            tensor
+            for tensor in tensors
+            if isinstance(tensor, FakeTensor)
+            or tensor.is_floating_point()
+            or tensor.dtype == torch.bool
+        )
 
     def pretend(self, model: nn.Module) -> None:
         """Replaces what a model on the meta device holds by fake tensors, and counts them."""

@@ -90,6 +90,21 @@ def test_a_step_that_can_be_counted_by_hand(accumulates: bool) -> None:
     assert least <= memory.activations <= 4 * (10 * 100 + 10 * 200 + 3 * 200 * 50)
 
 
+def test_a_mask_made_of_tokens_counts_too() -> None:
+    """It is computed from integers, which are not fake."""
+    with torch.device("meta"):
+        model = nn.Linear(8, 8)
+    rehearsal = Rehearsal()
+    rehearsal.pretend(model)
+    tokens = torch.arange(700)
+
+    def step() -> None:
+        mask = (tokens[:, None] >= tokens).float()
+        (model(torch.ones(700, 8)) @ torch.ones(8, 700) + mask).sum().backward()
+
+    assert rehearse_step(rehearsal, model, step, 8, False).activations > 3 * 4 * 700 * 700
+
+
 def test_offloaded_activations_are_not_on_the_device() -> None:
     found = {}
     for offloads in (False, True):
