@@ -7,11 +7,13 @@ The command line turns any of them into exit status 2 and the bare message.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import reprlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _NEAR = 0.75
 """How much of two names is the same where one may be a slip of the other."""
@@ -235,3 +237,18 @@ def brief(value: object) -> str:
     "{'name': ['a', [[...]]]}"
     """
     return shortened(_BRIEF.repr(value))
+
+
+def check_characters(decoded: Any) -> None:
+    """Looks for half a character in the texts of decoded JSON or YAML.
+
+    No file in UTF-8 can hold one, and no tokenizer takes it.
+
+    Raises:
+        ValueError: there is one.
+    """
+    try:
+        json.dumps(decoded, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise ValueError(f"{half} is half a character; write both halves, or none") from error

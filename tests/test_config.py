@@ -16,8 +16,10 @@ from medrm.config.options import (
     EvaluationOptions,
     ModelOptions,
 )
-from medrm.config.parse import Run, parse_run
+from medrm.config.parse import Run, parse_run, read_yaml
+from medrm.data.case_set import read_description
 from medrm.errors import ConfigError
+from medrm.exchange.mapping_file import read_mapping
 from medrm.objectives import argument_classes
 
 
@@ -344,3 +346,11 @@ def test_checkpointing_is_known_by_both_names(
     assert named
     assert all(named)
     assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
+
+
+def test_no_file_of_settings_holds_half_a_character(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text('name: "\\ud800"\n')
+    for read in (read_yaml, read_mapping, read_description):
+        with pytest.raises(ConfigError, match=r"\\ud800 is half a character; write both halves"):
+            read(path)

@@ -27,7 +27,7 @@ from medrm.config.options import (
     ModelOptions,
     RunOptions,
 )
-from medrm.errors import ConfigError, nearest, refuse
+from medrm.errors import ConfigError, check_characters, nearest, refuse
 
 _FORBIDDEN = {
     "hub_token": "tokens come from the environment alone: set HF_TOKEN and leave the key out",
@@ -170,7 +170,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: no such file; give the path of a YAML recipe")
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        check_characters(recipe)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if recipe is None:
         return {}

@@ -27,6 +27,7 @@ from medrm.errors import (
     ConfigError,
     DataError,
     brief,
+    check_characters,
     first_line,
     nearest,
     raise_problems,
@@ -56,6 +57,7 @@ def parse_description(path: Path, formats: Mapping[str, DataFormat]) -> Descript
     """
     try:
         described: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        check_characters(described)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         reason = shortened(first_line(error))
         raise ConfigError(f"{path} is no readable YAML: {reason}. Correct it.") from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from medrm.data.image_references import ImageOptions, StoredCell, file_images
 from medrm.data.images import cell_images
 from medrm.data.parquet_files import arrow_copy
-from medrm.errors import DataError, nearest, shortened
+from medrm.errors import DataError, check_characters, nearest, shortened
 from medrm.files import cache_dir, fits
 from medrm.integrity import fill_cache_folder
 from medrm.schema import ImageRef
@@ -95,11 +95,7 @@ def decode_json(text: str) -> Any:
     """
     decoded = json.loads(text, object_pairs_hook=_without_doubles)
     if "\\u" in text:
-        try:
-            json.dumps(decoded, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            half = ascii(error.object[error.start])[1:-1]
-            raise ValueError(f"{half} is half a character; write both halves, or none") from error
+        check_characters(decoded)
     return decoded
 
 

@@ -1,17 +1,21 @@
-"""What the columns and values of a sheet mean: a YAML file that people correct, read strictly."""
+"""What the columns and values of a sheet mean, as the mapping says that people correct."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from medrm.data.readers.vote_values import CHOICE_OF, DETAILS, GRADED
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, dimension_problem
-from medrm.errors import ConfigError, brief, nearest, raise_problems, shortened, unknown_keys
+from medrm.errors import (
+    ConfigError,
+    brief,
+    nearest,
+    raise_problems,
+    shortened,
+    unknown_keys,
+)
 from medrm.exchange.tables.grid import number_of, text_of
 from medrm.files import fits
 
@@ -43,8 +47,6 @@ _KEYS = (
     "ignore",
 )
 _VOTE_KEYS = ("column", "ratings", "ranks", "dimension", "annotator", "values", *DETAILS)
-_LARGEST = 2**20
-"""Bytes of a mapping."""
 
 
 @dataclass(frozen=True)
@@ -123,48 +125,6 @@ def value_key(text: str) -> str:
     """
     number = number_of(text)
     return " ".join(text.casefold().split()) if number is None else text_of(float(number))
-
-
-class _Loader(yaml.BaseLoader):
-    """Reads every value as the text that was written, and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            doubled = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.YAMLError(
-                f"key {shortened(doubled)!r} stands twice (line {node.start_mark.line + 1})"
-            )
-        return super().construct_mapping(node, deep=deep)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Returns the content of a mapping file, not yet checked.
-
-    Raises:
-        ConfigError: there is none, or it is no YAML of keys and values.
-    """
-    if not path.is_file():
-        raise ConfigError(f"mapping {path}: there is no such file; --suggest writes one.")
-    if path.stat().st_size > _LARGEST:
-        raise ConfigError(f"mapping {path} has more than {_LARGEST:,} bytes; is it another file?")
-    try:
-        return load_mapping(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = shortened(" ".join(str(error).split()))
-        raise ConfigError(f"mapping {path} is no readable YAML: {reason}. Correct it.") from error
-
-
-def load_mapping(text: str) -> dict[str, Any]:
-    """Returns the keys and values of a mapping's YAML, all values as texts.
-
-    Raises:
-        yaml.YAMLError, ValueError, RecursionError: it holds none.
-    """
-    content = yaml.load(text, _Loader)
-    if not isinstance(content, dict):
-        raise ValueError("it holds no keys")
-    return content
 
 
 def sheet_mapping(

@@ -16,7 +16,7 @@ from medrm.evaluation.tables.terminal import print_contents
 from medrm.exchange.hash_keys import REPORT_FILE
 from medrm.exchange.imported import Importer, Opened
 from medrm.exchange.importers import IMPORTERS
-from medrm.exchange.mapping import read_mapping
+from medrm.exchange.mapping_file import read_mapping
 from medrm.exchange.open_source import open_source, refuse_no_rows
 from medrm.exchange.suggest import CHOOSES_SHEET
 from medrm.exchange.write_votes import write_votes

@@ -16,7 +16,7 @@ from fuzz_corpora import Corpus
 from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.errors import MedrmError
-from medrm.exchange.mapping import load_mapping, read_mapping
+from medrm.exchange.mapping_file import load_mapping, read_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.write_votes import write_votes
 from medrm.pipeline.data_import import importer_of

@@ -16,7 +16,8 @@ from files import picture, png, vote, write_lines, write_parquet
 from medrm.data.case_set import CaseSet, read_set
 from medrm.errors import ConfigError, MedrmError
 from medrm.evaluation.benchmark_loading import load_benchmark
-from medrm.exchange.mapping import load_mapping, sheet_mapping
+from medrm.exchange.mapping import sheet_mapping
+from medrm.exchange.mapping_file import load_mapping
 
 Write = Callable[..., CaseSet]
 

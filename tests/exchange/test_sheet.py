@@ -15,7 +15,8 @@ from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.errors import ConfigError, DataError
 from medrm.exchange.importers import IMPORTERS
-from medrm.exchange.mapping import load_mapping, read_mapping, sheet_mapping, value_key
+from medrm.exchange.mapping import sheet_mapping, value_key
+from medrm.exchange.mapping_file import load_mapping, read_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.suggest import suggest
 from medrm.exchange.tables.grid import number_of

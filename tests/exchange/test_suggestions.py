@@ -13,7 +13,8 @@ from test_sheet import TEXT_ROWS, imported, table
 from medrm.cli import main
 from medrm.data.medical.conversions import CONVERSIONS, RULES
 from medrm.evaluation.audit import KINDS
-from medrm.exchange.mapping import load_mapping, sheet_mapping
+from medrm.exchange.mapping import sheet_mapping
+from medrm.exchange.mapping_file import load_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.sheet_words import role_of
 from medrm.exchange.suggest import suggest

@@ -17,7 +17,7 @@ from medrm.data.case_set import read_set
 from medrm.errors import ConfigError, DataError
 from medrm.exchange.importers import IMPORTERS
 from medrm.exchange.importers.tool_rows import in_stored_order
-from medrm.exchange.mapping import load_mapping
+from medrm.exchange.mapping_file import load_mapping
 from medrm.exchange.open_source import open_source
 from medrm.exchange.write_votes import write_votes
 from medrm.pipeline.data_import import importer_of

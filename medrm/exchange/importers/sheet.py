@@ -26,10 +26,10 @@ from medrm.exchange.mapping import (
     SIDES,
     SheetMapping,
     VoteColumn,
-    load_mapping,
     sheet_mapping,
     value_key,
 )
+from medrm.exchange.mapping_file import load_mapping
 from medrm.exchange.shown_order import stored_ranking, turned, with_strength
 from medrm.exchange.suggest import suggest as suggest_by_words
 from medrm.exchange.tables.grid import number_of, seconds_of, text_of
