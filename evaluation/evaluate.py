@@ -23,7 +23,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     arguments.action(arguments)
-    # No process leaves while another still talks to it.
+    # Joins the threads of the group, which may not outlive what they work on.
     PartialState().destroy_process_group()
 
 

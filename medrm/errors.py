@@ -7,7 +7,6 @@ The command line turns any of them into exit status 2 and the bare message.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import reprlib
@@ -247,8 +246,17 @@ def check_characters(decoded: Any) -> None:
     Raises:
         ValueError: there is one.
     """
-    try:
-        json.dumps(decoded, ensure_ascii=False, default=str, skipkeys=True).encode()
-    except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])[1:-1]
-        raise ValueError(f"{half} is half a character; write both halves, or none") from error
+    values, seen = [decoded], set[int]()
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                half = ascii(value[error.start])[1:-1]
+                raise ValueError(
+                    f"{half} is half a character; write both halves, or none"
+                ) from error
+        elif isinstance(value, dict | list) and id(value) not in seen:
+            seen.add(id(value))  # in YAML it may lie in many places, also in itself
+            values += [*value, *value.values()] if isinstance(value, dict) else value

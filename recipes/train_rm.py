@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> None:
     from medrm.pipeline.run_seeds import train_seeds
 
     train_seeds(parsed)
-    # No process leaves while another still talks to it.
+    # Joins the threads of the group, which may not outlive what they work on.
     PartialState().destroy_process_group()
 
 

@@ -133,7 +133,8 @@ def use_decoded(stored: bytes, name: str, use: Callable[[Image.Image, str], Resu
             held.enter_context(decoding_memory(_checked_pixels(image, name) * each))
             _check_planes(image)
             image.load()
-            mode = f"{image.mode} transparent" if "transparency" in image.info else image.mode
+            mode = "LA" if source.has_halves else image.mode
+            mode += " transparent" if "transparency" in image.info else ""
             upright = [_upright_rgb(image, source)]
         except DataError:
             raise

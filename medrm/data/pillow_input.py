@@ -76,8 +76,8 @@ def _png(stored: bytes) -> PillowInput:
         length, name = struct.unpack(">I4s", stored[start : start + 8])
         end = start + 12 + length
         if name == b"IHDR" and stored[start + 16 : start + 18] == _GREY_AND_ALPHA_16:
-            header = stored[start + 4 : end - 4]
-            header = header.replace(_GREY_AND_ALPHA_16, _COLOURS_AND_ALPHA_8)
+            after = stored[start + 18 : end - 4]  # name, width and height lie before
+            header = stored[start + 4 : start + 16] + _COLOURS_AND_ALPHA_8 + after
             pieces += [stored[start : start + 4], header, struct.pack(">I", zlib.crc32(header))]
             has_halves = True
         elif not name[0] & 0x20 or (name in _PNG_USED and _is_whole(stored[start:end])):

@@ -13,7 +13,15 @@ from files import picture, png, vote, write_lines
 from medrm.data.case_set import CaseSet, read_set
 from medrm.data.contamination import find_leaks, same_pictures
 from medrm.data.images import examine
-from medrm.data.mixture import Drawing, in_shares, named_sources, read_training_set, set_counts
+from medrm.data.mixture import (
+    Drawing,
+    check_is_one_set,
+    in_shares,
+    named_sources,
+    read_training_set,
+    set_counts,
+)
+from medrm.data.sources import description_names
 from medrm.data.splits import parts_of, split_by_cluster
 from medrm.data.store.indexed_cases import cluster_column
 from medrm.errors import ConfigError, DataError, MedrmError
@@ -203,6 +211,14 @@ def test_what_is_no_mixture(written: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as caught:
         named_sources(written)
     assert '"a,b.jsonl"=0.7' in str(caught.value)
+
+
+def test_a_set_of_data_is_a_benchmark_and_a_list_of_sets_is_none() -> None:
+    for benchmark in (*description_names(), "med_rewardbench", "own/set"):
+        check_is_one_set(benchmark)
+    for benchmark in ("rlaif_v=1", "rlaif_v,helpsteer3", "med_rewardbench=0.5,rlaif_v=0.5"):
+        with pytest.raises(ConfigError, match="Evaluate on each set by itself: --benchmark"):
+            check_is_one_set(benchmark)
 
 
 def test_sets_of_which_nothing_is_left(sets: tuple[str, str], tmp_path: Path) -> None:

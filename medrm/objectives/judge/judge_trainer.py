@@ -62,6 +62,7 @@ class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         score_learned_tokens_alone()
+        self._loaders: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
 
     def unlogged(self) -> dict[str, Any]:
@@ -92,13 +93,14 @@ class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
         metrics: dict[str, float] = {}
         for name, indices in self.development_sets.items():
             batches = {key: len(self._metrics["eval"].get(key, ())) for key in _BY_SET}
-            loader = self._get_dataloader(
-                dataset=development.select(indices),
-                description="Evaluation",
-                batch_size=self.args.eval_batch_size,
-                sampler_fn=self._get_eval_sampler,
-            )
-            output: EvalLoopOutput = measure(loader, *args, **kwargs)
+            if name not in self._loaders:  # one for all evaluations: its workers may stay
+                self._loaders[name] = self._get_dataloader(
+                    dataset=development.select(indices),
+                    description="Evaluation",
+                    batch_size=self.args.eval_batch_size,
+                    sampler_fn=self._get_eval_sampler,
+                )
+            output: EvalLoopOutput = measure(self._loaders[name], *args, **kwargs)
             of_rows: dict[str, float] = output.metrics or {}
             loss = of_rows[f"{prefix}_loss"]
             rows, total = rows + len(indices), total + loss * len(indices)
