@@ -140,9 +140,10 @@ def test_deep_greys_beside_transparency_are_spread_and_put_on_white() -> None:
     found = np.asarray(decode(bytes_image("named", partial(bytes, named))))[:, :, 0]
     np.testing.assert_array_equal(found[:4], expected[:4])
     np.testing.assert_array_equal(found[8:], expected[8:])
-    for shape in ((0x1004, 3), (3, 0x1004)):  # as depth and kind of colour are written
+    for shape in ((0x1004, 30), (30, 0x1004)):  # as depth and kind of colour are written
         large = deep_png(np.stack([np.ones(shape), np.full(shape, 65535)], -1))
-        facts = examine(bytes_image("large", partial(bytes, large)))
+        ref = bytes_image("large", partial(bytes, large))
+        (facts,) = examine([Case("c", (ref,), "q", ("a", "b"))]).values()
         assert (facts.height, facts.width, facts.mode) == (*shape, "LA")
 
 
