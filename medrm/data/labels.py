@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from medrm.data.pseudonyms import shown_reader
 from medrm.data.sources import CaseDraft, Strength, Vote
 from medrm.errors import ConfigError, report, shortened
 from medrm.schema import (
@@ -273,7 +274,8 @@ class VoteTally:
             self.dropped.update(vote.annotator for vote in fast)
             if len(self.examples) < _MOST_EXAMPLES:
                 self.examples += [
-                    f"case {draft.case_id!r}, {dimension}: {v.annotator!r} took {v.seconds:g} s"
+                    f"case {draft.case_id!r}, {dimension}: {shown_reader(v.annotator)!r} took "
+                    f"{v.seconds:g} s"
                     for v in fast
                 ]
 
@@ -305,9 +307,8 @@ class VoteTally:
             )
         annotators = set[str]().union(*self._annotators.values())
         if rules.weights is not None and (missing := sorted(annotators - rules.weights.keys())):
-            raise ConfigError(
-                f"Label rules: no weight is given for {', '.join(missing)}. Give one for each."
-            )
+            named = ", ".join(map(shown_reader, missing))
+            raise ConfigError(f"Label rules: no weight is given for {named}. Give one for each.")
         few = {name: len(of) for name, of in self._annotators.items() if 0 < len(of) < 3}
         if rules.learns and few:
             counts = ", ".join(f"{shortened(name)} has {count}" for name, count in few.items())
@@ -369,7 +370,7 @@ class FastVotes:
     def said(self, min_seconds: float) -> str:
         """Returns how many there are, of whom, and the first ones."""
         counts = sorted(self.by_annotator.items(), key=lambda count: -count[1])
-        named = ", ".join(f"{shortened(name)} {count}" for name, count in counts[:5])
+        named = ", ".join(f"{shortened(shown_reader(name))} {n}" for name, n in counts[:5])
         more = f" and of {len(counts) - 5} more" if len(counts) > 5 else ""
         total = sum(self.by_annotator.values())
         several, are = ("s", "are") if total > 1 else ("", "is")

@@ -15,6 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from medrm.data.decoding import UNREADABLE
 from medrm.data.images import decode
 from medrm.data.pseudonyms import pseudonyms
 from medrm.data.readers.messages import IMAGE_MARK
@@ -47,6 +50,12 @@ _TEXTS = (
     *(b"http://ns.adobe.com/xap/", b"Photoshop 3.0", b"DICM"),
 )
 """How texts, EXIF, XMP and the like begin in the files of images."""
+
+_HEADERS_WITH_TEXTS = (b"\xff\xd8\xff", b"GIF8", b"II", b"MM")
+"""How JPEG, GIF and TIFF start, whose texts have no mark of their own."""
+
+_TEXT_TAGS = (270, 271, 305, 306, 315, 316, 33432, 700, 34377)
+"""Of TIFF: description, maker, software, date, artist, host, copyright, XMP and Photoshop."""
 
 _PNG_DEPTH = 24
 """Where the header of a PNG states the bits of a channel."""
@@ -81,7 +90,7 @@ class ImageCopies:
     def content(self, ref: ImageRef) -> bytes:
         """Returns an image as it is stored, with all that its file holds."""
         image = ref.read()
-        if any(mark in image for mark in _TEXTS):
+        if any(mark in image for mark in _TEXTS) or _states_text(image):
             self._with_texts.add(ref.digest)
         return image
 
@@ -122,6 +131,18 @@ class ImageCopies:
         path = f"{IMAGES_FOLDER}/{name}"
         write_atomically(self._folder / path, [image], durable=False)
         return path
+
+
+def _states_text(stored: bytes) -> bool:
+    """Returns whether a JPEG or GIF has a comment, or a TIFF a tag that is text; by its header."""
+    if not stored.startswith(_HEADERS_WITH_TEXTS):
+        return False
+    try:
+        with Image.open(io.BytesIO(stored), formats=("JPEG", "GIF", "TIFF")) as image:
+            tags = getattr(image, "tag_v2", {})
+            return bool(image.info.get("comment")) or any(map(tags.get, _TEXT_TAGS))
+    except (*UNREADABLE, Image.DecompressionBombError):  # refused where it is decoded
+        return False
 
 
 def case_line(draft: CaseDraft, images: Iterable[str]) -> Row:
@@ -168,12 +189,15 @@ def read_cases_file(folder: Path) -> dict[str, Row]:
     """
     path = folder / CASES_FILE
     problems: list[str] = []
-    located = JsonLines(path, problems)
-    _, first = next(iter(located), ("", {})) if path.is_file() else ("", {})
-    if not _is_case(first):  # another program's file of this name
+    lines: dict[str, Row] = {}
+    others = []
+    for place, line in JsonLines(path, problems) if path.is_file() else ():
+        if _is_case(line):
+            lines[line["case_id"]] = line
+        else:
+            others.append(place)
+    if not lines:  # another program's file of this name
         return {}
-    lines = {str(line.get("case_id")): line for _, line in located}
-    others = [place for place, line in located if not _is_case(line)]
     problems += [f"{place}: it is no case as it was exported; export again" for place in others]
     raise_problems(DataError, path, problems)
     return lines

@@ -35,9 +35,7 @@ class HashKeys:
             hashed: that its row states as hashes.
             own: of ids in its row, and of its files, both by the key of this machine.
         """
-        if folder not in self._keys:
-            self._keys[folder] = _stated_key(folder)
-            self._foreign[folder], self._own[folder] = set(), set()
+        self._know(folder)
         is_own = self._keys[folder] == key_name()
         (self._own if is_own else self._foreign)[folder].update(hashed)
         self._own[folder].update(own)
@@ -45,6 +43,26 @@ class HashKeys:
     def are_foreign(self, digests: Iterable[str]) -> bool:
         """Returns whether digests are of a key that is not here."""
         return all(any(digest in of for of in self._foreign.values()) for digest in digests)
+
+    def differ(self, digests: Iterable[str], folder: Path | None) -> bool:
+        """Returns whether digests that were added are known to be of another key.
+
+        Args:
+            digests: by one key.
+            folder: than that which its report names; None: than that of this machine.
+        """
+        if folder is not None:
+            self._know(folder)
+        key = key_name() if folder is None else self._keys[folder]
+        wanted = {*digests}
+        keys = {self._keys[known] for known, of in self._foreign.items() if of & wanted}
+        keys |= {key_name()} if any(of & wanted for of in self._own.values()) else set()
+        return bool(key) and "" not in keys and key not in keys
+
+    def _know(self, folder: Path) -> None:
+        if folder not in self._keys:
+            self._keys[folder] = _stated_key(folder)
+            self._foreign[folder], self._own[folder] = set(), set()
 
     def notes(self) -> list[str]:
         """Returns which patients cannot be told to be those of another folder; a sentence."""

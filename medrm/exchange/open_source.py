@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medrm.data.medical.conversions import parse_conversion
-from medrm.data.parquet_files import plain_batches
+from medrm.data.parquet_files import plain_batches, readable_parquet
 from medrm.data.row_tables import JsonLines, LocatedRow, read_json_file
 from medrm.errors import ConfigError, DataError, report
 from medrm.exchange.imported import WORKBOOKS, Opened, Records, Unread, unread
@@ -77,7 +77,7 @@ def open_source(
         raise ConfigError(f"--sheet is {sheet!r}, and the mapping names {stated!r}. Keep one.")
     opened = _opened(path, suffix, {**(mapping or {}), "sheet": sheet or stated})
     opened.mapping = mapping
-    opened.columns = opened.columns or _columns(path, opened.records)
+    opened.columns = opened.columns or _columns(path, opened)
     opened.image_root, opened.image_conversion = image_root, conversion
     return opened
 
@@ -147,14 +147,18 @@ def _parquet_rows(path: Path) -> Iterator[LocatedRow]:
             yield f"row {number}", row
 
 
-def _columns(path: Path, records: Iterable[LocatedRow]) -> tuple[str, ...]:
-    """Returns the keys of all rows, of which some may stand in the last one alone.
+def _columns(path: Path, opened: Opened) -> tuple[str, ...]:
+    """Returns the keys of all rows, of which some of JSON may stand in the last one alone.
 
     Raises:
         DataError: there are too many.
     """
     names: dict[str, None] = {}
-    for _, row in records:
+    rows: Iterable[Iterable[str]] = (row for _, row in opened.records)
+    if opened.suffix == ".parquet":  # its header names them; nothing is decoded
+        with readable_parquet(path) as parquet:
+            rows = [parquet.schema_arrow.names]
+    for row in rows:
         names |= dict.fromkeys(row)
         if len(names) > MOST_COLUMNS:
             raise DataError(f"{path} has more than {MOST_COLUMNS:,} columns; split it.")

@@ -36,7 +36,8 @@ class PatientTally:
         """Returns a line with what it states and what its DICOM files say of patient and study.
 
         What comes back from a reader has hashes; of a case that is known by its ids it gets these.
-        Hashes that another machine made of a case stay, for ours would only be others.
+        Hashes that another machine made of a case stay, for ours would only be others. A line that
+        states another patient by the same key stays as it is, and contradicts its case.
 
         Args:
             place: of the line.
@@ -51,9 +52,13 @@ class PatientTally:
             stated = listed(line.get(name))
             of_files = {digest_of(hashed): hashed for hashed in hashes.get(name, ())}
             of_case = known.get(name, ())
-            is_foreign = of_case and self._keys.are_foreign(_digest(name, of) for of in of_case)
-            if of_case and (is_foreign or (stated and all(map(is_hash, stated)))):
-                stated, of_files = of_case, {} if is_foreign else of_files
+            digests = {_digest(name, of) for of in of_case}
+            is_foreign = bool(digests) and self._keys.are_foreign(digests)
+            is_hashed = bool(stated) and all(map(is_hash, stated))
+            if of_case and (is_foreign or is_hashed):
+                is_same = {_digest(name, of) for of in stated} <= digests
+                if is_same or self._keys.differ(digests, folder if is_hashed else None):
+                    stated, of_files = of_case, {} if is_foreign else of_files
             of_row = {_digest(name, single): single for single in stated}
             if stated != of_case:
                 hashed = [digest for digest, single in of_row.items() if is_hash(single)]

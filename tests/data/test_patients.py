@@ -17,7 +17,7 @@ from planted import found
 from medrm.cli import main
 from medrm.data.case_set import read_set
 from medrm.data.mixture import read_training_set
-from medrm.data.pseudonyms import salt
+from medrm.data.pseudonyms import pseudonyms, salt
 from medrm.data.splits import split_by_cluster
 from medrm.exchange.exporters import EXPORTERS
 
@@ -186,16 +186,46 @@ def test_hashes_of_another_machine_are_told_and_stay_on_its_cases(
     salt.cache_clear()
 
 
+@pytest.mark.parametrize("first", ["P1", "keyed-" + "a" * 32])
+@pytest.mark.parametrize("keys", ["unknown", "other"])
+def test_another_patient_of_a_case_contradicts_it_unless_by_another_key(
+    tmp_path: Path, first: str, keys: str
+) -> None:
+    report_file = tmp_path / "first" / "import_report.json"
+    lines = [vote("1", image=..., images=[], patient=first)]
+    report_file.parent.mkdir()
+    write_lines(report_file.with_name("votes.jsonl"), lines)
+    if keys == "other":
+        stated_by = report_file if first.startswith("keyed") else tmp_path / report_file.name
+        stated_by.write_text(json.dumps({"hash_key": "0" * 16}))
+    (hashed,) = pseudonyms(["patient:P2"])["patient"]
+    other = "P2" if first.startswith("keyed") and keys == "other" else hashed
+    rows = [vote("1", "ben", image=..., images=[], patient=other)]
+    rows.append(vote("2", "ben", image=..., images=[], question="Why?"))
+    second = write_lines(tmp_path / "rows.jsonl", rows)
+    report, joined = imported(second, tmp_path / "set", "--join", str(tmp_path / "first"))
+    written = [json.loads(line) for line in (joined / "votes.jsonl").read_text().splitlines()]
+    assert {line["patient"] for line in written if line["case_id"] == "1"} == {first}
+    reasons = [row["reason"] for row in report["unread"]]
+    assert len(written) == (3 if keys == "other" else 2)
+    assert all("case '1' has other patient than on" in reason for reason in reasons)
+
+
 def test_images_that_hold_texts_are_counted(tmp_path: Path) -> None:
     texts, exif = PngInfo(), Image.Exif()
     texts.add_text("Patient", "Mx Doe")
     exif[0x013B] = "Mx Doe"
     for name, more in (("1.png", {"pnginfo": texts}), ("2.jpg", {"exif": exif}), ("3.png", {})):
         picture(int(name[0])).save(tmp_path / name, **more)
-    rows = [vote(name, image=name) for name in ("1.png", "2.jpg", "3.png")]
+    picture(4).save(tmp_path / "4.jpg", comment="Mx Doe")
+    picture(5).save(tmp_path / "5.gif", comment="Mx Doe")
+    picture(6).save(tmp_path / "6.tif", description="Mx Doe")
+    for name in ("7.jpg", "8.gif", "9.tif"):
+        picture(int(name[0])).save(tmp_path / name)
+    rows = [vote(path.name, image=path.name) for path in sorted(tmp_path.iterdir())]
     source = write_lines(tmp_path / "votes.jsonl", [*rows, vote("again", image="1.png")])
     for form in ("trl", "hub", "sheet"):
         command = ["data", "export", str(source), "--to", form, "--output", str(tmp_path / form)]
         assert main(command) == 0
         report = json.loads((tmp_path / form / "export_report.json").read_text())
-        assert "which may say who somebody is: 2." in report["notes"][-1]
+        assert "which may say who somebody is: 5." in report["notes"][-1]

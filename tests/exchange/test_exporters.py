@@ -173,7 +173,11 @@ def test_cases_beside_a_sheet_are_those_of_an_export(
     path = tmp_path / "p" / "votes_2_answers.csv"
     cases = (tmp_path / "p" / "cases.jsonl").read_text("utf-8").splitlines(True)
     foreign = '{"case_id": "007"}\n'
-    for lines, told in ((foreign, "is not beside it"), (cases[0] + foreign, "line 2: it is no")):
+    for lines, told in (
+        (foreign, "is not beside it"),
+        (cases[0] + foreign, "line 2: it is no"),
+        (foreign + cases[0], "line 1: it is no"),
+    ):
         (tmp_path / "p" / "cases.jsonl").write_text(lines, "utf-8")
         assert main(["data", "import", str(path), "--output", str(tmp_path / "none")]) == 2
         assert told in " ".join(capsys.readouterr().err.split())

@@ -12,6 +12,9 @@ from exported_set import drafts, export
 from planted import found, word
 
 from medrm.cli import main
+from medrm.data.case_set import read_set
+from medrm.data.labels import LabelRules
+from medrm.errors import ConfigError
 from medrm.exchange.exporters import EXPORTERS
 
 ANNA = f"{word('annotator')}.anna@clinic.test"
@@ -62,6 +65,32 @@ def test_an_address_leaves_in_nothing_that_may_be_shown(
     named = {of["reader"] for of in agreement["dimensions"]["overall"]["by_reader"]}
     assert named == {"Dr. Carla", *shown_as.values()}
     assert all(name.startswith("reader-") for name in shown_as.values())
+
+
+def test_votes_that_are_refused_or_dropped_name_no_address(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = (folder / "set" / "votes.jsonl").read_text("utf-8").splitlines()
+    shown_as = json.loads((folder / "set" / "import_report.json").read_text("utf-8"))["shown_as"]
+    rows = [json.loads(text) | {"images": [], "seconds": 2} for text in lines]
+    fast = tmp_path / "fast.jsonl"
+    fast.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    rules = LabelRules(min_seconds=10)
+    examples = read_set(str(fast), rules).fast_votes.examples
+    assert f"case 'c0', overall: '{shown_as[ANNA]}' took 2 s" in examples
+    assert f"{shown_as[ANNA]} 3" in caplog.text
+    with pytest.raises(ConfigError, match=f"no weight is given for .*{shown_as[ANNA]}") as caught:
+        read_set(str(fast), LabelRules(weights={"Dr. Carla": 1.0}))
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(f"{fast.read_text('utf-8')}{json.dumps(rows[0])}\n", "utf-8")
+    assert main(["data", "audit", str(twice), "--output", str(tmp_path / "audit.json")]) == 2
+    audit = (tmp_path / "audit.json").read_text("utf-8")
+    assert "votes twice on" in audit
+    told = [audit, caplog.text, *examples, str(caught.value), *capsys.readouterr()]
+    assert word("annotator") not in "".join(told)
 
 
 def test_a_sheet_with_the_votes_so_far_comes_back_to_the_readers(

@@ -88,14 +88,18 @@ def test_hidden_rows_repeated_headers_and_long_ids_are_told(tmp_path: Path) -> N
     (refused,) = report["unread"]
     assert (refused["place"], refused["reason"]) == ("row 5", "it names the columns once more")
     notes = " ".join(report["notes"])
-    assert "1 hidden rows (3), as where a filter is set, are read as any other" in notes
+    assert "1 hidden row (3), as where a filter is set, is read as any other" in notes
     assert "An id is a number of more than 15 digits" in notes
     assert "Readers 'Ada', 'ada' count as 2, and differ in capitals" in notes
     row = "<table:table-row {0}>{1}</table:table-row>"
     texts_of = [("", "a"), ('table:number-rows-repeated="3"', "b")]
     texts_of += [('table:visibility="filter"', "c"), ("", "d")]
     save_ods(tmp_path / "b.ods", "".join(row.format(how, text_cell(t)) for how, t in texts_of))
-    assert "1 hidden rows (5), as" in " ".join(open_source(tmp_path / "b.ods").notes)
+    assert "1 hidden row (5), as" in " ".join(open_source(tmp_path / "b.ods").notes)
+    texts_of.insert(1, ('table:number-rows-repeated="2" table:visibility="collapse"', "e"))
+    save_ods(tmp_path / "b.ods", "".join(row.format(how, text_cell(t)) for how, t in texts_of))
+    notes = " ".join(open_source(tmp_path / "b.ods").notes)
+    assert "3 hidden rows (2, 3, 7), as where a filter is set, are read" in notes
 
 
 def test_of_several_sheets_with_rows_one_is_named(

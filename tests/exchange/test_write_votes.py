@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from PIL import Image
@@ -245,6 +247,17 @@ def test_what_holds_nothing_to_import_is_told(
     (tmp_path / name).write_text(content)
     assert main(["data", "import", str(tmp_path / name), "--output", str(tmp_path / "set")]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_parquet_names_its_columns_before_a_row_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"case": ["1"], "scan": [png(1)]}), tmp_path / "rows.parquet")
+    with monkeypatch.context() as patched:
+        patched.delattr("medrm.exchange.open_source.plain_batches")
+        opened = open_source(tmp_path / "rows.parquet")
+    assert opened.columns == ("case", "scan")
+    assert [row for _, row in opened.records] == [{"case": "1", "scan": png(1)}]
 
 
 def test_a_folder_and_lost_lines_are_told(tmp_path: Path) -> None:

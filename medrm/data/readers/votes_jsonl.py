@@ -14,7 +14,7 @@ import numpy as np
 from medrm.data.batched import batched
 from medrm.data.image_references import all_file_images, picture_counts
 from medrm.data.organs import canonical_organ
-from medrm.data.pseudonyms import shared_keys
+from medrm.data.pseudonyms import shared_keys, shown_reader
 from medrm.data.readers.messages import IMAGE_MARK, conversation_problems, read_turns, with_pictures
 from medrm.data.readers.vote_values import DETAILS, read_votes_cast
 from medrm.data.row_tables import Row, RowTable, open_table
@@ -185,8 +185,8 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
             votes = draft.votes.setdefault(dimension, [])
             if any(other.annotator == vote.annotator for other in votes):
                 conflicts.append(
-                    f"{line.location}: annotator {vote.annotator!r} votes twice on {dimension!r} "
-                    f"of {case}; keep one"
+                    f"{line.location}: annotator {shown_reader(vote.annotator)!r} votes twice on "
+                    f"{dimension!r} of {case}; keep one"
                 )
             votes.append(vote)
         draft.remarks += line.draft.remarks

@@ -189,9 +189,10 @@ def _quoted(names: Sequence[str]) -> str:
 
 def hidden_rows(rows: Sequence[str]) -> str:
     """Returns what is said of rows that are not shown, by their numbers."""
+    several, are = ("s", "are") if len(rows) > 1 else ("", "is")
     return (
-        f"{len(rows):,} hidden rows ({some_of(rows)}), as where a filter is set, are read as any "
-        "other; delete those that do not count."
+        f"{len(rows):,} hidden row{several} ({some_of(rows)}), as where a filter is set, {are} "
+        "read as any other; delete what does not count."
     )
 
 

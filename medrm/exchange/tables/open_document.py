@@ -79,11 +79,13 @@ def _tables(path: Path) -> list[_Table]:
                     if any(_attribute(part, "display", "") == "false" for part in element):
                         unshown.add(_attribute(element, "name", ""))
                 case "table-row":
+                    first = number + 1
                     number += _count(element, "number-rows-repeated", MOST_ROWS + 1)
                     if any(len(cell) or _attribute(cell, "value-type", "") for cell in element):
                         filled += 1
                         is_hidden = _attribute(element, "visibility", "") in ("collapse", "filter")
-                        hidden += [str(number)] if is_hidden else []
+                        if is_hidden:
+                            hidden += map(str, range(first, min(number, MOST_ROWS) + 1))
                 case _:
                     is_shown = _attribute(element, "style-name", "") not in unshown
                     name = _attribute(element, "name", "")
