@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import yaml
@@ -24,6 +24,9 @@ IMAGE_NAME = re.compile(
 
 _SHOWN = 50
 """Characters of a value that are shown."""
+
+_MOSTLY = 0.8
+"""The share of cells from which a column holds votes; what the others mean is asked for."""
 
 _LARGEST_STEP = 10
 """The largest number of a scale that is recognised as one."""
@@ -62,27 +65,39 @@ class SheetColumn:
 
     @property
     def is_short_scale(self) -> bool:
-        """Whether it holds a few small whole numbers, some of them repeatedly."""
-        steps = map(number_of, self.values)
-        is_small = all(n is not None and n.is_integer() and abs(n) <= _LARGEST_STEP for n in steps)
-        return is_small and 1 < len(self.values) < sum(self.values.values()) and not self.has_more
+        """Whether it holds numbers, mostly small whole ones, some of them repeatedly."""
+        if not self.is_numeric or self.has_more or len(self.values) < 2:
+            return False
+        return self._is_mostly(_is_step) and len(self.values) < sum(self.values.values())
 
     @property
     def is_vote_like(self) -> bool:
-        """Whether all its values can be votes, and not all are numbers."""
+        """Whether its values can be votes, all or most of them, and not all are numbers."""
+        if self.is_numeric or self.has_more:
+            return False
         known = all(meaning_of(value) or number_of(value) is not None for value in self.values)
-        return known and not self.is_numeric and not self.has_more
+        return known or self._is_mostly(lambda value: meaning_of(value) is not None)
 
     @property
     def names_answers(self) -> bool:
-        """Whether all its values name one of the two answers."""
-        return {*map(meaning_of, self.values)} in ({"A"}, {"B"}, {"A", "B"})
+        """Whether its values, all or most of them, name one of the two answers."""
+        return self._is_mostly(lambda value: meaning_of(value) in ("A", "B"))
+
+    def _is_mostly(self, is_meant: Callable[[str], bool]) -> bool:
+        cells = sum(self.values.values())
+        meant = sum(count for value, count in self.values.items() if is_meant(value))
+        return cells > 0 and meant >= _MOSTLY * cells
 
     @property
     def examples(self) -> str:
         """A few of its values."""
         shown = [quoted(cut(value)) for value, _ in self.values.most_common(3)]
         return ", ".join(shown) or "it is empty"
+
+
+def _is_step(value: str) -> bool:
+    number = number_of(value)
+    return number is not None and number == int(number) and abs(number) <= _LARGEST_STEP
 
 
 def same_within_cases(

@@ -104,6 +104,7 @@ def write_votes(
         if uninterpreted:
             named = ", ".join(f"{name!r} ({count})" for name, count in uninterpreted.items())
             imported.notes.append(f"Not interpreted, and kept in `extra` (lines): {named}.")
+        writer.remove_unused()
         summary = _report(opened, importer, imported, writer)
         if not own_lines:
             _refuse_nothing(opened.path, summary, imported)
@@ -174,6 +175,7 @@ class _SetWriter:
         self.converted = ConvertedTally()
         self.patients = PatientTally()
         self._names: dict[str, str] = {}
+        self._used: set[str] = set()
         self._undecoded: dict[str, str] = {}
         self._readers: dict[str, str] = {}
         self.lines = 0
@@ -193,8 +195,13 @@ class _SetWriter:
 
     @property
     def images(self) -> int:
-        """How many different ones there are."""
-        return len(self._names)
+        """How many different ones the lines name."""
+        return len(self._used)
+
+    def remove_unused(self) -> None:
+        """Removes copies of images that only lines have which were not taken."""
+        for name in {*self._names.values()} - self._used:
+            (self._folder / name).unlink()
 
     def take(self, place: str, line: Row, folder: Path) -> Row | str:
         """Stores the images of a line and returns it as it is written, or why it is not taken.
@@ -232,11 +239,8 @@ class _SetWriter:
         case_id, annotator = str(line["case_id"]), str(line["annotator"])
         shared = _shared_digests(line)
         first, of_case = self._first.setdefault(case_id, (place, shared))
-        other = [
-            name
-            for name, one, two in zip(_OF_CASE.values(), shared, of_case, strict=True)
-            if one != two
-        ]
+        compared = zip(_OF_CASE.values(), shared, of_case, strict=True)
+        other = [name for name, digest, earlier in compared if digest != earlier]
         if other:
             return (
                 f"case {shortened(case_id)!r} has other {', '.join(other)} than on {first}; all "
@@ -254,6 +258,7 @@ class _SetWriter:
     def _count(self, place: str, line: Row) -> None:
         case_id, annotator = str(line["case_id"]), str(line["annotator"])
         self.lines += 1
+        self._used.update(line["images"])
         self.patients.remember(line)
         if annotator not in self.annotators:
             self._readers[shown_reader(annotator)] = annotator

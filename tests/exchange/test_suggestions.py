@@ -63,6 +63,23 @@ def test_numbers_that_may_be_a_scale_are_asked_for(tmp_path: Path) -> None:
         assert not points
 
 
+def test_one_odd_cell_hides_no_column(tmp_path: Path) -> None:
+    answers = {"Frage": "Was?", "Antwort links": "Milz", "Antwort rechts": "Leber"}
+    rows: list[dict[str, Any]] = [
+        {"Fall": n, **answers, "Links stand": "AB"[n % 2], "Dr. Ada": "A", "Dr. Bob": "B"}
+        | {"Dr. Eve": 4 + n % 2, "Nom du patient": f"Durand {n}"}
+        for n in range(12)
+    ]
+    rows[3] |= {"Links stand": "Modell 3", "Dr. Bob": "siehe Bericht", "Dr. Eve": "3,5"}
+    mapping, points = suggested(tmp_path / "odd.tsv", rows)
+    readers = ["Dr. Ada", "Dr. Bob", "Dr. Eve"]
+    assert [vote["column"] for vote in mapping["votes"]] == readers
+    assert mapping["order"]["values"] == {"A": "A", "B": "B", "Modell 3": "?"}
+    assert mapping["values"]["siehe Bericht"] == "?"
+    assert "what 'siehe Bericht' means as a vote" in points
+    assert mapping["ignore"] == ["Nom du patient"]
+
+
 def test_what_a_name_says_besides_the_dimension_is_a_reader_only_among_readers(
     tmp_path: Path,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import time
 import zipfile
 from collections.abc import Callable
@@ -265,6 +266,14 @@ ATTACKS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "old.xls": (lambda path: path.write_bytes(b""), r"Save it there as \.xlsx"),
     "old.xlsb": (lambda path: path.write_bytes(b""), r"Save it there as \.xlsx"),
 }
+
+
+def with_picture(path: Path) -> None:
+    """Adds a part that makes the workbook as large as one of so many rows would be."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("xl/media/1.png", random.Random(0).randbytes(10**5))
+
+
 LARGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bomb.xlsx": (lambda path: with_sheet(path, FIRST, " " * 2**29), "unpacked"),
     "repeated.xlsx": (lambda path: with_sheet(path, FIRST, " " * 2**25), "200 times as many"),
@@ -274,7 +283,10 @@ LARGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda path: with_sheet(path, "<row>" + "<c><v>1</v></c>" * 10**6 + "</row>"),
         "has more than 200,000 elements",
     ),
-    "rows.xlsx": (lambda path: with_sheet(path, "<row/>" * 3_000_000), "more than 1,000,000 rows"),
+    "rows.xlsx": (
+        lambda path: with_sheet(path, "<row/>" * 3_000_000) or with_picture(path),
+        "more than 1,000,000 rows",
+    ),
     "merged.xlsx": (lambda path: with_sheet(path, FIRST + LAST, MERGED), "merged cells cover"),
     "long.ods": (
         lambda path: save_ods(path, ods_row() + ods_row(' table:number-rows-repeated="9999999"')),

@@ -70,6 +70,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_a_set(tmp_path: Path) -> 
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "same.PNG").write_bytes(png(10))
     (tmp_path.parent / "outside.png").write_bytes(png(1))
+    (tmp_path / "other.png").write_bytes(png(50))
     inline = "data:image/png;base64," + base64.b64encode(png(30)).decode()
     opened = write(
         tmp_path / "rows.jsonl",
@@ -83,11 +84,12 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_a_set(tmp_path: Path) -> 
         line("4", "anna", images=["../outside.png"]),
         line("5", "anna", images=[inline]),
         line("6", "anna", "C"),
+        line("1", "dora", images=["other.png"]),
     )
     report = write_votes(tmp_path / "set", opened, TOY)
     assert json.loads((tmp_path / "set" / "import_report.json").read_text()) == report
     reasons = {row["place"]: row["reason"] for row in report["unread"]}
-    assert list(reasons) == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 10)]
+    assert list(reasons) == [f"line {number}" for number in (2, 4, 5, 6, 7, 8, 10, 11)]
     assert "no valid JSON" in reasons["line 2"]
     assert "'ben' votes twice on 'overall' of case '1', also on line 3" in reasons["line 4"]
     assert "case '1' has other question than on line 1" in reasons["line 5"]
@@ -95,8 +97,10 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_a_set(tmp_path: Path) -> 
     assert reasons["line 7"] == "it says no"
     assert "leads outside the data folder" in reasons["line 8"]
     assert "'overall' is 'C'" in reasons["line 10"]
+    assert "case '1' has other images" in reasons["line 11"]
+    assert len(list((tmp_path / "set" / "images").iterdir())) == 2  # none of rows not taken
     counts = {key: report[key] for key in ("rows", "lines", "cases", "images", "without_image")}
-    assert counts == {"rows": 10, "lines": 3, "cases": 2, "images": 2, "without_image": 2}
+    assert counts == {"rows": 11, "lines": 3, "cases": 2, "images": 2, "without_image": 2}
     assert report["annotators"] == {"anna": 2, "ben": 1}
     assert report["notes"] == ["a toy"]
     assert report["importer"] == "toy"
