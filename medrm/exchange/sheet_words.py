@@ -43,7 +43,8 @@ _COLUMNS = {role: re.compile(pattern) for role, pattern in _COLUMN_WORDS.items()
 _IDENTIFYING = re.compile(
     r"(patienten?|pat)? ?(nach|vor|familien)?name|(first|last|sur|family|patient) ?name|geb(urts)?"
     r" ?(datum|tag)|geb|dob|(date of )?birth ?(date|day)?|adresse|address|telefon|phone|e ?mail"
-    r"|versicherten ?(nummer|nr)|ssn|insurance.*|mrn|(nom|prenom)( de famille| (du|de la) patiente?)?"
+    r"|versicherten ?(nummer|nr)|ssn|insurance.*|mrn"
+    r"|(nom|prenom)( de famille| (du|de la) patiente?)?"
     r"|(date de )?naissance|telephone|courriel|ipp|(numero|no) (de )?(dossier|securite sociale)"
 )
 

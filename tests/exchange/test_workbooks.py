@@ -285,7 +285,7 @@ LARGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "rows.xlsx": (
         lambda path: with_sheet(path, "<row/>" * 3_000_000) or with_picture(path),
-        "more than 1,000,000 rows",
+        "more than 2,000,000 rows",
     ),
     "merged.xlsx": (lambda path: with_sheet(path, FIRST + LAST, MERGED), "merged cells cover"),
     "long.ods": (
