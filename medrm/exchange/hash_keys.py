@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from medrm.data.pseudonyms import key_name
 from medrm.data.row_tables import read_json_file
@@ -86,8 +87,13 @@ class HashKeys:
 
 def _stated_key(folder: Path) -> str:
     """Returns the key that the report of an import in a folder names; empty: there is none."""
+    return str(stated_report(folder).get(HASH_KEY) or "")
+
+
+def stated_report(folder: Path) -> dict[str, Any]:
+    """Returns the report of the import that made a folder; empty: there is none."""
     path = folder / REPORT_FILE
     with suppress(OSError, DataError):
         report = read_json_file(path) if path.stat().st_size <= _LARGEST else None
-        return str(report.get(HASH_KEY) or "") if isinstance(report, dict) else ""
-    return ""
+        return report if isinstance(report, dict) else {}
+    return {}

@@ -44,6 +44,11 @@ def unread(place: str, reason: str, content: object) -> Unread:
     return Unread(place, reason, shortened(printable(content), _LONGEST_CONTENT))
 
 
+def name_key(name: str) -> str:
+    """Returns a name as it is compared: without capitals, blanks as one; 1.10 is not 1.1."""
+    return " ".join(name.casefold().split())
+
+
 def names_alike(names: Iterable[str]) -> list[str]:
     """Returns which names of readers may be one reader's; sentences.
 
@@ -52,7 +57,7 @@ def names_alike(names: Iterable[str]) -> list[str]:
     """
     alike: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(" ".join(name.casefold().split()), []).append(name)
+        alike.setdefault(name_key(name), []).append(name)
     return [
         f"Readers {', '.join(map(repr, several))} count as {len(several)}, and differ in capitals "
         "or blanks alone."
@@ -126,12 +131,14 @@ class Imported:
             `Opened.records`, nor what the writer refuses.
         notes: what else is worth knowing, likewise; sentences.
         settings: by what the file was read, such as a mapping; for the report.
+        addresses: of readers whom the lines name by a number, complete before the first line.
     """
 
     lines: Iterator[tuple[str, Row]]
     unread: list[Unread] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
 
 
 class Suggestion(NamedTuple):

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from medrm.data.readers.vote_values import CHOICE_OF, DETAILS, GRADED
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, dimension_problem
-from medrm.errors import (
-    ConfigError,
-    brief,
-    nearest,
-    raise_problems,
-    shortened,
-    unknown_keys,
-)
+from medrm.errors import ConfigError, brief, nearest, raise_problems, shortened, unknown_keys
+from medrm.exchange.imported import name_key
 from medrm.exchange.tables.grid import number_of, text_of
 from medrm.files import fits
 
@@ -47,6 +41,7 @@ _KEYS = (
     "ignore",
 )
 _VOTE_KEYS = ("column", "ratings", "ranks", "dimension", "annotator", "values", *DETAILS)
+_Key = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -89,8 +84,8 @@ class SheetMapping:
         header_row: the number of the row that names the columns; None: it is looked for.
         fixed: what holds for all rows.
         order_column: says which answer stood on the left; empty: `answer_a`, or no side matters.
-        order: what its values mean, `A` or `B`, by `value_key`.
-        dimensions: names of the sheet to names of dimensions, by `value_key`.
+        order: what its values mean, `A` or `B`, by `name_key`.
+        dimensions: names of the sheet to names of dimensions, by `name_key`.
         ignore: columns that are left out, also of `extra`.
     """
 
@@ -124,7 +119,7 @@ def value_key(text: str) -> str:
     ['modell 1', '2', '-1', '1.5']
     """
     number = number_of(text)
-    return " ".join(text.casefold().split()) if number is None else text_of(float(number))
+    return name_key(text) if number is None else text_of(float(number))
 
 
 def sheet_mapping(
@@ -190,9 +185,9 @@ def _shape_problems(content: Mapping[str, Any]) -> list[str]:
     problems += [f"fixed: {p}" for p in unknown_keys(content.get("fixed", {}), _FIXED)]
     problems += [f"order: {p}" for p in unknown_keys(content.get("order", {}), _ORDER_SHAPES)]
     problems += _wrong_shapes(content.get("order", {}), _ORDER_SHAPES, "order.")
-    problems += _doubled(content.get("order", {}).get("values"), "order.values")
-    for key in ("values", "dimensions"):
-        problems += _doubled(content.get(key, {}), key)
+    problems += _doubled(content.get("order", {}).get("values"), "order.values", name_key)
+    problems += _doubled(content.get("dimensions", {}), "dimensions", name_key)
+    problems += _doubled(content.get("values", {}), "values")
     for number, vote in enumerate(content.get("votes", ()), start=1):
         place = f"votes[{number}]"
         problems += [f"{place}: {p}" for p in unknown_keys(vote, _VOTE_KEYS)]
@@ -203,11 +198,11 @@ def _shape_problems(content: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _doubled(meanings: Any, place: str) -> Iterator[str]:
+def _doubled(meanings: Any, place: str, key: _Key = value_key) -> Iterator[str]:
     """Yields values that are compared as one and are said to mean two things."""
     stated: dict[str, tuple[str, str]] = {}
     for value, meaning in meanings.items() if isinstance(meanings, dict) else ():
-        other, earlier = stated.setdefault(value_key(value), (value, meaning))
+        other, earlier = stated.setdefault(key(value), (value, meaning))
         if meaning != earlier:
             yield (
                 f"{place}: {shortened(other)!r} and {shortened(value)!r} are the same value, and "
@@ -239,8 +234,8 @@ def _mapping_of(content: Mapping[str, Any]) -> SheetMapping:
         None if number is None else int(number),
         content.get("fixed", {}),
         order.get("column", ""),
-        _by_key(order.get("values", {})),
-        _by_key(content.get("dimensions", {})),
+        _by_key(order.get("values", {}), name_key),
+        _by_key(content.get("dimensions", {}), name_key),
         tuple(content.get("ignore", ())),
     )
 
@@ -257,8 +252,8 @@ def _vote_column(vote: Mapping[str, Any]) -> VoteColumn:
     )
 
 
-def _by_key(meanings: Mapping[str, str]) -> dict[str, str]:
-    return {value_key(value): meaning.strip() for value, meaning in meanings.items()}
+def _by_key(meanings: Mapping[str, str], key: _Key = value_key) -> dict[str, str]:
+    return {key(value): meaning.strip() for value, meaning in meanings.items()}
 
 
 def _unknowns(content: Any, place: str) -> Iterator[str]:

@@ -75,7 +75,7 @@ def start_of_cut(shown: str) -> str | None:
 
 _COLUMNS = re.compile(
     rf"{MARK}|{CASE}|{ANNOTATOR}|{CONFIDENCE}|{REASON}|{COMMENT}|{SECONDS}|{QUESTION}"
-    rf"|{EARLIER_TURNS}|image \d+|answer \w+|(vote|strength|rank of \w+): .+"
+    rf"|{EARLIER_TURNS}|image \d+|answer ([A-Z]|\d+)|(vote|strength|rank of ([A-Z]|\d+)): .+"
 )
 
 

@@ -61,7 +61,7 @@ _DIMENSIONS = {name: re.compile(rf"\b({words})\b") for name, words in _DIMENSION
 _JUDGING_WORDS = (
     "urteil|bewertung|vote|votes|wahl|preference|praeferenz|besser|bessere|better|winner|best"
     "|gewinner|sieger|entscheidung|verdict|choice|auswahl|label|welche|which|preferred"
-    "|bevorzugte?|gewaehlte?"
+    r"|bevorzugt\w*|gewaehlt\w*"
 )
 _JUDGING = re.compile(rf"\b({_JUDGING_WORDS})\b")
 _VOTE_WORDS = re.compile(
@@ -102,7 +102,7 @@ _READER_WORD = re.compile(
 )
 _NO_SURNAME = re.compile(
     r"(lich|isch|ung|heit|keit|taet|ion|al|ness|ity|ive|eindruck|impression|quality|inhalt|stil"
-    r"|sprache|style|content|language|form|text|bild|befund|report|score|punkte)$"
+    r"|sprache|style|content|language|form|text|bild|befund|report|score|punkte|fehler|errors?)$"
 )
 """How words end that are no names of people: adjectives, and what answers are judged by."""
 
@@ -123,10 +123,13 @@ _OTHER_KINDS = re.compile(
 """What else letters, sides and small numbers may be about, and who wrote or settled it."""
 
 _WORST = re.compile(
-    r"\b(schlechter(e|er|es)?|schlechteste[rs]?|worse|worst|fehler|fehlerhafte?|errors?|falsch"
-    r"|wrong|verlierer|loser|rejected|abgelehnt)\b"
+    r"\b(schlechter(e|er|es)?|schlechteste[rs]?|worse|worst|fehlerhafte?|falsch|wrong|verlierer"
+    r"|loser|rejected|abgelehnt|(mehr|meisten?|more|most) (fehler|errors?))\b"
 )
 """Words of a column that names the answer that is not preferred."""
+
+_ERRORS = re.compile(r"\b(fehler|errors?)\b")
+"""Likewise, unless a dimension is named, which they explain."""
 
 
 class NumberName(NamedTuple):
@@ -241,8 +244,11 @@ def names_other_kind(name: str) -> bool:
     [True, True, True, False]
     """
     dimension, _ = vote_name(name)
-    is_other = dimension is None and (_OTHER_KINDS.search(plain(name)) or counts_something(name))
-    return bool(is_other or _WORST.search(plain(name)))
+    words = plain(name)
+    is_other = dimension is None and (_OTHER_KINDS.search(words) or counts_something(name))
+    is_named = any(pattern.search(words) for pattern in _DIMENSIONS.values())
+    is_worst = _WORST.search(words) or (not is_named and _ERRORS.search(words))
+    return bool(is_other or is_worst)
 
 
 def number_name(name: str) -> NumberName | None:

@@ -24,11 +24,12 @@ from medrm.data.medical.converted_set import ConvertedTally
 from medrm.data.medical.converter import medical_kind
 from medrm.data.pseudonyms import key_name, shown_reader
 from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT, VOTES_FILE, line_problems
-from medrm.data.row_tables import JsonLines, LocatedRow, Row
+from medrm.data.row_tables import Row
 from medrm.errors import DataError, alike_together, report, shortened
 from medrm.exchange.case_files import EXPORTED_IMAGE, IMAGES_FOLDER, image_suffix, restored
 from medrm.exchange.hash_keys import HASH_KEY, REPORT_FILE
 from medrm.exchange.imported import Imported, Importer, Opened, Unread, names_alike, unread
+from medrm.exchange.joined_set import READER_ADDRESSES, JoinedReaders, joined_lines
 from medrm.exchange.patient_tally import PatientTally
 from medrm.files import file_digest
 from medrm.output_folder import new_folder
@@ -84,11 +85,15 @@ def write_votes(
     """
     with new_folder(output, opened.path, (REPORT_FILE,), overwrite=overwrite) as draft:
         imported = importer.read(opened)
-        writer = _SetWriter(draft, opened)
+        writer, readers = _SetWriter(draft, opened), JoinedReaders(joined)
         written = own_lines = 0
         uninterpreted: Counter[str] = Counter()
         with (draft / VOTES_FILE).open("wb") as file:
             for is_joined, folder, place, line in _all_lines(opened, imported, joined):
+                if is_joined:
+                    readers.add(line)
+                else:
+                    line = readers.named(line, imported.addresses)
                 taken = writer.take(place, line, folder)
                 if isinstance(taken, str):
                     imported.unread.append(unread(place, taken, line))
@@ -105,7 +110,9 @@ def write_votes(
             named = ", ".join(f"{name!r} ({count})" for name, count in uninterpreted.items())
             imported.notes.append(f"Not interpreted, and kept in `extra` (lines): {named}.")
         writer.remove_unused()
+        imported.notes += readers.notes
         summary = _report(opened, importer, imported, writer)
+        summary[READER_ADDRESSES] = readers.addresses
         if not own_lines:
             _refuse_nothing(opened.path, summary, imported)
         text = json.dumps(summary, ensure_ascii=False, indent=1, default=str)
@@ -122,28 +129,11 @@ def _all_lines(
         DataError: what is to be joined is no set.
     """
     if joined is not None:
-        for place, line in _joined_lines(joined, imported):
+        for place, line in joined_lines(joined, imported):
             yield True, joined, place, line
     folder = opened.path.parent
     for place, line in restored(imported.lines, folder):
         yield False, folder, place, line
-
-
-def _joined_lines(folder: Path, imported: Imported) -> Iterator[LocatedRow]:
-    """Yields the lines of an earlier set.
-
-    Raises:
-        DataError: it is none.
-    """
-    if not (folder / VOTES_FILE).is_file():
-        raise DataError(f"{folder} holds no {VOTES_FILE}, so nothing can be joined with it.")
-    problems: list[str] = []
-    name = f"{folder.name}/{VOTES_FILE}"
-    for place, line in JsonLines(folder / VOTES_FILE, problems):
-        yield f"{name} {place}", line
-    imported.unread += [
-        unread(f"{name} {problem}", "it cannot be joined", "") for problem in problems
-    ]
 
 
 class _Pictures(NamedTuple):

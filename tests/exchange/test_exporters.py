@@ -138,7 +138,7 @@ def test_a_reader_fills_a_sheet_and_only_what_is_asked(source: Path, tmp_path: P
     fill(2, annotator="carla", vote__overall="a", strength__overall="strongly", confidence="high")
     fill(3, vote__overall="both unacceptable", reason="+ no")
     fill(4, vote__overall="left")
-    for row, text in ((1, "Note"), (2, "see me")):
+    for row, text in ((1, "answer ok"), (2, "see me")):
         sheet.cell(row, len(columns) + 1, text)
     book.save(path)
     back = tmp_path / "back"
@@ -154,7 +154,7 @@ def test_a_reader_fills_a_sheet_and_only_what_is_asked(source: Path, tmp_path: P
     assert (vote.annotator, vote.value, vote.reason) == ("carla", "neither", "+ no")
     assert all(content(after[name]) == content(before[name]) for name in after)
     report = json.loads((back / "import_report.json").read_text("utf-8"))
-    assert report["notes"][-1] == "Not interpreted, and kept in `extra` (lines): 'Note' (1)."
+    assert report["notes"][-1].endswith("kept in `extra` (lines): 'answer ok' (1).")
     reasons = [row["reason"] for row in report["unread"]]
     assert reasons[0].startswith("'overall' is 'left'; accepted are A, tie, B, neither")
 

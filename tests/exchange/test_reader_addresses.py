@@ -107,3 +107,31 @@ def test_a_sheet_with_the_votes_so_far_comes_back_to_the_readers(
     assert main([*argv, "--output", str(tmp_path / "all")]) == 0
     readers = {vote.annotator for vote in drafts(tmp_path / "all")["c0"].votes["overall"]}
     assert readers == {*READERS}
+
+
+def test_readers_of_two_servers_with_one_number_stay_two(tmp_path: Path) -> None:
+    data = {"prompt": "Q?", "answer_1": "No.", "answer_2": "Yes."}
+
+    def join(name: str, case: str, people: dict[int, str], *joined: str) -> set[str]:
+        said = exports.result("overall", "choices", ["A"])
+        of = [exports.annotation(n, n, said) for n in people]
+        for one, (number, address) in zip(of, people.items(), strict=True):
+            one["completed_by"] = {"id": number, "email": address}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([exports.task(1, data | {"case_id": case}, *of)]), "utf-8")
+        argv = ["data", "import", str(path), "--output", str(tmp_path / name)]
+        assert main([*argv, *joined]) == 0
+        return {line["annotator"] for line in read(name) if line["case_id"] == case}
+
+    def read(name: str) -> list[dict[str, Any]]:
+        text = (tmp_path / name / "votes.jsonl").read_text("utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    assert join("one", "c1", {1: "ada@x.test"}) == {"1"}
+    both = join("two", "c2", {1: "ben@y.test", 2: "Ada@x.test"}, "--join", str(tmp_path / "one"))
+    assert both == {"1", "ben@y.test"}
+    again = join("three", "c3", {7: "BEN@y.test", 3: "eva@y.test"}, "--join", str(tmp_path / "two"))
+    assert again == {"ben@y.test", "3"}
+    report = json.loads((tmp_path / "three" / "import_report.json").read_text("utf-8"))
+    assert report["reader_addresses"] == {"1": "ada@x.test", "3": "eva@y.test"}
+    assert any("'7' of this file is 'reader-" in note for note in report["notes"])

@@ -178,6 +178,9 @@ def test_a_row_for_each_dimension_and_answers_named_by_side(tmp_path: Path) -> N
     ]
     assert {(line["answer_a"], line["answer_b"]) for line in lines} == {("Milz", "Leber")}
     assert ["votes twice" in row["reason"] for row in report["unread"]] == [True, False, False]
+    path.write_text(path.read_text("utf-8").replace("Stil", "1.10"), "utf-8")
+    _, report = imported(path, mapping.replace("Stil:", "1.1:"))
+    assert sum("'1.10', which the mapping's" in row["reason"] for row in report["unread"]) == 2
 
 
 def test_ratings_and_ranks_of_several_answers(tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ def test_the_order_in_which_answers_were_shown_is_undone(tmp_path: Path) -> None
     asked_more[0]["annotations"][0]["result"].append(exports.result("mood", "choices", ["good"]))
     lines, _ = imported(tmp_path / "p.json", asked_more)
     assert lines["a", "1"]["extra"] == {"mood": "good"}
+    asked_more[0]["annotations"][0]["result"][-1] = exports.result("score", "number", 0)
+    lines, _ = imported(tmp_path / "p.json", asked_more)
+    assert lines["a", "1"]["extra"] == {"score": 0}
     damaged = exports.ordered_project()
     damaged[0]["data"]["order"] = [1, 1]
     lines, report = imported(tmp_path / "p.json", damaged)
@@ -139,6 +142,23 @@ def test_a_control_that_collides_with_a_field_and_addresses_of_its_own_files(
     assert lines["7", "3"]["votes"] == {"accuracy": "B"}
     assert lines["7", "3"]["extra"]["_data_accuracy"] == "of the case"
     assert len(lines["7", "3"]["images"]) == 1
+
+
+def test_nobody_is_taken_for_the_rater_without_an_address(tmp_path: Path) -> None:
+    data = {"prompt": "Q?", "answer_1": "No.", "answer_2": "Yes."}
+    said = [exports.result("overall", "choices", [letter]) for letter in "AB"]
+    of = [exports.annotation(n, 3, one) for n, one in enumerate(said)]
+    of[0]["completed_by"], of[1]["completed_by"] = {"id": 3, "email": None}, None
+    assert imported(tmp_path / "p.json", [exports.task(7, data, *of)])[0].keys() == {("7", "3")}
+
+
+@pytest.mark.parametrize("name", ["side", "class", "grade", "fewer_errors"])
+def test_votes_under_a_name_of_something_else_are_asked_for(tmp_path: Path, name: str) -> None:
+    data = {"prompt": "Q?", "answer_1": "No.", "answer_2": "Yes."}
+    said = [exports.result(control, "choices", ["A"]) for control in ("overall", name)]
+    tasks = [exports.task(7, data, exports.annotation(1, 3, *said))]
+    with pytest.raises(ConfigError, match=f"'{name}' may hold votes: about which dimension"):
+        imported(tmp_path / "p.json", tasks)
 
 
 def test_answers_and_fields_that_read_like_votes_are_none(tmp_path: Path) -> None:

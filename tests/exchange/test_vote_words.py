@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medrm.exchange.sheet_words import answer_side, role_of
+from medrm.exchange.sheet_words import answer_side, names_other_kind, names_reader, role_of
 from medrm.exchange.vote_words import meaning_of, meanings_of
 
 
@@ -73,3 +73,7 @@ def test_names_of_columns() -> None:
         "Ort": None,
     }
     assert {name: answer_side(name) for name in sides} == sides
+    votes = ("Bevorzugtes Modell", "Genauigkeit (Fehler)", "Accuracy (errors)")
+    others = ("Fehler", "Genauigkeit (mehr Fehler)", "Schlechtere Antwort (Genauigkeit)")
+    assert [name for name in votes + others if names_other_kind(name)] == [*others]
+    assert not names_reader("Fehler", True)

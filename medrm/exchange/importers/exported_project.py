@@ -54,7 +54,7 @@ def read_exported_project(opened: Opened) -> Imported:
 
 
 def _lines(opened: Opened, imported: Imported) -> Iterator[LocatedRow]:
-    tally = Tally(imported.unread)
+    tally = Tally(imported.unread, addresses=imported.addresses)
     for place, row in counted_annotations(opened, tally, lambda row, _: row):
         line, problems = _line(row)
         imported.unread += [unread(place, problem, row) for problem in problems]
@@ -88,7 +88,8 @@ def _line(row: Row) -> tuple[Row | None, list[str]]:
     stated: dict[str, Any] = {"seconds": seconds_of(row.get("lead_time"))}
     stated["context"] = decoded(row.get(CONTEXT)) or None
     added = {*row} - {*controls, *filter(RESERVED.fullmatch, row)}  # to the configuration
-    stated["extra"] = {name: row[name] for name in row if name in added and row[name]} or None
+    kept = {name: row[name] for name in row if name in added and row[name] not in (None, "", [])}
+    stated["extra"] = kept or None
     return line | {name: value for name, value in stated.items() if value is not None}, problems
 
 

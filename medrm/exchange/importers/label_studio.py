@@ -74,6 +74,7 @@ def counted_annotations(
         of_flat_row: returns the cells of a row of JSON_MIN or CSV.
     """
     numbers = _numbers(opened)
+    tally.addresses.update((str(number), address) for address, number in numbers.items())
 
     def rows(tally: Tally) -> Iterator[LocatedRow]:
         for place, row in opened.records:
@@ -87,8 +88,9 @@ def counted_annotations(
                 located = iter([(place, of_flat_row(row, tally))])
             for where, flat in located:
                 rater = flat.get("annotator")
+                rater = numbers.get(rater, rater) if isinstance(rater, str) else rater
                 task = _task_of(row, flat)
-                yield where, {**flat, "annotator": numbers.get(str(rater), rater), _TASK: task}
+                yield where, {**flat, "annotator": rater, _TASK: task}
 
     for place, row in newest(rows, tally, _TASK, "updated_at"):
         del row[_TASK]
@@ -112,8 +114,10 @@ def _numbers(opened: Opened) -> dict[str, Any]:
     for _, row in opened.records:
         for annotation in annotations_of(row) or ():
             person = annotation.get("completed_by") if isinstance(annotation, dict) else None
-            if isinstance(person, dict) and person.get("id") is not None:
-                numbers[str(person.get("email"))] = person["id"]
+            if not isinstance(person, dict) or person.get("id") is None:
+                continue
+            if isinstance(person.get("email"), str):
+                numbers[person["email"]] = person["id"]
     return numbers
 
 

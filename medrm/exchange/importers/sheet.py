@@ -18,7 +18,7 @@ from medrm.data.readers.votes_jsonl import GROUPS, INDEPENDENT
 from medrm.data.row_tables import SUFFIXES as ROW_SUFFIXES
 from medrm.data.row_tables import Row
 from medrm.errors import ConfigError, shortened
-from medrm.exchange.imported import WORKBOOKS, Imported, Opened, Suggestion, unread
+from medrm.exchange.imported import WORKBOOKS, Imported, Opened, Suggestion, name_key, unread
 from medrm.exchange.mapping import (
     BY_PLACE,
     NO_VOTE,
@@ -213,7 +213,7 @@ class _SheetReader:
         left = ""
         if self._mapping.order_column:
             stated = text_of(row.get(self._mapping.order_column))
-            left = self._mapping.order.get(value_key(stated), "")
+            left = self._mapping.order.get(name_key(stated), "")
             if not left:
                 raise _RefusedError(
                     f"{self._mapping.order_column!r} is {shortened(repr(stated))}, which the order "
@@ -257,7 +257,7 @@ class _SheetReader:
         stated = self._text("dimension", row)
         if not self._mapping.dimensions:
             return stated
-        dimension = self._mapping.dimensions.get(value_key(stated))
+        dimension = self._mapping.dimensions.get(name_key(stated))
         if dimension is None:
             raise _RefusedError(
                 f"{self._named('dimension')} is {shortened(repr(stated))}, which the mapping's "

@@ -171,9 +171,12 @@ class ToolTable:
             is_control = name in tally.controls and 2 * known >= counts.total() - counts[_LIST]
             is_like = known == counts.total() and not all_numbers(counts)
             is_other = name in {*_OWN, *tally.rated, *numbers} or role_of(name) in _NO_VOTE
-            is_other = is_other or names_other_kind(name)
+            is_said = is_control and known == counts.total() - counts[_LIST]  # all are votes
+            is_asked = names_other_kind(name) and not all_numbers(counts)
+            is_other = is_other or (names_other_kind(name) and not (is_said and is_asked))
             if known and not is_other and (is_control or is_like):
-                vote = {"column": name, "dimension": self._dimension(name)}
+                dimension = self._asked(name) if is_asked else self._dimension(name)
+                vote = {"column": name, "dimension": dimension}
                 details = {key: f"{name}_{key}" for key in DETAILS}
                 yield vote | {
                     key: column for key, column in details.items() if column in self._values
@@ -193,12 +196,15 @@ class ToolTable:
         pair = ("left", "right") if {"left", "right"} <= {*sides} else ("a", "b")
         return [sides[side] for side in pair if side in sides]
 
+    def _asked(self, control: str) -> str:
+        return self._open(f"{control!r} may hold votes: about which dimension?")
+
     def _dimension(self, control: str) -> str:
         dimension = self.tally.dimensions.get(control) or _named_dimension(control)
         if dimension is None:
             if "dimension" in self._values:
                 return ""
-            return self._open(f"{control!r} may hold votes: about which dimension?")
+            return self._asked(control)
         plain = dimension.strip().lower()
         return plain if plain in DIMENSIONS else dimension
 
@@ -276,7 +282,7 @@ def read_tool(rows: Rows, opened: Opened) -> Imported:
     """
     table = ToolTable(opened, rows)
     imported = read_sheet(table.opened, table.suggest)
-    lines = imported.lines
+    lines, imported.addresses = imported.lines, table.tally.addresses
 
     def finished() -> Iterator[LocatedRow]:
         for place, line in lines:

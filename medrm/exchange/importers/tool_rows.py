@@ -41,6 +41,7 @@ class Tally:
         knows_controls: whether all of them are named; else any column may be one.
         rated: those of them that hold numbers.
         dimensions: what they are about, where the export says so.
+        addresses: of raters who are known by a number.
     """
 
     unread: list[Unread] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Tally:
     knows_controls: bool = True
     rated: set[str] = field(default_factory=set)
     dimensions: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
