@@ -149,7 +149,7 @@ def test_an_unknown_family_is_refused_before_weights_load(tmp_path):
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
 def test_a_missing_folder_is_refused(name):
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match="There is no folder"):
         resolve_model(name)
 
 

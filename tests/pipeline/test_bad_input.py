@@ -106,7 +106,7 @@ CASES: list[tuple[Callable[[Path], dict[str, object]], list[str]]] = [
     (all_corrupt, ["max_excluded_share", "of"]),
     (unknown_key, ["learning_rte", "learning_rate"]),
     (no_prompt_file, ["none.txt"]),
-    (no_judge_to_go_on_from, ["none", "neither a folder"]),
+    (no_judge_to_go_on_from, ["none", "There is no folder"]),
     (options_of_judges, ["judge_prompt is 'json_short'", "init_adapter is"]),
 ]
 

@@ -88,7 +88,7 @@ def test_a_model_that_is_not_here_is_estimated_and_nothing_is_fetched(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("asked")
 
-    monkeypatch.setattr("medrm.scorer.specs.hf_hub_download", never)
+    monkeypatch.setattr("medrm.models.adapter_files.hf_hub_download", never)
     monkeypatch.setattr("medrm.models.adapter_files.snapshot_download", never)
     monkeypatch.setattr(dry_run, "load_processor", never)
     benchmark = load_benchmark("phantom", str(other))

@@ -319,7 +319,7 @@ def test_a_checkpoint_with_its_processor(capsys: pytest.CaptureFixture[str]) -> 
         (["--tasks", "sleep"], "tasks is ['sleep']"),
         (["--rounds", "0"], "rounds is 0"),
         (["--question_tokens", "2"], "question_tokens is 2; give 3 or more"),
-        (["--model", "./nowhere"], "does not exist"),
+        (["--model", "./nowhere"], "There is no folder"),
         (["--output", "/nowhere/at/all.json"], "existing folder"),
         (["--device", "tpu"], "device 'tpu' cannot be used"),
     ],
