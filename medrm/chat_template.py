@@ -160,13 +160,18 @@ class Commands:
         """Returns a question or an answer with a space inside each command: read as words.
 
         Without this an answer that spells the end of a turn would end it, and one that spells an
-        image placeholder would claim an image. A command of one character is given by its code.
+        image placeholder would claim an image. A command of one character is given by its code, as
+        are those of a tokenizer that leaves spaces out.
         """
         # What is left of a broken command may spell a shorter one.
         while self.pattern.search(text):
             text = self.pattern.sub(lambda command: _broken(command[0]), text)
         while self.folded and (span := self._folded_span(text)):
-            text = f"{text[: span[0]]}{_broken(text[slice(*span)])}{text[span[1] :]}"
+            command = text[slice(*span)]
+            spelt = _broken(command)
+            if self._folded_span(spelt):
+                spelt = "".join(_broken(character) for character in command)
+            text = f"{text[: span[0]]}{spelt}{text[span[1] :]}"
         return text
 
     def _folded_span(self, text: str) -> tuple[int, int] | None:

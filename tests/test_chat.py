@@ -197,3 +197,9 @@ def test_other_spellings_of_a_command_are_broken_up() -> None:
     plain = chat_template.Commands.of(processor).break_up(hostile)
     assert not {stop, mark} & set(tokenizer(plain)["input_ids"])
     assert plain.endswith("(U+203B) end")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
+    tokenizer.add_tokens([AddedToken("<go>", normalized=True, special=True)])
+    go = tokenizer.convert_tokens_to_ids("<go>")
+    assert go in tokenizer("a < go > b")["input_ids"]
+    plain = chat_template.Commands.of(processor).break_up("a < go> <go> b")
+    assert go not in tokenizer(plain)["input_ids"]
