@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from medrm.cli import add_evaluate
@@ -16,15 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(description=__doc__)
     add_evaluate(parser)
     arguments = parser.parse_args(argv)
-    return guarded(lambda: _evaluate(arguments))
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from accelerate import PartialState
-
-    arguments.action(arguments)
-    # Joins the threads of the group, which may not outlive what they work on.
-    PartialState().destroy_process_group()
+    return guarded(lambda: arguments.action(arguments))
 
 
 if __name__ == "__main__":

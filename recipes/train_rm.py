@@ -40,13 +40,9 @@ def run(arguments: Sequence[str]) -> None:
         dry_run(arguments)
         return
     parsed = parse_run(arguments, argument_classes(), asset(QUICKSTART))
-    from accelerate import PartialState
-
     from medrm.pipeline.run_seeds import train_seeds
 
     train_seeds(parsed)
-    # Joins the threads of the group, which may not outlive what they work on.
-    PartialState().destroy_process_group()
 
 
 def dry_run(arguments: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import typing
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -115,7 +114,7 @@ def open_described_files(
     image_options = image_options.or_as(description.image_conversion)
     if description.images is not None:
         images = _inside(folder, description.images, "images")
-        if not os.path.isdir(images):  # that of paths raises where a name is too long
+        if not images.is_dir():
             raise ConfigError(f"{described}: images {description.images!r} is no folder there.")
         image_options = image_options._replace(root=image_options.root or images)
     about, revision = read_about(folder), description.revision
@@ -172,7 +171,7 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
     literal = _inside(folder, pattern, "files")
     try:
         paths = [literal] if literal.is_file() else [*filter(Path.is_file, folder.glob(pattern))]
-    except (OSError, ValueError) as error:  # longer than a name may be; `**` within a name
+    except ValueError as error:  # `**` within a name
         raise _outside(folder, pattern, "files") from error
     if not paths:
         names = sorted(path.name for path in folder.iterdir())
@@ -190,6 +189,7 @@ def _inside(folder: Path, written: str, key: str) -> Path:
         raise _outside(folder, written, key)
     location = folder / path
     try:
+        location.is_dir()  # raises where a name is longer than names may be
         stays = location.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, half a character
         raise _outside(folder, written, key) from error

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from medrm.errors import DataError, first_line, shortened
-from medrm.files import cache_dir, status_of
+from medrm.files import cache_dir, partial_file, status_of
 from medrm.integrity import fill_cache_folder
 
 MOST_EXPANSION = 200
@@ -80,6 +80,22 @@ def plain_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.T
             _check_held(held, most, path)
             table = pa.Table.from_batches([batch])
             yield table if table.schema == schema else table.cast(schema)
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema, *, durable: bool = True) -> Iterator[Any]:
+    """Yields a `pyarrow.parquet.ParquetWriter` of a file that appears when it is complete.
+
+    The file is opened here: pyarrow reads a path such as `~/x` or `s3:x` as an address.
+    """
+    from pyarrow import parquet
+
+    with (
+        partial_file(path, durable=durable) as partial,
+        partial.open("wb") as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
+        yield writer
 
 
 def arrow_copy(path: Path) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
-from pyarrow import parquet
 
 from medrm.data.case_set import named_description
+from medrm.data.parquet_files import parquet_writer
 from medrm.data.sources import description_names
 from medrm.evaluation.compare import Comparison
 from medrm.evaluation.figures import write_plots
@@ -24,7 +24,6 @@ from medrm.evaluation.shared_run import SharedNames
 from medrm.evaluation.tables.comparison_tables import comparison_table, group_table
 from medrm.evaluation.tables.report_tables import accuracy_table, official_table
 from medrm.evaluation.tables.table import Table, to_csv, write_tables
-from medrm.files import partial_file
 from medrm.schema import UNREAD, Expected, Verdict
 
 FOLDER = "exports"
@@ -263,8 +262,8 @@ def _write_verdicts(path: Path, sides: Mapping[str, Sequence[Verdict]]) -> None:
     groups = sorted({name for row in rows for name in row if name.startswith("group_")})
     schema = pa.schema([*_VERDICT_TYPES.items(), *((_valid(name), pa.string()) for name in groups)])
     texts = [{_valid(name): _valid(value) for name, value in row.items()} for row in rows]
-    with partial_file(path) as partial, partial.open("wb") as file:  # a path is read as an address
-        parquet.write_table(pa.Table.from_pylist(texts, schema), file)
+    with parquet_writer(path, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(texts, schema))
 
 
 def _answer(answer: Expected | None) -> str | None:

@@ -16,7 +16,7 @@ from medrm.data.batched import batched
 from medrm.data.medical.conversions import ImageConversion
 from medrm.data.readers.unlabelled import STANDARD_INPUT
 from medrm.errors import DataError, printable
-from medrm.files import partial_file, write_output
+from medrm.files import write_output
 from medrm.models.adapter_config import AdapterConfig
 from medrm.pipeline.score_parts import Line, RowCase
 from medrm.schema import Case, Response
@@ -119,7 +119,8 @@ def write_lines(output: str, plan: ScorePlan, lines: Iterable[Line]) -> dict[str
 
 def _write_parquet(output: Path, plan: ScorePlan, lines: Iterable[Line]) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from medrm.data.parquet_files import parquet_writer
 
     by_dimension = pa.struct([(name, pa.list_(pa.float64())) for name in plan.contract.dimensions])
     names = ("case_id", "state", "reason")
@@ -132,7 +133,7 @@ def _write_parquet(output: Path, plan: ScorePlan, lines: Iterable[Line]) -> None
     schema = pa.schema(columns)
     target = Path(os.path.realpath(output))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(target) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with parquet_writer(target, schema) as writer:
         for chunk in batched(lines, _LINES_AT_ONCE):
             writer.write_table(pa.Table.from_pylist(chunk, schema))
 

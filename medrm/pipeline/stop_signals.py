@@ -237,11 +237,11 @@ def end_with(number: int, message: str) -> NoReturn:
 def end_process(status: int) -> NoReturn:
     """Ends the process with the status; after a failure or a stop within `GRACE` seconds.
 
-    Threads that wait for a service or for other processes are not waited for. Nor does one of
-    several processes pass through the interpreter's end: the threads of process groups that
-    DeepSpeed holds on to, also after they were destroyed, may abort it there.
+    Threads that wait for a service or for other processes are not waited for. Nor does a process
+    of a group pass through the interpreter's end: the threads of groups that DeepSpeed holds on to,
+    also after they were destroyed, may abort it there.
     """
-    if status == 0 and os.environ.get("WORLD_SIZE", "1") == "1":
+    if status == 0 and not _left_group():
         sys.exit(0)
     if status != 0:
         timer = threading.Timer(GRACE, _exit_now, (status,))
@@ -253,6 +253,15 @@ def end_process(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _left_group() -> bool:
+    """Leaves the process group, and returns whether this process was in one."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    distributed.destroy_process_group()
+    return True
 
 
 def _exit_now(status: int) -> NoReturn:

@@ -95,5 +95,4 @@ if __name__ == "__main__":
             checkpoint = str(Path(earlier) / name / "checkpoint-4")
             runs["resumed"] = train(build, target / f"{name}-resumed", checkpoint)
         torch.save(runs, target / f"{name}-{rank}.pt")
-    PartialState().destroy_process_group()
     end_process(0)

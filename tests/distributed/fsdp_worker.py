@@ -100,5 +100,4 @@ if __name__ == "__main__":
         resumed = trained(RUNS[name](target / name), target / name / "checkpoint-2")
         if PartialState().is_main_process:
             torch.save({"straight": straight, "resumed": resumed}, target / f"{name}.pt")
-    PartialState().destroy_process_group()
     end_process(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from judging import by_letters, judged_cases, make_judging
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -56,5 +56,4 @@ if __name__ == "__main__":
         AcceleratorState._reset_state()
         unset_hf_deepspeed_config()
     (target / f"world-{world}.json").write_text(json.dumps(world), encoding="utf-8")
-    PartialState().destroy_process_group()
     end_process(0)

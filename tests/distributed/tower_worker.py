@@ -98,5 +98,4 @@ if __name__ == "__main__":
         tensors_by_name |= {f"trained {number} {n}": t for n, t in tensors.items()}
     if PartialState().is_main_process:
         save_file(tensors_by_name, target / "tensors.safetensors")
-    PartialState().destroy_process_group()
     end_process(0)

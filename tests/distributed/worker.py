@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from preferences import make_recipe, preferences
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -53,5 +52,4 @@ if __name__ == "__main__":
     budget = 400 if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
     world = train(target, max_tokens_per_batch=budget)
     (target / f"world-{world}.json").write_text(json.dumps(world), encoding="utf-8")
-    PartialState().destroy_process_group()
     end_process(0)

@@ -89,7 +89,6 @@ def evaluate_all(folder: Path, rows: int = 8, copies: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    state = PartialState(cpu=True)
+    PartialState(cpu=True)
     evaluate_all(Path(sys.argv[1]), **SEVERAL_BATCHES)
-    state.destroy_process_group()
     end_process(0)

@@ -164,8 +164,11 @@ def test_data_workers_leave_signals_to_their_parent() -> None:
 
 FINISHED = """
 import atexit, sys, threading, time
+import torch
 from medrm.pipeline.stop_signals import end_process
 
+store = torch.distributed.HashStore()
+torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
 atexit.register(lambda: print("what is left to the end is done"))
 threading.Thread(target=time.sleep, args=[60]).start()  # as a process group that is held on to
 sys.stdout.write("all is written ")
@@ -173,10 +176,9 @@ end_process(0)
 """
 
 
-def test_one_of_several_processes_ends_without_waiting_for_threads() -> None:
+def test_a_process_of_a_group_ends_without_waiting_for_threads() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FINISHED],
-        env={**os.environ, "WORLD_SIZE": "2"},
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert done.stdout == "all is written what is left to the end is done\n"

@@ -21,7 +21,7 @@ from medrm.schema import PairLabel
 from medrm.scorer.open import LoadedModel, ScorerOptions, load, open_scorer
 
 if __name__ == "__main__":
-    state = PartialState(cpu=True)
+    PartialState(cpu=True)
     adapter, base, output = map(Path, sys.argv[1:])
     label = {"accuracy": PairLabel((1.0, 0.0, 0.0), 1)}
     cases = [dataclasses.replace(make_case(number), labels=label) for number in range(7)]
@@ -37,5 +37,4 @@ if __name__ == "__main__":
     ]
     for scorer in scorers:
         evaluate(scorer, make_benchmark(cases), output / scorer.readout, "tiny")
-    state.destroy_process_group()
     end_process(0)

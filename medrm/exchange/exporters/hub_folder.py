@@ -11,7 +11,6 @@ import yaml
 from medrm.exchange.exported import Export, safe_names
 from medrm.exchange.exporters.preference_pairs import LOST, Pair, preference_pairs
 from medrm.exchange.exporters.trainer_rows import trl_row
-from medrm.files import partial_file
 
 _ROWS_AT_ONCE = 64
 _GROUPS = ("organ", "department", "modality")
@@ -37,7 +36,8 @@ def write_hub_folder(export: Export) -> None:
 def _write_table(export: Export, dimension: str, file: str) -> None:
     import pyarrow as pa
     from datasets import Features, Image, List, Value
-    from pyarrow import parquet
+
+    from medrm.data.parquet_files import parquet_writer
 
     text, share = Value("string"), Value("float64")
     message = {"role": text, "content": List({"type": text, "text": text})}
@@ -53,14 +53,10 @@ def _write_table(export: Export, dimension: str, file: str) -> None:
     schema = Features(features).arrow_schema
     path = export.folder / file
     path.parent.mkdir(exist_ok=True)
-    with (
-        partial_file(path, durable=False) as partial,
-        partial.open("wb") as opened,  # a path is read as an address
-        parquet.ParquetWriter(opened, schema) as to,
-    ):
+    with parquet_writer(path, schema, durable=False) as writer:
         rows = _rows(export, dimension)
         while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            to.write_table(pa.Table.from_pylist(batch, schema))
+            writer.write_table(pa.Table.from_pylist(batch, schema))
             export.rows[file] += len(batch)
 
 
