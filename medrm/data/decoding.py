@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medrm.data.pillow_input import PillowInput, is_tiff, pillow_input
+from medrm.data.pillow_input import BITS, FORMAT, PillowInput, is_tiff, pillow_input
 from medrm.errors import DataError, reason_of
 
 MAX_PIXELS = 2**26
@@ -84,8 +84,8 @@ _TURNS = {
 }
 """EXIF's orientation to what undoes it."""
 
-_BITS, _PLANES, _FORMAT, _NO_DATA = 258, 284, 339, 42113
-"""Tags of TIFF: bits of a grey, how colours lie, kind of number, and GDAL's that is none."""
+_PLANES, _NO_DATA = 284, 42113
+"""Tags of TIFF: how colours lie, and GDAL's number that is none."""
 
 _APART = 2
 """The value of a TIFF's tag where each colour is a plane of its own."""
@@ -185,7 +185,7 @@ def _check_planes(image: Image.Image) -> None:
     """
     if not isinstance(image, TiffImageFile) or image.tag_v2.get(_PLANES) != _APART:
         return
-    depths = _numbers(image.tag_v2.get(_BITS))
+    depths = _numbers(image.tag_v2.get(BITS))
     is_deep = any(isinstance(bits, int) and bits > 8 for bits in depths)
     if is_deep and image.tile[0][0] == "raw":
         raise ValueError("colours of more than 8 bits in planes; save them beside each other")
@@ -282,7 +282,7 @@ def _deep_greys(image: Image.Image, source: PillowInput) -> Image.Image | None:
     tags: Mapping[int, Any] = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if image.mode in _DEEP_MODES or source.has_halves:
         stored_range = _range(image, tags)
-    elif image.mode == "L" and 2 in _numbers(tags.get(_FORMAT)):
+    elif image.mode == "L" and 2 in _numbers(tags.get(FORMAT)):
         shades = [(grey + 128) % 256 for grey in range(256)]
         return image.point([255 - shade for shade in shades] if source.is_inverted else shades)
     else:
@@ -311,7 +311,7 @@ def _values(
     if stored.ndim == 3:  # halves
         greys, opaque = (stored[:, :, i] * 256.0 + stored[:, :, i + 1] for i in (0, 2))
         opacity = opaque / 65535
-    elif image.mode == "I" and tags.get(_BITS) == (32,) and 2 not in _numbers(tags.get(_FORMAT)):
+    elif image.mode == "I" and tags.get(BITS) == (32,) and 2 not in _numbers(tags.get(FORMAT)):
         greys = stored.view(np.uint32).astype(np.float64)  # which Pillow takes for signed
     else:
         greys = stored.astype(np.float64)

@@ -171,12 +171,13 @@ def file_images(
     # Where the data lie is nobody's business who reads a report.
     if os.path.isabs(written):
         written = os.path.relpath(way, folder) if way.is_relative_to(folder) else location.name
-    kind: str | None = None
+    kind, largest = None, 0
     try:
         series = series_files(location) if location.is_dir() else []
         paths = [_inside(path.name, path, folders) for path in series] or [location]
-        largest = max(path.stat().st_size for path in paths)
-        kind = "dicom" if series else kind_of_file(location)
+        medical = "dicom" if series else kind_of_file(location)
+        largest = max(path.stat().st_size for path in paths) if medical else 0
+        kind = medical
     except UnreadableError as error:
         return (_unconverted(shortened(written), read, error),)
     except OSError:
@@ -193,10 +194,9 @@ def _plain_file(written: str, location: Path, read: StoredFile) -> ImageRef:
     digest = ""
     problem: str | None = None
     try:
-        if location.is_dir():
-            problem = f"there is no file {shortened(written)!r}, but a folder without DICOM files"
-        elif not location.is_file():
-            problem = f"there is no file {shortened(written)!r}"
+        if not location.is_file():
+            folder = ", but a folder without DICOM files" if location.is_dir() else ""
+            problem = f"there is no file {shortened(written)!r}{folder}"
         elif location.stat().st_size > MAX_STORED_BYTES:
             problem = f"larger than {MAX_STORED_BYTES} bytes"
         else:

@@ -106,7 +106,8 @@ def check_is_one_set(benchmark: str) -> None:
     """
     pieces = [] if is_path(benchmark) else re.findall(_PIECE, benchmark)
     names = [_SHARE.sub("", piece.strip()) for piece in pieces]
-    are_sets = any(is_path(name) or name in description_names() for name in names[:64])
+    known = description_names()
+    are_sets = any(is_path(name) or name in known for name in names[:64])
     if not _SHARE.search(benchmark) and (len(names) < 2 or not are_sets):
         return
     each = " and ".join(f"--benchmark {shortened(name)}" for name in names)

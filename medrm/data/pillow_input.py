@@ -21,7 +21,7 @@ _PNG_USED = (b"tRNS", b"eXIf")
 _GREY_AND_ALPHA_16, _COLOURS_AND_ALPHA_8 = b"\x10\x04", b"\x08\x06"
 """Bits and kind of pixels in the header of a PNG; both take four bytes for a pixel."""
 
-_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
+BITS, _PHOTOMETRIC, FORMAT = 258, 262, 339
 """Tags of TIFF: bits of a grey, whether 0 is black, kind of number."""
 
 _MOST_CHUNKS = 2**18
@@ -79,13 +79,13 @@ def _png(stored: bytes) -> PillowInput:
             after = stored[start + 18 : end - 4]  # name, width and height lie before
             header = stored[start + 4 : start + 16] + _COLOURS_AND_ALPHA_8 + after
             pieces += [stored[start : start + 4], header, struct.pack(">I", zlib.crc32(header))]
-            has_halves = True
+            has_halves, is_same = True, False
         elif not name[0] & 0x20 or (name in _PNG_USED and _is_whole(stored[start:end])):
             pieces.append(view[start:end])
         else:
             is_same = False
         start = end
-    if is_same and not has_halves:
+    if is_same:
         return PillowInput(stored)
     return PillowInput(b"".join([*pieces, view[start:]]), has_halves=has_halves)
 
@@ -98,8 +98,8 @@ def _tiff(stored: bytes) -> PillowInput:
     """Returns a TIFF; raises struct.error where it is damaged."""
     order = "<" if stored.startswith(b"II") else ">"
     tags = dict(_first_numbers(stored, order))
-    bits, _ = tags.get(_BITS, (1, 0))
-    kind, _ = tags.get(_FORMAT, (1, 0))
+    bits, _ = tags.get(BITS, (1, 0))
+    kind, _ = tags.get(FORMAT, (1, 0))
     photometric, place = tags.get(_PHOTOMETRIC, (1, 0))
     # Of greys of 8 bits from 0 on, and of fewer, Pillow knows both.
     if photometric != 0 or (bits <= 8 and kind == 1):

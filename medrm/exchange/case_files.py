@@ -80,18 +80,19 @@ class ImageCopies:
         self._folder = folder
         self._names: dict[str, str] = {}
         self._shown: dict[str, str] = {}
-        self._with_texts: set[str] = set()
+        self._holds_texts: dict[str, bool] = {}
 
     @property
     def with_texts(self) -> int:
         """How many images hold texts besides pixels, which may say who a patient is."""
-        return len(self._with_texts)
+        return sum(self._holds_texts.values())
 
     def content(self, ref: ImageRef) -> bytes:
         """Returns an image as it is stored, with all that its file holds."""
         image = ref.read()
-        if any(mark in image for mark in _TEXTS) or _states_text(image):
-            self._with_texts.add(ref.digest)
+        if ref.digest not in self._holds_texts:
+            is_marked = any(mark in image for mark in _TEXTS)
+            self._holds_texts[ref.digest] = is_marked or _states_text(image)
         return image
 
     @property

@@ -120,9 +120,7 @@ def _is_public(hub: HubConnection, hub_id: str, revision: str) -> bool:
     try:
         about = hub.ask(
             "Looking at the training data",
-            lambda: HfApi().dataset_info(
-                hub_id, revision=revision, timeout=connection.TIMEOUT, token=False
-            ),
+            lambda: HfApi().dataset_info(hub_id, revision=revision, token=False),
         )
     except ConfigError:
         return False
@@ -178,12 +176,12 @@ class _Publication:
 
     def _seen(self) -> HubState:
         """Returns what lies in the branch of a repository that is there."""
-        settings: dict[str, Any] = {"files_metadata": True, "timeout": connection.TIMEOUT}
         repo_id, has_branch = self._target.repo_id, True
+        describe = partial(self._api.model_info, repo_id, files_metadata=True)
         try:
-            info = self._api.model_info(repo_id, revision=self._target.revision, **settings)
+            info = describe(revision=self._target.revision)
         except RevisionNotFoundError:
-            info, has_branch = self._api.model_info(repo_id, **settings), False
+            info, has_branch = describe(), False
         files, large = dict[str, str](), set[str]()
         for file in info.siblings or ():
             files[file.rfilename] = str(file.blob_id if file.lfs is None else file.lfs.sha256)

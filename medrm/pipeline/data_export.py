@@ -122,7 +122,7 @@ def export_data(request: DataExportRequest) -> dict[str, Any]:
         if not export.rows.total():
             reasons = "; ".join(f"{reason} ({n})" for reason, n in export.left_out.most_common())
             raise DataError(f"Nothing of {request.source} can be exported: {reasons or 'no case'}.")
-        text = json.dumps(report, ensure_ascii=False, indent=1, default=str)
+        text = json.dumps(report, ensure_ascii=False, indent=1)
         write_atomically(folder / REPORT_FILE, [f"{text}\n".encode()], durable=False)
         seal_files(folder, os.listdir(folder))
     _show(report, request.output)
@@ -150,10 +150,10 @@ def _chosen(request: DataExportRequest, drafts: Drafts) -> Drafts:
     if request.least_agreed is not None or request.model_disagrees is not None:
         if request.model_disagrees is not None:
             ranked = model_disagrees(request.model_disagrees, request.dimensions)
-            among = {*ids} if ids is not None else {draft.case_id for draft in drafts()}
+            ids = [draft.case_id for draft in drafts()] if ids is None else ids
         else:
             ranked = least_agreed(drafts(), request.dimensions)
-            among = {*(ranked if ids is None else ids)}
+        among = {*(ranked if ids is None else ids)}
         ids = [case_id for case_id in ranked if case_id in among][: request.least_agreed]
         if not ids:
             reason = (

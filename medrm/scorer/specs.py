@@ -103,7 +103,7 @@ def saved_contract(
     Raises:
         AdapterError: the model is a run folder, or its contract is not as it should be.
     """
-    named = model.startswith(PREFIX) or ENGINES[engine].holds_weights or model == PHANTOM_BASE
+    named = model.startswith(PREFIX) or ENGINES[engine].holds_weights
     folder = None if named else find_saved(model, revision)
     return folder, None if folder is None else read_adapter_config(folder)
 

@@ -179,7 +179,8 @@ def _draft(lines: Sequence[_Line], problems: _Problems) -> CaseDraft:
             f"{line.location}: {case} has other {name} than on {first.location}; lines of one case "
             "must agree"
             for field, name in _SHARED.items()
-            if _shared(line.draft, field) != _shared(draft, field)
+            if getattr(line.draft, field) != getattr(draft, field)  # which is seldom
+            and _shared(line.draft, field) != _shared(draft, field)
         ]
         for dimension, (vote,) in line.draft.votes.items():
             votes = draft.votes.setdefault(dimension, [])

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from medrm.data.readers.votes_jsonl import listed
 from medrm.data.row_tables import LocatedRow, Row
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import RANK, Tally, decoded, single
@@ -92,12 +93,12 @@ def _nested(record: Row) -> list[_Response] | None:
     if not isinstance(questions, dict):
         return None
     responses = []
-    for question, listed in questions.items():
-        if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+    for question, answers in questions.items():
+        if not isinstance(answers, list) or not all(isinstance(one, dict) for one in answers):
             return None
         responses += [
             _Response(question, str(one.get("user_id")), one.get("value"), one.get("status"))
-            for one in listed
+            for one in answers
         ]
     return responses
 
@@ -125,8 +126,8 @@ def _flat(record: Row) -> list[_Response] | None:
 
 def _shown(record: Row) -> Row:
     """Returns what users were shown of a record, of a chat the last turn as its question."""
-    ids = (record.get(name) for name in ("id", "_server_id"))
-    shown: Row = {"case_id": next((stated for stated in ids if stated not in (None, "")), None)}
+    ids = listed([record.get(name) for name in ("id", "_server_id")])
+    shown: Row = {"case_id": next(iter(ids), None)}
     if "responses" in record:
         for name in _SHOWN:
             stated = record.get(name)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from medrm.data.readers.votes_jsonl import listed
 from medrm.data.row_tables import LocatedRow, Row
 from medrm.exchange.imported import Opened, unread
 from medrm.exchange.importers.tool_rows import Tally, single
@@ -40,8 +41,7 @@ def document_rows(opened: Opened, tally: Tally) -> Iterator[LocatedRow]:
         elif not labels:
             tally.remarks["documents without a label"] += 1
         else:
-            stated = (document.get(name) for name in _RATERS)
-            rater = next((name for name in stated if name not in (None, "")), None)
+            rater = next(iter(listed([document.get(name) for name in _RATERS])), None)
             if rater is None:
                 rater = opened.path.stem
                 tally.remarks[_NO_RATER.format(rater)] += 1

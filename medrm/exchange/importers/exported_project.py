@@ -87,9 +87,12 @@ def _line(row: Row) -> tuple[Row | None, list[str]]:
     line |= {name: text for name in (CONFIDENCE, REASON) if (text := _text(row, name))}
     stated: dict[str, Any] = {"seconds": seconds_of(row.get("lead_time"))}
     stated["context"] = decoded(row.get(CONTEXT)) or None
-    added = {*row} - {*controls, *filter(RESERVED.fullmatch, row)}  # to the configuration
-    kept = {name: row[name] for name in row if name in added and row[name] not in (None, "", [])}
-    stated["extra"] = kept or None
+    added = {  # to the configuration
+        name: cell
+        for name, cell in row.items()
+        if name not in controls and not RESERVED.fullmatch(name) and cell not in (None, "", [])
+    }
+    stated["extra"] = added or None
     return line | {name: value for name, value in stated.items() if value is not None}, problems
 
 

@@ -81,15 +81,16 @@ def counted_annotations(
             annotations = annotations_of(row)
             if annotations is not None:
                 located = _of_task(f"{place} (task {row.get('id')})", row, annotations, tally)
+                task = _task_of(row)
             elif row.get("annotation_id") in (None, ""):
                 tally.remarks[_NO_ANNOTATION] += 1
                 continue
             else:
-                located = iter([(place, of_flat_row(row, tally))])
+                flat = of_flat_row(row, tally)
+                located, task = iter([(place, flat)]), flat.get("id")
             for where, flat in located:
                 rater = flat.get("annotator")
                 rater = numbers.get(rater, rater) if isinstance(rater, str) else rater
-                task = _task_of(row, flat)
                 yield where, {**flat, "annotator": rater, _TASK: task}
 
     for place, row in newest(rows, tally, _TASK, "updated_at"):
@@ -97,12 +98,10 @@ def counted_annotations(
         yield place, row
 
 
-def _task_of(row: Row, flat: Row) -> Any:
+def _task_of(row: Row) -> Any:
     """Returns what tells a task from others, also of other projects, whose numbers start anew."""
-    if annotations_of(row) is None:
-        return flat.get("id")
     try:
-        content = json.dumps([row.get("project"), row["data"]], sort_keys=True, default=str)
+        content = json.dumps([row.get("project"), row.get("data")], sort_keys=True, default=str)
     except RecursionError:  # of what could just be read
         content = ""
     return f"{row.get('id')} {hashlib.sha256(content.encode()).hexdigest()}"

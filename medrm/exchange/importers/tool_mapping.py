@@ -168,13 +168,15 @@ class ToolTable:
         for name in self._candidates(answers) if len(answers) < 3 else ():
             counts = self._values[name]
             known = sum(count for text, count in counts.items() if meaning_of(text))
-            is_control = name in tally.controls and 2 * known >= counts.total() - counts[_LIST]
-            is_like = known == counts.total() and not all_numbers(counts)
+            said = counts.total() - counts[_LIST]
+            is_control, has_numbers = name in tally.controls, all_numbers(counts)
             is_other = name in {*_OWN, *tally.rated, *numbers} or role_of(name) in _NO_VOTE
-            is_said = is_control and known == counts.total() - counts[_LIST]  # all are votes
-            is_asked = names_other_kind(name) and not all_numbers(counts)
-            is_other = is_other or (names_other_kind(name) and not (is_said and is_asked))
-            if known and not is_other and (is_control or is_like):
+            if is_asked := names_other_kind(name):
+                holds_votes = is_control and known == said and not has_numbers
+            else:
+                is_like = known == counts.total() and not has_numbers
+                holds_votes = (is_control and 2 * known >= said) or is_like
+            if known and holds_votes and not is_other:
                 dimension = self._asked(name) if is_asked else self._dimension(name)
                 vote = {"column": name, "dimension": dimension}
                 details = {key: f"{name}_{key}" for key in DETAILS}

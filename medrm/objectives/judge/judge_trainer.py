@@ -23,7 +23,7 @@ from medrm.objectives.training_faults import WatchedSteps
 from medrm.schema import Case
 
 
-def score_learned_tokens_alone() -> None:
+def _score_learned_tokens_alone() -> None:
     """Lets TRL's LM head compute the logits of the tokens that are learned, on every device.
 
     TRL does so where Triton runs; elsewhere it computes those of all tokens, those of images
@@ -61,7 +61,7 @@ class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
     development_sets: Mapping[str, Sequence[int]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        score_learned_tokens_alone()
+        _score_learned_tokens_alone()
         self._loaders: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
 
@@ -89,7 +89,8 @@ class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
         if not self.development_sets:
             return measure(dataloader, *args, **kwargs)
         development: Any = self.eval_dataset
-        prefix, rows, total = kwargs["metric_key_prefix"], 0, 0.0
+        prefix, total = kwargs["metric_key_prefix"], 0.0
+        rows = sum(map(len, self.development_sets.values()))
         metrics: dict[str, float] = {}
         for name, indices in self.development_sets.items():
             batches = {key: len(self._metrics["eval"].get(key, ())) for key in _BY_SET}
@@ -103,7 +104,7 @@ class JudgeTrainer(NamedAsInMemory, WatchedSteps, ShardedTraining, ExactResume):
             output: EvalLoopOutput = measure(self._loaders[name], *args, **kwargs)
             of_rows: dict[str, float] = output.metrics or {}
             loss = of_rows[f"{prefix}_loss"]
-            rows, total = rows + len(indices), total + loss * len(indices)
+            total += loss * len(indices)
             metrics |= {**of_rows, f"{prefix}_loss_set_{name}": loss}
             for key, measured in batches.items():
                 of_set = self._metrics["eval"].get(key, [])[measured:]
