@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from exported_set import FORMULA, HARD, LONG, ODD, content, drafts, export, line, votes
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medrm.cli import main
 from medrm.data.case_set import read_cases
+from medrm.data.images import bytes_image
 from medrm.data.pseudonyms import pseudonyms
+from medrm.exchange import case_files
+from medrm.exchange.case_files import ImageCopies
 from medrm.exchange.exported import Export, Exporter
 from medrm.exchange.exporters import EXPORTERS
 from medrm.schema import Case, PairLabel
@@ -350,3 +357,29 @@ def test_an_exporter_from_outside(
     report = export(source, "ids", tmp_path / "ids")
     assert (tmp_path / "ids" / "ids.txt").read_text().split() == ["007", "=1+1", "turns", "three"]
     assert report["rows"] == {"ids.txt": 4}
+
+
+def test_images_that_hold_texts_are_counted_once_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies, image = ImageCopies(tmp_path), Image.new("L", (8, 8), 90)
+    named = PngInfo()
+    named.add_text("Title", "Mueller")
+    saved: list[tuple[str, dict[str, Any]]] = [
+        ("PNG", {}), ("JPEG", {}), ("TIFF", {}), ("GIF", {}),
+        ("PNG", {"pnginfo": named}), ("JPEG", {"comment": b"Mueller"}),
+        ("TIFF", {"description": "Mueller"}), ("GIF", {"comment": b"Mueller"}),
+    ]  # fmt: skip
+    refs = []
+    for kind, texts in saved:
+        image.save(file := io.BytesIO(), kind, **texts)
+        refs.append(bytes_image(kind, partial(bytes, file.getvalue())))
+    looked_at: list[bytes] = []
+    states_text = case_files._states_text
+    monkeypatch.setattr(
+        case_files, "_states_text", lambda stored: looked_at.append(stored) or states_text(stored)
+    )
+    for ref in [*refs, *refs]:
+        assert copies.content(ref) == ref.read()
+    assert copies.with_texts == 4
+    assert len(looked_at) == len({*looked_at})

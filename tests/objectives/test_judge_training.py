@@ -20,7 +20,7 @@ from medrm.config.options import ModelOptions
 from medrm.errors import ConfigError
 from medrm.models.families import FAMILIES
 from medrm.models.prefix_sharing.batch import append_tokens
-from medrm.objectives.judge import judge_grpo
+from medrm.objectives.judge import judge_grpo, judge_trainer
 from medrm.schema import Case
 from medrm.scorer.collator import Row
 
@@ -180,7 +180,11 @@ def test_one_opening_token_where_the_template_writes_it(judging: Callable[..., J
     ],
 )
 def test_sets_of_a_mixture_are_measured_apart(
-    judging: Callable[..., Judging], objective: str, options: dict[str, Any], measure: str
+    judging: Callable[..., Judging],
+    objective: str,
+    options: dict[str, Any],
+    measure: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The whole is the mean of the rows, and each set is as it would be alone."""
     cases = [
@@ -193,6 +197,10 @@ def test_sets_of_a_mixture_are_measured_apart(
     )  # fmt: skip
     trainer = built.trainer()
     measured = trainer.evaluate()
+    loaders = []
+    monkeypatch.setattr(judge_trainer, "watched", lambda loader, arguments: loaders.append(loader))
+    assert trainer.evaluate()["eval_loss"] == measured["eval_loss"]
+    assert len(loaders) == 1  # that which transformers makes; those of the sets are kept
     sets, trainer.development_sets = trainer.development_sets, {}
     assert [*sets] == ["public", "own"]
     whole = trainer.evaluate()
